@@ -1,0 +1,1 @@
+//! Guest kernel and root file system, from pinned sources to cached files.

@@ -1,0 +1,1 @@
+//! Scenarios: parsed, planned, run, observed, compared.

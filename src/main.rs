@@ -1,0 +1,2 @@
+//! The crucible command line.
+fn main() {}

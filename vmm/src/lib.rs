@@ -1,0 +1,1 @@
+//! Machines that run a guest: one interface, several implementations.
