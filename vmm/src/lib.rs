@@ -1,1 +1,24 @@
-//! Machines that run a guest: one interface, several implementations.
+//! Guest machines.
+//!
+//! A [`Machine`] is a running guest. What is above this crate describes the
+//! guest it wants in a [`MachineSpec`], has a machine started, and then only
+//! knows the trait: a byte channel to the agent in the guest, a watched
+//! console, and how the machine ended.
+//!
+//! [`qemu`] runs guests with QEMU's `microvm`.
+
+mod console;
+mod error;
+mod machine;
+pub mod qemu;
+
+pub use console::{Alert, AlertKind};
+pub use error::{Error, Result};
+pub use machine::{Description, Disk, Exit, Machine, MachineSpec, TaskStates};
+
+/// The name of the virtio-serial port that leads to the guest's agent.
+pub const CHANNEL_PORT: &str = "org.crucible.channel";
+
+/// The name of the virtio-serial port that carries an interactive terminal's
+/// bytes, raw.
+pub const TERMINAL_PORT: &str = "org.crucible.terminal";

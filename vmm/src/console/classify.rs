@@ -1,0 +1,194 @@
+//! From console lines to alerts.
+//!
+//! A report begins with a line that only the kernel's checkers print and goes
+//! on for a while. It is closed by its own last line where it has one, else
+//! when the console falls silent, and at the latest [`LONGEST`] after it
+//! began, so that whoever waits hears of it within a second.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::alert::{Alert, AlertKind};
+
+/// A report is over when the console was silent for this long.
+const SILENCE: Duration = Duration::from_millis(300);
+/// A report is handed on at the latest this long after it began.
+const LONGEST: Duration = Duration::from_millis(900);
+/// A report is handed on when it has this many lines.
+const MOST_LINES: usize = 400;
+/// How many lines before a report go with it.
+const CONTEXT: usize = 8;
+
+/// Finds the reports in a console's lines.
+#[derive(Default)]
+pub(super) struct Classifier {
+    context: VecDeque<String>,
+    open: Option<Open>,
+}
+
+struct Open {
+    alert: Alert,
+    began: Instant,
+    last: Instant,
+}
+
+impl Classifier {
+    /// Takes the next line; gives the reports that it closed (two when a panic
+    /// follows on an oops).
+    pub fn line(&mut self, line: &str, now: Instant) -> Vec<Alert> {
+        let text = message(line);
+        let head = headline(text);
+        let mut closed = Vec::new();
+
+        if let (Some(open), Some(kind)) = (&self.open, head)
+            && kind == AlertKind::Panic
+            && open.alert.kind != AlertKind::Panic
+        {
+            closed.extend(self.close());
+        }
+        match (&mut self.open, head) {
+            (Some(open), _) => {
+                open.alert.lines.push(line.to_owned());
+                open.last = now;
+                let kasan_rule = open.alert.kind == AlertKind::Kasan && is_rule(text);
+                if kasan_rule || is_end(text) || open.alert.lines.len() >= MOST_LINES {
+                    closed.extend(self.close());
+                }
+            }
+            (None, Some(kind)) => {
+                let mut lines: Vec<_> = self.context.drain(..).collect();
+                lines.push(line.to_owned());
+                self.open = Some(Open {
+                    alert: Alert {
+                        kind,
+                        headline: text.to_owned(),
+                        lines,
+                    },
+                    began: now,
+                    last: now,
+                });
+            }
+            (None, None) => {
+                if self.context.len() == CONTEXT {
+                    self.context.pop_front();
+                }
+                self.context.push_back(line.to_owned());
+            }
+        }
+        closed.extend(self.expire(now));
+        closed
+    }
+
+    /// When the open report, if there is one, is to be closed.
+    pub fn deadline(&self) -> Option<Instant> {
+        let open = self.open.as_ref()?;
+        Some((open.last + SILENCE).min(open.began + LONGEST))
+    }
+
+    /// Closes the open report if its time has come.
+    pub fn expire(&mut self, now: Instant) -> Option<Alert> {
+        if self.deadline()? <= now {
+            self.close()
+        } else {
+            None
+        }
+    }
+
+    /// Closes the open report.
+    pub fn close(&mut self) -> Option<Alert> {
+        self.open.take().map(|open| open.alert)
+    }
+}
+
+/// A console line without printk's prefixes: `[   12.345678][  T123] `.
+pub(super) fn message(line: &str) -> &str {
+    let mut text = line;
+    while let Some(rest) = text.strip_prefix('[') {
+        let Some((stamp, rest)) = rest.split_once(']') else {
+            break;
+        };
+        let stamp = stamp.trim();
+        let caller = stamp.strip_prefix(['T', 'C']).unwrap_or(stamp);
+        if caller.is_empty() || !caller.chars().all(|c| c.is_ascii_digit() || c == '.') {
+            break;
+        }
+        text = rest;
+    }
+    text.strip_prefix(' ').unwrap_or(text)
+}
+
+/// What kind of report this line begins, if any.
+fn headline(text: &str) -> Option<AlertKind> {
+    use AlertKind::*;
+
+    const STARTS: &[(&str, AlertKind)] = &[
+        ("Kernel panic - not syncing", Panic),
+        ("PANIC: ", Panic),
+        ("BUG: KASAN: ", Kasan),
+        ("BUG: KFENCE: ", Kasan),
+        ("UBSAN: ", Ubsan),
+        ("BUG: unable to handle ", Oops),
+        ("BUG: kernel NULL pointer", Oops),
+        ("BUG: soft lockup", Lockup),
+        ("BUG: workqueue lockup", Lockup),
+        ("watchdog: BUG: soft lockup", Lockup),
+        ("watchdog: CPU", Lockup),
+        ("NMI watchdog: Watchdog detected hard LOCKUP", Lockup),
+        ("BUG: held lock freed!", Lockdep),
+        ("BUG: MAX_LOCK", Lockdep),
+        ("BUG: ", Bug),
+        ("kernel BUG at ", Oops),
+        ("Oops: ", Oops),
+        ("Oops ", Oops),
+        ("general protection fault", Oops),
+        ("invalid opcode: ", Oops),
+        ("divide error: ", Oops),
+        ("stack segment: ", Oops),
+        ("int3: ", Oops),
+        ("double fault: ", Oops),
+        ("WARNING: possible circular locking", Lockdep),
+        ("WARNING: possible recursive locking", Lockdep),
+        ("WARNING: possible irq lock inversion", Lockdep),
+        ("WARNING: inconsistent lock state", Lockdep),
+        ("WARNING: bad unlock balance", Lockdep),
+        ("WARNING: bad contention", Lockdep),
+        ("WARNING: lock held when returning", Lockdep),
+        ("WARNING: held lock freed", Lockdep),
+        ("WARNING: Nested lock was not taken", Lockdep),
+        ("WARNING: suspicious RCU usage", Lockdep),
+        ("INFO: trying to register non-static key", Lockdep),
+        ("WARNING: ", Warning),
+        ("INFO: task ", HungTask),
+        ("INFO: rcu_", RcuStall),
+        ("rcu: INFO: ", RcuStall),
+    ];
+
+    // lockdep: "WARNING: possible ..." and `... is trying to lock` belong to
+    // the rule's list above. These two say their kind in the middle.
+    if text.starts_with("kmemleak: ") && text.contains("new suspected memory leak") {
+        return Some(Kmemleak);
+    }
+    if text.starts_with("INFO: task ") && !text.contains(" blocked for more than ") {
+        return None;
+    }
+    if text.starts_with("WARNING: ") && text.contains("-safe -> ") {
+        return Some(Lockdep);
+    }
+    STARTS
+        .iter()
+        .find(|(start, _)| text.starts_with(start))
+        .map(|&(_, kind)| kind)
+}
+
+/// The last line of a report.
+fn is_end(text: &str) -> bool {
+    text.starts_with("---[ end trace") || text.starts_with("---[ end Kernel panic")
+}
+
+/// The rule under and over KASAN's reports.
+fn is_rule(text: &str) -> bool {
+    text.len() > 20 && text.bytes().all(|b| b == b'=')
+}
+
+#[cfg(test)]
+mod tests;

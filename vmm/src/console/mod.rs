@@ -1,0 +1,262 @@
+//! The guest's console: captured to a file, and read for what the kernel
+//! reports about itself.
+//!
+//! One thread reads the console as it comes, so a report is noticed when it is
+//! printed and not when somebody looks.
+
+mod alert;
+mod classify;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub use alert::{Alert, AlertKind};
+use classify::{Classifier, message};
+
+use crate::{Error, Result};
+
+/// How many of the console's last lines are kept at hand.
+const TAIL: usize = 500;
+
+/// The console of one machine.
+pub(crate) struct Console {
+    shared: Arc<Shared>,
+    input: UnixStream,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    alerts: Vec<Alert>,
+    subscribers: Vec<Sender<Alert>>,
+    tail: VecDeque<String>,
+    capture: Option<Vec<String>>,
+    restarting: bool,
+    ended: bool,
+}
+
+impl Console {
+    /// Captures what comes from `stream` in the file `log`.
+    pub fn start(stream: UnixStream, log: &Path) -> Result<Self> {
+        let file = File::create(log).map_err(|source| Error::File {
+            path: log.to_owned(),
+            source,
+        })?;
+        let input = stream.try_clone().map_err(|source| Error::Io {
+            what: "share the console's socket",
+            source,
+        })?;
+        let shared = Arc::new(Shared::default());
+        let reader = thread::Builder::new()
+            .name("console".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || Reader::new(&shared, file).run(stream)
+            })
+            .map_err(|source| Error::Io {
+                what: "start the console's thread",
+                source,
+            })?;
+        Ok(Self {
+            shared,
+            input,
+            reader: Some(reader),
+        })
+    }
+
+    /// The alerts so far, then each as it comes.
+    pub fn alerts(&self) -> Receiver<Alert> {
+        let (sender, receiver) = mpsc::channel();
+        let mut state = self.shared.lock();
+        for alert in &state.alerts {
+            // The receiver is at hand, so this cannot fail.
+            let _ = sender.send(alert.clone());
+        }
+        if !state.ended {
+            state.subscribers.push(sender);
+        }
+        receiver
+    }
+
+    /// Whether an alert of this kind was raised.
+    pub fn has_alert(&self, kind: AlertKind) -> bool {
+        self.shared.lock().alerts.iter().any(|a| a.kind == kind)
+    }
+
+    /// Whether the guest said that it shuts down or restarts.
+    pub fn said_goodbye(&self) -> bool {
+        self.shared.lock().restarting
+    }
+
+    /// The last lines.
+    pub fn tail(&self, lines: usize) -> Vec<String> {
+        let state = self.shared.lock();
+        let skip = state.tail.len().saturating_sub(lines);
+        state.tail.iter().skip(skip).cloned().collect()
+    }
+
+    /// Types on the console.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        (&self.input).write_all(bytes)
+    }
+
+    /// Begins to keep every line from here on.
+    pub fn begin_capture(&self) {
+        self.shared.lock().capture = Some(Vec::new());
+    }
+
+    /// Waits until a captured line contains `needle`; false after `deadline`
+    /// or at the console's end.
+    pub fn wait_captured(&self, needle: &str, deadline: Instant) -> bool {
+        let mut state = self.shared.lock();
+        let mut seen = 0;
+        loop {
+            let lines = state.capture.as_deref().unwrap_or_default();
+            if lines[seen..].iter().any(|line| line.contains(needle)) {
+                return true;
+            }
+            seen = lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.ended || left.is_zero() {
+                return false;
+            }
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Ends the capture and gives its lines.
+    pub fn end_capture(&self) -> Vec<String> {
+        self.shared.lock().capture.take().unwrap_or_default()
+    }
+
+    /// Waits until the console was read to its end. The machine must have
+    /// ended, or be about to.
+    pub fn join(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            // The thread does not panic; if it did, the state tells as much as
+            // was read.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Reader<'a> {
+    shared: &'a Shared,
+    log: File,
+    classifier: Classifier,
+    partial: Vec<u8>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(shared: &'a Shared, log: File) -> Self {
+        Self {
+            shared,
+            log,
+            classifier: Classifier::default(),
+            partial: Vec::new(),
+        }
+    }
+
+    fn run(mut self, mut stream: UnixStream) {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let left = self
+                .classifier
+                .deadline()
+                .map(|at| at.saturating_duration_since(Instant::now()))
+                .map(|left| left.max(Duration::from_millis(1)));
+            // Fails only for a zero duration, which `max` rules out.
+            let _ = stream.set_read_timeout(left);
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => self.take(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let alert = self.classifier.expire(Instant::now());
+                    self.raise(alert);
+                }
+                Err(_) => break,
+            }
+        }
+        self.finish();
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        // A full disk must not stop the watch over the guest; the run's record
+        // fails to be written then, and says so.
+        let _ = self.log.write_all(bytes);
+        for piece in bytes.split_inclusive(|&b| b == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                self.line();
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+
+    fn line(&mut self) {
+        let bytes = std::mem::take(&mut self.partial);
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end_matches(['\r', '\n']);
+        {
+            let mut state = self.shared.lock();
+            state.restarting |= message(text).starts_with("reboot: ");
+            if state.tail.len() == TAIL {
+                state.tail.pop_front();
+            }
+            state.tail.push_back(text.to_owned());
+            if let Some(capture) = &mut state.capture {
+                capture.push(text.to_owned());
+            }
+        }
+        for alert in self.classifier.line(text, Instant::now()) {
+            self.raise(Some(alert));
+        }
+    }
+
+    fn raise(&self, alert: Option<Alert>) {
+        let Some(alert) = alert else { return };
+        let mut state = self.shared.lock();
+        state
+            .subscribers
+            .retain(|subscriber| subscriber.send(alert.clone()).is_ok());
+        state.alerts.push(alert);
+    }
+
+    fn finish(mut self) {
+        if !self.partial.is_empty() {
+            self.line();
+        }
+        let alert = self.classifier.close();
+        self.raise(alert);
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.subscribers.clear();
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}

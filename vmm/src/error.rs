@@ -1,0 +1,74 @@
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What can go wrong with a machine on the host's side.
+///
+/// The messages leave out their source; whoever prints them walks the chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The emulator is not installed.
+    #[error("{binary} was not found; on Debian, `apt-get install qemu-system-x86` brings it")]
+    NoEmulator {
+        /// What was looked for.
+        binary: String,
+    },
+    /// The emulator could not be executed.
+    #[error("cannot run {binary}")]
+    Spawn {
+        /// What was to run.
+        binary: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file that the machine needs cannot be used.
+    #[error("cannot use {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A pipe or socket to the machine failed.
+    #[error("cannot {what}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The emulator ended before its guest ran.
+    #[error("the emulator ended at its start ({status}): {words}")]
+    DiedAtStart {
+        /// Its exit status.
+        status: String,
+        /// What it wrote on standard error.
+        words: String,
+    },
+    /// The emulator's control socket answered with an error.
+    #[error("the emulator refused `{command}`: {words}")]
+    Refused {
+        /// The QMP command.
+        command: String,
+        /// Its words.
+        words: String,
+    },
+    /// The emulator's control socket is closed: the machine has ended.
+    #[error("the machine has ended, `{command}` cannot reach it")]
+    Gone {
+        /// The QMP command.
+        command: String,
+    },
+    /// The emulator did not answer.
+    #[error("the emulator did not answer `{command}` within {after:?}")]
+    Silent {
+        /// The QMP command.
+        command: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
