@@ -1,1 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The typed messages between host and guest, and the reader of checkpoint images.
+//!
+//! Nothing in here opens a file or a socket: framing works on anything that is
+//! `Read` or `Write`, the rest is plain data.
+
+pub mod bytes;
+pub mod facts;
+pub mod frame;
+pub mod message;
+pub mod trigger;
+
+pub use facts::{Freeze, Observation, TaskFacts};
+pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
+pub use trigger::Trigger;
+
+/// Version of the conversation; host and agent must have the same one.
+pub const VERSION: u32 = 1;
+
+/// Name of the virtio-serial port that carries the conversation.
+pub const PORT_NAME: &str = "org.crucible.channel";
+
+/// Where the workload lives in the guest.
+pub const WORK_DIR: &str = "/work";
+
+/// The runner's own files inside [`WORK_DIR`]: `stdout`, `stderr`, `status`.
+pub const RUN_DIR: &str = "/work/.crucible";
+
+/// Where the agent's own disk is found once Debian is the root.
+pub const TOOLS_DIR: &str = "/opt/crucible";
+
+/// A directory of the scratch disk that runs do not wipe: images, logs, built workloads.
+pub const KEEP_DIR: &str = "/scratch/keep";
+
+/// The kernel's number for `checkpoint(2)`.
+pub const SYS_CHECKPOINT: i64 = 500;
+
+/// The kernel's number for `restart(2)`.
+pub const SYS_RESTART: i64 = 501;
