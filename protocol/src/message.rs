@@ -162,6 +162,17 @@ pub enum Request {
         /// The key.
         key: char,
     },
+    /// Serves a login shell on the terminal port until it ends. [`Reply::Tool`].
+    Terminal {
+        /// Name of the virtio port.
+        port: String,
+        /// Lines of the user's terminal.
+        rows: u16,
+        /// Columns of the user's terminal.
+        columns: u16,
+        /// The user's `TERM`.
+        term: String,
+    },
     /// Writes everything to the disks. [`Reply::Done`].
     Sync,
     /// Syncs and powers off. [`Reply::Done`] comes first.

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From the kernel's hand-over to a complete guest.
+//!
+//! The agent's disk is the root; it has the empty directories `dev` and `mnt`.
+//! Debian (`/dev/vdb`, read-only) and the scratch disk (`/dev/vdc`) become one
+//! tree by an overlay, which then becomes the root; the agent's disk stays
+//! visible in it as `/opt/crucible`.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    os::fd::AsRawFd,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use crucible_agent::cgroup;
+use crucible_protocol::TOOLS_DIR;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::sched_yield,
+    unistd::{chdir, pivot_root, sethostname},
+};
+
+const NONE: Option<&str> = None;
+
+/// How long a device may take to appear.
+const DEVICE_LIMIT: Duration = Duration::from_secs(10);
+
+fn mount_fs(kind: &str, source: &str, target: &str, flags: MsFlags, data: &str) -> Result<()> {
+    mount(Some(source), target, Some(kind), flags, Some(data))
+        .with_context(|| format!("cannot mount {source} ({kind}) on {target}"))
+}
+
+fn make_dir(path: &str, mode: u32) -> Result<()> {
+    fs::create_dir_all(path)
+        .and_then(|()| fs::set_permissions(path, PermissionsExt::from_mode(mode)))
+        .with_context(|| format!("cannot make {path}"))
+}
+
+fn bind(from: &str, to: &str) -> Result<()> {
+    mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)
+        .with_context(|| format!("cannot bind {from} to {to}"))
+}
+
+/// Mounts everything and makes Debian the root.
+pub fn mount_all() -> Result<()> {
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_fs("tmpfs", "mnt", "/mnt", MsFlags::empty(), "mode=0755")?;
+    if !Path::new("/dev/vdb").exists() {
+        mount_fs("devtmpfs", "dev", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    }
+    for dir in ["/mnt/lower", "/mnt/scratch", "/mnt/root"] {
+        make_dir(dir, 0o755)?;
+    }
+    mount_fs("erofs", "/dev/vdb", "/mnt/lower", MsFlags::MS_RDONLY, "")?;
+    mount_fs("ext4", "/dev/vdc", "/mnt/scratch", MsFlags::empty(), "")?;
+    make_dir("/mnt/scratch/upper", 0o755)?;
+    make_dir("/mnt/scratch/overlay-work", 0o755)?;
+    make_dir("/mnt/scratch/keep", 0o755)?;
+    make_dir("/mnt/scratch/work", 0o777)?;
+    make_dir("/mnt/scratch/tmp", 0o1777)?;
+    mount_fs(
+        "overlay",
+        "root",
+        "/mnt/root",
+        MsFlags::empty(),
+        "lowerdir=/mnt/lower,upperdir=/mnt/scratch/upper,workdir=/mnt/scratch/overlay-work",
+    )?;
+    for dir in [
+        "proc",
+        "sys",
+        "dev",
+        "work",
+        "tmp",
+        "scratch",
+        "opt/crucible",
+    ] {
+        fs::create_dir_all(Path::new("/mnt/root").join(dir))
+            .with_context(|| format!("cannot make /{dir} in the guest's root"))?;
+    }
+    bind("/mnt/scratch", "/mnt/root/scratch")?;
+    bind("/mnt/scratch/work", "/mnt/root/work")?;
+    bind("/mnt/scratch/tmp", "/mnt/root/tmp")?;
+
+    chdir("/mnt/root")?;
+    pivot_root(".", "opt/crucible").context("cannot make Debian the root")?;
+    chdir("/")?;
+
+    mount_fs("devtmpfs", "dev", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
+    mount_fs("proc", "proc", "/proc", quiet, "")?;
+    mount_fs("sysfs", "sys", "/sys", quiet, "")?;
+    for dir in ["/dev/pts", "/dev/shm"] {
+        make_dir(dir, 0o755)?;
+    }
+    mount_fs(
+        "devpts",
+        "devpts",
+        "/dev/pts",
+        MsFlags::MS_NOSUID,
+        "gid=5,mode=620,ptmxmode=666",
+    )?;
+    mount_fs("tmpfs", "shm", "/dev/shm", MsFlags::MS_NOSUID, "mode=1777")?;
+    mount_fs("cgroup2", "cgroup", cgroup::ROOT, quiet, "")?;
+    optional("debugfs", "/sys/kernel/debug")?;
+    optional("tracefs", "/sys/kernel/tracing")?;
+    // Seen through the new root they would only puzzle; they stay mounted where they count.
+    let old_dev = format!("{TOOLS_DIR}/dev");
+    match umount2(old_dev.as_str(), MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+        Err(errno) => bail!("cannot unmount {old_dev}: {errno}"),
+    }
+}
+
+/// Mounts what a kernel may have been built without.
+fn optional(kind: &str, target: &str) -> Result<()> {
+    let known = fs::read_to_string("/proc/filesystems")?
+        .lines()
+        .any(|line| line.split_whitespace().next_back() == Some(kind));
+    if known && Path::new(target).is_dir() {
+        mount_fs(kind, kind, target, MsFlags::empty(), "")?;
+    }
+    Ok(())
+}
+
+/// All that is not a mount.
+pub fn prepare() -> Result<()> {
+    sethostname("crucible")?;
+    loopback_up().context("cannot bring lo up")?;
+    for tool in ["checkpoint", "restart"] {
+        let link = format!("/usr/local/bin/{tool}");
+        match symlink(format!("{TOOLS_DIR}/{tool}"), &link) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                return Err(e).with_context(|| format!("cannot make {link}"));
+            }
+            _ => {}
+        }
+    }
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+    ] {
+        match symlink(target, link) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                return Err(e).with_context(|| format!("cannot make {link}"));
+            }
+            _ => {}
+        }
+    }
+    let controllers = Path::new(cgroup::ROOT).join("cgroup.subtree_control");
+    let have = fs::read_to_string(Path::new(cgroup::ROOT).join("cgroup.controllers"))?;
+    for name in have
+        .split_whitespace()
+        .filter(|name| ["pids", "memory"].contains(name))
+    {
+        fs::write(&controllers, format!("+{name}"))
+            .with_context(|| format!("cannot enable the cgroup controller {name}"))?;
+    }
+    fs::create_dir_all(crate::container::parent_dir())?;
+    // SAFETY: no other thread reads or writes the environment.
+    unsafe {
+        std::env::set_var(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
+        std::env::set_var("HOME", "/root");
+        std::env::set_var("LANG", "C.UTF-8");
+    }
+    Ok(())
+}
+
+fn loopback_up() -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: all zeroes is a valid `ifreq`, made of integers.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Opens the virtio port of a name.
+pub fn open_port(name: &str) -> Result<File> {
+    let path = port_path(name)?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {path}"))
+}
+
+/// Finds the virtio port of a name; there is no udev to make a path of it.
+pub fn port_path(name: &str) -> Result<String> {
+    let deadline = Instant::now() + DEVICE_LIMIT;
+    loop {
+        if let Some(path) = find_port(name)? {
+            return Ok(path);
+        }
+        if Instant::now() > deadline {
+            bail!("this machine has no virtio port named {name}");
+        }
+        // The kernel makes ports from a work queue after the device was found.
+        sched_yield()?;
+    }
+}
+
+fn find_port(name: &str) -> io::Result<Option<String>> {
+    let ports = match fs::read_dir("/sys/class/virtio-ports") {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        ports => ports?,
+    };
+    for port in ports {
+        let port = port?;
+        let label = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+        if label.trim() == name {
+            return Ok(Some(format!("/dev/{}", port.file_name().to_string_lossy())));
+        }
+    }
+    Ok(None)
+}

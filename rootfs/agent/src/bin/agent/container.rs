@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A workload's container: a cgroup, a pid and a mount namespace, and `init` in them.
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use crucible_agent::{
+    cgroup::{self, Cgroup, poll_timeout, reread},
+    sys,
+};
+use crucible_protocol::{Ended, Freeze, RUN_DIR, Stopped, TOOLS_DIR, Trigger};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, poll},
+    sched::sched_yield,
+    sys::signal::{SigSet, SigmaskHow, sigprocmask},
+    unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2},
+};
+
+use crate::reaper::Reaper;
+
+/// How long `init` and the workload may take to stand at the start line.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// `wait4`, where `init` stands once it has started the workload.
+const INIT_WAITS: &str = "61 ";
+
+/// `read`, where the workload stands until it is let go.
+const WORKLOAD_WAITS: &str = "0 ";
+
+/// The cgroup that holds all containers.
+pub fn parent_dir() -> PathBuf {
+    Path::new(cgroup::ROOT).join("crucible")
+}
+
+/// A container that was started, restarted or adopted.
+pub struct Container {
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its first process, in our numbers.
+    pub root: Pid,
+    /// The child of ours whose end tells how the root ended: the root itself or the
+    /// tool that restarted it. None where nobody can tell us.
+    pub waited: Option<Pid>,
+    trigger: Option<Trigger>,
+    started: Instant,
+    time_fired: bool,
+}
+
+/// What `Start` asks for.
+pub struct Start<'a> {
+    /// Program and arguments.
+    pub argv: &'a [String],
+    /// The whole environment.
+    pub env: &'a BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: &'a str,
+    /// Where to freeze it.
+    pub trigger: Option<Trigger>,
+}
+
+/// A container's cgroup by the run's name.
+pub fn cgroup_dir(run: &str) -> Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    if run.is_empty() || !run.chars().all(plain) {
+        bail!("{run:?} is no name for a run: letters, digits, '-' and '_' only");
+    }
+    Ok(parent_dir().join(run))
+}
+
+impl Container {
+    /// Starts a workload with its trigger armed. The trigger is armed when `init` and
+    /// the workload's process stand still, so it counts from the workload's `execve`.
+    pub fn start(run: &str, start: &Start<'_>, reaper: &mut Reaper) -> Result<Self> {
+        let cgroup = Cgroup::create(cgroup_dir(run)?)
+            .with_context(|| format!("cannot make a cgroup for {run}"))?;
+        let dir = cgroup.open()?;
+        let outputs = Outputs::create()?;
+        let (go, mut gate) = pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (r, File::from(w)))?;
+        let (argv, env) = init_command(start, go.as_raw_fd())?;
+        // SAFETY: the agent has one thread.
+        let Some(root) = unsafe { sys::fork_container(dir.as_fd()) }
+            .context("cannot make a container; it needs pid and mount namespaces")?
+        else {
+            let error = enter(&outputs, &go, &argv, &env).unwrap_err();
+            eprintln!("crucible-agent: container: {error:#}");
+            std::process::exit(127);
+        };
+        drop(go);
+        reaper.watch(root);
+        let container = Self {
+            cgroup,
+            root,
+            waited: Some(root),
+            trigger: start.trigger.clone(),
+            started: Instant::now(),
+            time_fired: false,
+        };
+        container.wait_for_start_line(reaper)?;
+        if let Some(line) = start.trigger.as_ref().and_then(Trigger::freeze_at) {
+            container.cgroup.arm(&line).with_context(|| {
+                format!("this kernel does not take the trigger {line:?}; is it one of crucible's?")
+            })?;
+        }
+        gate.write_all(b"g")
+            .context("the workload is gone before it began")?;
+        Ok(Self {
+            started: Instant::now(),
+            ..container
+        })
+    }
+
+    /// A container that somebody else made in a cgroup of ours.
+    pub fn adopt(cgroup: Cgroup, root: Pid, waited: Option<Pid>) -> Self {
+        Self {
+            cgroup,
+            root,
+            waited,
+            trigger: None,
+            started: Instant::now(),
+            time_fired: false,
+        }
+    }
+
+    fn wait_for_start_line(&self, reaper: &mut Reaper) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            reaper.reap()?;
+            if let Some(ended) = reaper.ended(self.root) {
+                bail!(
+                    "the container ended before the workload began ({ended}): {}",
+                    fs::read_to_string(format!("{RUN_DIR}/stderr")).unwrap_or_default()
+                );
+            }
+            if self.at_start_line().unwrap_or(false) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the container did not come to its start line");
+            }
+            sched_yield()?;
+        }
+    }
+
+    fn at_start_line(&self) -> Option<bool> {
+        let root = self.root;
+        let syscall = |pid: &str| fs::read_to_string(format!("/proc/{pid}/syscall")).ok();
+        let children = fs::read_to_string(format!("/proc/{root}/task/{root}/children")).ok()?;
+        let workload = children.split_whitespace().next()?;
+        Some(
+            syscall(&root.to_string())?.starts_with(INIT_WAITS)
+                && syscall(workload)?.starts_with(WORKLOAD_WAITS),
+        )
+    }
+
+    /// Waits until the trigger has fired and all is at rest, or the root has ended.
+    pub fn wait(&mut self, limit: Duration, reaper: &mut Reaper) -> Result<Stopped> {
+        let deadline = Instant::now() + limit;
+        let mut events = self.cgroup.open_file("cgroup.events")?;
+        let counts = self
+            .trigger
+            .as_ref()
+            .is_some_and(|t| t.freeze_at().is_some());
+        let mut freeze_at = if counts {
+            Some(self.cgroup.open_file("cgroup.freeze_at")?)
+        } else {
+            None
+        };
+        loop {
+            let watched = freeze_at.as_mut().map(reread).transpose()?;
+            reread(&mut events)?;
+            reaper.reap()?;
+            let trigger = watched.map(|_| self.cgroup.trigger()).transpose()?;
+            let count = trigger.map(|t| t.count);
+            if let Some(stopped) = self.ended(reaper, count)? {
+                return Ok(stopped);
+            }
+            let time_left = self.time_left();
+            if time_left == Some(Duration::ZERO) {
+                self.time_fired = true;
+            }
+            let fired = self.time_fired || trigger.is_some_and(|t| t.fired);
+            if fired {
+                // The event froze the tasks; this keeps them so until we thaw them.
+                self.cgroup.freeze()?;
+                if self.cgroup.events()?.frozen {
+                    self.trigger = None;
+                    return Ok(Stopped::Frozen(Freeze {
+                        tid: trigger.map_or(0, |t| self.inner_tid(t.tid)),
+                        count: self.cgroup.trigger().map_or(0, |t| t.count),
+                    }));
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Stopped::Timeout { fired, count });
+            }
+            let left = time_left.filter(|_| !fired).map_or(left, |t| t.min(left));
+            let mut fds = vec![
+                PollFd::new(reaper.fd().as_fd(), PollFlags::POLLIN),
+                PollFd::new(events.as_fd(), PollFlags::POLLPRI),
+            ];
+            if let Some(file) = &freeze_at {
+                fds.push(PollFd::new(file.as_fd(), PollFlags::POLLPRI));
+            }
+            poll(&mut fds, poll_timeout(left))?;
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        match self.trigger {
+            Some(Trigger::Time { ms }) if !self.time_fired => {
+                Some(Duration::from_millis(ms).saturating_sub(self.started.elapsed()))
+            }
+            _ => None,
+        }
+    }
+
+    fn ended(&self, reaper: &Reaper, count: Option<u64>) -> Result<Option<Stopped>> {
+        let root = match self.waited {
+            Some(pid) => match reaper.ended(pid) {
+                None => return Ok(None),
+                ended => ended,
+            },
+            None if self.cgroup.events()?.populated => return Ok(None),
+            None => None,
+        };
+        let line = fs::read_to_string(format!("{RUN_DIR}/status")).unwrap_or_default();
+        Ok(Some(Stopped::Exited {
+            root,
+            workload: Ended::from_line(&line),
+            count,
+        }))
+    }
+
+    /// A thread's number inside the container.
+    fn inner_tid(&self, tid: i32) -> i32 {
+        fs::read_to_string(format!("/proc/{tid}/status"))
+            .ok()
+            .and_then(|text| {
+                let line = text.lines().find_map(|l| l.strip_prefix("NSpid:"))?;
+                line.split_whitespace().next_back()?.parse().ok()
+            })
+            .unwrap_or(0)
+    }
+
+    /// Kills all of it and waits until it is gone, zombies and cgroup included.
+    pub fn kill(self, limit: Duration, reaper: &mut Reaper) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        self.cgroup.kill().context("cannot kill the container")?;
+        if !self.cgroup.wait_empty(limit)? {
+            bail!("killed tasks are still there; the sysrq task list shows where they hang");
+        }
+        // A restart tool ends by itself once its tree is gone.
+        if let Some(pid) = self.waited {
+            loop {
+                reaper.reap()?;
+                if reaper.ended(pid).is_some() {
+                    break;
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    bail!("process {pid} does not end though its tasks are gone");
+                }
+                let mut fds = [PollFd::new(reaper.fd().as_fd(), PollFlags::POLLIN)];
+                poll(&mut fds, poll_timeout(left))?;
+            }
+            reaper.forget(pid);
+        }
+        self.cgroup
+            .remove()
+            .context("cannot remove the container's cgroup")
+    }
+}
+
+/// The workload's standard streams.
+struct Outputs {
+    null: File,
+    out: File,
+    err: File,
+}
+
+impl Outputs {
+    fn create() -> Result<Self> {
+        fs::create_dir_all(RUN_DIR)?;
+        let create = |name| {
+            OpenOptions::new()
+                .append(true)
+                .create_new(true)
+                .open(format!("{RUN_DIR}/{name}"))
+                .with_context(|| {
+                    format!("{RUN_DIR}/{name} is there already; prepare the run first")
+                })
+        };
+        Ok(Self {
+            null: File::open("/dev/null")?,
+            out: create("stdout")?,
+            err: create("stderr")?,
+        })
+    }
+}
+
+fn init_command(start: &Start<'_>, go_fd: i32) -> Result<(Vec<CString>, Vec<CString>)> {
+    let (program, args) = start
+        .argv
+        .split_first()
+        .context("there is no program to run")?;
+    let program = find_program(program, start.env, start.cwd)?;
+    let mut argv = vec![
+        format!("{TOOLS_DIR}/init"),
+        format!("--go-fd={go_fd}"),
+        format!("--status={RUN_DIR}/status"),
+        format!("--cwd={}", start.cwd),
+        "--".into(),
+        program,
+    ];
+    argv.extend_from_slice(args);
+    let argv = argv.into_iter().map(CString::new).collect::<Result<_, _>>();
+    let env = start
+        .env
+        .iter()
+        .map(|(k, v)| CString::new(format!("{k}={v}")));
+    Ok((argv?, env.collect::<Result<_, _>>()?))
+}
+
+/// Finds a program as a shell would, so that `execve` is called once.
+fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &str) -> Result<String> {
+    if name.contains('/') {
+        return Ok(Path::new(cwd).join(name).to_string_lossy().into_owned());
+    }
+    env.get("PATH")
+        .into_iter()
+        .flat_map(|path| path.split(':'))
+        .map(|dir| format!("{dir}/{name}"))
+        .find(|path| Path::new(path).is_file())
+        .with_context(|| format!("{name} is not in the workload's PATH"))
+}
+
+/// The child's way from `clone3` to `init`.
+fn enter(
+    outputs: &Outputs,
+    go: &OwnedFd,
+    argv: &[CString],
+    env: &[CString],
+) -> Result<std::convert::Infallible> {
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("cannot make the mounts private")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, none).context("cannot mount /proc")?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    fcntl(go, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    dup2_stdin(&outputs.null)?;
+    dup2_stdout(&outputs.out)?;
+    dup2_stderr(&outputs.err)?;
+    Ok(execve(&argv[0], argv, env)?)
+}

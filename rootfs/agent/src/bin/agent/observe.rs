@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reads a container's tasks from its own `/proc`, so that all numbers are its own.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use crucible_protocol::{Observation, TaskFacts};
+use nix::unistd::Pid;
+
+/// Lines of `status` that belong to a task's state. Memory in use, for one, does not:
+/// which pages are resident is the kernel's business.
+const STATUS: &[&str] = &[
+    "Umask",
+    "TracerPid",
+    "Uid",
+    "Gid",
+    "Groups",
+    "NStgid",
+    "NSpid",
+    "NSpgid",
+    "NSsid",
+    "VmData",
+    "VmStk",
+    "VmExe",
+    "VmLib",
+    "CoreDumping",
+    "THP_enabled",
+    "Threads",
+    "SigPnd",
+    "ShdPnd",
+    "SigBlk",
+    "SigIgn",
+    "SigCgt",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Cpus_allowed",
+];
+
+/// Files of a task that are compared whole.
+const TASK_FILES: &[&str] = &["cmdline", "limits", "personality", "syscall", "children"];
+
+/// Files of a process that are compared whole.
+const PROCESS_FILES: &[&str] = &[
+    "maps",
+    "auxv",
+    "environ",
+    "timers",
+    "timerslack_ns",
+    "oom_score_adj",
+    "coredump_filter",
+];
+
+/// Links of a task.
+const LINKS: &[&str] = &[
+    "exe",
+    "cwd",
+    "root",
+    "ns/cgroup",
+    "ns/ipc",
+    "ns/net",
+    "ns/time",
+    "ns/user",
+    "ns/uts",
+];
+
+/// Reads all tasks of the container whose first process is `root`.
+pub fn observe(root: Pid) -> Result<Observation> {
+    let proc = PathBuf::from(format!("/proc/{root}/root/proc"));
+    let mut tasks = Vec::new();
+    for pid in numbers(&proc).context("the container is gone, or has no /proc")? {
+        let process = proc.join(pid.to_string());
+        for tid in numbers(&process.join("task"))? {
+            let dir = process.join("task").join(tid.to_string());
+            let task = task(&process, &dir, pid, tid)
+                .with_context(|| format!("cannot read what /proc shows of task {tid}"))?;
+            tasks.push(task);
+        }
+    }
+    Ok(Observation { tasks })
+}
+
+fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        numbers.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<i32>().ok()),
+        );
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
+    let stat = fs::read_to_string(dir.join("stat"))?;
+    let (comm, fields) = split_stat(&stat).context("stat reads like nothing known")?;
+    let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok()).unwrap_or(0);
+    let mut facts = BTreeMap::new();
+    for (index, name) in [
+        (4, "tty"),
+        (5, "tpgid"),
+        (6, "flags"),
+        (15, "priority"),
+        (16, "nice"),
+    ] {
+        if name != "flags" {
+            facts.insert(
+                format!("stat.{name}"),
+                fields.get(index).unwrap_or(&"").to_string(),
+            );
+        }
+    }
+    if fields.first() == Some(&"Z") {
+        facts.insert(
+            "stat.exit_code".into(),
+            fields.last().unwrap_or(&"").to_string(),
+        );
+    }
+    status(dir, &mut facts)?;
+    for name in TASK_FILES {
+        file(dir, name, &mut facts)?;
+    }
+    if pid == tid {
+        for name in PROCESS_FILES {
+            file(process, name, &mut facts)?;
+        }
+    }
+    for name in LINKS {
+        link(dir, name, name, &mut facts)?;
+    }
+    descriptors(dir, &mut facts)?;
+    Ok(TaskFacts {
+        pid,
+        tid,
+        ppid: number(1),
+        pgid: number(2),
+        sid: number(3),
+        comm,
+        state: fields.first().and_then(|s| s.chars().next()).unwrap_or('?'),
+        site: text(&process.join("task").join(tid.to_string()).join("ckpt_site"))
+            .or_else(|| text(&process.join("ckpt_site")))
+            .map_or_else(String::new, |site| site.trim_end().to_owned()),
+        facts,
+    })
+}
+
+/// The command name, and the fields from the state on.
+fn split_stat(stat: &str) -> Option<(String, Vec<&str>)> {
+    let open = stat.find('(')?;
+    let close = stat.rfind(')')?;
+    Some((
+        stat.get(open + 1..close)?.to_owned(),
+        stat.get(close + 1..)?.split_whitespace().collect(),
+    ))
+}
+
+fn text(path: &Path) -> Option<String> {
+    let bytes = fs::read(path).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn status(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+    for line in fs::read_to_string(dir.join("status"))?.lines() {
+        if let Some((name, value)) = line.split_once(':')
+            && STATUS.contains(&name)
+        {
+            facts.insert(format!("status.{name}"), value.trim().to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// A file's content; what the kernel refuses for this task, or does not have, is a fact too.
+fn file(dir: &Path, name: &str, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+    let value = match fs::read(dir.join(name)) {
+        Ok(bytes) if name == "auxv" => bytes.iter().map(|b| format!("{b:02x}")).collect(),
+        Ok(bytes) => String::from_utf8_lossy(&bytes).replace('\0', " "),
+        Err(e) => format!("<{e}>"),
+    };
+    facts.insert(name.to_owned(), value);
+    Ok(())
+}
+
+fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+    let value = match fs::read_link(dir.join(name)) {
+        Ok(target) => target.to_string_lossy().into_owned(),
+        Err(e) => format!("<{e}>"),
+    };
+    facts.insert(key.to_owned(), value);
+    Ok(())
+}
+
+fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+    let fds = match numbers(&dir.join("fd")) {
+        // A zombie has none left to list.
+        Err(_) => return Ok(()),
+        Ok(fds) => fds,
+    };
+    for fd in fds {
+        link(dir, &format!("fd/{fd}"), &format!("fd/{fd}.link"), facts)?;
+        let Some(info) = text(&dir.join(format!("fdinfo/{fd}"))) else {
+            continue;
+        };
+        for line in info.lines() {
+            if let Some((name, value)) = line.split_once(':')
+                && !["mnt_id", "ino"].contains(&name)
+            {
+                facts.insert(format!("fd/{fd}.{name}"), value.trim().to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_name_may_hold_anything() {
+        let (comm, fields) = split_stat("7 (a) b (c) S 1 7 7 0 -1").unwrap();
+        assert_eq!(comm, "a) b (c");
+        assert_eq!(fields[..3], ["S", "1", "7"]);
+    }
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Answers the host's requests, one at a time.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use crucible_agent::cgroup::Cgroup;
+use crucible_protocol::{Envelope, KEEP_DIR, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR, frame};
+use nix::{
+    fcntl::OFlag,
+    sys::{
+        reboot::{RebootMode, reboot},
+        utsname::uname,
+    },
+    time::{ClockId, clock_gettime},
+    unistd::{Pid, pipe2, sync},
+};
+
+use crate::{
+    boot,
+    container::{self, Container, Start},
+    files, observe,
+    reaper::Reaper,
+    tool,
+};
+
+/// How long an interactive session may last.
+const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// All that the agent remembers between requests.
+pub struct Agent {
+    reaper: Reaper,
+    containers: HashMap<String, Container>,
+}
+
+impl Agent {
+    /// An agent without containers.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            reaper: Reaper::new()?,
+            containers: HashMap::new(),
+        })
+    }
+
+    /// Answers until the host says `Shutdown`.
+    pub fn serve(&mut self, channel: File) -> Result<()> {
+        let (mut from, mut to) = (channel.try_clone()?, channel);
+        loop {
+            let request: Envelope<Request> =
+                frame::read(&mut from).context("reading the channel")?;
+            let last = request.body == Request::Shutdown;
+            let body = self
+                .answer(request.body)
+                .unwrap_or_else(|error| Reply::Failed {
+                    message: format!("{error:#}"),
+                });
+            let reply = Envelope {
+                id: request.id,
+                body,
+            };
+            frame::write(&mut to, &reply).context("writing the channel")?;
+            if last {
+                let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
+                bail!("cannot shut down: {errno}");
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Reply> {
+        match request {
+            Request::Hello { version } => hello(version),
+            Request::Prepare { from } => self.prepare(from.as_deref()),
+            Request::Stash { name } => self.stash(&name),
+            Request::Exec {
+                argv,
+                env,
+                cwd,
+                timeout_ms,
+            } => tool::exec(&mut self.reaper, &argv, &env, &cwd, ms(timeout_ms)).map(Reply::Tool),
+            Request::Start {
+                run,
+                argv,
+                env,
+                cwd,
+                trigger,
+            } => {
+                let start = Start {
+                    argv: &argv,
+                    env: &env,
+                    cwd: &cwd,
+                    trigger,
+                };
+                let container = Container::start(&run, &start, &mut self.reaper)?;
+                let pid = container.root.as_raw();
+                self.containers.insert(run, container);
+                Ok(Reply::Started { pid })
+            }
+            Request::Wait { run, timeout_ms } => {
+                let container = find(&mut self.containers, &run)?;
+                container
+                    .wait(ms(timeout_ms), &mut self.reaper)
+                    .map(Reply::Stopped)
+            }
+            Request::Observe { run } => {
+                observe::observe(find(&mut self.containers, &run)?.root).map(Reply::Observed)
+            }
+            Request::Checkpoint {
+                run,
+                image,
+                log,
+                timeout_ms,
+            } => self.checkpoint(&run, &image, &log, ms(timeout_ms)),
+            Request::Kill { run, timeout_ms } => {
+                let container = self.containers.remove(&run);
+                let container = container.with_context(|| unknown(&run))?;
+                container.kill(ms(timeout_ms), &mut self.reaper)?;
+                Ok(Reply::Done)
+            }
+            Request::Restart {
+                run,
+                image,
+                log,
+                timeout_ms,
+            } => self.restart(run, &image, &log, ms(timeout_ms)),
+            Request::Cgroup { run } => {
+                Cgroup::create(container::cgroup_dir(&run)?)?;
+                Ok(Reply::Done)
+            }
+            Request::Adopt { run, pid } => {
+                let cgroup = Cgroup::at(container::cgroup_dir(&run)?);
+                let container = Container::adopt(cgroup, Pid::from_raw(pid), None);
+                self.containers.insert(run, container);
+                Ok(Reply::Done)
+            }
+            Request::Thaw { run } => {
+                find(&mut self.containers, &run)?.cgroup.thaw()?;
+                Ok(Reply::Done)
+            }
+            Request::List { root, exclude } => {
+                files::list(&root, &exclude).map(|entries| Reply::Files { entries })
+            }
+            Request::ReadFile {
+                path,
+                offset,
+                length,
+            } => files::read(&path, offset, length).map(|(data, end)| Reply::Data { data, end }),
+            Request::WriteFile {
+                path,
+                offset,
+                mode,
+                data,
+            } => files::write(&path, offset, mode, &data).map(|()| Reply::Done),
+            Request::Break { name } => set_break(&name),
+            Request::Sysrq { key } => {
+                fs::write("/proc/sysrq-trigger", key.to_string())?;
+                Ok(Reply::Done)
+            }
+            Request::Terminal {
+                port,
+                rows,
+                columns,
+                term,
+            } => self.terminal(&port, rows, columns, &term),
+            Request::Sync | Request::Shutdown => {
+                sync();
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn prepare(&mut self, from: Option<&str>) -> Result<Reply> {
+        files::empty(WORK_DIR)?;
+        files::empty("/tmp")?;
+        if let Some(name) = from {
+            self.copy_tree(&format!("{}/.", files::stash_dir(name)?), WORK_DIR)?;
+        }
+        Ok(Reply::Done)
+    }
+
+    fn stash(&mut self, name: &str) -> Result<Reply> {
+        let dir = files::stash_dir(name)?;
+        if Path::new(&dir).exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir_all(&dir)?;
+        self.copy_tree(&format!("{WORK_DIR}/."), &dir)?;
+        Ok(Reply::Done)
+    }
+
+    /// With times kept, since `make` goes by them.
+    fn copy_tree(&mut self, from: &str, to: &str) -> Result<()> {
+        let argv = ["cp", "-a", from, to].map(String::from);
+        let limit = Duration::from_secs(120);
+        let run = tool::exec(&mut self.reaper, &argv, &Default::default(), "/", limit)?;
+        if !run.success() {
+            bail!("cannot copy {from} to {to}: {}", run.stderr);
+        }
+        Ok(())
+    }
+
+    fn terminal(&mut self, port: &str, rows: u16, columns: u16, term: &str) -> Result<Reply> {
+        let mut command = Command::new(format!("{TOOLS_DIR}/agent"));
+        command
+            .arg("--terminal")
+            .arg(boot::port_path(port)?)
+            .arg(format!("--rows={rows}"))
+            .arg(format!("--columns={columns}"))
+            .env("TERM", term);
+        tool::spawn(&mut self.reaper, &mut command)?
+            .finish(&mut self.reaper, SESSION_LIMIT)
+            .map(Reply::Tool)
+    }
+
+    fn checkpoint(&mut self, run: &str, image: &str, log: &str, limit: Duration) -> Result<Reply> {
+        let root = find(&mut self.containers, run)?.root;
+        let mut command = Command::new(format!("{TOOLS_DIR}/checkpoint"));
+        command.args(["-o", image, "-l", log, &root.to_string()]);
+        tool::spawn(&mut self.reaper, &mut command)?
+            .finish(&mut self.reaper, limit)
+            .map(Reply::Tool)
+    }
+
+    fn restart(&mut self, run: String, image: &str, log: &str, limit: Duration) -> Result<Reply> {
+        let cgroup = Cgroup::create(container::cgroup_dir(&run)?)
+            .with_context(|| format!("cannot make a cgroup for {run}"))?;
+        cgroup.freeze()?;
+        let (ready, handed) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut command = Command::new(format!("{TOOLS_DIR}/restart"));
+        command
+            .args(["--pidns", "--frozen", "--wait", "--copy-status"])
+            .args(["-i", image, "-l", log, "--cgroup"])
+            .arg(cgroup.dir())
+            .arg(format!("--ready-fd={}", handed.as_raw_fd()));
+        let tool = tool::with_fd(&mut self.reaper, &mut command, handed)?;
+        let line = tool::first_line(&mut self.reaper, File::from(ready), limit)?;
+        match line.and_then(|line| line.parse().ok()) {
+            Some(pid) => {
+                let container = Container::adopt(cgroup, Pid::from_raw(pid), Some(tool.pid));
+                self.containers.insert(run, container);
+                Ok(Reply::Restarted {
+                    pid: Some(pid),
+                    tool: None,
+                })
+            }
+            None => {
+                let tool = tool.finish(&mut self.reaper, Duration::from_secs(1))?;
+                if cgroup.events()?.populated {
+                    bail!(
+                        "restart failed and left tasks behind in {}",
+                        cgroup.dir().display()
+                    );
+                }
+                cgroup.remove()?;
+                Ok(Reply::Restarted {
+                    pid: None,
+                    tool: Some(tool),
+                })
+            }
+        }
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn unknown(run: &str) -> String {
+    format!("there is no container {run}; start or restart one first")
+}
+
+fn find<'a>(all: &'a mut HashMap<String, Container>, run: &str) -> Result<&'a mut Container> {
+    all.get_mut(run).with_context(|| unknown(run))
+}
+
+fn hello(version: u32) -> Result<Reply> {
+    if version != VERSION {
+        bail!("the host speaks version {version}, this agent {VERSION}: rebuild the agent's disk");
+    }
+    fs::create_dir_all(KEEP_DIR)?;
+    let name = uname()?;
+    let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
+    Ok(Reply::Hello {
+        version: VERSION,
+        kernel: name.release().to_string_lossy().into_owned(),
+        build: name.version().to_string_lossy().into_owned(),
+        checkpoint: Path::new("/proc/self/ckpt_site").exists(),
+        uptime_ms: (uptime.tv_sec() * 1000 + uptime.tv_nsec() / 1_000_000) as u64,
+    })
+}
+
+fn set_break(name: &str) -> Result<Reply> {
+    let path = format!(
+        "/sys/kernel/debug/checkpoint/break_{}",
+        name.replace('-', "_")
+    );
+    if !Path::new(&path).exists() {
+        bail!(
+            "this kernel has no switch {name}: use the debug flavour, and see its names in {}",
+            "/sys/kernel/debug/checkpoint"
+        );
+    }
+    fs::write(&path, "1").with_context(|| format!("cannot set {path}"))?;
+    Ok(Reply::Done)
+}

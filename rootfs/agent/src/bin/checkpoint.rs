@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `checkpoint`: saves a tree of processes to a file or to standard output.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, IsTerminal},
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use crucible_agent::{cgroup::Cgroup, explain, sys};
+use nix::{
+    errno::Errno,
+    sched::sched_yield,
+    sys::signal::{SigSet, Signal},
+    unistd::Pid,
+};
+
+/// How long the tasks may take to come to rest.
+const FREEZE_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a tree that reads as frozen may still be settling.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Save a tree of processes, so that `restart` can bring it back.
+///
+/// The cgroup of the tree must be frozen, by you or with --freeze. Nothing is ended:
+/// once its cgroup is thawed the tree goes on.
+///
+/// Exit status: 0 saved, 1 not saved, 2 wrong usage.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// Write the image to this file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write the kernel's findings to this file instead of standard error.
+    #[arg(short, long, value_name = "LOG")]
+    log: Option<PathBuf>,
+    /// Freeze the cgroup that PID is in, and thaw it afterwards whatever happens.
+    #[arg(long)]
+    freeze: bool,
+    /// Only find out whether the tree can be saved.
+    #[arg(long)]
+    check: bool,
+    /// The root of the tree.
+    pid: i32,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("checkpoint: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    if options.pid <= 0 {
+        bail!("{} is not a process id", options.pid);
+    }
+    let log = options.log.as_deref().map(create).transpose()?;
+    let stderr = io::stderr();
+    let log = log.as_ref().map_or(stderr.as_fd(), |file| file.as_fd());
+    match &options.output {
+        Some(path) => {
+            let part = part_of(path);
+            let file = create(&part)?;
+            let saved = frozen(options, || save(options, file.as_fd(), log)).and_then(|()| {
+                file.sync_all()
+                    .context("cannot write the image to the disk")
+            });
+            if saved.is_err() || options.check {
+                fs::remove_file(&part)?;
+                return saved;
+            }
+            fs::rename(&part, path)
+                .with_context(|| format!("cannot rename the image to {}", path.display()))
+        }
+        None => {
+            let stdout = io::stdout();
+            if stdout.is_terminal() && !options.check {
+                bail!("the image would go to your terminal: use -o FILE or > FILE");
+            }
+            frozen(options, || save(options, stdout.as_fd(), log))
+        }
+    }
+}
+
+/// The image's name until it is whole.
+fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+fn create(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))
+}
+
+/// Does the work with the cgroup frozen, if that was asked for, and thaws it again.
+fn frozen(options: &Options, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !options.freeze {
+        return work();
+    }
+    let cgroup = Cgroup::of(&options.pid.to_string())
+        .with_context(|| format!("cannot find the cgroup of process {}", options.pid))?;
+    let own = Cgroup::of("self").context("cannot find my own cgroup")?;
+    if cgroup.is_root() {
+        bail!(
+            "process {} is in the root cgroup, which cannot be frozen: move the tree to one of its own",
+            options.pid
+        );
+    }
+    if own.dir().starts_with(cgroup.dir()) {
+        bail!(
+            "I am in {} myself and would freeze too: run me from another cgroup",
+            cgroup.dir().display()
+        );
+    }
+    if cgroup.is_freezing()? {
+        return work();
+    }
+    // A signal that ends this program must not leave the tree frozen.
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    cgroup.freeze().context("cannot freeze the cgroup")?;
+    let done = match cgroup.wait_frozen(FREEZE_LIMIT) {
+        Ok(true) => work(),
+        Ok(false) => Err(anyhow::anyhow!(
+            "the tasks did not come to rest in {} s; see which is running with ps",
+            FREEZE_LIMIT.as_secs()
+        )),
+        Err(error) => Err(error.into()),
+    };
+    cgroup.thaw().context("cannot thaw the cgroup again")?;
+    signals.thread_unblock()?;
+    done
+}
+
+/// Calls the kernel, again while tasks that are already counted as frozen settle.
+fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result<()> {
+    let pid = Pid::from_raw(options.pid);
+    let flags = u64::from(options.check);
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    loop {
+        match sys::checkpoint(pid, image, flags, Some(log)) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EAGAIN) if Instant::now() < deadline && rewind(image) => {
+                sched_yield()?;
+            }
+            Err(errno) => bail!(
+                "cannot save process {pid}: {} ({errno})",
+                explain::checkpoint(errno)
+            ),
+        }
+    }
+}
+
+/// Forgets what was written so far; impossible on a pipe that has begun to carry it.
+fn rewind(image: BorrowedFd<'_>) -> bool {
+    nix::unistd::ftruncate(image, 0).is_ok()
+        && nix::unistd::lseek(image, 0, nix::unistd::Whence::SeekSet).is_ok()
+}

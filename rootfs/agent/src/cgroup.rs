@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A cgroup (v2) as a directory that can be frozen, watched and killed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Where cgroup v2 is mounted.
+pub const ROOT: &str = "/sys/fs/cgroup";
+
+/// One cgroup.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    dir: PathBuf,
+}
+
+/// What `cgroup.events` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events {
+    /// Whether it or one below it has live tasks.
+    pub populated: bool,
+    /// Whether it is frozen and all of its tasks have come to rest.
+    pub frozen: bool,
+}
+
+/// What `cgroup.freeze_at` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TriggerState {
+    /// How often the event happened.
+    pub count: u64,
+    /// Whether the trigger has fired.
+    pub fired: bool,
+    /// The triggering thread as the reader sees it.
+    pub tid: i32,
+}
+
+impl Cgroup {
+    /// An existing one.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Makes a new one.
+    pub fn create(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = dir.into();
+        fs::create_dir(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// The one that a process is in.
+    pub fn of(pid: &str) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = text
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .ok_or_else(|| io::Error::other("it is in no cgroup v2"))?;
+        Ok(Self::at(Path::new(ROOT).join(path)))
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether this is the root, which cannot be frozen.
+    pub fn is_root(&self) -> bool {
+        self.dir.components().eq(Path::new(ROOT).components())
+    }
+
+    /// A descriptor of its directory.
+    pub fn open(&self) -> io::Result<OwnedFd> {
+        Ok(File::open(&self.dir)?.into())
+    }
+
+    /// Opens one of its files for reading and waiting.
+    pub fn open_file(&self, name: &str) -> io::Result<File> {
+        File::open(self.dir.join(name))
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.dir.join(name), text)
+    }
+
+    /// Starts to freeze it. [`Self::wait_frozen`] waits for the tasks.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", "1")
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", "0")
+    }
+
+    /// Whether a freeze was asked for.
+    pub fn is_freezing(&self) -> io::Result<bool> {
+        Ok(fs::read_to_string(self.dir.join("cgroup.freeze"))?.trim() == "1")
+    }
+
+    /// Sends SIGKILL to all tasks in it and below, frozen or not.
+    pub fn kill(&self) -> io::Result<()> {
+        self.write("cgroup.kill", "1")
+    }
+
+    /// Moves a process, by the writer's number, into it.
+    pub fn attach(&self, pid: u32) -> io::Result<()> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Arms its trigger with a line such as `vfork 1`.
+    pub fn arm(&self, line: &str) -> io::Result<()> {
+        self.write("cgroup.freeze_at", line)
+    }
+
+    /// Reads its trigger.
+    pub fn trigger(&self) -> io::Result<TriggerState> {
+        parse_trigger(&fs::read_to_string(self.dir.join("cgroup.freeze_at"))?)
+            .ok_or_else(|| io::Error::other("cgroup.freeze_at reads like nothing known"))
+    }
+
+    /// Reads its events.
+    pub fn events(&self) -> io::Result<Events> {
+        Ok(parse_events(&fs::read_to_string(
+            self.dir.join("cgroup.events"),
+        )?))
+    }
+
+    /// Waits until it is frozen; false at the limit.
+    pub fn wait_frozen(&self, limit: Duration) -> io::Result<bool> {
+        self.wait_events(limit, |events| events.frozen)
+    }
+
+    /// Waits until nothing in it is alive; false at the limit.
+    pub fn wait_empty(&self, limit: Duration) -> io::Result<bool> {
+        self.wait_events(limit, |events| !events.populated)
+    }
+
+    fn wait_events(&self, limit: Duration, done: impl Fn(Events) -> bool) -> io::Result<bool> {
+        let deadline = Instant::now() + limit;
+        let mut file = self.open_file("cgroup.events")?;
+        loop {
+            if done(parse_events(&reread(&mut file)?)) {
+                return Ok(true);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+            match poll(&mut fds, poll_timeout(left)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Removes it; it must be empty.
+    pub fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.dir)
+    }
+}
+
+/// Reads a kernel file again from its start; that also makes it ready for the next `poll`.
+pub fn reread(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// A time for `poll`, rounded up so that a loop around it never spins.
+pub fn poll_timeout(left: Duration) -> PollTimeout {
+    let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128);
+    PollTimeout::try_from(ms as i32).unwrap_or(PollTimeout::MAX)
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+}
+
+fn parse_events(text: &str) -> Events {
+    Events {
+        populated: field(text, "populated") == Some("1"),
+        frozen: field(text, "frozen") == Some("1"),
+    }
+}
+
+fn parse_trigger(text: &str) -> Option<TriggerState> {
+    Some(TriggerState {
+        count: field(text, "count")?.parse().ok()?,
+        fired: field(text, "fired")? == "1",
+        tid: field(text, "pid")?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_by_name() {
+        let events = parse_events("populated 1\nfrozen 0\n");
+        assert_eq!((events.populated, events.frozen), (true, false));
+    }
+
+    #[test]
+    fn a_trigger_reads_as_documented() {
+        let text = "event vfork\narg 0\ntarget 3\ncount 1\nfired 0\npid 0\n";
+        let state = parse_trigger(text).unwrap();
+        assert_eq!((state.count, state.fired, state.tid), (1, false, 0));
+        assert_eq!(parse_trigger("count x\n"), None);
+    }
+
+    #[test]
+    fn a_short_wait_is_never_a_busy_one() {
+        assert_eq!(
+            poll_timeout(Duration::from_micros(1)),
+            PollTimeout::from(1u8)
+        );
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Errors of the two system calls in words, with what to do next.
+
+use nix::errno::Errno;
+
+/// Why `checkpoint(2)` failed.
+pub fn checkpoint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSYS => {
+            "the tree holds something that cannot be saved, named above; \
+             if nothing is named, this kernel has no checkpoint(2)"
+        }
+        Errno::EBUSY => {
+            "a task or object is in a state that cannot be saved now, or is shared with a \
+             task outside the tree; it is named above: try again later or take a larger tree"
+        }
+        Errno::EAGAIN => "the tree is not at rest; freeze its cgroup first, or use --freeze",
+        Errno::ESRCH => "there is no such process, or it is dying",
+        Errno::EPERM => "not permitted; you must be allowed to trace every task of the tree",
+        Errno::EINVAL => "the kernel refused the request; the reason is above",
+        Errno::ENOSPC => "there is no room left for the image",
+        Errno::EIO => "the image could not be written",
+        _ => "the kernel refused it; the reason is above, if it gave one",
+    }
+}
+
+/// Why `restart(2)` failed.
+pub fn restart(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSYS => {
+            "the image holds something that this kernel cannot restore, named above; \
+             if nothing is named, this kernel has no restart(2)"
+        }
+        Errno::EINVAL => {
+            "the image is damaged or not one of this kernel's; the place is named above"
+        }
+        Errno::EIO => "the image ends too early: it was cut off or not written to its end",
+        Errno::EEXIST => "a process id of the image is taken; use --pidns, or end that process",
+        Errno::EPERM => {
+            "not permitted; you need CAP_CHECKPOINT_RESTORE and the rights of the tasks"
+        }
+        Errno::ENOENT => "a file that the tasks had open is not there any more; it is named above",
+        Errno::ENOMEM => "there is not enough memory for the tasks",
+        _ => "the kernel refused it; the reason is above, if it gave one",
+    }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the programs of the guest share: the agent (PID 1), the containers'
+//! `init`, and the tools `checkpoint` and `restart`.
+
+pub mod cgroup;
+pub mod explain;
+pub mod sys;

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! System calls that no crate wraps.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crucible_protocol::{SYS_CHECKPOINT, SYS_RESTART};
+use nix::{errno::Errno, unistd::Pid};
+
+/// The crate `libc` has it in a type that is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+fn raw_or_none(fd: Option<BorrowedFd<'_>>) -> i64 {
+    fd.map_or(-1, |fd| i64::from(fd.as_raw_fd()))
+}
+
+/// `checkpoint(2)`: writes the frozen tree below `pid` to `image`.
+pub fn checkpoint(
+    pid: Pid,
+    image: BorrowedFd<'_>,
+    flags: u64,
+    log: Option<BorrowedFd<'_>>,
+) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only; both descriptors are open for its whole time.
+    let result = unsafe {
+        libc::syscall(
+            SYS_CHECKPOINT,
+            i64::from(pid.as_raw()),
+            i64::from(image.as_raw_fd()),
+            flags,
+            raw_or_none(log),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// `restart(2)`: creates the tasks of `image` and returns their root, a child of the caller.
+pub fn restart(
+    cgroup: Option<BorrowedFd<'_>>,
+    image: BorrowedFd<'_>,
+    log: Option<BorrowedFd<'_>>,
+) -> nix::Result<Pid> {
+    // SAFETY: as above. The tasks created get memory of their own, not this program's.
+    let result = unsafe {
+        libc::syscall(
+            SYS_RESTART,
+            raw_or_none(cgroup),
+            i64::from(image.as_raw_fd()),
+            0u64,
+            raw_or_none(log),
+        )
+    };
+    Errno::result(result).map(|pid| Pid::from_raw(pid as i32))
+}
+
+/// Forks into a cgroup, with new pid and mount namespaces. `None` is the child.
+///
+/// # Safety
+/// As with `fork`: in a program with several threads the child may only call
+/// what is safe in a signal handler.
+pub unsafe fn fork_container(cgroup: BorrowedFd<'_>) -> nix::Result<Option<Pid>> {
+    // SAFETY: all zeroes is a valid `clone_args`, made of integers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = CLONE_INTO_CGROUP | (libc::CLONE_NEWPID as u64) | (libc::CLONE_NEWNS as u64);
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: `args` is of the size told and lives until the call returns; without
+    // CLONE_VM the child has a copy of all memory. The rest is the caller's duty.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            std::mem::size_of::<libc::clone_args>(),
+        )
+    };
+    Errno::result(result).map(|pid| (pid != 0).then(|| Pid::from_raw(pid as i32)))
+}
