@@ -129,6 +129,7 @@ fn optional(kind: &str, target: &str) -> Result<()> {
 pub fn prepare() -> Result<()> {
     sethostname("crucible")?;
     loopback_up().context("cannot bring lo up")?;
+    fs::create_dir_all("/usr/local/bin")?;
     for tool in ["checkpoint", "restart"] {
         let link = format!("/usr/local/bin/{tool}");
         match symlink(format!("{TOOLS_DIR}/{tool}"), &link) {

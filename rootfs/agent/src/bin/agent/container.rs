@@ -194,6 +194,7 @@ impl Container {
                 self.cgroup.freeze()?;
                 if self.cgroup.events()?.frozen {
                     self.trigger = None;
+                    self.time_fired = false;
                     return Ok(Stopped::Frozen(Freeze {
                         tid: trigger.map_or(0, |t| self.inner_tid(t.tid)),
                         count: self.cgroup.trigger().map_or(0, |t| t.count),
