@@ -1,0 +1,115 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use super::Flavour;
+use super::config::Config;
+use crate::cache::Lock;
+use crate::progress::Step;
+use crate::run::run;
+use crate::{Error, Progress, Result};
+
+/// About how many steps a build from nothing has; the count of the last one
+/// takes its place.
+const STEPS: u64 = 1500;
+
+/// In the build directory: the fragments that it is configured from.
+const FRAGMENTS: &str = "crucible.config";
+/// In the build directory: the steps of the longest build so far.
+const COUNT: &str = "crucible.steps";
+
+/// Configures and builds; gives the path of `vmlinux`. `lock` is the tree's.
+pub(super) fn build(
+    tree: &Path,
+    out: &Path,
+    config: &Config,
+    flavour: Flavour,
+    lock: &Lock,
+    progress: &dyn Progress,
+) -> Result<PathBuf> {
+    fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
+    configure(tree, out, config)?;
+
+    let what = format!("building the {} kernel", flavour.name());
+    let step = Step::begin(progress, &what);
+    let count = out.join(COUNT);
+    let total = fs::read_to_string(&count)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(STEPS);
+    let jobs = thread::available_parallelism().map_or(1, |n| n.get());
+    let mut done = 0;
+    let mut make = make(tree, out);
+    lock.share_with(&mut make)?;
+    run(
+        &what,
+        make.arg(format!("-j{jobs}")).arg("vmlinux"),
+        |line| {
+            if is_step(line) {
+                done += 1;
+                step.advance(done, total.max(done));
+            }
+        },
+    )?;
+    if done > total || total == STEPS {
+        fs::write(&count, done.max(1).to_string()).map_err(Error::file("write", &count))?;
+    }
+    Ok(out.join("vmlinux"))
+}
+
+/// Runs Kconfig. It leaves `.config` as it is when it comes out the same.
+fn configure(tree: &Path, out: &Path, config: &Config) -> Result<()> {
+    let fragments = out.join(FRAGMENTS);
+    fs::write(&fragments, config.text()).map_err(Error::file("write", &fragments))?;
+    run(
+        "configuring the kernel",
+        make(tree, out)
+            .arg("allnoconfig")
+            .env("KCONFIG_ALLCONFIG", &fragments),
+        |_| {},
+    )?;
+    let dot_config = out.join(".config");
+    let text = fs::read_to_string(&dot_config).map_err(Error::file("read", &dot_config))?;
+    config.check(&text)
+}
+
+/// `make`, told to build the same bytes from the same input.
+fn make(tree: &Path, out: &Path) -> Command {
+    let mut command = Command::new("make");
+    command
+        .arg("-C")
+        .arg(tree)
+        .arg(format!("O={}", out.display()))
+        .args(["ARCH=x86_64", "LOCALVERSION="])
+        .env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970")
+        .env("KBUILD_BUILD_USER", "crucible")
+        .env("KBUILD_BUILD_HOST", "crucible")
+        .env("KBUILD_BUILD_VERSION", "1")
+        .env("LC_ALL", "C")
+        // An outer make's jobserver is not ours.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL");
+    command
+}
+
+/// Whether kbuild announces a step: `  CC      kernel/fork.o`.
+fn is_step(line: &str) -> bool {
+    line.starts_with("  ")
+        && line
+            .trim_start()
+            .starts_with(|c: char| c.is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_kbuilds_own_lines() {
+        assert!(is_step("  CC      kernel/fork.o"));
+        assert!(is_step("  HOSTCC  scripts/kconfig/conf.o"));
+        assert!(!is_step("make[1]: Entering directory"));
+        assert!(!is_step("  "));
+    }
+}

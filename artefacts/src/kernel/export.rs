@@ -1,0 +1,264 @@
+//! The series as mails: what `git format-patch` would make of it, because it
+//! does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::lock::KernelLock;
+use super::series::Series;
+use super::source;
+use crate::progress::Step;
+use crate::run::{output, run};
+use crate::{Cache, Error, Progress, Result, Sources};
+
+/// Writes the series to `directory` as numbered patches: first the new files,
+/// a patch for each directory of them, then the changes that call them.
+/// Returns the patches, and the tree's `checkpatch.pl` to check them with.
+pub fn export(
+    cache: &Cache,
+    sources: &Sources,
+    directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Export> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    let source = match source::cached(cache, &lock) {
+        Some(source) => source,
+        None => source::fetch(cache, &lock, progress)?,
+    };
+    let series = Series::load(&sources.guest_kernel())?;
+    let _step = Step::begin(progress, "exporting the kernel's series");
+
+    let work =
+        tempfile::tempdir().map_err(Error::file("make a directory in", Path::new("/tmp")))?;
+    let repository = Repository::new(work.path(), sources.root())?;
+    let touched: BTreeSet<_> = series.patches.iter().flat_map(|p| &p.targets).collect();
+    for path in touched {
+        let from = source.directory.join(path);
+        if from.exists() {
+            let content = fs::read(&from).map_err(Error::file("read", &from))?;
+            repository.write(path, &content)?;
+        }
+    }
+    repository.commit("base", "")?;
+    repository.git(&["tag", "base"])?;
+
+    for (place, paths) in by_directory(&series) {
+        for path in &paths {
+            repository.write(path, &series.files[*path])?;
+        }
+        repository.commit(&subject(&place), &body(&series, &paths))?;
+    }
+    for patch in &series.patches {
+        let (subject, body) = patch.message();
+        repository.apply(&patch.path)?;
+        repository.commit(&subject, &body)?;
+    }
+
+    fs::create_dir_all(directory).map_err(Error::file("make the directory", directory))?;
+    let directory = directory
+        .canonicalize()
+        .map_err(Error::file("find", directory))?;
+    let listing = repository.git(&[
+        "format-patch",
+        "--quiet",
+        "--no-signature",
+        "--numbered",
+        "--zero-commit",
+        "--output-directory",
+        &directory.to_string_lossy(),
+        "base",
+    ]);
+    listing?;
+    let mut patches = Vec::new();
+    for entry in fs::read_dir(&directory).map_err(Error::file("list", &directory))? {
+        let path = entry.map_err(Error::file("list", &directory))?.path();
+        if path.extension().is_some_and(|e| e == "patch") {
+            patches.push(path);
+        }
+    }
+    patches.sort();
+    Ok(Export {
+        patches,
+        checkpatch: source.directory.join("scripts/checkpatch.pl"),
+    })
+}
+
+/// What was exported.
+#[derive(Debug)]
+pub struct Export {
+    /// The patches, in their order.
+    pub patches: Vec<PathBuf>,
+    /// The tree's own checker of style.
+    pub checkpatch: PathBuf,
+}
+
+/// The new files of each directory.
+fn by_directory(series: &Series) -> BTreeMap<PathBuf, Vec<&PathBuf>> {
+    let mut places: BTreeMap<PathBuf, Vec<&PathBuf>> = BTreeMap::new();
+    for path in series.files.keys() {
+        let place = path.parent().unwrap_or(Path::new("")).to_owned();
+        places.entry(place).or_default().push(path);
+    }
+    places
+}
+
+fn subject(place: &Path) -> String {
+    format!("checkpoint: Add {}/", place.display())
+}
+
+/// The reason for new files: what each says about itself.
+fn body(series: &Series, paths: &[&PathBuf]) -> String {
+    let mut text = String::from("Checkpoint and restart of process trees, in the kernel.\n");
+    for path in paths {
+        let content = String::from_utf8_lossy(&series.files[*path]);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        match summary(&content) {
+            Some(summary) => text.push_str(&wrap(&format!("{name}: {summary}"))),
+            None => text.push_str(&wrap(&name)),
+        }
+    }
+    text
+}
+
+/// The first sentence of a C file's first comment that is not its licence.
+fn summary(content: &str) -> Option<String> {
+    let start = content.find("/*\n")?;
+    let comment = content[start + 3..].split("*/").next()?;
+    let mut sentence = String::new();
+    for line in comment.lines() {
+        let line = line.trim().trim_start_matches('*').trim();
+        if line.is_empty() {
+            break;
+        }
+        if !sentence.is_empty() {
+            sentence.push(' ');
+        }
+        sentence.push_str(line);
+    }
+    let end = sentence.find(". ").map_or(sentence.len(), |at| at + 1);
+    sentence.truncate(end);
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+/// A list item, wrapped as mails are.
+fn wrap(text: &str) -> String {
+    let mut out = String::from("\n");
+    let mut line = String::from("-");
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > 72 {
+            out.push_str(&line);
+            out.push('\n');
+            line = String::from(" ");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    out.push_str(&line);
+    out.push('\n');
+    out
+}
+
+/// A repository that holds only the files that the series is about.
+struct Repository<'a> {
+    directory: &'a Path,
+    name: String,
+    email: String,
+}
+
+impl<'a> Repository<'a> {
+    /// Commits are signed off by whoever exports, as mails must be.
+    fn new(directory: &'a Path, ours: &Path) -> Result<Self> {
+        let ask = |key: &str| {
+            output(
+                "asking git who you are (set user.name and user.email to be able to sign off)",
+                Command::new("git").args(["config", key]).current_dir(ours),
+            )
+            .map(|text| text.trim().to_owned())
+        };
+        let repository = Self {
+            name: ask("user.name")?,
+            email: ask("user.email")?,
+            directory,
+        };
+        repository.git(&["init", "--quiet"])?;
+        Ok(repository)
+    }
+
+    fn git(&self, arguments: &[&str]) -> Result<()> {
+        run("git", self.command().args(arguments), |_| {})
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("git");
+        command
+            .current_dir(self.directory)
+            .env("GIT_AUTHOR_NAME", &self.name)
+            .env("GIT_AUTHOR_EMAIL", &self.email)
+            .env("GIT_COMMITTER_NAME", &self.name)
+            .env("GIT_COMMITTER_EMAIL", &self.email)
+            // A hook's or an outer git's surroundings are not this one's.
+            .env_remove("GIT_DIR")
+            .env_remove("GIT_INDEX_FILE")
+            .env_remove("GIT_WORK_TREE");
+        command
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let path = self.directory.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::file("make the directory", parent))?;
+        }
+        fs::write(&path, content).map_err(Error::file("write", &path))
+    }
+
+    fn apply(&self, patch: &Path) -> Result<()> {
+        run(
+            "applying a patch",
+            Command::new("patch")
+                .args(["-p1", "--force", "--no-backup-if-mismatch", "--input"])
+                .arg(patch)
+                .current_dir(self.directory),
+            |_| {},
+        )
+    }
+
+    fn commit(&self, subject: &str, body: &str) -> Result<()> {
+        let message = format!("{subject}\n\n{body}");
+        self.git(&["add", "--all", "--force"])?;
+        self.git(&[
+            "-c",
+            "commit.gpgsign=false",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "--no-verify",
+            "--signoff",
+            "--message",
+            &message,
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_it_is() {
+        let text = "// SPDX-License-Identifier: GPL-2.0\n/*\n * The object table: what was seen\n * gets a number. More.\n */\n";
+        assert_eq!(
+            summary(text).as_deref(),
+            Some("The object table: what was seen gets a number.")
+        );
+        assert_eq!(summary("int x;\n"), None);
+    }
+
+    #[test]
+    fn items_are_wrapped() {
+        let text = wrap(&"word ".repeat(40));
+        assert!(text.lines().all(|line| line.len() <= 72));
+        assert!(text.starts_with("\n- word"));
+    }
+}

@@ -1,0 +1,81 @@
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+/// `kernel.lock`: which source, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KernelLock {
+    /// Debian's package.
+    pub package: String,
+    /// The stable series whose later versions will do as well.
+    pub series: String,
+    /// The version of the package.
+    pub version: String,
+    /// The sha256 of the package's file.
+    pub sha256: String,
+}
+
+impl KernelLock {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
+        Self::parse(&text).map_err(|problem| Error::Malformed {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let lock: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if lock.sha256.len() != 64 || !lock.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("`sha256` must be 64 hex digits".into());
+        }
+        if !lock.accepts(&lock.version) {
+            return Err(format!(
+                "`version` {} is not of the series {}",
+                lock.version, lock.series
+            ));
+        }
+        Ok(lock)
+    }
+
+    /// Whether another version of the package will do.
+    pub fn accepts(&self, version: &str) -> bool {
+        version
+            .strip_prefix(&self.series)
+            .is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        package = "linux-source-6.12"
+        series = "6.12"
+        version = "6.12.117-1~deb12u1"
+        sha256 = "e849faf31ca3555757f3a8877cb01af92122f744f75d1f3102734651c4e14703"
+    "#;
+
+    #[test]
+    fn a_newer_version_of_the_series_will_do_and_no_other() {
+        let lock = KernelLock::parse(GOOD).unwrap();
+        assert!(lock.accepts("6.12.120-1"));
+        assert!(!lock.accepts("6.120.1-1"));
+        assert!(!lock.accepts("6.13.1-1"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let error = KernelLock::parse(&GOOD.replace("e849", "e84")).unwrap_err();
+        assert!(error.contains("64 hex digits"), "{error}");
+        let error = KernelLock::parse(&GOOD.replace("series", "serie")).unwrap_err();
+        assert!(error.contains("serie"), "{error}");
+        let error = KernelLock::parse(&GOOD.replace("\"6.12\"", "\"6.6\"")).unwrap_err();
+        assert!(error.contains("not of the series"), "{error}");
+    }
+}

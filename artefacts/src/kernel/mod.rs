@@ -1,0 +1,255 @@
+//! The guest's kernel: Debian's source of a stable Linux, with our files laid
+//! over it and our patches applied, configured from fragments, and built.
+//!
+//! The result is cached by a hash of source, series, configuration and
+//! compiler. The build tree is kept, and only what differs in it is written
+//! again: so a change to one C file rebuilds in seconds.
+
+mod build;
+mod config;
+mod export;
+mod lock;
+mod series;
+mod source;
+mod tree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+pub use export::export;
+
+use crate::hash::Fingerprint;
+use crate::progress::Step;
+use crate::run::output;
+use crate::{Cache, Error, Progress, Result, Sources};
+use config::Config;
+use lock::KernelLock;
+use series::Series;
+use source::Source;
+
+/// Change this when the way in which kernels are made changes.
+const RECIPE: &str = "kernel 1";
+
+/// Which kernel is wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flavour {
+    /// What people would run.
+    #[default]
+    Base,
+    /// With every checker that can catch a mistake in checkpoint or restart.
+    Debug,
+}
+
+impl Flavour {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// Its fragments, in the order in which they are merged.
+    fn fragments(self) -> &'static [&'static str] {
+        match self {
+            Self::Base => &["base.config"],
+            Self::Debug => &["base.config", "debug.config"],
+        }
+    }
+}
+
+/// Where the kernel comes from.
+#[derive(Debug, Clone, Default)]
+pub enum Origin {
+    /// The pinned source with our series.
+    #[default]
+    Pinned,
+    /// Somebody's tree, to a copy of which our series is applied.
+    Tree(PathBuf),
+    /// Somebody's own build, as it is.
+    Image(PathBuf),
+}
+
+/// A kernel that is ready to boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// The ELF image.
+    pub image: PathBuf,
+    /// What it is, for the record of a run.
+    pub identity: Identity,
+}
+
+/// What a kernel was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The version of its source; empty for an image of unknown making.
+    pub version: String,
+    /// The flavour; empty for an image of unknown making.
+    pub flavour: String,
+    /// The hash that names it.
+    pub hash: String,
+}
+
+/// The kernel of this origin and flavour; built if it is not there.
+pub fn kernel(
+    cache: &Cache,
+    sources: &Sources,
+    origin: &Origin,
+    flavour: Flavour,
+    progress: &dyn Progress,
+) -> Result<Kernel> {
+    let source = match origin {
+        Origin::Image(image) => return foreign(image),
+        Origin::Pinned => {
+            let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+            match source::cached(cache, &lock) {
+                Some(source) => source,
+                None => {
+                    // The pinned version's kernel may be there although its
+                    // source was pruned.
+                    if let Some(kernel) = pinned_kernel(cache, sources, &lock, flavour)? {
+                        return Ok(kernel);
+                    }
+                    source::fetch(cache, &lock, progress)?
+                }
+            }
+        }
+        Origin::Tree(tree) => source::foreign(tree)?,
+    };
+    let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
+    if let Some(kernel) = plan.cached(cache) {
+        return Ok(kernel);
+    }
+    plan.build(cache, &source, progress)
+}
+
+/// The pinned source's kernel, if it is there; nothing is fetched or built.
+pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Option<Kernel>> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    match source::cached(cache, &lock) {
+        Some(source) => {
+            Ok(Plan::new(sources, &source.identity, &source.version, flavour)?.cached(cache))
+        }
+        None => pinned_kernel(cache, sources, &lock, flavour),
+    }
+}
+
+fn pinned_kernel(
+    cache: &Cache,
+    sources: &Sources,
+    lock: &KernelLock,
+    flavour: Flavour,
+) -> Result<Option<Kernel>> {
+    Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour)?.cached(cache))
+}
+
+/// Somebody's own image.
+fn foreign(image: &Path) -> Result<Kernel> {
+    let mut magic = [0; 4];
+    let mut file = fs::File::open(image).map_err(Error::file("read", image))?;
+    std::io::Read::read_exact(&mut file, &mut magic).map_err(Error::file("read", image))?;
+    if magic != *b"\x7fELF" {
+        return Err(Error::Malformed {
+            path: image.to_owned(),
+            problem: "this is no ELF file; a kernel is booted from its `vmlinux` \
+                      (with CONFIG_PVH), not from a bzImage"
+                .into(),
+        });
+    }
+    Ok(Kernel {
+        image: image.canonicalize().map_err(Error::file("find", image))?,
+        identity: Identity {
+            version: String::new(),
+            flavour: String::new(),
+            hash: crate::hash::sha256_file(image)?,
+        },
+    })
+}
+
+/// All that decides what a kernel will be.
+struct Plan {
+    flavour: Flavour,
+    version: String,
+    series: Series,
+    config: Config,
+    key: String,
+}
+
+impl Plan {
+    fn new(sources: &Sources, source: &str, version: &str, flavour: Flavour) -> Result<Self> {
+        let directory = sources.guest_kernel();
+        let series = Series::load(&directory)?;
+        let config = Config::load(&directory.join("config"), flavour.fragments())?;
+        let mut fingerprint = Fingerprint::new(RECIPE)
+            .add("source", source)
+            .add("config", config.text())
+            .add("compiler", toolchain()?);
+        for (name, content) in series.inputs() {
+            fingerprint = fingerprint.add(&name, content);
+        }
+        Ok(Self {
+            flavour,
+            version: version.into(),
+            series,
+            config,
+            key: fingerprint.finish(),
+        })
+    }
+
+    fn cached(&self, cache: &Cache) -> Option<Kernel> {
+        cache
+            .get("kernel", &self.key)
+            .map(|path| self.kernel(&path))
+    }
+
+    fn kernel(&self, directory: &Path) -> Kernel {
+        Kernel {
+            image: directory.join("vmlinux"),
+            identity: Identity {
+                version: self.version.clone(),
+                flavour: self.flavour.name().into(),
+                hash: self.key.clone(),
+            },
+        }
+    }
+
+    fn build(&self, cache: &Cache, source: &Source, progress: &dyn Progress) -> Result<Kernel> {
+        let directory = cache.get_or_build("kernel", &self.key, progress, |directory| {
+            let trees = cache.root().join("kernel-tree").join(&source.tree_name);
+            let lock = cache.lock(&format!("kernel-tree-{}", source.tree_name), progress)?;
+            let tree = trees.join("src");
+            {
+                let _step = Step::begin(progress, "laying our series over the kernel's source");
+                tree::mirror(source, &tree)?;
+                tree::apply(source, &self.series, &tree)?;
+            }
+            let out = trees.join(self.flavour.name());
+            let vmlinux = build::build(&tree, &out, &self.config, self.flavour, &lock, progress)?;
+            for name in ["vmlinux", ".config", "System.map"] {
+                let from = vmlinux.with_file_name(name);
+                fs::copy(&from, directory.join(name.trim_start_matches('.')))
+                    .map_err(Error::file("copy", &from))?;
+            }
+            Ok(())
+        })?;
+        Ok(self.kernel(&directory))
+    }
+}
+
+/// What compiles, in its own words.
+fn toolchain() -> Result<String> {
+    let mut versions = String::new();
+    for program in ["gcc", "ld"] {
+        let text = output(
+            "asking for the compiler's version",
+            Command::new(program).arg("--version"),
+        )?;
+        versions.push_str(text.lines().next().unwrap_or_default());
+        versions.push('\n');
+    }
+    Ok(versions)
+}

@@ -1,0 +1,212 @@
+//! Our change to the kernel: files that are new, and patches to files that are
+//! there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use crate::{Error, Result};
+
+/// The whole change.
+#[derive(Debug, Default)]
+pub(super) struct Series {
+    /// New files, by their path in the kernel's tree.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Patches, in their order.
+    pub patches: Vec<Patch>,
+}
+
+/// One patch.
+#[derive(Debug)]
+pub(super) struct Patch {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The files that it changes, by their path in the kernel's tree.
+    pub targets: Vec<PathBuf>,
+}
+
+impl Series {
+    /// Reads `src/` and `patches/` of `guest-kernel/`.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let mut series = Self::default();
+        let src = directory.join("src");
+        for entry in WalkDir::new(&src).sort_by_file_name() {
+            let entry = entry.map_err(|error| Error::Malformed {
+                path: src.clone(),
+                problem: error.to_string(),
+            })?;
+            let name = entry.file_name().to_string_lossy();
+            let junk = name.ends_with('~') || name.starts_with('.');
+            if !entry.file_type().is_file() || junk {
+                continue;
+            }
+            let content = fs::read(entry.path()).map_err(Error::file("read", entry.path()))?;
+            if let Ok(path) = entry.path().strip_prefix(&src) {
+                series.files.insert(path.to_owned(), content);
+            }
+        }
+        let patches = directory.join("patches");
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&patches).map_err(Error::file("list", &patches))? {
+            let path = entry.map_err(Error::file("list", &patches))?.path();
+            if path.extension().is_some_and(|e| e == "patch") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        for path in paths {
+            series.patches.push(Patch::load(path)?);
+        }
+        Ok(series)
+    }
+
+    /// All that the series consists of, by name.
+    pub fn inputs(&self) -> impl Iterator<Item = (String, &[u8])> {
+        let files = self
+            .files
+            .iter()
+            .map(|(path, content)| (format!("src/{}", path.display()), content.as_slice()));
+        let patches = self.patches.iter().map(|patch| {
+            let name = patch.path.file_name().unwrap_or_default();
+            (
+                format!("patches/{}", name.to_string_lossy()),
+                patch.text.as_bytes(),
+            )
+        });
+        files.chain(patches)
+    }
+}
+
+impl Patch {
+    fn load(path: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        let targets = targets(&text);
+        if targets.is_empty() {
+            return Err(Error::Malformed {
+                path,
+                problem: "this patch changes nothing: it has no `+++ b/FILE` line".into(),
+            });
+        }
+        Ok(Self {
+            path,
+            text,
+            targets,
+        })
+    }
+
+    /// What stands before the change: its subject, and the reason for it.
+    pub fn message(&self) -> (String, String) {
+        let mut subject = String::new();
+        let mut body = Vec::new();
+        for line in self.text.lines() {
+            if line == "---" || line.starts_with("diff --git ") || line.starts_with("--- ") {
+                break;
+            }
+            let header = ["From ", "From: ", "Date: "];
+            if let Some(text) = line.strip_prefix("Subject: ") {
+                // `[PATCH 3/9] ` is git's, not ours.
+                subject = match text.split_once("] ") {
+                    Some((tag, rest)) if tag.starts_with("[PATCH") => rest.into(),
+                    _ => text.into(),
+                };
+            } else if !header.iter().any(|h| line.starts_with(h)) {
+                body.push(line);
+            }
+        }
+        let mut body = body.join("\n").trim().to_owned();
+        if subject.is_empty() {
+            let (first, rest) = body.split_once('\n').unwrap_or((&body, ""));
+            subject = first.trim().to_owned();
+            body = rest.trim().to_owned();
+        }
+        (subject, body)
+    }
+}
+
+/// The files that a unified diff changes.
+fn targets(text: &str) -> Vec<PathBuf> {
+    let mut targets = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some(old) = line.strip_prefix("--- ") else {
+            continue;
+        };
+        let Some(new) = lines.peek().and_then(|next| next.strip_prefix("+++ ")) else {
+            continue;
+        };
+        let name = if new.starts_with("/dev/null") {
+            old
+        } else {
+            new
+        };
+        let name = name.split('\t').next().unwrap_or_default().trim();
+        if let Some((_, path)) = name.split_once('/') {
+            targets.push(PathBuf::from(path));
+        }
+    }
+    targets.sort();
+    targets.dedup();
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATCH: &str = "\
+Subject: [PATCH 2/3] signal: Say where a task stands
+
+A frozen task looks the same from outside wherever it sleeps.
+---
+ kernel/signal.c | 1 +
+diff --git a/kernel/signal.c b/kernel/signal.c
+--- a/kernel/signal.c
++++ b/kernel/signal.c
+@@ -1,2 +1,3 @@
+ a
+--- not a file
++b
+diff --git a/kernel/fork.c b/kernel/fork.c
+--- a/kernel/fork.c\t2024-01-01
++++ b/kernel/fork.c\t2024-01-01
+@@ -1 +1 @@
+-x
++y
+";
+
+    #[test]
+    fn targets_and_message_of_a_mailed_patch() {
+        assert_eq!(
+            targets(PATCH),
+            [
+                PathBuf::from("kernel/fork.c"),
+                PathBuf::from("kernel/signal.c")
+            ]
+        );
+        let patch = Patch {
+            path: "x.patch".into(),
+            text: PATCH.into(),
+            targets: Vec::new(),
+        };
+        let (subject, body) = patch.message();
+        assert_eq!(subject, "signal: Say where a task stands");
+        assert_eq!(
+            body,
+            "A frozen task looks the same from outside wherever it sleeps."
+        );
+    }
+
+    #[test]
+    fn a_plain_header_is_subject_and_reason_too() {
+        let patch = Patch {
+            path: "x.patch".into(),
+            text: "fork: Do it\n\nBecause.\n\n--- a/x\n+++ b/x\n".into(),
+            targets: Vec::new(),
+        };
+        assert_eq!(patch.message(), ("fork: Do it".into(), "Because.".into()));
+    }
+}

@@ -1,0 +1,278 @@
+//! The source before our series: Debian's package, or somebody's tree.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::KernelLock;
+use super::tree;
+use crate::hash::{Fingerprint, sha256_file};
+use crate::progress::Step;
+use crate::run::{output, run};
+use crate::{Cache, Error, Progress, Result, host};
+
+/// A kernel tree that is only read.
+pub(super) struct Source {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// A hash that changes when it does.
+    pub identity: String,
+    /// The name of the directory of trees derived from it.
+    pub tree_name: String,
+    /// Whether it can never change.
+    pub immutable: bool,
+}
+
+/// What was fetched for a lock file.
+#[derive(Serialize, Deserialize)]
+struct Fetched {
+    version: String,
+    sha256: String,
+}
+
+const KIND: &str = "kernel-source";
+const RECORD: &str = "source.json";
+
+fn key(lock: &KernelLock) -> &str {
+    &lock.sha256[..32]
+}
+
+/// The pinned source, if it is there.
+pub(super) fn cached(cache: &Cache, lock: &KernelLock) -> Option<Source> {
+    let directory = cache.get(KIND, key(lock))?;
+    load(&directory).ok()
+}
+
+fn load(directory: &Path) -> Result<Source> {
+    let path = directory.join(RECORD);
+    let text = fs::read(&path).map_err(Error::file("read", &path))?;
+    let fetched: Fetched = serde_json::from_slice(&text).map_err(|error| Error::Malformed {
+        path,
+        problem: error.to_string(),
+    })?;
+    Ok(Source {
+        directory: directory.join("linux"),
+        version: fetched.version,
+        tree_name: fetched.sha256[..16].to_owned(),
+        identity: fetched.sha256,
+        immutable: true,
+    })
+}
+
+/// The pinned source; fetched if it is not there.
+pub(super) fn fetch(cache: &Cache, lock: &KernelLock, progress: &dyn Progress) -> Result<Source> {
+    let directory = cache.get_or_build(KIND, key(lock), progress, |directory| {
+        let version = download(lock, directory, progress)?;
+        let package = find_package(directory)?;
+        let sha256 = sha256_file(&package)?;
+        if version == lock.version && sha256 != lock.sha256 {
+            return Err(Error::Checksum {
+                name: format!("{} {version}", lock.package),
+                wanted: lock.sha256.clone(),
+                found: sha256,
+            });
+        }
+        let _step = Step::begin(progress, "unpacking the kernel's source");
+        unpack(lock, &package, &directory.join("linux"))?;
+        fs::remove_file(&package).map_err(Error::file("remove", &package))?;
+        let record = directory.join(RECORD);
+        let text = serde_json::json!(Fetched { version, sha256 }).to_string();
+        fs::write(&record, text).map_err(Error::file("write", &record))
+    })?;
+    load(&directory)
+}
+
+/// Downloads the pinned version, or another of its series when that one is
+/// gone from the archive; gives the version.
+fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Result<String> {
+    let get = |version: &str| {
+        let what = format!("fetching {} {version}", lock.package);
+        let _step = Step::begin(progress, &what);
+        run(
+            &what,
+            Command::new("apt-get")
+                .args(["--quiet", "download"])
+                .arg(format!("{}={version}", lock.package))
+                .current_dir(directory),
+            |_| {},
+        )
+    };
+    let Err(first) = get(&lock.version) else {
+        return Ok(lock.version.clone());
+    };
+    // Perhaps this host only has not heard of it yet.
+    if host::refresh(progress).is_ok() && get(&lock.version).is_ok() {
+        return Ok(lock.version.clone());
+    }
+    let madison = output(
+        "asking apt for the kernel's versions",
+        Command::new("apt-cache").args(["madison", &lock.package]),
+    )?;
+    let Some(version) = newest(&madison, lock) else {
+        return Err(Error::NoKernelSource {
+            package: lock.package.clone(),
+            version: lock.version.clone(),
+            words: first.to_string(),
+        });
+    };
+    get(version)?;
+    progress.note(&format!(
+        "{} {} is no longer in the archive; taking {version} instead",
+        lock.package, lock.version
+    ));
+    Ok(version.into())
+}
+
+/// The first version of the series in apt-cache's table, which is sorted.
+fn newest<'a>(madison: &'a str, lock: &KernelLock) -> Option<&'a str> {
+    madison
+        .lines()
+        .filter_map(|line| line.split('|').nth(1))
+        .map(str::trim)
+        .find(|version| lock.accepts(version))
+}
+
+fn find_package(directory: &Path) -> Result<PathBuf> {
+    fs::read_dir(directory)
+        .map_err(Error::file("list", directory))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|e| e == "deb"))
+        .ok_or_else(|| Error::Malformed {
+            path: directory.to_owned(),
+            problem: "apt-get said that it downloaded a package, but there is none".into(),
+        })
+}
+
+/// The package holds an archive of the tree.
+fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).map_err(Error::file("make the directory", to))?;
+    let member = format!("./usr/src/{}.tar.xz", lock.package);
+    let program = |name: &str, source| Error::Program {
+        program: name.into(),
+        source,
+    };
+    let mut outer = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(package)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| program("dpkg-deb", source))?;
+    let mut inner = Command::new("tar");
+    inner.args(["--extract", "--to-stdout", &member]);
+    if let Some(stdout) = outer.stdout.take() {
+        inner.stdin(stdout);
+    }
+    let mut inner = inner
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|source| program("tar", source))?;
+    let mut tree = Command::new("tar");
+    tree.args(["--extract", "--xz", "--strip-components=1", "--directory"])
+        .arg(to);
+    if let Some(stdout) = inner.stdout.take() {
+        tree.stdin(stdout);
+    }
+    let result = tree.output().map_err(|source| program("tar", source))?;
+    for (name, child) in [("tar", &mut inner), ("dpkg-deb", &mut outer)] {
+        child.wait().map_err(|source| program(name, source))?;
+    }
+    if result.status.success() && to.join("Makefile").is_file() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        what: "unpacking the kernel's source".into(),
+        status: result.status.to_string(),
+        command: format!("dpkg-deb … | tar … {member} | tar …"),
+        words: String::from_utf8_lossy(&result.stderr).trim().to_owned(),
+    })
+}
+
+/// Somebody's tree. It is never written to.
+pub(super) fn foreign(tree: &Path) -> Result<Source> {
+    let directory = tree
+        .canonicalize()
+        .map_err(Error::file("find the kernel tree", tree))?;
+    let makefile = directory.join("Makefile");
+    let text = fs::read_to_string(&makefile).map_err(Error::file("read", &makefile))?;
+    let version = version(&text).ok_or_else(|| Error::Malformed {
+        path: makefile,
+        problem: "this is not the top of a Linux source tree".into(),
+    })?;
+    let mut fingerprint = Fingerprint::new("tree");
+    for entry in tree::files(&directory) {
+        let entry = entry?;
+        let metadata = entry.metadata().map_err(|error| Error::Malformed {
+            path: entry.path().to_owned(),
+            problem: error.to_string(),
+        })?;
+        let stamp = format!(
+            "{} {}.{}",
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec()
+        );
+        fingerprint = fingerprint.add(&entry.path().to_string_lossy(), stamp);
+    }
+    let place = Fingerprint::new("place")
+        .add("path", directory.as_os_str().as_encoded_bytes())
+        .finish();
+    Ok(Source {
+        version,
+        identity: fingerprint.finish(),
+        tree_name: format!("tree-{}", &place[..16]),
+        directory,
+        immutable: false,
+    })
+}
+
+/// The version that a kernel's Makefile states.
+fn version(makefile: &str) -> Option<String> {
+    let value = |name: &str| {
+        makefile.lines().take(20).find_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            (key.trim() == name).then(|| value.trim().to_owned())
+        })
+    };
+    Some(format!(
+        "{}.{}.{}{}",
+        value("VERSION")?,
+        value("PATCHLEVEL")?,
+        value("SUBLEVEL")?,
+        value("EXTRAVERSION")?
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_the_series_is_taken() {
+        let lock = KernelLock {
+            package: "linux-source-6.12".into(),
+            series: "6.12".into(),
+            version: "6.12.1-1".into(),
+            sha256: "0".repeat(64),
+        };
+        let table = "\
+linux-source-6.12 | 6.13.1-1 | mirror bookworm-backports/main Sources
+linux-source-6.12 | 6.12.120-1 | mirror bookworm-security/main amd64 Packages
+linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
+";
+        assert_eq!(newest(table, &lock), Some("6.12.120-1"));
+        assert_eq!(newest("", &lock), None);
+    }
+
+    #[test]
+    fn the_version_is_read_from_the_makefile() {
+        let makefile = "# SPDX\nVERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 117\nEXTRAVERSION =\n";
+        assert_eq!(version(makefile).as_deref(), Some("6.12.117"));
+        assert_eq!(version("all:\n\ttrue\n"), None);
+    }
+}

@@ -1,0 +1,193 @@
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::erofs;
+use crate::hash::Fingerprint;
+use crate::progress::Step;
+use crate::run::run;
+use crate::{Cache, Error, Progress, Result, Sources, host};
+
+/// Change this when the way in which the image is made changes.
+const RECIPE: &str = "debian 1";
+
+/// The release. The guest's compiler and CRIU are this one's.
+const SUITE: &str = "bookworm";
+
+/// What no workload reads.
+const EXCLUDED: &[&str] = &[
+    "/usr/share/man/*",
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+    "/usr/share/gdb/auto-load/*",
+    "/usr/lib/gcc/x86_64-linux-gnu/12/lto1",
+    "/usr/share/i18n/*",
+];
+
+/// Links that packages' own scripts would make: alternatives, mostly.
+const LINKS: &[(&str, &str)] = &[
+    ("usr/bin/awk", "mawk"),
+    ("usr/bin/cc", "gcc"),
+    ("usr/bin/c99", "gcc"),
+    ("usr/bin/which", "which.debianutils"),
+    ("usr/sbin/iptables", "iptables-nft"),
+    ("usr/sbin/ip6tables", "ip6tables-nft"),
+    ("usr/sbin/iptables-restore", "iptables-nft-restore"),
+    ("usr/sbin/ip6tables-restore", "ip6tables-nft-restore"),
+    ("etc/mtab", "../proc/self/mounts"),
+];
+
+/// The image of the Debian userland; made if it is not there.
+pub fn debian(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
+    let packages = packages(sources)?;
+    let directory = cache.get_or_build("debian", &key(&packages), progress, |directory| {
+        build(&packages, directory, progress)
+    })?;
+    Ok(directory.join("debian.erofs"))
+}
+
+/// The image of the Debian userland, if it is there.
+pub fn debian_cached(cache: &Cache, sources: &Sources) -> Result<Option<PathBuf>> {
+    let directory = cache.get("debian", &key(&packages(sources)?));
+    Ok(directory.map(|directory| directory.join("debian.erofs")))
+}
+
+fn key(packages: &[String]) -> String {
+    let mut fingerprint = Fingerprint::new(RECIPE).add("suite", SUITE);
+    for path in EXCLUDED {
+        fingerprint = fingerprint.add("without", path);
+    }
+    for (link, target) in LINKS {
+        fingerprint = fingerprint.add(link, target);
+    }
+    for package in packages {
+        fingerprint = fingerprint.add("package", package);
+    }
+    fingerprint.finish()
+}
+
+fn packages(sources: &Sources) -> Result<Vec<String>> {
+    let path = sources.rootfs().join("packages.txt");
+    let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    Ok(parse_packages(&text))
+}
+
+/// One package a line; `#` begins a comment. Order and repeats do not matter.
+fn parse_packages(text: &str) -> Vec<String> {
+    let mut packages: Vec<_> = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    packages.sort();
+    packages.dedup();
+    packages
+}
+
+fn build(packages: &[String], directory: &Path, progress: &dyn Progress) -> Result<()> {
+    let _step = Step::begin(progress, "making the guest's Debian userland");
+    let archive = directory.join("debian.tar");
+    bootstrap(packages, &archive)?;
+
+    let tree = directory.join("tree");
+    fs::create_dir(&tree).map_err(Error::file("make the directory", &tree))?;
+    // Devices are the guest's own (devtmpfs), and need root here.
+    run(
+        "unpacking the userland",
+        Command::new("tar")
+            .args(["--extract", "--no-same-owner", "--preserve-permissions"])
+            .args(["--exclude=./dev/*", "--file"])
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&tree),
+        |_| {},
+    )?;
+    finish(&tree)?;
+    erofs::image(&tree, &directory.join("debian.erofs"))?;
+    run(
+        "removing the unpacked userland",
+        Command::new("chmod").args(["-R", "u+rwX"]).arg(&tree),
+        |_| {},
+    )?;
+    fs::remove_dir_all(&tree).map_err(Error::file("remove", &tree))?;
+    fs::remove_file(&archive).map_err(Error::file("remove", &archive))
+}
+
+/// Packages are unpacked but their scripts not run: so it needs no privileges,
+/// and a third of the time.
+fn bootstrap(packages: &[String], archive: &Path) -> Result<()> {
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args(["--quiet", "--variant=extract", "--format=tar"])
+        .arg(format!("--mode={}", mode()))
+        .arg("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
+        .arg(format!("--include={}", packages.join(",")))
+        .env("SOURCE_DATE_EPOCH", erofs::TIME);
+    for path in EXCLUDED {
+        command.arg(format!("--dpkgopt=path-exclude={path}"));
+    }
+    command.arg(SUITE).arg(archive);
+    run("mmdebstrap", &mut command, |_| {})
+}
+
+/// Root may simply unpack; others do without a change of root, which unpacking
+/// does not need.
+fn mode() -> &'static str {
+    if host::is_root() {
+        "root"
+    } else {
+        "chrootless"
+    }
+}
+
+/// Does what packages' scripts would have done, as far as workloads see it.
+fn finish(tree: &Path) -> Result<()> {
+    for (link, target) in LINKS {
+        let path = tree.join(link);
+        match symlink(target, &path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::file("make the link", &path)(error)),
+        }
+    }
+    for name in ["passwd", "group"] {
+        let from = tree.join(format!("usr/share/base-passwd/{name}.master"));
+        let to = tree.join("etc").join(name);
+        fs::copy(&from, &to).map_err(Error::file("copy", &from))?;
+    }
+    let write = |name: &str, text: &str| {
+        let path = tree.join(name);
+        fs::write(&path, text).map_err(Error::file("write", &path))
+    };
+    write("etc/hostname", "crucible\n")?;
+    write("etc/hosts", "127.0.0.1 localhost crucible\n::1 localhost\n")?;
+    write(
+        "etc/profile.d/crucible.sh",
+        "export PS1='crucible:\\w\\$ '\n",
+    )?;
+    run(
+        "indexing the userland's libraries",
+        Command::new("/sbin/ldconfig").arg("-r").arg(tree),
+        |_| {},
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_of_the_packages_not_of_the_comments() {
+        let a = parse_packages("# base\nbash\ncoreutils # yes\n\n");
+        let b = parse_packages("coreutils\nbash\nbash\n");
+        assert_eq!(a, ["bash", "coreutils"]);
+        assert_eq!(key(&a), key(&b));
+        assert_ne!(key(&a), key(&a[..1]));
+    }
+}

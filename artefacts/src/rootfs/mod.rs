@@ -1,0 +1,10 @@
+//! The guest's read-only disks: the Debian userland, and the agent with its
+//! tools. They are two images so that a change to the agent, which happens all
+//! day, does not rebuild Debian, which takes a minute.
+
+mod agent;
+mod debian;
+mod erofs;
+
+pub use agent::agent;
+pub use debian::{debian, debian_cached};

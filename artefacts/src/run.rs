@@ -1,0 +1,135 @@
+//! Running the programs that do the work, so that a failure shows their own
+//! last words.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+
+use crate::{Error, Result};
+
+/// How many of a failed program's last lines are shown.
+const LAST: usize = 30;
+
+/// Runs `command` to its end; `each` sees every line of its standard output.
+/// Its standard error is kept for the case that it fails.
+pub(crate) fn run(what: &str, command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| Error::Program {
+            program: lossy(command.get_program()),
+            source,
+        })?;
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let mut out = VecDeque::new();
+    let err = thread::scope(|scope| {
+        let err = scope.spawn(|| {
+            let mut last = VecDeque::new();
+            if let Some(stderr) = stderr {
+                for_lines(stderr, |line| keep(&mut last, line));
+            }
+            last
+        });
+        if let Some(stdout) = stdout {
+            for_lines(stdout, |line| {
+                each(line);
+                keep(&mut out, line);
+            });
+        }
+        err.join().unwrap_or_default()
+    });
+    let status = child.wait().map_err(|source| Error::Program {
+        program: lossy(command.get_program()),
+        source,
+    })?;
+    if status.success() {
+        return Ok(());
+    }
+    // Most say on standard error why they failed; some only on the other.
+    let words = if err.is_empty() { out } else { err };
+    Err(failed(what, command, status, words))
+}
+
+/// Runs `command` and gives what it wrote on standard output.
+pub(crate) fn output(what: &str, command: &mut Command) -> Result<String> {
+    let mut text = String::new();
+    run(what, command, |line| {
+        text.push_str(line);
+        text.push('\n');
+    })?;
+    Ok(text)
+}
+
+fn failed(what: &str, command: &Command, status: ExitStatus, words: VecDeque<String>) -> Error {
+    let mut line = vec![lossy(command.get_program())];
+    line.extend(command.get_args().map(lossy));
+    Error::Failed {
+        what: what.into(),
+        status: status.to_string(),
+        command: line.join(" "),
+        words: words
+            .iter()
+            .map(|line| format!("  | {line}"))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    }
+}
+
+fn for_lines(input: impl std::io::Read, mut each: impl FnMut(&str)) {
+    let mut reader = BufReader::new(input);
+    let mut bytes = Vec::new();
+    // A pipe that fails is at its end; the exit status tells the rest.
+    while matches!(reader.read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
+        each(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']));
+        bytes.clear();
+    }
+}
+
+fn keep(last: &mut VecDeque<String>, line: &str) {
+    if last.len() == LAST {
+        last.pop_front();
+    }
+    last.push_back(line.to_owned());
+}
+
+fn lossy(text: &OsStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_failure_shows_the_last_words() {
+        let error = run("trying", &mut sh("echo out; echo why >&2; exit 3"), |_| {}).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("trying failed (exit status: 3)"), "{text}");
+        assert!(text.contains("  | why"), "{text}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_host_set_up() {
+        let error = run("trying", &mut Command::new("no-such-program"), |_| {}).unwrap_err();
+        assert!(error.is_host_setup());
+    }
+
+    #[test]
+    fn output_is_given() {
+        assert_eq!(
+            output("asking", &mut sh("echo a; echo b")).unwrap(),
+            "a\nb\n"
+        );
+    }
+}

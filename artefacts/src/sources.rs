@@ -1,0 +1,37 @@
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// The checkout of this repository: guests are made from what lies in it.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    root: PathBuf,
+}
+
+impl Sources {
+    /// `$CRUCIBLE_SOURCES`, else the checkout that this program was built in.
+    pub fn find() -> Result<Self> {
+        let root = match env::var_os("CRUCIBLE_SOURCES").filter(|v| !v.is_empty()) {
+            Some(root) => PathBuf::from(root),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
+        };
+        match root.canonicalize() {
+            Ok(root) if root.join("guest-kernel/kernel.lock").is_file() => Ok(Self { root }),
+            _ => Err(Error::NoSources { path: root }),
+        }
+    }
+
+    /// The checkout's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn guest_kernel(&self) -> PathBuf {
+        self.root.join("guest-kernel")
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.root.join("rootfs")
+    }
+}
