@@ -1,5 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Scenarios: parsed, planned, run, observed, compared.
+//!
+//! [`Scenario`] is what `scenario.toml` says; [`trial`] takes it through a
+//! [`Session`], whose machines come from a [`Lab`]; what comes back are the
+//! [`record`]s. Whoever listens is told by [`progress`] events.
 
+pub mod compare;
+pub mod engine;
 pub mod event;
 pub mod guest;
+pub mod normalise;
+pub mod progress;
+pub mod record;
+pub mod results;
+pub mod run;
+pub mod scenario;
+pub mod session;
+pub mod stop;
+pub mod trial;
+pub mod verdict;
+
+pub use engine::Engine;
+pub use event::EventSpec;
+pub use run::RestartIn;
+pub use scenario::Scenario;
+pub use session::{Lab, LabError, Session};
+pub use verdict::Verdict;

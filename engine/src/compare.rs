@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Two runs compared, and what differs explained in a few lines.
+
+use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
+use serde::Serialize;
+
+use crate::normalise::{self, Uses};
+
+/// Lines shown before and after a first difference.
+const CONTEXT: usize = 3;
+
+/// Longest line shown.
+const WIDTH: usize = 160;
+
+/// How a run ended and what it left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// What the container's first process returned; none is unknown, never success.
+    pub root: Option<Ended>,
+    /// What the workload returned, as init wrote it down.
+    pub workload: Option<Ended>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// What is in `/work`.
+    pub files: Vec<FileEntry>,
+    /// The nonce that was drawn before the checkpoint.
+    pub nonce: Option<String>,
+}
+
+/// One thing that was compared or checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Which runs or points, and what: `restarted = control: stdout`.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// The explanation, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
+}
+
+impl Check {
+    /// One that holds.
+    pub fn good(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ok: true,
+            difference: None,
+        }
+    }
+
+    /// One that does not.
+    pub fn bad(name: impl Into<String>, difference: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ok: false,
+            difference: Some(difference.into()),
+        }
+    }
+
+    fn of(name: String, difference: Option<String>) -> Self {
+        match difference {
+            None => Self::good(name),
+            Some(difference) => Self::bad(name, difference),
+        }
+    }
+}
+
+/// Compares two outcomes in full. `pair` names them, the expected one last.
+pub fn outcomes(pair: &str, actual: &Outcome, expected: &Outcome, uses: &mut Uses) -> Vec<Check> {
+    let mut text = |outcome: &Outcome, text: &str| match &outcome.nonce {
+        Some(nonce) => normalise::nonce(text, nonce, uses),
+        None => text.to_owned(),
+    };
+    let stdout = difference(
+        &text(expected, &expected.stdout),
+        &text(actual, &actual.stdout),
+    );
+    let stderr = difference(
+        &text(expected, &expected.stderr),
+        &text(actual, &actual.stderr),
+    );
+    vec![
+        Check::of(format!("{pair}: stdout"), stdout),
+        Check::of(format!("{pair}: stderr"), stderr),
+        Check::of(
+            format!("{pair}: workload's end"),
+            ends(expected.workload, actual.workload),
+        ),
+        Check::of(
+            format!("{pair}: container's end"),
+            ends(expected.root, actual.root),
+        ),
+        Check::of(
+            format!("{pair}: files"),
+            difference(&listing(&expected.files), &listing(&actual.files)),
+        ),
+    ]
+}
+
+fn ends(expected: Option<Ended>, actual: Option<Ended>) -> Option<String> {
+    let show = |ended: Option<Ended>| ended.map_or("unknown".to_owned(), |e| e.to_string());
+    match (expected, actual) {
+        (Some(e), Some(a)) if e == a => None,
+        _ => Some(format!("expected {}, got {}", show(expected), show(actual))),
+    }
+}
+
+/// One line a file, with its content's hash.
+fn listing(files: &[FileEntry]) -> String {
+    let mut text = String::new();
+    for file in files {
+        let kind = match &file.kind {
+            FileKind::File { size, sha256 } => format!("{size} bytes, sha256 {sha256}"),
+            FileKind::Symlink { target } => format!("-> {target}"),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        text.push_str(&format!("{} {:04o} {kind}\n", file.path, file.mode));
+    }
+    text
+}
+
+/// Compares a tree of tasks before a checkpoint with the one after the restart.
+pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Vec<Check> {
+    let tree = Check::of(
+        format!("{pair}: process tree"),
+        difference(&tree(before), &tree(after)),
+    );
+    if !tree.ok {
+        return vec![tree];
+    }
+    let mut differences = Vec::new();
+    for (before, after) in before.tasks.iter().zip(&after.tasks) {
+        differences.extend(task(before, after));
+    }
+    let facts = if differences.is_empty() {
+        None
+    } else {
+        let more = differences.len().saturating_sub(3);
+        differences.truncate(3);
+        if more > 0 {
+            differences.push(format!("and {more} more facts, in the record"));
+        }
+        Some(differences.join("\n"))
+    };
+    vec![tree, Check::of(format!("{pair}: what /proc shows"), facts)]
+}
+
+/// Every fact of a task that differs.
+pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
+    let nothing = String::new();
+    let keys = before.facts.keys().chain(after.facts.keys());
+    let mut keys: Vec<_> = keys.collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter_map(|key| {
+            let one = before.facts.get(key).unwrap_or(&nothing);
+            let two = after.facts.get(key).unwrap_or(&nothing);
+            difference(one, two)
+                .map(|d| format!("task {} ({}), {key}: {d}", before.tid, before.comm))
+        })
+        .collect()
+}
+
+/// One line a task: who it is, whose child, and where it stands.
+pub fn tree(observation: &Observation) -> String {
+    let mut text = String::new();
+    for t in &observation.tasks {
+        text.push_str(&format!(
+            "{} thread {} of {} parent {} group {} session {} state {} site {}\n",
+            t.comm, t.tid, t.pid, t.ppid, t.pgid, t.sid, t.state, t.site
+        ));
+    }
+    text
+}
+
+/// The first line in which two texts differ, with what is around it.
+pub fn difference(expected: &str, actual: &str) -> Option<String> {
+    if expected == actual {
+        return None;
+    }
+    let (one, two): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
+    let same = one.iter().zip(&two).take_while(|(a, b)| a == b).count();
+    let short = |line: &str| -> String {
+        let mut cut: String = line.chars().take(WIDTH).collect();
+        if cut.len() < line.len() {
+            cut.push('…');
+        }
+        cut
+    };
+    let mut text = format!("differs from line {}", same + 1);
+    for line in &one[same.saturating_sub(CONTEXT)..same] {
+        text.push_str(&format!("\n    {}", short(line)));
+    }
+    if one.get(same) == two.get(same) {
+        text.push_str("\n  only in whether the last line ends");
+        return Some(text);
+    }
+    for (mark, lines) in [('-', &one), ('+', &two)] {
+        match lines.get(same) {
+            Some(line) => text.push_str(&format!("\n  {mark} {}", short(line))),
+            None => text.push_str(&format!("\n  {mark} (ends here)")),
+        }
+    }
+    for line in one.iter().skip(same + 1).take(CONTEXT) {
+        text.push_str(&format!("\n    {}", short(line)));
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(stdout: &str) -> Outcome {
+        Outcome {
+            root: Some(Ended::Exited { code: 0 }),
+            workload: Some(Ended::Exited { code: 0 }),
+            stdout: stdout.into(),
+            stderr: String::new(),
+            files: Vec::new(),
+            nonce: None,
+        }
+    }
+
+    #[test]
+    fn equal_runs_pass_every_check() {
+        let checks = outcomes("a = b", &outcome("x\n"), &outcome("x\n"), &mut Uses::new());
+        assert!(checks.iter().all(|c| c.ok), "{checks:?}");
+    }
+
+    #[test]
+    fn an_unknown_end_equals_nothing_not_even_another() {
+        let mut one = outcome("");
+        one.workload = None;
+        let checks = outcomes("a = b", &one.clone(), &one, &mut Uses::new());
+        let bad: Vec<_> = checks.iter().filter(|c| !c.ok).collect();
+        assert_eq!(bad.len(), 1);
+        assert!(bad[0].difference.as_ref().unwrap().contains("unknown"));
+    }
+
+    #[test]
+    fn each_run_has_its_own_nonce() {
+        let mut one = outcome("n 11\n");
+        one.nonce = Some("11".into());
+        let mut two = outcome("n 22\n");
+        two.nonce = Some("22".into());
+        let mut uses = Uses::new();
+        assert!(
+            outcomes("a = b", &one, &two, &mut uses)
+                .iter()
+                .all(|c| c.ok)
+        );
+        two.stdout = "n 11\n".into();
+        assert!(!outcomes("a = b", &one, &two, &mut uses)[0].ok);
+    }
+
+    #[test]
+    fn the_first_differing_line_is_shown_with_context() {
+        let text = difference("a\nb\nc\nd\n", "a\nb\nX\nd\n").unwrap();
+        assert_eq!(
+            text,
+            "differs from line 3\n    a\n    b\n  - c\n  + X\n    d"
+        );
+    }
+
+    #[test]
+    fn a_text_that_ends_early_is_said_to() {
+        let text = difference("a\nb\n", "a\n").unwrap();
+        assert!(
+            text.contains("- b") && text.contains("+ (ends here)"),
+            "{text}"
+        );
+        let text = difference("a\n", "a").unwrap();
+        assert!(text.contains("whether the last line ends"), "{text}");
+    }
+
+    #[test]
+    fn a_lost_task_is_a_difference_of_the_tree() {
+        let both = Observation {
+            tasks: vec![TaskFacts::default(), TaskFacts::default()],
+        };
+        let one = Observation {
+            tasks: vec![TaskFacts::default()],
+        };
+        let checks = observations("after = before", &one, &both);
+        assert_eq!(checks.len(), 1);
+        assert!(!checks[0].ok);
+    }
+
+    #[test]
+    fn a_changed_fact_names_its_task() {
+        let mut before = TaskFacts {
+            tid: 7,
+            comm: "make".into(),
+            ..TaskFacts::default()
+        };
+        before.facts.insert("status.SigBlk".into(), "01".into());
+        let mut after = before.clone();
+        after.facts.insert("status.SigBlk".into(), "00".into());
+        let found = task(&before, &after);
+        assert!(
+            found[0].starts_with("task 7 (make), status.SigBlk: "),
+            "{found:?}"
+        );
+    }
+}

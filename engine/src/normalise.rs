@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The named rules by which two runs may differ. Nothing else is forgiven, and
+//! every use is counted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crucible_protocol::Observation;
+use regex::{Captures, Regex};
+use serde::Serialize;
+
+/// A rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// The number that a run draws before its checkpoint.
+    Nonce,
+    /// Inode numbers of pipes and sockets: only which ends belong together matters.
+    PipeNumbers,
+    /// Inode numbers of files that have no name: deleted files, shared anonymous memory.
+    NamelessInodes,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: &'static [Self] = &[Self::Nonce, Self::PipeNumbers, Self::NamelessInodes];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nonce => "nonce",
+            Self::PipeNumbers => "pipe-numbers",
+            Self::NamelessInodes => "nameless-inodes",
+        }
+    }
+
+    /// The rule of a name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rule| rule.name() == name)
+    }
+}
+
+/// How often each rule was used.
+pub type Uses = BTreeMap<Rule, u64>;
+
+/// Replaces a run's own nonce by a word.
+pub fn nonce(text: &str, nonce: &str, uses: &mut Uses) -> String {
+    let count = text.matches(nonce).count() as u64;
+    if nonce.is_empty() || count == 0 {
+        return text.to_owned();
+    }
+    *uses.entry(Rule::Nonce).or_default() += count;
+    text.replace(nonce, "<nonce>")
+}
+
+/// Replaces the numbers in facts that a restart cannot keep and nobody can rely on. Equal
+/// numbers become equal names, so that sharing is still compared.
+pub fn observation(observation: &mut Observation, uses: &mut Uses) {
+    let pipes = Regex::new(r"^(pipe|socket):\[(\d+)\]$").expect("a constant");
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for task in &mut observation.tasks {
+        for (key, value) in &mut task.facts {
+            if key.ends_with(".link") && pipes.is_match(value) {
+                *uses.entry(Rule::PipeNumbers).or_default() += 1;
+                *value = pipes
+                    .replace(value, |found: &Captures<'_>| {
+                        let next = names.len() + 1;
+                        let number = names.entry(found[2].to_owned()).or_insert(next);
+                        format!("{}:<{number}>", &found[1])
+                    })
+                    .into_owned();
+            }
+        }
+    }
+    nameless(observation, uses);
+}
+
+fn nameless(observation: &mut Observation, uses: &mut Uses) {
+    let line = Regex::new(
+        r"(?m)^(\S+ \S+ \S+) (\S+) (\d+)(\s+(?:/dev/zero|/memfd:.*|/SYSV.*|/.*) \(deleted\))$",
+    )
+    .expect("a constant");
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for task in &mut observation.tasks {
+        let Some(maps) = task.facts.get_mut("maps") else {
+            continue;
+        };
+        *maps = line
+            .replace_all(maps, |found: &Captures<'_>| {
+                *uses.entry(Rule::NamelessInodes).or_default() += 1;
+                let next = names.len() + 1;
+                let key = format!("{} {}", &found[2], &found[3]);
+                let number = names.entry(key).or_insert(next);
+                format!("{} <{number}> {}", &found[1], found[4].trim_start())
+            })
+            .into_owned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crucible_protocol::TaskFacts;
+
+    fn with(facts: &[(&str, &str)]) -> Observation {
+        let facts = facts
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        Observation {
+            tasks: vec![TaskFacts {
+                facts,
+                ..TaskFacts::default()
+            }],
+        }
+    }
+
+    #[test]
+    fn pipes_keep_who_shares_with_whom() {
+        let mut uses = Uses::new();
+        let mut one = with(&[
+            ("fd/3.link", "pipe:[77]"),
+            ("fd/4.link", "pipe:[77]"),
+            ("fd/5.link", "pipe:[80]"),
+        ]);
+        let mut two = with(&[
+            ("fd/3.link", "pipe:[5]"),
+            ("fd/4.link", "pipe:[5]"),
+            ("fd/5.link", "pipe:[6]"),
+        ]);
+        let mut three = with(&[
+            ("fd/3.link", "pipe:[5]"),
+            ("fd/4.link", "pipe:[6]"),
+            ("fd/5.link", "pipe:[6]"),
+        ]);
+        for o in [&mut one, &mut two, &mut three] {
+            observation(o, &mut uses);
+        }
+        assert_eq!(one, two);
+        assert_ne!(one, three);
+        assert_eq!(uses[&Rule::PipeNumbers], 9);
+    }
+
+    #[test]
+    fn only_nameless_mappings_lose_their_inode() {
+        let mut uses = Uses::new();
+        let maps = "1000-2000 rw-s 00000000 00:01 1031   /dev/zero (deleted)\n3000-4000 r--p 00000000 00:12 7  /bin/sh";
+        let mut o = with(&[("maps", maps)]);
+        observation(&mut o, &mut uses);
+        let maps = &o.tasks[0].facts["maps"];
+        assert!(maps.contains("00000000 <1> /dev/zero (deleted)"), "{maps}");
+        assert!(maps.contains("00:12 7  /bin/sh"));
+        assert_eq!(uses[&Rule::NamelessInodes], 1);
+    }
+
+    #[test]
+    fn a_nonce_is_replaced_wherever_it_stands() {
+        let mut uses = Uses::new();
+        assert_eq!(nonce("a 77\nb 77", "77", &mut uses), "a <nonce>\nb <nonce>");
+        assert_eq!(uses[&Rule::Nonce], 2);
+    }
+}

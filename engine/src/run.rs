@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The runs of one case: undisturbed, control, restarted.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crucible_protocol::{
+    Ended, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger, WORK_DIR,
+};
+
+use crate::{
+    compare::{Outcome, tree},
+    engine::Engine,
+    guest::{Guest, GuestError},
+    progress::Event,
+    scenario::{Case, ExpectedTask},
+    session::Session,
+    stop::{Phase, Stop},
+};
+
+/// How a restarted run is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartIn {
+    /// In the guest that it was checkpointed in.
+    #[default]
+    Same,
+    /// In another machine, booted with the same disk.
+    Fresh,
+}
+
+/// A container at rest at its event.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// What froze it.
+    pub freeze: Freeze,
+    /// Its tasks.
+    pub tasks: Observation,
+    /// The nonce it had drawn.
+    nonce: Option<String>,
+}
+
+/// A restarted run.
+#[derive(Debug)]
+pub struct Restarted {
+    /// Before the checkpoint.
+    pub before: Frozen,
+    /// After the restart, still at rest. CRIU leaves none.
+    pub after: Option<Observation>,
+    /// Its end, or why there is none.
+    pub end: Result<Outcome, Stop>,
+}
+
+/// A case on its way through a session.
+pub struct Runner<'s, 'l> {
+    /// The guest.
+    pub session: &'s mut Session<'l>,
+    /// The scenario's name, which is also that of its built tree.
+    pub stash: &'s str,
+    /// What is run.
+    pub case: &'s Case,
+    /// Who saves and restores.
+    pub engine: Engine,
+    /// Milliseconds by phase.
+    pub timings: &'s mut BTreeMap<String, u64>,
+    /// The container's init, in the agent's numbers, once it was started.
+    pub root: i32,
+}
+
+impl Runner<'_, '_> {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.case.timeout) * self.session.slowness()
+    }
+
+    fn guest(&mut self) -> &mut Guest {
+        self.session.running()
+    }
+
+    /// Does one step, timed and told.
+    fn step<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.session.tell(&Event::Step { name: name.into() });
+        let begun = Instant::now();
+        let result = work(self);
+        let ms = begun.elapsed().as_millis() as u64;
+        *self
+            .timings
+            .entry(name.replace(' ', "_") + "_ms")
+            .or_default() += ms;
+        self.session.tell(&Event::StepDone {
+            name: name.into(),
+            ms,
+        });
+        result
+    }
+
+    /// A run that nobody disturbs.
+    pub fn undisturbed(&mut self, number: u32) -> Result<Outcome, Stop> {
+        self.step(&format!("undisturbed {number}"), |r| {
+            let run = format!("undisturbed-{number}");
+            r.start(&run, None)
+                .map_err(|e| Stop::guest(Phase::Before, e))?;
+            r.finish(&run, Phase::Before, None)
+        })
+    }
+
+    /// A run that is frozen at the event and thawed.
+    pub fn control(&mut self) -> Result<(Frozen, Outcome), Stop> {
+        self.step("control", |r| {
+            let frozen = r.to_event("control")?;
+            let after = |e| Stop::guest(Phase::After, e);
+            r.guest().thaw("control").map_err(after)?;
+            let outcome = r.finish("control", Phase::After, frozen.nonce.clone())?;
+            Ok((frozen, outcome))
+        })
+    }
+
+    /// A run that is checkpointed at the event, killed, and restarted.
+    pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Stop> {
+        const RUN: &str = "restarted";
+        let before = self.step("to the event", |r| r.to_event(RUN))?;
+        let nonce = before.nonce.clone();
+        match self.around(RUN, place) {
+            Ok(after) => {
+                let end = self.step("finish", |r| {
+                    if after.is_some() {
+                        let thawed = r.guest().thaw(RUN);
+                        thawed.map_err(|e| Stop::guest(Phase::After, e))?;
+                    }
+                    r.finish(RUN, Phase::After, nonce)
+                });
+                Ok(Restarted { before, after, end })
+            }
+            Err(stop) => Ok(Restarted {
+                before,
+                after: None,
+                end: Err(stop),
+            }),
+        }
+    }
+
+    /// From the frozen tree to the frozen tree, by way of an image.
+    fn around(&mut self, run: &str, place: RestartIn) -> Result<Option<Observation>, Stop> {
+        let after = |e| Stop::guest(Phase::After, e);
+        let (engine, limit) = (self.engine, self.limit());
+        let root = self.root;
+        let saved = self
+            .step("checkpoint", |r| engine.save(r.guest(), run, root, limit))
+            .map_err(after)?;
+        if let Err(refusal) = saved {
+            return Err(self.after_refusal(run, Stop::refused(refusal)));
+        }
+        self.step("kill", |r| r.guest().kill(run)).map_err(after)?;
+        if place == RestartIn::Fresh {
+            self.step("fresh machine", |r| r.session.fresh())
+                .map_err(after)?;
+        }
+        let restored = self
+            .step("restart", |r| engine.restore(r.guest(), run, limit))
+            .map_err(after)?;
+        match restored {
+            Ok(true) => self.guest().observe(run).map(Some).map_err(after),
+            Ok(false) => Ok(None),
+            Err(refusal) => Err(Stop::refused(refusal)),
+        }
+    }
+
+    /// A refused checkpoint must leave the tree as it was: it thaws and ends its work.
+    fn after_refusal(&mut self, run: &str, mut refused: Stop) -> Stop {
+        if !refused.guest_usable {
+            return refused;
+        }
+        let limit = self.limit();
+        let status = self.case.status;
+        let ended = self.guest().thaw(run).and_then(|()| {
+            let stopped = self.guest().wait(run, limit)?;
+            self.guest().kill(run)?;
+            Ok(stopped)
+        });
+        refused.lines.push(match ended {
+            Ok(Stopped::Exited {
+                workload: Some(Ended::Exited { code }),
+                ..
+            }) if code == status => "the tree was thawed and ended its work as it should".into(),
+            Ok(stopped) => format!("the tree was thawed, but then: {stopped:?}"),
+            Err(error) => {
+                refused.guest_usable = false;
+                format!("the tree could not be thawed again: {error}")
+            }
+        });
+        refused
+    }
+
+    fn start(&mut self, run: &str, trigger: Option<&Trigger>) -> Result<i32, GuestError> {
+        let (stash, case) = (self.stash, self.case);
+        let guest = self.guest();
+        guest.prepare(Some(stash))?;
+        guest.start(run, &case.argv, &case.env, &case.cwd, trigger)
+    }
+
+    /// Starts a run and waits until it is at rest at the event, for certain.
+    fn to_event(&mut self, run: &str) -> Result<Frozen, Stop> {
+        let before = |e| Stop::guest(Phase::Before, e);
+        let (at, limit) = (self.case.at.clone(), self.limit());
+        self.root = self.start(run, Some(at.trigger())).map_err(before)?;
+        let freeze = match self.guest().wait(run, limit).map_err(before)? {
+            Stopped::Frozen(freeze) => freeze,
+            Stopped::Exited {
+                workload, count, ..
+            } => {
+                self.guest().kill(run).map_err(before)?;
+                let end = workload.map_or("an unknown end".into(), |e| e.to_string());
+                let count = count.unwrap_or(0);
+                return Err(Stop::unknown(format!(
+                    "the event {at} never came: it happened {count} times before the workload's \
+                     end ({end}); choose a count up to {count}, or another event"
+                )));
+            }
+            Stopped::Timeout { fired: true, .. } => {
+                return Err(self.stuck(
+                    run,
+                    Phase::After,
+                    "the trigger fired, but the tasks did not come to rest",
+                ));
+            }
+            Stopped::Timeout { count, .. } => {
+                let why = format!(
+                    "the event {at} did not come in time; it happened {} times so far",
+                    count.unwrap_or(0)
+                );
+                return Err(self.stuck(run, Phase::Before, &why));
+            }
+        };
+        let after = |e| Stop::guest(Phase::After, e);
+        let tasks = self.guest().observe(run).map_err(after)?;
+        if let Some(missed) = missed(self.case, &freeze, &tasks) {
+            self.guest().kill(run).map_err(after)?;
+            let lines = tree(&tasks).lines().map(str::to_owned).collect();
+            return Err(Stop::unknown(missed).with(lines));
+        }
+        let nonce = self.nonce().map_err(after)?;
+        if self.case.nonce.is_some() && nonce.is_none() {
+            self.guest().kill(run).map_err(after)?;
+            return Err(Stop::unknown(format!(
+                "at {at} the workload had not yet drawn its nonce: choose a later event"
+            )));
+        }
+        Ok(Frozen {
+            freeze,
+            tasks,
+            nonce,
+        })
+    }
+
+    /// The whole line of the nonce's file, if it is there.
+    fn nonce(&mut self) -> Result<Option<String>, GuestError> {
+        let Some(name) = &self.case.nonce else {
+            return Ok(None);
+        };
+        let path = format!("{WORK_DIR}/{name}");
+        match self.guest().read_file(&path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                Ok(text.strip_suffix('\n').map(str::to_owned))
+            }
+            Err(GuestError::Failed(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the end of a run and takes all that it left.
+    fn finish(&mut self, run: &str, phase: Phase, drawn: Option<String>) -> Result<Outcome, Stop> {
+        let limit = self.limit();
+        let fail = |e| Stop::guest(phase, e);
+        let (root, workload) = match self.guest().wait(run, limit).map_err(fail)? {
+            Stopped::Exited { root, workload, .. } => (root, workload),
+            _ => return Err(self.stuck(run, phase, "the workload did not end in time")),
+        };
+        let at_end = self.nonce().map_err(fail)?;
+        let guest = self.session.running();
+        guest.kill(run).map_err(fail)?;
+        guest.check_alerts().map_err(fail)?;
+        let read = |guest: &mut Guest, name: &str| -> Result<String, GuestError> {
+            let bytes = guest.read_file(&format!("{RUN_DIR}/{name}"))?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let mut outcome = Outcome {
+            root,
+            workload,
+            stdout: read(guest, "stdout").map_err(fail)?,
+            stderr: read(guest, "stderr").map_err(fail)?,
+            files: guest.list(WORK_DIR, &[".crucible"]).map_err(fail)?,
+            nonce: drawn.or(at_end),
+        };
+        self.hide_nonce_file(&mut outcome);
+        Ok(outcome)
+    }
+
+    /// The file that holds the nonce has another content in each run; what it must hold
+    /// is checked by itself.
+    fn hide_nonce_file(&self, outcome: &mut Outcome) {
+        for file in &mut outcome.files {
+            if Some(&file.path) == self.case.nonce.as_ref()
+                && let FileKind::File { sha256, .. } = &mut file.kind
+            {
+                *sha256 = "<nonce>".into();
+            }
+        }
+    }
+
+    /// A run that does not go on: what its tasks do is taken, and the guest is given up.
+    fn stuck(&mut self, run: &str, phase: Phase, why: &str) -> Stop {
+        let tasks = self.guest().observe(run);
+        let states = match self.guest().task_states() {
+            Ok(states) => states,
+            Err(error) => return Stop::guest(phase, error),
+        };
+        let mut stop = Stop::hang(phase, why.to_owned(), states);
+        stop.guest_usable = false;
+        if let Ok(tasks) = tasks {
+            let found = tree(&tasks);
+            stop.lines.splice(0..0, found.lines().map(str::to_owned));
+        }
+        stop
+    }
+}
+
+/// Why the point is not the one that was asked for, if it is not.
+fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
+    let at = &case.at;
+    if !matches!(at.trigger(), Trigger::Time { .. }) {
+        let Some(task) = tasks.tasks.iter().find(|t| t.tid == freeze.tid) else {
+            return Some(format!(
+                "missed {at}: the triggering task {} is gone",
+                freeze.tid
+            ));
+        };
+        if !at.is_at(&task.site) {
+            return Some(format!(
+                "missed {at}: {} ({}) was found at site `{}`, not `{}`",
+                task.comm,
+                task.tid,
+                task.site,
+                at.site()
+            ));
+        }
+    }
+    case.tasks.iter().find_map(|expected| {
+        let found = count(expected, tasks);
+        let good = expected.count.map_or(found > 0, |n| found == n);
+        (!good).then(|| {
+            format!(
+                "missed {at}: expected {} `{}` at site `{}`, found {found}",
+                expected.count.map_or("a".to_owned(), |n| n.to_string()),
+                expected.comm,
+                expected.site
+            )
+        })
+    })
+}
+
+fn count(expected: &ExpectedTask, tasks: &Observation) -> usize {
+    let parent_is =
+        |ppid: i32, comm: &str| tasks.tasks.iter().any(|t| t.pid == ppid && t.comm == comm);
+    tasks
+        .tasks
+        .iter()
+        .filter(|t| t.comm == expected.comm && t.site.starts_with(&expected.site))
+        .filter(|t| {
+            expected
+                .parent
+                .as_ref()
+                .is_none_or(|p| parent_is(t.ppid, p))
+        })
+        .count()
+}

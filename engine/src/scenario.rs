@@ -1,0 +1,432 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `scenario.toml`: read, checked, and turned into cases.
+//!
+//! `docs/scenarios.md` documents every key.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use thiserror::Error;
+use toml::Spanned;
+
+use crate::{
+    event::{EventSpec, suggest},
+    normalise::Rule,
+};
+
+/// A scenario, checked.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The name of its directory.
+    pub name: String,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// One line for `crucible list`.
+    pub summary: String,
+    /// Commands that build the workload in the guest, each run by `sh -c` in `/work`.
+    pub build: Vec<String>,
+    /// What is run, one after the other.
+    pub cases: Vec<Case>,
+}
+
+/// One workload stopped at one event.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Its name; `main` if the scenario has only one.
+    pub name: String,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: String,
+    /// Where it is stopped.
+    pub at: EventSpec,
+    /// Limit in seconds for each wait.
+    pub timeout: u64,
+    /// The status that the workload must end with.
+    pub status: i32,
+    /// File in `/work` that holds a number drawn before the checkpoint.
+    pub nonce: Option<String>,
+    /// Rules of comparison.
+    pub normalise: Vec<Rule>,
+    /// Tasks that must be found at the freeze.
+    pub tasks: Vec<ExpectedTask>,
+}
+
+/// A task that must be found at the freeze.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ExpectedTask {
+    /// Its command name.
+    pub comm: String,
+    /// How its site begins: `vfork`, `freezer`, `stopped sig=19`, `exiting`.
+    pub site: String,
+    /// Command name of its parent, if that matters.
+    pub parent: Option<String>,
+    /// How many there must be; at least one if left out.
+    pub count: Option<usize>,
+}
+
+/// A mistake in a `scenario.toml`, with its place.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub struct ScenarioError {
+    /// The file.
+    pub file: PathBuf,
+    /// Its line and column, counted from 1.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The file, or a case in it: `unknown_keys` has seen to it that each key is in its place.
+/// Keys of both may stand at the top as defaults.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Table {
+    summary: Option<String>,
+    build: Vec<String>,
+    case: Vec<Spanned<Self>>,
+    name: Option<String>,
+    argv: Option<Vec<String>>,
+    env: Option<BTreeMap<String, String>>,
+    cwd: Option<String>,
+    at: Option<Spanned<String>>,
+    timeout: Option<u64>,
+    status: Option<i32>,
+    nonce: Option<String>,
+    normalise: Option<Vec<Spanned<String>>>,
+    tasks: Option<Vec<ExpectedTask>>,
+}
+
+const TOP_KEYS: &[&str] = &["summary", "build", "case"];
+const CASE_KEYS: &[&str] = &[
+    "argv",
+    "env",
+    "cwd",
+    "at",
+    "timeout",
+    "status",
+    "nonce",
+    "normalise",
+    "tasks",
+];
+
+impl Scenario {
+    /// Reads `DIR/scenario.toml`.
+    pub fn load(dir: &Path) -> Result<Self, ScenarioError> {
+        let file = dir.join("scenario.toml");
+        let text = fs::read_to_string(&file).map_err(|e| ScenarioError {
+            file: file.clone(),
+            place: None,
+            message: format!("cannot read it: {e}"),
+            help: None,
+        })?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        parse(&name, dir, &file, &text)
+    }
+
+    /// The names of all scenarios in a directory, sorted.
+    pub fn names(root: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            if entry.path().join("scenario.toml").is_file() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The workload's own files: all but the description and the snapshots.
+    pub fn sources(&self) -> io::Result<Vec<Source>> {
+        let mut sources = Vec::new();
+        collect(&self.dir, "", &mut sources)?;
+        sources.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(sources)
+    }
+}
+
+/// A file of the workload.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Relative to the scenario's directory, and to `/work` in the guest.
+    pub path: String,
+    /// Permissions.
+    pub mode: u32,
+    /// Content.
+    pub content: Vec<u8>,
+}
+
+fn collect(dir: &Path, prefix: &str, to: &mut Vec<Source>) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if prefix.is_empty() && ["scenario.toml", "snapshots"].contains(&name.as_str()) {
+            continue;
+        }
+        let path = format!("{prefix}{name}");
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), &format!("{path}/"), to)?;
+        } else {
+            let executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
+            to.push(Source {
+                path,
+                mode: if executable { 0o755 } else { 0o644 },
+                content: fs::read(entry.path())?,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, ScenarioError> {
+    let at = |span: Option<Range<usize>>, message: String, help: Option<String>| ScenarioError {
+        file: file.to_owned(),
+        place: span.map(|span| place(text, span.start)),
+        message,
+        help,
+    };
+    unknown_keys(text, &at)?;
+    let mut top: Table =
+        toml::from_str(text).map_err(|e| at(e.span(), e.message().trim_end().to_owned(), None))?;
+    let mut cases: Vec<Case> = Vec::new();
+    for table in std::mem::take(&mut top.case) {
+        let span = Some(table.span());
+        let mut table = table.into_inner();
+        let Some(name) = table.name.take() else {
+            return Err(at(span, "this case has no `name`".into(), None));
+        };
+        if cases.iter().any(|case| case.name == name) {
+            return Err(at(
+                span,
+                format!("there are two cases named `{name}`"),
+                None,
+            ));
+        }
+        cases.push(case(name, span, table, &top, &at)?);
+    }
+    if cases.is_empty() {
+        cases.push(case("main".into(), None, Table::default(), &top, &at)?);
+    }
+    let Some(summary) = top.summary else {
+        let help = "add one line that says what it shows".to_owned();
+        return Err(at(None, "there is no `summary`".into(), Some(help)));
+    };
+    Ok(Scenario {
+        name: name.to_owned(),
+        dir: dir.to_owned(),
+        summary,
+        build: top.build,
+        cases,
+    })
+}
+
+type Fail<'a> = dyn Fn(Option<Range<usize>>, String, Option<String>) -> ScenarioError + 'a;
+
+/// Flattened tables cannot refuse unknown keys by themselves.
+fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
+    let Ok(table) = toml::de::DeTable::parse(text) else {
+        return Ok(());
+    };
+    let check = |table: &toml::de::DeTable<'_>, more: &[&'static str]| {
+        for key in table.keys() {
+            let name = key.get_ref().as_ref();
+            let known = || CASE_KEYS.iter().chain(more).copied();
+            if !known().any(|k| k == name) {
+                let help = match suggest(name, known()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known keys are {}", known().collect::<Vec<_>>().join(", ")),
+                };
+                return Err(at(
+                    Some(key.span()),
+                    format!("unknown key `{name}`"),
+                    Some(help),
+                ));
+            }
+        }
+        Ok(())
+    };
+    let table = table.get_ref();
+    check(table, TOP_KEYS)?;
+    if let Some(cases) = table.get("case").and_then(|c| c.get_ref().as_array()) {
+        for case in cases.iter().filter_map(|c| c.get_ref().as_table()) {
+            check(case, &["name"])?;
+        }
+    }
+    Ok(())
+}
+
+fn case(
+    name: String,
+    span: Option<Range<usize>>,
+    own: Table,
+    top: &Table,
+    fail: &Fail<'_>,
+) -> Result<Case, ScenarioError> {
+    let missing = |key: &str, example: &str| {
+        let help = format!("add it, as in `{key} = {example}`");
+        fail(
+            span.clone(),
+            format!("case `{name}` has no `{key}`"),
+            Some(help),
+        )
+    };
+    let argv = own
+        .argv
+        .or_else(|| top.argv.clone())
+        .filter(|argv| !argv.is_empty())
+        .ok_or_else(|| missing("argv", "[\"./hello\"]"))?;
+    let at = own
+        .at
+        .or_else(|| top.at.clone())
+        .ok_or_else(|| missing("at", "\"vfork:1\""))?;
+    let event = at.get_ref().parse::<EventSpec>().map_err(|e| {
+        fail(
+            Some(at.span()),
+            format!("`{}` is not an event", e.text),
+            Some(e.reason),
+        )
+    })?;
+    let mut rules = Vec::new();
+    for rule in own
+        .normalise
+        .or_else(|| top.normalise.clone())
+        .unwrap_or_default()
+    {
+        rules.push(Rule::by_name(rule.get_ref()).ok_or_else(|| {
+            let names: Vec<_> = Rule::ALL.iter().map(|r| r.name()).collect();
+            let help = match suggest(rule.get_ref(), names.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", names.join(", ")),
+            };
+            let message = format!("there is no normalisation `{}`", rule.get_ref());
+            fail(Some(rule.span()), message, Some(help))
+        })?);
+    }
+    let mut env = default_env();
+    env.extend(top.env.clone().unwrap_or_default());
+    env.extend(own.env.unwrap_or_default());
+    Ok(Case {
+        name,
+        argv,
+        env,
+        cwd: own
+            .cwd
+            .or_else(|| top.cwd.clone())
+            .unwrap_or_else(|| "/work".into()),
+        at: event,
+        timeout: own.timeout.or(top.timeout).unwrap_or(120),
+        status: own.status.or(top.status).unwrap_or(0),
+        nonce: own.nonce.or_else(|| top.nonce.clone()),
+        normalise: rules,
+        tasks: own.tasks.or_else(|| top.tasks.clone()).unwrap_or_default(),
+    })
+}
+
+fn default_env() -> BTreeMap<String, String> {
+    [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("HOME", "/root"),
+        ("LANG", "C.UTF-8"),
+        ("TMPDIR", "/tmp"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Line and column of an offset, counted from 1.
+fn place(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..offset.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Scenario, ScenarioError> {
+        parse("test", Path::new("d"), Path::new("d/scenario.toml"), text)
+    }
+
+    const GOOD: &str = "summary = \"s\"\nargv = [\"./a\"]\nat = \"vfork:2\"\n";
+
+    #[test]
+    fn the_smallest_scenario_has_one_case() {
+        let scenario = read(GOOD).unwrap();
+        assert_eq!(scenario.cases.len(), 1);
+        assert_eq!(scenario.cases[0].name, "main");
+        assert_eq!(scenario.cases[0].at.to_string(), "vfork:2");
+        assert_eq!(scenario.cases[0].cwd, "/work");
+    }
+
+    #[test]
+    fn a_case_overrides_the_top() {
+        let text = format!(
+            "{GOOD}env = {{ A = \"1\", B = \"1\" }}\n[[case]]\nname = \"x\"\nat = \"time:5ms\"\nenv = {{ B = \"2\" }}\n"
+        );
+        let case = &read(&text).unwrap().cases[0];
+        assert_eq!(case.at.to_string(), "time:5ms");
+        assert_eq!((case.env["A"].as_str(), case.env["B"].as_str()), ("1", "2"));
+        assert_eq!(case.argv, ["./a"]);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_place_and_a_suggestion() {
+        let error = read(&format!("{GOOD}tiemout = 3\n")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "d/scenario.toml:4:1: unknown key `tiemout`\n  help: did you mean `timeout`?"
+        );
+    }
+
+    #[test]
+    fn a_misspelt_key_of_a_case_is_named_too() {
+        let error = read(&format!("{GOOD}[[case]]\nname = \"x\"\nargs = []\n")).unwrap_err();
+        assert_eq!(error.place, Some((6, 1)));
+    }
+
+    #[test]
+    fn a_bad_event_is_named_with_its_place() {
+        let error = read("summary = \"s\"\nargv = [\"a\"]\nat = \"vfrok\"\n").unwrap_err();
+        assert_eq!(error.place, Some((3, 6)));
+        assert_eq!(error.help.as_deref(), Some("did you mean `vfork`?"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_an_example() {
+        let error = read("summary = \"s\"\nargv = [\"a\"]\n").unwrap_err();
+        assert!(error.help.unwrap().contains("at = \"vfork:1\""));
+    }
+
+    #[test]
+    fn a_wrong_type_has_a_place() {
+        let error = read(&format!("{GOOD}timeout = \"long\"\n")).unwrap_err();
+        assert!(error.place.is_some(), "{error}");
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Why a case ended before its comparison.
+
+use crucible_vmm::TaskStates;
+
+use crate::{engine::Refusal, guest::GuestError, session::SessionError, verdict::Verdict};
+
+/// The end of a case.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// What it comes to.
+    pub verdict: Verdict,
+    /// One line.
+    pub why: String,
+    /// What to show with it: the kernel's report, a tool's log, task states.
+    pub lines: Vec<String>,
+    /// Whether the guest can serve another case.
+    pub guest_usable: bool,
+}
+
+/// Where in a run something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the trigger fired: nothing is said about checkpoint/restart.
+    Before,
+    /// From the trigger on.
+    After,
+}
+
+impl Stop {
+    /// A case that came to no result.
+    pub fn unknown(why: impl Into<String>) -> Self {
+        Self {
+            verdict: Verdict::Unknown,
+            why: why.into(),
+            lines: Vec::new(),
+            guest_usable: true,
+        }
+    }
+
+    /// With lines to show.
+    pub fn with(mut self, lines: Vec<String>) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    /// A guest that gave no answer, by when that was.
+    pub fn guest(phase: Phase, error: GuestError) -> Self {
+        let why = full(&error);
+        let (bad, lines) = match error {
+            GuestError::Alert(alerts) => {
+                let lines = alerts.into_iter().flat_map(|a| a.lines).collect();
+                (Verdict::Panic, lines)
+            }
+            GuestError::Ended(_) => (Verdict::Panic, Vec::new()),
+            GuestError::Silent { states, .. } => (Verdict::Hang, states_lines(*states)),
+            // The agent answers and the guest lives: it is the one question that failed.
+            GuestError::Failed(_) => return Self::unknown(why),
+            _ => (Verdict::Unknown, Vec::new()),
+        };
+        Self {
+            verdict: match phase {
+                Phase::Before => Verdict::Unknown,
+                Phase::After => bad,
+            },
+            why,
+            lines,
+            guest_usable: false,
+        }
+    }
+
+    /// A run that did not end in time.
+    pub fn hang(phase: Phase, why: String, states: TaskStates) -> Self {
+        Self {
+            verdict: match phase {
+                Phase::Before => Verdict::Unknown,
+                Phase::After => Verdict::Hang,
+            },
+            why,
+            lines: states_lines(states),
+            guest_usable: true,
+        }
+    }
+
+    /// A tool that said no.
+    pub fn refused(refusal: Refusal) -> Self {
+        let mut lines: Vec<_> = refusal.log.lines().map(str::to_owned).collect();
+        let skip = lines.len().saturating_sub(40);
+        lines.drain(..skip);
+        Self {
+            verdict: if refusal.timed_out {
+                Verdict::Hang
+            } else {
+                Verdict::Refused
+            },
+            why: format!("{} refused: {}", refusal.step, refusal.message),
+            lines,
+            guest_usable: !refusal.timed_out,
+        }
+    }
+
+    /// There was no guest to begin with.
+    pub fn session(error: &SessionError) -> Self {
+        Self {
+            guest_usable: false,
+            ..Self::unknown(full(error))
+        }
+    }
+}
+
+/// An error and its causes, each once.
+pub fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn states_lines(states: TaskStates) -> Vec<String> {
+    let mut lines = states.lines;
+    if !states.answered {
+        lines.push("the guest's kernel did not answer sysrq; registers:".into());
+        lines.extend(states.registers);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent() -> GuestError {
+        GuestError::Silent {
+            what: "wait",
+            limit: std::time::Duration::from_secs(1),
+            states: Box::default(),
+        }
+    }
+
+    #[test]
+    fn what_happens_before_the_trigger_says_nothing() {
+        for error in [
+            silent(),
+            GuestError::Alert(Vec::new()),
+            GuestError::Ended(None),
+        ] {
+            assert_eq!(Stop::guest(Phase::Before, error).verdict, Verdict::Unknown);
+        }
+    }
+
+    #[test]
+    fn from_the_trigger_on_it_counts() {
+        assert_eq!(Stop::guest(Phase::After, silent()).verdict, Verdict::Hang);
+        let alert = GuestError::Alert(Vec::new());
+        assert_eq!(Stop::guest(Phase::After, alert).verdict, Verdict::Panic);
+    }
+
+    #[test]
+    fn a_failed_question_is_crucibles_own_failure() {
+        let stop = Stop::guest(Phase::After, GuestError::Failed("no".into()));
+        assert_eq!(stop.verdict, Verdict::Unknown);
+        assert!(stop.guest_usable);
+    }
+}
