@@ -1,0 +1,204 @@
+//! `crucible doctor`
+
+use std::fs::File;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use clap::Args;
+use crucible_artefacts::kernel::{self, Flavour};
+use crucible_artefacts::{Cache, Sources, host, rootfs};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::exit;
+
+/// What a first run takes: the kernel's source and two build trees, the
+/// userland, and a run's disks. In GiB.
+const NEEDED_GIB: u64 = 8;
+
+/// The options of `crucible doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Whether nothing that is needed is missing.
+    ready: bool,
+    findings: Vec<Finding>,
+    /// The one command that mends what is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    state: State,
+    what: &'static str,
+    detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// It is there.
+    Ok,
+    /// It is made when it is first needed.
+    Later,
+    /// It has to be mended.
+    Missing,
+    /// It is not needed.
+    Note,
+}
+
+/// Looks at this host.
+pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
+    let report = examine(context)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    let code = if report.ready { exit::PASS } else { exit::HOST };
+    Ok(code.into())
+}
+
+fn examine(context: &Context) -> Result<Report> {
+    let mut findings = vec![qemu(), kvm()];
+    let missing = host::missing()?;
+    findings.push(packages(&missing));
+
+    let cache = context.cache()?;
+    findings.push(space(&cache)?);
+    match context.sources() {
+        Ok(sources) => findings.extend(artefacts(&cache, &sources)?),
+        Err(error) => findings.push(Finding {
+            state: State::Missing,
+            what: "sources",
+            detail: error.to_string(),
+        }),
+    }
+    let mend = (!missing.is_empty()).then(|| host::install_command(&missing));
+    Ok(Report {
+        ready: findings.iter().all(|f| f.state != State::Missing),
+        findings,
+        mend,
+    })
+}
+
+fn qemu() -> Finding {
+    let version = Command::new("qemu-system-x86_64").arg("--version").output();
+    let (state, detail) = match version {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let first = text.lines().next().unwrap_or_default().to_owned();
+            (State::Ok, first)
+        }
+        Err(error) => (State::Missing, error.to_string()),
+    };
+    Finding {
+        state,
+        what: "qemu",
+        detail,
+    }
+}
+
+/// Opening proves nothing; so nothing is promised.
+fn kvm() -> Finding {
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    Finding {
+        state: State::Note,
+        what: "kvm",
+        detail: match opened {
+            Ok(_) => "/dev/kvm opens; guests are emulated (TCG) all the same".into(),
+            Err(error) => format!("/dev/kvm: {error}; guests are emulated (TCG)"),
+        },
+    }
+}
+
+fn packages(missing: &[host::Package]) -> Finding {
+    let (state, detail) = if missing.is_empty() {
+        let count = host::PACKAGES.len();
+        (State::Ok, format!("all {count} are installed"))
+    } else {
+        let list: Vec<_> = missing
+            .iter()
+            .map(|package| format!("{} ({})", package.name, package.purpose))
+            .collect();
+        (State::Missing, list.join(", "))
+    };
+    Finding {
+        state,
+        what: "packages",
+        detail,
+    }
+}
+
+fn space(cache: &Cache) -> Result<Finding> {
+    let stat = rustix::fs::statvfs(cache.root())?;
+    let free = (stat.f_bavail * stat.f_frsize) >> 30;
+    let detail = format!("{}, {free} GiB free", cache.root().display());
+    Ok(if free >= NEEDED_GIB {
+        Finding {
+            state: State::Ok,
+            what: "cache",
+            detail,
+        }
+    } else {
+        Finding {
+            state: State::Missing,
+            what: "cache",
+            detail: format!(
+                "{detail}, {NEEDED_GIB} GiB are needed; make room, or set \
+                 CRUCIBLE_CACHE to a directory elsewhere"
+            ),
+        }
+    })
+}
+
+fn artefacts(cache: &Cache, sources: &Sources) -> Result<Vec<Finding>> {
+    let finding = |what, path: Option<std::path::PathBuf>| match path {
+        Some(path) => Finding {
+            state: State::Ok,
+            what,
+            detail: path.display().to_string(),
+        },
+        None => Finding {
+            state: State::Later,
+            what,
+            detail: "not built yet; whatever needs it builds it".into(),
+        },
+    };
+    // Without a compiler nobody can tell which kernel is wanted.
+    let image = |flavour| {
+        kernel::cached(cache, sources, flavour)
+            .ok()
+            .flatten()
+            .map(|kernel| kernel.image)
+    };
+    Ok(vec![
+        finding("base kernel", image(Flavour::Base)),
+        finding("debug kernel", image(Flavour::Debug)),
+        finding("userland", rootfs::debian_cached(cache, sources)?),
+    ])
+}
+
+fn print(report: &Report) {
+    for finding in &report.findings {
+        let state = match finding.state {
+            State::Ok => "ok",
+            State::Later => "later",
+            State::Missing => "MISSING",
+            State::Note => "note",
+        };
+        println!("{state:8}{:14}{}", finding.what, finding.detail);
+    }
+    match (&report.mend, report.ready) {
+        (Some(command), _) => println!("\nTo mend it:\n  {command}"),
+        (None, true) => println!("\nThis host is ready."),
+        (None, false) => {}
+    }
+}

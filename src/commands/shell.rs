@@ -1,0 +1,160 @@
+//! `crucible shell`
+
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use crucible_engine::guest::{Guest, GuestError};
+use crucible_vmm::qemu::{Options, QemuMachine};
+use rustix::termios::{self, OptionalActions, Termios};
+
+use crate::context::Context;
+use crate::exit;
+use crate::images::{Images, KernelArgs};
+
+/// How long the agent may take to answer. A shell is for looking at broken
+/// kernels too, so this is long.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// Typed three times in a row, this ends a guest that does not answer.
+const ESCAPE: u8 = 0x1d;
+
+/// What ends the input of a shell whose own input is no terminal.
+const END_OF_INPUT: u8 = 0x04;
+
+/// The options of `crucible shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+enum Event {
+    Ended(Result<Guest, GuestError>),
+    Escape,
+}
+
+/// Boots a guest and connects this terminal to a shell in it.
+pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
+    let images = Images::prepare(context, &args.kernel)?;
+    let directory = tempfile::Builder::new()
+        .prefix("crucible-shell-")
+        .tempdir()
+        .context("cannot make a directory for the guest")?;
+    let scratch = directory.path().join("scratch.ext4");
+    images.scratch(context, &scratch)?;
+    let spec = images.machine(&scratch, directory.path());
+    let machine = QemuMachine::start(&spec, &Options::default())?;
+    let mut guest = Guest::connect(Box::new(machine), BOOT)?;
+    let stream = guest.machine().terminal()?;
+
+    if io::stdin().is_terminal() {
+        eprintln!("crucible: the shell's end, or Ctrl-] three times, ends the guest");
+    }
+    let raw = RawTerminal::enter()?;
+    let (sender, events) = mpsc::channel();
+    let output = pump_output(stream.try_clone()?);
+    pump_input(stream, sender.clone());
+    let (rows, columns) = size();
+    let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
+    thread::spawn(move || {
+        let result = guest.terminal(rows, columns, &term).map(|_| guest);
+        // If nobody listens any more, the guest was given up.
+        let _ = sender.send(Event::Ended(result));
+    });
+    let event = events.recv().context("the shell's threads are gone")?;
+    match event {
+        Event::Ended(Ok(guest)) => {
+            guest.shutdown()?;
+            // The machine has ended, so its terminal is at its end too.
+            let _ = output.join();
+            drop(raw);
+            Ok(exit::PASS.into())
+        }
+        Event::Ended(Err(error)) => {
+            drop(raw);
+            Err(error.into())
+        }
+        Event::Escape => {
+            drop(raw);
+            eprintln!("crucible: ended");
+            Ok(exit::PASS.into())
+        }
+    }
+}
+
+fn pump_output(mut from: UnixStream) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        let mut stdout = io::stdout();
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let shown = stdout.write_all(&buffer[..n]);
+            if shown.and_then(|()| stdout.flush()).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+fn pump_input(mut to: UnixStream, events: Sender<Event>) {
+    thread::spawn(move || {
+        let mut stdin = io::stdin();
+        let terminal = stdin.is_terminal();
+        let mut buffer = [0; 4096];
+        let mut escapes = 0;
+        while let Ok(n @ 1..) = stdin.read(&mut buffer) {
+            for &byte in &buffer[..n] {
+                escapes = if byte == ESCAPE { escapes + 1 } else { 0 };
+                if terminal && escapes == 3 {
+                    // If nobody listens any more, the shell has ended.
+                    let _ = events.send(Event::Escape);
+                    return;
+                }
+            }
+            if to.write_all(&buffer[..n]).is_err() {
+                return;
+            }
+        }
+        // The guest may be gone by now.
+        let _ = to.write_all(&[END_OF_INPUT]);
+    });
+}
+
+fn size() -> (u16, u16) {
+    termios::tcgetwinsize(io::stdout())
+        .map(|size| (size.ws_row, size.ws_col))
+        .ok()
+        .filter(|&(rows, columns)| rows > 0 && columns > 0)
+        .unwrap_or((24, 80))
+}
+
+/// The terminal in raw mode, until this is dropped.
+struct RawTerminal(Option<Termios>);
+
+impl RawTerminal {
+    fn enter() -> Result<Self> {
+        if !io::stdin().is_terminal() {
+            return Ok(Self(None));
+        }
+        let before = termios::tcgetattr(io::stdin()).context("cannot read the terminal's mode")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        termios::tcsetattr(io::stdin(), OptionalActions::Flush, &raw)
+            .context("cannot set the terminal's mode")?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // It was possible a moment ago; if not now, the terminal is gone.
+            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, before);
+        }
+    }
+}

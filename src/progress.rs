@@ -1,0 +1,130 @@
+//! Progress of long steps, on standard error: a line that moves on a terminal,
+//! a line now and then elsewhere.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crucible_artefacts::Progress;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a step tells how far it is, where nothing can move.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// Steps shorter than this are not worth a word when they end.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Progress on standard error.
+pub struct Terminal {
+    mode: Mode,
+    step: Mutex<Option<Step>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Quiet,
+    Lines,
+    Bar,
+}
+
+struct Step {
+    name: String,
+    began: Instant,
+    told: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Terminal {
+    /// Silent if `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        let mode = match (quiet, stderr().is_terminal()) {
+            (true, _) => Mode::Quiet,
+            (false, true) => Mode::Bar,
+            (false, false) => Mode::Lines,
+        };
+        Self {
+            mode,
+            step: Mutex::new(None),
+        }
+    }
+
+    fn with_step(&self, f: impl FnOnce(&mut Option<Step>)) {
+        f(&mut self.step.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Progress for Terminal {
+    fn begin(&self, name: &str) {
+        if self.mode == Mode::Quiet {
+            return;
+        }
+        let bar = (self.mode == Mode::Bar).then(|| {
+            let bar = ProgressBar::new_spinner().with_message(name.to_owned());
+            bar.set_style(style("{spinner} {msg} {elapsed:.dim}"));
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("crucible: {name} …");
+        }
+        let now = Instant::now();
+        self.with_step(|step| {
+            *step = Some(Step {
+                name: name.to_owned(),
+                began: now,
+                told: now,
+                bar,
+            });
+        });
+    }
+
+    fn advance(&self, done: u64, total: u64) {
+        self.with_step(|step| {
+            let Some(step) = step else { return };
+            if let Some(bar) = &step.bar {
+                if bar.length().is_none() {
+                    bar.set_style(style(
+                        "{spinner} {msg} {wide_bar} {percent:>3} % {elapsed:.dim}",
+                    ));
+                }
+                bar.set_length(total);
+                bar.set_position(done);
+            } else if step.told.elapsed() >= PERIOD {
+                step.told = Instant::now();
+                let percent = (done * 100).checked_div(total).unwrap_or_default();
+                eprintln!("crucible: {}: {percent} %", step.name);
+            }
+        });
+    }
+
+    fn end(&self) {
+        self.with_step(|step| {
+            let Some(step) = step.take() else { return };
+            let elapsed = step.began.elapsed();
+            if let Some(bar) = step.bar {
+                bar.finish_and_clear();
+            }
+            if elapsed >= SHORT {
+                eprintln!("crucible: {}: {} s", step.name, elapsed.as_secs());
+            }
+        });
+    }
+
+    fn note(&self, text: &str) {
+        match self.mode {
+            Mode::Quiet => {}
+            Mode::Lines => eprintln!("crucible: {text}"),
+            Mode::Bar => self.with_step(|step| match step {
+                Some(Step { bar: Some(bar), .. }) => {
+                    bar.suspend(|| eprintln!("crucible: {text}"));
+                }
+                _ => eprintln!("crucible: {text}"),
+            }),
+        }
+    }
+}
+
+/// The templates are ours, so they parse; the fallback is what indicatif has.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
