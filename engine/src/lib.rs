@@ -16,6 +16,7 @@ pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod session;
+pub mod snapshot;
 pub mod stop;
 pub mod trial;
 pub mod verdict;

@@ -30,6 +30,9 @@ pub struct ScenarioRecord {
     pub why: String,
     /// Case by case.
     pub cases: Vec<CaseRecord>,
+    /// The look at the reviewed result, where there was one to look at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Check>,
     /// The command that runs it again.
     pub reproduce: String,
     /// Who saved and restored.

@@ -117,6 +117,11 @@ impl<'a> Session<'a> {
         Ok((self.running(), new))
     }
 
+    /// Whether there is a guest.
+    pub fn is_running(&self) -> bool {
+        self.guest.is_some()
+    }
+
     /// The guest that [`Self::guest`] or [`Self::fresh`] has booted.
     ///
     /// # Panics

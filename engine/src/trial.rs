@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A scenario from its sources to its record.
 
-use std::{collections::BTreeMap, fmt::Write, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use crucible_protocol::{Ended, FileKind, Observation, WORK_DIR};
 
@@ -12,11 +17,12 @@ use crate::{
     guest::GuestError,
     normalise,
     progress::Event,
-    record::{CaseRecord, FrozenRecord},
+    record::{CaseRecord, FrozenRecord, SCHEMA, ScenarioRecord, Versions},
     results::Store,
     run::{Frozen, RestartIn, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
+    snapshot,
     stop::{Phase, Stop},
     verdict::Verdict,
 };
@@ -171,7 +177,7 @@ fn run(
         )));
     }
     record.frozen = Some(frozen_record(&control_point));
-    record.snapshot = Some(snapshot(runner.case, &control_point, &control));
+    record.snapshot = Some(rendered(runner.case, &control_point, &control));
 
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;
@@ -309,7 +315,7 @@ fn frozen_record(frozen: &Frozen) -> FrozenRecord {
 
 /// What people review: where it was stopped and what came out, without what a
 /// package update changes.
-fn snapshot(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
+fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
     let mut text = format!("case: {}\nat: {}\n", case.name, case.at);
     let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
     // Writing to a string cannot fail.
@@ -380,4 +386,122 @@ fn keep(
         }
     }
     Ok(())
+}
+
+/// Runs a whole scenario: builds it, runs its cases, looks at its snapshot.
+pub fn scenario(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    options: &Options,
+    store: &Store,
+    reproduce: String,
+    versions: Versions,
+) -> ScenarioRecord {
+    session.tell(&Event::Scenario {
+        name: scenario.name.clone(),
+        summary: scenario.summary.clone(),
+    });
+    let mut timings = BTreeMap::new();
+    let mut cases = Vec::new();
+    for case in &scenario.cases {
+        // A guest that had to be given up took the built workload with it.
+        let begun = Instant::now();
+        let built = if cases.is_empty() || !session.is_running() {
+            build(session, scenario)
+        } else {
+            Ok(())
+        };
+        *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
+        cases.push(match built {
+            Ok(()) => self::case(session, scenario, case, options, store, &mut timings),
+            Err(stop) => not_run(session, case, stop),
+        });
+    }
+    let criu = match session.is_running() {
+        true => options
+            .engine
+            .version(session.running())
+            .unwrap_or_default(),
+        false => None,
+    };
+    let booted = session.booted();
+    if let Some(booted) = booted {
+        timings.insert("machine_ready_ms".into(), booted.ready_ms);
+    }
+    let mut record = ScenarioRecord {
+        schema: SCHEMA,
+        scenario: scenario.name.clone(),
+        verdict: Verdict::of_all(cases.iter().map(|c| c.verdict.unwrap_or(Verdict::Unknown))),
+        exit_code: 0,
+        why: String::new(),
+        reproduce,
+        engine: options.engine,
+        restart_in: options.restart_in,
+        versions: Versions {
+            guest: booted.map(|b| b.guest.clone()),
+            machine: booted.map(|b| b.machine.clone()),
+            criu,
+            ..versions
+        },
+        timings,
+        results: String::new(),
+        snapshot: None,
+        cases,
+    };
+    // Another event or another engine has no reviewed result.
+    if options.at.is_none() && options.engine == Engine::Crucible {
+        look_at_snapshot(scenario, &mut record);
+    }
+    record.exit_code = record.verdict.exit_code();
+    record.why = why(&record);
+    session.tell(&Event::ScenarioDone {
+        name: scenario.name.clone(),
+        verdict: record.verdict,
+        why: record.why.clone(),
+    });
+    record
+}
+
+fn not_run(session: &mut Session<'_>, case: &Case, stop: Stop) -> CaseRecord {
+    if !stop.guest_usable {
+        session.abandon();
+    }
+    CaseRecord {
+        name: case.name.clone(),
+        at: case.at.to_string(),
+        verdict: Some(stop.verdict),
+        why: stop.why,
+        lines: stop.lines,
+        ..CaseRecord::default()
+    }
+}
+
+/// Only a run that passed has a result to review.
+fn look_at_snapshot(scenario: &Scenario, record: &mut ScenarioRecord) {
+    if record.verdict != Verdict::Pass {
+        return;
+    }
+    let parts: Vec<_> = record
+        .cases
+        .iter()
+        .filter_map(|c| c.snapshot.as_deref())
+        .collect();
+    let check = snapshot::check(scenario, &parts.join("\n"));
+    if !check.ok {
+        record.verdict = Verdict::Diverged;
+    }
+    record.snapshot = Some(check);
+}
+
+fn why(record: &ScenarioRecord) -> String {
+    let bad = record
+        .cases
+        .iter()
+        .find(|c| c.verdict == Some(record.verdict));
+    match (record.verdict, bad, &record.snapshot) {
+        (Verdict::Pass, ..) => format!("{} cases passed", record.cases.len()),
+        (_, Some(case), _) => format!("{}: {}", case.name, case.why),
+        (_, None, Some(check)) if !check.ok => check.name.clone(),
+        _ => "nothing was run".into(),
+    }
 }
