@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{clean, doctor, kernel, rootfs, shell};
+use crate::commands::{clean, doctor, kernel, list, rootfs, scenario, shell};
 use crate::context::Context;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
@@ -37,6 +37,10 @@ pub struct Global {
 /// The commands, a file each in `commands/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run scenarios: checkpoint, kill, restart, and compare
+    Scenario(scenario::ScenarioArgs),
+    /// List the scenarios
+    List(list::ListArgs),
     /// Tell what this host has, what it lacks, and how to mend that
     Doctor(doctor::DoctorArgs),
     /// Build the guest's kernel, or write its series as mails
@@ -53,6 +57,8 @@ impl Command {
     /// Does it.
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
+            Self::Scenario(args) => scenario::run(&args, context),
+            Self::List(args) => list::run(&args, context),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),

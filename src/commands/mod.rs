@@ -3,5 +3,7 @@
 pub mod clean;
 pub mod doctor;
 pub mod kernel;
+pub mod list;
 pub mod rootfs;
+pub mod scenario;
 pub mod shell;

@@ -1,0 +1,374 @@
+//! `crucible scenario`
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use crucible_engine::progress::Event;
+use crucible_engine::record::Versions;
+use crucible_engine::results::Store;
+use crucible_engine::trial::{self, Options};
+use crucible_engine::{
+    Engine, EventSpec, Lab, LabError, RestartIn, Scenario, Session, Verdict, snapshot,
+};
+use crucible_vmm::Machine;
+use crucible_vmm::qemu::{self, QemuMachine};
+
+use crate::context::Context;
+use crate::exit;
+use crate::images::{FlavourArg, Images, KernelArgs};
+use crate::report;
+
+/// How much longer everything may take with the checkers of the debug kernel.
+const DEBUG_SLOWNESS: u32 = 6;
+
+/// The options of `crucible scenario`.
+#[derive(Debug, Args)]
+pub struct ScenarioArgs {
+    /// Scenarios to run; `crucible list` names them
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    names: Vec<String>,
+    /// Run every scenario, one after the other in one guest
+    #[arg(long)]
+    all: bool,
+    /// Checkpoint and restart each case this often
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+    /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,
+    /// `signal:SIGCHLD:2`, `time:250ms`
+    #[arg(long, value_name = "EVENT")]
+    at: Option<EventSpec>,
+    /// Restart in the same guest, or in another machine with the same disk
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
+    restart_in: RestartInArg,
+    /// Print the record as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Keep the results directory from being pruned, the scratch disk in it
+    #[arg(long)]
+    keep: bool,
+    /// Limit of each wait in seconds, instead of the scenario's
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Who checkpoints and restarts
+    #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
+    engine: EngineArg,
+    /// Leave one piece of the restart out, to see that it is missed (debug flavour)
+    #[arg(long = "break", value_name = "NAME")]
+    break_switch: Option<String>,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+/// [`RestartIn`], on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum RestartInArg {
+    #[default]
+    Same,
+    Fresh,
+}
+
+/// [`Engine`], on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum EngineArg {
+    #[default]
+    Crucible,
+    Criu,
+}
+
+/// Runs scenarios and tells what came out.
+pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
+    let sources = context.sources()?;
+    let root = sources.root();
+    // SAFETY: the commands start no threads before their own work begins.
+    unsafe { snapshot::configure(root) };
+    let scenarios = match load(args, root) {
+        Ok(scenarios) => scenarios,
+        Err(message) => {
+            eprintln!("crucible: {message}");
+            return Ok(exit::USAGE.into());
+        }
+    };
+    let kernel = KernelArgs {
+        flavour: match &args.break_switch {
+            Some(_) => FlavourArg::Debug,
+            None => args.kernel.flavour,
+        },
+        ..args.kernel.clone()
+    };
+    let images = Images::prepare(context, &kernel)?;
+    let lab = HostLab {
+        images: &images,
+        context,
+        slowness: match kernel.flavour {
+            FlavourArg::Base => 1,
+            FlavourArg::Debug => DEBUG_SLOWNESS,
+        },
+    };
+    let what = match &scenarios[..] {
+        [one] => one.name.as_str(),
+        _ => "all",
+    };
+    let results = root.join("results");
+    let store = Store::begin(&results, what)
+        .with_context(|| format!("cannot write to {}", results.display()))?;
+    let progress = Steps::new(context);
+    let sink = |event: &Event| progress.hear(event);
+    let mut session = Session::new(&lab, store.dir(), args.break_switch.clone(), &sink);
+    let options = Options {
+        repeat: args.repeat,
+        at: args.at.clone(),
+        restart_in: match args.restart_in {
+            RestartInArg::Same => RestartIn::Same,
+            RestartInArg::Fresh => RestartIn::Fresh,
+        },
+        timeout: args.timeout,
+        engine: match args.engine {
+            EngineArg::Crucible => Engine::Crucible,
+            EngineArg::Criu => Engine::Criu,
+        },
+    };
+    let mut records: Vec<_> = scenarios
+        .iter()
+        .map(|scenario| {
+            let reproduce = reproduce(args, &scenario.name);
+            let versions = versions(&images);
+            trial::scenario(
+                &mut session,
+                scenario,
+                &options,
+                &store,
+                reproduce,
+                versions,
+            )
+        })
+        .collect();
+    if let Err(error) = session.close() {
+        context
+            .progress()
+            .note(&format!("the guest did not shut down: {error}"));
+    }
+    let finished = store.finished();
+    for record in &mut records {
+        record.results = finished
+            .strip_prefix(root)
+            .unwrap_or(&finished)
+            .to_string_lossy()
+            .into();
+    }
+    let verdict = Verdict::of_all(records.iter().map(|r| r.verdict));
+    let json = report::json(&records, verdict)?;
+    store.write(Path::new("record.json"), json.as_bytes())?;
+    let keep_disk = args.keep;
+    if !keep_disk {
+        remove_if_there(&store.dir().join("scratch.ext4"))?;
+    }
+    store.finish(args.keep)?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", report::screen(&records));
+    }
+    Ok(verdict.exit_code().into())
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The scenarios that were asked for, or what is wrong with one.
+fn load(args: &ScenarioArgs, root: &Path) -> Result<Vec<Scenario>, String> {
+    let dir: PathBuf = root.join("scenarios");
+    let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
+    let names = if args.all { &known } else { &args.names };
+    names
+        .iter()
+        .map(|name| {
+            if !known.contains(name) {
+                return Err(format!(
+                    "there is no scenario `{name}`; there are {}",
+                    known.join(", ")
+                ));
+            }
+            Scenario::load(&dir.join(name)).map_err(|e| e.to_string())
+        })
+        .collect()
+}
+
+/// The command that does one of them again.
+fn reproduce(args: &ScenarioArgs, name: &str) -> String {
+    let mut words = vec![
+        "cargo run --release -q -- scenario".to_owned(),
+        name.to_owned(),
+    ];
+    let mut add = |option: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("{option} {value}")));
+    };
+    add("--at", args.at.as_ref().map(ToString::to_string));
+    add(
+        "--restart-in",
+        (args.restart_in == RestartInArg::Fresh).then(|| "fresh".into()),
+    );
+    add(
+        "--engine",
+        (args.engine == EngineArg::Criu).then(|| "criu".into()),
+    );
+    add(
+        "--repeat",
+        (args.repeat > 1).then(|| args.repeat.to_string()),
+    );
+    add("--timeout", args.timeout.map(|t| t.to_string()));
+    add("--break", args.break_switch.clone());
+    add(
+        "--flavour",
+        (args.kernel.flavour == FlavourArg::Debug).then(|| "debug".into()),
+    );
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    add("--kernel", path(&args.kernel.kernel));
+    add("--kernel-src", path(&args.kernel.kernel_src));
+    words.join(" ")
+}
+
+fn versions(images: &Images) -> Versions {
+    let file = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let identity = &images.kernel.identity;
+    let parts = [
+        ("kernel", format!("{} {}", identity.version, identity.hash)),
+        ("agent", file(&images.agent)),
+        ("userland", file(&images.debian)),
+    ];
+    Versions {
+        crucible: env!("CARGO_PKG_VERSION").into(),
+        parts: parts.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Versions::default()
+    }
+}
+
+/// Machines from this host.
+struct HostLab<'a> {
+    images: &'a Images,
+    context: &'a Context,
+    slowness: u32,
+}
+
+impl Lab for HostLab<'_> {
+    fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
+        let spec = self.images.machine(scratch, dir);
+        let machine = QemuMachine::start(&spec, &qemu::Options::default());
+        let machine = machine.map_err(|e| lab_error(&e.into()))?;
+        Ok(Box::new(machine))
+    }
+
+    fn scratch(&self, path: &Path) -> Result<(), LabError> {
+        self.images
+            .scratch(self.context, path)
+            .map_err(|e| lab_error(&e))
+    }
+
+    fn slowness(&self) -> u32 {
+        self.slowness
+    }
+}
+
+fn lab_error(error: &anyhow::Error) -> LabError {
+    LabError {
+        message: exit::chain(error),
+    }
+}
+
+/// The engine's events as progress.
+struct Steps<'a> {
+    context: &'a Context,
+    place: RefCell<String>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self {
+            context,
+            place: RefCell::default(),
+        }
+    }
+
+    fn hear(&self, event: &Event) {
+        let progress = self.context.progress();
+        match event {
+            Event::Booting => progress.note("booting a guest"),
+            Event::Booted { ready_ms, kernel } => {
+                progress.note(&format!("Linux {kernel} is ready after {ready_ms} ms"));
+            }
+            Event::Scenario { name, summary } => {
+                self.place.replace(name.clone());
+                progress.note(&format!("scenario {name}: {summary}"));
+            }
+            Event::Building { command } => progress.note(&format!("building: {command}")),
+            Event::Case { name, at } => progress.note(&format!("case {name}, stopped at {at}")),
+            Event::Step { name } => progress.begin(&format!("{}: {name}", self.place.borrow())),
+            Event::StepDone { .. } => progress.end(),
+            Event::CaseDone { name, verdict, why } => {
+                progress.note(&format!("case {name}: {} ({why})", verdict.name()));
+            }
+            Event::ScenarioDone { .. } => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ScenarioArgs,
+    }
+
+    fn args(words: &[&str]) -> Result<ScenarioArgs, clap::Error> {
+        let words = std::iter::once(&"scenario").chain(words);
+        Cli::try_parse_from(words).map(|cli| cli.args)
+    }
+
+    #[test]
+    fn a_name_or_all_is_needed() {
+        assert!(args(&[]).is_err());
+        assert!(args(&["--all"]).is_ok());
+        assert!(args(&["hello", "--all"]).is_err());
+        assert!(args(&["hello", "--repeat", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_bad_event_is_a_wrong_command_line() {
+        let error = args(&["hello", "--at", "vfrok"]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `vfork`?"), "{error}");
+    }
+
+    #[test]
+    fn the_command_that_reproduces_it_has_the_options_that_matter() {
+        let args = args(&[
+            "vfork",
+            "--at",
+            "vfork:2",
+            "--restart-in",
+            "fresh",
+            "--json",
+        ])
+        .unwrap();
+        assert_eq!(
+            reproduce(&args, "vfork"),
+            "cargo run --release -q -- scenario vfork --at vfork:2 --restart-in fresh"
+        );
+    }
+}

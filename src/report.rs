@@ -1,0 +1,159 @@
+//! What people and programs read of a run.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use crucible_engine::Verdict;
+use crucible_engine::record::{CaseRecord, ScenarioRecord};
+use serde::Serialize;
+
+/// Lines of a kernel's report or a tool's log on the screen.
+const LINES: usize = 24;
+
+/// Several scenarios as one object.
+#[derive(Serialize)]
+struct All<'a> {
+    schema: u32,
+    verdict: Verdict,
+    exit_code: u8,
+    scenarios: &'a [ScenarioRecord],
+}
+
+/// One object: the record of a scenario, or all of them with the verdict of the whole.
+pub fn json(records: &[ScenarioRecord], verdict: Verdict) -> Result<String> {
+    Ok(match records {
+        [one] => serde_json::to_string_pretty(one)?,
+        all => serde_json::to_string_pretty(&All {
+            schema: crucible_engine::record::SCHEMA,
+            verdict,
+            exit_code: verdict.exit_code(),
+            scenarios: all,
+        })?,
+    })
+}
+
+/// A line a case; what failed is explained.
+pub fn screen(records: &[ScenarioRecord]) -> String {
+    let mut out = String::new();
+    for record in records {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "{}: {} ({})",
+            record.scenario,
+            record.verdict.name(),
+            record.why
+        );
+        for case in &record.cases {
+            let verdict = case.verdict.unwrap_or(Verdict::Unknown);
+            let _ = writeln!(out, "  {} at {}: {}", case.name, case.at, verdict.name());
+            frozen(&mut out, case);
+            if verdict != Verdict::Pass {
+                explain(&mut out, case);
+                let _ = writeln!(out, "    console  {}/{}", record.results, case.console);
+                for file in &case.files {
+                    let _ = writeln!(out, "    kept     {}/{file}", record.results);
+                }
+            }
+        }
+        if let Some(check) = record.snapshot.as_ref().filter(|c| !c.ok) {
+            let difference = check.difference.as_deref().unwrap_or("");
+            let _ = writeln!(out, "  {}: {difference}", check.name);
+        }
+        if record.verdict != Verdict::Pass {
+            let _ = writeln!(out, "  again    {}", record.reproduce);
+        }
+        let _ = writeln!(out, "  record   {}/record.json", record.results);
+    }
+    out
+}
+
+fn frozen(out: &mut String, case: &CaseRecord) {
+    let Some(frozen) = &case.frozen else { return };
+    for task in &frozen.tasks {
+        let mark = if task.tid == frozen.tid { '*' } else { ' ' };
+        let _ = writeln!(
+            out,
+            "   {mark}{:>4} {:<15} child of {:<4} {}",
+            task.tid, task.comm, task.ppid, task.site
+        );
+    }
+}
+
+fn explain(out: &mut String, case: &CaseRecord) {
+    let _ = writeln!(out, "    why      {}", case.why);
+    for check in case.checks.iter().filter(|c| !c.ok) {
+        let difference = check.difference.as_deref().unwrap_or("");
+        let _ = writeln!(
+            out,
+            "    check    {}: {}",
+            check.name,
+            difference.replace('\n', "\n    ")
+        );
+    }
+    for line in case.lines.iter().take(LINES) {
+        let _ = writeln!(out, "    | {line}");
+    }
+    if let Some(more) = case.lines.len().checked_sub(LINES + 1) {
+        let _ = writeln!(out, "    | … {} more lines in the record", more + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crucible_engine::compare::Check;
+    use crucible_engine::{Engine, RestartIn};
+
+    fn record(verdict: Verdict) -> ScenarioRecord {
+        ScenarioRecord {
+            schema: 1,
+            scenario: "s".into(),
+            verdict,
+            exit_code: verdict.exit_code(),
+            why: "w".into(),
+            cases: vec![CaseRecord {
+                name: "main".into(),
+                at: "vfork:1".into(),
+                verdict: Some(verdict),
+                checks: vec![Check::bad(
+                    "restarted = control: stdout",
+                    "differs from line 1\n  - a\n  + b",
+                )],
+                lines: (0..100).map(|n| format!("line {n}")).collect(),
+                ..CaseRecord::default()
+            }],
+            snapshot: None,
+            reproduce: "cargo run -- scenario s".into(),
+            engine: Engine::Crucible,
+            restart_in: RestartIn::Same,
+            versions: Default::default(),
+            timings: Default::default(),
+            results: "results/x".into(),
+        }
+    }
+
+    #[test]
+    fn a_divergence_fits_one_screen_and_says_how_to_see_it_again() {
+        let text = screen(&[record(Verdict::Diverged)]);
+        assert!(text.lines().count() <= 40, "{text}");
+        assert!(text.contains("restarted = control: stdout"), "{text}");
+        assert!(text.contains("cargo run -- scenario s"), "{text}");
+        assert!(text.contains("results/x"), "{text}");
+    }
+
+    #[test]
+    fn json_has_a_verdict_at_its_top_for_one_and_for_many() {
+        let one = json(&[record(Verdict::Pass)], Verdict::Pass).unwrap();
+        let two = json(
+            &[record(Verdict::Pass), record(Verdict::Hang)],
+            Verdict::Hang,
+        )
+        .unwrap();
+        let verdict = |text: &str| -> serde_json::Value {
+            serde_json::from_str::<serde_json::Value>(text).unwrap()["verdict"].clone()
+        };
+        assert_eq!(verdict(&one), "pass");
+        assert_eq!(verdict(&two), "hang");
+    }
+}
