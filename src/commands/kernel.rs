@@ -56,7 +56,8 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
         },
         Action::Export { dir } => {
             context.host()?;
-            let export = kernel::export(&cache, &sources, dir, context.progress())?;
+            let signer = kernel::Signer::from_git(sources.root())?;
+            let export = kernel::export(&cache, &sources, dir, &signer, context.progress())?;
             for patch in export.patches {
                 println!("{}", patch.display());
             }

@@ -20,6 +20,7 @@ pub fn export(
     cache: &Cache,
     sources: &Sources,
     directory: &Path,
+    signer: &Signer,
     progress: &dyn Progress,
 ) -> Result<Export> {
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
@@ -32,7 +33,7 @@ pub fn export(
 
     let work =
         tempfile::tempdir().map_err(Error::file("make a directory in", Path::new("/tmp")))?;
-    let repository = Repository::new(work.path(), sources.root())?;
+    let repository = Repository::new(work.path(), signer)?;
     let touched: BTreeSet<_> = series.patches.iter().flat_map(|p| &p.targets).collect();
     for path in touched {
         let from = source.directory.join(path);
@@ -60,7 +61,7 @@ pub fn export(
     let directory = directory
         .canonicalize()
         .map_err(Error::file("find", directory))?;
-    let listing = repository.git(&[
+    repository.git(&[
         "format-patch",
         "--quiet",
         "--no-signature",
@@ -69,8 +70,7 @@ pub fn export(
         "--output-directory",
         &directory.to_string_lossy(),
         "base",
-    ]);
-    listing?;
+    ])?;
     let mut patches = Vec::new();
     for entry in fs::read_dir(&directory).map_err(Error::file("list", &directory))? {
         let path = entry.map_err(Error::file("list", &directory))?.path();
@@ -160,28 +160,52 @@ fn wrap(text: &str) -> String {
     out
 }
 
+/// Who signs the patches off, as whoever mails them must.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// The name.
+    pub name: String,
+    /// The address.
+    pub email: String,
+}
+
+impl Signer {
+    /// Whoever git takes for the author of commits in this directory.
+    pub fn from_git(directory: &Path) -> Result<Self> {
+        let identity = output(
+            "asking git who you are (`git config --global user.name` and `user.email` tell it)",
+            Command::new("git")
+                .args(["var", "GIT_AUTHOR_IDENT"])
+                .current_dir(directory),
+        )?;
+        Self::parse(&identity).ok_or_else(|| Error::Malformed {
+            path: directory.to_owned(),
+            problem: format!(
+                "git's author is `{}`, which is no NAME <ADDRESS>",
+                identity.trim()
+            ),
+        })
+    }
+
+    fn parse(identity: &str) -> Option<Self> {
+        let (name, rest) = identity.split_once(" <")?;
+        let (email, _) = rest.split_once('>')?;
+        Some(Self {
+            name: name.trim().to_owned(),
+            email: email.to_owned(),
+        })
+    }
+}
+
 /// A repository that holds only the files that the series is about.
 struct Repository<'a> {
     directory: &'a Path,
-    name: String,
-    email: String,
+    signer: &'a Signer,
 }
 
 impl<'a> Repository<'a> {
-    /// Commits are signed off by whoever exports, as mails must be.
-    fn new(directory: &'a Path, ours: &Path) -> Result<Self> {
-        let ask = |key: &str| {
-            output(
-                "asking git who you are (set user.name and user.email to be able to sign off)",
-                Command::new("git").args(["config", key]).current_dir(ours),
-            )
-            .map(|text| text.trim().to_owned())
-        };
-        let repository = Self {
-            name: ask("user.name")?,
-            email: ask("user.email")?,
-            directory,
-        };
+    fn new(directory: &'a Path, signer: &'a Signer) -> Result<Self> {
+        let repository = Self { directory, signer };
         repository.git(&["init", "--quiet"])?;
         Ok(repository)
     }
@@ -194,10 +218,10 @@ impl<'a> Repository<'a> {
         let mut command = Command::new("git");
         command
             .current_dir(self.directory)
-            .env("GIT_AUTHOR_NAME", &self.name)
-            .env("GIT_AUTHOR_EMAIL", &self.email)
-            .env("GIT_COMMITTER_NAME", &self.name)
-            .env("GIT_COMMITTER_EMAIL", &self.email)
+            .env("GIT_AUTHOR_NAME", &self.signer.name)
+            .env("GIT_AUTHOR_EMAIL", &self.signer.email)
+            .env("GIT_COMMITTER_NAME", &self.signer.name)
+            .env("GIT_COMMITTER_EMAIL", &self.signer.email)
             // A hook's or an outer git's surroundings are not this one's.
             .env_remove("GIT_DIR")
             .env_remove("GIT_INDEX_FILE")
@@ -253,6 +277,13 @@ mod tests {
             Some("The object table: what was seen gets a number.")
         );
         assert_eq!(summary("int x;\n"), None);
+    }
+
+    #[test]
+    fn gits_author_is_taken_apart() {
+        let signer = Signer::parse("A Name <a@b.example> 1700000000 +0000\n").unwrap();
+        assert_eq!((&*signer.name, &*signer.email), ("A Name", "a@b.example"));
+        assert!(Signer::parse("nobody").is_none());
     }
 
     #[test]

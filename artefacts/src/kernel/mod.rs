@@ -19,7 +19,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-pub use export::export;
+pub use export::{Export, Signer, export};
 
 use crate::hash::Fingerprint;
 use crate::progress::Step;

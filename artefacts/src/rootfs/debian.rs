@@ -25,7 +25,7 @@ const EXCLUDED: &[&str] = &[
     "/usr/share/lintian/*",
     "/usr/share/bug/*",
     "/usr/share/gdb/auto-load/*",
-    "/usr/lib/gcc/x86_64-linux-gnu/12/lto1",
+    "/usr/bin/x86_64-linux-gnu-lto-dump-12",
     "/usr/share/i18n/*",
 ];
 

@@ -1,0 +1,40 @@
+//! The kernel's series, as it would be mailed.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::bed;
+use crucible_artefacts::Silent;
+use crucible_artefacts::kernel::{self, Signer};
+
+#[test]
+fn the_exported_series_passes_checkpatch() {
+    let bed = bed();
+    let directory = tempfile::tempdir().unwrap();
+    let signer = Signer {
+        name: "Crucible Tests".into(),
+        email: "tests@crucible.example".into(),
+    };
+    let export =
+        kernel::export(&bed.cache, &bed.sources, directory.path(), &signer, &Silent).unwrap();
+    assert!(!export.patches.is_empty());
+    for patch in &export.patches {
+        let text = fs::read_to_string(patch).unwrap();
+        assert!(text.contains("\nSubject: [PATCH "), "{}", patch.display());
+        assert!(text.contains("\nSigned-off-by: "), "{}", patch.display());
+        // Who maintains a directory is for whoever takes the series to say.
+        let output = Command::new(&export.checkpatch)
+            .args(["--no-tree", "--strict", "--terse", "--summary-file"])
+            .args(["--ignore", "FILE_PATH_CHANGES"])
+            .arg(patch)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Machines as the engine meets them: how they end, and what they tell.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use common::{LONG, boot, spec};
+use crucible_engine::guest::GuestError;
+use crucible_vmm::qemu::{Options, QemuMachine};
+use crucible_vmm::{AlertKind, Disk, Error, Exit, Machine};
+
+fn sh(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(String::from).to_vec()
+}
+
+#[test]
+fn a_guest_runs_debian_and_shuts_down() {
+    let (_directory, mut guest) = boot();
+    let run = guest
+        .exec(
+            &sh("gcc --version | head -n 1; make --version | head -n 1"),
+            &BTreeMap::new(),
+            "/",
+            LONG,
+        )
+        .unwrap();
+    let text = run.stdout;
+    assert!(text.contains("gcc"), "{text}");
+    assert!(text.contains("GNU Make"), "{text}");
+    guest.shutdown().unwrap();
+}
+
+#[test]
+fn a_panic_is_a_verdict_within_a_second() {
+    let (_directory, mut guest) = boot();
+    let began = Instant::now();
+    let error = guest
+        .exec(
+            &sh("echo c > /proc/sysrq-trigger"),
+            &BTreeMap::new(),
+            "/",
+            LONG,
+        )
+        .unwrap_err();
+    let took = began.elapsed();
+    let GuestError::Alert(alerts) = error else {
+        panic!("not an alert: {error:?}");
+    };
+    let panic = alerts
+        .iter()
+        .find(|alert| alert.kind == AlertKind::Panic)
+        .expect("a panic among the alerts");
+    assert!(panic.headline.contains("sysrq triggered crash"));
+    assert!(
+        panic
+            .lines
+            .iter()
+            .any(|line| line.contains(&panic.headline))
+    );
+    // The engine waits two seconds for what may follow an alert.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let exit = guest.machine().wait(LONG).unwrap();
+    assert_eq!(exit, Some(Exit::Panic));
+}
+
+#[test]
+fn a_busy_guest_tells_what_its_tasks_do() {
+    let (_directory, mut guest) = boot();
+    let states = guest.machine().task_states(LONG).unwrap();
+    assert!(states.answered, "{:?}", guest.machine().console_tail(20));
+    let task = |name: &str| {
+        states
+            .lines
+            .iter()
+            .any(|l| l.contains(&format!("task:{name}")))
+    };
+    assert!(task("agent"), "{:#?}", states.lines);
+    assert!(task("kthreadd"), "{:#?}", states.lines);
+    assert!(states.registers.iter().any(|line| line.contains("RIP=")));
+    guest.shutdown().unwrap();
+}
+
+#[test]
+fn a_killed_machine_is_gone() {
+    let (_directory, mut guest) = boot();
+    guest.machine().kill().unwrap();
+    assert_eq!(guest.machine().try_exit().unwrap(), Some(Exit::Killed));
+}
+
+#[test]
+fn a_kernel_without_a_root_panics_at_once() {
+    let (directory, mut spec) = spec();
+    spec.disks.clear();
+    let mut machine = QemuMachine::start(&spec, &Options::default()).unwrap();
+    assert_eq!(machine.wait(LONG).unwrap(), Some(Exit::Panic));
+    let alerts: Vec<_> = machine.alerts().iter().collect();
+    assert_eq!(alerts.last().unwrap().kind, AlertKind::Panic);
+    let log = fs::read_to_string(directory.path().join("console.log")).unwrap();
+    assert!(log.contains("Unable to mount root fs"), "{log}");
+}
+
+#[test]
+fn emulators_that_cannot_run_the_machine_say_so() {
+    let (directory, spec) = spec();
+    let nothing = Options {
+        binary: "no-such-emulator".into(),
+        ..Options::default()
+    };
+    let error = QemuMachine::start(&spec, &nothing).err().unwrap();
+    assert!(matches!(error, Error::NoEmulator { .. }), "{error}");
+
+    // Eight disks and two other devices are more than there is room for.
+    let mut many = spec.clone();
+    let disk = Disk::readonly(many.disks[0].path.clone());
+    many.disks = vec![disk; 8];
+    let error = QemuMachine::start(&many, &Options::default())
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("virtio-mmio-bus"), "{error}");
+
+    let mut missing = spec;
+    missing.kernel = directory.path().join("nothing");
+    let error = QemuMachine::start(&missing, &Options::default())
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("nothing"), "{error}");
+}
