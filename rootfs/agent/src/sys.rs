@@ -58,17 +58,46 @@ pub fn restart(
 /// As with `fork`: in a program with several threads the child may only call
 /// what is safe in a signal handler.
 pub unsafe fn fork_container(cgroup: BorrowedFd<'_>) -> nix::Result<Option<Pid>> {
+    let mut args = clone_args();
+    args.flags = CLONE_INTO_CGROUP | (libc::CLONE_NEWPID as u64) | (libc::CLONE_NEWNS as u64);
+    args.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: no CLONE_VM. The rest is the caller's duty.
+    unsafe { clone3(&args) }
+}
+
+/// Forks with a chosen process id, which leaves the numbering of others alone.
+/// `None` is the child.
+///
+/// # Errors
+/// `EEXIST` where the id is taken.
+///
+/// # Safety
+/// As for [`fork_container`].
+pub unsafe fn fork_as(pid: Pid) -> nix::Result<Option<Pid>> {
+    let tid = pid.as_raw();
+    let mut args = clone_args();
+    args.set_tid = &raw const tid as u64;
+    args.set_tid_size = 1;
+    // SAFETY: no CLONE_VM, and `tid` outlives the call. The rest is the caller's duty.
+    unsafe { clone3(&args) }
+}
+
+fn clone_args() -> libc::clone_args {
     // SAFETY: all zeroes is a valid `clone_args`, made of integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = CLONE_INTO_CGROUP | (libc::CLONE_NEWPID as u64) | (libc::CLONE_NEWNS as u64);
     args.exit_signal = libc::SIGCHLD as u64;
-    args.cgroup = cgroup.as_raw_fd() as u64;
+    args
+}
+
+/// # Safety
+/// No CLONE_VM in the flags; what pointers there are must hold; and as with `fork`.
+unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
     // SAFETY: `args` is of the size told and lives until the call returns; without
     // CLONE_VM the child has a copy of all memory. The rest is the caller's duty.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
-            &raw const args,
+            &raw const *args,
             std::mem::size_of::<libc::clone_args>(),
         )
     };
