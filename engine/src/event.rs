@@ -27,6 +27,9 @@ pub struct BadEvent {
 
 const KINDS: &[&str] = &["vfork", "vfork-new", "syscall", "signal", "time"];
 
+/// `exit` and `exit_group`.
+const EXITS: [u32; 2] = [60, 231];
+
 impl EventSpec {
     /// What the guest is told.
     pub fn trigger(&self) -> &Trigger {
@@ -38,7 +41,7 @@ impl EventSpec {
         let name = site.split_whitespace().next().unwrap_or("");
         match self.trigger {
             Trigger::Vfork { .. } | Trigger::VforkNew { .. } => name == "vfork",
-            Trigger::Syscall { .. } | Trigger::Signal { .. } => name == "freezer",
+            Trigger::Syscall { .. } | Trigger::Signal { .. } => name == self.site(),
             Trigger::Time { .. } => true,
         }
     }
@@ -47,6 +50,8 @@ impl EventSpec {
     pub fn site(&self) -> &'static str {
         match self.trigger {
             Trigger::Vfork { .. } | Trigger::VforkNew { .. } => "vfork",
+            // A system call is finished before its task comes to rest, and these end it.
+            Trigger::Syscall { number, .. } if EXITS.contains(&number) => "exiting",
             Trigger::Syscall { .. } | Trigger::Signal { .. } => "freezer",
             Trigger::Time { .. } => "any",
         }
@@ -218,5 +223,7 @@ mod tests {
         assert!(vfork.is_at("vfork nr=12"));
         assert!(!vfork.is_at("freezer"));
         assert!(!vfork.is_at(""));
+        let exit: EventSpec = "syscall:exit_group".parse().unwrap();
+        assert!(exit.is_at("exiting"));
     }
 }

@@ -13,6 +13,7 @@ use crucible_protocol::{
 use crate::{
     compare::{Outcome, tree},
     engine::Engine,
+    event::EventSpec,
     guest::{Guest, GuestError},
     progress::Event,
     scenario::{Case, ExpectedTask},
@@ -211,11 +212,7 @@ impl Runner<'_, '_> {
             } => {
                 self.guest().kill(run).map_err(before)?;
                 let end = workload.map_or("an unknown end".into(), |e| e.to_string());
-                let count = count.unwrap_or(0);
-                return Err(Stop::unknown(format!(
-                    "the event {at} never came: it happened {count} times before the workload's \
-                     end ({end}); choose a count up to {count}, or another event"
-                )));
+                return Err(Stop::unknown(never(&at, count, &end)));
             }
             Stopped::Timeout { fired: true, .. } => {
                 return Err(self.stuck(
@@ -323,6 +320,21 @@ impl Runner<'_, '_> {
             stop.lines.splice(0..0, found.lines().map(str::to_owned));
         }
         stop
+    }
+}
+
+/// What to say of a run that ended before its event.
+fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
+    match count {
+        None => format!("the workload ended ({end}) before {at}: choose a shorter time"),
+        Some(0) => format!(
+            "the event {at} never came: nothing like it happened before the workload's end ({end}); \
+             choose another event"
+        ),
+        Some(count) => format!(
+            "the event {at} never came: it happened {count} times before the workload's end \
+             ({end}); choose a count up to {count}"
+        ),
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Scenario {
     pub dir: PathBuf,
     /// One line for `crucible list`.
     pub summary: String,
+    /// Files of `scenarios/shared` that it needs.
+    pub shared: Vec<String>,
     /// Commands that build the workload in the guest, each run by `sh -c` in `/work`.
     pub build: Vec<String>,
     /// What is run, one after the other.
@@ -106,6 +108,7 @@ impl fmt::Display for ScenarioError {
 #[serde(default)]
 struct Table {
     summary: Option<String>,
+    shared: Vec<String>,
     build: Vec<String>,
     case: Vec<Spanned<Self>>,
     name: Option<String>,
@@ -120,7 +123,7 @@ struct Table {
     tasks: Option<Vec<ExpectedTask>>,
 }
 
-const TOP_KEYS: &[&str] = &["summary", "build", "case"];
+const TOP_KEYS: &[&str] = &["summary", "shared", "build", "case"];
 const CASE_KEYS: &[&str] = &[
     "argv",
     "env",
@@ -164,6 +167,16 @@ impl Scenario {
     pub fn sources(&self) -> io::Result<Vec<Source>> {
         let mut sources = Vec::new();
         collect(&self.dir, "", &mut sources)?;
+        for name in &self.shared {
+            let path = self.dir.join("../shared").join(name);
+            let content = fs::read(&path)
+                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+            sources.push(Source {
+                path: name.clone(),
+                mode: 0o644,
+                content,
+            });
+        }
         sources.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(sources)
     }
@@ -240,6 +253,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
         name: name.to_owned(),
         dir: dir.to_owned(),
         summary,
+        shared: top.shared,
         build: top.build,
         cases,
     })

@@ -82,6 +82,7 @@ mod tests {
             name: "s".into(),
             dir,
             summary: String::new(),
+            shared: Vec::new(),
             build: Vec::new(),
             cases: Vec::new(),
         }

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * One process for each way to sleep, all for the same time, and one that counts
+ * ticks. Time that passes while nothing of this exists is nobody's: a sleep is
+ * measured in ticks, which stand still as well.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "nonce.h"
+
+#define SECONDS 4
+#define TICK_MS 50
+#define TICKS (SECONDS * 1000 / TICK_MS)
+
+struct board {
+	atomic_long ticks;
+	atomic_int word;
+	struct {
+		long ticks;
+		int error;
+	} slept[8];
+};
+
+static struct board *board;
+
+static const struct timespec asked = { .tv_sec = SECONDS };
+
+static int by_nanosleep(void)
+{
+	return nanosleep(&asked, NULL);
+}
+
+static int by_clock(void)
+{
+	errno = clock_nanosleep(CLOCK_BOOTTIME, 0, &asked, NULL);
+	return errno ? -1 : 0;
+}
+
+static int by_poll(void)
+{
+	return poll(NULL, 0, SECONDS * 1000);
+}
+
+static int by_futex(void)
+{
+	int result = syscall(SYS_futex, &board->word, FUTEX_WAIT, 0, &asked, NULL, 0);
+
+	return result == -1 && errno == ETIMEDOUT ? 0 : -1;
+}
+
+static int by_select(void)
+{
+	struct timeval time = { .tv_sec = SECONDS };
+
+	return select(0, NULL, NULL, NULL, &time);
+}
+
+static int by_pselect(void)
+{
+	sigset_t mask;
+
+	sigfillset(&mask);
+	return pselect(0, NULL, NULL, NULL, &asked, &mask);
+}
+
+static void on_alarm(int number)
+{
+	(void)number;
+}
+
+static int by_itimer(void)
+{
+	struct itimerval timer = { .it_value.tv_sec = SECONDS };
+
+	signal(SIGALRM, on_alarm);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	return pause() == -1 && errno == EINTR ? 0 : -1;
+}
+
+static int by_timer(void)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN };
+	struct itimerspec time = { .it_value = asked };
+	siginfo_t info;
+	sigset_t mask;
+	timer_t timer;
+	int number;
+
+	event.sigev_value.sival_int = 77;
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGRTMIN);
+	sigprocmask(SIG_BLOCK, &mask, NULL);
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &time, NULL))
+		return -1;
+	do
+		number = sigwaitinfo(&mask, &info);
+	while (number == -1 && errno == EINTR);
+	return number == SIGRTMIN && info.si_value.sival_int == 77 ? 0 : -1;
+}
+
+static const struct {
+	const char *name;
+	int (*sleep)(void);
+} kinds[] = {
+	{ "nanosleep", by_nanosleep }, { "clock_nanosleep", by_clock },
+	{ "poll", by_poll },	       { "futex", by_futex },
+	{ "select", by_select },       { "pselect", by_pselect },
+	{ "setitimer", by_itimer },    { "timer_create", by_timer },
+};
+
+#define KINDS (sizeof(kinds) / sizeof(kinds[0]))
+
+static void tick(void)
+{
+	const struct timespec period = { .tv_nsec = TICK_MS * 1000000 };
+
+	for (;;) {
+		while (nanosleep(&period, NULL))
+			;
+		atomic_fetch_add(&board->ticks, 1);
+	}
+}
+
+/* A quarter more or less is the machine's, not the sleep's. */
+static const char *judged(long ticks)
+{
+	if (ticks < TICKS - TICKS / 4)
+		return "too short";
+	return ticks > TICKS + TICKS / 4 ? "too long" : "as long as asked";
+}
+
+int main(void)
+{
+	pid_t ticker, pids[KINDS];
+	int status;
+
+	nonce_draw();
+	board = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (board == MAP_FAILED)
+		die("mmap");
+	ticker = fork();
+	if (!ticker)
+		tick();
+	for (size_t n = 0; n < KINDS; n++) {
+		pids[n] = fork();
+		if (!pids[n]) {
+			long begun = atomic_load(&board->ticks);
+
+			board->slept[n].error = kinds[n].sleep() ? errno : 0;
+			board->slept[n].ticks = atomic_load(&board->ticks) - begun;
+			_exit(0);
+		}
+	}
+	for (size_t n = 0; n < KINDS; n++) {
+		if (waitpid(pids[n], &status, 0) != pids[n])
+			die("waitpid");
+		printf("%s: %s, %s\n", kinds[n].name, judged(board->slept[n].ticks),
+		       board->slept[n].error ? strerror(board->slept[n].error) :
+					       "ended by itself");
+	}
+	kill(ticker, SIGKILL);
+	waitpid(ticker, &status, 0);
+	nonce_print();
+	return 0;
+}
