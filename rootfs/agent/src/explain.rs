@@ -6,10 +6,8 @@ use nix::errno::Errno;
 /// Why `checkpoint(2)` failed.
 pub fn checkpoint(errno: Errno) -> &'static str {
     match errno {
-        Errno::ENOSYS => {
-            "the tree holds something that cannot be saved, named above; \
-             if nothing is named, this kernel has no checkpoint(2)"
-        }
+        Errno::ENOSYS => "this kernel has no checkpoint(2)",
+        Errno::EOPNOTSUPP => "the tree holds something that cannot be saved, named above",
         Errno::EBUSY => {
             "a task or object is in a state that cannot be saved now, or is shared with a \
              task outside the tree; it is named above: try again later or take a larger tree"
@@ -27,9 +25,9 @@ pub fn checkpoint(errno: Errno) -> &'static str {
 /// Why `restart(2)` failed.
 pub fn restart(errno: Errno) -> &'static str {
     match errno {
-        Errno::ENOSYS => {
-            "the image holds something that this kernel cannot restore, named above; \
-             if nothing is named, this kernel has no restart(2)"
+        Errno::ENOSYS => "this kernel has no restart(2)",
+        Errno::EOPNOTSUPP => {
+            "the image holds something that this kernel cannot restore, named above"
         }
         Errno::EINVAL => {
             "the image is damaged or not one of this kernel's; the place is named above"

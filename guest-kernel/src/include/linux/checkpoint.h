@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the core kernel calls when it is built with checkpoint/restart:
+ * site markers, trigger events, and the cgroup.freeze_at control file.
+ */
+#ifndef _LINUX_CHECKPOINT_H
+#define _LINUX_CHECKPOINT_H
+
+#include <linux/checkpoint_types.h>
+#include <linux/jump_label.h>
+#include <linux/sched.h>
+#include <uapi/linux/checkpoint.h>
+
+struct cgroup;
+struct completion;
+struct kernfs_open_file;
+struct kernel_siginfo;
+struct pid;
+struct pid_namespace;
+struct poll_table_struct;
+struct restart_block;
+struct seq_file;
+struct sigpending;
+
+enum ckpt_event {
+	CKPT_EVENT_NONE,
+	CKPT_EVENT_VFORK,
+	CKPT_EVENT_VFORK_NEW,
+	CKPT_EVENT_SYSCALL,
+	CKPT_EVENT_SIGNAL,
+	NR_CKPT_EVENTS
+};
+
+/* System calls that go on where they were: their restart functions. */
+long hrtimer_nanosleep_restart(struct restart_block *restart);
+long alarm_timer_nsleep_restart(struct restart_block *restart);
+long posix_cpu_nsleep_restart(struct restart_block *restart);
+long futex_wait_restart(struct restart_block *restart);
+long do_restart_poll(struct restart_block *restart);
+
+int wait_for_vfork_done(struct task_struct *child, struct completion *vfork);
+struct mm_struct *dup_mm(struct task_struct *tsk, struct mm_struct *oldmm);
+
+#ifdef CONFIG_CHECKPOINT
+DECLARE_STATIC_KEY_FALSE(ckpt_events_armed);
+void __ckpt_event(enum ckpt_event event, long arg);
+
+/**
+ * ckpt_event - count an event against the triggers of current's cgroup
+ * @event: what happened
+ * @arg: its system call or signal number, 0 for others
+ *
+ * May sleep: freezing takes cgroup_mutex.
+ */
+static inline void ckpt_event(enum ckpt_event event, long arg)
+{
+	if (static_branch_unlikely(&ckpt_events_armed))
+		__ckpt_event(event, arg);
+}
+
+static inline void ckpt_site_enter(u32 kind, int arg)
+{
+	current->ckpt_site.arg = arg;
+	WRITE_ONCE(current->ckpt_site.kind, kind);
+}
+
+static inline void ckpt_site_leave(void)
+{
+	WRITE_ONCE(current->ckpt_site.kind, CKPT_SITE_NONE);
+}
+
+/* kernel/checkpoint/trigger.c, for kernel/cgroup/cgroup.c */
+ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
+			     size_t nbytes, loff_t off);
+int ckpt_freeze_at_show(struct seq_file *seq, void *v);
+void ckpt_cgroup_free(struct cgroup *cgrp);
+
+/* kernel/checkpoint/proc.c, for fs/proc/base.c */
+int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
+		   struct pid *pid, struct task_struct *task);
+
+/* kernel/cgroup/freezer.c */
+void cgroup_freeze_postpone(void);
+void cgroup_freeze_resume(void);
+void cgroup_freeze_hold(struct cgroup *cgrp);
+void cgroup_freeze_unhold(struct cgroup *cgrp);
+
+/* fs/exec.c */
+int ckpt_switch_mm(struct mm_struct *mm, bool fresh);
+
+/* kernel/futex/waitwake.c */
+bool ckpt_futex_flags_ok(u64 flags);
+
+/* kernel/signal.c */
+int ckpt_sigqueue_add(struct sigpending *pending,
+		      const struct kernel_siginfo *info, bool queued);
+void ckpt_group_stop(int signr);
+#else
+static inline void ckpt_event(enum ckpt_event event, long arg) { }
+static inline void ckpt_site_enter(u32 kind, int arg) { }
+static inline void ckpt_site_leave(void) { }
+static inline void ckpt_cgroup_free(struct cgroup *cgrp) { }
+#endif /* CONFIG_CHECKPOINT */
+
+#endif /* _LINUX_CHECKPOINT_H */

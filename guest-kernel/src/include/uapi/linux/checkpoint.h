@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * Checkpoint images, as checkpoint(2) writes and restart(2) reads them.
+ *
+ * An image is a stream of records. Each record is a struct ckpt_rec and @len
+ * bytes of payload; all numbers are little-endian, all structures free of
+ * padding. The first record is CKPT_REC_HEADER, the second CKPT_REC_SCHEMA
+ * (which names every record type, so that a reader can describe what it does
+ * not know), the third CKPT_REC_TREE, the last CKPT_REC_TRAILER. Between them
+ * stands one section a task, in the order of the tree, each ended by
+ * CKPT_REC_TASK_END. An object that tasks can share (an mm, an open file, a
+ * pipe) is written where it is first used and referred to by its objref, a
+ * number from 1 on.
+ *
+ * Strings are not terminated: their length is what the record leaves.
+ */
+#ifndef _UAPI_LINUX_CHECKPOINT_H
+#define _UAPI_LINUX_CHECKPOINT_H
+
+#include <linux/types.h>
+
+/* checkpoint(2) flags */
+#define CHECKPOINT_CHECK	(1UL << 0)	/* check only, write nothing */
+
+#define CKPT_MAGIC		0x31454c4249435543ULL	/* "CUCIBLE1" */
+#define CKPT_VERSION		1
+
+/* The longest payload of any record, in bytes. */
+#define CKPT_REC_MAX		(1U << 20)
+
+enum ckpt_rec_type {
+	CKPT_REC_HEADER		= 1,
+	CKPT_REC_SCHEMA		= 2,
+	CKPT_REC_TREE		= 3,
+	CKPT_REC_TRAILER	= 4,
+	CKPT_REC_TASK		= 5,
+	CKPT_REC_TASK_END	= 6,
+	CKPT_REC_REGS		= 7,
+	CKPT_REC_XSTATE		= 8,
+	CKPT_REC_CRED		= 9,	/* object */
+	CKPT_REC_FS		= 10,	/* object */
+	CKPT_REC_FILE		= 11,	/* object */
+	CKPT_REC_FILES		= 12,	/* object */
+	CKPT_REC_PIPE		= 13,	/* object */
+	CKPT_REC_PIPE_BUF	= 14,
+	CKPT_REC_INODE		= 15,	/* object */
+	CKPT_REC_DATA		= 16,
+	CKPT_REC_MM		= 17,	/* object */
+	CKPT_REC_VMA		= 18,
+	CKPT_REC_PAGES		= 19,
+	CKPT_REC_SAME		= 20,
+	CKPT_REC_MM_END		= 21,
+	CKPT_REC_SIGHAND	= 22,
+	CKPT_REC_SIGNAL		= 23,
+	CKPT_REC_SIGINFO	= 24,
+	CKPT_REC_TIMERS		= 25,
+	CKPT_REC_RLIMITS	= 26,
+	CKPT_REC_MAX_TYPE
+};
+
+/**
+ * struct ckpt_rec - what stands before every record's payload
+ * @type: enum ckpt_rec_type
+ * @objref: the object's number, 0 where the record is not an object
+ * @len: bytes of payload
+ * @sum: xxh64 of the payload, seeded with the xxh64 (seed: this record's place
+ *	in the stream, from 0) of the 16 bytes before this field. A record that
+ *	was changed, moved, repeated or left out no longer fits.
+ */
+struct ckpt_rec {
+	__u32 type;
+	__u32 objref;
+	__u64 len;
+	__u64 sum;
+};
+
+/**
+ * struct ckpt_header - CKPT_REC_HEADER
+ * @magic: CKPT_MAGIC
+ * @version: CKPT_VERSION
+ * @page_size: bytes
+ * @xfeatures: the extended states (XCR0 bits) the tasks may hold
+ * @vdso_sum: xxh64 of the vdso image the tasks have mapped
+ * @mono_ns: CLOCK_MONOTONIC at the checkpoint, ns; absolute times in the image
+ *	are moved by what has passed since
+ * @real_ns: CLOCK_REALTIME at the checkpoint, ns
+ * @nr_tasks: entries of CKPT_REC_TREE
+ * @ncpus: possible CPUs
+ * @next_pid: where the pid namespace goes on numbering
+ * @release: utsname release, zero padded
+ * @build: utsname version, zero padded
+ */
+struct ckpt_header {
+	__u64 magic;
+	__u32 version;
+	__u32 page_size;
+	__u64 xfeatures;
+	__u64 vdso_sum;
+	__u64 mono_ns;
+	__u64 real_ns;
+	__u32 nr_tasks;
+	__u32 ncpus;
+	__u32 next_pid;
+	__u32 pad;
+	char release[64];
+	char build[64];
+};
+
+/* CKPT_REC_SCHEMA: an array of these, one a record type */
+struct ckpt_schema {
+	__u32 type;
+	__u32 min_len;
+	char name[16];
+};
+
+/* struct ckpt_tree.flags */
+#define CKPT_TREE_LEADER	(1U << 0)	/* thread group leader */
+#define CKPT_TREE_ZOMBIE	(1U << 1)	/* exited, not yet reaped */
+
+/**
+ * struct ckpt_tree - an entry of CKPT_REC_TREE: who is whose
+ * @pid: thread id; all ids are those of the root's pid namespace
+ * @tgid: process id
+ * @ppid: thread id of the real parent; 0: outside (the root)
+ * @pgid: process group; 0: that of the restarter
+ * @sid: session; 0: that of the restarter
+ * @flags: CKPT_TREE_*
+ * @exit_signal: sent to the parent on exit; -1 for threads
+ * @exit_code: of a zombie, as wait4(2) reports it
+ *
+ * A process comes before its threads, and processes come in an order in which
+ * the children of one parent keep theirs. The first entry is the root.
+ */
+struct ckpt_tree {
+	__s32 pid;
+	__s32 tgid;
+	__s32 ppid;
+	__s32 pgid;
+	__s32 sid;
+	__u32 flags;
+	__s32 exit_signal;
+	__s32 exit_code;
+};
+
+/* Where a task stood: struct ckpt_task.site */
+enum ckpt_site_kind {
+	CKPT_SITE_NONE		= 0,
+	CKPT_SITE_FREEZER	= 1,	/* do_freezer_trap() */
+	CKPT_SITE_VFORK		= 2,	/* wait_for_vfork_done() */
+	CKPT_SITE_STOPPED	= 3,	/* do_signal_stop(), not traced */
+	CKPT_SITE_ZOMBIE	= 4,
+};
+
+/* struct ckpt_task.restart_kind */
+enum ckpt_restart_kind {
+	CKPT_RESTART_NONE	= 0,	/* do_no_restart_syscall() */
+	CKPT_RESTART_NANOSLEEP	= 1,
+	CKPT_RESTART_ALARM	= 2,
+	CKPT_RESTART_CPU_TIMER	= 3,
+	CKPT_RESTART_FUTEX	= 4,
+	CKPT_RESTART_POLL	= 5,
+};
+
+/* struct ckpt_task.flags */
+#define CKPT_TASK_SIGMASK_SAVED	(1U << 0)	/* saved_sigmask is in force */
+#define CKPT_TASK_NO_NEW_PRIVS	(1U << 1)
+#define CKPT_TASK_FORKNOEXEC	(1U << 2)
+#define CKPT_TASK_SUPERPRIV	(1U << 3)
+
+/**
+ * struct ckpt_task - CKPT_REC_TASK: what a single thread holds
+ * @site: enum ckpt_site_kind
+ * @site_arg: vfork wait: what the call will return; stop: the signal
+ * @site_child: vfork wait: pid of the child waited for, 0 when it is done
+ * @flags: CKPT_TASK_*
+ * @blocked: signal mask
+ * @saved_sigmask: the mask that sigsuspend(2), pselect(2) put aside
+ * @sas_sp: alternate signal stack
+ * @sas_size: bytes
+ * @sas_flags: SS_*
+ * @policy: scheduling policy
+ * @nice: -20 to 19
+ * @rt_priority: 0 to 99
+ * @restart_kind: enum ckpt_restart_kind
+ * @restart: its arguments; times are absolute, ns on @restart_clock
+ * @set_child_tid: address, 0 for none
+ * @clear_child_tid: address, 0 for none
+ * @robust_list: address of the robust futex list, 0 for none
+ * @rseq: address of struct rseq, 0 for none
+ * @rseq_len: bytes
+ * @rseq_sig: its signature
+ * @pdeath_signal: 0 for none
+ * @personality: personality(2)
+ * @timer_slack_ns: ns
+ * @default_timer_slack_ns: ns
+ * @utime: ns of user time
+ * @stime: ns of system time
+ * @mm, @fs, @files, @cred: objrefs, 0 where a zombie has none
+ * @oom_score_adj: -1000 to 1000
+ * @cpus: affinity mask of the first 64 CPUs
+ * @comm: name, zero padded
+ */
+struct ckpt_task {
+	__u32 site;
+	__s32 site_arg;
+	__s32 site_child;
+	__u32 flags;
+	__u64 blocked;
+	__u64 saved_sigmask;
+	__u64 sas_sp;
+	__u64 sas_size;
+	__u32 sas_flags;
+	__s32 policy;
+	__s32 nice;
+	__u32 rt_priority;
+	__u32 restart_kind;
+	__u32 restart_clock;
+	__u64 restart[6];
+	__u64 set_child_tid;
+	__u64 clear_child_tid;
+	__u64 robust_list;
+	__u64 rseq;
+	__u32 rseq_len;
+	__u32 rseq_sig;
+	__u32 pdeath_signal;
+	__u32 personality;
+	__u64 timer_slack_ns;
+	__u64 default_timer_slack_ns;
+	__u64 utime;
+	__u64 stime;
+	__u32 mm;
+	__u32 fs;
+	__u32 files;
+	__u32 cred;
+	__s32 oom_score_adj;
+	__u32 pad;
+	__u64 cpus;
+	char comm[16];
+};
+
+/* CKPT_REC_REGS: x86-64 user registers; segment bases as in the MSRs */
+struct ckpt_regs {
+	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
+	__u64 ax, cx, dx, si, di, orig_ax;
+	__u64 ip, flags, sp;
+	__u64 fsbase, gsbase;
+	__u32 cs, ss, ds, es, fs, gs;
+};
+
+/*
+ * CKPT_REC_XSTATE: the standard-format XSAVE area, as in the NT_X86_XSTATE
+ * note (PTRACE_GETREGSET).
+ */
+
+/* CKPT_REC_CRED, followed by @ngroups __u32 */
+struct ckpt_cred {
+	__u32 uid, gid, euid, egid, suid, sgid, fsuid, fsgid;
+	__u32 securebits;
+	__u32 ngroups;
+	__u64 cap_inheritable, cap_permitted, cap_effective;
+	__u64 cap_bset, cap_ambient;
+};
+
+/* CKPT_REC_FS, followed by @root_len and @cwd_len bytes of paths */
+struct ckpt_fs {
+	__u32 umask;
+	__u32 root_len;
+	__u32 cwd_len;
+	__u32 pad;
+};
+
+enum ckpt_file_kind {
+	CKPT_FILE_PATH		= 1,	/* regular file, directory, device: by path */
+	CKPT_FILE_DELETED	= 2,	/* unlinked regular file: @inode holds it */
+	CKPT_FILE_PIPE		= 3,	/* an end of the pipe @inode */
+	CKPT_FILE_SHMEM		= 4,	/* shared anonymous memory or memfd */
+};
+
+/**
+ * struct ckpt_file - CKPT_REC_FILE, followed by the path
+ * @kind: enum ckpt_file_kind
+ * @flags: O_* as fcntl(F_GETFL) reports them
+ * @pos: offset, bytes
+ * @inode: objref of what the file stands on, 0 when found by path
+ * @mode: st_mode
+ * @rdev: device number, devices only
+ * @ino: inode number; a file of another number is not the one that was open
+ * @size: bytes, regular files only; informative
+ * @owner_pid: fcntl(F_SETOWN), always 0: refused
+ * @path_len: bytes of path
+ */
+struct ckpt_file {
+	__u32 kind;
+	__u32 flags;
+	__s64 pos;
+	__u32 inode;
+	__u32 mode;
+	__u64 rdev;
+	__u64 ino;
+	__s64 size;
+	__u32 owner_pid;
+	__u32 path_len;
+};
+
+/* CKPT_REC_FILES: an array of these in rising order of @fd */
+struct ckpt_fd {
+	__u32 fd;
+	__u32 cloexec;
+	__u32 file;
+	__u32 pad;
+};
+
+/* CKPT_REC_PIPE, followed by @nr_bufs CKPT_REC_PIPE_BUF with data */
+struct ckpt_pipe {
+	__u32 ring_size;	/* slots */
+	__u32 nr_bufs;
+	__u64 ino;		/* informative */
+};
+
+/* CKPT_REC_PIPE_BUF, followed by the data */
+#define CKPT_PIPE_BUF_PACKET	(1U << 0)	/* O_DIRECT: a packet */
+#define CKPT_PIPE_BUF_MERGE	(1U << 1)	/* a write may append to it */
+struct ckpt_pipe_buf {
+	__u32 flags;
+	__u32 len;
+};
+
+/*
+ * CKPT_REC_INODE: content that no path leads to any more (or never did),
+ * followed by the directory to recreate it in (DELETED) or its name (SHMEM),
+ * then by CKPT_REC_DATA up to one of @len 0. Holes are left out.
+ */
+struct ckpt_inode {
+	__u32 kind;		/* CKPT_FILE_DELETED or CKPT_FILE_SHMEM */
+	__u32 mode;
+	__u32 uid;
+	__u32 gid;
+	__s64 size;
+	__u64 ino;		/* informative */
+	__u32 path_len;
+	__u32 seals;
+};
+
+/* CKPT_REC_DATA, followed by the data */
+struct ckpt_data {
+	__u64 offset;
+	__u64 len;
+};
+
+/* CKPT_REC_MM, followed by the auxv */
+struct ckpt_mm {
+	__u64 start_code, end_code, start_data, end_data;
+	__u64 start_brk, brk, start_stack;
+	__u64 arg_start, arg_end, env_start, env_end;
+	__u64 mmap_base;
+	__u64 vdso;
+	__u32 exe_file;
+	__u32 dumpable;
+	__u32 topdown;		/* mmap from mmap_base down */
+	__u32 auxv_len;
+	__u32 def_flags;	/* always 0: mlockall is refused */
+	__u32 same_as;		/* objref of the mm CKPT_REC_SAME speaks of */
+};
+
+enum ckpt_vma_kind {
+	CKPT_VMA_ANON		= 1,
+	CKPT_VMA_FILE		= 2,
+	CKPT_VMA_VDSO		= 3,	/* vvar and vdso, mapped as one */
+};
+
+/* struct ckpt_vma.prot and .flags: PROT_* and MAP_* of mmap(2) */
+/* struct ckpt_vma.advice */
+#define CKPT_VMA_DONTFORK	(1U << 0)
+#define CKPT_VMA_DONTDUMP	(1U << 1)
+#define CKPT_VMA_WIPEONFORK	(1U << 2)
+#define CKPT_VMA_SEQUENTIAL	(1U << 3)
+#define CKPT_VMA_RANDOM		(1U << 4)
+#define CKPT_VMA_HUGEPAGE	(1U << 5)
+#define CKPT_VMA_NOHUGEPAGE	(1U << 6)
+
+struct ckpt_vma {
+	__u64 start;
+	__u64 end;
+	__u64 offset;		/* bytes into the file */
+	__u32 kind;
+	__u32 prot;
+	__u32 flags;
+	__u32 file;
+	__u32 advice;
+	__u32 pad;
+};
+
+/* CKPT_REC_PAGES, followed by @nr pages of private memory */
+struct ckpt_pages {
+	__u64 addr;
+	__u64 nr;
+};
+
+/*
+ * CKPT_REC_SAME: @nr pages at @addr are, copy-on-write, those that the mm
+ * @same_as has at the same address.
+ */
+
+/* CKPT_REC_SIGHAND: 64 of these */
+struct ckpt_sigaction {
+	__u64 handler;
+	__u64 flags;
+	__u64 restorer;
+	__u64 mask;
+};
+
+/**
+ * struct ckpt_signal - CKPT_REC_SIGNAL: what a process has once
+ * @flags: SIGNAL_STOP_STOPPED, SIGNAL_STOP_CONTINUED, SIGNAL_CLD_* as the
+ *	kernel numbers them
+ * @group_exit_code: the stop signal while stopped
+ * @is_child_subreaper: prctl(PR_SET_CHILD_SUBREAPER)
+ * @has_child_subreaper: an ancestor is one
+ * @oom_score_adj_min: lower bound without CAP_SYS_RESOURCE
+ * @utime ... @cstime: CPU time of exited threads and of reaped children, ns
+ * @min_flt ... @cmaj_flt: faults of exited threads and reaped children
+ * @maxrss, @cmaxrss: KiB
+ */
+struct ckpt_signal {
+	__u32 flags;
+	__s32 group_exit_code;
+	__u32 is_child_subreaper;
+	__u32 has_child_subreaper;
+	__s32 oom_score_adj_min;
+	__u32 pad;
+	__u64 utime, stime, cutime, cstime;
+	__u64 min_flt, maj_flt, cmin_flt, cmaj_flt;
+	__u64 maxrss, cmaxrss;
+};
+
+/* CKPT_REC_RLIMITS: RLIM_NLIMITS of these */
+struct ckpt_rlimit {
+	__u64 cur;
+	__u64 max;
+};
+
+/* CKPT_REC_SIGINFO: a queued signal; @shared: sent to the process */
+struct ckpt_siginfo {
+	__u32 shared;
+	__u32 signo;
+	__u32 queued;		/* 0: only the bit is set, info did not fit */
+	__u32 pad;
+	__u8 info[48];		/* struct kernel_siginfo, zero padded */
+};
+
+/* CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns */
+struct ckpt_timers {
+	__u64 real_value, real_interval;
+	__u64 virt_value, virt_interval;
+	__u64 prof_value, prof_interval;
+};
+
+/* CKPT_REC_TRAILER */
+struct ckpt_trailer {
+	__u64 nr_records;	/* this one included */
+	__u64 nr_objects;
+};
+
+#endif /* _UAPI_LINUX_CHECKPOINT_H */

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * debugfs checkpoint/break_*: write 1 to leave one piece of the restart glue
+ * out. A test that still passes then does not test that piece.
+ */
+#include <linux/debugfs.h>
+#include <linux/init.h>
+
+#include "ckpt.h"
+
+static bool broken[NR_CKPT_BREAKS];
+
+static const char *const names[NR_CKPT_BREAKS] = {
+	[CKPT_BREAK_VFORK_WAIT]	= "break_vfork_wait",
+};
+
+bool ckpt_broken(enum ckpt_break what)
+{
+	return READ_ONCE(broken[what]);
+}
+
+static int __init ckpt_break_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("checkpoint", NULL);
+	int i;
+
+	for (i = 0; i < NR_CKPT_BREAKS; i++)
+		debugfs_create_bool(names[i], 0600, dir, &broken[i]);
+	return 0;
+}
+late_initcall(ckpt_break_init);

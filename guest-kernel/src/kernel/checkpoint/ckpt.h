@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Checkpoint/restart, internal interfaces.
+ *
+ * One struct ckpt_ctx lives as long as one checkpoint(2) or restart(2). A
+ * checkpoint is run by its caller alone, over tasks that are frozen. A restart
+ * is run by its caller, the coordinator, and by the tasks being created, one
+ * at a time: whoever holds the turn (ctx->turn) reads the image and may touch
+ * the context without a lock.
+ */
+#ifndef _KERNEL_CHECKPOINT_CKPT_H
+#define _KERNEL_CHECKPOINT_CKPT_H
+
+#include <linux/checkpoint.h>
+#include <linux/completion.h>
+#include <linux/fs.h>
+#include <linux/hashtable.h>
+#include <linux/mutex.h>
+#include <linux/sched.h>
+#include <linux/wait.h>
+#include <linux/xarray.h>
+#include <uapi/linux/checkpoint.h>
+
+#define CKPT_OBJ_BITS	10
+#define CKPT_WBUF_SIZE	(64 * 1024)
+
+/* One task of the tree; both directions. */
+struct ckpt_tsk {
+	struct ckpt_ctx *ctx;
+	struct ckpt_tree tree;
+	struct task_struct *task;	/* reference held */
+	struct cgroup *cgrp;		/* checkpoint: freezer held */
+	unsigned long csw;		/* checkpoint: switches when verified */
+	struct pid *pgid;		/* restart: references for the relink */
+	struct pid *sid;
+	bool pgid_fresh;		/* numbers whose process has died */
+	bool sid_fresh;
+	struct ckpt_task rec;		/* restart: CKPT_REC_TASK as read */
+	struct ckpt_timers timers;	/* restart: CKPT_REC_TIMERS as read */
+	struct ckpt_regs regs;		/* restart: CKPT_REC_REGS as read */
+	bool started;			/* restart: runs ckpt_task_main() */
+};
+
+struct ckpt_obj {
+	struct hlist_node node;
+	u32 type;
+	u32 ref;
+	void *ptr;
+};
+
+struct ckpt_ctx {
+	/* both */
+	struct file *file;
+	struct file *logfile;
+	struct mutex log_lock;		/* the log's lines, and @error */
+	unsigned long flags;
+	struct ckpt_header hdr;
+	struct ckpt_tsk *tsks;
+	unsigned int nr_tsks;
+	u64 seq;			/* records so far */
+	u32 nr_objs;
+	struct xarray objs;		/* objref -> struct ckpt_obj */
+
+	/* checkpoint */
+	DECLARE_HASHTABLE(by_ptr, CKPT_OBJ_BITS);
+	struct task_struct *root;
+	struct pid_namespace *pidns;
+	struct nsproxy *nsproxy;
+	struct path root_path;		/* the root task's root directory */
+	pid_t cur_pid;			/* being written, for messages */
+	bool check_only;
+	char *wbuf;
+	size_t wlen;
+	char *page_buf;			/* one path or one record */
+
+	/* restart */
+	refcount_t users;
+	char *rbuf;			/* payload of the record at hand */
+	struct ckpt_rec rec;		/* its header */
+	int cgroup_fd;
+	int error;			/* first error; everybody gives up */
+	bool abort;
+	bool linking;			/* all are parked: vfork waits may be linked */
+	bool released;			/* all is rebuilt: tasks may go */
+	int turn;			/* index of the task that reads */
+	atomic_t nr_parked;		/* arrivals at either barrier */
+	wait_queue_head_t wait;
+	struct task_struct *coordinator;
+	struct ckpt_mm mm_rec;		/* the mm being read */
+	struct mm_struct *cur_mm;
+	unsigned long mm_end;		/* mappings are read up to here */
+	unsigned long vma_end;		/* of the mapping being read */
+	unsigned long page_end;		/* its pages are read up to here */
+	bool vma_private;
+	bool vma_kept;			/* as the copied mm has it */
+	u32 seen;			/* record types of this section */
+	s64 mono_delta;			/* ns since the checkpoint */
+};
+
+/* image.c: records */
+int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
+	       const void *a, size_t alen, const void *b, size_t blen);
+int ckpt_flush(struct ckpt_ctx *ctx);
+int ckpt_read(struct ckpt_ctx *ctx);
+int ckpt_write_header(struct ckpt_ctx *ctx);
+int ckpt_write_tree(struct ckpt_ctx *ctx);
+int ckpt_write_trailer(struct ckpt_ctx *ctx);
+int ckpt_read_header(struct ckpt_ctx *ctx);
+const char *ckpt_rec_name(u32 type);
+
+/* sys.c: contexts and messages */
+__printf(3, 4) int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...);
+struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags);
+void ckpt_ctx_put(struct ckpt_ctx *ctx);
+
+/* objhash.c: what tasks can share */
+int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
+int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
+int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr);
+void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref);
+void ckpt_obj_free_all(struct ckpt_ctx *ctx);
+
+/* quiesce.c: which tasks, and that they stand still */
+int ckpt_collect_tasks(struct ckpt_ctx *ctx);
+int ckpt_check_settled(struct ckpt_ctx *ctx);
+int ckpt_recheck_settled(struct ckpt_ctx *ctx);
+struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
+struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
+
+/* dump.c, restart.c */
+int ckpt_dump(struct ckpt_ctx *ctx);
+long ckpt_restart(struct ckpt_ctx *ctx);
+
+/* relink.c: families, groups and sessions of the restarted tasks */
+int ckpt_prepare_relink(struct ckpt_ctx *ctx);
+int ckpt_relink(struct ckpt_ctx *ctx);
+
+/* task.c */
+int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		   struct ckpt_task *rec);
+int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_restore_rlimits(struct ckpt_ctx *ctx);
+
+/* cred.c */
+int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref);
+int ckpt_restore_cred(struct ckpt_ctx *ctx);
+int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
+
+/* signal.c */
+int ckpt_dump_sighand(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared);
+int ckpt_restore_sighand(struct ckpt_ctx *ctx);
+int ckpt_restore_signal(struct ckpt_ctx *ctx);
+int ckpt_restore_siginfo(struct ckpt_ctx *ctx);
+
+/* timers.c */
+int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_restore_timers(struct ckpt_ctx *ctx);
+void ckpt_arm_timers(const struct ckpt_timers *rec);
+int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
+			    struct ckpt_task *rec);
+int ckpt_check_restart_block(struct ckpt_ctx *ctx,
+			     const struct ckpt_task *rec);
+void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
+
+/* mm.c, pages.c */
+int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref);
+int ckpt_restore_mm(struct ckpt_ctx *ctx);
+int ckpt_restore_vma(struct ckpt_ctx *ctx);
+int ckpt_restore_mm_end(struct ckpt_ctx *ctx);
+int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref);
+int ckpt_dump_pages(struct ckpt_ctx *ctx, struct mm_struct *mm,
+		    unsigned long end, struct mm_struct *same);
+int ckpt_end_pages(struct ckpt_ctx *ctx);
+int ckpt_restore_pages(struct ckpt_ctx *ctx);
+int ckpt_restore_same(struct ckpt_ctx *ctx);
+
+/* files.c, inode.c, pipe.c, fs.c */
+int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+int ckpt_restore_file(struct ckpt_ctx *ctx);
+int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
+int ckpt_restore_files(struct ckpt_ctx *ctx);
+int ckpt_apply_files(struct ckpt_ctx *ctx, u32 ref);
+int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+int ckpt_check_pipes(struct ckpt_ctx *ctx);
+int ckpt_restore_pipe(struct ckpt_ctx *ctx);
+struct file *ckpt_open_pipe(struct ckpt_ctx *ctx, const struct ckpt_file *rec);
+int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref);
+int ckpt_restore_inode(struct ckpt_ctx *ctx);
+struct file *ckpt_open_inode(struct ckpt_ctx *ctx, const struct ckpt_file *rec);
+int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
+int ckpt_restore_fs(struct ckpt_ctx *ctx);
+int ckpt_apply_fs(struct ckpt_ctx *ctx, u32 ref);
+void ckpt_put_fs(struct fs_struct *fs);
+char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
+		bool *deleted);
+
+/* break.c: glue left out on purpose */
+enum ckpt_break {
+	CKPT_BREAK_VFORK_WAIT,
+	NR_CKPT_BREAKS
+};
+
+#ifdef CONFIG_CHECKPOINT_BREAK
+bool ckpt_broken(enum ckpt_break what);
+#else
+static inline bool ckpt_broken(enum ckpt_break what)
+{
+	return false;
+}
+#endif
+
+/* vfork.c */
+int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		    struct ckpt_task *rec);
+
+/* arch/x86/kernel/checkpoint.c */
+int ckpt_dump_cpu(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_restore_regs(struct ckpt_ctx *ctx);
+int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec);
+int ckpt_restore_xstate(struct ckpt_ctx *ctx);
+int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm);
+bool ckpt_vma_is_vdso(struct vm_area_struct *vma);
+bool ckpt_vma_is_vvar(struct vm_area_struct *vma);
+u64 ckpt_vdso_sum(void);
+u64 ckpt_xfeatures(void);
+int ckpt_map_vdso(unsigned long vvar, unsigned long len);
+
+static inline struct ckpt_tsk *ckpt_current(struct ckpt_ctx *ctx)
+{
+	return &ctx->tsks[ctx->turn];
+}
+
+#endif /* _KERNEL_CHECKPOINT_CKPT_H */

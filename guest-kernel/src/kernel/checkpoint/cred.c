@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Credentials. A restarted task gets what the restarter could have given it by
+ * setresuid(2), setgroups(2) and capset(2), and nothing beyond.
+ */
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/sched/coredump.h>
+#include <linux/sched/user.h>
+#include <linux/securebits.h>
+#include <linux/slab.h>
+#include <linux/user_namespace.h>
+
+#include "ckpt.h"
+
+int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref)
+{
+	struct user_namespace *ns = cred->user_ns;
+	struct group_info *gi = cred->group_info;
+	struct ckpt_cred rec = {
+		.uid = from_kuid_munged(ns, cred->uid),
+		.gid = from_kgid_munged(ns, cred->gid),
+		.euid = from_kuid_munged(ns, cred->euid),
+		.egid = from_kgid_munged(ns, cred->egid),
+		.suid = from_kuid_munged(ns, cred->suid),
+		.sgid = from_kgid_munged(ns, cred->sgid),
+		.fsuid = from_kuid_munged(ns, cred->fsuid),
+		.fsgid = from_kgid_munged(ns, cred->fsgid),
+		.securebits = cred->securebits,
+		.ngroups = gi->ngroups,
+		.cap_inheritable = cred->cap_inheritable.val,
+		.cap_permitted = cred->cap_permitted.val,
+		.cap_effective = cred->cap_effective.val,
+		.cap_bset = cred->cap_bset.val,
+		.cap_ambient = cred->cap_ambient.val,
+	};
+	u32 *groups;
+	int i, ret;
+
+	if (ckpt_obj_lookup(ctx, CKPT_REC_CRED, (void *)cred, ref))
+		return 0;
+	groups = kvmalloc_array(gi->ngroups ?: 1, sizeof(*groups), GFP_KERNEL);
+	if (!groups)
+		return -ENOMEM;
+	for (i = 0; i < gi->ngroups; i++)
+		groups[i] = from_kgid_munged(ns, gi->gid[i]);
+	ret = ckpt_obj_new(ctx, CKPT_REC_CRED, (void *)cred, ref);
+	if (!ret)
+		ret = ckpt_write(ctx, CKPT_REC_CRED, *ref, &rec, sizeof(rec),
+				 groups, gi->ngroups * sizeof(*groups));
+	kvfree(groups);
+	return ret;
+}
+
+static int set_ids(struct cred *new, const struct ckpt_cred *rec)
+{
+	struct user_namespace *ns = new->user_ns;
+
+	new->uid = make_kuid(ns, rec->uid);
+	new->euid = make_kuid(ns, rec->euid);
+	new->suid = make_kuid(ns, rec->suid);
+	new->fsuid = make_kuid(ns, rec->fsuid);
+	new->gid = make_kgid(ns, rec->gid);
+	new->egid = make_kgid(ns, rec->egid);
+	new->sgid = make_kgid(ns, rec->sgid);
+	new->fsgid = make_kgid(ns, rec->fsgid);
+	if (!uid_valid(new->uid) || !uid_valid(new->euid) ||
+	    !uid_valid(new->suid) || !uid_valid(new->fsuid) ||
+	    !gid_valid(new->gid) || !gid_valid(new->egid) ||
+	    !gid_valid(new->sgid) || !gid_valid(new->fsgid))
+		return -EINVAL;
+	return 0;
+}
+
+static bool own_uid(const struct cred *old, kuid_t uid)
+{
+	return uid_eq(uid, old->uid) || uid_eq(uid, old->euid) ||
+	       uid_eq(uid, old->suid);
+}
+
+static bool own_gid(const struct cred *old, kgid_t gid)
+{
+	return gid_eq(gid, old->gid) || gid_eq(gid, old->egid) ||
+	       gid_eq(gid, old->sgid);
+}
+
+static bool same_groups(const struct cred *old, const struct group_info *gi)
+{
+	int i;
+
+	if (old->group_info->ngroups != gi->ngroups)
+		return false;
+	for (i = 0; i < gi->ngroups; i++)
+		if (!gid_eq(old->group_info->gid[i], gi->gid[i]))
+			return false;
+	return true;
+}
+
+/* The rules of setresuid(2), setgroups(2), capset(2) and prctl(2). */
+static int check_rights(const struct cred *old, const struct cred *new)
+{
+	struct user_namespace *ns = new->user_ns;
+	kernel_cap_t want = new->cap_permitted;
+
+	if (!(own_uid(old, new->uid) && own_uid(old, new->euid) &&
+	      own_uid(old, new->suid) && own_uid(old, new->fsuid)) &&
+	    !ns_capable(ns, CAP_SETUID))
+		return -EPERM;
+	if (!(own_gid(old, new->gid) && own_gid(old, new->egid) &&
+	      own_gid(old, new->sgid) && own_gid(old, new->fsgid)) &&
+	    !ns_capable(ns, CAP_SETGID))
+		return -EPERM;
+	if (!same_groups(old, new->group_info) &&
+	    (!ns_capable(ns, CAP_SETGID) || !userns_may_setgroups(ns)))
+		return -EPERM;
+	if (!cap_issubset(want, old->cap_permitted) ||
+	    !cap_issubset(new->cap_bset, old->cap_bset) ||
+	    !cap_issubset(new->cap_inheritable,
+			  cap_combine(old->cap_inheritable,
+				      old->cap_permitted)))
+		return -EPERM;
+	if (!cap_issubset(new->cap_effective, want) ||
+	    !cap_issubset(new->cap_ambient,
+			  cap_intersect(want, new->cap_inheritable)))
+		return -EINVAL;
+	if (new->securebits != old->securebits) {
+		if ((new->securebits & ~(SECURE_ALL_LOCKS | SECURE_ALL_BITS)) ||
+		    (old->securebits & SECURE_ALL_LOCKS & ~new->securebits))
+			return -EINVAL;
+		if (!ns_capable(ns, CAP_SETPCAP))
+			return -EPERM;
+	}
+	return 0;
+}
+
+static struct group_info *read_groups(struct user_namespace *ns,
+				      const u32 *groups, u32 ngroups)
+{
+	struct group_info *gi = groups_alloc(ngroups);
+	u32 i;
+
+	if (!gi)
+		return ERR_PTR(-ENOMEM);
+	for (i = 0; i < ngroups; i++) {
+		gi->gid[i] = make_kgid(ns, groups[i]);
+		if (!gid_valid(gi->gid[i])) {
+			put_group_info(gi);
+			return ERR_PTR(-EINVAL);
+		}
+	}
+	groups_sort(gi);
+	return gi;
+}
+
+static kernel_cap_t to_cap(u64 val)
+{
+	return (kernel_cap_t) { val & CAP_VALID_MASK };
+}
+
+static int fill_cred(struct cred *new, const struct ckpt_cred *rec,
+		     const u32 *groups)
+{
+	const struct cred *old = current_cred();
+	struct group_info *gi;
+	int ret;
+
+	ret = set_ids(new, rec);
+	if (ret)
+		return ret;
+	gi = read_groups(new->user_ns, groups, rec->ngroups);
+	if (IS_ERR(gi))
+		return PTR_ERR(gi);
+	set_groups(new, gi);
+	put_group_info(gi);
+	new->securebits = rec->securebits;
+	new->cap_inheritable = to_cap(rec->cap_inheritable);
+	new->cap_permitted = to_cap(rec->cap_permitted);
+	new->cap_effective = to_cap(rec->cap_effective);
+	new->cap_bset = to_cap(rec->cap_bset);
+	new->cap_ambient = to_cap(rec->cap_ambient);
+	ret = check_rights(old, new);
+	if (ret)
+		return ret;
+	if (!uid_eq(new->uid, old->uid)) {
+		struct user_struct *user = alloc_uid(new->uid);
+
+		if (!user)
+			return -EAGAIN;
+		free_uid(new->user);
+		new->user = user;
+	}
+	return set_cred_ucounts(new);
+}
+
+int ckpt_restore_cred(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_cred *rec = (const void *)ctx->rbuf;
+	struct cred *new;
+	int ret;
+
+	if (rec->ngroups > NGROUPS_MAX ||
+	    ctx->rec.len != sizeof(*rec) + rec->ngroups * sizeof(u32))
+		return ckpt_err(ctx, -EINVAL, "credentials: bad group count");
+	new = prepare_creds();
+	if (!new)
+		return -ENOMEM;
+	ret = fill_cred(new, rec, (const u32 *)(rec + 1));
+	if (!ret)
+		ret = ckpt_obj_insert(ctx, CKPT_REC_CRED, ctx->rec.objref, new);
+	if (ret) {
+		abort_creds(new);
+		return ckpt_err(ctx, ret,
+				"credentials (uid %u) that the caller may not give",
+				rec->euid);
+	}
+	return 0;
+}
+
+int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref)
+{
+	const struct cred *src = ckpt_obj_fetch(ctx, CKPT_REC_CRED, ref);
+
+	if (IS_ERR(src))
+		return PTR_ERR(src);
+	return commit_creds((struct cred *)get_cred(src));
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Open files and descriptor tables.
+ *
+ * A file that a path leads to is opened again by that path, with the rights of
+ * the restarter; it must be the same inode. What no path leads to is an object
+ * of its own: a pipe (pipe.c), or the content of an unlinked file or of shared
+ * anonymous memory (inode.c).
+ */
+#include <linux/fcntl.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/filelock.h>
+#include <linux/fs_struct.h>
+#include <linux/init_task.h>
+#include <linux/kdev_t.h>
+#include <linux/magic.h>
+#include <linux/major.h>
+#include <linux/pipe_fs_i.h>
+#include <linux/sched/task.h>
+#include <linux/shmem_fs.h>
+#include <linux/slab.h>
+
+#include "ckpt.h"
+
+/* What open(2) may be given again. */
+#define KEPT_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | __O_SYNC | \
+		    O_DIRECT | O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | \
+		    O_NOATIME | O_PATH)
+
+static bool known_fs(const struct super_block *sb)
+{
+	return sb->s_type->fs_flags & FS_REQUIRES_DEV ||
+	       sb->s_magic == TMPFS_MAGIC || sb->s_magic == RAMFS_MAGIC ||
+	       sb->s_magic == OVERLAYFS_SUPER_MAGIC;
+}
+
+/* Memory that is a file only inside the kernel: MAP_ANONYMOUS, memfd. */
+static bool is_shmem_object(struct file *file)
+{
+	return shmem_mapping(file->f_mapping) &&
+	       file->f_path.mnt->mnt_flags & MNT_INTERNAL;
+}
+
+static bool has_locks(struct file *file)
+{
+	struct file_lock_context *flc = locks_inode_context(file_inode(file));
+	struct file_lock_core *fl;
+	bool found = false;
+
+	if (!flc)
+		return false;
+	spin_lock(&flc->flc_lock);
+	list_for_each_entry(fl, &flc->flc_flock, flc_list)
+		found |= fl->flc_file == file;
+	list_for_each_entry(fl, &flc->flc_posix, flc_list)
+		found |= fl->flc_file == file;
+	list_for_each_entry(fl, &flc->flc_lease, flc_list)
+		found |= fl->flc_file == file;
+	spin_unlock(&flc->flc_lock);
+	return found;
+}
+
+static int check_file(struct ckpt_ctx *ctx, struct file *file)
+{
+	struct fown_struct *owner = file_f_owner(file);
+	struct inode *inode = file_inode(file);
+
+	if (has_locks(file))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: file locks", file);
+	if (file->f_flags & FASYNC || (owner && owner->pid))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: F_SETOWN or O_ASYNC", file);
+	switch (inode->i_mode & S_IFMT) {
+	case S_IFREG:
+	case S_IFDIR:
+		if (!known_fs(inode->i_sb))
+			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
+					inode->i_sb->s_type->name);
+		return 0;
+	case S_IFCHR:
+		if (imajor(inode) != MEM_MAJOR)
+			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: device %u:%u", file,
+					imajor(inode), iminor(inode));
+		return 0;
+	case S_IFIFO:
+		if (inode->i_sb->s_magic != PIPEFS_MAGIC)
+			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a named pipe", file);
+		return 0;
+	case S_IFSOCK:
+		return ckpt_err(ctx, -EOPNOTSUPP, "a socket");
+	default:
+		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file of %s", file,
+				inode->i_sb->s_type->name);
+	}
+}
+
+static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
+			struct ckpt_file *rec)
+{
+	const struct path *path = file_user_path(file);
+	bool deleted;
+	char *name = ckpt_path(ctx, path, ctx->page_buf, &deleted);
+	int ret;
+
+	if (IS_ERR(name))
+		return ckpt_err(ctx, PTR_ERR(name),
+				"%pD: not reachable from the root task's root directory",
+				file);
+	rec->kind = CKPT_FILE_PATH;
+	if (deleted) {
+		if (!S_ISREG(rec->mode))
+			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
+		rec->kind = CKPT_FILE_DELETED;
+		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
+		if (ret)
+			return ret;
+		/* the buffer was used */
+		name = ckpt_path(ctx, path, ctx->page_buf, &deleted);
+		if (IS_ERR(name))
+			return PTR_ERR(name);
+	}
+	rec->path_len = strlen(name);
+	ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
+	if (ret)
+		return ret;
+	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec),
+			  name, rec->path_len);
+}
+
+int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
+{
+	/* a mapping of overlayfs holds the file below: its user's is meant */
+	const struct inode *inode = file_user_inode(file);
+	struct ckpt_file rec = {
+		.flags = file->f_flags & KEPT_FLAGS,
+		.pos = file->f_pos,
+		.mode = inode->i_mode,
+		.ino = inode->i_ino,
+	};
+	int ret;
+
+	if (ckpt_obj_lookup(ctx, CKPT_REC_FILE, file, ref))
+		return 0;
+	ret = check_file(ctx, file);
+	if (ret)
+		return ret;
+	if (S_ISCHR(inode->i_mode))
+		rec.rdev = inode->i_rdev;
+	if (S_ISREG(inode->i_mode))
+		rec.size = i_size_read(inode);
+	if (S_ISFIFO(inode->i_mode)) {
+		rec.kind = CKPT_FILE_PIPE;
+		ret = ckpt_dump_pipe(ctx, file, &rec.inode);
+	} else if (is_shmem_object(file)) {
+		rec.kind = CKPT_FILE_SHMEM;
+		ret = ckpt_dump_inode(ctx, file, rec.kind, &rec.inode);
+	} else {
+		return dump_by_path(ctx, file, ref, &rec);
+	}
+	if (!ret)
+		ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
+	if (!ret)
+		ret = ckpt_write(ctx, CKPT_REC_FILE, *ref, &rec, sizeof(rec),
+				 NULL, 0);
+	return ret;
+}
+
+static struct file *open_by_path(struct ckpt_ctx *ctx,
+				 const struct ckpt_file *rec, const char *name)
+{
+	char *path = kmemdup_nul(name, rec->path_len, GFP_KERNEL);
+	struct file *file;
+	struct inode *inode;
+
+	if (!path)
+		return ERR_PTR(-ENOMEM);
+	if (path[0] != '/' || strlen(path) != rec->path_len) {
+		kfree(path);
+		return ERR_PTR(ckpt_err(ctx, -EINVAL, "malformed file name"));
+	}
+	file = filp_open(path, rec->flags, 0);
+	if (IS_ERR(file)) {
+		ckpt_err(ctx, PTR_ERR(file), "opening %s", path);
+		goto out;
+	}
+	inode = file_inode(file);
+	if ((inode->i_mode ^ rec->mode) & S_IFMT ||
+	    (S_ISCHR(inode->i_mode) &&
+	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||
+	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino)) {
+		fput(file);
+		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
+					"%s is another file than at the checkpoint",
+					path));
+	}
+out:
+	kfree(path);
+	return file;
+}
+
+int ckpt_restore_file(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_file *rec = (const void *)ctx->rbuf;
+	struct file *file;
+	int ret;
+
+	if (rec->path_len != ctx->rec.len - sizeof(*rec) || rec->pos < 0 ||
+	    rec->flags & ~KEPT_FLAGS || rec->owner_pid)
+		return ckpt_err(ctx, -EINVAL, "malformed file");
+	switch (rec->kind) {
+	case CKPT_FILE_PATH:
+		file = open_by_path(ctx, rec, (const char *)(rec + 1));
+		break;
+	case CKPT_FILE_PIPE:
+		file = ckpt_open_pipe(ctx, rec);
+		break;
+	case CKPT_FILE_DELETED:
+	case CKPT_FILE_SHMEM:
+		file = ckpt_open_inode(ctx, rec);
+		break;
+	default:
+		return ckpt_err(ctx, -EINVAL, "a file of unknown kind %u",
+				rec->kind);
+	}
+	if (IS_ERR(file))
+		return ckpt_err(ctx, PTR_ERR(file), "opening file %u",
+				ctx->rec.objref);
+	if (file->f_mode & FMODE_LSEEK)
+		file->f_pos = rec->pos;
+	ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ctx->rec.objref, file);
+	if (ret)
+		fput(file);
+	return ret;
+}
+
+/* Shared with a process that is not saved? Then closing would not be seen. */
+static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	unsigned int i;
+	int users = 0;
+
+	for (i = 0; i < ctx->nr_tsks; i++)
+		users += ctx->tsks[i].task->files == t->files;
+	if (atomic_read(&t->files->count) > users)
+		return ckpt_err(ctx, -EBUSY,
+				"%s: descriptors shared with a task outside the tree",
+				t->comm);
+	return 0;
+}
+
+int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
+{
+	unsigned int fd, n = 0, room;
+	struct ckpt_fd *fds;
+	int ret;
+
+	if (ckpt_obj_lookup(ctx, CKPT_REC_FILES, t->files, ref))
+		return 0;
+	ret = check_shared_table(ctx, t);
+	if (ret)
+		return ret;
+	spin_lock(&t->files->file_lock);
+	room = files_fdtable(t->files)->max_fds;
+	spin_unlock(&t->files->file_lock);
+	fds = kvcalloc(room, sizeof(*fds), GFP_KERNEL_ACCOUNT);
+	if (!fds)
+		return -ENOMEM;
+	for (fd = 0; fd < room && !ret; fd++) {
+		struct file *file = fget_task(t, fd);
+
+		if (!file)
+			continue;
+		fds[n].fd = fd;
+		spin_lock(&t->files->file_lock);
+		fds[n].cloexec = close_on_exec(fd, t->files);
+		spin_unlock(&t->files->file_lock);
+		ret = ckpt_dump_file(ctx, file, &fds[n].file);
+		if (ret)
+			ckpt_err(ctx, ret, "%s: fd %u cannot be saved",
+				 t->comm, fd);
+		n++;
+		fput(file);
+	}
+	if (!ret && n * sizeof(*fds) > CKPT_REC_MAX)
+		ret = ckpt_err(ctx, -E2BIG, "%u open files", n);
+	if (!ret)
+		ret = ckpt_obj_new(ctx, CKPT_REC_FILES, t->files, ref);
+	if (!ret)
+		ret = ckpt_write(ctx, CKPT_REC_FILES, *ref, fds,
+				 n * sizeof(*fds), NULL, 0);
+	kvfree(fds);
+	return ret;
+}
+
+static void switch_files(struct files_struct *files)
+{
+	struct files_struct *old;
+
+	task_lock(current);
+	old = current->files;
+	current->files = files;
+	task_unlock(current);
+	put_files_struct(old);
+}
+
+int ckpt_restore_files(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_fd *fds = (const void *)ctx->rbuf;
+	size_t i, n = ctx->rec.len / sizeof(*fds);
+	struct files_struct *files;
+	int ret;
+
+	if (ctx->rec.len % sizeof(*fds))
+		return ckpt_err(ctx, -EINVAL, "malformed descriptor table");
+	files = dup_fd(&init_files, NULL);
+	if (IS_ERR(files))
+		return PTR_ERR(files);
+	/* one reference for current, one for the object table */
+	atomic_inc(&files->count);
+	switch_files(files);
+	ret = ckpt_obj_insert(ctx, CKPT_REC_FILES, ctx->rec.objref, files);
+	if (ret) {
+		put_files_struct(files);
+		return ret;
+	}
+	for (i = 0; i < n; i++) {
+		struct file *file;
+
+		if (i && fds[i].fd <= fds[i - 1].fd)
+			return ckpt_err(ctx, -EINVAL, "descriptors out of order");
+		if (fds[i].cloexec > 1 || fds[i].pad)
+			return ckpt_err(ctx, -EINVAL, "malformed descriptor");
+		file = ckpt_obj_fetch(ctx, CKPT_REC_FILE, fds[i].file);
+		if (IS_ERR(file))
+			return PTR_ERR(file);
+		ret = replace_fd(fds[i].fd, file,
+				 fds[i].cloexec ? O_CLOEXEC : 0);
+		if (ret < 0)
+			return ckpt_err(ctx, ret, "descriptor %u", fds[i].fd);
+	}
+	return 0;
+}
+
+int ckpt_apply_files(struct ckpt_ctx *ctx, u32 ref)
+{
+	struct files_struct *files = ckpt_obj_fetch(ctx, CKPT_REC_FILES, ref);
+
+	if (IS_ERR(files))
+		return PTR_ERR(files);
+	if (files == current->files)
+		return 0;
+	atomic_inc(&files->count);
+	switch_files(files);
+	return 0;
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Records: writing them with their checksums, and reading back only what is
+ * whole, in its place and of a permitted size. Nothing of a record is looked
+ * at before its checksum has been verified, so that every later check guards
+ * against forged images and not against chance.
+ */
+#include <linux/mm.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/signal.h>
+#include <linux/utsname.h>
+#include <linux/xxhash.h>
+#include <generated/utsrelease.h>
+
+#include "ckpt.h"
+
+struct rec_desc {
+	const char *name;
+	u32 min_len;
+	u32 max_len;
+	bool object;
+};
+
+#define REC(_type, _struct, _max, _obj)				\
+	[CKPT_REC_##_type] = { #_type, sizeof(_struct), _max, _obj }
+#define EXACT(_type, _struct, _obj) REC(_type, _struct, sizeof(_struct), _obj)
+
+static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
+	EXACT(HEADER, struct ckpt_header, false),
+	REC(SCHEMA, struct ckpt_schema, CKPT_REC_MAX, false),
+	REC(TREE, struct ckpt_tree, CKPT_REC_MAX, false),
+	EXACT(TRAILER, struct ckpt_trailer, false),
+	EXACT(TASK, struct ckpt_task, false),
+	EXACT(TASK_END, struct { }, false),
+	EXACT(REGS, struct ckpt_regs, false),
+	REC(XSTATE, struct xregs_state, CKPT_REC_MAX, false),
+	REC(CRED, struct ckpt_cred, sizeof(struct ckpt_cred) + 65536 * 4, true),
+	REC(FS, struct ckpt_fs, sizeof(struct ckpt_fs) + 2 * PATH_MAX, true),
+	REC(FILE, struct ckpt_file, sizeof(struct ckpt_file) + PATH_MAX, true),
+	REC(FILES, struct { }, CKPT_REC_MAX, true),
+	EXACT(PIPE, struct ckpt_pipe, true),
+	REC(PIPE_BUF, struct ckpt_pipe_buf, CKPT_REC_MAX, false),
+	REC(INODE, struct ckpt_inode, sizeof(struct ckpt_inode) + PATH_MAX,
+	    true),
+	REC(DATA, struct ckpt_data, CKPT_REC_MAX, false),
+	REC(MM, struct ckpt_mm, sizeof(struct ckpt_mm) + 1024, true),
+	EXACT(VMA, struct ckpt_vma, false),
+	REC(PAGES, struct ckpt_pages, CKPT_REC_MAX, false),
+	EXACT(SAME, struct ckpt_pages, false),
+	EXACT(MM_END, struct { }, false),
+	REC(SIGHAND, struct ckpt_sigaction[_NSIG],
+	    sizeof(struct ckpt_sigaction[_NSIG]), false),
+	EXACT(SIGNAL, struct ckpt_signal, false),
+	EXACT(SIGINFO, struct ckpt_siginfo, false),
+	EXACT(TIMERS, struct ckpt_timers, false),
+	EXACT(RLIMITS, struct ckpt_rlimit[RLIM_NLIMITS], false),
+};
+
+const char *ckpt_rec_name(u32 type)
+{
+	if (type >= CKPT_REC_MAX_TYPE || !rec_descs[type].name)
+		return "unknown record";
+	return rec_descs[type].name;
+}
+
+static u64 rec_seed(const struct ckpt_rec *rec, u64 seq)
+{
+	return xxh64(rec, offsetof(struct ckpt_rec, sum), seq);
+}
+
+int ckpt_flush(struct ckpt_ctx *ctx)
+{
+	size_t done = 0;
+
+	while (done < ctx->wlen) {
+		ssize_t n = kernel_write(ctx->file, ctx->wbuf + done,
+					 ctx->wlen - done, &ctx->file->f_pos);
+
+		if (n == 0)
+			n = -EIO;
+		if (n < 0) {
+			ctx->wlen = 0;
+			return ckpt_err(ctx, n, "writing the image");
+		}
+		done += n;
+	}
+	ctx->wlen = 0;
+	return 0;
+}
+
+static int put_bytes(struct ckpt_ctx *ctx, const void *p, size_t len)
+{
+	while (len) {
+		size_t n = min(len, CKPT_WBUF_SIZE - ctx->wlen);
+		int ret;
+
+		memcpy(ctx->wbuf + ctx->wlen, p, n);
+		ctx->wlen += n;
+		p += n;
+		len -= n;
+		if (ctx->wlen < CKPT_WBUF_SIZE)
+			break;
+		ret = ckpt_flush(ctx);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+/**
+ * ckpt_write - append a record whose payload lies in one or two pieces
+ * @ctx: the checkpoint
+ * @type: enum ckpt_rec_type
+ * @objref: the object's number, 0 for none
+ * @a: first piece
+ * @alen: its length, bytes
+ * @b: second piece
+ * @blen: its length, bytes
+ *
+ * Return: 0, or what writing to the file gave.
+ */
+int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
+	       const void *a, size_t alen, const void *b, size_t blen)
+{
+	struct ckpt_rec rec = {
+		.type = type, .objref = objref, .len = alen + blen,
+	};
+	struct xxh64_state sum;
+	int ret;
+
+	if (WARN_ON_ONCE(rec.len > CKPT_REC_MAX))
+		return -EFBIG;
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	xxh64_reset(&sum, rec_seed(&rec, ctx->seq++));
+	if (alen)
+		xxh64_update(&sum, a, alen);
+	if (blen)
+		xxh64_update(&sum, b, blen);
+	rec.sum = xxh64_digest(&sum);
+	if (ctx->check_only)
+		return 0;
+	ret = put_bytes(ctx, &rec, sizeof(rec));
+	if (!ret)
+		ret = put_bytes(ctx, a, alen);
+	if (!ret)
+		ret = put_bytes(ctx, b, blen);
+	return ret;
+}
+
+/*
+ * A restart reads from inside the tasks it creates; they may have signals
+ * pending that mean nothing to them yet, and only a fatal one counts.
+ */
+static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
+{
+	while (len) {
+		ssize_t n = kernel_read(ctx->file, p, len, &ctx->file->f_pos);
+
+		if ((n == -EINTR || n == -ERESTARTSYS) &&
+		    !__fatal_signal_pending(current)) {
+			clear_thread_flag(TIF_SIGPENDING);
+			continue;
+		}
+		if (n == 0)
+			return ckpt_err(ctx, -EIO,
+					"the image ends in the middle, after %llu records",
+					ctx->seq);
+		if (n < 0)
+			return ckpt_err(ctx, n, "reading the image");
+		p += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/**
+ * ckpt_read - read the next record into ctx->rec and ctx->rbuf
+ * @ctx: the restart
+ *
+ * On return the record is of a known type, of a size that its type allows, and
+ * its checksum holds.
+ *
+ * Return: 0, -EIO at the end of the file, -EINVAL for a damaged record.
+ */
+int ckpt_read(struct ckpt_ctx *ctx)
+{
+	struct ckpt_rec *rec = &ctx->rec;
+	const struct rec_desc *desc;
+	int ret;
+
+	ret = get_bytes(ctx, rec, sizeof(*rec));
+	if (ret)
+		return ret;
+	if (!rec->type || rec->type >= CKPT_REC_MAX_TYPE)
+		return ckpt_err(ctx, -EINVAL, "record %llu: unknown type %u",
+				ctx->seq, rec->type);
+	desc = &rec_descs[rec->type];
+	if (rec->len < desc->min_len || rec->len > desc->max_len)
+		return ckpt_err(ctx, -EINVAL,
+				"record %llu (%s): length %llu is not in %u..%u",
+				ctx->seq, desc->name, rec->len, desc->min_len,
+				desc->max_len);
+	if (desc->object != !!rec->objref)
+		return ckpt_err(ctx, -EINVAL,
+				"record %llu (%s): objref %u where %s belongs",
+				ctx->seq, desc->name, rec->objref,
+				desc->object ? "one" : "none");
+	ret = get_bytes(ctx, ctx->rbuf, rec->len);
+	if (ret)
+		return ret;
+	if (xxh64(ctx->rbuf, rec->len, rec_seed(rec, ctx->seq)) != rec->sum)
+		return ckpt_err(ctx, -EINVAL,
+				"record %llu (%s): checksum does not hold",
+				ctx->seq, desc->name);
+	ctx->seq++;
+	return 0;
+}
+
+static void fill_header(struct ckpt_header *h)
+{
+	memset(h, 0, sizeof(*h));
+	h->magic = CKPT_MAGIC;
+	h->version = CKPT_VERSION;
+	h->page_size = PAGE_SIZE;
+	h->xfeatures = ckpt_xfeatures();
+	h->vdso_sum = ckpt_vdso_sum();
+	h->mono_ns = ktime_get_ns();
+	h->real_ns = ktime_get_real_ns();
+	h->ncpus = num_possible_cpus();
+	strscpy(h->release, init_uts_ns.name.release, sizeof(h->release));
+	strscpy(h->build, init_uts_ns.name.version, sizeof(h->build));
+}
+
+int ckpt_write_header(struct ckpt_ctx *ctx)
+{
+	struct ckpt_schema *schema;
+	int i, n = 0, ret;
+
+	fill_header(&ctx->hdr);
+	ctx->hdr.nr_tasks = ctx->nr_tsks;
+	ctx->hdr.next_pid = idr_get_cursor(&ctx->pidns->idr);
+	ret = ckpt_write(ctx, CKPT_REC_HEADER, 0, &ctx->hdr, sizeof(ctx->hdr),
+			 NULL, 0);
+	if (ret)
+		return ret;
+	schema = kcalloc(CKPT_REC_MAX_TYPE, sizeof(*schema), GFP_KERNEL);
+	if (!schema)
+		return -ENOMEM;
+	for (i = 1; i < CKPT_REC_MAX_TYPE; i++) {
+		schema[n].type = i;
+		schema[n].min_len = rec_descs[i].min_len;
+		strscpy(schema[n].name, rec_descs[i].name,
+			sizeof(schema[n].name));
+		n++;
+	}
+	ret = ckpt_write(ctx, CKPT_REC_SCHEMA, 0, schema, n * sizeof(*schema),
+			 NULL, 0);
+	kfree(schema);
+	return ret;
+}
+
+int ckpt_write_tree(struct ckpt_ctx *ctx)
+{
+	size_t len = ctx->nr_tsks * sizeof(struct ckpt_tree);
+	struct ckpt_tree *tree;
+	unsigned int i;
+	int ret;
+
+	if (len > CKPT_REC_MAX)
+		return ckpt_err(ctx, -E2BIG, "%u tasks are too many",
+				ctx->nr_tsks);
+	tree = kvmalloc(len, GFP_KERNEL);
+	if (!tree)
+		return -ENOMEM;
+	for (i = 0; i < ctx->nr_tsks; i++)
+		tree[i] = ctx->tsks[i].tree;
+	ret = ckpt_write(ctx, CKPT_REC_TREE, 0, tree, len, NULL, 0);
+	kvfree(tree);
+	return ret;
+}
+
+int ckpt_write_trailer(struct ckpt_ctx *ctx)
+{
+	struct ckpt_trailer t = {
+		.nr_records = ctx->seq + 1, .nr_objects = ctx->nr_objs,
+	};
+	int ret;
+
+	ret = ckpt_write(ctx, CKPT_REC_TRAILER, 0, &t, sizeof(t), NULL, 0);
+	return ret ?: ckpt_flush(ctx);
+}
+
+/**
+ * ckpt_read_header - read what comes before the first task's section
+ * @ctx: the restart; gets its task table
+ *
+ * The tree itself is checked where it is used (relink.c).
+ *
+ * Return: 0, -EINVAL where the image is none or is damaged, -EOPNOTSUPP where it
+ * was made by another kernel or needs what this CPU lacks.
+ */
+int ckpt_read_header(struct ckpt_ctx *ctx)
+{
+	struct ckpt_header mine, *h = &ctx->hdr;
+	const struct ckpt_tree *tree;
+	unsigned int i;
+	int ret;
+
+	ret = ckpt_read(ctx);
+	if (ret)
+		return ret;
+	if (ctx->rec.type != CKPT_REC_HEADER)
+		return ckpt_err(ctx, -EINVAL, "this is not a checkpoint image");
+	memcpy(h, ctx->rbuf, sizeof(*h));
+	fill_header(&mine);
+	if (h->magic != mine.magic)
+		return ckpt_err(ctx, -EINVAL, "this is not a checkpoint image");
+	if (h->version != mine.version)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"image version %u, this kernel reads %u",
+				h->version, mine.version);
+	if (memcmp(h->release, mine.release, sizeof(mine.release)))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"made by kernel %.64s, this is %s",
+				h->release, mine.release);
+	if (h->page_size != mine.page_size || h->vdso_sum != mine.vdso_sum)
+		return ckpt_err(ctx, -EOPNOTSUPP, "made under another vdso");
+	if (h->xfeatures & ~mine.xfeatures)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"needs CPU states %#llx that this CPU lacks",
+				h->xfeatures & ~mine.xfeatures);
+	if (h->next_pid > PID_MAX_LIMIT || h->pad)
+		return ckpt_err(ctx, -EINVAL, "malformed header");
+
+	ret = ckpt_read(ctx);
+	if (!ret && ctx->rec.type == CKPT_REC_SCHEMA)
+		ret = ckpt_read(ctx);
+	if (ret)
+		return ret;
+	if (ctx->rec.type != CKPT_REC_TREE ||
+	    ctx->rec.len % sizeof(*tree) ||
+	    ctx->rec.len / sizeof(*tree) != h->nr_tasks)
+		return ckpt_err(ctx, -EINVAL, "no task tree, or one of another size");
+	ctx->tsks = kvcalloc(h->nr_tasks, sizeof(*ctx->tsks),
+			     GFP_KERNEL_ACCOUNT);
+	if (!ctx->tsks)
+		return -ENOMEM;
+	ctx->nr_tsks = h->nr_tasks;
+	tree = (const void *)ctx->rbuf;
+	for (i = 0; i < ctx->nr_tsks; i++)
+		ctx->tsks[i].tree = tree[i];
+	return 0;
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Objects that several tasks can hold. While checkpointing, a hash from the
+ * kernel's pointer to the objref; while restarting, an array from the objref
+ * to what was restored. Either way the table holds a reference of its own.
+ */
+#include <linux/cred.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fs_struct.h>
+#include <linux/pipe_fs_i.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "ckpt.h"
+
+/* After a restart at once: a pipe's end must not outlive the release. */
+static void drop_file(struct file *file, bool restart)
+{
+	if (restart)
+		__fput_sync(file);
+	else
+		fput(file);
+}
+
+static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
+{
+	bool restart = ctx->rbuf;
+
+	switch (obj->type) {
+	case CKPT_REC_MM:
+		mmput(obj->ptr);
+		break;
+	case CKPT_REC_FILE:
+		drop_file(obj->ptr, restart);
+		break;
+	case CKPT_REC_CRED:
+		put_cred(obj->ptr);
+		break;
+	case CKPT_REC_FS:
+		if (restart)
+			ckpt_put_fs(obj->ptr);
+		break;
+	case CKPT_REC_FILES:
+		if (restart)
+			put_files_struct(obj->ptr);
+		break;
+	case CKPT_REC_PIPE:
+	case CKPT_REC_INODE:
+		/* while restarting, an open file that keeps it alive */
+		if (restart)
+			drop_file(obj->ptr, restart);
+		else
+			iput(obj->ptr);
+		break;
+	}
+	kfree(obj);
+}
+
+static void grab_obj(u32 type, void *ptr)
+{
+	switch (type) {
+	case CKPT_REC_MM:
+		mmget(ptr);
+		break;
+	case CKPT_REC_FILE:
+		get_file(ptr);
+		break;
+	case CKPT_REC_CRED:
+		get_cred(ptr);
+		break;
+	case CKPT_REC_PIPE:
+	case CKPT_REC_INODE:
+		ihold(ptr);
+		break;
+	}
+}
+
+/**
+ * ckpt_obj_lookup - find the objref of an object already written
+ *
+ * Return: 1 and *@ref when it was, else 0.
+ */
+int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
+{
+	struct ckpt_obj *obj;
+
+	hash_for_each_possible(ctx->by_ptr, obj, node, (unsigned long)ptr) {
+		if (obj->ptr == ptr && obj->type == type) {
+			*ref = obj->ref;
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/**
+ * ckpt_obj_new - give an object that is about to be written its objref
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
+{
+	struct ckpt_obj *obj = kzalloc(sizeof(*obj), GFP_KERNEL_ACCOUNT);
+	int ret;
+
+	if (!obj)
+		return -ENOMEM;
+	obj->type = type;
+	obj->ref = ctx->nr_objs + 1;
+	obj->ptr = ptr;
+	ret = xa_err(xa_store(&ctx->objs, obj->ref, obj, GFP_KERNEL_ACCOUNT));
+	if (ret) {
+		kfree(obj);
+		return ret;
+	}
+	grab_obj(type, ptr);
+	hash_add(ctx->by_ptr, &obj->node, (unsigned long)ptr);
+	*ref = ++ctx->nr_objs;
+	return 0;
+}
+
+/**
+ * ckpt_obj_insert - keep a restored object under its objref
+ *
+ * Consumes the caller's reference to @ptr where it succeeds.
+ *
+ * Return: 0, -EINVAL where the objref is not the next one, -ENOMEM.
+ */
+int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr)
+{
+	struct ckpt_obj *obj;
+	int ret;
+
+	if (ref != ctx->nr_objs + 1)
+		return ckpt_err(ctx, -EINVAL, "objref %u where %u belongs",
+				ref, ctx->nr_objs + 1);
+	obj = kzalloc(sizeof(*obj), GFP_KERNEL_ACCOUNT);
+	if (!obj)
+		return -ENOMEM;
+	obj->type = type;
+	obj->ref = ref;
+	obj->ptr = ptr;
+	ret = xa_err(xa_store(&ctx->objs, ref, obj, GFP_KERNEL_ACCOUNT));
+	if (ret) {
+		kfree(obj);
+		return ret;
+	}
+	ctx->nr_objs++;
+	return 0;
+}
+
+/**
+ * ckpt_obj_fetch - the restored object of an objref
+ *
+ * Return: the object, without a reference of its own, or ERR_PTR(-EINVAL)
+ * where there is none of that type.
+ */
+void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref)
+{
+	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
+
+	if (!ref || !obj || obj->type != type)
+		return ERR_PTR(ckpt_err(ctx, -EINVAL, "objref %u is no %s", ref,
+					ckpt_rec_name(type)));
+	return obj->ptr;
+}
+
+void ckpt_obj_free_all(struct ckpt_ctx *ctx)
+{
+	struct ckpt_obj *obj;
+	unsigned long ref;
+
+	xa_for_each(&ctx->objs, ref, obj)
+		drop_obj(ctx, obj);
+	xa_destroy(&ctx->objs);
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Pipes: size, what lies in them, and their ends.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/magic.h>
+#include <linux/pipe_fs_i.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+
+#include "ckpt.h"
+
+static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
+		    struct pipe_buffer *buf)
+{
+	struct ckpt_pipe_buf rec = { .len = buf->len };
+	char *data;
+	int ret;
+
+	if (buf->flags & PIPE_BUF_FLAG_PACKET)
+		rec.flags |= CKPT_PIPE_BUF_PACKET;
+	if (buf->flags & PIPE_BUF_FLAG_CAN_MERGE)
+		rec.flags |= CKPT_PIPE_BUF_MERGE;
+	if (buf->offset + buf->len > PAGE_SIZE)
+		return -EOPNOTSUPP;
+	ret = pipe_buf_confirm(pipe, buf);
+	if (ret)
+		return ret;
+	data = kmalloc(PAGE_SIZE, GFP_KERNEL);
+	if (!data)
+		return -ENOMEM;
+	memcpy_from_page(data, buf->page, buf->offset, buf->len);
+	ret = ckpt_write(ctx, CKPT_REC_PIPE_BUF, 0, &rec, sizeof(rec), data,
+			 buf->len);
+	kfree(data);
+	return ret;
+}
+
+/**
+ * ckpt_dump_pipe - write the pipe that @file is an end of
+ *
+ * An end that is held outside the tree is found at the end of the checkpoint,
+ * when all ends inside are known (ckpt_check_pipes()).
+ *
+ * Return: 0 or a negative errno.
+ */
+int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
+{
+	struct pipe_inode_info *pipe = get_pipe_info(file, false);
+	struct inode *inode = file_inode(file);
+	struct ckpt_pipe rec = { .ino = inode->i_ino };
+	unsigned int tail;
+	int ret;
+
+	if (!pipe)
+		return ckpt_err(ctx, -EOPNOTSUPP, "a notification pipe");
+	if (ckpt_obj_lookup(ctx, CKPT_REC_PIPE, inode, ref))
+		return 0;
+	ret = ckpt_obj_new(ctx, CKPT_REC_PIPE, inode, ref);
+	if (ret)
+		return ret;
+	mutex_lock(&pipe->mutex);
+	rec.ring_size = pipe->max_usage;
+	rec.nr_bufs = pipe_occupancy(pipe->head, pipe->tail);
+	ret = ckpt_write(ctx, CKPT_REC_PIPE, *ref, &rec, sizeof(rec), NULL, 0);
+	for (tail = pipe->tail; tail != pipe->head && !ret; tail++)
+		ret = dump_buf(ctx, pipe,
+			       &pipe->bufs[tail & (pipe->ring_size - 1)]);
+	mutex_unlock(&pipe->mutex);
+	if (ret)
+		return ckpt_err(ctx, ret, "reading a pipe's content");
+	return 0;
+}
+
+/**
+ * ckpt_check_pipes - no pipe has an end outside the tree
+ * @ctx: the checkpoint, all its objects known
+ *
+ * Return: 0 or -EBUSY.
+ */
+int ckpt_check_pipes(struct ckpt_ctx *ctx)
+{
+	struct ckpt_obj *obj, *end;
+	unsigned long i, j;
+
+	xa_for_each(&ctx->objs, i, obj) {
+		struct inode *inode = obj->ptr;
+		unsigned int ends = 0;
+
+		if (obj->type != CKPT_REC_PIPE)
+			continue;
+		xa_for_each(&ctx->objs, j, end)
+			if (end->type == CKPT_REC_FILE &&
+			    file_inode(end->ptr) == inode)
+				ends++;
+		if (inode->i_pipe->files != ends)
+			return ckpt_err(ctx, -EBUSY,
+					"pipe:[%lu] has %u ends, %u of them in the tree",
+					inode->i_ino, inode->i_pipe->files, ends);
+	}
+	return 0;
+}
+
+static int fill_pipe(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
+		     unsigned int nr)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < nr; i++) {
+		const struct ckpt_pipe_buf *rec = (const void *)ctx->rbuf;
+		struct pipe_buffer *buf;
+		struct page *page;
+
+		ret = ckpt_read(ctx);
+		if (ret)
+			return ret;
+		if (ctx->rec.type != CKPT_REC_PIPE_BUF ||
+		    rec->len != ctx->rec.len - sizeof(*rec) ||
+		    rec->len > PAGE_SIZE || !rec->len ||
+		    rec->flags & ~(CKPT_PIPE_BUF_PACKET | CKPT_PIPE_BUF_MERGE))
+			return ckpt_err(ctx, -EINVAL, "malformed pipe content");
+		page = alloc_page(GFP_HIGHUSER | __GFP_ACCOUNT);
+		if (!page)
+			return -ENOMEM;
+		memcpy_to_page(page, 0, (const char *)(rec + 1), rec->len);
+		buf = &pipe->bufs[pipe->head & (pipe->ring_size - 1)];
+		*buf = (struct pipe_buffer) {
+			.page = page, .len = rec->len,
+			.ops = &nosteal_pipe_buf_ops,
+		};
+		if (rec->flags & CKPT_PIPE_BUF_PACKET)
+			buf->flags |= PIPE_BUF_FLAG_PACKET;
+		if (rec->flags & CKPT_PIPE_BUF_MERGE)
+			buf->flags |= PIPE_BUF_FLAG_CAN_MERGE;
+		pipe->head++;
+	}
+	return 0;
+}
+
+/* The object table keeps one end open, so that the others can be opened. */
+int ckpt_restore_pipe(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_pipe *p = (const void *)ctx->rbuf;
+	u32 ref = ctx->rec.objref, nr = p->nr_bufs, slots = p->ring_size;
+	struct pipe_inode_info *pipe;
+	struct file *ends[2];
+	int ret;
+
+	if (!slots || slots > 1U << 16 || nr > roundup_pow_of_two(slots))
+		return ckpt_err(ctx, -EINVAL, "malformed pipe");
+	ret = create_pipe_files(ends, 0);
+	if (ret)
+		return ret;
+	pipe = get_pipe_info(ends[0], false);
+	if (slots != pipe->max_usage) {
+		ret = pipe_fcntl(ends[0], F_SETPIPE_SZ, slots * PAGE_SIZE);
+		ret = ret < 0 ? ckpt_err(ctx, ret, "pipe of %u pages", slots) : 0;
+	}
+	/* nobody else can reach it yet */
+	if (!ret && nr > pipe->ring_size)
+		ret = ckpt_err(ctx, -EINVAL, "malformed pipe");
+	if (!ret)
+		ret = fill_pipe(ctx, pipe, nr);
+	if (!ret)
+		ret = ckpt_obj_insert(ctx, CKPT_REC_PIPE, ref, ends[0]);
+	__fput_sync(ends[1]);
+	if (ret)
+		__fput_sync(ends[0]);
+	return ret;
+}
+
+struct file *ckpt_open_pipe(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
+{
+	struct file *end = ckpt_obj_fetch(ctx, CKPT_REC_PIPE, rec->inode);
+
+	if (IS_ERR(end))
+		return end;
+	return dentry_open(&end->f_path, rec->flags, current_cred());
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * /proc/PID/ckpt_site: where a task stands, as checkpoint(2) will find it.
+ */
+#include <linux/proc_fs.h>
+#include <linux/sched/signal.h>
+#include <linux/seq_file.h>
+
+#include "ckpt.h"
+
+int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
+		   struct pid *pid, struct task_struct *task)
+{
+	int arg = task->ckpt_site.arg;
+
+	if (READ_ONCE(task->exit_state)) {
+		seq_puts(m, "exiting\n");
+		return 0;
+	}
+	switch (READ_ONCE(task->ckpt_site.kind)) {
+	case CKPT_SITE_FREEZER:
+		seq_puts(m, "freezer\n");
+		break;
+	case CKPT_SITE_VFORK:
+		seq_printf(m, "vfork nr=%d\n", arg);
+		break;
+	case CKPT_SITE_STOPPED:
+		seq_printf(m, "stopped sig=%d\n", arg);
+		break;
+	default:
+		seq_puts(m, "none\n");
+	}
+	return 0;
+}

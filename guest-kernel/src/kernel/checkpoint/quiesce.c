@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which tasks a checkpoint covers, and that each stands still at a site that
+ * restart(2) knows how to build again.
+ *
+ * cgroup.events saying "frozen 1" is not enough: cgroup_leave_frozen(false)
+ * keeps a task counted as frozen while it runs from a vfork wait to the
+ * freezer, a frozen task can be woken to run task_work, and a dying task has
+ * left the count before it is a zombie. So every task is looked at twice, with
+ * its context switch count: before the first byte is written and after the
+ * last. In between the cgroup's freezer is held, so that only SIGKILL can
+ * move a task, and that shows in the count.
+ */
+#include <linux/cgroup.h>
+#include <linux/nsproxy.h>
+#include <linux/pid_namespace.h>
+#include <linux/ptrace.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/slab.h>
+
+#include "ckpt.h"
+
+struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task)
+{
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks; i++)
+		if (ctx->tsks[i].task == task)
+			return &ctx->tsks[i];
+	return NULL;
+}
+
+struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid)
+{
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks; i++)
+		if (ctx->tsks[i].tree.pid == pid)
+			return &ctx->tsks[i];
+	return NULL;
+}
+
+static int add_task(struct ckpt_ctx *ctx, struct task_struct *t,
+		    unsigned int room)
+{
+	if (ctx->nr_tsks < room) {
+		get_task_struct(t);
+		ctx->tsks[ctx->nr_tsks].task = t;
+	}
+	ctx->nr_tsks++;
+	return 0;
+}
+
+/*
+ * Breadth first by processes, a process followed by its threads: parents come
+ * before their children, and siblings keep their order. Counts only where
+ * there is no room; the caller then comes back with more.
+ */
+static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
+{
+	struct task_struct *p, *t, *child;
+	unsigned int next = 0;
+
+	ctx->nr_tsks = 0;
+	p = ctx->root;
+	add_task(ctx, p, room);
+	for_other_threads(p, t)
+		add_task(ctx, t, room);
+	while (next < ctx->nr_tsks && next < room) {
+		p = ctx->tsks[next++].task;
+		list_for_each_entry(child, &p->children, sibling) {
+			add_task(ctx, child, room);
+			for_other_threads(child, t)
+				add_task(ctx, t, room);
+		}
+	}
+}
+
+/* A number that outlives its process: a group or session without its leader. */
+static int external_id(struct ckpt_ctx *ctx, struct pid *pid,
+		       struct task_struct *t, pid_t *nr)
+{
+	struct task_struct *leader = pid_task(pid, PIDTYPE_PID);
+
+	*nr = pid_nr_ns(pid, ctx->pidns);
+	if (leader && !ckpt_find_task(ctx, leader))
+		*nr = 0;
+	return 0;
+}
+
+static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	struct task_struct *t = ct->task, *parent;
+	struct ckpt_tree *tree = &ct->tree;
+
+	tree->pid = task_pid_nr_ns(t, ctx->pidns);
+	tree->tgid = task_tgid_nr_ns(t, ctx->pidns);
+	if (!tree->pid)
+		return -ESRCH;
+	external_id(ctx, task_pgrp(t), t, &tree->pgid);
+	external_id(ctx, task_session(t), t, &tree->sid);
+	parent = rcu_dereference_protected(t->real_parent, 1);
+	if (t != ctx->root)
+		tree->ppid = task_pid_nr_ns(parent, ctx->pidns);
+	tree->exit_signal = thread_group_leader(t) ? t->exit_signal : -1;
+	tree->exit_code = 0;
+	tree->flags = 0;
+	if (thread_group_leader(t))
+		tree->flags |= CKPT_TREE_LEADER;
+	if (t->exit_state) {
+		tree->flags |= CKPT_TREE_ZOMBIE;
+		tree->exit_code = t->exit_code;
+		if (t->signal->flags & SIGNAL_GROUP_EXIT)
+			tree->exit_code = t->signal->group_exit_code;
+	}
+	return 0;
+}
+
+/**
+ * ckpt_collect_tasks - list the tasks of the tree
+ * @ctx: the checkpoint, with its root
+ *
+ * Return: 0; -EINVAL where the root is not a process; -ENOMEM; -ESRCH.
+ */
+int ckpt_collect_tasks(struct ckpt_ctx *ctx)
+{
+	unsigned int room = 64, i;
+	int ret = 0;
+
+	if (!thread_group_leader(ctx->root) || ctx->root->flags & PF_KTHREAD)
+		return ckpt_err(ctx, -EINVAL, "not a process");
+	for (;;) {
+		ctx->tsks = kvcalloc(room, sizeof(*ctx->tsks),
+				     GFP_KERNEL_ACCOUNT);
+		if (!ctx->tsks)
+			return -ENOMEM;
+		read_lock(&tasklist_lock);
+		if (ctx->root->exit_state) {
+			read_unlock(&tasklist_lock);
+			ctx->nr_tsks = 0;
+			return ckpt_err(ctx, -ESRCH, "the root has exited");
+		}
+		walk_tree(ctx, room);
+		if (ctx->nr_tsks <= room)
+			break;
+		read_unlock(&tasklist_lock);
+		for (i = 0; i < room; i++)
+			put_task_struct(ctx->tsks[i].task);
+		kvfree(ctx->tsks);
+		ctx->tsks = NULL;
+		room = ctx->nr_tsks + 64;
+		ctx->nr_tsks = 0;
+	}
+	for (i = 0; i < ctx->nr_tsks && !ret; i++)
+		ret = fill_tree(ctx, &ctx->tsks[i]);
+	read_unlock(&tasklist_lock);
+	if (ret)
+		return ckpt_err(ctx, ret, "a task has left the pid namespace");
+	return 0;
+}
+
+/* Where a task that does not stand still is, for the message. */
+static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	unsigned long wchan = get_wchan(t);
+
+	if (task_dfl_cgroup(t) && !test_bit(CGRP_FREEZE,
+					    &task_dfl_cgroup(t)->flags))
+		return ckpt_err(ctx, -EBUSY,
+				"%s: its cgroup is not frozen: write 1 to its cgroup.freeze",
+				t->comm);
+	return ckpt_err(ctx, -EAGAIN,
+			"%s: not at rest yet (state %#x, in %ps): try again",
+			t->comm, READ_ONCE(t->__state), (void *)wchan);
+}
+
+static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	struct task_struct *t = ct->task;
+	u32 kind;
+
+	if (READ_ONCE(t->exit_state)) {
+		if (!thread_group_leader(t) || READ_ONCE(t->exit_state) != EXIT_ZOMBIE)
+			return ckpt_err(ctx, -EAGAIN, "%s: being reaped", t->comm);
+		if (!thread_group_empty(t))
+			return ckpt_err(ctx, -EBUSY,
+					"%s: its first thread has exited before the others",
+					t->comm);
+		return 0;
+	}
+	if (t->flags & PF_EXITING)
+		return ckpt_err(ctx, -EAGAIN, "%s: exiting: try again", t->comm);
+	if (t->ptrace)
+		return ckpt_err(ctx, -EBUSY, "%s: is traced by pid %d (%s)",
+				t->comm, task_pid_nr_ns(t->parent, ctx->pidns),
+				t->parent->comm);
+	if (!list_empty(&t->ptraced))
+		return ckpt_err(ctx, -EBUSY, "%s: traces others", t->comm);
+	if (t->flags & PF_USER_WORKER)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: io worker threads", t->comm);
+	if (!cgroup_task_frozen(t))
+		return not_settled(ctx, t);
+	if (!wait_task_inactive(t, TASK_NORMAL | TASK_WAKEKILL | __TASK_STOPPED))
+		return not_settled(ctx, t);
+	kind = READ_ONCE(t->ckpt_site.kind);
+	if (kind != CKPT_SITE_FREEZER && kind != CKPT_SITE_VFORK &&
+	    kind != CKPT_SITE_STOPPED)
+		return not_settled(ctx, t);
+	return 0;
+}
+
+static unsigned long switches(struct task_struct *t)
+{
+	return READ_ONCE(t->nvcsw) + READ_ONCE(t->nivcsw);
+}
+
+/**
+ * ckpt_check_settled - every task stands at a known site
+ * @ctx: the checkpoint, its tasks collected
+ *
+ * Return: 0, -EBUSY (not frozen, or traced), -EOPNOTSUPP, -EAGAIN (still moving).
+ */
+int ckpt_check_settled(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < ctx->nr_tsks && !ret; i++) {
+		ctx->cur_pid = ctx->tsks[i].tree.pid;
+		ctx->tsks[i].csw = switches(ctx->tsks[i].task);
+		ret = check_settled(ctx, &ctx->tsks[i]);
+	}
+	if (!ret)
+		ctx->cur_pid = 0;
+	return ret;
+}
+
+/**
+ * ckpt_recheck_settled - nothing has moved since ckpt_check_settled()
+ * @ctx: the checkpoint
+ *
+ * Return: 0 or -EAGAIN.
+ */
+int ckpt_recheck_settled(struct ckpt_ctx *ctx)
+{
+	unsigned int i, nr = ctx->nr_tsks, now;
+	struct ckpt_tsk *ct;
+
+	for (i = 0; i < nr; i++) {
+		ct = &ctx->tsks[i];
+		if (ct->csw != switches(ct->task) ||
+		    !!ct->task->exit_state !=
+		    !!(ct->tree.flags & CKPT_TREE_ZOMBIE)) {
+			ctx->cur_pid = ct->tree.pid;
+			return ckpt_err(ctx, -EAGAIN,
+					"%s: has moved during the checkpoint: try again",
+					ct->task->comm);
+		}
+	}
+	/* Only counts: no room, so the table stays as it is. */
+	read_lock(&tasklist_lock);
+	now = 0;
+	for (i = 0; i < nr; i++) {
+		struct task_struct *child;
+
+		if (ctx->tsks[i].tree.flags & CKPT_TREE_LEADER)
+			now += get_nr_threads(ctx->tsks[i].task);
+		list_for_each_entry(child, &ctx->tsks[i].task->children, sibling)
+			if (!ckpt_find_task(ctx, child))
+				now = UINT_MAX / 2;
+	}
+	read_unlock(&tasklist_lock);
+	if (now != nr)
+		return ckpt_err(ctx, -EAGAIN,
+				"tasks have come or gone during the checkpoint: try again");
+	return 0;
+}

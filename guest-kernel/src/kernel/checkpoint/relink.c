@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who is whose: parents, process groups, sessions. Tasks are created as
+ * children of the coordinator and put in their places here, all at once, under
+ * tasklist_lock, when nothing can fail any more.
+ */
+#include <linux/nsproxy.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+
+#include "ckpt.h"
+
+static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
+{
+	const struct ckpt_tree *t = &ctx->tsks[i].tree;
+	bool leader = t->flags & CKPT_TREE_LEADER;
+	unsigned int j;
+
+	if (t->pid <= 0 || t->tgid <= 0 || t->ppid < 0 || t->pgid < 0 ||
+	    t->sid < 0 || t->pid >= PID_MAX_LIMIT || t->pgid >= PID_MAX_LIMIT ||
+	    t->sid >= PID_MAX_LIMIT ||
+	    t->flags & ~(CKPT_TREE_LEADER | CKPT_TREE_ZOMBIE))
+		return -EINVAL;
+	if (leader ? t->pid != t->tgid : t->pid == t->tgid)
+		return -EINVAL;
+	if (leader ? !valid_signal(t->exit_signal) : t->exit_signal != -1)
+		return -EINVAL;
+	if (t->flags & CKPT_TREE_ZOMBIE && (!leader || !i))
+		return -EINVAL;
+	if (t->exit_code & ~0xffff)
+		return -EINVAL;
+	for (j = 0; j < i; j++)
+		if (ctx->tsks[j].tree.pid == t->pid)
+			return -EINVAL;
+	if (!leader) {
+		/* behind its leader, or behind another of its threads */
+		const struct ckpt_tree *prev = &ctx->tsks[i ? i - 1 : 0].tree;
+
+		if (!i || prev->tgid != t->tgid || prev->flags & CKPT_TREE_ZOMBIE)
+			return -EINVAL;
+		return 0;
+	}
+	if (!i)
+		return t->ppid ? -EINVAL : 0;
+	/* the parent comes first and lives: no cycles */
+	for (j = 0; j < i; j++)
+		if (ctx->tsks[j].tree.pid == t->ppid)
+			return ctx->tsks[j].tree.flags & CKPT_TREE_ZOMBIE ?
+			       -EINVAL : 0;
+	return -EINVAL;
+}
+
+/**
+ * ckpt_prepare_relink - check the tree of an image before any of it is created
+ * @ctx: the restart, its header read
+ *
+ * Return: 0 or -EINVAL.
+ */
+int ckpt_prepare_relink(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		ret = check_entry(ctx, i);
+		if (ret)
+			return ckpt_err(ctx, ret, "malformed tree at entry %u", i);
+	}
+	return 0;
+}
+
+/*
+ * The struct pid of a group or session: that of a restored task, or a new one
+ * for a leader that has died and left its number to others.
+ */
+static struct pid *take_number(struct ckpt_ctx *ctx, pid_t nr, bool *fresh)
+{
+	struct ckpt_tsk *ct = ckpt_find_pid(ctx, nr);
+	struct pid *pid;
+	unsigned int i;
+
+	*fresh = false;
+	if (ct)
+		return get_pid(task_pid(ct->task));
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		pid = ctx->tsks[i].sid;
+		if (pid && pid_nr_ns(pid, ctx->pidns) == nr)
+			return get_pid(pid);
+		pid = ctx->tsks[i].pgid;
+		if (pid && pid_nr_ns(pid, ctx->pidns) == nr)
+			return get_pid(pid);
+	}
+	pid = alloc_pid(ctx->pidns, &nr, 1);
+	if (IS_ERR(pid))
+		return pid;
+	*fresh = true;
+	return get_pid(pid);
+}
+
+static int take_numbers(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		struct ckpt_tsk *ct = &ctx->tsks[i];
+		struct pid *pid;
+
+		if (!(ct->tree.flags & CKPT_TREE_LEADER))
+			continue;
+		if (ct->tree.sid) {
+			pid = take_number(ctx, ct->tree.sid, &ct->sid_fresh);
+			if (IS_ERR(pid))
+				return ckpt_err(ctx, PTR_ERR(pid), "session %d",
+						ct->tree.sid);
+			ct->sid = pid;
+		}
+		if (ct->tree.pgid) {
+			pid = take_number(ctx, ct->tree.pgid, &ct->pgid_fresh);
+			if (IS_ERR(pid))
+				return ckpt_err(ctx, PTR_ERR(pid), "group %d",
+						ct->tree.pgid);
+			ct->pgid = pid;
+		}
+	}
+	return 0;
+}
+
+/* @undo: no task took the numbers, so they are given back. */
+static void put_numbers(struct ckpt_ctx *ctx, bool undo)
+{
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		struct ckpt_tsk *ct = &ctx->tsks[i];
+
+		if (ct->sid_fresh && undo)
+			free_pid(ct->sid);
+		if (ct->pgid_fresh && undo)
+			free_pid(ct->pgid);
+		put_pid(ct->sid);
+		put_pid(ct->pgid);
+		ct->sid = NULL;
+		ct->pgid = NULL;
+	}
+}
+
+static void set_ids(struct ckpt_tsk *ct)
+{
+	struct task_struct *p = ct->task;
+
+	if (ct->sid) {
+		if (task_session(p) != ct->sid)
+			change_pid(p, PIDTYPE_SID, ct->sid);
+		p->signal->leader = ct->tree.sid == ct->tree.pid;
+	}
+	if (ct->pgid && task_pgrp(p) != ct->pgid)
+		change_pid(p, PIDTYPE_PGID, ct->pgid);
+}
+
+static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	struct ckpt_tsk *parent = ckpt_find_pid(ctx, ct->tree.ppid);
+	struct task_struct *p = ct->task, *t;
+
+	p->exit_signal = ct->tree.exit_signal;
+	if (!parent)
+		return;
+	list_move_tail(&p->sibling, &parent->task->children);
+	for_each_thread(p, t) {
+		RCU_INIT_POINTER(t->real_parent, parent->task);
+		RCU_INIT_POINTER(t->parent, parent->task);
+		t->parent_exec_id = parent->task->self_exec_id;
+	}
+}
+
+/**
+ * ckpt_relink - give every task its family, group and session
+ * @ctx: the restart; all tasks are parked
+ *
+ * Return: 0, or a negative errno with nothing changed.
+ */
+int ckpt_relink(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+	int ret;
+
+	ret = take_numbers(ctx);
+	if (ret) {
+		put_numbers(ctx, true);
+		return ret;
+	}
+	write_lock_irq(&tasklist_lock);
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		struct ckpt_tsk *ct = &ctx->tsks[i];
+
+		/* killed meanwhile: its zombie is the coordinator's to reap */
+		if (!(ct->tree.flags & CKPT_TREE_ZOMBIE) && ct->task->exit_state) {
+			write_unlock_irq(&tasklist_lock);
+			put_numbers(ctx, true);
+			return -EINTR;
+		}
+	}
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		struct ckpt_tsk *ct = &ctx->tsks[i];
+
+		if (!(ct->tree.flags & CKPT_TREE_LEADER))
+			continue;
+		set_ids(ct);
+		set_parent(ctx, ct);
+	}
+	write_unlock_irq(&tasklist_lock);
+	put_numbers(ctx, false);
+	return 0;
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * checkpoint(2) and restart(2): the calls, their contexts, their messages.
+ */
+#include <linux/capability.h>
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/nsproxy.h>
+#include <linux/pid_namespace.h>
+#include <linux/slab.h>
+#include <linux/syscalls.h>
+#include <linux/user_namespace.h>
+
+#include "ckpt.h"
+
+/**
+ * ckpt_err - note the first error of a context and say it on the log fd
+ * @ctx: the checkpoint or restart
+ * @err: negative errno
+ * @fmt: what failed, without the errno
+ *
+ * Return: @err.
+ */
+int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
+{
+	struct va_format vaf;
+	va_list args;
+	char *line;
+
+	va_start(args, fmt);
+	vaf.fmt = fmt;
+	vaf.va = &args;
+	if (ctx->cur_pid)
+		line = kasprintf(GFP_KERNEL, "pid %d: %pV (%pe)\n",
+				 ctx->cur_pid, &vaf, ERR_PTR(err));
+	else
+		line = kasprintf(GFP_KERNEL, "%pV (%pe)\n", &vaf, ERR_PTR(err));
+	va_end(args);
+
+	mutex_lock(&ctx->log_lock);
+	if (!ctx->error)
+		ctx->error = err;
+	if (line && ctx->logfile)
+		kernel_write(ctx->logfile, line, strlen(line),
+			     &ctx->logfile->f_pos);
+	mutex_unlock(&ctx->log_lock);
+	kfree(line);
+	return err;
+}
+
+void ckpt_ctx_put(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+
+	if (!refcount_dec_and_test(&ctx->users))
+		return;
+	ckpt_obj_free_all(ctx);
+	for (i = 0; i < ctx->nr_tsks; i++)
+		if (ctx->tsks[i].task)
+			put_task_struct(ctx->tsks[i].task);
+	kvfree(ctx->tsks);
+	kvfree(ctx->wbuf);
+	kvfree(ctx->rbuf);
+	kfree(ctx->page_buf);
+	path_put(&ctx->root_path);
+	if (ctx->logfile)
+		fput(ctx->logfile);
+	if (ctx->file)
+		fput(ctx->file);
+	kfree(ctx);
+}
+
+struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
+{
+	struct ckpt_ctx *ctx;
+	int ret = -EBADF;
+
+	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL_ACCOUNT);
+	if (!ctx)
+		return ERR_PTR(-ENOMEM);
+	refcount_set(&ctx->users, 1);
+	mutex_init(&ctx->log_lock);
+	init_waitqueue_head(&ctx->wait);
+	hash_init(ctx->by_ptr);
+	xa_init(&ctx->objs);
+	ctx->flags = flags;
+	ctx->cgroup_fd = -1;
+	if (!(flags & CHECKPOINT_CHECK)) {
+		ctx->file = fget(fd);
+		if (!ctx->file)
+			goto fail;
+	}
+	if (logfd >= 0) {
+		ctx->logfile = fget(logfd);
+		if (!ctx->logfile || !(ctx->logfile->f_mode & FMODE_WRITE))
+			goto fail;
+	}
+	ret = -ENOMEM;
+	ctx->page_buf = kmalloc(2 * PATH_MAX, GFP_KERNEL);
+	if (!ctx->page_buf)
+		goto fail;
+	return ctx;
+fail:
+	ckpt_ctx_put(ctx);
+	return ERR_PTR(ret);
+}
+
+/**
+ * sys_checkpoint - save a frozen tree of tasks
+ * @pid: its root, as the caller sees it
+ * @fd: where the image goes; a pipe will do
+ * @flags: CHECKPOINT_*
+ * @logfd: where findings are told, a line each; -1 for nowhere
+ *
+ * Return: 0 or a negative errno; see Documentation in docs/syscalls.md.
+ */
+SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
+		int, logfd)
+{
+	struct ckpt_ctx *ctx;
+	int ret;
+
+	if (flags & ~CHECKPOINT_CHECK)
+		return -EINVAL;
+	ctx = ckpt_ctx_alloc(fd, logfd, flags);
+	if (IS_ERR(ctx))
+		return PTR_ERR(ctx);
+	ctx->check_only = flags & CHECKPOINT_CHECK;
+	ret = -EBADF;
+	if (!ctx->check_only && !(ctx->file->f_mode & FMODE_WRITE))
+		goto out;
+	ret = -ENOMEM;
+	ctx->wbuf = kvmalloc(CKPT_WBUF_SIZE, GFP_KERNEL_ACCOUNT);
+	if (!ctx->wbuf)
+		goto out;
+	ret = -ESRCH;
+	rcu_read_lock();
+	ctx->root = find_task_by_vpid(pid);
+	if (ctx->root)
+		get_task_struct(ctx->root);
+	rcu_read_unlock();
+	if (!ctx->root)
+		goto out;
+	ret = ckpt_dump(ctx);
+	put_task_struct(ctx->root);
+out:
+	ckpt_ctx_put(ctx);
+	return ret;
+}
+
+/**
+ * sys_restart - create the tasks of an image
+ * @cgroup_fd: cgroup v2 directory to create them in, -1 for the caller's
+ * @fd: where the image comes from; a pipe will do
+ * @flags: none yet
+ * @logfd: where findings are told, a line each; -1 for nowhere
+ *
+ * Return: the pid of the root, a child of the caller, or a negative errno; on
+ * error everything created is gone.
+ */
+SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
+		int, logfd)
+{
+	struct pid_namespace *pidns = current->nsproxy->pid_ns_for_children;
+	struct ckpt_ctx *ctx;
+	long ret;
+
+	if (flags)
+		return -EINVAL;
+	if (!checkpoint_restore_ns_capable(pidns->user_ns))
+		return -EPERM;
+	ctx = ckpt_ctx_alloc(fd, logfd, 0);
+	if (IS_ERR(ctx))
+		return PTR_ERR(ctx);
+	ret = -EBADF;
+	if (!(ctx->file->f_mode & FMODE_READ))
+		goto out;
+	ret = -ENOMEM;
+	ctx->rbuf = kvmalloc(CKPT_REC_MAX, GFP_KERNEL_ACCOUNT);
+	if (!ctx->rbuf)
+		goto out;
+	ctx->cgroup_fd = cgroup_fd;
+	ctx->pidns = pidns;
+	ret = ckpt_restart(ctx);
+out:
+	ckpt_ctx_put(ctx);
+	return ret;
+}

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a single thread holds: name, masks, scheduling, the addresses it gave
+ * to the kernel, and where it stood.
+ */
+#include <uapi/linux/futex.h>
+#include <linux/oom.h>
+#include <linux/personality.h>
+#include <linux/prctl.h>
+#include <linux/ptrace.h>
+#include <linux/rseq.h>
+#include <linux/sched/cputime.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/rt.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/seccomp.h>
+#include <linux/task_work.h>
+#include <linux/tty.h>
+#include <uapi/linux/sched/types.h>
+
+#include "ckpt.h"
+
+static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	if (task_work_pending(t))
+		return ckpt_err(ctx, -EAGAIN, "%s: work is pending: try again",
+				t->comm);
+#ifdef CONFIG_IO_URING
+	if (t->io_uring)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: io_uring", t->comm);
+#endif
+#ifdef CONFIG_SECCOMP
+	if (t->seccomp.mode != SECCOMP_MODE_DISABLED)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: seccomp", t->comm);
+#endif
+	if (test_task_syscall_work(t, SYSCALL_USER_DISPATCH))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: syscall user dispatch",
+				t->comm);
+	if (t->plug || t->bio_list)
+		return ckpt_err(ctx, -EAGAIN, "%s: block I/O: try again",
+				t->comm);
+	if (t->policy == SCHED_DEADLINE || t->policy == SCHED_EXT)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: scheduling policy %u",
+				t->comm, t->policy);
+#ifdef CONFIG_FUTEX_PI
+	if (!list_empty(&t->pi_state_list))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
+#endif
+#ifdef CONFIG_SYSVIPC
+	if (t->sysvsem.undo_list)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
+				t->comm);
+#endif
+	return 0;
+}
+
+static void dump_sched(struct task_struct *t, struct ckpt_task *rec)
+{
+	rec->policy = t->policy;
+	if (t->sched_reset_on_fork)
+		rec->policy |= SCHED_RESET_ON_FORK;
+	rec->nice = task_nice(t);
+	rec->rt_priority = t->rt_priority;
+	rec->cpus = cpumask_bits(&t->cpus_mask)[0];
+}
+
+static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		     struct ckpt_task *rec)
+{
+	struct task_struct *t = ct->task;
+
+	rec->site = READ_ONCE(t->ckpt_site.kind);
+	rec->site_arg = t->ckpt_site.arg;
+	if (rec->site == CKPT_SITE_VFORK)
+		return ckpt_dump_vfork(ctx, ct, rec);
+	return 0;
+}
+
+/**
+ * ckpt_dump_task - write CKPT_REC_TASK, the last of a section
+ * @ctx: the checkpoint
+ * @ct: the task
+ * @rec: with the objrefs already filled in
+ *
+ * Return: 0, -EOPNOTSUPP for state that is not supported, -EAGAIN.
+ */
+int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		   struct ckpt_task *rec)
+{
+	struct task_struct *t = ct->task;
+	u64 utime, stime;
+	int ret;
+
+	get_task_comm(rec->comm, t);
+	task_cputime(t, &utime, &stime);
+	rec->utime = utime;
+	rec->stime = stime;
+	dump_sched(t, rec);
+	if (t->exit_state) {
+		rec->site = CKPT_SITE_ZOMBIE;
+		return ckpt_write(ctx, CKPT_REC_TASK, 0, rec, sizeof(*rec),
+				  NULL, 0);
+	}
+	ret = check_task(ctx, t);
+	if (!ret)
+		ret = dump_site(ctx, ct, rec);
+	if (!ret)
+		ret = ckpt_dump_restart_block(ctx, t, rec);
+	if (ret)
+		return ret;
+	if (t->restore_sigmask)
+		rec->flags |= CKPT_TASK_SIGMASK_SAVED;
+	if (task_no_new_privs(t))
+		rec->flags |= CKPT_TASK_NO_NEW_PRIVS;
+	if (t->flags & PF_FORKNOEXEC)
+		rec->flags |= CKPT_TASK_FORKNOEXEC;
+	if (t->flags & PF_SUPERPRIV)
+		rec->flags |= CKPT_TASK_SUPERPRIV;
+	rec->blocked = t->blocked.sig[0];
+	rec->saved_sigmask = t->saved_sigmask.sig[0];
+	rec->sas_sp = t->sas_ss_sp;
+	rec->sas_size = t->sas_ss_size;
+	rec->sas_flags = t->sas_ss_flags;
+	rec->set_child_tid = (unsigned long)t->set_child_tid;
+	rec->clear_child_tid = (unsigned long)t->clear_child_tid;
+	rec->robust_list = (unsigned long)t->robust_list;
+	rec->rseq = (unsigned long)t->rseq;
+	rec->rseq_len = t->rseq_len;
+	rec->rseq_sig = t->rseq_sig;
+	rec->pdeath_signal = t->pdeath_signal;
+	rec->personality = t->personality;
+	rec->timer_slack_ns = t->timer_slack_ns;
+	rec->default_timer_slack_ns = t->default_timer_slack_ns;
+	rec->oom_score_adj = t->signal->oom_score_adj;
+	return ckpt_write(ctx, CKPT_REC_TASK, 0, rec, sizeof(*rec), NULL, 0);
+}
+
+static bool user_range_ok(u64 addr, u64 len)
+{
+	return len <= TASK_SIZE_MAX && addr <= TASK_SIZE_MAX - len;
+}
+
+#define TASK_FLAGS (CKPT_TASK_SIGMASK_SAVED | CKPT_TASK_NO_NEW_PRIVS | \
+		    CKPT_TASK_FORKNOEXEC | CKPT_TASK_SUPERPRIV)
+
+static bool valid_task(const struct ckpt_task *rec, bool zombie)
+{
+	u32 policy = rec->policy & ~SCHED_RESET_ON_FORK;
+
+	if (zombie ? rec->site != CKPT_SITE_ZOMBIE :
+		     rec->site == CKPT_SITE_ZOMBIE)
+		return false;
+	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_ZOMBIE ||
+	    rec->flags & ~TASK_FLAGS || rec->pad)
+		return false;
+	if (policy > SCHED_IDLE || policy == 4 || rec->nice < MIN_NICE ||
+	    rec->nice > MAX_NICE || rec->rt_priority >= MAX_RT_PRIO)
+		return false;
+	if (zombie)
+		return true;
+	if (rec->site == CKPT_SITE_STOPPED && !valid_signal(rec->site_arg))
+		return false;
+	if (rec->site == CKPT_SITE_VFORK && rec->site_arg <= 0)
+		return false;
+	return user_range_ok(rec->sas_sp, rec->sas_size) &&
+	       !(rec->sas_flags & ~(SS_ONSTACK | SS_DISABLE | SS_AUTODISARM)) &&
+	       user_range_ok(rec->set_child_tid, sizeof(int)) &&
+	       user_range_ok(rec->clear_child_tid, sizeof(int)) &&
+	       user_range_ok(rec->robust_list, sizeof(struct robust_list_head)) &&
+	       user_range_ok(rec->rseq, rec->rseq_len) &&
+	       (!rec->rseq || (rec->rseq_len >= 32 &&
+			       IS_ALIGNED(rec->rseq, 32))) &&
+	       valid_signal(rec->pdeath_signal) &&
+	       rec->oom_score_adj >= OOM_SCORE_ADJ_MIN &&
+	       rec->oom_score_adj <= OOM_SCORE_ADJ_MAX;
+}
+
+/* CKPT_REC_TASK has been read: keep it. */
+int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	const struct ckpt_task *rec = (const void *)ctx->rbuf;
+
+	if (!valid_task(rec, ct->tree.flags & CKPT_TREE_ZOMBIE))
+		return ckpt_err(ctx, -EINVAL, "malformed task");
+	ct->rec = *rec;
+	ct->rec.comm[TASK_COMM_LEN - 1] = '\0';
+	return ckpt_check_restart_block(ctx, rec);
+}
+
+static int apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	struct sched_param param = { .sched_priority = rec->rt_priority };
+	struct cpumask cpus;
+	int ret;
+
+	if (rec->policy != SCHED_NORMAL || rec->rt_priority) {
+		ret = sched_setscheduler(current, rec->policy, &param);
+		if (ret)
+			return ckpt_err(ctx, ret, "scheduling policy %d",
+					rec->policy);
+	}
+	if (rec->nice != task_nice(current)) {
+		if (!can_nice(current, rec->nice) && rec->nice < task_nice(current))
+			return ckpt_err(ctx, -EPERM, "nice %d", rec->nice);
+		set_user_nice(current, rec->nice);
+	}
+	cpumask_clear(&cpus);
+	cpumask_bits(&cpus)[0] = rec->cpus;
+	/* all of the old machine's CPUs: all of this one's */
+	if (!cpumask_intersects(&cpus, cpu_possible_mask) ||
+	    hweight64(rec->cpus) >= ctx->hdr.ncpus)
+		return 0;
+	ret = set_cpus_allowed_ptr(current, &cpus);
+	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
+}
+
+static int apply_oom(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	struct signal_struct *sig = current->signal;
+
+	if (rec->oom_score_adj == sig->oom_score_adj)
+		return 0;
+	if (rec->oom_score_adj < sig->oom_score_adj_min &&
+	    !capable(CAP_SYS_RESOURCE))
+		return ckpt_err(ctx, -EPERM, "oom_score_adj %d",
+				rec->oom_score_adj);
+	sig->oom_score_adj = rec->oom_score_adj;
+	return 0;
+}
+
+/**
+ * ckpt_apply_task - make current the task it was, but for its credentials,
+ * which may take away the rights that are needed here
+ * @ctx: the restart
+ * @ct: current's entry
+ *
+ * Return: 0 or a negative errno.
+ */
+int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	const struct ckpt_task *rec = &ct->rec;
+	int ret;
+
+	set_task_comm(current, rec->comm);
+	ret = apply_sched(ctx, rec);
+	if (ret)
+		return ret;
+	current->utime = rec->utime;
+	current->stime = rec->stime;
+	if (ct->tree.flags & CKPT_TREE_ZOMBIE)
+		return 0;
+	ret = ckpt_apply_mm(ctx, rec->mm);
+	if (!ret)
+		ret = ckpt_apply_files(ctx, rec->files);
+	if (!ret)
+		ret = ckpt_apply_fs(ctx, rec->fs);
+	if (!ret)
+		ret = apply_oom(ctx, rec);
+	if (ret)
+		return ret;
+	/* fork gave it the coordinator's terminal; a session of its own has none */
+	if (ct->tree.flags & CKPT_TREE_LEADER && ct->tree.sid)
+		proc_clear_tty(current);
+	current->saved_sigmask.sig[0] = rec->saved_sigmask;
+	current->restore_sigmask = !!(rec->flags & CKPT_TASK_SIGMASK_SAVED);
+	current->sas_ss_sp = rec->sas_sp;
+	current->sas_ss_size = rec->sas_size;
+	current->sas_ss_flags = rec->sas_flags;
+	current->set_child_tid = (int __user *)rec->set_child_tid;
+	current->clear_child_tid = (int __user *)rec->clear_child_tid;
+	current->robust_list =
+		(struct robust_list_head __user *)rec->robust_list;
+	current->rseq = (struct rseq __user *)rec->rseq;
+	current->rseq_len = rec->rseq_len;
+	current->rseq_sig = rec->rseq_sig;
+	if (current->rseq) {
+		current->rseq_event_mask = BIT(RSEQ_EVENT_PREEMPT_BIT) |
+					   BIT(RSEQ_EVENT_MIGRATE_BIT);
+		set_thread_flag(TIF_NOTIFY_RESUME);
+	}
+	current->personality = rec->personality;
+	current->timer_slack_ns = rec->timer_slack_ns;
+	current->default_timer_slack_ns = rec->default_timer_slack_ns;
+	current->flags &= ~(PF_FORKNOEXEC | PF_SUPERPRIV);
+	if (rec->flags & CKPT_TASK_FORKNOEXEC)
+		current->flags |= PF_FORKNOEXEC;
+	if (rec->flags & CKPT_TASK_SUPERPRIV)
+		current->flags |= PF_SUPERPRIV;
+	return 0;
+}
+
+int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct ckpt_rlimit lim[RLIM_NLIMITS];
+	int i;
+
+	task_lock(t->group_leader);
+	for (i = 0; i < RLIM_NLIMITS; i++) {
+		lim[i].cur = t->signal->rlim[i].rlim_cur;
+		lim[i].max = t->signal->rlim[i].rlim_max;
+	}
+	task_unlock(t->group_leader);
+	return ckpt_write(ctx, CKPT_REC_RLIMITS, 0, lim, sizeof(lim), NULL, 0);
+}
+
+/* As setrlimit(2) would have it. */
+int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_rlimit *lim = (const void *)ctx->rbuf;
+	struct rlimit *own = current->signal->rlim;
+	int i;
+
+	for (i = 0; i < RLIM_NLIMITS; i++) {
+		if (lim[i].cur > lim[i].max)
+			return ckpt_err(ctx, -EINVAL, "malformed rlimit %d", i);
+		if (lim[i].max > own[i].rlim_max && !capable(CAP_SYS_RESOURCE))
+			return ckpt_err(ctx, -EPERM, "raises rlimit %d", i);
+		if (i == RLIMIT_NOFILE && lim[i].max > sysctl_nr_open)
+			return ckpt_err(ctx, -EPERM, "raises rlimit %d", i);
+	}
+	task_lock(current->group_leader);
+	for (i = 0; i < RLIM_NLIMITS; i++) {
+		own[i].rlim_cur = lim[i].cur;
+		own[i].rlim_max = lim[i].max;
+	}
+	task_unlock(current->group_leader);
+	return 0;
+}

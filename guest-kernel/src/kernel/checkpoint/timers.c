@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Interval timers, and system calls that were waiting for a time.
+ *
+ * What was left at the checkpoint is left at the restart: a time that the
+ * kernel computed from a duration moves along with CLOCK_MONOTONIC. A time
+ * that the program itself named is kept: it was read from a clock, and the
+ * clock is not virtual.
+ */
+#include <linux/alarmtimer.h>
+#include <linux/futex.h>
+#include <linux/hrtimer.h>
+#include <linux/posix-timers.h>
+#include <linux/sched/cputime.h>
+#include <linux/sched/signal.h>
+#include <linux/syscalls.h>
+#include <asm/syscall.h>
+
+#include "ckpt.h"
+
+static u64 cpu_timer_left(struct task_struct *t, int clock, u64 *interval)
+{
+	struct cpu_itimer *it = &t->signal->it[clock];
+	u64 left = 0;
+
+	spin_lock_irq(&t->sighand->siglock);
+	*interval = it->incr;
+	if (it->expires) {
+		struct task_cputime sum;
+		u64 now;
+
+		thread_group_cputime(t, &sum);
+		now = sum.utime + (clock == CPUCLOCK_PROF ? sum.stime : 0);
+		left = it->expires > now ? it->expires - now : TICK_NSEC;
+	}
+	spin_unlock_irq(&t->sighand->siglock);
+	return left;
+}
+
+int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct ckpt_timers rec = { };
+
+	if (!hlist_empty(&t->signal->posix_timers))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: POSIX timers", t->comm);
+	spin_lock_irq(&t->sighand->siglock);
+	if (hrtimer_active(&t->signal->real_timer)) {
+		s64 left = ktime_to_ns(hrtimer_get_remaining(&t->signal->real_timer));
+
+		rec.real_value = left > 0 ? left : 1;
+	}
+	rec.real_interval = ktime_to_ns(t->signal->it_real_incr);
+	spin_unlock_irq(&t->sighand->siglock);
+	rec.virt_value = cpu_timer_left(t, CPUCLOCK_VIRT, &rec.virt_interval);
+	rec.prof_value = cpu_timer_left(t, CPUCLOCK_PROF, &rec.prof_interval);
+	return ckpt_write(ctx, CKPT_REC_TIMERS, 0, &rec, sizeof(rec), NULL, 0);
+}
+
+int ckpt_restore_timers(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_timers *rec = (const void *)ctx->rbuf;
+	const u64 *ns = (const u64 *)rec;
+	unsigned int i;
+
+	for (i = 0; i < sizeof(*rec) / sizeof(*ns); i++)
+		if (ns[i] > KTIME_MAX)
+			return ckpt_err(ctx, -EINVAL, "malformed interval timer");
+	ckpt_current(ctx)->timers = *rec;
+	return 0;
+}
+
+static void arm_cpu_timer(int clock, u64 value, u64 interval)
+{
+	struct cpu_itimer *it = &current->signal->it[clock];
+	u64 none = 0;
+
+	if (!value && !interval)
+		return;
+	spin_lock_irq(&current->sighand->siglock);
+	if (value)
+		set_process_cpu_timer(current, clock, &value, &none);
+	it->expires = value;
+	it->incr = interval;
+	spin_unlock_irq(&current->sighand->siglock);
+}
+
+/* As the process leaves the restart: no time is lost to the others. */
+void ckpt_arm_timers(const struct ckpt_timers *rec)
+{
+	struct signal_struct *sig = current->signal;
+
+	spin_lock_irq(&current->sighand->siglock);
+	sig->it_real_incr = ns_to_ktime(rec->real_interval);
+	if (rec->real_value)
+		hrtimer_start(&sig->real_timer, ns_to_ktime(rec->real_value),
+			      HRTIMER_MODE_REL);
+	spin_unlock_irq(&current->sighand->siglock);
+	arm_cpu_timer(CPUCLOCK_VIRT, rec->virt_value, rec->virt_interval);
+	arm_cpu_timer(CPUCLOCK_PROF, rec->prof_value, rec->prof_interval);
+}
+
+/*
+ * futex(2) keeps an absolute time for FUTEX_WAIT, which takes a duration, and
+ * for FUTEX_WAIT_BITSET, which takes a time. The call's own arguments tell
+ * which: restart_syscall(2) leaves them in their registers.
+ */
+static bool futex_time_is_duration(struct task_struct *t)
+{
+	int op = task_pt_regs(t)->si;
+
+	return (op & FUTEX_CMD_MASK) == FUTEX_WAIT;
+}
+
+/**
+ * ckpt_dump_restart_block - what restart_syscall(2) would go on with
+ *
+ * Saved even where the return value does not ask for it: a task may already
+ * be in restart_syscall(2), or have been stopped in it.
+ *
+ * Return: 0, -EOPNOTSUPP for a call that is not known here.
+ */
+int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
+			    struct ckpt_task *rec)
+{
+	const struct restart_block *rb = &t->restart_block;
+
+	rec->restart_clock = CLOCK_MONOTONIC;
+	if (rb->fn == hrtimer_nanosleep_restart)
+		rec->restart_kind = CKPT_RESTART_NANOSLEEP;
+	else if (rb->fn == alarm_timer_nsleep_restart)
+		rec->restart_kind = CKPT_RESTART_ALARM;
+	else if (rb->fn == posix_cpu_nsleep_restart)
+		rec->restart_kind = CKPT_RESTART_CPU_TIMER;
+	else if (rb->fn == futex_wait_restart)
+		rec->restart_kind = CKPT_RESTART_FUTEX;
+	else if (rb->fn == do_restart_poll)
+		rec->restart_kind = CKPT_RESTART_POLL;
+	else if (rb->fn == do_no_restart_syscall)
+		return 0;
+	else
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: cannot resume %ps", t->comm,
+				rb->fn);
+
+	switch (rec->restart_kind) {
+	case CKPT_RESTART_FUTEX:
+		rec->restart[0] = (unsigned long)rb->futex.uaddr;
+		rec->restart[1] = rb->futex.val;
+		rec->restart[2] = rb->futex.flags;
+		rec->restart[3] = rb->futex.bitset;
+		rec->restart[4] = rb->futex.time;
+		rec->restart[5] = (unsigned long)rb->futex.uaddr2;
+		if (!futex_time_is_duration(t))
+			rec->restart_clock = CLOCK_REALTIME;
+		break;
+	case CKPT_RESTART_POLL:
+		rec->restart[0] = (unsigned long)rb->poll.ufds;
+		rec->restart[1] = rb->poll.nfds;
+		rec->restart[2] = rb->poll.has_timeout;
+		rec->restart[3] = rb->poll.tv_sec * NSEC_PER_SEC +
+				  rb->poll.tv_nsec;
+		break;
+	default:
+		rec->restart[0] = rb->nanosleep.clockid;
+		rec->restart[1] = rb->nanosleep.type;
+		rec->restart[2] = (unsigned long)rb->nanosleep.rmtp;
+		rec->restart[3] = rb->nanosleep.expires;
+		if (rec->restart_kind == CKPT_RESTART_CPU_TIMER)
+			rec->restart_clock = CLOCK_PROCESS_CPUTIME_ID;
+	}
+	return 0;
+}
+
+int ckpt_check_restart_block(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	const u64 *a = rec->restart;
+	bool ok;
+
+	switch (rec->restart_kind) {
+	case CKPT_RESTART_NONE:
+		return 0;
+	case CKPT_RESTART_NANOSLEEP:
+		ok = (a[0] == CLOCK_REALTIME || a[0] == CLOCK_MONOTONIC ||
+		      a[0] == CLOCK_BOOTTIME || a[0] == CLOCK_TAI) &&
+		     a[1] <= TT_NATIVE && a[3] <= KTIME_MAX;
+		break;
+	case CKPT_RESTART_ALARM:
+		ok = a[0] < ALARM_NUMTYPE && a[1] <= TT_NATIVE && a[3] <= KTIME_MAX;
+		break;
+	case CKPT_RESTART_CPU_TIMER:
+		ok = a[1] <= TT_NATIVE && a[3] <= KTIME_MAX &&
+		     ((s32)a[0] < 0 || a[0] == CLOCK_PROCESS_CPUTIME_ID ||
+		      a[0] == CLOCK_THREAD_CPUTIME_ID);
+		break;
+	case CKPT_RESTART_FUTEX:
+		ok = a[4] <= KTIME_MAX && a[1] <= U32_MAX && a[3] <= U32_MAX &&
+		     a[3] && ckpt_futex_flags_ok(a[2]) &&
+		     (rec->restart_clock == CLOCK_MONOTONIC ||
+		      rec->restart_clock == CLOCK_REALTIME);
+		break;
+	case CKPT_RESTART_POLL:
+		ok = a[1] <= INT_MAX && a[2] <= 1 && a[3] <= KTIME_MAX;
+		break;
+	default:
+		ok = false;
+	}
+	return ok ? 0 : ckpt_err(ctx, -EINVAL, "malformed restart block");
+}
+
+/* Move a time that came of a duration; KTIME_MAX means never. */
+static u64 move_time(u64 ns, s64 delta)
+{
+	s64 moved;
+
+	if (ns == KTIME_MAX || check_add_overflow((s64)ns, delta, &moved))
+		return ns;
+	return moved > 0 ? moved : 1;
+}
+
+/**
+ * ckpt_set_restart_block - arm current's restart_syscall(2)
+ * @rec: checked by ckpt_check_restart_block()
+ * @mono_delta: CLOCK_MONOTONIC now less that of the checkpoint, ns
+ */
+void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta)
+{
+	struct restart_block *rb = &current->restart_block;
+	const u64 *a = rec->restart;
+	s64 delta = rec->restart_clock == CLOCK_MONOTONIC ? mono_delta : 0;
+	u64 ns;
+
+	memset(rb, 0, sizeof(*rb));
+	switch (rec->restart_kind) {
+	case CKPT_RESTART_FUTEX:
+		rb->futex.uaddr = (u32 __user *)a[0];
+		rb->futex.val = a[1];
+		rb->futex.flags = a[2];
+		rb->futex.bitset = a[3];
+		rb->futex.time = move_time(a[4], delta);
+		rb->futex.uaddr2 = (u32 __user *)a[5];
+		set_restart_fn(rb, futex_wait_restart);
+		break;
+	case CKPT_RESTART_POLL:
+		ns = move_time(a[3], delta);
+		rb->poll.ufds = (struct pollfd __user *)a[0];
+		rb->poll.nfds = a[1];
+		rb->poll.has_timeout = a[2];
+		rb->poll.tv_sec = ns / NSEC_PER_SEC;
+		rb->poll.tv_nsec = ns % NSEC_PER_SEC;
+		set_restart_fn(rb, do_restart_poll);
+		break;
+	case CKPT_RESTART_NANOSLEEP:
+	case CKPT_RESTART_ALARM:
+	case CKPT_RESTART_CPU_TIMER:
+		rb->nanosleep.clockid = a[0];
+		rb->nanosleep.type = a[1];
+		rb->nanosleep.rmtp = (struct __kernel_timespec __user *)a[2];
+		rb->nanosleep.expires = move_time(a[3], delta);
+		if (rec->restart_kind == CKPT_RESTART_NANOSLEEP)
+			set_restart_fn(rb, hrtimer_nanosleep_restart);
+		else if (rec->restart_kind == CKPT_RESTART_CPU_TIMER)
+			set_restart_fn(rb, posix_cpu_nsleep_restart);
+		else
+			set_restart_fn(rb, alarm_timer_nsleep_restart);
+		break;
+	default:
+		rb->fn = do_no_restart_syscall;
+	}
+}

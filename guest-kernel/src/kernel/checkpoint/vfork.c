@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A parent that waits in vfork(2) for its child to exec or exit.
+ *
+ * Before the checkpoint the parent sleeps in wait_for_vfork_done() on a
+ * completion on its kernel stack, to which child->vfork_done points:
+ *
+ *	parent: kernel_clone() -> wait_for_vfork_done() .... return nr
+ *	child:        \-> user space or exec ... mm_release() -> complete()
+ *
+ * None of that stack is saved. The parent's record holds what the call will
+ * return and which child it waits for. The restarted parent makes a completion
+ * of its own, points the child at it while the child is still parked, and goes
+ * to sleep in the same function, so that the same things can happen to it:
+ *
+ *	child execs or exits	-> woken, the call returns nr
+ *	parent is killed	-> unlinks itself, dies
+ *	parent is frozen	-> counted as frozen where it sleeps
+ *	parent gets a signal	-> sleeps on (TASK_KILLABLE), handles it after
+ *
+ * The register frame still has the clone call's own arguments with ax =
+ * -ENOSYS; the glue puts the child's number in its place.
+ */
+#include <linux/cgroup.h>
+#include <linux/completion.h>
+#include <linux/ptrace.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/sched/task_stack.h>
+
+#include "ckpt.h"
+#include "vfork.h"
+
+/* The child whose vfork_done lies in the parent's stack; tasks are frozen. */
+static struct ckpt_tsk *find_child(struct ckpt_ctx *ctx,
+				   struct task_struct *parent)
+{
+	void *stack = task_stack_page(parent);
+	struct ckpt_tsk *found = NULL;
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks && !found; i++) {
+		struct task_struct *t = ctx->tsks[i].task;
+		void *done;
+
+		task_lock(t);
+		done = t->vfork_done;
+		if (done && done >= stack && done < stack + THREAD_SIZE)
+			found = &ctx->tsks[i];
+		task_unlock(t);
+	}
+	return found;
+}
+
+/**
+ * ckpt_dump_vfork - fill in a waiting parent's site
+ *
+ * Return: 0; -EBUSY where the child is outside the tree; -EAGAIN where it has
+ * just gone, and the parent is about to wake.
+ */
+int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		    struct ckpt_task *rec)
+{
+	struct task_struct *t = ct->task;
+	struct ckpt_tsk *child = find_child(ctx, t);
+
+	if (!child)
+		return ckpt_err(ctx, -EAGAIN,
+				"%s: the child %d of its vfork is done or not in the tree: try again",
+				t->comm, t->ckpt_site.arg);
+	rec->site_child = child->tree.pid;
+	return 0;
+}
+
+/**
+ * ckpt_vfork_link - point the child at the parent's new completion
+ * @ctx: the restart; everybody else is parked
+ * @ct: the parent, current
+ * @w: on current's stack
+ *
+ * Return: 0, -EINVAL where the image names a child that is none.
+ */
+int ckpt_vfork_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		    struct ckpt_vfork_wait *w)
+{
+	struct ckpt_tsk *child = ckpt_find_pid(ctx, ct->rec.site_child);
+
+	init_completion(&w->done);
+	w->child = NULL;
+	w->nr = ct->rec.site_arg;
+	if (!child || child == ct || !child->task ||
+	    child->tree.flags & CKPT_TREE_ZOMBIE)
+		return ckpt_err(ctx, -EINVAL,
+				"pid %d waits in vfork for %d, which is no task of the image",
+				ct->tree.pid, ct->rec.site_child);
+	task_lock(child->task);
+	if (child->task->vfork_done) {
+		task_unlock(child->task);
+		return ckpt_err(ctx, -EINVAL,
+				"two tasks wait in vfork for pid %d",
+				ct->rec.site_child);
+	}
+	get_task_struct(child->task);
+	child->task->vfork_done = &w->done;
+	task_unlock(child->task);
+	w->child = child->task;
+	return 0;
+}
+
+/* The restart failed after all: take the completion back. */
+void ckpt_vfork_unlink(struct ckpt_vfork_wait *w)
+{
+	if (!w->child)
+		return;
+	task_lock(w->child);
+	w->child->vfork_done = NULL;
+	task_unlock(w->child);
+	put_task_struct(w->child);
+	w->child = NULL;
+}
+
+/**
+ * ckpt_vfork_wait - sleep as the original did
+ * @w: linked by ckpt_vfork_link()
+ * @regs: current's; get what the system call returns
+ */
+void ckpt_vfork_wait(struct ckpt_vfork_wait *w, struct pt_regs *regs)
+{
+	ckpt_site_enter(CKPT_SITE_VFORK, w->nr);
+	wait_for_vfork_done(w->child, &w->done);
+	ckpt_site_leave();
+	regs->ax = w->nr;
+}
