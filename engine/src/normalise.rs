@@ -18,11 +18,18 @@ pub enum Rule {
     PipeNumbers,
     /// Inode numbers of files that have no name: deleted files, shared anonymous memory.
     NamelessInodes,
+    /// What `/proc` shows of a zombie's signals and memory: it will never use them again.
+    ZombieRemains,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: &'static [Self] = &[Self::Nonce, Self::PipeNumbers, Self::NamelessInodes];
+    pub const ALL: &'static [Self] = &[
+        Self::Nonce,
+        Self::PipeNumbers,
+        Self::NamelessInodes,
+        Self::ZombieRemains,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -30,6 +37,7 @@ impl Rule {
             Self::Nonce => "nonce",
             Self::PipeNumbers => "pipe-numbers",
             Self::NamelessInodes => "nameless-inodes",
+            Self::ZombieRemains => "zombie-remains",
         }
     }
 
@@ -72,6 +80,26 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
         }
     }
     nameless(observation, uses);
+    zombies(observation, uses);
+}
+
+/// What is left of a zombie is what its parent can still ask for.
+fn zombies(observation: &mut Observation, uses: &mut Uses) {
+    const KEPT: [&str; 8] = [
+        "stat.exit_code",
+        "status.Uid",
+        "status.Gid",
+        "status.NSpid",
+        "status.NStgid",
+        "status.NSpgid",
+        "status.NSsid",
+        "status.Threads",
+    ];
+    for task in observation.tasks.iter_mut().filter(|t| t.state == 'Z') {
+        let before = task.facts.len();
+        task.facts.retain(|key, _| KEPT.contains(&key.as_str()));
+        *uses.entry(Rule::ZombieRemains).or_default() += (before - task.facts.len()) as u64;
+    }
 }
 
 fn nameless(observation: &mut Observation, uses: &mut Uses) {
@@ -150,6 +178,16 @@ mod tests {
         assert!(maps.contains("00000000 <1> /dev/zero (deleted)"), "{maps}");
         assert!(maps.contains("00:12 7  /bin/sh"));
         assert_eq!(uses[&Rule::NamelessInodes], 1);
+    }
+
+    #[test]
+    fn a_zombie_keeps_its_exit_code_only() {
+        let mut uses = Uses::new();
+        let mut o = with(&[("stat.exit_code", "7"), ("status.SigBlk", "ff")]);
+        o.tasks[0].state = 'Z';
+        observation(&mut o, &mut uses);
+        assert_eq!(o.tasks[0].facts.len(), 1);
+        assert_eq!(uses[&Rule::ZombieRemains], 1);
     }
 
     #[test]

@@ -140,6 +140,7 @@ int main(void)
 	reads = forked();
 	if (!reads)
 		_exit(reader(down[0], back[1], up[1]));
+	wait_ready(up[0], 1);
 	make_pipe(close_me);
 	middles = forked();
 	if (!middles) {
@@ -147,13 +148,14 @@ int main(void)
 		_exit(middle(close_me[0], up[1]));
 	}
 	close(close_me[0]);
+	wait_ready(up[0], 1);
 	leads = forked();
 	if (!leads)
 		_exit(leader(up[1]));
+	wait_ready(up[0], 1);
 	zombie = forked();
 	if (!zombie)
 		_exit(7);
-	wait_ready(up[0], 3);
 	if (waitid(P_PID, zombie, &info, WEXITED | WNOWAIT))
 		die("waitid");
 

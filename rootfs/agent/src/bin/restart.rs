@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd, FromRawFd},
     path::PathBuf,
     process::{ExitCode, exit},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,9 @@ use nix::{
     },
     unistd::Pid,
 };
+
+/// How long the tasks may take to come to rest.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The status that says that the restart itself failed.
 const FAILED: u8 = 125;
@@ -105,6 +109,13 @@ fn run(options: &Options) -> Result<ExitCode> {
             discard(&cgroup);
         }
     })?;
+    // Tasks are created one after the other, and each has to come to rest first.
+    if !cgroup.wait_frozen(SETTLE_LIMIT)? {
+        bail!(
+            "the tasks are there but did not come to rest in {}",
+            cgroup.dir().display()
+        );
+    }
     if let Some(mut ready) = ready {
         writeln!(ready, "{root}").context("nobody reads --ready-fd")?;
     }
@@ -140,7 +151,7 @@ fn new_cgroup() -> Result<Cgroup> {
 fn discard(cgroup: &Cgroup) {
     let gone = cgroup
         .kill()
-        .and_then(|()| cgroup.wait_empty(std::time::Duration::from_secs(10)))
+        .and_then(|()| cgroup.wait_empty(Duration::from_secs(10)))
         .and_then(|_| cgroup.remove());
     if let Err(error) = gone {
         eprintln!("restart: {} is left: {error}", cgroup.dir().display());
