@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{clean, doctor, kernel, list, rootfs, scenario, shell};
+use crate::commands::{clean, doctor, inspect, kernel, list, rootfs, scenario, shell};
 use crate::context::Context;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
@@ -41,6 +41,8 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// List the scenarios
     List(list::ListArgs),
+    /// Show what is in a checkpoint image, task by task
+    Inspect(inspect::InspectArgs),
     /// Tell what this host has, what it lacks, and how to mend that
     Doctor(doctor::DoctorArgs),
     /// Build the guest's kernel, or write its series as mails
@@ -59,6 +61,7 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::List(args) => list::run(&args, context),
+            Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),

@@ -7,6 +7,7 @@
 pub mod bytes;
 pub mod facts;
 pub mod frame;
+pub mod image;
 pub mod message;
 pub mod trigger;
 

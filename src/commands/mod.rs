@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod doctor;
+pub mod inspect;
 pub mod kernel;
 pub mod list;
 pub mod rootfs;

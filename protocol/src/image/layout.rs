@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The structures of the format, as the header file has them.
+
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+macro_rules! layout {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name { $(pub $field: $kind,)* }
+    };
+}
+
+/// `CKPT_MAGIC`.
+pub const MAGIC: u64 = 0x3145_4c42_4943_5543;
+
+/// `CKPT_VERSION`.
+pub const VERSION: u32 = 1;
+
+/// `CKPT_REC_MAX`.
+pub const MAX_PAYLOAD: u64 = 1 << 20;
+
+layout!(
+    /// `struct ckpt_rec`
+    RecordHead { kind: u32, objref: u32, len: u64, sum: u64, }
+);
+layout!(
+    /// `struct ckpt_header`
+    Header {
+        magic: u64, version: u32, page_size: u32, xfeatures: u64, vdso_sum: u64,
+        mono_ns: u64, real_ns: u64, nr_tasks: u32, ncpus: u32, next_pid: u32, pad: u32,
+        release: [u8; 64], build: [u8; 64],
+    }
+);
+layout!(
+    /// `struct ckpt_schema`
+    Schema { kind: u32, min_len: u32, name: [u8; 16], }
+);
+layout!(
+    /// `struct ckpt_tree`
+    Tree {
+        pid: i32, tgid: i32, ppid: i32, pgid: i32, sid: i32, flags: u32, exit_signal: i32,
+        exit_code: i32,
+    }
+);
+layout!(
+    /// `struct ckpt_task`
+    Task {
+        site: u32, site_arg: i32, site_child: i32, flags: u32, blocked: u64,
+        saved_sigmask: u64, sas_sp: u64, sas_size: u64, sas_flags: u32, policy: i32,
+        nice: i32, rt_priority: u32, restart_kind: u32, restart_clock: u32,
+        restart: [u64; 6], set_child_tid: u64, clear_child_tid: u64, robust_list: u64,
+        rseq: u64, rseq_len: u32, rseq_sig: u32, pdeath_signal: u32, personality: u32,
+        timer_slack_ns: u64, default_timer_slack_ns: u64, utime: u64, stime: u64,
+        mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, pad: u32, cpus: u64,
+        comm: [u8; 16],
+    }
+);
+layout!(
+    /// The start of `struct ckpt_regs`, up to what is shown.
+    Regs {
+        r15: u64, r14: u64, r13: u64, r12: u64, bp: u64, bx: u64, r11: u64, r10: u64,
+        r9: u64, r8: u64, ax: u64, cx: u64, dx: u64, si: u64, di: u64, orig_ax: u64,
+        ip: u64, flags: u64, sp: u64,
+    }
+);
+layout!(
+    /// `struct ckpt_cred`
+    Cred {
+        uid: u32, gid: u32, euid: u32, egid: u32, suid: u32, sgid: u32, fsuid: u32,
+        fsgid: u32, securebits: u32, ngroups: u32, cap_inheritable: u64,
+        cap_permitted: u64, cap_effective: u64, cap_bset: u64, cap_ambient: u64,
+    }
+);
+layout!(
+    /// `struct ckpt_fs`
+    Fs { umask: u32, root_len: u32, cwd_len: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_file`
+    File {
+        kind: u32, flags: u32, pos: i64, inode: u32, mode: u32, rdev: u64, ino: u64,
+        size: i64, owner_pid: u32, path_len: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_fd`
+    Fd { fd: u32, cloexec: u32, file: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_mm`
+    Mm {
+        start_code: u64, end_code: u64, start_data: u64, end_data: u64, start_brk: u64,
+        brk: u64, start_stack: u64, arg_start: u64, arg_end: u64, env_start: u64,
+        env_end: u64, mmap_base: u64, vdso: u64, exe_file: u32, dumpable: u32,
+        topdown: u32, auxv_len: u32, def_flags: u32, same_as: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_vma`
+    Vma {
+        start: u64, end: u64, offset: u64, kind: u32, prot: u32, flags: u32, file: u32,
+        advice: u32, pad: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_pages`
+    Pages { addr: u64, nr: u64, }
+);
+layout!(
+    /// The start of `struct ckpt_siginfo`.
+    Siginfo { shared: u32, signo: u32, queued: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_trailer`
+    Trailer { nr_records: u64, nr_objects: u64, }
+);
+
+/// A name of a fixed field, up to its first NUL.
+pub fn name(field: &[u8]) -> String {
+    let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(&field[..end]).into_owned()
+}

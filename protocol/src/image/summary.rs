@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is in an image, for people and programs.
+
+use std::{collections::BTreeMap, io::Read};
+
+use serde::Serialize;
+
+use super::{
+    layout::{self, name},
+    record::{ImageError, Kind, Reader, Record},
+};
+
+/// An image in short.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// The kernel that wrote it.
+    pub release: String,
+    /// That kernel's build.
+    pub build: String,
+    /// The clock when it was written, nanoseconds since 1970.
+    pub real_ns: u64,
+    /// Where the pid namespace goes on numbering.
+    pub next_pid: u32,
+    /// Bytes, heads included.
+    pub bytes: u64,
+    /// How many records of each type.
+    pub records: BTreeMap<String, u64>,
+    /// The tasks, in the order of the tree.
+    pub tasks: Vec<Task>,
+}
+
+/// One task.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Task {
+    /// Thread id.
+    pub tid: i32,
+    /// Process id.
+    pub pid: i32,
+    /// Its parent's; 0 for the root.
+    pub ppid: i32,
+    /// Process group.
+    pub pgid: i32,
+    /// Session.
+    pub sid: i32,
+    /// Command name.
+    pub comm: String,
+    /// Where it stood.
+    pub site: String,
+    /// A zombie's exit code, as `wait4` reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The system call that it was in, and where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registers: Option<Registers>,
+    /// The call that a restart block goes on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
+    /// Blocked signals, a bit each.
+    pub blocked: u64,
+    /// Pending signals.
+    pub pending: Vec<Signal>,
+    /// User and group, effective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<(u32, u32)>,
+    /// Working directory.
+    pub cwd: String,
+    /// Its address space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Its open files.
+    pub files: Vec<Descriptor>,
+}
+
+/// A few registers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Registers {
+    /// Number of the system call, -1 for none.
+    pub syscall: i64,
+    /// What it returns so far.
+    pub ax: i64,
+    /// Instruction.
+    pub ip: u64,
+    /// Stack.
+    pub sp: u64,
+}
+
+/// A pending signal.
+#[derive(Clone, Debug, Serialize)]
+pub struct Signal {
+    /// Its number.
+    pub number: u32,
+    /// Sent to the process, not to the thread.
+    pub shared: bool,
+}
+
+/// An address space. Tasks with the same number share it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Memory {
+    /// Its number in the image.
+    pub object: u32,
+    /// The program.
+    pub program: String,
+    /// Its mappings.
+    pub mappings: Vec<Mapping>,
+    /// Pages stored for it.
+    pub pages: u64,
+    /// Pages that are another one's, copy-on-write.
+    pub same: u64,
+}
+
+/// A mapping.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mapping {
+    /// First byte.
+    pub start: u64,
+    /// First byte behind it.
+    pub end: u64,
+    /// `rwx`, and `s` or `p`.
+    pub access: String,
+    /// The file, or what else it is.
+    pub what: String,
+}
+
+/// An open file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Descriptor {
+    /// Its number.
+    pub fd: u32,
+    /// Its number in the image; equal numbers share their position.
+    pub object: u32,
+    /// Path, or what else it is.
+    pub what: String,
+    /// Position.
+    pub pos: i64,
+    /// `O_*`.
+    pub flags: u32,
+}
+
+impl Summary {
+    /// Reads a whole image.
+    pub fn read(from: impl Read) -> Result<Self, ImageError> {
+        let mut reader = Reader::new(from);
+        let mut builder = Builder::default();
+        while let Some(record) = reader.next_record()? {
+            builder.add(&record)?;
+        }
+        Ok(builder.finish())
+    }
+}
+
+#[derive(Clone, Default)]
+struct File {
+    what: String,
+    pos: i64,
+    flags: u32,
+}
+
+#[derive(Default)]
+struct Builder {
+    summary: Summary,
+    tree: Vec<layout::Tree>,
+    sections: Vec<Section>,
+    names: BTreeMap<u32, String>,
+    files: BTreeMap<u32, File>,
+    tables: BTreeMap<u32, Vec<layout::Fd>>,
+    memories: BTreeMap<u32, Memory>,
+    cwds: BTreeMap<u32, String>,
+    creds: BTreeMap<u32, (u32, u32)>,
+    current_mm: u32,
+}
+
+/// What stands between a task's record and its end.
+#[derive(Default)]
+struct Section {
+    task: Option<layout::Task>,
+    regs: Option<layout::Regs>,
+    pending: Vec<Signal>,
+}
+
+impl Builder {
+    fn add(&mut self, record: &Record) -> Result<(), ImageError> {
+        self.summary.bytes = record.offset + 24 + record.payload.len() as u64;
+        let kind = match record.kind {
+            Kind::Unknown(number) => self.names.get(&number).cloned(),
+            _ => None,
+        };
+        let kind = kind.unwrap_or_else(|| format!("{:?}", record.kind));
+        *self.summary.records.entry(kind).or_default() += 1;
+        match record.kind {
+            Kind::Header => {
+                let (header, _) = record.split::<layout::Header>()?;
+                self.summary.release = name(&header.release);
+                self.summary.build = name(&header.build);
+                self.summary.real_ns = header.real_ns;
+                self.summary.next_pid = header.next_pid;
+            }
+            Kind::Schema => {
+                for entry in record.array::<layout::Schema>()? {
+                    self.names.insert(entry.kind, name(&entry.name));
+                }
+            }
+            Kind::Tree => self.tree = record.array()?,
+            Kind::Task => self.sections.push(Section {
+                task: Some(record.split()?.0),
+                ..Section::default()
+            }),
+            Kind::Regs => self.section(record)?.regs = Some(record.split()?.0),
+            Kind::Siginfo => {
+                let (info, _) = record.split::<layout::Siginfo>()?;
+                self.section(record)?.pending.push(Signal {
+                    number: info.signo,
+                    shared: info.shared != 0,
+                });
+            }
+            Kind::Cred => {
+                let (cred, _) = record.split::<layout::Cred>()?;
+                self.creds.insert(record.objref, (cred.euid, cred.egid));
+            }
+            Kind::Fs => {
+                let (fs, paths) = record.split::<layout::Fs>()?;
+                let cwd = paths
+                    .get(fs.root_len as usize..)
+                    .ok_or_else(|| record.malformed("its paths are too short"))?;
+                self.cwds.insert(record.objref, text(cwd));
+            }
+            Kind::File => self.file(record)?,
+            Kind::Files => {
+                self.tables.insert(record.objref, record.array()?);
+            }
+            Kind::Mm => self.mm(record)?,
+            Kind::Vma => self.vma(record)?,
+            Kind::Pages => {
+                let (pages, _) = record.split::<layout::Pages>()?;
+                self.memory(record)?.pages += pages.nr;
+            }
+            Kind::Same => {
+                let (pages, _) = record.split::<layout::Pages>()?;
+                self.memory(record)?.same += pages.nr;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn section(&mut self, record: &Record) -> Result<&mut Section, ImageError> {
+        self.sections
+            .last_mut()
+            .ok_or_else(|| record.malformed("it belongs to no task"))
+    }
+
+    fn memory(&mut self, record: &Record) -> Result<&mut Memory, ImageError> {
+        self.memories
+            .get_mut(&self.current_mm)
+            .ok_or_else(|| record.malformed("it belongs to no address space"))
+    }
+
+    fn file(&mut self, record: &Record) -> Result<(), ImageError> {
+        let (file, path) = record.split::<layout::File>()?;
+        let path = text(path);
+        let what = match file.kind {
+            1 => path,
+            2 => format!("{path} (deleted)"),
+            3 => format!("pipe <{}>", file.inode),
+            4 => format!("shared memory <{}> {path}", file.inode),
+            other => format!("file of unknown kind {other}"),
+        };
+        self.files.insert(
+            record.objref,
+            File {
+                what,
+                pos: file.pos,
+                flags: file.flags,
+            },
+        );
+        Ok(())
+    }
+
+    fn mm(&mut self, record: &Record) -> Result<(), ImageError> {
+        let (mm, _) = record.split::<layout::Mm>()?;
+        self.current_mm = record.objref;
+        let memory = Memory {
+            object: record.objref,
+            program: self.file_name(mm.exe_file),
+            ..Memory::default()
+        };
+        self.memories.insert(record.objref, memory);
+        Ok(())
+    }
+
+    fn vma(&mut self, record: &Record) -> Result<(), ImageError> {
+        let (vma, _) = record.split::<layout::Vma>()?;
+        let what = match vma.kind {
+            1 => "anonymous".to_owned(),
+            2 => self.file_name(vma.file),
+            3 => "vdso".to_owned(),
+            other => format!("mapping of unknown kind {other}"),
+        };
+        let bit = |mask: u32, letter: char| if vma.prot & mask != 0 { letter } else { '-' };
+        let shared = if vma.flags & 1 != 0 { 's' } else { 'p' };
+        let access = [bit(1, 'r'), bit(2, 'w'), bit(4, 'x'), shared];
+        self.memory(record)?.mappings.push(Mapping {
+            start: vma.start,
+            end: vma.end,
+            access: access.iter().collect(),
+            what,
+        });
+        Ok(())
+    }
+
+    fn file_name(&self, object: u32) -> String {
+        match self.files.get(&object) {
+            Some(file) => file.what.clone(),
+            None => format!("<{object}>"),
+        }
+    }
+
+    fn finish(mut self) -> Summary {
+        let sections = std::mem::take(&mut self.sections).into_iter();
+        let mut sections = sections.map(Some).chain(std::iter::repeat_with(|| None));
+        let tree = std::mem::take(&mut self.tree);
+        let tasks = tree
+            .iter()
+            .map(|entry| self.task(entry, sections.next().flatten().unwrap_or_default()))
+            .collect();
+        self.summary.tasks = tasks;
+        self.summary
+    }
+
+    fn task(&self, entry: &layout::Tree, section: Section) -> Task {
+        let mut task = Task {
+            tid: entry.pid,
+            pid: entry.tgid,
+            ppid: entry.ppid,
+            pgid: entry.pgid,
+            sid: entry.sid,
+            exit_code: (entry.flags & 2 != 0).then_some(entry.exit_code),
+            pending: section.pending,
+            registers: section.regs.map(|regs| Registers {
+                syscall: regs.orig_ax as i64,
+                ax: regs.ax as i64,
+                ip: regs.ip,
+                sp: regs.sp,
+            }),
+            ..Task::default()
+        };
+        if let Some(held) = section.task {
+            task.comm = name(&held.comm);
+            task.site = site(&held);
+            task.restart = restart(&held);
+            task.blocked = held.blocked;
+            task.ids = self.creds.get(&held.cred).copied();
+            task.cwd = self.cwds.get(&held.fs).cloned().unwrap_or_default();
+            task.memory = self.memories.get(&held.mm).cloned();
+            task.files = self.descriptors(held.files);
+        }
+        task
+    }
+
+    fn descriptors(&self, table: u32) -> Vec<Descriptor> {
+        let table = self
+            .tables
+            .get(&table)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        table
+            .iter()
+            .map(|fd| {
+                let file = self.files.get(&fd.file).cloned().unwrap_or_default();
+                Descriptor {
+                    fd: fd.fd,
+                    object: fd.file,
+                    what: file.what,
+                    pos: file.pos,
+                    flags: file.flags,
+                }
+            })
+            .collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn site(task: &layout::Task) -> String {
+    match task.site {
+        0 => "none".into(),
+        1 => "freezer".into(),
+        2 => format!("vfork nr={} child={}", task.site_arg, task.site_child),
+        3 => format!("stopped sig={}", task.site_arg),
+        4 => "zombie".into(),
+        other => format!("unknown site {other}"),
+    }
+}
+
+fn restart(task: &layout::Task) -> Option<String> {
+    Some(match task.restart_kind {
+        0 => return None,
+        1 => "nanosleep".into(),
+        2 => "alarm timer".into(),
+        3 => "cpu timer".into(),
+        4 => "futex".into(),
+        5 => "poll".into(),
+        other => format!("unknown call {other}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::{header, image, trailer};
+    use super::*;
+
+    fn tree(pid: i32, flags: u32) -> Vec<u8> {
+        [pid, pid, 0, pid, pid, flags as i32, 17, 256]
+            .iter()
+            .flat_map(|n| n.to_le_bytes())
+            .collect()
+    }
+
+    fn task(site: u32, arg: i32, comm: &str) -> Vec<u8> {
+        let mut bytes = vec![0; size_of::<layout::Task>()];
+        bytes[..4].copy_from_slice(&site.to_le_bytes());
+        bytes[4..8].copy_from_slice(&arg.to_le_bytes());
+        let start = bytes.len() - 16;
+        bytes[start..start + comm.len()].copy_from_slice(comm.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn tasks_are_told_with_their_sites() {
+        let image = image(&[
+            (1, 0, header(2)),
+            (2, 0, Vec::new()),
+            (3, 0, [tree(2, 1), tree(3, 3)].concat()),
+            (5, 0, task(2, 3, "make")),
+            (6, 0, Vec::new()),
+            (5, 0, task(4, 0, "true")),
+            (6, 0, Vec::new()),
+            (4, 0, trailer(8)),
+        ]);
+        let summary = Summary::read(image.as_slice()).unwrap();
+        assert_eq!(summary.release, "6.12");
+        assert_eq!(summary.bytes, image.len() as u64);
+        assert_eq!(summary.tasks[0].comm, "make");
+        assert_eq!(summary.tasks[0].site, "vfork nr=3 child=0");
+        assert_eq!(summary.tasks[0].exit_code, None);
+        assert_eq!(summary.tasks[1].exit_code, Some(256));
+        assert_eq!(summary.records["Task"], 2);
+    }
+
+    #[test]
+    fn a_record_out_of_place_is_malformed() {
+        let pages = [0u64.to_le_bytes(), 1u64.to_le_bytes()].concat();
+        let image = image(&[(1, 0, header(0)), (19, 0, pages), (4, 0, trailer(3))]);
+        let error = Summary::read(image.as_slice()).unwrap_err();
+        assert!(
+            error.to_string().contains("belongs to no address space"),
+            "{error}"
+        );
+    }
+}
