@@ -160,6 +160,7 @@ struct Builder {
     summary: Summary,
     tree: Vec<layout::Tree>,
     sections: Vec<Section>,
+    section: Section,
     names: BTreeMap<u32, String>,
     files: BTreeMap<u32, File>,
     tables: BTreeMap<u32, Vec<layout::Fd>>,
@@ -169,7 +170,7 @@ struct Builder {
     current_mm: u32,
 }
 
-/// What stands between a task's record and its end.
+/// What stands between the end of one task and that of the next.
 #[derive(Default)]
 struct Section {
     task: Option<layout::Task>,
@@ -200,14 +201,18 @@ impl Builder {
                 }
             }
             Kind::Tree => self.tree = record.array()?,
-            Kind::Task => self.sections.push(Section {
-                task: Some(record.split()?.0),
-                ..Section::default()
-            }),
-            Kind::Regs => self.section(record)?.regs = Some(record.split()?.0),
+            Kind::Task => self.section.task = Some(record.split()?.0),
+            Kind::TaskEnd => {
+                let section = std::mem::take(&mut self.section);
+                if section.task.is_none() {
+                    return Err(record.malformed("it ends no task"));
+                }
+                self.sections.push(section);
+            }
+            Kind::Regs => self.section.regs = Some(record.split()?.0),
             Kind::Siginfo => {
                 let (info, _) = record.split::<layout::Siginfo>()?;
-                self.section(record)?.pending.push(Signal {
+                self.section.pending.push(Signal {
                     number: info.signo,
                     shared: info.shared != 0,
                 });
@@ -240,12 +245,6 @@ impl Builder {
             _ => {}
         }
         Ok(())
-    }
-
-    fn section(&mut self, record: &Record) -> Result<&mut Section, ImageError> {
-        self.sections
-            .last_mut()
-            .ok_or_else(|| record.malformed("it belongs to no task"))
     }
 
     fn memory(&mut self, record: &Record) -> Result<&mut Memory, ImageError> {
