@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::Options;
+use super::{Accel, Options, tsc};
 use crate::{CHANNEL_PORT, Disk, MachineSpec, TERMINAL_PORT};
 
 /// The file descriptors at which the child finds its ends of our sockets.
@@ -23,8 +23,8 @@ pub(super) const CONSOLE_CHARDEV: &str = "console";
 /// `loglevel=5` prints warnings and worse, which all reports of the kernel's
 /// checkers are; ordinary boot messages would cost a tenth of a second of
 /// emulated serial line.
-pub(super) fn kernel_cmdline(spec: &MachineSpec) -> String {
-    let mut words = vec![
+pub(super) fn kernel_cmdline(spec: &MachineSpec, accel: Accel) -> String {
+    let mut words = [
         "console=ttyS0",
         "loglevel=5",
         "panic=-1",
@@ -32,8 +32,13 @@ pub(super) fn kernel_cmdline(spec: &MachineSpec) -> String {
         "8250.nr_uarts=1",
         "random.trust_cpu=on",
         "cryptomgr.notests",
-    ];
-    words.extend(spec.cmdline.iter().map(String::as_str));
+    ]
+    .map(String::from)
+    .to_vec();
+    if accel == Accel::Tcg {
+        words.extend(tsc::kernel_words());
+    }
+    words.extend(spec.cmdline.iter().cloned());
     words.join(" ")
 }
 
@@ -72,7 +77,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options) -> Vec<String> {
     args.port("terminal", fd::TERMINAL, TERMINAL_PORT);
 
     args.option("-kernel", &path_argument(&spec.kernel));
-    args.option("-append", &kernel_cmdline(spec));
+    args.option("-append", &kernel_cmdline(spec, options.accel));
     args.words
 }
 
@@ -180,6 +185,6 @@ mod tests {
     fn extra_words_come_last() {
         let mut spec = MachineSpec::new("/k", "/run");
         spec.cmdline = vec!["loglevel=7".into()];
-        assert!(kernel_cmdline(&spec).ends_with(" loglevel=7"));
+        assert!(kernel_cmdline(&spec, Accel::Tcg).ends_with(" loglevel=7"));
     }
 }

@@ -9,6 +9,7 @@ mod command;
 mod qmp;
 mod spawn;
 mod states;
+mod tsc;
 
 use std::fs::{self, File};
 use std::io;

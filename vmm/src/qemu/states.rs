@@ -2,7 +2,7 @@
 //! SysRq" over the serial console, which works as long as it serves
 //! interrupts; and QEMU is asked for the registers, which always works.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -24,6 +24,10 @@ const KEYS: [(u8, &str); 5] = [
     (b'5', "Loglevel set to 5"),
 ];
 
+/// A key that comes while the kernel prints may be lost. It is pressed again
+/// when it was not answered for this long; twice the same does no harm.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Captures the states, giving the guest until `deadline` to print them.
 pub(super) fn capture(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Result<TaskStates> {
     let registers = registers(qmp)?;
@@ -39,20 +43,30 @@ pub(super) fn capture(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Re
 
 fn press_all(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Result<bool> {
     for (key, answer) in KEYS {
-        qmp.execute(
-            "chardev-send-break",
-            json!({ "id": CONSOLE_CHARDEV }),
-            ANSWER,
-        )?;
-        console.write(&[key]).map_err(|source| Error::Io {
-            what: "write to the guest's console",
-            source,
-        })?;
-        if !console.wait_captured(answer, deadline) {
-            return Ok(false);
+        loop {
+            press(qmp, console, key)?;
+            let patience = deadline.min(Instant::now() + PATIENCE);
+            if console.wait_captured(answer, patience) {
+                break;
+            }
+            if patience == deadline {
+                return Ok(false);
+            }
         }
     }
     Ok(true)
+}
+
+fn press(qmp: &mut Qmp, console: &Console, key: u8) -> Result<()> {
+    qmp.execute(
+        "chardev-send-break",
+        json!({ "id": CONSOLE_CHARDEV }),
+        ANSWER,
+    )?;
+    console.write(&[key]).map_err(|source| Error::Io {
+        what: "write to the guest's console",
+        source,
+    })
 }
 
 fn registers(qmp: &mut Qmp) -> Result<Vec<String>> {
