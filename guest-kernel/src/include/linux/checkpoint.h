@@ -82,11 +82,14 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 /* kernel/cgroup/freezer.c */
 void cgroup_freeze_postpone(void);
 void cgroup_freeze_resume(void);
-void cgroup_freeze_hold(struct cgroup *cgrp);
+bool cgroup_freeze_hold(struct cgroup *cgrp);
 void cgroup_freeze_unhold(struct cgroup *cgrp);
 
 /* fs/exec.c */
 int ckpt_switch_mm(struct mm_struct *mm, bool fresh);
+
+/* ipc/sem.c */
+bool ckpt_sem_undo_empty(const struct task_struct *t);
 
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);

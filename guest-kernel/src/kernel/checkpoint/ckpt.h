@@ -94,6 +94,7 @@ struct ckpt_ctx {
 	bool vma_private;
 	bool vma_kept;			/* as the copied mm has it */
 	u32 seen;			/* record types of this section */
+	u64 cpu_ns;			/* CPU time of all tasks read so far */
 	s64 mono_delta;			/* ns since the checkpoint */
 };
 
@@ -140,6 +141,7 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		   struct ckpt_task *rec);
 int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n);
 int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx);
 

@@ -129,44 +129,50 @@ static int check_namespaces(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/*
- * The cgroups whose freezers are held: those of the tasks. Holding is counted,
- * so one cgroup may appear several times.
- */
-static void hold_all(struct ckpt_ctx *ctx, bool hold)
+static void release_cgroups(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 
 	for (i = 0; i < ctx->nr_tsks; i++) {
-		struct cgroup *cgrp = ctx->tsks[i].cgrp;
-
-		if (!cgrp)
+		if (!ctx->tsks[i].cgrp)
 			continue;
-		if (hold) {
-			cgroup_freeze_hold(cgrp);
-		} else {
-			cgroup_freeze_unhold(cgrp);
-			cgroup_put(cgrp);
-			ctx->tsks[i].cgrp = NULL;
-		}
+		cgroup_freeze_unhold(ctx->tsks[i].cgrp);
+		cgroup_put(ctx->tsks[i].cgrp);
+		ctx->tsks[i].cgrp = NULL;
 	}
 }
 
-static void take_cgroups(struct ckpt_ctx *ctx)
+/*
+ * Hold the freezers of the tasks' cgroups. Holding is counted, so one cgroup
+ * may be held several times.
+ */
+static int hold_cgroups(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
+		struct cgroup *cgrp;
 
 		if (ct->tree.flags & CKPT_TREE_ZOMBIE)
 			continue;
 		rcu_read_lock();
-		ct->cgrp = task_dfl_cgroup(ct->task);
-		if (!cgroup_tryget(ct->cgrp))
-			ct->cgrp = NULL;
+		cgrp = task_dfl_cgroup(ct->task);
+		if (!cgroup_tryget(cgrp))
+			cgrp = NULL;
 		rcu_read_unlock();
+		if (cgrp && cgroup_freeze_hold(cgrp)) {
+			ct->cgrp = cgrp;
+			continue;
+		}
+		if (cgrp)
+			cgroup_put(cgrp);
+		ctx->cur_pid = ct->tree.pid;
+		return ckpt_err(ctx, -EBUSY,
+				"%s: its cgroup is not frozen: write 1 to its cgroup.freeze",
+				ct->task->comm);
 	}
+	return 0;
 }
 
 int ckpt_dump(struct ckpt_ctx *ctx)
@@ -198,9 +204,9 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	ret = check_access(ctx);
 	if (ret)
 		goto out;
-	take_cgroups(ctx);
-	hold_all(ctx, true);
-	ret = ckpt_check_settled(ctx);
+	ret = hold_cgroups(ctx);
+	if (!ret)
+		ret = ckpt_check_settled(ctx);
 	if (!ret)
 		ret = check_namespaces(ctx);
 	if (!ret) {
@@ -216,8 +222,8 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	}
 	if (!ret)
 		ret = ckpt_recheck_settled(ctx);
-	hold_all(ctx, false);
 out:
+	release_cgroups(ctx);
 	if (ctx->nsproxy)
 		put_nsproxy(ctx->nsproxy);
 	return ret;

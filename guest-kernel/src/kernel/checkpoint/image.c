@@ -132,14 +132,14 @@ int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 		return -EFBIG;
 	if (fatal_signal_pending(current))
 		return -EINTR;
+	if (ctx->check_only)
+		return 0;
 	xxh64_reset(&sum, rec_seed(&rec, ctx->seq++));
 	if (alen)
 		xxh64_update(&sum, a, alen);
 	if (blen)
 		xxh64_update(&sum, b, blen);
 	rec.sum = xxh64_digest(&sum);
-	if (ctx->check_only)
-		return 0;
 	ret = put_bytes(ctx, &rec, sizeof(rec));
 	if (!ret)
 		ret = put_bytes(ctx, a, alen);

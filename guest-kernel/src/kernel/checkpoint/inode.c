@@ -113,6 +113,8 @@ static int unlink_open(struct file *file)
 	struct dentry *dir = dget_parent(dentry);
 	int ret;
 
+	/* a second reference, or d_delete() would take the inode away */
+	dget(dentry);
 	ret = mnt_want_write(file->f_path.mnt);
 	if (!ret) {
 		inode_lock_nested(d_inode(dir), I_MUTEX_PARENT);
@@ -123,6 +125,7 @@ static int unlink_open(struct file *file)
 		inode_unlock(d_inode(dir));
 		mnt_drop_write(file->f_path.mnt);
 	}
+	dput(dentry);
 	dput(dir);
 	return ret;
 }
@@ -158,7 +161,7 @@ static int set_owner(struct file *file, const struct ckpt_inode *rec)
 	struct inode *inode = file_inode(file);
 	struct iattr attr = {
 		.ia_valid = ATTR_MODE,
-		.ia_mode = rec->mode & S_IALLUGO,
+		.ia_mode = S_IFREG | (rec->mode & S_IALLUGO),
 	};
 	int ret;
 

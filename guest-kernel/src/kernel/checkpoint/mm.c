@@ -431,10 +431,14 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	struct vm_area_struct *vma, *prev;
 	unsigned long addr, populate;
 	u32 flags = rec->flags | MAP_FIXED_NOREPLACE;
+	int ret;
 
 	want = advice_flags(rec->advice) & VM_DONTCOPY;
 	if (!file)
 		flags |= MAP_ANONYMOUS;
+	ret = security_mmap_file(file, rec->prot, flags);
+	if (ret)
+		return ret;
 	if (mmap_write_lock_killable(mm))
 		return -EINTR;
 	find_vma_prev(mm, rec->start, &prev);

@@ -113,7 +113,7 @@ static int write_run(struct ckpt_ctx *ctx, struct batch *b, unsigned int from,
 	if (class == PAGE_SAME)
 		return ckpt_write(ctx, CKPT_REC_SAME, 0, &rec, sizeof(rec),
 				  NULL, 0);
-	for (i = 0; i < nr && !ctx->check_only; i++)
+	for (i = 0; i < nr; i++)
 		memcpy_from_page(buf + i * PAGE_SIZE, b->e[from + i].page, 0,
 				 PAGE_SIZE);
 	return ckpt_write(ctx, CKPT_REC_PAGES, 0, &rec, sizeof(rec), buf,
@@ -162,6 +162,8 @@ int ckpt_dump_pages(struct ckpt_ctx *ctx, struct mm_struct *mm,
 	char *buf;
 	int ret;
 
+	if (ctx->check_only)
+		return 0;
 	b = kmalloc(sizeof(*b), GFP_KERNEL);
 	buf = kvmalloc(BATCH * PAGE_SIZE, GFP_KERNEL);
 	ret = -ENOMEM;

@@ -41,15 +41,14 @@ struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid)
 	return NULL;
 }
 
-static int add_task(struct ckpt_ctx *ctx, struct task_struct *t,
-		    unsigned int room)
+static void add_task(struct ckpt_ctx *ctx, struct task_struct *t,
+		     unsigned int room)
 {
 	if (ctx->nr_tsks < room) {
 		get_task_struct(t);
 		ctx->tsks[ctx->nr_tsks].task = t;
 	}
 	ctx->nr_tsks++;
-	return 0;
 }
 
 /*
@@ -77,16 +76,17 @@ static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 	}
 }
 
-/* A number that outlives its process: a group or session without its leader. */
-static int external_id(struct ckpt_ctx *ctx, struct pid *pid,
-		       struct task_struct *t, pid_t *nr)
+/*
+ * The number of a group or session; 0 where its leader is outside the tree. It
+ * may have outlived its leader.
+ */
+static pid_t group_number(struct ckpt_ctx *ctx, struct pid *pid)
 {
 	struct task_struct *leader = pid_task(pid, PIDTYPE_PID);
 
-	*nr = pid_nr_ns(pid, ctx->pidns);
 	if (leader && !ckpt_find_task(ctx, leader))
-		*nr = 0;
-	return 0;
+		return 0;
+	return pid_nr_ns(pid, ctx->pidns);
 }
 
 static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -98,8 +98,8 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	tree->tgid = task_tgid_nr_ns(t, ctx->pidns);
 	if (!tree->pid)
 		return -ESRCH;
-	external_id(ctx, task_pgrp(t), t, &tree->pgid);
-	external_id(ctx, task_session(t), t, &tree->sid);
+	tree->pgid = group_number(ctx, task_pgrp(t));
+	tree->sid = group_number(ctx, task_session(t));
 	parent = rcu_dereference_protected(t->real_parent, 1);
 	if (t != ctx->root)
 		tree->ppid = task_pid_nr_ns(parent, ctx->pidns);
@@ -163,16 +163,9 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 /* Where a task that does not stand still is, for the message. */
 static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 {
-	unsigned long wchan = get_wchan(t);
-
-	if (task_dfl_cgroup(t) && !test_bit(CGRP_FREEZE,
-					    &task_dfl_cgroup(t)->flags))
-		return ckpt_err(ctx, -EBUSY,
-				"%s: its cgroup is not frozen: write 1 to its cgroup.freeze",
-				t->comm);
 	return ckpt_err(ctx, -EAGAIN,
 			"%s: not at rest yet (state %#x, in %ps): try again",
-			t->comm, READ_ONCE(t->__state), (void *)wchan);
+			t->comm, READ_ONCE(t->__state), (void *)get_wchan(t));
 }
 
 static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -258,7 +251,6 @@ int ckpt_recheck_settled(struct ckpt_ctx *ctx)
 					ct->task->comm);
 		}
 	}
-	/* Only counts: no room, so the table stays as it is. */
 	read_lock(&tasklist_lock);
 	now = 0;
 	for (i = 0; i < nr; i++) {

@@ -31,9 +31,21 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 		return -EINVAL;
 	if (t->exit_code & ~0xffff)
 		return -EINVAL;
-	for (j = 0; j < i; j++)
-		if (ctx->tsks[j].tree.pid == t->pid)
+	/* a leader of a session leads a group of it; a group has one session */
+	if (t->sid == t->pid && t->pgid != t->pid)
+		return -EINVAL;
+	for (j = 0; j < i; j++) {
+		const struct ckpt_tree *o = &ctx->tsks[j].tree;
+
+		if (o->pid == t->pid)
 			return -EINVAL;
+		if ((o->pgid == t->pgid || o->pid == t->pgid) && o->sid != t->sid)
+			return -EINVAL;
+		if ((o->pid == t->sid && o->sid != t->sid) ||
+		    (t->pid == o->sid && t->sid != o->sid) ||
+		    (t->pid == o->pgid && t->sid != o->sid))
+			return -EINVAL;
+	}
 	if (!leader) {
 		/* behind its leader, or behind another of its threads */
 		const struct ckpt_tree *prev = &ctx->tsks[i ? i - 1 : 0].tree;
@@ -65,6 +77,9 @@ int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		ret = check_entry(ctx, i);
+		if (!ret && fatal_signal_pending(current))
+			ret = -EINTR;
+		cond_resched();
 		if (ret)
 			return ckpt_err(ctx, ret, "malformed tree at entry %u", i);
 	}

@@ -202,7 +202,8 @@ static int create_threads(struct ckpt_ctx *ctx, struct ckpt_tsk *leader)
 	for (ct = leader + 1; ct < ctx->tsks + ctx->nr_tsks; ct++) {
 		if (ct->tree.tgid != leader->tree.pid)
 			break;
-		ret = clone_task(ctx, ct, CLONE_SIGHAND | CLONE_THREAD);
+		ret = clone_task(ctx, ct, CLONE_SIGHAND | CLONE_THREAD |
+				 CLONE_SYSVSEM);
 		if (ret)
 			return ret;
 	}

@@ -113,6 +113,7 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	    rec->is_child_subreaper > 1 || rec->has_child_subreaper > 1 ||
 	    (rec->flags & SIGNAL_STOP_STOPPED && rec->group_exit_code &&
 	     !valid_signal(rec->group_exit_code)) ||
+	    !ckpt_add_cpu_time(ctx, &rec->utime, 4) ||
 	    rec->oom_score_adj_min < OOM_SCORE_ADJ_MIN ||
 	    rec->oom_score_adj_min > OOM_SCORE_ADJ_MAX)
 		return ckpt_err(ctx, -EINVAL, "malformed process state");

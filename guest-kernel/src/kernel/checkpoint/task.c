@@ -48,7 +48,7 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
 #endif
 #ifdef CONFIG_SYSVIPC
-	if (t->sysvsem.undo_list)
+	if (!ckpt_sem_undo_empty(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
 				t->comm);
 #endif
@@ -176,12 +176,26 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	       rec->oom_score_adj <= OOM_SCORE_ADJ_MAX;
 }
 
+/*
+ * Times that the kernel adds up and multiplies: all of an image together may
+ * not come near what 64 bits hold (292 years by half).
+ */
+bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n)
+{
+	for (; n; n--, ns++)
+		if (check_add_overflow(ctx->cpu_ns, *ns, &ctx->cpu_ns) ||
+		    ctx->cpu_ns > KTIME_MAX / 2)
+			return false;
+	return true;
+}
+
 /* CKPT_REC_TASK has been read: keep it. */
 int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	const struct ckpt_task *rec = (const void *)ctx->rbuf;
 
-	if (!valid_task(rec, ct->tree.flags & CKPT_TREE_ZOMBIE))
+	if (!valid_task(rec, ct->tree.flags & CKPT_TREE_ZOMBIE) ||
+	    !ckpt_add_cpu_time(ctx, &rec->utime, 2))
 		return ckpt_err(ctx, -EINVAL, "malformed task");
 	ct->rec = *rec;
 	ct->rec.comm[TASK_COMM_LEN - 1] = '\0';
