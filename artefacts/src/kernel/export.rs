@@ -54,7 +54,7 @@ pub fn export(
     for patch in &series.patches {
         let (subject, body) = patch.message();
         repository.apply(&patch.path)?;
-        repository.commit(&subject, &body)?;
+        repository.commit(&subject, &reflow(&body))?;
     }
 
     fs::create_dir_all(directory).map_err(Error::file("make the directory", directory))?;
@@ -142,22 +142,46 @@ fn summary(content: &str) -> Option<String> {
     (!sentence.is_empty()).then_some(sentence)
 }
 
+/// A patch's reason, its paragraphs wrapped as mails are. What is indented or
+/// a list was laid out on purpose.
+fn reflow(body: &str) -> String {
+    let paragraphs: Vec<_> = body
+        .split("\n\n")
+        .map(|paragraph| {
+            let laid_out = |line: &str| line.starts_with([' ', '\t', '-', '*']);
+            if paragraph.lines().any(laid_out) {
+                paragraph.to_owned()
+            } else {
+                fill(paragraph, "", "")
+            }
+        })
+        .collect();
+    paragraphs.join("\n\n")
+}
+
 /// A list item, wrapped as mails are.
 fn wrap(text: &str) -> String {
-    let mut out = String::from("\n");
-    let mut line = String::from("-");
+    format!("\n{}\n", fill(text, "- ", "  "))
+}
+
+/// Fills lines of 72 columns.
+fn fill(text: &str, first: &str, rest: &str) -> String {
+    let mut lines = Vec::new();
+    let mut line = first.to_owned();
+    let mut empty = true;
     for word in text.split_whitespace() {
-        if line.len() + 1 + word.len() > 72 {
-            out.push_str(&line);
-            out.push('\n');
-            line = String::from(" ");
+        if !empty && line.len() + 1 + word.len() > 72 {
+            lines.push(std::mem::replace(&mut line, rest.to_owned()));
+            empty = true;
         }
-        line.push(' ');
+        if !empty {
+            line.push(' ');
+        }
         line.push_str(word);
+        empty = false;
     }
-    out.push_str(&line);
-    out.push('\n');
-    out
+    lines.push(line);
+    lines.join("\n")
 }
 
 /// Who signs the patches off, as whoever mails them must.
@@ -291,5 +315,14 @@ mod tests {
         let text = wrap(&"word ".repeat(40));
         assert!(text.lines().all(|line| line.len() <= 72));
         assert!(text.starts_with("\n- word"));
+        assert!(text.contains("\n  word"));
+    }
+
+    #[test]
+    fn reasons_are_filled_and_lists_left_alone() {
+        let long = "word ".repeat(20);
+        let text = reflow(&format!("{long}\n\n  laid  out\n\nshort\nlines"));
+        assert!(text.lines().all(|line| line.len() <= 72));
+        assert!(text.ends_with("word\n\n  laid  out\n\nshort lines"));
     }
 }
