@@ -59,6 +59,8 @@ pub struct Case {
     pub normalise: Vec<Rule>,
     /// Tasks that must be found at the freeze.
     pub tasks: Vec<ExpectedTask>,
+    /// Tasks that run at the same time may each be the one whose event it is.
+    pub any_task: bool,
 }
 
 /// A task that must be found at the freeze.
@@ -105,7 +107,7 @@ impl fmt::Display for ScenarioError {
 /// The file, or a case in it: `unknown_keys` has seen to it that each key is in its place.
 /// Keys of both may stand at the top as defaults.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "kebab-case")]
 struct Table {
     summary: Option<String>,
     shared: Vec<String>,
@@ -121,6 +123,7 @@ struct Table {
     nonce: Option<String>,
     normalise: Option<Vec<Spanned<String>>>,
     tasks: Option<Vec<ExpectedTask>>,
+    any_task: Option<bool>,
 }
 
 const TOP_KEYS: &[&str] = &["summary", "shared", "build", "case"];
@@ -134,6 +137,7 @@ const CASE_KEYS: &[&str] = &[
     "nonce",
     "normalise",
     "tasks",
+    "any-task",
 ];
 
 impl Scenario {
@@ -358,6 +362,7 @@ fn case(
         nonce: own.nonce.or_else(|| top.nonce.clone()),
         normalise: rules,
         tasks: own.tasks.or_else(|| top.tasks.clone()).unwrap_or_default(),
+        any_task: own.any_task.or(top.any_task).unwrap_or(false),
     })
 }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     path::Path,
     time::{Duration, Instant},
 };
@@ -215,7 +214,10 @@ fn judge(
     record: &mut CaseRecord,
 ) -> Vec<Check> {
     let uses = &mut record.normalised;
-    let mut checks = vec![same_point(control_point, &restarted.before)];
+    let mut checks = Vec::new();
+    if !case.any_task {
+        checks.push(same_point(control_point, &restarted.before));
+    }
     if let Some(after) = &restarted.after {
         let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
         normalise::observation(&mut before, uses);
@@ -316,28 +318,22 @@ fn frozen_record(frozen: &Frozen) -> FrozenRecord {
 /// What people review: where it was stopped and what came out, without what a
 /// package update changes.
 fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
-    let mut text = format!("case: {}\nat: {}\n", case.name, case.at);
+    let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
     let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
-    // Writing to a string cannot fail.
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name}: {value}");
-    };
-    if let Some(task) = task {
+    if let Some(task) = task.filter(|_| !case.any_task) {
         let site = task.site.split(' ').next().unwrap_or("");
-        line("stopped", &format!("{} at {site}", task.comm));
+        lines.push(format!("stopped: {} at {site}", task.comm));
     }
     let end = outcome.workload.map_or("unknown".into(), |e| e.to_string());
-    line("end", &end);
+    lines.push(format!("end: {end}"));
     let mut uses = normalise::Uses::new();
     for (name, content) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
         let nonce = outcome.nonce.as_deref().unwrap_or("");
         let content = normalise::nonce(content, nonce, &mut uses);
-        line(name, "");
-        for content in content.lines() {
-            line("  ", content);
-        }
+        lines.push(format!("{name}:"));
+        lines.extend(content.lines().map(|line| format!("  {line}")));
     }
-    line("files", "");
+    lines.push("files:".into());
     for file in &outcome.files {
         let kind = match &file.kind {
             FileKind::File { .. } => "file",
@@ -345,9 +341,10 @@ fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
             FileKind::Symlink { .. } => "link",
             _ => "special",
         };
-        line("  ", &format!("{} {:04o} {kind}", file.path, file.mode));
+        lines.push(format!("  {} {:04o} {kind}", file.path, file.mode));
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 /// Brings the image, the logs and the full facts to the host.
@@ -358,7 +355,7 @@ fn keep(
     record: &mut CaseRecord,
 ) -> Result<(), Stop> {
     let own = |e: std::io::Error| Stop::unknown(format!("cannot write the results: {e}"));
-    let dir = Path::new("cases").join(&record.name);
+    let dir = Path::new("cases").join(runner.stash).join(&record.name);
     let mut add = |name: &str, content: &[u8]| -> Result<(), Stop> {
         let path = dir.join(name);
         store.write(&path, content).map_err(own)?;

@@ -31,7 +31,7 @@ struct board {
 	struct {
 		long ticks;
 		int error;
-	} slept[8];
+	} slept[7];
 };
 
 static struct board *board;
@@ -90,27 +90,6 @@ static int by_itimer(void)
 	return pause() == -1 && errno == EINTR ? 0 : -1;
 }
 
-static int by_timer(void)
-{
-	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN };
-	struct itimerspec time = { .it_value = asked };
-	siginfo_t info;
-	sigset_t mask;
-	timer_t timer;
-	int number;
-
-	event.sigev_value.sival_int = 77;
-	sigemptyset(&mask);
-	sigaddset(&mask, SIGRTMIN);
-	sigprocmask(SIG_BLOCK, &mask, NULL);
-	if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &time, NULL))
-		return -1;
-	do
-		number = sigwaitinfo(&mask, &info);
-	while (number == -1 && errno == EINTR);
-	return number == SIGRTMIN && info.si_value.sival_int == 77 ? 0 : -1;
-}
-
 static const struct {
 	const char *name;
 	int (*sleep)(void);
@@ -118,7 +97,7 @@ static const struct {
 	{ "nanosleep", by_nanosleep }, { "clock_nanosleep", by_clock },
 	{ "poll", by_poll },	       { "futex", by_futex },
 	{ "select", by_select },       { "pselect", by_pselect },
-	{ "setitimer", by_itimer },    { "timer_create", by_timer },
+	{ "setitimer", by_itimer },
 };
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
