@@ -1,8 +1,6 @@
 //! The packages that this host needs, and bringing them.
 
 use std::collections::HashSet;
-use std::env;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::Serialize;
@@ -139,14 +137,8 @@ fn apt(what: &str, arguments: &[&str], names: &[String]) -> Result<()> {
 }
 
 /// Whether this process may install packages itself.
-pub(crate) fn is_root() -> bool {
+fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Whether a program of this name is in `PATH`.
-pub fn has_program(name: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|directory| Path::new(&directory).join(name).is_file())
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@ use super::erofs;
 use crate::hash::Fingerprint;
 use crate::progress::Step;
 use crate::run::run;
-use crate::{Cache, Error, Progress, Result, Sources, host};
+use crate::{Cache, Error, Progress, Result, Sources};
 
 /// Change this when the way in which the image is made changes.
-const RECIPE: &str = "debian 1";
+const RECIPE: &str = "debian 2";
 
 /// The release. The guest's compiler and CRIU are this one's.
 const SUITE: &str = "bookworm";
@@ -119,14 +119,19 @@ fn build(packages: &[String], directory: &Path, progress: &dyn Progress) -> Resu
     fs::remove_file(&archive).map_err(Error::file("remove", &archive))
 }
 
-/// Packages are unpacked but their scripts not run: so it needs no privileges,
-/// and a third of the time.
+/// `/bin` and the like are links into `/usr`, made before anything is unpacked.
+const MERGE_USR: &str = r#"for d in bin sbin lib lib32 lib64 libx32; do
+    mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"
+done"#;
+
+/// Packages are unpacked but their scripts not run: so it needs no change of
+/// root and no privileges, and a third of the time.
 fn bootstrap(packages: &[String], archive: &Path) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--quiet", "--variant=extract", "--format=tar"])
-        .arg(format!("--mode={}", mode()))
-        .arg("--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr")
+        .arg("--mode=chrootless")
+        .arg(format!("--setup-hook={MERGE_USR}"))
         .arg(format!("--include={}", packages.join(",")))
         .env("SOURCE_DATE_EPOCH", erofs::TIME);
     for path in EXCLUDED {
@@ -134,16 +139,6 @@ fn bootstrap(packages: &[String], archive: &Path) -> Result<()> {
     }
     command.arg(SUITE).arg(archive);
     run("mmdebstrap", &mut command, |_| {})
-}
-
-/// Root may simply unpack; others do without a change of root, which unpacking
-/// does not need.
-fn mode() -> &'static str {
-    if host::is_root() {
-        "root"
-    } else {
-        "chrootless"
-    }
 }
 
 /// Does what packages' scripts would have done, as far as workloads see it.
