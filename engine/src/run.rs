@@ -109,7 +109,7 @@ impl Runner<'_, '_> {
     /// A run that is frozen at the event and thawed.
     pub fn control(&mut self) -> Result<(Frozen, Outcome), Stop> {
         self.step("control", |r| {
-            let frozen = r.to_event("control")?;
+            let frozen = r.reach_event("control")?;
             let after = |e| Stop::guest(Phase::After, e);
             r.guest().thaw("control").map_err(after)?;
             let outcome = r.finish("control", Phase::After, frozen.nonce.clone())?;
@@ -120,7 +120,7 @@ impl Runner<'_, '_> {
     /// A run that is checkpointed at the event, killed, and restarted.
     pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Stop> {
         const RUN: &str = "restarted";
-        let before = self.step("to the event", |r| r.to_event(RUN))?;
+        let before = self.step("to the event", |r| r.reach_event(RUN))?;
         let nonce = before.nonce.clone();
         match self.around(RUN, place) {
             Ok(after) => {
@@ -201,7 +201,7 @@ impl Runner<'_, '_> {
     }
 
     /// Starts a run and waits until it is at rest at the event, for certain.
-    fn to_event(&mut self, run: &str) -> Result<Frozen, Stop> {
+    fn reach_event(&mut self, run: &str) -> Result<Frozen, Stop> {
         let before = |e| Stop::guest(Phase::Before, e);
         let (at, limit) = (self.case.at.clone(), self.limit());
         self.root = self.start(run, Some(at.trigger())).map_err(before)?;

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The built binary, with guests that really boot.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn crucible(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built")
+}
+
+fn record(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        panic!("no record ({error}); it said: {said}")
+    })
+}
+
+#[test]
+fn every_scenario_can_be_read() {
+    let output = crucible(&["list", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let list: Value = serde_json::from_slice(&output.stdout).expect("a JSON array");
+    assert!(list.as_array().expect("an array").len() >= 9);
+}
+
+#[test]
+fn hello_comes_back_in_another_machine_and_its_image_can_be_read() {
+    let output = crucible(&["-q", "scenario", "hello", "--restart-in", "fresh", "--json"]);
+    let record = record(&output);
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+    assert_eq!(output.status.code(), Some(0));
+    let task = &record["cases"][0]["frozen"]["tasks"][1];
+    assert_eq!(task["comm"], "hello");
+    assert_eq!(task["site"], "freezer");
+
+    let results = Path::new(record["results"].as_str().expect("a path"));
+    let image = results.join("cases/hello/main/image");
+    let image = image.to_str().expect("an ASCII path");
+    let output = crucible(&["inspect", image, "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
+    assert_eq!(summary["tasks"][1]["comm"], "hello");
+}
+
+#[test]
+fn a_vfork_wait_is_restored() {
+    let output = crucible(&["-q", "scenario", "vfork-windows", "--json"]);
+    let record = record(&output);
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn an_event_that_never_comes_is_skipped_with_its_count() {
+    let output = crucible(&[
+        "-q",
+        "scenario",
+        "hello",
+        "--at",
+        "syscall:getpid:99",
+        "--json",
+    ]);
+    let record = record(&output);
+    assert_eq!(record["verdict"], "unknown", "{record:#}");
+    assert!(
+        record["why"].as_str().expect("a text").contains("11 times"),
+        "{record:#}"
+    );
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn a_workload_that_meets_no_vfork_is_skipped() {
+    let output = crucible(&["-q", "scenario", "hello", "--at", "vfork", "--json"]);
+    assert_eq!(record(&output)["verdict"], "unknown");
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn a_wrong_command_line_stops_a_bisection() {
+    for wrong in [
+        &["scenario", "no-such-scenario"][..],
+        &["scenario", "hello", "--at", "vfrok"],
+        &["scenario"],
+    ] {
+        assert_eq!(crucible(wrong).status.code(), Some(128), "{wrong:?}");
+    }
+}
