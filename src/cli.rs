@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{clean, doctor, inspect, kernel, list, rootfs, scenario, shell};
+use crate::commands::{clean, doctor, inspect, kernel, list, rootfs, scenario, shell, torture};
 use crate::context::Context;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
@@ -45,6 +45,8 @@ pub enum Command {
     Inspect(inspect::InspectArgs),
     /// Tell what this host has, what it lacks, and how to mend that
     Doctor(doctor::DoctorArgs),
+    /// Feed damaged and forged images to restart(2), and look for what breaks
+    Torture(torture::TortureArgs),
     /// Build the guest's kernel, or write its series as mails
     Kernel(kernel::KernelCommand),
     /// Build the guest's read-only disks
@@ -63,6 +65,7 @@ impl Command {
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),
+            Self::Torture(args) => torture::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),

@@ -3,6 +3,8 @@
 
 /// The same; all is well.
 pub const PASS: u8 = 0;
+/// What was looked for went wrong.
+pub const DIVERGED: u8 = 1;
 /// Crucible's own failure, or nothing can be said about what was asked.
 pub const UNKNOWN: u8 = 125;
 /// The command line makes no sense.

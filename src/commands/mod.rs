@@ -8,3 +8,4 @@ pub mod list;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;
+pub mod torture;

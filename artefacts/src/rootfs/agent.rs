@@ -13,7 +13,7 @@ use crate::{Cache, Error, Progress, Result, Sources};
 const RECIPE: &str = "agent 1";
 
 /// The programs, which lie at the image's root.
-const PROGRAMS: [&str; 4] = ["agent", "init", "checkpoint", "restart"];
+const PROGRAMS: [&str; 5] = ["agent", "init", "checkpoint", "restart", "torture"];
 
 /// Where the agent mounts things before the real root is there.
 const MOUNT_POINTS: [&str; 7] = ["dev", "mnt", "proc", "run", "sys", "tmp", "root"];

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The structures of the format, as the header file has them.
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 macro_rules! layout {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
+        #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
         #[repr(C)]
         pub struct $name { $(pub $field: $kind,)* }
     };

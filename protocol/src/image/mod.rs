@@ -4,6 +4,7 @@
 //!
 //! The format is `guest-kernel/src/include/uapi/linux/checkpoint.h`.
 
+pub mod damage;
 mod layout;
 mod record;
 mod summary;

@@ -11,7 +11,7 @@ use super::layout::{Header, MAGIC, MAX_PAYLOAD, RecordHead, Trailer, VERSION};
 
 /// Bytes of a record's head, and of that part of it that its checksum covers.
 const HEAD: usize = 24;
-const SUMMED: usize = 16;
+pub(super) const SUMMED: usize = 16;
 
 /// What is wrong with an image, and where.
 #[derive(Debug, Error)]
@@ -68,6 +68,17 @@ macro_rules! kinds {
             $($(#[$doc])* $name,)*
             /// One that this program does not know; the schema names it.
             Unknown(u32),
+        }
+
+        impl Kind {
+            /// Its number in an image.
+            #[must_use]
+            pub fn number(self) -> u32 {
+                match self {
+                    $(Self::$name => $number,)*
+                    Self::Unknown(number) => number,
+                }
+            }
         }
 
         impl From<u32> for Kind {

@@ -103,3 +103,34 @@ unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
     };
     Errno::result(result).map(|pid| (pid != 0).then(|| Pid::from_raw(pid as i32)))
 }
+
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Makes the permitted and effective capabilities those of a mask, and the inheritable
+/// ones none (capset(2)).
+pub fn set_capabilities(mask: u64) -> nix::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let header = Header {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let data = [mask as u32, (mask >> 32) as u32].map(|half| Data {
+        effective: half,
+        permitted: half,
+        inheritable: 0,
+    });
+    // SAFETY: both are of the layout that the call expects and outlive it.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    Errno::result(result).map(drop)
+}

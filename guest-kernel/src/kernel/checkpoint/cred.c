@@ -127,7 +127,11 @@ static int check_rights(const struct cred *old, const struct cred *new)
 		if ((new->securebits & ~(SECURE_ALL_LOCKS | SECURE_ALL_BITS)) ||
 		    (old->securebits & SECURE_ALL_LOCKS & ~new->securebits))
 			return -EINVAL;
-		if (!ns_capable(ns, CAP_SETPCAP))
+		/* PR_SET_KEEPCAPS is anybody's, unless it is locked */
+		if (((new->securebits ^ old->securebits) &
+		     ~issecure_mask(SECURE_KEEP_CAPS) ||
+		     old->securebits & issecure_mask(SECURE_KEEP_CAPS_LOCKED)) &&
+		    !ns_capable(ns, CAP_SETPCAP))
 			return -EPERM;
 	}
 	return 0;

@@ -144,6 +144,9 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	ret = check_file(ctx, file);
 	if (ret)
 		return ret;
+	/* overlayfs' own, and not everybody may ask for it */
+	if (file->f_mode & FMODE_BACKING)
+		rec.flags &= ~O_NOATIME;
 	if (S_ISCHR(inode->i_mode))
 		rec.rdev = inode->i_rdev;
 	if (S_ISREG(inode->i_mode))
@@ -180,7 +183,7 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 	}
 	file = filp_open(path, rec->flags, 0);
 	if (IS_ERR(file)) {
-		ckpt_err(ctx, PTR_ERR(file), "opening %s", path);
+		ckpt_err(ctx, PTR_ERR(file), "opening %*pE", rec->path_len, path);
 		goto out;
 	}
 	inode = file_inode(file);
@@ -190,8 +193,8 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
-					"%s is another file than at the checkpoint",
-					path));
+					"%*pE is another file than at the checkpoint",
+					rec->path_len, path));
 	}
 out:
 	kfree(path);

@@ -125,7 +125,7 @@ static int lookup_dir(struct ckpt_ctx *ctx, const char *name, u32 len,
 	if (strlen(copy) == len && copy[0] == '/')
 		ret = kern_path(copy, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, path);
 	if (ret)
-		ckpt_err(ctx, ret, "directory %s", copy);
+		ckpt_err(ctx, ret, "directory %*pE", len, copy);
 	kfree(copy);
 	return ret;
 }

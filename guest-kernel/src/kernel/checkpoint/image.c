@@ -322,7 +322,8 @@ int ckpt_read_header(struct ckpt_ctx *ctx)
 				h->version, mine.version);
 	if (memcmp(h->release, mine.release, sizeof(mine.release)))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"made by kernel %.64s, this is %s",
+				"made by kernel %*pE, this is %s",
+				(int)strnlen(h->release, sizeof(h->release)),
 				h->release, mine.release);
 	if (h->page_size != mine.page_size || h->vdso_sum != mine.vdso_sum)
 		return ckpt_err(ctx, -EOPNOTSUPP, "made under another vdso");

@@ -242,7 +242,8 @@ int ckpt_restore_inode(struct ckpt_ctx *ctx)
 		return -ENOMEM;
 	file = create_inode(ctx, &rec, name);
 	if (IS_ERR(file)) {
-		ret = ckpt_err(ctx, PTR_ERR(file), "creating deleted %s", name);
+		ret = ckpt_err(ctx, PTR_ERR(file), "creating deleted %*pE",
+			       rec.path_len, name);
 		kfree(name);
 		return ret;
 	}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Damaged images, to see that the kernel refuses them: bytes that went wrong, and
+//! forged images whose checksums hold. The same seed gives the same damage.
+
+use std::io::Read;
+
+use fastrand::Rng;
+use xxhash_rust::xxh64::xxh64;
+use zerocopy::IntoBytes;
+
+use super::{
+    layout::{RecordHead, Trailer},
+    record::{ImageError, Kind, Reader, SUMMED},
+};
+
+/// Values that arithmetic and bounds trip over.
+const EDGES: [u64; 12] = [
+    0,
+    1,
+    2,
+    0x7f,
+    0xff,
+    0xfff,
+    0x1000,
+    0x7fff_ffff,
+    0xffff_ffff,
+    0x7fff_ffff_f000,
+    0x7fff_ffff_ffff_ffff,
+    u64::MAX,
+];
+
+/// Payloads longer than this are changed near their start, where their structure is.
+const STRUCTURE: usize = 512;
+
+/// The types of record that an image can hold: 1 up to and with this.
+const LAST_TYPE: u32 = 26;
+
+/// A record that need not make sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forged {
+    /// Number of its type.
+    pub kind: u32,
+    /// The object's number.
+    pub objref: u32,
+    /// What it holds.
+    pub payload: Vec<u8>,
+}
+
+/// The records of a sound image.
+///
+/// # Errors
+/// Where the image is not sound.
+pub fn take_apart(image: impl Read) -> Result<Vec<Forged>, ImageError> {
+    let mut reader = Reader::new(image);
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        records.push(Forged {
+            kind: record.kind.number(),
+            objref: record.objref,
+            payload: record.payload,
+        });
+    }
+    Ok(records)
+}
+
+/// An image of these records, its checksums right.
+#[must_use]
+pub fn put_together(records: &[Forged]) -> Vec<u8> {
+    let mut image = Vec::new();
+    for (number, record) in records.iter().enumerate() {
+        let mut head = RecordHead {
+            kind: record.kind,
+            objref: record.objref,
+            len: record.payload.len() as u64,
+            sum: 0,
+        };
+        let seed = xxh64(&head.as_bytes()[..SUMMED], number as u64);
+        head.sum = xxh64(&record.payload, seed);
+        image.extend_from_slice(head.as_bytes());
+        image.extend_from_slice(&record.payload);
+    }
+    image
+}
+
+/// What a disk or a network does to an image: flipped bits, an early end, a part of it
+/// in another place. Returns what was done and the image, which differs from the original.
+pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
+    loop {
+        let mut damaged = image.to_vec();
+        let what = match rng.u8(0..3) {
+            0 => {
+                for _ in 0..rng.u8(1..9) {
+                    let at = rng.usize(0..damaged.len());
+                    damaged[at] ^= 1 << rng.u8(0..8);
+                }
+                "flip"
+            }
+            1 => {
+                damaged.truncate(rng.usize(0..image.len()));
+                "truncate"
+            }
+            _ => {
+                let length = rng.usize(1..image.len().min(4096));
+                let from = rng.usize(0..=image.len() - length);
+                let to = rng.usize(0..=image.len() - length);
+                damaged.copy_within(from..from + length, to);
+                "splice"
+            }
+        };
+        if damaged != image {
+            return (what, damaged);
+        }
+    }
+}
+
+/// A forgery: one to three changes to the structure, then all checksums made right, and
+/// mostly the trailer's count too, so that it is not what refuses the image.
+/// Returns the number of the first type that was changed, and the image.
+pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
+    let mut forged = records.to_vec();
+    let mut first = None;
+    for _ in 0..rng.u8(1..4) {
+        let index = pick(&forged, rng);
+        first.get_or_insert(forged[index].kind);
+        change(&mut forged, index, rng);
+        if forged.is_empty() {
+            break;
+        }
+    }
+    if rng.u8(0..8) != 0 {
+        recount(&mut forged);
+    }
+    (Kind::from(first.unwrap_or(0)), put_together(&forged))
+}
+
+/// Each type is as likely as another, or pages would be all that is ever changed.
+fn pick(records: &[Forged], rng: &mut Rng) -> usize {
+    loop {
+        let kind = rng.u32(1..=LAST_TYPE);
+        let of_kind: Vec<_> = (0..records.len())
+            .filter(|&index| records[index].kind == kind)
+            .collect();
+        if let Some(&index) = rng.choice(&of_kind) {
+            return index;
+        }
+        if records.iter().all(|r| r.kind == 0 || r.kind > LAST_TYPE) {
+            return rng.usize(0..records.len());
+        }
+    }
+}
+
+fn change(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) {
+    match rng.u8(0..16) {
+        0 => records[index].kind = rng.u32(0..LAST_TYPE + 3),
+        1 => {
+            let near = records[index]
+                .objref
+                .wrapping_add(rng.u32(0..5))
+                .wrapping_sub(2);
+            records[index].objref = *rng.choice(&[0, 1, near, u32::MAX]).unwrap_or(&0);
+        }
+        2 => {
+            let length = rng.usize(0..=records[index].payload.len());
+            records[index].payload.truncate(length);
+        }
+        3 => {
+            let more = rng.usize(1..64);
+            let length = records[index].payload.len() + more;
+            records[index].payload.resize(length, rng.u8(..));
+        }
+        4 => {
+            let other = rng.usize(0..records.len());
+            records.swap(index, other);
+        }
+        5 => {
+            records.remove(index);
+        }
+        6 => {
+            let twin = records[index].clone();
+            let at = rng.usize(0..=records.len());
+            records.insert(at, twin);
+        }
+        7 => {
+            let other = rng.usize(0..records.len());
+            records[index].payload = records[other].payload.clone();
+        }
+        _ => change_field(&mut records[index].payload, rng),
+    }
+}
+
+fn change_field(payload: &mut [u8], rng: &mut Rng) {
+    let size = if rng.bool() { 4 } else { 8 };
+    let fields = payload.len().min(STRUCTURE) / size;
+    if fields == 0 {
+        return;
+    }
+    let at = rng.usize(0..fields) * size;
+    let mut wide = [0; 8];
+    wide[..size].copy_from_slice(&payload[at..at + size]);
+    let old = u64::from_le_bytes(wide);
+    let new = match rng.u8(0..5) {
+        0 => *rng.choice(&EDGES).unwrap_or(&0),
+        1 => old ^ (1 << rng.u32(0..size as u32 * 8)),
+        2 => old.wrapping_add(rng.u64(1..4)),
+        3 => old.wrapping_sub(rng.u64(1..4)),
+        _ => rng.u64(..),
+    };
+    payload[at..at + size].copy_from_slice(&new.to_le_bytes()[..size]);
+}
+
+fn recount(records: &mut [Forged]) {
+    let trailer = Trailer {
+        nr_records: records.len() as u64,
+        nr_objects: records.iter().filter(|r| r.objref != 0).count() as u64,
+    };
+    if let Some(last) = records.last_mut()
+        && Kind::from(last.kind) == Kind::Trailer
+    {
+        last.payload = trailer.as_bytes().to_vec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::tests::{header, image, trailer};
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        image(&[(1, 0, header(0)), (21, 0, vec![]), (4, 0, trailer(3))])
+    }
+
+    #[test]
+    fn what_is_taken_apart_goes_together_again() {
+        let image = sample();
+        assert_eq!(put_together(&take_apart(&image[..]).unwrap()), image);
+    }
+
+    #[test]
+    fn raw_damage_is_seen() {
+        let image = sample();
+        let mut rng = Rng::with_seed(1);
+        for _ in 0..1000 {
+            let (what, damaged) = raw(&image, &mut rng);
+            assert!(take_apart(&damaged[..]).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_forges_the_same() {
+        let records = take_apart(&sample()[..]).unwrap();
+        let forge_all = |seed| {
+            let mut rng = Rng::with_seed(seed);
+            (0..100)
+                .map(|_| forge(&records, &mut rng).1)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(forge_all(7), forge_all(7));
+        assert_ne!(forge_all(7), forge_all(8));
+    }
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One restart of a doubtful image, and what is left of it.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, Write},
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use crucible_agent::{
+    cgroup::{self, Cgroup},
+    sys,
+};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        prctl::set_keepcaps,
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{ForkResult, Gid, Pid, Uid, chown, fork, pipe2, setgroups, setresgid, setresuid},
+};
+
+/// `CAP_CHECKPOINT_RESTORE`.
+const CAP_CHECKPOINT_RESTORE: u32 = 40;
+
+/// How long restart(2) may take over an image, and killed tasks to die.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a restored forgery may run before it is killed.
+const RUN: Duration = Duration::from_millis(20);
+
+/// How the kernel took an image.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It created the tasks.
+    Restored,
+    /// It did not.
+    Refused {
+        /// Its answer.
+        errno: Errno,
+        /// The first line of its log.
+        reason: String,
+    },
+}
+
+/// Restarts images, each in a cgroup and a pid namespace of its own.
+pub struct Attempt {
+    user: u32,
+    parent: Cgroup,
+}
+
+impl Attempt {
+    /// Makes a cgroup that the user may create tasks below.
+    pub fn prepare(user: u32) -> Result<Self> {
+        let parent = Cgroup::create(Path::new(cgroup::ROOT).join("torture"))
+            .context("cannot make a cgroup")?;
+        give(&parent, user)?;
+        Ok(Self { user, parent })
+    }
+
+    /// Removes the cgroup.
+    pub fn finish(self) -> Result<()> {
+        self.parent.remove().context("tasks are left in the cgroup")
+    }
+
+    /// Asks the kernel to restart an image; ends what comes of it.
+    ///
+    /// # Errors
+    /// Where the kernel hangs, gives a task rights that the user has not, or leaves
+    /// something behind.
+    pub fn restart(&self, image: &[u8]) -> Result<Outcome> {
+        let cgroup = Cgroup::create(self.parent.dir().join("tasks"))?;
+        give(&cgroup, self.user)?;
+        cgroup.freeze()?;
+        let outcome = self.restart_in(&cgroup, image);
+        cgroup.kill()?;
+        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        cgroup.remove().context("tasks are left in the cgroup")?;
+        outcome
+    }
+
+    fn restart_in(&self, cgroup: &Cgroup, image: &[u8]) -> Result<Outcome> {
+        let mut file = memory_file(c"image")?;
+        file.write_all(image)?;
+        file.rewind()?;
+        let mut log = memory_file(c"log")?;
+        let (answer, to_answer) = pipe2(OFlag::O_CLOEXEC)?;
+        let (hold, release) = pipe2(OFlag::O_CLOEXEC)?;
+        // SAFETY: this program has a single thread.
+        let caller = match unsafe { fork() }? {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                drop((answer, release));
+                let told = self.call(cgroup, file.as_fd(), log.as_fd());
+                let told = told.unwrap_or_else(|error| format!("error {error:#}"));
+                // The tasks are this process' children: it stays until they were looked at.
+                let done = File::from(to_answer)
+                    .write_all(told.as_bytes())
+                    .and_then(|()| File::from(hold).read_to_end(&mut Vec::new()));
+                std::process::exit(i32::from(done.is_err()));
+            }
+        };
+        drop((to_answer, hold));
+        let told = read_answer(answer.into(), caller)?;
+        let outcome = match told.split_once(' ') {
+            Some(("restored", _)) => {
+                look_at(cgroup, self.user)?;
+                cgroup.thaw()?;
+                cgroup.wait_empty(RUN)?;
+                Outcome::Restored
+            }
+            Some(("refused", errno)) => {
+                ensure!(
+                    !cgroup.events()?.populated,
+                    "refused, but tasks are left in the cgroup"
+                );
+                log.rewind()?;
+                let mut text = Vec::new();
+                log.read_to_end(&mut text)?;
+                // File names in it are the image's bytes.
+                let text = String::from_utf8_lossy(&text);
+                Outcome::Refused {
+                    errno: Errno::from_raw(errno.parse()?),
+                    reason: text.lines().next().unwrap_or("no reason").to_owned(),
+                }
+            }
+            _ => bail!("the caller of restart(2) failed: {told}"),
+        };
+        cgroup.kill()?;
+        drop(release);
+        waitpid(caller, None)?;
+        Ok(outcome)
+    }
+
+    /// In the child: becomes the user and calls restart(2).
+    fn call(&self, cgroup: &Cgroup, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result<String> {
+        self.parent.attach(std::process::id())?;
+        let dir = cgroup.open()?;
+        unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        become_user(self.user)?;
+        Ok(match sys::restart(Some(dir.as_fd()), image, Some(log)) {
+            Ok(root) => format!("restored {root}"),
+            Err(errno) => format!("refused {}", errno as i32),
+        })
+    }
+}
+
+/// Lets a user create tasks in a cgroup.
+fn give(cgroup: &Cgroup, user: u32) -> Result<()> {
+    let procs = cgroup.dir().join("cgroup.procs");
+    chown(&procs, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))
+        .with_context(|| format!("cannot give {} away", procs.display()))
+}
+
+fn memory_file(name: &std::ffi::CStr) -> Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// Waits for the caller's answer; a kernel that hangs is killed out of it if it can be.
+fn read_answer(mut answer: File, caller: Pid) -> Result<String> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let ready = poll(
+        &mut [PollFd::new(answer.as_fd(), PollFlags::POLLIN)],
+        cgroup::poll_timeout(LIMIT),
+    )?;
+    if ready == 0 {
+        kill(caller, Signal::SIGKILL)?;
+        bail!("restart(2) gives no answer in {} s", LIMIT.as_secs());
+    }
+    let mut told = vec![0; 4096];
+    let length = answer.read(&mut told)?;
+    told.truncate(length);
+    String::from_utf8(told).context("no text")
+}
+
+/// Gives up all rights but that to restart.
+fn become_user(user: u32) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    set_keepcaps(true)?;
+    setresuid(uid, uid, uid)?;
+    sys::set_capabilities(1 << CAP_CHECKPOINT_RESTORE)?;
+    Ok(())
+}
+
+/// No task may be another user's, or have a capability that the restarter has not.
+fn look_at(cgroup: &Cgroup, user: u32) -> Result<()> {
+    let procs = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
+    for pid in procs.split_whitespace() {
+        let path = PathBuf::from("/proc").join(pid).join("status");
+        let status = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+                .with_context(|| format!("{} has no {name}", path.display()))
+        };
+        for name in ["Uid", "Gid"] {
+            let ids = field(name)?;
+            let foreign = ids.split_whitespace().any(|id| id != user.to_string());
+            ensure!(!foreign, "a restored task has {name} {ids}");
+        }
+        for name in ["CapPrm", "CapEff", "CapAmb"] {
+            let set = u64::from_str_radix(field(name)?, 16)?;
+            ensure!(
+                set & !(1 << CAP_CHECKPOINT_RESTORE) == 0,
+                "a restored task has {name} {set:x}"
+            );
+        }
+        ensure!(field("Groups")?.is_empty(), "a restored task has groups");
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! `crucible torture`
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use crucible_engine::guest::{Guest, GuestError};
+use crucible_vmm::qemu::{Options, QemuMachine};
+
+use crate::context::Context;
+use crate::exit;
+use crate::images::{Images, KernelArgs};
+
+/// How long the agent may take to answer.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// How long one image may take in the mean; the debug kernel under TCG takes a tenth.
+const PER_IMAGE: Duration = Duration::from_secs(2);
+
+/// The program whose image is damaged, from the scenario of that name.
+const PROGRAM: &str = "tree";
+
+/// Where it stops: its getppid(2).
+const AT: &str = "syscall 110 1";
+
+/// kmemleak reports objects that have been unreachable for 5 s; the second scan clears
+/// what a register or a stack held at the first.
+const LEAKS: &str = "cd /sys/kernel/debug 2>/dev/null && test -e kmemleak || exit 0
+echo scan > kmemleak && sleep 6 && echo scan > kmemleak && cat kmemleak";
+
+/// The options of `crucible torture`.
+#[derive(Debug, Args)]
+pub struct TortureArgs {
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Images with bytes that went wrong: all must be refused
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    raw: u32,
+    /// Images with changed structure and right checksums
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    forged: u32,
+    /// Seed of both
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+}
+
+/// Feeds damaged and forged images to restart(2) in a guest, and looks for reports,
+/// leaks and left-over tasks. Prints one JSON object.
+pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
+    let images = Images::prepare(context, &args.kernel)?;
+    let scenarios = context.sources()?.root().join("scenarios");
+    let directory = tempfile::Builder::new()
+        .prefix("crucible-torture-")
+        .tempdir()
+        .context("cannot make a directory for the guest")?;
+    let scratch = directory.path().join("scratch.ext4");
+    images.scratch(context, &scratch)?;
+    let spec = images.machine(&scratch, directory.path());
+    let machine = QemuMachine::start(&spec, &Options::default())?;
+    let mut guest = Guest::connect(Box::new(machine), BOOT)?;
+    prepare(&mut guest, &scenarios)?;
+    let failure = match torture(&mut guest, args) {
+        Ok(None) => {
+            guest.shutdown()?;
+            return Ok(exit::PASS.into());
+        }
+        Ok(Some(failure)) => failure,
+        Err(error @ (GuestError::Alert(_) | GuestError::Silent { .. } | GuestError::Ended(_))) => {
+            error.to_string()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let kept = directory.keep();
+    eprintln!("crucible: torture: {failure}");
+    eprintln!("  console  {}", kept.join("console.log").display());
+    Ok(exit::DIVERGED.into())
+}
+
+fn prepare(guest: &mut Guest, scenarios: &Path) -> Result<()> {
+    guest.prepare(None)?;
+    for file in ["tree/tree.c", "shared/nonce.h"] {
+        let path = scenarios.join(file);
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        guest.write_file(&format!("/work/{name}"), 0o644, &content)?;
+    }
+    let build = format!("gcc -O2 -o {PROGRAM} {PROGRAM}.c && chmod 777 .");
+    let run = guest.exec(&sh(&build), &BTreeMap::new(), "/work", BOOT)?;
+    if !run.success() {
+        bail!("cannot build {PROGRAM}: {}", run.stderr);
+    }
+    Ok(())
+}
+
+/// What went wrong, if anything did.
+fn torture(guest: &mut Guest, args: &TortureArgs) -> Result<Option<String>, GuestError> {
+    let command = format!(
+        "torture --raw {} --forged {} --seed {} --at '{AT}' -- ./{PROGRAM}",
+        args.raw, args.forged, args.seed
+    );
+    let limit = BOOT + PER_IMAGE * (args.raw + args.forged);
+    let run = guest.exec(&sh(&command), &BTreeMap::new(), "/work", limit)?;
+    if !run.success() {
+        return Ok(Some(run.stderr.trim_end().to_owned()));
+    }
+    println!("{}", run.stdout.trim_end());
+    let leaks = guest.exec(&sh(LEAKS), &BTreeMap::new(), "/", BOOT)?;
+    guest.check_alerts()?;
+    let leaked = leaks.stdout.trim();
+    Ok((!leaked.is_empty()).then(|| format!("kernel memory has leaked:\n{leaked}")))
+}
+
+fn sh(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(String::from).to_vec()
+}
