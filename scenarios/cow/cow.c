@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * Three generations that share memory copy-on-write: each has changed a part of what it
+ * got from its parent. Afterwards each tells whether its content is its own, and whether
+ * it still shares what it did: Pss_Anon divides a page among those that map it.
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "nonce.h"
+
+#define PAGES 1024
+#define PAGE 4096
+#define CHILD_CHANGED 256	/* the first ones */
+#define GRANDCHILD_CHANGED 128	/* the last ones */
+#define SLACK 8			/* percentage points, for stacks and libraries */
+
+enum who { PARENT, CHILD, GRANDCHILD };
+
+static const char *const names[] = { "parent", "child", "grandchild" };
+
+/*
+ * Of 100 pages: those that nobody else maps count whole, those of two by half, those of
+ * three by a third.
+ */
+static const long shares[] = {
+	[PARENT] = 100 * (256 + 640 / 3 + 128 / 2) / PAGES,
+	[CHILD] = 100 * (256 / 2 + 640 / 3 + 128 / 2) / PAGES,
+	[GRANDCHILD] = 100 * (256 / 2 + 640 / 3 + 128) / PAGES,
+};
+
+static char *memory;
+
+static uint64_t *word(long page)
+{
+	return (uint64_t *)(memory + page * PAGE + 8 * (page % 500));
+}
+
+static uint64_t expected(enum who who, long page)
+{
+	enum who writer = PARENT;
+
+	if (who >= CHILD && page < CHILD_CHANGED)
+		writer = CHILD;
+	if (who == GRANDCHILD && page >= PAGES - GRANDCHILD_CHANGED)
+		writer = GRANDCHILD;
+	return nonce + (uint64_t)page * 16 + writer;
+}
+
+static void change(enum who who, long from, long to)
+{
+	for (long page = from; page < to; page++)
+		*word(page) = expected(who, page);
+}
+
+/* Pages that @who itself wrote later are in @but. */
+static void check_content(enum who who, long but)
+{
+	long wrong = 0;
+
+	for (long page = 0; page < PAGES; page++)
+		if (page != but && *word(page) != expected(who, page))
+			wrong++;
+	printf("%s: pages with wrong content: %ld\n", names[who], wrong);
+}
+
+static long field(const char *text, const char *name)
+{
+	const char *at = strstr(text, name);
+
+	if (!at)
+		die(name);
+	return strtol(at + strlen(name), NULL, 10);
+}
+
+static void check_sharing(enum who who)
+{
+	char text[4096];
+	FILE *file = fopen("/proc/self/smaps_rollup", "r");
+	size_t length;
+	long percent;
+
+	if (!file)
+		die("smaps_rollup");
+	length = fread(text, 1, sizeof(text) - 1, file);
+	text[length] = '\0';
+	fclose(file);
+	percent = 100 * field(text, "\nPss_Anon:") / field(text, "\nAnonymous:");
+	if (labs(percent - shares[who]) <= SLACK)
+		printf("%s: shares what it did: yes\n", names[who]);
+	else
+		printf("%s: shares what it did: no, Pss_Anon is %ld%% of Anonymous, not %ld%%\n",
+		       names[who], percent, shares[who]);
+}
+
+static void send(int fd)
+{
+	fflush(stdout);
+	if (write(fd, "", 1) != 1)
+		die("send");
+}
+
+static void receive(int fd)
+{
+	char byte;
+
+	if (read(fd, &byte, 1) != 1)
+		die("receive");
+}
+
+static void make_pipe(int ends[2])
+{
+	if (pipe(ends))
+		die("pipe");
+}
+
+/* Tells what it has, then writes a page of its own and tells again when the others have. */
+static void answer(enum who who, int go, int done)
+{
+	receive(go);
+	check_content(who, -1);
+	check_sharing(who);
+	send(done);
+	receive(go);
+	*word(300 + who) = 0;
+	send(done);
+	receive(go);
+	check_content(who, 300 + who);
+	send(done);
+}
+
+int main(void)
+{
+	int go[3][2], done[2], status;
+	pid_t child, grandchild;
+
+	nonce_draw();
+	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		die("mmap");
+	change(PARENT, 0, PAGES);
+	make_pipe(done);
+	for (int n = 0; n < 3; n++)
+		make_pipe(go[n]);
+	child = fork();
+	if (!child) {
+		change(CHILD, 0, CHILD_CHANGED);
+		grandchild = fork();
+		if (!grandchild) {
+			change(GRANDCHILD, PAGES - GRANDCHILD_CHANGED, PAGES);
+			send(done[1]);
+			answer(GRANDCHILD, go[GRANDCHILD][0], done[1]);
+			_exit(3);
+		}
+		send(done[1]);
+		answer(CHILD, go[CHILD][0], done[1]);
+		if (waitpid(grandchild, &status, 0) != grandchild)
+			die("waitpid");
+		_exit(WEXITSTATUS(status) + 1);
+	}
+	receive(done[0]);
+	receive(done[0]);
+
+	/* Here each has changed its part. */
+	syscall(SYS_getppid);
+
+	check_content(PARENT, -1);
+	check_sharing(PARENT);
+	fflush(stdout);
+	for (int round = 0; round < 3; round++) {
+		if (round == 1)
+			*word(300 + PARENT) = 0;
+		for (enum who who = CHILD; who <= GRANDCHILD; who++) {
+			send(go[who][1]);
+			receive(done[0]);
+		}
+	}
+	check_content(PARENT, 300 + PARENT);
+	if (waitpid(child, &status, 0) != child)
+		die("waitpid");
+	printf("the child exited %d\n", WEXITSTATUS(status));
+	nonce_print();
+	return 0;
+}
