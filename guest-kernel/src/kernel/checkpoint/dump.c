@@ -163,7 +163,12 @@ static int hold_cgroups(struct ckpt_ctx *ctx)
 		rcu_read_unlock();
 		if (cgrp && cgroup_freeze_hold(cgrp)) {
 			ct->cgrp = cgrp;
-			continue;
+			if (cgrp == ctx->tsks[0].cgrp)
+				continue;
+			ctx->cur_pid = ct->tree.pid;
+			return ckpt_err(ctx, -EOPNOTSUPP,
+					"%s: in another cgroup than the root task",
+					ct->task->comm);
 		}
 		if (cgrp)
 			cgroup_put(cgrp);

@@ -70,6 +70,10 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: file locks", file);
 	if (file->f_flags & FASYNC || (owner && owner->pid))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: F_SETOWN or O_ASYNC", file);
+	/* its files stand before those of tmpfs, with data of their own */
+	if (is_shmem_object(file) && file->private_data)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: System V shared memory",
+				file);
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFDIR:

@@ -31,6 +31,17 @@
 		    VM_SHADOW_STACK | VM_UFFD_MISSING | VM_UFFD_WP | \
 		    VM_UFFD_MINOR | VM_SEALED | ARCH_REFUSED_VM)
 
+/* What membarrier(2) registers, with and without its being in force. */
+#define MEMBARRIER_STATES \
+	(MEMBARRIER_STATE_PRIVATE_EXPEDITED | \
+	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_READY | \
+	 MEMBARRIER_STATE_GLOBAL_EXPEDITED | \
+	 MEMBARRIER_STATE_GLOBAL_EXPEDITED_READY | \
+	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_SYNC_CORE | \
+	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_SYNC_CORE_READY | \
+	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ | \
+	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ_READY)
+
 static const struct {
 	vm_flags_t vm;
 	u32 advice;
@@ -226,6 +237,9 @@ static void fill_mm(struct mm_struct *mm, struct ckpt_mm *rec)
 	rec->dumpable = get_dumpable(mm);
 	rec->topdown = test_bit(MMF_TOPDOWN, &mm->flags);
 	rec->auxv_len = sizeof(mm->saved_auxv);
+	rec->dump_filter = (mm->flags & MMF_DUMP_FILTER_MASK) >>
+			   MMF_DUMP_FILTER_SHIFT;
+	rec->membarrier = atomic_read(&mm->membarrier_state);
 }
 
 int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
@@ -246,6 +260,11 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 		return ret;
 	if (mm->def_flags & VM_LOCKED)
 		return ckpt_err(ctx, -EOPNOTSUPP, "mlockall");
+	if (test_bit(MMF_DISABLE_THP, &mm->flags) ||
+	    test_bit(MMF_HAS_MDWE, &mm->flags) ||
+	    test_bit(MMF_VM_MERGE_ANY, &mm->flags))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"PR_SET_THP_DISABLE, PR_SET_MDWE or PR_SET_MEMORY_MERGE");
 #ifdef CONFIG_AIO
 	if (rcu_access_pointer(mm->ioctx_table))
 		return ckpt_err(ctx, -EOPNOTSUPP, "asynchronous I/O contexts");
@@ -284,7 +303,9 @@ static bool valid_mm(const struct ckpt_mm *rec)
 	       rec->start_code <= rec->end_code &&
 	       rec->start_data <= rec->end_data &&
 	       PAGE_ALIGNED(rec->mmap_base) && rec->topdown <= 1 &&
-	       rec->dumpable <= SUID_DUMP_ROOT && !rec->def_flags &&
+	       rec->dumpable <= SUID_DUMP_ROOT && !rec->pad &&
+	       !(rec->dump_filter & ~(MMF_DUMP_FILTER_MASK >> MMF_DUMP_FILTER_SHIFT)) &&
+	       !(rec->membarrier & ~MEMBARRIER_STATES) &&
 	       rec->auxv_len == sizeof_field(struct mm_struct, saved_auxv);
 }
 
@@ -339,6 +360,8 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 	else
 		clear_bit(MMF_TOPDOWN, &mm->flags);
 	mm->task_size = TASK_SIZE;
+	mm->flags &= ~MMF_DUMP_FILTER_MASK;
+	mm->flags |= (unsigned long)rec->dump_filter << MMF_DUMP_FILTER_SHIFT;
 	/* one reference for current, one for the object table */
 	mmget(mm);
 	ret = ckpt_switch_mm(mm, true);
@@ -532,6 +555,10 @@ int ckpt_restore_mm_end(struct ckpt_ctx *ctx)
 	spin_unlock(&mm->arg_lock);
 	mmap_write_unlock(mm);
 	set_dumpable(mm, rec->dumpable);
+	atomic_set(&mm->membarrier_state, rec->membarrier);
+	preempt_disable();
+	membarrier_update_current_mm(mm);
+	preempt_enable();
 	ctx->cur_mm = NULL;
 	return 0;
 }

@@ -142,6 +142,8 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 	if (!ctx->root)
 		goto out;
 	ret = ckpt_dump(ctx);
+	if (ret && !ctx->error)
+		ckpt_err(ctx, ret, "checkpoint");
 	put_task_struct(ctx->root);
 out:
 	ckpt_ctx_put(ctx);
@@ -182,6 +184,8 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	ctx->cgroup_fd = cgroup_fd;
 	ctx->pidns = pidns;
 	ret = ckpt_restart(ctx);
+	if (ret < 0 && !ctx->error)
+		ckpt_err(ctx, ret, "restart");
 out:
 	ckpt_ctx_put(ctx);
 	return ret;

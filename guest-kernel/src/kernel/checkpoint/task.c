@@ -4,6 +4,7 @@
  * to the kernel, and where it stood.
  */
 #include <uapi/linux/futex.h>
+#include <linux/iocontext.h>
 #include <linux/oom.h>
 #include <linux/personality.h>
 #include <linux/prctl.h>
@@ -34,6 +35,16 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 	if (t->seccomp.mode != SECCOMP_MODE_DISABLED)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: seccomp", t->comm);
 #endif
+#ifdef CONFIG_PERF_EVENTS
+	if (t->perf_event_ctxp)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: performance events",
+				t->comm);
+#endif
+	if (t->io_context && t->io_context->ioprio)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: ioprio_set", t->comm);
+	if (t->flags & (PF_MEMALLOC_NOIO | PF_MCE_PROCESS | PF_MCE_EARLY))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: PR_SET_IO_FLUSHER or PR_MCE_KILL", t->comm);
 	if (test_task_syscall_work(t, SYSCALL_USER_DISPATCH))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: syscall user dispatch",
 				t->comm);

@@ -358,8 +358,10 @@ struct ckpt_mm {
 	__u32 dumpable;
 	__u32 topdown;		/* mmap from mmap_base down */
 	__u32 auxv_len;
-	__u32 def_flags;	/* always 0: mlockall is refused */
+	__u32 dump_filter;	/* as /proc/PID/coredump_filter has it */
 	__u32 same_as;		/* objref of the mm CKPT_REC_SAME speaks of */
+	__u32 membarrier;	/* registrations, as the kernel has them */
+	__u32 pad;
 };
 
 enum ckpt_vma_kind {
