@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/* What the cases share, and the robust mutex. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "nonce.h"
+#include "state.h"
+
+uint64_t drawn(void)
+{
+	return nonce;
+}
+
+void fail(const char *what)
+{
+	die(what);
+	abort();
+}
+
+void stop_here(void)
+{
+	syscall(SYS_getppid);
+}
+
+pid_t forked(void)
+{
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	return pid;
+}
+
+void make_pipe(int ends[2])
+{
+	if (pipe(ends))
+		die("pipe");
+}
+
+void send(int fd)
+{
+	fflush(stdout);
+	if (write(fd, "", 1) != 1)
+		die("send");
+}
+
+void receive(int fd)
+{
+	char byte;
+
+	if (read(fd, &byte, 1) != 1)
+		die("receive");
+}
+
+void print_end(const char *who, pid_t pid)
+{
+	int status;
+
+	if (waitpid(pid, &status, 0) != pid)
+		die("waitpid");
+	if (WIFEXITED(status))
+		printf("%s exited %d\n", who, WEXITSTATUS(status));
+	else
+		printf("%s got signal %d\n", who, WTERMSIG(status));
+}
+
+/*
+ * Two children share a robust mutex: one holds it until it is killed, which it is after
+ * the stop, and one waits for it.
+ */
+void robust(void)
+{
+	pthread_mutexattr_t attributes;
+	pthread_mutex_t *mutex;
+	int held[2], never[2];
+	pid_t owner, waiter;
+
+	mutex = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (mutex == MAP_FAILED)
+		die("mmap");
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+	pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+	pthread_mutex_init(mutex, &attributes);
+	make_pipe(held);
+	make_pipe(never);
+	owner = forked();
+	if (!owner) {
+		pthread_mutex_lock(mutex);
+		send(held[1]);
+		receive(never[0]);
+		_exit(1);
+	}
+	receive(held[0]);
+	waiter = forked();
+	if (!waiter) {
+		send(held[1]);
+		if (pthread_mutex_lock(mutex) != EOWNERDEAD)
+			_exit(2);
+		pthread_mutex_consistent(mutex);
+		pthread_mutex_unlock(mutex);
+		_exit(61);
+	}
+	receive(held[0]);
+
+	stop_here();
+
+	kill(owner, SIGKILL);
+	print_end("the owner", owner);
+	print_end("the waiter", waiter);
+	printf("the mutex can be locked: %d\n", pthread_mutex_lock(mutex) == 0);
+	pthread_mutex_unlock(mutex);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+	{ "identity", identity }, { "family", family }, { "files", files },
+	{ "cpu", cpu },		  { "robust", robust },
+};
+
+int main(int argc, char **argv)
+{
+	nonce_draw();
+	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
+		if (argc > 1 && !strcmp(argv[1], cases[n].name)) {
+			cases[n].run();
+			nonce_print();
+			return 0;
+		}
+	}
+	return 1;
+}
