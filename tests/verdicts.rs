@@ -1,0 +1,28 @@
+//! A comparison that cannot fail proves nothing: a program that behaves otherwise once it
+//! was restarted, in every way that has a verdict of its own.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn a_program_that_notices_its_restart_is_found_out() {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["-q", "scenario", "tests/scenarios/notices", "--json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built");
+    assert_eq!(output.status.code(), Some(1));
+    let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
+    let cases = record["cases"].as_array().expect("an array of cases");
+    let verdict = |name: &str| {
+        let case = cases.iter().find(|case| case["name"] == name);
+        case.unwrap_or_else(|| panic!("no case {name}: {record:#}"))["verdict"].clone()
+    };
+    assert_eq!(verdict("tells"), "diverged", "{record:#}");
+    assert_eq!(verdict("hangs"), "hang", "{record:#}");
+    assert_eq!(verdict("breaks-the-kernel"), "panic", "{record:#}");
+    let text = record.to_string();
+    assert!(text.contains("Show State"), "no task states: {record:#}");
+    assert!(text.contains("sysrq triggered crash"), "{record:#}");
+}
