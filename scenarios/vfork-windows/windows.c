@@ -50,6 +50,7 @@ static pid_t killer(volatile int *ready)
 		return pid;
 	while (!*ready)
 		sched_yield();
+	syscall(SYS_getppid);
 	kill(*ready, SIGKILL);
 	_exit(0);
 }
