@@ -37,6 +37,10 @@ pub fn restart(errno: Errno) -> &'static str {
         Errno::EPERM => {
             "not permitted; you need CAP_CHECKPOINT_RESTORE and the rights of the tasks"
         }
+        Errno::ECHILD => {
+            "its root was not the first process of a pid namespace, so it cannot begin one: \
+             use --pids"
+        }
         Errno::ENOENT => "a file that the tasks had open is not there any more; it is named above",
         Errno::ENOMEM => "there is not enough memory for the tasks",
         _ => "the kernel refused it; the reason is above, if it gave one",

@@ -20,16 +20,22 @@
 
 #include "ckpt.h"
 
+/* Mappings whose content or behaviour is not saved, and what people call them. */
+static const struct {
+	vm_flags_t vm;
+	const char *name;
+} refused[] = {
+	{ VM_HUGETLB,		"huge pages (hugetlbfs)" },
+	{ VM_LOCKED,		"locked memory (mlock)" },
+	{ VM_SEALED,		"sealed (mseal)" },
+	{ VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR, "userfaultfd" },
+	{ VM_SHADOW_STACK,	"a shadow stack" },
 #ifdef CONFIG_ARCH_HAS_PKEYS
-#define ARCH_REFUSED_VM	(VM_PKEY_BIT0 | VM_PKEY_BIT1 | VM_PKEY_BIT2 | VM_PKEY_BIT3)
-#else
-#define ARCH_REFUSED_VM	VM_NONE
+	{ VM_PKEY_BIT0 | VM_PKEY_BIT1 | VM_PKEY_BIT2 | VM_PKEY_BIT3,
+	  "protection keys" },
 #endif
-
-/* Mappings whose content or behaviour is not (yet) saved. */
-#define REFUSED_VM (VM_HUGETLB | VM_PFNMAP | VM_IO | VM_MIXEDMAP | VM_LOCKED | \
-		    VM_SHADOW_STACK | VM_UFFD_MISSING | VM_UFFD_WP | \
-		    VM_UFFD_MINOR | VM_SEALED | ARCH_REFUSED_VM)
+	{ VM_PFNMAP | VM_IO | VM_MIXEDMAP, "device memory" },
+};
 
 /* What membarrier(2) registers, with and without its being in force. */
 #define MEMBARRIER_STATES \
@@ -129,6 +135,7 @@ static int describe_vma(struct ckpt_ctx *ctx, struct vm_area_struct *vma,
 			unsigned long *vdso_end, struct ckpt_vma *rec)
 {
 	vm_flags_t vm = vma->vm_flags;
+	int i;
 
 	*rec = (struct ckpt_vma) {
 		.start = vma->vm_start, .end = vma->vm_end,
@@ -146,10 +153,11 @@ static int describe_vma(struct ckpt_ctx *ctx, struct vm_area_struct *vma,
 		*vdso_end = vdso->vm_end;
 		return 0;
 	}
-	if (vm & REFUSED_VM)
-		return ckpt_err(ctx, -EOPNOTSUPP,
-				"mapping %lx-%lx: flags %lx are not supported",
-				vma->vm_start, vma->vm_end, vm & REFUSED_VM);
+	for (i = 0; i < ARRAY_SIZE(refused); i++)
+		if (vm & refused[i].vm)
+			return ckpt_err(ctx, -EOPNOTSUPP, "mapping %lx-%lx: %s",
+					vma->vm_start, vma->vm_end,
+					refused[i].name);
 	if (vm & VM_READ)
 		rec->prot |= PROT_READ;
 	if (vm & VM_WRITE)

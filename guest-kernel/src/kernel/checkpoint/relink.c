@@ -68,13 +68,20 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
  * ckpt_prepare_relink - check the tree of an image before any of it is created
  * @ctx: the restart, its header read
  *
- * Return: 0 or -EINVAL.
+ * Return: 0, -EINVAL, or -ECHILD where the pid namespace has no first process
+ * and the image's root was not one.
  */
 int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 	int ret;
 
+	/* its first process would have to be one that reaps orphans */
+	if (ctx->nr_tsks && ctx->tsks[0].tree.pid != 1 &&
+	    !ctx->pidns->child_reaper)
+		return ckpt_err(ctx, -ECHILD,
+				"the root is pid %d, which cannot begin a new pid namespace",
+				ctx->tsks[0].tree.pid);
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		ret = check_entry(ctx, i);
 		if (!ret && fatal_signal_pending(current))
