@@ -27,7 +27,7 @@ const DEBUG_SLOWNESS: u32 = 6;
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
 pub struct ScenarioArgs {
-    /// Scenarios to run; `crucible list` names them
+    /// Scenarios to run; `crucible list` names them. With a slash in it, the directory of one
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     names: Vec<String>,
     /// Run every scenario, one after the other in one guest
@@ -132,8 +132,10 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     };
     let mut records: Vec<_> = scenarios
         .iter()
-        .map(|scenario| {
-            let reproduce = reproduce(args, &scenario.name);
+        .enumerate()
+        .map(|(n, scenario)| {
+            let name = args.names.get(n).unwrap_or(&scenario.name);
+            let reproduce = reproduce(args, name);
             let versions = versions(&images);
             trial::scenario(
                 &mut session,
@@ -191,6 +193,9 @@ fn load(args: &ScenarioArgs, root: &Path) -> Result<Vec<Scenario>, String> {
     names
         .iter()
         .map(|name| {
+            if name.contains('/') {
+                return Scenario::load(Path::new(name)).map_err(|e| e.to_string());
+            }
             if !known.contains(name) {
                 return Err(format!(
                     "there is no scenario `{name}`; there are {}",

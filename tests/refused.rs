@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What cannot be checkpointed is refused before anything is disturbed, with pid, object and
+//! reason, and the tree ends its work as if nothing had happened.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Cases of `tests/scenarios/refused`, and what the log must say of each.
+const REFUSALS: &[(&str, &str, &[&str])] = &[
+    (
+        "socket",
+        "EOPNOTSUPP",
+        &["pid 3: a socket", "pid 3: refused: fd 3 cannot be saved"],
+    ),
+    (
+        "eventfd",
+        "EOPNOTSUPP",
+        &["[eventfd]", "fd 3 cannot be saved"],
+    ),
+    (
+        "epoll",
+        "EOPNOTSUPP",
+        &["[eventpoll]", "fd 3 cannot be saved"],
+    ),
+    (
+        "inotify",
+        "EOPNOTSUPP",
+        &["inotify", "fd 3 cannot be saved"],
+    ),
+    (
+        "lock",
+        "EOPNOTSUPP",
+        &["pid 3: locked: file locks", "fd 3 cannot be saved"],
+    ),
+    (
+        "fifo",
+        "EOPNOTSUPP",
+        &["pid 3: fifo: a named pipe", "fd 3 cannot be saved"],
+    ),
+    ("timer", "EOPNOTSUPP", &["pid 3: refused: POSIX timers"]),
+    (
+        "mlock",
+        "EOPNOTSUPP",
+        &["pid 3: mapping ", "locked memory (mlock)"],
+    ),
+    ("seccomp", "EOPNOTSUPP", &["pid 3: refused: seccomp"]),
+    (
+        "semaphore",
+        "EOPNOTSUPP",
+        &["pid 3: refused: System V semaphore undo"],
+    ),
+    ("traced", "EBUSY", &["pid 3: refused: traces others"]),
+];
+
+#[test]
+fn what_cannot_be_saved_is_refused_and_goes_on() {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["-q", "scenario", "tests/scenarios/refused", "--json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
+    assert_eq!(record["verdict"], "refused", "{record:#}");
+    let cases = record["cases"].as_array().expect("an array of cases");
+    assert_eq!(cases.len(), REFUSALS.len());
+    for (name, errno, words) in REFUSALS {
+        let case = cases.iter().find(|case| case["name"] == *name);
+        let case = case.unwrap_or_else(|| panic!("no case {name}: {record:#}"));
+        assert_eq!(case["verdict"], "refused", "{case:#}");
+        let why = case["why"].as_str().expect("a text");
+        assert!(why.contains("checkpoint refused: "), "{case:#}");
+        assert!(why.contains(errno), "{case:#}");
+        let lines = case["lines"].to_string();
+        for word in *words {
+            assert!(lines.contains(word), "no `{word}`: {case:#}");
+        }
+        assert!(
+            lines.contains("the tree was thawed and ended its work as it should"),
+            "{case:#}"
+        );
+    }
+}

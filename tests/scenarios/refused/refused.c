@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * Holds one thing that cannot be checkpointed, in a child, and uses it after the event:
+ * a refusal must have disturbed nothing.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/sem.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <linux/seccomp.h>
+#include <time.h>
+#include <unistd.h>
+
+static void die(const char *what)
+{
+	perror(what);
+	_exit(1);
+}
+
+static void check(int failed, const char *what)
+{
+	if (failed)
+		die(what);
+}
+
+static void stop_here(void)
+{
+	syscall(SYS_getppid);
+}
+
+static void socket_pair(void)
+{
+	char text[8] = "";
+	int ends[2];
+
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+	check(write(ends[0], "before", 6) != 6, "write");
+	stop_here();
+	check(read(ends[1], text, 6) != 6 || strcmp(text, "before"), "read");
+	check(write(ends[1], "after", 5) != 5, "write");
+	check(read(ends[0], text, 5) != 5, "read");
+}
+
+static void event(void)
+{
+	uint64_t count = 0;
+	int fd = eventfd(5, 0);
+
+	check(fd < 0, "eventfd");
+	stop_here();
+	check(read(fd, &count, sizeof(count)) != sizeof(count) || count != 5, "read");
+}
+
+static void epoll(void)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u32 = 9 };
+	int fd = epoll_create1(0), ends[2];
+
+	check(fd < 0 || pipe(ends), "epoll");
+	check(epoll_ctl(fd, EPOLL_CTL_ADD, ends[0], &event), "epoll_ctl");
+	stop_here();
+	check(write(ends[1], "", 1) != 1, "write");
+	check(epoll_wait(fd, &event, 1, -1) != 1 || event.data.u32 != 9, "epoll_wait");
+}
+
+static void inotify(void)
+{
+	int fd = inotify_init1(IN_NONBLOCK);
+	char buffer[512];
+
+	check(fd < 0 || inotify_add_watch(fd, ".", IN_CREATE) < 0, "inotify");
+	stop_here();
+	close(open("created", O_CREAT | O_WRONLY, 0644));
+	check(read(fd, buffer, sizeof(buffer)) <= 0, "read");
+}
+
+static void lock(void)
+{
+	int fd = open("locked", O_CREAT | O_RDWR, 0644), other;
+
+	check(fd < 0 || flock(fd, LOCK_EX), "flock");
+	stop_here();
+	other = open("locked", O_RDWR);
+	check(other < 0 || !flock(other, LOCK_EX | LOCK_NB), "it is not locked");
+}
+
+static void fifo(void)
+{
+	int fd;
+
+	check(mkfifo("fifo", 0644), "mkfifo");
+	fd = open("fifo", O_RDWR);
+	check(fd < 0 || write(fd, "x", 1) != 1, "fifo");
+	stop_here();
+	check(read(fd, (char[1]){ 0 }, 1) != 1, "read");
+}
+
+static void timer(void)
+{
+	struct sigevent none = { .sigev_notify = SIGEV_NONE };
+	struct itimerspec time = { .it_value.tv_sec = 5000 };
+	timer_t id;
+
+	check(timer_create(CLOCK_MONOTONIC, &none, &id), "timer_create");
+	check(timer_settime(id, 0, &time, NULL), "timer_settime");
+	stop_here();
+	check(timer_gettime(id, &time) || time.it_value.tv_sec < 4000, "timer_gettime");
+}
+
+static void locked_memory(void)
+{
+	static char memory[8192];
+
+	check(mlock(memory, sizeof(memory)), "mlock");
+	stop_here();
+	check(munlock(memory, sizeof(memory)), "munlock");
+}
+
+static void seccomp(void)
+{
+	/* The strict mode would not let it call getppid. */
+	struct {
+		unsigned short code;
+		unsigned char jt, jf;
+		unsigned int k;
+	} allow = { 0x06, 0, 0, SECCOMP_RET_ALLOW };
+	struct {
+		unsigned short length;
+		void *filter;
+	} program = { 1, &allow };
+
+	check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+	check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), "seccomp");
+	stop_here();
+	check(prctl(PR_GET_SECCOMP) != SECCOMP_MODE_FILTER, "the filter is gone");
+}
+
+static void semaphore(void)
+{
+	struct sembuf up = { .sem_op = 3, .sem_flg = SEM_UNDO };
+	int id = semget(IPC_PRIVATE, 1, 0600);
+
+	check(id < 0 || semop(id, &up, 1), "semop");
+	stop_here();
+	check(semctl(id, 0, GETVAL) != 3 || semctl(id, 0, IPC_RMID), "semctl");
+}
+
+static void traced(void)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		check(ptrace(PTRACE_TRACEME, 0, NULL, NULL), "ptrace");
+		raise(SIGUSR1);
+		_exit(4);
+	}
+	check(waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status), "waitpid");
+	stop_here();
+	check(ptrace(PTRACE_CONT, pid, NULL, NULL), "cont");
+	check(waitpid(pid, &status, 0) != pid || !WIFEXITED(status) ||
+		      WEXITSTATUS(status) != 4, "the tracee's end");
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} cases[] = {
+	{ "socket", socket_pair }, { "eventfd", event },       { "epoll", epoll },
+	{ "inotify", inotify },	   { "lock", lock },	       { "fifo", fifo },
+	{ "timer", timer },	   { "mlock", locked_memory }, { "seccomp", seccomp },
+	{ "semaphore", semaphore }, { "traced", traced },
+};
+
+int main(int argc, char **argv)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid) {
+		check(waitpid(pid, &status, 0) != pid, "waitpid");
+		return WIFEXITED(status) ? WEXITSTATUS(status) : 2;
+	}
+	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
+		if (argc > 1 && !strcmp(argv[1], cases[n].name)) {
+			cases[n].run();
+			puts("as if nothing had happened");
+			return 0;
+		}
+	}
+	return 3;
+}
