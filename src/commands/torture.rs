@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use crucible_artefacts::Progress;
 use crucible_engine::guest::{Guest, GuestError};
 use crucible_vmm::qemu::{Options, QemuMachine};
+use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit;
@@ -20,6 +22,10 @@ const BOOT: Duration = Duration::from_secs(120);
 
 /// How long one image may take in the mean; the debug kernel under TCG takes a tenth.
 const PER_IMAGE: Duration = Duration::from_secs(2);
+
+/// So many images are done between two words of progress. Each batch is of a program
+/// that was started and stopped anew, and has a seed of its own.
+const BATCH: u32 = 250;
 
 /// The program whose image is damaged, from the scenario of that name.
 const PROGRAM: &str = "tree";
@@ -63,7 +69,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     let machine = QemuMachine::start(&spec, &Options::default())?;
     let mut guest = Guest::connect(Box::new(machine), BOOT)?;
     prepare(&mut guest, &scenarios)?;
-    let failure = match torture(&mut guest, args) {
+    let failure = match torture(&mut guest, args, context.progress()) {
         Ok(None) => {
             guest.shutdown()?;
             return Ok(exit::PASS.into());
@@ -101,23 +107,93 @@ fn prepare(guest: &mut Guest, scenarios: &Path) -> Result<()> {
 }
 
 /// What went wrong, if anything did.
-fn torture(guest: &mut Guest, args: &TortureArgs) -> Result<Option<String>, GuestError> {
-    let command = format!(
-        "torture --raw {} --forged {} --seed {} --at '{AT}' -- ./{PROGRAM}",
-        args.raw, args.forged, args.seed
-    );
-    let limit = BOOT + PER_IMAGE * (args.raw + args.forged);
-    let run = guest.exec(&sh(&command), &BTreeMap::new(), "/work", limit)?;
-    if !run.success() {
-        return Ok(Some(run.stderr.trim_end().to_owned()));
-    }
-    println!("{}", run.stdout.trim_end());
+fn torture(
+    guest: &mut Guest,
+    args: &TortureArgs,
+    progress: &dyn Progress,
+) -> Result<Option<String>, GuestError> {
+    progress.begin("damaging images");
+    let result = batches(guest, args, progress);
+    progress.end();
+    let report = match result? {
+        Ok(report) => report,
+        Err(failure) => return Ok(Some(failure)),
+    };
+    println!("{report}");
     let leaks = guest.exec(&sh(LEAKS), &BTreeMap::new(), "/", BOOT)?;
     guest.check_alerts()?;
     let leaked = leaks.stdout.trim();
     Ok((!leaked.is_empty()).then(|| format!("kernel memory has leaked:\n{leaked}")))
 }
 
+/// The sum of all batches, or the words of the one that failed.
+fn batches(
+    guest: &mut Guest,
+    args: &TortureArgs,
+    progress: &dyn Progress,
+) -> Result<Result<Value, String>, GuestError> {
+    let total = args.raw + args.forged;
+    let mut sum = json!({ "seed": args.seed });
+    let mut done = 0;
+    while done < total {
+        let raw = args.raw.saturating_sub(done).min(BATCH);
+        let forged = (BATCH - raw).min(total - done - raw);
+        let seed = args.seed.wrapping_add(u64::from(done));
+        let command = format!(
+            "torture --raw {raw} --forged {forged} --seed {seed} --at '{AT}' -- ./{PROGRAM}"
+        );
+        let limit = BOOT + PER_IMAGE * BATCH;
+        let run = guest.exec(&sh(&command), &BTreeMap::new(), "/work", limit)?;
+        let report = serde_json::from_str(run.stdout.trim());
+        let (true, Ok(report)) = (run.success(), report) else {
+            return Ok(Err(format!(
+                "{}\n  again    {command}",
+                run.stderr.trim_end()
+            )));
+        };
+        add(&mut sum, &report);
+        done += raw + forged;
+        progress.advance(done.into(), total.into());
+    }
+    Ok(Ok(sum))
+}
+
+/// Adds the counts of a report to those of all.
+fn add(sum: &mut Value, report: &Value) {
+    let (Some(sum), Some(report)) = (sum.as_object_mut(), report.as_object()) else {
+        return;
+    };
+    for (name, value) in report {
+        let total = sum.entry(name).or_insert_with(|| match value {
+            Value::Object(_) => json!({}),
+            _ => json!(0),
+        });
+        match value.as_u64() {
+            // Of these images the size is told, not the sum.
+            Some(size) if name == "image_bytes" => *total = size.into(),
+            Some(count) => *total = (total.as_u64().unwrap_or(0) + count).into(),
+            None => add(total, value),
+        }
+    }
+}
+
 fn sh(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(String::from).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_and_sizes_do_not() {
+        let mut sum = json!({ "seed": 1 });
+        let report = json!({ "image_bytes": 9, "raw": { "refused": 2, "errnos": { "EIO": 2 } } });
+        add(&mut sum, &report);
+        add(&mut sum, &report);
+        let expected = json!({
+            "seed": 1, "image_bytes": 9, "raw": { "refused": 4, "errnos": { "EIO": 4 } },
+        });
+        assert_eq!(sum, expected);
+    }
 }

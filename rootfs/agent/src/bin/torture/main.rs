@@ -20,9 +20,6 @@ use serde::Serialize;
 
 use attempt::{Attempt, Outcome};
 
-/// Progress is told this often.
-const TELL_EVERY: u32 = 250;
-
 /// Feed damaged and forged images of a program to restart(2).
 ///
 /// Exit status: 0 all as it should be, 1 something was not, 2 wrong usage.
@@ -93,7 +90,6 @@ fn run(options: &Options) -> Result<()> {
 
     let mut rng = Rng::with_seed(options.seed);
     for number in 0..options.raw {
-        tell("raw", number, options.raw);
         let (what, damaged) = damage::raw(&image, &mut rng);
         let outcome = attempt
             .restart(&damaged)
@@ -107,7 +103,6 @@ fn run(options: &Options) -> Result<()> {
         report.note(outcome);
     }
     for number in 0..options.forged {
-        tell("forged", number, options.forged);
         let (kind, forged) = damage::forge(&records, &mut rng);
         let outcome = attempt
             .restart(&forged)
@@ -125,12 +120,6 @@ fn run(options: &Options) -> Result<()> {
     attempt.finish()?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
-}
-
-fn tell(what: &str, number: u32, of: u32) {
-    if number.is_multiple_of(TELL_EVERY) {
-        eprintln!("torture: {what} {number} of {of}");
-    }
 }
 
 impl Tally {
