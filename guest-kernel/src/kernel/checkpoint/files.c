@@ -212,7 +212,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	int ret;
 
 	if (rec->path_len != ctx->rec.len - sizeof(*rec) || rec->pos < 0 ||
-	    rec->flags & ~KEPT_FLAGS || rec->owner_pid)
+	    rec->flags & ~KEPT_FLAGS || rec->pad)
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	switch (rec->kind) {
 	case CKPT_FILE_PATH:

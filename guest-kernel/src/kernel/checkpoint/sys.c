@@ -112,7 +112,10 @@ fail:
  * @flags: CHECKPOINT_*
  * @logfd: where findings are told, a line each; -1 for nowhere
  *
- * Return: 0 or a negative errno; see Documentation in docs/syscalls.md.
+ * Return: 0; -EBUSY for a task or object that cannot be saved now, or is shared
+ * with tasks outside; -EOPNOTSUPP for a kind that is never saved; -EAGAIN where
+ * tasks have moved; -EINVAL, -ESRCH, -EPERM; and what writing gives. An error
+ * leaves the tasks as they were.
  */
 SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 		int, logfd)

@@ -119,13 +119,16 @@ static void set_trigger(struct cgroup *cgrp, struct ckpt_trigger *new)
  */
 static void mark_tasks(struct cgroup *cgrp)
 {
+	struct cgroup_subsys_state *css;
 	struct css_task_iter it;
 	struct task_struct *t;
 
-	css_task_iter_start(&cgrp->self, 0, &it);
-	while ((t = css_task_iter_next(&it)))
-		set_task_syscall_work(t, SYSCALL_CKPT);
-	css_task_iter_end(&it);
+	css_for_each_descendant_pre(css, &cgrp->self) {
+		css_task_iter_start(css, 0, &it);
+		while ((t = css_task_iter_next(&it)))
+			set_task_syscall_work(t, SYSCALL_CKPT);
+		css_task_iter_end(&it);
+	}
 }
 
 static int parse_trigger(char *buf, struct ckpt_trigger *t)

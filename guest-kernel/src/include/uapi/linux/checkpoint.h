@@ -286,7 +286,6 @@ enum ckpt_file_kind {
  * @rdev: device number, devices only
  * @ino: inode number; a file of another number is not the one that was open
  * @size: bytes, regular files only; informative
- * @owner_pid: fcntl(F_SETOWN), always 0: refused
  * @path_len: bytes of path
  */
 struct ckpt_file {
@@ -298,8 +297,8 @@ struct ckpt_file {
 	__u64 rdev;
 	__u64 ino;
 	__s64 size;
-	__u32 owner_pid;
 	__u32 path_len;
+	__u32 pad;
 };
 
 /* CKPT_REC_FILES: an array of these in rising order of @fd */
