@@ -102,6 +102,14 @@ pub fn mount_all() -> Result<()> {
         MsFlags::MS_NOSUID,
         "gid=5,mode=620,ptmxmode=666",
     )?;
+    // Where programs keep what must not outlive a boot, CRIU what it knows of the kernel.
+    mount_fs(
+        "tmpfs",
+        "run",
+        "/run",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        "mode=0755",
+    )?;
     mount_fs("tmpfs", "shm", "/dev/shm", MsFlags::MS_NOSUID, "mode=1777")?;
     mount_fs("cgroup2", "cgroup", cgroup::ROOT, quiet, "")?;
     optional("debugfs", "/sys/kernel/debug")?;

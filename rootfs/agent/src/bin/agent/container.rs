@@ -84,14 +84,14 @@ impl Container {
         let cgroup = Cgroup::create(cgroup_dir(run)?)
             .with_context(|| format!("cannot make a cgroup for {run}"))?;
         let dir = cgroup.open()?;
-        let outputs = Outputs::create()?;
+        create_outputs()?;
         let (go, mut gate) = pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (r, File::from(w)))?;
         let (argv, env) = init_command(start, go.as_raw_fd())?;
         // SAFETY: the agent has one thread.
         let Some(root) = unsafe { sys::fork_container(dir.as_fd()) }
             .context("cannot make a container; it needs pid and mount namespaces")?
         else {
-            let error = enter(&outputs, &go, &argv, &env).unwrap_err();
+            let error = enter(&go, &argv, &env).unwrap_err();
             eprintln!("crucible-agent: container: {error:#}");
             std::process::exit(127);
         };
@@ -283,31 +283,33 @@ impl Container {
     }
 }
 
-/// The workload's standard streams.
-struct Outputs {
-    null: File,
-    out: File,
-    err: File,
+/// Makes the files that the workload's output goes to.
+fn create_outputs() -> Result<()> {
+    fs::create_dir_all(RUN_DIR)?;
+    for name in ["stdout", "stderr"] {
+        File::create_new(format!("{RUN_DIR}/{name}"))
+            .with_context(|| format!("{RUN_DIR}/{name} is there already; prepare the run first"))?;
+    }
+    Ok(())
 }
 
-impl Outputs {
-    fn create() -> Result<Self> {
-        fs::create_dir_all(RUN_DIR)?;
-        let create = |name| {
-            OpenOptions::new()
-                .append(true)
-                .create_new(true)
-                .open(format!("{RUN_DIR}/{name}"))
-                .with_context(|| {
-                    format!("{RUN_DIR}/{name} is there already; prepare the run first")
-                })
-        };
-        Ok(Self {
-            null: File::open("/dev/null")?,
-            out: create("stdout")?,
-            err: create("stderr")?,
-        })
-    }
+/// Opens the workload's standard streams by the container's own mounts: a descriptor of
+/// another mount namespace would be an object from outside.
+fn open_streams() -> Result<()> {
+    let append = |name: &str| {
+        let path = format!("{RUN_DIR}/{name}");
+        let file = OpenOptions::new().append(true).open(&path);
+        file.with_context(|| format!("cannot open {path}"))
+    };
+    let (null, out, err) = (
+        File::open("/dev/null")?,
+        append("stdout")?,
+        append("stderr")?,
+    );
+    dup2_stdin(&null)?;
+    dup2_stdout(&out)?;
+    dup2_stderr(&err)?;
+    Ok(())
 }
 
 fn init_command(start: &Start<'_>, go_fd: i32) -> Result<(Vec<CString>, Vec<CString>)> {
@@ -347,12 +349,7 @@ fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &str) -> Result
 }
 
 /// The child's way from `clone3` to `init`.
-fn enter(
-    outputs: &Outputs,
-    go: &OwnedFd,
-    argv: &[CString],
-    env: &[CString],
-) -> Result<std::convert::Infallible> {
+fn enter(go: &OwnedFd, argv: &[CString], env: &[CString]) -> Result<std::convert::Infallible> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .context("cannot make the mounts private")?;
@@ -360,8 +357,6 @@ fn enter(
     mount(Some("proc"), "/proc", Some("proc"), flags, none).context("cannot mount /proc")?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     fcntl(go, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    dup2_stdin(&outputs.null)?;
-    dup2_stdout(&outputs.out)?;
-    dup2_stderr(&outputs.err)?;
+    open_streams()?;
     Ok(execve(&argv[0], argv, env)?)
 }
