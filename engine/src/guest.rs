@@ -370,8 +370,8 @@ impl Guest {
         self.done(Request::Cgroup { run }, "cgroup", PROMPT)
     }
 
-    /// Takes somebody else's container over.
-    pub fn adopt(&mut self, run: &str, pid: i32) -> Result<(), GuestError> {
+    /// Takes over what somebody else restored and froze, or failed to restore.
+    pub fn adopt(&mut self, run: &str, pid: Option<i32>) -> Result<(), GuestError> {
         let run = run.to_owned();
         self.done(Request::Adopt { run, pid }, "adopt", PROMPT)
     }

@@ -20,6 +20,12 @@ pub enum Rule {
     NamelessInodes,
     /// What `/proc` shows of a zombie's signals and memory: it will never use them again.
     ZombieRemains,
+    /// Under CRIU, the system call that `/proc` shows a task in: CRIU takes a task to the
+    /// end of it, or back to its start.
+    CriuSystemCall,
+    /// Under CRIU, the number of the time namespace: CRIU makes one, in which the clocks
+    /// go on from where they were.
+    CriuTimeNamespace,
 }
 
 impl Rule {
@@ -29,6 +35,8 @@ impl Rule {
         Self::PipeNumbers,
         Self::NamelessInodes,
         Self::ZombieRemains,
+        Self::CriuSystemCall,
+        Self::CriuTimeNamespace,
     ];
 
     /// Its name.
@@ -38,6 +46,8 @@ impl Rule {
             Self::PipeNumbers => "pipe-numbers",
             Self::NamelessInodes => "nameless-inodes",
             Self::ZombieRemains => "zombie-remains",
+            Self::CriuSystemCall => "criu-system-call",
+            Self::CriuTimeNamespace => "criu-time-namespace",
         }
     }
 
@@ -81,6 +91,20 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     }
     nameless(observation, uses);
     zombies(observation, uses);
+}
+
+/// The two facts of a task that CRIU changes by design.
+pub fn criu(observation: &mut Observation, uses: &mut Uses) {
+    for task in &mut observation.tasks {
+        for (fact, rule) in [
+            ("syscall", Rule::CriuSystemCall),
+            ("ns/time", Rule::CriuTimeNamespace),
+        ] {
+            if task.facts.remove(fact).is_some() {
+                *uses.entry(rule).or_default() += 1;
+            }
+        }
+    }
 }
 
 /// What is left of a zombie is what its parent can still ask for.

@@ -48,7 +48,7 @@ pub struct Frozen {
 pub struct Restarted {
     /// Before the checkpoint.
     pub before: Frozen,
-    /// After the restart, still at rest. CRIU leaves none.
+    /// After the restart, still at rest.
     pub after: Option<Observation>,
     /// Its end, or why there is none.
     pub end: Result<Outcome, Stop>,
@@ -125,12 +125,11 @@ impl Runner<'_, '_> {
         match self.around(RUN, place) {
             Ok(after) => {
                 let end = self.step("finish", |r| {
-                    if after.is_some() {
-                        let thawed = r.guest().thaw(RUN);
-                        thawed.map_err(|e| Stop::guest(Phase::After, e))?;
-                    }
+                    let thawed = r.guest().thaw(RUN);
+                    thawed.map_err(|e| Stop::guest(Phase::After, e))?;
                     r.finish(RUN, Phase::After, nonce)
                 });
+                let after = Some(after);
                 Ok(Restarted { before, after, end })
             }
             Err(stop) => Ok(Restarted {
@@ -142,7 +141,7 @@ impl Runner<'_, '_> {
     }
 
     /// From the frozen tree to the frozen tree, by way of an image.
-    fn around(&mut self, run: &str, place: RestartIn) -> Result<Option<Observation>, Stop> {
+    fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Stop> {
         let after = |e| Stop::guest(Phase::After, e);
         let (engine, limit) = (self.engine, self.limit());
         let root = self.root;
@@ -161,8 +160,7 @@ impl Runner<'_, '_> {
             .step("restart", |r| engine.restore(r.guest(), run, limit))
             .map_err(after)?;
         match restored {
-            Ok(true) => self.guest().observe(run).map(Some).map_err(after),
-            Ok(false) => Ok(None),
+            Ok(()) => self.guest().observe(run).map_err(after),
             Err(refusal) => Err(Stop::refused(refusal)),
         }
     }

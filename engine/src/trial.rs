@@ -182,7 +182,7 @@ fn run(
         let restarted = runner.restarted(options.restart_in)?;
         record.frozen = Some(frozen_record(&restarted.before));
         let last = number == record.repeat;
-        let checks = judge(runner.case, &control_point, &control, &restarted, record);
+        let checks = judge(runner, &control_point, &control, &restarted, record);
         let good = checks.iter().all(|c| c.ok) && restarted.end.is_ok();
         if last || !good {
             record.checks.extend(checks);
@@ -207,12 +207,13 @@ fn run(
 
 /// The restarted run against the control, and against itself before the checkpoint.
 fn judge(
-    case: &Case,
+    runner: &Runner<'_, '_>,
     control_point: &Frozen,
     control: &Outcome,
     restarted: &Restarted,
     record: &mut CaseRecord,
 ) -> Vec<Check> {
+    let case = runner.case;
     let uses = &mut record.normalised;
     let mut checks = Vec::new();
     if !case.any_task {
@@ -220,8 +221,12 @@ fn judge(
     }
     if let Some(after) = &restarted.after {
         let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
-        normalise::observation(&mut before, uses);
-        normalise::observation(&mut after, uses);
+        for observation in [&mut before, &mut after] {
+            normalise::observation(observation, uses);
+            if runner.engine == Engine::Criu {
+                normalise::criu(observation, uses);
+            }
+        }
         checks.push(vfork_waits(&before, &after));
         checks.extend(compare::observations(
             "restarted = checkpoint",

@@ -107,12 +107,13 @@ pub enum Request {
         /// Limit.
         timeout_ms: u64,
     },
-    /// Takes over a container that another tool made, CRIU say. [`Reply::Done`].
+    /// Takes over a container that another tool made and froze, CRIU say. [`Reply::Done`].
     Adopt {
         /// Name of the cgroup, made by [`Request::Cgroup`].
         run: String,
-        /// Its first process, in the agent's numbers.
-        pid: i32,
+        /// Its first process, in the agent's numbers, an orphan of the tool's. None: the
+        /// tool failed; what it left can then be killed.
+        pid: Option<i32>,
     },
     /// Makes an empty, thawed cgroup. [`Reply::Done`].
     Cgroup {

@@ -34,6 +34,9 @@ use crate::{
 /// How long an interactive session may last.
 const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long tasks that another tool restored may take to come to rest.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
 /// All that the agent remembers between requests.
 pub struct Agent {
     reaper: Reaper,
@@ -135,7 +138,7 @@ impl Agent {
             }
             Request::Adopt { run, pid } => {
                 let cgroup = Cgroup::at(container::cgroup_dir(&run)?);
-                let container = Container::adopt(cgroup, Pid::from_raw(pid), None);
+                let container = self.adopt(cgroup, pid)?;
                 self.containers.insert(run, container);
                 Ok(Reply::Done)
             }
@@ -225,6 +228,19 @@ impl Agent {
         tool::spawn(&mut self.reaper, &mut command)?
             .finish(&mut self.reaper, limit)
             .map(Reply::Tool)
+    }
+
+    /// Without a first process it is what a failed restore may have left.
+    fn adopt(&mut self, cgroup: Cgroup, pid: Option<i32>) -> Result<Container> {
+        let Some(root) = pid.map(Pid::from_raw) else {
+            return Ok(Container::adopt(cgroup, Pid::from_raw(0), None));
+        };
+        // Frozen, it cannot have ended yet; an orphan by now, it is a child of ours.
+        if !cgroup.wait_frozen(SETTLE_LIMIT)? {
+            bail!("the restored tasks did not come to rest");
+        }
+        self.reaper.watch(root);
+        Ok(Container::adopt(cgroup, root, Some(root)))
     }
 
     fn restart(&mut self, run: String, image: &str, log: &str, limit: Duration) -> Result<Reply> {
