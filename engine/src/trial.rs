@@ -404,7 +404,7 @@ pub fn scenario(
         summary: scenario.summary.clone(),
     });
     let mut timings = BTreeMap::new();
-    let mut cases = Vec::new();
+    let (mut cases, mut criu) = (Vec::new(), None);
     for case in &scenario.cases {
         // A guest that had to be given up took the built workload with it.
         let begun = Instant::now();
@@ -414,18 +414,16 @@ pub fn scenario(
             Ok(())
         };
         *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
+        // Asked for now: after a hang there is nobody to ask.
+        if built.is_ok() && criu.is_none() {
+            let version = options.engine.version(session.running());
+            criu = version.unwrap_or_default();
+        }
         cases.push(match built {
             Ok(()) => self::case(session, scenario, case, options, store, &mut timings),
             Err(stop) => not_run(session, case, stop),
         });
     }
-    let criu = match session.is_running() {
-        true => options
-            .engine
-            .version(session.running())
-            .unwrap_or_default(),
-        false => None,
-    };
     let booted = session.booted();
     if let Some(booted) = booted {
         timings.insert("machine_ready_ms".into(), booted.ready_ms);
