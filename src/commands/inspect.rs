@@ -1,7 +1,8 @@
 //! `crucible inspect`
 
+use std::fmt::{self, Write as _};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,84 +33,104 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let path = args.image.display();
     let file = File::open(&args.image).with_context(|| format!("cannot open {path}"))?;
     let summary = Summary::read(BufReader::new(file)).with_context(|| format!("{path}"))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
-        return Ok(exit::PASS.into());
-    }
-    let count: u64 = summary.records.values().sum();
-    println!(
-        "{path}: {} tasks, {count} records, {} KiB, written by Linux {}",
-        summary.tasks.len(),
-        summary.bytes.div_ceil(1024),
-        summary.release
-    );
-    for task in &summary.tasks {
-        show(task, args.maps);
+    let text = if args.json {
+        serde_json::to_string_pretty(&summary)? + "\n"
+    } else {
+        screen(&path.to_string(), &summary, args.maps)?
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // A pager that was left early has seen what it wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.context("cannot write to standard output")?,
     }
     Ok(exit::PASS.into())
 }
 
-fn show(task: &Task, all_maps: bool) {
-    println!();
+fn screen(path: &str, summary: &Summary, all_maps: bool) -> Result<String> {
+    let mut out = String::new();
+    let count: u64 = summary.records.values().sum();
+    writeln!(
+        out,
+        "{path}: {} tasks, {count} records, {} KiB, written by Linux {}",
+        summary.tasks.len(),
+        summary.bytes.div_ceil(1024),
+        summary.release
+    )?;
+    for task in &summary.tasks {
+        show(&mut out, task, all_maps)?;
+    }
+    Ok(out)
+}
+
+fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
+    writeln!(out)?;
     let thread = if task.tid == task.pid {
         String::new()
     } else {
         format!(" (thread of {})", task.pid)
     };
-    println!(
+    writeln!(
+        out,
         "{} {}{thread}: parent {}, group {}, session {}",
         task.tid, task.comm, task.ppid, task.pgid, task.sid
-    );
-    println!("  site      {}", task.site);
+    )?;
+    writeln!(out, "  site      {}", task.site)?;
     if let Some(code) = task.exit_code {
-        println!("  exit code {code:#x}");
+        writeln!(out, "  exit code {code:#x}")?;
     }
     if let Some(regs) = &task.registers {
-        println!(
+        writeln!(
+            out,
             "  registers syscall {} ax {} ip {:#x} sp {:#x}",
             regs.syscall, regs.ax, regs.ip, regs.sp
-        );
+        )?;
     }
     if let Some(restart) = &task.restart {
-        println!("  goes on   with {restart}");
+        writeln!(out, "  goes on   with {restart}")?;
     }
     if task.blocked != 0 {
-        println!("  blocked   {:#018x}", task.blocked);
+        writeln!(out, "  blocked   {:#018x}", task.blocked)?;
     }
     for signal in &task.pending {
         let whose = if signal.shared { "process" } else { "thread" };
-        println!("  pending   signal {} for the {whose}", signal.number);
+        writeln!(out, "  pending   signal {} for the {whose}", signal.number)?;
     }
     if let Some((uid, gid)) = task.ids {
-        println!("  user      {uid}, group {gid}; in {}", task.cwd);
+        writeln!(out, "  user      {uid}, group {gid}; in {}", task.cwd)?;
     }
     for file in &task.files {
-        println!(
+        writeln!(
+            out,
             "  fd {:<6} {} at {}, flags {:#o}",
             file.fd, file.what, file.pos, file.flags
-        );
+        )?;
     }
-    let Some(memory) = &task.memory else { return };
-    println!(
+    let Some(memory) = &task.memory else {
+        return Ok(());
+    };
+    writeln!(
+        out,
         "  memory    <{}> {}: {} mappings, {} pages stored, {} shared copy-on-write",
         memory.object,
         memory.program,
         memory.mappings.len(),
         memory.pages,
         memory.same
-    );
+    )?;
     let shown = if all_maps {
         memory.mappings.len()
     } else {
         MAPPINGS
     };
     for map in memory.mappings.iter().take(shown) {
-        println!(
+        writeln!(
+            out,
             "            {:012x}-{:012x} {} {}",
             map.start, map.end, map.access, map.what
-        );
+        )?;
     }
     if let Some(more @ 1..) = memory.mappings.len().checked_sub(shown) {
-        println!("            … {more} more, with --maps");
+        writeln!(out, "            … {more} more, with --maps")?;
     }
+    Ok(())
 }
