@@ -1,11 +1,14 @@
 //! Everything a guest boots from.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
 use crucible_artefacts::{Cache, rootfs, scratch};
+use crucible_engine::guest::Guest;
+use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Disk, MachineSpec};
 
 use crate::context::Context;
@@ -95,6 +98,16 @@ impl Images {
             path,
             context.progress(),
         )?)
+    }
+
+    /// Boots these with an empty writable disk; the disk and the console's log are in
+    /// `directory`. `limit` is how long the agent may take to answer.
+    pub fn boot(&self, context: &Context, directory: &Path, limit: Duration) -> Result<Guest> {
+        let scratch = directory.join("scratch.ext4");
+        self.scratch(context, &scratch)?;
+        let spec = self.machine(&scratch, directory);
+        let machine = QemuMachine::start(&spec, &Options::default())?;
+        Ok(Guest::connect(Box::new(machine), limit)?)
     }
 
     /// The machine that boots these with the writable disk `scratch`; its logs

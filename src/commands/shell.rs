@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use crucible_engine::guest::{Guest, GuestError};
-use crucible_vmm::qemu::{Options, QemuMachine};
 use rustix::termios::{self, OptionalActions, Termios};
 
 use crate::context::Context;
@@ -46,11 +45,7 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
         .prefix("crucible-shell-")
         .tempdir()
         .context("cannot make a directory for the guest")?;
-    let scratch = directory.path().join("scratch.ext4");
-    images.scratch(context, &scratch)?;
-    let spec = images.machine(&scratch, directory.path());
-    let machine = QemuMachine::start(&spec, &Options::default())?;
-    let mut guest = Guest::connect(Box::new(machine), BOOT)?;
+    let mut guest = images.boot(context, directory.path(), BOOT)?;
     let stream = guest.machine().terminal()?;
 
     if io::stdin().is_terminal() {

@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use crucible_artefacts::Progress;
 use crucible_engine::guest::{Guest, GuestError};
-use crucible_vmm::qemu::{Options, QemuMachine};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -63,11 +62,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         .prefix("crucible-torture-")
         .tempdir()
         .context("cannot make a directory for the guest")?;
-    let scratch = directory.path().join("scratch.ext4");
-    images.scratch(context, &scratch)?;
-    let spec = images.machine(&scratch, directory.path());
-    let machine = QemuMachine::start(&spec, &Options::default())?;
-    let mut guest = Guest::connect(Box::new(machine), BOOT)?;
+    let mut guest = images.boot(context, directory.path(), BOOT)?;
     prepare(&mut guest, &scenarios)?;
     let failure = match torture(&mut guest, args, context.progress()) {
         Ok(None) => {

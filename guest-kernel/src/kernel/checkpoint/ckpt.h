@@ -168,9 +168,11 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
 void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
 
-/* mm.c, pages.c */
+/* mm.c, vma.c, pages.c */
 int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref);
 int ckpt_restore_mm(struct ckpt_ctx *ctx);
+int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
+		   struct mm_struct *same);
 int ckpt_restore_vma(struct ckpt_ctx *ctx);
 int ckpt_restore_mm_end(struct ckpt_ctx *ctx);
 int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref);
