@@ -16,15 +16,37 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/seccomp.h>
-#include <linux/task_work.h>
 #include <linux/tty.h>
 #include <uapi/linux/sched/types.h>
 
 #include "ckpt.h"
 
+/*
+ * Work that the tick queues is about the kernel's own caches and clocks, and
+ * comes again. A parent in a vfork wait cannot run it before the wait ends, so
+ * it must not stand in the way; anything else must have been run.
+ */
+static bool only_tick_work(struct task_struct *t)
+{
+	struct callback_head *work;
+
+	for (work = READ_ONCE(t->task_works); work; work = READ_ONCE(work->next)) {
+#ifdef CONFIG_SCHED_MM_CID
+		if (work == &t->cid_work)
+			continue;
+#endif
+#ifdef CONFIG_POSIX_CPU_TIMERS_TASK_WORK
+		if (work == &t->posix_cputimers_work.work)
+			continue;
+#endif
+		return false;
+	}
+	return true;
+}
+
 static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 {
-	if (task_work_pending(t))
+	if (!only_tick_work(t))
 		return ckpt_err(ctx, -EAGAIN, "%s: work is pending: try again",
 				t->comm);
 #ifdef CONFIG_IO_URING
