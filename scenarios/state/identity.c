@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /* Rights and limits of a process, and its family. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
@@ -151,7 +152,7 @@ void identity(void)
 /* A grandchild that is told when its parent dies, and is then its grandparent's. */
 void family(void)
 {
-	int ready[2], go[2], never[2], status;
+	int ready[2], go[2], never[2], status, number;
 	pid_t middle, grandchild;
 	sigset_t set;
 
@@ -169,7 +170,11 @@ void family(void)
 			sigprocmask(SIG_BLOCK, &set, NULL);
 			prctl(PR_SET_PDEATHSIG, SIGUSR2);
 			send(ready[1]);
-			_exit(sigwaitinfo(&set, NULL) == SIGUSR2 ? 71 : 1);
+			/* freezing alone can make it EINTR, if it has begun to wait */
+			do
+				number = sigwaitinfo(&set, NULL);
+			while (number < 0 && errno == EINTR);
+			_exit(number == SIGUSR2 ? 71 : 1);
 		}
 		receive(go[0]);
 		_exit(72);

@@ -64,8 +64,13 @@ static inline void ckpt_site_enter(u32 kind, int arg)
 	WRITE_ONCE(current->ckpt_site.kind, kind);
 }
 
+void ckpt_wait_unheld(void);
+
+/* May sleep: a killed task stays until who reads it is done (quiesce.c). */
 static inline void ckpt_site_leave(void)
 {
+	if (unlikely(atomic_read(&current->ckpt_site.held)))
+		ckpt_wait_unheld();
 	WRITE_ONCE(current->ckpt_site.kind, CKPT_SITE_NONE);
 }
 

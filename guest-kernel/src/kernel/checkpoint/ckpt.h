@@ -69,6 +69,7 @@ struct ckpt_ctx {
 	struct path root_path;		/* the root task's root directory */
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
+	bool holding;			/* ckpt_hold_tasks() */
 	char *wbuf;
 	size_t wlen;
 	char *page_buf;			/* one path or one record */
@@ -123,6 +124,8 @@ void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
 /* quiesce.c: which tasks, and that they stand still */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx);
+void ckpt_hold_tasks(struct ckpt_ctx *ctx);
+void ckpt_release_tasks(struct ckpt_ctx *ctx);
 int ckpt_check_settled(struct ckpt_ctx *ctx);
 int ckpt_recheck_settled(struct ckpt_ctx *ctx);
 struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);

@@ -183,6 +183,7 @@ static int hold_cgroups(struct ckpt_ctx *ctx)
 int ckpt_dump(struct ckpt_ctx *ctx)
 {
 	bool check_only = ctx->check_only;
+	struct pid *pid;
 	int ret;
 
 	task_lock(ctx->root);
@@ -196,7 +197,13 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 		ret = ckpt_err(ctx, -ESRCH, "the root has exited");
 		goto out;
 	}
-	ctx->pidns = task_active_pid_ns(ctx->root);
+	pid = get_task_pid(ctx->root, PIDTYPE_PID);
+	if (!pid) {
+		ret = ckpt_err(ctx, -ESRCH, "the root has exited");
+		goto out;
+	}
+	ctx->pidns = get_pid_ns(ns_of_pid(pid));
+	put_pid(pid);
 
 	ret = ckpt_collect_tasks(ctx);
 	if (ret)
@@ -210,8 +217,10 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	if (ret)
 		goto out;
 	ret = hold_cgroups(ctx);
-	if (!ret)
+	if (!ret) {
+		ckpt_hold_tasks(ctx);
 		ret = ckpt_check_settled(ctx);
+	}
 	if (!ret)
 		ret = check_namespaces(ctx);
 	if (!ret) {
@@ -228,7 +237,10 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = ckpt_recheck_settled(ctx);
 out:
+	ckpt_release_tasks(ctx);
 	release_cgroups(ctx);
+	if (ctx->pidns)
+		put_pid_ns(ctx->pidns);
 	if (ctx->nsproxy)
 		put_nsproxy(ctx->nsproxy);
 	return ret;

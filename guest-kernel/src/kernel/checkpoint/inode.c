@@ -63,7 +63,9 @@ static int dump_data(struct ckpt_ctx *ctx, struct file *file)
 
 int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 {
-	struct inode *inode = file_inode(file);
+	/* a mapping of overlayfs holds the file below: its user's is meant */
+	const struct path *path = file_user_path(file);
+	struct inode *inode = d_inode(path->dentry);
 	struct ckpt_inode rec = {
 		.kind = kind,
 		.mode = inode->i_mode,
@@ -84,7 +86,7 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 			return ckpt_err(ctx, -EOPNOTSUPP,
 					"%pD: unlinked, but with another name left",
 					file);
-		name = ckpt_path(ctx, &file->f_path, ctx->page_buf, &deleted);
+		name = ckpt_path(ctx, path, ctx->page_buf, &deleted);
 		if (IS_ERR(name))
 			return PTR_ERR(name);
 	} else {
@@ -98,8 +100,7 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 				 name, rec.path_len);
 	if (ret)
 		return ret;
-	reader = dentry_open(&file->f_path, O_RDONLY | O_LARGEFILE,
-			     current_cred());
+	reader = dentry_open(path, O_RDONLY | O_LARGEFILE, current_cred());
 	if (IS_ERR(reader))
 		return ckpt_err(ctx, PTR_ERR(reader), "%pD: reading it", file);
 	ret = dump_data(ctx, reader);

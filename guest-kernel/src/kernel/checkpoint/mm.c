@@ -294,6 +294,8 @@ int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref)
 		return ckpt_err(ctx, -EINVAL, "an address space without an end");
 	if (mm == current->mm)
 		return 0;
+	if (!thread_group_leader(current))
+		return ckpt_err(ctx, -EINVAL, "memory of a thread's own");
 	mmget(mm);
 	ret = ckpt_switch_mm(mm, false);
 	if (ret)

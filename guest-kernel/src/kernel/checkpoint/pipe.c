@@ -12,30 +12,39 @@
 
 #include "ckpt.h"
 
+/*
+ * Copy the buffer in slot @slot, and write the copy with the mutex dropped: the
+ * image may go to a pipe, even to this one. Then @head has moved; or somebody
+ * outside who shares an open file with the tree has read on.
+ */
 static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
-		    struct pipe_buffer *buf)
+		    unsigned int slot, unsigned int head, char *data)
 {
-	struct ckpt_pipe_buf rec = { .len = buf->len };
-	char *data;
-	int ret;
+	struct ckpt_pipe_buf rec = { };
+	struct pipe_buffer *buf;
+	int ret = -EAGAIN;
 
+	mutex_lock(&pipe->mutex);
+	if (pipe->head != head || (int)(slot - pipe->tail) < 0)
+		goto unlock;
+	buf = &pipe->bufs[slot & (pipe->ring_size - 1)];
+	rec.len = buf->len;
 	if (buf->flags & PIPE_BUF_FLAG_PACKET)
 		rec.flags |= CKPT_PIPE_BUF_PACKET;
 	if (buf->flags & PIPE_BUF_FLAG_CAN_MERGE)
 		rec.flags |= CKPT_PIPE_BUF_MERGE;
+	ret = -EOPNOTSUPP;
 	if (buf->offset + buf->len > PAGE_SIZE)
-		return -EOPNOTSUPP;
+		goto unlock;
 	ret = pipe_buf_confirm(pipe, buf);
+	if (!ret)
+		memcpy_from_page(data, buf->page, buf->offset, buf->len);
+unlock:
+	mutex_unlock(&pipe->mutex);
 	if (ret)
 		return ret;
-	data = kmalloc(PAGE_SIZE, GFP_KERNEL);
-	if (!data)
-		return -ENOMEM;
-	memcpy_from_page(data, buf->page, buf->offset, buf->len);
-	ret = ckpt_write(ctx, CKPT_REC_PIPE_BUF, 0, &rec, sizeof(rec), data,
-			 buf->len);
-	kfree(data);
-	return ret;
+	return ckpt_write(ctx, CKPT_REC_PIPE_BUF, 0, &rec, sizeof(rec), data,
+			  rec.len);
 }
 
 /**
@@ -51,7 +60,8 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	struct pipe_inode_info *pipe = get_pipe_info(file, false);
 	struct inode *inode = file_inode(file);
 	struct ckpt_pipe rec = { .ino = inode->i_ino };
-	unsigned int tail;
+	unsigned int head, tail;
+	char *data;
 	int ret;
 
 	if (!pipe)
@@ -61,14 +71,19 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	ret = ckpt_obj_new(ctx, CKPT_REC_PIPE, inode, ref);
 	if (ret)
 		return ret;
+	data = kmalloc(PAGE_SIZE, GFP_KERNEL);
+	if (!data)
+		return -ENOMEM;
 	mutex_lock(&pipe->mutex);
+	head = pipe->head;
+	tail = pipe->tail;
 	rec.ring_size = pipe->max_usage;
-	rec.nr_bufs = pipe_occupancy(pipe->head, pipe->tail);
-	ret = ckpt_write(ctx, CKPT_REC_PIPE, *ref, &rec, sizeof(rec), NULL, 0);
-	for (tail = pipe->tail; tail != pipe->head && !ret; tail++)
-		ret = dump_buf(ctx, pipe,
-			       &pipe->bufs[tail & (pipe->ring_size - 1)]);
+	rec.nr_bufs = pipe_occupancy(head, tail);
 	mutex_unlock(&pipe->mutex);
+	ret = ckpt_write(ctx, CKPT_REC_PIPE, *ref, &rec, sizeof(rec), NULL, 0);
+	for (; tail != head && !ret; tail++)
+		ret = dump_buf(ctx, pipe, tail, head, data);
+	kfree(data);
 	if (ret)
 		return ckpt_err(ctx, ret, "reading a pipe's content");
 	return 0;

@@ -9,7 +9,10 @@
  * left the count before it is a zombie. So every task is looked at twice, with
  * its context switch count: before the first byte is written and after the
  * last. In between the cgroup's freezer is held, so that only SIGKILL can
- * move a task, and that shows in the count.
+ * wake a task, and that shows in the count. A task so woken does not get away
+ * either: it stays at its site (ckpt_site_leave()) until it is no longer held,
+ * so nothing that hangs off it is freed under the reader. The reader can be
+ * killed, and its exit lets them all go.
  */
 #include <linux/cgroup.h>
 #include <linux/nsproxy.h>
@@ -18,8 +21,50 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/wait_bit.h>
 
 #include "ckpt.h"
+
+/* At its site, killed while a checkpoint reads it: wait for that to end. */
+void ckpt_wait_unheld(void)
+{
+	atomic_t *held = &current->ckpt_site.held;
+
+	wait_var_event(held, !atomic_read(held));
+}
+
+/**
+ * ckpt_hold_tasks - from now on no task leaves the site it is at
+ * @ctx: the checkpoint, its tasks collected
+ *
+ * Only then is it looked whether each is at one: a task that has left before
+ * is running, or shows no site. Pairs with ckpt_release_tasks().
+ */
+void ckpt_hold_tasks(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+
+	for (i = 0; i < ctx->nr_tsks; i++)
+		atomic_inc(&ctx->tsks[i].task->ckpt_site.held);
+	ctx->holding = true;
+	/* before wait_task_inactive() and the look at the site */
+	smp_mb();
+}
+
+void ckpt_release_tasks(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+
+	if (!ctx->holding)
+		return;
+	ctx->holding = false;
+	for (i = 0; i < ctx->nr_tsks; i++) {
+		atomic_t *held = &ctx->tsks[i].task->ckpt_site.held;
+
+		if (atomic_dec_and_test(held))
+			wake_up_var(held);
+	}
+}
 
 struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task)
 {

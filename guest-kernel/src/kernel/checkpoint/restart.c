@@ -134,6 +134,10 @@ static int read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 			return ret;
 		if (ctx->rec.type == CKPT_REC_TASK_END)
 			break;
+		/* a thread has its process' memory, whatever the image says */
+		if (ctx->rec.type == CKPT_REC_MM &&
+		    !(ct->tree.flags & CKPT_TREE_LEADER))
+			return ckpt_err(ctx, -EINVAL, "memory of a thread's own");
 		if (BIT(ctx->rec.type) & ctx->seen & ONCE)
 			return ckpt_err(ctx, -EINVAL, "%s twice in one task",
 					ckpt_rec_name(ctx->rec.type));
