@@ -10,6 +10,7 @@
 mod console;
 mod error;
 mod machine;
+pub mod kvm;
 pub mod qemu;
 
 pub use console::{Alert, AlertKind};

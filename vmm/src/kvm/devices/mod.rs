@@ -1,0 +1,1 @@
+//! What the guest finds on its buses.
