@@ -156,15 +156,12 @@ impl VirtioDevice for Block {
         let mut budget = BUDGET;
         rings.drain(queue, |memory, chain| {
             let request = Request::parse(memory, chain)?;
-            let Some(left) = budget.checked_sub(request.cost()) else {
-                // The first request is done whatever it costs: it is refused
-                // if it is too large, and then costs nothing.
-                if budget < BUDGET {
-                    return Ok(Step::Later);
-                }
-                return self.execute(memory, &request).map(Step::Used);
-            };
-            budget = left;
+            // The first request is done whatever it costs: it is refused if
+            // it is too large, and then costs nothing.
+            if request.cost() > budget && budget < BUDGET {
+                return Ok(Step::Later);
+            }
+            budget = budget.saturating_sub(request.cost());
             self.execute(memory, &request).map(Step::Used)
         })?;
         Ok(())
@@ -186,7 +183,6 @@ impl VirtioDevice for Block {
         match state {
             DeviceState::Block(state) if *state == here => Ok(()),
             DeviceState::Block(_) => Err(Error::State("the disk has changed its size or mode")),
-            #[expect(unreachable_patterns, reason = "there are other devices")]
             _ => Err(Error::State("it is another device's")),
         }
     }

@@ -32,8 +32,13 @@
 //! ignored, as it is in every Rust program that does not ask for it.
 
 pub mod block;
+#[cfg(test)]
+mod driver;
+#[doc(hidden)]
+pub mod harness;
 pub mod mmio;
 pub mod queue;
+pub mod rng;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -136,6 +141,8 @@ pub trait VirtioDevice: Send {
 pub enum DeviceState {
     /// A disk's.
     Block(block::BlockState),
+    /// A random number generator's.
+    Rng(rng::RngState),
 }
 
 /// How many event tokens each transport has: `base` to `base + TOKENS - 1`.
