@@ -39,6 +39,14 @@ impl Driver {
         }
     }
 
+    /// The same driver over the memory of another bench.
+    pub fn over(&self, bench: &Bench) -> Self {
+        Self {
+            memory: bench.memory.clone(),
+            ..*self
+        }
+    }
+
     fn put<T: vm_memory::ByteValued>(&self, address: u64, value: T) {
         self.memory.write_obj(value, GuestAddress(address)).unwrap();
     }

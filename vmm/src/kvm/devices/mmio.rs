@@ -16,6 +16,7 @@
 //! DEVICE_NEEDS_RESET is set, the guest is told by a configuration change interrupt, and
 //! the device does nothing more until it is reset.
 
+mod setup;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -50,14 +51,6 @@ const VENDOR: u32 = 0;
 /// a queue that is served at once never fills up, so they would only cost the
 /// driver an allocation for each request.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
-
-/// The steps of a driver's initialisation, in order (virtio 1.2, 3.1.1).
-const STEPS: [u32; 4] = [
-    VIRTIO_CONFIG_S_ACKNOWLEDGE,
-    VIRTIO_CONFIG_S_DRIVER,
-    VIRTIO_CONFIG_S_FEATURES_OK,
-    VIRTIO_CONFIG_S_DRIVER_OK,
-];
 
 /// A device on its transport.
 pub struct Transport {
@@ -138,7 +131,9 @@ impl Transport {
             VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt_status,
             VIRTIO_MMIO_STATUS => self.status,
             // No shared memory: regions have the length -1.
-            VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH if offset % 4 == 0 => u32::MAX,
+            VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH if offset.is_multiple_of(4) => {
+                u32::MAX
+            }
             // ConfigGeneration stays 0: no configuration space of ours ever changes.
             _ => 0,
         }
@@ -226,115 +221,6 @@ impl Transport {
     /// Whether the device may use its queues.
     fn live(&self) -> bool {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && !self.out_of_order()
-    }
-
-    fn set_driver_features(&mut self, value: u32) {
-        if !self.has(VIRTIO_CONFIG_S_DRIVER)
-            || self.has(VIRTIO_CONFIG_S_FEATURES_OK)
-            || self.out_of_order()
-        {
-            return;
-        }
-        let value = u64::from(value);
-        match self.driver_features_sel {
-            0 => self.driver_features = self.driver_features >> 32 << 32 | value,
-            1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
-            // Features that do not exist: not to be accepted.
-            _ if value != 0 => self.driver_features = u64::MAX,
-            _ => {}
-        }
-    }
-
-    fn set_status(&mut self, value: u32) {
-        if value == 0 {
-            return self.reset();
-        }
-        // Only a reset clears bits; NEEDS_RESET is not the driver's to set,
-        // but it writes back what it has read.
-        let owned = self.status & !VIRTIO_CONFIG_S_NEEDS_RESET;
-        if owned & !value != 0 {
-            return;
-        }
-        self.status |= value & VIRTIO_CONFIG_S_FAILED;
-        for (index, &step) in STEPS.iter().enumerate() {
-            if value & step == 0 || self.out_of_order() {
-                return;
-            }
-            if self.has(step) {
-                continue;
-            }
-            if step == VIRTIO_CONFIG_S_FEATURES_OK && !self.accept_features() {
-                return;
-            }
-            debug_assert!(STEPS[..index].iter().all(|&before| self.has(before)));
-            self.status |= step;
-            if step == VIRTIO_CONFIG_S_DRIVER_OK {
-                self.device.activate(self.driver_features);
-            }
-        }
-    }
-
-    /// Whether the driver's features are among those offered, and enough.
-    fn accept_features(&mut self) -> bool {
-        let features = self.driver_features;
-        if features & !self.offered() != 0 || features & 1 << VIRTIO_F_VERSION_1 == 0 {
-            return false;
-        }
-        for ring in &mut self.rings {
-            ring.queue
-                .set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
-        }
-        true
-    }
-
-    fn set_up_queue(&mut self, offset: u32, value: u32) {
-        let allowed = self.has(VIRTIO_CONFIG_S_FEATURES_OK)
-            && !self.has(VIRTIO_CONFIG_S_DRIVER_OK)
-            && !self.out_of_order();
-        let Some(ring) = self.rings.get_mut(self.queue_sel as usize) else {
-            return;
-        };
-        let queue = &mut ring.queue;
-        // A driver may stop a queue at any time, but set it up only now.
-        if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 {
-            return queue.set_ready(false);
-        }
-        if !allowed || queue.ready() {
-            return;
-        }
-        // The setters leave the queue as it is where a value is not valid. A
-        // driver that does not find out will see the device break when it is used.
-        match offset {
-            VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
-            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
-            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
-            VIRTIO_MMIO_QUEUE_READY => {
-                queue.set_ready(true);
-                if !queue.is_valid(&*self.memory) {
-                    queue.set_ready(false);
-                    self.fail(Error::Protocol("a ring is not in the guest's memory"));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn reset(&mut self) {
-        self.device.reset();
-        for ring in &mut self.rings {
-            ring.reset();
-        }
-        self.status = 0;
-        self.interrupt_status = 0;
-        self.queue_sel = 0;
-        self.device_features_sel = 0;
-        self.driver_features_sel = 0;
-        self.driver_features = 0;
-        self.broken = None;
     }
 
     fn notify(&mut self, queue: usize) {

@@ -32,6 +32,7 @@
 //! ignored, as it is in every Rust program that does not ask for it.
 
 pub mod block;
+pub mod console;
 #[cfg(test)]
 mod driver;
 #[doc(hidden)]
@@ -45,7 +46,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vm_memory::GuestMemoryError;
+use vm_memory::{GuestMemoryError, VolatileMemoryError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use queue::Rings;
@@ -65,6 +66,9 @@ pub enum Error {
     /// The guest gave an address that is not in its memory.
     #[error("an address is not in the guest's memory")]
     Memory(#[from] GuestMemoryError),
+    /// The same, of a part of a buffer.
+    #[error("a part of a buffer is not in the guest's memory")]
+    Part(#[from] VolatileMemoryError),
     /// A saved state is damaged or of another machine.
     #[error("the saved state of a device cannot be restored: {0}")]
     State(&'static str),
@@ -110,7 +114,7 @@ pub trait VirtioDevice: Send {
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
     /// The driver accepted these features (those of the queues included) and
-    /// is ready (DRIVER_OK).
+    /// is ready (DRIVER_OK). Also after [`restore`](Self::restore), if it was.
     fn activate(&mut self, features: u64);
 
     /// Forgets all that it knows of the driver.
@@ -141,6 +145,8 @@ pub trait VirtioDevice: Send {
 pub enum DeviceState {
     /// A disk's.
     Block(block::BlockState),
+    /// A console's.
+    Console(console::ConsoleState),
     /// A random number generator's.
     Rng(rng::RngState),
 }

@@ -6,7 +6,8 @@ use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueState, QueueT};
 
-use super::{STEPS, Transport};
+use super::Transport;
+use super::setup::STEPS;
 use crate::kvm::devices::queue::Ring;
 use crate::kvm::devices::{DeviceState, Error, Result};
 
@@ -54,6 +55,9 @@ impl Transport {
         self.device_features_sel = state.device_features_sel;
         self.driver_features_sel = state.driver_features_sel;
         self.driver_features = state.driver_features;
+        if self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+            self.device.activate(self.driver_features);
+        }
         self.broken = (state.status & VIRTIO_CONFIG_S_NEEDS_RESET != 0)
             .then_some(Error::Protocol("it did so before the snapshot"));
         Ok(())
