@@ -40,6 +40,7 @@ pub mod harness;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
+pub mod serial;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
