@@ -14,6 +14,7 @@ mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
+use std::mem::offset_of;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -45,9 +46,9 @@ const ZERO_MAX: u32 = 1 << 21;
 /// the event loop. As much as one request may have.
 const BUDGET: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
 
-/// The bytes of the configuration space that we have: up to and including those for
-/// writing zeros.
-const CONFIG_SIZE: usize = 60;
+/// The configuration space, of which we have what comes before secure erasing.
+type Config = virtio_blk_config;
+const CONFIG_SIZE: usize = offset_of!(Config, max_secure_erase_sectors);
 
 /// A disk.
 pub struct Block {
@@ -111,15 +112,16 @@ fn config(sectors: u64) -> [u8; CONFIG_SIZE] {
     let mut put = |offset: usize, bytes: &[u8]| {
         config[offset..offset + bytes.len()].copy_from_slice(bytes);
     };
-    put(0, &sectors.to_le_bytes());
-    put(8, &SIZE_MAX.to_le_bytes());
-    put(12, &SEG_MAX.to_le_bytes());
-    put(36, &ZERO_MAX.to_le_bytes()); // max_discard_sectors
-    put(40, &1u32.to_le_bytes()); // max_discard_seg
-    put(44, &8u32.to_le_bytes()); // discard_sector_alignment: a page of the host's
-    put(48, &ZERO_MAX.to_le_bytes()); // max_write_zeroes_sectors
-    put(52, &1u32.to_le_bytes()); // max_write_zeroes_seg
-    put(56, &[1]); // write_zeroes_may_unmap
+    put(offset_of!(Config, capacity), &sectors.to_le_bytes());
+    put(offset_of!(Config, size_max), &SIZE_MAX.to_le_bytes());
+    put(offset_of!(Config, seg_max), &SEG_MAX.to_le_bytes());
+    let [zero_max, one, page] = [ZERO_MAX, 1, 8u32].map(u32::to_le_bytes);
+    put(offset_of!(Config, max_discard_sectors), &zero_max);
+    put(offset_of!(Config, max_discard_seg), &one);
+    put(offset_of!(Config, discard_sector_alignment), &page);
+    put(offset_of!(Config, max_write_zeroes_sectors), &zero_max);
+    put(offset_of!(Config, max_write_zeroes_seg), &one);
+    put(offset_of!(Config, write_zeroes_may_unmap), &[1]);
     config
 }
 

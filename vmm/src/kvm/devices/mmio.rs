@@ -185,13 +185,15 @@ impl Transport {
         }
     }
 
-    /// To be called once after [`restore`](Self::restore), when the rest of
-    /// the machine has been restored too and right before it runs.
+    /// To be called right before the machine runs (again): after
+    /// [`restore`](Self::restore), when the rest of it has been restored
+    /// too, and after [`save`](Self::save), when the same machine goes on.
     ///
     /// An interrupt that the guest has not acknowledged is sent once more: the
     /// edge may have been lost between the device and the interrupt
     /// controller's saved state, and one too many is harmless. So is a look
-    /// at each queue, which takes up what was left for later.
+    /// at each queue, which takes up what was left for later and what saving
+    /// has taken out of sockets.
     pub fn resume(&mut self) {
         if self.interrupt_status != 0 {
             self.interrupt.raise();

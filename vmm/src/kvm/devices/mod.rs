@@ -22,10 +22,16 @@
 //!
 //! # Snapshots
 //! With all vCPUs and the event loop at rest, `save` gives a device's state.
-//! A new machine builds its transports as usual, with new host ends, calls
-//! `restore` on each, and, when memory, interrupt controller and vCPUs are in
-//! place, [`mmio::Transport::resume`] before any of them runs. States come from
-//! files and are checked like anything else that comes from outside.
+//! A new machine builds its transports as usual, with new host ends, and calls
+//! `restore` on each when memory is in place. In either machine
+//! [`mmio::Transport::resume`] is called before any vCPU runs (again).
+//! States come from files and are checked like anything else that comes from
+//! outside.
+//!
+//! # System calls
+//! Devices make these, in both kinds of threads: `read`, `write`, `lseek` and
+//! `fallocate` for disks and sockets, `recvfrom` when saving, `getrandom`,
+//! `epoll_ctl`, and what an [`Interrupt`] needs.
 //!
 //! # Signals
 //! A socket whose peer is gone is written to with `write(2)`: SIGPIPE must be
@@ -41,6 +47,8 @@ pub mod mmio;
 pub mod queue;
 pub mod rng;
 pub mod serial;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -132,7 +140,8 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Its state. The machine is at rest, and may go on afterwards.
+    /// Its state. The machine is at rest, and may go on afterwards: every
+    /// queue is notified then.
     fn save(&mut self) -> DeviceState;
 
     /// Takes on a state, from whatever state it has. On an error it stays as

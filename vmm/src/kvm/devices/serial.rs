@@ -284,9 +284,10 @@ impl Serial {
         Ok(())
     }
 
-    /// To be called once after [`restore`](Self::restore), right before the
-    /// machine runs: an interrupt that the guest has not looked at is sent once
-    /// more, since the edge may not be in the interrupt controller's state.
+    /// To be called right before the machine runs (again), like a transport's
+    /// [`resume`](super::mmio::Transport::resume): an interrupt that the guest
+    /// has not looked at is sent once more, since the edge may not be in the
+    /// interrupt controller's state.
     pub fn resume(&mut self) {
         if self.registers.state().interrupt_identification & IIR_NONE == 0 {
             self.interrupt.raise();

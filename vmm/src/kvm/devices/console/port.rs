@@ -110,9 +110,7 @@ impl Port {
         let mut wanted = EventSet::empty();
         wanted.set(EventSet::IN, self.wants_input);
         wanted.set(EventSet::OUT, self.wants_output);
-        if !wanted.is_empty() {
-            self.source.arm(wanted);
-        }
+        self.source.arm(wanted);
     }
 
     /// Moves bytes from the host to the guest, if that has the port `open`.
@@ -216,7 +214,9 @@ impl Port {
     }
 
     /// Its state. What the socket holds for the guest moves to the backlog,
-    /// so that the guest gets it whether it goes on here or elsewhere.
+    /// so that the guest gets it whether it goes on here or elsewhere; the
+    /// event loop will not tell of it again, but the transport looks when it
+    /// is resumed.
     pub fn save(&mut self) -> PortState {
         let mut part = [0; 4096];
         while self.host_open && self.backlog.len() + part.len() <= BACKLOG_MAX {

@@ -381,6 +381,18 @@ fn a_saved_console_goes_on_elsewhere_and_here() {
 }
 
 #[test]
+fn what_comes_while_the_machine_rests_is_found_when_it_goes_on() {
+    let mut guest = guest();
+    guest.open(0);
+    guest.give(0, 256);
+    guest.hosts[0].write_all(b"hello").unwrap();
+    guest.bench.transport.save();
+    assert_eq!((guest.bench.turn(), guest.take(0)), (0, None));
+    guest.bench.transport.resume();
+    assert_eq!(guest.take(0).unwrap(), b"hello");
+}
+
+#[test]
 fn a_new_host_end_is_open() {
     let mut guest = guest();
     guest.open(0);

@@ -27,7 +27,7 @@ pub struct TransportState {
 
 impl Transport {
     /// The state of transport and device. No vCPU and no event may use it
-    /// meanwhile; the machine may go on afterwards.
+    /// meanwhile. The machine may go on after a [`resume`](Self::resume).
     pub fn save(&mut self) -> TransportState {
         TransportState {
             status: self.status,
