@@ -29,9 +29,9 @@
 //! outside.
 //!
 //! # System calls
-//! Devices make these, in both kinds of threads: `read`, `write`, `lseek` and
-//! `fallocate` for disks and sockets, `recvfrom` when saving, `getrandom`,
-//! `epoll_ctl`, and what an [`Interrupt`] needs.
+//! Devices make these, in both kinds of threads: `read`, `write`, `lseek`,
+//! `fallocate`, `getrandom`, `epoll_ctl`, `sendto` (the UART's socket),
+//! `recvfrom` (saving), and what an [`Interrupt`] needs.
 //!
 //! # Signals
 //! A socket whose peer is gone is written to with `write(2)`: SIGPIPE must be

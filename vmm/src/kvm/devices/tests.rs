@@ -24,60 +24,84 @@ impl Numbers {
     }
 }
 
-/// Descriptors with addresses, lengths and links that are often good.
-fn scribble(bench: &Bench, queue: u32, numbers: &mut Numbers) {
+/// What a queue's chains are for, seen from the device.
+#[derive(Clone, Copy)]
+enum Shape {
+    Reads,
+    Writes,
+    Both,
+}
+
+/// Chains that are mostly good: first buffers to read, then buffers to write,
+/// with now and then a field that is anything.
+fn scribble(bench: &Bench, queue: u32, is: Shape, numbers: &mut Numbers) {
     let put = |address: u64, bytes: &[u8]| {
         let place = GuestAddress(address);
         bench.memory.write_slice(bytes, place).unwrap();
     };
     let [descriptors, available, _] = harness::queue(queue);
-    for n in 0..128 {
-        let address = match numbers.next(8) {
-            0 => numbers.0,
-            _ => numbers.next(MEMORY as u64),
+    let buffers = MEMORY as u64 - harness::BUFFERS;
+    let (mut entry, mut chains) = (0u16, 0u16);
+    while chains < 6 {
+        let mut count = || 1 + numbers.next(3);
+        let (reads, writes) = match is {
+            Shape::Reads => (count(), 0),
+            Shape::Writes => (0, count()),
+            Shape::Both => (count(), count()),
         };
-        let len = match numbers.next(8) {
-            0 => numbers.0 as u32,
-            1 => 16,
-            2 => 1,
-            _ => 512 * numbers.next(9) as u32,
+        let (reads, writes) = match numbers.next(20) {
+            0 => (writes, reads),
+            _ => (reads, writes),
         };
-        let flags = match numbers.next(16) {
-            0 => 4,
-            _ => numbers.next(4) as u16,
-        };
-        let next = match numbers.next(8) {
-            0 => numbers.next(130) as u16,
-            _ => n + 1,
-        };
-        let entry = descriptors + 16 * u64::from(n);
-        put(entry, &address.to_le_bytes());
-        put(entry + 8, &len.to_le_bytes());
-        put(entry + 12, &flags.to_le_bytes());
-        put(entry + 14, &next.to_le_bytes());
-        let head = numbers.next(if numbers.0 & 64 == 0 { 9 } else { 130 }) as u16;
-        put(available + 4 + 2 * u64::from(n), &head.to_le_bytes());
-    }
-    let count = numbers.next(10) as u16;
-    put(available + 2, &count.to_le_bytes());
-    // Many a buffer begins like a request or a message.
-    for _ in 0..64 {
-        let at = numbers.next(MEMORY as u64 - 32) & !15;
-        if at < descriptors || at >= harness::BUFFERS {
-            let kind = numbers.next(16) as u8;
-            put(
-                at,
-                &[kind, 0, 0, 0, kind / 2, 0, 1, 0, kind, 0, 0, 0, 0, 0, 0, 0],
-            );
+        put(available + 4 + 2 * u64::from(chains), &entry.to_le_bytes());
+        for n in 0..reads + writes {
+            // What comes first is a header or a message, what comes last a status.
+            let mut len = match n {
+                0 if reads > 0 => [16, 8][numbers.next(2) as usize],
+                _ if n + 1 == reads + writes => [1, 512][numbers.next(2) as usize],
+                _ => [16, 0, 512, 1024, 2048][numbers.next(5) as usize],
+            };
+            let mut address = harness::BUFFERS + numbers.next(buffers - 4096);
+            let mut flags = u16::from(n + 1 < reads + writes) | if n < reads { 0 } else { 2 };
+            let mut next = entry + 1;
+            match numbers.next(150) {
+                0 => address = numbers.0,
+                1 => len = numbers.0 as u32,
+                2 => flags = numbers.next(8) as u16,
+                3 => next = numbers.next(130) as u16,
+                _ => {}
+            }
+            let place = descriptors + 16 * u64::from(entry);
+            put(place, &address.to_le_bytes());
+            put(place + 8, &len.to_le_bytes());
+            put(place + 12, &flags.to_le_bytes());
+            put(place + 14, &next.to_le_bytes());
+            if n == 0 && address < MEMORY as u64 - 16 {
+                // A request's type and sector; or a message's port, event and value.
+                let kind = [0, 1, 4, 8, 11, 13, numbers.0 as u8][numbers.next(7) as usize];
+                let mut header = [0; 16];
+                header[0] = if queue == 3 { kind & 1 } else { kind };
+                header[4] = [0, 3, 6, kind][numbers.next(4) as usize];
+                header[6] = 1;
+                header[8] = numbers.next(9) as u8;
+                put(address, &header);
+            }
+            entry += 1;
         }
+        chains += 1;
     }
+    let count = match numbers.next(50) {
+        0 => numbers.0 as u16,
+        _ => numbers.next(7) as u16,
+    };
+    put(available + 2, &count.to_le_bytes());
 }
 
-fn torment(mut bench: Bench, queues: u32, numbers: &mut Numbers) {
+fn torment(mut bench: Bench, queues: &[Shape], numbers: &mut Numbers) {
     for _ in 0..20 {
         bench.start();
-        for queue in 0..queues {
-            scribble(&bench, queue, numbers);
+        for (queue, &is) in queues.iter().enumerate() {
+            scribble(&bench, queue as u32, is, numbers);
         }
         bench.notify_all();
         let state = bench.transport.save();
@@ -98,13 +122,21 @@ fn torment(mut bench: Bench, queues: u32, numbers: &mut Numbers) {
 fn nonsense_is_survived() {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for _ in 0..20 {
-        torment(Bench::new(|_| Box::new(Rng::new())), 1, &mut numbers);
+        torment(
+            Bench::new(|_| Box::new(Rng::new())),
+            &[Shape::Writes],
+            &mut numbers,
+        );
 
         let disk = tempfile().unwrap();
         disk.set_len(1 << 20).unwrap();
         let readonly = numbers.next(2) == 0;
         let block = Block::new(disk, readonly, "nonsense").unwrap();
-        torment(Bench::new(|_| Box::new(block)), 1, &mut numbers);
+        torment(
+            Bench::new(|_| Box::new(block)),
+            &[Shape::Both],
+            &mut numbers,
+        );
 
         let (channel, host) = UnixStream::pair().unwrap();
         let (terminal, other) = UnixStream::pair().unwrap();
@@ -113,7 +145,8 @@ fn nonsense_is_survived() {
         }
         std::io::Write::write_all(&mut &host, &[7; 10_000]).unwrap();
         let console = |events| Box::new(Console::new(channel, terminal, &events).unwrap()) as _;
-        torment(Bench::new(console), 6, &mut numbers);
+        let queues = [Shape::Writes, Shape::Reads].repeat(3);
+        torment(Bench::new(console), &queues, &mut numbers);
     }
 }
 
