@@ -20,6 +20,53 @@
 //!   buffers) never wakes the loop, and nothing ever spins.
 //! - **Interrupts** go through [`Interrupt::raise`], from either thread.
 //!
+//! ```no_run
+//! # use std::os::unix::net::UnixStream;
+//! # use std::path::Path;
+//! # use std::sync::{Arc, Mutex};
+//! # use crucible_vmm::kvm::memory::Memory;
+//! # use vmm_sys_util::epoll::{Epoll, EpollEvent};
+//! # use vmm_sys_util::eventfd::EventFd;
+//! use crucible_vmm::kvm::devices::block::Block;
+//! use crucible_vmm::kvm::devices::console::Console;
+//! use crucible_vmm::kvm::devices::mmio::Transport;
+//! use crucible_vmm::kvm::devices::{Events, Interrupt, Result, TOKENS};
+//!
+//! struct Irq(EventFd); // registered with KVM as an irqfd
+//!
+//! impl Interrupt for Irq {
+//!     fn raise(&self) {
+//!         let _ = self.0.write(1);
+//!     }
+//! }
+//!
+//! fn devices(
+//!     memory: &Arc<Memory>,
+//!     epoll: &Arc<Epoll>,
+//!     [first, second]: [Arc<Irq>; 2],
+//!     [channel, terminal]: [UnixStream; 2],
+//! ) -> Result<Vec<Mutex<Transport>>> {
+//!     let events = |n: u64| Events::new(epoll.clone(), n * TOKENS);
+//!     let disk = Block::open(Path::new("/image"), true, "vda")?;
+//!     let disk = Transport::new(Box::new(disk), memory.clone(), first, events(0))?;
+//!     let ports = Console::new(channel, terminal, &events(1))?;
+//!     let ports = Transport::new(Box::new(ports), memory.clone(), second, events(1))?;
+//!     Ok(vec![Mutex::new(disk), Mutex::new(ports)])
+//! }
+//!
+//! fn event_loop(epoll: &Epoll, devices: &[Mutex<Transport>]) -> std::io::Result<()> {
+//!     let mut events = [EpollEvent::default(); 16];
+//!     loop {
+//!         let count = epoll.wait(-1, &mut events)?;
+//!         for token in events[..count].iter().map(EpollEvent::data) {
+//!             if let Some(device) = devices.get((token / TOKENS) as usize) {
+//!                 device.lock().unwrap().ready(token);
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
 //! # Snapshots
 //! With all vCPUs and the event loop at rest, `save` gives a device's state.
 //! A new machine builds its transports as usual, with new host ends, and calls
