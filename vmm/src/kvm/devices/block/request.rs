@@ -1,0 +1,256 @@
+//! One request of the driver's (virtio 1.2, section 5.2.6).
+
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+
+use virtio_bindings::virtio_blk::*;
+use vm_memory::{GuestAddress, Permissions, ReadVolatile, WriteVolatile};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+
+use super::{Block, SECTOR, SEG_MAX, SIZE_MAX, ZERO_MAX};
+use crate::kvm::devices::queue::{self, Chain, Segment};
+use crate::kvm::devices::{Error, Result};
+use crate::kvm::memory::Memory;
+
+/// The bytes of a request's header: type, reserved, sector.
+const HEADER: usize = 16;
+
+/// The bytes that describe a range to discard or to zero.
+const RANGE: usize = 16;
+
+/// A request, taken apart. How it is cut into descriptors says nothing
+/// (virtio 1.2, 2.7.4): it begins with the header's bytes and ends with the
+/// status byte.
+pub(super) struct Request {
+    kind: u32,
+    sector: u64,
+    /// What the driver sends.
+    output: Vec<Segment>,
+    /// What the driver wants.
+    input: Vec<Segment>,
+    status: GuestAddress,
+}
+
+/// Why a request fails.
+#[derive(Debug)]
+enum Failure {
+    /// It was done wrong, or the host could not do it.
+    Io,
+    /// It is of a kind that we do not do.
+    Unsupported,
+}
+
+impl From<io::Error> for Failure {
+    fn from(_: io::Error) -> Self {
+        Self::Io
+    }
+}
+
+/// An address in a request that is not in memory fails that request only.
+impl From<Error> for Failure {
+    fn from(_: Error) -> Self {
+        Self::Io
+    }
+}
+
+impl Request {
+    /// Takes a chain apart. An error if there is no room for an answer.
+    pub fn parse(memory: &Memory, chain: &Chain) -> Result<Self> {
+        let mut header = [0; HEADER];
+        queue::read(memory, chain.readable(), &mut header)?;
+        let mut output = chain.readable().to_vec();
+        skip(&mut output, HEADER as u32);
+
+        let mut input = chain.writable().to_vec();
+        while input.last().is_some_and(|segment| segment.len == 0) {
+            input.pop();
+        }
+        let last = input
+            .last_mut()
+            .ok_or(Error::Protocol("a request has no room for its status"))?;
+        last.len -= 1;
+        let status = last.addr.0.checked_add(u64::from(last.len));
+        let status = status.ok_or(Error::Protocol("a status beyond the address space"))?;
+
+        let [kind, _reserved, low, high] = words(&header);
+        Ok(Self {
+            kind,
+            sector: u64::from(high) << 32 | u64::from(low),
+            output,
+            input,
+            status: GuestAddress(status),
+        })
+    }
+
+    /// The bytes to move. Punching a hole is work too, of a kind.
+    pub fn cost(&self) -> u64 {
+        match self.kind {
+            VIRTIO_BLK_T_IN => queue::total(&self.input),
+            VIRTIO_BLK_T_OUT => queue::total(&self.output),
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => 1 << 20,
+            _ => 0,
+        }
+    }
+}
+
+/// Four little-endian words.
+fn words(bytes: &[u8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+    words
+}
+
+/// Leaves out the first `bytes`, of which there are as many.
+fn skip(segments: &mut [Segment], mut bytes: u32) {
+    for segment in segments {
+        let here = bytes.min(segment.len);
+        // An address that overflows here is not in memory; nor is the last one.
+        segment.addr = GuestAddress(segment.addr.0.saturating_add(here.into()));
+        segment.len -= here;
+        bytes -= here;
+    }
+}
+
+impl Block {
+    /// Does a request and tells its status. Returns how many bytes were
+    /// written; an error if not even the status could be.
+    pub(super) fn execute(&mut self, memory: &Memory, request: &Request) -> Result<u32> {
+        let status = match self.attempt(memory, request) {
+            Ok(()) => VIRTIO_BLK_S_OK,
+            Err(Failure::Io) => VIRTIO_BLK_S_IOERR,
+            Err(Failure::Unsupported) => VIRTIO_BLK_S_UNSUPP,
+        };
+        let place = Segment {
+            addr: request.status,
+            len: 1,
+        };
+        queue::write(memory, &[place], &[status as u8])?;
+        // The status is the last byte, so with it all count as written.
+        Ok(u32::try_from(queue::total(&request.input) + 1).unwrap_or(u32::MAX))
+    }
+
+    fn attempt(&mut self, memory: &Memory, request: &Request) -> Result<(), Failure> {
+        match request.kind {
+            VIRTIO_BLK_T_IN => self.read(memory, request),
+            VIRTIO_BLK_T_OUT => self.write(memory, request),
+            VIRTIO_BLK_T_FLUSH => Ok(()),
+            VIRTIO_BLK_T_GET_ID => {
+                queue::write(memory, &request.input, &self.serial)?;
+                Ok(())
+            }
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => self.zero(memory, request),
+            _ => Err(Failure::Unsupported),
+        }
+    }
+
+    fn read(&mut self, memory: &Memory, request: &Request) -> Result<(), Failure> {
+        let offset = self.check(request.sector, &request.input)?;
+        self.transfer(offset, &request.input, |file, segment| {
+            for slice in queue::slices(memory, segment, 0, Permissions::Write)? {
+                file.read_exact_volatile(&mut slice?).map_err(volatile)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write(&mut self, memory: &Memory, request: &Request) -> Result<(), Failure> {
+        if self.readonly {
+            return Err(Failure::Io);
+        }
+        let offset = self.check(request.sector, &request.output)?;
+        self.transfer(offset, &request.output, |file, segment| {
+            for slice in queue::slices(memory, segment, 0, Permissions::Read)? {
+                file.write_all_volatile(&slice?).map_err(volatile)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Moves data, segment by segment, from `offset` of the file on.
+    ///
+    /// There is no safe way to give the guest's memory to `preadv`. What
+    /// follows on the last request, as most do, needs no `lseek`.
+    fn transfer(
+        &mut self,
+        offset: u64,
+        segments: &[Segment],
+        mut each: impl FnMut(&mut &std::fs::File, Segment) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if self.position.take() != Some(offset) {
+            self.file.seek(SeekFrom::Start(offset))?;
+        }
+        for &segment in segments {
+            each(&mut &self.file, segment)?;
+        }
+        // Wherever it failed, the offset is unknown.
+        self.position = Some(offset + queue::total(segments));
+        Ok(())
+    }
+
+    /// Discards, or writes zeros.
+    fn zero(&mut self, memory: &Memory, request: &Request) -> Result<(), Failure> {
+        if self.readonly || queue::total(&request.output) != RANGE as u64 {
+            return Err(Failure::Io);
+        }
+        let mut range = [0; RANGE];
+        queue::read(memory, &request.output, &mut range)?;
+        let [low, high, sectors, flags] = words(&range);
+        let sector = u64::from(high) << 32 | u64::from(low);
+        let discard = request.kind == VIRTIO_BLK_T_DISCARD;
+        let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
+        if flags & !VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0 || discard && unmap {
+            return Err(Failure::Unsupported);
+        }
+        if sectors > ZERO_MAX {
+            return Err(Failure::Io);
+        }
+        let length = u64::from(sectors) * SECTOR;
+        let offset = self.range(sector, length)?;
+        if length == 0 {
+            return Ok(());
+        }
+        // A hole reads as zeros too, and some file systems know no other way.
+        let modes = if discard || unmap {
+            &[FallocateMode::PunchHole][..]
+        } else {
+            &[FallocateMode::ZeroRange, FallocateMode::PunchHole]
+        };
+        let file: &dyn AsRawFd = &self.file;
+        let done = modes.iter().any(|mode| {
+            let mode = match mode {
+                FallocateMode::PunchHole => FallocateMode::PunchHole,
+                FallocateMode::ZeroRange => FallocateMode::ZeroRange,
+            };
+            fallocate(file, mode, true, offset, length).is_ok()
+        });
+        // The driver then does without, or writes zeros itself.
+        done.then_some(()).ok_or(Failure::Unsupported)
+    }
+
+    /// Where in the file a transfer begins, if it may be done.
+    fn check(&self, sector: u64, segments: &[Segment]) -> Result<u64, Failure> {
+        let segments = || segments.iter().filter(|segment| segment.len != 0);
+        if segments().count() > SEG_MAX as usize || segments().any(|s| s.len > SIZE_MAX) {
+            return Err(Failure::Io);
+        }
+        self.range(sector, segments().map(|s| u64::from(s.len)).sum())
+    }
+
+    /// Where in the file a range of the disk begins, if it is one: whole sectors,
+    /// all on the disk.
+    fn range(&self, sector: u64, length: u64) -> Result<u64, Failure> {
+        let end = sector.checked_add(length / SECTOR);
+        if !length.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.sectors) {
+            return Err(Failure::Io);
+        }
+        Ok(sector * SECTOR)
+    }
+}
+
+/// What reading and writing volatile memory can meet: only the file's errors, since the
+/// slices have been checked.
+fn volatile(_: vm_memory::VolatileMemoryError) -> Failure {
+    Failure::Io
+}

@@ -1,0 +1,281 @@
+//! A port: a socket on one side, two queues on the other.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+
+use serde::{Deserialize, Serialize};
+use vm_memory::{Permissions, ReadVolatile, VolatileMemoryError, WriteVolatile};
+use vmm_sys_util::epoll::EventSet;
+
+use crate::kvm::devices::queue::{self, Outcome, Rings, Segment, Step};
+use crate::kvm::devices::{Error, Events, Result, Source};
+use crate::kvm::memory::Memory;
+
+/// The most bytes to read into one chain.
+const CHAIN_MAX: u64 = 64 << 10;
+
+/// The most bytes to write for one notification; whoever reads them may read as fast
+/// as they are written.
+const TRANSMIT_MAX: usize = 1 << 20;
+
+/// The most bytes on their way to the guest that a snapshot takes along. A
+/// socket holds less, with the host's default limits.
+const BACKLOG_MAX: usize = 1 << 20;
+
+pub(super) struct Port {
+    // Before the socket, so that it leaves the event loop while that is open.
+    source: Source,
+    stream: UnixStream,
+    /// The guest has opened it.
+    pub guest_open: bool,
+    /// The host's end has not said that it sends no more.
+    pub host_open: bool,
+    /// The socket may have something to read.
+    readable: bool,
+    /// The host's end takes no more, ever.
+    gone: bool,
+    /// Bytes for the guest that come before those in the socket.
+    backlog: VecDeque<u8>,
+    /// How much of the first chain to the host has been sent, in bytes.
+    sent: u32,
+    /// There is a buffer for what the socket will have to read.
+    wants_input: bool,
+    /// There is something to send when the socket takes it.
+    wants_output: bool,
+}
+
+/// A port's part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PortState {
+    guest_open: bool,
+    pub host_open: bool,
+    sent: u32,
+    backlog: Vec<u8>,
+}
+
+impl PortState {
+    /// Whether it could be a port's. How much was sent is anything: it is
+    /// compared with the chain's length where it is used.
+    pub fn is_valid(&self) -> bool {
+        self.backlog.len() <= BACKLOG_MAX
+    }
+}
+
+/// What an attempt to read or write came to.
+enum Attempt {
+    Done(usize),
+    WouldBlock,
+    /// The other end is gone.
+    Failed,
+}
+
+impl Port {
+    pub fn new(stream: UnixStream, events: &Events, index: u64) -> Result<Self> {
+        stream.set_nonblocking(true).map_err(|source| Error::Io {
+            what: "make a port's socket non-blocking",
+            source,
+        })?;
+        Ok(Self {
+            source: events.add(index, &stream),
+            stream,
+            guest_open: false,
+            host_open: true,
+            readable: true,
+            gone: false,
+            backlog: VecDeque::new(),
+            sent: 0,
+            wants_input: false,
+            wants_output: false,
+        })
+    }
+
+    /// The driver is gone; its chains are too. What was on its way to the
+    /// guest waits for the next driver.
+    pub fn reset(&mut self) {
+        self.guest_open = false;
+        self.sent = 0;
+        self.wants_input = false;
+        self.wants_output = false;
+    }
+
+    /// The socket became readable or writable, or both.
+    pub fn fired(&mut self) {
+        self.source.fired();
+        self.readable = true;
+    }
+
+    /// Has the event loop tell of what would bring progress, and of nothing else.
+    pub fn arm(&mut self) {
+        let mut wanted = EventSet::empty();
+        wanted.set(EventSet::IN, self.wants_input);
+        wanted.set(EventSet::OUT, self.wants_output);
+        self.source.arm(wanted);
+    }
+
+    /// Moves bytes from the host to the guest, if that has the port `open`.
+    pub fn receive(&mut self, rings: &mut Rings<'_>, queue: usize, open: bool) -> Result<()> {
+        self.wants_input = false;
+        if !open || !self.host_open && self.backlog.is_empty() {
+            return Ok(());
+        }
+        let outcome = rings.drain(queue, |memory, chain| {
+            if !chain.readable().is_empty() || queue::total(chain.writable()) == 0 {
+                return Err(Error::Protocol("a buffer that nothing can be put into"));
+            }
+            match self.fill(memory, chain.writable())? {
+                0 => Ok(Step::Keep),
+                filled => Ok(Step::Used(filled)),
+            }
+        })?;
+        self.wants_input = outcome == Outcome::Kept && self.host_open;
+        Ok(())
+    }
+
+    /// Fills a chain with what there is; 0 if there is nothing.
+    fn fill(&mut self, memory: &Memory, segments: &[Segment]) -> Result<u32> {
+        if !self.backlog.is_empty() {
+            let written = queue::write(memory, segments, self.backlog.make_contiguous())?;
+            self.backlog.drain(..written);
+            return Ok(written as u32);
+        }
+        let mut filled = 0;
+        for &segment in segments {
+            for slice in queue::slices(memory, segment, 0, Permissions::Write)? {
+                let mut slice = slice?;
+                while self.readable && !slice.is_empty() && u64::from(filled) < CHAIN_MAX {
+                    let len = slice.len().min(CHAIN_MAX as usize);
+                    let mut part = slice.subslice(0, len)?;
+                    match attempt(|| self.stream.read_volatile(&mut part)) {
+                        Attempt::Done(0) | Attempt::Failed => {
+                            self.readable = false;
+                            self.host_open = false;
+                        }
+                        Attempt::WouldBlock => self.readable = false,
+                        Attempt::Done(read) => {
+                            // Less than there was room for: there was no
+                            // more. Asking again would be a system call to
+                            // learn what the event loop tells anyway.
+                            self.readable = read == len;
+                            filled += read as u32;
+                            slice = slice.offset(read)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Moves bytes from the guest to the host.
+    pub fn transmit(&mut self, rings: &mut Rings<'_>, queue: usize) -> Result<()> {
+        let mut budget = TRANSMIT_MAX;
+        let outcome = rings.drain(queue, |memory, chain| {
+            if !chain.writable().is_empty() {
+                return Err(Error::Protocol("a buffer to send that is to be written"));
+            }
+            let step = self.send(memory, chain.readable(), &mut budget)?;
+            if let Step::Used(_) = step {
+                self.sent = 0;
+            }
+            Ok(step)
+        })?;
+        self.wants_output = outcome == Outcome::Kept;
+        Ok(())
+    }
+
+    /// Sends what is left of a chain.
+    fn send(&mut self, memory: &Memory, segments: &[Segment], budget: &mut usize) -> Result<Step> {
+        let mut skip = self.sent;
+        for &segment in segments {
+            let here = skip.min(segment.len);
+            skip -= here;
+            for slice in queue::slices(memory, segment, here, Permissions::Read)? {
+                let mut slice = slice?;
+                while !slice.is_empty() && !self.gone {
+                    if *budget == 0 {
+                        return Ok(Step::Later);
+                    }
+                    let len = slice.len().min(*budget);
+                    let part = slice.subslice(0, len)?;
+                    match attempt(|| self.stream.write_volatile(&part)) {
+                        Attempt::Failed => self.gone = true,
+                        Attempt::WouldBlock => return Ok(Step::Keep),
+                        Attempt::Done(written) => {
+                            *budget -= written;
+                            self.sent += written as u32;
+                            slice = slice.offset(written)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(Step::Used(0))
+    }
+
+    /// Its state. What the socket holds for the guest moves to the backlog,
+    /// so that the guest gets it whether it goes on here or elsewhere; the
+    /// event loop will not tell of it again, but the transport looks when it
+    /// is resumed.
+    pub fn save(&mut self) -> PortState {
+        let mut part = [0; 4096];
+        while self.host_open && self.backlog.len() + part.len() <= BACKLOG_MAX {
+            match attempt(|| self.stream.read(&mut part)) {
+                // An end is found again when the guest gets that far.
+                Attempt::Done(0) | Attempt::WouldBlock | Attempt::Failed => break,
+                Attempt::Done(read) => self.backlog.extend(&part[..read]),
+            }
+        }
+        PortState {
+            guest_open: self.guest_open,
+            host_open: self.host_open,
+            sent: self.sent,
+            backlog: self.backlog.iter().copied().collect(),
+        }
+    }
+
+    /// Takes on a valid state, with this port's own host end.
+    pub fn restore(&mut self, state: &PortState) {
+        self.guest_open = state.guest_open;
+        self.host_open = true;
+        self.readable = true;
+        self.sent = state.sent;
+        self.backlog = state.backlog.iter().copied().collect();
+        self.wants_input = false;
+        self.wants_output = false;
+    }
+}
+
+/// Tries until no signal interrupts.
+fn attempt<E: Interruptible>(mut what: impl FnMut() -> Result<usize, E>) -> Attempt {
+    loop {
+        return match what() {
+            Ok(count) => Attempt::Done(count),
+            Err(error) => match error.kind() {
+                Some(ErrorKind::Interrupted) => continue,
+                Some(ErrorKind::WouldBlock) => Attempt::WouldBlock,
+                _ => Attempt::Failed,
+            },
+        };
+    }
+}
+
+/// An error of the standard library's, or one of vm-memory's around it.
+trait Interruptible {
+    fn kind(&self) -> Option<ErrorKind>;
+}
+
+impl Interruptible for std::io::Error {
+    fn kind(&self) -> Option<ErrorKind> {
+        Some(self.kind())
+    }
+}
+
+impl Interruptible for VolatileMemoryError {
+    fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::IOError(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The driver's side of a queue on the bench, for tests.
+//!
+//! virtio-queue has a mock of its own, but its used ring lies over its
+//! available ring's end and it never wraps around: event indices, of which
+//! much depends here, cannot be tested with it.
+
+use std::sync::Arc;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::harness::{self, Bench};
+use crate::kvm::memory::Memory;
+
+/// A descriptor's flags.
+pub const NEXT: u16 = 1;
+pub const WRITE: u16 = 2;
+
+/// One queue's driver.
+pub struct Driver {
+    memory: Arc<Memory>,
+    index: u32,
+    size: u16,
+    /// The next descriptor to use; they are reused in turn.
+    descriptor: u16,
+    available: u16,
+    /// What the device was last told to have been seen of its used ring.
+    seen: u16,
+}
+
+impl Driver {
+    pub fn new(bench: &Bench, index: u32, size: u16) -> Self {
+        Self {
+            memory: bench.memory.clone(),
+            index,
+            size,
+            descriptor: 0,
+            available: 0,
+            seen: 0,
+        }
+    }
+
+    /// The same driver over the memory of another bench.
+    pub fn over(&self, bench: &Bench) -> Self {
+        Self {
+            memory: bench.memory.clone(),
+            ..*self
+        }
+    }
+
+    fn put<T: vm_memory::ByteValued>(&self, address: u64, value: T) {
+        self.memory.write_obj(value, GuestAddress(address)).unwrap();
+    }
+
+    fn get<T: vm_memory::ByteValued>(&self, address: u64) -> T {
+        self.memory.read_obj(GuestAddress(address)).unwrap()
+    }
+
+    /// Writes a raw descriptor.
+    pub fn descriptor(&self, at: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let place = harness::queue(self.index)[0] + 16 * u64::from(at);
+        self.put(place, address);
+        self.put(place + 8, len);
+        self.put(place + 12, flags);
+        self.put(place + 14, next);
+    }
+
+    /// Makes the chain that begins at a descriptor available.
+    pub fn offer(&mut self, head: u16) {
+        let ring = harness::queue(self.index)[1];
+        self.put(ring + 4 + 2 * u64::from(self.available % self.size), head);
+        self.available = self.available.wrapping_add(1);
+        self.put(ring + 2, self.available);
+    }
+
+    /// Adds a chain of (address, length, device writes) and returns its head.
+    pub fn add(&mut self, buffers: &[(u64, u32, bool)]) -> u16 {
+        let head = self.descriptor;
+        for (n, &(address, len, write)) in buffers.iter().enumerate() {
+            let here = self.descriptor;
+            self.descriptor = (here + 1) % self.size;
+            let more = if n + 1 < buffers.len() { NEXT } else { 0 };
+            let flags = more | if write { WRITE } else { 0 };
+            self.descriptor(here, address, len, flags, self.descriptor);
+        }
+        self.offer(head);
+        head
+    }
+
+    /// The next used chain and its length, if there is one. Asks to be
+    /// interrupted for the next.
+    pub fn used(&mut self) -> Option<(u16, u32)> {
+        let [_, available, used] = harness::queue(self.index);
+        if self.get::<u16>(used + 2) == self.seen {
+            return None;
+        }
+        let element = used + 4 + 8 * u64::from(self.seen % self.size);
+        self.seen = self.seen.wrapping_add(1);
+        self.put(available + 4 + 2 * u64::from(self.size), self.seen);
+        Some((self.get::<u32>(element) as u16, self.get(element + 4)))
+    }
+
+    /// Whether the device wants to be notified of the chain last added.
+    pub fn wants_notification(&self) -> bool {
+        let event = harness::queue(self.index)[2] + 4 + 8 * u64::from(self.size);
+        self.get::<u16>(event) == self.available.wrapping_sub(1)
+    }
+
+    /// Sets the available ring's index.
+    pub fn set_available(&mut self, index: u16) {
+        self.available = index;
+        self.put(harness::queue(self.index)[1] + 2, index);
+    }
+}

@@ -1,0 +1,128 @@
+//! How a driver sets up a device: the device status, features and queues
+//! (virtio 1.2, sections 2.1, 2.2 and 3.1.1).
+
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::QueueT;
+
+use super::Transport;
+use crate::kvm::devices::Error;
+
+/// The steps of a driver's initialisation, in order (virtio 1.2, 3.1.1).
+pub(super) const STEPS: [u32; 4] = [
+    VIRTIO_CONFIG_S_ACKNOWLEDGE,
+    VIRTIO_CONFIG_S_DRIVER,
+    VIRTIO_CONFIG_S_FEATURES_OK,
+    VIRTIO_CONFIG_S_DRIVER_OK,
+];
+
+impl Transport {
+    pub(super) fn set_driver_features(&mut self, value: u32) {
+        if !self.has(VIRTIO_CONFIG_S_DRIVER)
+            || self.has(VIRTIO_CONFIG_S_FEATURES_OK)
+            || self.out_of_order()
+        {
+            return;
+        }
+        let value = u64::from(value);
+        match self.driver_features_sel {
+            0 => self.driver_features = self.driver_features >> 32 << 32 | value,
+            1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
+            // Features that do not exist: not to be accepted.
+            _ if value != 0 => self.driver_features = u64::MAX,
+            _ => {}
+        }
+    }
+
+    pub(super) fn set_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        // Only a reset clears bits; NEEDS_RESET is not the driver's to set,
+        // but it writes back what it has read.
+        let owned = self.status & !VIRTIO_CONFIG_S_NEEDS_RESET;
+        if owned & !value != 0 {
+            return;
+        }
+        self.status |= value & VIRTIO_CONFIG_S_FAILED;
+        for step in STEPS {
+            if value & step == 0 || self.out_of_order() {
+                return;
+            }
+            if self.has(step) {
+                continue;
+            }
+            if step == VIRTIO_CONFIG_S_FEATURES_OK && !self.accept_features() {
+                return;
+            }
+            self.status |= step;
+            if step == VIRTIO_CONFIG_S_DRIVER_OK {
+                self.device.activate(self.driver_features);
+            }
+        }
+    }
+
+    /// Whether the driver's features are among those offered, and enough.
+    fn accept_features(&mut self) -> bool {
+        let features = self.driver_features;
+        if features & !self.offered() != 0 || features & 1 << VIRTIO_F_VERSION_1 == 0 {
+            return false;
+        }
+        for ring in &mut self.rings {
+            ring.queue
+                .set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
+        }
+        true
+    }
+
+    pub(super) fn set_up_queue(&mut self, offset: u32, value: u32) {
+        let allowed = self.has(VIRTIO_CONFIG_S_FEATURES_OK)
+            && !self.has(VIRTIO_CONFIG_S_DRIVER_OK)
+            && !self.out_of_order();
+        let Some(ring) = self.rings.get_mut(self.queue_sel as usize) else {
+            return;
+        };
+        let queue = &mut ring.queue;
+        // A driver may stop a queue at any time, but set it up only now.
+        if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 {
+            return queue.set_ready(false);
+        }
+        if !allowed || queue.ready() {
+            return;
+        }
+        // The setters leave the queue as it is where a value is not valid. A
+        // driver that does not find out will see the device break when it is used.
+        match offset {
+            VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => queue.set_avail_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+            VIRTIO_MMIO_QUEUE_READY => {
+                queue.set_ready(true);
+                if !queue.is_valid(&*self.memory) {
+                    queue.set_ready(false);
+                    self.fail(Error::Protocol("a ring is not in the guest's memory"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn reset(&mut self) {
+        self.device.reset();
+        for ring in &mut self.rings {
+            ring.reset();
+        }
+        self.status = 0;
+        self.interrupt_status = 0;
+        self.queue_sel = 0;
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.driver_features = 0;
+        self.broken = None;
+    }
+}
