@@ -4,9 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use crucible_vmm::kvm::monitor;
 
-use crate::commands::{clean, doctor, inspect, kernel, list, rootfs, scenario, shell, torture};
+use crate::commands::{
+    clean, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, torture,
+};
 use crate::context::Context;
+use crate::machines;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
@@ -53,6 +57,11 @@ pub enum Command {
     Rootfs(rootfs::RootfsCommand),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
+    /// Run crucible in a Linux that has KVM, whatever this host has
+    Nested(nested::NestedArgs),
+    /// Run one guest on KVM; for crucible itself
+    #[command(name = machines::MONITOR, hide = true)]
+    Monitor,
     /// Remove artefacts that were not used lately
     Clean(clean::CleanArgs),
 }
@@ -69,6 +78,8 @@ impl Command {
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
+            Self::Nested(args) => nested::run(&args, context),
+            Self::Monitor => Ok(monitor::main()),
             Self::Clean(args) => clean::run(&args, context),
         }
     }

@@ -1,8 +1,11 @@
 //! What every command has at hand.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use crucible_artefacts::{Cache, Progress, Sources, host};
 
+use crate::bundle::Bundle;
 use crate::cli::Global;
 use crate::progress::Terminal;
 
@@ -34,6 +37,15 @@ impl Context {
     /// The checkout that guests are made from.
     pub fn sources(&self) -> Result<Sources> {
         Ok(Sources::find()?)
+    }
+
+    /// The directory that scenarios and results lie in: this program's bundle, or else
+    /// the checkout.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(match Bundle::of_this_program()? {
+            Some(bundle) => bundle.root().to_owned(),
+            None => self.sources()?.root().to_owned(),
+        })
     }
 
     /// Sees to it that this host has the packages that are needed.

@@ -3,19 +3,32 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
 use crucible_artefacts::{Cache, rootfs, scratch};
 use crucible_engine::guest::Guest;
-use crucible_vmm::qemu::{Options, QemuMachine};
-use crucible_vmm::{Disk, MachineSpec};
+use crucible_vmm::{Disk, Machine, MachineSpec, Start};
 
+use crate::bundle::Bundle;
 use crate::context::Context;
+use crate::machines::{self, Kind, MachineArgs};
+use crate::warm;
 
 /// How much memory a guest of each flavour gets, in MiB. The debug kernel's
 /// sanitizer takes an eighth, and its freed memory is held back for a while.
 const MEMORY: [(Flavour, u32); 2] = [(Flavour::Base, 1024), (Flavour::Debug, 2048)];
+
+/// Which kernel and which machine, on the command line.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GuestArgs {
+    /// Which kernel.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Which machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
 
 /// Which kernel, on the command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -61,10 +74,19 @@ impl KernelArgs {
     }
 }
 
-/// A kernel and the read-only disks, ready to boot.
+/// Where empty writable disks come from.
+enum Scratch {
+    Cache(Cache),
+    Template(PathBuf),
+}
+
+/// A kernel and the read-only disks, ready to boot, and what they are booted in.
 pub struct Images {
-    cache: Cache,
+    scratch: Scratch,
     flavour: Flavour,
+    kind: Kind,
+    vcpus: u8,
+    cold: bool,
     /// The kernel.
     pub kernel: Kernel,
     /// The disk with the agent and its tools.
@@ -75,29 +97,55 @@ pub struct Images {
 
 impl Images {
     /// Makes what is not there yet, this host's own set-up first.
-    pub fn prepare(context: &Context, args: &KernelArgs) -> Result<Self> {
+    pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
+        let flavour = args.kernel.flavour.into();
+        if let Some(bundle) = Bundle::of_this_program()? {
+            return Ok(Self {
+                agent: bundle.agent(),
+                debian: bundle.debian(),
+                kernel: match args.kernel.origin() {
+                    Origin::Pinned => bundle.kernel(flavour)?,
+                    Origin::Image(image) => kernel::foreign(&image)?,
+                    Origin::Tree(_) => bail!("a bundle builds no kernels"),
+                },
+                scratch: Scratch::Template(bundle.scratch()),
+                flavour,
+                kind: machines::choose(context, args.machine.machine)?,
+                vcpus: args.machine.vcpus,
+                cold: args.machine.cold,
+            });
+        }
         context.host()?;
         let cache = context.cache()?;
         let sources = context.sources()?;
         let progress = context.progress();
-        let flavour = args.flavour.into();
+        let origin = args.kernel.origin();
         Ok(Self {
             agent: rootfs::agent(&cache, &sources, progress)?,
             debian: rootfs::debian(&cache, &sources, progress)?,
-            kernel: kernel::kernel(&cache, &sources, &args.origin(), flavour, progress)?,
-            cache,
+            kernel: kernel::kernel(&cache, &sources, &origin, flavour, progress)?,
+            scratch: Scratch::Cache(cache),
             flavour,
+            kind: machines::choose(context, args.machine.machine)?,
+            vcpus: args.machine.vcpus,
+            cold: args.machine.cold,
         })
+    }
+
+    /// The kernel's flavour.
+    pub fn flavour(&self) -> Flavour {
+        self.flavour
     }
 
     /// Makes an empty writable disk at `path`.
     pub fn scratch(&self, context: &Context, path: &Path) -> Result<()> {
-        Ok(scratch::create(
-            &self.cache,
-            scratch::DEFAULT_MIB,
-            path,
-            context.progress(),
-        )?)
+        match &self.scratch {
+            Scratch::Cache(cache) => {
+                scratch::create(cache, scratch::DEFAULT_MIB, path, context.progress())?;
+            }
+            Scratch::Template(template) => scratch::copy(template, path)?,
+        }
+        Ok(())
     }
 
     /// Boots these with an empty writable disk; the disk and the console's log are in
@@ -106,14 +154,23 @@ impl Images {
         let scratch = directory.join("scratch.ext4");
         self.scratch(context, &scratch)?;
         let spec = self.machine(&scratch, directory);
-        let machine = QemuMachine::start(&spec, &Options::default())?;
-        Ok(Guest::connect(Box::new(machine), limit)?)
+        Ok(Guest::connect(self.start(context, spec)?, limit)?)
+    }
+
+    /// Starts such a machine; where a guest like it was saved, or can be, from there.
+    pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
+        if let (false, Scratch::Cache(cache)) = (self.cold, &self.scratch) {
+            let saved = warm::saved(cache, self, &spec, self.kind, context)?;
+            spec.start = Start::Saved(saved);
+        }
+        machines::start(self.kind, &spec)
     }
 
     /// The machine that boots these with the writable disk `scratch`; its logs
     /// go to `run_dir`.
     pub fn machine(&self, scratch: &Path, run_dir: &Path) -> MachineSpec {
         let mut spec = MachineSpec::new(&self.kernel.image, run_dir);
+        spec.vcpus = self.vcpus;
         spec.memory_mib = MEMORY
             .iter()
             .find(|(flavour, _)| *flavour == self.flavour)

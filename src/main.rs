@@ -1,12 +1,15 @@
 //! The crucible command line: a laboratory for in-kernel checkpoint/restart.
 
+mod bundle;
 mod cli;
 mod commands;
 mod context;
 mod exit;
 mod images;
+mod machines;
 mod progress;
 mod report;
+mod warm;
 
 use std::process::ExitCode;
 

@@ -79,13 +79,16 @@ impl Cache {
     }
 
     /// The artefact's directory; `build` fills it if it is not there.
-    pub(crate) fn get_or_build(
+    ///
+    /// # Errors
+    /// What `build` gives, after which nothing is left; else those of the files.
+    pub fn get_or_build<E: From<Error>>(
         &self,
         kind: &str,
         key: &str,
         progress: &dyn Progress,
-        build: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<PathBuf> {
+        build: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
         if let Some(path) = self.get(kind, key) {
             return Ok(path);
         }
@@ -151,7 +154,15 @@ impl Cache {
     }
 
     /// The kinds of artefact that lie here side by side.
-    pub const KINDS: [&str; 5] = ["kernel", "kernel-source", "debian", "agent", "scratch"];
+    pub const KINDS: [&str; 7] = [
+        "kernel",
+        "kernel-source",
+        "debian",
+        "agent",
+        "cargo",
+        "scratch",
+        "warm",
+    ];
 }
 
 fn list(directory: &Path) -> Result<Vec<(PathBuf, SystemTime)>> {

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::{Error, Result};
 
 /// Gathers all that an artefact depends on, and names it by that.
-pub(crate) struct Fingerprint(Sha256);
+pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
     /// Of an artefact of this kind, made in this way. Change `recipe` when the

@@ -18,5 +18,6 @@ mod sources;
 
 pub use cache::Cache;
 pub use error::{Error, Result};
-pub use progress::{Progress, Silent};
+pub use hash::Fingerprint;
+pub use progress::{Progress, Silent, Step};
 pub use sources::Sources;

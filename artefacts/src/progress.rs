@@ -24,14 +24,16 @@ impl Progress for Silent {
 }
 
 /// A step, from its making until it is dropped.
-pub(crate) struct Step<'a>(&'a dyn Progress);
+pub struct Step<'a>(&'a dyn Progress);
 
 impl<'a> Step<'a> {
+    /// Tells that it begins.
     pub fn begin(progress: &'a dyn Progress, step: &str) -> Self {
         progress.begin(step);
         Self(progress)
     }
 
+    /// Tells how much of it is done.
     pub fn advance(&self, done: u64, total: u64) {
         self.0.advance(done, total);
     }

@@ -25,11 +25,16 @@ pub fn create(cache: &Cache, mib: u64, path: &Path, progress: &dyn Progress) -> 
             format(&directory.join("scratch.ext4"), mib)
         })?
         .join("scratch.ext4");
+    copy(&template, path)
+}
+
+/// Copies the empty scratch disk `template` to `path`, which must not be there yet.
+pub fn copy(template: &Path, path: &Path) -> Result<()> {
     run(
         "copying the scratch disk",
         Command::new("cp")
             .args(["--sparse=always", "--reflink=auto", "--no-clobber"])
-            .arg(&template)
+            .arg(template)
             .arg(path),
         |_| {},
     )

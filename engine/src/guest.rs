@@ -17,6 +17,8 @@ use crucible_protocol::{
 use crucible_vmm::{Alert, Exit, Machine, TaskStates};
 use thiserror::Error;
 
+use crate::identity;
+
 /// How much longer than the guest's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -57,6 +59,9 @@ pub enum GuestError {
     /// The host's side of the machine failed.
     #[error(transparent)]
     Machine(#[from] crucible_vmm::Error),
+    /// The host has no random numbers.
+    #[error("cannot get random numbers")]
+    Random(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -100,8 +105,18 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Waits for the agent of a machine that was just started.
+    /// Waits for the agent of a machine that was just started, and makes it a guest of
+    /// its own.
     pub fn connect(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
+        let mut guest = Self::greet(machine, limit)?;
+        let begin = identity::new().map_err(GuestError::Random)?;
+        guest.done(Request::Begin(begin), "begin", PROMPT)?;
+        Ok(guest)
+    }
+
+    /// Waits for the agent of a machine that was just started. Nothing more may be asked
+    /// of such a guest; but its machine may be saved.
+    pub fn greet(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
         let (sender, incoming) = channel();
         read_replies(machine.channel()?, sender.clone()).map_err(GuestError::Thread)?;
         forward_alerts(machine.alerts(), sender).map_err(GuestError::Thread)?;

@@ -10,6 +10,7 @@ mod criu;
 pub mod engine;
 pub mod event;
 pub mod guest;
+mod identity;
 pub mod normalise;
 pub mod progress;
 pub mod record;

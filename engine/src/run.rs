@@ -54,6 +54,9 @@ pub struct Restarted {
     pub end: Result<Outcome, Stop>,
 }
 
+/// Tells a workload in its environment how much longer things take in this guest.
+const SLOWNESS: &str = "SLOWNESS";
+
 /// A case on its way through a session.
 pub struct Runner<'s, 'l> {
     /// The guest.
@@ -193,9 +196,11 @@ impl Runner<'_, '_> {
 
     fn start(&mut self, run: &str, trigger: Option<&Trigger>) -> Result<i32, GuestError> {
         let (stash, case) = (self.stash, self.case);
+        let mut env = case.env.clone();
+        env.insert(SLOWNESS.into(), self.session.slowness().to_string());
         let guest = self.guest();
         guest.prepare(Some(stash))?;
-        guest.start(run, &case.argv, &case.env, &case.cwd, trigger)
+        guest.start(run, &case.argv, &env, &case.cwd, trigger)
     }
 
     /// Starts a run and waits until it is at rest at the event, for certain.

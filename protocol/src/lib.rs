@@ -12,11 +12,11 @@ pub mod message;
 pub mod trigger;
 
 pub use facts::{Freeze, Observation, TaskFacts};
-pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
+pub use message::{Begin, Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
 pub use trigger::Trigger;
 
 /// Version of the conversation; host and agent must have the same one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Name of the virtio-serial port that carries the conversation.
 pub const PORT_NAME: &str = "org.crucible.channel";

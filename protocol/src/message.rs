@@ -32,6 +32,10 @@ pub enum Request {
         /// The host's [`crate::VERSION`].
         version: u32,
     },
+    /// Before anything else that needs the guest's disks, and once: who this guest is.
+    /// Until then it is as all guests of its kind are, so that its machine may be saved
+    /// and started many times. [`Reply::Done`].
+    Begin(Begin),
     /// Empties `/work` and `/tmp`; then copies a kept tree to `/work`. [`Reply::Done`].
     Prepare {
         /// Name given to [`Request::Stash`], if the work directory is not to be empty.
@@ -313,6 +317,19 @@ impl std::fmt::Display for Ended {
             Self::Signaled { signal } => write!(f, "killed by signal {signal}"),
         }
     }
+}
+
+/// What a guest cannot know, or must not share with others that were started from the
+/// same saved machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The time, in nanoseconds since 1970 (UTC).
+    pub now_ns: u64,
+    /// Random bytes, which nobody else has.
+    #[serde(with = "bytes")]
+    pub seed: Vec<u8>,
+    /// The guest's name among all guests.
+    pub instance: String,
 }
 
 /// A tool's end and what it said.

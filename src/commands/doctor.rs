@@ -1,6 +1,6 @@
 //! `crucible doctor`
 
-use std::fs::File;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit;
+use crate::machines;
 
 /// What a first run takes: the kernel's source and two build trees, the
 /// userland, and a run's disks. In GiB.
@@ -67,7 +68,7 @@ pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
 }
 
 fn examine(context: &Context) -> Result<Report> {
-    let mut findings = vec![qemu(), kvm()];
+    let mut findings = vec![qemu(), kvm(context)?];
     let missing = host::missing()?;
     findings.push(packages(&missing));
 
@@ -106,17 +107,26 @@ fn qemu() -> Finding {
     }
 }
 
-/// Opening proves nothing; so nothing is promised.
-fn kvm() -> Finding {
-    let opened = File::options().read(true).write(true).open("/dev/kvm");
-    Finding {
-        state: State::Note,
-        what: "kvm",
-        detail: match opened {
-            Ok(_) => "/dev/kvm opens; guests are emulated (TCG) all the same".into(),
-            Err(error) => format!("/dev/kvm: {error}; guests are emulated (TCG)"),
+/// Opening proves nothing; so it is tried.
+fn kvm(context: &Context) -> Result<Finding> {
+    let finding = machines::probe(context)?;
+    let there = Path::new("/dev/kvm").exists();
+    Ok(Finding {
+        state: if finding.usable {
+            State::Ok
+        } else {
+            State::Note
         },
-    }
+        what: "kvm",
+        detail: match (finding.usable, there) {
+            (true, _) => format!("/dev/kvm {}", finding.detail),
+            (false, true) => format!(
+                "/dev/kvm is there, but not used; guests are emulated (QEMU): {}",
+                finding.detail
+            ),
+            (false, false) => format!("guests are emulated (QEMU): {}", finding.detail),
+        },
+    })
 }
 
 fn packages(missing: &[host::Package]) -> Finding {

@@ -33,7 +33,7 @@ struct Case {
 
 /// Lists the scenarios.
 pub fn run(args: &ListArgs, context: &Context) -> Result<ExitCode> {
-    let dir = context.sources()?.root().join("scenarios");
+    let dir = context.root()?.join("scenarios");
     let names = Scenario::names(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut entries = Vec::new();
     for name in names {

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod kernel;
 pub mod list;
+pub mod nested;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;

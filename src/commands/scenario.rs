@@ -14,11 +14,11 @@ use crucible_engine::{
     Engine, EventSpec, Lab, LabError, RestartIn, Scenario, Session, Verdict, snapshot,
 };
 use crucible_vmm::Machine;
-use crucible_vmm::qemu::{self, QemuMachine};
 
 use crate::context::Context;
 use crate::exit;
-use crate::images::{FlavourArg, Images, KernelArgs};
+use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
+use crate::machines::MachineArgs;
 use crate::report;
 
 /// How much longer everything may take with the checkers of the debug kernel.
@@ -59,7 +59,7 @@ pub struct ScenarioArgs {
     #[arg(long = "break", value_name = "NAME")]
     break_switch: Option<String>,
     #[command(flatten)]
-    kernel: KernelArgs,
+    guest: GuestArgs,
 }
 
 /// [`RestartIn`], on the command line.
@@ -80,8 +80,7 @@ enum EngineArg {
 
 /// Runs scenarios and tells what came out.
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
-    let sources = context.sources()?;
-    let root = sources.root();
+    let root = &context.root()?;
     // SAFETY: the commands start no threads before their own work begins.
     unsafe { snapshot::configure(root) };
     let scenarios = match load(args, root) {
@@ -94,15 +93,19 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let kernel = KernelArgs {
         flavour: match &args.break_switch {
             Some(_) => FlavourArg::Debug,
-            None => args.kernel.flavour,
+            None => args.guest.kernel.flavour,
         },
-        ..args.kernel.clone()
+        ..args.guest.kernel.clone()
     };
-    let images = Images::prepare(context, &kernel)?;
+    let guest = GuestArgs {
+        kernel,
+        ..args.guest.clone()
+    };
+    let images = Images::prepare(context, &guest)?;
     let lab = HostLab {
         images: &images,
         context,
-        slowness: match kernel.flavour {
+        slowness: match guest.kernel.flavour {
             FlavourArg::Base => 1,
             FlavourArg::Debug => DEBUG_SLOWNESS,
         },
@@ -233,11 +236,27 @@ fn reproduce(args: &ScenarioArgs, name: &str) -> String {
     add("--break", args.break_switch.clone());
     add(
         "--flavour",
-        (args.kernel.flavour == FlavourArg::Debug).then(|| "debug".into()),
+        (args.guest.kernel.flavour == FlavourArg::Debug).then(|| "debug".into()),
     );
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
-    add("--kernel", path(&args.kernel.kernel));
-    add("--kernel-src", path(&args.kernel.kernel_src));
+    add("--kernel", path(&args.guest.kernel.kernel));
+    add("--kernel-src", path(&args.guest.kernel.kernel_src));
+    let MachineArgs {
+        machine,
+        vcpus,
+        cold,
+    } = args.guest.machine;
+    let machine = machine.to_possible_value();
+    add(
+        "--machine",
+        machine
+            .filter(|value| value.get_name() != "auto")
+            .map(|value| value.get_name().to_owned()),
+    );
+    add("--vcpus", (vcpus > 1).then(|| vcpus.to_string()));
+    if cold {
+        words.push("--cold".into());
+    }
     words.join(" ")
 }
 
@@ -271,9 +290,9 @@ struct HostLab<'a> {
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
         let spec = self.images.machine(scratch, dir);
-        let machine = QemuMachine::start(&spec, &qemu::Options::default());
-        let machine = machine.map_err(|e| lab_error(&e.into()))?;
-        Ok(Box::new(machine))
+        self.images
+            .start(self.context, spec)
+            .map_err(|e| lab_error(&e))
     }
 
     fn scratch(&self, path: &Path) -> Result<(), LabError> {

@@ -14,7 +14,7 @@ use rustix::termios::{self, OptionalActions, Termios};
 
 use crate::context::Context;
 use crate::exit;
-use crate::images::{Images, KernelArgs};
+use crate::images::{GuestArgs, Images};
 
 /// How long the agent may take to answer. A shell is for looking at broken
 /// kernels too, so this is long.
@@ -30,7 +30,7 @@ const END_OF_INPUT: u8 = 0x04;
 #[derive(Debug, Args)]
 pub struct ShellArgs {
     #[command(flatten)]
-    kernel: KernelArgs,
+    guest: GuestArgs,
 }
 
 enum Event {
@@ -40,7 +40,7 @@ enum Event {
 
 /// Boots a guest and connects this terminal to a shell in it.
 pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
-    let images = Images::prepare(context, &args.kernel)?;
+    let images = Images::prepare(context, &args.guest)?;
     let directory = tempfile::Builder::new()
         .prefix("crucible-shell-")
         .tempdir()

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit;
-use crate::images::{Images, KernelArgs};
+use crate::images::{GuestArgs, Images};
 
 /// How long the agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -41,7 +41,7 @@ echo scan > kmemleak && sleep 6 && echo scan > kmemleak && cat kmemleak";
 #[derive(Debug, Args)]
 pub struct TortureArgs {
     #[command(flatten)]
-    kernel: KernelArgs,
+    guest: GuestArgs,
     /// Images with bytes that went wrong: all must be refused
     #[arg(long, value_name = "N", default_value_t = 1000)]
     raw: u32,
@@ -56,8 +56,8 @@ pub struct TortureArgs {
 /// Feeds damaged and forged images to restart(2) in a guest, and looks for reports,
 /// leaks and left-over tasks. Prints one JSON object.
 pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
-    let images = Images::prepare(context, &args.kernel)?;
-    let scenarios = context.sources()?.root().join("scenarios");
+    let images = Images::prepare(context, &args.guest)?;
+    let scenarios = context.root()?.join("scenarios");
     let directory = tempfile::Builder::new()
         .prefix("crucible-torture-")
         .tempdir()

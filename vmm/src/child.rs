@@ -1,17 +1,131 @@
-//! Starting a child that does not outlive us.
+//! The process that a machine runs in: what it inherits, and that it does not outlive us.
+//!
+//! It gets its control socket, the console and the channel as open file descriptors; so
+//! there are no socket files to clean up, and all are connected before the guest runs.
 //!
 //! The kernel's parent-death signal is sent when the *thread* that made the
 //! child ends, not the process. So all children are made by one thread that
 //! lives as long as the process.
 
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
+use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+use crate::{Error, MachineSpec, Result};
+
+/// The file descriptors at which the child finds its ends of our sockets.
+pub(crate) mod fd {
+    pub const CONTROL: i32 = 3;
+    pub const CONSOLE: i32 = 4;
+    pub const CHANNEL: i32 = 5;
+    pub const TERMINAL: i32 = 6;
+    /// The state of a saved machine, where there is one.
+    pub const STATE: i32 = 7;
+}
+
+/// Our ends of a child's sockets.
+pub(crate) struct Sockets {
+    pub control: UnixStream,
+    pub console: UnixStream,
+    pub channel: UnixStream,
+    pub terminal: UnixStream,
+}
+
+impl Sockets {
+    /// Has `command`, once it runs, find the other ends and `state`, and write what it
+    /// says on standard error to the file `messages`.
+    pub fn hand_over(command: &mut Command, messages: &Path, state: Option<File>) -> Result<Self> {
+        let log = File::create(messages).map_err(|source| Error::File {
+            path: messages.to_owned(),
+            source,
+        })?;
+        let mut mappings = Vec::new();
+        let mut ours = |child_fd| {
+            let (near, far) = UnixStream::pair().map_err(|source| Error::Io {
+                what: "make a socket pair",
+                source,
+            })?;
+            mappings.push(FdMapping {
+                parent_fd: OwnedFd::from(far),
+                child_fd,
+            });
+            Ok(near)
+        };
+        let sockets = Self {
+            control: ours(fd::CONTROL)?,
+            console: ours(fd::CONSOLE)?,
+            channel: ours(fd::CHANNEL)?,
+            terminal: ours(fd::TERMINAL)?,
+        };
+        mappings.extend(state.map(|file| FdMapping {
+            parent_fd: file.into(),
+            child_fd: fd::STATE,
+        }));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .fd_mappings(mappings)
+            .map_err(|error| Error::Io {
+                what: "hand the sockets to the emulator",
+                source: io::Error::other(error),
+            })?;
+        Ok(sockets)
+    }
+}
+
+/// Takes the socket at `number` that this process was started with. To be called once
+/// for each number, before anything else opens files.
+pub(crate) fn inherited(number: i32) -> io::Result<UnixStream> {
+    // Whoever starts the monitor by hand has something else there, or nothing.
+    // SAFETY: the descriptor is only looked at.
+    let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
+    rustix::net::sockopt::socket_type(there)?;
+    // SAFETY: it is open, and nobody else in this process owns it.
+    Ok(unsafe { UnixStream::from_raw_fd(number) })
+}
+
+/// Another handle on the same socket.
+pub(crate) fn share(stream: &UnixStream) -> Result<UnixStream> {
+    stream.try_clone().map_err(|source| Error::Io {
+        what: "share a socket",
+        source,
+    })
+}
+
+/// Says which file of a guest is missing: the child's own messages say less. Makes the
+/// directory for its logs.
+pub(crate) fn check_files(spec: &MachineSpec) -> Result<()> {
+    let disks = spec.disks.iter().map(|disk| &disk.path);
+    for path in disks.chain([&spec.kernel]) {
+        File::open(path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    fs::create_dir_all(&spec.run_dir).map_err(|source| Error::File {
+        path: spec.run_dir.clone(),
+        source,
+    })
+}
+
+/// What a child wrote on standard error, in one line.
+pub(crate) fn last_words(messages: &Path) -> String {
+    match fs::read_to_string(messages) {
+        Ok(text) if !text.trim().is_empty() => text.trim().replace('\n', "; "),
+        _ => "it said nothing".into(),
+    }
+}
 
 struct Job {
     command: Command,
@@ -32,7 +146,19 @@ static SPAWNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
 
 /// Spawns `command`; the child is killed when this process ends, however it
 /// ends.
-pub(super) fn spawn(mut command: Command) -> io::Result<Child> {
+pub(crate) fn spawn(command: Command, binary: &str) -> Result<Child> {
+    start(command).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::NoEmulator {
+            binary: binary.into(),
+        },
+        _ => Error::Spawn {
+            binary: binary.into(),
+            source,
+        },
+    })
+}
+
+fn start(mut command: Command) -> io::Result<Child> {
     let parent = getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are made: the
     // closure makes two system calls and does not allocate.

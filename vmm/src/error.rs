@@ -54,6 +54,9 @@ pub enum Error {
         /// Its words.
         words: String,
     },
+    /// A machine that was not started to be saved.
+    #[error("the machine cannot be saved: it was not started for that")]
+    NotToBeSaved,
     /// The emulator's control socket is closed: the machine has ended.
     #[error("the machine has ended, `{command}` cannot reach it")]
     Gone {

@@ -5,17 +5,19 @@
 //! knows the trait: a byte channel to the agent in the guest, a watched
 //! console, and how the machine ended.
 //!
-//! [`qemu`] runs guests with QEMU's `microvm`.
+//! [`kvm`] runs guests with a monitor of our own on KVM, [`qemu`] with QEMU's `microvm`.
 
+mod child;
 mod console;
 mod error;
-mod machine;
 pub mod kvm;
+mod machine;
 pub mod qemu;
+mod states;
 
 pub use console::{Alert, AlertKind};
 pub use error::{Error, Result};
-pub use machine::{Description, Disk, Exit, Machine, MachineSpec, TaskStates};
+pub use machine::{Description, Disk, Exit, Machine, MachineSpec, Start, TaskStates};
 
 /// The name of the virtio-serial port that leads to the guest's agent.
 pub const CHANNEL_PORT: &str = "org.crucible.channel";

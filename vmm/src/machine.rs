@@ -35,6 +35,31 @@ impl Disk {
     }
 }
 
+/// Where a guest begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Start {
+    /// At its kernel's first instruction.
+    #[default]
+    Boot,
+    /// There too; but it is to be [saved](Machine::save) in this directory.
+    ToBeSaved(PathBuf),
+    /// Where the guest stood that was saved in this directory. Its machine must have been
+    /// the same, but for its disks' content and what is on the host. The directory must
+    /// stay for as long as the guest runs, which reads its memory from there when it
+    /// needs it, and writes nothing to it.
+    Saved(PathBuf),
+}
+
+impl Start {
+    /// Its name in a record.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Saved(_) => "warm",
+            Self::Boot | Self::ToBeSaved(_) => "cold",
+        }
+    }
+}
+
 /// The guest that is wanted.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
@@ -48,6 +73,8 @@ pub struct MachineSpec {
     pub memory_mib: u32,
     /// `vda`, `vdb`, … in this order.
     pub disks: Vec<Disk>,
+    /// Where the guest begins.
+    pub start: Start,
     /// Where everything that the guest's console prints goes.
     pub console_log: PathBuf,
     /// A directory for the machine's own files (the emulator's messages).
@@ -64,6 +91,7 @@ impl MachineSpec {
             vcpus: 1,
             memory_mib: 1024,
             disks: Vec::new(),
+            start: Start::Boot,
             console_log: run_dir.join("console.log"),
             run_dir,
         }
@@ -76,8 +104,20 @@ impl MachineSpec {
 pub enum Exit {
     /// The guest shut down or restarted in order (it said so on its console).
     Shutdown,
-    /// The guest reset without a word: a triple fault, or the like.
+    /// The guest reset without a word. QEMU does not tell it from a triple fault.
     Reset,
+    /// The guest triple faulted.
+    TripleFault {
+        /// The vCPU's registers, as lines of text.
+        registers: Vec<String>,
+    },
+    /// KVM could not go on with the guest.
+    Kvm {
+        /// What it said.
+        detail: String,
+        /// The vCPU's registers, as lines of text.
+        registers: Vec<String>,
+    },
     /// The guest's kernel panicked; the console's alerts have the lines.
     Panic,
     /// [`Machine::kill`] ended it.
@@ -92,12 +132,14 @@ pub enum Exit {
 /// What was running, for the record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// The kind of machine: `qemu`.
+    /// The kind of machine: `qemu` or `kvm`.
     pub kind: String,
     /// The emulator's version, in its own words.
     pub version: String,
     /// What executes guest code: `tcg` or `kvm`.
     pub accel: String,
+    /// Whether it was booted, `cold`, or began where another was saved, `warm`.
+    pub start: String,
     /// The command that started it.
     pub command: Vec<String>,
 }
@@ -142,6 +184,16 @@ pub trait Machine: Send {
     /// Asks the guest's kernel, past whatever it is busy with, what its tasks
     /// are doing. Waits for the answer for at most `timeout`.
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates>;
+
+    /// Stops the guest's CPUs.
+    fn pause(&mut self) -> Result<()>;
+
+    /// Lets them go on.
+    fn resume(&mut self) -> Result<()>;
+
+    /// Saves the guest, paused from then on, in the directory that it was
+    /// [started](Start::ToBeSaved) for. What is there is whole once this returns.
+    fn save(&mut self) -> Result<()>;
 
     /// Ends the machine at once and waits until it is gone.
     fn kill(&mut self) -> Result<()>;

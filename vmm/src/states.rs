@@ -1,16 +1,20 @@
 //! What a guest that does not answer is doing: its kernel is asked by "magic
 //! SysRq" over the serial console, which works as long as it serves
-//! interrupts; and QEMU is asked for the registers, which always works.
+//! interrupts; and the machine is asked for the registers, which always works.
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::ANSWER;
-use super::command::CONSOLE_CHARDEV;
-use super::qmp::Qmp;
 use crate::console::Console;
-use crate::{Error, Result, TaskStates};
+use crate::{Result, TaskStates};
+
+/// The part of a machine that is asked.
+pub(crate) trait Probe {
+    /// The registers of each CPU, as lines of text.
+    fn registers(&mut self) -> Result<Vec<String>>;
+
+    /// A break on the serial line, then this key.
+    fn press(&mut self, console: &Console, key: u8) -> Result<()>;
+}
 
 /// The keys to press, each with what the kernel prints when it has been
 /// heard. The task list is printed at a level that the console normally
@@ -29,10 +33,14 @@ const KEYS: [(u8, &str); 5] = [
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Captures the states, giving the guest until `deadline` to print them.
-pub(super) fn capture(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Result<TaskStates> {
-    let registers = registers(qmp)?;
+pub(crate) fn capture(
+    machine: &mut impl Probe,
+    console: &Console,
+    deadline: Instant,
+) -> Result<TaskStates> {
+    let registers = machine.registers()?;
     console.begin_capture();
-    let answered = press_all(qmp, console, deadline);
+    let answered = press_all(machine, console, deadline);
     let lines = console.end_capture();
     Ok(TaskStates {
         answered: answered?,
@@ -41,10 +49,10 @@ pub(super) fn capture(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Re
     })
 }
 
-fn press_all(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Result<bool> {
+fn press_all(machine: &mut impl Probe, console: &Console, deadline: Instant) -> Result<bool> {
     for (key, answer) in KEYS {
         loop {
-            press(qmp, console, key)?;
+            machine.press(console, key)?;
             let patience = deadline.min(Instant::now() + PATIENCE);
             if console.wait_captured(answer, patience) {
                 break;
@@ -55,34 +63,6 @@ fn press_all(qmp: &mut Qmp, console: &Console, deadline: Instant) -> Result<bool
         }
     }
     Ok(true)
-}
-
-fn press(qmp: &mut Qmp, console: &Console, key: u8) -> Result<()> {
-    qmp.execute(
-        "chardev-send-break",
-        json!({ "id": CONSOLE_CHARDEV }),
-        ANSWER,
-    )?;
-    console.write(&[key]).map_err(|source| Error::Io {
-        what: "write to the guest's console",
-        source,
-    })
-}
-
-fn registers(qmp: &mut Qmp) -> Result<Vec<String>> {
-    let text = qmp.execute(
-        "human-monitor-command",
-        json!({ "command-line": "info registers -a" }),
-        ANSWER,
-    )?;
-    Ok(text
-        .as_str()
-        .map(|text| {
-            text.lines()
-                .map(|line| line.trim_end().to_owned())
-                .collect()
-        })
-        .unwrap_or_default())
 }
 
 #[cfg(test)]

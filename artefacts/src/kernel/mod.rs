@@ -42,6 +42,8 @@ pub enum Flavour {
     Base,
     /// With every checker that can catch a mistake in checkpoint or restart.
     Debug,
+    /// With a KVM of its own: no guest of a scenario, but a host for guests.
+    Outer,
 }
 
 impl Flavour {
@@ -50,6 +52,7 @@ impl Flavour {
         match self {
             Self::Base => "base",
             Self::Debug => "debug",
+            Self::Outer => "outer",
         }
     }
 
@@ -58,6 +61,7 @@ impl Flavour {
         match self {
             Self::Base => &["base.config"],
             Self::Debug => &["base.config", "debug.config"],
+            Self::Outer => &["base.config", "outer.config"],
         }
     }
 }
@@ -147,8 +151,8 @@ fn pinned_kernel(
     Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour)?.cached(cache))
 }
 
-/// Somebody's own image.
-fn foreign(image: &Path) -> Result<Kernel> {
+/// Somebody's own image, as it is.
+pub fn foreign(image: &Path) -> Result<Kernel> {
     let mut magic = [0; 4];
     let mut file = fs::File::open(image).map_err(Error::file("read", image))?;
     std::io::Read::read_exact(&mut file, &mut magic).map_err(Error::file("read", image))?;

@@ -26,7 +26,13 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Cargo decides what has to be compiled, so this is quick when nothing has
 /// changed.
 pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
-    let target = cache.root().join("cargo");
+    // Cargo tells packages by their place in the workspace and their age by the clock: of
+    // two checkouts with one target directory, one would get what the other has built.
+    let checkout = Fingerprint::new(RECIPE)
+        .add("checkout", sources.root().as_os_str().as_encoded_bytes())
+        .finish();
+    let target = cache.root().join("cargo").join(&checkout);
+    cache.get("cargo", &checkout);
     let built = {
         let _lock = cache.lock("agent-build", progress)?;
         compile(sources, &target, progress)?;

@@ -1,4 +1,229 @@
-//! Guests run by our own monitor on KVM.
+//! Guests run by our own monitor on KVM: see [`monitor`].
 
+mod control;
+mod cpuid;
 pub mod devices;
+mod failure;
 pub mod memory;
+pub mod monitor;
+pub mod probe;
+mod wire;
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use self::control::Control;
+use self::wire::{Config, DiskConfig, Ended, Request};
+use crate::child::{self, Sockets, last_words, share};
+use crate::console::Console;
+use crate::states;
+use crate::{Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, TaskStates};
+
+/// The command that runs [`monitor::main`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+/// A guest in a monitor process.
+pub struct KvmMachine {
+    child: Child,
+    control: Control,
+    console: Console,
+    channel: UnixStream,
+    terminal: UnixStream,
+    description: Description,
+    messages: PathBuf,
+    exit: Option<Exit>,
+}
+
+/// The kernel's command line.
+///
+/// `reboot=k` tells a reset that was asked for from a triple fault. What is left out is
+/// not there: a second serial line, hardware that would be probed for.
+fn kernel_cmdline(spec: &MachineSpec) -> String {
+    let mut words = [
+        "console=ttyS0",
+        "loglevel=5",
+        "panic=-1",
+        "reboot=k",
+        "8250.nr_uarts=1",
+        "random.trust_cpu=on",
+        "cryptomgr.notests",
+    ]
+    .map(String::from)
+    .to_vec();
+    words.extend(spec.cmdline.iter().cloned());
+    words.join(" ")
+}
+
+impl KvmMachine {
+    /// Starts the guest that `spec` describes.
+    pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
+        child::check_files(spec)?;
+        let messages = spec.run_dir.join("monitor.log");
+        let binary = options.program.to_string_lossy().into_owned();
+        let mut command = Command::new(&options.program);
+        command.args(&options.arguments);
+        let sockets = Sockets::hand_over(&mut command, &messages, None)?;
+        let mut console = Console::start(sockets.console, &spec.console_log)?;
+        let mut child = child::spawn(command, &binary)?;
+        let config = Config {
+            kernel: spec.kernel.clone(),
+            cmdline: kernel_cmdline(spec),
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            disks: spec
+                .disks
+                .iter()
+                .map(|disk| DiskConfig {
+                    path: disk.path.clone(),
+                    readonly: disk.readonly,
+                })
+                .collect(),
+        };
+        let control = match Control::start(sockets.control, &config) {
+            Ok(control) => control,
+            Err(error) => {
+                // One that is silent must go; one that is gone does not mind.
+                let _ = child.kill();
+                let status = child.wait();
+                console.join();
+                return Err(match (status, error) {
+                    (Ok(status), Error::Gone { .. }) => Error::DiedAtStart {
+                        status: status.to_string(),
+                        words: last_words(&messages),
+                    },
+                    (_, error) => error,
+                });
+            }
+        };
+        let mut words = vec![binary];
+        words.extend(
+            options
+                .arguments
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned()),
+        );
+        Ok(Self {
+            description: Description {
+                kind: "kvm".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                accel: "kvm".into(),
+                start: spec.start.name().into(),
+                command: words,
+            },
+            child,
+            control,
+            console,
+            channel: sockets.channel,
+            terminal: sockets.terminal,
+            messages,
+            exit: None,
+        })
+    }
+
+    /// Reaps the process, which has ended or is about to, and tells why.
+    fn reap(&mut self, killed: bool) -> Result<Exit> {
+        let status = self.child.wait().map_err(|source| Error::Io {
+            what: "wait for the monitor",
+            source,
+        })?;
+        self.console.join();
+        let exit = if self.console.has_alert(AlertKind::Panic) {
+            Exit::Panic
+        } else if killed {
+            Exit::Killed
+        } else {
+            match self.control.ended() {
+                Some(Ended::Reset) if self.console.said_goodbye() => Exit::Shutdown,
+                Some(Ended::Reset) => Exit::Reset,
+                Some(Ended::TripleFault { registers }) => Exit::TripleFault { registers },
+                Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
+                Some(Ended::Monitor { detail }) => Exit::HostError { detail },
+                None => Exit::HostError {
+                    detail: format!(
+                        "the monitor ended with {status}; {}",
+                        last_words(&self.messages)
+                    ),
+                },
+            }
+        };
+        self.exit = Some(exit.clone());
+        Ok(exit)
+    }
+}
+
+impl Machine for KvmMachine {
+    fn channel(&self) -> Result<UnixStream> {
+        share(&self.channel)
+    }
+
+    fn terminal(&self) -> Result<UnixStream> {
+        share(&self.terminal)
+    }
+
+    fn alerts(&self) -> Receiver<Alert> {
+        self.console.alerts()
+    }
+
+    fn console_tail(&self, lines: usize) -> Vec<String> {
+        self.console.tail(lines)
+    }
+
+    fn try_exit(&mut self) -> Result<Option<Exit>> {
+        self.wait(Duration::ZERO)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> Result<Option<Exit>> {
+        if self.exit.is_none() && self.control.wait_closed(timeout) {
+            self.reap(false)?;
+        }
+        Ok(self.exit.clone())
+    }
+
+    fn task_states(&mut self, timeout: Duration) -> Result<TaskStates> {
+        states::capture(&mut &self.control, &self.console, Instant::now() + timeout)
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.control.ask("pause", &Request::Pause).map(|_| ())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.control.ask("resume", &Request::Resume).map(|_| ())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        Err(Error::NotToBeSaved)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        if self.exit.is_some() {
+            return Ok(());
+        }
+        self.child.kill().map_err(|source| Error::Io {
+            what: "kill the monitor",
+            source,
+        })?;
+        self.reap(true).map(|_| ())
+    }
+
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+}
+
+impl Drop for KvmMachine {
+    fn drop(&mut self) {
+        // Nobody is left to tell; the parent-death signal is the safety net.
+        let _ = self.kill();
+    }
+}

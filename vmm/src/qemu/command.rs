@@ -4,16 +4,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Accel, Options, tsc};
-use crate::{CHANNEL_PORT, Disk, MachineSpec, TERMINAL_PORT};
-
-/// The file descriptors at which the child finds its ends of our sockets.
-pub(super) mod fd {
-    pub const QMP: i32 = 3;
-    pub const CONSOLE: i32 = 4;
-    pub const CHANNEL: i32 = 5;
-    pub const TERMINAL: i32 = 6;
-}
+use super::{Options, snapshot};
+use crate::child::fd;
+use crate::{CHANNEL_PORT, Disk, MachineSpec, Start, TERMINAL_PORT};
 
 /// The name of the console's character device, to send breaks to.
 pub(super) const CONSOLE_CHARDEV: &str = "console";
@@ -23,7 +16,7 @@ pub(super) const CONSOLE_CHARDEV: &str = "console";
 /// `loglevel=5` prints warnings and worse, which all reports of the kernel's
 /// checkers are; ordinary boot messages would cost a tenth of a second of
 /// emulated serial line.
-pub(super) fn kernel_cmdline(spec: &MachineSpec, accel: Accel) -> String {
+pub(super) fn kernel_cmdline(spec: &MachineSpec, timing: &[String]) -> String {
     let mut words = [
         "console=ttyS0",
         "loglevel=5",
@@ -35,15 +28,13 @@ pub(super) fn kernel_cmdline(spec: &MachineSpec, accel: Accel) -> String {
     ]
     .map(String::from)
     .to_vec();
-    if accel == Accel::Tcg {
-        words.extend(tsc::kernel_words());
-    }
+    words.extend(timing.iter().cloned());
     words.extend(spec.cmdline.iter().cloned());
     words.join(" ")
 }
 
-/// QEMU's arguments for this guest.
-pub(super) fn arguments(spec: &MachineSpec, options: &Options) -> Vec<String> {
+/// QEMU's arguments for this guest, whose kernel is told `timing` of its clocks.
+pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]) -> Vec<String> {
     let mut args = Args::default();
     args.flag("-nodefaults").flag("-no-user-config");
     args.flag("-no-reboot").option("-display", "none");
@@ -52,17 +43,35 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options) -> Vec<String> {
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-    args.option(
-        "-machine",
-        "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off,isa-serial=on",
-    );
+    let mut machine =
+        "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off,isa-serial=on".to_owned();
+    if let Some((file, share)) = snapshot::memory(spec) {
+        machine.push_str(",memory-backend=ram");
+        let object = json!({
+            "qom-type": "memory-backend-file",
+            "id": "ram",
+            "size": u64::from(spec.memory_mib) << 20,
+            "mem-path": path_argument(&file),
+            "share": share,
+        });
+        args.option("-object", &object.to_string());
+    }
+    if let Start::Saved(_) = spec.start {
+        // What to load, the control socket tells.
+        args.option("-incoming", "defer");
+    }
+    args.option("-machine", &machine);
     args.option("-accel", options.accel.argument());
-    args.option("-cpu", options.accel.cpu());
+    let cpu = options.accel.cpu();
+    args.option(
+        "-cpu",
+        &format!("{cpu}{}", if options.nested { ",+svm" } else { "" }),
+    );
     args.option("-smp", &spec.vcpus.to_string());
     args.option("-m", &format!("{}M", spec.memory_mib));
     args.option("-rtc", "base=utc,clock=host");
 
-    args.socket("qmp", fd::QMP);
+    args.socket("qmp", fd::CONTROL);
     args.option("-mon", "chardev=qmp,mode=control");
     args.socket(CONSOLE_CHARDEV, fd::CONSOLE);
     args.option("-serial", &format!("chardev:{CONSOLE_CHARDEV}"));
@@ -77,7 +86,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options) -> Vec<String> {
     args.port("terminal", fd::TERMINAL, TERMINAL_PORT);
 
     args.option("-kernel", &path_argument(&spec.kernel));
-    args.option("-append", &kernel_cmdline(spec, options.accel));
+    args.option("-append", &kernel_cmdline(spec, timing));
     args.words
 }
 
@@ -163,7 +172,7 @@ mod tests {
             Disk::readonly("/a,b/\"c\".erofs"),
             Disk::writable("/scratch"),
         ];
-        let args = arguments(&spec, &Options::default());
+        let args = arguments(&spec, &Options::default(), &[]);
         let drives: Vec<_> = args
             .iter()
             .filter(|a| a.starts_with("virtio-blk-device"))
@@ -185,6 +194,6 @@ mod tests {
     fn extra_words_come_last() {
         let mut spec = MachineSpec::new("/k", "/run");
         spec.cmdline = vec!["loglevel=7".into()];
-        assert!(kernel_cmdline(&spec, Accel::Tcg).ends_with(" loglevel=7"));
+        assert!(kernel_cmdline(&spec, &["tsc=reliable".into()]).ends_with(" loglevel=7"));
     }
 }

@@ -1,31 +1,30 @@
 //! Guests run by QEMU's `microvm`: no PCI, no firmware tables, devices on
 //! virtio-mmio, the kernel entered directly by PVH.
 //!
-//! QEMU gets its control socket, the console and the channel as open file
-//! descriptors; so there are no socket files to clean up, and all three are
-//! connected before the guest runs.
-
 mod command;
+mod probe;
 mod qmp;
-mod spawn;
-mod states;
+mod snapshot;
 mod tsc;
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use command_fds::{CommandFdExt, FdMapping};
+use serde_json::json;
 
-use self::command::fd;
 use self::qmp::Qmp;
+use crate::child::{self, Sockets, last_words, share};
 use crate::console::Console;
-use crate::{Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, TaskStates};
+use crate::states;
+use crate::{
+    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+};
 
 /// Debian's name of the emulator.
 const BINARY: &str = "qemu-system-x86_64";
@@ -75,6 +74,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// What executes the guest's code.
     pub accel: Accel,
+    /// Whether the guest finds a CPU with virtualisation, AMD's. With emulation only.
+    pub nested: bool,
 }
 
 impl Default for Options {
@@ -82,8 +83,60 @@ impl Default for Options {
         Self {
             binary: BINARY.into(),
             accel: Accel::default(),
+            nested: false,
         }
     }
+}
+
+/// What must be the same for a guest that QEMU has saved to be started by it: the
+/// program, and the machine but for the content of its disks.
+pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
+    let program = find(&options.binary)?;
+    let metadata = fs::metadata(&program).map_err(|source| Error::File {
+        path: program.clone(),
+        source,
+    })?;
+    let program = format!(
+        "{} {} {}.{}",
+        program.display(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    );
+    // Paths tell what is on a disk that may only be read, and nothing of the others.
+    let mut disks = spec.disks.clone();
+    for disk in disks.iter_mut().filter(|disk| !disk.readonly) {
+        disk.path = PathBuf::new();
+    }
+    let spec = MachineSpec {
+        disks,
+        start: Start::Boot,
+        ..spec.clone()
+    };
+    // The guest was told the rate of this host's clock, which another boot may change.
+    let path = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.into(),
+        source,
+    })?;
+    Ok(format!(
+        "{program}\n{boot}{}",
+        command::arguments(&spec, options, &[]).join("\n")
+    ))
+}
+
+/// The program itself: what stands in `PATH` under this name, or at this path.
+fn find(binary: &Path) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if binary.components().count() > 1 {
+        return Ok(binary.to_owned());
+    }
+    env::split_paths(&path)
+        .map(|directory| directory.join(binary))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| Error::NoEmulator {
+            binary: binary.to_string_lossy().into_owned(),
+        })
 }
 
 /// A guest in a QEMU process.
@@ -95,55 +148,36 @@ pub struct QemuMachine {
     terminal: UnixStream,
     description: Description,
     messages: PathBuf,
+    start: Start,
     exit: Option<Exit>,
 }
 
 impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
-        check_files(spec)?;
+        child::check_files(spec)?;
         let messages = spec.run_dir.join("qemu.log");
-        let log = File::create(&messages).map_err(|source| Error::File {
-            path: messages.clone(),
-            source,
-        })?;
-        let (qmp, qmp_far) = pair()?;
-        let (console, console_far) = pair()?;
-        let (channel, channel_far) = pair()?;
-        let (terminal, terminal_far) = pair()?;
-
         let binary = options.binary.to_string_lossy().into_owned();
-        let arguments = command::arguments(spec, options);
+        // A guest that was saved knows it already; it takes a while to find out.
+        let timing = match (options.accel, &spec.start) {
+            (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_words(),
+            _ => Vec::new(),
+        };
+        let arguments = command::arguments(spec, options, &timing);
         let mut command = Command::new(&options.binary);
-        command
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .fd_mappings(vec![
-                mapping(qmp_far, fd::QMP),
-                mapping(console_far, fd::CONSOLE),
-                mapping(channel_far, fd::CHANNEL),
-                mapping(terminal_far, fd::TERMINAL),
-            ])
-            .map_err(|error| Error::Io {
-                what: "hand the sockets to the emulator",
-                source: io::Error::other(error),
-            })?;
-        let console = Console::start(console, &spec.console_log)?;
-        let mut child = spawn::spawn(command).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::NoEmulator {
-                binary: binary.clone(),
-            },
-            _ => Error::Spawn {
-                binary: binary.clone(),
-                source,
-            },
-        })?;
-        let qmp = match Qmp::connect(qmp, ANSWER) {
+        command.args(&arguments);
+        let state = snapshot::state_to_load(spec)?;
+        let sockets = Sockets::hand_over(&mut command, &messages, state)?;
+        let console = Console::start(sockets.console, &spec.console_log)?;
+        let mut child = child::spawn(command, &binary)?;
+        let qmp = match Qmp::connect(sockets.control, ANSWER) {
             Ok(qmp) => qmp,
             Err(error) => return Err(died(&mut child, error, &messages)),
         };
+        let mut qmp = qmp;
+        if let Err(error) = snapshot::load(&mut qmp, spec) {
+            return Err(died(&mut child, error, &messages));
+        }
         let mut words = vec![binary];
         words.extend(arguments);
         Ok(Self {
@@ -151,14 +185,16 @@ impl QemuMachine {
                 kind: "qemu".into(),
                 version: qmp.version().to_owned(),
                 accel: options.accel.name().into(),
+                start: spec.start.name().into(),
                 command: words,
             },
             child,
             qmp,
             console,
-            channel,
-            terminal,
+            channel: sockets.channel,
+            terminal: sockets.terminal,
             messages,
+            start: spec.start.clone(),
             exit: None,
         })
     }
@@ -228,6 +264,21 @@ impl Machine for QemuMachine {
         states::capture(&mut self.qmp, &self.console, Instant::now() + timeout)
     }
 
+    fn pause(&mut self) -> Result<()> {
+        self.qmp.execute("stop", json!({}), ANSWER).map(|_| ())
+    }
+
+    fn resume(&mut self) -> Result<()> {
+        self.qmp.execute("cont", json!({}), ANSWER).map(|_| ())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let Start::ToBeSaved(directory) = &self.start else {
+            return Err(Error::NotToBeSaved);
+        };
+        snapshot::save(&mut self.qmp, directory)
+    }
+
     fn kill(&mut self) -> Result<()> {
         if self.exit.is_some() {
             return Ok(());
@@ -251,42 +302,6 @@ impl Drop for QemuMachine {
     }
 }
 
-fn pair() -> Result<(UnixStream, UnixStream)> {
-    UnixStream::pair().map_err(|source| Error::Io {
-        what: "make a socket pair",
-        source,
-    })
-}
-
-fn share(stream: &UnixStream) -> Result<UnixStream> {
-    stream.try_clone().map_err(|source| Error::Io {
-        what: "share a socket",
-        source,
-    })
-}
-
-fn mapping(far: UnixStream, child_fd: i32) -> FdMapping {
-    FdMapping {
-        parent_fd: OwnedFd::from(far),
-        child_fd,
-    }
-}
-
-/// QEMU's own messages about a missing file do not say which option it was.
-fn check_files(spec: &MachineSpec) -> Result<()> {
-    let disks = spec.disks.iter().map(|disk| &disk.path);
-    for path in disks.chain([&spec.kernel]) {
-        File::open(path).map_err(|source| Error::File {
-            path: path.clone(),
-            source,
-        })?;
-    }
-    fs::create_dir_all(&spec.run_dir).map_err(|source| Error::File {
-        path: spec.run_dir.clone(),
-        source,
-    })
-}
-
 fn died(child: &mut Child, error: Error, messages: &Path) -> Error {
     // A QEMU that is silent must go; one that is gone does not mind.
     let _ = child.kill();
@@ -296,12 +311,5 @@ fn died(child: &mut Child, error: Error, messages: &Path) -> Error {
             words: last_words(messages),
         },
         (_, error) => error,
-    }
-}
-
-fn last_words(messages: &Path) -> String {
-    match fs::read_to_string(messages) {
-        Ok(text) if !text.trim().is_empty() => text.trim().replace('\n', "; "),
-        _ => "it said nothing".into(),
     }
 }

@@ -1,13 +1,16 @@
 //! The part of QMP, QEMU's control protocol, that a machine needs: commands
 //! with their answers, and the event that tells why QEMU ends.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,6 +29,8 @@ pub(super) struct Qmp {
 pub(super) struct End {
     /// QEMU's reason for shutting down: `guest-reset`, `host-signal`, ….
     pub reason: Option<String>,
+    /// Where a migration stands, in QEMU's words.
+    pub migration: Option<String>,
     /// The connection is closed.
     pub closed: bool,
 }
@@ -148,6 +153,31 @@ impl Qmp {
         }
     }
 
+    /// Runs a command that takes an open file.
+    pub fn execute_with_fd(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        file: impl AsFd,
+        timeout: Duration,
+    ) -> Result<Value> {
+        // QEMU keeps a descriptor that comes before its command; so a space does.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let file = [file.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&file));
+        sendmsg(
+            &self.stream,
+            &[IoSlice::new(b" ")],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(|_| Error::Gone {
+            command: command.into(),
+        })?;
+        self.execute(command, arguments, timeout)
+    }
+
     fn reply(&mut self, command: &str, timeout: Duration) -> Result<Reply> {
         self.replies
             .recv_timeout(timeout)
@@ -165,6 +195,46 @@ impl Qmp {
     /// What is known about the end so far.
     pub fn end(&self) -> End {
         self.shared.lock().clone()
+    }
+
+    /// Waits until a migration has come to its end. QEMU tells, where it has the
+    /// capability `events`.
+    pub fn wait_migrated(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let command = "migrate";
+        let mut end = self.shared.lock();
+        loop {
+            match end.migration.as_deref() {
+                Some("completed") => return Ok(()),
+                Some("failed") => break,
+                _ if end.closed => {
+                    return Err(Error::Gone {
+                        command: command.into(),
+                    });
+                }
+                _ => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Silent {
+                    command: command.into(),
+                    after: timeout,
+                });
+            }
+            end = self
+                .shared
+                .changed
+                .wait_timeout(end, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        drop(end);
+        let answer = self.execute("query-migrate", json!({}), timeout)?;
+        let why = answer.get("error-desc").and_then(Value::as_str);
+        Err(Error::Refused {
+            command: command.into(),
+            words: why.unwrap_or("it does not say why").into(),
+        })
     }
 
     /// Waits until QEMU closes the connection, which it does as it ends.
@@ -203,6 +273,11 @@ fn read(input: UnixStream, replies: &Sender<Reply>, shared: &Shared) {
                 if event == "SHUTDOWN" {
                     let reason = data.get("reason").and_then(Value::as_str);
                     shared.lock().reason = reason.map(str::to_owned);
+                }
+                if event == "MIGRATION" {
+                    let status = data.get("status").and_then(Value::as_str);
+                    shared.lock().migration = status.map(str::to_owned);
+                    shared.changed.notify_all();
                 }
                 continue;
             }

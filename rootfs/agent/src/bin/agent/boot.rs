@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From the kernel's hand-over to a complete guest.
+//! From the kernel's hand-over to a complete guest, in two steps.
 //!
-//! The agent's disk is the root; it has the empty directories `dev` and `mnt`.
-//! Debian (`/dev/vdb`, read-only) and the scratch disk (`/dev/vdc`) become one
+//! The first leaves a guest that is like all others of its kind, with nothing written
+//! and the scratch disk not touched: there its machine may be saved. The second makes it
+//! this one.
+//!
+//! The agent's disk is the root; it has the empty directories `dev`, `mnt`, `proc` and
+//! `sys`. Debian (`/dev/vdb`, read-only) and the scratch disk (`/dev/vdc`) become one
 //! tree by an overlay, which then becomes the root; the agent's disk stays
 //! visible in it as `/opt/crucible`.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write},
     os::fd::AsRawFd,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
@@ -17,14 +21,19 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup;
-use crucible_protocol::TOOLS_DIR;
+use crucible_protocol::{Begin, KEEP_DIR, TOOLS_DIR};
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MsFlags, mount},
     sched::sched_yield,
+    sys::time::TimeSpec,
+    time::{ClockId, clock_settime},
     unistd::{chdir, pivot_root, sethostname},
 };
 
 const NONE: Option<&str> = None;
+
+/// `_IO('R', 0x07)` of `include/uapi/linux/random.h`.
+const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 
 /// How long a device may take to appear.
 const DEVICE_LIMIT: Duration = Duration::from_secs(10);
@@ -45,17 +54,26 @@ fn bind(from: &str, to: &str) -> Result<()> {
         .with_context(|| format!("cannot bind {from} to {to}"))
 }
 
-/// Mounts everything and makes Debian the root.
-pub fn mount_all() -> Result<()> {
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+const QUIET: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
+/// Mounts what is the same in every guest.
+pub fn mount_common() -> Result<()> {
     mount_fs("tmpfs", "mnt", "/mnt", MsFlags::empty(), "mode=0755")?;
     if !Path::new("/dev/vdb").exists() {
         mount_fs("devtmpfs", "dev", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
     }
+    mount_fs("proc", "proc", "/proc", QUIET, "")?;
+    mount_fs("sysfs", "sys", "/sys", QUIET, "")?;
     for dir in ["/mnt/lower", "/mnt/scratch", "/mnt/root"] {
         make_dir(dir, 0o755)?;
     }
-    mount_fs("erofs", "/dev/vdb", "/mnt/lower", MsFlags::MS_RDONLY, "")?;
+    mount_fs("erofs", "/dev/vdb", "/mnt/lower", MsFlags::MS_RDONLY, "")
+}
+
+/// Mounts the rest and makes Debian the root.
+pub fn mount_own() -> Result<()> {
     mount_fs("ext4", "/dev/vdc", "/mnt/scratch", MsFlags::empty(), "")?;
     make_dir("/mnt/scratch/upper", 0o755)?;
     make_dir("/mnt/scratch/overlay-work", 0o755)?;
@@ -85,13 +103,14 @@ pub fn mount_all() -> Result<()> {
     bind("/mnt/scratch/work", "/mnt/root/work")?;
     bind("/mnt/scratch/tmp", "/mnt/root/tmp")?;
 
+    for dir in ["/dev", "/proc", "/sys"] {
+        let to = format!("/mnt/root{dir}");
+        mount(Some(dir), to.as_str(), NONE, MsFlags::MS_MOVE, NONE)
+            .with_context(|| format!("cannot move {dir} to {to}"))?;
+    }
     chdir("/mnt/root")?;
     pivot_root(".", "opt/crucible").context("cannot make Debian the root")?;
     chdir("/")?;
-
-    mount_fs("devtmpfs", "dev", "/dev", MsFlags::MS_NOSUID, "mode=0755")?;
-    mount_fs("proc", "proc", "/proc", quiet, "")?;
-    mount_fs("sysfs", "sys", "/sys", quiet, "")?;
     for dir in ["/dev/pts", "/dev/shm"] {
         make_dir(dir, 0o755)?;
     }
@@ -111,15 +130,29 @@ pub fn mount_all() -> Result<()> {
         "mode=0755",
     )?;
     mount_fs("tmpfs", "shm", "/dev/shm", MsFlags::MS_NOSUID, "mode=1777")?;
-    mount_fs("cgroup2", "cgroup", cgroup::ROOT, quiet, "")?;
+    mount_fs("cgroup2", "cgroup", cgroup::ROOT, QUIET, "")?;
     optional("debugfs", "/sys/kernel/debug")?;
-    optional("tracefs", "/sys/kernel/tracing")?;
-    // Seen through the new root they would only puzzle; they stay mounted where they count.
-    let old_dev = format!("{TOOLS_DIR}/dev");
-    match umount2(old_dev.as_str(), MntFlags::MNT_DETACH) {
-        Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
-        Err(errno) => bail!("cannot unmount {old_dev}: {errno}"),
-    }
+    optional("tracefs", "/sys/kernel/tracing")
+}
+
+/// Sets the clock and makes the random numbers this guest's own.
+pub fn identify(begin: &Begin) -> Result<()> {
+    let now = TimeSpec::from_duration(Duration::from_nanos(begin.now_ns));
+    clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")?;
+    let random = File::options()
+        .write(true)
+        .open("/dev/urandom")
+        .context("cannot open /dev/urandom")?;
+    (&random)
+        .write_all(&begin.seed)
+        .context("cannot stir the random numbers")?;
+    // Written bytes alone take effect with the next reseeding, minutes later.
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
+    nix::errno::Errno::result(result).context("cannot reseed the random numbers")?;
+    make_dir("/run/crucible", 0o755)?;
+    fs::write("/run/crucible/instance", format!("{}\n", begin.instance))
+        .context("cannot note the guest's name")
 }
 
 /// Mounts what a kernel may have been built without.
@@ -171,6 +204,7 @@ pub fn prepare() -> Result<()> {
             .with_context(|| format!("cannot enable the cgroup controller {name}"))?;
     }
     fs::create_dir_all(crate::container::parent_dir())?;
+    fs::create_dir_all(KEEP_DIR)?;
     // SAFETY: no other thread reads or writes the environment.
     unsafe {
         std::env::set_var(

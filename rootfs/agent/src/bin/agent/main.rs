@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The agent, PID 1 of the guest: mounts the userland, then serves the host over
-//! a virtio port until it is told to shut down.
+//! The agent, PID 1 of the guest: serves the host over a virtio port until it is told to
+//! shut down. The host's first words make the guest complete.
 //!
 //! It has one thread. Every wait in it is bounded by the limit of the request that
 //! caused it, and nothing here is ever in a container that may be frozen.
@@ -57,8 +57,7 @@ fn main() {
 }
 
 fn run() -> Result<()> {
-    boot::mount_all().context("the guest's disks are not as they should be")?;
-    boot::prepare().context("cannot prepare the guest")?;
+    boot::mount_common().context("the guest's disks are not as they should be")?;
     let channel = boot::open_port(crucible_protocol::PORT_NAME)?;
     serve::Agent::new()?.serve(channel)
 }

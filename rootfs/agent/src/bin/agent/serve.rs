@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup::Cgroup;
-use crucible_protocol::{Envelope, KEEP_DIR, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR, frame};
+use crucible_protocol::{Begin, Envelope, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR, frame};
 use nix::{
     fcntl::OFlag,
     sys::{
@@ -41,6 +41,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 pub struct Agent {
     reaper: Reaper,
     containers: HashMap<String, Container>,
+    begun: bool,
 }
 
 impl Agent {
@@ -49,6 +50,7 @@ impl Agent {
         Ok(Self {
             reaper: Reaper::new()?,
             containers: HashMap::new(),
+            begun: false,
         })
     }
 
@@ -77,8 +79,16 @@ impl Agent {
     }
 
     fn answer(&mut self, request: Request) -> Result<Reply> {
+        let early = matches!(
+            request,
+            Request::Hello { .. } | Request::Begin(_) | Request::Sysrq { .. } | Request::Shutdown
+        );
+        if !self.begun && !early {
+            bail!("this guest has not begun yet");
+        }
         match request {
             Request::Hello { version } => hello(version),
+            Request::Begin(begin) => self.begin(&begin),
             Request::Prepare { from } => self.prepare(from.as_deref()),
             Request::Stash { name } => self.stash(&name),
             Request::Exec {
@@ -176,6 +186,17 @@ impl Agent {
                 Ok(Reply::Done)
             }
         }
+    }
+
+    fn begin(&mut self, begin: &Begin) -> Result<Reply> {
+        if self.begun {
+            bail!("this guest has begun already");
+        }
+        boot::mount_own().context("the guest's disks are not as they should be")?;
+        boot::identify(begin)?;
+        boot::prepare().context("cannot prepare the guest")?;
+        self.begun = true;
+        Ok(Reply::Done)
     }
 
     fn prepare(&mut self, from: Option<&str>) -> Result<Reply> {
@@ -299,7 +320,6 @@ fn hello(version: u32) -> Result<Reply> {
     if version != VERSION {
         bail!("the host speaks version {version}, this agent {VERSION}: rebuild the agent's disk");
     }
-    fs::create_dir_all(KEEP_DIR)?;
     let name = uname()?;
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
     Ok(Reply::Hello {

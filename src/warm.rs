@@ -1,0 +1,55 @@
+//! Guests that were booted once and saved, to be started from there.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use crucible_artefacts::{Cache, Fingerprint, Step};
+use crucible_engine::guest::Guest;
+use crucible_vmm::{MachineSpec, Start};
+
+use crate::context::Context;
+use crate::images::Images;
+use crate::machines::{self, Kind};
+
+/// Change this when what is saved changes.
+const RECIPE: &str = "warm 1";
+
+/// How long the agent may take to answer.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// The saved guest that the machine `spec` can begin with; booted and saved if there is
+/// none.
+pub fn saved(
+    cache: &Cache,
+    images: &Images,
+    spec: &MachineSpec,
+    kind: Kind,
+    context: &Context,
+) -> Result<PathBuf> {
+    let key = Fingerprint::new(RECIPE)
+        .add("machine", machines::identity(kind, spec)?)
+        .add("kernel", &images.kernel.identity.hash)
+        .finish();
+    cache.get_or_build("warm", &key, context.progress(), |directory| {
+        save(directory, images, kind, context)
+    })
+}
+
+fn save(directory: &Path, images: &Images, kind: Kind, context: &Context) -> Result<()> {
+    let _step = Step::begin(context.progress(), "booting a guest to be saved");
+    let run_dir = tempfile::Builder::new()
+        .prefix("crucible-warm-")
+        .tempdir()
+        .context("cannot make a directory for the guest")?;
+    let scratch = run_dir.path().join("scratch.ext4");
+    images.scratch(context, &scratch)?;
+    let spec = MachineSpec {
+        start: Start::ToBeSaved(directory.to_owned()),
+        ..images.machine(&scratch, run_dir.path())
+    };
+    let mut guest = Guest::greet(machines::start(kind, &spec)?, BOOT)?;
+    guest.machine().save()?;
+    guest.machine().kill()?;
+    Ok(())
+}

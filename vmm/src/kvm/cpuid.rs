@@ -1,0 +1,60 @@
+//! What CPUs KVM can make here, and which one a vCPU is.
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::{Cap, Kvm};
+
+use super::failure::{During, Failure};
+
+/// CPUID leaf 1, ECX: the local APIC's timer can wait for a TSC value; and: there is a
+/// hypervisor.
+const TSC_DEADLINE: u32 = 1 << 24;
+const HYPERVISOR: u32 = 1 << 31;
+
+/// All that KVM can give a guest on this host.
+pub(super) fn supported(kvm: &Kvm) -> Result<CpuId, Failure> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .during("ask KVM what CPUs it can make")
+}
+
+/// The CPUID of vCPU `index` of `vcpus`: what is supported, with its own name in it.
+pub(super) fn of_vcpu(kvm: &Kvm, supported: &CpuId, index: u8, vcpus: u8) -> CpuId {
+    let mut cpuid = supported.clone();
+    let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    for entry in cpuid.as_mut_slice() {
+        let id = u32::from(index);
+        match entry.function {
+            1 => {
+                entry.ecx |= HYPERVISOR;
+                if deadline {
+                    // Without it Linux measures the timer's rate, which takes its time.
+                    entry.ecx |= TSC_DEADLINE;
+                }
+                entry.ebx = (entry.ebx & 0xffff) | u32::from(vcpus) << 16 | id << 24;
+            }
+            // Each vCPU is a core of its own, in one package.
+            0xb | 0x1f => {
+                let (shift, count, kind) = match entry.index {
+                    0 => (0, 1, 1),
+                    1 => (u8::BITS - (vcpus - 1).leading_zeros(), vcpus, 2),
+                    _ => (0, 0, 0),
+                };
+                entry.eax = shift;
+                entry.ebx = u32::from(count);
+                entry.ecx = entry.index | kind << 8;
+                entry.edx = id;
+            }
+            // AMD: cores in the package, and the extended APIC id.
+            0x8000_0008 => {
+                let bits = u8::BITS - (vcpus - 1).leading_zeros();
+                entry.ecx = (entry.ecx & !0xffff) | bits << 12 | u32::from(vcpus - 1);
+            }
+            0x8000_001e => {
+                entry.eax = id;
+                entry.ebx = id;
+                entry.ecx = 0;
+            }
+            _ => {}
+        }
+    }
+    cpuid
+}

@@ -1,0 +1,182 @@
+//! The process that runs one guest on KVM.
+//!
+//! It is a process of its own, so that what a guest may do to it stays there: it can be
+//! killed at any time, it is confined, and its death ends the guest. Its parent hands it
+//! four sockets (control, console, channel, terminal) and tells it by the first line on
+//! the control socket what to run.
+//!
+//! One thread waits for all events; each vCPU has a thread, in which also the devices
+//! work that it writes to.
+
+mod boot;
+mod bus;
+mod cpu;
+mod mptable;
+mod vcpu;
+mod vm;
+
+use std::io::BufReader;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, PoisonError};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::EventFd;
+
+use self::vm::{Ends, Vm};
+use super::devices::TOKENS;
+use super::failure::{During, Failure};
+use super::wire::{self, Ended, Message, Reply, Request};
+use crate::child::{self, fd};
+
+/// Tokens of the event loop.
+const CONTROL: u64 = 0;
+const OUTCOME: u64 = 1;
+/// Those of the devices, from here on.
+const DEVICES: u64 = 16;
+
+/// How many events are taken from the kernel at once.
+const EVENTS: usize = 16;
+
+/// Runs the guest that the parent describes, to its end.
+pub fn main() -> ExitCode {
+    let mut control = match child::inherited(fd::CONTROL) {
+        Ok(control) => control,
+        Err(error) => {
+            eprintln!("crucible: this command is for crucible itself: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = run(&mut control).unwrap_or_else(|failure| Ended::Monitor {
+        detail: failure.to_string(),
+    });
+    // A parent that is gone needs no telling.
+    let _ = wire::send(&mut control, &Message::Ended(ended));
+    ExitCode::SUCCESS
+}
+
+fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
+    let mut requests = BufReader::new(control.try_clone().during("share the control socket")?);
+    let config = wire::receive(&mut requests)
+        .during("understand what to run")?
+        .ok_or_else(|| Failure::new("run a guest: nobody says which"))?;
+    let ends = Ends {
+        console: child::inherited(fd::CONSOLE).during("take the console's socket")?,
+        channel: child::inherited(fd::CHANNEL).during("take the channel's socket")?,
+        terminal: child::inherited(fd::TERMINAL).during("take the terminal's socket")?,
+    };
+    let epoll = Arc::new(Epoll::new().during("make an epoll")?);
+    let wake = EventFd::new(libc::EFD_NONBLOCK).during("make an eventfd")?;
+    for (fd, token) in [(control.as_raw_fd(), CONTROL), (wake.as_raw_fd(), OUTCOME)] {
+        let event = EpollEvent::new(EventSet::IN, token);
+        epoll
+            .ctl(ControlOperation::Add, fd, event)
+            .during("watch a socket")?;
+    }
+    vcpu::prepare()?;
+    let (outcomes, ended) = mpsc::channel();
+    let vm = Vm::new(&config, ends, &epoll, DEVICES, &outcomes, &wake)?;
+    wire::send(&mut *control, &Message::Started).during("answer")?;
+    vm.resume();
+    let ended = Loop {
+        epoll,
+        requests,
+        control,
+        ended,
+        vm: &vm,
+    }
+    .run();
+    vm.stop();
+    ended
+}
+
+struct Loop<'a> {
+    epoll: Arc<Epoll>,
+    requests: BufReader<UnixStream>,
+    control: &'a mut UnixStream,
+    ended: Receiver<Ended>,
+    vm: &'a Vm,
+}
+
+impl Loop<'_> {
+    /// Serves until the guest has ended.
+    fn run(&mut self) -> Result<Ended, Failure> {
+        let mut events = [EpollEvent::default(); EVENTS];
+        loop {
+            let count = match self.epoll.wait(-1, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).during("wait for events"),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    CONTROL => self.request()?,
+                    OUTCOME => {
+                        if let Ok(ended) = self.ended.try_recv() {
+                            return Ok(ended);
+                        }
+                    }
+                    token => self.device(token),
+                }
+            }
+        }
+    }
+
+    fn request(&mut self) -> Result<(), Failure> {
+        let request = wire::receive(&mut self.requests)
+            .during("understand a request")?
+            .ok_or_else(|| Failure::new("go on: the parent is gone"))?;
+        let reply = match request {
+            Request::Pause => {
+                self.vm.pause();
+                Reply::Done
+            }
+            Request::Resume => {
+                self.vm.resume();
+                Reply::Done
+            }
+            Request::Registers => Reply::Registers(self.registers()),
+            Request::SysRq(key) => {
+                let mut serial = self.vm.bus.serial();
+                // What does not fit is pressed again, as what was not heard is.
+                if serial.send_break() {
+                    serial.send(&[key]);
+                }
+                Reply::Done
+            }
+        };
+        wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
+    }
+
+    /// The registers of all vCPUs, which stand still for that.
+    fn registers(&self) -> Vec<String> {
+        self.vm.pause();
+        let lines = self
+            .vm
+            .vcpus
+            .iter()
+            .enumerate()
+            .flat_map(|(index, vcpu)| {
+                let mut lines = vec![format!("CPU#{index}")];
+                lines.extend(vcpu.registers());
+                lines
+            })
+            .collect();
+        self.vm.resume();
+        lines
+    }
+
+    /// Has the device work that this token belongs to.
+    fn device(&self, token: u64) {
+        let index = (token.saturating_sub(DEVICES) / TOKENS) as usize;
+        match self.vm.bus.transports.get(index) {
+            Some(transport) => transport
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .ready(token),
+            None => self.vm.bus.serial().ready(token),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! A virtual machine: KVM's part, memory, devices and vCPUs, put together.
+
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::epoll::Epoll;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::{Bus, WINDOW, WINDOW_SIZE};
+use super::vcpu::{Command, Handle};
+use super::{boot, cpu};
+use crate::kvm::cpuid;
+use crate::kvm::devices::block::Block;
+use crate::kvm::devices::console::Console;
+use crate::kvm::devices::mmio::Transport;
+use crate::kvm::devices::rng::Rng;
+use crate::kvm::devices::serial::{Output, Serial};
+use crate::kvm::devices::{Events, Interrupt, TOKENS, VirtioDevice};
+use crate::kvm::failure::{During, Failure};
+use crate::kvm::memory::{self, Memory};
+use crate::kvm::wire::{Config, Ended};
+
+/// Pages that VMX needs for real mode, in the hole below 4 GiB.
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+const TASK_STATE: usize = 0xfffb_d000;
+
+/// Interrupts: the serial line's, where PCs have it, and the first transport's.
+const SERIAL_GSI: u32 = 4;
+const FIRST_GSI: u32 = 5;
+
+/// The I/O APIC's pins.
+const GSIS: u32 = 24;
+
+/// The host's ends of what the guest talks through.
+pub(super) struct Ends {
+    pub console: UnixStream,
+    pub channel: UnixStream,
+    pub terminal: UnixStream,
+}
+
+/// A virtual machine with all its parts.
+pub(super) struct Vm {
+    /// KVM's handle; it must outlive the vCPUs' threads.
+    _fd: VmFd,
+    _memory: Arc<Memory>,
+    pub bus: Arc<Bus>,
+    pub vcpus: Vec<Handle>,
+}
+
+/// An edge-triggered interrupt of the guest.
+struct Irq(EventFd);
+
+impl Irq {
+    fn new(vm: &VmFd, gsi: u32) -> Result<Self, Failure> {
+        let fd = EventFd::new(libc::EFD_NONBLOCK).during("make an eventfd")?;
+        vm.register_irqfd(&fd, gsi).during("connect an interrupt")?;
+        Ok(Self(fd))
+    }
+}
+
+impl Interrupt for Irq {
+    fn raise(&self) {
+        // It fails only when the counter is full, and then it is raised already.
+        let _ = self.0.write(1);
+    }
+}
+
+impl Vm {
+    /// Builds the machine and starts its vCPUs' threads, which wait to be resumed.
+    ///
+    /// Console sockets are watched by `epoll`, from the token `tokens` on.
+    pub fn new(
+        config: &Config,
+        ends: Ends,
+        epoll: &Arc<Epoll>,
+        tokens: u64,
+        outcomes: &Sender<Ended>,
+        wake: &EventFd,
+    ) -> Result<Self, Failure> {
+        let kvm = Kvm::new().during("open /dev/kvm")?;
+        let vm = kvm.create_vm().during("create a virtual machine")?;
+        vm.set_identity_map_address(IDENTITY_MAP)
+            .during("place the identity map")?;
+        vm.set_tss_address(TASK_STATE)
+            .during("place the task state")?;
+        vm.create_irq_chip()
+            .during("create the interrupt controllers")?;
+        vm.create_pit2(kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        })
+        .during("create the timer")?;
+        let memory = Arc::new(memory::anonymous(config.memory_mib, false)?);
+        register(&vm, &memory)?;
+
+        let bus = Arc::new(bus(&vm, &memory, config, ends, epoll, tokens)?);
+        let mut cmdline = boot::cmdline(&config.cmdline)?;
+        for index in 0..bus.transports.len() {
+            let base = WINDOW + index as u64 * WINDOW_SIZE;
+            cmdline
+                .add_virtio_mmio_device(
+                    WINDOW_SIZE,
+                    vm_memory::GuestAddress(base),
+                    FIRST_GSI + index as u32,
+                    None,
+                )
+                .during("announce a device")?;
+        }
+        let entry = boot::load(
+            &memory,
+            &config.kernel,
+            &cmdline,
+            config.memory_mib,
+            config.vcpus,
+        )?;
+
+        let supported = cpuid::supported(&kvm)?;
+        let mut vcpus = Vec::new();
+        for index in 0..config.vcpus {
+            let vcpu = vm.create_vcpu(index.into()).during("create a vCPU")?;
+            let cpuid = cpuid::of_vcpu(&kvm, &supported, index, config.vcpus);
+            cpu::configure(&vcpu, &cpuid)?;
+            if index == 0 {
+                first(&vcpu, &memory, entry)?;
+            }
+            let wake = wake.try_clone().during("share an eventfd")?;
+            vcpus.push(Handle::start(
+                index,
+                vcpu,
+                Arc::clone(&bus),
+                outcomes.clone(),
+                wake,
+            )?);
+        }
+        Ok(Self {
+            _fd: vm,
+            _memory: memory,
+            bus,
+            vcpus,
+        })
+    }
+
+    /// Stops all vCPUs.
+    pub fn pause(&self) {
+        let paused: Vec<_> = self.vcpus.iter().map(Handle::pause).collect();
+        for vcpu in paused {
+            // A thread that is gone runs no guest.
+            let _ = vcpu.recv();
+        }
+    }
+
+    /// Lets all vCPUs run.
+    pub fn resume(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.tell(Command::Resume);
+        }
+    }
+
+    /// Ends all threads.
+    pub fn stop(self) {
+        for vcpu in self.vcpus {
+            vcpu.stop();
+        }
+    }
+}
+
+/// Gives the memory to the guest.
+fn register(vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
+    for (slot, region) in memory.iter().enumerate() {
+        let region = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is that of a mapping which is unmapped only after the
+        // virtual machine is gone: `Vm` drops its handle first.
+        unsafe { vm.set_user_memory_region(region) }.during("give the guest its memory")?;
+    }
+    Ok(())
+}
+
+/// Readies the vCPU that boots; the others wait for its start-up interrupts.
+fn first(vcpu: &VcpuFd, memory: &Memory, entry: boot::Entry) -> Result<(), Failure> {
+    let sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
+    let sregs = boot::special_registers(memory, entry, sregs)?;
+    vcpu.set_sregs(&sregs).during("set a vCPU's registers")?;
+    vcpu.set_regs(&boot::registers(entry))
+        .during("set a vCPU's registers")
+}
+
+fn bus(
+    vm: &VmFd,
+    memory: &Arc<Memory>,
+    config: &Config,
+    ends: Ends,
+    epoll: &Arc<Epoll>,
+    tokens: u64,
+) -> Result<Bus, Failure> {
+    let events = |index: usize| Events::new(Arc::clone(epoll), tokens + index as u64 * TOKENS);
+    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let block = Block::open(&disk.path, disk.readonly, &format!("disk{index}"))
+            .during(format!("use {}", disk.path.display()))?;
+        devices.push(Box::new(block));
+    }
+    devices.push(Box::new(Rng::new()));
+    let console = Console::new(ends.channel, ends.terminal, &events(devices.len()))
+        .during("make the channel's device")?;
+    devices.push(Box::new(console));
+    if FIRST_GSI + devices.len() as u32 > GSIS {
+        return Err(Failure::new("have more devices than interrupts"));
+    }
+    let mut transports = Vec::new();
+    for (index, device) in devices.into_iter().enumerate() {
+        let interrupt = Arc::new(Irq::new(vm, FIRST_GSI + index as u32)?);
+        let transport = Transport::new(device, Arc::clone(memory), interrupt, events(index))
+            .during("make a device's transport")?;
+        transports.push(Mutex::new(transport));
+    }
+    let interrupt = Arc::new(Irq::new(vm, SERIAL_GSI)?);
+    let console =
+        Output::stream(ends.console, events(transports.len())).during("make the serial line")?;
+    Ok(Bus {
+        serial: Mutex::new(Serial::new(interrupt, console)),
+        transports,
+    })
+}

@@ -1,0 +1,274 @@
+//! Whether this host's KVM can run a kernel.
+//!
+//! That `/dev/kvm` opens says nothing: there are hosts whose KVM emulates the guest's
+//! kernel code and knows too few instructions, or takes a hundred times too long. So a
+//! guest of a few instructions is run and timed.
+
+mod guest;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{kvm_segment, kvm_userspace_memory_region, kvm_xcr, kvm_xcrs};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use serde::{Deserialize, Serialize};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use self::guest::{COUNTS, STEPS, layout};
+use super::cpuid;
+use super::failure::{During, Failure};
+
+/// The device.
+const DEVICE: &str = "/dev/kvm";
+
+/// KVM's API has had this number since Linux 2.6.22.
+const API: i32 = 12;
+
+/// How long the guest may take for [`ROUNDS`]: a KVM that executes needs a hundredth of
+/// it, and one under an emulator a tenth.
+const LIMIT: Duration = Duration::from_millis(40);
+const ROUNDS: u32 = 64;
+
+/// When the thread that probes is given up.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the monitor needs of KVM.
+const NEEDED: [(Cap, &str); 6] = [
+    (Cap::Irqchip, "in-kernel interrupt controllers"),
+    (Cap::Irqfd, "interrupts by eventfd"),
+    (Cap::Pit2, "the in-kernel timer"),
+    (Cap::UserMemory, "memory of its user"),
+    (Cap::ImmediateExit, "leaving a vCPU at once"),
+    (Cap::ExtCpuid, "CPUs that are told apart"),
+];
+
+/// What the probe found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Whether a kernel can be expected to run.
+    pub usable: bool,
+    /// Why, or why not, in one line.
+    pub detail: String,
+    /// Which boot of the host it is true for (`/proc/sys/kernel/random/boot_id`).
+    boot: String,
+}
+
+/// Probes KVM, or reads in `cache` what was found since this host was booted.
+///
+/// # Errors
+/// Where `cache` cannot be written. That it cannot be read only costs time.
+pub fn cached(cache: &Path) -> io::Result<Finding> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let known = fs::read(cache)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Finding>(&text).ok());
+    // A device may come and go, and so may the right to use it.
+    if let Some(known) = known
+        && known.boot == boot
+        && known.usable == access().is_ok()
+    {
+        return Ok(known);
+    }
+    let finding = Finding { boot, ..probe() };
+    if let Some(parent) = cache.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    // Whoever reads at the same time finds the old one or the new one.
+    let new = cache.with_extension(std::process::id().to_string());
+    fs::write(&new, serde_json::to_vec(&finding)?)?;
+    fs::rename(&new, cache)?;
+    Ok(finding)
+}
+
+/// Probes KVM. Takes less than 100 ms.
+pub fn probe() -> Finding {
+    let (usable, detail) = match run_apart() {
+        Ok(detail) => (true, detail),
+        Err(failure) => (false, failure.to_string()),
+    };
+    Finding {
+        usable,
+        detail,
+        boot: String::new(),
+    }
+}
+
+fn access() -> Result<(), Failure> {
+    match fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::new(format!("find {DEVICE}: this host has no KVM")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error).during(format!("open {DEVICE}; its group may (usermod -aG kvm)"))
+        }
+        Err(error) => Err(error).during(format!("open {DEVICE}")),
+    }
+}
+
+/// Probes in a thread of its own: a KVM that never comes back must not keep us.
+fn run_apart() -> Result<String, Failure> {
+    access()?;
+    let (sender, result) = mpsc::channel();
+    thread::Builder::new()
+        .name("kvm-probe".into())
+        .spawn(move || sender.send(run()))
+        .during("start a thread")?;
+    result
+        .recv_timeout(PATIENCE)
+        .unwrap_or_else(|_| Err(Failure::new("wait for KVM any longer: its vCPU hangs")))
+}
+
+fn run() -> Result<String, Failure> {
+    let kvm = Kvm::new().during("open /dev/kvm")?;
+    let api = kvm.get_api_version();
+    if api != API {
+        return Err(Failure::new(format!("use version {api} of KVM's API")));
+    }
+    for (cap, what) in NEEDED {
+        if !kvm.check_extension(cap) {
+            return Err(Failure::new(format!("use this KVM: it lacks {what}")));
+        }
+    }
+    let vm = kvm.create_vm().during("create a virtual machine")?;
+    vm.create_irq_chip()
+        .during("create interrupt controllers")?;
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), layout::END as usize)])
+        .during("map a guest's memory")?;
+    let mut vcpu = prepare(&kvm, &vm, &memory)?;
+    let began = Instant::now();
+    for round in 1..=ROUNDS {
+        let exit = vcpu.run();
+        match exit {
+            Ok(VcpuExit::IoOut(guest::PORT, _)) => {}
+            other => {
+                let why = match other {
+                    Ok(VcpuExit::InternalError) => "KVM_EXIT_INTERNAL_ERROR".to_owned(),
+                    Ok(exit) => format!("{exit:?}"),
+                    Err(error) => error.to_string(),
+                };
+                let step: u8 = memory
+                    .read_obj(GuestAddress(layout::STEP))
+                    .during("read a guest's memory")?;
+                let step = STEPS.get(usize::from(step)).unwrap_or(&"?");
+                return Err(Failure::new(format!(
+                    "run a kernel on this KVM: it stops at {step}: {why}"
+                )));
+            }
+        }
+        let took = began.elapsed();
+        if took > LIMIT {
+            return Err(Failure::new(format!(
+                "run a kernel on this KVM in reasonable time: it executes {:.1} million \
+                 instructions a second",
+                millions(round, took)
+            )));
+        }
+    }
+    Ok(format!(
+        "runs ring 0 code at {:.0} million instructions a second",
+        millions(ROUNDS, began.elapsed())
+    ))
+}
+
+fn millions(rounds: u32, took: Duration) -> f64 {
+    f64::from(rounds) * (2 * COUNTS) as f64 / took.as_secs_f64() / 1e6
+}
+
+/// A vCPU in long mode, about to run the guest's code.
+fn prepare(kvm: &Kvm, vm: &VmFd, memory: &GuestMemoryMmap) -> Result<VcpuFd, Failure> {
+    for region in memory.iter() {
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the mapping is `memory`'s, which its caller keeps for longer than the
+        // virtual machine runs.
+        unsafe { vm.set_user_memory_region(region) }.during("give a guest its memory")?;
+    }
+    let (code, handler) = guest::code();
+    let put = |at: u64, value: u64| {
+        memory
+            .write_obj(value, GuestAddress(at))
+            .during("write a guest's memory")
+    };
+    memory
+        .write_slice(code, GuestAddress(layout::CODE))
+        .during("write a guest's memory")?;
+    // One page of 2 MiB, at 0.
+    let tables = layout::PAGE_TABLES;
+    put(tables, (tables + 0x1000) | 0b11)?;
+    put(tables + 0x1000, (tables + 0x2000) | 0b11)?;
+    put(tables + 0x2000, 0b1000_0011)?;
+    put(layout::GDT + 0x10, 0x00af_9b00_0000_ffff)?;
+    put(layout::GDT + 0x18, 0x00cf_9300_0000_ffff)?;
+    // An interrupt gate (Intel SDM 3A, 6.14.1).
+    let handler = layout::CODE + handler;
+    let gate = (handler & 0xffff) | 0x10 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
+    put(layout::IDT + guest::BREAKPOINT * 16, gate)?;
+
+    let vcpu = vm.create_vcpu(0).during("create a vCPU")?;
+    let cpuid = cpuid::supported(kvm)?;
+    vcpu.set_cpuid2(&cpuid).during("set a vCPU's CPUID")?;
+    let mut sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
+    sregs.cr0 = 0x8000_0033;
+    sregs.cr3 = tables;
+    // PAE, OSFXSR, OSXSAVE.
+    sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 18;
+    sregs.efer = 1 << 8 | 1 << 10;
+    sregs.gdt.base = layout::GDT;
+    sregs.gdt.limit = 0x1f;
+    sregs.idt.base = layout::IDT;
+    sregs.idt.limit = 0xfff;
+    let data = kvm_segment {
+        limit: 0xffff_ffff,
+        selector: 0x18,
+        type_: 3,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    sregs.cs = kvm_segment {
+        selector: 0x10,
+        type_: 0xb,
+        db: 0,
+        l: 1,
+        ..data
+    };
+    for segment in [
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+        &mut sregs.ss,
+    ] {
+        *segment = data;
+    }
+    vcpu.set_sregs(&sregs).during("enter long mode")?;
+    let mut xcrs = kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
+    // The FPU and SSE.
+    xcrs.xcrs[0] = kvm_xcr {
+        xcr: 0,
+        value: 0b11,
+        ..Default::default()
+    };
+    vcpu.set_xcrs(&xcrs).during("enable xsave")?;
+    let mut regs = vcpu.get_regs().during("read a vCPU's registers")?;
+    regs.rip = layout::CODE;
+    regs.rsp = layout::STACK;
+    regs.rflags = 2;
+    vcpu.set_regs(&regs).during("set a vCPU's registers")?;
+    Ok(vcpu)
+}

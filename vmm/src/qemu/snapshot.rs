@@ -1,0 +1,85 @@
+//! Saving a guest, and starting guests from one.
+//!
+//! Its memory is a file that the first guest shares and that the others map privately:
+//! so they start without reading it, and share what they do not change. The rest is a
+//! migration stream, which leaves out memory that is shared (`x-ignore-shared`, QEMU's
+//! `docs/devel/migration`).
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::ANSWER;
+use super::qmp::Qmp;
+use crate::child::fd;
+use crate::{Error, MachineSpec, Result, Start};
+
+const MEMORY: &str = "memory";
+const STATE: &str = "state";
+
+/// The name by which QEMU is given the file to save to.
+const TARGET: &str = "state";
+
+/// The file that is the guest's memory, and whether it may write to it.
+pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
+    match &spec.start {
+        Start::Boot => None,
+        Start::ToBeSaved(directory) => Some((directory.join(MEMORY), true)),
+        Start::Saved(directory) => Some((directory.join(MEMORY), false)),
+    }
+}
+
+/// The stream that the guest is loaded from, if it is.
+pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
+    let Start::Saved(directory) = &spec.start else {
+        return Ok(None);
+    };
+    let path = directory.join(STATE);
+    match File::open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(source) => Err(Error::File { path, source }),
+    }
+}
+
+/// Loads the guest, and lets it run, if it is to be loaded.
+pub(super) fn load(qmp: &mut Qmp, spec: &MachineSpec) -> Result<()> {
+    let Start::Saved(_) = spec.start else {
+        return Ok(());
+    };
+    prepare(qmp)?;
+    let uri = format!("fd:{}", fd::STATE);
+    qmp.execute("migrate-incoming", json!({ "uri": uri }), ANSWER)?;
+    qmp.wait_migrated(ANSWER)?;
+    qmp.execute("cont", json!({}), ANSWER).map(|_| ())
+}
+
+/// Saves the guest, which is stopped for that.
+pub(super) fn save(qmp: &mut Qmp, directory: &Path) -> Result<()> {
+    let path = directory.join(STATE);
+    let file = File::create(&path).map_err(|source| Error::File {
+        path: path.clone(),
+        source,
+    })?;
+    qmp.execute("stop", json!({}), ANSWER)?;
+    prepare(qmp)?;
+    let name = json!({ "fdname": TARGET });
+    qmp.execute_with_fd("getfd", name, &file, ANSWER)?;
+    let uri = format!("fd:{TARGET}");
+    qmp.execute("migrate", json!({ "uri": uri }), ANSWER)?;
+    qmp.wait_migrated(ANSWER)?;
+    file.sync_all()
+        .map_err(|source| Error::File { path, source })
+}
+
+/// Has memory left out, and the end told.
+fn prepare(qmp: &mut Qmp) -> Result<()> {
+    let capabilities =
+        ["x-ignore-shared", "events"].map(|name| json!({ "capability": name, "state": true }));
+    qmp.execute(
+        "migrate-set-capabilities",
+        json!({ "capabilities": capabilities }),
+        ANSWER,
+    )
+    .map(|_| ())
+}
