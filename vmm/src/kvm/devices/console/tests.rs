@@ -62,12 +62,24 @@ impl Guest {
         Some(bytes)
     }
 
+    /// Sends bytes, many of them in three parts.
     fn put(&mut self, queue: usize, bytes: &[u8]) {
         let memory = &self.bench.memory;
         memory
             .write_slice(bytes, GuestAddress(buffer(queue)))
             .unwrap();
-        self.queues[queue].add(&[(buffer(queue), bytes.len() as u32, false)]);
+        let (at, len) = (buffer(queue), bytes.len() as u32);
+        if len < 100 {
+            self.queues[queue].add(&[(at, len, false)]);
+            return self.bench.notify(queue as u32);
+        }
+        let parts = [3, len / 2];
+        let rest = len - parts[0] - parts[1];
+        self.queues[queue].add(&[
+            (at, parts[0], false),
+            (at + u64::from(parts[0]), parts[1], false),
+            (at + u64::from(len - rest), rest, false),
+        ]);
         self.bench.notify(queue as u32);
     }
 
