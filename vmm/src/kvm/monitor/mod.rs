@@ -10,6 +10,7 @@
 
 mod boot;
 mod bus;
+mod confine;
 mod cpu;
 mod mptable;
 mod vcpu;
@@ -28,7 +29,7 @@ use vmm_sys_util::eventfd::EventFd;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
-use super::wire::{self, Ended, Message, Reply, Request};
+use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -42,6 +43,7 @@ const EVENTS: usize = 16;
 
 /// Runs the guest that the parent describes, to its end.
 pub fn main() -> ExitCode {
+    confine::abort_on_panic();
     let mut control = match child::inherited(fd::CONTROL) {
         Ok(control) => control,
         Err(error) => {
@@ -59,7 +61,7 @@ pub fn main() -> ExitCode {
 
 fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     let mut requests = BufReader::new(control.try_clone().during("share the control socket")?);
-    let config = wire::receive(&mut requests)
+    let config: Config = wire::receive(&mut requests)
         .during("understand what to run")?
         .ok_or_else(|| Failure::new("run a guest: nobody says which"))?;
     let ends = Ends {
@@ -78,6 +80,8 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     vcpu::prepare()?;
     let (outcomes, ended) = mpsc::channel();
     let vm = Vm::new(&config, ends, &epoll, DEVICES, &outcomes, &wake)?;
+    confine::process(&config)?;
+    confine::thread(confine::Role::Loop)?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
     vm.resume();
     let ended = Loop {
