@@ -260,6 +260,18 @@ fn a_saved_uart_goes_on_elsewhere() {
 }
 
 #[test]
+fn what_the_guest_loops_behind_a_break_is_no_hostile_state() {
+    let (mut serial, ..) = self::serial();
+    serial.send_break();
+    serial.write(MCR, &[0x10]);
+    serial.write(DATA, b"x");
+    let state = serial.save();
+    let (mut other, ..) = self::serial();
+    other.restore(&state).unwrap();
+    assert_eq!(receive(&mut other), [None, Some(b'x')]);
+}
+
+#[test]
 fn hostile_states_are_refused() {
     let (mut serial, ..) = serial();
     let good = serde_json::to_value(serial.save()).unwrap();
