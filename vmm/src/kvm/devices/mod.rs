@@ -89,6 +89,8 @@ pub mod console;
 #[cfg(test)]
 mod driver;
 #[doc(hidden)]
+pub mod fuzz;
+#[doc(hidden)]
 pub mod harness;
 pub mod mmio;
 pub mod queue;
