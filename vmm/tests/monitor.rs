@@ -174,6 +174,14 @@ fn a_second_vcpu_that_never_starts_is_paused_too() {
 }
 
 #[test]
+fn one_vcpu_of_two_ends_the_machine() {
+    let Some(mut fixture) = Fixture::with(Guest::Reset, 2) else {
+        return;
+    };
+    assert_eq!(fixture.exit(), Exit::Reset);
+}
+
+#[test]
 fn the_monitor_survives_nonsense_in_its_devices() {
     for guest in [Guest::Noise, Guest::Driver] {
         let Some(mut fixture) = Fixture::start(guest) else {

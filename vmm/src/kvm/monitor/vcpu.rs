@@ -64,8 +64,8 @@ impl Handle {
                     // The other end is gone only when the process is about to be.
                     let _ = outcomes.send(ended);
                     let _ = wake.write(1);
+                    runner.serve_stopped();
                 }
-                runner.serve_stopped();
                 runner
             })
             .during("start a vCPU's thread")?;
