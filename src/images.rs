@@ -74,15 +74,11 @@ impl KernelArgs {
     }
 }
 
-/// Where empty writable disks come from.
-enum Scratch {
-    Cache(Cache),
-    Template(PathBuf),
-}
-
 /// A kernel and the read-only disks, ready to boot, and what they are booted in.
 pub struct Images {
-    scratch: Scratch,
+    cache: Cache,
+    /// Where empty writable disks come from, if not from the cache.
+    template: Option<PathBuf>,
     flavour: Flavour,
     kind: Kind,
     vcpus: u8,
@@ -108,7 +104,8 @@ impl Images {
                     Origin::Image(image) => kernel::foreign(&image)?,
                     Origin::Tree(_) => bail!("a bundle builds no kernels"),
                 },
-                scratch: Scratch::Template(bundle.scratch()),
+                cache: context.cache()?,
+                template: Some(bundle.scratch()),
                 flavour,
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
@@ -124,7 +121,8 @@ impl Images {
             agent: rootfs::agent(&cache, &sources, progress)?,
             debian: rootfs::debian(&cache, &sources, progress)?,
             kernel: kernel::kernel(&cache, &sources, &origin, flavour, progress)?,
-            scratch: Scratch::Cache(cache),
+            cache,
+            template: None,
             flavour,
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
@@ -139,11 +137,9 @@ impl Images {
 
     /// Makes an empty writable disk at `path`.
     pub fn scratch(&self, context: &Context, path: &Path) -> Result<()> {
-        match &self.scratch {
-            Scratch::Cache(cache) => {
-                scratch::create(cache, scratch::DEFAULT_MIB, path, context.progress())?;
-            }
-            Scratch::Template(template) => scratch::copy(template, path)?,
+        match &self.template {
+            Some(template) => scratch::copy(template, path)?,
+            None => scratch::create(&self.cache, scratch::DEFAULT_MIB, path, context.progress())?,
         }
         Ok(())
     }
@@ -159,8 +155,8 @@ impl Images {
 
     /// Starts such a machine; where a guest like it was saved, or can be, from there.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
-        if let (false, Scratch::Cache(cache)) = (self.cold, &self.scratch) {
-            let saved = warm::saved(cache, self, &spec, self.kind, context)?;
+        if !self.cold {
+            let saved = warm::saved(&self.cache, self, &spec, self.kind, context)?;
             spec.start = Start::Saved(saved);
         }
         machines::start(self.kind, &spec)

@@ -12,9 +12,12 @@ mod boot;
 mod bus;
 mod cpu;
 mod mptable;
+mod snapshot;
+mod state;
 mod vcpu;
 mod vm;
 
+use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -25,10 +28,11 @@ use std::sync::{Arc, PoisonError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::snapshot::Snapshot;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
-use super::wire::{self, Ended, Message, Reply, Request};
+use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -59,7 +63,7 @@ pub fn main() -> ExitCode {
 
 fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     let mut requests = BufReader::new(control.try_clone().during("share the control socket")?);
-    let config = wire::receive(&mut requests)
+    let config: Config = wire::receive(&mut requests)
         .during("understand what to run")?
         .ok_or_else(|| Failure::new("run a guest: nobody says which"))?;
     let ends = Ends {
@@ -77,7 +81,19 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     }
     vcpu::prepare()?;
     let (outcomes, ended) = mpsc::channel();
-    let vm = Vm::new(&config, ends, &epoll, DEVICES, &outcomes, &wake)?;
+    let mut state = child::inherited_file(fd::STATE).ok();
+    let saved = match (config.saved, &mut state) {
+        (false, _) => None,
+        (true, Some(file)) => Some(Snapshot::read(file, &config.build)?),
+        (true, None) => return Err(Failure::new("find the guest that was saved")),
+    };
+    let vm = Vm::new(
+        &config,
+        ends,
+        saved.as_ref(),
+        (&epoll, DEVICES),
+        (&outcomes, &wake),
+    )?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
     vm.resume();
     let ended = Loop {
@@ -86,6 +102,9 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         control,
         ended,
         vm: &vm,
+        paused: false,
+        state,
+        build: &config.build,
     }
     .run();
     vm.stop();
@@ -98,6 +117,9 @@ struct Loop<'a> {
     control: &'a mut UnixStream,
     ended: Receiver<Ended>,
     vm: &'a Vm,
+    paused: bool,
+    state: Option<File>,
+    build: &'a str,
 }
 
 impl Loop<'_> {
@@ -130,13 +152,18 @@ impl Loop<'_> {
             .ok_or_else(|| Failure::new("go on: the parent is gone"))?;
         let reply = match request {
             Request::Pause => {
-                self.vm.pause();
+                self.pause();
                 Reply::Done
             }
             Request::Resume => {
                 self.vm.resume();
+                self.paused = false;
                 Reply::Done
             }
+            Request::Save => match self.save() {
+                Ok(()) => Reply::Done,
+                Err(failure) => Reply::Failed(failure.to_string()),
+            },
             Request::Registers => Reply::Registers(self.registers()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
@@ -148,6 +175,21 @@ impl Loop<'_> {
             }
         };
         wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
+    }
+
+    fn pause(&mut self) {
+        self.vm.pause();
+        self.paused = true;
+    }
+
+    /// Saves the guest, which stays paused.
+    fn save(&mut self) -> Result<(), Failure> {
+        self.pause();
+        let file = self
+            .state
+            .as_mut()
+            .ok_or_else(|| Failure::new("save a guest that was not started for that"))?;
+        self.vm.save()?.write(file, self.build)
     }
 
     /// The registers of all vCPUs, which stand still for that.
@@ -164,7 +206,9 @@ impl Loop<'_> {
                 lines
             })
             .collect();
-        self.vm.resume();
+        if !self.paused {
+            self.vm.resume();
+        }
         lines
     }
 

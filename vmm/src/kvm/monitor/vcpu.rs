@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::{Bus, Effect};
+use super::state::VcpuState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
 
@@ -19,6 +20,8 @@ pub(super) enum Command {
     Pause(Sender<()>),
     /// Run the guest.
     Resume,
+    /// Tell the state; only while paused.
+    Save(Sender<Result<VcpuState, Failure>>),
     /// Tell the registers; only while paused.
     Registers(Sender<Vec<String>>),
     /// End the thread.
@@ -34,11 +37,13 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Starts the thread. The vCPU waits for [`Command::Resume`].
+    /// Starts the thread. The vCPU waits for [`Command::Resume`]. `msrs` are those that
+    /// KVM keeps.
     pub fn start(
         index: u8,
         mut vcpu: VcpuFd,
         bus: Arc<Bus>,
+        msrs: Arc<[u32]>,
         outcomes: Sender<Ended>,
         wake: EventFd,
     ) -> Result<Self, Failure> {
@@ -49,6 +54,7 @@ impl Handle {
             bus,
             inbox,
             leave: leave.clone(),
+            msrs,
         };
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
@@ -90,6 +96,15 @@ impl Handle {
         let (answer, registers) = mpsc::channel();
         self.tell(Command::Registers(answer));
         registers.recv().unwrap_or_default()
+    }
+
+    /// The state; the vCPU must be paused.
+    pub fn save(&self) -> Result<VcpuState, Failure> {
+        let (answer, state) = mpsc::channel();
+        self.tell(Command::Save(answer));
+        state
+            .recv()
+            .unwrap_or_else(|_| Err(Failure::new("save a vCPU whose thread has ended")))
     }
 
     /// Ends the thread.
@@ -144,6 +159,7 @@ struct Runner {
     bus: Arc<Bus>,
     inbox: Receiver<Command>,
     leave: Leave,
+    msrs: Arc<[u32]>,
 }
 
 impl Runner {
@@ -195,6 +211,9 @@ impl Runner {
                 Command::Resume => *paused = false,
                 Command::Registers(answer) => {
                     let _ = answer.send(registers(&self.vcpu));
+                }
+                Command::Save(answer) => {
+                    let _ = answer.send(VcpuState::save(&self.vcpu, &self.msrs));
                 }
                 Command::Stop => return false,
             }
