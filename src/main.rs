@@ -6,6 +6,7 @@ mod context;
 mod exit;
 mod images;
 mod progress;
+mod refusals;
 mod report;
 
 use std::process::ExitCode;

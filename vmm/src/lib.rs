@@ -9,8 +9,8 @@
 
 mod console;
 mod error;
-mod machine;
 pub mod kvm;
+mod machine;
 pub mod qemu;
 
 pub use console::{Alert, AlertKind};
