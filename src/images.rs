@@ -17,7 +17,11 @@ use crate::warm;
 
 /// How much memory a guest of each flavour gets, in MiB. The debug kernel's
 /// sanitizer takes an eighth, and its freed memory is held back for a while.
-const MEMORY: [(Flavour, u32); 2] = [(Flavour::Base, 1024), (Flavour::Debug, 2048)];
+const MEMORY: [(Flavour, u32); 3] = [
+    (Flavour::Base, 1024),
+    (Flavour::Debug, 2048),
+    (Flavour::Coverage, 1024),
+];
 
 /// Which kernel and which machine, on the command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,6 +56,8 @@ pub enum FlavourArg {
     Base,
     /// With KASAN, lockdep and the other checkers
     Debug,
+    /// Counts how often each line of checkpoint and restart runs
+    Coverage,
 }
 
 impl From<FlavourArg> for Flavour {
@@ -59,6 +65,7 @@ impl From<FlavourArg> for Flavour {
         match flavour {
             FlavourArg::Base => Self::Base,
             FlavourArg::Debug => Self::Debug,
+            FlavourArg::Coverage => Self::Coverage,
         }
     }
 }
