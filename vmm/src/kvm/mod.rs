@@ -14,10 +14,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
+
+use libc::SIGSYS;
 
 use self::control::Control;
 use self::wire::{Config, DiskConfig, Ended, Request};
@@ -112,6 +115,15 @@ fn build(program: &Path) -> Result<String> {
     ))
 }
 
+/// How the monitor ended, as far as its status tells.
+fn fate(status: ExitStatus) -> String {
+    if status.signal() == Some(SIGSYS) {
+        // `confine` has it so.
+        return "the monitor made a system call that it is not allowed (SIGSYS)".into();
+    }
+    format!("the monitor ended with {status}")
+}
+
 impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
@@ -149,7 +161,7 @@ impl KvmMachine {
                 console.join();
                 return Err(match (status, error) {
                     (Ok(status), Error::Gone { .. }) => Error::DiedAtStart {
-                        status: status.to_string(),
+                        status: fate(status),
                         words: last_words(&messages),
                     },
                     (_, error) => error,
@@ -189,7 +201,12 @@ impl KvmMachine {
             source,
         })?;
         self.console.join();
-        let exit = if self.console.has_alert(AlertKind::Panic) {
+        let exit = if status.signal() == Some(SIGSYS) {
+            // Whatever else happened, this must not have.
+            Exit::HostError {
+                detail: fate(status),
+            }
+        } else if self.console.has_alert(AlertKind::Panic) {
             Exit::Panic
         } else if killed {
             Exit::Killed
@@ -201,10 +218,7 @@ impl KvmMachine {
                 Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
                 Some(Ended::Monitor { detail }) => Exit::HostError { detail },
                 None => Exit::HostError {
-                    detail: format!(
-                        "the monitor ended with {status}; {}",
-                        last_words(&self.messages)
-                    ),
+                    detail: format!("{}; {}", fate(status), last_words(&self.messages)),
                 },
             }
         };

@@ -10,6 +10,7 @@
 
 mod boot;
 mod bus;
+mod confine;
 mod cpu;
 mod mptable;
 mod snapshot;
@@ -32,7 +33,7 @@ use self::snapshot::Snapshot;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
-use super::wire::{self, Config, Ended, Message, Reply, Request};
+use super::wire::{self, Config, Ended, MemoryConfig, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -46,6 +47,7 @@ const EVENTS: usize = 16;
 
 /// Runs the guest that the parent describes, to its end.
 pub fn main() -> ExitCode {
+    confine::abort_on_panic();
     let mut control = match child::inherited(fd::CONTROL) {
         Ok(control) => control,
         Err(error) => {
@@ -81,11 +83,14 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     }
     vcpu::prepare()?;
     let (outcomes, ended) = mpsc::channel();
-    let mut state = child::inherited_file(fd::STATE).ok();
-    let saved = match (config.saved, &mut state) {
-        (false, _) => None,
-        (true, Some(file)) => Some(Snapshot::read(file, &config.build)?),
-        (true, None) => return Err(Failure::new("find the guest that was saved")),
+    // Where no file was promised, that number is another's by now.
+    let mut state = match config.saved || matches!(config.memory, MemoryConfig::Shared(_)) {
+        true => Some(child::inherited_file(fd::STATE).during("take the state's file")?),
+        false => None,
+    };
+    let saved = match &mut state {
+        Some(file) if config.saved => Some(Snapshot::read(file, &config.build)?),
+        _ => None,
     };
     let vm = Vm::new(
         &config,
@@ -94,6 +99,8 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         (&epoll, DEVICES),
         (&outcomes, &wake),
     )?;
+    confine::process(&config)?;
+    confine::thread(confine::Role::Loop)?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
     vm.resume();
     let ended = Loop {

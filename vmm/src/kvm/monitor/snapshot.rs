@@ -12,7 +12,7 @@
 //! A state is of one build: what is in it follows the code's structures.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
@@ -49,7 +49,7 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Writes it over the file's content.
+    /// Writes it to a file that is empty.
     pub fn write(&self, file: &mut File, build: &str) -> Result<(), Failure> {
         const WHAT: &str = "write the guest's state";
         let state = serde_json::to_vec(self).during(WHAT)?;
@@ -61,8 +61,6 @@ impl Snapshot {
         bytes.extend((state.len() as u64).to_le_bytes());
         bytes.extend(xxh64(&body, 0).to_le_bytes());
         bytes.extend(body);
-        file.set_len(0).during(WHAT)?;
-        file.seek(SeekFrom::Start(0)).during(WHAT)?;
         file.write_all(&bytes).during(WHAT)?;
         file.sync_all().during(WHAT)
     }

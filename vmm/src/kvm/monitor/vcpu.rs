@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::{Bus, Effect};
+use super::confine;
 use super::state::VcpuState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
@@ -59,7 +60,13 @@ impl Handle {
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
-                if let Some(ended) = runner.run() {
+                let ended = match confine::thread(confine::Role::Vcpu) {
+                    Ok(()) => runner.run(),
+                    Err(failure) => Some(Ended::Monitor {
+                        detail: failure.to_string(),
+                    }),
+                };
+                if let Some(ended) = ended {
                     // The other end is gone only when the process is about to be.
                     let _ = outcomes.send(ended);
                     let _ = wake.write(1);

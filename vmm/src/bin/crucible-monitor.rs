@@ -1,0 +1,8 @@
+//! The monitor as a program of its own, for this crate's tests. Crucible has it as a
+//! hidden command instead.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    crucible_vmm::kvm::monitor::main()
+}

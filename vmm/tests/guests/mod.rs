@@ -1,0 +1,238 @@
+//! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode,
+//! flat segments, no paging. They run even on a KVM that only emulates.
+
+use std::arch::global_asm;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where they are loaded.
+pub const ADDRESS: u64 = 0x10_0000;
+
+global_asm!(
+    ".pushsection .rodata.crucible_guests, \"a\"",
+    ".code32",
+    // Sends a text by the serial line. Uses EAX, EDX and ESI.
+    ".macro say text",
+    "call 90f",
+    ".asciz \"\\text\"",
+    "90: popl %esi",
+    "movl $0x3f8, %edx",
+    "91: lodsb",
+    "testb %al, %al",
+    "jz 92f",
+    "outb %al, %dx",
+    "jmp 91b",
+    "92:",
+    ".endm",
+    // Resets the machine by the keyboard controller.
+    ".macro reset",
+    "movb $0xfe, %al",
+    "outb %al, $0x64",
+    "93: jmp 93b",
+    ".endm",
+    // The next number of a row without visible order, in EBX.
+    ".macro shuffle",
+    "imull $1103515245, %ebx",
+    "addl $12345, %ebx",
+    ".endm",
+    //
+    "guest_reset:",
+    "say \"first line\\nsecond line\\n\"",
+    "reset",
+    //
+    "guest_triple_fault:",
+    "movl $0x12345678, %ebx",
+    "pushl $0",
+    "pushl $0",
+    "lidt (%esp)",
+    "ud2",
+    //
+    "guest_loop:",
+    "say \"looping\\n\"",
+    "movl $0x12345678, %ebx",
+    "1: jmp 1b",
+    //
+    // Writes and reads all over the window, by all widths.
+    "guest_noise:",
+    "movl $1, %ebx",
+    "movl ${noise}, %ecx",
+    "1: shuffle",
+    "movl %ebx, %edi",
+    "shrl $12, %edi",
+    "andl $0x3fff, %edi",
+    "addl ${window}, %edi",
+    "shuffle",
+    "movl %ebx, %eax",
+    "shrl $16, %eax",
+    "testb $1, %al",
+    "jz 2f",
+    "movb %al, (%edi)",
+    "movw %ax, (%edi)",
+    "movl (%edi), %eax",
+    "2: andl $~3, %edi",
+    "movl %eax, (%edi)",
+    "decl %ecx",
+    "jnz 1b",
+    "say \"still here\\n\"",
+    "reset",
+    //
+    // Sets up each device as a driver does, with queues in memory that holds anything.
+    "guest_driver:",
+    "movl $1, %ebx",
+    // Fill 1 MiB.
+    "movl $0x200000, %edi",
+    "movl $0x40000, %ecx",
+    "1: shuffle",
+    "movl %ebx, %eax",
+    "shrl $13, %eax",
+    "stosl",
+    "decl %ecx",
+    "jnz 1b",
+    "movl ${rounds}, %ecx",
+    "2: shuffle",
+    "movl %ebx, %ebp",
+    "shrl $4, %ebp",
+    "andl $0x3000, %ebp",
+    "addl ${window}, %ebp",
+    // Status: reset, driver. Features: VIRTIO_F_VERSION_1.
+    "movl $0, 0x70(%ebp)",
+    "movl $3, 0x70(%ebp)",
+    "movl $1, 0x24(%ebp)",
+    "movl $1, 0x20(%ebp)",
+    "movl $0xb, 0x70(%ebp)",
+    // Each queue of 8: its three rings anywhere in the megabyte.
+    "xorl %esi, %esi",
+    "3: movl %esi, 0x30(%ebp)",
+    "movl $8, 0x38(%ebp)",
+    ".irp register, 0x80, 0x90, 0xa0",
+    "shuffle",
+    "movl %ebx, %eax",
+    "shrl $8, %eax",
+    "andl $0xffff0, %eax",
+    "addl $0x200000, %eax",
+    "movl %eax, \\register(%ebp)",
+    ".endr",
+    "movl $1, 0x44(%ebp)",
+    "incl %esi",
+    "cmpl $6, %esi",
+    "jne 3b",
+    "movl $0xf, 0x70(%ebp)",
+    "xorl %esi, %esi",
+    "4: movl %esi, 0x50(%ebp)",
+    "incl %esi",
+    "cmpl $6, %esi",
+    "jne 4b",
+    "decl %ecx",
+    "jnz 2b",
+    "say \"still here\\n\"",
+    "reset",
+    "guest_end:",
+    ".code64",
+    ".popsection",
+    noise = const 4000,
+    rounds = const 60,
+    window = const 0xd000_0000u32,
+    options(att_syntax),
+);
+
+unsafe extern "C" {
+    #[link_name = "guest_reset"]
+    static RESET: u8;
+    #[link_name = "guest_triple_fault"]
+    static TRIPLE_FAULT: u8;
+    #[link_name = "guest_loop"]
+    static LOOP: u8;
+    #[link_name = "guest_noise"]
+    static NOISE: u8;
+    #[link_name = "guest_driver"]
+    static DRIVER: u8;
+    #[link_name = "guest_end"]
+    static END: u8;
+}
+
+/// What a guest does.
+#[derive(Debug, Clone, Copy)]
+pub enum Guest {
+    /// Says two lines, and resets the machine.
+    Reset,
+    /// Faults without a way out, with 0x12345678 in EBX.
+    TripleFault,
+    /// Says `looping`, and does so forever, interrupts disabled.
+    Loop,
+    /// Accesses the devices' registers at random, says `still here`, and resets.
+    Noise,
+    /// Starts all devices with random queues, says `still here`, and resets.
+    Driver,
+}
+
+impl Guest {
+    /// Writes the guest's file to a directory.
+    pub fn write(self, directory: &Path) -> PathBuf {
+        let [base, end] = [&raw const RESET, &raw const END];
+        let start = match self {
+            Self::Reset => &raw const RESET,
+            Self::TripleFault => &raw const TRIPLE_FAULT,
+            Self::Loop => &raw const LOOP,
+            Self::Noise => &raw const NOISE,
+            Self::Driver => &raw const DRIVER,
+        };
+        // SAFETY: the assembly above has these labels in one read-only section of this
+        // program, the first and the last being `base` and `end`.
+        let (code, entry) = unsafe {
+            let length = end.offset_from_unsigned(base);
+            let entry = start.offset_from_unsigned(base) as u64;
+            (std::slice::from_raw_parts(base, length), entry)
+        };
+        let path = directory.join("guest.elf");
+        fs::write(&path, elf(code, ADDRESS + entry)).expect("a file");
+        path
+    }
+}
+
+/// An ELF file that loads `code` at [`ADDRESS`], with the note that names its PVH entry.
+fn elf(code: &[u8], entry: u64) -> Vec<u8> {
+    const HEADER: u64 = 64;
+    const PROGRAM_HEADER: u64 = 56;
+    const LOAD: u32 = 1;
+    const NOTE: u32 = 4;
+    /// `XEN_ELFNOTE_PHYS32_ENTRY`.
+    const PHYS32_ENTRY: u32 = 18;
+
+    let mut note = Vec::new();
+    for word in [4, 8, PHYS32_ENTRY] {
+        note.extend(word.to_le_bytes());
+    }
+    note.extend(b"Xen\0");
+    note.extend(entry.to_le_bytes());
+
+    // 64 bits, little-endian; executable, x86-64.
+    let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend(2u16.to_le_bytes());
+    file.extend(62u16.to_le_bytes());
+    file.extend(1u32.to_le_bytes());
+    file.extend(entry.to_le_bytes());
+    file.extend(HEADER.to_le_bytes());
+    file.extend(0u64.to_le_bytes());
+    file.extend(0u32.to_le_bytes());
+    // Two program headers, no sections.
+    for half in [HEADER as u16, PROGRAM_HEADER as u16, 2, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    let at = HEADER + 2 * PROGRAM_HEADER;
+    let parts = [
+        (NOTE, at, 0, note.len()),
+        (LOAD, at + note.len() as u64, ADDRESS, code.len()),
+    ];
+    for (kind, offset, address, size) in parts {
+        file.extend(kind.to_le_bytes());
+        // Readable, executable.
+        file.extend(5u32.to_le_bytes());
+        for word in [offset, address, address, size as u64, size as u64, 4] {
+            file.extend(word.to_le_bytes());
+        }
+    }
+    file.extend(note);
+    file.extend(code);
+    file
+}

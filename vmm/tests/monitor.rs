@@ -1,0 +1,277 @@
+//! The real monitor, confined, with guests of a few instructions.
+//!
+//! These run on any /dev/kvm, also on those that cannot run a kernel. Without one each
+//! test says that it was not run.
+
+mod guests;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crucible_vmm::kvm::{KvmMachine, Options};
+use crucible_vmm::{Disk, Exit, Machine, MachineSpec};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use tempfile::TempDir;
+
+use guests::Guest;
+
+/// The end of patience with a host that emulates and is busy; never a measure.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Enough for what they do.
+const MEMORY_MIB: u32 = 16;
+
+/// A machine, and its files.
+struct Fixture {
+    machine: KvmMachine,
+    directory: TempDir,
+}
+
+impl Fixture {
+    /// Starts a guest; `None`, with a word, where there is no KVM.
+    fn start(guest: Guest) -> Option<Self> {
+        Self::with(guest, 1)
+    }
+
+    fn with(guest: Guest, vcpus: u8) -> Option<Self> {
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        if let Err(error) = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+        {
+            // `eprintln` would be kept back from whoever runs the tests.
+            let words = format!("not run: {test}: cannot open /dev/kvm: {error}\n");
+            std::io::stderr().write_all(words.as_bytes()).unwrap();
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk");
+        fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
+        let spec = MachineSpec {
+            vcpus,
+            memory_mib: MEMORY_MIB,
+            disks: vec![Disk::writable(&disk)],
+            ..MachineSpec::new(guest.write(directory.path()), directory.path())
+        };
+        let options = Options {
+            program: env!("CARGO_BIN_EXE_crucible-monitor").into(),
+            arguments: Vec::new(),
+        };
+        let machine = KvmMachine::start(&spec, &options).unwrap();
+        Some(Self { machine, directory })
+    }
+
+    /// Waits for the guest's end.
+    fn exit(&mut self) -> Exit {
+        self.machine
+            .wait(PATIENCE)
+            .unwrap()
+            .unwrap_or_else(|| panic!("it still runs: {}", self.console()))
+    }
+
+    fn console(&self) -> String {
+        self.machine.console_tail(100).join("\n")
+    }
+
+    /// Waits until the guest has said something.
+    fn wait_for(&mut self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.console().contains(words) {
+            assert!(Instant::now() < deadline, "it never said {words}");
+            let exit = self.machine.wait(Duration::from_millis(10)).unwrap();
+            assert_eq!(exit, None);
+        }
+    }
+
+    /// The monitor's process: the only child that runs in our directory's files.
+    fn pid(&self) -> Pid {
+        let log = self.directory.path().join("monitor.log");
+        pids()
+            .find(|pid| {
+                let stderr = format!("/proc/{}/fd/2", pid.as_raw_nonzero());
+                fs::read_link(stderr).is_ok_and(|path| path == log)
+            })
+            .expect("a monitor")
+    }
+}
+
+/// All processes.
+fn pids() -> impl Iterator<Item = Pid> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        Pid::from_raw(name.to_str()?.parse().ok()?)
+    })
+}
+
+fn register<'a>(lines: &'a [String], name: &str) -> &'a str {
+    let words = lines.iter().flat_map(|line| line.split_whitespace());
+    words
+        .filter_map(|word| word.split_once('='))
+        .find_map(|(register, value)| (register == name).then_some(value))
+        .unwrap_or_else(|| panic!("no {name} in {lines:?}"))
+}
+
+#[test]
+fn what_the_guest_says_arrives_and_a_reset_is_told() {
+    let Some(mut fixture) = Fixture::start(Guest::Reset) else {
+        return;
+    };
+    assert_eq!(fixture.exit(), Exit::Reset);
+    assert_eq!(fixture.console(), "first line\nsecond line");
+}
+
+#[test]
+fn a_triple_fault_is_told_with_the_registers() {
+    let Some(mut fixture) = Fixture::start(Guest::TripleFault) else {
+        return;
+    };
+    let exit = fixture.exit();
+    let Exit::TripleFault { registers } = exit else {
+        panic!("{exit:?}");
+    };
+    assert_eq!(register(&registers, "RBX"), "0000000012345678");
+}
+
+#[test]
+fn a_guest_that_loops_can_be_asked_paused_and_killed() {
+    let Some(mut fixture) = Fixture::start(Guest::Loop) else {
+        return;
+    };
+    fixture.wait_for("looping");
+    let machine = &mut fixture.machine;
+    for _ in 0..3 {
+        machine.pause().unwrap();
+        machine.resume().unwrap();
+    }
+    // It answers no key, so the time is only what it is given for that.
+    let states = machine.task_states(Duration::from_millis(10)).unwrap();
+    assert!(!states.answered);
+    assert_eq!(states.registers[0], "CPU#0");
+    assert_eq!(register(&states.registers, "RBX"), "0000000012345678");
+    let rip = u64::from_str_radix(register(&states.registers, "RIP"), 16).unwrap();
+    assert_eq!(rip >> 12, guests::ADDRESS >> 12);
+    assert_eq!(machine.try_exit().unwrap(), None);
+    machine.kill().unwrap();
+    assert_eq!(machine.try_exit().unwrap(), Some(Exit::Killed));
+}
+
+#[test]
+fn a_second_vcpu_that_never_starts_is_paused_too() {
+    let Some(mut fixture) = Fixture::with(Guest::Loop, 2) else {
+        return;
+    };
+    fixture.wait_for("looping");
+    fixture.machine.pause().unwrap();
+    fixture.machine.resume().unwrap();
+    let states = fixture.machine.task_states(Duration::from_millis(10));
+    assert!(states.unwrap().registers.contains(&"CPU#1".into()));
+}
+
+#[test]
+fn the_monitor_survives_nonsense_in_its_devices() {
+    for guest in [Guest::Noise, Guest::Driver] {
+        let Some(mut fixture) = Fixture::start(guest) else {
+            return;
+        };
+        assert_eq!(fixture.exit(), Exit::Reset, "{guest:?}");
+        assert_eq!(fixture.console(), "still here", "{guest:?}");
+    }
+}
+
+#[test]
+fn every_thread_of_the_monitor_is_confined() {
+    let Some(mut fixture) = Fixture::with(Guest::Loop, 2) else {
+        return;
+    };
+    fixture.wait_for("looping");
+    // Each vCPU answers this, so each has been through what comes before.
+    fixture.machine.pause().unwrap();
+    let process = Path::new("/proc").join(fixture.pid().to_string());
+    let mut names = Vec::new();
+    for thread in fs::read_dir(process.join("task")).unwrap() {
+        let thread = thread.unwrap().path();
+        let status = fs::read_to_string(thread.join("status")).unwrap();
+        let value = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name}")).trim()
+        };
+        // A filter, and what goes with it.
+        assert_eq!(value("Seccomp:"), "2");
+        assert_eq!(value("NoNewPrivs:"), "1");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(value(set), "0000000000000000");
+        }
+        names.push(value("Name:").to_owned());
+    }
+    names.sort();
+    assert!(names.ends_with(&["vcpu0".into(), "vcpu1".into()]));
+    let limits = fs::read_to_string(process.join("limits")).unwrap();
+    for name in ["Max core file size", "Max open files", "Max locked memory"] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        let values: Vec<_> = line.unwrap().split_whitespace().take(2).collect();
+        assert_eq!(values, ["0", "0"], "{name}");
+    }
+}
+
+#[test]
+fn a_forbidden_call_is_told_as_what_it_is() {
+    let Some(mut fixture) = Fixture::start(Guest::Loop) else {
+        return;
+    };
+    fixture.wait_for("looping");
+    // What the kernel does to a process whose filter says so.
+    kill_process(fixture.pid(), Signal::SYS).unwrap();
+    let exit = fixture.exit();
+    let Exit::HostError { detail } = exit else {
+        panic!("{exit:?}");
+    };
+    assert!(detail.contains("a system call that it is not allowed"));
+}
+
+const PARENT: &str = "CRUCIBLE_MONITOR_PARENT";
+
+/// Not a test of its own: the process that
+/// [`a_monitor_ends_with_its_parent`] kills.
+#[test]
+fn parent() {
+    if env::var_os(PARENT).is_none() {
+        return;
+    }
+    let mut fixture = Fixture::start(Guest::Loop).expect("KVM");
+    fixture.wait_for("looping");
+    println!("\nmonitor {}", fixture.pid());
+    // Until it is killed.
+    let _ = fixture.machine.wait(PATIENCE);
+}
+
+#[test]
+fn a_monitor_ends_with_its_parent() {
+    // Giving up rights can cost a process the signal that tells of its parent's death.
+    let Some(fixture) = Fixture::start(Guest::Reset) else {
+        return;
+    };
+    drop(fixture);
+    let mut parent = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "parent", "--nocapture"])
+        .env(PARENT, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    let pid = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("monitor ")?.parse().ok())
+        .expect("a monitor");
+    let monitor = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let mut wait = [PollFd::new(&monitor, PollFlags::IN)];
+    let ended = poll(&mut wait, Some(&PATIENCE.try_into().unwrap())).unwrap();
+    assert_eq!(ended, 1, "it is still there");
+}
