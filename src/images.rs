@@ -17,7 +17,11 @@ use crate::warm;
 
 /// How much memory a guest of each flavour gets, in MiB. The debug kernel's
 /// sanitizer takes an eighth, and its freed memory is held back for a while.
-const MEMORY: [(Flavour, u32); 2] = [(Flavour::Base, 1024), (Flavour::Debug, 2048)];
+const MEMORY: [(Flavour, u32); 3] = [
+    (Flavour::Base, 1024),
+    (Flavour::Debug, 2048),
+    (Flavour::Coverage, 1024),
+];
 
 /// Which kernel and which machine, on the command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,6 +56,8 @@ pub enum FlavourArg {
     Base,
     /// With KASAN, lockdep and the other checkers
     Debug,
+    /// Counts how often each line of checkpoint and restart runs
+    Coverage,
 }
 
 impl From<FlavourArg> for Flavour {
@@ -59,6 +65,7 @@ impl From<FlavourArg> for Flavour {
         match flavour {
             FlavourArg::Base => Self::Base,
             FlavourArg::Debug => Self::Debug,
+            FlavourArg::Coverage => Self::Coverage,
         }
     }
 }
@@ -74,15 +81,11 @@ impl KernelArgs {
     }
 }
 
-/// Where empty writable disks come from.
-enum Scratch {
-    Cache(Cache),
-    Template(PathBuf),
-}
-
 /// A kernel and the read-only disks, ready to boot, and what they are booted in.
 pub struct Images {
-    scratch: Scratch,
+    cache: Cache,
+    /// Where empty writable disks come from, if not from the cache.
+    template: Option<PathBuf>,
     flavour: Flavour,
     kind: Kind,
     vcpus: u8,
@@ -108,7 +111,8 @@ impl Images {
                     Origin::Image(image) => kernel::foreign(&image)?,
                     Origin::Tree(_) => bail!("a bundle builds no kernels"),
                 },
-                scratch: Scratch::Template(bundle.scratch()),
+                cache: context.cache()?,
+                template: Some(bundle.scratch()),
                 flavour,
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
@@ -124,7 +128,8 @@ impl Images {
             agent: rootfs::agent(&cache, &sources, progress)?,
             debian: rootfs::debian(&cache, &sources, progress)?,
             kernel: kernel::kernel(&cache, &sources, &origin, flavour, progress)?,
-            scratch: Scratch::Cache(cache),
+            cache,
+            template: None,
             flavour,
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
@@ -139,11 +144,9 @@ impl Images {
 
     /// Makes an empty writable disk at `path`.
     pub fn scratch(&self, context: &Context, path: &Path) -> Result<()> {
-        match &self.scratch {
-            Scratch::Cache(cache) => {
-                scratch::create(cache, scratch::DEFAULT_MIB, path, context.progress())?;
-            }
-            Scratch::Template(template) => scratch::copy(template, path)?,
+        match &self.template {
+            Some(template) => scratch::copy(template, path)?,
+            None => scratch::create(&self.cache, scratch::DEFAULT_MIB, path, context.progress())?,
         }
         Ok(())
     }
@@ -159,8 +162,8 @@ impl Images {
 
     /// Starts such a machine; where a guest like it was saved, or can be, from there.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
-        if let (false, Scratch::Cache(cache)) = (self.cold, &self.scratch) {
-            let saved = warm::saved(cache, self, &spec, self.kind, context)?;
+        if !self.cold {
+            let saved = warm::saved(&self.cache, self, &spec, self.kind, context)?;
             spec.start = Start::Saved(saved);
         }
         machines::start(self.kind, &spec)

@@ -74,21 +74,23 @@ pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
 /// What must be the same for a saved guest to be started as `spec` says.
 pub fn identity(kind: Kind, spec: &MachineSpec) -> Result<String> {
     match kind {
-        Kind::Kvm => bail!("guests on KVM are not saved yet"),
+        Kind::Kvm => Ok(kvm::identity(spec, &monitor())?),
         Kind::Qemu => Ok(qemu::identity(spec, &qemu::Options::default())?),
+    }
+}
+
+/// How this program runs as a monitor.
+fn monitor() -> kvm::Options {
+    kvm::Options {
+        program: "/proc/self/exe".into(),
+        arguments: vec![MONITOR.into()],
     }
 }
 
 /// Starts a guest.
 pub fn start(kind: Kind, spec: &MachineSpec) -> Result<Box<dyn Machine>> {
     Ok(match kind {
-        Kind::Kvm => {
-            let options = kvm::Options {
-                program: "/proc/self/exe".into(),
-                arguments: vec![MONITOR.into()],
-            };
-            Box::new(KvmMachine::start(spec, &options)?)
-        }
+        Kind::Kvm => Box::new(KvmMachine::start(spec, &monitor())?),
         Kind::Qemu => Box::new(QemuMachine::start(spec, &qemu::Options::default())?),
     })
 }

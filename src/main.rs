@@ -8,6 +8,7 @@ mod exit;
 mod images;
 mod machines;
 mod progress;
+mod refusals;
 mod report;
 mod warm;
 

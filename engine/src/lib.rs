@@ -6,6 +6,7 @@
 //! [`record`]s. Whoever listens is told by [`progress`] events.
 
 pub mod compare;
+pub mod coverage;
 mod criu;
 pub mod engine;
 pub mod event;

@@ -26,8 +26,10 @@ const BOOT: Duration = Duration::from_secs(120);
 /// What results may take in the bundle's disk, in MiB.
 const ROOM: u64 = 2048;
 
-/// Where the outer Linux finds the bundle's disk, and the userland's.
-const BUNDLE: &str = "/dev/vdd";
+/// Mounts the bundle's disk.
+const ENTER: &str = "mkdir -p /bundle && mount /dev/vdd /bundle && cd /bundle";
+
+/// Where the outer Linux finds the userland's disk.
 const USERLAND: &str = "/dev/vdb";
 
 /// The options of `crucible nested`.
@@ -45,9 +47,12 @@ pub struct NestedArgs {
     /// The kernel of the inner guests
     #[command(flatten)]
     kernel: crate::images::KernelArgs,
+    /// Run this script of the shell there; crucible is `./crucible`
+    #[arg(long, value_name = "SCRIPT", conflicts_with = "command")]
+    script: Option<String>,
     /// crucible's command there, with its options
     #[arg(
-        required = true,
+        required_unless_present = "script",
         trailing_var_arg = true,
         allow_hyphen_values = true,
         value_name = "COMMAND"
@@ -145,15 +150,10 @@ fn succeed(command: &mut Command) -> Result<()> {
 
 /// Runs the command there, and gives its exit code.
 fn execute(guest: &mut Guest, args: &NestedArgs) -> Result<ExitCode> {
-    let mut words = [
-        "/bin/sh",
-        "-c",
-        "mkdir -p /bundle && mount \"$1\" /bundle && cd /bundle && shift && exec ./crucible \"$@\"",
-        "sh",
-        BUNDLE,
-    ]
-    .map(String::from)
-    .to_vec();
+    let script = args.script.as_deref().unwrap_or("exec ./crucible \"$@\"");
+    let mut words = ["/bin/sh", "-ec", &format!("{ENTER}\n{script}"), "crucible"]
+        .map(String::from)
+        .to_vec();
     words.extend(args.command.iter().cloned());
     let environment = [("CRUCIBLE_CACHE".to_owned(), "/tmp/cache".to_owned())];
     let run = guest.exec(

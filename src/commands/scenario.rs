@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use crucible_artefacts::kernel::Flavour;
 use crucible_engine::progress::Event;
 use crucible_engine::record::Versions;
 use crucible_engine::results::Store;
@@ -106,7 +107,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         images: &images,
         context,
         slowness: match guest.kernel.flavour {
-            FlavourArg::Base => 1,
+            FlavourArg::Base | FlavourArg::Coverage => 1,
             FlavourArg::Debug => DEBUG_SLOWNESS,
         },
     };
@@ -236,7 +237,8 @@ fn reproduce(args: &ScenarioArgs, name: &str) -> String {
     add("--break", args.break_switch.clone());
     add(
         "--flavour",
-        (args.guest.kernel.flavour == FlavourArg::Debug).then(|| "debug".into()),
+        (args.guest.kernel.flavour != FlavourArg::Base)
+            .then(|| Flavour::from(args.guest.kernel.flavour).name().into()),
     );
     let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
     add("--kernel", path(&args.guest.kernel.kernel));

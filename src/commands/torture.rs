@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use crucible_artefacts::Progress;
+use crucible_engine::coverage::{self, Coverage};
 use crucible_engine::guest::{Guest, GuestError};
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::exit;
-use crate::images::{GuestArgs, Images};
+use crate::images::{FlavourArg, GuestArgs, Images};
+use crate::refusals;
 
 /// How long the agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -26,10 +28,16 @@ const PER_IMAGE: Duration = Duration::from_secs(2);
 /// that was started and stopped anew, and has a seed of its own.
 const BATCH: u32 = 250;
 
-/// The program whose image is damaged, from the scenario of that name.
-const PROGRAM: &str = "tree";
+/// The programs whose images are damaged, a batch each in turn: sources in `scenarios/`,
+/// and how one is compiled. Between them they have every type of record, threads, vfork
+/// waits, shared memory and shared pages.
+const PROGRAMS: [(&str, &[&str], &str); 3] = [
+    ("tree", &["tree/tree.c", "shared/nonce.h"], "gcc -O2"),
+    ("threads", &["threads/threads.c"], "gcc -O2 -pthread"),
+    ("chain", &["vfork-chain/chain.c"], "gcc -O2"),
+];
 
-/// Where it stops: its getppid(2).
+/// Where they stop: at their getppid(2).
 const AT: &str = "syscall 110 1";
 
 /// kmemleak reports objects that have been unreachable for 5 s; the second scan clears
@@ -51,12 +59,20 @@ pub struct TortureArgs {
     /// Seed of both
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
+    /// Also tell which of restart(2)'s refusals were reached and which were not, on the
+    /// kernel that counts its lines; 1 where a type of record was never refused
+    #[arg(long, conflicts_with_all = ["flavour", "kernel"])]
+    coverage: bool,
 }
 
 /// Feeds damaged and forged images to restart(2) in a guest, and looks for reports,
 /// leaks and left-over tasks. Prints one JSON object.
 pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
-    let images = Images::prepare(context, &args.guest)?;
+    let mut wanted = args.guest.clone();
+    if args.coverage {
+        wanted.kernel.flavour = FlavourArg::Coverage;
+    }
+    let images = Images::prepare(context, &wanted)?;
     let scenarios = context.root()?.join("scenarios");
     let directory = tempfile::Builder::new()
         .prefix("crucible-torture-")
@@ -65,11 +81,19 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     let mut guest = images.boot(context, directory.path(), BOOT)?;
     prepare(&mut guest, &scenarios)?;
     let failure = match torture(&mut guest, args, context.progress()) {
-        Ok(None) => {
+        Ok(Ok(mut report)) => {
+            let coverage = counts(&mut guest, &images, args)?;
             guest.shutdown()?;
-            return Ok(exit::PASS.into());
+            if let Some(coverage) = &coverage {
+                report["coverage"] = serde_json::to_value(coverage)?;
+            }
+            println!("{report}");
+            return Ok(match coverage {
+                Some(coverage) => tell(&coverage).into(),
+                None => exit::PASS.into(),
+            });
         }
-        Ok(Some(failure)) => failure,
+        Ok(Err(failure)) => failure,
         Err(error @ (GuestError::Alert(_) | GuestError::Silent { .. } | GuestError::Ended(_))) => {
             error.to_string()
         }
@@ -81,44 +105,74 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     Ok(exit::DIVERGED.into())
 }
 
+/// Shows what was reached; the exit code.
+fn tell(coverage: &Coverage) -> u8 {
+    for line in refusals::lines(coverage) {
+        eprintln!("crucible: torture: {line}");
+    }
+    if coverage.silent().is_empty() {
+        exit::PASS
+    } else {
+        exit::DIVERGED
+    }
+}
+
+/// Which refusals the guest has given, where that was asked for.
+fn counts(guest: &mut Guest, images: &Images, args: &TortureArgs) -> Result<Option<Coverage>> {
+    if !args.coverage {
+        return Ok(None);
+    }
+    let counted = images
+        .kernel
+        .counted()
+        .context("nothing is kept of what this kernel counts: `crucible clean`, and again")?;
+    let counts = coverage::fetch(guest, &counted)?;
+    Ok(Some(coverage::measure(&counted, &counts)?))
+}
+
 fn prepare(guest: &mut Guest, scenarios: &Path) -> Result<()> {
     guest.prepare(None)?;
-    for file in ["tree/tree.c", "shared/nonce.h"] {
-        let path = scenarios.join(file);
-        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        guest.write_file(&format!("/work/{name}"), 0o644, &content)?;
-    }
-    let build = format!("gcc -O2 -o {PROGRAM} {PROGRAM}.c && chmod 777 .");
-    let run = guest.exec(&sh(&build), &BTreeMap::new(), "/work", BOOT)?;
-    if !run.success() {
-        bail!("cannot build {PROGRAM}: {}", run.stderr);
+    for (program, sources, compile) in PROGRAMS {
+        for source in sources {
+            let path = scenarios.join(source);
+            let content =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            guest.write_file(&format!("/work/{name}"), 0o644, &content)?;
+        }
+        let build = format!("{compile} -o {program} {program}.c && chmod 777 .");
+        let run = guest.exec(&sh(&build), &BTreeMap::new(), "/work", BOOT)?;
+        if !run.success() {
+            bail!("cannot build {program}: {}", run.stderr);
+        }
     }
     Ok(())
 }
 
-/// What went wrong, if anything did.
+/// What became of the images, or what went wrong.
 fn torture(
     guest: &mut Guest,
     args: &TortureArgs,
     progress: &dyn Progress,
-) -> Result<Option<String>, GuestError> {
+) -> Result<Result<Value, String>, GuestError> {
     progress.begin("damaging images");
     let result = batches(guest, args, progress);
     progress.end();
     let report = match result? {
         Ok(report) => report,
-        Err(failure) => return Ok(Some(failure)),
+        Err(failure) => return Ok(Err(failure)),
     };
-    println!("{report}");
     let leaks = guest.exec(&sh(LEAKS), &BTreeMap::new(), "/", BOOT)?;
     guest.check_alerts()?;
     let leaked = leaks.stdout.trim();
-    Ok((!leaked.is_empty()).then(|| format!("kernel memory has leaked:\n{leaked}")))
+    Ok(match leaked {
+        "" => Ok(report),
+        _ => Err(format!("kernel memory has leaked:\n{leaked}")),
+    })
 }
 
 /// The sum of all batches, or the words of the one that failed.
@@ -130,12 +184,15 @@ fn batches(
     let total = args.raw + args.forged;
     let mut sum = json!({ "seed": args.seed });
     let mut done = 0;
-    while done < total {
+    for (program, _, _) in PROGRAMS.into_iter().cycle() {
+        if done == total {
+            break;
+        }
         let raw = args.raw.saturating_sub(done).min(BATCH);
         let forged = (BATCH - raw).min(total - done - raw);
         let seed = args.seed.wrapping_add(u64::from(done));
         let command = format!(
-            "torture --raw {raw} --forged {forged} --seed {seed} --at '{AT}' -- ./{PROGRAM}"
+            "torture --raw {raw} --forged {forged} --seed {seed} --at '{AT}' -- ./{program}"
         );
         let limit = BOOT + PER_IMAGE * BATCH;
         let run = guest.exec(&sh(&command), &BTreeMap::new(), "/work", limit)?;

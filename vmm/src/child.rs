@@ -95,6 +95,15 @@ pub(crate) fn inherited(number: i32) -> io::Result<UnixStream> {
     Ok(unsafe { UnixStream::from_raw_fd(number) })
 }
 
+/// Takes the file at `number`, likewise.
+pub(crate) fn inherited_file(number: i32) -> io::Result<File> {
+    // SAFETY: the descriptor is only looked at.
+    let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_getfd(there)?;
+    // SAFETY: it is open, and nobody else in this process owns it.
+    Ok(unsafe { File::from_raw_fd(number) })
+}
+
 /// Another handle on the same socket.
 pub(crate) fn share(stream: &UnixStream) -> Result<UnixStream> {
     stream.try_clone().map_err(|source| Error::Io {

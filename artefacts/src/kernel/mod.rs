@@ -7,6 +7,7 @@
 
 mod build;
 mod config;
+mod counted;
 mod export;
 mod lock;
 mod series;
@@ -33,6 +34,9 @@ use source::Source;
 /// Change this when the way in which kernels are made changes.
 const RECIPE: &str = "kernel 1";
 
+/// Beside the image of a kernel that counts its lines: what the counts are of.
+const COUNTED: &str = "counted";
+
 /// Which kernel is wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +48,8 @@ pub enum Flavour {
     Debug,
     /// With a KVM of its own: no guest of a scenario, but a host for guests.
     Outer,
+    /// What people would run, counting how often each line of checkpoint and restart runs.
+    Coverage,
 }
 
 impl Flavour {
@@ -53,6 +59,7 @@ impl Flavour {
             Self::Base => "base",
             Self::Debug => "debug",
             Self::Outer => "outer",
+            Self::Coverage => "coverage",
         }
     }
 
@@ -62,6 +69,7 @@ impl Flavour {
             Self::Base => &["base.config"],
             Self::Debug => &["base.config", "debug.config"],
             Self::Outer => &["base.config", "outer.config"],
+            Self::Coverage => &["base.config", "coverage.config"],
         }
     }
 }
@@ -85,6 +93,15 @@ pub struct Kernel {
     pub image: PathBuf,
     /// What it is, for the record of a run.
     pub identity: Identity,
+}
+
+impl Kernel {
+    /// A directory like the kernel's own tree, with the sources of checkpoint and restart
+    /// and the compiler's notes (`.gcno`) on them; only of [`Flavour::Coverage`].
+    pub fn counted(&self) -> Option<PathBuf> {
+        let directory = self.image.with_file_name(COUNTED);
+        directory.is_dir().then_some(directory)
+    }
 }
 
 /// What a kernel was made from.
@@ -237,6 +254,9 @@ impl Plan {
                 let from = vmlinux.with_file_name(name);
                 fs::copy(&from, directory.join(name.trim_start_matches('.')))
                     .map_err(Error::file("copy", &from))?;
+            }
+            if self.flavour == Flavour::Coverage {
+                counted::keep(&self.series, &out, &directory.join(COUNTED))?;
             }
             Ok(())
         })?;

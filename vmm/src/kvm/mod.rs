@@ -7,12 +7,15 @@ mod failure;
 pub mod memory;
 pub mod monitor;
 pub mod probe;
+mod snapshot;
 mod wire;
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -24,7 +27,9 @@ use self::wire::{Config, DiskConfig, Ended, Request};
 use crate::child::{self, Sockets, last_words, share};
 use crate::console::Console;
 use crate::states;
-use crate::{Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, TaskStates};
+use crate::{
+    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+};
 
 /// The command that runs [`monitor::main`].
 #[derive(Debug, Clone)]
@@ -44,6 +49,7 @@ pub struct KvmMachine {
     terminal: UnixStream,
     description: Description,
     messages: PathBuf,
+    start: Start,
     exit: Option<Exit>,
 }
 
@@ -67,6 +73,48 @@ fn kernel_cmdline(spec: &MachineSpec) -> String {
     words.join(" ")
 }
 
+/// What must be the same for a guest that a monitor has saved to be started by one: the
+/// program, the host, and the machine but for the content of its disks.
+pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.into(),
+        source,
+    })?;
+    let disks: Vec<_> = spec
+        .disks
+        .iter()
+        .map(|disk| match disk.readonly {
+            true => disk.path.to_string_lossy().into_owned(),
+            false => String::new(),
+        })
+        .collect();
+    Ok(format!(
+        "{}\n{boot}{}\n{} MiB, {} vCPUs\n{}\n{}",
+        build(&options.program)?,
+        spec.kernel.display(),
+        spec.memory_mib,
+        spec.vcpus,
+        kernel_cmdline(spec),
+        disks.join("\n")
+    ))
+}
+
+/// The name of the build that `program` is.
+fn build(program: &Path) -> Result<String> {
+    let metadata = fs::metadata(program).map_err(|source| Error::File {
+        path: program.to_owned(),
+        source,
+    })?;
+    Ok(format!(
+        "{} {} {}.{:09}",
+        env!("CARGO_PKG_VERSION"),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    ))
+}
+
 /// How the monitor ended, as far as its status tells.
 fn fate(status: ExitStatus) -> String {
     if status.signal() == Some(SIGSYS) {
@@ -84,7 +132,7 @@ impl KvmMachine {
         let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
-        let sockets = Sockets::hand_over(&mut command, &messages, None)?;
+        let sockets = Sockets::hand_over(&mut command, &messages, snapshot::state(&spec.start)?)?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let config = Config {
@@ -100,6 +148,9 @@ impl KvmMachine {
                     readonly: disk.readonly,
                 })
                 .collect(),
+            memory: snapshot::memory(&spec.start),
+            saved: matches!(spec.start, Start::Saved(_)),
+            build: build(&options.program)?,
         };
         let control = match Control::start(sockets.control, &config) {
             Ok(control) => control,
@@ -138,6 +189,7 @@ impl KvmMachine {
             channel: sockets.channel,
             terminal: sockets.terminal,
             messages,
+            start: spec.start.clone(),
             exit: None,
         })
     }
@@ -216,7 +268,11 @@ impl Machine for KvmMachine {
     }
 
     fn save(&mut self) -> Result<()> {
-        Err(Error::NotToBeSaved)
+        let Start::ToBeSaved(directory) = &self.start else {
+            return Err(Error::NotToBeSaved);
+        };
+        self.control.ask("save", &Request::Save)?;
+        snapshot::put_in_place(directory)
     }
 
     fn kill(&mut self) -> Result<()> {

@@ -19,6 +19,23 @@ pub(crate) struct Config {
     pub memory_mib: u32,
     /// `vda`, `vdb`, … in this order.
     pub disks: Vec<DiskConfig>,
+    /// What the memory is.
+    pub memory: MemoryConfig,
+    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd).
+    pub saved: bool,
+    /// The name of this build, for such states.
+    pub build: String,
+}
+
+/// What a guest's memory is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum MemoryConfig {
+    /// Nobody else's.
+    Anonymous,
+    /// This file, made new.
+    Shared(PathBuf),
+    /// A copy of this file, made where and when the guest writes.
+    Private(PathBuf),
 }
 
 /// A disk of the guest.
@@ -39,6 +56,9 @@ pub(crate) enum Request {
     Resume,
     /// The registers of each vCPU.
     Registers,
+    /// Stop all vCPUs for good, and write the guest's state to the file
+    /// [`STATE`](crate::child::fd).
+    Save,
     /// A break on the serial line, then this key: magic SysRq.
     SysRq(u8),
 }

@@ -241,4 +241,8 @@ static inline struct ckpt_tsk *ckpt_current(struct ckpt_ctx *ctx)
 	return &ctx->tsks[ctx->turn];
 }
 
+#ifdef CONFIG_GCOV_KERNEL
+#include "counted.h"
+#endif
+
 #endif /* _KERNEL_CHECKPOINT_CKPT_H */

@@ -13,9 +13,12 @@ mod bus;
 mod confine;
 mod cpu;
 mod mptable;
+mod snapshot;
+mod state;
 mod vcpu;
 mod vm;
 
+use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -26,10 +29,11 @@ use std::sync::{Arc, PoisonError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::snapshot::Snapshot;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
-use super::wire::{self, Config, Ended, Message, Reply, Request};
+use super::wire::{self, Config, Ended, MemoryConfig, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -79,7 +83,22 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     }
     vcpu::prepare()?;
     let (outcomes, ended) = mpsc::channel();
-    let vm = Vm::new(&config, ends, &epoll, DEVICES, &outcomes, &wake)?;
+    // Where no file was promised, that number is another's by now.
+    let mut state = match config.saved || matches!(config.memory, MemoryConfig::Shared(_)) {
+        true => Some(child::inherited_file(fd::STATE).during("take the state's file")?),
+        false => None,
+    };
+    let saved = match &mut state {
+        Some(file) if config.saved => Some(Snapshot::read(file, &config.build)?),
+        _ => None,
+    };
+    let vm = Vm::new(
+        &config,
+        ends,
+        saved.as_ref(),
+        (&epoll, DEVICES),
+        (&outcomes, &wake),
+    )?;
     confine::process(&config)?;
     confine::thread(confine::Role::Loop)?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
@@ -90,6 +109,9 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         control,
         ended,
         vm: &vm,
+        paused: false,
+        state,
+        build: &config.build,
     }
     .run();
     vm.stop();
@@ -102,6 +124,9 @@ struct Loop<'a> {
     control: &'a mut UnixStream,
     ended: Receiver<Ended>,
     vm: &'a Vm,
+    paused: bool,
+    state: Option<File>,
+    build: &'a str,
 }
 
 impl Loop<'_> {
@@ -134,13 +159,18 @@ impl Loop<'_> {
             .ok_or_else(|| Failure::new("go on: the parent is gone"))?;
         let reply = match request {
             Request::Pause => {
-                self.vm.pause();
+                self.pause();
                 Reply::Done
             }
             Request::Resume => {
                 self.vm.resume();
+                self.paused = false;
                 Reply::Done
             }
+            Request::Save => match self.save() {
+                Ok(()) => Reply::Done,
+                Err(failure) => Reply::Failed(failure.to_string()),
+            },
             Request::Registers => Reply::Registers(self.registers()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
@@ -152,6 +182,21 @@ impl Loop<'_> {
             }
         };
         wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
+    }
+
+    fn pause(&mut self) {
+        self.vm.pause();
+        self.paused = true;
+    }
+
+    /// Saves the guest, which stays paused.
+    fn save(&mut self) -> Result<(), Failure> {
+        self.pause();
+        let file = self
+            .state
+            .as_mut()
+            .ok_or_else(|| Failure::new("save a guest that was not started for that"))?;
+        self.vm.save()?.write(file, self.build)
     }
 
     /// The registers of all vCPUs, which stand still for that.
@@ -168,7 +213,9 @@ impl Loop<'_> {
                 lines
             })
             .collect();
-        self.vm.resume();
+        if !self.paused {
+            self.vm.resume();
+        }
         lines
     }
 

@@ -11,6 +11,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::{Bus, Effect};
 use super::confine;
+use super::state::VcpuState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
 
@@ -20,6 +21,8 @@ pub(super) enum Command {
     Pause(Sender<()>),
     /// Run the guest.
     Resume,
+    /// Tell the state; only while paused.
+    Save(Sender<Result<VcpuState, Failure>>),
     /// Tell the registers; only while paused.
     Registers(Sender<Vec<String>>),
     /// End the thread.
@@ -35,11 +38,13 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Starts the thread. The vCPU waits for [`Command::Resume`].
+    /// Starts the thread. The vCPU waits for [`Command::Resume`]. `msrs` are those that
+    /// KVM keeps.
     pub fn start(
         index: u8,
         mut vcpu: VcpuFd,
         bus: Arc<Bus>,
+        msrs: Arc<[u32]>,
         outcomes: Sender<Ended>,
         wake: EventFd,
     ) -> Result<Self, Failure> {
@@ -50,6 +55,7 @@ impl Handle {
             bus,
             inbox,
             leave: leave.clone(),
+            msrs,
         };
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
@@ -97,6 +103,15 @@ impl Handle {
         let (answer, registers) = mpsc::channel();
         self.tell(Command::Registers(answer));
         registers.recv().unwrap_or_default()
+    }
+
+    /// The state; the vCPU must be paused.
+    pub fn save(&self) -> Result<VcpuState, Failure> {
+        let (answer, state) = mpsc::channel();
+        self.tell(Command::Save(answer));
+        state
+            .recv()
+            .unwrap_or_else(|_| Err(Failure::new("save a vCPU whose thread has ended")))
     }
 
     /// Ends the thread.
@@ -151,6 +166,7 @@ struct Runner {
     bus: Arc<Bus>,
     inbox: Receiver<Command>,
     leave: Leave,
+    msrs: Arc<[u32]>,
 }
 
 impl Runner {
@@ -202,6 +218,9 @@ impl Runner {
                 Command::Resume => *paused = false,
                 Command::Registers(answer) => {
                     let _ = answer.send(registers(&self.vcpu));
+                }
+                Command::Save(answer) => {
+                    let _ = answer.send(VcpuState::save(&self.vcpu, &self.msrs));
                 }
                 Command::Stop => return false,
             }

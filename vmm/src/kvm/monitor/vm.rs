@@ -2,15 +2,17 @@
 
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, WINDOW, WINDOW_SIZE};
+use super::snapshot::Snapshot;
+use super::state::{self, VmState};
 use super::vcpu::{Command, Handle};
 use super::{boot, cpu};
 use crate::kvm::cpuid;
@@ -44,9 +46,9 @@ pub(super) struct Ends {
 
 /// A virtual machine with all its parts.
 pub(super) struct Vm {
-    /// KVM's handle; it must outlive the vCPUs' threads.
-    _fd: VmFd,
-    _memory: Arc<Memory>,
+    fd: VmFd,
+    memory: Arc<Memory>,
+    memory_mib: u32,
     pub bus: Arc<Bus>,
     pub vcpus: Vec<Handle>,
 }
@@ -70,77 +72,75 @@ impl Interrupt for Irq {
 }
 
 impl Vm {
-    /// Builds the machine and starts its vCPUs' threads, which wait to be resumed.
+    /// Builds the machine and starts its vCPUs' threads, which wait to be resumed. With
+    /// `saved` the guest is where it was then, else before its first instruction.
     ///
-    /// Console sockets are watched by `epoll`, from the token `tokens` on.
+    /// Sockets are watched by `epoll`, from the token `tokens` on.
     pub fn new(
         config: &Config,
         ends: Ends,
-        epoll: &Arc<Epoll>,
-        tokens: u64,
-        outcomes: &Sender<Ended>,
-        wake: &EventFd,
+        saved: Option<&Snapshot>,
+        (epoll, tokens): (&Arc<Epoll>, u64),
+        (outcomes, wake): (&Sender<Ended>, &EventFd),
     ) -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
-        let vm = kvm.create_vm().during("create a virtual machine")?;
-        vm.set_identity_map_address(IDENTITY_MAP)
-            .during("place the identity map")?;
-        vm.set_tss_address(TASK_STATE)
-            .during("place the task state")?;
-        vm.create_irq_chip()
-            .during("create the interrupt controllers")?;
-        vm.create_pit2(kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        })
-        .during("create the timer")?;
-        let memory = Arc::new(memory::anonymous(config.memory_mib, false)?);
-        register(&vm, &memory)?;
-
-        let bus = Arc::new(bus(&vm, &memory, config, ends, epoll, tokens)?);
-        let mut cmdline = boot::cmdline(&config.cmdline)?;
-        for index in 0..bus.transports.len() {
-            let base = WINDOW + index as u64 * WINDOW_SIZE;
-            cmdline
-                .add_virtio_mmio_device(
-                    WINDOW_SIZE,
-                    vm_memory::GuestAddress(base),
-                    FIRST_GSI + index as u32,
-                    None,
-                )
-                .during("announce a device")?;
+        let fd = create(&kvm)?;
+        let memory = Arc::new(memory::map(config.memory_mib, &config.memory, false)?);
+        register(&fd, &memory)?;
+        let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
+        let vcpus = vcpus(&kvm, &fd, config)?;
+        match saved {
+            Some(snapshot) => restore(config, snapshot, &fd, &bus, &vcpus)?,
+            None => boot(config, &memory, &bus, &vcpus[0])?,
         }
-        let entry = boot::load(
-            &memory,
-            &config.kernel,
-            &cmdline,
-            config.memory_mib,
-            config.vcpus,
-        )?;
-
-        let supported = cpuid::supported(&kvm)?;
-        let mut vcpus = Vec::new();
-        for index in 0..config.vcpus {
-            let vcpu = vm.create_vcpu(index.into()).during("create a vCPU")?;
-            let cpuid = cpuid::of_vcpu(&kvm, &supported, index, config.vcpus);
-            cpu::configure(&vcpu, &cpuid)?;
-            if index == 0 {
-                first(&vcpu, &memory, entry)?;
-            }
-            let wake = wake.try_clone().during("share an eventfd")?;
-            vcpus.push(Handle::start(
+        let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
+        let mut handles = Vec::new();
+        for (index, vcpu) in (0..).zip(vcpus) {
+            handles.push(Handle::start(
                 index,
                 vcpu,
                 Arc::clone(&bus),
+                Arc::clone(&msrs),
                 outcomes.clone(),
-                wake,
+                wake.try_clone().during("share an eventfd")?,
             )?);
         }
         Ok(Self {
-            _fd: vm,
-            _memory: memory,
+            fd,
+            memory,
+            memory_mib: config.memory_mib,
             bus,
+            vcpus: handles,
+        })
+    }
+
+    /// The guest's state, whose vCPUs must be paused; and its memory is in its file.
+    pub fn save(&self) -> Result<Snapshot, Failure> {
+        let vcpus = self
+            .vcpus
+            .iter()
+            .map(Handle::save)
+            .collect::<Result<_, _>>()?;
+        let transports = self
+            .bus
+            .transports
+            .iter()
+            .map(|transport| {
+                transport
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .save()
+            })
+            .collect();
+        let mut serial = self.bus.serial();
+        serial.flush();
+        memory::sync(&self.memory)?;
+        Ok(Snapshot {
+            memory_mib: self.memory_mib,
+            transports,
+            serial: serial.save(),
             vcpus,
+            vm: VmState::save(&self.fd)?,
         })
     }
 
@@ -168,6 +168,96 @@ impl Vm {
     }
 }
 
+/// KVM's part of the machine.
+fn create(kvm: &Kvm) -> Result<VmFd, Failure> {
+    let fd = kvm.create_vm().during("create a virtual machine")?;
+    fd.set_identity_map_address(IDENTITY_MAP)
+        .during("place the identity map")?;
+    fd.set_tss_address(TASK_STATE)
+        .during("place the task state")?;
+    fd.create_irq_chip()
+        .during("create the interrupt controllers")?;
+    fd.create_pit2(kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    })
+    .during("create the timer")?;
+    Ok(fd)
+}
+
+/// The vCPUs, as they are after power-on.
+fn vcpus(kvm: &Kvm, fd: &VmFd, config: &Config) -> Result<Vec<VcpuFd>, Failure> {
+    let supported = cpuid::supported(kvm)?;
+    (0..config.vcpus)
+        .map(|index| {
+            let vcpu = fd.create_vcpu(index.into()).during("create a vCPU")?;
+            let cpuid = cpuid::of_vcpu(kvm, &supported, index, config.vcpus);
+            cpu::configure(&vcpu, &cpuid)?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+/// Loads the kernel and readies the vCPU that boots; the others wait for its start-up
+/// interrupts.
+fn boot(config: &Config, memory: &Memory, bus: &Bus, vcpu: &VcpuFd) -> Result<(), Failure> {
+    let mut cmdline = boot::cmdline(&config.cmdline)?;
+    for index in 0..bus.transports.len() {
+        let base = GuestAddress(WINDOW + index as u64 * WINDOW_SIZE);
+        cmdline
+            .add_virtio_mmio_device(WINDOW_SIZE, base, FIRST_GSI + index as u32, None)
+            .during("announce a device")?;
+    }
+    let entry = boot::load(
+        memory,
+        &config.kernel,
+        &cmdline,
+        config.memory_mib,
+        config.vcpus,
+    )?;
+    let sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
+    let sregs = boot::special_registers(memory, entry, sregs)?;
+    vcpu.set_sregs(&sregs).during("set a vCPU's registers")?;
+    vcpu.set_regs(&boot::registers(entry))
+        .during("set a vCPU's registers")
+}
+
+/// Gives the machine the state of the one that was saved.
+fn restore(
+    config: &Config,
+    saved: &Snapshot,
+    fd: &VmFd,
+    bus: &Bus,
+    vcpus: &[VcpuFd],
+) -> Result<(), Failure> {
+    let same = saved.memory_mib == config.memory_mib
+        && saved.vcpus.len() == vcpus.len()
+        && saved.transports.len() == bus.transports.len();
+    if !same {
+        return Err(Failure::new(
+            "start the guest that was saved: its machine was another",
+        ));
+    }
+    for (state, vcpu) in saved.vcpus.iter().zip(vcpus) {
+        state.restore(vcpu)?;
+    }
+    saved.vm.restore(fd)?;
+    bus.serial()
+        .restore(&saved.serial)
+        .during("restore the serial line")?;
+    for (state, transport) in saved.transports.iter().zip(&bus.transports) {
+        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        transport.restore(state).during("restore a device")?;
+    }
+    // Only once all is in place: they may send interrupts.
+    bus.serial().resume();
+    for transport in &bus.transports {
+        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+        transport.resume();
+    }
+    Ok(())
+}
+
 /// Gives the memory to the guest.
 fn register(vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
     for (slot, region) in memory.iter().enumerate() {
@@ -178,20 +268,11 @@ fn register(vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is that of a mapping which is unmapped only after the
-        // virtual machine is gone: `Vm` drops its handle first.
+        // SAFETY: the range is that of a mapping which `Vm` keeps for as long as it keeps
+        // the virtual machine; its vCPUs' threads end before both.
         unsafe { vm.set_user_memory_region(region) }.during("give the guest its memory")?;
     }
     Ok(())
-}
-
-/// Readies the vCPU that boots; the others wait for its start-up interrupts.
-fn first(vcpu: &VcpuFd, memory: &Memory, entry: boot::Entry) -> Result<(), Failure> {
-    let sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
-    let sregs = boot::special_registers(memory, entry, sregs)?;
-    vcpu.set_sregs(&sregs).during("set a vCPU's registers")?;
-    vcpu.set_regs(&boot::registers(entry))
-        .during("set a vCPU's registers")
 }
 
 fn bus(

@@ -28,13 +28,16 @@ const DEVICE: &str = "/dev/kvm";
 /// KVM's API has had this number since Linux 2.6.22.
 const API: i32 = 12;
 
-/// How long the guest may take for [`ROUNDS`]: a KVM that executes needs a hundredth of
-/// it, and one under an emulator a tenth.
-const LIMIT: Duration = Duration::from_millis(40);
+/// So often the guest counts at most, and no more once this time is over.
 const ROUNDS: u32 = 64;
+const LIMIT: Duration = Duration::from_millis(40);
+
+/// The least rate, in instructions a second, at which a kernel boots in reasonable time.
+/// An emulator reaches ten times this; a KVM that emulates does not reach it.
+const LEAST: f64 = 10e6;
 
 /// When the thread that probes is given up.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the monitor needs of KVM.
 const NEEDED: [(Cap, &str); 6] = [
@@ -141,7 +144,10 @@ fn run() -> Result<String, Failure> {
         .during("map a guest's memory")?;
     let mut vcpu = prepare(&kvm, &vm, &memory)?;
     let began = Instant::now();
-    for round in 1..=ROUNDS {
+    // The best of all rounds counts: a busy host holds up some of them.
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let round = Instant::now();
         let exit = vcpu.run();
         match exit {
             Ok(VcpuExit::IoOut(guest::PORT, _)) => {}
@@ -160,23 +166,23 @@ fn run() -> Result<String, Failure> {
                 )));
             }
         }
-        let took = began.elapsed();
-        if took > LIMIT {
-            return Err(Failure::new(format!(
-                "run a kernel on this KVM in reasonable time: it executes {:.1} million \
-                 instructions a second",
-                millions(round, took)
-            )));
+        best = best.min(round.elapsed());
+        if began.elapsed() > LIMIT {
+            break;
         }
+    }
+    let rate = (2 * COUNTS) as f64 / best.as_secs_f64();
+    if rate < LEAST {
+        return Err(Failure::new(format!(
+            "run a kernel on this KVM in reasonable time: it executes {:.1} million \
+             instructions a second",
+            rate / 1e6
+        )));
     }
     Ok(format!(
         "runs ring 0 code at {:.0} million instructions a second",
-        millions(ROUNDS, began.elapsed())
+        rate / 1e6
     ))
-}
-
-fn millions(rounds: u32, took: Duration) -> f64 {
-    f64::from(rounds) * (2 * COUNTS) as f64 / took.as_secs_f64() / 1e6
 }
 
 /// A vCPU in long mode, about to run the guest's code.

@@ -12,6 +12,8 @@ use std::ptr::null_mut;
 use std::sync::mpsc;
 use std::thread;
 
+use crate::kvm::wire::MemoryConfig;
+
 use libc::{SIGABRT, SIGSYS};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -81,6 +83,9 @@ fn config() -> Config {
         cmdline: String::new(),
         vcpus: 1,
         memory_mib: 16,
+        memory: MemoryConfig::Anonymous,
+        saved: false,
+        build: String::new(),
         disks: Vec::new(),
     }
 }

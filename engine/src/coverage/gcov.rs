@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What `gcov` makes of a compiler's notes and a kernel's counts.
+
+use std::{collections::HashMap, fs, path::Path, process::Command};
+
+use serde::Deserialize;
+
+use super::CoverageError;
+
+/// How often a line was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The sum over all functions that it was compiled into.
+    pub count: u64,
+    /// In none of them all of its parts were run.
+    pub partly: bool,
+}
+
+/// The counted lines of a file, by number.
+pub type Lines = HashMap<usize, Line>;
+
+#[derive(Deserialize)]
+struct Report {
+    files: Vec<FileReport>,
+}
+
+#[derive(Deserialize)]
+struct FileReport {
+    file: String,
+    lines: Vec<LineReport>,
+}
+
+#[derive(Deserialize)]
+struct LineReport {
+    line_number: usize,
+    count: u64,
+    unexecuted_block: bool,
+}
+
+/// The lines of the source `name`, a path in the kernel's tree, whose notes are in
+/// `counted` and whose counts are `counts`.
+pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, CoverageError> {
+    let io = |source| CoverageError::Io {
+        path: name.to_owned(),
+        source,
+    };
+    let directory = tempfile::tempdir().map_err(io)?;
+    let at = |extension: &str| directory.path().join("counted").with_extension(extension);
+    let notes = counted.join(name).with_extension("gcno");
+    fs::copy(&notes, at("gcno")).map_err(io)?;
+    fs::write(at("gcda"), counts).map_err(io)?;
+    let output = Command::new("gcov")
+        .args(["--json-format", "--stdout", "--branch-probabilities"])
+        .arg(at("gcda"))
+        .current_dir(directory.path())
+        .output()
+        .map_err(io)?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    // It goes on without counts that do not fit the notes, and says so there only.
+    if !output.status.success() || !words.is_empty() {
+        return Err(CoverageError::Gcov {
+            path: name.to_owned(),
+            words: words.trim().to_owned(),
+        });
+    }
+    read(&output.stdout, name).map_err(|source| CoverageError::Json {
+        path: name.to_owned(),
+        source,
+    })
+}
+
+fn read(json: &[u8], name: &str) -> serde_json::Result<Lines> {
+    let report: Report = serde_json::from_slice(json)?;
+    let mut lines = Lines::new();
+    let of_file = report.files.iter().filter(|f| f.file.ends_with(name));
+    for line in of_file.flat_map(|file| &file.lines) {
+        let partly = line.count == 0 || line.unexecuted_block;
+        lines
+            .entry(line.line_number)
+            .and_modify(|l| {
+                l.count += line.count;
+                l.partly &= partly;
+            })
+            .or_insert(Line {
+                count: line.count,
+                partly,
+            });
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_in_two_functions_is_counted_once() {
+        let json = r#"{"gcc_version":"12","files":[
+            {"file":"/x/include/linux/a.h","functions":[],"lines":[
+                {"line_number":7,"count":9,"unexecuted_block":false,"branches":[]}]},
+            {"file":"/x/kernel/checkpoint/a.c","functions":[],"lines":[
+                {"line_number":7,"count":0,"unexecuted_block":true,"branches":[]},
+                {"line_number":7,"count":3,"unexecuted_block":false,"branches":[]},
+                {"line_number":8,"count":3,"unexecuted_block":true,"branches":[]}]}]}"#;
+        let lines = read(json.as_bytes(), "kernel/checkpoint/a.c").unwrap();
+        let line = |count, partly| Line { count, partly };
+        assert_eq!(lines[&7], line(3, false));
+        assert_eq!(lines[&8], line(3, true));
+    }
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * For a kernel that counts its lines (CONFIG_GCOV_KERNEL). Optimised, all the
+ * "return -EINVAL" of a function are one and the same instruction, which has
+ * no line and no count. Here each errno is a statement, so that each refusal
+ * is a block of its own. Included last, after all that defines functions.
+ */
+#ifndef _KERNEL_CHECKPOINT_COUNTED_H
+#define _KERNEL_CHECKPOINT_COUNTED_H
+
+#include <linux/errno.h>
+
+enum {
+	CKPT_EACCES = EACCES,
+	CKPT_EAGAIN = EAGAIN,
+	CKPT_EBUSY = EBUSY,
+	CKPT_ECHILD = ECHILD,
+	CKPT_EINVAL = EINVAL,
+	CKPT_EINTR = EINTR,
+	CKPT_EIO = EIO,
+	CKPT_ENOMEM = ENOMEM,
+	CKPT_ENOSPC = ENOSPC,
+	CKPT_EOPNOTSUPP = EOPNOTSUPP,
+	CKPT_EPERM = EPERM,
+	CKPT_ESTALE = ESTALE,
+};
+
+#define CKPT_COUNTED(errno) ({ asm volatile(""); CKPT_##errno; })
+
+#undef EACCES
+#undef EAGAIN
+#undef EBUSY
+#undef ECHILD
+#undef EINVAL
+#undef EINTR
+#undef EIO
+#undef ENOMEM
+#undef ENOSPC
+#undef EOPNOTSUPP
+#undef EPERM
+#undef ESTALE
+
+#define EACCES		CKPT_COUNTED(EACCES)
+#define EAGAIN		CKPT_COUNTED(EAGAIN)
+#define EBUSY		CKPT_COUNTED(EBUSY)
+#define ECHILD		CKPT_COUNTED(ECHILD)
+#define EINVAL		CKPT_COUNTED(EINVAL)
+#define EINTR		CKPT_COUNTED(EINTR)
+#define EIO		CKPT_COUNTED(EIO)
+#define ENOMEM		CKPT_COUNTED(ENOMEM)
+#define ENOSPC		CKPT_COUNTED(ENOSPC)
+#define EOPNOTSUPP	CKPT_COUNTED(EOPNOTSUPP)
+#define EPERM		CKPT_COUNTED(EPERM)
+#define ESTALE		CKPT_COUNTED(ESTALE)
+
+#endif /* _KERNEL_CHECKPOINT_COUNTED_H */

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Our own monitor on a KVM that works: in a Linux that QEMU gives a CPU with
+//! virtualisation, so that it is the same on every host.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn crucible(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built")
+}
+
+/// The records, one after the other.
+fn records(output: &Output) -> Vec<Value> {
+    let records = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+    let records: Result<Vec<Value>, _> = records.collect();
+    let said = String::from_utf8_lossy(&output.stderr);
+    records.unwrap_or_else(|error| panic!("no record ({error}); it said: {said}"))
+}
+
+/// Cold with two vCPUs; then the main scenario, from a guest that was saved.
+const SCRIPT: &str = "
+./crucible -q scenario hello --machine kvm --cold --vcpus 2 --json
+./crucible -q scenario vfork --machine kvm --json";
+
+#[test]
+fn the_main_scenario_passes_in_our_own_machine() {
+    let output = crucible(&["-q", "nested", "--script", SCRIPT]);
+    let records = records(&output);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(records.len(), 2, "{said}");
+    for (record, start) in records.iter().zip(["cold", "warm"]) {
+        assert_eq!(record["verdict"], "pass", "{record:#}");
+        let machine = &record["versions"]["machine"];
+        assert_eq!(machine["kind"], "kvm", "{machine}");
+        assert_eq!(machine["start"], start, "{machine}");
+    }
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn the_doctor_says_why_kvm_is_not_used() {
+    let output = crucible(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
+    let finding = report["findings"]
+        .as_array()
+        .and_then(|all| all.iter().find(|finding| finding["what"] == "kvm"))
+        .expect("a finding about KVM");
+    let detail = finding["detail"].as_str().expect("a text");
+    match finding["state"].as_str() {
+        Some("ok") => assert!(detail.contains("instructions a second"), "{detail}"),
+        _ if Path::new("/dev/kvm").exists() => {
+            assert!(detail.contains("is there, but not used"), "{detail}");
+            assert!(detail.contains("cannot "), "{detail}");
+        }
+        _ => assert!(detail.contains("this host has no KVM"), "{detail}"),
+    }
+}

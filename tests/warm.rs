@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Guests that begin where another was saved.
+
+mod common;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use common::{LONG, spec};
+use crucible_engine::guest::Guest;
+use crucible_vmm::qemu::{Options, QemuMachine};
+use crucible_vmm::{Exit, Start};
+use serde_json::Value;
+
+/// How far a guest's clock may be off: what it takes to ask on a busy host.
+const CLOCK: f64 = 20.0;
+
+fn ask(guest: &mut Guest, script: &str) -> String {
+    let argv = ["/bin/sh", "-c", script].map(String::from);
+    let run = guest.exec(&argv, &BTreeMap::new(), "/", LONG).unwrap();
+    assert!(run.success(), "{}", run.stderr);
+    run.stdout.trim().to_owned()
+}
+
+fn start(start: Start) -> (tempfile::TempDir, QemuMachine) {
+    let (directory, mut spec) = spec();
+    spec.start = start;
+    let machine = QemuMachine::start(&spec, &Options::default()).expect("machine");
+    (directory, machine)
+}
+
+#[test]
+fn clones_of_one_guest_are_guests_of_their_own() {
+    let saved = tempfile::tempdir().unwrap();
+    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let mut first = Guest::greet(Box::new(machine), LONG).unwrap();
+    first.machine().save().unwrap();
+    first.machine().kill().unwrap();
+
+    // All at once: they share the memory's file.
+    let mut clones: Vec<_> = (0..4)
+        .map(|_| {
+            let (files, machine) = start(Start::Saved(saved.path().into()));
+            (files, Guest::connect(Box::new(machine), LONG).unwrap())
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for (_, guest) in &mut clones {
+        for script in [
+            "cat /run/crucible/instance",
+            "head -c 16 /dev/urandom | od -An -tx1",
+            "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
+            "ip -o link 2>/dev/null; cat /work/mine 2>/dev/null; echo $$ > /work/mine; date +%N",
+        ] {
+            assert!(seen.insert(ask(guest, script)), "two guests say: {script}");
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let theirs: f64 = ask(guest, "date +%s.%N").parse().unwrap();
+        assert!((theirs - now.as_secs_f64()).abs() < CLOCK, "{theirs}");
+    }
+    for (_, guest) in clones {
+        guest.shutdown().unwrap();
+    }
+}
+
+#[test]
+fn what_is_no_saved_guest_is_refused() {
+    let saved = tempfile::tempdir().unwrap();
+    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
+    guest.machine().save().unwrap();
+    guest.machine().kill().unwrap();
+    let state = saved.path().join("state");
+    let whole = fs::read(&state).unwrap();
+    fs::write(&state, &whole[..whole.len() / 2]).unwrap();
+
+    let (_files, mut spec) = spec();
+    spec.start = Start::Saved(saved.path().into());
+    let error = QemuMachine::start(&spec, &Options::default())
+        .err()
+        .unwrap();
+    assert!(!error.to_string().is_empty());
+}
+
+#[test]
+fn a_machine_that_was_not_started_for_it_is_not_saved() {
+    let (_files, machine) = start(Start::Boot);
+    let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
+    let error = guest.machine().save().unwrap_err().to_string();
+    assert!(error.contains("not started for that"), "{error}");
+    // And it goes on.
+    guest.machine().pause().unwrap();
+    guest.machine().resume().unwrap();
+    guest.machine().kill().unwrap();
+    assert_eq!(guest.machine().try_exit().unwrap(), Some(Exit::Killed));
+}
+
+#[test]
+fn the_record_says_how_the_machine_began() {
+    for (option, expected) in [(None, "warm"), (Some("--cold"), "cold")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+            .args(["-q", "scenario", "hello", "--machine", "qemu", "--json"])
+            .args(option)
+            .output()
+            .unwrap();
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(record["verdict"], "pass", "{record:#}");
+        assert_eq!(record["versions"]["machine"]["start"], expected);
+    }
+}
