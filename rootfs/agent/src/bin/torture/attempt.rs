@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Seek, Write},
+    io::{self, Read, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -194,12 +194,21 @@ fn become_user(user: u32) -> Result<()> {
     Ok(())
 }
 
+/// The file of a task that is gone, before it was opened or after.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
 /// No task may be another user's, or have a capability that the restarter has not.
 fn look_at(cgroup: &Cgroup, user: u32) -> Result<()> {
     let procs = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
     for pid in procs.split_whitespace() {
         let path = PathBuf::from("/proc").join(pid).join("status");
-        let status = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let status = match fs::read_to_string(&path) {
+            // A timer of the image may have killed it, frozen as it is.
+            Err(error) if is_gone(&error) => continue,
+            status => status.with_context(|| path.display().to_string())?,
+        };
         let field = |name: &str| {
             status
                 .lines()
