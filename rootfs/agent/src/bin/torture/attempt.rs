@@ -23,7 +23,7 @@ use nix::{
         memfd::{MFdFlags, memfd_create},
         prctl::set_keepcaps,
         signal::{Signal, kill},
-        wait::waitpid,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Gid, Pid, Uid, chown, fork, pipe2, setgroups, setresgid, setresuid},
 };
@@ -136,8 +136,16 @@ impl Attempt {
         };
         cgroup.kill()?;
         drop(release);
-        waitpid(caller, None)?;
-        Ok(outcome)
+        match waitpid(caller, Some(WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Exited(_, 0) => Ok(outcome),
+            // No image may reach its restarter: not by the signal of its root's end, either.
+            status => {
+                if matches!(status, WaitStatus::Stopped(..)) {
+                    kill(caller, Signal::SIGKILL)?;
+                }
+                bail!("the caller of restart(2) did not end by itself: {status:?}");
+            }
+        }
     }
 
     /// In the child: becomes the user and calls restart(2).
