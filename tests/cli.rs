@@ -20,6 +20,7 @@ fn a_wrong_command_line_is_128() {
         &["kernel"],
         &["kernel", "build", "--flavour", "sweet"],
         &["kernel", "build", "--kernel", "a", "--kernel-src", "b"],
+        &["torture", "--coverage", "--flavour", "debug"],
         &[],
     ] {
         let output = crucible(args);

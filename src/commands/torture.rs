@@ -28,13 +28,21 @@ const PER_IMAGE: Duration = Duration::from_secs(2);
 /// that was started and stopped anew, and has a seed of its own.
 const BATCH: u32 = 250;
 
-/// The programs whose images are damaged, a batch each in turn: sources in `scenarios/`,
-/// and how one is compiled. Between them they have every type of record, threads, vfork
-/// waits, shared memory and shared pages.
-const PROGRAMS: [(&str, &[&str], &str); 3] = [
-    ("tree", &["tree/tree.c", "shared/nonce.h"], "gcc -O2"),
-    ("threads", &["threads/threads.c"], "gcc -O2 -pthread"),
-    ("chain", &["vfork-chain/chain.c"], "gcc -O2"),
+/// The programs whose images are damaged, a batch each in turn: their sources in this
+/// checkout, and how one is compiled.
+const PROGRAMS: [(&str, &[&str], &str); 4] = [
+    (
+        "tree",
+        &["scenarios/tree/tree.c", "scenarios/shared/nonce.h"],
+        "gcc -O2",
+    ),
+    ("many", &["rootfs/torture/many.c"], "gcc -O2 -pthread"),
+    (
+        "threads",
+        &["scenarios/threads/threads.c"],
+        "gcc -O2 -pthread",
+    ),
+    ("chain", &["scenarios/vfork-chain/chain.c"], "gcc -O2"),
 ];
 
 /// Where they stop: at their getppid(2).
@@ -73,13 +81,13 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         wanted.kernel.flavour = FlavourArg::Coverage;
     }
     let images = Images::prepare(context, &wanted)?;
-    let scenarios = context.root()?.join("scenarios");
+    let root = context.root()?;
     let directory = tempfile::Builder::new()
         .prefix("crucible-torture-")
         .tempdir()
         .context("cannot make a directory for the guest")?;
     let mut guest = images.boot(context, directory.path(), BOOT)?;
-    prepare(&mut guest, &scenarios)?;
+    prepare(&mut guest, &root)?;
     let failure = match torture(&mut guest, args, context.progress()) {
         Ok(Ok(mut report)) => {
             let coverage = counts(&mut guest, &images, args)?;
@@ -130,11 +138,11 @@ fn counts(guest: &mut Guest, images: &Images, args: &TortureArgs) -> Result<Opti
     Ok(Some(coverage::measure(&counted, &counts)?))
 }
 
-fn prepare(guest: &mut Guest, scenarios: &Path) -> Result<()> {
+fn prepare(guest: &mut Guest, root: &Path) -> Result<()> {
     guest.prepare(None)?;
     for (program, sources, compile) in PROGRAMS {
         for source in sources {
-            let path = scenarios.join(source);
+            let path = root.join(source);
             let content =
                 fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let name = path

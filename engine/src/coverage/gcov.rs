@@ -93,6 +93,36 @@ fn read(json: &[u8], name: &str) -> serde_json::Result<Lines> {
 mod tests {
     use super::*;
 
+    /// With what compiles the kernel, and in its way.
+    #[test]
+    fn a_program_that_was_run_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = "#define NR ({ asm volatile(\"\"); 22; })\n\
+            int main(int argc, char **argv)\n{\n\
+            \tif (argc > 1)\n\t\treturn NR;\n\
+            \tif (!argv[0])\n\t\treturn NR;\n\
+            \treturn argc ? 0 : NR;\n}\n";
+        fs::write(directory.path().join("counted.c"), source).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(arguments).current_dir(directory.path());
+            command.status().unwrap().code()
+        };
+        let compile = ["-O2", "--coverage", "-c", "counted.c"];
+        assert_eq!(run("gcc", &compile), Some(0));
+        assert_eq!(run("gcc", &["--coverage", "counted.o"]), Some(0));
+        assert_eq!(run("./a.out", &[]), Some(0));
+        assert_eq!(run("./a.out", &["one"]), Some(22));
+        let counts = fs::read(directory.path().join("counted.gcda")).unwrap();
+        let lines = lines(directory.path(), "counted.c", &counts).unwrap();
+        let line = |count, partly| Some(Line { count, partly });
+        assert_eq!(lines.get(&5).copied(), line(1, false));
+        assert_eq!(lines.get(&7).copied(), line(0, true));
+        assert_eq!(lines.get(&8).copied(), line(1, true));
+        // Counts of something else are no counts of this.
+        assert!(super::lines(directory.path(), "counted.c", &counts[..8]).is_err());
+    }
+
     #[test]
     fn a_line_in_two_functions_is_counted_once() {
         let json = r#"{"gcc_version":"12","files":[

@@ -33,7 +33,7 @@ const COMMON: [&str; 3] = ["ckpt_read", "ckpt_obj_insert", "ckpt_obj_fetch"];
 
 /// What reads the records that stand outside of the tasks' sections or within others, and
 /// what uses a record once its section is complete. The others are in a `switch`.
-const PARSERS: [(&str, &str); 16] = [
+const PARSERS: [(&str, &str); 17] = [
     ("HEADER", "ckpt_read_header"),
     ("TREE", "ckpt_prepare_relink"),
     ("TREE", "ckpt_relink"),
@@ -50,6 +50,7 @@ const PARSERS: [(&str, &str); 16] = [
     ("REGS", "ckpt_apply_regs"),
     ("any", "ckpt_read"),
     ("any", "ckpt_obj_insert"),
+    ("any", "ckpt_obj_fetch"),
 ];
 
 /// Why there is no coverage.

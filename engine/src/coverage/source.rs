@@ -23,7 +23,7 @@ pub struct Site {
     pub first: usize,
     /// Its last line.
     pub last: usize,
-    /// The statement has `?:`, so that it may be reached and not refuse.
+    /// It stands behind a `?`, so that the statement may be reached and not refuse.
     pub choice: bool,
     /// The statement on one line.
     pub text: String,
@@ -183,7 +183,7 @@ fn words(text: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// Offsets of each refusal, of its statement's begin and end, and whether it has `?:`.
+/// Offsets of each refusal, of its statement's begin and end, and whether it is behind a `?`.
 fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     let statements = statements(body);
     let mut found = Vec::new();
@@ -199,7 +199,7 @@ fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
                 !guarded && next.first().is_some_and(|&(_, word)| JUMPS.contains(&word))
             });
         if !ready || jumps {
-            found.push((first + at, first, last, text.contains('?')));
+            found.push((first + at, first, last, text[..at].contains('?')));
         }
     }
     found
@@ -322,7 +322,7 @@ static int check(struct ctx *ctx,
 		ret = -EIO;
 		goto out;
 	} else if (!n)
-		ret = ckpt_err(ctx, ret,
+		ret = ckpt_err(ctx, ret ? ret : 1,
 			       "a ; in { a -EBUSY \" string");
 	switch (n) {
 	case CKPT_REC_PIPE:

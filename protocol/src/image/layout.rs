@@ -58,11 +58,12 @@ layout!(
     }
 );
 layout!(
-    /// The start of `struct ckpt_regs`, up to what is shown.
+    /// `struct ckpt_regs`
     Regs {
         r15: u64, r14: u64, r13: u64, r12: u64, bp: u64, bx: u64, r11: u64, r10: u64,
         r9: u64, r8: u64, ax: u64, cx: u64, dx: u64, si: u64, di: u64, orig_ax: u64,
-        ip: u64, flags: u64, sp: u64,
+        ip: u64, flags: u64, sp: u64, fsbase: u64, gsbase: u64,
+        cs: u32, ss: u32, ds: u32, es: u32, fs: u32, gs: u32,
     }
 );
 layout!(
@@ -89,6 +90,25 @@ layout!(
     Fd { fd: u32, cloexec: u32, file: u32, pad: u32, }
 );
 layout!(
+    /// `struct ckpt_pipe`
+    Pipe { ring_size: u32, nr_bufs: u32, ino: u64, }
+);
+layout!(
+    /// `struct ckpt_pipe_buf`
+    PipeBuf { flags: u32, len: u32, }
+);
+layout!(
+    /// `struct ckpt_inode`
+    Inode {
+        kind: u32, mode: u32, uid: u32, gid: u32, size: i64, ino: u64, path_len: u32,
+        seals: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_data`
+    Data { offset: u64, len: u64, }
+);
+layout!(
     /// `struct ckpt_mm`
     Mm {
         start_code: u64, end_code: u64, start_data: u64, end_data: u64, start_brk: u64,
@@ -107,6 +127,21 @@ layout!(
 layout!(
     /// `struct ckpt_pages`
     Pages { addr: u64, nr: u64, }
+);
+layout!(
+    /// `struct ckpt_sigaction`
+    Sigaction { handler: u64, flags: u64, restorer: u64, mask: u64, }
+);
+layout!(
+    /// The start of `struct ckpt_signal`.
+    Signal {
+        flags: u32, group_exit_code: i32, is_child_subreaper: u32, has_child_subreaper: u32,
+        oom_score_adj_min: i32, pad: u32, utime: u64, stime: u64, cutime: u64, cstime: u64,
+    }
+);
+layout!(
+    /// `struct ckpt_rlimit`
+    Rlimit { cur: u64, max: u64, }
 );
 layout!(
     /// The start of `struct ckpt_siginfo`.

@@ -186,7 +186,8 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	struct ckpt_tsk *parent = ckpt_find_pid(ctx, ct->tree.ppid);
 	struct task_struct *p = ct->task, *t;
 
-	p->exit_signal = ct->tree.exit_signal;
+	/* the root's parent is the restarter: no image says what signal it gets */
+	p->exit_signal = parent ? ct->tree.exit_signal : SIGCHLD;
 	if (!parent)
 		return;
 	list_move_tail(&p->sibling, &parent->task->children);

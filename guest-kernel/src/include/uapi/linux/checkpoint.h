@@ -125,7 +125,8 @@ struct ckpt_schema {
  * @pgid: process group; 0: that of the restarter
  * @sid: session; 0: that of the restarter
  * @flags: CKPT_TREE_*
- * @exit_signal: sent to the parent on exit; -1 for threads
+ * @exit_signal: sent to the parent on exit; -1 for threads. A restarted root
+ *	has SIGCHLD: its parent is the restarter
  * @exit_code: of a zombie, as wait4(2) reports it
  *
  * A process comes before its threads, and processes come in an order in which

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{Read, Seek, Write},
+    io::{self, Read, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     time::Duration,
@@ -23,7 +23,7 @@ use nix::{
         memfd::{MFdFlags, memfd_create},
         prctl::set_keepcaps,
         signal::{Signal, kill},
-        wait::waitpid,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{ForkResult, Gid, Pid, Uid, chown, fork, pipe2, setgroups, setresgid, setresuid},
 };
@@ -136,8 +136,16 @@ impl Attempt {
         };
         cgroup.kill()?;
         drop(release);
-        waitpid(caller, None)?;
-        Ok(outcome)
+        match waitpid(caller, Some(WaitPidFlag::WUNTRACED))? {
+            WaitStatus::Exited(_, 0) => Ok(outcome),
+            // No image may reach its restarter: not by the signal of its root's end, either.
+            status => {
+                if matches!(status, WaitStatus::Stopped(..)) {
+                    kill(caller, Signal::SIGKILL)?;
+                }
+                bail!("the caller of restart(2) did not end by itself: {status:?}");
+            }
+        }
     }
 
     /// In the child: becomes the user and calls restart(2).
@@ -194,12 +202,21 @@ fn become_user(user: u32) -> Result<()> {
     Ok(())
 }
 
+/// The file of a task that is gone, before it was opened or after.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
+}
+
 /// No task may be another user's, or have a capability that the restarter has not.
 fn look_at(cgroup: &Cgroup, user: u32) -> Result<()> {
     let procs = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
     for pid in procs.split_whitespace() {
         let path = PathBuf::from("/proc").join(pid).join("status");
-        let status = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let status = match fs::read_to_string(&path) {
+            // A timer of the image may have killed it, frozen as it is.
+            Err(error) if is_gone(&error) => continue,
+            status => status.with_context(|| path.display().to_string())?,
+        };
         let field = |name: &str| {
             status
                 .lines()

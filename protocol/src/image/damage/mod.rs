@@ -6,12 +6,15 @@ use std::io::Read;
 
 use fastrand::Rng;
 use xxhash_rust::xxh64::xxh64;
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    layout::{RecordHead, Trailer},
+    layout::{RecordHead, Task, Trailer, Tree, Vma},
     record::{ImageError, Kind, Reader, SUMMED},
 };
+
+mod aimed;
+mod fields;
 
 /// Values that arithmetic and bounds trip over.
 const EDGES: [u64; 12] = [
@@ -34,6 +37,20 @@ const STRUCTURE: usize = 512;
 
 /// The types of record that an image can hold: 1 up to and with this.
 const LAST_TYPE: u32 = 26;
+
+/// `CKPT_VMA_VDSO`.
+const VDSO: u32 = 3;
+
+/// Types with many fields that depend on each other.
+const RICH: [Kind; 7] = [
+    Kind::Header,
+    Kind::Tree,
+    Kind::Task,
+    Kind::Cred,
+    Kind::Inode,
+    Kind::Mm,
+    Kind::Vma,
+];
 
 /// A record that need not make sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,16 +130,76 @@ pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
     }
 }
 
-/// A forgery: one to three changes to the structure, then all checksums made right, and
-/// mostly the trailer's count too, so that it is not what refuses the image.
+/// What a forger knows of an image as a whole.
+struct Known {
+    /// Number and type of each object.
+    objects: Vec<(u32, Kind)>,
+    /// Tasks, groups and sessions.
+    ids: Vec<i32>,
+    /// Tasks that others wait for in a vfork.
+    awaited: Vec<i32>,
+}
+
+impl Known {
+    fn of(records: &[Forged]) -> Self {
+        let of_kind = |kind| records.iter().filter(move |r| Kind::from(r.kind) == kind);
+        let entries = of_kind(Kind::Tree).flat_map(|r| r.payload.chunks_exact(size_of::<Tree>()));
+        let objects = records.iter().filter(|r| r.objref != 0);
+        Self {
+            objects: objects.map(|r| (r.objref, Kind::from(r.kind))).collect(),
+            ids: entries
+                .filter_map(|entry| Tree::read_from_bytes(entry).ok())
+                .flat_map(|entry| [entry.pid, entry.pgid, entry.sid])
+                .collect(),
+            awaited: of_kind(Kind::Task)
+                .filter_map(|task| Task::read_from_bytes(&task.payload).ok())
+                .map(|task| task.site_child)
+                .filter(|&child| child != 0)
+                .collect(),
+        }
+    }
+
+    /// The number of a task, a group or a session, or of none.
+    fn number(&self, rng: &mut Rng) -> i32 {
+        const NONE: [i32; 6] = [0, -1, 300, 100_000, 4_194_304, i32::MAX];
+        let numbers = if rng.u8(0..3) == 0 {
+            &NONE[..]
+        } else {
+            &self.ids
+        };
+        *rng.choice(numbers).unwrap_or(&0)
+    }
+
+    /// An object of a type; 0 where there is none.
+    fn object(&self, kind: Kind, rng: &mut Rng) -> u32 {
+        let of_kind: Vec<_> = self
+            .objects
+            .iter()
+            .filter(|object| object.1 == kind)
+            .collect();
+        rng.choice(of_kind).map_or(0, |object| object.0)
+    }
+}
+
+/// A forgery, then all checksums made right, and mostly the trailer's count too, so that it
+/// is not what refuses the image. Every second one is a single change that knows what it
+/// changes, the others are one to three of any kind.
 /// Returns the number of the first type that was changed, and the image.
 pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
     let mut forged = records.to_vec();
+    let known = Known::of(records);
+    let single = rng.bool();
+    let changes = if single { 1 } else { rng.u8(1..4) };
     let mut first = None;
-    for _ in 0..rng.u8(1..4) {
-        let index = pick(&forged, rng);
+    for _ in 0..changes {
+        let rich = (single && rng.bool())
+            .then(|| pick_rich(&forged, rng))
+            .flatten();
+        let index = rich.unwrap_or_else(|| pick(&forged, rng));
         first.get_or_insert(forged[index].kind);
-        change(&mut forged, index, rng);
+        if !(single || rng.bool()) || !aim(&mut forged, index, &known, rng) {
+            change(&mut forged, index, rng);
+        }
         if forged.is_empty() {
             break;
         }
@@ -131,6 +208,12 @@ pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
         recount(&mut forged);
     }
     (Kind::from(first.unwrap_or(0)), put_together(&forged))
+}
+
+/// A change that knows what it changes; false where nothing is known of such a record.
+fn aim(records: &mut Vec<Forged>, index: usize, known: &Known, rng: &mut Rng) -> bool {
+    (rng.bool() && aimed::change(records, index, known, rng))
+        || fields::change(&mut records[index], known, rng)
 }
 
 /// Each type is as likely as another, or pages would be all that is ever changed.
@@ -147,6 +230,22 @@ fn pick(records: &[Forged], rng: &mut Rng) -> usize {
             return rng.usize(0..records.len());
         }
     }
+}
+
+/// One of the types of which there is most to be got wrong.
+fn pick_rich(records: &[Forged], rng: &mut Rng) -> Option<usize> {
+    let kind = *rng.choice(&RICH)?;
+    let of_kind: Vec<_> = (0..records.len())
+        .filter(|&index| Kind::from(records[index].kind) == kind)
+        .collect();
+    // Of many mappings one is the vdso, and it is made in a way of its own.
+    let is_vdso = |&index: &usize| {
+        let vma = Vma::read_from_bytes(&records[index].payload);
+        kind == Kind::Vma && vma.is_ok_and(|vma| vma.kind == VDSO)
+    };
+    let vdsos: Vec<_> = of_kind.iter().copied().filter(is_vdso).collect();
+    let vdso = if rng.bool() { rng.choice(vdsos) } else { None };
+    vdso.or_else(|| rng.choice(of_kind))
 }
 
 fn change(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) {

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Single fields by their meaning, given values that are nearly right.
+
+use std::mem::size_of;
+
+use fastrand::Rng;
+
+use super::{Forged, Known};
+use crate::image::layout::{
+    Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Regs, Rlimit, Sigaction,
+    Siginfo, Signal, Task, Trailer, Tree, Vma,
+};
+use crate::image::record::Kind;
+
+/// What a field means.
+#[derive(Clone, Copy)]
+enum Class {
+    /// How many, or how long.
+    Count,
+    /// Bits.
+    Flags,
+    /// One of a few kinds, numbered from 0 or 1 on.
+    Choice(u64),
+    /// In user space.
+    Address,
+    /// Nanoseconds.
+    Time,
+    /// The number of an object of a kind.
+    Ref(Kind),
+    /// The number of any object.
+    Objref,
+    /// A task, group or session.
+    Pid,
+    /// A user or group.
+    Uid,
+    /// A signal.
+    Number,
+    /// `nice` or an oom score.
+    Score,
+    /// An open file's mode, a device, a selector, a checksum: any other value is wrong.
+    Exact,
+}
+
+use Class::{Address, Choice, Count, Exact, Flags, Number, Objref, Pid, Ref, Score, Time, Uid};
+
+/// Offset, size, meaning.
+type Field = (usize, usize, Class);
+
+/// Elements of one size, of which a record has one or many, and their fields.
+struct Shape {
+    size: usize,
+    many: bool,
+    fields: &'static [Field],
+}
+
+const fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+macro_rules! shape {
+    ($many:literal, $name:ident { $($class:expr => $($field:ident)+;)+ }) => {
+        Some(Shape {
+            size: size_of::<$name>(),
+            many: $many,
+            fields: const { &[$($((
+                std::mem::offset_of!($name, $field),
+                size_of_field(|whole: &$name| &whole.$field),
+                $class,
+            ),)+)+] },
+        })
+    };
+}
+
+#[rustfmt::skip]
+fn shape(kind: Kind) -> Option<Shape> {
+    match kind {
+        Kind::Header => shape!(false, Header {
+            Exact => magic version page_size vdso_sum release;
+            Flags => xfeatures; Count => nr_tasks ncpus next_pid pad; Time => mono_ns real_ns;
+        }),
+        Kind::Tree => shape!(true, Tree {
+            Pid => pid tgid ppid pgid sid; Flags => flags exit_code; Number => exit_signal;
+        }),
+        Kind::Trailer => shape!(false, Trailer { Count => nr_records nr_objects; }),
+        Kind::Task => shape!(false, Task {
+            Choice(5) => site restart_kind policy restart_clock; Number => site_arg pdeath_signal;
+            Pid => site_child; Flags => flags blocked saved_sigmask sas_flags personality cpus pad;
+            Address => sas_sp set_child_tid clear_child_tid robust_list rseq;
+            Count => sas_size rt_priority rseq_len; Score => nice oom_score_adj;
+            Time => timer_slack_ns default_timer_slack_ns utime stime;
+            Ref(Kind::Mm) => mm; Ref(Kind::Fs) => fs; Ref(Kind::Files) => files;
+            Ref(Kind::Cred) => cred;
+        }),
+        Kind::Regs => shape!(false, Regs {
+            Address => ip sp fsbase gsbase; Flags => flags ax orig_ax; Exact => cs ss ds es fs gs;
+        }),
+        Kind::Cred => shape!(false, Cred {
+            Uid => uid gid euid egid suid sgid fsuid fsgid; Count => ngroups;
+            Flags => securebits cap_inheritable cap_permitted cap_effective cap_bset cap_ambient;
+        }),
+        Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
+        Kind::File => shape!(false, File {
+            Choice(4) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Exact => mode rdev ino;
+        }),
+        Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
+        Kind::Pipe => shape!(false, Pipe { Count => ring_size nr_bufs; }),
+        Kind::PipeBuf => shape!(false, PipeBuf { Flags => flags; Count => len; }),
+        Kind::Inode => shape!(false, Inode {
+            Choice(4) => kind; Exact => mode; Uid => uid gid; Count => size path_len;
+            Flags => seals;
+        }),
+        Kind::Data => shape!(false, Data { Count => offset len; }),
+        Kind::Mm => shape!(false, Mm {
+            Address => start_code end_code start_data end_data start_brk brk start_stack
+                arg_start arg_end env_start env_end mmap_base vdso;
+            Ref(Kind::File) => exe_file; Ref(Kind::Mm) => same_as; Count => dumpable topdown auxv_len pad;
+            Flags => dump_filter membarrier;
+        }),
+        Kind::Vma => shape!(false, Vma {
+            Address => start end offset; Choice(3) => kind; Flags => prot flags advice;
+            Ref(Kind::File) => file; Count => pad;
+        }),
+        Kind::Pages | Kind::Same => shape!(false, Pages { Address => addr; Count => nr; }),
+        Kind::Sighand => shape!(true, Sigaction { Address => handler restorer; Flags => flags mask; }),
+        Kind::Signal => shape!(false, Signal {
+            Flags => flags; Number => group_exit_code;
+            Count => is_child_subreaper has_child_subreaper; Score => oom_score_adj_min;
+            Time => utime stime cutime cstime;
+        }),
+        Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared queued; Number => signo; }),
+        Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),
+        Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
+        // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.
+        Kind::Xstate => Some(Shape {
+            size: 576, many: false,
+            fields: &[(24, 4, Flags), (512, 8, Flags), (520, 8, Flags), (528, 8, Flags)],
+        }),
+        _ => None,
+    }
+}
+
+/// Changes one field of a record; false where nothing is known of its fields.
+pub(super) fn change(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
+    let Some(shape) = shape(Kind::from(record.kind)) else {
+        return false;
+    };
+    let elements = record.payload.len() / shape.size;
+    let Some(&(offset, size, class)) = rng.choice(shape.fields) else {
+        return false;
+    };
+    if elements == 0 {
+        return false;
+    }
+    let element = if shape.many {
+        rng.usize(0..elements)
+    } else {
+        0
+    };
+    let at = element * shape.size + offset;
+    // Of a text its first bytes.
+    let size = size.min(8);
+    let mut wide = [0; 8];
+    wide[..size].copy_from_slice(&record.payload[at..at + size]);
+    let new = value(class, u64::from_le_bytes(wide), size, known, rng);
+    record.payload[at..at + size].copy_from_slice(&new.to_le_bytes()[..size]);
+    true
+}
+
+/// A value of a field's kind, given its old one and how many bytes it has.
+fn value(class: Class, old: u64, size: usize, known: &Known, rng: &mut Rng) -> u64 {
+    /// The first address that is not user space's.
+    const END: u64 = 0x7fff_ffff_f000;
+    let of = |values: &[u64], rng: &mut Rng| *rng.choice(values).unwrap_or(&0);
+    match class {
+        Count => {
+            let near = [
+                0,
+                1,
+                2,
+                old.wrapping_add(1),
+                old.wrapping_sub(1),
+                old.wrapping_mul(2),
+            ];
+            let far = [
+                17,
+                255,
+                300,
+                4096,
+                65536,
+                65537,
+                1 << 20,
+                1 << 22,
+                1 << 31,
+                u64::MAX,
+            ];
+            of(if rng.bool() { &near } else { &far }, rng)
+        }
+        Flags => match rng.u8(0..4) {
+            0 => of(&[0, u64::MAX], rng),
+            // The low bits are mostly those with a meaning.
+            1 => old ^ (1 << rng.usize(0..size * 8)),
+            _ => old ^ (1 << rng.u32(0..8)),
+        },
+        Choice(last) => rng.u64(0..=last + 1),
+        Address => of(
+            &[
+                0,
+                1,
+                0x1000,
+                END,
+                END - 0x1000,
+                u64::MAX,
+                old.wrapping_add(1),
+                old.wrapping_add(0x1000),
+                old.wrapping_sub(0x1000),
+                old.wrapping_add(0x10_0000),
+            ],
+            rng,
+        ),
+        Time => of(
+            &[
+                0,
+                1,
+                i64::MAX as u64,
+                i64::MAX as u64 / 2,
+                1 << 63,
+                u64::MAX,
+            ],
+            rng,
+        ),
+        Ref(kind) if rng.u8(0..4) != 0 => known.object(kind, rng).into(),
+        Ref(_) | Objref => rng.u64(0..known.objects.len() as u64 + 2),
+        Pid => known.number(rng) as u64,
+        Uid => of(&[0, 1, 1000, 65534, u64::from(u32::MAX)], rng),
+        Number => of(&[0, 9, 17, 19, 64, 65, 128, u64::MAX], rng),
+        Score => {
+            let scores = [0, 1, 19, 20, 1000, 1001, -1, -20, -21, -500, -1000, -1001];
+            *rng.choice(&scores).unwrap_or(&0) as i64 as u64
+        }
+        Exact => old ^ (1 << rng.usize(0..size * 8)),
+    }
+}
