@@ -8,12 +8,12 @@ mod guests;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crucible_vmm::kvm::{KvmMachine, Options};
-use crucible_vmm::{Disk, Exit, Machine, MachineSpec};
+use crucible_vmm::{Disk, Exit, Machine, MachineSpec, Start};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
@@ -39,6 +39,16 @@ impl Fixture {
     }
 
     fn with(guest: Guest, vcpus: u8) -> Option<Self> {
+        Self::at(guest, vcpus, tempfile::tempdir().unwrap(), |_| Start::Boot)
+    }
+
+    /// Starts where `start` says, which is given a directory for what is saved.
+    fn at(
+        guest: Guest,
+        vcpus: u8,
+        directory: TempDir,
+        start: impl FnOnce(PathBuf) -> Start,
+    ) -> Option<Self> {
         let test = std::thread::current().name().unwrap_or("?").to_owned();
         if let Err(error) = fs::OpenOptions::new()
             .read(true)
@@ -50,13 +60,15 @@ impl Fixture {
             std::io::stderr().write_all(words.as_bytes()).unwrap();
             return None;
         }
-        let directory = tempfile::tempdir().unwrap();
+        let saved = directory.path().join("saved");
+        fs::create_dir_all(&saved).unwrap();
         let disk = directory.path().join("disk");
         fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
         let spec = MachineSpec {
             vcpus,
             memory_mib: MEMORY_MIB,
             disks: vec![Disk::writable(&disk)],
+            start: start(saved),
             ..MachineSpec::new(guest.write(directory.path()), directory.path())
         };
         let options = Options {
@@ -179,6 +191,24 @@ fn one_vcpu_of_two_ends_the_machine() {
         return;
     };
     assert_eq!(fixture.exit(), Exit::Reset);
+}
+
+#[test]
+fn a_guest_is_saved_and_goes_on_elsewhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut fixture) = Fixture::at(Guest::Loop, 2, directory, Start::ToBeSaved) else {
+        return;
+    };
+    fixture.wait_for("looping");
+    fixture.machine.save().unwrap();
+    fixture.machine.kill().unwrap();
+    let mut fixture = Fixture::at(Guest::Loop, 2, fixture.directory, Start::Saved).unwrap();
+    let states = fixture.machine.task_states(Duration::from_millis(10));
+    let registers = states.unwrap().registers;
+    assert_eq!(register(&registers, "RBX"), "0000000012345678");
+    assert_eq!(fixture.machine.try_exit().unwrap(), None);
+    // It says nothing again: it is behind that.
+    assert_eq!(fixture.console(), "");
 }
 
 #[test]
