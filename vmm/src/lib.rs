@@ -9,8 +9,8 @@
 
 mod console;
 mod error;
-pub mod kvm;
 mod machine;
+pub mod kvm;
 pub mod qemu;
 
 pub use console::{Alert, AlertKind};
