@@ -10,8 +10,8 @@
 mod child;
 mod console;
 mod error;
-pub mod kvm;
 mod machine;
+pub mod kvm;
 pub mod qemu;
 mod states;
 

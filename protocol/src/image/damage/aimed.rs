@@ -112,7 +112,10 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
         5 => entry.ppid = known.number(rng),
         6 => entry.flags ^= ZOMBIE,
         // a group of its own in the session of somebody who leads none
-        7 => (entry.sid, entry.pgid) = (known.number(rng), entry.pid),
+        7 => {
+            let task = rng.choice(&known.tasks).copied();
+            (entry.sid, entry.pgid) = (task.unwrap_or(1), entry.pid);
+        }
         _ => (entry.tgid, entry.flags, entry.exit_signal) = (known.number(rng), 0, -1),
     }
     record.payload[at..at + size_of::<Tree>()].copy_from_slice(entry.as_bytes());
@@ -123,7 +126,7 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
 /// process, or more than its share of the machine.
 fn task_of(task: &mut Task, known: &Known, rng: &mut Rng) {
     const VFORK: u32 = 2;
-    match rng.u8(0..7) {
+    match rng.u8(0..8) {
         0 => {
             task.site = rng.u32(1..4);
             task.site_arg = *rng.choice(&[-1, 0, 1, 19, 65]).unwrap_or(&0);
@@ -156,7 +159,7 @@ fn task_of(task: &mut Task, known: &Known, rng: &mut Rng) {
             task.rt_priority = rng.u32(0..101);
         }
         4 => task.nice = rng.i32(-21..21),
-        5 => task.mm = known.object(Kind::Mm, rng),
+        5 | 6 => task.mm = known.object(Kind::Mm, rng),
         _ => task.oom_score_adj = rng.i32(-1001..1002),
     }
 }
@@ -216,17 +219,17 @@ fn inode(records: &mut [Forged], index: usize, rng: &mut Rng) -> bool {
 /// has before its code), or at either end of user space; or of a part that its file has not.
 fn mapping(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) -> bool {
     const END: u64 = 0x7fff_ffff_f000;
-    if rng.u8(0..3) == 0 {
+    if rng.u8(0..4) == 0 {
         return edit(&mut records[index], |vma: &mut Vma| vma.offset = 1 << 40);
     }
-    let first = rng.bool();
+    let first = rng.u8(0..3) == 0;
     let moved = edit(&mut records[index], |vma: &mut Vma| {
         let length = vma.end.wrapping_sub(vma.start);
         let up = |bytes| vma.start.wrapping_add(bytes);
         let start = match first {
             true => *rng.choice(&[0, 0x1000, 0x10000]).unwrap_or(&0),
             false => *rng
-                .choice(&[up(0x1000), up(0x4000), END.wrapping_sub(length)])
+                .choice(&[up(0x1000), up(0x4000), up(0x4000), END.wrapping_sub(length)])
                 .unwrap_or(&0),
         };
         (vma.start, vma.end) = (start, start.wrapping_add(length));

@@ -134,6 +134,8 @@ pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
 struct Known {
     /// Number and type of each object.
     objects: Vec<(u32, Kind)>,
+    /// Tasks.
+    tasks: Vec<i32>,
     /// Tasks, groups and sessions.
     ids: Vec<i32>,
     /// Tasks that others wait for in a vfork.
@@ -143,14 +145,16 @@ struct Known {
 impl Known {
     fn of(records: &[Forged]) -> Self {
         let of_kind = |kind| records.iter().filter(move |r| Kind::from(r.kind) == kind);
-        let entries = of_kind(Kind::Tree).flat_map(|r| r.payload.chunks_exact(size_of::<Tree>()));
+        let entries: Vec<_> = of_kind(Kind::Tree)
+            .flat_map(|tree| tree.payload.chunks_exact(size_of::<Tree>()))
+            .filter_map(|entry| Tree::read_from_bytes(entry).ok())
+            .collect();
         let objects = records.iter().filter(|r| r.objref != 0);
+        let ids = |entry: &Tree| [entry.pid, entry.pgid, entry.sid];
         Self {
             objects: objects.map(|r| (r.objref, Kind::from(r.kind))).collect(),
-            ids: entries
-                .filter_map(|entry| Tree::read_from_bytes(entry).ok())
-                .flat_map(|entry| [entry.pid, entry.pgid, entry.sid])
-                .collect(),
+            tasks: entries.iter().map(|entry| entry.pid).collect(),
+            ids: entries.iter().flat_map(ids).collect(),
             awaited: of_kind(Kind::Task)
                 .filter_map(|task| Task::read_from_bytes(&task.payload).ok())
                 .map(|task| task.site_child)
