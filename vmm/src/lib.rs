@@ -10,8 +10,8 @@
 mod child;
 mod console;
 mod error;
-mod machine;
 pub mod kvm;
+mod machine;
 pub mod qemu;
 mod states;
 
