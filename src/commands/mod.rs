@@ -9,4 +9,5 @@ pub mod nested;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;
+pub mod speed;
 pub mod torture;

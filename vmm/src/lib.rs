@@ -8,6 +8,7 @@
 //! [`kvm`] runs guests with a monitor of our own on KVM, [`qemu`] with QEMU's `microvm`.
 
 mod child;
+mod cmdline;
 mod console;
 mod error;
 pub mod kvm;
@@ -17,7 +18,7 @@ mod states;
 
 pub use console::{Alert, AlertKind};
 pub use error::{Error, Result};
-pub use machine::{Description, Disk, Exit, Machine, MachineSpec, Start, TaskStates};
+pub use machine::{Description, Disk, Exit, Machine, MachineSpec, Phase, Start, TaskStates};
 
 /// The name of the virtio-serial port that leads to the guest's agent.
 pub const CHANNEL_PORT: &str = "org.crucible.channel";

@@ -144,6 +144,17 @@ pub struct Description {
     pub command: Vec<String>,
 }
 
+/// A part of what a machine does before its guest's first instruction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// What is done in it.
+    pub name: String,
+    /// Whether it is KVM that does it, asked by `ioctl(2)`.
+    pub in_kvm: bool,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
 /// What a guest that does not answer is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStates {
@@ -197,6 +208,14 @@ pub trait Machine: Send {
 
     /// Ends the machine at once and waits until it is gone.
     fn kill(&mut self) -> Result<()>;
+
+    /// The process that the guest runs in.
+    fn pid(&self) -> u32;
+
+    /// What that process did before the guest ran, where it tells.
+    fn phases(&self) -> &[Phase] {
+        &[]
+    }
 
     /// What this machine is.
     fn describe(&self) -> Description;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::console::Console;
 use crate::states::Probe;
-use crate::{Error, Result};
+use crate::{Error, Phase, Result};
 
 /// How long a monitor may take to answer. It is the host that is slow then, so this is
 /// generous.
@@ -21,10 +21,11 @@ pub(super) struct Control {
     stream: UnixStream,
     answers: Receiver<Answer>,
     shared: Arc<Shared>,
+    phases: Vec<Phase>,
 }
 
 enum Answer {
-    Started,
+    Started(Vec<Phase>),
     Reply(Reply),
 }
 
@@ -65,14 +66,22 @@ impl Control {
                 what: "start the control socket's thread",
                 source,
             })?;
-        let control = Self {
+        let mut control = Self {
             stream,
             answers,
             shared,
+            phases: Vec::new(),
         };
         control.send("start", config)?;
-        control.answer("start")?;
+        if let Answer::Started(phases) = control.answer("start")? {
+            control.phases = phases;
+        }
         Ok(control)
+    }
+
+    /// What the monitor did before the guest ran.
+    pub fn phases(&self) -> &[Phase] {
+        &self.phases
     }
 
     /// Has the monitor do something, and waits until it has.
@@ -84,7 +93,7 @@ impl Control {
                 words,
             }),
             Answer::Reply(reply) => Ok(reply),
-            Answer::Started => Ok(Reply::Done),
+            Answer::Started(_) => Ok(Reply::Done),
         }
     }
 
@@ -153,7 +162,7 @@ fn read(input: UnixStream, answers: &Sender<Answer>, shared: &Shared) {
     // good as gone.
     while let Ok(Some(message)) = wire::receive(&mut input) {
         let answer = match message {
-            Message::Started => Answer::Started,
+            Message::Started(phases) => Answer::Started(phases),
             Message::Reply(reply) => Answer::Reply(reply),
             Message::Ended(ended) => {
                 shared.lock().ended = Some(ended);

@@ -6,6 +6,7 @@ pub mod devices;
 mod failure;
 pub mod memory;
 pub mod monitor;
+mod phases;
 pub mod probe;
 mod snapshot;
 mod wire;
@@ -25,10 +26,12 @@ use libc::SIGSYS;
 use self::control::Control;
 use self::wire::{Config, DiskConfig, Ended, Request};
 use crate::child::{self, Sockets, last_words, share};
+use crate::cmdline;
 use crate::console::Console;
 use crate::states;
 use crate::{
-    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Phase, Result, Start,
+    TaskStates,
 };
 
 /// The command that runs [`monitor::main`].
@@ -53,24 +56,10 @@ pub struct KvmMachine {
     exit: Option<Exit>,
 }
 
-/// The kernel's command line.
-///
-/// `reboot=k` tells a reset that was asked for from a triple fault. What is left out is
-/// not there: a second serial line, hardware that would be probed for.
+/// The kernel's command line. `reboot=k`, by the keyboard controller, tells a reset that
+/// was asked for from a triple fault.
 fn kernel_cmdline(spec: &MachineSpec) -> String {
-    let mut words = [
-        "console=ttyS0",
-        "loglevel=5",
-        "panic=-1",
-        "reboot=k",
-        "8250.nr_uarts=1",
-        "random.trust_cpu=on",
-        "cryptomgr.notests",
-    ]
-    .map(String::from)
-    .to_vec();
-    words.extend(spec.cmdline.iter().cloned());
-    words.join(" ")
+    cmdline::kernel(spec, "k", &[])
 }
 
 /// What must be the same for a guest that a monitor has saved to be started by one: the
@@ -128,6 +117,7 @@ impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
         child::check_files(spec)?;
+        let began = phases::now();
         let messages = spec.run_dir.join("monitor.log");
         let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
@@ -151,6 +141,7 @@ impl KvmMachine {
             memory: snapshot::memory(&spec.start),
             saved: matches!(spec.start, Start::Saved(_)),
             build: build(&options.program)?,
+            began,
         };
         let control = match Control::start(sockets.control, &config) {
             Ok(control) => control,
@@ -284,6 +275,14 @@ impl Machine for KvmMachine {
             source,
         })?;
         self.reap(true).map(|_| ())
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn phases(&self) -> &[Phase] {
+        self.control.phases()
     }
 
     fn describe(&self) -> Description {

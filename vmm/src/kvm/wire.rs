@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::Phase;
+
 /// The guest that the monitor is to run; the first line it reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Config {
@@ -25,6 +27,8 @@ pub(crate) struct Config {
     pub saved: bool,
     /// The name of this build, for such states.
     pub build: String,
+    /// When the parent began to start the monitor, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub began: u64,
 }
 
 /// What a guest's memory is.
@@ -66,8 +70,8 @@ pub(crate) enum Request {
 /// What the monitor says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Message {
-    /// The guest runs.
-    Started,
+    /// The guest runs, after this.
+    Started(Vec<Phase>),
     /// The answer to a request.
     Reply(Reply),
     /// The guest has ended; the monitor is about to.

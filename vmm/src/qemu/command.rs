@@ -6,32 +6,11 @@ use serde_json::json;
 
 use super::{Options, snapshot};
 use crate::child::fd;
+use crate::cmdline;
 use crate::{CHANNEL_PORT, Disk, MachineSpec, Start, TERMINAL_PORT};
 
 /// The name of the console's character device, to send breaks to.
 pub(super) const CONSOLE_CHARDEV: &str = "console";
-
-/// The kernel's command line.
-///
-/// `loglevel=5` prints warnings and worse, which all reports of the kernel's
-/// checkers are; ordinary boot messages would cost a tenth of a second of
-/// emulated serial line.
-pub(super) fn kernel_cmdline(spec: &MachineSpec, timing: &[String]) -> String {
-    let mut words = [
-        "console=ttyS0",
-        "loglevel=5",
-        "panic=-1",
-        "reboot=t",
-        "8250.nr_uarts=1",
-        "random.trust_cpu=on",
-        "cryptomgr.notests",
-    ]
-    .map(String::from)
-    .to_vec();
-    words.extend(timing.iter().cloned());
-    words.extend(spec.cmdline.iter().cloned());
-    words.join(" ")
-}
 
 /// QEMU's arguments for this guest, whose kernel is told `timing` of its clocks.
 pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]) -> Vec<String> {
@@ -86,8 +65,16 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     args.port("terminal", fd::TERMINAL, TERMINAL_PORT);
 
     args.option("-kernel", &path_argument(&spec.kernel));
-    args.option("-append", &kernel_cmdline(spec, timing));
+    args.option("-append", &append(spec, options, timing));
     args.words
+}
+
+/// The kernel's command line. `reboot=t`: `microvm` has no other way to reset.
+fn append(spec: &MachineSpec, options: &Options, timing: &[String]) -> String {
+    match &options.words {
+        None => cmdline::kernel(spec, "t", timing),
+        Some(words) => [words.as_slice(), &spec.cmdline].concat().join(" "),
+    }
 }
 
 fn path_argument(path: &Path) -> String {
@@ -188,12 +175,5 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(blockdev).unwrap();
         assert_eq!(parsed["file"]["filename"], "/a,b/\"c\".erofs");
         assert_eq!(parsed["read-only"], true);
-    }
-
-    #[test]
-    fn extra_words_come_last() {
-        let mut spec = MachineSpec::new("/k", "/run");
-        spec.cmdline = vec!["loglevel=7".into()];
-        assert!(kernel_cmdline(&spec, &["tsc=reliable".into()]).ends_with(" loglevel=7"));
     }
 }

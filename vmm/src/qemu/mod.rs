@@ -76,6 +76,9 @@ pub struct Options {
     pub accel: Accel,
     /// Whether the guest finds a CPU with virtualisation, AMD's. With emulation only.
     pub nested: bool,
+    /// The first words of the kernel's command line, instead of those that our machines
+    /// have.
+    pub words: Option<Vec<String>>,
 }
 
 impl Default for Options {
@@ -84,6 +87,7 @@ impl Default for Options {
             binary: BINARY.into(),
             accel: Accel::default(),
             nested: false,
+            words: None,
         }
     }
 }
@@ -126,7 +130,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
 }
 
 /// The program itself: what stands in `PATH` under this name, or at this path.
-fn find(binary: &Path) -> Result<PathBuf> {
+pub fn find(binary: &Path) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     if binary.components().count() > 1 {
         return Ok(binary.to_owned());
@@ -288,6 +292,10 @@ impl Machine for QemuMachine {
             source,
         })?;
         self.reap(true).map(|_| ())
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn describe(&self) -> Description {

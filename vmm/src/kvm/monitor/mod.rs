@@ -33,6 +33,7 @@ use self::snapshot::Snapshot;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
+use super::phases::Phases;
 use super::wire::{self, Config, Ended, MemoryConfig, Message, Reply, Request};
 use crate::child::{self, fd};
 
@@ -68,6 +69,8 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     let config: Config = wire::receive(&mut requests)
         .during("understand what to run")?
         .ok_or_else(|| Failure::new("run a guest: nobody says which"))?;
+    let mut phases = Phases::since(config.began);
+    phases.own("process");
     let ends = Ends {
         console: child::inherited(fd::CONSOLE).during("take the console's socket")?,
         channel: child::inherited(fd::CHANNEL).during("take the channel's socket")?,
@@ -92,17 +95,20 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         Some(file) if config.saved => Some(Snapshot::read(file, &config.build)?),
         _ => None,
     };
+    phases.own("preparation");
     let vm = Vm::new(
         &config,
         ends,
         saved.as_ref(),
         (&epoll, DEVICES),
         (&outcomes, &wake),
+        &mut phases,
     )?;
     confine::process(&config)?;
     confine::thread(confine::Role::Loop)?;
-    wire::send(&mut *control, &Message::Started).during("answer")?;
+    phases.own("threads and confinement");
     vm.resume();
+    wire::send(&mut *control, &Message::Started(phases.list())).during("answer")?;
     let ended = Loop {
         epoll,
         requests,

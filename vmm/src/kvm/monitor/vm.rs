@@ -24,6 +24,7 @@ use crate::kvm::devices::serial::{Output, Serial};
 use crate::kvm::devices::{Events, Interrupt, TOKENS, VirtioDevice};
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory::{self, Memory};
+use crate::kvm::phases::Phases;
 use crate::kvm::wire::{Config, Ended};
 
 /// Pages that VMX needs for real mode, in the hole below 4 GiB.
@@ -82,18 +83,24 @@ impl Vm {
         saved: Option<&Snapshot>,
         (epoll, tokens): (&Arc<Epoll>, u64),
         (outcomes, wake): (&Sender<Ended>, &EventFd),
+        phases: &mut Phases,
     ) -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         let fd = create(&kvm)?;
+        phases.kvm("machine");
         let memory = Arc::new(memory::map(config.memory_mib, &config.memory, false)?);
+        phases.own("memory");
         register(&fd, &memory)?;
+        phases.kvm("memory's slots");
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
+        phases.own("devices");
         let vcpus = vcpus(&kvm, &fd, config)?;
-        match saved {
-            Some(snapshot) => restore(config, snapshot, &fd, &bus, &vcpus)?,
-            None => boot(config, &memory, &bus, &vcpus[0])?,
-        }
         let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
+        phases.kvm("vCPUs");
+        match saved {
+            Some(snapshot) => restore(config, snapshot, &fd, &bus, &vcpus, phases)?,
+            None => boot(config, &memory, &bus, &vcpus[0], phases)?,
+        }
         let mut handles = Vec::new();
         for (index, vcpu) in (0..).zip(vcpus) {
             handles.push(Handle::start(
@@ -200,7 +207,13 @@ fn vcpus(kvm: &Kvm, fd: &VmFd, config: &Config) -> Result<Vec<VcpuFd>, Failure> 
 
 /// Loads the kernel and readies the vCPU that boots; the others wait for its start-up
 /// interrupts.
-fn boot(config: &Config, memory: &Memory, bus: &Bus, vcpu: &VcpuFd) -> Result<(), Failure> {
+fn boot(
+    config: &Config,
+    memory: &Memory,
+    bus: &Bus,
+    vcpu: &VcpuFd,
+    phases: &mut Phases,
+) -> Result<(), Failure> {
     let mut cmdline = boot::cmdline(&config.cmdline)?;
     for index in 0..bus.transports.len() {
         let base = GuestAddress(WINDOW + index as u64 * WINDOW_SIZE);
@@ -215,11 +228,14 @@ fn boot(config: &Config, memory: &Memory, bus: &Bus, vcpu: &VcpuFd) -> Result<()
         config.memory_mib,
         config.vcpus,
     )?;
+    phases.own("kernel");
     let sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
     let sregs = boot::special_registers(memory, entry, sregs)?;
     vcpu.set_sregs(&sregs).during("set a vCPU's registers")?;
     vcpu.set_regs(&boot::registers(entry))
-        .during("set a vCPU's registers")
+        .during("set a vCPU's registers")?;
+    phases.kvm("registers");
+    Ok(())
 }
 
 /// Gives the machine the state of the one that was saved.
@@ -229,6 +245,7 @@ fn restore(
     fd: &VmFd,
     bus: &Bus,
     vcpus: &[VcpuFd],
+    phases: &mut Phases,
 ) -> Result<(), Failure> {
     let same = saved.memory_mib == config.memory_mib
         && saved.vcpus.len() == vcpus.len()
@@ -242,6 +259,7 @@ fn restore(
         state.restore(vcpu)?;
     }
     saved.vm.restore(fd)?;
+    phases.kvm("state");
     bus.serial()
         .restore(&saved.serial)
         .during("restore the serial line")?;
@@ -255,6 +273,7 @@ fn restore(
         let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
         transport.resume();
     }
+    phases.own("devices' state");
     Ok(())
 }
 

@@ -37,6 +37,9 @@ pub(super) const BREAKPOINT: u64 = 3;
 
 global_asm!(
     ".pushsection .rodata.crucible_probe, \"a\"",
+    // The compiler may put this into another object file than what uses it.
+    ".globl crucible_probe_code, crucible_probe_handler, crucible_probe_end",
+    ".hidden crucible_probe_code, crucible_probe_handler, crucible_probe_end",
     ".balign 16",
     "crucible_probe_code:",
     "mov byte ptr [{step}], 1",

@@ -85,6 +85,7 @@ fn config() -> Config {
         memory_mib: 16,
         memory: MemoryConfig::Anonymous,
         saved: false,
+        began: 0,
         build: String::new(),
         disks: Vec::new(),
     }

@@ -1,0 +1,169 @@
+//! `crucible speed`
+
+mod contender;
+mod footprint;
+mod samples;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use crucible_artefacts::Step;
+use crucible_protocol::Ended;
+
+use self::contender::{Bench, Contender};
+use self::samples::{Group, Sample};
+use crate::context::Context;
+use crate::emulator;
+use crate::exit;
+use crate::images::{GuestArgs, Images, KernelArgs};
+use crate::machines::{self, MachineArg, MachineArgs};
+use crate::outer::{Outer, Size};
+
+/// How long the measurements in one outer Linux may take.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// The options of `crucible speed`.
+#[derive(Debug, Args)]
+pub struct SpeedArgs {
+    /// How often each of the contenders is started in each group
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// How many groups of starts there are, each in a fresh outer Linux where this host
+    /// has no KVM
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    groups: u16,
+    /// How many pairs of starts with little and with much memory there are
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pairs: u16,
+    /// Measure only this, once, on this host's KVM
+    #[arg(long, value_enum, value_name = "GROUP", hide = true)]
+    here: Option<GroupArg>,
+    /// Print one JSON object with all that was measured
+    #[arg(long)]
+    json: bool,
+}
+
+/// [`Group`], on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GroupArg {
+    Starts,
+    Memory,
+}
+
+impl GroupArg {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Starts => "starts",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// What is started in turn.
+    fn contenders(self) -> &'static [Contender] {
+        match self {
+            Self::Starts => &Contender::STARTS,
+            Self::Memory => &Contender::MEMORY,
+        }
+    }
+
+    /// The outer Linux, with room for saved guests in memory.
+    fn outer(self) -> Size {
+        Size {
+            memory_mib: match self {
+                Self::Starts => 3072,
+                Self::Memory => 8192,
+            },
+            cpus: 1,
+        }
+    }
+}
+
+/// Measures how fast guests start, in our own monitor and in QEMU on the same KVM.
+pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
+    if let Some(group) = args.here {
+        let rounds = match group {
+            GroupArg::Starts => args.rounds,
+            GroupArg::Memory => args.pairs,
+        };
+        let group = here(group, rounds, context)?;
+        println!("{}", serde_json::to_string(&group)?);
+        return Ok(exit::PASS.into());
+    }
+    let mut groups = Vec::new();
+    let wanted = vec![(GroupArg::Starts, args.rounds); args.groups.into()];
+    let nested = !machines::probe(context)?.usable;
+    for (group, rounds) in wanted.into_iter().chain([(GroupArg::Memory, args.pairs)]) {
+        if rounds == 0 {
+            continue;
+        }
+        groups.push(match nested {
+            true => elsewhere(group, rounds, context)?,
+            false => here(group, rounds, context)?,
+        });
+    }
+    let report = table::Report::of(nested, groups);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(exit::PASS.into())
+}
+
+/// Measures on this host's KVM.
+fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
+    let guest = GuestArgs {
+        kernel: KernelArgs::default(),
+        machine: MachineArgs {
+            machine: MachineArg::Kvm,
+            vcpus: 1,
+            cold: false,
+        },
+    };
+    let images = Images::prepare(context, &guest)?;
+    let mut bench = Bench::new(&images, context)?;
+    let contenders = group.contenders();
+    for &contender in contenders {
+        bench.prepare(contender)?;
+    }
+    let mut samples: Vec<Sample> = Vec::new();
+    let step = Step::begin(context.progress(), "starting guests");
+    for round in 0..rounds {
+        // Who is first changes, so that none has the freshest host always.
+        for turn in 0..contenders.len() {
+            let contender = contenders[(turn + usize::from(round)) % contenders.len()];
+            samples.push(bench.measure(contender)?);
+        }
+        step.advance(u64::from(round) + 1, rounds.into());
+    }
+    Ok(Group {
+        name: group.name().into(),
+        samples,
+    })
+}
+
+/// Measures in a fresh outer Linux.
+fn elsewhere(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
+    let outer = Outer::prepare(context, &KernelArgs::default(), true)?;
+    let rounds = rounds.to_string();
+    let script = format!(
+        "{}\nexec ./crucible -q speed --here {} --rounds {rounds} --pairs {rounds}",
+        emulator::ENVIRONMENT,
+        group.name()
+    );
+    let what = format!("measuring {} in an outer Linux", group.name());
+    let step = Step::begin(context.progress(), &what);
+    let run = outer.run(context, group.outer(), &script, &[], LIMIT)?;
+    drop(step);
+    match run.ended {
+        Some(Ended::Exited { code: 0 }) => serde_json::from_str(&run.stdout)
+            .context("the outer Linux has printed something else than samples"),
+        ended => bail!(
+            "measuring in the outer Linux failed ({ended:?}): {}",
+            run.stderr.trim_end()
+        ),
+    }
+}
