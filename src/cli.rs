@@ -4,13 +4,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use crucible_vmm::kvm::monitor;
 
 use crate::commands::{
     clean, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, torture,
 };
 use crate::context::Context;
-use crate::machines;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
@@ -61,9 +59,6 @@ pub enum Command {
     Nested(nested::NestedArgs),
     /// Measure how fast guests start, in our own monitor and in QEMU on the same KVM
     Speed(speed::SpeedArgs),
-    /// Run one guest on KVM; for crucible itself
-    #[command(name = machines::MONITOR, hide = true)]
-    Monitor,
     /// Remove artefacts that were not used lately
     Clean(clean::CleanArgs),
 }
@@ -82,7 +77,6 @@ impl Command {
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),
-            Self::Monitor => Ok(monitor::main()),
             Self::Clean(args) => clean::run(&args, context),
         }
     }

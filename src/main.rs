@@ -12,13 +12,20 @@ mod outer;
 mod progress;
 mod refusals;
 mod report;
+mod temporary;
 mod warm;
 
+use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
+use crucible_vmm::kvm::monitor;
 
 fn main() -> ExitCode {
+    // A monitor is to start at once, and all that it is told comes by its control socket.
+    if env::args_os().skip(1).eq([machines::MONITOR]) {
+        return monitor::main();
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -13,13 +13,13 @@ use crucible_engine::guest::Guest;
 use crucible_protocol::ToolRun;
 use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Disk, MachineSpec};
-use tempfile::TempDir;
 
 use crate::bundle::{Bundle, Parts};
 use crate::context::Context;
 use crate::emulator;
 use crate::images::{GuestArgs, Images, KernelArgs};
 use crate::machines::{MachineArg, MachineArgs};
+use crate::temporary::Temporary;
 
 /// How long the outer agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -46,7 +46,7 @@ pub struct Size {
 pub struct Outer {
     images: Images,
     kernel: PathBuf,
-    directory: TempDir,
+    directory: Temporary,
     disk: PathBuf,
 }
 
@@ -71,10 +71,7 @@ impl Outer {
             Flavour::Outer,
             context.progress(),
         )?;
-        let directory = tempfile::Builder::new()
-            .prefix("crucible-nested-")
-            .tempdir()
-            .context("cannot make a directory for the outer guest")?;
+        let directory = Temporary::new("nested")?;
         let disk = bundle(&images, context, &directory, emulator)?;
         Ok(Self {
             images,
@@ -166,7 +163,7 @@ pub fn succeed(command: &mut Command) -> Result<()> {
 fn bundle(
     images: &Images,
     context: &Context,
-    directory: &TempDir,
+    directory: &Temporary,
     emulator: bool,
 ) -> Result<PathBuf> {
     let template = directory.path().join("template.ext4");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use crucible_artefacts::{Cache, Fingerprint, Step};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{MachineSpec, Start};
@@ -11,6 +11,7 @@ use crucible_vmm::{MachineSpec, Start};
 use crate::context::Context;
 use crate::images::Images;
 use crate::machines::{self, Kind};
+use crate::temporary::Temporary;
 
 /// Change this when what is saved changes.
 const RECIPE: &str = "warm 1";
@@ -38,10 +39,7 @@ pub fn saved(
 
 fn save(directory: &Path, images: &Images, kind: Kind, context: &Context) -> Result<()> {
     let _step = Step::begin(context.progress(), "booting a guest to be saved");
-    let run_dir = tempfile::Builder::new()
-        .prefix("crucible-warm-")
-        .tempdir()
-        .context("cannot make a directory for the guest")?;
+    let run_dir = Temporary::new("warm")?;
     let scratch = run_dir.path().join("scratch.ext4");
     images.scratch(context, &scratch)?;
     let spec = MachineSpec {

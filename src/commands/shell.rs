@@ -15,6 +15,7 @@ use rustix::termios::{self, OptionalActions, Termios};
 use crate::context::Context;
 use crate::exit;
 use crate::images::{GuestArgs, Images};
+use crate::temporary::Temporary;
 
 /// How long the agent may take to answer. A shell is for looking at broken
 /// kernels too, so this is long.
@@ -41,10 +42,7 @@ enum Event {
 /// Boots a guest and connects this terminal to a shell in it.
 pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let images = Images::prepare(context, &args.guest)?;
-    let directory = tempfile::Builder::new()
-        .prefix("crucible-shell-")
-        .tempdir()
-        .context("cannot make a directory for the guest")?;
+    let directory = Temporary::new("shell")?;
     let mut guest = images.boot(context, directory.path(), BOOT)?;
     let stream = guest.machine().terminal()?;
 

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::images::{FlavourArg, GuestArgs, Images};
 use crate::refusals;
+use crate::temporary::Temporary;
 
 /// How long the agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -84,10 +85,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     }
     let images = Images::prepare(context, &wanted)?;
     let root = context.root()?;
-    let directory = tempfile::Builder::new()
-        .prefix("crucible-torture-")
-        .tempdir()
-        .context("cannot make a directory for the guest")?;
+    let directory = Temporary::new("torture")?;
     let mut guest = images.boot(context, directory.path(), BOOT)?;
     prepare(&mut guest, &root)?;
     let failure = match torture(&mut guest, args, context.progress()) {

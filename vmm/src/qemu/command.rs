@@ -1,5 +1,7 @@
 //! QEMU's command line.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -41,11 +43,15 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     }
     args.option("-machine", &machine);
     args.option("-accel", options.accel.argument());
-    let cpu = options.accel.cpu();
-    args.option(
-        "-cpu",
-        &format!("{cpu}{}", if options.nested { ",+svm" } else { "" }),
-    );
+    let mut cpu = options.accel.cpu().to_owned();
+    if options.nested {
+        cpu.push_str(",+svm");
+    }
+    for feature in &options.without {
+        cpu.push_str(",-");
+        cpu.push_str(feature);
+    }
+    args.option("-cpu", &cpu);
     args.option("-smp", &spec.vcpus.to_string());
     args.option("-m", &format!("{}M", spec.memory_mib));
     args.option("-rtc", "base=utc,clock=host");
@@ -88,6 +94,12 @@ fn path_argument(path: &Path) -> String {
 /// The command line announces them from the last to the first, so that is the
 /// order in which the guest numbers its devices.
 const TRANSPORTS: [usize; 7] = [7, 6, 5, 4, 2, 1, 0];
+
+/// QEMU's driver for what lies at `path`; it refuses one that is meant for the other.
+fn file_driver(path: &Path) -> &'static str {
+    let is_device = fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
+    if is_device { "host_device" } else { "file" }
+}
 
 #[derive(Default)]
 struct Args {
@@ -138,7 +150,7 @@ impl Args {
             "discard": "unmap",
             "cache": { "no-flush": true },
             "file": {
-                "driver": "file",
+                "driver": file_driver(&disk.path),
                 "filename": path_argument(&disk.path),
                 "discard": "unmap",
             },

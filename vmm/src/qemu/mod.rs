@@ -76,6 +76,8 @@ pub struct Options {
     pub accel: Accel,
     /// Whether the guest finds a CPU with virtualisation, AMD's. With emulation only.
     pub nested: bool,
+    /// Features that the guest's CPU does not have, by QEMU's names.
+    pub without: Vec<String>,
     /// The first words of the kernel's command line, instead of those that our machines
     /// have.
     pub words: Option<Vec<String>>,
@@ -87,6 +89,7 @@ impl Default for Options {
             binary: BINARY.into(),
             accel: Accel::default(),
             nested: false,
+            without: Vec::new(),
             words: None,
         }
     }
