@@ -40,7 +40,7 @@ pub struct KernelArgs {
     /// Which build of the guest's kernel
     #[arg(long, value_enum, default_value_t, value_name = "FLAVOUR")]
     pub flavour: FlavourArg,
-    /// Boot this image (an ELF vmlinux with CONFIG_PVH) as it is
+    /// Boot this image (an ELF vmlinux with CONFIG_PVH, or a bzImage) as it is
     #[arg(long, value_name = "IMAGE", conflicts_with = "kernel_src")]
     pub kernel: Option<PathBuf>,
     /// Apply the series to a copy of this kernel tree, build it, and boot that

@@ -67,10 +67,10 @@ fn a_host_without_the_packages_is_129_and_told_what_to_do() {
 }
 
 #[test]
-fn a_bzimage_is_refused_with_its_reason() {
+fn what_is_no_kernel_is_refused_with_its_reason() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("bzImage");
-    std::fs::write(&image, b"MZ no ELF").unwrap();
+    std::fs::write(&image, b"MZ no kernel").unwrap();
     let output = crucible(&["kernel", "build", "--kernel", image.to_str().unwrap()]);
     assert_eq!(code(&output), 125);
     let text = String::from_utf8_lossy(&output.stderr);

@@ -63,7 +63,7 @@ impl Start {
 /// The guest that is wanted.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
-    /// The kernel: an ELF `vmlinux` with a PVH entry.
+    /// The kernel: an ELF `vmlinux` with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
     /// Words to append to the kernel's command line.
     pub cmdline: Vec<String>,

@@ -9,6 +9,7 @@ mod build;
 mod config;
 mod counted;
 mod export;
+mod foreign;
 mod lock;
 mod series;
 mod source;
@@ -21,6 +22,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 pub use export::{Export, Signer, export};
+pub use foreign::foreign;
 
 use crate::hash::Fingerprint;
 use crate::progress::Step;
@@ -166,29 +168,6 @@ fn pinned_kernel(
     flavour: Flavour,
 ) -> Result<Option<Kernel>> {
     Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour)?.cached(cache))
-}
-
-/// Somebody's own image, as it is.
-pub fn foreign(image: &Path) -> Result<Kernel> {
-    let mut magic = [0; 4];
-    let mut file = fs::File::open(image).map_err(Error::file("read", image))?;
-    std::io::Read::read_exact(&mut file, &mut magic).map_err(Error::file("read", image))?;
-    if magic != *b"\x7fELF" {
-        return Err(Error::Malformed {
-            path: image.to_owned(),
-            problem: "this is no ELF file; a kernel is booted from its `vmlinux` \
-                      (with CONFIG_PVH), not from a bzImage"
-                .into(),
-        });
-    }
-    Ok(Kernel {
-        image: image.canonicalize().map_err(Error::file("find", image))?,
-        identity: Identity {
-            version: String::new(),
-            flavour: String::new(),
-            hash: crate::hash::sha256_file(image)?,
-        },
-    })
 }
 
 /// All that decides what a kernel will be.

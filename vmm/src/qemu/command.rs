@@ -1,6 +1,7 @@
 //! QEMU's command line.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -24,8 +25,10 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
+    // An ELF kernel is entered directly; what a bzImage has for a loader is in a ROM.
+    let roms = if is_elf(&spec.kernel) { "off" } else { "on" };
     let mut machine =
-        "microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms=off,isa-serial=on".to_owned();
+        format!("microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms={roms},isa-serial=on");
     if let Some((file, share)) = snapshot::memory(spec) {
         machine.push_str(",memory-backend=ram");
         let object = json!({
@@ -94,6 +97,13 @@ fn path_argument(path: &Path) -> String {
 /// The command line announces them from the last to the first, so that is the
 /// order in which the guest numbers its devices.
 const TRANSPORTS: [usize; 7] = [7, 6, 5, 4, 2, 1, 0];
+
+fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    // What cannot be read, QEMU has words for.
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+        && magic == *b"\x7fELF"
+}
 
 /// QEMU's driver for what lies at `path`; it refuses one that is meant for the other.
 fn file_driver(path: &Path) -> &'static str {
