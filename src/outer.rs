@@ -56,6 +56,7 @@ impl Outer {
     pub fn prepare(context: &Context, inner: &KernelArgs, emulator: bool) -> Result<Self> {
         let guest = GuestArgs {
             kernel: inner.clone(),
+            gdb: None,
             // Only the files are wanted here.
             machine: MachineArgs {
                 machine: MachineArg::Qemu,

@@ -102,6 +102,8 @@ pub struct Guest {
     alerts: Vec<Alert>,
     next: u64,
     info: GuestInfo,
+    /// Whether a debugger may hold it: then nothing is too slow.
+    is_debugged: bool,
 }
 
 impl Guest {
@@ -122,6 +124,7 @@ impl Guest {
         forward_alerts(machine.alerts(), sender).map_err(GuestError::Thread)?;
         let mut guest = Self {
             to: machine.channel()?,
+            is_debugged: machine.is_debugged(),
             machine,
             incoming,
             alerts: Vec::new(),
@@ -159,6 +162,14 @@ impl Guest {
         self.machine.as_mut()
     }
 
+    /// How long something may take that should take no longer than this.
+    fn limit(&self, usual: Duration) -> Duration {
+        match self.is_debugged {
+            true => SESSION,
+            false => usual,
+        }
+    }
+
     /// Asks, and waits for the answer, an alert, or the end.
     fn ask(
         &mut self,
@@ -166,6 +177,7 @@ impl Guest {
         what: &'static str,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
+        let limit = self.limit(limit);
         let deadline = Instant::now() + limit + GRACE;
         self.next += 1;
         let id = self.next;
@@ -284,7 +296,7 @@ impl Guest {
             argv: argv.to_vec(),
             env: env.clone(),
             cwd: cwd.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         self.tool(request, "exec", limit)
     }
@@ -315,7 +327,7 @@ impl Guest {
     pub fn wait(&mut self, run: &str, limit: Duration) -> Result<Stopped, GuestError> {
         let request = Request::Wait {
             run: run.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         match self.ask(request, "wait", limit)? {
             Reply::Stopped(stopped) => Ok(stopped),
@@ -344,7 +356,7 @@ impl Guest {
             run: run.to_owned(),
             image: image.to_owned(),
             log: log.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         self.tool(request, "checkpoint", limit)
     }
@@ -353,7 +365,7 @@ impl Guest {
     pub fn kill(&mut self, run: &str) -> Result<(), GuestError> {
         let request = Request::Kill {
             run: run.to_owned(),
-            timeout_ms: ms(PROMPT),
+            timeout_ms: ms(self.limit(PROMPT)),
         };
         self.done(request, "kill", PROMPT)
     }
@@ -370,7 +382,7 @@ impl Guest {
             run: run.to_owned(),
             image: image.to_owned(),
             log: log.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         match self.ask(request, "restart", limit)? {
             Reply::Restarted { pid: Some(pid), .. } => Ok(Ok(pid)),
@@ -474,7 +486,7 @@ impl Guest {
     /// Shuts the guest down and waits for the machine's end.
     pub fn shutdown(mut self) -> Result<(), GuestError> {
         self.done(Request::Shutdown, "shutdown", PROMPT)?;
-        let exit = self.machine.wait(PROMPT)?;
+        let exit = self.machine.wait(self.limit(PROMPT))?;
         self.check_alerts()?;
         match exit {
             Some(Exit::Shutdown) => Ok(()),

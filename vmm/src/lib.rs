@@ -18,7 +18,9 @@ mod states;
 
 pub use console::{Alert, AlertKind};
 pub use error::{Error, Result};
-pub use machine::{Description, Disk, Exit, Machine, MachineSpec, Phase, Start, TaskStates};
+pub use machine::{
+    DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Phase, Start, TaskStates,
+};
 
 /// The name of the virtio-serial port that leads to the guest's agent.
 pub const CHANNEL_PORT: &str = "org.crucible.channel";

@@ -117,6 +117,7 @@ pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
 fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
     let guest = GuestArgs {
         kernel: KernelArgs::default(),
+        gdb: None,
         machine: MachineArgs {
             machine: MachineArg::Kvm,
             vcpus: 1,

@@ -53,6 +53,7 @@ pub struct KvmMachine {
     description: Description,
     messages: PathBuf,
     start: Start,
+    is_debugged: bool,
     exit: Option<Exit>,
 }
 
@@ -122,7 +123,12 @@ impl KvmMachine {
         let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
-        let sockets = Sockets::hand_over(&mut command, &messages, snapshot::state(&spec.start)?)?;
+        let sockets = Sockets::hand_over(
+            &mut command,
+            &messages,
+            snapshot::state(&spec.start)?,
+            spec.debugger.as_ref(),
+        )?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let config = Config {
@@ -138,6 +144,7 @@ impl KvmMachine {
                     readonly: disk.readonly,
                 })
                 .collect(),
+            debugger: spec.debugger.is_some(),
             memory: snapshot::memory(&spec.start),
             saved: matches!(spec.start, Start::Saved(_)),
             build: build(&options.program)?,
@@ -181,6 +188,7 @@ impl KvmMachine {
             terminal: sockets.terminal,
             messages,
             start: spec.start.clone(),
+            is_debugged: spec.debugger.is_some(),
             exit: None,
         })
     }
@@ -283,6 +291,10 @@ impl Machine for KvmMachine {
 
     fn phases(&self) -> &[Phase] {
         self.control.phases()
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.is_debugged
     }
 
     fn describe(&self) -> Description {

@@ -25,6 +25,8 @@ pub(crate) struct Config {
     pub memory: MemoryConfig,
     /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd).
     pub saved: bool,
+    /// Whether a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
+    pub debugger: bool,
     /// The name of this build, for such states.
     pub build: String,
     /// When the parent began to start the monitor, in nanoseconds of `CLOCK_MONOTONIC`.

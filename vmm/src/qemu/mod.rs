@@ -156,6 +156,7 @@ pub struct QemuMachine {
     description: Description,
     messages: PathBuf,
     start: Start,
+    is_debugged: bool,
     exit: Option<Exit>,
 }
 
@@ -174,7 +175,7 @@ impl QemuMachine {
         let mut command = Command::new(&options.binary);
         command.args(&arguments);
         let state = snapshot::state_to_load(spec)?;
-        let sockets = Sockets::hand_over(&mut command, &messages, state)?;
+        let sockets = Sockets::hand_over(&mut command, &messages, state, spec.debugger.as_ref())?;
         let console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let qmp = match Qmp::connect(sockets.control, ANSWER) {
@@ -202,6 +203,7 @@ impl QemuMachine {
             terminal: sockets.terminal,
             messages,
             start: spec.start.clone(),
+            is_debugged: spec.debugger.is_some(),
             exit: None,
         })
     }
@@ -299,6 +301,10 @@ impl Machine for QemuMachine {
 
     fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.is_debugged
     }
 
     fn describe(&self) -> Description {

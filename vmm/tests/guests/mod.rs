@@ -1,12 +1,18 @@
 //! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode,
 //! flat segments, no paging. They run even on a KVM that only emulates.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::arch::global_asm;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where they are loaded.
 pub const ADDRESS: u64 = 0x10_0000;
+
+/// Where [`Guest::Count`] keeps its count, as 32 bits.
+pub const COUNTER: u32 = 0x30_0000;
 
 global_asm!(
     ".pushsection .rodata.crucible_guests, \"a\"",
@@ -51,6 +57,59 @@ global_asm!(
     "say \"looping\\n\"",
     "movl $0x12345678, %ebx",
     "1: jmp 1b",
+    //
+    // Counts in EBX and in memory, by a function, whose first instruction is one byte.
+    "guest_count:",
+    "say \"counting\\n\"",
+    "movl $0, %ebx",
+    "1: call guest_step",
+    "jmp 1b",
+    ".globl guest_step",
+    "guest_step:",
+    "pushl %eax",
+    "incl %ebx",
+    "movl %ebx, {counter}",
+    "popl %eax",
+    "ret",
+    //
+    // Meets an int3 and a step of its own, each with a handler that counts in EBX.
+    "guest_traps:",
+    "call 1f",
+    "1: popl %esi",
+    "addl $(guest_handler - 1b), %esi",
+    "movl %cs, %eax",
+    "shll $16, %eax",
+    "movw %si, %ax",
+    // An interrupt gate (Intel SDM 3A, 6.11).
+    "movl %esi, %edx",
+    "movw $0x8e00, %dx",
+    ".irp vector, 1, 3",
+    "movl %eax, {idt} + 8 * \\vector",
+    "movl %edx, {idt} + 8 * \\vector + 4",
+    ".endr",
+    "pushl ${idt}",
+    "pushw $0x1f",
+    "lidt (%esp)",
+    "addl $6, %esp",
+    "xorl %ebx, %ebx",
+    "int3",
+    // The trap flag: after the next instruction.
+    "pushfl",
+    "orl $0x100, (%esp)",
+    "popfl",
+    "nop",
+    "cmpl $2, %ebx",
+    "jne 2f",
+    // Debug register 6: it was a step.
+    "movl %dr6, %eax",
+    "testl $0x4000, %eax",
+    "jz 2f",
+    "say \"trapped twice\\n\"",
+    "2: reset",
+    "guest_handler:",
+    "incl %ebx",
+    "andl $~0x100, 8(%esp)",
+    "iretl",
     //
     // Writes and reads all over the window, by all widths.
     "guest_noise:",
@@ -129,6 +188,8 @@ global_asm!(
     "guest_end:",
     ".code64",
     ".popsection",
+    counter = const COUNTER,
+    idt = const 0x31_0000,
     noise = const 4000,
     rounds = const 60,
     window = const 0xd000_0000u32,
@@ -142,6 +203,12 @@ unsafe extern "C" {
     static TRIPLE_FAULT: u8;
     #[link_name = "guest_loop"]
     static LOOP: u8;
+    #[link_name = "guest_count"]
+    static COUNT: u8;
+    #[link_name = "guest_step"]
+    static STEP: u8;
+    #[link_name = "guest_traps"]
+    static TRAPS: u8;
     #[link_name = "guest_noise"]
     static NOISE: u8;
     #[link_name = "guest_driver"]
@@ -159,10 +226,21 @@ pub enum Guest {
     TripleFault,
     /// Says `looping`, and does so forever, interrupts disabled.
     Loop,
+    /// Says `counting`, and counts the calls of a function in EBX and at [`COUNTER`].
+    Count,
+    /// Has an `int3` and a single step for itself, says `trapped twice`, and resets.
+    Traps,
     /// Accesses the devices' registers at random, says `still here`, and resets.
     Noise,
     /// Starts all devices with random queues, says `still here`, and resets.
     Driver,
+}
+
+/// Where the function is that [`Guest::Count`] calls: `push %eax`, `inc %ebx`, …
+pub fn function() -> u64 {
+    let [base, step] = [&raw const RESET, &raw const STEP];
+    // SAFETY: both labels are in one section of this program, in this order.
+    ADDRESS + unsafe { step.offset_from_unsigned(base) } as u64
 }
 
 impl Guest {
@@ -173,6 +251,8 @@ impl Guest {
             Self::Reset => &raw const RESET,
             Self::TripleFault => &raw const TRIPLE_FAULT,
             Self::Loop => &raw const LOOP,
+            Self::Count => &raw const COUNT,
+            Self::Traps => &raw const TRAPS,
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
         };

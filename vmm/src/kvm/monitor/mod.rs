@@ -12,6 +12,7 @@ mod boot;
 mod bus;
 mod confine;
 mod cpu;
+mod gdb;
 mod mptable;
 mod snapshot;
 mod state;
@@ -29,7 +30,9 @@ use std::sync::{Arc, PoisonError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::gdb::{Debugger, Means};
 use self::snapshot::Snapshot;
+use self::vcpu::Outcome;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
@@ -40,6 +43,9 @@ use crate::child::{self, fd};
 /// Tokens of the event loop.
 const CONTROL: u64 = 0;
 const OUTCOME: u64 = 1;
+/// A debugger connects, or says something.
+const DEBUGGER: u64 = 2;
+const SESSION: u64 = 3;
 /// Those of the devices, from here on.
 const DEVICES: u64 = 16;
 
@@ -85,7 +91,14 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
             .during("watch a socket")?;
     }
     vcpu::prepare()?;
-    let (outcomes, ended) = mpsc::channel();
+    let (sender, outcomes) = mpsc::channel();
+    let debugged = match config.debugger {
+        true => {
+            let listener = child::inherited(fd::DEBUGGER).during("take the debugger's socket")?;
+            Some((listener, Means::find()?))
+        }
+        false => None,
+    };
     // Where no file was promised, that number is another's by now.
     let mut state = match config.saved || matches!(config.memory, MemoryConfig::Shared(_)) {
         true => Some(child::inherited_file(fd::STATE).during("take the state's file")?),
@@ -101,11 +114,18 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         ends,
         saved.as_ref(),
         (&epoll, DEVICES),
-        (&outcomes, &wake),
+        (&sender, &wake),
+        || debugged.as_ref().map(|(_, means)| means.watcher()),
         &mut phases,
     )?;
+    let vm = Arc::new(vm);
+    let debugger = debugged
+        .map(|(listener, means)| {
+            Debugger::new(listener.into(), means, &epoll, [DEBUGGER, SESSION], &vm)
+        })
+        .transpose()?;
     confine::process(&config)?;
-    confine::thread(confine::Role::Loop)?;
+    confine::thread(confine::Role::Loop, config.debugger)?;
     phases.own("threads and confinement");
     vm.resume();
     wire::send(&mut *control, &Message::Started(phases.list())).during("answer")?;
@@ -113,14 +133,18 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         epoll,
         requests,
         control,
-        ended,
+        outcomes,
+        wake: &wake,
+        debugger,
         vm: &vm,
-        paused: false,
         state,
         build: &config.build,
     }
     .run();
-    vm.stop();
+    // The debugger has let go of it with the loop.
+    if let Some(vm) = Arc::into_inner(vm) {
+        vm.stop();
+    }
     ended
 }
 
@@ -128,9 +152,10 @@ struct Loop<'a> {
     epoll: Arc<Epoll>,
     requests: BufReader<UnixStream>,
     control: &'a mut UnixStream,
-    ended: Receiver<Ended>,
+    outcomes: Receiver<Outcome>,
+    wake: &'a EventFd,
+    debugger: Option<Debugger>,
     vm: &'a Vm,
-    paused: bool,
     state: Option<File>,
     build: &'a str,
 }
@@ -149,8 +174,32 @@ impl Loop<'_> {
                 match event.data() {
                     CONTROL => self.request()?,
                     OUTCOME => {
-                        if let Ok(ended) = self.ended.try_recv() {
-                            return Ok(ended);
+                        // Those that are there; the counter tells of those to come.
+                        let _ = self.wake.read();
+                        while let Ok(outcome) = self.outcomes.try_recv() {
+                            match outcome {
+                                Outcome::Ended(ended) => {
+                                    if let Some(debugger) = &mut self.debugger {
+                                        debugger.ended();
+                                    }
+                                    return Ok(ended);
+                                }
+                                Outcome::Debug { index, met } => {
+                                    if let Some(debugger) = &mut self.debugger {
+                                        debugger.stopped(index, met);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    DEBUGGER => {
+                        if let Some(debugger) = &mut self.debugger {
+                            debugger.accept()?;
+                        }
+                    }
+                    SESSION => {
+                        if let Some(debugger) = &mut self.debugger {
+                            debugger.input();
                         }
                     }
                     token => self.device(token),
@@ -169,8 +218,8 @@ impl Loop<'_> {
                 Reply::Done
             }
             Request::Resume => {
+                self.vm.parent_holds(false);
                 self.vm.resume();
-                self.paused = false;
                 Reply::Done
             }
             Request::Save => match self.save() {
@@ -190,9 +239,9 @@ impl Loop<'_> {
         wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
     }
 
-    fn pause(&mut self) {
+    fn pause(&self) {
+        self.vm.parent_holds(true);
         self.vm.pause();
-        self.paused = true;
     }
 
     /// Saves the guest, which stays paused.
@@ -219,9 +268,7 @@ impl Loop<'_> {
                 lines
             })
             .collect();
-        if !self.paused {
-            self.vm.resume();
-        }
+        self.vm.resume();
         lines
     }
 
