@@ -31,6 +31,10 @@ pub(crate) mod fd {
     pub const TERMINAL: i32 = 6;
     /// The state of a saved machine, where there is one.
     pub const STATE: i32 = 7;
+    /// The socket that our own monitor saves its guest by.
+    pub const SAVED: i32 = 9;
+    /// The pages of a guest that was saved by it, where it begins with one.
+    pub const PAGES: i32 = 10;
 }
 
 /// Our ends of a child's sockets.
@@ -39,12 +43,17 @@ pub(crate) struct Sockets {
     pub console: UnixStream,
     pub channel: UnixStream,
     pub terminal: UnixStream,
+    pub saved: UnixStream,
 }
 
 impl Sockets {
-    /// Has `command`, once it runs, find the other ends and `state`, and write what it
-    /// says on standard error to the file `messages`.
-    pub fn hand_over(command: &mut Command, messages: &Path, state: Option<File>) -> Result<Self> {
+    /// Has `command`, once it runs, find the other ends and `files` at their numbers, and
+    /// write what it says on standard error to the file `messages`.
+    pub fn hand_over(
+        command: &mut Command,
+        messages: &Path,
+        files: Vec<(i32, File)>,
+    ) -> Result<Self> {
         let log = File::create(messages).map_err(|source| Error::File {
             path: messages.to_owned(),
             source,
@@ -66,10 +75,11 @@ impl Sockets {
             console: ours(fd::CONSOLE)?,
             channel: ours(fd::CHANNEL)?,
             terminal: ours(fd::TERMINAL)?,
+            saved: ours(fd::SAVED)?,
         };
-        mappings.extend(state.map(|file| FdMapping {
+        mappings.extend(files.into_iter().map(|(child_fd, file)| FdMapping {
             parent_fd: file.into(),
-            child_fd: fd::STATE,
+            child_fd,
         }));
         command
             .stdin(Stdio::null())

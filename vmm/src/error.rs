@@ -57,6 +57,27 @@ pub enum Error {
     /// A machine that was not started to be saved.
     #[error("the machine cannot be saved: it was not started for that")]
     NotToBeSaved,
+    /// What a directory has is no saved guest, or one that cannot be started.
+    #[error("cannot start the guest saved in {directory}: {why}")]
+    NoSnapshot {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A directory that has a saved guest already, for an emulator that could only write
+    /// over it.
+    #[error("there is a saved guest in {directory}")]
+    AlreadySaved {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A directory that a guest is being saved in, by somebody else.
+    #[error("another guest is being saved in {directory}")]
+    Saving {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The emulator's control socket is closed: the machine has ended.
     #[error("the machine has ended, `{command}` cannot reach it")]
     Gone {

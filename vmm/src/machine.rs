@@ -41,7 +41,9 @@ pub enum Start {
     /// At its kernel's first instruction.
     #[default]
     Boot,
-    /// There too; but it is to be [saved](Machine::save) in this directory.
+    /// There too; but it is to be [saved](Machine::save) in this directory, which is
+    /// there. Our own machine saves it over another saved guest, if there is one; QEMU
+    /// refuses to ([`Error::AlreadySaved`](crate::Error::AlreadySaved)).
     ToBeSaved(PathBuf),
     /// Where the guest stood that was saved in this directory. Its machine must have been
     /// the same, but for its disks' content and what is on the host. The directory must
@@ -192,7 +194,9 @@ pub trait Machine: Send {
     fn resume(&mut self) -> Result<()>;
 
     /// Saves the guest, paused from then on, in the directory that it was
-    /// [started](Start::ToBeSaved) for. What is there is whole once this returns.
+    /// [started](Start::ToBeSaved) for. What is there is whole once this returns; on an
+    /// error, or should anybody be killed meanwhile, it is what it was before. In our own
+    /// machine the guest may then be resumed.
     fn save(&mut self) -> Result<()>;
 
     /// Ends the machine at once and waits until it is gone.

@@ -11,7 +11,6 @@ use vm_memory::{
 };
 
 use super::failure::{During, Failure};
-use super::wire::MemoryConfig;
 
 /// Guest memory, mapped. The bitmap, where there is one, marks the pages that devices
 /// have written; those that vCPUs write, KVM knows.
@@ -35,23 +34,23 @@ pub(super) fn ranges(mib: u32) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Maps memory of `mib` MiB, none of it touched yet. With `track` device writes are noted.
-pub(super) fn map(mib: u32, what: &MemoryConfig, track: bool) -> Result<Memory, Failure> {
-    let file = file(mib, what)?;
+/// Maps memory of `mib` MiB: none of it touched yet, or with the content of `pages`, a
+/// file that stays as it is. With `track` device writes are noted.
+pub(super) fn map(mib: u32, pages: Option<&File>, track: bool) -> Result<Memory, Failure> {
+    if let Some(file) = pages {
+        check_length(mib, file)?;
+    }
     let mut regions = Vec::new();
     let mut offset = 0;
     for (start, size) in ranges(mib) {
         let bitmap = track.then(|| AtomicBitmap::with_len(size as usize));
         let mut builder = MmapRegionBuilder::new_with_bitmap(size as usize, bitmap)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(match what {
-                MemoryConfig::Anonymous => {
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE
-                }
-                MemoryConfig::Shared(_) => libc::MAP_SHARED,
-                MemoryConfig::Private(_) => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+            .with_mmap_flags(match pages {
+                None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                Some(_) => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
             });
-        if let Some(file) = &file {
+        if let Some(file) = pages {
             let file = file.try_clone().during("share the memory's file")?;
             builder = builder.with_file_offset(FileOffset::new(file, offset));
         }
@@ -62,41 +61,22 @@ pub(super) fn map(mib: u32, what: &MemoryConfig, track: bool) -> Result<Memory, 
         offset += size;
     }
     let memory = Memory::from_regions(regions).during("place the guest's memory")?;
-    if let MemoryConfig::Anonymous = what {
+    if pages.is_none() {
         ask_for_huge_pages(&memory);
     }
     Ok(memory)
 }
 
-/// The file that is the memory, of the right size.
-fn file(mib: u32, what: &MemoryConfig) -> Result<Option<File>, Failure> {
-    let size = u64::from(mib) << 20;
-    let (path, file) = match what {
-        MemoryConfig::Anonymous => return Ok(None),
-        MemoryConfig::Shared(path) => {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(true);
-            (path, options.open(path))
-        }
-        MemoryConfig::Private(path) => (path, File::open(path)),
-    };
-    let file = file.during(format!("open {}", path.display()))?;
-    if let MemoryConfig::Shared(_) = what {
-        file.set_len(size)
-            .during(format!("set the size of {}", path.display()))?;
-    }
-    // Beyond the end of a file there is no memory, but SIGBUS.
-    let there = file
-        .metadata()
-        .during(format!("look at {}", path.display()))?
-        .len();
-    if there != size {
+/// Beyond the end of a file there is no memory, but SIGBUS.
+fn check_length(mib: u32, file: &File) -> Result<(), Failure> {
+    let wanted = u64::from(mib) << 20;
+    let length = file.metadata().during("look at the memory's file")?.len();
+    if length != wanted {
         return Err(Failure::new(format!(
-            "use {} as memory: it has {there} bytes, not {size}",
-            path.display()
+            "use a file of {length} bytes as memory of {wanted}"
         )));
     }
-    Ok(Some(file))
+    Ok(())
 }
 
 /// A guest that boots touches its memory almost evenly, and each first touch is an exit.
@@ -115,16 +95,6 @@ fn ask_for_huge_pages(memory: &Memory) {
         // A kernel without huge pages says EINVAL, and the guest runs without them.
         let _ = advised;
     }
-}
-
-/// Has what is in the memory's files, if it has files, reach the disk.
-pub(super) fn sync(memory: &Memory) -> Result<(), Failure> {
-    for region in memory.iter() {
-        if let Some(file) = region.file_offset() {
-            file.file().sync_data().during("write the guest's memory")?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

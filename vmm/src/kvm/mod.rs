@@ -7,7 +7,7 @@ mod failure;
 pub mod memory;
 pub mod monitor;
 pub mod probe;
-mod snapshot;
+pub mod saved;
 mod wire;
 
 use std::ffi::OsString;
@@ -24,7 +24,7 @@ use libc::SIGSYS;
 
 use self::control::Control;
 use self::wire::{Config, DiskConfig, Ended, Request};
-use crate::child::{self, Sockets, last_words, share};
+use crate::child::{self, Sockets, fd, last_words, share};
 use crate::console::Console;
 use crate::states;
 use crate::{
@@ -47,6 +47,9 @@ pub struct KvmMachine {
     console: Console,
     channel: UnixStream,
     terminal: UnixStream,
+    saved: UnixStream,
+    build: String,
+    memory_mib: u32,
     description: Description,
     messages: PathBuf,
     start: Start,
@@ -132,7 +135,19 @@ impl KvmMachine {
         let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
-        let sockets = Sockets::hand_over(&mut command, &messages, snapshot::state(&spec.start)?)?;
+        let build = build(&options.program)?;
+        let files = match &spec.start {
+            Start::Boot => Vec::new(),
+            Start::ToBeSaved(directory) => {
+                saved::clean(directory)?;
+                Vec::new()
+            }
+            Start::Saved(directory) => {
+                let opened = saved::open(directory, &build)?;
+                vec![(fd::STATE, opened.state), (fd::PAGES, opened.pages)]
+            }
+        };
+        let sockets = Sockets::hand_over(&mut command, &messages, files)?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let config = Config {
@@ -148,9 +163,8 @@ impl KvmMachine {
                     readonly: disk.readonly,
                 })
                 .collect(),
-            memory: snapshot::memory(&spec.start),
             saved: matches!(spec.start, Start::Saved(_)),
-            build: build(&options.program)?,
+            build: build.clone(),
         };
         let control = match Control::start(sockets.control, &config) {
             Ok(control) => control,
@@ -188,6 +202,9 @@ impl KvmMachine {
             console,
             channel: sockets.channel,
             terminal: sockets.terminal,
+            saved: sockets.saved,
+            build,
+            memory_mib: spec.memory_mib,
             messages,
             start: spec.start.clone(),
             exit: None,
@@ -271,8 +288,10 @@ impl Machine for KvmMachine {
         let Start::ToBeSaved(directory) = &self.start else {
             return Err(Error::NotToBeSaved);
         };
-        self.control.ask("save", &Request::Save)?;
-        snapshot::put_in_place(directory)
+        let write = || saved::write(directory, &self.build, self.memory_mib, &self.saved);
+        self.control
+            .ask_and("save", &Request::Save, write)
+            .map(|_| ())
     }
 
     fn kill(&mut self) -> Result<()> {

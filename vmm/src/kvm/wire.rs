@@ -19,23 +19,11 @@ pub(crate) struct Config {
     pub memory_mib: u32,
     /// `vda`, `vdb`, … in this order.
     pub disks: Vec<DiskConfig>,
-    /// What the memory is.
-    pub memory: MemoryConfig,
-    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd).
+    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd), and
+    /// with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
     /// The name of this build, for such states.
     pub build: String,
-}
-
-/// What a guest's memory is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum MemoryConfig {
-    /// Nobody else's.
-    Anonymous,
-    /// This file, made new.
-    Shared(PathBuf),
-    /// A copy of this file, made where and when the guest writes.
-    Private(PathBuf),
 }
 
 /// A disk of the guest.
@@ -56,8 +44,8 @@ pub(crate) enum Request {
     Resume,
     /// The registers of each vCPU.
     Registers,
-    /// Stop all vCPUs for good, and write the guest's state to the file
-    /// [`STATE`](crate::child::fd).
+    /// Stop all vCPUs, and say the guest's state and memory on the socket
+    /// [`SAVED`](crate::child::fd), before the reply.
     Save,
     /// A break on the serial line, then this key: magic SysRq.
     SysRq(u8),

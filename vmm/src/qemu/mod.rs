@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use self::qmp::Qmp;
-use crate::child::{self, Sockets, last_words, share};
+use crate::child::{self, Sockets, fd, last_words, share};
 use crate::console::Console;
 use crate::states;
 use crate::{
@@ -149,6 +149,7 @@ pub struct QemuMachine {
     description: Description,
     messages: PathBuf,
     start: Start,
+    saved: bool,
     exit: Option<Exit>,
 }
 
@@ -163,11 +164,13 @@ impl QemuMachine {
             (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_words(),
             _ => Vec::new(),
         };
+        snapshot::ready(&spec.start)?;
         let arguments = command::arguments(spec, options, &timing);
         let mut command = Command::new(&options.binary);
         command.args(&arguments);
         let state = snapshot::state_to_load(spec)?;
-        let sockets = Sockets::hand_over(&mut command, &messages, state)?;
+        let files = state.map(|file| (fd::STATE, file));
+        let sockets = Sockets::hand_over(&mut command, &messages, files.into_iter().collect())?;
         let console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let qmp = match Qmp::connect(sockets.control, ANSWER) {
@@ -195,6 +198,7 @@ impl QemuMachine {
             terminal: sockets.terminal,
             messages,
             start: spec.start.clone(),
+            saved: false,
             exit: None,
         })
     }
@@ -269,6 +273,12 @@ impl Machine for QemuMachine {
     }
 
     fn resume(&mut self) -> Result<()> {
+        if self.saved {
+            return Err(Error::Refused {
+                command: "cont".into(),
+                words: "its memory is that of the saved guest".into(),
+            });
+        }
         self.qmp.execute("cont", json!({}), ANSWER).map(|_| ())
     }
 
@@ -276,6 +286,8 @@ impl Machine for QemuMachine {
         let Start::ToBeSaved(directory) = &self.start else {
             return Err(Error::NotToBeSaved);
         };
+        // Also where it fails: then it may have been saved all the same.
+        self.saved = true;
         snapshot::save(&mut self.qmp, directory)
     }
 

@@ -1,12 +1,24 @@
 //! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode,
 //! flat segments, no paging. They run even on a KVM that only emulates.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::arch::global_asm;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where they are loaded.
 pub const ADDRESS: u64 = 0x10_0000;
+
+/// Where marks are left.
+pub const MARKS: usize = 0x20_0000;
+
+/// In how many pages.
+pub const MARKED_PAGES: usize = 0x800;
+
+/// Stands for a number that is put into the code later.
+const PLACEHOLDER: u32 = 0x7ace_401d;
 
 global_asm!(
     ".pushsection .rodata.crucible_guests, \"a\"",
@@ -51,6 +63,18 @@ global_asm!(
     "say \"looping\\n\"",
     "movl $0x12345678, %ebx",
     "1: jmp 1b",
+    //
+    // Leaves a mark in each page of 8 MiB.
+    "guest_marked:",
+    "movl ${placeholder}, %ebx",
+    "movl $0x200000, %edi",
+    "movl $0x800, %ecx",
+    "1: movl %ebx, (%edi)",
+    "addl $0x1000, %edi",
+    "decl %ecx",
+    "jnz 1b",
+    "say \"marked\\n\"",
+    "2: jmp 2b",
     //
     // Writes and reads all over the window, by all widths.
     "guest_noise:",
@@ -129,6 +153,7 @@ global_asm!(
     "guest_end:",
     ".code64",
     ".popsection",
+    placeholder = const PLACEHOLDER,
     noise = const 4000,
     rounds = const 60,
     window = const 0xd000_0000u32,
@@ -142,6 +167,8 @@ unsafe extern "C" {
     static TRIPLE_FAULT: u8;
     #[link_name = "guest_loop"]
     static LOOP: u8;
+    #[link_name = "guest_marked"]
+    static MARKED: u8;
     #[link_name = "guest_noise"]
     static NOISE: u8;
     #[link_name = "guest_driver"]
@@ -159,6 +186,9 @@ pub enum Guest {
     TripleFault,
     /// Says `looping`, and does so forever, interrupts disabled.
     Loop,
+    /// Leaves this number in the first bytes of each page from [`MARKS`] on, of
+    /// [`MARKED_PAGES`] pages, says `marked`, and loops with it in EBX.
+    Marked(u32),
     /// Accesses the devices' registers at random, says `still here`, and resets.
     Noise,
     /// Starts all devices with random queues, says `still here`, and resets.
@@ -173,6 +203,7 @@ impl Guest {
             Self::Reset => &raw const RESET,
             Self::TripleFault => &raw const TRIPLE_FAULT,
             Self::Loop => &raw const LOOP,
+            Self::Marked(_) => &raw const MARKED,
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
         };
@@ -184,7 +215,14 @@ impl Guest {
             (std::slice::from_raw_parts(base, length), entry)
         };
         let path = directory.join("guest.elf");
-        fs::write(&path, elf(code, ADDRESS + entry)).expect("a file");
+        let mut code = code.to_vec();
+        if let Self::Marked(mark) = self {
+            let placeholder = PLACEHOLDER.to_le_bytes();
+            let at = code.windows(4).position(|bytes| bytes == placeholder);
+            let at = at.expect("the placeholder");
+            code[at..at + 4].copy_from_slice(&mark.to_le_bytes());
+        }
+        fs::write(&path, elf(&code, ADDRESS + entry)).expect("a file");
         path
     }
 }

@@ -13,12 +13,12 @@ mod bus;
 mod confine;
 mod cpu;
 mod mptable;
+mod save;
 mod snapshot;
 mod state;
 mod vcpu;
 mod vm;
 
-use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -33,7 +33,7 @@ use self::snapshot::Snapshot;
 use self::vm::{Ends, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
-use super::wire::{self, Config, Ended, MemoryConfig, Message, Reply, Request};
+use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -83,22 +83,17 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     }
     vcpu::prepare()?;
     let (outcomes, ended) = mpsc::channel();
-    // Where no file was promised, that number is another's by now.
-    let mut state = match config.saved || matches!(config.memory, MemoryConfig::Shared(_)) {
-        true => Some(child::inherited_file(fd::STATE).during("take the state's file")?),
+    let saver = child::inherited(fd::SAVED).during("take the socket to save by")?;
+    // Where no files were promised, those numbers are others' by now.
+    let saved = match config.saved {
+        true => {
+            let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;
+            let pages = child::inherited_file(fd::PAGES).during("take the memory's file")?;
+            Some((Snapshot::read(&mut state, &config.build)?, pages))
+        }
         false => None,
     };
-    let saved = match &mut state {
-        Some(file) if config.saved => Some(Snapshot::read(file, &config.build)?),
-        _ => None,
-    };
-    let vm = Vm::new(
-        &config,
-        ends,
-        saved.as_ref(),
-        (&epoll, DEVICES),
-        (&outcomes, &wake),
-    )?;
+    let vm = Vm::new(&config, ends, saved, (&epoll, DEVICES), (&outcomes, &wake))?;
     confine::process(&config)?;
     confine::thread(confine::Role::Loop)?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
@@ -110,8 +105,7 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         ended,
         vm: &vm,
         paused: false,
-        state,
-        build: &config.build,
+        saver,
     }
     .run();
     vm.stop();
@@ -125,8 +119,7 @@ struct Loop<'a> {
     ended: Receiver<Ended>,
     vm: &'a Vm,
     paused: bool,
-    state: Option<File>,
-    build: &'a str,
+    saver: UnixStream,
 }
 
 impl Loop<'_> {
@@ -163,6 +156,7 @@ impl Loop<'_> {
                 Reply::Done
             }
             Request::Resume => {
+                self.vm.bus.resume();
                 self.vm.resume();
                 self.paused = false;
                 Reply::Done
@@ -192,11 +186,7 @@ impl Loop<'_> {
     /// Saves the guest, which stays paused.
     fn save(&mut self) -> Result<(), Failure> {
         self.pause();
-        let file = self
-            .state
-            .as_mut()
-            .ok_or_else(|| Failure::new("save a guest that was not started for that"))?;
-        self.vm.save()?.write(file, self.build)
+        save::save(self.vm, &self.saver)
     }
 
     /// The registers of all vCPUs, which stand still for that.

@@ -1,5 +1,6 @@
 //! A virtual machine: KVM's part, memory, devices and vCPUs, put together.
 
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +48,7 @@ pub(super) struct Ends {
 /// A virtual machine with all its parts.
 pub(super) struct Vm {
     fd: VmFd,
-    memory: Arc<Memory>,
+    pub memory: Arc<Memory>,
     memory_mib: u32,
     pub bus: Arc<Bus>,
     pub vcpus: Vec<Handle>,
@@ -79,18 +80,19 @@ impl Vm {
     pub fn new(
         config: &Config,
         ends: Ends,
-        saved: Option<&Snapshot>,
+        saved: Option<(Snapshot, File)>,
         (epoll, tokens): (&Arc<Epoll>, u64),
         (outcomes, wake): (&Sender<Ended>, &EventFd),
     ) -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         let fd = create(&kvm)?;
-        let memory = Arc::new(memory::map(config.memory_mib, &config.memory, false)?);
+        let pages = saved.as_ref().map(|(_, pages)| pages);
+        let memory = Arc::new(memory::map(config.memory_mib, pages, false)?);
         register(&fd, &memory)?;
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
         let vcpus = vcpus(&kvm, &fd, config)?;
-        match saved {
-            Some(snapshot) => restore(config, snapshot, &fd, &bus, &vcpus)?,
+        match &saved {
+            Some((snapshot, _)) => restore(config, snapshot, &fd, &bus, &vcpus)?,
             None => boot(config, &memory, &bus, &vcpus[0])?,
         }
         let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
@@ -114,7 +116,7 @@ impl Vm {
         })
     }
 
-    /// The guest's state, whose vCPUs must be paused; and its memory is in its file.
+    /// The guest's state, but for its memory. Its vCPUs must be paused.
     pub fn save(&self) -> Result<Snapshot, Failure> {
         let vcpus = self
             .vcpus
@@ -134,7 +136,6 @@ impl Vm {
             .collect();
         let mut serial = self.bus.serial();
         serial.flush();
-        memory::sync(&self.memory)?;
         Ok(Snapshot {
             memory_mib: self.memory_mib,
             transports,
@@ -250,11 +251,7 @@ fn restore(
         transport.restore(state).during("restore a device")?;
     }
     // Only once all is in place: they may send interrupts.
-    bus.serial().resume();
-    for transport in &bus.transports {
-        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
-        transport.resume();
-    }
+    bus.resume();
     Ok(())
 }
 
