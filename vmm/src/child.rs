@@ -35,6 +35,8 @@ pub(crate) mod fd {
     pub const SAVED: i32 = 9;
     /// The pages of a guest that was saved by it, where it begins with one.
     pub const PAGES: i32 = 10;
+    /// Those of its pages that differ, where it begins with such.
+    pub const CHANGES: i32 = 11;
 }
 
 /// Our ends of a child's sockets.

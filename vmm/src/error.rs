@@ -65,6 +65,26 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// Something that this kind of machine cannot do.
+    #[error("{kind} cannot {what}")]
+    Unsupported {
+        /// The kind of machine.
+        kind: &'static str,
+        /// What it cannot do.
+        what: &'static str,
+    },
+    /// A machine that does not note what its guest changes, and was not started to.
+    #[error("cannot tell what the guest has changed: the machine was not started for that")]
+    NotTracked,
+    /// A guest that began nowhere, and was not saved yet.
+    #[error("cannot tell what the guest has changed: there is no saved guest to compare it with")]
+    NoBase,
+    /// What a guest has changed, to be saved over what it is compared with.
+    #[error("cannot save what has changed over the guest that it is compared with, in {directory}")]
+    OverBase {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// A directory that has a saved guest already, for an emulator that could only write
     /// over it.
     #[error("there is a saved guest in {directory}")]

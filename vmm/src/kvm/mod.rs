@@ -23,12 +23,14 @@ use std::time::{Duration, Instant};
 use libc::SIGSYS;
 
 use self::control::Control;
+use self::saved::format::Manifest;
 use self::wire::{Config, DiskConfig, Ended, Request};
 use crate::child::{self, Sockets, fd, last_words, share};
 use crate::console::Console;
 use crate::states;
 use crate::{
-    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Result, Start,
+    TaskStates,
 };
 
 /// The command that runs [`monitor::main`].
@@ -50,6 +52,9 @@ pub struct KvmMachine {
     saved: UnixStream,
     build: String,
     memory_mib: u32,
+    tracked: bool,
+    /// The saved guest that changes are counted from.
+    base: Option<Manifest>,
     description: Description,
     messages: PathBuf,
     start: Start,
@@ -136,17 +141,22 @@ impl KvmMachine {
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
         let build = build(&options.program)?;
-        let files = match &spec.start {
-            Start::Boot => Vec::new(),
-            Start::ToBeSaved(directory) => {
-                saved::clean(directory)?;
-                Vec::new()
-            }
-            Start::Saved(directory) => {
-                let opened = saved::open(directory, &build)?;
-                vec![(fd::STATE, opened.state), (fd::PAGES, opened.pages)]
-            }
-        };
+        let mut files = Vec::new();
+        let mut base = None;
+        let mut changes = None;
+        if let Some(beginning) = saved::begin(&spec.start, &build)? {
+            files.push((fd::PAGES, beginning.base.pages));
+            base = Some(beginning.base.manifest);
+            let state = match beginning.changes {
+                None => beginning.base.state,
+                Some(opened) => {
+                    files.push((fd::CHANGES, opened.pages));
+                    changes = opened.manifest.changes.map(|changes| changes.runs);
+                    opened.state
+                }
+            };
+            files.push((fd::STATE, state));
+        }
         let sockets = Sockets::hand_over(&mut command, &messages, files)?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
@@ -163,7 +173,9 @@ impl KvmMachine {
                     readonly: disk.readonly,
                 })
                 .collect(),
-            saved: matches!(spec.start, Start::Saved(_)),
+            saved: base.is_some(),
+            changes,
+            track: spec.track_changes,
             build: build.clone(),
         };
         let control = match Control::start(sockets.control, &config) {
@@ -205,6 +217,8 @@ impl KvmMachine {
             saved: sockets.saved,
             build,
             memory_mib: spec.memory_mib,
+            tracked: spec.track_changes,
+            base,
             messages,
             start: spec.start.clone(),
             exit: None,
@@ -288,10 +302,33 @@ impl Machine for KvmMachine {
         let Start::ToBeSaved(directory) = &self.start else {
             return Err(Error::NotToBeSaved);
         };
-        let write = || saved::write(directory, &self.build, self.memory_mib, &self.saved);
-        self.control
-            .ask_and("save", &Request::Save, write)
-            .map(|_| ())
+        let directory = directory.clone();
+        self.save_in(&directory)
+    }
+
+    fn save_in(&mut self, directory: &Path) -> Result<()> {
+        let write = || saved::write(directory, &self.build, self.memory_mib, None, &self.saved);
+        let (_, manifest) = self.control.ask_and("save", &Request::Save, write)?;
+        self.control.ask("save", &Request::Base)?;
+        self.base = Some(manifest);
+        Ok(())
+    }
+
+    fn save_changes(&mut self, directory: &Path) -> Result<Changes> {
+        if !self.tracked {
+            return Err(Error::NotTracked);
+        }
+        let base = self.base.as_ref().ok_or(Error::NoBase)?;
+        let write = || {
+            let base = Some(base);
+            saved::write(directory, &self.build, self.memory_mib, base, &self.saved)
+        };
+        let ask = self.control.ask_and("save", &Request::SaveChanges, write);
+        let (_, manifest) = ask?;
+        Ok(Changes {
+            pages: manifest.changes.map_or(0, |changes| changes.pages()),
+            of: saved::pages_of(self.memory_mib),
+        })
     }
 
     fn kill(&mut self) -> Result<()> {

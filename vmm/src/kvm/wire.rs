@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::saved::format::Run;
+
 /// The guest that the monitor is to run; the first line it reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Config {
@@ -22,6 +24,11 @@ pub(crate) struct Config {
     /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd), and
     /// with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
+    /// Which pages the file [`CHANGES`](crate::child::fd) has, one after the other, where
+    /// there is one: the guest begins with these.
+    pub changes: Option<Vec<Run>>,
+    /// Whether it is noted which pages the guest changes.
+    pub track: bool,
     /// The name of this build, for such states.
     pub build: String,
 }
@@ -47,6 +54,11 @@ pub(crate) enum Request {
     /// Stop all vCPUs, and say the guest's state and memory on the socket
     /// [`SAVED`](crate::child::fd), before the reply.
     Save,
+    /// The same; of the memory only what has changed since [`Base`](Self::Base), and what
+    /// the file [`CHANGES`](crate::child::fd) had.
+    SaveChanges,
+    /// The guest as it was when all of it was saved last is what changes are counted from.
+    Base,
     /// A break on the serial line, then this key: magic SysRq.
     SysRq(u8),
 }

@@ -23,7 +23,8 @@ use crate::child::{self, Sockets, fd, last_words, share};
 use crate::console::Console;
 use crate::states;
 use crate::{
-    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Result, Start,
+    TaskStates,
 };
 
 /// Debian's name of the emulator.
@@ -139,6 +140,10 @@ fn find(binary: &Path) -> Result<PathBuf> {
         })
 }
 
+fn unsupported(what: &'static str) -> Error {
+    Error::Unsupported { kind: "QEMU", what }
+}
+
 /// A guest in a QEMU process.
 pub struct QemuMachine {
     child: Child,
@@ -156,6 +161,9 @@ pub struct QemuMachine {
 impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
+        if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
+            return Err(unsupported("note what a guest changes"));
+        }
         child::check_files(spec)?;
         let messages = spec.run_dir.join("qemu.log");
         let binary = options.binary.to_string_lossy().into_owned();
@@ -289,6 +297,19 @@ impl Machine for QemuMachine {
         // Also where it fails: then it may have been saved all the same.
         self.saved = true;
         snapshot::save(&mut self.qmp, directory)
+    }
+
+    fn save_in(&mut self, directory: &Path) -> Result<()> {
+        match &self.start {
+            Start::ToBeSaved(promised) if promised == directory => self.save(),
+            _ => Err(unsupported(
+                "save a guest where it was not started for that",
+            )),
+        }
+    }
+
+    fn save_changes(&mut self, _: &Path) -> Result<Changes> {
+        Err(unsupported("save what has changed only"))
     }
 
     fn kill(&mut self) -> Result<()> {

@@ -28,7 +28,7 @@ const TARGET: &str = "state";
 /// The file that is the guest's memory, and whether it may write to it.
 pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     match &spec.start {
-        Start::Boot => None,
+        Start::Boot | Start::Changed { .. } => None,
         Start::ToBeSaved(directory) => Some((directory.join(MEMORY), true)),
         Start::Saved(directory) => Some((directory.join(MEMORY), false)),
     }

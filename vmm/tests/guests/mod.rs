@@ -17,6 +17,12 @@ pub const MARKS: usize = 0x20_0000;
 /// In how many pages.
 pub const MARKED_PAGES: usize = 0x800;
 
+/// How many pages are changed by a step of [`Guest::Steps`] and by no other.
+pub const STEP_PAGES: usize = 16;
+
+/// The page that a device fills with random bytes in each step.
+pub const RANDOM: usize = 0x70_0000;
+
 /// Stands for a number that is put into the code later.
 const PLACEHOLDER: u32 = 0x7ace_401d;
 
@@ -75,6 +81,65 @@ global_asm!(
     "jnz 1b",
     "say \"marked\\n\"",
     "2: jmp 2b",
+    //
+    // For each '9' on the serial line: changes memory, by itself and by a device.
+    "guest_steps:",
+    "movl $0x200000, %edi",
+    "movl $0x800, %ecx",
+    "1: movl $1, (%edi)",
+    "addl $0x1000, %edi",
+    "decl %ecx",
+    "jnz 1b",
+    "xorl %ebx, %ebx",
+    "say \"ready\\n\"",
+    "2: movw $0x3fd, %dx",
+    "inb %dx, %al",
+    "testb $1, %al",
+    "jz 2b",
+    "movw $0x3f8, %dx",
+    "inb %dx, %al",
+    "cmpb $0x39, %al",
+    "jne 2b",
+    "incl %ebx",
+    // One page becomes zeros; of others every second one gets the step's number.
+    "movl %ebx, %edi",
+    "shll $12, %edi",
+    "movl $0, 0x300000(%edi)",
+    "shll $5, %edi",
+    "addl $0x400000, %edi",
+    "movl $0x10, %ecx",
+    "3: movl %ebx, 8(%edi)",
+    "addl $0x2000, %edi",
+    "decl %ecx",
+    "jnz 3b",
+    // The source of random numbers, the second device, fills a page.
+    "movl ${window}, %edi",
+    "addl $0x1000, %edi",
+    "movl $0, 0x70(%edi)",
+    "movl $3, 0x70(%edi)",
+    "movl $1, 0x24(%edi)",
+    "movl $1, 0x20(%edi)",
+    "movl $0xb, 0x70(%edi)",
+    "movl $0, 0x30(%edi)",
+    "movl $8, 0x38(%edi)",
+    "movl $0x600000, 0x80(%edi)",
+    "movl $0x601000, 0x90(%edi)",
+    "movl $0x602000, 0xa0(%edi)",
+    "movl $1, 0x44(%edi)",
+    "movl $0xf, 0x70(%edi)",
+    // A buffer of 4096 bytes to write to; it is the only one, and available.
+    "movl $0x700000, 0x600000",
+    "movl $0, 0x600004",
+    "movl $0x1000, 0x600008",
+    "movl $2, 0x60000c",
+    "movl $0, 0x602000",
+    "movl $0, 0x601004",
+    "movl $0x10000, 0x601000",
+    "movl $0, 0x50(%edi)",
+    "4: cmpw $1, 0x602002",
+    "jne 4b",
+    "say \"step\\n\"",
+    "jmp 2b",
     //
     // Writes and reads all over the window, by all widths.
     "guest_noise:",
@@ -169,6 +234,8 @@ unsafe extern "C" {
     static LOOP: u8;
     #[link_name = "guest_marked"]
     static MARKED: u8;
+    #[link_name = "guest_steps"]
+    static STEPS: u8;
     #[link_name = "guest_noise"]
     static NOISE: u8;
     #[link_name = "guest_driver"]
@@ -189,6 +256,11 @@ pub enum Guest {
     /// Leaves this number in the first bytes of each page from [`MARKS`] on, of
     /// [`MARKED_PAGES`] pages, says `marked`, and loops with it in EBX.
     Marked(u32),
+    /// Leaves marks as [`Marked`](Self::Marked) does and says `ready`; then, for each `9`
+    /// on its serial line, adds 1 to EBX, writes to [`STEP_PAGES`] pages that it has not
+    /// written to before, makes one all zeros, has a device fill [`RANDOM`], and says
+    /// `step`. Up to 12 times.
+    Steps,
     /// Accesses the devices' registers at random, says `still here`, and resets.
     Noise,
     /// Starts all devices with random queues, says `still here`, and resets.
@@ -204,6 +276,7 @@ impl Guest {
             Self::TripleFault => &raw const TRIPLE_FAULT,
             Self::Loop => &raw const LOOP,
             Self::Marked(_) => &raw const MARKED,
+            Self::Steps => &raw const STEPS,
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
         };

@@ -12,6 +12,7 @@ mod boot;
 mod bus;
 mod confine;
 mod cpu;
+mod dirty;
 mod mptable;
 mod save;
 mod snapshot;
@@ -29,8 +30,10 @@ use std::sync::{Arc, PoisonError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::dirty::Dirty;
+use self::save::What;
 use self::snapshot::Snapshot;
-use self::vm::{Ends, Vm};
+use self::vm::{Ends, Saved, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
 use super::wire::{self, Config, Ended, Message, Reply, Request};
@@ -89,7 +92,17 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         true => {
             let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;
             let pages = child::inherited_file(fd::PAGES).during("take the memory's file")?;
-            Some((Snapshot::read(&mut state, &config.build)?, pages))
+            let changes = match &config.changes {
+                Some(_) => Some(
+                    child::inherited_file(fd::CHANGES).during("take the changed pages' file")?,
+                ),
+                None => None,
+            };
+            Some(Saved {
+                state: Snapshot::read(&mut state, &config.build)?,
+                pages,
+                changes,
+            })
         }
         false => None,
     };
@@ -106,6 +119,10 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         vm: &vm,
         paused: false,
         saver,
+        dirty: config.track.then(|| {
+            let changed = config.changes.as_deref().unwrap_or_default();
+            Dirty::new(config.memory_mib, changed)
+        }),
     }
     .run();
     vm.stop();
@@ -120,6 +137,7 @@ struct Loop<'a> {
     vm: &'a Vm,
     paused: bool,
     saver: UnixStream,
+    dirty: Option<Dirty>,
 }
 
 impl Loop<'_> {
@@ -161,10 +179,14 @@ impl Loop<'_> {
                 self.paused = false;
                 Reply::Done
             }
-            Request::Save => match self.save() {
-                Ok(()) => Reply::Done,
-                Err(failure) => Reply::Failed(failure.to_string()),
-            },
+            Request::Save => self.save(What::All),
+            Request::SaveChanges => self.save(What::Changes),
+            Request::Base => {
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.base();
+                }
+                Reply::Done
+            }
             Request::Registers => Reply::Registers(self.registers()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
@@ -184,9 +206,12 @@ impl Loop<'_> {
     }
 
     /// Saves the guest, which stays paused.
-    fn save(&mut self) -> Result<(), Failure> {
+    fn save(&mut self, what: What) -> Reply {
         self.pause();
-        save::save(self.vm, &self.saver)
+        match save::save(self.vm, what, &mut self.dirty, &self.saver) {
+            Ok(()) => Reply::Done,
+            Err(failure) => Reply::Failed(failure.to_string()),
+        }
     }
 
     /// The registers of all vCPUs, which stand still for that.

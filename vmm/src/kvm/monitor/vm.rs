@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::Epoll;
@@ -45,9 +47,18 @@ pub(super) struct Ends {
     pub terminal: UnixStream,
 }
 
+/// Where a guest begins that was saved.
+pub(super) struct Saved {
+    pub state: Snapshot,
+    /// Its memory, but for
+    pub pages: File,
+    /// the pages that differ.
+    pub changes: Option<File>,
+}
+
 /// A virtual machine with all its parts.
 pub(super) struct Vm {
-    fd: VmFd,
+    pub fd: VmFd,
     pub memory: Arc<Memory>,
     memory_mib: u32,
     pub bus: Arc<Bus>,
@@ -80,19 +91,29 @@ impl Vm {
     pub fn new(
         config: &Config,
         ends: Ends,
-        saved: Option<(Snapshot, File)>,
+        saved: Option<Saved>,
         (epoll, tokens): (&Arc<Epoll>, u64),
         (outcomes, wake): (&Sender<Ended>, &EventFd),
     ) -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         let fd = create(&kvm)?;
-        let pages = saved.as_ref().map(|(_, pages)| pages);
-        let memory = Arc::new(memory::map(config.memory_mib, pages, false)?);
-        register(&fd, &memory)?;
+        let pages = saved.as_ref().map(|saved| &saved.pages);
+        let memory = Arc::new(memory::map(config.memory_mib, pages, config.track)?);
+        if let (
+            Some(runs),
+            Some(Saved {
+                changes: Some(changes),
+                ..
+            }),
+        ) = (&config.changes, &saved)
+        {
+            memory::lay(&memory, changes, runs)?;
+        }
+        register(&fd, &memory, config.track)?;
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
         let vcpus = vcpus(&kvm, &fd, config)?;
         match &saved {
-            Some((snapshot, _)) => restore(config, snapshot, &fd, &bus, &vcpus)?,
+            Some(saved) => restore(config, &saved.state, &fd, &bus, &vcpus)?,
             None => boot(config, &memory, &bus, &vcpus[0])?,
         }
         let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
@@ -255,12 +276,12 @@ fn restore(
     Ok(())
 }
 
-/// Gives the memory to the guest.
-fn register(vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
+/// Gives the memory to the guest. With `track` KVM notes which pages change.
+fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result<(), Failure> {
     for (slot, region) in memory.iter().enumerate() {
         let region = kvm_userspace_memory_region {
             slot: slot as u32,
-            flags: 0,
+            flags: if track { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,

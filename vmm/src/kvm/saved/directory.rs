@@ -48,6 +48,13 @@ impl Directory {
         Ok(directory)
     }
 
+    /// The name of the guest that is saved there, if one is and can be told.
+    pub fn current(&self) -> Option<String> {
+        let mut file = File::open(self.path.join(STATE)).ok()?;
+        let bytes = format::read(&mut file).ok()?;
+        Some(format::open_any(&bytes).ok()?.manifest.id)
+    }
+
     /// Makes a file in it.
     pub fn create(&self, name: &str) -> Result<New> {
         let path = self.path.join(name);

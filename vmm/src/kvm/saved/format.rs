@@ -70,6 +70,21 @@ pub struct Changes {
     pub runs: Vec<Run>,
 }
 
+impl Changes {
+    /// How many pages there are.
+    pub fn pages(&self) -> u64 {
+        self.runs.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Adds pages behind all others.
+    pub fn add(&mut self, first: u64, count: u64) {
+        match self.runs.last_mut() {
+            Some((last, length)) if *last + *length == first => *length += count,
+            _ => self.runs.push((first, count)),
+        }
+    }
+}
+
 impl Manifest {
     /// The name of the file with the pages.
     pub fn file_name(&self) -> String {

@@ -20,7 +20,7 @@ use self::directory::Directory;
 use self::format::{Manifest, Pages, STATE};
 use self::hash::Hash;
 pub(super) use self::write::write;
-use crate::{Error, Result};
+use crate::{Error, Result, Start};
 
 /// The size of a page in bytes.
 pub(super) const PAGE: usize = 4096;
@@ -42,7 +42,7 @@ pub(super) struct Opened {
 
 /// Removes what others, who were killed, have left in a directory in which a guest is
 /// going to be saved.
-pub(super) fn clean(directory: &Path) -> Result<()> {
+fn clean(directory: &Path) -> Result<()> {
     match Directory::take(directory) {
         // Then somebody else will.
         Err(Error::Saving { .. }) => Ok(()),
@@ -50,11 +50,71 @@ pub(super) fn clean(directory: &Path) -> Result<()> {
     }
 }
 
+/// Where a guest begins, opened, and what its changes are to be counted from.
+pub(super) struct Beginning {
+    /// The guest that is saved whole.
+    pub base: Opened,
+    /// What differs from it.
+    pub changes: Option<Opened>,
+}
+
+/// Opens what a guest begins with; `None`: it boots.
+pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
+    let (base, changes) = match start {
+        Start::Boot => return Ok(None),
+        Start::ToBeSaved(directory) => {
+            clean(directory)?;
+            return Ok(None);
+        }
+        Start::Saved(base) => (base, None),
+        Start::Changed { base, changes } => (base, Some(changes)),
+    };
+    let opened = open(base, build)?;
+    if opened.manifest.changes.is_some() {
+        return Err(refused(
+            base,
+            "it has only what differs from another saved guest",
+        ));
+    }
+    let changes = match changes {
+        Some(directory) => Some(open_changes(directory, base, &opened.manifest, build)?),
+        None => None,
+    };
+    Ok(Some(Beginning {
+        base: opened,
+        changes,
+    }))
+}
+
+/// Opens what differs from the guest `whole`, saved in `base`.
+fn open_changes(directory: &Path, base: &Path, whole: &Manifest, build: &str) -> Result<Opened> {
+    let opened = open(directory, build)?;
+    match &opened.manifest.changes {
+        None => Err(refused(
+            directory,
+            "it is one of its own, and no changes of another",
+        )),
+        Some(changes)
+            if (&changes.base, changes.base_hash) != (&whole.id, whole.pages.hash)
+                || opened.manifest.memory_mib != whole.memory_mib =>
+        {
+            Err(refused(
+                directory,
+                format!(
+                    "it differs from another saved guest than the one in {}",
+                    base.display()
+                ),
+            ))
+        }
+        Some(_) => Ok(opened),
+    }
+}
+
 /// Opens what is saved in `directory`, if `build` has saved it and it is whole.
 ///
 /// The pages are looked at only where their file is not as it was when they were saved:
 /// a copy, or one that somebody has written to.
-pub(super) fn open(directory: &Path, build: &str) -> Result<Opened> {
+fn open(directory: &Path, build: &str) -> Result<Opened> {
     let mut last = None;
     loop {
         let (mut state, manifest) = open_state(directory, build)?;
@@ -130,8 +190,11 @@ fn check_pages(file: &File, saved: &Pages, thorough: bool) -> io::Result<Result<
 pub struct Verified {
     /// The name that no other saved guest has.
     pub id: String,
-    /// The file with its pages: its memory, from the first byte to the last.
+    /// The file with its pages: its memory, from the first byte to the last; or, where it
+    /// differs from another, only the pages that do.
     pub pages: PathBuf,
+    /// The `id` of the guest that it differs from.
+    pub base: Option<String>,
     /// Whatever else lies in the directory.
     pub leftovers: Vec<PathBuf>,
 }
@@ -161,6 +224,7 @@ pub fn verify(directory: &Path, options: &super::Options) -> Result<Verified> {
     leftovers.retain(|path| *path != pages && *path != directory.join(STATE));
     Ok(Verified {
         id: opened.manifest.id,
+        base: opened.manifest.changes.map(|changes| changes.base),
         pages,
         leftovers,
     })

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::directory::{Directory, New};
-use super::format::{self, Manifest, Pages};
+use super::format::{self, Changes, Manifest, Pages};
 use super::hash::Hash;
 use super::stream::{Piece, Receiver};
 use super::{PAGE, pages_of};
@@ -19,13 +19,15 @@ use crate::{Error, Result};
 const WHAT: &str = "save";
 
 /// Takes what a monitor says of a guest with `memory_mib` MiB from `stream`, and makes it
-/// what is saved in `directory`. On any error that is what it was before.
+/// what is saved in `directory`. On any error that is what it was before. With `base`, the
+/// monitor says what differs from that.
 ///
 /// However this ends, the monitor is heard to the end, if it has one.
 pub fn write(
     directory: &Path,
     build: &str,
     memory_mib: u32,
+    base: Option<&Manifest>,
     stream: &UnixStream,
 ) -> Result<Manifest> {
     let setting = stream.set_read_timeout(Some(ANSWER));
@@ -34,7 +36,7 @@ pub fn write(
         source,
     })?;
     let mut receiver = Receiver::new(stream, pages_of(memory_mib));
-    let result = Files::create(directory, memory_mib).and_then(|mut files| {
+    let result = Files::create(directory, memory_mib, base).and_then(|mut files| {
         files.receive(&mut receiver)?;
         files.commit(build)
     });
@@ -68,32 +70,67 @@ struct Files {
     id: String,
     memory_mib: u32,
     pages: New,
+    changes: Option<Changes>,
+    /// How many changed pages were written.
+    written: u64,
     hash: Hash,
     state: Option<Vec<u8>>,
 }
 
 impl Files {
-    fn create(directory: &Path, memory_mib: u32) -> Result<Self> {
-        let directory = Directory::take(directory)?;
+    fn create(directory: &Path, memory_mib: u32, base: Option<&Manifest>) -> Result<Self> {
+        let path = directory;
+        let directory = Directory::take(path)?;
+        if base.is_some_and(|base| Some(&base.id) == directory.current().as_ref()) {
+            return Err(Error::OverBase {
+                directory: path.to_owned(),
+            });
+        }
         let id = new_id().map_err(|source| Error::Io {
             what: "name a saved guest",
             source,
         })?;
-        let pages = directory.create(&format::file_name(&id, false))?;
-        // What is not written is zeros.
-        let length = pages_of(memory_mib) * PAGE as u64;
-        pages
-            .file
-            .set_len(length)
-            .map_err(|source| pages.error(source))?;
+        let pages = directory.create(&format::file_name(&id, base.is_some()))?;
+        if base.is_none() {
+            // What is not written is zeros.
+            let length = pages_of(memory_mib) * PAGE as u64;
+            pages
+                .file
+                .set_len(length)
+                .map_err(|source| pages.error(source))?;
+        }
         Ok(Self {
             directory,
             id,
             memory_mib,
             pages,
+            changes: base.map(|base| Changes {
+                base: base.id.clone(),
+                base_hash: base.pages.hash,
+                runs: Vec::new(),
+            }),
+            written: 0,
             hash: Hash::new(),
             state: None,
         })
+    }
+
+    fn add(&mut self, first: u64, pages: &[u8]) -> Result<()> {
+        let at = match &mut self.changes {
+            None => first,
+            Some(changes) => {
+                let count = (pages.len() / PAGE) as u64;
+                changes.add(first, count);
+                self.written += count;
+                self.written - count
+            }
+        };
+        self.pages
+            .file
+            .write_all_at(pages, at * PAGE as u64)
+            .map_err(|source| self.pages.error(source))?;
+        self.hash.add(at, pages);
+        Ok(())
     }
 
     fn receive(&mut self, receiver: &mut Receiver<&UnixStream>) -> Result<()> {
@@ -106,13 +143,7 @@ impl Files {
                         "it says two states",
                     )));
                 }
-                Piece::Pages(first, pages) => {
-                    self.pages
-                        .file
-                        .write_all_at(pages, first * PAGE as u64)
-                        .map_err(|source| self.pages.error(source))?;
-                    self.hash.add(first, pages);
-                }
+                Piece::Pages(first, pages) => self.add(first, pages)?,
                 Piece::End => return Ok(()),
                 Piece::Failed(words) => {
                     return Err(Error::Refused {
@@ -131,8 +162,10 @@ impl Files {
             id,
             memory_mib,
             pages,
+            changes,
             hash,
             state,
+            ..
         } = self;
         let metadata = pages
             .file
@@ -145,7 +178,7 @@ impl Files {
                 modified: (metadata.mtime(), metadata.mtime_nsec()),
                 hash: hash.finish(),
             },
-            changes: None,
+            changes,
             id,
         };
         let mut new = directory.create(&format!("state.new-{}", manifest.id))?;

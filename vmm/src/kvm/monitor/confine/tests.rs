@@ -82,6 +82,8 @@ fn config() -> Config {
         vcpus: 1,
         memory_mib: 16,
         saved: false,
+        changes: None,
+        track: false,
         build: String::new(),
         disks: Vec::new(),
     }
