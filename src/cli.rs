@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crucible_vmm::kvm::monitor;
 
 use crate::commands::{
-    clean, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, torture,
+    clean, clones, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, torture,
 };
 use crate::context::Context;
 use crate::machines;
@@ -59,6 +59,9 @@ pub enum Command {
     Shell(shell::ShellArgs),
     /// Run crucible in a Linux that has KVM, whatever this host has
     Nested(nested::NestedArgs),
+    /// Run many guests at once that begin as the same saved one, and compare who they are
+    #[command(hide = true)]
+    Clones(clones::ClonesArgs),
     /// Run one guest on KVM; for crucible itself
     #[command(name = machines::MONITOR, hide = true)]
     Monitor,
@@ -79,6 +82,7 @@ impl Command {
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
+            Self::Clones(args) => clones::run(&args, context),
             Self::Monitor => Ok(monitor::main()),
             Self::Clean(args) => clean::run(&args, context),
         }

@@ -48,8 +48,15 @@ fn clones_of_one_guest_are_guests_of_their_own() {
         .collect();
     let mut seen = HashSet::new();
     for (_, guest) in &mut clones {
+        let told = guest.identity().clone();
+        assert_eq!(ask(guest, "cat /run/crucible/instance"), told.instance);
+        let mac = told.mac.expect("a kernel with TAP").to_string();
+        assert_eq!(ask(guest, "cat /sys/class/net/eth0/address"), mac);
+        assert_eq!(told.random.len(), 32);
+        assert!(seen.insert(format!("{:?}", told.random)));
         for script in [
             "cat /run/crucible/instance",
+            "cat /sys/class/net/eth0/address",
             "head -c 16 /dev/urandom | od -An -tx1",
             "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
             "ip -o link 2>/dev/null; cat /work/mine 2>/dev/null; echo $$ > /work/mine; date +%N",

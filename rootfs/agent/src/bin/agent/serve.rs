@@ -193,10 +193,10 @@ impl Agent {
             bail!("this guest has begun already");
         }
         boot::mount_own().context("the guest's disks are not as they should be")?;
-        boot::identify(begin)?;
+        let identity = boot::identify(begin)?;
         boot::prepare().context("cannot prepare the guest")?;
         self.begun = true;
-        Ok(Reply::Done)
+        Ok(Reply::Begun(identity))
     }
 
     fn prepare(&mut self, from: Option<&str>) -> Result<Reply> {
