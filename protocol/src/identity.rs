@@ -32,8 +32,6 @@ pub struct Identity {
     /// The first random bytes that it drew, as `getrandom(2)` gives them to everybody.
     #[serde(with = "bytes")]
     pub random: Vec<u8>,
-    /// Its clock, in nanoseconds since 1970 (UTC).
-    pub now_ns: u64,
 }
 
 /// An Ethernet address.

@@ -7,6 +7,7 @@
 
 mod directory;
 pub(in crate::kvm) mod format;
+pub(in crate::kvm) mod fuzz;
 pub(in crate::kvm) mod hash;
 pub(in crate::kvm) mod stream;
 mod write;

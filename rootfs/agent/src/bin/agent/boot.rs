@@ -16,7 +16,7 @@ use std::{
     os::fd::AsRawFd,
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -140,22 +140,31 @@ pub fn mount_own() -> Result<()> {
     optional("tracefs", "/sys/kernel/tracing")
 }
 
-/// Sets the clock, makes the random numbers and the network this guest's own, and tells who
-/// it is now.
-pub fn identify(begin: &Begin) -> Result<Identity> {
-    let now = TimeSpec::from_duration(Duration::from_nanos(begin.now_ns));
-    clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")?;
+/// Sets the clock. To be called first: it is late by whatever comes before.
+pub fn set_clock(now_ns: u64) -> Result<()> {
+    let now = TimeSpec::from_duration(Duration::from_nanos(now_ns));
+    clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")
+}
+
+/// Makes the random numbers this guest's own. To be called before anything draws any: file
+/// systems do when they are mounted.
+pub fn reseed(seed: &[u8]) -> Result<()> {
     let random = File::options()
         .write(true)
         .open("/dev/urandom")
         .context("cannot open /dev/urandom")?;
     (&random)
-        .write_all(&begin.seed)
+        .write_all(seed)
         .context("cannot stir the random numbers")?;
     // Written bytes alone take effect with the next reseeding, minutes later.
     // SAFETY: RNDRESEEDCRNG takes no argument.
     let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
     nix::errno::Errno::result(result).context("cannot reseed the random numbers")?;
+    Ok(())
+}
+
+/// Gives the guest its name and its network, and tells who it is now.
+pub fn identify(begin: &Begin) -> Result<Identity> {
     make_dir("/run/crucible", 0o755)?;
     fs::write("/run/crucible/instance", format!("{}\n", begin.instance))
         .context("cannot note the guest's name")?;
@@ -168,10 +177,6 @@ pub fn identify(begin: &Begin) -> Result<Identity> {
         instance: begin.instance.clone(),
         mac: network::interface(Mac::of(&begin.instance))?,
         random,
-        now_ns: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_nanos() as u64,
     })
 }
 

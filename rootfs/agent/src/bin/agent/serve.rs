@@ -192,6 +192,8 @@ impl Agent {
         if self.begun {
             bail!("this guest has begun already");
         }
+        boot::set_clock(begin.now_ns)?;
+        boot::reseed(&begin.seed)?;
         boot::mount_own().context("the guest's disks are not as they should be")?;
         let identity = boot::identify(begin)?;
         boot::prepare().context("cannot prepare the guest")?;
