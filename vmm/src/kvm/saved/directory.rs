@@ -6,6 +6,7 @@
 //! the old one's place. What somebody who was killed has left is removed by the next one
 //! who saves there, or who starts a guest to be saved there.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::format::{self, STATE};
 use crate::{Error, Result};
 
-/// Beginnings of the names of what may be left over.
+/// Beginnings of the names of what may be left over; a guest's `id` follows.
 const OURS: [&str; 3] = ["state.new-", "memory-", "changes-"];
 
 /// A directory that only we save to.
@@ -107,15 +108,18 @@ impl Directory {
         };
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
-            let ours = name
-                .to_str()
-                .is_some_and(|name| OURS.iter().any(|ours| name.starts_with(ours)));
-            if ours && Some(name.as_os_str()) != current.as_ref().map(AsRef::as_ref) {
+            if is_ours(&name) && Some(name.as_os_str()) != current.as_ref().map(AsRef::as_ref) {
                 fs::remove_file(self.path.join(name))?;
             }
         }
         Ok(())
     }
+}
+
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.to_str().unwrap_or_default();
+    let mut ids = OURS.iter().filter_map(|ours| name.strip_prefix(ours));
+    ids.any(format::is_id)
 }
 
 /// A file that is removed again unless it comes to stay.
@@ -142,5 +146,58 @@ impl Drop for New {
             // The next one to save here removes it, if we cannot.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_go_and_what_is_not_ours_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = "0123456789abcdef".repeat(2);
+        let mut others = ["changes-", "memory", "memory-of-old-times", "other"].map(String::from);
+        for name in &others {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        for ours in OURS {
+            fs::write(directory.path().join(format!("{ours}{id}")), "").unwrap();
+        }
+        let taken = Directory::take(directory.path()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        others.sort();
+        assert_eq!(names, others);
+        drop(taken);
+        // What is there and no state of ours may need what lies beside it.
+        fs::write(directory.path().join(STATE), "of a later version").unwrap();
+        let memory = directory.path().join(format!("memory-{id}"));
+        fs::write(&memory, "").unwrap();
+        Directory::take(directory.path()).unwrap();
+        assert!(memory.exists());
+    }
+
+    #[test]
+    fn one_at_a_time_saves_in_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Directory::take(directory.path()).unwrap();
+        let second = Directory::take(directory.path()).err();
+        assert!(matches!(second, Some(Error::Saving { .. })), "{second:?}");
+        drop(first);
+        Directory::take(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_come_to_stay_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = Directory::take(directory.path()).unwrap();
+        let new = taken.create("new").unwrap();
+        assert!(directory.path().join("new").exists());
+        drop(new);
+        assert!(!directory.path().join("new").exists());
     }
 }

@@ -18,6 +18,8 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
+use super::PAGE;
+
 /// The name of the file.
 pub const STATE: &str = "state";
 
@@ -94,26 +96,27 @@ impl Manifest {
     /// Whether what it says can be. Its file may come from anywhere; and its names become
     /// names of files.
     fn is_sound(&self) -> bool {
-        let is_id =
-            |id: &str| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let memory = u64::from(self.memory_mib) << 20;
-        match &self.changes {
-            None => is_id(&self.id) && self.pages.length == memory,
-            Some(changes) => {
-                let mut next = Some(0);
-                let mut count = 0;
-                for &(first, pages) in &changes.runs {
-                    let follows = next.is_some_and(|next| first >= next) && pages > 0;
-                    next = first.checked_add(pages).filter(|_| follows);
-                    count += pages.min(memory);
-                }
-                is_id(&self.id)
-                    && is_id(&changes.base)
-                    && next.is_some_and(|end| end <= memory / super::PAGE as u64)
-                    && self.pages.length == count * super::PAGE as u64
-            }
-        }
+        let Some(changes) = &self.changes else {
+            return is_id(&self.id) && self.pages.length == memory;
+        };
+        // Where each run ends, if it begins behind the one before and ends in the memory.
+        let all = memory / PAGE as u64;
+        let end = changes.runs.iter().try_fold(0, |next, &(first, count)| {
+            let end = first.checked_add(count)?;
+            (first >= next && count > 0 && end <= all).then_some(end)
+        });
+        // So there are not more of them than the memory has.
+        is_id(&self.id)
+            && is_id(&changes.base)
+            && end.is_some()
+            && self.pages.length == changes.pages() * PAGE as u64
     }
+}
+
+/// Whether this can be the name of a saved guest.
+pub fn is_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The name of a file with pages.

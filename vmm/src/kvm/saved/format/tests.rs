@@ -99,6 +99,7 @@ fn a_manifest_that_cannot_be_is_refused() {
         differing(&[(256, 1)], 1),
         differing(&[(u64::MAX, 2)], 2),
         differing(&[(0, u64::MAX)], 1),
+        differing(&[(0, u64::MAX); 8192], 1),
     ];
     for manifest in bad {
         let why = refusal(&sealed("b1", &manifest));
