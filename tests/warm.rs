@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::{LONG, spec};
 use crucible_engine::guest::Guest;
 use crucible_vmm::qemu::{Options, QemuMachine};
-use crucible_vmm::{Exit, Start};
+use crucible_vmm::{Error, Exit, Start};
 use serde_json::Value;
 
 /// How far a guest's clock may be off: what it takes to ask on a busy host.
@@ -89,6 +89,29 @@ fn what_is_no_saved_guest_is_refused() {
         .err()
         .unwrap();
     assert!(!error.to_string().is_empty());
+}
+
+#[test]
+fn a_saved_guest_is_not_lost_to_another() {
+    let saved = tempfile::tempdir().unwrap();
+    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
+    guest.machine().save().unwrap();
+    // Its memory is the file; whoever is to go on has to start from there.
+    let error = guest.machine().resume().unwrap_err().to_string();
+    assert!(error.contains("that of the saved guest"), "{error}");
+    guest.machine().kill().unwrap();
+    let memory = saved.path().join("memory");
+    let written = |path| fs::metadata(path).unwrap().modified().unwrap();
+    let before = written(&memory);
+    let (_files, mut spec) = spec();
+    spec.start = Start::ToBeSaved(saved.path().into());
+    let error = QemuMachine::start(&spec, &Options::default()).err();
+    assert!(
+        matches!(error, Some(Error::AlreadySaved { .. })),
+        "{error:?}"
+    );
+    assert_eq!(written(&memory), before);
 }
 
 #[test]
