@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
 use crucible_artefacts::{Cache, rootfs, scratch};
 use crucible_engine::guest::Guest;
-use crucible_vmm::{Disk, Machine, MachineSpec, Start};
+use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
 use crate::bundle::Bundle;
 use crate::context::Context;
@@ -23,6 +23,21 @@ const MEMORY: [(Flavour, u32); 3] = [
     (Flavour::Coverage, 1024),
 ];
 
+/// The command that debugs a guest.
+fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
+    let quote = |words: String| match words
+        .contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it))
+    {
+        true => format!("'{}'", words.replace('\'', "'\\''")),
+        false => words,
+    };
+    format!(
+        "gdb -ex {} {}",
+        quote(format!("target remote {address}")),
+        quote(kernel.display().to_string())
+    )
+}
+
 /// Which kernel and which machine, on the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub struct GuestArgs {
@@ -32,6 +47,10 @@ pub struct GuestArgs {
     /// Which machine.
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Have each guest wait for gdb, at this port of this host or Unix socket, before it
+    /// runs. No time is too long then; see docs/debugging.md
+    #[arg(long, value_name = "PORT|SOCKET")]
+    pub gdb: Option<DebuggerAddress>,
 }
 
 /// Which kernel, on the command line.
@@ -90,6 +109,7 @@ pub struct Images {
     kind: Kind,
     vcpus: u8,
     cold: bool,
+    debugger: Option<DebuggerAddress>,
     /// The kernel.
     pub kernel: Kernel,
     /// The disk with the agent and its tools.
@@ -117,6 +137,7 @@ impl Images {
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
                 cold: args.machine.cold,
+                debugger: args.gdb.clone(),
             });
         }
         context.host()?;
@@ -134,6 +155,7 @@ impl Images {
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
             cold: args.machine.cold,
+            debugger: args.gdb.clone(),
         })
     }
 
@@ -176,7 +198,16 @@ impl Images {
         if !self.cold {
             spec.start = Start::Saved(self.saved(context, &spec)?);
         }
-        machines::start(self.kind, &spec)
+        spec.debugger = self.debugger.clone();
+        let machine = machines::start(self.kind, &spec)?;
+        if let Some(address) = &self.debugger {
+            // Without it the guest never runs, so this is not for --quiet to hide.
+            eprintln!(
+                "crucible: the guest waits for: {}",
+                gdb(address, &self.kernel.image)
+            );
+        }
+        Ok(machine)
     }
 
     /// The machine that boots these with the writable disk `scratch`; its logs
@@ -197,5 +228,23 @@ impl Images {
             .map(String::from)
             .to_vec();
         spec
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_for_gdb_can_be_copied() {
+        let kernel = Path::new("/a/it's/vmlinux");
+        assert_eq!(
+            gdb(&DebuggerAddress::Port(1234), Path::new("/a/vmlinux")),
+            "gdb -ex 'target remote :1234' /a/vmlinux"
+        );
+        assert_eq!(
+            gdb(&DebuggerAddress::Socket("/run/gdb".into()), kernel),
+            r"gdb -ex 'target remote /run/gdb' '/a/it'\''s/vmlinux'"
+        );
     }
 }

@@ -2,6 +2,8 @@
 //! Our own monitor on a KVM that works: in a Linux that QEMU gives a CPU with
 //! virtualisation, so that it is the same on every host.
 
+mod debugger;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -23,20 +25,32 @@ fn records(output: &Output) -> Vec<Value> {
     records.unwrap_or_else(|error| panic!("no record ({error}); it said: {said}"))
 }
 
-/// Cold with two vCPUs; then the main scenario, from a guest that was saved; then some guests
-/// at once that begin with what another has changed since. Standard output is for records.
-const SCRIPT: &str = "
-./crucible -q scenario hello --machine kvm --cold --vcpus 2 --json
-./crucible -q scenario vfork --machine kvm --json
-./crucible -q clones 4 --machine kvm --changes >&2";
+/// Cold with two vCPUs; then the main scenario, from a guest that was saved; and from the
+/// same one, another that gdb looks at; then some guests at once that begin with what another
+/// has changed since. Standard output is for records.
+fn script() -> String {
+    let quote = |words: String| format!("'{words}'");
+    let arguments = debugger::arguments("/tmp/gdb").into_iter().map(quote);
+    format!(
+        "./crucible -q scenario hello --machine kvm --cold --vcpus 2 --json
+        ./crucible -q scenario vfork --machine kvm --json
+        ./crucible -q scenario {scenario} --machine kvm --gdb /tmp/gdb --json &
+        until test -S /tmp/gdb; do kill -0 $!; sleep 0.1; done
+        timeout 1200 gdb {arguments} vmlinux >&2
+        wait $!
+        ./crucible -q clones 4 --machine kvm --changes >&2",
+        scenario = debugger::SCENARIO,
+        arguments = arguments.collect::<Vec<_>>().join(" "),
+    )
+}
 
 #[test]
 fn the_main_scenario_passes_in_our_own_machine() {
-    let output = crucible(&["-q", "nested", "--script", SCRIPT]);
+    let output = crucible(&["-q", "nested", "--script", &script()]);
     let records = records(&output);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(records.len(), 2, "{said}");
-    for (record, start) in records.iter().zip(["cold", "warm"]) {
+    assert_eq!(records.len(), 3, "{said}");
+    for (record, start) in records.iter().zip(["cold", "warm", "warm"]) {
         assert_eq!(record["verdict"], "pass", "{record:#}");
         let machine = &record["versions"]["machine"];
         assert_eq!(machine["kind"], "kvm", "{machine}");
@@ -44,6 +58,7 @@ fn the_main_scenario_passes_in_our_own_machine() {
     }
     assert!(said.contains("4 clones of one saved guest: pass"), "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
+    debugger::check(&said);
 }
 
 #[test]

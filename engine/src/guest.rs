@@ -103,6 +103,8 @@ pub struct Guest {
     next: u64,
     info: GuestInfo,
     identity: Identity,
+    /// Whether a debugger may hold it: then nothing is too slow.
+    is_debugged: bool,
 }
 
 impl Guest {
@@ -126,6 +128,7 @@ impl Guest {
         forward_alerts(machine.alerts(), sender).map_err(GuestError::Thread)?;
         let mut guest = Self {
             to: machine.channel()?,
+            is_debugged: machine.is_debugged(),
             machine,
             incoming,
             alerts: Vec::new(),
@@ -169,6 +172,14 @@ impl Guest {
         self.machine.as_mut()
     }
 
+    /// How long something may take that should take no longer than this.
+    fn limit(&self, usual: Duration) -> Duration {
+        match self.is_debugged {
+            true => SESSION,
+            false => usual,
+        }
+    }
+
     /// Asks, and waits for the answer, an alert, or the end.
     fn ask(
         &mut self,
@@ -176,6 +187,7 @@ impl Guest {
         what: &'static str,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
+        let limit = self.limit(limit);
         let deadline = Instant::now() + limit + GRACE;
         self.next += 1;
         let id = self.next;
@@ -294,7 +306,7 @@ impl Guest {
             argv: argv.to_vec(),
             env: env.clone(),
             cwd: cwd.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         self.tool(request, "exec", limit)
     }
@@ -325,7 +337,7 @@ impl Guest {
     pub fn wait(&mut self, run: &str, limit: Duration) -> Result<Stopped, GuestError> {
         let request = Request::Wait {
             run: run.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         match self.ask(request, "wait", limit)? {
             Reply::Stopped(stopped) => Ok(stopped),
@@ -354,7 +366,7 @@ impl Guest {
             run: run.to_owned(),
             image: image.to_owned(),
             log: log.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         self.tool(request, "checkpoint", limit)
     }
@@ -363,7 +375,7 @@ impl Guest {
     pub fn kill(&mut self, run: &str) -> Result<(), GuestError> {
         let request = Request::Kill {
             run: run.to_owned(),
-            timeout_ms: ms(PROMPT),
+            timeout_ms: ms(self.limit(PROMPT)),
         };
         self.done(request, "kill", PROMPT)
     }
@@ -380,7 +392,7 @@ impl Guest {
             run: run.to_owned(),
             image: image.to_owned(),
             log: log.to_owned(),
-            timeout_ms: ms(limit),
+            timeout_ms: ms(self.limit(limit)),
         };
         match self.ask(request, "restart", limit)? {
             Reply::Restarted { pid: Some(pid), .. } => Ok(Ok(pid)),
@@ -484,7 +496,7 @@ impl Guest {
     /// Shuts the guest down and waits for the machine's end.
     pub fn shutdown(mut self) -> Result<(), GuestError> {
         self.done(Request::Shutdown, "shutdown", PROMPT)?;
-        let exit = self.machine.wait(PROMPT)?;
+        let exit = self.machine.wait(self.limit(PROMPT))?;
         self.check_alerts()?;
         match exit {
             Some(Exit::Shutdown) => Ok(()),

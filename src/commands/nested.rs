@@ -65,6 +65,7 @@ pub struct NestedArgs {
 pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     let guest = GuestArgs {
         kernel: args.kernel.clone(),
+        gdb: None,
         // Only the files are wanted here.
         machine: MachineArgs {
             machine: MachineArg::Qemu,

@@ -9,8 +9,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,7 +23,7 @@ use std::thread;
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
-use crate::{Error, MachineSpec, Result};
+use crate::{DebuggerAddress, Error, MachineSpec, Result};
 
 /// The file descriptors at which the child finds its ends of our sockets.
 pub(crate) mod fd {
@@ -31,6 +33,8 @@ pub(crate) mod fd {
     pub const TERMINAL: i32 = 6;
     /// The state of a saved machine, where there is one.
     pub const STATE: i32 = 7;
+    /// The socket at which a debugger is waited for, where one is.
+    pub const DEBUGGER: i32 = 8;
     /// The socket that our own monitor saves its guest by.
     pub const SAVED: i32 = 9;
     /// The pages of a guest that was saved by it, where it begins with one.
@@ -49,12 +53,13 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Has `command`, once it runs, find the other ends and `files` at their numbers, and
-    /// write what it says on standard error to the file `messages`.
+    /// Has `command`, once it runs, find the other ends and `files` at their numbers, and a
+    /// socket at `debugger`, and write what it says on standard error to the file `messages`.
     pub fn hand_over(
         command: &mut Command,
         messages: &Path,
         files: Vec<(i32, File)>,
+        debugger: Option<&DebuggerAddress>,
     ) -> Result<Self> {
         let log = File::create(messages).map_err(|source| Error::File {
             path: messages.to_owned(),
@@ -83,6 +88,12 @@ impl Sockets {
             parent_fd: file.into(),
             child_fd,
         }));
+        if let Some(address) = debugger {
+            mappings.push(FdMapping {
+                parent_fd: listen(address)?,
+                child_fd: fd::DEBUGGER,
+            });
+        }
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -94,6 +105,28 @@ impl Sockets {
             })?;
         Ok(sockets)
     }
+}
+
+/// A socket that waits at this address. A Unix socket's file stays when nobody waits any
+/// more; the next one takes its place.
+fn listen(address: &DebuggerAddress) -> Result<OwnedFd> {
+    let listening = match address {
+        DebuggerAddress::Port(port) => {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).map(OwnedFd::from)
+        }
+        DebuggerAddress::Socket(path) => {
+            let is_socket = fs::metadata(path).is_ok_and(|it| it.file_type().is_socket());
+            if is_socket && UnixStream::connect(path).is_err() {
+                // If it cannot be removed, binding says why.
+                let _ = fs::remove_file(path);
+            }
+            UnixListener::bind(path).map(OwnedFd::from)
+        }
+    };
+    listening.map_err(|source| Error::Debugger {
+        address: address.clone(),
+        source,
+    })
 }
 
 /// Takes the socket at `number` that this process was started with. To be called once

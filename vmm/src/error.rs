@@ -2,6 +2,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::DebuggerAddress;
+
 /// What can go wrong with a machine on the host's side.
 ///
 /// The messages leave out their source; whoever prints them walks the chain.
@@ -27,6 +29,14 @@ pub enum Error {
     File {
         /// Which file.
         path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A debugger cannot be waited for.
+    #[error("cannot wait for a debugger at {address}")]
+    Debugger {
+        /// Where.
+        address: DebuggerAddress,
         /// Why not.
         source: io::Error,
     },

@@ -17,7 +17,9 @@ mod states;
 
 pub use console::{Alert, AlertKind};
 pub use error::{Error, Result};
-pub use machine::{Changes, Description, Disk, Exit, Machine, MachineSpec, Start, TaskStates};
+pub use machine::{
+    Changes, DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Start, TaskStates,
+};
 
 /// The name of the virtio-serial port that leads to the guest's agent.
 pub const CHANNEL_PORT: &str = "org.crucible.channel";

@@ -1,5 +1,8 @@
+use std::fmt;
+use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -31,6 +34,40 @@ impl Disk {
         Self {
             path: path.into(),
             readonly: false,
+        }
+    }
+}
+
+/// Where a machine waits for a debugger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DebuggerAddress {
+    /// A TCP port of this host, for this host.
+    Port(u16),
+    /// A Unix socket, made new.
+    Socket(PathBuf),
+}
+
+impl FromStr for DebuggerAddress {
+    type Err = String;
+
+    /// A number is a port, all else is a path.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.chars().all(|digit| digit.is_ascii_digit()) {
+            return Ok(Self::Socket(text.into()));
+        }
+        match text.parse::<NonZeroU16>() {
+            Ok(port) => Ok(Self::Port(port.get())),
+            Err(_) => Err("ports are from 1 to 65535; all that is no number is a path".into()),
+        }
+    }
+}
+
+impl fmt::Display for DebuggerAddress {
+    /// As gdb's `target remote` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, ":{port}"),
+            Self::Socket(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -88,6 +125,9 @@ pub struct MachineSpec {
     /// Whether it is noted which pages of its memory the guest changes, for
     /// [`Machine::save_changes`]. It makes the guest a little slower. Not on QEMU.
     pub track_changes: bool,
+    /// Where a debugger may connect by gdb's remote protocol. The guest waits for the first
+    /// one; others may come later.
+    pub debugger: Option<DebuggerAddress>,
     /// Where everything that the guest's console prints goes.
     pub console_log: PathBuf,
     /// A directory for the machine's own files (the emulator's messages).
@@ -106,6 +146,7 @@ impl MachineSpec {
             disks: Vec::new(),
             start: Start::Boot,
             track_changes: false,
+            debugger: None,
             console_log: run_dir.join("console.log"),
             run_dir,
         }
@@ -239,6 +280,25 @@ pub trait Machine: Send {
     /// Ends the machine at once and waits until it is gone.
     fn kill(&mut self) -> Result<()>;
 
+    /// Whether a debugger may hold the guest, for as long as it likes: then nothing that
+    /// takes long means anything.
+    fn is_debugged(&self) -> bool;
+
     /// What this machine is.
     fn describe(&self) -> Description;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_port_and_all_else_a_path() {
+        assert_eq!("1234".parse(), Ok(DebuggerAddress::Port(1234)));
+        let path = DebuggerAddress::Socket("/run/1234".into());
+        assert_eq!("/run/1234".parse(), Ok(path));
+        for text in ["0", "65536", ""] {
+            assert!(text.parse::<DebuggerAddress>().is_err(), "{text}");
+        }
+    }
 }

@@ -34,6 +34,7 @@ pub const PACKAGES: &[Package] = &[
     package("xz-utils", "unpacks the kernel's source"),
     package("patch", "applies the kernel's series"),
     package("git", "exports the kernel's series"),
+    package("gdb", "debugs the guest's kernel"),
 ];
 
 const fn package(name: &'static str, purpose: &'static str) -> Package {

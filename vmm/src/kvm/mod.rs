@@ -58,6 +58,7 @@ pub struct KvmMachine {
     description: Description,
     messages: PathBuf,
     start: Start,
+    is_debugged: bool,
     exit: Option<Exit>,
 }
 
@@ -157,7 +158,7 @@ impl KvmMachine {
             };
             files.push((fd::STATE, state));
         }
-        let sockets = Sockets::hand_over(&mut command, &messages, files)?;
+        let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let config = Config {
@@ -176,6 +177,7 @@ impl KvmMachine {
             saved: base.is_some(),
             changes,
             track: spec.track_changes,
+            debugger: spec.debugger.is_some(),
             build: build.clone(),
         };
         let control = match Control::start(sockets.control, &config) {
@@ -221,6 +223,7 @@ impl KvmMachine {
             base,
             messages,
             start: spec.start.clone(),
+            is_debugged: spec.debugger.is_some(),
             exit: None,
         })
     }
@@ -340,6 +343,10 @@ impl Machine for KvmMachine {
             source,
         })?;
         self.reap(true).map(|_| ())
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.is_debugged
     }
 
     fn describe(&self) -> Description {

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub changes: Option<Vec<Run>>,
     /// Whether it is noted which pages the guest changes.
     pub track: bool,
+    /// Whether a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
+    pub debugger: bool,
     /// The name of this build, for such states.
     pub build: String,
 }

@@ -76,6 +76,14 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     args.socket(CONSOLE_CHARDEV, fd::CONSOLE);
     args.option("-serial", &format!("chardev:{CONSOLE_CHARDEV}"));
 
+    if spec.debugger.is_some() {
+        let socket = format!("socket,id=gdb,fd={},server=on,wait=off", fd::DEBUGGER);
+        args.option("-chardev", &socket);
+        args.option("-gdb", "chardev:gdb");
+        // The guest waits for it.
+        args.flag("-S");
+    }
+
     for (index, disk) in spec.disks.iter().enumerate() {
         args.disk(index, disk);
     }

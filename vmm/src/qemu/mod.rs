@@ -155,6 +155,7 @@ pub struct QemuMachine {
     messages: PathBuf,
     start: Start,
     saved: bool,
+    is_debugged: bool,
     exit: Option<Exit>,
 }
 
@@ -178,7 +179,12 @@ impl QemuMachine {
         command.args(&arguments);
         let state = snapshot::state_to_load(spec)?;
         let files = state.map(|file| (fd::STATE, file));
-        let sockets = Sockets::hand_over(&mut command, &messages, files.into_iter().collect())?;
+        let sockets = Sockets::hand_over(
+            &mut command,
+            &messages,
+            files.into_iter().collect(),
+            spec.debugger.as_ref(),
+        )?;
         let console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let qmp = match Qmp::connect(sockets.control, ANSWER) {
@@ -207,6 +213,7 @@ impl QemuMachine {
             messages,
             start: spec.start.clone(),
             saved: false,
+            is_debugged: spec.debugger.is_some(),
             exit: None,
         })
     }
@@ -321,6 +328,10 @@ impl Machine for QemuMachine {
             source,
         })?;
         self.reap(true).map(|_| ())
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.is_debugged
     }
 
     fn describe(&self) -> Description {

@@ -68,7 +68,7 @@ pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
     }
 }
 
-/// Loads the guest, and lets it run, if it is to be loaded.
+/// Loads the guest, and lets it run where no debugger does, if it is to be loaded.
 pub(super) fn load(qmp: &mut Qmp, spec: &MachineSpec) -> Result<()> {
     let Start::Saved(_) = spec.start else {
         return Ok(());
@@ -77,6 +77,10 @@ pub(super) fn load(qmp: &mut Qmp, spec: &MachineSpec) -> Result<()> {
     let uri = format!("fd:{}", fd::STATE);
     qmp.execute("migrate-incoming", json!({ "uri": uri }), ANSWER)?;
     qmp.wait_migrated(ANSWER)?;
+    if spec.debugger.is_some() {
+        // It is the one who lets it run.
+        return Ok(());
+    }
     qmp.execute("cont", json!({}), ANSWER).map(|_| ())
 }
 

@@ -25,6 +25,8 @@ pub const RANDOM: usize = 0x70_0000;
 
 /// Stands for a number that is put into the code later.
 const PLACEHOLDER: u32 = 0x7ace_401d;
+/// Where [`Guest::Count`] keeps its count, as 32 bits.
+pub const COUNTER: u32 = 0x30_0000;
 
 global_asm!(
     ".pushsection .rodata.crucible_guests, \"a\"",
@@ -140,6 +142,58 @@ global_asm!(
     "jne 4b",
     "say \"step\\n\"",
     "jmp 2b",
+    // Counts in EBX and in memory, by a function, whose first instruction is one byte.
+    "guest_count:",
+    "say \"counting\\n\"",
+    "movl $0, %ebx",
+    "1: call guest_step",
+    "jmp 1b",
+    ".globl guest_step",
+    "guest_step:",
+    "pushl %eax",
+    "incl %ebx",
+    "movl %ebx, {counter}",
+    "popl %eax",
+    "ret",
+    //
+    // Meets an int3 and a step of its own, each with a handler that counts in EBX.
+    "guest_traps:",
+    "call 1f",
+    "1: popl %esi",
+    "addl $(guest_handler - 1b), %esi",
+    "movl %cs, %eax",
+    "shll $16, %eax",
+    "movw %si, %ax",
+    // An interrupt gate (Intel SDM 3A, 6.11).
+    "movl %esi, %edx",
+    "movw $0x8e00, %dx",
+    ".irp vector, 1, 3",
+    "movl %eax, {idt} + 8 * \\vector",
+    "movl %edx, {idt} + 8 * \\vector + 4",
+    ".endr",
+    "pushl ${idt}",
+    "pushw $0x1f",
+    "lidt (%esp)",
+    "addl $6, %esp",
+    "xorl %ebx, %ebx",
+    "int3",
+    // The trap flag: after the next instruction.
+    "pushfl",
+    "orl $0x100, (%esp)",
+    "popfl",
+    "nop",
+    "cmpl $2, %ebx",
+    "jne 2f",
+    // Debug register 6: it was a step.
+    "movl %dr6, %eax",
+    "testl $0x4000, %eax",
+    "jz 2f",
+    "say \"trapped twice\\n\"",
+    "2: reset",
+    "guest_handler:",
+    "incl %ebx",
+    "andl $~0x100, 8(%esp)",
+    "iretl",
     //
     // Writes and reads all over the window, by all widths.
     "guest_noise:",
@@ -219,6 +273,8 @@ global_asm!(
     ".code64",
     ".popsection",
     placeholder = const PLACEHOLDER,
+    counter = const COUNTER,
+    idt = const 0x31_0000,
     noise = const 4000,
     rounds = const 60,
     window = const 0xd000_0000u32,
@@ -236,6 +292,12 @@ unsafe extern "C" {
     static MARKED: u8;
     #[link_name = "guest_steps"]
     static STEPS: u8;
+    #[link_name = "guest_count"]
+    static COUNT: u8;
+    #[link_name = "guest_step"]
+    static STEP: u8;
+    #[link_name = "guest_traps"]
+    static TRAPS: u8;
     #[link_name = "guest_noise"]
     static NOISE: u8;
     #[link_name = "guest_driver"]
@@ -261,10 +323,21 @@ pub enum Guest {
     /// written to before, makes one all zeros, has a device fill [`RANDOM`], and says
     /// `step`. Up to 12 times.
     Steps,
+    /// Says `counting`, and counts the calls of a function in EBX and at [`COUNTER`].
+    Count,
+    /// Has an `int3` and a single step for itself, says `trapped twice`, and resets.
+    Traps,
     /// Accesses the devices' registers at random, says `still here`, and resets.
     Noise,
     /// Starts all devices with random queues, says `still here`, and resets.
     Driver,
+}
+
+/// Where the function is that [`Guest::Count`] calls: `push %eax`, `inc %ebx`, …
+pub fn function() -> u64 {
+    let [base, step] = [&raw const RESET, &raw const STEP];
+    // SAFETY: both labels are in one section of this program, in this order.
+    ADDRESS + unsafe { step.offset_from_unsigned(base) } as u64
 }
 
 impl Guest {
@@ -277,6 +350,8 @@ impl Guest {
             Self::Loop => &raw const LOOP,
             Self::Marked(_) => &raw const MARKED,
             Self::Steps => &raw const STEPS,
+            Self::Count => &raw const COUNT,
+            Self::Traps => &raw const TRAPS,
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
         };

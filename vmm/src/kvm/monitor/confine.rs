@@ -11,7 +11,7 @@
 //! | no capabilities, none in the bounding set | the use of root's rights, where it was root who started us |
 //! | not dumpable | other processes of the user, those of another guest among them, that read or trace this one: it holds the guest's memory |
 //! | `RLIMIT_CORE` 0 | the guest's memory in a core dump |
-//! | `RLIMIT_NOFILE` 0 | any new file descriptor; those that are open stay so |
+//! | `RLIMIT_NOFILE` 0 | any new file descriptor, but for a debugger's where one may come; those that are open stay so |
 //! | `RLIMIT_FSIZE` | a file that grows beyond what the guest has, and fills the host's disk |
 //! | `RLIMIT_MEMLOCK`, `RLIMIT_MSGQUEUE` 0 | kernel memory held by locked pages or message queues |
 //! | a panic aborts | a machine that goes on with a thread less, its locks poisoned |
@@ -39,6 +39,9 @@ pub(super) use self::rules::Role;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Config;
 
+/// Descriptors where a debugger may come: those of a machine, and its connection.
+const DEBUGGER_FILES: u64 = 128;
+
 /// Room in a file for what is not the guest's: messages.
 const ROOM: u64 = 64 << 20;
 
@@ -62,7 +65,10 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("forbid dumps of the monitor")?;
     let limits = [
         (Resource::Core, 0),
-        (Resource::Nofile, 0),
+        (
+            Resource::Nofile,
+            if config.debugger { DEBUGGER_FILES } else { 0 },
+        ),
         (Resource::Fsize, largest_file(config)),
         (Resource::Memlock, 0),
         (Resource::Msgqueue, 0),
@@ -83,7 +89,9 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
 
 /// Confines this thread, for good: to be called when it has all that it will need.
 /// [`process`] comes before, in one of the threads.
-pub(super) fn thread(role: Role) -> Result<(), Failure> {
+///
+/// `debugged`: a debugger may come, for whom there is a little more.
+pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {
     // Unlike the process's, these are each thread's own.
     for capability in CapabilitySet::all() {
         match remove_capability_from_bounding_set(capability) {
@@ -99,7 +107,7 @@ pub(super) fn thread(role: Role) -> Result<(), Failure> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, none).during("drop capabilities")?;
-    let filter = rules::filter(role)?;
+    let filter = rules::filter(role, debugged)?;
     // This sets the thread's no_new_privs too.
     seccompiler::apply_filter(&filter).during("install a system call filter")
 }

@@ -13,6 +13,7 @@ mod bus;
 mod confine;
 mod cpu;
 mod dirty;
+mod gdb;
 mod mptable;
 mod save;
 mod snapshot;
@@ -31,8 +32,10 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::dirty::Dirty;
+use self::gdb::{Debugger, Means};
 use self::save::What;
 use self::snapshot::Snapshot;
+use self::vcpu::Outcome;
 use self::vm::{Ends, Saved, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
@@ -42,6 +45,9 @@ use crate::child::{self, fd};
 /// Tokens of the event loop.
 const CONTROL: u64 = 0;
 const OUTCOME: u64 = 1;
+/// A debugger connects, or says something.
+const DEBUGGER: u64 = 2;
+const SESSION: u64 = 3;
 /// Those of the devices, from here on.
 const DEVICES: u64 = 16;
 
@@ -85,7 +91,14 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
             .during("watch a socket")?;
     }
     vcpu::prepare()?;
-    let (outcomes, ended) = mpsc::channel();
+    let (sender, outcomes) = mpsc::channel();
+    let debugged = match config.debugger {
+        true => {
+            let listener = child::inherited(fd::DEBUGGER).during("take the debugger's socket")?;
+            Some((listener, Means::find()?))
+        }
+        false => None,
+    };
     let saver = child::inherited(fd::SAVED).during("take the socket to save by")?;
     // Where no files were promised, those numbers are others' by now.
     let saved = match config.saved {
@@ -106,18 +119,32 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         }
         false => None,
     };
-    let vm = Vm::new(&config, ends, saved, (&epoll, DEVICES), (&outcomes, &wake))?;
+    let vm = Vm::new(
+        &config,
+        ends,
+        saved,
+        (&epoll, DEVICES),
+        (&sender, &wake),
+        || debugged.as_ref().map(|(_, means)| means.watcher()),
+    )?;
+    let vm = Arc::new(vm);
+    let debugger = debugged
+        .map(|(listener, means)| {
+            Debugger::new(listener.into(), means, &epoll, [DEBUGGER, SESSION], &vm)
+        })
+        .transpose()?;
     confine::process(&config)?;
-    confine::thread(confine::Role::Loop)?;
+    confine::thread(confine::Role::Loop, config.debugger)?;
     wire::send(&mut *control, &Message::Started).during("answer")?;
     vm.resume();
     let ended = Loop {
         epoll,
         requests,
         control,
-        ended,
+        outcomes,
+        wake: &wake,
+        debugger,
         vm: &vm,
-        paused: false,
         saver,
         dirty: config.track.then(|| {
             let changed = config.changes.as_deref().unwrap_or_default();
@@ -125,7 +152,10 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         }),
     }
     .run();
-    vm.stop();
+    // The debugger has let go of it with the loop.
+    if let Some(vm) = Arc::into_inner(vm) {
+        vm.stop();
+    }
     ended
 }
 
@@ -133,9 +163,10 @@ struct Loop<'a> {
     epoll: Arc<Epoll>,
     requests: BufReader<UnixStream>,
     control: &'a mut UnixStream,
-    ended: Receiver<Ended>,
+    outcomes: Receiver<Outcome>,
+    wake: &'a EventFd,
+    debugger: Option<Debugger>,
     vm: &'a Vm,
-    paused: bool,
     saver: UnixStream,
     dirty: Option<Dirty>,
 }
@@ -154,8 +185,32 @@ impl Loop<'_> {
                 match event.data() {
                     CONTROL => self.request()?,
                     OUTCOME => {
-                        if let Ok(ended) = self.ended.try_recv() {
-                            return Ok(ended);
+                        // Those that are there; the counter tells of those to come.
+                        let _ = self.wake.read();
+                        while let Ok(outcome) = self.outcomes.try_recv() {
+                            match outcome {
+                                Outcome::Ended(ended) => {
+                                    if let Some(debugger) = &mut self.debugger {
+                                        debugger.ended();
+                                    }
+                                    return Ok(ended);
+                                }
+                                Outcome::Debug { index, met } => {
+                                    if let Some(debugger) = &mut self.debugger {
+                                        debugger.stopped(index, met);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    DEBUGGER => {
+                        if let Some(debugger) = &mut self.debugger {
+                            debugger.accept()?;
+                        }
+                    }
+                    SESSION => {
+                        if let Some(debugger) = &mut self.debugger {
+                            debugger.input();
                         }
                     }
                     token => self.device(token),
@@ -174,9 +229,9 @@ impl Loop<'_> {
                 Reply::Done
             }
             Request::Resume => {
+                self.vm.parent_holds(false);
                 self.vm.bus.resume();
                 self.vm.resume();
-                self.paused = false;
                 Reply::Done
             }
             Request::Save => self.save(What::All),
@@ -200,9 +255,9 @@ impl Loop<'_> {
         wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
     }
 
-    fn pause(&mut self) {
+    fn pause(&self) {
+        self.vm.parent_holds(true);
         self.vm.pause();
-        self.paused = true;
     }
 
     /// Saves the guest, which stays paused.
@@ -228,9 +283,7 @@ impl Loop<'_> {
                 lines
             })
             .collect();
-        if !self.paused {
-            self.vm.resume();
-        }
+        self.vm.resume();
         lines
     }
 

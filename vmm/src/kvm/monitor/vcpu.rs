@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
+use kvm_bindings::kvm_guest_debug;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::{Bus, Effect};
 use super::confine;
+use super::gdb::{self, Met, Watcher};
 use super::state::VcpuState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
@@ -21,32 +23,48 @@ pub(super) enum Command {
     Pause(Sender<()>),
     /// Run the guest.
     Resume,
-    /// Tell the state; only while paused.
-    Save(Sender<Result<VcpuState, Failure>>),
-    /// Tell the registers; only while paused.
-    Registers(Sender<Vec<String>>),
+    /// Do this with the vCPU; only while paused.
+    Do(Box<dyn FnOnce(&VcpuFd) + Send>),
+    /// Stop the guest for these things, and answer; only while paused, and only where a
+    /// debugger may come.
+    Debug(Box<kvm_guest_debug>, Sender<Result<(), Failure>>),
     /// End the thread.
     Stop,
+}
+
+/// What a vCPU's thread tells.
+pub(super) enum Outcome {
+    /// The guest has ended; the vCPU runs no more.
+    Ended(Ended),
+    /// It met what a debugger waits for, and is paused.
+    Debug {
+        /// Which vCPU.
+        index: u8,
+        /// What it met.
+        met: Met,
+    },
 }
 
 /// A vCPU's thread, from outside.
 pub(super) struct Handle {
     commands: Sender<Command>,
     leave: Leave,
+    msrs: Arc<[u32]>,
     /// Gives the vCPU back, so that it exists for as long as this handle does.
     thread: JoinHandle<Runner>,
 }
 
 impl Handle {
     /// Starts the thread. The vCPU waits for [`Command::Resume`]. `msrs` are those that
-    /// KVM keeps.
+    /// KVM keeps; there is a `watcher` where a debugger may come.
     pub fn start(
         index: u8,
         mut vcpu: VcpuFd,
         bus: Arc<Bus>,
         msrs: Arc<[u32]>,
-        outcomes: Sender<Ended>,
+        outcomes: Sender<Outcome>,
         wake: EventFd,
+        watcher: Option<Watcher>,
     ) -> Result<Self, Failure> {
         let (commands, inbox) = mpsc::channel();
         let leave = Leave::of(&mut vcpu);
@@ -55,21 +73,23 @@ impl Handle {
             bus,
             inbox,
             leave: leave.clone(),
-            msrs,
+            index,
+            outcomes,
+            wake,
+            watcher,
         };
+        let debugged = runner.watcher.is_some();
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
-                let ended = match confine::thread(confine::Role::Vcpu) {
+                let ended = match confine::thread(confine::Role::Vcpu, debugged) {
                     Ok(()) => runner.run(),
                     Err(failure) => Some(Ended::Monitor {
                         detail: failure.to_string(),
                     }),
                 };
                 if let Some(ended) = ended {
-                    // The other end is gone only when the process is about to be.
-                    let _ = outcomes.send(ended);
-                    let _ = wake.write(1);
+                    runner.report(Outcome::Ended(ended));
                     runner.serve_stopped();
                 }
                 runner
@@ -78,6 +98,7 @@ impl Handle {
         Ok(Self {
             commands,
             leave,
+            msrs,
             thread,
         })
     }
@@ -98,20 +119,38 @@ impl Handle {
         paused
     }
 
+    /// Does something with the vCPU, which must be paused, in its thread: KVM keeps a
+    /// vCPU's state at hand for the thread that runs it.
+    pub fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&VcpuFd) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (answer, result) = mpsc::channel();
+        self.tell(Command::Do(Box::new(move |vcpu| {
+            // Whoever asked waits.
+            let _ = answer.send(act(vcpu));
+        })));
+        result.recv().during("reach a vCPU, whose thread has ended")
+    }
+
+    /// Sets what the vCPU is stopped for, which must be paused.
+    pub fn debug(&self, settings: kvm_guest_debug) -> Result<(), Failure> {
+        let (done, result) = mpsc::channel();
+        self.tell(Command::Debug(Box::new(settings), done));
+        result
+            .recv()
+            .during("reach a vCPU, whose thread has ended")?
+    }
+
     /// The registers; the vCPU must be paused.
     pub fn registers(&self) -> Vec<String> {
-        let (answer, registers) = mpsc::channel();
-        self.tell(Command::Registers(answer));
-        registers.recv().unwrap_or_default()
+        self.with(registers).unwrap_or_default()
     }
 
     /// The state; the vCPU must be paused.
     pub fn save(&self) -> Result<VcpuState, Failure> {
-        let (answer, state) = mpsc::channel();
-        self.tell(Command::Save(answer));
-        state
-            .recv()
-            .unwrap_or_else(|_| Err(Failure::new("save a vCPU whose thread has ended")))
+        let msrs = Arc::clone(&self.msrs);
+        self.with(move |vcpu| VcpuState::save(vcpu, &msrs))?
     }
 
     /// Ends the thread.
@@ -166,7 +205,10 @@ struct Runner {
     bus: Arc<Bus>,
     inbox: Receiver<Command>,
     leave: Leave,
-    msrs: Arc<[u32]>,
+    index: u8,
+    outcomes: Sender<Outcome>,
+    wake: EventFd,
+    watcher: Option<Watcher>,
 }
 
 impl Runner {
@@ -177,25 +219,73 @@ impl Runner {
             if !self.obey(&mut paused) {
                 return None;
             }
-            match self.vcpu.run() {
+            let met = match self.vcpu.run() {
+                Ok(VcpuExit::Debug(debug)) => {
+                    self.tell_debugger(|watcher, vcpu| watcher.debug_exit(vcpu, &debug))
+                }
+                Ok(VcpuExit::IoOut(gdb::PORT, _)) if self.watcher.is_some() => {
+                    self.complete();
+                    self.tell_debugger(Watcher::port_exit)
+                }
                 Ok(exit) => {
                     if let Some(ended) = handle(&self.bus, exit) {
                         return Some(self.with_registers(ended));
                     }
+                    continue;
                 }
                 Err(error) if error.errno() == libc::EINTR => {
                     self.leave.0.store(0, Ordering::SeqCst);
+                    continue;
                 }
                 // A vCPU that waits for its start-up interrupt says so now and then.
-                Err(error) if error.errno() == libc::EAGAIN => {}
+                Err(error) if error.errno() == libc::EAGAIN => continue,
                 Err(error) => {
                     return Some(self.with_registers(Ended::Kvm {
                         detail: format!("KVM_RUN: {error}"),
                         registers: Vec::new(),
                     }));
                 }
+            };
+            match met {
+                Ok(met) => paused = met,
+                Err(failure) => {
+                    return Some(Ended::Monitor {
+                        detail: failure.to_string(),
+                    });
+                }
             }
         }
+    }
+
+    /// Has KVM complete the instruction that it has just left the guest in.
+    fn complete(&mut self) {
+        self.leave.0.store(1, Ordering::SeqCst);
+        // It fails, being interrupted; or it tells of a step that ends with this.
+        let _ = self.vcpu.run();
+        // Whoever wanted the vCPU to leave has said why before: see `Handle::tell`.
+        self.leave.0.store(0, Ordering::SeqCst);
+    }
+
+    /// Tells the debugger what its vCPU has met, if that is its business. True: it is.
+    fn tell_debugger(
+        &self,
+        look: impl FnOnce(&Watcher, &VcpuFd) -> Result<Option<Met>, Failure>,
+    ) -> Result<bool, Failure> {
+        let Some(watcher) = &self.watcher else {
+            return Ok(false);
+        };
+        let met = look(watcher, &self.vcpu)?;
+        if let Some(met) = met {
+            let index = self.index;
+            self.report(Outcome::Debug { index, met });
+        }
+        Ok(met.is_some())
+    }
+
+    fn report(&self, outcome: Outcome) {
+        // The other end is gone only when the process is about to be.
+        let _ = self.outcomes.send(outcome);
+        let _ = self.wake.write(1);
     }
 
     /// Does what was told meanwhile; waits for more while paused. False: stop.
@@ -215,12 +305,21 @@ impl Runner {
                     *paused = true;
                     let _ = done.send(());
                 }
-                Command::Resume => *paused = false,
-                Command::Registers(answer) => {
-                    let _ = answer.send(registers(&self.vcpu));
+                Command::Resume => {
+                    *paused = false;
+                    if self.watcher.is_some() {
+                        // The guest's watchdogs must not bark; where it has none, there
+                        // is nothing to tell.
+                        let _ = self.vcpu.kvmclock_ctrl();
+                    }
                 }
-                Command::Save(answer) => {
-                    let _ = answer.send(VcpuState::save(&self.vcpu, &self.msrs));
+                Command::Do(act) => act(&self.vcpu),
+                Command::Debug(settings, done) => {
+                    let result = match &mut self.watcher {
+                        Some(watcher) => watcher.set(&self.vcpu, *settings),
+                        None => Err(Failure::new("debug a guest that is not debugged")),
+                    };
+                    let _ = done.send(result);
                 }
                 Command::Stop => return false,
             }

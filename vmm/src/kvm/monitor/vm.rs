@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
@@ -14,9 +14,10 @@ use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, WINDOW, WINDOW_SIZE};
+use super::gdb::Watcher;
 use super::snapshot::Snapshot;
 use super::state::{self, VmState};
-use super::vcpu::{Command, Handle};
+use super::vcpu::{Command, Handle, Outcome};
 use super::{boot, cpu};
 use crate::kvm::cpuid;
 use crate::kvm::devices::block::Block;
@@ -27,7 +28,7 @@ use crate::kvm::devices::serial::{Output, Serial};
 use crate::kvm::devices::{Events, Interrupt, TOKENS, VirtioDevice};
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory::{self, Memory};
-use crate::kvm::wire::{Config, Ended};
+use crate::kvm::wire::Config;
 
 /// Pages that VMX needs for real mode, in the hole below 4 GiB.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
@@ -63,6 +64,16 @@ pub(super) struct Vm {
     memory_mib: u32,
     pub bus: Arc<Bus>,
     pub vcpus: Vec<Handle>,
+    holds: Mutex<Holds>,
+}
+
+/// Who keeps vCPUs from running.
+#[derive(Debug)]
+struct Holds {
+    /// The parent, all of them.
+    parent: bool,
+    /// The debugger, each.
+    debugger: Vec<bool>,
 }
 
 /// An edge-triggered interrupt of the guest.
@@ -87,13 +98,15 @@ impl Vm {
     /// Builds the machine and starts its vCPUs' threads, which wait to be resumed. With
     /// `saved` the guest is where it was then, else before its first instruction.
     ///
-    /// Sockets are watched by `epoll`, from the token `tokens` on.
+    /// Sockets are watched by `epoll`, from the token `tokens` on. Each vCPU's thread gets
+    /// a `watcher`.
     pub fn new(
         config: &Config,
         ends: Ends,
         saved: Option<Saved>,
         (epoll, tokens): (&Arc<Epoll>, u64),
-        (outcomes, wake): (&Sender<Ended>, &EventFd),
+        (outcomes, wake): (&Sender<Outcome>, &EventFd),
+        watcher: impl Fn() -> Option<Watcher>,
     ) -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         let fd = create(&kvm)?;
@@ -126,6 +139,7 @@ impl Vm {
                 Arc::clone(&msrs),
                 outcomes.clone(),
                 wake.try_clone().during("share an eventfd")?,
+                watcher(),
             )?);
         }
         Ok(Self {
@@ -133,6 +147,10 @@ impl Vm {
             memory,
             memory_mib: config.memory_mib,
             bus,
+            holds: Mutex::new(Holds {
+                parent: false,
+                debugger: vec![false; handles.len()],
+            }),
             vcpus: handles,
         })
     }
@@ -166,6 +184,28 @@ impl Vm {
         })
     }
 
+    /// The guest's memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Whether the parent keeps the guest from running, from the next [`Self::resume`] on.
+    pub fn parent_holds(&self, hold: bool) {
+        self.holds().parent = hold;
+    }
+
+    /// Which vCPUs the debugger keeps from running, likewise.
+    pub fn debugger_holds(&self, hold: impl Fn(usize) -> bool) {
+        let mut holds = self.holds();
+        for (index, held) in holds.debugger.iter_mut().enumerate() {
+            *held = hold(index);
+        }
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Holds> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops all vCPUs.
     pub fn pause(&self) {
         let paused: Vec<_> = self.vcpus.iter().map(Handle::pause).collect();
@@ -175,10 +215,13 @@ impl Vm {
         }
     }
 
-    /// Lets all vCPUs run.
+    /// Lets all vCPUs run that nobody holds.
     pub fn resume(&self) {
-        for vcpu in &self.vcpus {
-            vcpu.tell(Command::Resume);
+        let holds = self.holds();
+        for (vcpu, &held) in self.vcpus.iter().zip(&holds.debugger) {
+            if !held && !holds.parent {
+                vcpu.tell(Command::Resume);
+            }
         }
     }
 

@@ -157,6 +157,18 @@ const LOOP: &[Call] = &[
     ),
 ];
 
+/// What a debugger needs besides: registers and breakpoints to be set, in threads of
+/// vCPUs; to be let in, in the main thread.
+const VCPU_DEBUGGED: &[Call] = &[(
+    SYS_ioctl,
+    &[
+        &[Is(1, iow::<kvm_regs>(0x82))],        // KVM_SET_REGS
+        &[Is(1, iow::<kvm_guest_debug>(0x9b))], // KVM_SET_GUEST_DEBUG
+        &[Is(1, iow::<kvm_debugregs>(0xa2))],   // KVM_SET_DEBUGREGS
+    ],
+)];
+const LOOP_DEBUGGED: &[Call] = &[(SYS_accept, ANY)];
+
 /// `_IO(KVMIO, number)`.
 const fn io(number: u32) -> u32 {
     ioctl_expr(_IOC_NONE, KVMIO, number, 0) as u32
@@ -178,13 +190,14 @@ const fn iowr<T>(number: u32) -> u32 {
 }
 
 /// The filter for a kind of thread of this process.
-pub(super) fn filter(role: Role) -> Result<BpfProgram, Failure> {
-    let ours = match role {
-        Role::Vcpu => VCPU,
-        Role::Loop => LOOP,
+pub(super) fn filter(role: Role, debugged: bool) -> Result<BpfProgram, Failure> {
+    let (ours, more) = match role {
+        Role::Vcpu => (VCPU, VCPU_DEBUGGED),
+        Role::Loop => (LOOP, LOOP_DEBUGGED),
     };
+    let more = if debugged { more } else { &[] };
     let mut rules = BTreeMap::<c_long, Vec<SeccompRule>>::new();
-    for (call, ways) in BOTH.iter().chain(ours) {
+    for (call, ways) in BOTH.iter().chain(ours).chain(more) {
         let rules = rules.entry(*call).or_default();
         for way in *ways {
             rules.push(rule(way)?);

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! gdb and a guest of QEMU's. One of our own monitor's is debugged in `kvm.rs`.
+
+mod common;
+mod debugger;
+
+use std::fs::{self, File};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use common::LONG;
+use serde_json::Value;
+
+/// Ends a guest that nobody debugs any more: it would wait for ever.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It has ended by itself where all is well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// gdb, for at most ten minutes: the end of patience with a busy host.
+fn gdb(arguments: &[String]) -> Output {
+    Command::new("timeout")
+        .args(["600", "gdb"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("gdb")
+}
+
+#[test]
+fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
+    // It brings gdb, too.
+    common::bed();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let socket = path("gdb").to_string_lossy().into_owned();
+    let mut child = Killed(
+        Command::new(env!("CARGO_BIN_EXE_crucible"))
+            .args(["-q", "scenario", debugger::SCENARIO, "--json"])
+            .args(["--machine", "qemu", "--gdb", &socket])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(File::create(path("record")).unwrap())
+            .stderr(File::create(path("words")).unwrap())
+            .spawn()
+            .expect("the binary that cargo has just built"),
+    );
+    let read = |name: &str| fs::read_to_string(path(name)).unwrap();
+    let began = Instant::now();
+    let kernel = loop {
+        // The command that it says is the one to be used.
+        let words = read("words");
+        let line = words.split_once("the guest waits for: gdb -ex ");
+        let target = format!("'target remote {socket}' ");
+        if let Some((_, line)) = line
+            && let Some((command, _)) = line.split_once('\n')
+        {
+            break command.strip_prefix(&target).expect(&words).to_owned();
+        }
+        let ended = child.0.try_wait().unwrap();
+        assert!(ended.is_none() && began.elapsed() < 2 * LONG, "{words}");
+        std::thread::sleep(LONG / 1000);
+    };
+    let mut arguments = debugger::arguments(&socket);
+    arguments.push(kernel);
+    let output = gdb(&arguments);
+    let said = String::from_utf8_lossy(&output.stdout);
+    debugger::check(&said);
+    let status = child.0.wait().unwrap();
+    assert!(status.success(), "{status}: {}", read("words"));
+    let record: Value = serde_json::from_str(&read("record")).unwrap();
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+}

@@ -1,0 +1,105 @@
+//! What this host's KVM can do for a debugger.
+
+use kvm_bindings::{
+    KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_SW_BP,
+    kvm_guest_debug, kvm_regs, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuExit};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::traps::Trap;
+use crate::kvm::failure::{During, Failure};
+use crate::kvm::memory;
+
+/// Pages that VMX needs for real mode.
+const TASK_STATE: usize = 0xfffb_d000;
+
+/// Where the guest's code is, and its handler of `int3`.
+const CODE: u64 = 0x1000;
+const HANDLER: u16 = 0x2000;
+
+/// `int3; hlt`, and `hlt`.
+const HIT: [u8; 2] = [0xcc, 0xf4];
+const MISSED: u8 = 0xf4;
+
+/// The vector of `int3`; real mode's table has four bytes for each.
+const VECTOR: u64 = 3;
+
+/// What it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kvm::monitor) struct Abilities {
+    /// What stops a vCPU.
+    pub(super) trap: Trap,
+    /// Whether interrupts can be kept back while a vCPU steps.
+    pub(super) block_irq: bool,
+}
+
+impl Abilities {
+    /// Finds out. To be called while files can still be opened.
+    pub fn find() -> Result<Self, Failure> {
+        let kvm = Kvm::new().during("open /dev/kvm")?;
+        if !kvm.check_extension(Cap::SetGuestDebug) {
+            return Err(Failure::new(
+                "let a debugger in: this KVM has no such means",
+            ));
+        }
+        let controls = kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
+        Ok(Self {
+            trap: match tells_of_int3(&kvm)? {
+                true => Trap::Int3,
+                false => Trap::Port,
+            },
+            block_irq: u32::try_from(controls).is_ok_and(|it| it & KVM_GUESTDBG_BLOCKIRQ != 0),
+        })
+    }
+}
+
+/// Whether KVM tells of an `int3` rather than let the guest have it. A guest of one such
+/// instruction is run, in real mode.
+fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
+    let vm = kvm.create_vm().during("create a virtual machine")?;
+    vm.set_tss_address(TASK_STATE)
+        .during("place the task state")?;
+    let memory = memory::map(1, None, false)?;
+    for region in memory.iter() {
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the mapping is `memory`'s, which is dropped after the virtual machine
+        // has run for the last time.
+        unsafe { vm.set_user_memory_region(region) }.during("give a guest its memory")?;
+    }
+    memory
+        .write_obj(HIT, GuestAddress(CODE))
+        .and_then(|()| memory.write_obj(MISSED, GuestAddress(HANDLER.into())))
+        .and_then(|()| memory.write_obj(HANDLER, GuestAddress(4 * VECTOR)))
+        .during("write a guest's memory")?;
+    let mut vcpu = vm.create_vcpu(0).during("create a vCPU")?;
+    let mut sregs = vcpu.get_sregs().during("read a vCPU's registers")?;
+    sregs.cs.base = 0;
+    sregs.cs.selector = 0;
+    vcpu.set_sregs(&sregs).during("set a vCPU's registers")?;
+    let regs = kvm_regs {
+        rip: CODE,
+        rsp: CODE,
+        // The bit that is always set.
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.set_regs(&regs).during("set a vCPU's registers")?;
+    let debug = kvm_guest_debug {
+        control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP,
+        ..Default::default()
+    };
+    vcpu.set_guest_debug(&debug).during("debug a vCPU")?;
+    match vcpu.run() {
+        Ok(VcpuExit::Debug(_)) => Ok(true),
+        // Its own handler had it, or this KVM knows no `int3` at all.
+        Ok(_) => Ok(false),
+        Err(error) => Err(error).during("run a vCPU"),
+    }
+}

@@ -1,0 +1,223 @@
+//! How the guest goes on, and why it stops.
+//!
+//! All vCPUs run or all stand still, but where gdb has one of them step over a
+//! breakpoint, which it takes away for that: then the others wait.
+
+use gdbstub::common::{Signal, Tid};
+use gdbstub::stub::MultiThreadStopReason;
+use gdbstub::target::ext::base::multithread::{
+    MultiThreadResume, MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps,
+    MultiThreadSingleStep, MultiThreadSingleStepOps,
+};
+use kvm_bindings::{
+    KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
+    KVM_GUESTDBG_USE_SW_BP, kvm_guest_debug,
+};
+
+use super::points::{Point, Wait};
+use super::target::{Target, tid};
+use super::thread::Met;
+use super::traps::Lifted;
+use crate::kvm::failure::{During, Failure};
+
+/// What a vCPU is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// What all do that are not mentioned.
+    Any,
+    /// Run.
+    Continue,
+    /// Run one instruction.
+    Step,
+}
+
+/// A vCPU steps away from the middle of a breakpoint that was set around it, and which
+/// is not there for so long. gdb does not know that ours may have two bytes.
+#[derive(Debug)]
+pub(super) struct StepOff {
+    index: usize,
+    lifted: Lifted,
+}
+
+impl Target {
+    /// Keeps all vCPUs from running, and has them stand still.
+    pub fn stop(&mut self) {
+        self.vm.debugger_holds(|_| true);
+        self.vm.pause();
+        if let Some(StepOff { lifted, .. }) = self.step_off.take() {
+            self.traps().put_back(self.vm.memory(), lifted);
+        }
+    }
+
+    /// Takes all breakpoints back, and lets the guest run.
+    pub fn forget(&mut self) {
+        self.stop();
+        self.traps().clear(self.vm.memory());
+        for vcpu in &self.vm.vcpus {
+            // Of a vCPU that has ended there is nothing to take back.
+            let _ = vcpu.debug(kvm_guest_debug::default());
+        }
+        self.vm.debugger_holds(|_| false);
+        self.vm.resume();
+    }
+
+    /// Something that a vCPU met; the guest stands still. `None`: gdb need not know, the
+    /// guest goes on.
+    pub fn reason(
+        &mut self,
+        index: u8,
+        met: Met,
+        was_step_off: bool,
+    ) -> Result<Option<MultiThreadStopReason<u64>>, Failure> {
+        let tid = tid(index.into());
+        if was_step_off && self.actions[usize::from(index)] != Action::Step {
+            self.go_on()?;
+            return Ok(None);
+        }
+        let point = match met {
+            Met::Trap => return Ok(Some(MultiThreadStopReason::SwBreak(tid))),
+            Met::Debug(dr6) => self.points.met(dr6),
+        };
+        Ok(Some(match point {
+            Some(Point {
+                address,
+                wait: Wait::Access(kind, _),
+            }) => MultiThreadStopReason::Watch {
+                tid,
+                kind,
+                addr: address,
+            },
+            Some(_) => MultiThreadStopReason::HwBreak(tid),
+            None => MultiThreadStopReason::SignalWithThread {
+                tid,
+                signal: Signal::SIGTRAP,
+            },
+        }))
+    }
+
+    /// Whether this vCPU makes a step that gdb does not know of.
+    pub fn is_step_off(&self, index: u8) -> bool {
+        let step = self.step_off.as_ref();
+        step.is_some_and(|step| step.index == usize::from(index))
+    }
+
+    /// Keeps for later what a vCPU met, if it does not meet it again by itself.
+    pub fn postpone(&mut self, index: u8, met: Met) {
+        let again = match met {
+            Met::Trap => true,
+            Met::Debug(dr6) => !matches!(
+                self.points.met(dr6),
+                Some(Point {
+                    wait: Wait::Access(..),
+                    ..
+                })
+            ),
+        };
+        if !again {
+            self.pending.push_back((index, met));
+        }
+    }
+
+    /// Lets the guest run as gdb wants it.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        let straddling = self.straddling()?;
+        if let Some((index, address)) = straddling {
+            let lifted = self.traps().lift(self.vm.memory(), address);
+            self.step_off = lifted.map(|lifted| StepOff { index, lifted });
+        }
+        for (index, vcpu) in self.vm.vcpus.iter().enumerate() {
+            let step = match straddling {
+                Some((it, _)) => it == index,
+                None => self.actions[index] == Action::Step,
+            };
+            vcpu.debug(self.settings(step))?;
+        }
+        self.vm.debugger_holds(|index| match straddling {
+            Some((it, _)) => it != index,
+            None => self.locked && self.actions[index] == Action::Any,
+        });
+        self.vm.resume();
+        Ok(())
+    }
+
+    /// A vCPU that would run from the middle of a breakpoint, and where that is.
+    fn straddling(&self) -> Result<Option<(usize, u64)>, Failure> {
+        for (index, vcpu) in self.vm.vcpus.iter().enumerate() {
+            let regs = vcpu.with(|vcpu| vcpu.get_regs())?;
+            let pc = regs.during("read a vCPU's registers")?.rip;
+            if let Some(address) = self.traps().around(pc) {
+                return Ok(Some((index, address)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What KVM is told for a vCPU.
+    fn settings(&self, step: bool) -> kvm_guest_debug {
+        let mut control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+        if !self.points.is_empty() {
+            control |= KVM_GUESTDBG_USE_HW_BP;
+        }
+        if step {
+            control |= KVM_GUESTDBG_SINGLESTEP;
+            if self.abilities.block_irq {
+                // Else a step might be one into the timer's interrupt.
+                control |= KVM_GUESTDBG_BLOCKIRQ;
+            }
+        }
+        kvm_guest_debug {
+            control,
+            pad: 0,
+            arch: self.points.registers(),
+        }
+    }
+
+    fn set_action(&mut self, tid: Tid, action: Action) {
+        if let Some(it) = self.actions.get_mut(tid.get() - 1) {
+            *it = action;
+        }
+    }
+}
+
+impl MultiThreadResume for Target {
+    fn resume(&mut self) -> Result<(), Failure> {
+        // What is pending is told instead.
+        match self.pending.is_empty() {
+            true => self.go_on(),
+            false => Ok(()),
+        }
+    }
+
+    fn clear_resume_actions(&mut self) -> Result<(), Failure> {
+        self.actions.fill(Action::Any);
+        self.locked = false;
+        Ok(())
+    }
+
+    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Failure> {
+        self.set_action(tid, Action::Continue);
+        Ok(())
+    }
+
+    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSingleStep for Target {
+    fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Failure> {
+        self.set_action(tid, Action::Step);
+        Ok(())
+    }
+}
+
+impl MultiThreadSchedulerLocking for Target {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Failure> {
+        self.locked = true;
+        Ok(())
+    }
+}
