@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    clean, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, torture,
+    clean, clones, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, torture,
 };
 use crate::context::Context;
 
@@ -59,6 +59,9 @@ pub enum Command {
     Nested(nested::NestedArgs),
     /// Measure how fast guests start, in our own monitor and in QEMU on the same KVM
     Speed(speed::SpeedArgs),
+    /// Run many guests at once that begin as the same saved one, and compare who they are
+    #[command(hide = true)]
+    Clones(clones::ClonesArgs),
     /// Remove artefacts that were not used lately
     Clean(clean::CleanArgs),
 }
@@ -77,6 +80,7 @@ impl Command {
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),
+            Self::Clones(args) => clones::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
         }
     }

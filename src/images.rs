@@ -182,11 +182,21 @@ impl Images {
         Ok(Guest::connect(self.start(context, spec)?, limit)?)
     }
 
+    /// Where a guest that such a machine can begin with is saved; it is booted and saved if
+    /// there is none.
+    pub fn saved(&self, context: &Context, spec: &MachineSpec) -> Result<PathBuf> {
+        warm::saved(&self.cache, self, spec, self.kind, context)
+    }
+
+    /// The kind of machine.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Starts such a machine; where a guest like it was saved, or can be, from there.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
         if !self.cold {
-            let saved = warm::saved(&self.cache, self, &spec, self.kind, context)?;
-            spec.start = Start::Saved(saved);
+            spec.start = Start::Saved(self.saved(context, &spec)?);
         }
         spec.debugger = self.debugger.clone();
         let machine = machines::start(self.kind, &spec)?;

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::{LONG, spec};
 use crucible_engine::guest::Guest;
 use crucible_vmm::qemu::{Options, QemuMachine};
-use crucible_vmm::{Exit, Start};
+use crucible_vmm::{Error, Exit, Start};
 use serde_json::Value;
 
 /// How far a guest's clock may be off: what it takes to ask on a busy host.
@@ -48,8 +48,15 @@ fn clones_of_one_guest_are_guests_of_their_own() {
         .collect();
     let mut seen = HashSet::new();
     for (_, guest) in &mut clones {
+        let told = guest.identity().clone();
+        assert_eq!(ask(guest, "cat /run/crucible/instance"), told.instance);
+        let mac = told.mac.expect("a kernel with TAP").to_string();
+        assert_eq!(ask(guest, "cat /sys/class/net/eth0/address"), mac);
+        assert_eq!(told.random.len(), 32);
+        assert!(seen.insert(format!("{:?}", told.random)));
         for script in [
             "cat /run/crucible/instance",
+            "cat /sys/class/net/eth0/address",
             "head -c 16 /dev/urandom | od -An -tx1",
             "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
             "ip -o link 2>/dev/null; cat /work/mine 2>/dev/null; echo $$ > /work/mine; date +%N",
@@ -82,6 +89,29 @@ fn what_is_no_saved_guest_is_refused() {
         .err()
         .unwrap();
     assert!(!error.to_string().is_empty());
+}
+
+#[test]
+fn a_saved_guest_is_not_lost_to_another() {
+    let saved = tempfile::tempdir().unwrap();
+    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
+    guest.machine().save().unwrap();
+    // Its memory is the file; whoever is to go on has to start from there.
+    let error = guest.machine().resume().unwrap_err().to_string();
+    assert!(error.contains("that of the saved guest"), "{error}");
+    guest.machine().kill().unwrap();
+    let memory = saved.path().join("memory");
+    let written = |path| fs::metadata(path).unwrap().modified().unwrap();
+    let before = written(&memory);
+    let (_files, mut spec) = spec();
+    spec.start = Start::ToBeSaved(saved.path().into());
+    let error = QemuMachine::start(&spec, &Options::default()).err();
+    assert!(
+        matches!(error, Some(Error::AlreadySaved { .. })),
+        "{error:?}"
+    );
+    assert_eq!(written(&memory), before);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crucible_protocol::{
-    Envelope, FileEntry, Observation, Reply, Request, Stopped, ToolRun, Trigger, VERSION,
+    Envelope, FileEntry, Identity, Observation, Reply, Request, Stopped, ToolRun, Trigger, VERSION,
     frame::{self, FrameError, MAX_CHUNK},
 };
 use crucible_vmm::{Alert, Exit, Machine, TaskStates};
@@ -102,6 +102,7 @@ pub struct Guest {
     alerts: Vec<Alert>,
     next: u64,
     info: GuestInfo,
+    identity: Identity,
     /// Whether a debugger may hold it: then nothing is too slow.
     is_debugged: bool,
 }
@@ -112,7 +113,10 @@ impl Guest {
     pub fn connect(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
         let mut guest = Self::greet(machine, limit)?;
         let begin = identity::new().map_err(GuestError::Random)?;
-        guest.done(Request::Begin(begin), "begin", PROMPT)?;
+        match guest.ask(Request::Begin(begin), "begin", PROMPT)? {
+            Reply::Begun(identity) => guest.identity = identity,
+            _ => return Err(GuestError::Confused("begin")),
+        }
         Ok(guest)
     }
 
@@ -130,6 +134,7 @@ impl Guest {
             alerts: Vec::new(),
             next: 0,
             info: GuestInfo::default(),
+            identity: Identity::default(),
         };
         let hello = Request::Hello { version: VERSION };
         match guest.ask(hello, "hello", limit)? {
@@ -155,6 +160,11 @@ impl Guest {
     /// What it said about itself.
     pub fn info(&self) -> &GuestInfo {
         &self.info
+    }
+
+    /// Who it has become; of no use after [`greet`](Self::greet), which leaves that open.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The machine it runs on.

@@ -7,16 +7,18 @@
 pub mod bytes;
 pub mod facts;
 pub mod frame;
+pub mod identity;
 pub mod image;
 pub mod message;
 pub mod trigger;
 
 pub use facts::{Freeze, Observation, TaskFacts};
-pub use message::{Begin, Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
+pub use identity::{Begin, Identity, Mac};
+pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
 pub use trigger::Trigger;
 
 /// Version of the conversation; host and agent must have the same one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Name of the virtio-serial port that carries the conversation.
 pub const PORT_NAME: &str = "org.crucible.channel";

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bytes,
     facts::{Freeze, Observation},
+    identity::{Begin, Identity},
     trigger::Trigger,
 };
 
@@ -34,7 +35,7 @@ pub enum Request {
     },
     /// Before anything else that needs the guest's disks, and once: who this guest is.
     /// Until then it is as all guests of its kind are, so that its machine may be saved
-    /// and started many times. [`Reply::Done`].
+    /// and started many times. [`Reply::Begun`].
     Begin(Begin),
     /// Empties `/work` and `/tmp`; then copies a kept tree to `/work`. [`Reply::Done`].
     Prepare {
@@ -201,6 +202,8 @@ pub enum Reply {
         /// Milliseconds since the kernel's boot.
         uptime_ms: u64,
     },
+    /// This guest is one of its own.
+    Begun(Identity),
     /// It is done.
     Done,
     /// A container runs.
@@ -317,19 +320,6 @@ impl std::fmt::Display for Ended {
             Self::Signaled { signal } => write!(f, "killed by signal {signal}"),
         }
     }
-}
-
-/// What a guest cannot know, or must not share with others that were started from the
-/// same saved machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begin {
-    /// The time, in nanoseconds since 1970 (UTC).
-    pub now_ns: u64,
-    /// Random bytes, which nobody else has.
-    #[serde(with = "bytes")]
-    pub seed: Vec<u8>,
-    /// The guest's name among all guests.
-    pub instance: String,
 }
 
 /// A tool's end and what it said.

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod clean;
+pub mod clones;
 pub mod doctor;
 pub mod inspect;
 pub mod kernel;

@@ -35,6 +35,12 @@ pub(crate) mod fd {
     pub const STATE: i32 = 7;
     /// The socket at which a debugger is waited for, where one is.
     pub const DEBUGGER: i32 = 8;
+    /// The socket that our own monitor saves its guest by.
+    pub const SAVED: i32 = 9;
+    /// The pages of a guest that was saved by it, where it begins with one.
+    pub const PAGES: i32 = 10;
+    /// Those of its pages that differ, where it begins with such.
+    pub const CHANGES: i32 = 11;
 }
 
 /// Our ends of a child's sockets.
@@ -43,15 +49,16 @@ pub(crate) struct Sockets {
     pub console: UnixStream,
     pub channel: UnixStream,
     pub terminal: UnixStream,
+    pub saved: UnixStream,
 }
 
 impl Sockets {
-    /// Has `command`, once it runs, find the other ends and `state`, and a socket at
-    /// `debugger`, and write what it says on standard error to the file `messages`.
+    /// Has `command`, once it runs, find the other ends and `files` at their numbers, and a
+    /// socket at `debugger`, and write what it says on standard error to the file `messages`.
     pub fn hand_over(
         command: &mut Command,
         messages: &Path,
-        state: Option<File>,
+        files: Vec<(i32, File)>,
         debugger: Option<&DebuggerAddress>,
     ) -> Result<Self> {
         let log = File::create(messages).map_err(|source| Error::File {
@@ -75,10 +82,11 @@ impl Sockets {
             console: ours(fd::CONSOLE)?,
             channel: ours(fd::CHANNEL)?,
             terminal: ours(fd::TERMINAL)?,
+            saved: ours(fd::SAVED)?,
         };
-        mappings.extend(state.map(|file| FdMapping {
+        mappings.extend(files.into_iter().map(|(child_fd, file)| FdMapping {
             parent_fd: file.into(),
-            child_fd: fd::STATE,
+            child_fd,
         }));
         if let Some(address) = debugger {
             mappings.push(FdMapping {

@@ -67,6 +67,47 @@ pub enum Error {
     /// A machine that was not started to be saved.
     #[error("the machine cannot be saved: it was not started for that")]
     NotToBeSaved,
+    /// What a directory has is no saved guest, or one that cannot be started.
+    #[error("cannot start the guest saved in {directory}: {why}")]
+    NoSnapshot {
+        /// The directory.
+        directory: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Something that this kind of machine cannot do.
+    #[error("{kind} cannot {what}")]
+    Unsupported {
+        /// The kind of machine.
+        kind: &'static str,
+        /// What it cannot do.
+        what: &'static str,
+    },
+    /// A machine that does not note what its guest changes, and was not started to.
+    #[error("cannot tell what the guest has changed: the machine was not started for that")]
+    NotTracked,
+    /// A guest that began nowhere, and was not saved yet.
+    #[error("cannot tell what the guest has changed: there is no saved guest to compare it with")]
+    NoBase,
+    /// What a guest has changed, to be saved over what it is compared with.
+    #[error("cannot save what has changed over the guest that it is compared with, in {directory}")]
+    OverBase {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A directory that has a saved guest already, for an emulator that could only write
+    /// over it.
+    #[error("there is a saved guest in {directory}")]
+    AlreadySaved {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A directory that a guest is being saved in, by somebody else.
+    #[error("another guest is being saved in {directory}")]
+    Saving {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The emulator's control socket is closed: the machine has ended.
     #[error("the machine has ended, `{command}` cannot reach it")]
     Gone {

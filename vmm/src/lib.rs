@@ -19,7 +19,8 @@ mod states;
 pub use console::{Alert, AlertKind};
 pub use error::{Error, Result};
 pub use machine::{
-    DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Phase, Start, TaskStates,
+    Changes, DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Phase, Start,
+    TaskStates,
 };
 
 /// The name of the virtio-serial port that leads to the guest's agent.

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -78,20 +78,30 @@ pub enum Start {
     /// At its kernel's first instruction.
     #[default]
     Boot,
-    /// There too; but it is to be [saved](Machine::save) in this directory.
+    /// There too; but it is to be [saved](Machine::save) in this directory, which is
+    /// there. Our own machine saves it over another saved guest, if there is one; QEMU
+    /// refuses to ([`Error::AlreadySaved`](crate::Error::AlreadySaved)).
     ToBeSaved(PathBuf),
     /// Where the guest stood that was saved in this directory. Its machine must have been
     /// the same, but for its disks' content and what is on the host. The directory must
     /// stay for as long as the guest runs, which reads its memory from there when it
     /// needs it, and writes nothing to it.
     Saved(PathBuf),
+    /// Where the guest stood whose [changes](Machine::save_changes) against the one in
+    /// `base` were saved in `changes`. For both directories the same goes. Not on QEMU.
+    Changed {
+        /// Where all of a guest was saved: the very one that the changes were counted from.
+        base: PathBuf,
+        /// Where the changes were saved.
+        changes: PathBuf,
+    },
 }
 
 impl Start {
     /// Its name in a record.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Saved(_) => "warm",
+            Self::Saved(_) | Self::Changed { .. } => "warm",
             Self::Boot | Self::ToBeSaved(_) => "cold",
         }
     }
@@ -112,6 +122,9 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Where the guest begins.
     pub start: Start,
+    /// Whether it is noted which pages of its memory the guest changes, for
+    /// [`Machine::save_changes`]. It makes the guest a little slower. Not on QEMU.
+    pub track_changes: bool,
     /// Where a debugger may connect by gdb's remote protocol. The guest waits for the first
     /// one; others may come later.
     pub debugger: Option<DebuggerAddress>,
@@ -132,6 +145,7 @@ impl MachineSpec {
             memory_mib: 1024,
             disks: Vec::new(),
             start: Start::Boot,
+            track_changes: false,
             debugger: None,
             console_log: run_dir.join("console.log"),
             run_dir,
@@ -208,6 +222,15 @@ pub struct TaskStates {
     pub registers: Vec<String>,
 }
 
+/// What was saved of a guest that differs from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changes {
+    /// How many pages of 4 KiB differ.
+    pub pages: u64,
+    /// How many the guest has.
+    pub of: u64,
+}
+
 /// A running guest. Dropping it kills it and leaves no process behind.
 pub trait Machine: Send {
     /// The byte stream to the guest's agent (the port
@@ -244,8 +267,26 @@ pub trait Machine: Send {
     fn resume(&mut self) -> Result<()>;
 
     /// Saves the guest, paused from then on, in the directory that it was
-    /// [started](Start::ToBeSaved) for. What is there is whole once this returns.
+    /// [started](Start::ToBeSaved) for. What is there is whole once this returns; on an
+    /// error, or should anybody be killed meanwhile, it is what it was before. In our own
+    /// machine the guest may then be resumed.
     fn save(&mut self) -> Result<()>;
+
+    /// The same, in any directory that is there. QEMU cannot save a guest in a directory
+    /// that it was not started for: [`Error::Unsupported`](crate::Error::Unsupported).
+    fn save_in(&mut self, directory: &Path) -> Result<()>;
+
+    /// Saves the guest, paused from then on, as what differs from another saved guest: the
+    /// one that it began with, or as which all of it was saved last. Needs
+    /// [`track_changes`](MachineSpec::track_changes). It can be started only together with
+    /// that one, [`Start::Changed`]; so there are no chains: a guest that began with changes
+    /// is compared with what those were compared with.
+    ///
+    /// Errors are [`NotTracked`](crate::Error::NotTracked), [`NoBase`](crate::Error::NoBase),
+    /// [`OverBase`](crate::Error::OverBase), and those of [`save`](Self::save). On QEMU it is
+    /// always [`Unsupported`](crate::Error::Unsupported), since its stream has all memory or
+    /// none.
+    fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
 
     /// Ends the machine at once and waits until it is gone.
     fn kill(&mut self) -> Result<()>;

@@ -274,6 +274,37 @@ fn restore_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn saved_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let id = "0123456789abcdef".repeat(2);
+    let whole = format!(
+        r#"{{"id":"{id}","memory_mib":1,"pages":{{"length":1048576,"modified":[1,2],"hash":3}},"changes":null}}"#
+    );
+    let changes = format!(
+        r#"{{"id":"{id}","memory_mib":1,"pages":{{"length":12288,"modified":[1,2],"hash":3}},"changes":{{"base":"{id}","base_hash":4,"runs":[[1,1],[254,2]]}}}}"#
+    );
+    let number = |number: u64| number.to_le_bytes();
+    let page = |first| [b"P".as_slice(), &number(first), &number(1), &[7; 4096]].concat();
+    let said = [
+        b"S".as_slice(),
+        &number(2),
+        b"{}",
+        &page(1),
+        &page(63),
+        b"F",
+        &number(3),
+        b"why",
+    ];
+    // A head and nothing that it tells of.
+    let mut state = b"CRUCIVM\n\x02\0\0\0".to_vec();
+    state.resize(40, 0);
+    vec![
+        ("whole", whole.into_bytes()),
+        ("changes", changes.into_bytes()),
+        ("said", said.concat()),
+        ("state", state),
+    ]
+}
+
 #[test]
 fn the_seeds_are_those_that_are_made_here() {
     let all = [
@@ -283,6 +314,7 @@ fn the_seeds_are_those_that_are_made_here() {
         ("serial", serial_seeds()),
         ("registers", register_seeds()),
         ("restore", restore_seeds()),
+        ("saved", saved_seeds()),
     ];
     for (target, seeds) in all {
         let directory = corpus().join(target);

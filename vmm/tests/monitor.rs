@@ -3,131 +3,22 @@
 //! These run on any /dev/kvm, also on those that cannot run a kernel. Without one each
 //! test says that it was not run.
 
+mod fixture;
 mod guests;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crucible_vmm::kvm::{KvmMachine, Options};
-use crucible_vmm::{Disk, Exit, Machine, MachineSpec, Start};
+use crucible_vmm::{Exit, Machine, Start};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use tempfile::TempDir;
 
+use fixture::{Fixture, PATIENCE, register};
 use guests::Guest;
-
-/// The end of patience with a host that emulates and is busy; never a measure.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Enough for what they do.
-const MEMORY_MIB: u32 = 16;
-
-/// A machine, and its files.
-struct Fixture {
-    machine: KvmMachine,
-    directory: TempDir,
-}
-
-impl Fixture {
-    /// Starts a guest; `None`, with a word, where there is no KVM.
-    fn start(guest: Guest) -> Option<Self> {
-        Self::with(guest, 1)
-    }
-
-    fn with(guest: Guest, vcpus: u8) -> Option<Self> {
-        Self::at(guest, vcpus, tempfile::tempdir().unwrap(), |_| Start::Boot)
-    }
-
-    /// Starts where `start` says, which is given a directory for what is saved.
-    fn at(
-        guest: Guest,
-        vcpus: u8,
-        directory: TempDir,
-        start: impl FnOnce(PathBuf) -> Start,
-    ) -> Option<Self> {
-        let test = std::thread::current().name().unwrap_or("?").to_owned();
-        if let Err(error) = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-        {
-            // `eprintln` would be kept back from whoever runs the tests.
-            let words = format!("not run: {test}: cannot open /dev/kvm: {error}\n");
-            std::io::stderr().write_all(words.as_bytes()).unwrap();
-            return None;
-        }
-        let saved = directory.path().join("saved");
-        fs::create_dir_all(&saved).unwrap();
-        let disk = directory.path().join("disk");
-        fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
-        let spec = MachineSpec {
-            vcpus,
-            memory_mib: MEMORY_MIB,
-            disks: vec![Disk::writable(&disk)],
-            start: start(saved),
-            ..MachineSpec::new(guest.write(directory.path()), directory.path())
-        };
-        let options = Options {
-            program: env!("CARGO_BIN_EXE_crucible-monitor").into(),
-            arguments: Vec::new(),
-        };
-        let machine = KvmMachine::start(&spec, &options).unwrap();
-        Some(Self { machine, directory })
-    }
-
-    /// Waits for the guest's end.
-    fn exit(&mut self) -> Exit {
-        self.machine
-            .wait(PATIENCE)
-            .unwrap()
-            .unwrap_or_else(|| panic!("it still runs: {}", self.console()))
-    }
-
-    fn console(&self) -> String {
-        self.machine.console_tail(100).join("\n")
-    }
-
-    /// Waits until the guest has said something.
-    fn wait_for(&mut self, words: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.console().contains(words) {
-            assert!(Instant::now() < deadline, "it never said {words}");
-            let exit = self.machine.wait(Duration::from_millis(10)).unwrap();
-            assert_eq!(exit, None);
-        }
-    }
-
-    /// The monitor's process: the only child that runs in our directory's files.
-    fn pid(&self) -> Pid {
-        let log = self.directory.path().join("monitor.log");
-        pids()
-            .find(|pid| {
-                let stderr = format!("/proc/{}/fd/2", pid.as_raw_nonzero());
-                fs::read_link(stderr).is_ok_and(|path| path == log)
-            })
-            .expect("a monitor")
-    }
-}
-
-/// All processes.
-fn pids() -> impl Iterator<Item = Pid> {
-    fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        Pid::from_raw(name.to_str()?.parse().ok()?)
-    })
-}
-
-fn register<'a>(lines: &'a [String], name: &str) -> &'a str {
-    let words = lines.iter().flat_map(|line| line.split_whitespace());
-    words
-        .filter_map(|word| word.split_once('='))
-        .find_map(|(register, value)| (register == name).then_some(value))
-        .unwrap_or_else(|| panic!("no {name} in {lines:?}"))
-}
 
 #[test]
 fn what_the_guest_says_arrives_and_a_reset_is_told() {

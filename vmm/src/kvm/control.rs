@@ -14,7 +14,7 @@ use crate::{Error, Phase, Result};
 
 /// How long a monitor may take to answer. It is the host that is slow then, so this is
 /// generous.
-const ANSWER: Duration = Duration::from_secs(60);
+pub(super) const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection to a monitor.
 pub(super) struct Control {
@@ -73,8 +73,16 @@ impl Control {
             phases: Vec::new(),
         };
         control.send("start", config)?;
-        if let Answer::Started(phases) = control.answer("start")? {
-            control.phases = phases;
+        match (control.answer("start"), control.ended()) {
+            (Ok(Answer::Started(phases)), _) => control.phases = phases,
+            (Ok(Answer::Reply(_)), _) => {}
+            (Err(_), Some(Ended::Monitor { detail })) => {
+                return Err(Error::Refused {
+                    command: "start".into(),
+                    words: detail,
+                });
+            }
+            (Err(error), _) => return Err(error),
         }
         Ok(control)
     }
@@ -86,7 +94,27 @@ impl Control {
 
     /// Has the monitor do something, and waits until it has.
     pub fn ask(&self, what: &str, request: &Request) -> Result<Reply> {
+        self.ask_and(what, request, || Ok(()))
+            .map(|(reply, ())| reply)
+    }
+
+    /// The same; `meanwhile` is done before its answer is waited for.
+    pub fn ask_and<T>(
+        &self,
+        what: &str,
+        request: &Request,
+        meanwhile: impl FnOnce() -> Result<T>,
+    ) -> Result<(Reply, T)> {
         self.send(what, request)?;
+        let done = meanwhile();
+        // Its answer comes in any case, and must not be taken for that to another question.
+        let reply = self.reply(what);
+        // What went wrong meanwhile says more.
+        let done = done?;
+        Ok((reply?, done))
+    }
+
+    fn reply(&self, what: &str) -> Result<Reply> {
         match self.answer(what)? {
             Answer::Reply(Reply::Failed(words)) => Err(Error::Refused {
                 command: what.into(),

@@ -8,7 +8,7 @@ pub mod memory;
 pub mod monitor;
 mod phases;
 pub mod probe;
-mod snapshot;
+pub mod saved;
 mod wire;
 
 use std::ffi::OsString;
@@ -24,14 +24,15 @@ use std::time::{Duration, Instant};
 use libc::SIGSYS;
 
 use self::control::Control;
+use self::saved::format::Manifest;
 use self::wire::{Config, DiskConfig, Ended, Request};
-use crate::child::{self, Sockets, last_words, share};
+use crate::child::{self, Sockets, fd, last_words, share};
 use crate::cmdline;
 use crate::console::Console;
 use crate::states;
 use crate::{
-    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Phase, Result, Start,
-    TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Phase, Result,
+    Start, TaskStates,
 };
 
 /// The command that runs [`monitor::main`].
@@ -50,6 +51,12 @@ pub struct KvmMachine {
     console: Console,
     channel: UnixStream,
     terminal: UnixStream,
+    saved: UnixStream,
+    build: String,
+    memory_mib: u32,
+    tracked: bool,
+    /// The saved guest that changes are counted from.
+    base: Option<Manifest>,
     description: Description,
     messages: PathBuf,
     start: Start,
@@ -123,12 +130,24 @@ impl KvmMachine {
         let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
-        let sockets = Sockets::hand_over(
-            &mut command,
-            &messages,
-            snapshot::state(&spec.start)?,
-            spec.debugger.as_ref(),
-        )?;
+        let build = build(&options.program)?;
+        let mut files = Vec::new();
+        let mut base = None;
+        let mut changes = None;
+        if let Some(beginning) = saved::begin(&spec.start, &build)? {
+            files.push((fd::PAGES, beginning.base.pages));
+            base = Some(beginning.base.manifest);
+            let state = match beginning.changes {
+                None => beginning.base.state,
+                Some(opened) => {
+                    files.push((fd::CHANGES, opened.pages));
+                    changes = opened.manifest.changes.map(|changes| changes.runs);
+                    opened.state
+                }
+            };
+            files.push((fd::STATE, state));
+        }
+        let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let config = Config {
@@ -144,10 +163,11 @@ impl KvmMachine {
                     readonly: disk.readonly,
                 })
                 .collect(),
+            saved: base.is_some(),
+            changes,
+            track: spec.track_changes,
             debugger: spec.debugger.is_some(),
-            memory: snapshot::memory(&spec.start),
-            saved: matches!(spec.start, Start::Saved(_)),
-            build: build(&options.program)?,
+            build: build.clone(),
             began,
         };
         let control = match Control::start(sockets.control, &config) {
@@ -186,6 +206,11 @@ impl KvmMachine {
             console,
             channel: sockets.channel,
             terminal: sockets.terminal,
+            saved: sockets.saved,
+            build,
+            memory_mib: spec.memory_mib,
+            tracked: spec.track_changes,
+            base,
             messages,
             start: spec.start.clone(),
             is_debugged: spec.debugger.is_some(),
@@ -270,8 +295,33 @@ impl Machine for KvmMachine {
         let Start::ToBeSaved(directory) = &self.start else {
             return Err(Error::NotToBeSaved);
         };
-        self.control.ask("save", &Request::Save)?;
-        snapshot::put_in_place(directory)
+        let directory = directory.clone();
+        self.save_in(&directory)
+    }
+
+    fn save_in(&mut self, directory: &Path) -> Result<()> {
+        let write = || saved::write(directory, &self.build, self.memory_mib, None, &self.saved);
+        let (_, manifest) = self.control.ask_and("save", &Request::Save, write)?;
+        self.control.ask("save", &Request::Base)?;
+        self.base = Some(manifest);
+        Ok(())
+    }
+
+    fn save_changes(&mut self, directory: &Path) -> Result<Changes> {
+        if !self.tracked {
+            return Err(Error::NotTracked);
+        }
+        let base = self.base.as_ref().ok_or(Error::NoBase)?;
+        let write = || {
+            let base = Some(base);
+            saved::write(directory, &self.build, self.memory_mib, base, &self.saved)
+        };
+        let ask = self.control.ask_and("save", &Request::SaveChanges, write);
+        let (_, manifest) = ask?;
+        Ok(Changes {
+            pages: manifest.changes.map_or(0, |changes| changes.pages()),
+            of: saved::pages_of(self.memory_mib),
+        })
     }
 
     fn kill(&mut self) -> Result<()> {

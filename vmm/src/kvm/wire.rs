@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::saved::format::Run;
 use crate::Phase;
 
 /// The guest that the monitor is to run; the first line it reads.
@@ -21,27 +22,20 @@ pub(crate) struct Config {
     pub memory_mib: u32,
     /// `vda`, `vdb`, … in this order.
     pub disks: Vec<DiskConfig>,
-    /// What the memory is.
-    pub memory: MemoryConfig,
-    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd).
+    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd), and
+    /// with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
+    /// Which pages the file [`CHANGES`](crate::child::fd) has, one after the other, where
+    /// there is one: the guest begins with these.
+    pub changes: Option<Vec<Run>>,
+    /// Whether it is noted which pages the guest changes.
+    pub track: bool,
     /// Whether a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
     pub debugger: bool,
     /// The name of this build, for such states.
     pub build: String,
     /// When the parent began to start the monitor, in nanoseconds of `CLOCK_MONOTONIC`.
     pub began: u64,
-}
-
-/// What a guest's memory is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum MemoryConfig {
-    /// Nobody else's.
-    Anonymous,
-    /// This file, made new.
-    Shared(PathBuf),
-    /// A copy of this file, made where and when the guest writes.
-    Private(PathBuf),
 }
 
 /// A disk of the guest.
@@ -62,9 +56,14 @@ pub(crate) enum Request {
     Resume,
     /// The registers of each vCPU.
     Registers,
-    /// Stop all vCPUs for good, and write the guest's state to the file
-    /// [`STATE`](crate::child::fd).
+    /// Stop all vCPUs, and say the guest's state and memory on the socket
+    /// [`SAVED`](crate::child::fd), before the reply.
     Save,
+    /// The same; of the memory only what has changed since [`Base`](Self::Base), and what
+    /// the file [`CHANGES`](crate::child::fd) had.
+    SaveChanges,
+    /// The guest as it was when all of it was saved last is what changes are counted from.
+    Base,
     /// A break on the serial line, then this key: magic SysRq.
     SysRq(u8),
 }

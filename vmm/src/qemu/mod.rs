@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use self::qmp::Qmp;
-use crate::child::{self, Sockets, last_words, share};
+use crate::child::{self, Sockets, fd, last_words, share};
 use crate::console::Console;
 use crate::states;
 use crate::{
-    Alert, AlertKind, Description, Error, Exit, Machine, MachineSpec, Result, Start, TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Result, Start,
+    TaskStates,
 };
 
 /// Debian's name of the emulator.
@@ -146,6 +147,10 @@ pub fn find(binary: &Path) -> Result<PathBuf> {
         })
 }
 
+fn unsupported(what: &'static str) -> Error {
+    Error::Unsupported { kind: "QEMU", what }
+}
+
 /// A guest in a QEMU process.
 pub struct QemuMachine {
     child: Child,
@@ -156,6 +161,7 @@ pub struct QemuMachine {
     description: Description,
     messages: PathBuf,
     start: Start,
+    saved: bool,
     is_debugged: bool,
     exit: Option<Exit>,
 }
@@ -163,6 +169,9 @@ pub struct QemuMachine {
 impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
+        if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
+            return Err(unsupported("note what a guest changes"));
+        }
         child::check_files(spec)?;
         let messages = spec.run_dir.join("qemu.log");
         let binary = options.binary.to_string_lossy().into_owned();
@@ -171,11 +180,18 @@ impl QemuMachine {
             (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_words(),
             _ => Vec::new(),
         };
+        snapshot::ready(&spec.start)?;
         let arguments = command::arguments(spec, options, &timing);
         let mut command = Command::new(&options.binary);
         command.args(&arguments);
         let state = snapshot::state_to_load(spec)?;
-        let sockets = Sockets::hand_over(&mut command, &messages, state, spec.debugger.as_ref())?;
+        let files = state.map(|file| (fd::STATE, file));
+        let sockets = Sockets::hand_over(
+            &mut command,
+            &messages,
+            files.into_iter().collect(),
+            spec.debugger.as_ref(),
+        )?;
         let console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &binary)?;
         let qmp = match Qmp::connect(sockets.control, ANSWER) {
@@ -203,6 +219,7 @@ impl QemuMachine {
             terminal: sockets.terminal,
             messages,
             start: spec.start.clone(),
+            saved: false,
             is_debugged: spec.debugger.is_some(),
             exit: None,
         })
@@ -278,6 +295,12 @@ impl Machine for QemuMachine {
     }
 
     fn resume(&mut self) -> Result<()> {
+        if self.saved {
+            return Err(Error::Refused {
+                command: "cont".into(),
+                words: "its memory is that of the saved guest".into(),
+            });
+        }
         self.qmp.execute("cont", json!({}), ANSWER).map(|_| ())
     }
 
@@ -285,7 +308,22 @@ impl Machine for QemuMachine {
         let Start::ToBeSaved(directory) = &self.start else {
             return Err(Error::NotToBeSaved);
         };
+        // Also where it fails: then it may have been saved all the same.
+        self.saved = true;
         snapshot::save(&mut self.qmp, directory)
+    }
+
+    fn save_in(&mut self, directory: &Path) -> Result<()> {
+        match &self.start {
+            Start::ToBeSaved(promised) if promised == directory => self.save(),
+            _ => Err(unsupported(
+                "save a guest where it was not started for that",
+            )),
+        }
+    }
+
+    fn save_changes(&mut self, _: &Path) -> Result<Changes> {
+        Err(unsupported("save what has changed only"))
     }
 
     fn kill(&mut self) -> Result<()> {

@@ -5,7 +5,8 @@
 //! migration stream, which leaves out memory that is shared (`x-ignore-shared`, QEMU's
 //! `docs/devel/migration`).
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -18,16 +19,41 @@ use crate::{Error, MachineSpec, Result, Start};
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 
+/// The stream while it is written.
+const NEW_STATE: &str = "state.new";
+
 /// The name by which QEMU is given the file to save to.
 const TARGET: &str = "state";
 
 /// The file that is the guest's memory, and whether it may write to it.
 pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     match &spec.start {
-        Start::Boot => None,
+        Start::Boot | Start::Changed { .. } => None,
         Start::ToBeSaved(directory) => Some((directory.join(MEMORY), true)),
         Start::Saved(directory) => Some((directory.join(MEMORY), false)),
     }
+}
+
+/// Readies the directory that the guest is to be saved in, if it is. QEMU writes to the
+/// memory's file from the guest's first instruction on, so there must be no saved guest
+/// whose file that is; nor what is left of one that was never whole.
+pub(super) fn ready(start: &Start) -> Result<()> {
+    let Start::ToBeSaved(directory) = start else {
+        return Ok(());
+    };
+    if directory.join(STATE).exists() {
+        return Err(Error::AlreadySaved {
+            directory: directory.clone(),
+        });
+    }
+    for name in [MEMORY, NEW_STATE] {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(|source| Error::File { path, source })?,
+        }
+    }
+    Ok(())
 }
 
 /// The stream that the guest is loaded from, if it is.
@@ -58,9 +84,9 @@ pub(super) fn load(qmp: &mut Qmp, spec: &MachineSpec) -> Result<()> {
     qmp.execute("cont", json!({}), ANSWER).map(|_| ())
 }
 
-/// Saves the guest, which is stopped for that.
+/// Saves the guest, which is stopped for that. It may not go on: its memory is in a file.
 pub(super) fn save(qmp: &mut Qmp, directory: &Path) -> Result<()> {
-    let path = directory.join(STATE);
+    let path = directory.join(NEW_STATE);
     let file = File::create(&path).map_err(|source| Error::File {
         path: path.clone(),
         source,
@@ -72,8 +98,16 @@ pub(super) fn save(qmp: &mut Qmp, directory: &Path) -> Result<()> {
     let uri = format!("fd:{TARGET}");
     qmp.execute("migrate", json!({ "uri": uri }), ANSWER)?;
     qmp.wait_migrated(ANSWER)?;
-    file.sync_all()
-        .map_err(|source| Error::File { path, source })
+    let place = || {
+        file.sync_all()?;
+        File::open(directory.join(MEMORY))?.sync_all()?;
+        fs::rename(&path, directory.join(STATE))?;
+        File::open(directory)?.sync_all()
+    };
+    place().map_err(|source| Error::File {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Has memory left out, and the end told.

@@ -11,6 +11,20 @@ use std::path::{Path, PathBuf};
 /// Where they are loaded.
 pub const ADDRESS: u64 = 0x10_0000;
 
+/// Where marks are left.
+pub const MARKS: usize = 0x20_0000;
+
+/// In how many pages.
+pub const MARKED_PAGES: usize = 0x800;
+
+/// How many pages are changed by a step of [`Guest::Steps`] and by no other.
+pub const STEP_PAGES: usize = 16;
+
+/// The page that a device fills with random bytes in each step.
+pub const RANDOM: usize = 0x70_0000;
+
+/// Stands for a number that is put into the code later.
+const PLACEHOLDER: u32 = 0x7ace_401d;
 /// Where [`Guest::Count`] keeps its count, as 32 bits.
 pub const COUNTER: u32 = 0x30_0000;
 
@@ -58,6 +72,76 @@ global_asm!(
     "movl $0x12345678, %ebx",
     "1: jmp 1b",
     //
+    // Leaves a mark in each page of 8 MiB.
+    "guest_marked:",
+    "movl ${placeholder}, %ebx",
+    "movl $0x200000, %edi",
+    "movl $0x800, %ecx",
+    "1: movl %ebx, (%edi)",
+    "addl $0x1000, %edi",
+    "decl %ecx",
+    "jnz 1b",
+    "say \"marked\\n\"",
+    "2: jmp 2b",
+    //
+    // For each '9' on the serial line: changes memory, by itself and by a device.
+    "guest_steps:",
+    "movl $0x200000, %edi",
+    "movl $0x800, %ecx",
+    "1: movl $1, (%edi)",
+    "addl $0x1000, %edi",
+    "decl %ecx",
+    "jnz 1b",
+    "xorl %ebx, %ebx",
+    "say \"ready\\n\"",
+    "2: movw $0x3fd, %dx",
+    "inb %dx, %al",
+    "testb $1, %al",
+    "jz 2b",
+    "movw $0x3f8, %dx",
+    "inb %dx, %al",
+    "cmpb $0x39, %al",
+    "jne 2b",
+    "incl %ebx",
+    // One page becomes zeros; of others every second one gets the step's number.
+    "movl %ebx, %edi",
+    "shll $12, %edi",
+    "movl $0, 0x300000(%edi)",
+    "shll $5, %edi",
+    "addl $0x400000, %edi",
+    "movl $0x10, %ecx",
+    "3: movl %ebx, 8(%edi)",
+    "addl $0x2000, %edi",
+    "decl %ecx",
+    "jnz 3b",
+    // The source of random numbers, the second device, fills a page.
+    "movl ${window}, %edi",
+    "addl $0x1000, %edi",
+    "movl $0, 0x70(%edi)",
+    "movl $3, 0x70(%edi)",
+    "movl $1, 0x24(%edi)",
+    "movl $1, 0x20(%edi)",
+    "movl $0xb, 0x70(%edi)",
+    "movl $0, 0x30(%edi)",
+    "movl $8, 0x38(%edi)",
+    "movl $0x600000, 0x80(%edi)",
+    "movl $0x601000, 0x90(%edi)",
+    "movl $0x602000, 0xa0(%edi)",
+    "movl $1, 0x44(%edi)",
+    "movl $0xf, 0x70(%edi)",
+    // A buffer of 4096 bytes to write to; it is the only one, and available.
+    "movl $0x700000, 0x600000",
+    "movl $0, 0x600004",
+    "movl $0x1000, 0x600008",
+    "movl $2, 0x60000c",
+    "movl $0, 0x602000",
+    "movl $0, 0x601004",
+    "movl $0x10000, 0x601000",
+    "movl $0, 0x50(%edi)",
+    "4: cmpw $1, 0x602002",
+    "jne 4b",
+    "say \"step\\n\"",
+    "jmp 2b",
     // Counts in EBX and in memory, by a function, whose first instruction is one byte.
     "guest_count:",
     "say \"counting\\n\"",
@@ -188,6 +272,7 @@ global_asm!(
     "guest_end:",
     ".code64",
     ".popsection",
+    placeholder = const PLACEHOLDER,
     counter = const COUNTER,
     idt = const 0x31_0000,
     noise = const 4000,
@@ -203,6 +288,10 @@ unsafe extern "C" {
     static TRIPLE_FAULT: u8;
     #[link_name = "guest_loop"]
     static LOOP: u8;
+    #[link_name = "guest_marked"]
+    static MARKED: u8;
+    #[link_name = "guest_steps"]
+    static STEPS: u8;
     #[link_name = "guest_count"]
     static COUNT: u8;
     #[link_name = "guest_step"]
@@ -226,6 +315,14 @@ pub enum Guest {
     TripleFault,
     /// Says `looping`, and does so forever, interrupts disabled.
     Loop,
+    /// Leaves this number in the first bytes of each page from [`MARKS`] on, of
+    /// [`MARKED_PAGES`] pages, says `marked`, and loops with it in EBX.
+    Marked(u32),
+    /// Leaves marks as [`Marked`](Self::Marked) does and says `ready`; then, for each `9`
+    /// on its serial line, adds 1 to EBX, writes to [`STEP_PAGES`] pages that it has not
+    /// written to before, makes one all zeros, has a device fill [`RANDOM`], and says
+    /// `step`. Up to 12 times.
+    Steps,
     /// Says `counting`, and counts the calls of a function in EBX and at [`COUNTER`].
     Count,
     /// Has an `int3` and a single step for itself, says `trapped twice`, and resets.
@@ -251,6 +348,8 @@ impl Guest {
             Self::Reset => &raw const RESET,
             Self::TripleFault => &raw const TRIPLE_FAULT,
             Self::Loop => &raw const LOOP,
+            Self::Marked(_) => &raw const MARKED,
+            Self::Steps => &raw const STEPS,
             Self::Count => &raw const COUNT,
             Self::Traps => &raw const TRAPS,
             Self::Noise => &raw const NOISE,
@@ -264,7 +363,14 @@ impl Guest {
             (std::slice::from_raw_parts(base, length), entry)
         };
         let path = directory.join("guest.elf");
-        fs::write(&path, elf(code, ADDRESS + entry)).expect("a file");
+        let mut code = code.to_vec();
+        if let Self::Marked(mark) = self {
+            let placeholder = PLACEHOLDER.to_le_bytes();
+            let at = code.windows(4).position(|bytes| bytes == placeholder);
+            let at = at.expect("the placeholder");
+            code[at..at + 4].copy_from_slice(&mark.to_le_bytes());
+        }
+        fs::write(&path, elf(&code, ADDRESS + entry)).expect("a file");
         path
     }
 }

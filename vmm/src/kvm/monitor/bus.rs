@@ -42,6 +42,16 @@ impl Bus {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the devices go on, before vCPUs do, after they were saved or restored. Where
+    /// they were only paused, it does no harm.
+    pub fn resume(&self) {
+        self.serial().resume();
+        for transport in &self.transports {
+            let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+            transport.resume();
+        }
+    }
+
     /// The transport that `address` belongs to, and the offset in it.
     fn transport(&self, address: u64) -> Option<(MutexGuard<'_, Transport>, u64)> {
         let offset = address.checked_sub(WINDOW)?;

@@ -42,7 +42,7 @@ use crate::kvm::wire::Config;
 /// Descriptors where a debugger may come: those of a machine, and its connection.
 const DEBUGGER_FILES: u64 = 128;
 
-/// Room in a file for what is not the guest's: a saved state, messages.
+/// Room in a file for what is not the guest's: messages.
 const ROOM: u64 = 64 << 20;
 
 /// From now on a panic, in whichever thread, says one line and ends the process.
@@ -112,15 +112,10 @@ pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {
     seccompiler::apply_filter(&filter).during("install a system call filter")
 }
 
-/// No file that the monitor writes is larger: a disk has its size already, and memory
-/// that is saved has its own.
+/// No file that the monitor writes is larger: a disk has its size already.
 fn largest_file(config: &Config) -> u64 {
     let disks = config.disks.iter().filter(|disk| !disk.readonly);
     // A block device has no length here, and no limit applies to it.
     let sizes = disks.filter_map(|disk| Some(fs::metadata(&disk.path).ok()?.len()));
-    sizes
-        .max()
-        .unwrap_or(0)
-        .max(u64::from(config.memory_mib) << 20)
-        + ROOM
+    sizes.max().unwrap_or(0) + ROOM
 }

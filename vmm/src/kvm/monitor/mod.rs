@@ -12,14 +12,15 @@ mod boot;
 mod bus;
 mod confine;
 mod cpu;
+mod dirty;
 mod gdb;
 mod mptable;
+mod save;
 mod snapshot;
 mod state;
 mod vcpu;
 mod vm;
 
-use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -30,14 +31,16 @@ use std::sync::{Arc, PoisonError};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
+use self::dirty::Dirty;
 use self::gdb::{Debugger, Means};
+use self::save::What;
 use self::snapshot::Snapshot;
 use self::vcpu::Outcome;
-use self::vm::{Ends, Vm};
+use self::vm::{Ends, Saved, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
 use super::phases::Phases;
-use super::wire::{self, Config, Ended, MemoryConfig, Message, Reply, Request};
+use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::child::{self, fd};
 
 /// Tokens of the event loop.
@@ -99,20 +102,31 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         }
         false => None,
     };
-    // Where no file was promised, that number is another's by now.
-    let mut state = match config.saved || matches!(config.memory, MemoryConfig::Shared(_)) {
-        true => Some(child::inherited_file(fd::STATE).during("take the state's file")?),
+    let saver = child::inherited(fd::SAVED).during("take the socket to save by")?;
+    // Where no files were promised, those numbers are others' by now.
+    let saved = match config.saved {
+        true => {
+            let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;
+            let pages = child::inherited_file(fd::PAGES).during("take the memory's file")?;
+            let changes = match &config.changes {
+                Some(_) => Some(
+                    child::inherited_file(fd::CHANGES).during("take the changed pages' file")?,
+                ),
+                None => None,
+            };
+            Some(Saved {
+                state: Snapshot::read(&mut state, &config.build)?,
+                pages,
+                changes,
+            })
+        }
         false => None,
-    };
-    let saved = match &mut state {
-        Some(file) if config.saved => Some(Snapshot::read(file, &config.build)?),
-        _ => None,
     };
     phases.own("preparation");
     let vm = Vm::new(
         &config,
         ends,
-        saved.as_ref(),
+        saved,
         (&epoll, DEVICES),
         (&sender, &wake),
         || debugged.as_ref().map(|(_, means)| means.watcher()),
@@ -137,8 +151,11 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         wake: &wake,
         debugger,
         vm: &vm,
-        state,
-        build: &config.build,
+        saver,
+        dirty: config.track.then(|| {
+            let changed = config.changes.as_deref().unwrap_or_default();
+            Dirty::new(config.memory_mib, changed)
+        }),
     }
     .run();
     // The debugger has let go of it with the loop.
@@ -156,8 +173,8 @@ struct Loop<'a> {
     wake: &'a EventFd,
     debugger: Option<Debugger>,
     vm: &'a Vm,
-    state: Option<File>,
-    build: &'a str,
+    saver: UnixStream,
+    dirty: Option<Dirty>,
 }
 
 impl Loop<'_> {
@@ -219,13 +236,18 @@ impl Loop<'_> {
             }
             Request::Resume => {
                 self.vm.parent_holds(false);
+                self.vm.bus.resume();
                 self.vm.resume();
                 Reply::Done
             }
-            Request::Save => match self.save() {
-                Ok(()) => Reply::Done,
-                Err(failure) => Reply::Failed(failure.to_string()),
-            },
+            Request::Save => self.save(What::All),
+            Request::SaveChanges => self.save(What::Changes),
+            Request::Base => {
+                if let Some(dirty) = &mut self.dirty {
+                    dirty.base();
+                }
+                Reply::Done
+            }
             Request::Registers => Reply::Registers(self.registers()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
@@ -245,13 +267,12 @@ impl Loop<'_> {
     }
 
     /// Saves the guest, which stays paused.
-    fn save(&mut self) -> Result<(), Failure> {
+    fn save(&mut self, what: What) -> Reply {
         self.pause();
-        let file = self
-            .state
-            .as_mut()
-            .ok_or_else(|| Failure::new("save a guest that was not started for that"))?;
-        self.vm.save()?.write(file, self.build)
+        match save::save(self.vm, what, &mut self.dirty, &self.saver) {
+            Ok(()) => Reply::Done,
+            Err(failure) => Reply::Failed(failure.to_string()),
+        }
     }
 
     /// The registers of all vCPUs, which stand still for that.

@@ -1,10 +1,13 @@
 //! A virtual machine: KVM's part, memory, devices and vCPUs, put together.
 
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::Epoll;
@@ -46,10 +49,19 @@ pub(super) struct Ends {
     pub terminal: UnixStream,
 }
 
+/// Where a guest begins that was saved.
+pub(super) struct Saved {
+    pub state: Snapshot,
+    /// Its memory, but for
+    pub pages: File,
+    /// the pages that differ.
+    pub changes: Option<File>,
+}
+
 /// A virtual machine with all its parts.
 pub(super) struct Vm {
-    fd: VmFd,
-    memory: Arc<Memory>,
+    pub fd: VmFd,
+    pub memory: Arc<Memory>,
     memory_mib: u32,
     pub bus: Arc<Bus>,
     pub vcpus: Vec<Handle>,
@@ -92,7 +104,7 @@ impl Vm {
     pub fn new(
         config: &Config,
         ends: Ends,
-        saved: Option<&Snapshot>,
+        saved: Option<Saved>,
         (epoll, tokens): (&Arc<Epoll>, u64),
         (outcomes, wake): (&Sender<Outcome>, &EventFd),
         watcher: impl Fn() -> Option<Watcher>,
@@ -101,17 +113,28 @@ impl Vm {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         let fd = create(&kvm)?;
         phases.kvm("machine");
-        let memory = Arc::new(memory::map(config.memory_mib, &config.memory, false)?);
+        let pages = saved.as_ref().map(|saved| &saved.pages);
+        let memory = Arc::new(memory::map(config.memory_mib, pages, config.track)?);
+        if let (
+            Some(runs),
+            Some(Saved {
+                changes: Some(changes),
+                ..
+            }),
+        ) = (&config.changes, &saved)
+        {
+            memory::lay(&memory, changes, runs)?;
+        }
         phases.own("memory");
-        register(&fd, &memory)?;
+        register(&fd, &memory, config.track)?;
         phases.kvm("memory's slots");
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
         phases.own("devices");
         let vcpus = vcpus(&kvm, &fd, config)?;
         let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
         phases.kvm("vCPUs");
-        match saved {
-            Some(snapshot) => restore(config, snapshot, &fd, &bus, &vcpus, phases)?,
+        match &saved {
+            Some(saved) => restore(config, &saved.state, &fd, &bus, &vcpus, phases)?,
             None => boot(config, &memory, &bus, &vcpus[0], phases)?,
         }
         let mut handles = Vec::new();
@@ -139,7 +162,7 @@ impl Vm {
         })
     }
 
-    /// The guest's state, whose vCPUs must be paused; and its memory is in its file.
+    /// The guest's state, but for its memory. Its vCPUs must be paused.
     pub fn save(&self) -> Result<Snapshot, Failure> {
         let vcpus = self
             .vcpus
@@ -159,7 +182,6 @@ impl Vm {
             .collect();
         let mut serial = self.bus.serial();
         serial.flush();
-        memory::sync(&self.memory)?;
         Ok(Snapshot {
             memory_mib: self.memory_mib,
             transports,
@@ -311,21 +333,17 @@ fn restore(
         transport.restore(state).during("restore a device")?;
     }
     // Only once all is in place: they may send interrupts.
-    bus.serial().resume();
-    for transport in &bus.transports {
-        let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
-        transport.resume();
-    }
+    bus.resume();
     phases.own("devices' state");
     Ok(())
 }
 
-/// Gives the memory to the guest.
-fn register(vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
+/// Gives the memory to the guest. With `track` KVM notes which pages change.
+fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result<(), Failure> {
     for (slot, region) in memory.iter().enumerate() {
         let region = kvm_userspace_memory_region {
             slot: slot as u32,
-            flags: 0,
+            flags: if track { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,

@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup;
-use crucible_protocol::{Begin, KEEP_DIR, TOOLS_DIR};
+use crucible_protocol::{Begin, Identity, KEEP_DIR, Mac, TOOLS_DIR};
 use nix::{
     mount::{MsFlags, mount},
     sched::sched_yield,
@@ -30,7 +30,12 @@ use nix::{
     unistd::{chdir, pivot_root, sethostname},
 };
 
+use crate::network;
+
 const NONE: Option<&str> = None;
+
+/// How many random bytes tell two guests apart.
+const RANDOM: usize = 32;
 
 /// `_IO('R', 0x07)` of `include/uapi/linux/random.h`.
 const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
@@ -135,24 +140,44 @@ pub fn mount_own() -> Result<()> {
     optional("tracefs", "/sys/kernel/tracing")
 }
 
-/// Sets the clock and makes the random numbers this guest's own.
-pub fn identify(begin: &Begin) -> Result<()> {
-    let now = TimeSpec::from_duration(Duration::from_nanos(begin.now_ns));
-    clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")?;
+/// Sets the clock. To be called first: it is late by whatever comes before.
+pub fn set_clock(now_ns: u64) -> Result<()> {
+    let now = TimeSpec::from_duration(Duration::from_nanos(now_ns));
+    clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")
+}
+
+/// Makes the random numbers this guest's own. To be called before anything draws any: file
+/// systems do when they are mounted.
+pub fn reseed(seed: &[u8]) -> Result<()> {
     let random = File::options()
         .write(true)
         .open("/dev/urandom")
         .context("cannot open /dev/urandom")?;
     (&random)
-        .write_all(&begin.seed)
+        .write_all(seed)
         .context("cannot stir the random numbers")?;
     // Written bytes alone take effect with the next reseeding, minutes later.
     // SAFETY: RNDRESEEDCRNG takes no argument.
     let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) };
     nix::errno::Errno::result(result).context("cannot reseed the random numbers")?;
+    Ok(())
+}
+
+/// Gives the guest its name and its network, and tells who it is now.
+pub fn identify(begin: &Begin) -> Result<Identity> {
     make_dir("/run/crucible", 0o755)?;
     fs::write("/run/crucible/instance", format!("{}\n", begin.instance))
-        .context("cannot note the guest's name")
+        .context("cannot note the guest's name")?;
+    let mut random = vec![0; RANDOM];
+    // SAFETY: `getrandom` writes at most as many bytes as there are.
+    let got = unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), 0) };
+    let got = nix::errno::Errno::result(got).context("cannot get random numbers")?;
+    random.truncate(got as usize);
+    Ok(Identity {
+        instance: begin.instance.clone(),
+        mac: network::interface(Mac::of(&begin.instance))?,
+        random,
+    })
 }
 
 /// Mounts what a kernel may have been built without.
@@ -169,7 +194,7 @@ fn optional(kind: &str, target: &str) -> Result<()> {
 /// All that is not a mount.
 pub fn prepare() -> Result<()> {
     sethostname("crucible")?;
-    loopback_up().context("cannot bring lo up")?;
+    network::loopback_up().context("cannot bring lo up")?;
     fs::create_dir_all("/usr/local/bin")?;
     for tool in ["checkpoint", "restart", "torture"] {
         let link = format!("/usr/local/bin/{tool}");
@@ -214,20 +239,6 @@ pub fn prepare() -> Result<()> {
         std::env::set_var("HOME", "/root");
         std::env::set_var("LANG", "C.UTF-8");
     }
-    Ok(())
-}
-
-fn loopback_up() -> io::Result<()> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    // SAFETY: all zeroes is a valid `ifreq`, made of integers.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, which `request` is.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    nix::errno::Errno::result(result)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 mod boot;
 mod container;
 mod files;
+mod network;
 mod observe;
 mod reaper;
 mod serve;

@@ -192,11 +192,13 @@ impl Agent {
         if self.begun {
             bail!("this guest has begun already");
         }
+        boot::set_clock(begin.now_ns)?;
+        boot::reseed(&begin.seed)?;
         boot::mount_own().context("the guest's disks are not as they should be")?;
-        boot::identify(begin)?;
+        let identity = boot::identify(begin)?;
         boot::prepare().context("cannot prepare the guest")?;
         self.begun = true;
-        Ok(Reply::Done)
+        Ok(Reply::Begun(identity))
     }
 
     fn prepare(&mut self, from: Option<&str>) -> Result<Reply> {

@@ -24,13 +24,14 @@ pub use script::Writer;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("block", block),
     ("console", console),
     ("rng", rng),
     ("serial", serial),
     ("registers", registers),
     ("restore", restore),
+    ("saved", saved),
 ];
 
 /// The size of the fuzzed disk in bytes. Small: what fails beyond it, fails anywhere.
@@ -149,6 +150,11 @@ pub fn restore(data: &[u8]) {
             bench.notify_all();
         }
     }
+}
+
+/// The file of a saved guest, and what a monitor says while it saves one.
+pub fn saved(data: &[u8]) {
+    crate::kvm::saved::fuzz::play(data);
 }
 
 fn disk(readonly: bool) -> Bench {

@@ -148,10 +148,6 @@ const LOOP: &[Call] = &[
             &[Is(1, iowr::<kvm_msr_list>(0x02))],  // KVM_GET_MSR_INDEX_LIST
         ],
     ),
-    // The files that it is saved in are made durable.
-    (SYS_fsync, ANY),
-    (SYS_fdatasync, ANY),
-    (SYS_msync, ANY),
     // The wall clock, where the kernel does not let user space read it by itself.
     (SYS_clock_gettime, ANY),
     // Waiting for a thread's end.

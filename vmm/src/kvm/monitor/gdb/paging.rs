@@ -118,7 +118,6 @@ impl Paging {
 mod tests {
     use super::*;
     use crate::kvm::memory;
-    use crate::kvm::wire::MemoryConfig;
 
     /// The tables: four or five levels, one table each, from here on.
     const TABLES: u64 = 0x1_0000;
@@ -126,7 +125,7 @@ mod tests {
     const KERNEL_TEXT: u64 = 0xffff_ffff_8123_4567;
 
     fn memory() -> Memory {
-        memory::map(4, &MemoryConfig::Anonymous, false).unwrap()
+        memory::map(4, None, false).unwrap()
     }
 
     fn long(levels: u64) -> Paging {

@@ -10,7 +10,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use super::traps::Trap;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory;
-use crate::kvm::wire::MemoryConfig;
 
 /// Pages that VMX needs for real mode.
 const TASK_STATE: usize = 0xfffb_d000;
@@ -61,7 +60,7 @@ fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
     let vm = kvm.create_vm().during("create a virtual machine")?;
     vm.set_tss_address(TASK_STATE)
         .during("place the task state")?;
-    let memory = memory::map(1, &MemoryConfig::Anonymous, false)?;
+    let memory = memory::map(1, None, false)?;
     for region in memory.iter() {
         let region = kvm_userspace_memory_region {
             slot: 0,

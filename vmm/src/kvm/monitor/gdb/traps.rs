@@ -211,13 +211,12 @@ fn at(bytes: &mut [u8], start: u64, wanted: u64) -> Option<&mut u8> {
 mod tests {
     use super::*;
     use crate::kvm::memory;
-    use crate::kvm::wire::MemoryConfig;
 
     /// Addresses here are this much above memory.
     const BASE: u64 = 0xffff_ffff_8000_0000;
 
     fn memory() -> Memory {
-        let memory = memory::map(1, &MemoryConfig::Anonymous, false).unwrap();
+        let memory = memory::map(1, None, false).unwrap();
         let bytes: Vec<u8> = (0..=255).collect();
         memory.write_slice(&bytes, GuestAddress(0x1000)).unwrap();
         memory

@@ -1,0 +1,275 @@
+//! `crucible clones`: guests that begin as one and the same, and must not stay it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use crucible_artefacts::Step;
+use crucible_engine::guest::Guest;
+use crucible_protocol::Mac;
+use crucible_vmm::{MachineSpec, Start};
+use tempfile::TempDir;
+
+use crate::context::Context;
+use crate::images::{GuestArgs, Images};
+use crate::machines;
+
+/// How long an agent may take to answer.
+const LONG: Duration = Duration::from_secs(300);
+
+/// How far a guest's clock may be from what it must lie between, in seconds: it and the
+/// host's tick at rates that may differ a little.
+const CLOCK: f64 = 1.0;
+
+/// What each guest is asked, a line each: its name, its interface's address, random bytes
+/// from a process that was started after the guest became its own, what Linux calls the boot,
+/// and its clock.
+const QUESTION: &str = "
+    cat /run/crucible/instance
+    cat /sys/class/net/eth0/address
+    head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'; echo
+    cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
+    date +%s.%N";
+
+/// The options of `crucible clones`.
+#[derive(Debug, Args)]
+pub struct ClonesArgs {
+    /// How many
+    #[arg(value_name = "N", default_value_t = 4)]
+    count: usize,
+    /// Have them begin with what another guest has changed since it was saved
+    #[arg(long)]
+    changes: bool,
+    /// Which guest
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+/// A guest, as it is seen.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    instance: String,
+    mac: String,
+    random: String,
+    drawn: String,
+    boot_id: String,
+    uuid: String,
+    /// By how many seconds its clock is outside of what it must lie between.
+    clock: f64,
+}
+
+/// Starts clones of one saved guest, all of which run at the same time, and exits with 1
+/// unless each is a guest of its own.
+pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
+    let images = Images::prepare(context, &args.guest)?;
+    let directory = tempfile::Builder::new()
+        .prefix("crucible-clones-")
+        .tempdir()
+        .context("cannot make a directory for the guests")?;
+    let begin = begin(args, &images, context, &directory)?;
+    let step = Step::begin(context.progress(), "starting the clones");
+    let mut clones = Vec::new();
+    for number in 0..args.count {
+        let spec = spec(&images, context, &directory, &format!("clone{number}"))?;
+        let machine = machines::start(
+            images.kind(),
+            &MachineSpec {
+                start: begin.clone(),
+                ..spec
+            },
+        )?;
+        clones.push(Guest::connect(machine, LONG)?);
+    }
+    drop(step);
+    let step = Step::begin(context.progress(), "asking the clones");
+    let seen = clones.iter_mut().map(ask).collect::<Result<Vec<_>>>()?;
+    drop(step);
+    // Only now: until here all of them have run side by side.
+    for clone in &mut clones {
+        if let Some(exit) = clone.machine().try_exit()? {
+            bail!("a clone has ended: {exit:?}");
+        }
+    }
+    drop(clones);
+    for (number, seen) in seen.iter().enumerate() {
+        println!(
+            "clone {number}: instance {} mac {} random {} boot_id {} clock {:+.3} s",
+            seen.instance,
+            seen.mac,
+            &seen.random[..16],
+            seen.boot_id,
+            seen.clock
+        );
+    }
+    let faults = faults(&seen);
+    for fault in &faults {
+        println!("  {fault}");
+    }
+    let verdict = if faults.is_empty() { "pass" } else { "fail" };
+    println!("{} clones of one saved guest: {verdict}", seen.len());
+    Ok(ExitCode::from(u8::from(!faults.is_empty())))
+}
+
+/// Where the clones begin.
+fn begin(
+    args: &ClonesArgs,
+    images: &Images,
+    context: &Context,
+    directory: &TempDir,
+) -> Result<Start> {
+    let spec = spec(images, context, directory, "first")?;
+    let base = images.saved(context, &spec)?;
+    if !args.changes {
+        return Ok(Start::Saved(base));
+    }
+    let changes = directory.path().join("changes");
+    make_directory(&changes)?;
+    let spec = MachineSpec {
+        start: Start::Saved(base.clone()),
+        track_changes: true,
+        ..spec
+    };
+    let mut first = Guest::greet(machines::start(images.kind(), &spec)?, LONG)?;
+    let saved = first.machine().save_changes(&changes)?;
+    first.machine().kill()?;
+    println!("{} of {} pages have changed", saved.pages, saved.of);
+    Ok(Start::Changed { base, changes })
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// A machine with files of its own.
+fn spec(
+    images: &Images,
+    context: &Context,
+    directory: &TempDir,
+    name: &str,
+) -> Result<MachineSpec> {
+    let own: PathBuf = directory.path().join(name);
+    make_directory(&own)?;
+    let scratch = own.join("scratch.ext4");
+    images.scratch(context, &scratch)?;
+    Ok(images.machine(&scratch, &own))
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+/// Asks a guest who it is.
+fn ask(guest: &mut Guest) -> Result<Seen> {
+    let argv = ["/bin/sh", "-ec", QUESTION].map(String::from);
+    let before = now();
+    let run = guest.exec(&argv, &BTreeMap::new(), "/", LONG)?;
+    let after = now();
+    if !run.success() {
+        bail!("a clone cannot tell who it is: {}", run.stderr);
+    }
+    let lines: Vec<_> = run
+        .stdout
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .collect();
+    let [instance, mac, drawn, boot_id, uuid, time] = lines.as_slice() else {
+        bail!("a clone tells strange things of itself: {lines:?}");
+    };
+    let time: f64 = time.parse().context("a clone's clock is no number")?;
+    let told = guest.identity();
+    if told.instance != *instance || told.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
+        bail!("a clone is not who its agent says: {told:?}, {instance}, {mac}");
+    }
+    Ok(Seen {
+        random: told
+            .random
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        instance: instance.clone(),
+        mac: mac.clone(),
+        drawn: drawn.clone(),
+        boot_id: boot_id.clone(),
+        uuid: uuid.clone(),
+        clock: (time - after).max(0.0) + (time - before).min(0.0),
+    })
+}
+
+/// What is the same in two of them, or wrong in one.
+fn faults(all: &[Seen]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut seen = HashSet::new();
+    for (number, clone) in all.iter().enumerate() {
+        let facts = [
+            ("instance", &clone.instance),
+            ("address", &clone.mac),
+            ("random bytes of getrandom", &clone.random),
+            ("random bytes of /dev/urandom", &clone.drawn),
+            ("boot_id", &clone.boot_id),
+            ("uuid", &clone.uuid),
+        ];
+        for (what, value) in facts {
+            if value.is_empty() || !seen.insert((what, value)) {
+                faults.push(format!("clone {number} has another's {what}: {value}"));
+            }
+        }
+        let of_ours = clone.mac.parse().is_ok_and(|Mac(bytes)| bytes[0] & 3 == 2);
+        if !of_ours {
+            faults.push(format!(
+                "clone {number} has an address that is not ours to give"
+            ));
+        }
+        if clone.clock.abs() > CLOCK {
+            faults.push(format!("clone {number} is {:+.3} s off", clone.clock));
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(number: u8) -> Seen {
+        Seen {
+            instance: format!("i{number}"),
+            mac: Mac::of(&number.to_string()).to_string(),
+            random: format!("r{number}"),
+            drawn: format!("d{number}"),
+            boot_id: format!("b{number}"),
+            uuid: format!("u{number}"),
+            clock: 0.0,
+        }
+    }
+
+    #[test]
+    fn what_two_share_is_a_fault() {
+        assert_eq!(faults(&[seen(1), seen(2)]), Vec::<String>::new());
+        let twin = Seen {
+            drawn: "d1".into(),
+            ..seen(2)
+        };
+        assert_eq!(faults(&[seen(1), twin]).len(), 1);
+        assert_eq!(faults(&[seen(1), seen(1)]).len(), 6);
+    }
+
+    #[test]
+    fn a_wrong_clock_or_address_is_a_fault() {
+        let late = Seen {
+            clock: -1.5,
+            ..seen(1)
+        };
+        let group = Seen {
+            mac: "03:00:00:00:00:00".into(),
+            ..seen(2)
+        };
+        assert_eq!(faults(&[late, group]).len(), 2);
+    }
+}

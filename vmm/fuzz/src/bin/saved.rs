@@ -1,0 +1,8 @@
+#![no_main]
+
+use crucible_vmm::kvm::devices::fuzz;
+
+libfuzzer_sys::fuzz_target!(
+    init: crucible_vmm_fuzz::ignore_broken_pipes(),
+    |data: &[u8]| fuzz::saved(data)
+);

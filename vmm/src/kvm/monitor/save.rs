@@ -1,0 +1,113 @@
+//! How a monitor saves its guest: it says all of it on a socket, and its parent writes it.
+
+use std::os::unix::net::UnixStream;
+
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+
+use super::dirty::Dirty;
+use super::vm::Vm;
+use crate::kvm::failure::{During, Failure};
+use crate::kvm::memory::Memory;
+use crate::kvm::saved::PAGE;
+use crate::kvm::saved::hash::is_zero;
+use crate::kvm::saved::stream::{PIECE, Piece, send};
+
+const WHAT: &str = "send the guest to be saved";
+
+/// Which pages are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// All but those that are all zeros.
+    All,
+    /// Those that have changed.
+    Changes,
+}
+
+/// Saves the guest, whose vCPUs are paused. `dirty` is where changes are noted.
+pub(super) fn save(
+    vm: &Vm,
+    what: What,
+    dirty: &mut Option<Dirty>,
+    to: &UnixStream,
+) -> Result<(), Failure> {
+    let result = try_save(vm, what, dirty, to);
+    let end = match &result {
+        Ok(()) => Piece::End,
+        Err(failure) => Piece::Failed(failure.to_string()),
+    };
+    send(to, &end).during(WHAT)?;
+    result
+}
+
+fn try_save(
+    vm: &Vm,
+    what: What,
+    dirty: &mut Option<Dirty>,
+    to: &UnixStream,
+) -> Result<(), Failure> {
+    let state = vm.save()?.to_bytes()?;
+    // Only now: devices may do their last work while they are saved.
+    if let Some(dirty) = dirty {
+        dirty.collect(&vm.fd, &vm.memory)?;
+    }
+    send(to, &Piece::State(state)).during(WHAT)?;
+    match (what, dirty) {
+        (What::All, dirty) => {
+            memory(&vm.memory, to, |_, page| !is_zero(page))?;
+            if let Some(dirty) = dirty {
+                dirty.saved();
+            }
+            Ok(())
+        }
+        (What::Changes, Some(dirty)) => memory(&vm.memory, to, |number, _| dirty.contains(number)),
+        (What::Changes, None) => Err(Failure::new("tell what has changed: it was not noted")),
+    }
+}
+
+/// Says the pages that are wanted, by their number and content.
+fn memory(
+    memory: &Memory,
+    to: &UnixStream,
+    wanted: impl Fn(u64, &[u8]) -> bool,
+) -> Result<(), Failure> {
+    let mut piece = vec![0; PIECE * PAGE];
+    let mut number = 0;
+    for region in memory.iter() {
+        let pages = region.len() / PAGE as u64;
+        for first in (0..pages).step_by(PIECE) {
+            let count = (pages - first).min(PIECE as u64) as usize;
+            let bytes = &mut piece[..count * PAGE];
+            region
+                .read_slice(bytes, MemoryRegionAddress(first * PAGE as u64))
+                .during("read the guest's memory")?;
+            say(number + first, bytes, to, &wanted)?;
+        }
+        number += pages;
+    }
+    Ok(())
+}
+
+/// Says those of some pages that are wanted.
+fn say(
+    first: u64,
+    pages: &[u8],
+    to: &UnixStream,
+    wanted: impl Fn(u64, &[u8]) -> bool,
+) -> Result<(), Failure> {
+    let page = |index: usize| &pages[index * PAGE..(index + 1) * PAGE];
+    let count = pages.len() / PAGE;
+    let mut begun = None;
+    for index in 0..=count {
+        let is_wanted = index < count && wanted(first + index as u64, page(index));
+        match begun {
+            None if is_wanted => begun = Some(index),
+            Some(begin) if !is_wanted => {
+                let run = &pages[begin * PAGE..index * PAGE];
+                send(to, &Piece::Pages(first + begin as u64, run)).during(WHAT)?;
+                begun = None;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

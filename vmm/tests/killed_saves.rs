@@ -1,0 +1,368 @@
+//! Guests that are saved over another saved guest, and somebody who is killed meanwhile:
+//! the monitor, or the process that has started it and writes the files.
+//!
+//! `CRUCIBLE_SEED=N` repeats the moments of a run, as far as the host does.
+
+mod fixture;
+mod guests;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Lines, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crucible_vmm::kvm::saved::{self, Verified};
+use crucible_vmm::{Machine, Start};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, setrlimit,
+};
+
+use fixture::{Fixture, PATIENCE, monitor, register};
+use guests::{Guest, MARKED_PAGES, MARKS};
+
+/// How often somebody is killed.
+const KILLS: u32 = 200;
+
+/// Saves that nobody disturbs, to learn how long one takes.
+const MEASURED: u32 = 7;
+
+/// What tells [`saver`] where to save, and which mark its guest is to have.
+const DIRECTORY: &str = "CRUCIBLE_SAVER_DIRECTORY";
+const MARK: &str = "CRUCIBLE_SAVER_MARK";
+
+/// What tells it to have its files limited.
+const LIMITED: &str = "CRUCIBLE_SAVER_LIMITED";
+
+/// Not a test of its own: the process that has a guest and saves it, when it is told to.
+#[test]
+fn saver() {
+    let (Some(saved), Ok(mark)) = (env::var_os(DIRECTORY), env::var(MARK)) else {
+        return;
+    };
+    let mark = mark.parse().unwrap();
+    let start = |_| Start::ToBeSaved(saved.into());
+    let files = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::at(Guest::Marked(mark), 1, files, start).expect("KVM");
+    fixture.wait_for("marked");
+    if env::var_os(LIMITED).is_some() {
+        limit_files();
+    }
+    println!("\nmonitor {}", fixture.pid());
+    io::stdin().read_line(&mut String::new()).unwrap();
+    match fixture.machine.save() {
+        Ok(()) => println!("saved"),
+        Err(error) => println!("failed: {error}"),
+    }
+    // Until nobody wants to kill anybody any more.
+    io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// No file of this process may be as long as a guest's memory is.
+fn limit_files() {
+    // SAFETY: it is only ignored; writing then fails with EFBIG instead.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    assert_ne!(before, libc::SIG_ERR);
+    let limit = Rlimit {
+        current: Some(4 << 20),
+        maximum: Some(4 << 20),
+    };
+    setrlimit(Resource::Fsize, limit).unwrap();
+}
+
+/// Such a process, whose guest is there.
+struct Saver {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    monitor: Pid,
+    /// Tells of the monitor's end, also where its number is another's by then.
+    monitor_end: OwnedFd,
+}
+
+impl Saver {
+    fn start(directory: &Path, mark: u32) -> Self {
+        Self::from(Command::new(env::current_exe().unwrap()), directory, mark)
+    }
+
+    fn from(mut command: Command, directory: &Path, mark: u32) -> Self {
+        let mut process = command
+            .args(["--exact", "saver", "--nocapture"])
+            .env(DIRECTORY, directory)
+            .env(MARK, mark.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let monitor = (&mut lines)
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("monitor ")?.parse().ok())
+            .expect("a monitor");
+        let monitor = Pid::from_raw(monitor).unwrap();
+        Self {
+            process,
+            lines,
+            monitor,
+            monitor_end: pidfd_open(monitor, PidfdFlags::empty()).unwrap(),
+        }
+    }
+
+    /// Has it save its guest from now on.
+    fn go(&mut self) -> Instant {
+        let input = self.process.stdin.as_mut();
+        input.unwrap().write_all(b"go\n").unwrap();
+        Instant::now()
+    }
+
+    /// What it said of the save, if it has.
+    fn outcome(&mut self) -> Option<String> {
+        let mut lines = (&mut self.lines).map_while(Result::ok);
+        lines.find(|line| line == "saved" || line.starts_with("failed"))
+    }
+
+    /// Waits until both it and the monitor are gone.
+    fn gone(mut self) {
+        drop(self.process.stdin.take());
+        while self.lines.next().is_some() {}
+        self.process.wait().unwrap();
+        let mut wait = [PollFd::new(&self.monitor_end, PollFlags::IN)];
+        let ended = poll(&mut wait, Some(&PATIENCE.try_into().unwrap())).unwrap();
+        assert_eq!(ended, 1, "the monitor is still there");
+    }
+}
+
+/// Numbers without visible order (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A moment from now to `limit`.
+    fn moment(&mut self, limit: Duration) -> Duration {
+        limit.mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// Waits for a moment more exactly than the kernel wakes sleepers.
+fn wait_until(moment: Instant) {
+    const SLACK: Duration = Duration::from_micros(200);
+    if let Some(most) = moment
+        .checked_duration_since(Instant::now())
+        .and_then(|left| left.checked_sub(SLACK))
+    {
+        thread::sleep(most);
+    }
+    while Instant::now() < moment {
+        std::hint::spin_loop();
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// What is saved there: it must be whole, have one mark everywhere, and start.
+fn look(directory: &Path) -> (Verified, u32) {
+    let verified = saved::verify(directory, &monitor()).unwrap();
+    let memory = fs::read(&verified.pages).unwrap();
+    let marks: Vec<_> = (0..MARKED_PAGES)
+        .map(|page| {
+            let at = MARKS + page * 4096;
+            u32::from_le_bytes(memory[at..at + 4].try_into().unwrap())
+        })
+        .collect();
+    let mark = marks[0];
+    assert!(marks.iter().all(|other| *other == mark), "marks are mixed");
+    let start = |_| Start::Saved(directory.into());
+    let files = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::at(Guest::Marked(mark), 1, files, start).unwrap();
+    let states = fixture.machine.task_states(Duration::from_millis(1));
+    let registers = states.unwrap().registers;
+    assert_eq!(register(&registers, "RBX"), format!("{mark:016x}"));
+    (verified, mark)
+}
+
+/// Whether there is more than a saved guest: one that is being saved.
+fn has_begun(directory: &Path, old: &Verified) -> bool {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    let old = [old.pages.clone(), directory.join("state")];
+    paths.iter().any(|path| !old.contains(path))
+}
+
+#[test]
+fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
+    let Some(fixture) = Fixture::start(Guest::Reset) else {
+        return;
+    };
+    drop(fixture);
+    let seed = match env::var("CRUCIBLE_SEED") {
+        Ok(seed) => seed.parse().expect("a number"),
+        Err(_) => SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_nanos() as u64,
+    };
+    let say = |words: String| io::stderr().write_all(words.as_bytes()).unwrap();
+    say(format!("killed saves: CRUCIBLE_SEED={seed}\n"));
+    let mut random = Random(seed);
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+
+    let mut times = Vec::new();
+    for mark in 1..=MEASURED {
+        let mut saver = Saver::start(directory, mark);
+        let begun = saver.go();
+        assert_eq!(saver.outcome().as_deref(), Some("saved"));
+        times.push(begun.elapsed());
+        saver.gone();
+    }
+    let (mut current, mut current_mark) = look(directory);
+    assert_eq!(current_mark, MEASURED);
+
+    let mut counts = BTreeMap::<_, u32>::new();
+    for mark in MEASURED + 1..=MEASURED + KILLS {
+        let victim = ["the monitor", "its parent"][mark as usize % 2];
+        let mut saver = Saver::start(directory, mark);
+        // Whatever the one before has left, the new one has removed.
+        assert!(!has_begun(directory, &current));
+        let longest = median(&mut times).mul_f64(1.3);
+        let begun = saver.go();
+        wait_until(begun + random.moment(longest));
+        let inside = has_begun(directory, &current);
+        match victim {
+            "the monitor" => kill_process(saver.monitor, Signal::KILL).unwrap(),
+            _ => saver.process.kill().unwrap(),
+        }
+        let outcome = saver.outcome();
+        saver.gone();
+        let (now, now_mark) = look(directory);
+        let what = if now_mark == mark {
+            "the new guest"
+        } else {
+            assert_eq!((now_mark, &now.id), (current_mark, &current.id));
+            // Who was not killed has removed what it had begun.
+            assert!(victim != "the monitor" || now.leftovers.is_empty());
+            assert_ne!(outcome.as_deref(), Some("saved"));
+            match inside {
+                true => "the old guest",
+                false => "the old guest, nothing had begun",
+            }
+        };
+        *counts.entry((victim, what)).or_default() += 1;
+        (current, current_mark) = (now, now_mark);
+    }
+    say(format!(
+        "killed saves: a save takes {:?}\n",
+        median(&mut times)
+    ));
+    for ((victim, what), count) in &counts {
+        say(format!("killed saves: {victim} killed: {what}: {count}\n"));
+    }
+    for victim in ["the monitor", "its parent"] {
+        for what in ["the old guest", "the new guest"] {
+            let count = counts.get(&(victim, what)).copied().unwrap_or(0);
+            assert!(count > 0, "with {victim} killed it was never {what}");
+        }
+    }
+}
+
+/// A file system with too little room for two guests. Unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where we may not mount one.
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=12m", "crucible-test"])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        mounted.then_some(Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Else it stays until the host is started again; nobody is left to tell.
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_the_old_guest() {
+    let Some(fixture) = Fixture::start(Guest::Reset) else {
+        return;
+    };
+    drop(fixture);
+    let Some(disk) = SmallDisk::mount() else {
+        let words = "not run: a_full_disk_is_told…: no file system can be mounted\n";
+        io::stderr().write_all(words.as_bytes()).unwrap();
+        return;
+    };
+    let directory = disk.0.path();
+    let mut saver = Saver::start(directory, 1);
+    saver.go();
+    assert_eq!(saver.outcome().as_deref(), Some("saved"));
+    saver.gone();
+    let old = look(directory);
+
+    let start = |_| Start::ToBeSaved(directory.into());
+    let files = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::at(Guest::Marked(2), 1, files, start).unwrap();
+    fixture.wait_for("marked");
+    for _ in 0..2 {
+        let error = fixture.machine.save().unwrap_err();
+        let source = error.source().expect("a source").to_string();
+        assert!(source.contains("No space left on device"), "{source}");
+        assert!(error.to_string().contains("memory-"), "{error}");
+        assert_eq!(look(directory), old);
+        assert!(old.0.leftovers.is_empty());
+    }
+    // The guest is none the worse for it.
+    fixture.machine.resume().unwrap();
+    assert_eq!(fixture.machine.try_exit().unwrap(), None);
+    // And is saved where there is room: without its name, the old one is nothing.
+    fs::remove_file(directory.join("state")).unwrap();
+    fixture.machine.save().unwrap();
+    assert_eq!(look(directory).1, 2);
+}
+
+#[test]
+fn a_limit_of_files_is_told_and_leaves_the_old_guest() {
+    let Some(fixture) = Fixture::start(Guest::Reset) else {
+        return;
+    };
+    drop(fixture);
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let mut saver = Saver::start(directory, 1);
+    saver.go();
+    assert_eq!(saver.outcome().as_deref(), Some("saved"));
+    saver.gone();
+    let old = look(directory);
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.env(LIMITED, "1");
+    let mut saver = Saver::from(command, directory, 2);
+    saver.go();
+    let outcome = saver.outcome().unwrap();
+    assert!(outcome.starts_with("failed: cannot use "), "{outcome}");
+    saver.gone();
+    assert_eq!(look(directory), old);
+    assert!(old.0.leftovers.is_empty());
+}
