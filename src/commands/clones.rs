@@ -11,11 +11,11 @@ use crucible_artefacts::Step;
 use crucible_engine::guest::Guest;
 use crucible_protocol::Mac;
 use crucible_vmm::{MachineSpec, Start};
-use tempfile::TempDir;
 
 use crate::context::Context;
 use crate::images::{GuestArgs, Images};
 use crate::machines;
+use crate::temporary::Temporary;
 
 /// How long an agent may take to answer.
 const LONG: Duration = Duration::from_secs(300);
@@ -65,10 +65,7 @@ struct Seen {
 /// unless each is a guest of its own.
 pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
     let images = Images::prepare(context, &args.guest)?;
-    let directory = tempfile::Builder::new()
-        .prefix("crucible-clones-")
-        .tempdir()
-        .context("cannot make a directory for the guests")?;
+    let directory = Temporary::new("clones")?;
     let begin = begin(args, &images, context, &directory)?;
     let step = Step::begin(context.progress(), "starting the clones");
     let mut clones = Vec::new();
@@ -118,7 +115,7 @@ fn begin(
     args: &ClonesArgs,
     images: &Images,
     context: &Context,
-    directory: &TempDir,
+    directory: &Temporary,
 ) -> Result<Start> {
     let spec = spec(images, context, directory, "first")?;
     let base = images.saved(context, &spec)?;
@@ -147,7 +144,7 @@ fn make_directory(path: &Path) -> Result<()> {
 fn spec(
     images: &Images,
     context: &Context,
-    directory: &TempDir,
+    directory: &Temporary,
     name: &str,
 ) -> Result<MachineSpec> {
     let own: PathBuf = directory.path().join(name);
