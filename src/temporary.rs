@@ -99,8 +99,9 @@ mod tests {
     fn what_a_killed_process_leaves_is_swept() {
         let place = tempfile::tempdir().unwrap();
         let alive = Temporary::new_in(place.path(), "a").unwrap();
-        let dead = Temporary::new_in(place.path(), "b").unwrap();
-        let dead = dead.directory.keep();
+        let Temporary { directory, _lock } = Temporary::new_in(place.path(), "b").unwrap();
+        let dead = directory.keep();
+        drop(_lock);
         let kept = Temporary::new_in(place.path(), "c").unwrap().keep();
         let other = place.path().join("other");
         fs::create_dir(&other).unwrap();
