@@ -22,6 +22,11 @@ impl Sources {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.into() }
+    }
+
     /// The checkout's directory.
     pub fn root(&self) -> &Path {
         &self.root

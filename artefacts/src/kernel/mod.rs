@@ -74,6 +74,24 @@ impl Flavour {
             Self::Coverage => &["base.config", "coverage.config"],
         }
     }
+
+    /// What of our change is in it. A host for guests has none of it, so that it need not
+    /// be built anew with each change.
+    fn series(self, directory: &Path) -> Result<Series> {
+        match self {
+            Self::Outer => Ok(Series::default()),
+            Self::Base | Self::Debug | Self::Coverage => Series::load(directory),
+        }
+    }
+
+    /// What is added to the name of a source tree: flavours with the same series are
+    /// built from the same one.
+    fn tree(self) -> &'static str {
+        match self {
+            Self::Outer => "-pristine",
+            Self::Base | Self::Debug | Self::Coverage => "",
+        }
+    }
 }
 
 /// Where the kernel comes from.
@@ -182,7 +200,7 @@ struct Plan {
 impl Plan {
     fn new(sources: &Sources, source: &str, version: &str, flavour: Flavour) -> Result<Self> {
         let directory = sources.guest_kernel();
-        let series = Series::load(&directory)?;
+        let series = flavour.series(&directory)?;
         let config = Config::load(&directory.join("config"), flavour.fragments())?;
         let mut fingerprint = Fingerprint::new(RECIPE)
             .add("source", source)
@@ -219,11 +237,12 @@ impl Plan {
 
     fn build(&self, cache: &Cache, source: &Source, progress: &dyn Progress) -> Result<Kernel> {
         let directory = cache.get_or_build("kernel", &self.key, progress, |directory| {
-            let trees = cache.root().join("kernel-tree").join(&source.tree_name);
-            let lock = cache.lock(&format!("kernel-tree-{}", source.tree_name), progress)?;
+            let name = format!("{}{}", source.tree_name, self.flavour.tree());
+            let trees = cache.root().join("kernel-tree").join(&name);
+            let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;
             let tree = trees.join("src");
             {
-                let _step = Step::begin(progress, "laying our series over the kernel's source");
+                let _step = Step::begin(progress, "making the kernel's tree");
                 tree::mirror(source, &tree)?;
                 tree::apply(source, &self.series, &tree)?;
             }
@@ -255,4 +274,39 @@ fn toolchain() -> Result<String> {
         versions.push('\n');
     }
     Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_for_guests_is_not_built_anew_with_our_series() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join("guest-kernel").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for name in ["base", "debug", "coverage", "outer"] {
+            write(&format!("config/{name}.config"), "CONFIG_X=y\n");
+        }
+        write(
+            "patches/0001.patch",
+            "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n",
+        );
+        write("src/kernel/checkpoint/sys.c", "one\n");
+        let keys = || {
+            [Flavour::Base, Flavour::Outer].map(|flavour| {
+                let sources = Sources::at(root.path());
+                Plan::new(&sources, "source", "6.12", flavour).unwrap().key
+            })
+        };
+        let [base, outer] = keys();
+        assert_ne!(base, outer);
+        write("src/kernel/checkpoint/sys.c", "two\n");
+        let [changed, same] = keys();
+        assert_ne!(base, changed);
+        assert_eq!(outer, same);
+    }
 }
