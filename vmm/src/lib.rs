@@ -10,9 +10,12 @@
 mod child;
 mod cmdline;
 mod console;
+mod control;
 mod error;
+mod host;
 pub mod kvm;
 mod machine;
+mod process;
 pub mod qemu;
 mod states;
 

@@ -8,7 +8,7 @@ use crate::console::Console;
 use crate::{Result, TaskStates};
 
 /// The part of a machine that is asked.
-pub(crate) trait Probe {
+pub trait Probe {
     /// The registers of each CPU, as lines of text.
     fn registers(&mut self) -> Result<Vec<String>>;
 

@@ -26,7 +26,7 @@ use crate::{Error, Result};
 const TAIL: usize = 500;
 
 /// The console of one machine.
-pub(crate) struct Console {
+pub struct Console {
     shared: Arc<Shared>,
     input: UnixStream,
     reader: Option<JoinHandle<()>>,
@@ -121,25 +121,21 @@ impl Console {
     /// Waits until a captured line contains `needle`; false after `deadline`
     /// or at the console's end.
     pub fn wait_captured(&self, needle: &str, deadline: Instant) -> bool {
-        let mut state = self.shared.lock();
-        let mut seen = 0;
-        loop {
+        let (mut seen, mut found) = (0, false);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let goes_on = |state: &mut State| {
             let lines = state.capture.as_deref().unwrap_or_default();
-            if lines[seen..].iter().any(|line| line.contains(needle)) {
-                return true;
-            }
+            found = lines[seen..].iter().any(|line| line.contains(needle));
             seen = lines.len();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if state.ended || left.is_zero() {
-                return false;
-            }
-            state = self
-                .shared
+            !found && !state.ended
+        };
+        drop(
+            self.shared
                 .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+                .wait_timeout_while(self.shared.lock(), left, goes_on)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        found
     }
 
     /// Ends the capture and gives its lines.

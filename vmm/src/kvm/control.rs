@@ -2,25 +2,16 @@
 
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use super::wire::{self, Config, Ended, Message, Reply, Request};
-use crate::console::Console;
-use crate::states::Probe;
+use crate::control::{ControlSocket, Notes, gone};
 use crate::{Error, Phase, Result};
-
-/// How long a monitor may take to answer. It is the host that is slow then, so this is
-/// generous.
-pub(super) const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection to a monitor.
 pub(super) struct Control {
-    stream: UnixStream,
-    answers: Receiver<Answer>,
-    shared: Arc<Shared>,
+    socket: ControlSocket<Answer, Option<Ended>>,
     phases: Vec<Phase>,
 }
 
@@ -29,51 +20,15 @@ enum Answer {
     Reply(Reply),
 }
 
-#[derive(Default)]
-struct Shared {
-    end: Mutex<End>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct End {
-    ended: Option<Ended>,
-    closed: bool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Control {
     /// Has the monitor at the other end start a guest. Returns when its first vCPU runs.
     pub fn start(stream: UnixStream, config: &Config) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let (sender, answers) = mpsc::channel();
-        let input = stream.try_clone().map_err(|source| Error::Io {
-            what: "share the control socket",
-            source,
-        })?;
-        thread::Builder::new()
-            .name("monitor".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || read(input, &sender, &shared)
-            })
-            .map_err(|source| Error::Io {
-                what: "start the control socket's thread",
-                source,
-            })?;
         let mut control = Self {
-            stream,
-            answers,
-            shared,
+            socket: ControlSocket::open(stream, read)?,
             phases: Vec::new(),
         };
         control.send("start", config)?;
-        match (control.answer("start"), control.ended()) {
+        match (control.socket.answer("start"), control.ended()) {
             (Ok(Answer::Started(phases)), _) => control.phases = phases,
             (Ok(Answer::Reply(_)), _) => {}
             (Err(_), Some(Ended::Monitor { detail })) => {
@@ -115,7 +70,7 @@ impl Control {
     }
 
     fn reply(&self, what: &str) -> Result<Reply> {
-        match self.answer(what)? {
+        match self.socket.answer(what)? {
             Answer::Reply(Reply::Failed(words)) => Err(Error::Refused {
                 command: what.into(),
                 words,
@@ -126,66 +81,21 @@ impl Control {
     }
 
     fn send(&self, what: &str, value: &impl serde::Serialize) -> Result<()> {
-        wire::send(&self.stream, value).map_err(|_| Error::Gone {
-            command: what.into(),
-        })
-    }
-
-    fn answer(&self, what: &str) -> Result<Answer> {
-        self.answers
-            .recv_timeout(ANSWER)
-            .map_err(|error| match error {
-                RecvTimeoutError::Disconnected => Error::Gone {
-                    command: what.into(),
-                },
-                RecvTimeoutError::Timeout => Error::Silent {
-                    command: what.into(),
-                    after: ANSWER,
-                },
-            })
+        wire::send(self.socket.stream(), value).map_err(|_| gone(what))
     }
 
     /// Why the guest ended, where the monitor has said so.
     pub fn ended(&self) -> Option<Ended> {
-        self.shared.lock().ended.clone()
+        self.socket.noted()
     }
 
-    /// Waits until the monitor closes the connection, which it does as it ends. False if
-    /// it did not within `timeout`.
+    /// Waits until the monitor closes the connection. False if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut end = self.shared.lock();
-        while !end.closed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            end = self
-                .shared
-                .changed
-                .wait_timeout(end, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
+        self.socket.wait_closed(timeout)
     }
 }
 
-impl Probe for &Control {
-    fn registers(&mut self) -> Result<Vec<String>> {
-        match self.ask("registers", &Request::Registers)? {
-            Reply::Registers(lines) => Ok(lines),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    fn press(&mut self, _: &Console, key: u8) -> Result<()> {
-        self.ask("sysrq", &Request::SysRq(key)).map(|_| ())
-    }
-}
-
-fn read(input: UnixStream, answers: &Sender<Answer>, shared: &Shared) {
-    let mut input = BufReader::new(input);
+fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Option<Ended>>) {
     // What is not understood comes from a monitor that is out of its mind, which is as
     // good as gone.
     while let Ok(Some(message)) = wire::receive(&mut input) {
@@ -193,7 +103,7 @@ fn read(input: UnixStream, answers: &Sender<Answer>, shared: &Shared) {
             Message::Started(phases) => Answer::Started(phases),
             Message::Reply(reply) => Answer::Reply(reply),
             Message::Ended(ended) => {
-                shared.lock().ended = Some(ended);
+                notes.note(|noted| *noted = Some(ended));
                 continue;
             }
         };
@@ -201,6 +111,4 @@ fn read(input: UnixStream, answers: &Sender<Answer>, shared: &Shared) {
             break;
         }
     }
-    shared.lock().closed = true;
-    shared.changed.notify_all();
 }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -68,6 +70,25 @@ pub(super) fn map(mib: u32, pages: Option<&File>, track: bool) -> Result<Memory,
         ask_for_huge_pages(&memory);
     }
     Ok(memory)
+}
+
+/// Gives the memory to a virtual machine. With `track` KVM notes which pages change.
+///
+/// # Safety
+/// The memory must stay mapped for as long as a vCPU of the machine may run.
+pub(super) unsafe fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result<(), Failure> {
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: if track { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the range is that of a mapping, which stays: the caller sees to it.
+        unsafe { vm.set_user_memory_region(region) }.during("give the guest its memory")?;
+    }
+    Ok(())
 }
 
 /// Runs of at least so many pages are mapped; shorter ones are read, which is less work.

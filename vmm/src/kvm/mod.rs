@@ -12,28 +12,21 @@ pub mod saved;
 mod wire;
 
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
-
-use libc::SIGSYS;
+use std::process::Command;
+use std::time::Duration;
 
 use self::control::Control;
 use self::saved::format::Manifest;
-use self::wire::{Config, DiskConfig, Ended, Request};
-use crate::child::{self, Sockets, fd, last_words, share};
+use self::wire::{Config, DiskConfig, Ended, Reply, Request};
+use crate::child::{self, fd};
 use crate::cmdline;
 use crate::console::Console;
-use crate::states;
-use crate::{
-    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Phase, Result,
-    Start, TaskStates,
-};
+use crate::host;
+use crate::process::{Kind, ProcessMachine};
+use crate::states::Probe;
+use crate::{Changes, Error, Exit, MachineSpec, Phase, Result};
 
 /// The command that runs [`monitor::main`].
 #[derive(Debug, Clone)]
@@ -44,25 +37,19 @@ pub struct Options {
     pub arguments: Vec<OsString>,
 }
 
-/// A guest in a monitor process.
-pub struct KvmMachine {
-    child: Child,
+/// What only our own machines have.
+pub struct Kvm {
     control: Control,
-    console: Console,
-    channel: UnixStream,
-    terminal: UnixStream,
     saved: UnixStream,
     build: String,
     memory_mib: u32,
     tracked: bool,
     /// The saved guest that changes are counted from.
     base: Option<Manifest>,
-    description: Description,
-    messages: PathBuf,
-    start: Start,
-    is_debugged: bool,
-    exit: Option<Exit>,
 }
+
+/// A guest in a monitor process.
+pub type KvmMachine = ProcessMachine<Kvm>;
 
 /// The kernel's command line. `reboot=k`, by the keyboard controller, tells a reset that
 /// was asked for from a triple fault.
@@ -73,11 +60,6 @@ fn kernel_cmdline(spec: &MachineSpec) -> String {
 /// What must be the same for a guest that a monitor has saved to be started by one: the
 /// program, the host, and the machine but for the content of its disks.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(path).map_err(|source| Error::File {
-        path: path.into(),
-        source,
-    })?;
     let disks: Vec<_> = spec
         .disks
         .iter()
@@ -87,8 +69,9 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
         })
         .collect();
     Ok(format!(
-        "{}\n{boot}{}\n{} MiB, {} vCPUs\n{}\n{}",
+        "{}\n{}{}\n{} MiB, {} vCPUs\n{}\n{}",
         build(&options.program)?,
+        host::boot()?,
         spec.kernel.display(),
         spec.memory_mib,
         spec.vcpus,
@@ -99,26 +82,8 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
 
 /// The name of the build that `program` is.
 fn build(program: &Path) -> Result<String> {
-    let metadata = fs::metadata(program).map_err(|source| Error::File {
-        path: program.to_owned(),
-        source,
-    })?;
-    Ok(format!(
-        "{} {} {}.{:09}",
-        env!("CARGO_PKG_VERSION"),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    ))
-}
-
-/// How the monitor ended, as far as its status tells.
-fn fate(status: ExitStatus) -> String {
-    if status.signal() == Some(SIGSYS) {
-        // `confine` has it so.
-        return "the monitor made a system call that it is not allowed (SIGSYS)".into();
-    }
-    format!("the monitor ended with {status}")
+    let stamp = host::stamp(program)?;
+    Ok(format!("{} {stamp}", env!("CARGO_PKG_VERSION")))
 }
 
 impl KvmMachine {
@@ -126,8 +91,6 @@ impl KvmMachine {
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
         child::check_files(spec)?;
         let began = phases::now();
-        let messages = spec.run_dir.join("monitor.log");
-        let binary = options.program.to_string_lossy().into_owned();
         let mut command = Command::new(&options.program);
         command.args(&options.arguments);
         let build = build(&options.program)?;
@@ -147,9 +110,6 @@ impl KvmMachine {
             };
             files.push((fd::STATE, state));
         }
-        let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
-        let mut console = Console::start(sockets.console, &spec.console_log)?;
-        let mut child = child::spawn(command, &binary)?;
         let config = Config {
             kernel: spec.kernel.clone(),
             cmdline: kernel_cmdline(spec),
@@ -170,117 +130,49 @@ impl KvmMachine {
             build: build.clone(),
             began,
         };
-        let control = match Control::start(sockets.control, &config) {
-            Ok(control) => control,
-            Err(error) => {
-                // One that is silent must go; one that is gone does not mind.
-                let _ = child.kill();
-                let status = child.wait();
-                console.join();
-                return Err(match (status, error) {
-                    (Ok(status), Error::Gone { .. }) => Error::DiedAtStart {
-                        status: fate(status),
-                        words: last_words(&messages),
-                    },
-                    (_, error) => error,
-                });
-            }
-        };
-        let mut words = vec![binary];
-        words.extend(
-            options
-                .arguments
-                .iter()
-                .map(|word| word.to_string_lossy().into_owned()),
-        );
-        Ok(Self {
-            description: Description {
-                kind: "kvm".into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                accel: "kvm".into(),
-                start: spec.start.name().into(),
-                command: words,
-            },
-            child,
-            control,
-            console,
-            channel: sockets.channel,
-            terminal: sockets.terminal,
-            saved: sockets.saved,
-            build,
-            memory_mib: spec.memory_mib,
-            tracked: spec.track_changes,
-            base,
-            messages,
-            start: spec.start.clone(),
-            is_debugged: spec.debugger.is_some(),
-            exit: None,
+        Self::launch(spec, command, files, |sockets| {
+            Ok(Kvm {
+                control: Control::start(sockets.control, &config)?,
+                saved: sockets.saved,
+                build,
+                memory_mib: spec.memory_mib,
+                tracked: spec.track_changes,
+                base,
+            })
         })
-    }
-
-    /// Reaps the process, which has ended or is about to, and tells why.
-    fn reap(&mut self, killed: bool) -> Result<Exit> {
-        let status = self.child.wait().map_err(|source| Error::Io {
-            what: "wait for the monitor",
-            source,
-        })?;
-        self.console.join();
-        let exit = if status.signal() == Some(SIGSYS) {
-            // Whatever else happened, this must not have.
-            Exit::HostError {
-                detail: fate(status),
-            }
-        } else if self.console.has_alert(AlertKind::Panic) {
-            Exit::Panic
-        } else if killed {
-            Exit::Killed
-        } else {
-            match self.control.ended() {
-                Some(Ended::Reset) if self.console.said_goodbye() => Exit::Shutdown,
-                Some(Ended::Reset) => Exit::Reset,
-                Some(Ended::TripleFault { registers }) => Exit::TripleFault { registers },
-                Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
-                Some(Ended::Monitor { detail }) => Exit::HostError { detail },
-                None => Exit::HostError {
-                    detail: format!("{}; {}", fate(status), last_words(&self.messages)),
-                },
-            }
-        };
-        self.exit = Some(exit.clone());
-        Ok(exit)
     }
 }
 
-impl Machine for KvmMachine {
-    fn channel(&self) -> Result<UnixStream> {
-        share(&self.channel)
+impl Kind for Kvm {
+    const NAME: &'static str = "kvm";
+    const PROCESS: &'static str = "the monitor";
+    const MESSAGES: &'static str = "monitor.log";
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").into()
     }
 
-    fn terminal(&self) -> Result<UnixStream> {
-        share(&self.terminal)
+    fn accel(&self) -> &str {
+        "kvm"
     }
 
-    fn alerts(&self) -> Receiver<Alert> {
-        self.console.alerts()
+    fn wait_closed(&self, timeout: Duration) -> bool {
+        self.control.wait_closed(timeout)
     }
 
-    fn console_tail(&self, lines: usize) -> Vec<String> {
-        self.console.tail(lines)
-    }
-
-    fn try_exit(&mut self) -> Result<Option<Exit>> {
-        self.wait(Duration::ZERO)
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Result<Option<Exit>> {
-        if self.exit.is_none() && self.control.wait_closed(timeout) {
-            self.reap(false)?;
+    fn end(&self, said_goodbye: bool) -> Result<Exit, String> {
+        match self.control.ended() {
+            Some(Ended::Reset) if said_goodbye => Ok(Exit::Shutdown),
+            Some(Ended::Reset) => Ok(Exit::Reset),
+            Some(Ended::TripleFault { registers }) => Ok(Exit::TripleFault { registers }),
+            Some(Ended::Kvm { detail, registers }) => Ok(Exit::Kvm { detail, registers }),
+            Some(Ended::Monitor { detail }) => Ok(Exit::HostError { detail }),
+            None => Err("it gave no reason".into()),
         }
-        Ok(self.exit.clone())
     }
 
-    fn task_states(&mut self, timeout: Duration) -> Result<TaskStates> {
-        states::capture(&mut &self.control, &self.console, Instant::now() + timeout)
+    fn phases(&self) -> &[Phase] {
+        self.control.phases()
     }
 
     fn pause(&mut self) -> Result<()> {
@@ -289,14 +181,6 @@ impl Machine for KvmMachine {
 
     fn resume(&mut self) -> Result<()> {
         self.control.ask("resume", &Request::Resume).map(|_| ())
-    }
-
-    fn save(&mut self) -> Result<()> {
-        let Start::ToBeSaved(directory) = &self.start else {
-            return Err(Error::NotToBeSaved);
-        };
-        let directory = directory.clone();
-        self.save_in(&directory)
     }
 
     fn save_in(&mut self, directory: &Path) -> Result<()> {
@@ -323,38 +207,17 @@ impl Machine for KvmMachine {
             of: saved::pages_of(self.memory_mib),
         })
     }
-
-    fn kill(&mut self) -> Result<()> {
-        if self.exit.is_some() {
-            return Ok(());
-        }
-        self.child.kill().map_err(|source| Error::Io {
-            what: "kill the monitor",
-            source,
-        })?;
-        self.reap(true).map(|_| ())
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    fn phases(&self) -> &[Phase] {
-        self.control.phases()
-    }
-
-    fn is_debugged(&self) -> bool {
-        self.is_debugged
-    }
-
-    fn describe(&self) -> Description {
-        self.description.clone()
-    }
 }
 
-impl Drop for KvmMachine {
-    fn drop(&mut self) {
-        // Nobody is left to tell; the parent-death signal is the safety net.
-        let _ = self.kill();
+impl Probe for Kvm {
+    fn registers(&mut self) -> Result<Vec<String>> {
+        match self.control.ask("registers", &Request::Registers)? {
+            Reply::Registers(lines) => Ok(lines),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn press(&mut self, _: &Console, key: u8) -> Result<()> {
+        self.control.ask("sysrq", &Request::SysRq(key)).map(|_| ())
     }
 }

@@ -2,19 +2,17 @@
 
 use serde_json::json;
 
-use super::ANSWER;
+use super::Qemu;
 use super::command::CONSOLE_CHARDEV;
-use super::qmp::Qmp;
 use crate::console::Console;
 use crate::states::Probe;
 use crate::{Error, Result};
 
-impl Probe for Qmp {
+impl Probe for Qemu {
     fn registers(&mut self) -> Result<Vec<String>> {
-        let text = self.execute(
+        let text = self.qmp.execute(
             "human-monitor-command",
             json!({ "command-line": "info registers -a" }),
-            ANSWER,
         )?;
         let text = text.as_str().unwrap_or_default();
         Ok(text
@@ -24,11 +22,8 @@ impl Probe for Qmp {
     }
 
     fn press(&mut self, console: &Console, key: u8) -> Result<()> {
-        self.execute(
-            "chardev-send-break",
-            json!({ "id": CONSOLE_CHARDEV }),
-            ANSWER,
-        )?;
+        self.qmp
+            .execute("chardev-send-break", json!({ "id": CONSOLE_CHARDEV }))?;
         console.write(&[key]).map_err(|source| Error::Io {
             what: "write to the guest's console",
             source,

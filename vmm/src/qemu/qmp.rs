@@ -5,46 +5,29 @@ use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::control::{ControlSocket, Notes, gone};
 use crate::{Error, Result};
 
 /// A connection to a QEMU.
 pub(super) struct Qmp {
-    stream: UnixStream,
-    replies: Receiver<Reply>,
-    shared: Arc<Shared>,
+    socket: ControlSocket<Reply, News>,
     version: String,
 }
 
-/// What a machine's end looks like from here.
+/// What QEMU has told unasked.
 #[derive(Debug, Clone, Default)]
-pub(super) struct End {
-    /// QEMU's reason for shutting down: `guest-reset`, `host-signal`, ….
-    pub reason: Option<String>,
-    /// Where a migration stands, in QEMU's words.
-    pub migration: Option<String>,
-    /// The connection is closed.
-    pub closed: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    end: Mutex<End>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct News {
+    /// Its reason for shutting down: `guest-reset`, `host-signal`, ….
+    reason: Option<String>,
+    /// Where a migration stands, in its words.
+    migration: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -99,33 +82,15 @@ enum Reply {
 
 impl Qmp {
     /// Shakes hands with the QEMU at the other end.
-    pub fn connect(stream: UnixStream, timeout: Duration) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
-        let (sender, replies) = mpsc::channel();
-        let input = stream.try_clone().map_err(|source| Error::Io {
-            what: "share the control socket",
-            source,
-        })?;
-        thread::Builder::new()
-            .name("qmp".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || read(input, &sender, &shared)
-            })
-            .map_err(|source| Error::Io {
-                what: "start the control socket's thread",
-                source,
-            })?;
+    pub fn connect(stream: UnixStream) -> Result<Self> {
         let mut qmp = Self {
-            stream,
-            replies,
-            shared,
+            socket: ControlSocket::open(stream, read)?,
             version: String::new(),
         };
-        if let Reply::Version(version) = qmp.reply("greeting", timeout)? {
+        if let Reply::Version(version) = qmp.socket.answer("greeting")? {
             qmp.version = version;
         }
-        qmp.execute("qmp_capabilities", json!({}), timeout)?;
+        qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
 
@@ -135,15 +100,14 @@ impl Qmp {
     }
 
     /// Runs a command and gives its result.
-    pub fn execute(&mut self, command: &str, arguments: Value, timeout: Duration) -> Result<Value> {
+    pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
-        self.stream
+        self.socket
+            .stream()
             .write_all(line.as_bytes())
-            .map_err(|_| Error::Gone {
-                command: command.into(),
-            })?;
-        match self.reply(command, timeout)? {
+            .map_err(|_| gone(command))?;
+        match self.socket.answer(command)? {
             Reply::Return(value) => Ok(value),
             Reply::Version(_) => Ok(Value::Null),
             Reply::Failure(words) => Err(Error::Refused {
@@ -155,11 +119,10 @@ impl Qmp {
 
     /// Runs a command that takes an open file.
     pub fn execute_with_fd(
-        &mut self,
+        &self,
         command: &str,
         arguments: Value,
         file: impl AsFd,
-        timeout: Duration,
     ) -> Result<Value> {
         // QEMU keeps a descriptor that comes before its command; so a space does.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -167,69 +130,30 @@ impl Qmp {
         let file = [file.as_fd()];
         ancillary.push(SendAncillaryMessage::ScmRights(&file));
         sendmsg(
-            &self.stream,
+            self.socket.stream(),
             &[IoSlice::new(b" ")],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )
-        .map_err(|_| Error::Gone {
-            command: command.into(),
-        })?;
-        self.execute(command, arguments, timeout)
+        .map_err(|_| gone(command))?;
+        self.execute(command, arguments)
     }
 
-    fn reply(&mut self, command: &str, timeout: Duration) -> Result<Reply> {
-        self.replies
-            .recv_timeout(timeout)
-            .map_err(|error| match error {
-                RecvTimeoutError::Disconnected => Error::Gone {
-                    command: command.into(),
-                },
-                RecvTimeoutError::Timeout => Error::Silent {
-                    command: command.into(),
-                    after: timeout,
-                },
-            })
-    }
-
-    /// What is known about the end so far.
-    pub fn end(&self) -> End {
-        self.shared.lock().clone()
+    /// Why QEMU shuts down, where it has said so.
+    pub fn reason(&self) -> Option<String> {
+        self.socket.noted().reason
     }
 
     /// Waits until a migration has come to its end. QEMU tells, where it has the
     /// capability `events`.
-    pub fn wait_migrated(&mut self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+    pub fn wait_migrated(&self) -> Result<()> {
         let command = "migrate";
-        let mut end = self.shared.lock();
-        loop {
-            match end.migration.as_deref() {
-                Some("completed") => return Ok(()),
-                Some("failed") => break,
-                _ if end.closed => {
-                    return Err(Error::Gone {
-                        command: command.into(),
-                    });
-                }
-                _ => {}
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::Silent {
-                    command: command.into(),
-                    after: timeout,
-                });
-            }
-            end = self
-                .shared
-                .changed
-                .wait_timeout(end, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        let ended = |news: &News| matches!(news.migration.as_deref(), Some("completed" | "failed"));
+        let news = self.socket.wait_noted(command, ended)?;
+        if news.migration.as_deref() == Some("completed") {
+            return Ok(());
         }
-        drop(end);
-        let answer = self.execute("query-migrate", json!({}), timeout)?;
+        let answer = self.execute("query-migrate", json!({}))?;
         let why = answer.get("error-desc").and_then(Value::as_str);
         Err(Error::Refused {
             command: command.into(),
@@ -237,29 +161,14 @@ impl Qmp {
         })
     }
 
-    /// Waits until QEMU closes the connection, which it does as it ends.
-    /// False if it did not within `timeout`.
+    /// Waits until QEMU closes the connection. False if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
-        let mut end = self.shared.lock();
-        while !end.closed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            end = self
-                .shared
-                .changed
-                .wait_timeout(end, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
+        self.socket.wait_closed(timeout)
     }
 }
 
-fn read(input: UnixStream, replies: &Sender<Reply>, shared: &Shared) {
-    for line in BufReader::new(input).lines() {
+fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<News>) {
+    for line in input.lines() {
         let Ok(line) = line else { break };
         // What is not understood is neither an answer nor the event.
         let Ok(message) = serde_json::from_str(&line) else {
@@ -270,14 +179,11 @@ fn read(input: UnixStream, replies: &Sender<Reply>, shared: &Shared) {
             Message::Return { value } => Reply::Return(value),
             Message::Failure { error } => Reply::Failure(error.desc),
             Message::Event { event, data } => {
-                if event == "SHUTDOWN" {
-                    let reason = data.get("reason").and_then(Value::as_str);
-                    shared.lock().reason = reason.map(str::to_owned);
-                }
-                if event == "MIGRATION" {
-                    let status = data.get("status").and_then(Value::as_str);
-                    shared.lock().migration = status.map(str::to_owned);
-                    shared.changed.notify_all();
+                let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
+                match event.as_str() {
+                    "SHUTDOWN" => notes.note(|news| news.reason = word("reason")),
+                    "MIGRATION" => notes.note(|news| news.migration = word("status")),
+                    _ => {}
                 }
                 continue;
             }
@@ -286,8 +192,6 @@ fn read(input: UnixStream, replies: &Sender<Reply>, shared: &Shared) {
             break;
         }
     }
-    shared.lock().closed = true;
-    shared.changed.notify_all();
 }
 
 fn describe(version: &Version) -> String {
@@ -306,9 +210,10 @@ fn describe(version: &Version) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::thread;
 
-    const SECOND: Duration = Duration::from_secs(5);
+    use super::*;
+    use crate::control::ANSWER;
 
     fn serve(lines: &'static [&'static str]) -> UnixStream {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -336,19 +241,19 @@ mod tests {
             r#"{"error":{"class":"GenericError","desc":"no such chardev"}}"#,
             r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#,
         ]);
-        let mut qmp = Qmp::connect(stream, SECOND).unwrap();
+        let qmp = Qmp::connect(stream).unwrap();
         assert_eq!(qmp.version(), "7.2.22 (Debian)");
         let error = qmp
-            .execute("chardev-send-break", json!({"id": "x"}), SECOND)
+            .execute("chardev-send-break", json!({"id": "x"}))
             .unwrap_err();
         assert!(error.to_string().contains("no such chardev"), "{error}");
-        assert!(qmp.wait_closed(SECOND));
-        assert_eq!(qmp.end().reason.as_deref(), Some("guest-reset"));
+        assert!(qmp.wait_closed(ANSWER));
+        assert_eq!(qmp.reason().as_deref(), Some("guest-reset"));
     }
 
     #[test]
     fn a_qemu_that_dies_is_gone_not_silent() {
-        let error = Qmp::connect(serve(&[]), SECOND).err().unwrap();
+        let error = Qmp::connect(serve(&[])).err().unwrap();
         assert!(matches!(error, Error::Gone { .. }), "{error}");
     }
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::ANSWER;
 use super::qmp::Qmp;
 use crate::child::fd;
 use crate::{Error, MachineSpec, Result, Start};
@@ -69,35 +68,35 @@ pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
 }
 
 /// Loads the guest, and lets it run where no debugger does, if it is to be loaded.
-pub(super) fn load(qmp: &mut Qmp, spec: &MachineSpec) -> Result<()> {
+pub(super) fn load(qmp: &Qmp, spec: &MachineSpec) -> Result<()> {
     let Start::Saved(_) = spec.start else {
         return Ok(());
     };
     prepare(qmp)?;
     let uri = format!("fd:{}", fd::STATE);
-    qmp.execute("migrate-incoming", json!({ "uri": uri }), ANSWER)?;
-    qmp.wait_migrated(ANSWER)?;
+    qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
+    qmp.wait_migrated()?;
     if spec.debugger.is_some() {
         // It is the one who lets it run.
         return Ok(());
     }
-    qmp.execute("cont", json!({}), ANSWER).map(|_| ())
+    qmp.execute("cont", json!({})).map(|_| ())
 }
 
 /// Saves the guest, which is stopped for that. It may not go on: its memory is in a file.
-pub(super) fn save(qmp: &mut Qmp, directory: &Path) -> Result<()> {
+pub(super) fn save(qmp: &Qmp, directory: &Path) -> Result<()> {
     let path = directory.join(NEW_STATE);
     let file = File::create(&path).map_err(|source| Error::File {
         path: path.clone(),
         source,
     })?;
-    qmp.execute("stop", json!({}), ANSWER)?;
+    qmp.execute("stop", json!({}))?;
     prepare(qmp)?;
     let name = json!({ "fdname": TARGET });
-    qmp.execute_with_fd("getfd", name, &file, ANSWER)?;
+    qmp.execute_with_fd("getfd", name, &file)?;
     let uri = format!("fd:{TARGET}");
-    qmp.execute("migrate", json!({ "uri": uri }), ANSWER)?;
-    qmp.wait_migrated(ANSWER)?;
+    qmp.execute("migrate", json!({ "uri": uri }))?;
+    qmp.wait_migrated()?;
     let place = || {
         file.sync_all()?;
         File::open(directory.join(MEMORY))?.sync_all()?;
@@ -111,13 +110,12 @@ pub(super) fn save(qmp: &mut Qmp, directory: &Path) -> Result<()> {
 }
 
 /// Has memory left out, and the end told.
-fn prepare(qmp: &mut Qmp) -> Result<()> {
+fn prepare(qmp: &Qmp) -> Result<()> {
     let capabilities =
         ["x-ignore-shared", "events"].map(|name| json!({ "capability": name, "state": true }));
     qmp.execute(
         "migrate-set-capabilities",
         json!({ "capabilities": capabilities }),
-        ANSWER,
     )
     .map(|_| ())
 }

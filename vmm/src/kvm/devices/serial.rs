@@ -68,6 +68,16 @@ enum Input {
 /// The UART's part of a snapshot. What it has sent is not in it: that has left the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialState {
+    #[serde(flatten, with = "RegistersState")]
+    registers: vm_superio::SerialState,
+    at_break: bool,
+    pending: Vec<Input>,
+}
+
+/// How vm-superio's part of it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "vm_superio::SerialState")]
+struct RegistersState {
     baud_divisor_low: u8,
     baud_divisor_high: u8,
     interrupt_enable: u8,
@@ -77,9 +87,8 @@ pub struct SerialState {
     modem_control: u8,
     modem_status: u8,
     scratch: u8,
-    fifo: Vec<u8>,
-    at_break: bool,
-    pending: Vec<Input>,
+    #[serde(rename = "fifo")]
+    in_buffer: Vec<u8>,
 }
 
 /// vm-superio's idea of an interrupt line.
@@ -223,29 +232,8 @@ impl Serial {
 
     /// Its state. Flush it before.
     pub fn save(&self) -> SerialState {
-        let vm_superio::SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            in_buffer,
-        } = self.registers.state();
         SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable,
-            interrupt_identification,
-            line_control,
-            line_status,
-            modem_control,
-            modem_status,
-            scratch,
-            fifo: in_buffer,
+            registers: self.registers.state(),
             at_break: self.at_break,
             pending: self.pending.iter().copied().collect(),
         }
@@ -254,31 +242,21 @@ impl Serial {
     /// Takes on a saved state. On an error it stays as it is. An interrupt
     /// that is pending in the state may be raised at once.
     pub fn restore(&mut self, state: &SerialState) -> Result<()> {
-        if state.pending.len() > PENDING_MAX || state.fifo.len() > FIFO {
+        let registers = &state.registers;
+        let fifo = &registers.in_buffer;
+        if state.pending.len() > PENDING_MAX || fifo.len() > FIFO {
             return Err(Error::State("more is received than a UART holds"));
         }
         // In loop mode the guest's own bytes come behind it.
-        if state.at_break && state.fifo.first() != Some(&0) {
+        if state.at_break && fifo.first() != Some(&0) {
             return Err(Error::State("a break is not a zero byte"));
         }
-        let ready = state.line_status & LSR_DATA_READY != 0;
-        if ready == state.fifo.is_empty() {
+        let ready = registers.line_status & LSR_DATA_READY != 0;
+        if ready == fifo.is_empty() {
             return Err(Error::State("a UART's line status and FIFO disagree"));
         }
-        let registers = vm_superio::SerialState {
-            baud_divisor_low: state.baud_divisor_low,
-            baud_divisor_high: state.baud_divisor_high,
-            interrupt_enable: state.interrupt_enable,
-            interrupt_identification: state.interrupt_identification,
-            line_control: state.line_control,
-            line_status: state.line_status,
-            modem_control: state.modem_control,
-            modem_status: state.modem_status,
-            scratch: state.scratch,
-            in_buffer: state.fifo.clone(),
-        };
         let line = Line(self.interrupt.clone());
-        self.registers = Registers::from_state(&registers, line, Reads::default(), Vec::new())
+        self.registers = Registers::from_state(registers, line, Reads::default(), Vec::new())
             .map_err(|_| Error::State("a UART's registers"))?;
         self.at_break = state.at_break;
         self.pending = state.pending.iter().copied().collect();

@@ -5,11 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::GuestAddress;
 use vmm_sys_util::epoll::Epoll;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -126,7 +124,8 @@ impl Vm {
             memory::lay(&memory, changes, runs)?;
         }
         phases.own("memory");
-        register(&fd, &memory, config.track)?;
+        // SAFETY: `Vm` keeps both; its vCPUs' threads end before it drops them.
+        unsafe { memory::register(&fd, &memory, config.track)? };
         phases.kvm("memory's slots");
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
         phases.own("devices");
@@ -335,23 +334,6 @@ fn restore(
     // Only once all is in place: they may send interrupts.
     bus.resume();
     phases.own("devices' state");
-    Ok(())
-}
-
-/// Gives the memory to the guest. With `track` KVM notes which pages change.
-fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result<(), Failure> {
-    for (slot, region) in memory.iter().enumerate() {
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: if track { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
-            guest_phys_addr: region.start_addr().raw_value(),
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the range is that of a mapping which `Vm` keeps for as long as it keeps
-        // the virtual machine; its vCPUs' threads end before both.
-        unsafe { vm.set_user_memory_region(region) }.during("give the guest its memory")?;
-    }
     Ok(())
 }
 

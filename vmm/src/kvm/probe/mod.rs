@@ -13,14 +13,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{kvm_segment, kvm_userspace_memory_region, kvm_xcr, kvm_xcrs};
+use kvm_bindings::{kvm_segment, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 
 use self::guest::{COUNTS, STEPS, layout};
 use super::cpuid;
 use super::failure::{During, Failure};
+use super::memory::{self, Memory};
 
 /// The device.
 const DEVICE: &str = "/dev/kvm";
@@ -142,8 +143,9 @@ fn run() -> Result<String, Failure> {
     let vm = kvm.create_vm().during("create a virtual machine")?;
     vm.create_irq_chip()
         .during("create interrupt controllers")?;
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), layout::END as usize)])
-        .during("map a guest's memory")?;
+    let memory = memory::map(layout::MIB, None, false)?;
+    // SAFETY: it is dropped after the vCPU has run for the last time.
+    unsafe { memory::register(&vm, &memory, false)? };
     let mut vcpu = prepare(&kvm, &vm, &memory)?;
     let began = Instant::now();
     // The best of all rounds counts: a busy host holds up some of them.
@@ -188,19 +190,7 @@ fn run() -> Result<String, Failure> {
 }
 
 /// A vCPU in long mode, about to run the guest's code.
-fn prepare(kvm: &Kvm, vm: &VmFd, memory: &GuestMemoryMmap) -> Result<VcpuFd, Failure> {
-    for region in memory.iter() {
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the mapping is `memory`'s, which its caller keeps for longer than the
-        // virtual machine runs.
-        unsafe { vm.set_user_memory_region(region) }.during("give a guest its memory")?;
-    }
+fn prepare(kvm: &Kvm, vm: &VmFd, memory: &Memory) -> Result<VcpuFd, Failure> {
     let (code, handler) = guest::code();
     let put = |at: u64, value: u64| {
         memory

@@ -13,7 +13,7 @@ use super::format::{self, Changes, Manifest, Pages};
 use super::hash::Hash;
 use super::stream::{Piece, Receiver};
 use super::{PAGE, pages_of};
-use crate::kvm::control::ANSWER;
+use crate::control::ANSWER;
 use crate::{Error, Result};
 
 const WHAT: &str = "save";

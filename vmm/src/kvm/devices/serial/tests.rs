@@ -298,7 +298,7 @@ fn hostile_states_are_refused() {
         assert!(serial.restore(&bad).is_err(), "{bad:?}");
     }
     let mut odd: SerialState = state(&[("interrupt_identification", 0xff.into())]);
-    odd.line_status = 0xfe;
+    odd.registers.line_status = 0xfe;
     serial.restore(&odd).unwrap();
     serial.send(b"x");
     assert_eq!(get(&mut serial, DATA), b'x');

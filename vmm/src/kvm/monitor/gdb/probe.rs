@@ -2,10 +2,10 @@
 
 use kvm_bindings::{
     KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_SW_BP,
-    kvm_guest_debug, kvm_regs, kvm_userspace_memory_region,
+    kvm_guest_debug, kvm_regs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuExit};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::traps::Trap;
 use crate::kvm::failure::{During, Failure};
@@ -61,18 +61,8 @@ fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
     vm.set_tss_address(TASK_STATE)
         .during("place the task state")?;
     let memory = memory::map(1, None, false)?;
-    for region in memory.iter() {
-        let region = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the mapping is `memory`'s, which is dropped after the virtual machine
-        // has run for the last time.
-        unsafe { vm.set_user_memory_region(region) }.during("give a guest its memory")?;
-    }
+    // SAFETY: it is dropped after the virtual machine has run for the last time.
+    unsafe { memory::register(&vm, &memory, false)? };
     memory
         .write_obj(HIT, GuestAddress(CODE))
         .and_then(|()| memory.write_obj(MISSED, GuestAddress(HANDLER.into())))

@@ -1,0 +1,187 @@
+//! The control socket of a machine's process, from our side: questions and their answers in
+//! order, and what the process says unasked.
+
+use std::io::BufReader;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::child::share;
+use crate::{Error, Result};
+
+/// How long an answer may take. It is the host that is slow then, not the guest, so this
+/// is generous.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+
+/// A connection. `A` is an answer, `N` what is noted of what comes unasked.
+pub(crate) struct ControlSocket<A, N> {
+    stream: UnixStream,
+    answers: Receiver<A>,
+    notes: Arc<Notes<N>>,
+}
+
+/// What came unasked.
+#[derive(Default)]
+pub(crate) struct Notes<N> {
+    state: Mutex<State<N>>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State<N> {
+    noted: N,
+    closed: bool,
+}
+
+impl<N> Notes<N> {
+    /// Notes something.
+    pub fn note(&self, note: impl FnOnce(&mut N)) {
+        note(&mut self.lock().noted);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<N>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N> {
+    /// Has a thread `read` what comes, to the end or to what makes no sense any more.
+    pub fn open(
+        stream: UnixStream,
+        read: impl FnOnce(BufReader<UnixStream>, &Sender<A>, &Notes<N>) + Send + 'static,
+    ) -> Result<Self> {
+        let input = BufReader::new(share(&stream)?);
+        let notes = Arc::new(Notes::default());
+        let (sender, answers) = mpsc::channel();
+        thread::Builder::new()
+            .name("control".into())
+            .spawn({
+                let notes = Arc::clone(&notes);
+                move || {
+                    read(input, &sender, &notes);
+                    notes.lock().closed = true;
+                    notes.changed.notify_all();
+                }
+            })
+            .map_err(|source| Error::Io {
+                what: "start the control socket's thread",
+                source,
+            })?;
+        Ok(Self {
+            stream,
+            answers,
+            notes,
+        })
+    }
+
+    /// What questions are written to.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
+    /// The answer to `command`, which was the last question.
+    pub fn answer(&self, command: &str) -> Result<A> {
+        self.answers
+            .recv_timeout(ANSWER)
+            .map_err(|error| match error {
+                RecvTimeoutError::Disconnected => gone(command),
+                RecvTimeoutError::Timeout => Error::Silent {
+                    command: command.into(),
+                    after: ANSWER,
+                },
+            })
+    }
+
+    /// What is noted so far.
+    pub fn noted(&self) -> N {
+        self.notes.lock().noted.clone()
+    }
+
+    /// Waits until what is noted is as `command` is to have it, and gives that.
+    pub fn wait_noted(&self, command: &str, wanted: impl Fn(&N) -> bool) -> Result<N> {
+        let state = self.wait(ANSWER, |state| state.closed || wanted(&state.noted));
+        if wanted(&state.noted) {
+            return Ok(state.noted.clone());
+        }
+        Err(match state.closed {
+            true => gone(command),
+            false => Error::Silent {
+                command: command.into(),
+                after: ANSWER,
+            },
+        })
+    }
+
+    /// Waits until the process closes the connection, which it does as it ends. False if
+    /// it did not within `timeout`.
+    pub fn wait_closed(&self, timeout: Duration) -> bool {
+        self.wait(timeout, |state| state.closed).closed
+    }
+
+    fn wait(
+        &self,
+        timeout: Duration,
+        done: impl Fn(&State<N>) -> bool,
+    ) -> MutexGuard<'_, State<N>> {
+        self.notes
+            .changed
+            .wait_timeout_while(self.notes.lock(), timeout, |state| !done(state))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+}
+
+/// The process has closed its end before it did what `command` asked.
+pub(crate) fn gone(command: &str) -> Error {
+    Error::Gone {
+        command: command.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Write};
+
+    use super::*;
+
+    /// Lines with a number are answers, the last other one is noted.
+    fn open(stream: UnixStream) -> ControlSocket<u32, String> {
+        ControlSocket::open(stream, |input, answers, notes| {
+            for line in input.lines().map_while(Result::ok) {
+                match line.parse() {
+                    Ok(number) => answers.send(number).unwrap(),
+                    Err(_) => notes.note(|noted| *noted = line),
+                }
+            }
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn answers_and_notes_arrive_before_the_end_does() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let control = open(ours);
+        assert!(!control.wait_closed(Duration::ZERO));
+        theirs.write_all(b"1\nbusy\n2\nready\n").unwrap();
+        assert_eq!(
+            control.wait_noted("x", |it| it == "ready").unwrap(),
+            "ready"
+        );
+        assert_eq!(control.answer("x").unwrap(), 1);
+        assert_eq!(control.answer("x").unwrap(), 2);
+        drop(theirs);
+        assert!(control.wait_closed(ANSWER));
+        assert!(matches!(control.answer("x"), Err(Error::Gone { .. })));
+        let never = control.wait_noted("x", |it| it == "never");
+        assert!(matches!(never, Err(Error::Gone { .. })));
+        // What was noted outlasts it.
+        assert_eq!(
+            control.wait_noted("x", |it| it == "ready").unwrap(),
+            "ready"
+        );
+        assert_eq!(control.noted(), "ready");
+    }
+}
