@@ -8,9 +8,13 @@ use std::{
     path::Path,
 };
 
+use crucible_protocol::FileKind;
+
 use crate::{
-    compare::{self, Check},
-    scenario::Scenario,
+    compare::{self, Check, Outcome},
+    normalise,
+    run::Frozen,
+    scenario::{Case, Scenario},
 };
 
 /// Directory of the snapshots in that of the scenario.
@@ -29,6 +33,38 @@ pub unsafe fn configure(checkout: &Path) {
         std::env::set_var("INSTA_OUTPUT", "none");
         std::env::set_var("INSTA_FORCE_PASS", "0");
     }
+}
+
+/// What people review: where it was stopped and what came out, without what a
+/// package update changes.
+pub fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
+    let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
+    let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
+    if let Some(task) = task.filter(|_| !case.any_task) {
+        let site = task.site.split(' ').next().unwrap_or("");
+        lines.push(format!("stopped: {} at {site}", task.comm));
+    }
+    let end = outcome.workload.map_or("unknown".into(), |e| e.to_string());
+    lines.push(format!("end: {end}"));
+    let mut uses = normalise::Uses::new();
+    for (name, content) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
+        let nonce = outcome.nonce.as_deref().unwrap_or("");
+        let content = normalise::nonce(content, nonce, &mut uses);
+        lines.push(format!("{name}:"));
+        lines.extend(content.lines().map(|line| format!("  {line}")));
+    }
+    lines.push("files:".into());
+    for file in &outcome.files {
+        let kind = match &file.kind {
+            FileKind::File { .. } => "file",
+            FileKind::Dir => "directory",
+            FileKind::Symlink { .. } => "link",
+            _ => "special",
+        };
+        lines.push(format!("  {} {:04o} {kind}", file.path, file.mode));
+    }
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 /// Compares a result with the reviewed one.

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A running guest as the engine sees it: questions, answers, and the kernel's alerts.
+
+mod error;
+mod incoming;
+mod requests;
+
+use std::{
+    os::unix::net::UnixStream,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use crucible_protocol::{
+    Envelope, Identity, Reply, Request, VERSION,
+    frame::{self, FrameError},
+};
+use crucible_vmm::{Alert, Machine};
+
+pub use self::error::GuestError;
+use self::incoming::Incoming;
+use crate::identity;
+
+/// How much longer than the guest's own limit an answer may take.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long an alert's report may take to be complete on the console.
+const ALERT_SETTLE: Duration = Duration::from_secs(2);
+
+/// Limit for requests that do not wait for anything.
+const PROMPT: Duration = Duration::from_secs(120);
+
+/// Limit of an interactive session.
+const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What the guest said about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GuestInfo {
+    /// Its kernel's release.
+    pub kernel: String,
+    /// Its kernel's build.
+    pub build: String,
+    /// Whether the kernel has checkpoint/restart.
+    pub checkpoint: bool,
+    /// Milliseconds from the kernel's start to the first answer.
+    pub uptime_ms: u64,
+}
+
+/// A guest that answers.
+pub struct Guest {
+    machine: Box<dyn Machine>,
+    to: UnixStream,
+    incoming: Receiver<Incoming>,
+    alerts: Vec<Alert>,
+    next: u64,
+    info: GuestInfo,
+    identity: Identity,
+    /// Whether a debugger may hold it: then nothing is too slow.
+    is_debugged: bool,
+}
+
+impl Guest {
+    /// Waits for the agent of a machine that was just started, and makes it a guest of
+    /// its own.
+    pub fn connect(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
+        let mut guest = Self::greet(machine, limit)?;
+        let begin = identity::new().map_err(GuestError::Random)?;
+        match guest.ask(Request::Begin(begin), "begin", PROMPT)? {
+            Reply::Begun(identity) => guest.identity = identity,
+            _ => return Err(GuestError::Confused("begin")),
+        }
+        Ok(guest)
+    }
+
+    /// Waits for the agent of a machine that was just started. Nothing more may be asked
+    /// of such a guest; but its machine may be saved.
+    pub fn greet(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
+        let incoming =
+            incoming::listen(machine.channel()?, machine.alerts()).map_err(GuestError::Thread)?;
+        let mut guest = Self {
+            to: machine.channel()?,
+            is_debugged: machine.is_debugged(),
+            machine,
+            incoming,
+            alerts: Vec::new(),
+            next: 0,
+            info: GuestInfo::default(),
+            identity: Identity::default(),
+        };
+        let hello = Request::Hello { version: VERSION };
+        match guest.ask(hello, "hello", limit)? {
+            Reply::Hello {
+                kernel,
+                build,
+                checkpoint,
+                uptime_ms,
+                ..
+            } => {
+                guest.info = GuestInfo {
+                    kernel,
+                    build,
+                    checkpoint,
+                    uptime_ms,
+                };
+                Ok(guest)
+            }
+            _ => Err(GuestError::Confused("hello")),
+        }
+    }
+
+    /// What it said about itself.
+    pub fn info(&self) -> &GuestInfo {
+        &self.info
+    }
+
+    /// Who it has become; of no use after [`greet`](Self::greet), which leaves that open.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The machine it runs on.
+    pub fn machine(&mut self) -> &mut dyn Machine {
+        self.machine.as_mut()
+    }
+
+    /// How long something may take that should take no longer than this.
+    fn limit(&self, usual: Duration) -> Duration {
+        match self.is_debugged {
+            true => SESSION,
+            false => usual,
+        }
+    }
+
+    /// Asks, and waits for the answer, an alert, or the end.
+    fn ask(
+        &mut self,
+        body: Request,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<Reply, GuestError> {
+        let limit = self.limit(limit);
+        let deadline = Instant::now() + limit + GRACE;
+        self.next += 1;
+        let id = self.next;
+        match frame::write(&mut self.to, &Envelope { id, body }) {
+            // Why it is closed, what comes in will tell.
+            Err(FrameError::Io(_)) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.incoming.recv_timeout(left) {
+                Ok(Incoming::Reply(reply)) if reply.id == id => {
+                    return match reply.body {
+                        Reply::Failed { message } => Err(GuestError::Failed(message)),
+                        reply => Ok(reply),
+                    };
+                }
+                // The answer to a question that was given up.
+                Ok(Incoming::Reply(_)) => {}
+                Ok(Incoming::Alert(alert)) => {
+                    self.alerts.push(alert);
+                    self.collect_alerts();
+                    return Err(GuestError::Alert(std::mem::take(&mut self.alerts)));
+                }
+                Ok(Incoming::Closed) | Err(RecvTimeoutError::Disconnected) => {
+                    self.collect_alerts();
+                    if !self.alerts.is_empty() {
+                        return Err(GuestError::Alert(std::mem::take(&mut self.alerts)));
+                    }
+                    return Err(GuestError::Ended(self.machine.wait(GRACE)?));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let states = self.machine.task_states(GRACE)?;
+                    return Err(GuestError::Silent {
+                        what,
+                        limit,
+                        states: Box::new(states),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes what follows an alert at once: an oops is often followed by a panic.
+    fn collect_alerts(&mut self) {
+        let deadline = Instant::now() + ALERT_SETTLE;
+        while let Ok(incoming) = self
+            .incoming
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if let Incoming::Alert(alert) = incoming {
+                self.alerts.push(alert);
+            }
+        }
+    }
+
+    /// Alerts that came while nobody asked anything.
+    pub fn check_alerts(&mut self) -> Result<(), GuestError> {
+        while let Ok(incoming) = self.incoming.try_recv() {
+            if let Incoming::Alert(alert) = incoming {
+                self.alerts.push(alert);
+            }
+        }
+        if self.alerts.is_empty() {
+            Ok(())
+        } else {
+            Err(GuestError::Alert(std::mem::take(&mut self.alerts)))
+        }
+    }
+}

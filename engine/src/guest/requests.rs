@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a guest can be asked, each with its limit.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crucible_protocol::{
+    FileEntry, Observation, Reply, Request, Stopped, ToolRun, Trigger, frame::MAX_CHUNK,
+};
+use crucible_vmm::{Exit, TaskStates};
+
+use super::{GRACE, Guest, GuestError, PROMPT, SESSION};
+
+impl Guest {
+    fn done(
+        &mut self,
+        request: Request,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<(), GuestError> {
+        match self.ask(request, what, limit)? {
+            Reply::Done => Ok(()),
+            _ => Err(GuestError::Confused(what)),
+        }
+    }
+
+    fn tool(
+        &mut self,
+        request: Request,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<ToolRun, GuestError> {
+        match self.ask(request, what, limit)? {
+            Reply::Tool(run) => Ok(run),
+            _ => Err(GuestError::Confused(what)),
+        }
+    }
+
+    /// Empties the work directory, or fills it from a kept tree.
+    pub fn prepare(&mut self, from: Option<&str>) -> Result<(), GuestError> {
+        let from = from.map(str::to_owned);
+        self.done(Request::Prepare { from }, "prepare", PROMPT)
+    }
+
+    /// Keeps the work directory.
+    pub fn stash(&mut self, name: &str) -> Result<(), GuestError> {
+        let name = name.to_owned();
+        self.done(Request::Stash { name }, "stash", PROMPT)
+    }
+
+    /// Runs a helper.
+    pub fn exec(
+        &mut self,
+        argv: &[String],
+        env: &BTreeMap<String, String>,
+        cwd: &str,
+        limit: Duration,
+    ) -> Result<ToolRun, GuestError> {
+        let request = Request::Exec {
+            argv: argv.to_vec(),
+            env: env.clone(),
+            cwd: cwd.to_owned(),
+            timeout_ms: ms(self.limit(limit)),
+        };
+        self.tool(request, "exec", limit)
+    }
+
+    /// Starts a workload; returns its init.
+    pub fn start(
+        &mut self,
+        run: &str,
+        argv: &[String],
+        env: &BTreeMap<String, String>,
+        cwd: &str,
+        trigger: Option<&Trigger>,
+    ) -> Result<i32, GuestError> {
+        let request = Request::Start {
+            run: run.to_owned(),
+            argv: argv.to_vec(),
+            env: env.clone(),
+            cwd: cwd.to_owned(),
+            trigger: trigger.cloned(),
+        };
+        match self.ask(request, "start", PROMPT)? {
+            Reply::Started { pid } => Ok(pid),
+            _ => Err(GuestError::Confused("start")),
+        }
+    }
+
+    /// Waits for a container to freeze or to end.
+    pub fn wait(&mut self, run: &str, limit: Duration) -> Result<Stopped, GuestError> {
+        let request = Request::Wait {
+            run: run.to_owned(),
+            timeout_ms: ms(self.limit(limit)),
+        };
+        match self.ask(request, "wait", limit)? {
+            Reply::Stopped(stopped) => Ok(stopped),
+            _ => Err(GuestError::Confused("wait")),
+        }
+    }
+
+    /// Reads a container's tasks.
+    pub fn observe(&mut self, run: &str) -> Result<Observation, GuestError> {
+        let run = run.to_owned();
+        match self.ask(Request::Observe { run }, "observe", PROMPT)? {
+            Reply::Observed(observation) => Ok(observation),
+            _ => Err(GuestError::Confused("observe")),
+        }
+    }
+
+    /// Saves a frozen container.
+    pub fn checkpoint(
+        &mut self,
+        run: &str,
+        image: &str,
+        log: &str,
+        limit: Duration,
+    ) -> Result<ToolRun, GuestError> {
+        let request = Request::Checkpoint {
+            run: run.to_owned(),
+            image: image.to_owned(),
+            log: log.to_owned(),
+            timeout_ms: ms(self.limit(limit)),
+        };
+        self.tool(request, "checkpoint", limit)
+    }
+
+    /// Ends a container, leaving nothing of it.
+    pub fn kill(&mut self, run: &str) -> Result<(), GuestError> {
+        let request = Request::Kill {
+            run: run.to_owned(),
+            timeout_ms: ms(self.limit(PROMPT)),
+        };
+        self.done(request, "kill", PROMPT)
+    }
+
+    /// Brings a container back, frozen. The tool's own words if it could not.
+    pub fn restart(
+        &mut self,
+        run: &str,
+        image: &str,
+        log: &str,
+        limit: Duration,
+    ) -> Result<Result<i32, Option<ToolRun>>, GuestError> {
+        let request = Request::Restart {
+            run: run.to_owned(),
+            image: image.to_owned(),
+            log: log.to_owned(),
+            timeout_ms: ms(self.limit(limit)),
+        };
+        match self.ask(request, "restart", limit)? {
+            Reply::Restarted { pid: Some(pid), .. } => Ok(Ok(pid)),
+            Reply::Restarted { pid: None, tool } => Ok(Err(tool)),
+            _ => Err(GuestError::Confused("restart")),
+        }
+    }
+
+    /// Makes a cgroup for somebody else's container.
+    pub fn cgroup(&mut self, run: &str) -> Result<(), GuestError> {
+        let run = run.to_owned();
+        self.done(Request::Cgroup { run }, "cgroup", PROMPT)
+    }
+
+    /// Takes over what somebody else restored and froze, or failed to restore.
+    pub fn adopt(&mut self, run: &str, pid: Option<i32>) -> Result<(), GuestError> {
+        let run = run.to_owned();
+        self.done(Request::Adopt { run, pid }, "adopt", PROMPT)
+    }
+
+    /// Lets a container go on.
+    pub fn thaw(&mut self, run: &str) -> Result<(), GuestError> {
+        let run = run.to_owned();
+        self.done(Request::Thaw { run }, "thaw", PROMPT)
+    }
+
+    /// Lists a tree.
+    pub fn list(&mut self, root: &str, exclude: &[&str]) -> Result<Vec<FileEntry>, GuestError> {
+        let request = Request::List {
+            root: root.to_owned(),
+            exclude: exclude.iter().map(|&name| name.to_owned()).collect(),
+        };
+        match self.ask(request, "list", PROMPT)? {
+            Reply::Files { entries } => Ok(entries),
+            _ => Err(GuestError::Confused("list")),
+        }
+    }
+
+    /// Reads a whole file.
+    pub fn read_file(&mut self, path: &str) -> Result<Vec<u8>, GuestError> {
+        let mut content = Vec::new();
+        loop {
+            let request = Request::ReadFile {
+                path: path.to_owned(),
+                offset: content.len() as u64,
+                length: MAX_CHUNK,
+            };
+            match self.ask(request, "read", PROMPT)? {
+                Reply::Data { data, end } => {
+                    content.extend(data);
+                    if end {
+                        return Ok(content);
+                    }
+                }
+                _ => return Err(GuestError::Confused("read")),
+            }
+        }
+    }
+
+    /// Writes a whole file.
+    pub fn write_file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
+        let mut offset = 0;
+        loop {
+            let end = content.len().min(offset + MAX_CHUNK);
+            let request = Request::WriteFile {
+                path: path.to_owned(),
+                offset: offset as u64,
+                mode,
+                data: content[offset..end].to_vec(),
+            };
+            self.done(request, "write", PROMPT)?;
+            offset = end;
+            if offset == content.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sets a switch of the debug kernel.
+    pub fn set_break(&mut self, name: &str) -> Result<(), GuestError> {
+        let name = name.to_owned();
+        self.done(Request::Break { name }, "break", PROMPT)
+    }
+
+    /// Has the kernel list its tasks, by whatever still answers.
+    pub fn task_states(&mut self) -> Result<TaskStates, GuestError> {
+        Ok(self.machine.task_states(GRACE)?)
+    }
+
+    /// Serves a shell on the machine's terminal until it ends.
+    pub fn terminal(&mut self, rows: u16, columns: u16, term: &str) -> Result<ToolRun, GuestError> {
+        let request = Request::Terminal {
+            port: crucible_vmm::TERMINAL_PORT.to_owned(),
+            rows,
+            columns,
+            term: term.to_owned(),
+        };
+        self.tool(request, "terminal", SESSION)
+    }
+
+    /// Shuts the guest down and waits for the machine's end.
+    pub fn shutdown(mut self) -> Result<(), GuestError> {
+        self.done(Request::Shutdown, "shutdown", PROMPT)?;
+        let exit = self.machine.wait(self.limit(PROMPT))?;
+        self.check_alerts()?;
+        match exit {
+            Some(Exit::Shutdown) => Ok(()),
+            exit => Err(GuestError::Ended(exit)),
+        }
+    }
+}
+
+fn ms(limit: Duration) -> u64 {
+    limit.as_millis() as u64
+}

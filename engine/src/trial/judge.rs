@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is held against what, once a case has run.
+
+use crucible_protocol::{Ended, Observation};
+
+use crate::{
+    compare::{self, Check, Outcome},
+    engine::Engine,
+    normalise,
+    record::CaseRecord,
+    run::{Frozen, Restarted, Runner},
+    scenario::Case,
+};
+
+/// The restarted run against the control, and against itself before the checkpoint.
+pub(super) fn judge(
+    runner: &Runner<'_, '_>,
+    control_point: &Frozen,
+    control: &Outcome,
+    restarted: &Restarted,
+    record: &mut CaseRecord,
+) -> Vec<Check> {
+    let case = runner.case;
+    let uses = &mut record.normalised;
+    let mut checks = Vec::new();
+    if !case.any_task {
+        checks.push(same_point(control_point, &restarted.before));
+    }
+    if let Some(after) = &restarted.after {
+        let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
+        for observation in [&mut before, &mut after] {
+            normalise::observation(observation, uses);
+            if runner.engine == Engine::Criu {
+                normalise::criu(observation, uses);
+            }
+        }
+        checks.push(vfork_waits(&before, &after));
+        checks.extend(compare::observations(
+            "restarted = checkpoint",
+            &after,
+            &before,
+        ));
+    }
+    if let Ok(outcome) = &restarted.end {
+        checks.extend(compare::outcomes(
+            "restarted = control",
+            outcome,
+            control,
+            uses,
+        ));
+        checks.extend(nonce_kept(case, "restarted", outcome));
+    }
+    checks
+}
+
+/// Both runs were stopped by the same task at the same site.
+fn same_point(control: &Frozen, restarted: &Frozen) -> Check {
+    const NAME: &str = "restarted = control: triggering task";
+    let show = |frozen: &Frozen| {
+        let task = frozen
+            .tasks
+            .tasks
+            .iter()
+            .find(|t| t.tid == frozen.freeze.tid);
+        task.map_or("a timer".to_owned(), |t| {
+            format!("{} ({}) at {}", t.comm, t.tid, t.site)
+        })
+    };
+    match compare::difference(&show(control), &show(restarted)) {
+        None => Check::good(NAME),
+        Some(difference) => Check::bad(NAME, difference),
+    }
+}
+
+/// Whoever waited for a vfork child before the checkpoint does so after the restart.
+fn vfork_waits(before: &Observation, after: &Observation) -> Check {
+    const NAME: &str = "restarted = checkpoint: vfork waits";
+    let lost = before
+        .tasks
+        .iter()
+        .filter(|task| task.site.starts_with("vfork"))
+        .find_map(|task| {
+            let now = after.tasks.iter().find(|t| t.tid == task.tid);
+            let site = now.map_or("gone", |t| t.site.as_str());
+            (site != task.site).then(|| {
+                format!(
+                    "{} ({}) waited for its vfork child (`{}`); after the restart it is at `{site}`: \
+                     its wait was lost",
+                    task.comm, task.tid, task.site
+                )
+            })
+        });
+    match lost {
+        None => Check::good(NAME),
+        Some(lost) => Check::bad(NAME, lost),
+    }
+}
+
+pub(super) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> {
+    let name = format!("{run}: ends with status {}", case.status);
+    let wanted = Ended::Exited { code: case.status };
+    let mut checks = vec![match outcome.workload {
+        Some(ended) if ended == wanted => Check::good(name),
+        Some(ended) => Check::bad(
+            name,
+            format!("{ended}; standard error:\n{}", outcome.stderr),
+        ),
+        None => Check::bad(name, "how it ended is unknown"),
+    }];
+    checks.extend(nonce_kept(case, run, outcome));
+    checks
+}
+
+/// The nonce drawn before the checkpoint is the one printed at the end: the run that ended
+/// is the one that was begun.
+pub(super) fn nonce_kept(case: &Case, run: &str, outcome: &Outcome) -> Option<Check> {
+    case.nonce.as_ref()?;
+    let name = format!("{run}: prints the nonce that it drew");
+    Some(match &outcome.nonce {
+        Some(nonce) if outcome.stdout.contains(nonce.as_str()) => Check::good(name),
+        Some(nonce) => Check::bad(name, format!("{nonce} was drawn and is not in the output")),
+        None => Check::bad(name, "it drew none"),
+    })
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A scenario from its sources to its record.
+
+mod case;
+mod judge;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crucible_protocol::WORK_DIR;
+
+pub use self::case::case;
+use crate::{
+    engine::Engine,
+    event::EventSpec,
+    progress::Event,
+    record::{CaseRecord, SCHEMA, ScenarioRecord, Versions},
+    results::Store,
+    run::RestartIn,
+    scenario::{Case, Scenario},
+    session::Session,
+    snapshot,
+    stop::{Phase, Stop},
+    verdict::Verdict,
+};
+
+/// Limit of each command that builds a workload.
+const BUILD_LIMIT: Duration = Duration::from_secs(300);
+
+/// How scenarios are to be run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Restarted runs of each case.
+    pub repeat: u32,
+    /// Another event than the scenario's.
+    pub at: Option<EventSpec>,
+    /// Where to restart.
+    pub restart_in: RestartIn,
+    /// Another limit than the scenario's, in seconds.
+    pub timeout: Option<u64>,
+    /// Who saves and restores.
+    pub engine: Engine,
+}
+
+/// Builds a scenario's workload in the guest and keeps it, so that each run starts from
+/// the same files.
+pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop> {
+    let sources = scenario
+        .sources()
+        .map_err(|e| Stop::unknown(format!("cannot read the scenario's sources: {e}")))?;
+    let limit = BUILD_LIMIT * session.slowness();
+    let before = |e| Stop::guest(Phase::Before, e);
+    let guest = session.guest().map_err(|e| Stop::session(&e))?.0;
+    guest.prepare(None).map_err(before)?;
+    for source in &sources {
+        let path = format!("{WORK_DIR}/{}", source.path);
+        guest
+            .write_file(&path, source.mode, &source.content)
+            .map_err(before)?;
+    }
+    for command in &scenario.build {
+        session.tell(&Event::Building {
+            command: command.clone(),
+        });
+        let argv = ["/bin/sh", "-ec", command].map(String::from);
+        let run = session
+            .running()
+            .exec(&argv, &BTreeMap::new(), WORK_DIR, limit)
+            .map_err(before)?;
+        if !run.success() {
+            let lines = format!("{}{}", run.stdout, run.stderr);
+            let lines = lines.lines().map(str::to_owned).collect();
+            return Err(
+                Stop::unknown(format!("the workload does not build: {command}")).with(lines),
+            );
+        }
+    }
+    session.running().stash(&scenario.name).map_err(before)
+}
+
+/// Runs a whole scenario: builds it, runs its cases, looks at its snapshot.
+pub fn scenario(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    options: &Options,
+    store: &Store,
+    reproduce: String,
+    versions: Versions,
+) -> ScenarioRecord {
+    session.tell(&Event::Scenario {
+        name: scenario.name.clone(),
+        summary: scenario.summary.clone(),
+    });
+    let mut timings = BTreeMap::new();
+    let (mut cases, mut criu) = (Vec::new(), None);
+    for case in &scenario.cases {
+        // A guest that had to be given up took the built workload with it.
+        let begun = Instant::now();
+        let built = if cases.is_empty() || !session.is_running() {
+            build(session, scenario)
+        } else {
+            Ok(())
+        };
+        *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
+        // Asked for now: after a hang there is nobody to ask.
+        if built.is_ok() && criu.is_none() {
+            let version = options.engine.version(session.running());
+            criu = version.unwrap_or_default();
+        }
+        cases.push(match built {
+            Ok(()) => self::case(session, scenario, case, options, store, &mut timings),
+            Err(stop) => not_run(session, case, stop),
+        });
+    }
+    let booted = session.booted();
+    if let Some(booted) = booted {
+        timings.insert("machine_ready_ms".into(), booted.ready_ms);
+    }
+    let mut record = ScenarioRecord {
+        schema: SCHEMA,
+        scenario: scenario.name.clone(),
+        verdict: Verdict::of_all(cases.iter().map(|c| c.verdict.unwrap_or(Verdict::Unknown))),
+        exit_code: 0,
+        why: String::new(),
+        reproduce,
+        engine: options.engine,
+        restart_in: options.restart_in,
+        versions: Versions {
+            guest: booted.map(|b| b.guest.clone()),
+            machine: booted.map(|b| b.machine.clone()),
+            criu,
+            ..versions
+        },
+        timings,
+        results: String::new(),
+        snapshot: None,
+        cases,
+    };
+    // Another event or another engine has no reviewed result.
+    if options.at.is_none() && options.engine == Engine::Crucible {
+        look_at_snapshot(scenario, &mut record);
+    }
+    record.exit_code = record.verdict.exit_code();
+    record.why = why(&record);
+    session.tell(&Event::ScenarioDone {
+        name: scenario.name.clone(),
+        verdict: record.verdict,
+        why: record.why.clone(),
+    });
+    record
+}
+
+fn not_run(session: &mut Session<'_>, case: &Case, stop: Stop) -> CaseRecord {
+    if !stop.guest_usable {
+        session.abandon();
+    }
+    CaseRecord {
+        name: case.name.clone(),
+        at: case.at.to_string(),
+        verdict: Some(stop.verdict),
+        why: stop.why,
+        lines: stop.lines,
+        ..CaseRecord::default()
+    }
+}
+
+/// Only a run that passed has a result to review.
+fn look_at_snapshot(scenario: &Scenario, record: &mut ScenarioRecord) {
+    if record.verdict != Verdict::Pass {
+        return;
+    }
+    let parts: Vec<_> = record
+        .cases
+        .iter()
+        .filter_map(|c| c.snapshot.as_deref())
+        .collect();
+    let check = snapshot::check(scenario, &parts.join("\n"));
+    if !check.ok {
+        record.verdict = Verdict::Diverged;
+    }
+    record.snapshot = Some(check);
+}
+
+fn why(record: &ScenarioRecord) -> String {
+    let bad = record
+        .cases
+        .iter()
+        .find(|c| c.verdict == Some(record.verdict));
+    match (record.verdict, bad, &record.snapshot) {
+        (Verdict::Pass, ..) => format!("{} cases passed", record.cases.len()),
+        (_, Some(case), _) => format!("{}: {}", case.name, case.why),
+        (_, None, Some(check)) if !check.ok => check.name.clone(),
+        _ => "nothing was run".into(),
+    }
+}
