@@ -25,6 +25,12 @@ use crate::{Error, Result};
 /// How many of the console's last lines are kept at hand.
 const TAIL: usize = 500;
 
+/// A line is cut here: the guest need not end one, and the kernel's own are shorter.
+const LINE: usize = 4096;
+
+/// How many alerts are kept, and a panic's in any case, which says how the guest ended.
+const ALERTS: usize = 256;
+
 /// The console of one machine.
 pub struct Console {
     shared: Arc<Shared>,
@@ -205,9 +211,9 @@ impl<'a> Reader<'a> {
         // A full disk must not stop the watch over the guest; the run's record
         // fails to be written then, and says so.
         let _ = self.log.write_all(bytes);
-        for piece in bytes.split_inclusive(|&b| b == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
+        for &byte in bytes {
+            self.partial.push(byte);
+            if byte == b'\n' || self.partial.len() == LINE {
                 self.line();
             }
         }
@@ -237,6 +243,11 @@ impl<'a> Reader<'a> {
     fn raise(&self, alert: Option<Alert>) {
         let Some(alert) = alert else { return };
         let mut state = self.shared.lock();
+        let kept = |kind| state.alerts.iter().any(|alert| alert.kind == kind);
+        let wanted = alert.kind == AlertKind::Panic && !kept(AlertKind::Panic);
+        if state.alerts.len() >= ALERTS && !wanted {
+            return;
+        }
         state
             .subscribers
             .retain(|subscriber| subscriber.send(alert.clone()).is_ok());
@@ -254,5 +265,39 @@ impl<'a> Reader<'a> {
         state.subscribers.clear();
         drop(state);
         self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_floods_its_console_takes_no_more_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let mut console = Console::start(ours, &log).unwrap();
+        let long = vec![b'x'; 3 * LINE];
+        let warning = "WARNING: this is one\n---[ end trace 0 ]---\n";
+        let panic = "Kernel panic - not syncing: Oh\n";
+        let said = [
+            long.as_slice(),
+            b"\n",
+            warning.repeat(2 * ALERTS).as_bytes(),
+            panic.as_bytes(),
+        ]
+        .concat();
+        theirs.write_all(&said).unwrap();
+        drop(theirs);
+        console.join();
+        let alerts: Vec<_> = console.alerts().iter().collect();
+        assert_eq!(alerts.len(), ALERTS + 1);
+        assert!(console.has_alert(AlertKind::Panic));
+        let state = console.shared.lock();
+        assert_eq!(state.tail.len(), TAIL);
+        assert!(state.tail.iter().all(|line| line.len() <= LINE));
+        // All of it is there to be read.
+        assert_eq!(std::fs::read(&log).unwrap(), said);
     }
 }
