@@ -15,13 +15,18 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal,
+};
 
 use crate::{DebuggerAddress, Error, MachineSpec, Result};
 
@@ -181,6 +186,33 @@ pub(crate) fn last_words(messages: &Path) -> String {
     }
 }
 
+/// How long a process may take to end once it has closed its sockets.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// Waits for a child that has ended or is about to. One that stays, as it might that was
+/// taken over by its guest, is killed.
+pub(crate) fn reap(child: &mut Child) -> io::Result<ExitStatus> {
+    reap_within(child, ENDING)
+}
+
+fn reap_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
+    // It is ours and not reaped yet, so its number is no other's.
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        match poll(&mut ended, Some(&left)) {
+            Ok(0) => child.kill()?,
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        return child.wait();
+    }
+}
+
 struct Job {
     command: Command,
     done: Sender<io::Result<Child>>,
@@ -236,8 +268,31 @@ fn die_with(parent: Pid) -> io::Result<()> {
     if getppid() == Some(parent) {
         Ok(())
     } else {
-        Err(io::Error::from_raw_os_error(
-            rustix::io::Errno::SRCH.raw_os_error(),
-        ))
+        Err(Errno::SRCH.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn sh(script: &str) -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        spawn(command, "sh").unwrap()
+    }
+
+    #[test]
+    fn a_child_that_ends_is_reaped_with_its_status() {
+        let status = reap(&mut sh("exit 3")).unwrap();
+        assert_eq!(status.code(), Some(3));
+    }
+
+    #[test]
+    fn a_child_that_stays_is_killed() {
+        let status = reap_within(&mut sh("exec sleep 3600"), Duration::ZERO).unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 }

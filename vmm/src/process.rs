@@ -144,10 +144,8 @@ impl<K: Kind> ProcessMachine<K> {
 
     /// Reaps the process, which has ended or is about to, and tells why.
     fn reap(&mut self, killed: bool) -> Result<()> {
-        let status = self
-            .child
-            .wait()
-            .map_err(failed("wait for the machine's process"))?;
+        let status =
+            child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
         self.console.join();
         let exit = if status.signal() == Some(SIGSYS) {
             // Whatever else happened, this must not have.

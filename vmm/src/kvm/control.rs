@@ -1,6 +1,6 @@
 //! A monitor's control socket, from its parent's side.
 
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -14,6 +14,10 @@ pub(super) struct Control {
     socket: ControlSocket<Answer, Option<Ended>>,
     phases: Vec<Phase>,
 }
+
+/// The longest line that a monitor has to say: registers of all vCPUs, and the like. One
+/// that was taken over by its guest must not make us take more memory than that.
+const LONGEST: u64 = 1 << 20;
 
 enum Answer {
     Started(Vec<Phase>),
@@ -98,7 +102,7 @@ impl Control {
 fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Option<Ended>>) {
     // What is not understood comes from a monitor that is out of its mind, which is as
     // good as gone.
-    while let Ok(Some(message)) = wire::receive(&mut input) {
+    while let Ok(Some(message)) = wire::receive(&mut (&mut input).take(LONGEST)) {
         let answer = match message {
             Message::Started(phases) => Answer::Started(phases),
             Message::Reply(reply) => Answer::Reply(reply),
@@ -110,5 +114,25 @@ fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Note
         if answers.send(answer).is_err() {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::thread;
+
+    use super::*;
+    use crate::control::ANSWER;
+
+    #[test]
+    fn a_line_without_an_end_is_given_up() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = ControlSocket::open(ours, read).unwrap();
+        let talks = thread::spawn(move || while theirs.write_all(&[b'['; 4096]).is_ok() {});
+        assert!(socket.wait_closed(ANSWER));
+        // Only with us it ends.
+        drop(socket);
+        talks.join().unwrap();
     }
 }

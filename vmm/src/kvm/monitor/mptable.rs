@@ -16,7 +16,7 @@ const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
 /// KVM's I/O APIC.
-const IO_APIC_PINS: u8 = 24;
+pub(super) const IO_APIC_PINS: u8 = 24;
 
 /// Entry types (4.3).
 const PROCESSOR: u8 = 0;

@@ -16,7 +16,7 @@ use super::gdb::Watcher;
 use super::snapshot::Snapshot;
 use super::state::{self, VmState};
 use super::vcpu::{Command, Handle, Outcome};
-use super::{boot, cpu};
+use super::{boot, cpu, mptable};
 use crate::kvm::cpuid;
 use crate::kvm::devices::block::Block;
 use crate::kvm::devices::console::Console;
@@ -36,9 +36,6 @@ const TASK_STATE: usize = 0xfffb_d000;
 /// Interrupts: the serial line's, where PCs have it, and the first transport's.
 const SERIAL_GSI: u32 = 4;
 const FIRST_GSI: u32 = 5;
-
-/// The I/O APIC's pins.
-const GSIS: u32 = 24;
 
 /// The host's ends of what the guest talks through.
 pub(super) struct Ends {
@@ -356,7 +353,7 @@ fn bus(
     let console = Console::new(ends.channel, ends.terminal, &events(devices.len()))
         .during("make the channel's device")?;
     devices.push(Box::new(console));
-    if FIRST_GSI + devices.len() as u32 > GSIS {
+    if FIRST_GSI + devices.len() as u32 > mptable::IO_APIC_PINS.into() {
         return Err(Failure::new("have more devices than interrupts"));
     }
     let mut transports = Vec::new();
