@@ -59,6 +59,34 @@ fn every_scenario_passes_in_one_boot() {
     let record = record(&output);
     assert_eq!(record["verdict"], "pass", "{record:#}");
     assert_eq!(output.status.code(), Some(0));
+    // A restart that is none to complain of has said nothing.
+    let mut logs = 0;
+    for scenario in record["scenarios"].as_array().expect("a list") {
+        let results = Path::new(scenario["results"].as_str().expect("a path"));
+        for case in scenario["cases"].as_array().expect("a list") {
+            for file in case["files"].as_array().expect("a list") {
+                let file = results.join(file.as_str().expect("a path"));
+                if file.ends_with("restart.log") {
+                    let log = std::fs::read_to_string(&file).expect("a log");
+                    assert_eq!(log, "", "{}", file.display());
+                    logs += 1;
+                }
+            }
+        }
+    }
+    assert!(logs >= 12, "{record:#}");
+}
+
+#[test]
+fn a_guest_that_does_not_boot_is_told_with_its_console() {
+    let output = crucible(&["-q", "scenario", "hello", "--break", "no-such", "--json"]);
+    let record = record(&output);
+    assert_eq!(record["verdict"], "unknown", "{record:#}");
+    assert_eq!(output.status.code(), Some(125));
+    let why = record["cases"][0]["why"].as_str().expect("a text");
+    let (_, path) = why.split_once("its console is in ").expect("a place");
+    let (path, _) = path.split_once(": ").expect("a reason");
+    assert!(Path::new(path).is_file(), "{why}");
 }
 
 /// A comparison that misses this does not look at the vfork wait.

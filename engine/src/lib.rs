@@ -5,6 +5,7 @@
 //! [`Session`], whose machines come from a [`Lab`]; what comes back are the
 //! [`record`]s. Whoever listens is told by [`progress`] events.
 
+pub mod claim;
 pub mod compare;
 pub mod coverage;
 mod criu;

@@ -4,10 +4,11 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use jiff::Timestamp;
+
+use crate::claim::{self, Claim};
 
 /// Directories that stay.
 const KEEP: usize = 20;
@@ -18,30 +19,57 @@ const PARTIAL: &str = ".partial-";
 /// A file that keeps a directory from being pruned.
 const KEPT: &str = "keep";
 
-/// Age in seconds at which an unfinished directory is nobody's any more.
-const ABANDONED: u64 = 24 * 3600;
-
 /// The directory of a run that is under way.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
     partial: PathBuf,
-    name: String,
+    finished: PathBuf,
+    claim: Claim,
 }
 
 impl Store {
-    /// Begins one in `root`.
+    /// Begins one in `root`, and removes those of processes that are gone.
     pub fn begin(root: &Path, what: &str) -> io::Result<Self> {
         fs::create_dir_all(root)?;
+        claim::sweep(root, PARTIAL);
         let now = Timestamp::now();
         let name = format!("{}-{what}", now.strftime("%Y%m%d-%H%M%S"));
-        let partial = root.join(format!("{PARTIAL}{name}-{}", std::process::id()));
-        fs::create_dir(&partial)?;
-        Ok(Self {
+        let mut again = 0;
+        loop {
+            let name = match again {
+                0 => name.clone(),
+                n => format!("{name}-{n}"),
+            };
+            if let Some(store) = Self::take(root, &name)? {
+                return Ok(store);
+            }
+            again += 1;
+        }
+    }
+
+    /// The one of this name, unless it is another's.
+    fn take(root: &Path, name: &str) -> io::Result<Option<Self>> {
+        let partial = root.join(format!("{PARTIAL}{name}"));
+        match fs::create_dir(&partial) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            result => result?,
+        }
+        let Some(claim) = Claim::new(&partial)? else {
+            return Ok(None);
+        };
+        let store = Self {
             root: root.to_owned(),
+            finished: root.join(name),
             partial,
-            name,
-        })
+            claim,
+        };
+        // From here on nobody else can finish one of this name.
+        if store.finished.exists() {
+            fs::remove_dir_all(&store.partial)?;
+            return Ok(None);
+        }
+        Ok(Some(store))
     }
 
     /// Where files go for now.
@@ -64,15 +92,9 @@ impl Store {
         fs::write(path, content)
     }
 
-    /// Where the finished directory will be, unless that name is taken meanwhile.
-    pub fn finished(&self) -> PathBuf {
-        let taken = |path: &PathBuf| path.exists();
-        let first = self.root.join(&self.name);
-        if !taken(&first) {
-            return first;
-        }
-        self.root
-            .join(format!("{}-{}", self.name, std::process::id()))
+    /// Where the finished directory will be.
+    pub fn finished(&self) -> &Path {
+        &self.finished
     }
 
     /// Gives it its name, in one step, and prunes older ones.
@@ -80,10 +102,10 @@ impl Store {
         if keep {
             fs::write(self.partial.join(KEPT), "")?;
         }
-        let path = self.finished();
-        fs::rename(&self.partial, &path)?;
+        self.claim.release(&self.partial)?;
+        fs::rename(&self.partial, &self.finished)?;
         prune(&self.root)?;
-        Ok(path)
+        Ok(self.finished)
     }
 }
 
@@ -95,18 +117,8 @@ fn prune(root: &Path) -> io::Result<()> {
         if !entry.file_type()?.is_dir() {
             continue;
         }
-        if name.starts_with(PARTIAL) {
-            let age = entry
-                .metadata()?
-                .modified()
-                .ok()
-                .and_then(|then| SystemTime::now().duration_since(then).ok());
-            if age.is_some_and(|age| age.as_secs() > ABANDONED) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        } else if name.starts_with(|c: char| c.is_ascii_digit())
-            && !entry.path().join(KEPT).exists()
-        {
+        let kept = entry.path().join(KEPT).exists();
+        if name.starts_with(|c: char| c.is_ascii_digit()) && !kept {
             finished.push(name);
         }
     }
@@ -140,9 +152,27 @@ mod tests {
                 .count()
         };
         assert_eq!(visible(), 0);
+        let other = Store::begin(root.path(), "hello").unwrap();
+        assert_ne!(store.finished(), other.finished());
+        let promised = store.finished().to_owned();
         let path = store.finish(false).unwrap();
+        assert_eq!(path, promised);
         assert_eq!(fs::read(path.join("a/b")).unwrap(), b"x");
         assert_eq!(visible(), 1);
+        // The name stays taken.
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(Store::take(root.path(), name).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_run_leaves_goes_with_the_next_one() {
+        let root = tempfile::tempdir().unwrap();
+        let Store { partial, claim, .. } = Store::begin(root.path(), "a").unwrap();
+        drop(claim);
+        let alive = Store::begin(root.path(), "b").unwrap();
+        assert!(!partial.exists());
+        let _third = Store::begin(root.path(), "c").unwrap();
+        assert!(alive.dir().exists());
     }
 
     #[test]

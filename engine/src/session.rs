@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::{
     guest::{Guest, GuestError, GuestInfo},
     progress::{Event, Sink},
+    results::Store,
 };
 
 /// How long a guest may take to boot.
@@ -79,7 +80,7 @@ pub struct Booted {
 pub struct Session<'a> {
     lab: &'a dyn Lab,
     sink: Sink<'a>,
-    dir: PathBuf,
+    store: &'a Store,
     scratch: PathBuf,
     machines: u32,
     guest: Option<Guest>,
@@ -88,13 +89,18 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A session that keeps its disk and its logs in `dir`. It boots when it is needed.
-    pub fn new(lab: &'a dyn Lab, dir: &Path, break_switch: Option<String>, sink: Sink<'a>) -> Self {
+    /// A session that keeps its disk and its logs in `store`. It boots when it is needed.
+    pub fn new(
+        lab: &'a dyn Lab,
+        store: &'a Store,
+        break_switch: Option<String>,
+        sink: Sink<'a>,
+    ) -> Self {
         Self {
             lab,
             sink,
-            dir: dir.to_owned(),
-            scratch: dir.join("scratch.ext4"),
+            store,
+            scratch: store.dir().join("scratch.ext4"),
             machines: 0,
             guest: None,
             booted: None,
@@ -175,7 +181,7 @@ impl<'a> Session<'a> {
     }
 
     fn machine_dir(&self) -> PathBuf {
-        self.dir.join(format!("machine-{}", self.machines))
+        self.store.dir().join(format!("machine-{}", self.machines))
     }
 
     fn io_error(&self, path: PathBuf, source: io::Error) -> SessionError {
@@ -191,8 +197,13 @@ impl<'a> Session<'a> {
         let machine = self.lab.boot(&dir, &self.scratch)?;
         let description = machine.describe();
         let limit = BOOT_LIMIT * self.lab.slowness();
+        // Whoever reads this finds it there: the results are finished by then.
+        let console = self
+            .store
+            .finished()
+            .join(self.store.relative(&self.console()));
         let boot = |source| SessionError::Boot {
-            console: dir.join("console.log"),
+            console: console.clone(),
             source,
         };
         let mut guest = Guest::connect(machine, limit).map_err(boot)?;

@@ -120,7 +120,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let progress = Steps::new(context);
     let sink = |event: &Event| progress.hear(event);
-    let mut session = Session::new(&lab, store.dir(), args.break_switch.clone(), &sink);
+    let mut session = Session::new(&lab, &store, args.break_switch.clone(), &sink);
     let options = Options {
         repeat: args.repeat,
         at: args.at.clone(),
@@ -160,7 +160,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     for record in &mut records {
         record.results = finished
             .strip_prefix(root)
-            .unwrap_or(&finished)
+            .unwrap_or(finished)
             .to_string_lossy()
             .into();
     }
