@@ -3,7 +3,10 @@
 //! has changed since.
 //!
 //! The starts are those of `crucible speed`, which takes its contenders in turn; criterion
-//! wants one after the other. So they are measured in rounds of all, and handed out.
+//! wants one after the other. So they are measured in rounds of all, and handed out. How
+//! long criterion estimates that it will take is therefore nonsense: it goes by how long
+//! its first call took, which for the first contender was a round of all, and for the
+//! others nothing. The times that it reports are those of the starts.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
