@@ -2,7 +2,8 @@
 /*
  * Three generations that share memory copy-on-write: each has changed a part of what it
  * got from its parent. Afterwards each tells whether its content is its own, and whether
- * it still shares what it did: Pss_Anon divides a page among those that map it.
+ * it still shares what it did: Pss_Anon divides a page among those that map it. The last
+ * one has memory where the others have their vdso.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -132,6 +133,34 @@ static void answer(enum who who, int go, int done)
 	send(done);
 }
 
+/* A mapping of its own begins where one of its parent's does that is none of memory. */
+static void replace_vdso(void)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	unsigned long start, end, first = 0, vdso = 0, last = 0;
+	char line[512], *memory;
+
+	if (!file)
+		die("maps");
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx", &start, &end) != 2)
+			die("maps");
+		if (!first && strstr(line, "[vvar"))
+			first = start;
+		if (strstr(line, "[vdso]")) {
+			vdso = start;
+			last = end;
+		}
+	}
+	fclose(file);
+	if (!first || !vdso || munmap((void *)first, last - first))
+		die("the vdso");
+	memory = mmap((void *)vdso, PAGE, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (memory != (char *)vdso)
+		die("mmap");
+}
+
 int main(void)
 {
 	int go[3][2], done[2], status;
@@ -152,6 +181,7 @@ int main(void)
 		grandchild = fork();
 		if (!grandchild) {
 			change(GRANDCHILD, PAGES - GRANDCHILD_CHANGED, PAGES);
+			replace_vdso();
 			send(done[1]);
 			answer(GRANDCHILD, go[GRANDCHILD][0], done[1]);
 			_exit(3);

@@ -63,8 +63,15 @@ static vm_flags_t advice_flags(u32 advice)
 	return vm;
 }
 
-static int describe_vma(struct ckpt_ctx *ctx, struct vm_area_struct *vma,
-			unsigned long *vdso_end, struct ckpt_vma *rec)
+/* The kernel's own, such as a vdso */
+static bool is_special(struct vm_area_struct *vma)
+{
+	return !vma->vm_file && !vma_is_anonymous(vma);
+}
+
+/* NULL, or why it cannot be saved; restart asks too, and has nobody to tell. */
+static const char *describe_vma(struct vm_area_struct *vma,
+				unsigned long *vdso_end, struct ckpt_vma *rec)
 {
 	vm_flags_t vm = vma->vm_flags;
 	int i;
@@ -78,18 +85,16 @@ static int describe_vma(struct ckpt_ctx *ctx, struct vm_area_struct *vma,
 
 		if (!vdso || vdso->vm_start != vma->vm_end ||
 		    !ckpt_vma_is_vdso(vdso))
-			return ckpt_err(ctx, -EOPNOTSUPP, "a vdso in pieces");
+			return "a vdso in pieces";
 		rec->kind = CKPT_VMA_VDSO;
 		rec->advice = 0;
 		rec->end = vdso->vm_end;
 		*vdso_end = vdso->vm_end;
-		return 0;
+		return NULL;
 	}
 	for (i = 0; i < ARRAY_SIZE(refused); i++)
 		if (vm & refused[i].vm)
-			return ckpt_err(ctx, -EOPNOTSUPP, "mapping %lx-%lx: %s",
-					vma->vm_start, vma->vm_end,
-					refused[i].name);
+			return refused[i].name;
 	if (vm & VM_READ)
 		rec->prot |= PROT_READ;
 	if (vm & VM_WRITE)
@@ -103,14 +108,13 @@ static int describe_vma(struct ckpt_ctx *ctx, struct vm_area_struct *vma,
 	if (vm & VM_NORESERVE)
 		rec->flags |= MAP_NORESERVE;
 	rec->kind = CKPT_VMA_ANON;
+	if (is_special(vma))
+		return "special";
 	if (vma->vm_file) {
 		rec->kind = CKPT_VMA_FILE;
 		rec->offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
-	} else if (!vma_is_anonymous(vma)) {
-		return ckpt_err(ctx, -EOPNOTSUPP, "mapping %lx-%lx: special",
-				vma->vm_start, vma->vm_end);
 	}
-	return 0;
+	return NULL;
 }
 
 /**
@@ -135,6 +139,7 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 	while (!ret) {
 		struct vm_area_struct *vma;
 		struct file *file = NULL;
+		const char *why = NULL;
 		bool shared;
 
 		if (mmap_read_lock_killable(mm))
@@ -147,11 +152,15 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 		addr = vma->vm_end;
 		rec.kind = 0;
 		if (vma->vm_end != vdso_end || !ckpt_vma_is_vdso(vma))
-			ret = describe_vma(ctx, vma, &vdso_end, &rec);
-		if (!ret && rec.kind == CKPT_VMA_FILE)
+			why = describe_vma(vma, &vdso_end, &rec);
+		if (!why && rec.kind == CKPT_VMA_FILE)
 			file = get_file(vma->vm_file);
 		shared = rec.flags & MAP_SHARED;
 		mmap_read_unlock(mm);
+		if (why)
+			ret = ckpt_err(ctx, -EOPNOTSUPP,
+				       "mapping %llx-%llx: %s", rec.start,
+				       rec.end, why);
 		if (file) {
 			ret = ckpt_dump_file(ctx, file, &rec.file);
 			fput(file);
@@ -214,7 +223,7 @@ static bool same_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	vma = find_vma(ctx->cur_mm, rec->start);
 	same = vma && vma->vm_start == rec->start &&
 	       same_file(vma->vm_file, file) &&
-	       !describe_vma(ctx, vma, &unused, &mine);
+	       !describe_vma(vma, &unused, &mine);
 	mine.file = rec->file;
 	if (same)
 		same = !memcmp(&mine, rec, sizeof(mine));
@@ -261,6 +270,24 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	return IS_ERR_VALUE(addr) ? (int)addr : 0;
 }
 
+/*
+ * Unmaps what the copy of the parent's mm has there. A special mapping cannot
+ * be split; one that has to make room goes whole, since the image has no part
+ * of one.
+ */
+static int unmap_copied(struct ckpt_ctx *ctx, unsigned long start,
+			unsigned long end)
+{
+	struct vm_area_struct *vma;
+
+	mmap_read_lock(ctx->cur_mm);
+	vma = find_vma(ctx->cur_mm, end - 1);
+	if (vma && vma->vm_start < end && is_special(vma))
+		end = vma->vm_end;
+	mmap_read_unlock(ctx->cur_mm);
+	return vm_munmap(start, end - start);
+}
+
 int ckpt_restore_vma(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_vma *rec = (const void *)ctx->rbuf;
@@ -280,7 +307,7 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 	}
 	/* what a copied mm has in between is not the image's */
 	if (ctx->mm_rec.same_as && rec->start > ctx->mm_end) {
-		ret = vm_munmap(ctx->mm_end, rec->start - ctx->mm_end);
+		ret = unmap_copied(ctx, ctx->mm_end, rec->start);
 		if (ret)
 			return ret;
 	}
@@ -293,7 +320,7 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 	if (ctx->vma_kept)
 		return 0;
 	if (ctx->mm_rec.same_as) {
-		ret = vm_munmap(rec->start, rec->end - rec->start);
+		ret = unmap_copied(ctx, rec->start, rec->end);
 		if (ret)
 			return ret;
 	}
