@@ -174,6 +174,10 @@ impl Ring {
             ended = !descriptor.has_next();
             chain.push(&descriptor)?;
         }
+        // A driver may make none longer than that (2.7.5), and devices count with it.
+        if total(&chain.segments) > u32::MAX.into() {
+            return Err(Error::Protocol("a chain of more than 4 GiB"));
+        }
         // It ends early, without a word, where it meets an index that is out
         // of range or an address that is not there.
         if !ended {

@@ -53,7 +53,7 @@ pub fn send(mut to: impl Write, piece: &Piece<'_>) -> io::Result<()> {
 }
 
 /// The other end. A monitor may have been taken over by its guest, so nothing that it says
-/// makes this end take more memory than a piece or a state needs.
+/// makes this end take more memory than a piece or a state needs, or listen without end.
 pub struct Receiver<R> {
     from: R,
     buffer: Vec<u8>,
@@ -61,6 +61,8 @@ pub struct Receiver<R> {
     next: u64,
     /// How many pages there are.
     pages: u64,
+    /// The state has come, of which there is one.
+    stated: bool,
     ended: bool,
 }
 
@@ -72,6 +74,7 @@ impl<R: Read> Receiver<R> {
             buffer: Vec::new(),
             next: 0,
             pages,
+            stated: false,
             ended: false,
         }
     }
@@ -89,6 +92,9 @@ impl<R: Read> Receiver<R> {
         self.from.read_exact(&mut tag)?;
         match tag {
             [b'S'] => {
+                if std::mem::replace(&mut self.stated, true) {
+                    return Err(nonsense("two states"));
+                }
                 let state = self.long()?;
                 self.ended = false;
                 Ok(Piece::State(state))
@@ -171,6 +177,10 @@ mod tests {
         };
         let long = [b"S".as_slice(), &u64::MAX.to_le_bytes()].concat();
         let twice = [&pages(0, 1)[..17 + PAGE], &pages(0, 1)].concat();
+        let mut states = Vec::new();
+        for _ in 0..2 {
+            send(&mut states, &Piece::State(b"state".to_vec())).unwrap();
+        }
         let cases = [
             b"?".to_vec(),
             long,
@@ -180,6 +190,7 @@ mod tests {
             pages(u64::MAX, 1),
             pages(0, u64::MAX),
             twice,
+            states,
         ];
         for case in cases {
             let mut receiver = Receiver::new(case.as_slice(), 1000);

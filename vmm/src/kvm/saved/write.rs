@@ -74,7 +74,7 @@ struct Files {
     /// How many changed pages were written.
     written: u64,
     hash: Hash,
-    state: Option<Vec<u8>>,
+    state: Vec<u8>,
 }
 
 impl Files {
@@ -111,7 +111,7 @@ impl Files {
             }),
             written: 0,
             hash: Hash::new(),
-            state: None,
+            state: Vec::new(),
         })
     }
 
@@ -136,13 +136,7 @@ impl Files {
     fn receive(&mut self, receiver: &mut Receiver<&UnixStream>) -> Result<()> {
         loop {
             match receiver.receive().map_err(stream_error)? {
-                Piece::State(state) if self.state.is_none() => self.state = Some(state),
-                Piece::State(_) => {
-                    return Err(stream_error(io::Error::new(
-                        ErrorKind::InvalidData,
-                        "it says two states",
-                    )));
-                }
+                Piece::State(state) => self.state = state,
                 Piece::Pages(first, pages) => self.add(first, pages)?,
                 Piece::End => return Ok(()),
                 Piece::Failed(words) => {
@@ -182,7 +176,7 @@ impl Files {
             id,
         };
         let mut new = directory.create(&format!("state.new-{}", manifest.id))?;
-        format::seal(build, &manifest, &state.unwrap_or_default())
+        format::seal(build, &manifest, &state)
             .and_then(|bytes| new.file.write_all(&bytes))
             .map_err(|source| new.error(source))?;
         directory.commit(new, pages)?;

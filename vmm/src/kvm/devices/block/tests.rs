@@ -281,7 +281,9 @@ fn requests_may_be_cut_anyhow() {
 fn chains_without_sense_break_it() {
     let header = (HEADER, 16, false);
     let status = (STATUS, 1, true);
-    let chains: [&[(u64, u32, bool)]; 6] = [
+    let much = (0, u32::MAX, true);
+    let chains: [&[(u64, u32, bool)]; 7] = [
+        &[header, much, much, status],            // longer than chains may be
         &[header],                                // no status
         &[header, (STATUS, 0, true)],             // no room for it
         &[(HEADER, 15, false), status],           // no header
