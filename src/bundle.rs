@@ -4,11 +4,13 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
 
 use anyhow::{Context as _, Result, bail};
 use crucible_artefacts::kernel::{Flavour, Identity, Kernel};
 use serde::{Deserialize, Serialize};
+
+use crate::host_program::succeed;
 
 /// Its table of contents.
 const MANIFEST: &str = "bundle.json";
@@ -63,12 +65,15 @@ impl Bundle {
     /// disk is not copied, but expected there.
     pub fn create(root: &Path, parts: &Parts<'_>, debian: Option<&Path>) -> Result<()> {
         fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
-        let program = env::current_exe().context("cannot tell where this program is")?;
+        // By this path it is there even where another build has taken its place meanwhile.
+        let program = format!("/proc/{}/exe", process::id());
         // Its debugging information is ten times the program.
-        run(Command::new("strip")
-            .arg("-o")
-            .arg(root.join("crucible"))
-            .arg(&program))?;
+        succeed(
+            Command::new("strip")
+                .arg("-o")
+                .arg(root.join("crucible"))
+                .arg(program),
+        )?;
         let bundle = Self {
             root: PathBuf::new(),
             flavour: parts.flavour,
@@ -89,10 +94,12 @@ impl Bundle {
         let scenarios = PathBuf::from("scenarios");
         files.push((parts.scenarios, &scenarios));
         for (from, to) in files {
-            run(Command::new("cp")
-                .args(["--recursive", "--sparse=always", "--reflink=auto"])
-                .arg(from)
-                .arg(root.join(to)))?;
+            succeed(
+                Command::new("cp")
+                    .args(["--recursive", "--sparse=always", "--reflink=auto"])
+                    .arg(from)
+                    .arg(root.join(to)),
+            )?;
         }
         let results = root.join("results");
         fs::create_dir(&results).with_context(|| format!("cannot make {}", results.display()))?;
@@ -135,18 +142,4 @@ impl Bundle {
     pub fn scratch(&self) -> PathBuf {
         self.root.join(&self.scratch)
     }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    if !output.status.success() {
-        bail!(
-            "{name} failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        );
-    }
-    Ok(())
 }

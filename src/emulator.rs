@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use crucible_vmm::qemu;
 
-use crate::outer::succeed;
+use crate::host_program::succeed;
 
 /// What has it found there by a shell in the bundle's directory. QEMU looks for its
 /// firmware from where it is itself.

@@ -6,6 +6,7 @@ mod commands;
 mod context;
 mod emulator;
 mod exit;
+mod host_program;
 mod images;
 mod machines;
 mod outer;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use crucible_artefacts::kernel::{self, Flavour, Origin};
 use crucible_engine::guest::Guest;
 use crucible_protocol::ToolRun;
@@ -17,6 +17,7 @@ use crucible_vmm::{Disk, MachineSpec};
 use crate::bundle::{Bundle, Parts};
 use crate::context::Context;
 use crate::emulator;
+use crate::host_program::succeed;
 use crate::images::{GuestArgs, Images, KernelArgs};
 use crate::machines::{MachineArg, MachineArgs};
 use crate::temporary::Temporary;
@@ -145,19 +146,6 @@ impl Outer {
     pub fn keep(self) -> PathBuf {
         self.directory.keep().join("console.log")
     }
-}
-
-/// Runs a program of the host to its good end.
-pub fn succeed(command: &mut Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        bail!("{name} failed: {}", words.trim_end());
-    }
-    Ok(())
 }
 
 /// A disk with a bundle of `images` on it.

@@ -96,7 +96,7 @@ pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
             "clone {number}: instance {} mac {} random {} boot_id {} clock {:+.3} s",
             seen.instance,
             seen.mac,
-            &seen.random[..16],
+            seen.random.get(..16).unwrap_or(&seen.random),
             seen.boot_id,
             seen.clock
         );

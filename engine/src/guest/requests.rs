@@ -10,6 +10,9 @@ use crucible_vmm::{Exit, TaskStates};
 
 use super::{GRACE, Guest, GuestError, PROMPT, SESSION};
 
+/// Longer than any image of a scenario's workload.
+const LONGEST_FILE: usize = 1 << 30;
+
 impl Guest {
     fn done(
         &mut self,
@@ -184,7 +187,7 @@ impl Guest {
         }
     }
 
-    /// Reads a whole file.
+    /// Reads a whole file, of at most 1 GiB.
     pub fn read_file(&mut self, path: &str) -> Result<Vec<u8>, GuestError> {
         let mut content = Vec::new();
         loop {
@@ -194,10 +197,14 @@ impl Guest {
                 length: MAX_CHUNK,
             };
             match self.ask(request, "read", PROMPT)? {
-                Reply::Data { data, end } => {
+                Reply::Data { data, end } if end || !data.is_empty() => {
                     content.extend(data);
                     if end {
                         return Ok(content);
+                    }
+                    // Whatever the guest is up to, it does not fill the host's memory.
+                    if content.len() > LONGEST_FILE {
+                        return Err(GuestError::Failed(format!("{path} is too long to be read")));
                     }
                 }
                 _ => return Err(GuestError::Confused("read")),

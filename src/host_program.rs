@@ -1,0 +1,18 @@
+//! Programs of the host, run to their good end.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Runs a program; an error has its words.
+pub fn succeed(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {name}"))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("{name} failed: {}", words.trim_end());
+    }
+    Ok(())
+}
