@@ -16,6 +16,13 @@ use crate::temporary::Temporary;
 /// Change this when what is saved changes.
 const RECIPE: &str = "warm 1";
 
+/// Their kind in the cache.
+const KIND: &str = "warm";
+
+/// How many are kept. Each build of this program and each boot of the host has its own, a
+/// hundred megabytes or more, and those of others are of no use to it.
+const KEEP: usize = 16;
+
 /// How long the agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);
 
@@ -32,9 +39,16 @@ pub fn saved(
         .add("machine", machines::identity(kind, spec)?)
         .add("kernel", &images.kernel.identity.hash)
         .finish();
-    cache.get_or_build("warm", &key, context.progress(), |directory| {
+    let mut made = false;
+    let saved = cache.get_or_build(KIND, &key, context.progress(), |directory| {
+        made = true;
         save(directory, images, kind, context)
-    })
+    })?;
+    if made {
+        // Who runs one that goes has it open.
+        cache.prune_kind(KIND, KEEP)?;
+    }
+    Ok(saved)
 }
 
 fn save(directory: &Path, images: &Images, kind: Kind, context: &Context) -> Result<()> {

@@ -136,12 +136,7 @@ impl Cache {
     pub fn prune(&self, keep: usize, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         for kind in Self::KINDS {
-            let mut entries = list(&self.root.join(kind))?;
-            entries.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
-            for (path, _) in entries.into_iter().skip(keep) {
-                remove_tree(&path)?;
-                removed.push(path);
-            }
+            removed.extend(self.prune_kind(kind, keep)?);
         }
         for (path, _) in list(&self.root.join("tmp"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -151,6 +146,15 @@ impl Cache {
             removed.push(path);
         }
         Ok(removed)
+    }
+
+    /// Removes the artefacts of one kind but the `keep` last used ones. Returns what was
+    /// removed.
+    pub fn prune_kind(&self, kind: &str, keep: usize) -> Result<Vec<PathBuf>> {
+        let mut entries = list(&self.root.join(kind))?;
+        entries.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
+        let old = entries.into_iter().skip(keep).map(|(path, _)| path);
+        old.map(|path| remove_tree(&path).map(|()| path)).collect()
     }
 
     /// The kinds of artefact that lie here side by side.
