@@ -4,9 +4,11 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
+
+use rustix::fs::OFlags;
 
 /// The file in each that its process holds a lock on, for as long as it lives.
 const LOCK: &str = ".lock";
@@ -18,15 +20,12 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims a directory that was just made. `None`: it looked left behind until now, and
-    /// is gone.
+    /// Claims a directory that was just made. `None`: somebody has swept it meanwhile.
     pub fn new(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK);
-        let lock = match File::create_new(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result?,
-        };
+        let lock = File::create_new(&path)?;
         lock.lock()?;
+        // Between the two it looked like one of a process that is gone.
         match fs::metadata(&path) {
             Ok(there) if there.ino() == lock.metadata()?.ino() => Ok(Some(Self { _lock: lock })),
             _ => Ok(None),
@@ -48,18 +47,20 @@ pub fn sweep(place: &Path, prefix: &str) {
         if !name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
         }
-        match File::options().write(true).open(entry.path().join(LOCK)) {
-            Ok(lock) => match lock.try_lock() {
-                Ok(()) => {
-                    let _ = fs::remove_dir_all(entry.path());
-                }
-                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
-            },
-            // Whoever has made it may not have claimed it yet. It is removed only if
-            // there is nothing in it; then it is made again.
-            Err(_) => {
-                let _ = fs::remove_dir(entry.path());
+        // Others may have put anything there: opening it must neither lead elsewhere nor wait.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let lock = File::options()
+            .write(true)
+            .custom_flags(flags.bits() as i32)
+            .open(entry.path().join(LOCK));
+        let Ok(lock) = lock else {
+            continue;
+        };
+        match lock.try_lock() {
+            Ok(()) => {
+                let _ = fs::remove_dir_all(entry.path());
             }
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
     }
 }
@@ -90,13 +91,16 @@ mod tests {
         claim(&kept).release(&kept).unwrap();
         let other = make("other");
         drop(claim(&other));
-        let unclaimed = make("x-unclaimed");
+        let pipe = make("x-pipe").join(LOCK);
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        let elsewhere = make("x-elsewhere");
+        std::os::unix::fs::symlink(&pipe, elsewhere.join(LOCK)).unwrap();
         sweep(place.path(), "x-");
+        assert!(pipe.exists() && elsewhere.exists());
         assert!(alive.exists());
         assert!(!dead.exists());
         assert!(kept.exists());
         assert!(other.exists());
-        assert!(!unclaimed.exists());
-        assert!(Claim::new(&unclaimed).unwrap().is_none());
     }
 }
