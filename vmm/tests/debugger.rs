@@ -115,7 +115,7 @@ fn at_breakpoint(reply: &str) -> bool {
 
 #[test]
 fn a_breakpoint_stops_the_guest_again_and_again() {
-    let Some(fixture) = Fixture::start(Guest::Count, 1) else {
+    let Some(mut fixture) = Fixture::start(Guest::Count, 1) else {
         return;
     };
     let mut gdb = fixture.gdb();
@@ -147,6 +147,7 @@ fn a_breakpoint_stops_the_guest_again_and_again() {
         }
     }
     assert_eq!(count, Some((function() + 2, 3)));
+    fixture.wait_for("counting");
     assert_eq!(fixture.console(), "counting");
     assert_eq!(gdb.memory(COUNTER.into(), 4), 2u32.to_le_bytes());
 }
