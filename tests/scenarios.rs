@@ -77,6 +77,15 @@ fn every_scenario_passes_in_one_boot() {
     assert!(logs >= 12, "{record:#}");
 }
 
+/// A vfork's child runs on one CPU while its parent is stopped on another.
+#[test]
+fn the_main_scenario_passes_with_two_cpus() {
+    let output = crucible(&["-q", "scenario", "vfork", "--vcpus", "2", "--json"]);
+    let record = record(&output);
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
 #[test]
 fn a_guest_that_does_not_boot_is_told_with_its_console() {
     let output = crucible(&["-q", "scenario", "hello", "--break", "no-such", "--json"]);

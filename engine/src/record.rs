@@ -80,6 +80,10 @@ pub struct CaseRecord {
     pub repeat: u32,
     /// Restarted runs that passed.
     pub passed: u32,
+    /// Runs that were begun again, since tasks had gone on from the event before they were at
+    /// rest. Only with more than one CPU.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub missed: u32,
     /// Who triggered, and what all tasks stood at, in the restarted run's checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<FrozenRecord>,
@@ -97,6 +101,10 @@ pub struct CaseRecord {
     /// What goes into the snapshot.
     #[serde(skip)]
     pub snapshot: Option<String>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A container at rest.

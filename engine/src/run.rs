@@ -71,6 +71,10 @@ pub struct Runner<'s, 'l> {
     pub timings: &'s mut BTreeMap<String, u64>,
     /// The container's init, in the agent's numbers, once it was started.
     pub root: i32,
+    /// How often an event may be missed before that is the result.
+    pub patience: u32,
+    /// How often one was.
+    pub missed: u32,
 }
 
 impl Runner<'_, '_> {
@@ -205,6 +209,17 @@ impl Runner<'_, '_> {
 
     /// Starts a run and waits until it is at rest at the event, for certain.
     fn reach_event(&mut self, run: &str) -> Result<Frozen, Stop> {
+        loop {
+            match self.try_event(run)? {
+                Err(_) if self.missed < self.patience => self.missed += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The same, once. The inner error: the event came, but tasks had gone on from it until
+    /// they were at rest.
+    fn try_event(&mut self, run: &str) -> Result<Result<Frozen, Stop>, Stop> {
         let before = |e| Stop::guest(Phase::Before, e);
         let (at, limit) = (self.case.at.clone(), self.limit());
         self.root = self.start(run, Some(at.trigger())).map_err(before)?;
@@ -237,7 +252,7 @@ impl Runner<'_, '_> {
         if let Some(missed) = missed(self.case, &freeze, &tasks) {
             self.guest().kill(run).map_err(after)?;
             let lines = tree(&tasks).lines().map(str::to_owned).collect();
-            return Err(Stop::unknown(missed).with(lines));
+            return Ok(Err(Stop::unknown(missed).with(lines)));
         }
         let nonce = self.nonce().map_err(after)?;
         if self.case.nonce.is_some() && nonce.is_none() {
@@ -246,11 +261,11 @@ impl Runner<'_, '_> {
                 "at {at} the workload had not yet drawn its nonce: choose a later event"
             )));
         }
-        Ok(Frozen {
+        Ok(Ok(Frozen {
             freeze,
             tasks,
             nonce,
-        })
+        }))
     }
 
     /// The whole line of the nonce's file, if it is there.

@@ -133,6 +133,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             EngineArg::Crucible => Engine::Crucible,
             EngineArg::Criu => Engine::Criu,
         },
+        vcpus: args.guest.machine.vcpus,
     };
     let mut records: Vec<_> = scenarios
         .iter()

@@ -23,6 +23,11 @@ use crate::{
     verdict::Verdict,
 };
 
+/// How often a case's event may be missed where the guest has more than one CPU. While a
+/// task is stopped at it, what runs on another goes on until it is stopped too: a vfork's
+/// child may have executed something by then. With one CPU a miss is no matter of luck.
+const PATIENCE: u32 = 10;
+
 /// Runs one case. Whatever happens becomes its record.
 pub fn case(
     session: &mut Session<'_>,
@@ -56,8 +61,11 @@ pub fn case(
         engine: options.engine,
         timings,
         root: 0,
+        patience: if options.vcpus > 1 { PATIENCE } else { 0 },
+        missed: 0,
     };
     let stop = run(&mut runner, options, store, &mut record).err();
+    record.missed = runner.missed;
     record.console = store.relative(&session.console());
     if let Some(stop) = stop {
         record.verdict = Some(stop.verdict);

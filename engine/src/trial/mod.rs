@@ -42,6 +42,8 @@ pub struct Options {
     pub timeout: Option<u64>,
     /// Who saves and restores.
     pub engine: Engine,
+    /// How many CPUs the guests have.
+    pub vcpus: u8,
 }
 
 /// Builds a scenario's workload in the guest and keeps it, so that each run starts from
