@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 use crucible_engine::guest::Guest;
-use crucible_protocol::{Ended, KEEP_DIR, RUN_DIR, Stopped, Trigger};
+use crucible_protocol::{Ended, EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
 
 /// getppid(2), which the workload calls when all its tasks are there.
-const EVENT: Trigger = Trigger::Syscall {
-    number: 110,
+const EVENT: Trigger = Trigger::Count {
+    kind: EventKind::Syscall { number: Some(110) },
+    task: None,
     nth: 1,
 };
 

@@ -50,7 +50,6 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: refused: System V semaphore undo"],
     ),
-    ("traced", "EBUSY", &["pid 3: refused: traces others"]),
 ];
 
 #[test]

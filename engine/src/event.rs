@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Events as people write them: `vfork:3`, `syscall:read:5`, `signal:SIGCHLD`, `time:250ms`.
+//! Events as people write them: `vfork:3`, `syscall:read:5`, `signal:SIGCHLD`,
+//! `ptrace-stop:@2.1:7`, `time:250ms`.
 
 use std::{fmt, str::FromStr};
 
-use crucible_protocol::Trigger;
+use crucible_protocol::{EventKind, Trigger};
 use nix::sys::signal::Signal;
 use syscalls::x86_64::Sysno;
 use thiserror::Error;
@@ -25,12 +26,34 @@ pub struct BadEvent {
     pub reason: String,
 }
 
-const KINDS: &[&str] = &["vfork", "vfork-new", "syscall", "signal", "time"];
+const KINDS: &[&str] = &[
+    "vfork",
+    "vfork-new",
+    "syscall",
+    "syscall-exit",
+    "signal",
+    "ptrace-stop",
+    "all",
+    "time",
+];
 
 /// `exit` and `exit_group`.
 const EXITS: [u32; 2] = [60, 231];
 
 impl EventSpec {
+    /// The `nth` event of a kind that one task has, named as the kernel names it.
+    pub fn of_task(kind: EventKind, task: &str, nth: u64) -> Self {
+        let trigger = Trigger::Count {
+            kind,
+            task: Some(task.to_owned()),
+            nth,
+        };
+        Self {
+            text: format!("{}:@{task}:{nth}", kind_text(kind)),
+            trigger,
+        }
+    }
+
     /// What the guest is told.
     pub fn trigger(&self) -> &Trigger {
         &self.trigger
@@ -39,22 +62,27 @@ impl EventSpec {
     /// Whether a triggering task found at `site` stands at this event.
     pub fn is_at(&self, site: &str) -> bool {
         let name = site.split_whitespace().next().unwrap_or("");
-        match self.trigger {
-            Trigger::Vfork { .. } | Trigger::VforkNew { .. } => name == "vfork",
-            Trigger::Syscall { .. } | Trigger::Signal { .. } => name == self.site(),
-            Trigger::Time { .. } => true,
-        }
+        self.sites().is_none_or(|sites| sites.contains(&name))
     }
 
-    /// The name of the site that [`Self::is_at`] wants.
-    pub fn site(&self) -> &'static str {
-        match self.trigger {
-            Trigger::Vfork { .. } | Trigger::VforkNew { .. } => "vfork",
+    /// The names of the sites that [`Self::is_at`] wants; none where any will do.
+    pub fn sites(&self) -> Option<&'static [&'static str]> {
+        let Trigger::Count { kind, .. } = self.trigger else {
+            return None;
+        };
+        Some(match kind {
+            // With a tracer that wants to know, the stop that tells it comes before the wait.
+            EventKind::Vfork | EventKind::VforkNew => &["vfork", "ptrace-stop"],
             // A system call is finished before its task comes to rest, and these end it.
-            Trigger::Syscall { number, .. } if EXITS.contains(&number) => "exiting",
-            Trigger::Syscall { .. } | Trigger::Signal { .. } => "freezer",
-            Trigger::Time { .. } => "any",
-        }
+            EventKind::Syscall { number: Some(n) } if EXITS.contains(&n) => {
+                &["exiting", "ptrace-stop"]
+            }
+            EventKind::Syscall { number: Some(_) }
+            | EventKind::SyscallExit { .. }
+            | EventKind::Signal { .. } => &["freezer", "ptrace-stop"],
+            EventKind::PtraceStop => &["ptrace-stop"],
+            EventKind::Syscall { number: None } | EventKind::All => return None,
+        })
     }
 }
 
@@ -82,41 +110,93 @@ impl FromStr for EventSpec {
 }
 
 fn parse(text: &str) -> Result<Trigger, String> {
-    let words: Vec<_> = text.split(':').collect();
-    Ok(match words[..] {
-        ["vfork"] => Trigger::Vfork { nth: 1 },
-        ["vfork", n] => Trigger::Vfork { nth: nth(n)? },
-        ["vfork-new"] => Trigger::VforkNew { nth: 1 },
-        ["vfork-new", n] => Trigger::VforkNew { nth: nth(n)? },
-        ["syscall", name] => Trigger::Syscall {
-            number: syscall(name)?,
-            nth: 1,
+    let mut words: Vec<_> = text.split(':').collect();
+    if let ["time", time] = words[..] {
+        return Ok(Trigger::Time { ms: time_ms(time)? });
+    }
+    let kind = words.remove(0);
+    // The count is the last, and the task the one before it, whatever the kind.
+    let numbers = usize::from(matches!(kind, "syscall" | "syscall-exit" | "signal"));
+    let nth = match words.len() > numbers && !words[words.len() - 1].starts_with('@') {
+        true => nth(words.pop().unwrap_or_default())?,
+        false => 1,
+    };
+    let task = match words.last().and_then(|w| w.strip_prefix('@')) {
+        Some(name) if words.len() > numbers => {
+            words.pop();
+            Some(task(name)?)
+        }
+        _ => None,
+    };
+    let kind = match (kind, &words[..]) {
+        ("vfork", []) => EventKind::Vfork,
+        ("vfork-new", []) => EventKind::VforkNew,
+        ("ptrace-stop", []) => EventKind::PtraceStop,
+        ("all", []) => EventKind::All,
+        ("syscall", [name]) => EventKind::Syscall {
+            number: any_or(name, syscall)?,
         },
-        ["syscall", name, n] => Trigger::Syscall {
-            number: syscall(name)?,
-            nth: nth(n)?,
+        ("syscall-exit", [name]) => EventKind::SyscallExit {
+            number: any_or(name, syscall)?,
         },
-        ["signal", name] => Trigger::Signal {
-            number: signal(name)?,
-            nth: 1,
+        ("signal", [name]) => EventKind::Signal {
+            number: any_or(name, signal)?,
         },
-        ["signal", name, n] => Trigger::Signal {
-            number: signal(name)?,
-            nth: nth(n)?,
-        },
-        ["time", time] => Trigger::Time { ms: time_ms(time)? },
-        ["syscall" | "signal" | "time"] => {
+        ("syscall" | "syscall-exit" | "signal" | "time", []) => {
             return Err("a name or a time is missing, as in `syscall:read:5`, `signal:SIGCHLD`, `time:250ms`".into());
         }
-        [kind, ..] if KINDS.contains(&kind) => return Err("there are too many parts".into()),
-        [kind, ..] => {
+        (kind, _) if KINDS.contains(&kind) => return Err("there are too many parts".into()),
+        (kind, _) => {
             return Err(match suggest(kind, KINDS.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("it begins with none of {}", KINDS.join(", ")),
             });
         }
-        [] => return Err("it is empty".into()),
-    })
+    };
+    Ok(Trigger::Count { kind, task, nth })
+}
+
+/// A kind as it is written in an event.
+fn kind_text(kind: EventKind) -> String {
+    let name = |n: Option<u32>| match n {
+        None => "*".to_owned(),
+        Some(n) => Sysno::new(n as usize).map_or(n.to_string(), |s| s.name().to_owned()),
+    };
+    match kind {
+        EventKind::Vfork => "vfork".into(),
+        EventKind::VforkNew => "vfork-new".into(),
+        EventKind::Syscall { number } => format!("syscall:{}", name(number)),
+        EventKind::SyscallExit { number } => format!("syscall-exit:{}", name(number)),
+        EventKind::Signal { number } => match number.and_then(|n| i32::try_from(n).ok()) {
+            None => "signal:*".into(),
+            Some(n) => match Signal::try_from(n) {
+                Ok(signal) => format!("signal:{signal}"),
+                Err(_) => format!("signal:{n}"),
+            },
+        },
+        EventKind::PtraceStop => "ptrace-stop".into(),
+        EventKind::All => "all".into(),
+    }
+}
+
+fn any_or(name: &str, number: impl Fn(&str) -> Result<u32, String>) -> Result<Option<u32>, String> {
+    match name {
+        "*" => Ok(None),
+        name => number(name).map(Some),
+    }
+}
+
+/// A task's way through the tree, as in `2.1.3`.
+fn task(name: &str) -> Result<String, String> {
+    let good = name
+        .split('.')
+        .all(|n| n.parse::<u16>().is_ok_and(|n| n > 0));
+    match good {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "`@{name}` is no task; write its way through the tree, as in `@2.1.3`"
+        )),
+    }
 }
 
 fn nth(text: &str) -> Result<u64, String> {
@@ -189,21 +269,52 @@ mod tests {
         text.parse::<EventSpec>().unwrap_err().reason
     }
 
+    fn count(kind: EventKind, nth: u64) -> Trigger {
+        let task = None;
+        Trigger::Count { kind, task, nth }
+    }
+
     #[test]
     fn every_documented_form_is_understood() {
-        assert_eq!(trigger("vfork"), Trigger::Vfork { nth: 1 });
-        assert_eq!(trigger("vfork:3"), Trigger::Vfork { nth: 3 });
-        assert_eq!(trigger("vfork-new:2"), Trigger::VforkNew { nth: 2 });
-        assert_eq!(
-            trigger("syscall:read:5"),
-            Trigger::Syscall { number: 0, nth: 5 }
-        );
-        assert_eq!(
-            trigger("signal:SIGCHLD:2"),
-            Trigger::Signal { number: 17, nth: 2 }
-        );
+        assert_eq!(trigger("vfork"), count(EventKind::Vfork, 1));
+        assert_eq!(trigger("vfork:3"), count(EventKind::Vfork, 3));
+        assert_eq!(trigger("vfork-new:2"), count(EventKind::VforkNew, 2));
+        assert_eq!(trigger("ptrace-stop:4"), count(EventKind::PtraceStop, 4));
+        assert_eq!(trigger("all:9"), count(EventKind::All, 9));
+        let read = EventKind::Syscall { number: Some(0) };
+        assert_eq!(trigger("syscall:read:5"), count(read, 5));
+        let any = EventKind::SyscallExit { number: None };
+        assert_eq!(trigger("syscall-exit:*:2"), count(any, 2));
+        let chld = EventKind::Signal { number: Some(17) };
+        assert_eq!(trigger("signal:SIGCHLD:2"), count(chld, 2));
         assert_eq!(trigger("time:250ms"), Trigger::Time { ms: 250 });
         assert_eq!(trigger("time:2s"), Trigger::Time { ms: 2000 });
+    }
+
+    #[test]
+    fn a_point_can_be_one_task_s_and_is_written_as_it_is_read() {
+        for (kind, text) in [
+            (EventKind::PtraceStop, "ptrace-stop:@2.1:7"),
+            (EventKind::Syscall { number: None }, "syscall:*:@2:7"),
+            (EventKind::Syscall { number: Some(0) }, "syscall:read:@2:7"),
+            (
+                EventKind::Signal { number: Some(17) },
+                "signal:SIGCHLD:@2.1.9:7",
+            ),
+        ] {
+            let task = text.split(['@', ':']).rev().nth(1).unwrap();
+            let spec = EventSpec::of_task(kind, task, 7);
+            assert_eq!(spec.to_string(), text);
+            assert_eq!(spec.trigger(), &trigger(text), "{text}");
+        }
+        let first = Trigger::Count {
+            kind: EventKind::All,
+            task: Some("2".into()),
+            nth: 1,
+        };
+        assert_eq!(trigger("all:@2"), first);
+        assert!(reason("all:@2.x:1").contains("`@2.1.3`"));
+        assert!(reason("all:@0:1").contains("`@2.1.3`"));
     }
 
     #[test]
@@ -221,6 +332,7 @@ mod tests {
     fn an_event_names_the_site_of_its_task() {
         let vfork: EventSpec = "vfork".parse().unwrap();
         assert!(vfork.is_at("vfork nr=12"));
+        assert!(vfork.is_at("ptrace-stop vfork"));
         assert!(!vfork.is_at("freezer"));
         assert!(!vfork.is_at(""));
         let exit: EventSpec = "syscall:exit_group".parse().unwrap();

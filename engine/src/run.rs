@@ -359,7 +359,7 @@ fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
 /// Why the point is not the one that was asked for, if it is not.
 fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
     let at = &case.at;
-    if !matches!(at.trigger(), Trigger::Time { .. }) {
+    if matches!(at.trigger(), Trigger::Count { .. }) {
         let Some(task) = tasks.tasks.iter().find(|t| t.tid == freeze.tid) else {
             return Some(format!(
                 "missed {at}: the triggering task {} is gone",
@@ -372,7 +372,7 @@ fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
                 task.comm,
                 task.tid,
                 task.site,
-                at.site()
+                at.sites().unwrap_or(&["any"]).join("` or `")
             ));
         }
     }

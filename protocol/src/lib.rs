@@ -15,7 +15,7 @@ pub mod trigger;
 pub use facts::{Freeze, Observation, TaskFacts};
 pub use identity::{Begin, Identity, Mac};
 pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
-pub use trigger::Trigger;
+pub use trigger::{EventKind, Trigger};
 
 /// Version of the conversation; host and agent must have the same one.
 pub const VERSION: u32 = 3;

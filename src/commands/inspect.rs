@@ -75,6 +75,9 @@ fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
         task.tid, task.comm, task.ppid, task.pgid, task.sid
     )?;
     writeln!(out, "  site      {}", task.site)?;
+    if let Some(tracer) = task.tracer {
+        writeln!(out, "  tracer    {tracer}")?;
+    }
     if let Some(code) = task.exit_code {
         writeln!(out, "  exit code {code:#x}")?;
     }

@@ -136,7 +136,7 @@ layout!(
     /// The start of `struct ckpt_signal`.
     Signal {
         flags: u32, group_exit_code: i32, is_child_subreaper: u32, has_child_subreaper: u32,
-        oom_score_adj_min: i32, pad: u32, utime: u64, stime: u64, cutime: u64, cstime: u64,
+        oom_score_adj_min: i32, group_stop_count: u32, utime: u64, stime: u64, cutime: u64, cstime: u64,
     }
 );
 layout!(
@@ -146,6 +146,13 @@ layout!(
 layout!(
     /// The start of `struct ckpt_siginfo`.
     Siginfo { shared: u32, signo: u32, queued: u32, pad: u32, }
+);
+layout!(
+    /// The start of `struct ckpt_ptrace`; a siginfo follows.
+    Ptrace {
+        tracer: i32, flags: u32, cred: u32, place: u32, stop: u32, exit_code: u32,
+        message: u64, jobctl: u32, work: u32, has_info: u32, pad: u32,
+    }
 );
 layout!(
     /// `struct ckpt_trailer`

@@ -145,6 +145,10 @@ kinds! {
     Timers = 25,
     /// Resource limits.
     Rlimits = 26,
+    /// A tracee's tracer, and the stop it is in.
+    Ptrace = 27,
+    /// Breakpoints and watchpoints.
+    Debugregs = 28,
 }
 
 /// One record, its checksum verified.

@@ -46,6 +46,9 @@ pub struct Task {
     pub comm: String,
     /// Where it stood.
     pub site: String,
+    /// The thread that traces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracer: Option<i32>,
     /// A zombie's exit code, as `wait4` reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
@@ -175,6 +178,7 @@ struct Builder {
 struct Section {
     task: Option<layout::Task>,
     regs: Option<layout::Regs>,
+    ptrace: Option<layout::Ptrace>,
     pending: Vec<Signal>,
 }
 
@@ -210,6 +214,7 @@ impl Builder {
                 self.sections.push(section);
             }
             Kind::Regs => self.section.regs = Some(record.split()?.0),
+            Kind::Ptrace => self.section.ptrace = Some(record.split()?.0),
             Kind::Siginfo => {
                 let (info, _) = record.split::<layout::Siginfo>()?;
                 self.section.pending.push(Signal {
@@ -261,6 +266,7 @@ impl Builder {
             2 => format!("{path} (deleted)"),
             3 => format!("pipe <{}>", file.inode),
             4 => format!("shared memory <{}> {path}", file.inode),
+            5 => format!("{path} of {}", file.rdev),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(
@@ -332,6 +338,7 @@ impl Builder {
             ppid: entry.ppid,
             pgid: entry.pgid,
             sid: entry.sid,
+            tracer: section.ptrace.as_ref().map(|ptrace| ptrace.tracer),
             exit_code: (entry.flags & 2 != 0).then_some(entry.exit_code),
             pending: section.pending,
             registers: section.regs.map(|regs| Registers {
@@ -344,7 +351,7 @@ impl Builder {
         };
         if let Some(held) = section.task {
             task.comm = name(&held.comm);
-            task.site = site(&held);
+            task.site = site(&held, section.ptrace.as_ref());
             task.restart = restart(&held);
             task.blocked = held.blocked;
             task.ids = self.creds.get(&held.cred).copied();
@@ -381,13 +388,32 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn site(task: &layout::Task) -> String {
+/// The stops of `enum ckpt_stop_kind`, as `/proc/PID/ckpt_site` names them.
+const STOPS: [&str; 11] = [
+    "none",
+    "syscall-enter",
+    "syscall-exit",
+    "clone",
+    "vfork",
+    "vfork-done",
+    "exec",
+    "exit",
+    "signal",
+    "trap",
+    "handler",
+];
+
+fn site(task: &layout::Task, ptrace: Option<&layout::Ptrace>) -> String {
     match task.site {
         0 => "none".into(),
         1 => "freezer".into(),
         2 => format!("vfork nr={} child={}", task.site_arg, task.site_child),
         3 => format!("stopped sig={}", task.site_arg),
         4 => "zombie".into(),
+        5 => {
+            let stop = ptrace.and_then(|p| STOPS.get(p.stop as usize));
+            format!("ptrace-stop {}", stop.unwrap_or(&"unknown"))
+        }
         other => format!("unknown site {other}"),
     }
 }

@@ -33,10 +33,15 @@ pub fn checkpoint(
     Errno::result(result).map(drop)
 }
 
+/// A flag of [`restart`]: the first process of a new pid namespace mounts a `/proc` of it.
+/// proc(5) shows the namespace of who mounts it, and descriptors may lead there.
+pub const RESTART_MOUNT_PROC: u64 = 1;
+
 /// `restart(2)`: creates the tasks of `image` and returns their root, a child of the caller.
 pub fn restart(
     cgroup: Option<BorrowedFd<'_>>,
     image: BorrowedFd<'_>,
+    flags: u64,
     log: Option<BorrowedFd<'_>>,
 ) -> nix::Result<Pid> {
     // SAFETY: as above. The tasks created get memory of their own, not this program's.
@@ -45,7 +50,7 @@ pub fn restart(
             SYS_RESTART,
             raw_or_none(cgroup),
             i64::from(image.as_raw_fd()),
-            0u64,
+            flags,
             raw_or_none(log),
         )
     };
@@ -62,23 +67,6 @@ pub unsafe fn fork_container(cgroup: BorrowedFd<'_>) -> nix::Result<Option<Pid>>
     args.flags = CLONE_INTO_CGROUP | (libc::CLONE_NEWPID as u64) | (libc::CLONE_NEWNS as u64);
     args.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: no CLONE_VM. The rest is the caller's duty.
-    unsafe { clone3(&args) }
-}
-
-/// Forks with a chosen process id, which leaves the numbering of others alone.
-/// `None` is the child.
-///
-/// # Errors
-/// `EEXIST` where the id is taken.
-///
-/// # Safety
-/// As for [`fork_container`].
-pub unsafe fn fork_as(pid: Pid) -> nix::Result<Option<Pid>> {
-    let tid = pid.as_raw();
-    let mut args = clone_args();
-    args.set_tid = &raw const tid as u64;
-    args.set_tid_size = 1;
-    // SAFETY: no CLONE_VM, and `tid` outlives the call. The rest is the caller's duty.
     unsafe { clone3(&args) }
 }
 

@@ -18,7 +18,6 @@
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -162,23 +161,6 @@ static void semaphore(void)
 	check(semctl(id, 0, GETVAL) != 3 || semctl(id, 0, IPC_RMID), "semctl");
 }
 
-static void traced(void)
-{
-	int status;
-	pid_t pid = fork();
-
-	if (!pid) {
-		check(ptrace(PTRACE_TRACEME, 0, NULL, NULL), "ptrace");
-		raise(SIGUSR1);
-		_exit(4);
-	}
-	check(waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status), "waitpid");
-	stop_here();
-	check(ptrace(PTRACE_CONT, pid, NULL, NULL), "cont");
-	check(waitpid(pid, &status, 0) != pid || !WIFEXITED(status) ||
-		      WEXITSTATUS(status) != 4, "the tracee's end");
-}
-
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -186,7 +168,7 @@ static const struct {
 	{ "socket", socket_pair }, { "eventfd", event },       { "epoll", epoll },
 	{ "inotify", inotify },	   { "lock", lock },	       { "fifo", fifo },
 	{ "timer", timer },	   { "mlock", locked_memory }, { "seccomp", seccomp },
-	{ "semaphore", semaphore }, { "traced", traced },
+	{ "semaphore", semaphore },
 };
 
 int main(int argc, char **argv)

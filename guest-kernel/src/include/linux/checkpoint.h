@@ -13,12 +13,14 @@
 
 struct cgroup;
 struct completion;
+struct file;
 struct kernfs_open_file;
 struct kernel_siginfo;
 struct pid;
 struct pid_namespace;
 struct poll_table_struct;
 struct restart_block;
+struct pt_regs;
 struct seq_file;
 struct sigpending;
 
@@ -27,9 +29,16 @@ enum ckpt_event {
 	CKPT_EVENT_VFORK,
 	CKPT_EVENT_VFORK_NEW,
 	CKPT_EVENT_SYSCALL,
+	CKPT_EVENT_SYSCALL_EXIT,
 	CKPT_EVENT_SIGNAL,
+	CKPT_EVENT_PTRACE_STOP,
+	CKPT_EVENT_ALL,		/* a trigger's only: any of them */
 	NR_CKPT_EVENTS
 };
+
+/* What a restarted task's function returns to ret_from_fork(). */
+#define CKPT_SYSCALL_LEFT	1	/* the work of leaving it has been done */
+#define CKPT_SYSCALL_LEAVES	2	/* and here it is still to be done */
 
 /* System calls that go on where they were: their restart functions. */
 long hrtimer_nanosleep_restart(struct restart_block *restart);
@@ -64,6 +73,63 @@ static inline void ckpt_site_enter(u32 kind, int arg)
 	WRITE_ONCE(current->ckpt_site.kind, kind);
 }
 
+/* Is anything to be counted at all? Without it, ckpt_event() does nothing. */
+static inline bool ckpt_counts_events(void)
+{
+	return static_branch_unlikely(&ckpt_events_armed);
+}
+
+/**
+ * ckpt_stop_at - mark which ptrace stop comes next
+ * @stop: enum ckpt_stop_kind
+ * @arg: what the code behind the stop needs, see there
+ */
+static inline void ckpt_stop_at(u32 stop, int arg)
+{
+	current->ckpt_site.stop = stop;
+	current->ckpt_site.stop_arg = arg;
+}
+
+/* ptrace_stop() is about to sleep. */
+static inline void ckpt_site_enter_ptrace(void)
+{
+	ckpt_site_enter(CKPT_SITE_PTRACE, current->ckpt_site.stop_arg);
+}
+
+/*
+ * A restarted task enters a stop, or dies, for the second time: nobody is told,
+ * and nothing is counted (kernel/checkpoint/ptrace.c).
+ */
+static inline bool ckpt_stop_again(void)
+{
+	return unlikely(current->ckpt_site.again) && !current->ckpt_site.dying;
+}
+
+static inline bool ckpt_exit_again(void)
+{
+	return unlikely(current->ckpt_site.dying);
+}
+
+int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type);
+void ckpt_stop_entered(struct kernel_siginfo *info);
+int ckpt_stop_left_out(void);
+void ckpt_gate_pass(void);
+
+/* do_exit() is past its stop, and exit_notify() past its notes. */
+static inline void ckpt_exit_stopped(void)
+{
+	if (ckpt_stop_again())
+		ckpt_stop_left_out();
+}
+
+static inline void ckpt_exit_done(void)
+{
+	if (ckpt_exit_again())
+		ckpt_gate_pass();
+}
+
+void ckpt_task_init(struct task_struct *child);
+void ckpt_name_child(struct task_struct *child);
 void ckpt_wait_unheld(void);
 
 /* May sleep: a killed task stays until who reads it is done (quiesce.c). */
@@ -80,9 +146,16 @@ ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
 int ckpt_freeze_at_show(struct seq_file *seq, void *v);
 void ckpt_cgroup_free(struct cgroup *cgrp);
 
+/* fs/proc/base.c */
+bool ckpt_is_proc_mem(const struct file *file);
+
 /* kernel/checkpoint/proc.c, for fs/proc/base.c */
 int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 		   struct pid *pid, struct task_struct *task);
+
+/* kernel/entry/common.c, arch/x86/entry/common.c */
+long ckpt_syscall_trace_enter(struct pt_regs *regs);
+void ckpt_do_syscall(struct pt_regs *regs, int nr);
 
 /* kernel/cgroup/freezer.c */
 void cgroup_freeze_postpone(void);
@@ -103,10 +176,31 @@ bool ckpt_futex_flags_ok(u64 flags);
 int ckpt_sigqueue_add(struct sigpending *pending,
 		      const struct kernel_siginfo *info, bool queued);
 void ckpt_group_stop(int signr);
+int ckpt_ptrace_stop(bool has_info);
 #else
 static inline void ckpt_event(enum ckpt_event event, long arg) { }
 static inline void ckpt_site_enter(u32 kind, int arg) { }
 static inline void ckpt_site_leave(void) { }
+static inline bool ckpt_counts_events(void) { return false; }
+static inline void ckpt_stop_at(u32 stop, int arg) { }
+static inline void ckpt_site_enter_ptrace(void) { }
+static inline bool ckpt_stop_again(void) { return false; }
+static inline bool ckpt_exit_again(void) { return false; }
+static inline void ckpt_exit_stopped(void) { }
+static inline void ckpt_exit_done(void) { }
+static inline void ckpt_gate_pass(void) { }
+static inline void ckpt_stop_entered(struct kernel_siginfo *info) { }
+static inline int ckpt_stop_left_out(void) { return 0; }
+static inline void cgroup_freeze_resume(void) { }
+static inline void ckpt_task_init(struct task_struct *child) { }
+static inline void ckpt_name_child(struct task_struct *child) { }
+
+static inline int ckpt_stop_signal(struct kernel_siginfo *info,
+				   enum pid_type *type)
+{
+	return 0;
+}
+
 static inline void ckpt_cgroup_free(struct cgroup *cgrp) { }
 #endif /* CONFIG_CHECKPOINT */
 

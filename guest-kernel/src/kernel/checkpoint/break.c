@@ -11,7 +11,10 @@
 static bool broken[NR_CKPT_BREAKS];
 
 static const char *const names[NR_CKPT_BREAKS] = {
-	[CKPT_BREAK_VFORK_WAIT]	= "break_vfork_wait",
+	[CKPT_BREAK_VFORK_WAIT]		= "break_vfork_wait",
+	[CKPT_BREAK_SYSCALL_ENTER]	= "break_syscall_enter",
+	[CKPT_BREAK_SYSCALL_EXIT]	= "break_syscall_exit",
+	[CKPT_BREAK_SIGNAL_STOP]	= "break_signal_stop",
 };
 
 bool ckpt_broken(enum ckpt_break what)

@@ -38,7 +38,14 @@ struct ckpt_tsk {
 	struct ckpt_task rec;		/* restart: CKPT_REC_TASK as read */
 	struct ckpt_timers timers;	/* restart: CKPT_REC_TIMERS as read */
 	struct ckpt_regs regs;		/* restart: CKPT_REC_REGS as read */
+	struct ckpt_debugregs debugregs;	/* restart: as read */
 	bool started;			/* restart: runs ckpt_task_main() */
+	bool traces;			/* restart: has tracees */
+	u32 signal_flags;		/* restart, of a process: SIGNAL_* */
+	u32 group_stop_count;		/* restart, of a process */
+	struct ckpt_ptrace ptrace;	/* restart: CKPT_REC_PTRACE as read */
+	const struct cred *ptracer_cred;	/* restart: reference held */
+	struct ckpt_stop *again;	/* restart: stop, or death, to enter */
 };
 
 struct ckpt_obj {
@@ -79,6 +86,10 @@ struct ckpt_ctx {
 	char *rbuf;			/* payload of the record at hand */
 	struct ckpt_rec rec;		/* its header */
 	int cgroup_fd;
+	bool mount_proc;		/* RESTART_MOUNT_PROC */
+	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
+	struct ckpt_gate *gate;		/* reference held, see ptrace.c */
+	struct list_head proc_mems;	/* see procmem.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -159,6 +170,7 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared);
 int ckpt_restore_sighand(struct ckpt_ctx *ctx);
 int ckpt_restore_signal(struct ckpt_ctx *ctx);
+void ckpt_relink_signal(const struct ckpt_tsk *ct);
 int ckpt_restore_siginfo(struct ckpt_ctx *ctx);
 
 /* timers.c */
@@ -185,7 +197,7 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, inode.c, pipe.c, fs.c */
+/* files.c, inode.c, pipe.c, procmem.c, fs.c */
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
@@ -202,12 +214,21 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
 int ckpt_restore_fs(struct ckpt_ctx *ctx);
 int ckpt_apply_fs(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_put_fs(struct fs_struct *fs);
+int ckpt_dump_proc_mem(struct ckpt_ctx *ctx, struct file *file,
+		       struct ckpt_file *rec);
+int ckpt_open_proc_mem(struct ckpt_ctx *ctx, struct file *file,
+		       const struct ckpt_file *rec);
+int ckpt_bind_proc_mems(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_free_proc_mems(struct ckpt_ctx *ctx);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 
 /* break.c: glue left out on purpose */
 enum ckpt_break {
 	CKPT_BREAK_VFORK_WAIT,
+	CKPT_BREAK_SYSCALL_ENTER,
+	CKPT_BREAK_SYSCALL_EXIT,
+	CKPT_BREAK_SIGNAL_STOP,
 	NR_CKPT_BREAKS
 };
 
@@ -229,12 +250,29 @@ int ckpt_dump_cpu(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_regs(struct ckpt_ctx *ctx);
 int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec);
 int ckpt_restore_xstate(struct ckpt_ctx *ctx);
+int ckpt_restore_debugregs(struct ckpt_ctx *ctx);
+int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec);
+unsigned int ckpt_nr_breakpoints(struct task_struct *t);
 int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm);
 bool ckpt_vma_is_vdso(struct vm_area_struct *vma);
 bool ckpt_vma_is_vvar(struct vm_area_struct *vma);
 u64 ckpt_vdso_sum(void);
 u64 ckpt_xfeatures(void);
 int ckpt_map_vdso(unsigned long vvar, unsigned long len);
+
+/* A thread that has died and that its tracer has not waited for yet. */
+static inline bool ckpt_dead_thread(const struct ckpt_tsk *ct)
+{
+	return (ct->tree.flags & (CKPT_TREE_LEADER | CKPT_TREE_ZOMBIE)) ==
+	       CKPT_TREE_ZOMBIE;
+}
+
+/* A process that has died: it exits while others are still being built. */
+static inline bool ckpt_dead_process(const struct ckpt_tsk *ct)
+{
+	return ct->tree.flags & CKPT_TREE_LEADER &&
+	       ct->tree.flags & CKPT_TREE_ZOMBIE;
+}
 
 static inline struct ckpt_tsk *ckpt_current(struct ckpt_ctx *ctx)
 {

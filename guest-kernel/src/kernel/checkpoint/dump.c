@@ -16,6 +16,7 @@
 #include <linux/user_namespace.h>
 
 #include "ckpt.h"
+#include "ptrace.h"
 
 static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -47,6 +48,8 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		ret = ckpt_dump_pending(ctx, t, false);
 	if (!ret && !zombie)
 		ret = ckpt_dump_cpu(ctx, t);
+	if (!ret)
+		ret = ckpt_dump_ptrace(ctx, ct);
 	if (!ret)
 		ret = ckpt_dump_task(ctx, ct, &rec);
 	if (!ret)

@@ -77,6 +77,8 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFDIR:
+		if (ckpt_is_proc_mem(file))
+			return 0;
 		if (!known_fs(inode->i_sb))
 			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
 					inode->i_sb->s_type->name);
@@ -110,9 +112,15 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		return ckpt_err(ctx, PTR_ERR(name),
 				"%pD: not reachable from the root task's root directory",
 				file);
-	rec->kind = CKPT_FILE_PATH;
+	if (ckpt_is_proc_mem(file)) {
+		ret = ckpt_dump_proc_mem(ctx, file, rec);
+		if (ret)
+			return ret;
+	} else {
+		rec->kind = CKPT_FILE_PATH;
+	}
 	if (deleted) {
-		if (!S_ISREG(rec->mode))
+		if (!S_ISREG(rec->mode) || rec->kind == CKPT_FILE_PROC_MEM)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
 		rec->kind = CKPT_FILE_DELETED;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
@@ -194,7 +202,8 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 	if ((inode->i_mode ^ rec->mode) & S_IFMT ||
 	    (S_ISCHR(inode->i_mode) &&
 	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||
-	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino)) {
+	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino &&
+	     rec->kind != CKPT_FILE_PROC_MEM)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
@@ -211,12 +220,23 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	struct file *file;
 	int ret;
 
-	if (rec->path_len != ctx->rec.len - sizeof(*rec) || rec->pos < 0 ||
+	if (rec->path_len != ctx->rec.len - sizeof(*rec) ||
+	    (rec->pos < 0 && rec->kind != CKPT_FILE_PROC_MEM) ||
 	    rec->flags & ~KEPT_FLAGS || rec->pad)
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	switch (rec->kind) {
 	case CKPT_FILE_PATH:
 		file = open_by_path(ctx, rec, (const char *)(rec + 1));
+		break;
+	case CKPT_FILE_PROC_MEM:
+		file = open_by_path(ctx, rec, (const char *)(rec + 1));
+		if (IS_ERR(file))
+			break;
+		ret = ckpt_open_proc_mem(ctx, file, rec);
+		if (ret) {
+			fput(file);
+			return ret;
+		}
 		break;
 	case CKPT_FILE_PIPE:
 		file = ckpt_open_pipe(ctx, rec);

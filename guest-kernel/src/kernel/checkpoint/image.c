@@ -54,6 +54,8 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	EXACT(SIGINFO, struct ckpt_siginfo, false),
 	EXACT(TIMERS, struct ckpt_timers, false),
 	EXACT(RLIMITS, struct ckpt_rlimit[RLIM_NLIMITS], false),
+	EXACT(PTRACE, struct ckpt_ptrace, false),
+	EXACT(DEBUGREGS, struct ckpt_debugregs, false),
 };
 
 const char *ckpt_rec_name(u32 type)

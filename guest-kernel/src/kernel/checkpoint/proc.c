@@ -7,6 +7,7 @@
 #include <linux/seq_file.h>
 
 #include "ckpt.h"
+#include "ptrace.h"
 
 int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 		   struct pid *pid, struct task_struct *task)
@@ -26,6 +27,10 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 		break;
 	case CKPT_SITE_STOPPED:
 		seq_printf(m, "stopped sig=%d\n", arg);
+		break;
+	case CKPT_SITE_PTRACE:
+		seq_printf(m, "ptrace-stop %s\n",
+			   ckpt_stop_name(READ_ONCE(task->ckpt_site.stop)));
 		break;
 	default:
 		seq_puts(m, "none\n");

@@ -156,7 +156,8 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (t->exit_state) {
 		tree->flags |= CKPT_TREE_ZOMBIE;
 		tree->exit_code = t->exit_code;
-		if (t->signal->flags & SIGNAL_GROUP_EXIT)
+		if (thread_group_leader(t) &&
+		    t->signal->flags & SIGNAL_GROUP_EXIT)
 			tree->exit_code = t->signal->group_exit_code;
 	}
 	return 0;
@@ -213,15 +214,45 @@ static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 			t->comm, READ_ONCE(t->__state), (void *)get_wchan(t));
 }
 
+/* A tracer and its tracees are saved together. */
+static int check_tracing(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct task_struct *other = NULL, *tracee;
+	int ret = 0;
+
+	read_lock(&tasklist_lock);
+	if (t->ptrace && !ckpt_find_task(ctx, t->parent))
+		other = t->parent;
+	list_for_each_entry(tracee, &t->ptraced, ptrace_entry)
+		if (!ckpt_find_task(ctx, tracee))
+			other = tracee;
+	if (other)
+		get_task_struct(other);
+	read_unlock(&tasklist_lock);
+	if (other) {
+		ret = ckpt_err(ctx, -EBUSY, "%s: %s pid %d (%s), which is not in the tree",
+			       t->comm, other == t->parent ? "is traced by" : "traces",
+			       task_pid_nr_ns(other, ctx->pidns), other->comm);
+		put_task_struct(other);
+	}
+	return ret;
+}
+
 static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	struct task_struct *t = ct->task;
 	u32 kind;
+	int ret;
 
+	ret = check_tracing(ctx, t);
+	if (ret)
+		return ret;
 	if (READ_ONCE(t->exit_state)) {
-		if (!thread_group_leader(t) || READ_ONCE(t->exit_state) != EXIT_ZOMBIE)
+		/* a thread is only left for its tracer to wait for */
+		if (READ_ONCE(t->exit_state) != EXIT_ZOMBIE ||
+		    (!thread_group_leader(t) && !t->ptrace))
 			return ckpt_err(ctx, -EAGAIN, "%s: being reaped", t->comm);
-		if (!thread_group_empty(t))
+		if (thread_group_leader(t) && !thread_group_empty(t))
 			return ckpt_err(ctx, -EBUSY,
 					"%s: its first thread has exited before the others",
 					t->comm);
@@ -229,21 +260,19 @@ static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	}
 	if (t->flags & PF_EXITING)
 		return ckpt_err(ctx, -EAGAIN, "%s: exiting: try again", t->comm);
-	if (t->ptrace)
-		return ckpt_err(ctx, -EBUSY, "%s: is traced by pid %d (%s)",
-				t->comm, task_pid_nr_ns(t->parent, ctx->pidns),
-				t->parent->comm);
-	if (!list_empty(&t->ptraced))
-		return ckpt_err(ctx, -EBUSY, "%s: traces others", t->comm);
 	if (t->flags & PF_USER_WORKER)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: io worker threads", t->comm);
 	if (!cgroup_task_frozen(t))
 		return not_settled(ctx, t);
-	if (!wait_task_inactive(t, TASK_NORMAL | TASK_WAKEKILL | __TASK_STOPPED))
+	if (!wait_task_inactive(t, TASK_NORMAL | TASK_WAKEKILL | __TASK_STOPPED |
+				__TASK_TRACED))
 		return not_settled(ctx, t);
 	kind = READ_ONCE(t->ckpt_site.kind);
 	if (kind != CKPT_SITE_FREEZER && kind != CKPT_SITE_VFORK &&
-	    kind != CKPT_SITE_STOPPED)
+	    kind != CKPT_SITE_STOPPED && kind != CKPT_SITE_PTRACE)
+		return not_settled(ctx, t);
+	if (t->signal->flags & SIGNAL_GROUP_EXIT &&
+	    (kind != CKPT_SITE_PTRACE || t->ckpt_site.stop != CKPT_STOP_EXIT))
 		return not_settled(ctx, t);
 	return 0;
 }

@@ -11,6 +11,7 @@
 #include <linux/sched/task.h>
 
 #include "ckpt.h"
+#include "ptrace.h"
 
 static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 {
@@ -27,7 +28,7 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 		return -EINVAL;
 	if (leader ? !valid_signal(t->exit_signal) : t->exit_signal != -1)
 		return -EINVAL;
-	if (t->flags & CKPT_TREE_ZOMBIE && (!leader || !i))
+	if (t->flags & CKPT_TREE_ZOMBIE && !i)
 		return -EINVAL;
 	if (t->exit_code & ~0xffff)
 		return -EINVAL;
@@ -48,9 +49,8 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 	}
 	if (!leader) {
 		/* behind its leader, or behind another of its threads */
-		const struct ckpt_tree *prev = &ctx->tsks[i ? i - 1 : 0].tree;
-
-		if (!i || prev->tgid != t->tgid || prev->flags & CKPT_TREE_ZOMBIE)
+		if (!i || ctx->tsks[i - 1].tree.tgid != t->tgid ||
+		    ckpt_dead_process(&ctx->tsks[i - 1]))
 			return -EINVAL;
 		return 0;
 	}
@@ -206,23 +206,25 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
  */
 int ckpt_relink(struct ckpt_ctx *ctx)
 {
+	struct ckpt_tsk **tracees;
 	unsigned int i;
 	int ret;
 
+	tracees = ckpt_sort_tracees(ctx);
+	if (!tracees)
+		return -ENOMEM;
 	ret = take_numbers(ctx);
-	if (ret) {
-		put_numbers(ctx, true);
-		return ret;
-	}
+	if (ret)
+		goto fail;
 	write_lock_irq(&tasklist_lock);
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
 		/* killed meanwhile: its zombie is the coordinator's to reap */
-		if (!(ct->tree.flags & CKPT_TREE_ZOMBIE) && ct->task->exit_state) {
+		if (!ckpt_dead_process(ct) && ct->task->exit_state) {
 			write_unlock_irq(&tasklist_lock);
-			put_numbers(ctx, true);
-			return -EINTR;
+			ret = -EINTR;
+			goto fail;
 		}
 	}
 	for (i = 0; i < ctx->nr_tsks; i++) {
@@ -232,8 +234,16 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 			continue;
 		set_ids(ct);
 		set_parent(ctx, ct);
+		if (!ckpt_dead_process(ct))
+			ckpt_relink_signal(ct);
 	}
+	ckpt_link_tracees(ctx, tracees);
 	write_unlock_irq(&tasklist_lock);
 	put_numbers(ctx, false);
+	kvfree(tracees);
 	return 0;
+fail:
+	put_numbers(ctx, true);
+	kvfree(tracees);
+	return ret;
 }

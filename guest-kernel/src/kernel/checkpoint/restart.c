@@ -9,6 +9,7 @@
  *
  *	coordinator:  header, create ... wait ... trailer, relink, release
  *	task i:       wait turn i, read section, turn i+1, park, link vfork, go
+ *	dead thread:  likewise, and dies again (ptrace.c)
  *	zombie i:     wait turn i, read section, turn i+1, exit
  *
  * Until the release everything can be undone by killing what was created:
@@ -17,6 +18,8 @@
 #include <linux/cgroup.h>
 #include <linux/file.h>
 #include <linux/fs_struct.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
 #include <linux/nsproxy.h>
 #include <linux/pid_namespace.h>
 #include <linux/prctl.h>
@@ -27,9 +30,12 @@
 #include <linux/sched/task.h>
 #include <linux/sched/task_stack.h>
 #include <linux/syscalls.h>
+#include <uapi/linux/mount.h>
 #include <uapi/linux/wait.h>
 
+#include "../../fs/internal.h"
 #include "ckpt.h"
+#include "ptrace.h"
 #include "vfork.h"
 
 #define SEEN(type)	BIT(CKPT_REC_##type)
@@ -84,6 +90,10 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_regs(ctx);
 	case CKPT_REC_XSTATE:
 		return ckpt_restore_xstate(ctx);
+	case CKPT_REC_DEBUGREGS:
+		return ckpt_restore_debugregs(ctx);
+	case CKPT_REC_PTRACE:
+		return ckpt_restore_ptrace(ctx);
 	case CKPT_REC_TASK:
 		return ckpt_restore_task(ctx, ct);
 	default:
@@ -112,14 +122,16 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 				ctx->seen, must);
 	if ((!leader && ctx->seen & (process | alive)) ||
 	    (zombie && ctx->seen & (alive | SEEN(REGS) | SEEN(XSTATE) |
-				    SEEN(MM) | SEEN(FILES) | SEEN(SIGINFO))))
+				    SEEN(MM) | SEEN(FILES) | SEEN(SIGINFO) |
+				    SEEN(DEBUGREGS))))
 		return ckpt_err(ctx, -EINVAL, "section has a record too many");
 	return 0;
 }
 
 #define ONCE	(SEEN(TASK) | SEEN(REGS) | SEEN(XSTATE) | SEEN(MM) | \
 		 SEEN(RLIMITS) | SEEN(SIGHAND) | SEEN(SIGNAL) | SEEN(TIMERS) | \
-		 SEEN(FILES) | SEEN(FS) | SEEN(CRED))
+		 SEEN(PTRACE) | SEEN(DEBUGREGS) | \
+		 SEEN(FILES) | SEEN(FS))
 
 static int read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -224,7 +236,7 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (ret)
 		return ret;
 	/* commit_creds() clears these where ids have changed */
-	if (!(ct->tree.flags & CKPT_TREE_ZOMBIE))
+	if (!ckpt_dead_process(ct))
 		set_dumpable(current->mm, dumpable);
 	current->pdeath_signal = ct->rec.pdeath_signal;
 	if (ct->rec.flags & CKPT_TASK_NO_NEW_PRIVS)
@@ -253,8 +265,28 @@ static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	spin_lock_irq(&current->sighand->siglock);
 	current->blocked.sig[0] = ct->rec.blocked &
 		~(sigmask(SIGKILL) | sigmask(SIGSTOP));
+	ckpt_apply_jobctl(ct->ptrace.jobctl);
 	recalc_sigpending();
 	spin_unlock_irq(&current->sighand->siglock);
+}
+
+/*
+ * proc shows the pid namespace of who mounts it, and the files of an image may
+ * lie in it. So it is for a task of the new namespace to mount it, the first,
+ * which still has the restarter's rights and mounts.
+ */
+static int mount_proc(struct ckpt_ctx *ctx)
+{
+	struct path path;
+	int ret;
+
+	ret = kern_path("/proc", LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &path);
+	if (!ret) {
+		ret = path_mount("proc", &path, "proc",
+				 MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+		path_put(&path);
+	}
+	return ret ? ckpt_err(ctx, ret, "mounting proc at /proc") : 0;
 }
 
 static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -268,30 +300,92 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return -EINTR;
 	if (ret)
 		return ret;
+	if (ctx->mount_proc && ct == ctx->tsks)
+		ret = mount_proc(ctx);
 	ctx->cur_pid = ct->tree.pid;
-	ret = read_section(ctx, ct);
+	if (!ret)
+		ret = read_section(ctx, ct);
 	if (!ret)
 		ret = ckpt_apply_task(ctx, ct);
-	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE))
+	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE)) {
 		ret = ckpt_apply_regs(ctx, &ct->regs);
+		ckpt_apply_ptrace(&ct->ptrace);
+	}
+	if (!ret)
+		ret = ckpt_prepare_stop(ctx, ct);
 	if (!ret && ct->tree.flags & CKPT_TREE_LEADER)
 		ret = create_threads(ctx, ct);
+	/* from here on nothing touches the user's memory */
+	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE))
+		ret = ckpt_apply_debugregs(ctx, &ct->debugregs);
 	if (!ret)
 		ret = drop_rights(ctx, ct);
 	ctx->cur_pid = 0;
 	return ret;
 }
 
+/* Whether there is a vfork child to wait for, now or behind a ptrace stop. */
+static bool waits_for_child(const struct ckpt_tsk *ct)
+{
+	if (ckpt_broken(CKPT_BREAK_VFORK_WAIT))
+		return false;
+	return ct->rec.site == CKPT_SITE_VFORK ||
+	       (ct->ptrace.stop == CKPT_STOP_VFORK && ct->rec.site_child);
+}
+
 /*
- * The life of a restarted task until it leaves for user space. Returning 1
- * tells ret_from_fork() that all registers are set.
+ * All are rebuilt and released: go to the site. The context is put before any
+ * sleep there, which may be long.
+ */
+static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
+		      struct ckpt_vfork_wait *vfork)
+{
+	struct ckpt_task rec = ct->rec;
+	struct ckpt_ptrace ptrace = ct->ptrace;
+	struct ckpt_gate *gate = ctx->gate;
+	bool dead = ckpt_dead_thread(ct);
+	int code = ct->tree.exit_code;
+
+	go_live(ctx, ct);
+	current->ckpt_site.again = ct->again;
+	ct->again = NULL;
+	ckpt_gate_get(gate);
+	ckpt_ctx_put(ctx);
+
+	if (current->ckpt_site.again) {
+		ckpt_gate_put(gate);
+		if (!dead)
+			return ckpt_resume_stop(&rec, &ptrace, vfork);
+		current->ckpt_site.dying = true;
+		do_exit(code);
+	}
+	ckpt_gate_wait(gate);
+	if (rec.site == CKPT_SITE_VFORK) {
+		if (vfork->child)
+			ckpt_vfork_wait(vfork, current_pt_regs());
+		cgroup_freeze_resume();
+		return CKPT_SYSCALL_LEAVES;
+	}
+	if (rec.site == CKPT_SITE_STOPPED)
+		ckpt_group_stop(rec.site_arg);
+	/*
+	 * Through get_signal() once more: the freezer, queued signals, and the
+	 * fix-up of -ERESTART* that the original had still before it.
+	 */
+	cgroup_freeze_resume();
+	set_thread_flag(TIF_SIGPENDING);
+	return CKPT_SYSCALL_LEFT;
+}
+
+/*
+ * The life of a restarted task until it leaves for user space. What it returns
+ * tells ret_from_fork() that all registers are set, and what work is left.
  */
 static int ckpt_task_main(void *arg)
 {
 	struct ckpt_tsk *ct = arg;
 	struct ckpt_ctx *ctx = ct->ctx;
 	struct ckpt_vfork_wait vfork = { };
-	struct ckpt_task rec;
 	int ret;
 
 	spin_lock_irq(&current->sighand->siglock);
@@ -301,7 +395,7 @@ static int ckpt_task_main(void *arg)
 	cgroup_freeze_postpone();
 
 	ret = build_task(ctx, ct);
-	if (!ret && ct->tree.flags & CKPT_TREE_ZOMBIE) {
+	if (!ret && ckpt_dead_process(ct)) {
 		int code = ct->tree.exit_code;
 
 		next_turn(ctx);
@@ -314,9 +408,12 @@ static int ckpt_task_main(void *arg)
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->linking) ||
 					  READ_ONCE(ctx->abort));
 	}
-	if (!ret && !READ_ONCE(ctx->abort) && ct->rec.site == CKPT_SITE_VFORK &&
-	    !ckpt_broken(CKPT_BREAK_VFORK_WAIT))
+	if (!ret && !READ_ONCE(ctx->abort) && waits_for_child(ct))
 		ret = ckpt_vfork_link(ctx, ct, &vfork);
+	if (!ret && !READ_ONCE(ctx->abort))
+		ret = ckpt_check_tracees(ctx, ct);
+	if (!ret && !READ_ONCE(ctx->abort))
+		ret = ckpt_bind_proc_mems(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort)) {
 		park(ctx);
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||
@@ -328,21 +425,7 @@ static int ckpt_task_main(void *arg)
 		ckpt_ctx_put(ctx);
 		do_exit(SIGKILL);
 	}
-
-	go_live(ctx, ct);
-	rec = ct->rec;
-	ckpt_ctx_put(ctx);
-	if (vfork.child)
-		ckpt_vfork_wait(&vfork, current_pt_regs());
-	else if (rec.site == CKPT_SITE_STOPPED)
-		ckpt_group_stop(rec.site_arg);
-	/*
-	 * Through get_signal() once more: the freezer, queued signals, and the
-	 * fix-up of -ERESTART* that the original had still before it.
-	 */
-	cgroup_freeze_resume();
-	set_thread_flag(TIF_SIGPENDING);
-	return 1;
+	return go_to_site(ctx, ct, &vfork);
 }
 
 static int create_processes(struct ckpt_ctx *ctx)
@@ -368,7 +451,7 @@ static bool all_parked(struct ckpt_ctx *ctx, unsigned int times)
 	unsigned int i, live = 0;
 
 	for (i = 0; i < ctx->nr_tsks; i++)
-		if (!(ctx->tsks[i].tree.flags & CKPT_TREE_ZOMBIE))
+		if (!ckpt_dead_process(&ctx->tsks[i]))
 			live++;
 	return READ_ONCE(ctx->turn) == ctx->nr_tsks &&
 	       atomic_read(&ctx->nr_parked) == live * times;
@@ -391,7 +474,7 @@ static int wait_zombies(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct task_struct *t = ctx->tsks[i].task;
 
-		if (!(ctx->tsks[i].tree.flags & CKPT_TREE_ZOMBIE))
+		if (!ckpt_dead_process(&ctx->tsks[i]))
 			continue;
 		ret = wait_event_interruptible(current->signal->wait_chldexit,
 					       READ_ONCE(t->exit_state));
@@ -468,6 +551,8 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = read_trailer(ctx);
 	if (!ret)
+		ret = ckpt_check_links(ctx);
+	if (!ret)
 		ret = start_linking(ctx);
 	if (!ret)
 		ret = ckpt_relink(ctx);
@@ -477,6 +562,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	}
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
+	ckpt_free_proc_mems(ctx);
 	ctx->mono_delta = ktime_get_ns() - ctx->hdr.mono_ns;
 	/* a namespace of its own goes on numbering where it was */
 	if (ctx->tsks[0].tree.pid == 1)
@@ -484,5 +570,6 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	ret = task_pid_vnr(ctx->tsks[0].task);
 	WRITE_ONCE(ctx->released, true);
 	wake_up_all(&ctx->wait);
+	ckpt_gate_count(ctx->gate);
 	return ret;
 }

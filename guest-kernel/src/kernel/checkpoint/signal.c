@@ -80,14 +80,15 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t)
 	struct signal_struct *sig = t->signal;
 	struct ckpt_signal rec = { };
 
-	if (sig->group_stop_count)
-		return ckpt_err(ctx, -EAGAIN,
-				"%s: in the middle of a group stop", t->comm);
 	if (sig->tty && !(t->exit_state))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: controlling terminal %s",
 				t->comm, sig->tty->name);
 	rec.flags = sig->flags & SIGNAL_FLAGS_KEPT;
+	/* a dead process exits again by itself */
+	if (!t->exit_state)
+		rec.flags |= sig->flags & SIGNAL_GROUP_EXIT;
 	rec.group_exit_code = sig->group_exit_code;
+	rec.group_stop_count = sig->group_stop_count;
 	rec.is_child_subreaper = sig->is_child_subreaper;
 	rec.has_child_subreaper = sig->has_child_subreaper;
 	rec.oom_score_adj_min = sig->oom_score_adj_min;
@@ -109,7 +110,8 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	const struct ckpt_signal *rec = (const void *)ctx->rbuf;
 	struct signal_struct *sig = current->signal;
 
-	if (rec->flags & ~SIGNAL_FLAGS_KEPT ||
+	if (rec->flags & ~(SIGNAL_FLAGS_KEPT | SIGNAL_GROUP_EXIT) ||
+	    (rec->flags & SIGNAL_GROUP_EXIT && rec->group_exit_code & ~0xffff) ||
 	    rec->is_child_subreaper > 1 || rec->has_child_subreaper > 1 ||
 	    (rec->flags & SIGNAL_STOP_STOPPED && rec->group_exit_code &&
 	     !valid_signal(rec->group_exit_code)) ||
@@ -121,7 +123,8 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	    !capable(CAP_SYS_RESOURCE))
 		return ckpt_err(ctx, -EPERM, "lower oom_score_adj_min");
 	spin_lock_irq(&current->sighand->siglock);
-	sig->flags = (sig->flags & ~SIGNAL_FLAGS_KEPT) | rec->flags;
+	sig->flags = (sig->flags & ~SIGNAL_FLAGS_KEPT) |
+		     (rec->flags & SIGNAL_FLAGS_KEPT);
 	if (!(ckpt_current(ctx)->tree.flags & CKPT_TREE_ZOMBIE))
 		sig->group_exit_code = rec->group_exit_code;
 	sig->is_child_subreaper = rec->is_child_subreaper;
@@ -138,7 +141,21 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	sig->maxrss = rec->maxrss;
 	sig->cmaxrss = rec->cmaxrss;
 	spin_unlock_irq(&current->sighand->siglock);
+	/* threads that are created now must not take part in these */
+	ckpt_current(ctx)->signal_flags = rec->flags;
+	ckpt_current(ctx)->group_stop_count = rec->group_stop_count;
 	return 0;
+}
+
+/* All threads of the process are there: a stop or an exit under way goes on. */
+void ckpt_relink_signal(const struct ckpt_tsk *ct)
+{
+	struct task_struct *t = ct->task;
+
+	spin_lock(&t->sighand->siglock);
+	t->signal->flags |= ct->signal_flags & SIGNAL_GROUP_EXIT;
+	t->signal->group_stop_count = ct->group_stop_count;
+	spin_unlock(&t->sighand->siglock);
 }
 
 /* Copy one queue out of the lock's hold: writing may sleep. */

@@ -12,6 +12,7 @@
 #include <linux/user_namespace.h>
 
 #include "ckpt.h"
+#include "ptrace.h"
 
 /**
  * ckpt_err - note the first error of a context and say it on the log fd
@@ -55,9 +56,14 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	if (!refcount_dec_and_test(&ctx->users))
 		return;
 	ckpt_obj_free_all(ctx);
-	for (i = 0; i < ctx->nr_tsks; i++)
+	for (i = 0; i < ctx->nr_tsks; i++) {
 		if (ctx->tsks[i].task)
 			put_task_struct(ctx->tsks[i].task);
+		put_cred(ctx->tsks[i].ptracer_cred);
+		ckpt_stop_free(ctx->tsks[i].again);
+	}
+	ckpt_gate_put(ctx->gate);
+	ckpt_free_proc_mems(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -83,6 +89,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	init_waitqueue_head(&ctx->wait);
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
+	INIT_LIST_HEAD(&ctx->proc_mems);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {
@@ -157,7 +164,7 @@ out:
  * sys_restart - create the tasks of an image
  * @cgroup_fd: cgroup v2 directory to create them in, -1 for the caller's
  * @fd: where the image comes from; a pipe will do
- * @flags: none yet
+ * @flags: RESTART_*
  * @logfd: where findings are told, a line each; -1 for nowhere
  *
  * Return: the pid of the root, a child of the caller, or a negative errno; on
@@ -170,7 +177,8 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	struct ckpt_ctx *ctx;
 	long ret;
 
-	if (flags)
+	if (flags & ~RESTART_MOUNT_PROC ||
+	    (flags & RESTART_MOUNT_PROC && pidns->child_reaper))
 		return -EINVAL;
 	if (!checkpoint_restore_ns_capable(pidns->user_ns))
 		return -EPERM;
@@ -184,8 +192,13 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	ctx->rbuf = kvmalloc(CKPT_REC_MAX, GFP_KERNEL_ACCOUNT);
 	if (!ctx->rbuf)
 		goto out;
+	ctx->gate = ckpt_gate_alloc();
+	if (!ctx->gate)
+		goto out;
+	ctx->mount_proc = flags & RESTART_MOUNT_PROC;
 	ctx->cgroup_fd = cgroup_fd;
 	ctx->pidns = pidns;
+	ctx->may_trace = ns_capable_noaudit(pidns->user_ns, CAP_SYS_PTRACE);
 	ret = ckpt_restart(ctx);
 	if (ret < 0 && !ctx->error)
 		ckpt_err(ctx, ret, "restart");

@@ -6,6 +6,7 @@
 #include <uapi/linux/futex.h>
 #include <linux/iocontext.h>
 #include <linux/oom.h>
+#include <linux/perf_event.h>
 #include <linux/personality.h>
 #include <linux/prctl.h>
 #include <linux/ptrace.h>
@@ -58,7 +59,9 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: seccomp", t->comm);
 #endif
 #ifdef CONFIG_PERF_EVENTS
-	if (t->perf_event_ctxp)
+	/* a debugger's breakpoints are some, too */
+	if (t->perf_event_ctxp &&
+	    t->perf_event_ctxp->nr_events > ckpt_nr_breakpoints(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: performance events",
 				t->comm);
 #endif
@@ -105,7 +108,9 @@ static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 
 	rec->site = READ_ONCE(t->ckpt_site.kind);
 	rec->site_arg = t->ckpt_site.arg;
-	if (rec->site == CKPT_SITE_VFORK)
+	if (rec->site == CKPT_SITE_VFORK ||
+	    (rec->site == CKPT_SITE_PTRACE &&
+	     t->ckpt_site.stop == CKPT_STOP_VFORK))
 		return ckpt_dump_vfork(ctx, ct, rec);
 	return 0;
 }
@@ -150,6 +155,8 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		rec->flags |= CKPT_TASK_FORKNOEXEC;
 	if (t->flags & PF_SUPERPRIV)
 		rec->flags |= CKPT_TASK_SUPERPRIV;
+	if (t->flags & PF_SIGNALED)
+		rec->flags |= CKPT_TASK_SIGNALED;
 	rec->blocked = t->blocked.sig[0];
 	rec->saved_sigmask = t->saved_sigmask.sig[0];
 	rec->sas_sp = t->sas_ss_sp;
@@ -158,7 +165,9 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	rec->set_child_tid = (unsigned long)t->set_child_tid;
 	rec->clear_child_tid = (unsigned long)t->clear_child_tid;
 	rec->robust_list = (unsigned long)t->robust_list;
-	rec->rseq = (unsigned long)t->rseq;
+	/* the new program's stop comes before the old one's area is forgotten */
+	if (rec->site != CKPT_SITE_PTRACE || t->ckpt_site.stop != CKPT_STOP_EXEC)
+		rec->rseq = (unsigned long)t->rseq;
 	rec->rseq_len = t->rseq_len;
 	rec->rseq_sig = t->rseq_sig;
 	rec->pdeath_signal = t->pdeath_signal;
@@ -175,7 +184,8 @@ static bool user_range_ok(u64 addr, u64 len)
 }
 
 #define TASK_FLAGS (CKPT_TASK_SIGMASK_SAVED | CKPT_TASK_NO_NEW_PRIVS | \
-		    CKPT_TASK_FORKNOEXEC | CKPT_TASK_SUPERPRIV)
+		    CKPT_TASK_FORKNOEXEC | CKPT_TASK_SUPERPRIV | \
+		    CKPT_TASK_SIGNALED)
 
 static bool valid_task(const struct ckpt_task *rec, bool zombie)
 {
@@ -184,7 +194,7 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	if (zombie ? rec->site != CKPT_SITE_ZOMBIE :
 		     rec->site == CKPT_SITE_ZOMBIE)
 		return false;
-	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_ZOMBIE ||
+	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_PTRACE ||
 	    rec->flags & ~TASK_FLAGS || rec->pad)
 		return false;
 	if (policy > SCHED_IDLE || policy == 4 || rec->nice < MIN_NICE ||
@@ -334,6 +344,8 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		current->flags |= PF_FORKNOEXEC;
 	if (rec->flags & CKPT_TASK_SUPERPRIV)
 		current->flags |= PF_SUPERPRIV;
+	if (rec->flags & CKPT_TASK_SIGNALED)
+		current->flags |= PF_SIGNALED;
 	return 0;
 }
 

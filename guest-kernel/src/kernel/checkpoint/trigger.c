@@ -8,6 +8,13 @@
  * happened, and neither the task nor anybody else in the cgroup gets further
  * than its next stop.
  *
+ * A count of one task's events is the same from run to run where one of all
+ * tasks' is not, so a trigger can name the task, by its way through the tree:
+ * 2.1.3 is the third child (or thread) of the first child of the second task
+ * that was there when the trigger was armed. With a target of 0 a trigger fires
+ * never and lists what it counts. A task has one name, that of the trigger
+ * armed last.
+ *
  * A trigger is replaced as a whole under cgroup_mutex and read under RCU. The
  * hooks are behind a static key that is on while any trigger is armed.
  */
@@ -23,52 +30,143 @@
 
 #include "../cgroup/cgroup-internal.h"
 #include "ckpt.h"
+#include "ptrace.h"
 
 DEFINE_STATIC_KEY_FALSE(ckpt_events_armed);
+
+/* The most events that a trigger that only lists them has room for. */
+#define MAX_LISTED	65536
+
+/* One event, as it is listed. */
+struct listed {
+	struct ckpt_name name;	/* @events: which one of the task's this is */
+	u8 event;
+	u8 stop;		/* a ptrace stop: enum ckpt_stop_kind */
+	int arg;
+};
 
 struct ckpt_trigger {
 	struct rcu_head rcu;
 	enum ckpt_event event;
+	bool any_arg;
 	long arg;
-	u64 target;
+	struct ckpt_name name;	/* depth 0: any task's events count */
+	u64 target;		/* 0: fires never, lists all */
 	atomic64_t count;
 	struct pid *pid;	/* of the task that fired it; NULL before */
+	struct listed *list;
 };
 
 static const char *const event_names[NR_CKPT_EVENTS] = {
-	[CKPT_EVENT_NONE]	= "none",
-	[CKPT_EVENT_VFORK]	= "vfork",
-	[CKPT_EVENT_VFORK_NEW]	= "vfork-new",
-	[CKPT_EVENT_SYSCALL]	= "syscall",
-	[CKPT_EVENT_SIGNAL]	= "signal",
+	[CKPT_EVENT_NONE]		= "none",
+	[CKPT_EVENT_VFORK]		= "vfork",
+	[CKPT_EVENT_VFORK_NEW]		= "vfork-new",
+	[CKPT_EVENT_SYSCALL]		= "syscall",
+	[CKPT_EVENT_SYSCALL_EXIT]	= "syscall-exit",
+	[CKPT_EVENT_SIGNAL]		= "signal",
+	[CKPT_EVENT_PTRACE_STOP]	= "ptrace-stop",
+	[CKPT_EVENT_ALL]		= "all",
 };
 
 static bool has_arg(enum ckpt_event event)
 {
-	return event == CKPT_EVENT_SYSCALL || event == CKPT_EVENT_SIGNAL;
+	return event == CKPT_EVENT_SYSCALL || event == CKPT_EVENT_SIGNAL ||
+	       event == CKPT_EVENT_SYSCALL_EXIT;
 }
 
-static void free_trigger(struct rcu_head *rcu)
+static void free_trigger(struct ckpt_trigger *t)
 {
-	struct ckpt_trigger *t = container_of(rcu, struct ckpt_trigger, rcu);
-
+	if (!t)
+		return;
 	put_pid(t->pid);
+	kvfree(t->list);
 	kfree(t);
+}
+
+static void free_trigger_rcu(struct rcu_head *rcu)
+{
+	free_trigger(container_of(rcu, struct ckpt_trigger, rcu));
+}
+
+/* Nothing of its parent's place; a name of its own once it is sure to live. */
+void ckpt_task_init(struct task_struct *child)
+{
+	memset(&child->ckpt_site, 0, sizeof(child->ckpt_site));
+}
+
+void ckpt_name_child(struct task_struct *child)
+{
+	struct ckpt_name *own = &current->ckpt_site.name;
+	struct ckpt_name *name = &child->ckpt_site.name;
+
+	if (!own->depth || own->depth == CKPT_NAME_DEPTH || own->births == U16_MAX)
+		return;
+	memcpy(name->nth, own->nth, sizeof(name->nth));
+	name->nth[own->depth] = ++own->births;
+	name->depth = own->depth + 1;
+}
+
+static bool same_name(const struct ckpt_name *a, const struct ckpt_name *b)
+{
+	return a->depth == b->depth &&
+	       !memcmp(a->nth, b->nth, a->depth * sizeof(a->nth[0]));
+}
+
+static void show_name(struct seq_file *seq, const struct ckpt_name *name)
+{
+	int i;
+
+	if (!name->depth)
+		seq_putc(seq, '?');
+	for (i = 0; i < name->depth; i++)
+		seq_printf(seq, "%s%u", i ? "." : "", name->nth[i]);
+}
+
+static int parse_name(char *word, struct ckpt_name *name)
+{
+	char *part;
+
+	while ((part = strsep(&word, "."))) {
+		if (name->depth == CKPT_NAME_DEPTH ||
+		    kstrtou16(part, 10, &name->nth[name->depth]) ||
+		    !name->nth[name->depth])
+			return -EINVAL;
+		name->depth++;
+	}
+	return 0;
 }
 
 /* Count; true for the one event that is the trigger's. */
 static bool count_event(struct cgroup *cgrp, enum ckpt_event event, long arg)
 {
+	struct ckpt_name *name = &current->ckpt_site.name;
 	struct ckpt_trigger *t;
 	bool hit = false;
+	s64 count;
 
 	rcu_read_lock();
 	t = rcu_dereference(cgrp->freeze_at);
-	if (t && t->event == event && (!has_arg(event) || t->arg == arg) &&
-	    atomic64_inc_return(&t->count) == t->target) {
-		WRITE_ONCE(t->pid, get_task_pid(current, PIDTYPE_PID));
-		hit = true;
+	if (!t || (t->event != event && t->event != CKPT_EVENT_ALL))
+		goto out;
+	if (has_arg(t->event) && !t->any_arg && t->arg != arg)
+		goto out;
+	name->events++;
+	count = atomic64_inc_return(&t->count);
+	if (t->list && count <= MAX_LISTED) {
+		struct listed *at = &t->list[count - 1];
+
+		at->name = *name;
+		at->event = event;
+		at->stop = current->ckpt_site.stop;
+		at->arg = arg;
 	}
+	if (t->name.depth)
+		hit = same_name(&t->name, name) && name->events == t->target;
+	else
+		hit = count == t->target;
+	if (hit)
+		WRITE_ONCE(t->pid, get_task_pid(current, PIDTYPE_PID));
+out:
 	rcu_read_unlock();
 	return hit;
 }
@@ -109,49 +207,66 @@ static void set_trigger(struct cgroup *cgrp, struct ckpt_trigger *new)
 		static_branch_inc(&ckpt_events_armed);
 	if (old) {
 		static_branch_dec(&ckpt_events_armed);
-		call_rcu(&old->rcu, free_trigger);
+		call_rcu(&old->rcu, free_trigger_rcu);
 	}
 }
 
 /*
- * System calls are looked at only in tasks that carry the work bit, which
- * children inherit. It stays when the trigger goes; it costs little.
+ * Name the tasks, and mark them: system calls are looked at only in tasks that
+ * carry the work bit, which children inherit. It stays when the trigger goes;
+ * it costs little.
  */
-static void mark_tasks(struct cgroup *cgrp)
+static void mark_tasks(struct cgroup *cgrp, bool syscalls)
 {
 	struct cgroup_subsys_state *css;
 	struct css_task_iter it;
 	struct task_struct *t;
+	u16 nr = 0;
 
 	css_for_each_descendant_pre(css, &cgrp->self) {
 		css_task_iter_start(css, 0, &it);
-		while ((t = css_task_iter_next(&it)))
-			set_task_syscall_work(t, SYSCALL_CKPT);
+		while ((t = css_task_iter_next(&it))) {
+			t->ckpt_site.name = (struct ckpt_name){
+				.depth = 1,
+				.nth[0] = ++nr,
+			};
+			if (syscalls)
+				set_task_syscall_work(t, SYSCALL_CKPT);
+		}
 		css_task_iter_end(&it);
 	}
 }
 
+/* EVENT [ARG|*] [@TASK] COUNT */
 static int parse_trigger(char *buf, struct ckpt_trigger *t)
 {
 	char *word = strsep(&buf, " ");
 	int event = match_string(event_names, NR_CKPT_EVENTS, word);
 	int ret;
 
-	if (event < 0 || !buf)
+	if (event <= 0 || !buf)
 		return -EINVAL;
 	t->event = event;
 	if (has_arg(event)) {
 		word = strsep(&buf, " ");
 		if (!buf)
 			return -EINVAL;
-		ret = kstrtol(word, 10, &t->arg);
+		t->any_arg = !strcmp(word, "*");
+		ret = t->any_arg ? 0 : kstrtol(word, 10, &t->arg);
 		if (ret)
 			return ret;
 	}
+	if (*buf == '@') {
+		word = strsep(&buf, " ") + 1;
+		ret = parse_name(word, &t->name);
+		if (ret || !buf)
+			return -EINVAL;
+	}
 	ret = kstrtou64(buf, 10, &t->target);
-	if (ret)
+	if (ret || t->target)
 		return ret;
-	return t->target ? 0 : -EINVAL;
+	t->list = kvcalloc(MAX_LISTED, sizeof(*t->list), GFP_KERNEL_ACCOUNT);
+	return t->list ? 0 : -ENOMEM;
 }
 
 ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
@@ -168,20 +283,33 @@ ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
 			return -ENOMEM;
 		ret = parse_trigger(buf, t);
 		if (ret) {
-			kfree(t);
+			free_trigger(t);
 			return ret;
 		}
 	}
 	cgrp = cgroup_kn_lock_live(of->kn, false);
 	if (!cgrp) {
-		kfree(t);
+		free_trigger(t);
 		return -ENODEV;
 	}
 	set_trigger(cgrp, t);
-	if (t && t->event == CKPT_EVENT_SYSCALL)
-		mark_tasks(cgrp);
+	if (t)
+		mark_tasks(cgrp, t->event == CKPT_EVENT_SYSCALL ||
+			   t->event == CKPT_EVENT_SYSCALL_EXIT ||
+			   t->event == CKPT_EVENT_ALL);
 	cgroup_kn_unlock(of->kn);
 	return nbytes;
+}
+
+static void show_listed(struct seq_file *seq, const struct listed *at)
+{
+	seq_puts(seq, "at ");
+	show_name(seq, &at->name);
+	seq_printf(seq, " %u %s %d", at->name.events, event_names[at->event],
+		   at->arg);
+	if (at->event == CKPT_EVENT_PTRACE_STOP)
+		seq_printf(seq, " %s", ckpt_stop_name(at->stop));
+	seq_putc(seq, '\n');
 }
 
 int ckpt_freeze_at_show(struct seq_file *seq, void *v)
@@ -189,14 +317,21 @@ int ckpt_freeze_at_show(struct seq_file *seq, void *v)
 	struct cgroup *cgrp = seq_css(seq)->cgroup;
 	struct ckpt_trigger *t;
 	struct pid *pid;
+	s64 count, i;
 
 	rcu_read_lock();
 	t = rcu_dereference(cgrp->freeze_at);
 	if (t) {
 		pid = READ_ONCE(t->pid);
+		count = atomic64_read(&t->count);
 		seq_printf(seq, "event %s\narg %ld\ntarget %llu\ncount %lld\nfired %d\npid %d\n",
-			   event_names[t->event], t->arg, t->target,
-			   atomic64_read(&t->count), !!pid, pid_vnr(pid));
+			   event_names[t->event], t->arg, t->target, count,
+			   !!pid, pid_vnr(pid));
+		if (t->list)
+			seq_printf(seq, "listed %lld\n",
+				   min_t(s64, count, MAX_LISTED));
+		for (i = 0; t->list && i < min_t(s64, count, MAX_LISTED); i++)
+			show_listed(seq, &t->list[i]);
 	}
 	rcu_read_unlock();
 	return 0;

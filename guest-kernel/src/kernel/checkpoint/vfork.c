@@ -31,24 +31,39 @@
 #include "ckpt.h"
 #include "vfork.h"
 
-/* The child whose vfork_done lies in the parent's stack; tasks are frozen. */
+/* Does the task's vfork_done lie in the parent's stack? */
+static bool is_vfork_child(struct task_struct *t, struct task_struct *parent)
+{
+	void *stack = task_stack_page(parent);
+	void *done;
+
+	task_lock(t);
+	done = t->vfork_done;
+	task_unlock(t);
+	return done && done >= stack && done < stack + THREAD_SIZE;
+}
+
 static struct ckpt_tsk *find_child(struct ckpt_ctx *ctx,
 				   struct task_struct *parent)
 {
-	void *stack = task_stack_page(parent);
-	struct ckpt_tsk *found = NULL;
 	unsigned int i;
 
-	for (i = 0; i < ctx->nr_tsks && !found; i++) {
-		struct task_struct *t = ctx->tsks[i].task;
-		void *done;
+	for (i = 0; i < ctx->nr_tsks; i++)
+		if (is_vfork_child(ctx->tsks[i].task, parent))
+			return &ctx->tsks[i];
+	return NULL;
+}
 
-		task_lock(t);
-		done = t->vfork_done;
-		if (done && done >= stack && done < stack + THREAD_SIZE)
-			found = &ctx->tsks[i];
-		task_unlock(t);
-	}
+/* Is there a child at all, in the tree or not, that the parent will wait for? */
+static bool has_vfork_child(struct ckpt_ctx *ctx, struct task_struct *parent)
+{
+	struct task_struct *t;
+	bool found;
+
+	rcu_read_lock();
+	t = find_task_by_pid_ns(parent->ckpt_site.arg, ctx->pidns);
+	found = t && is_vfork_child(t, parent);
+	rcu_read_unlock();
 	return found;
 }
 
@@ -64,6 +79,10 @@ int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	struct task_struct *t = ct->task;
 	struct ckpt_tsk *child = find_child(ctx, t);
 
+	/* in a stop before the wait, the child may well be done */
+	if (!child && t->ckpt_site.kind == CKPT_SITE_PTRACE &&
+	    !has_vfork_child(ctx, t))
+		return 0;
 	if (!child)
 		return ckpt_err(ctx, -EAGAIN,
 				"%s: the child %d of its vfork is done or not in the tree: try again",
@@ -121,13 +140,21 @@ void ckpt_vfork_unlink(struct ckpt_vfork_wait *w)
 
 /**
  * ckpt_vfork_wait - sleep as the original did
- * @w: linked by ckpt_vfork_link()
+ * @w: linked by ckpt_vfork_link(), or without a child that is still to be done
  * @regs: current's; get what the system call returns
  */
 void ckpt_vfork_wait(struct ckpt_vfork_wait *w, struct pt_regs *regs)
 {
-	ckpt_site_enter(CKPT_SITE_VFORK, w->nr);
-	wait_for_vfork_done(w->child, &w->done);
-	ckpt_site_leave();
+	bool killed = false;
+
+	if (w->child) {
+		ckpt_site_enter(CKPT_SITE_VFORK, w->nr);
+		killed = wait_for_vfork_done(w->child, &w->done);
+		ckpt_site_leave();
+	}
+	if (!killed) {
+		ckpt_stop_at(CKPT_STOP_VFORK_DONE, w->nr);
+		ptrace_event(PTRACE_EVENT_VFORK_DONE, w->nr);
+	}
 	regs->ax = w->nr;
 }

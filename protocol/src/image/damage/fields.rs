@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Regs, Rlimit, Sigaction,
-    Siginfo, Signal, Task, Trailer, Tree, Vma,
+    Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace, Regs, Rlimit,
+    Sigaction, Siginfo, Signal, Task, Trailer, Tree, Vma,
 };
 use crate::image::record::Kind;
 
@@ -100,7 +100,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(4) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(5) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
@@ -125,11 +125,17 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Sighand => shape!(true, Sigaction { Address => handler restorer; Flags => flags mask; }),
         Kind::Signal => shape!(false, Signal {
             Flags => flags; Number => group_exit_code;
-            Count => is_child_subreaper has_child_subreaper; Score => oom_score_adj_min;
+            Count => is_child_subreaper has_child_subreaper group_stop_count; Score => oom_score_adj_min;
             Time => utime stime cutime cstime;
         }),
         Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared queued; Number => signo; }),
         Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),
+        Kind::Ptrace => shape!(false, Ptrace {
+            Pid => tracer; Flags => flags exit_code message jobctl work;
+            Ref(Kind::Cred) => cred; Count => place pad; Choice(10) => stop;
+            Choice(1) => has_info;
+        }),
+        Kind::Debugregs => Some(Shape { size: 8, many: true, fields: &[(0, 8, Address), (0, 8, Flags)] }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.
         Kind::Xstate => Some(Shape {

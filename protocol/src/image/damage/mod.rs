@@ -36,13 +36,13 @@ const EDGES: [u64; 12] = [
 const STRUCTURE: usize = 512;
 
 /// The types of record that an image can hold: 1 up to and with this.
-const LAST_TYPE: u32 = 26;
+const LAST_TYPE: u32 = 28;
 
 /// `CKPT_VMA_VDSO`.
 const VDSO: u32 = 3;
 
 /// Types with many fields that depend on each other.
-const RICH: [Kind; 7] = [
+const RICH: [Kind; 8] = [
     Kind::Header,
     Kind::Tree,
     Kind::Task,
@@ -50,6 +50,7 @@ const RICH: [Kind; 7] = [
     Kind::Inode,
     Kind::Mm,
     Kind::Vma,
+    Kind::Ptrace,
 ];
 
 /// A record that need not make sense.

@@ -174,43 +174,13 @@ fn restart(
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("cannot make the mounts private")?;
     }
-    let root = sys::restart(Some(dir.as_fd()), image, Some(log)).map_err(|errno| {
-        anyhow::anyhow!("cannot restart: {} ({errno})", explain::restart(errno))
-    })?;
-    if options.pidns {
-        mount_proc().context("cannot mount the new /proc")?;
-    }
-    Ok(root)
-}
-
-/// Mounts a `/proc` of the new pid namespace. proc(5) shows the namespace of who mounts
-/// it, so a child does that, now that there is a first process; the tasks are frozen
-/// still and do not see it missing. It takes a process id from the far end: the
-/// namespace goes on numbering as if it had not been there.
-fn mount_proc() -> Result<()> {
-    let last: i32 = std::fs::read_to_string("/proc/sys/kernel/pid_max")?
-        .trim()
-        .parse()?;
-    for pid in (last / 2..last).rev() {
-        // SAFETY: this program has a single thread.
-        match unsafe { sys::fork_as(Pid::from_raw(pid)) } {
-            Err(Errno::EEXIST) => {}
-            Err(errno) => bail!("cannot fork: {errno}"),
-            Ok(None) => {
-                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-                let mounted = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
-                exit(mounted.err().map_or(0, |errno| errno as i32));
-            }
-            Ok(Some(child)) => {
-                return match wait_for(child)? {
-                    WaitStatus::Exited(_, 0) => Ok(()),
-                    WaitStatus::Exited(_, errno) => bail!("{}", Errno::from_raw(errno)),
-                    status => bail!("the process that mounts it ended: {status:?}"),
-                };
-            }
-        }
-    }
-    bail!("no process id is free for the one that mounts it")
+    let flags = if options.pidns {
+        sys::RESTART_MOUNT_PROC
+    } else {
+        0
+    };
+    sys::restart(Some(dir.as_fd()), image, flags, Some(log))
+        .map_err(|errno| anyhow::anyhow!("cannot restart: {} ({errno})", explain::restart(errno)))
 }
 
 fn wait_for(root: Pid) -> Result<WaitStatus> {

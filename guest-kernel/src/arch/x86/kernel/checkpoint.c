@@ -80,10 +80,6 @@ static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 	for (i = 0; i < GDT_ENTRY_TLS_ENTRIES; i++)
 		if (!desc_empty(&t->thread.tls_array[i]))
 			return ckpt_err(ctx, -EOPNOTSUPP, "%s: TLS segments", t->comm);
-	for (i = 0; i < HBP_NUM; i++)
-		if (t->thread.ptrace_bps[i])
-			return ckpt_err(ctx, -EOPNOTSUPP, "%s: hardware breakpoints",
-					t->comm);
 	if (t->thread.io_bitmap || t->thread.iopl_emul)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: I/O port access", t->comm);
 	if (test_tsk_thread_flag(t, TIF_NOTSC) ||
@@ -122,6 +118,31 @@ static int dump_xstate(struct ckpt_ctx *ctx, struct task_struct *t)
 	return ret;
 }
 
+/* What a debugger has set by PTRACE_POKEUSER. */
+unsigned int ckpt_nr_breakpoints(struct task_struct *t)
+{
+	unsigned int i, n = 0;
+
+	for (i = 0; i < HBP_NUM; i++)
+		n += !!t->thread.ptrace_bps[i];
+	return n;
+}
+
+static int dump_debugregs(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct ckpt_debugregs rec = { };
+	unsigned int i;
+
+	if (!ckpt_nr_breakpoints(t) && !t->thread.ptrace_dr7 &&
+	    !t->thread.virtual_dr6)
+		return 0;
+	for (i = 0; i < HBP_NUM; i++)
+		rec.dr[i] = ptrace_get_debugreg(t, i);
+	rec.dr[6] = ptrace_get_debugreg(t, 6);
+	rec.dr[7] = ptrace_get_debugreg(t, 7);
+	return ckpt_write(ctx, CKPT_REC_DEBUGREGS, 0, &rec, sizeof(rec), NULL, 0);
+}
+
 int ckpt_dump_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	const struct pt_regs *regs = task_pt_regs(t);
@@ -144,7 +165,39 @@ int ckpt_dump_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 	ret = check_cpu(ctx, t);
 	if (!ret)
 		ret = ckpt_write(ctx, CKPT_REC_REGS, 0, &rec, sizeof(rec), NULL, 0);
+	if (!ret)
+		ret = dump_debugregs(ctx, t);
 	return ret ?: dump_xstate(ctx, t);
+}
+
+int ckpt_restore_debugregs(struct ckpt_ctx *ctx)
+{
+	ckpt_current(ctx)->debugregs = *(const struct ckpt_debugregs *)ctx->rbuf;
+	return 0;
+}
+
+/**
+ * ckpt_apply_debugregs - give current its breakpoints and watchpoints
+ * @ctx: the restart
+ * @rec: as a tracer may set them; all 0 for none
+ *
+ * Return: 0, or what PTRACE_POKEUSER would give.
+ */
+int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec)
+{
+	unsigned int i;
+	int ret = 0;
+
+	if (!memchr_inv(rec, 0, sizeof(*rec)))
+		return 0;
+	for (i = 0; i < HBP_NUM && !ret; i++)
+		if (rec->dr[i])
+			ret = ptrace_set_debugreg(current, i, rec->dr[i]);
+	if (!ret)
+		ret = ptrace_set_debugreg(current, 7, rec->dr[7]);
+	if (!ret)
+		ret = ptrace_set_debugreg(current, 6, rec->dr[6]);
+	return ret ? ckpt_err(ctx, ret, "debug registers") : 0;
 }
 
 static bool data_segment(u32 sel)

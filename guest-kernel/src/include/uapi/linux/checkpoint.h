@@ -22,6 +22,12 @@
 /* checkpoint(2) flags */
 #define CHECKPOINT_CHECK	(1UL << 0)	/* check only, write nothing */
 
+/*
+ * restart(2) flags: the first process of a new pid namespace mounts a proc of
+ * that namespace at /proc, before anything in it is opened
+ */
+#define RESTART_MOUNT_PROC	(1UL << 0)
+
 #define CKPT_MAGIC		0x31454c4249435543ULL	/* "CUCIBLE1" */
 #define CKPT_VERSION		1
 
@@ -55,6 +61,8 @@ enum ckpt_rec_type {
 	CKPT_REC_SIGINFO	= 24,
 	CKPT_REC_TIMERS		= 25,
 	CKPT_REC_RLIMITS	= 26,
+	CKPT_REC_PTRACE		= 27,
+	CKPT_REC_DEBUGREGS	= 28,
 	CKPT_REC_MAX_TYPE
 };
 
@@ -150,6 +158,7 @@ enum ckpt_site_kind {
 	CKPT_SITE_VFORK		= 2,	/* wait_for_vfork_done() */
 	CKPT_SITE_STOPPED	= 3,	/* do_signal_stop(), not traced */
 	CKPT_SITE_ZOMBIE	= 4,
+	CKPT_SITE_PTRACE	= 5,	/* ptrace_stop(): see CKPT_REC_PTRACE */
 };
 
 /* struct ckpt_task.restart_kind */
@@ -167,12 +176,15 @@ enum ckpt_restart_kind {
 #define CKPT_TASK_NO_NEW_PRIVS	(1U << 1)
 #define CKPT_TASK_FORKNOEXEC	(1U << 2)
 #define CKPT_TASK_SUPERPRIV	(1U << 3)
+#define CKPT_TASK_SIGNALED	(1U << 4)	/* dies of a signal */
 
 /**
  * struct ckpt_task - CKPT_REC_TASK: what a single thread holds
  * @site: enum ckpt_site_kind
- * @site_arg: vfork wait: what the call will return; stop: the signal
- * @site_child: vfork wait: pid of the child waited for, 0 when it is done
+ * @site_arg: vfork wait: what the call will return; stop: the signal; ptrace
+ *	stop: as enum ckpt_stop_kind says
+ * @site_child: vfork wait, or a stop before one: pid of the child waited for,
+ *	0 when it is done
  * @flags: CKPT_TASK_*
  * @blocked: signal mask
  * @saved_sigmask: the mask that sigsuspend(2), pselect(2) put aside
@@ -275,6 +287,7 @@ enum ckpt_file_kind {
 	CKPT_FILE_DELETED	= 2,	/* unlinked regular file: @inode holds it */
 	CKPT_FILE_PIPE		= 3,	/* an end of the pipe @inode */
 	CKPT_FILE_SHMEM		= 4,	/* shared anonymous memory or memfd */
+	CKPT_FILE_PROC_MEM	= 5,	/* /proc/PID/mem: @rdev says whose */
 };
 
 /**
@@ -284,7 +297,8 @@ enum ckpt_file_kind {
  * @pos: offset, bytes
  * @inode: objref of what the file stands on, 0 when found by path
  * @mode: st_mode
- * @rdev: device number, devices only
+ * @rdev: device number, devices only; pid of a task with the memory of a
+ *	PROC_MEM, 0 where nobody has it any more
  * @ino: inode number; a file of another number is not the one that was open
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path
@@ -413,12 +427,14 @@ struct ckpt_sigaction {
 
 /**
  * struct ckpt_signal - CKPT_REC_SIGNAL: what a process has once
- * @flags: SIGNAL_STOP_STOPPED, SIGNAL_STOP_CONTINUED, SIGNAL_CLD_* as the
- *	kernel numbers them
- * @group_exit_code: the stop signal while stopped
+ * @flags: SIGNAL_STOP_STOPPED, SIGNAL_STOP_CONTINUED, SIGNAL_CLD_*,
+ *	SIGNAL_GROUP_EXIT as the kernel numbers them
+ * @group_exit_code: the stop signal while stopped; with SIGNAL_GROUP_EXIT what
+ *	wait4(2) will report
  * @is_child_subreaper: prctl(PR_SET_CHILD_SUBREAPER)
  * @has_child_subreaper: an ancestor is one
  * @oom_score_adj_min: lower bound without CAP_SYS_RESOURCE
+ * @group_stop_count: threads that have yet to take part in a group stop
  * @utime ... @cstime: CPU time of exited threads and of reaped children, ns
  * @min_flt ... @cmaj_flt: faults of exited threads and reaped children
  * @maxrss, @cmaxrss: KiB
@@ -429,7 +445,7 @@ struct ckpt_signal {
 	__u32 is_child_subreaper;
 	__u32 has_child_subreaper;
 	__s32 oom_score_adj_min;
-	__u32 pad;
+	__u32 group_stop_count;
 	__u64 utime, stime, cutime, cstime;
 	__u64 min_flt, maj_flt, cmin_flt, cmaj_flt;
 	__u64 maxrss, cmaxrss;
@@ -455,6 +471,72 @@ struct ckpt_timers {
 	__u64 real_value, real_interval;
 	__u64 virt_value, virt_interval;
 	__u64 prof_value, prof_interval;
+};
+
+/* struct ckpt_ptrace.stop, and what struct ckpt_task.site_arg then is */
+enum ckpt_stop_kind {
+	CKPT_STOP_NONE		= 0,	/* traced, but not in a ptrace stop */
+	CKPT_STOP_SYSCALL_ENTER	= 1,	/* 1: the system call is emulated */
+	CKPT_STOP_SYSCALL_EXIT	= 2,
+	CKPT_STOP_CLONE		= 3,	/* fork or clone: what it will return */
+	CKPT_STOP_VFORK		= 4,	/* likewise; a vfork wait comes next */
+	CKPT_STOP_VFORK_DONE	= 5,	/* likewise; the wait is over */
+	CKPT_STOP_EXEC		= 6,
+	CKPT_STOP_EXIT		= 7,	/* the exit code */
+	CKPT_STOP_SIGNAL	= 8,	/* 1: it was sent to the process */
+	CKPT_STOP_TRAP		= 9,	/* group stop, PTRACE_EVENT_STOP */
+	CKPT_STOP_HANDLER	= 10,	/* a step into a signal's handler */
+	NR_CKPT_STOPS
+};
+
+/* struct ckpt_ptrace.work */
+#define CKPT_PTRACE_SYSCALL	(1U << 0)	/* stops at system calls */
+#define CKPT_PTRACE_SYSEMU	(1U << 1)	/* and does not execute them */
+#define CKPT_PTRACE_EXIT_TRAP	(1U << 2)	/* steps out of a system call */
+#define CKPT_PTRACE_STEP	(1U << 3)	/* steps */
+#define CKPT_PTRACE_FORCED_TF	(1U << 4)	/* the trap flag is the tracer's */
+#define CKPT_PTRACE_BLOCKSTEP	(1U << 5)	/* steps from branch to branch */
+#define CKPT_PTRACE_SIGPENDING	(1U << 6)	/* is to look for signals */
+
+/* struct ckpt_ptrace.flags, besides PTRACE_O_* */
+#define CKPT_PTRACE_SEIZED	(1U << 31)
+
+/**
+ * struct ckpt_ptrace - CKPT_REC_PTRACE: a tracee, after its CKPT_REC_REGS
+ * @tracer: thread id of the tracer
+ * @flags: PTRACE_O_*, CKPT_PTRACE_SEIZED
+ * @cred: objref of the tracer's credentials when it attached
+ * @place: among its tracer's tracees, from 0; decides what wait4(2) finds first
+ * @stop: enum ckpt_stop_kind
+ * @exit_code: what wait4(2) has still to report of the stop, 0 when it has
+ * @message: PTRACE_GETEVENTMSG
+ * @jobctl: JOBCTL_* bits of group stops and traps as the kernel numbers them
+ * @work: CKPT_PTRACE_*
+ * @has_info: PTRACE_GETSIGINFO answers
+ * @pad: 0
+ * @info: struct kernel_siginfo, zero padded
+ */
+struct ckpt_ptrace {
+	__s32 tracer;
+	__u32 flags;
+	__u32 cred;
+	__u32 place;
+	__u32 stop;
+	__u32 exit_code;
+	__u64 message;
+	__u32 jobctl;
+	__u32 work;
+	__u32 has_info;
+	__u32 pad;
+	__u8 info[48];
+};
+
+/*
+ * CKPT_REC_DEBUGREGS: DR0 to DR7 as PTRACE_POKEUSER sets them; DR4 and DR5 are
+ * no registers, and 0
+ */
+struct ckpt_debugregs {
+	__u64 dr[8];
 };
 
 /* CKPT_REC_TRAILER */

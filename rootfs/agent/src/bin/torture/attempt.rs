@@ -156,7 +156,7 @@ impl Attempt {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         become_user(self.user)?;
-        Ok(match sys::restart(Some(dir.as_fd()), image, Some(log)) {
+        Ok(match sys::restart(Some(dir.as_fd()), image, 0, Some(log)) {
             Ok(root) => format!("restored {root}"),
             Err(errno) => format!("refused {}", errno as i32),
         })
