@@ -4,7 +4,10 @@
 use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
 use serde::Serialize;
 
-use crate::normalise::{self, Uses};
+use crate::{
+    normalise::{self, Rule, Uses},
+    strace,
+};
 
 /// Lines shown before and after a first difference.
 const CONTEXT: usize = 3;
@@ -25,6 +28,8 @@ pub struct Outcome {
     pub stderr: String,
     /// What is in `/work`.
     pub files: Vec<FileEntry>,
+    /// The case's logs, which are not in `files`.
+    pub logs: Vec<strace::Log>,
     /// The nonce that was drawn before the checkpoint.
     pub nonce: Option<String>,
 }
@@ -69,7 +74,13 @@ impl Check {
 }
 
 /// Compares two outcomes in full. `pair` names them, the expected one last.
-pub fn outcomes(pair: &str, actual: &Outcome, expected: &Outcome, uses: &mut Uses) -> Vec<Check> {
+pub fn outcomes(
+    pair: &str,
+    actual: &Outcome,
+    expected: &Outcome,
+    rules: &[Rule],
+    uses: &mut Uses,
+) -> Vec<Check> {
     let mut text = |outcome: &Outcome, text: &str| match &outcome.nonce {
         Some(nonce) => normalise::nonce(text, nonce, uses),
         None => text.to_owned(),
@@ -82,7 +93,7 @@ pub fn outcomes(pair: &str, actual: &Outcome, expected: &Outcome, uses: &mut Use
         &text(expected, &expected.stderr),
         &text(actual, &actual.stderr),
     );
-    vec![
+    let mut checks = vec![
         Check::of(format!("{pair}: stdout"), stdout),
         Check::of(format!("{pair}: stderr"), stderr),
         Check::of(
@@ -97,7 +108,16 @@ pub fn outcomes(pair: &str, actual: &Outcome, expected: &Outcome, uses: &mut Use
             format!("{pair}: files"),
             difference(&listing(&expected.files), &listing(&actual.files)),
         ),
-    ]
+    ];
+    if !expected.logs.is_empty() || !actual.logs.is_empty() {
+        let expected = strace::normalised(&expected.logs, rules, uses);
+        let actual = strace::normalised(&actual.logs, rules, uses);
+        checks.push(Check::of(
+            format!("{pair}: logs"),
+            strace::difference(&expected, &actual),
+        ));
+    }
+    checks
 }
 
 fn ends(expected: Option<Ended>, actual: Option<Ended>) -> Option<String> {
@@ -222,13 +242,20 @@ mod tests {
             stdout: stdout.into(),
             stderr: String::new(),
             files: Vec::new(),
+            logs: Vec::new(),
             nonce: None,
         }
     }
 
     #[test]
     fn equal_runs_pass_every_check() {
-        let checks = outcomes("a = b", &outcome("x\n"), &outcome("x\n"), &mut Uses::new());
+        let checks = outcomes(
+            "a = b",
+            &outcome("x\n"),
+            &outcome("x\n"),
+            &[],
+            &mut Uses::new(),
+        );
         assert!(checks.iter().all(|c| c.ok), "{checks:?}");
     }
 
@@ -236,7 +263,7 @@ mod tests {
     fn an_unknown_end_equals_nothing_not_even_another() {
         let mut one = outcome("");
         one.workload = None;
-        let checks = outcomes("a = b", &one.clone(), &one, &mut Uses::new());
+        let checks = outcomes("a = b", &one.clone(), &one, &[], &mut Uses::new());
         let bad: Vec<_> = checks.iter().filter(|c| !c.ok).collect();
         assert_eq!(bad.len(), 1);
         assert!(bad[0].difference.as_ref().unwrap().contains("unknown"));
@@ -250,12 +277,12 @@ mod tests {
         two.nonce = Some("22".into());
         let mut uses = Uses::new();
         assert!(
-            outcomes("a = b", &one, &two, &mut uses)
+            outcomes("a = b", &one, &two, &[], &mut uses)
                 .iter()
                 .all(|c| c.ok)
         );
         two.stdout = "n 11\n".into();
-        assert!(!outcomes("a = b", &one, &two, &mut uses)[0].ok);
+        assert!(!outcomes("a = b", &one, &two, &[], &mut uses)[0].ok);
     }
 
     #[test]

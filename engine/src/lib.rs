@@ -22,6 +22,7 @@ pub mod scenario;
 pub mod session;
 pub mod snapshot;
 pub mod stop;
+pub mod strace;
 pub mod trial;
 pub mod verdict;
 

@@ -26,6 +26,23 @@ pub enum Rule {
     /// Under CRIU, the number of the time namespace: CRIU makes one, in which the clocks
     /// go on from where they were.
     CriuTimeNamespace,
+    /// In strace's logs, the numbers of processes.
+    StracePids,
+    /// In strace's logs, addresses: each program is loaded somewhere else.
+    StraceAddresses,
+    /// In strace's logs, clocks and used time.
+    StraceTimes,
+    /// In strace's logs, names that `mkstemp` made up.
+    TemporaryNames,
+    /// In strace's logs, how often `getrandom` was asked, and what it gave.
+    RandomBytes,
+    /// In strace's logs, what `sysinfo` tells of the whole guest.
+    SystemLoad,
+    /// In strace's logs, where SIGCHLD comes: it can be just before or behind the call that
+    /// waits for the child. How many there are is compared.
+    SigchldOrder,
+    /// In strace's logs, calls that were interrupted and made again: freezing alone does it.
+    InterruptedCalls,
 }
 
 impl Rule {
@@ -37,6 +54,14 @@ impl Rule {
         Self::ZombieRemains,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
+        Self::StracePids,
+        Self::StraceAddresses,
+        Self::StraceTimes,
+        Self::TemporaryNames,
+        Self::RandomBytes,
+        Self::SystemLoad,
+        Self::SigchldOrder,
+        Self::InterruptedCalls,
     ];
 
     /// Its name.
@@ -48,6 +73,14 @@ impl Rule {
             Self::ZombieRemains => "zombie-remains",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
+            Self::StracePids => "strace-pids",
+            Self::StraceAddresses => "strace-addresses",
+            Self::StraceTimes => "strace-times",
+            Self::TemporaryNames => "temporary-names",
+            Self::RandomBytes => "random-bytes",
+            Self::SystemLoad => "system-load",
+            Self::SigchldOrder => "sigchld-order",
+            Self::InterruptedCalls => "interrupted-calls",
         }
     }
 
@@ -68,6 +101,12 @@ pub fn nonce(text: &str, nonce: &str, uses: &mut Uses) -> String {
     }
     *uses.entry(Rule::Nonce).or_default() += count;
     text.replace(nonce, "<nonce>")
+}
+
+/// Replaces addresses: in what people review they would change with every libc.
+pub fn addresses(text: &str) -> String {
+    let address = Regex::new("0x[0-9a-f]{7,}").expect("a constant");
+    address.replace_all(text, "<address>").into_owned()
 }
 
 /// Replaces the numbers in facts that a restart cannot keep and nobody can rely on. Equal

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crucible_protocol::{
-    Ended, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger, WORK_DIR,
+    Ended, FileEntry, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger, WORK_DIR,
 };
 
 use crate::{
@@ -306,9 +306,11 @@ impl Runner<'_, '_> {
             stdout: read(guest, "stdout").map_err(fail)?,
             stderr: read(guest, "stderr").map_err(fail)?,
             files: guest.list(WORK_DIR, &[".crucible"]).map_err(fail)?,
+            logs: Vec::new(),
             nonce: drawn.or(at_end),
         };
         self.hide_nonce_file(&mut outcome);
+        self.take_logs(&mut outcome).map_err(fail)?;
         Ok(outcome)
     }
 
@@ -322,6 +324,23 @@ impl Runner<'_, '_> {
                 *sha256 = "<nonce>".into();
             }
         }
+    }
+
+    /// The logs among the files become texts.
+    fn take_logs(&mut self, outcome: &mut Outcome) -> Result<(), GuestError> {
+        let case = self.case;
+        let (logs, files): (Vec<FileEntry>, _) = std::mem::take(&mut outcome.files)
+            .into_iter()
+            .partition(|file| case.is_log(&file.path));
+        outcome.files = files;
+        for file in logs {
+            let bytes = self
+                .guest()
+                .read_file(&format!("{WORK_DIR}/{}", file.path))?;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            outcome.logs.push((file.path, text));
+        }
+        Ok(())
     }
 
     /// A run that does not go on: what its tasks do is taken, and the guest is given up.

@@ -57,6 +57,9 @@ pub struct Case {
     pub nonce: Option<String>,
     /// Rules of comparison.
     pub normalise: Vec<Rule>,
+    /// Files in `/work` whose text is compared by the rules, instead of their bytes; each
+    /// is a name, or how names begin with a `*` at the end.
+    pub logs: Vec<String>,
     /// Tasks that must be found at the freeze.
     pub tasks: Vec<ExpectedTask>,
     /// Tasks that run at the same time may each be the one whose event it is.
@@ -122,6 +125,7 @@ struct Table {
     status: Option<i32>,
     nonce: Option<String>,
     normalise: Option<Vec<Spanned<String>>>,
+    logs: Option<Vec<String>>,
     tasks: Option<Vec<ExpectedTask>>,
     any_task: Option<bool>,
 }
@@ -136,9 +140,20 @@ const CASE_KEYS: &[&str] = &[
     "status",
     "nonce",
     "normalise",
+    "logs",
     "tasks",
     "any-task",
 ];
+
+impl Case {
+    /// Whether a file in `/work` is one of [`Self::logs`].
+    pub fn is_log(&self, path: &str) -> bool {
+        self.logs.iter().any(|log| match log.strip_suffix('*') {
+            Some(begin) => path.starts_with(begin),
+            None => path == log,
+        })
+    }
+}
 
 impl Scenario {
     /// Reads `DIR/scenario.toml`.
@@ -361,6 +376,7 @@ fn case(
         status: own.status.or(top.status).unwrap_or(0),
         nonce: own.nonce.or_else(|| top.nonce.clone()),
         normalise: rules,
+        logs: own.logs.or_else(|| top.logs.clone()).unwrap_or_default(),
         tasks: own.tasks.or_else(|| top.tasks.clone()).unwrap_or_default(),
         any_task: own.any_task.or(top.any_task).unwrap_or(false),
     })

@@ -50,6 +50,7 @@ pub fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
     for (name, content) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
         let nonce = outcome.nonce.as_deref().unwrap_or("");
         let content = normalise::nonce(content, nonce, &mut uses);
+        let content = normalise::addresses(&content);
         lines.push(format!("{name}:"));
         lines.extend(content.lines().map(|line| format!("  {line}")));
     }

@@ -101,7 +101,13 @@ fn run(
     let uses = &mut record.normalised;
     let first = runner.undisturbed(1)?;
     let second = runner.undisturbed(2)?;
-    let mut baseline = compare::outcomes("undisturbed 2 = undisturbed 1", &second, &first, uses);
+    let mut baseline = compare::outcomes(
+        "undisturbed 2 = undisturbed 1",
+        &second,
+        &first,
+        &runner.case.normalise,
+        uses,
+    );
     baseline.extend(expected(runner.case, "undisturbed 1", &first));
     if let Some(bad) = baseline.iter().find(|c| !c.ok) {
         let why = format!("the workload is not stable by itself: {}", bad.name);
@@ -116,7 +122,13 @@ fn run(
 
     let (control_point, control) = runner.control()?;
     let undisturbed = "control = undisturbed 1";
-    let mut checks = compare::outcomes(undisturbed, &control, &first, &mut record.normalised);
+    let mut checks = compare::outcomes(
+        undisturbed,
+        &control,
+        &first,
+        &runner.case.normalise,
+        &mut record.normalised,
+    );
     checks.extend(nonce_kept(runner.case, "control", &control));
     let visible = checks.iter().find(|c| !c.ok).map(|c| c.name.clone());
     record.checks.extend(checks);

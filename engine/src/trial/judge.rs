@@ -46,6 +46,7 @@ pub(super) fn judge(
             "restarted = control",
             outcome,
             control,
+            &case.normalise,
             uses,
         ));
         checks.extend(nonce_kept(case, "restarted", outcome));

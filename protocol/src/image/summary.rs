@@ -262,7 +262,7 @@ impl Builder {
         let (file, path) = record.split::<layout::File>()?;
         let path = text(path);
         let what = match file.kind {
-            1 => path,
+            1 | 6 => path,
             2 => format!("{path} (deleted)"),
             3 => format!("pipe <{}>", file.inode),
             4 => format!("shared memory <{}> {path}", file.inode),

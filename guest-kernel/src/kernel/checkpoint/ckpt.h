@@ -89,7 +89,7 @@ struct ckpt_ctx {
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
 	struct ckpt_gate *gate;		/* reference held, see ptrace.c */
-	struct list_head proc_mems;	/* see procmem.c */
+	struct list_head proc_files;	/* see procfs.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -197,7 +197,7 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, inode.c, pipe.c, procmem.c, fs.c */
+/* files.c, inode.c, pipe.c, procfs.c, fs.c */
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
@@ -214,12 +214,13 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
 int ckpt_restore_fs(struct ckpt_ctx *ctx);
 int ckpt_apply_fs(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_put_fs(struct fs_struct *fs);
-int ckpt_dump_proc_mem(struct ckpt_ctx *ctx, struct file *file,
-		       struct ckpt_file *rec);
-int ckpt_open_proc_mem(struct ckpt_ctx *ctx, struct file *file,
-		       const struct ckpt_file *rec);
-int ckpt_bind_proc_mems(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
-void ckpt_free_proc_mems(struct ckpt_ctx *ctx);
+bool ckpt_is_proc(const struct file *file);
+int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file,
+		   struct ckpt_file *rec);
+int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
+		   const struct ckpt_file *rec);
+int ckpt_reopen_procs(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_free_procs(struct ckpt_ctx *ctx);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 

@@ -77,7 +77,7 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFDIR:
-		if (ckpt_is_proc_mem(file))
+		if (ckpt_is_proc(file))
 			return 0;
 		if (!known_fs(inode->i_sb))
 			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
@@ -112,15 +112,15 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		return ckpt_err(ctx, PTR_ERR(name),
 				"%pD: not reachable from the root task's root directory",
 				file);
-	if (ckpt_is_proc_mem(file)) {
-		ret = ckpt_dump_proc_mem(ctx, file, rec);
+	if (ckpt_is_proc(file)) {
+		ret = ckpt_dump_proc(ctx, file, rec);
 		if (ret)
 			return ret;
 	} else {
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
-		if (!S_ISREG(rec->mode) || rec->kind == CKPT_FILE_PROC_MEM)
+		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
 		rec->kind = CKPT_FILE_DELETED;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
@@ -203,7 +203,7 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 	    (S_ISCHR(inode->i_mode) &&
 	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||
 	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino &&
-	     rec->kind != CKPT_FILE_PROC_MEM)) {
+	     rec->kind == CKPT_FILE_PATH)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
@@ -228,11 +228,12 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	case CKPT_FILE_PATH:
 		file = open_by_path(ctx, rec, (const char *)(rec + 1));
 		break;
+	case CKPT_FILE_PROC:
 	case CKPT_FILE_PROC_MEM:
 		file = open_by_path(ctx, rec, (const char *)(rec + 1));
 		if (IS_ERR(file))
 			break;
-		ret = ckpt_open_proc_mem(ctx, file, rec);
+		ret = ckpt_open_proc(ctx, file, rec);
 		if (ret) {
 			fput(file);
 			return ret;

@@ -413,7 +413,7 @@ static int ckpt_task_main(void *arg)
 	if (!ret && !READ_ONCE(ctx->abort))
 		ret = ckpt_check_tracees(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort))
-		ret = ckpt_bind_proc_mems(ctx, ct);
+		ret = ckpt_reopen_procs(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort)) {
 		park(ctx);
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||
@@ -562,7 +562,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	}
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
-	ckpt_free_proc_mems(ctx);
+	ckpt_free_procs(ctx);
 	ctx->mono_delta = ktime_get_ns() - ctx->hdr.mono_ns;
 	/* a namespace of its own goes on numbering where it was */
 	if (ctx->tsks[0].tree.pid == 1)

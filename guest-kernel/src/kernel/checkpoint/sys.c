@@ -63,7 +63,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 		ckpt_stop_free(ctx->tsks[i].again);
 	}
 	ckpt_gate_put(ctx->gate);
-	ckpt_free_proc_mems(ctx);
+	ckpt_free_procs(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -89,7 +89,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	init_waitqueue_head(&ctx->wait);
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
-	INIT_LIST_HEAD(&ctx->proc_mems);
+	INIT_LIST_HEAD(&ctx->proc_files);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {

@@ -100,7 +100,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(5) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(6) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),

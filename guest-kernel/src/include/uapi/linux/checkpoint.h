@@ -288,6 +288,7 @@ enum ckpt_file_kind {
 	CKPT_FILE_PIPE		= 3,	/* an end of the pipe @inode */
 	CKPT_FILE_SHMEM		= 4,	/* shared anonymous memory or memfd */
 	CKPT_FILE_PROC_MEM	= 5,	/* /proc/PID/mem: @rdev says whose */
+	CKPT_FILE_PROC		= 6,	/* in /proc: by path, opened anew */
 };
 
 /**

@@ -1,0 +1,8 @@
+set confirm off
+thread apply all bt 1
+break count
+signal SIGUSR1
+info threads
+bt
+delete
+detach

@@ -1,0 +1,11 @@
+catch syscall getppid
+catch fork
+catch vfork
+run children
+bt 1
+continue
+continue
+continue
+info breakpoints
+delete
+continue

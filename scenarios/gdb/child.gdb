@@ -1,0 +1,11 @@
+set follow-fork-mode child
+set detach-on-fork off
+break in_child
+run children
+bt
+next
+info inferiors
+delete
+continue
+inferior 1
+continue

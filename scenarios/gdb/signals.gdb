@@ -1,0 +1,8 @@
+handle SIGUSR1 nostop noprint pass
+handle SIGUSR2 stop print pass
+run signals
+print handled
+bt
+stepi
+print $_siginfo.si_signo
+signal 0

@@ -1,0 +1,11 @@
+break in_thread
+run threads
+thread
+bt 2
+watch total
+continue
+continue
+thread
+print total
+delete
+continue

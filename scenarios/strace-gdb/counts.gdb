@@ -1,0 +1,8 @@
+break count
+run
+continue
+print counts
+finish
+stepi
+delete
+continue

@@ -1,0 +1,18 @@
+#include <ctype.h>
+
+#include "count.h"
+
+int count_words(const char *line)
+{
+	int words = 0;
+
+	while (*line) {
+		while (isspace((unsigned char)*line))
+			line++;
+		if (*line)
+			words++;
+		while (*line && !isspace((unsigned char)*line))
+			line++;
+	}
+	return words;
+}

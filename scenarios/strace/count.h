@@ -1,0 +1,7 @@
+#ifndef COUNT_H
+#define COUNT_H
+
+/* How many words a line has. */
+int count_words(const char *line);
+
+#endif
