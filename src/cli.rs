@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, torture,
+    clean, clones, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, sweep,
+    torture,
 };
 use crate::context::Context;
 
@@ -41,6 +42,8 @@ pub struct Global {
 pub enum Command {
     /// Run scenarios: checkpoint, kill, restart, and compare
     Scenario(scenario::ScenarioArgs),
+    /// Checkpoint a scenario at every single event, one after the other
+    Sweep(sweep::SweepArgs),
     /// List the scenarios
     List(list::ListArgs),
     /// Show what is in a checkpoint image, task by task
@@ -71,6 +74,7 @@ impl Command {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
+            Self::Sweep(args) => sweep::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),

@@ -8,6 +8,7 @@ mod emulator;
 mod exit;
 mod host_program;
 mod images;
+mod lab;
 mod machines;
 mod outer;
 mod progress;

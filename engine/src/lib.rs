@@ -23,6 +23,7 @@ pub mod session;
 pub mod snapshot;
 pub mod stop;
 pub mod strace;
+pub mod sweep;
 pub mod trial;
 pub mod verdict;
 

@@ -113,6 +113,16 @@ impl Runner<'_, '_> {
         })
     }
 
+    /// A run whose events are listed by a trigger that never fires.
+    pub fn listed(&mut self, trigger: &Trigger) -> Result<Outcome, Stop> {
+        self.step("listed", |r| {
+            let run = "listed";
+            r.start(run, Some(trigger))
+                .map_err(|e| Stop::guest(Phase::Before, e))?;
+            r.finish(run, Phase::Before, None)
+        })
+    }
+
     /// A run that is frozen at the event and thawed.
     pub fn control(&mut self) -> Result<(Frozen, Outcome), Stop> {
         self.step("control", |r| {
@@ -230,7 +240,7 @@ impl Runner<'_, '_> {
             } => {
                 self.guest().kill(run).map_err(before)?;
                 let end = workload.map_or("an unknown end".into(), |e| e.to_string());
-                return Err(Stop::unknown(never(&at, count, &end)));
+                return Err(Stop::missed(never(&at, count, &end)));
             }
             Stopped::Timeout { fired: true, .. } => {
                 return Err(self.stuck(
@@ -252,7 +262,7 @@ impl Runner<'_, '_> {
         if let Some(missed) = missed(self.case, &freeze, &tasks) {
             self.guest().kill(run).map_err(after)?;
             let lines = tree(&tasks).lines().map(str::to_owned).collect();
-            return Ok(Err(Stop::unknown(missed).with(lines)));
+            return Ok(Err(Stop::missed(missed).with(lines)));
         }
         let nonce = self.nonce().map_err(after)?;
         if self.case.nonce.is_some() && nonce.is_none() {

@@ -81,6 +81,7 @@ pub struct Session<'a> {
     lab: &'a dyn Lab,
     sink: Sink<'a>,
     store: &'a Store,
+    dir: PathBuf,
     scratch: PathBuf,
     machines: u32,
     guest: Option<Guest>,
@@ -96,11 +97,24 @@ impl<'a> Session<'a> {
         break_switch: Option<String>,
         sink: Sink<'a>,
     ) -> Self {
+        Self::in_dir(lab, store, "", break_switch, sink)
+    }
+
+    /// The same, one of several: its disk and its logs are in a directory of `store`.
+    pub fn in_dir(
+        lab: &'a dyn Lab,
+        store: &'a Store,
+        name: &str,
+        break_switch: Option<String>,
+        sink: Sink<'a>,
+    ) -> Self {
+        let dir = store.dir().join(name);
         Self {
             lab,
             sink,
             store,
-            scratch: store.dir().join("scratch.ext4"),
+            scratch: dir.join("scratch.ext4"),
+            dir,
             machines: 0,
             guest: None,
             booted: None,
@@ -112,6 +126,7 @@ impl<'a> Session<'a> {
     pub fn guest(&mut self) -> Result<(&mut Guest, bool), SessionError> {
         let new = self.guest.is_none();
         if new {
+            fs::create_dir_all(&self.dir).map_err(|e| self.io_error(self.dir.clone(), e))?;
             match fs::remove_file(&self.scratch) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(self.io_error(self.scratch.clone(), e));
@@ -181,7 +196,7 @@ impl<'a> Session<'a> {
     }
 
     fn machine_dir(&self) -> PathBuf {
-        self.store.dir().join(format!("machine-{}", self.machines))
+        self.dir.join(format!("machine-{}", self.machines))
     }
 
     fn io_error(&self, path: PathBuf, source: io::Error) -> SessionError {

@@ -16,6 +16,9 @@ pub struct Stop {
     pub lines: Vec<String>,
     /// Whether the guest can serve another case.
     pub guest_usable: bool,
+    /// Whether the run was another than had been asked for: its event did not come, or its
+    /// tasks went on from it.
+    pub missed: bool,
 }
 
 /// Where in a run something went wrong.
@@ -35,6 +38,15 @@ impl Stop {
             why: why.into(),
             lines: Vec::new(),
             guest_usable: true,
+            missed: false,
+        }
+    }
+
+    /// A run that did not come to its point, or did not stay there.
+    pub fn missed(why: impl Into<String>) -> Self {
+        Self {
+            missed: true,
+            ..Self::unknown(why)
         }
     }
 
@@ -66,6 +78,7 @@ impl Stop {
             why,
             lines,
             guest_usable: false,
+            missed: false,
         }
     }
 
@@ -79,6 +92,7 @@ impl Stop {
             why,
             lines: states_lines(states),
             guest_usable: true,
+            missed: false,
         }
     }
 
@@ -96,6 +110,7 @@ impl Stop {
             why: format!("{} refused: {}", refusal.step, refusal.message),
             lines,
             guest_usable: !refusal.timed_out,
+            missed: false,
         }
     }
 

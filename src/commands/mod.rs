@@ -11,4 +11,5 @@ pub mod rootfs;
 pub mod scenario;
 pub mod shell;
 pub mod speed;
+pub mod sweep;
 pub mod torture;

@@ -11,19 +11,14 @@ use crucible_engine::progress::Event;
 use crucible_engine::record::Versions;
 use crucible_engine::results::Store;
 use crucible_engine::trial::{self, Options};
-use crucible_engine::{
-    Engine, EventSpec, Lab, LabError, RestartIn, Scenario, Session, Verdict, snapshot,
-};
-use crucible_vmm::Machine;
+use crucible_engine::{Engine, EventSpec, RestartIn, Scenario, Session, Verdict, snapshot};
 
 use crate::context::Context;
 use crate::exit;
 use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
+use crate::lab::HostLab;
 use crate::machines::MachineArgs;
 use crate::report;
-
-/// How much longer everything may take with the checkers of the debug kernel.
-const DEBUG_SLOWNESS: u32 = 6;
 
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
@@ -84,7 +79,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let root = &context.root()?;
     // SAFETY: the commands start no threads before their own work begins.
     unsafe { snapshot::configure(root) };
-    let scenarios = match load(args, root) {
+    let scenarios = match load(&args.names, args.all, root) {
         Ok(scenarios) => scenarios,
         Err(message) => {
             eprintln!("crucible: {message}");
@@ -103,14 +98,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         ..args.guest.clone()
     };
     let images = Images::prepare(context, &guest)?;
-    let lab = HostLab {
-        images: &images,
-        context,
-        slowness: match guest.kernel.flavour {
-            FlavourArg::Base | FlavourArg::Coverage => 1,
-            FlavourArg::Debug => DEBUG_SLOWNESS,
-        },
-    };
+    let lab = HostLab::new(&images, context);
     let what = match &scenarios[..] {
         [one] => one.name.as_str(),
         _ => "all",
@@ -191,10 +179,10 @@ fn remove_if_there(path: &Path) -> Result<()> {
 }
 
 /// The scenarios that were asked for, or what is wrong with one.
-fn load(args: &ScenarioArgs, root: &Path) -> Result<Vec<Scenario>, String> {
+pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scenario>, String> {
     let dir: PathBuf = root.join("scenarios");
     let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
-    let names = if args.all { &known } else { &args.names };
+    let names = if all { &known[..] } else { names };
     names
         .iter()
         .map(|name| {
@@ -263,7 +251,7 @@ fn reproduce(args: &ScenarioArgs, name: &str) -> String {
     words.join(" ")
 }
 
-fn versions(images: &Images) -> Versions {
+pub(super) fn versions(images: &Images) -> Versions {
     let file = |path: &Path| {
         path.file_name()
             .unwrap_or_default()
@@ -280,38 +268,6 @@ fn versions(images: &Images) -> Versions {
         crucible: env!("CARGO_PKG_VERSION").into(),
         parts: parts.map(|(name, value)| (name.to_owned(), value)).into(),
         ..Versions::default()
-    }
-}
-
-/// Machines from this host.
-struct HostLab<'a> {
-    images: &'a Images,
-    context: &'a Context,
-    slowness: u32,
-}
-
-impl Lab for HostLab<'_> {
-    fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
-        let spec = self.images.machine(scratch, dir);
-        self.images
-            .start(self.context, spec)
-            .map_err(|e| lab_error(&e))
-    }
-
-    fn scratch(&self, path: &Path) -> Result<(), LabError> {
-        self.images
-            .scratch(self.context, path)
-            .map_err(|e| lab_error(&e))
-    }
-
-    fn slowness(&self) -> u32 {
-        self.slowness
-    }
-}
-
-fn lab_error(error: &anyhow::Error) -> LabError {
-    LabError {
-        message: exit::chain(error),
     }
 }
 

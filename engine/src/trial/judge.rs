@@ -6,7 +6,7 @@ use crucible_protocol::{Ended, Observation};
 use crate::{
     compare::{self, Check, Outcome},
     engine::Engine,
-    normalise,
+    normalise::{self, Uses},
     record::CaseRecord,
     run::{Frozen, Restarted, Runner},
     scenario::Case,
@@ -26,6 +26,20 @@ pub(super) fn judge(
     if !case.any_task {
         checks.push(same_point(control_point, &restarted.before));
     }
+    checks.extend(around(runner, restarted, uses));
+    if let Ok(outcome) = &restarted.end {
+        checks.extend(end(case, "restarted = control", outcome, control, uses));
+    }
+    checks
+}
+
+/// The tree after the restart against the one before the checkpoint.
+pub(crate) fn around(
+    runner: &Runner<'_, '_>,
+    restarted: &Restarted,
+    uses: &mut Uses,
+) -> Vec<Check> {
+    let mut checks = Vec::new();
     if let Some(after) = &restarted.after {
         let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
         for observation in [&mut before, &mut after] {
@@ -41,16 +55,19 @@ pub(super) fn judge(
             &before,
         ));
     }
-    if let Ok(outcome) = &restarted.end {
-        checks.extend(compare::outcomes(
-            "restarted = control",
-            outcome,
-            control,
-            &case.normalise,
-            uses,
-        ));
-        checks.extend(nonce_kept(case, "restarted", outcome));
-    }
+    checks
+}
+
+/// How the restarted run ended against how it should have.
+pub(crate) fn end(
+    case: &Case,
+    pair: &str,
+    outcome: &Outcome,
+    reference: &Outcome,
+    uses: &mut Uses,
+) -> Vec<Check> {
+    let mut checks = compare::outcomes(pair, outcome, reference, &case.normalise, uses);
+    checks.extend(nonce_kept(case, "restarted", outcome));
     checks
 }
 
@@ -97,7 +114,7 @@ fn vfork_waits(before: &Observation, after: &Observation) -> Check {
     }
 }
 
-pub(super) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> {
+pub(crate) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> {
     let name = format!("{run}: ends with status {}", case.status);
     let wanted = Ended::Exited { code: case.status };
     let mut checks = vec![match outcome.workload {

@@ -2,7 +2,7 @@
 //! A scenario from its sources to its record.
 
 mod case;
-mod judge;
+pub(crate) mod judge;
 
 use std::{
     collections::BTreeMap,

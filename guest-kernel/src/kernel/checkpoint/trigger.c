@@ -22,11 +22,14 @@
 #include <linux/ctype.h>
 #include <linux/kernfs.h>
 #include <linux/pid_namespace.h>
+#include <linux/ptrace.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task_stack.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <asm/syscall.h>
 
 #include "../cgroup/cgroup-internal.h"
 #include "ckpt.h"
@@ -42,6 +45,7 @@ struct listed {
 	struct ckpt_name name;	/* @events: which one of the task's this is */
 	u8 event;
 	u8 stop;		/* a ptrace stop: enum ckpt_stop_kind */
+	int nr;			/* the system call that current is in, or -1 */
 	int arg;
 };
 
@@ -158,6 +162,7 @@ static bool count_event(struct cgroup *cgrp, enum ckpt_event event, long arg)
 		at->name = *name;
 		at->event = event;
 		at->stop = current->ckpt_site.stop;
+		at->nr = syscall_get_nr(current, current_pt_regs());
 		at->arg = arg;
 	}
 	if (t->name.depth)
@@ -308,7 +313,7 @@ static void show_listed(struct seq_file *seq, const struct listed *at)
 	seq_printf(seq, " %u %s %d", at->name.events, event_names[at->event],
 		   at->arg);
 	if (at->event == CKPT_EVENT_PTRACE_STOP)
-		seq_printf(seq, " %s", ckpt_stop_name(at->stop));
+		seq_printf(seq, " %s %d", ckpt_stop_name(at->stop), at->nr);
 	seq_putc(seq, '\n');
 }
 

@@ -235,6 +235,10 @@ impl Container {
             None if self.cgroup.events()?.populated => return Ok(None),
             None => None,
         };
+        if let Some(Trigger::List { .. }) = self.trigger {
+            let events = fs::read(self.cgroup.dir().join("cgroup.freeze_at"))?;
+            fs::write(format!("{RUN_DIR}/events"), events)?;
+        }
         let line = fs::read_to_string(format!("{RUN_DIR}/status")).unwrap_or_default();
         Ok(Some(Stopped::Exited {
             root,

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A sweep: one case, checkpointed at every event of a kind, one at a time.
+//!
+//! The points come from a run that is only listened to. Each is then tried by itself: a run
+//! is stopped there, checkpointed, killed, restarted, and must end as an undisturbed run
+//! does. Where it does not, freezing alone may be what makes the difference: so a control is
+//! run at that point, and its end is what is wanted then.
+
+mod points;
+
+use std::{collections::BTreeMap, time::Instant};
+
+use crucible_protocol::{EventKind, RUN_DIR, Trigger};
+use serde::{Deserialize, Serialize};
+
+pub use self::points::{Listing, Point, stratified};
+use crate::{
+    compare::{self, Check, Outcome},
+    engine::Engine,
+    normalise::Uses,
+    run::{RestartIn, Restarted, Runner},
+    scenario::{Case, Scenario},
+    session::Session,
+    stop::{Phase, Stop},
+    trial::{self, judge},
+    verdict::Verdict,
+};
+
+/// How often a point that is not reached is tried.
+const TRIES: u32 = 3;
+
+/// What a point came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Came {
+    /// The restarted run ended as an undisturbed one does, or as the control does.
+    Passed,
+    /// It did not.
+    Diverged,
+    /// `checkpoint` or `restart` said no.
+    Refused,
+    /// It did not end in time.
+    Hung,
+    /// The guest's kernel reported a fault.
+    Panicked,
+    /// The run came to its end without the event: it is not the same from run to run.
+    NotReached,
+    /// Something else went wrong, and nothing can be said.
+    Unknown,
+}
+
+impl Came {
+    /// Its name on the screen.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Diverged => "diverged",
+            Self::Refused => "refused",
+            Self::Hung => "hung",
+            Self::Panicked => "panicked",
+            Self::NotReached => "not reached",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether checkpoint/restart is to blame.
+    pub fn is_bad(self) -> bool {
+        matches!(
+            self,
+            Self::Diverged | Self::Refused | Self::Hung | Self::Panicked
+        )
+    }
+}
+
+/// One point, tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tried {
+    /// Which.
+    #[serde(flatten)]
+    pub point: Point,
+    /// What it came to.
+    pub came: Came,
+    /// Why, in one line that is the same for points that fail alike.
+    pub cause: String,
+    /// More about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lines: Vec<String>,
+    /// How often it was not reached before.
+    pub missed: u32,
+    /// Whether it was a control that it ended like, freezing alone being visible.
+    pub by_control: bool,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+}
+
+/// What a sweep measures against.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    /// The end of an undisturbed run.
+    pub outcome: Outcome,
+    /// How long it took, in milliseconds.
+    pub ms: u64,
+    /// Its points.
+    pub listing: Listing,
+}
+
+/// Builds a case's workload, runs it twice undisturbed and once listened to.
+///
+/// # Errors
+/// Where the runs differ, or one of them fails: then nothing can be said of any point.
+pub fn baseline(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    kind: EventKind,
+) -> Result<Baseline, Stop> {
+    trial::build(session, scenario)?;
+    let mut timings = BTreeMap::new();
+    let mut runner = runner(session, scenario, case, &mut timings);
+    let begun = Instant::now();
+    let first = runner.undisturbed(1)?;
+    let ms = begun.elapsed().as_millis() as u64;
+    let listed = runner.listed(&Trigger::List { kind })?;
+    let checks = compare::outcomes(
+        "listed = undisturbed",
+        &listed,
+        &first,
+        &case.normalise,
+        &mut Uses::new(),
+    );
+    let checks = [judge::expected(case, "undisturbed", &first), checks].concat();
+    if let Some(bad) = checks.iter().find(|check| !check.ok) {
+        let why = format!("the workload is not stable by itself: {}", bad.name);
+        let lines = bad.difference.iter().flat_map(|d| d.lines());
+        return Err(Stop::unknown(why).with(lines.map(str::to_owned).collect()));
+    }
+    let text = session
+        .running()
+        .read_file(&format!("{RUN_DIR}/events"))
+        .map_err(|e| Stop::guest(Phase::Before, e))?;
+    Ok(Baseline {
+        outcome: first,
+        ms,
+        listing: points::listing(&String::from_utf8_lossy(&text)),
+    })
+}
+
+/// Tries one point. The workload is built anew where the guest is.
+pub fn attempt(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    kind: EventKind,
+    baseline: &Outcome,
+    point: &Point,
+) -> Tried {
+    let begun = Instant::now();
+    let mut tried = Tried {
+        point: point.clone(),
+        came: Came::Unknown,
+        cause: String::new(),
+        lines: Vec::new(),
+        missed: 0,
+        by_control: false,
+        ms: 0,
+    };
+    let mut case = case.clone();
+    case.at = point.spec(kind);
+    case.tasks.clear();
+    loop {
+        let result = attempt_once(session, scenario, &case, baseline, &mut tried);
+        if let Err(stop) = result {
+            tried.came = came(&stop);
+            tried.cause = cause(&stop);
+            tried.lines = stop.lines;
+            if !stop.guest_usable {
+                session.abandon();
+            }
+        }
+        if tried.came != Came::NotReached || tried.missed + 1 >= TRIES {
+            break;
+        }
+        tried.missed += 1;
+    }
+    tried.ms = begun.elapsed().as_millis() as u64;
+    tried
+}
+
+fn attempt_once(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    baseline: &Outcome,
+    tried: &mut Tried,
+) -> Result<(), Stop> {
+    if !session.is_running() {
+        trial::build(session, scenario)?;
+    }
+    let mut timings = BTreeMap::new();
+    let mut runner = runner(session, scenario, case, &mut timings);
+    let mut uses = Uses::new();
+    let restarted = runner.restarted(RestartIn::Same)?;
+    let around = judge::around(&runner, &restarted, &mut uses);
+    if let Some(bad) = around.into_iter().find(|check| !check.ok) {
+        diverged(tried, bad);
+        return Ok(());
+    }
+    let Restarted { end, .. } = restarted;
+    let outcome = end?;
+    let mut against = |pair: &str, reference: &Outcome| {
+        let checks = judge::end(case, pair, &outcome, reference, &mut uses);
+        checks.into_iter().find(|check| !check.ok)
+    };
+    if against("restarted = undisturbed", baseline).is_none() {
+        tried.came = Came::Passed;
+        return Ok(());
+    }
+    let (_, control) = runner.control()?;
+    match against("restarted = control", &control) {
+        None => {
+            tried.came = Came::Passed;
+            tried.by_control = true;
+        }
+        Some(bad) => diverged(tried, bad),
+    }
+    Ok(())
+}
+
+fn diverged(tried: &mut Tried, check: Check) {
+    tried.came = Came::Diverged;
+    tried.cause = check.name;
+    tried.lines = check
+        .difference
+        .iter()
+        .flat_map(|d| d.lines())
+        .map(str::to_owned)
+        .collect();
+}
+
+fn runner<'s, 'l>(
+    session: &'s mut Session<'l>,
+    scenario: &'s Scenario,
+    case: &'s Case,
+    timings: &'s mut BTreeMap<String, u64>,
+) -> Runner<'s, 'l> {
+    Runner {
+        session,
+        stash: &scenario.name,
+        case,
+        engine: Engine::Crucible,
+        timings,
+        root: 0,
+        patience: 0,
+        missed: 0,
+    }
+}
+
+fn came(stop: &Stop) -> Came {
+    match stop.verdict {
+        Verdict::Refused => Came::Refused,
+        Verdict::Hang => Came::Hung,
+        Verdict::Panic => Came::Panicked,
+        _ if stop.missed => Came::NotReached,
+        _ => Came::Unknown,
+    }
+}
+
+/// Of a refusal what the kernel said last, without numbers: they are another point's.
+fn cause(stop: &Stop) -> String {
+    let told = match stop.verdict {
+        Verdict::Refused => stop.lines.first().unwrap_or(&stop.why),
+        _ => &stop.why,
+    };
+    let mut cause = String::new();
+    let mut digits = false;
+    for c in told.chars() {
+        if !c.is_ascii_digit() {
+            cause.push(c);
+        } else if !digits {
+            cause.push('N');
+        }
+        digits = c.is_ascii_digit();
+    }
+    cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_that_fail_alike_have_one_cause() {
+        let refused = |pid: u32| {
+            let mut stop = Stop::unknown("checkpoint refused: exit status 125");
+            stop.verdict = Verdict::Refused;
+            stop.with(vec![format!(
+                "pid {pid}: maps: a file on proc (-EOPNOTSUPP)"
+            )])
+        };
+        assert_eq!(cause(&refused(7)), cause(&refused(113)));
+        assert!(cause(&refused(7)).contains("pid N: maps"));
+        assert_eq!(came(&refused(7)), Came::Refused);
+    }
+
+    #[test]
+    fn only_what_the_run_never_came_to_is_not_reached() {
+        let mut stop = Stop::unknown("the event never came");
+        assert_eq!(came(&stop), Came::Unknown);
+        stop.missed = true;
+        assert_eq!(came(&stop), Came::NotReached);
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The points of a sweep: which there are, and in which order they are tried.
+
+use std::collections::BTreeMap;
+
+use crucible_protocol::EventKind;
+use serde::{Deserialize, Serialize};
+use syscalls::x86_64::Sysno;
+
+use crate::event::EventSpec;
+
+/// One event of one task, named so that it is the same one in every run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// The task's way through the tree.
+    pub task: String,
+    /// Which of that task's events, from 1.
+    pub nth: u64,
+    /// What kind of event it was, with what it was about: `ptrace-stop syscall-exit read`.
+    pub what: String,
+}
+
+impl Point {
+    /// The event that stops a run there, in a sweep of events of this kind.
+    pub fn spec(&self, kind: EventKind) -> EventSpec {
+        EventSpec::of_task(kind, &self.task, self.nth)
+    }
+}
+
+/// What a run has listed (`cgroup.freeze_at` with a target of 0).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Its points, in the order in which they came.
+    pub points: Vec<Point>,
+    /// Events of tasks that have no name, or for which there was no room.
+    pub unnamed: u64,
+}
+
+/// Reads lines of the form `at 2.1 5 ptrace-stop 1407 clone 56`.
+pub fn listing(text: &str) -> Listing {
+    let mut listing = Listing::default();
+    let mut count = 0;
+    for line in text.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        match words[..] {
+            ["count", number] => count = number.parse().unwrap_or(0),
+            ["at", task, nth, ref what @ ..] => {
+                if let (Ok(nth), true) = (nth.parse(), task != "?") {
+                    listing.points.push(Point {
+                        task: task.to_owned(),
+                        nth,
+                        what: describe(what),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    listing.unnamed = u64::saturating_sub(count, listing.points.len() as u64);
+    listing
+}
+
+fn describe(words: &[&str]) -> String {
+    let call = |nr: &str| match nr.parse::<usize>().ok().and_then(Sysno::new) {
+        Some(call) => call.name().to_owned(),
+        None => "none".to_owned(),
+    };
+    match words {
+        [kind @ ("syscall" | "syscall-exit"), nr] => format!("{kind} {}", call(nr)),
+        // What a signal-delivery stop is about is its signal, not what it interrupted.
+        [kind @ "ptrace-stop", code, stop @ "signal", _] => format!("{kind} {stop} {code}"),
+        [kind @ "ptrace-stop", _, stop, nr] => format!("{kind} {stop} {}", call(nr)),
+        [kind @ "signal", number] => format!("{kind} {number}"),
+        [kind, ..] => (*kind).to_owned(),
+        [] => String::new(),
+    }
+}
+
+/// Every `every`th point, ordered so that each beginning of the list has some of each kind
+/// of event, spread over the whole run: kinds take turns, and of each kind come the ends of
+/// the run's halves, quarters, eighths.
+pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
+    let mut kinds: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
+    for point in points {
+        kinds.entry(&point.what).or_default().push(point);
+    }
+    let mut queues: Vec<_> = kinds
+        .into_values()
+        .map(|points| spread(points.len()).into_iter().map(move |n| points[n]))
+        .collect();
+    let mut order = Vec::with_capacity(points.len());
+    while order.len() < points.len() {
+        for queue in &mut queues {
+            order.extend(queue.next());
+        }
+    }
+    order.into_iter().step_by(every.max(1)).cloned().collect()
+}
+
+/// The numbers below `count` by their bits in reverse.
+fn spread(count: usize) -> Vec<usize> {
+    let bits = count.next_power_of_two().trailing_zeros();
+    (0..1usize << bits)
+        .map(|n| match bits {
+            0 => 0,
+            bits => n.reverse_bits() >> (usize::BITS - bits),
+        })
+        .filter(|&n| n < count)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "event all\narg 0\ntarget 0\ncount 5\nfired 0\npid 0\nlisted 5\n\
+                        at 1 1 syscall 61\nat 2 1 vfork 0\nat 2.1 1 ptrace-stop 1407 clone 56\n\
+                        at 2.1 2 ptrace-stop 5 signal 0\nat ? 1 signal 17\n";
+
+    #[test]
+    fn a_listing_names_tasks_and_counts_what_has_no_name() {
+        let listing = listing(TEXT);
+        let what: Vec<_> = listing.points.iter().map(|p| p.what.as_str()).collect();
+        assert_eq!(
+            what,
+            [
+                "syscall wait4",
+                "vfork",
+                "ptrace-stop clone clone",
+                "ptrace-stop signal 5"
+            ]
+        );
+        assert_eq!(listing.unnamed, 1);
+        assert_eq!(
+            listing.points[2].spec(EventKind::All).to_string(),
+            "all:@2.1:1"
+        );
+    }
+
+    fn points(kinds: &[(&str, usize)]) -> Vec<Point> {
+        let mut points = Vec::new();
+        for &(what, count) in kinds {
+            points.extend((1..=count as u64).map(|nth| Point {
+                task: "2".into(),
+                nth,
+                what: what.into(),
+            }));
+        }
+        points
+    }
+
+    #[test]
+    fn kinds_take_turns_and_nothing_is_lost() {
+        let all = points(&[("a", 9), ("b", 2), ("c", 1)]);
+        let order = stratified(&all, 1);
+        let first: Vec<_> = order.iter().take(3).map(|p| p.what.as_str()).collect();
+        assert_eq!(first, ["a", "b", "c"]);
+        let mut sorted = order.clone();
+        sorted.sort_by(|x, y| (&x.what, x.nth).cmp(&(&y.what, y.nth)));
+        assert_eq!(sorted, all);
+    }
+
+    #[test]
+    fn a_kind_s_points_are_spread_over_the_run() {
+        assert_eq!(spread(8), [0, 4, 2, 6, 1, 5, 3, 7]);
+        assert_eq!(spread(5), [0, 4, 2, 1, 3]);
+        assert_eq!(spread(1), [0]);
+        assert_eq!(stratified(&points(&[("a", 10)]), 4).len(), 3);
+    }
+}

@@ -1,0 +1,389 @@
+//! `crucible sweep`
+
+mod done;
+mod screen;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use crucible_engine::results::Store;
+use crucible_engine::scenario::Case;
+use crucible_engine::stop::Stop;
+use crucible_engine::sweep::{self, Baseline, Came, Point, Tried};
+use crucible_engine::{Scenario, Session};
+use crucible_protocol::EventKind;
+
+use crate::commands::scenario;
+use crate::context::Context;
+use crate::exit;
+use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
+use crate::lab::HostLab;
+use done::Done;
+use screen::{CaseSweep, Screen};
+
+/// How often a sweep says how far it is.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// The options of `crucible sweep`.
+#[derive(Debug, Args)]
+pub struct SweepArgs {
+    /// A scenario; `crucible list` names them. With a slash in it, the directory of one
+    scenario: String,
+    /// Of its cases only this one
+    #[arg(long, value_name = "NAME")]
+    case: Option<String>,
+    /// At which events
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    event: KindArg,
+    /// So many guests at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
+    /// Only every Kth point, all kinds of events among them
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
+    /// At most so many points of each case, all kinds of events among them
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Only this point, as a report names it: `2.1:7`
+    #[arg(long, value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
+    point: Option<String>,
+    /// Go on with the sweep that was interrupted
+    #[arg(long)]
+    resume: bool,
+    /// Print the record as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Limit of each wait in seconds, instead of the scenario's
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Leave one piece of the restart out, to see that it is missed (debug flavour)
+    #[arg(long = "break", value_name = "NAME")]
+    break_switch: Option<String>,
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+/// Kinds of events, on the command line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum KindArg {
+    /// vfork and CLONE_VFORK
+    Vfork,
+    /// Stops of tracees
+    #[default]
+    PtraceStop,
+    /// Entries to system calls
+    Syscall,
+    /// Ends of system calls
+    SyscallExit,
+    /// Signals that are delivered to a handler
+    Signal,
+    /// All of these
+    All,
+}
+
+impl KindArg {
+    fn kind(self) -> EventKind {
+        match self {
+            Self::Vfork => EventKind::Vfork,
+            Self::PtraceStop => EventKind::PtraceStop,
+            Self::Syscall => EventKind::Syscall { number: None },
+            Self::SyscallExit => EventKind::SyscallExit { number: None },
+            Self::Signal => EventKind::Signal { number: None },
+            Self::All => EventKind::All,
+        }
+    }
+
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Sweeps a scenario and tells what came out.
+pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
+    let root = &context.root()?;
+    let scenario = match chosen(args, root) {
+        Ok(scenario) => scenario,
+        Err(message) => {
+            eprintln!("crucible: {message}");
+            return Ok(exit::USAGE.into());
+        }
+    };
+    if args.guest.machine.vcpus > 1 {
+        eprintln!(
+            "crucible: a sweep runs on one CPU: with more, events have no order to name them by"
+        );
+        return Ok(exit::USAGE.into());
+    }
+    let guest = GuestArgs {
+        kernel: KernelArgs {
+            flavour: match &args.break_switch {
+                Some(_) => FlavourArg::Debug,
+                None => args.guest.kernel.flavour,
+            },
+            ..args.guest.kernel.clone()
+        },
+        ..args.guest.clone()
+    };
+    let images = Images::prepare(context, &guest)?;
+    let lab = HostLab::new(&images, context);
+    let results = root.join("results");
+    let store = Store::begin(&results, &format!("sweep-{}", scenario.name))
+        .with_context(|| format!("cannot write to {}", results.display()))?;
+    let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args));
+    for case in &scenario.cases {
+        let mut case = case.clone();
+        case.timeout = args.timeout.unwrap_or(case.timeout);
+        let sweep = Sweep {
+            args,
+            context,
+            lab: &lab,
+            store: &store,
+            scenario: &scenario,
+            case: &case,
+        };
+        let key = format!("{}-{}-{}", scenario.name, case.name, args.event.name());
+        let file = results.join("sweeps").join(format!("{key}.jsonl"));
+        let identity = done::identity(
+            &scenario,
+            &case,
+            &scenario::versions(&images),
+            args.break_switch.as_deref(),
+        )?;
+        let mut done = match Done::open(&file, &identity, args.resume)? {
+            Ok(done) => done,
+            Err(message) => {
+                eprintln!("crucible: {message}");
+                return Ok(exit::USAGE.into());
+            }
+        };
+        screen.cases.push(sweep.run(&mut done)?);
+    }
+    let json = screen.json()?;
+    store.write(Path::new("sweep.json"), json.as_bytes())?;
+    let code = screen.exit_code();
+    screen.record = store
+        .finished()
+        .strip_prefix(root)
+        .unwrap_or(store.finished())
+        .join("sweep.json")
+        .to_string_lossy()
+        .into_owned();
+    store.finish(false)?;
+    if args.json {
+        println!("{json}");
+    } else {
+        print!("{}", screen.text());
+    }
+    Ok(code.into())
+}
+
+/// The scenario, with the cases that were asked for; or what is wrong.
+fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
+    let names = std::slice::from_ref(&args.scenario);
+    let mut scenario = scenario::load(names, false, root)?.remove(0);
+    if let Some(wanted) = &args.case {
+        let known: Vec<_> = scenario.cases.iter().map(|c| c.name.clone()).collect();
+        scenario.cases.retain(|case| case.name == *wanted);
+        if scenario.cases.is_empty() {
+            return Err(format!(
+                "there is no case `{wanted}`; there are {}",
+                known.join(", ")
+            ));
+        }
+    }
+    Ok(scenario)
+}
+
+/// The command of one point, up to its name.
+fn reproduce(args: &SweepArgs) -> String {
+    let mut words = vec![
+        "cargo run --release -q -- sweep".to_owned(),
+        args.scenario.clone(),
+        format!("--event {}", args.event.name()),
+    ];
+    if let Some(name) = &args.break_switch {
+        words.push(format!("--break {name}"));
+    } else if args.guest.kernel.flavour == FlavourArg::Debug {
+        words.push("--flavour debug".into());
+    }
+    words.join(" ")
+}
+
+/// One case on its way.
+struct Sweep<'a> {
+    args: &'a SweepArgs,
+    context: &'a Context,
+    lab: &'a HostLab<'a>,
+    store: &'a Store,
+    scenario: &'a Scenario,
+    case: &'a Case,
+}
+
+impl Sweep<'_> {
+    fn run(&self, done: &mut Done) -> Result<CaseSweep> {
+        let name = format!("{} {}", self.scenario.name, self.case.name);
+        let progress = self.context.progress();
+        progress.note(&format!("sweep of {name}: a run that is only listened to"));
+        let mut session = self.session("job-1");
+        let kind = self.args.event.kind();
+        let baseline = sweep::baseline(&mut session, self.scenario, self.case, kind);
+        let baseline = match baseline {
+            Ok(baseline) => baseline,
+            Err(stop) => return Ok(CaseSweep::stopped(&self.case.name, stop)),
+        };
+        let points = match self.points(&baseline) {
+            Ok(points) => points,
+            Err(message) => {
+                let stop = Stop::unknown(message);
+                return Ok(CaseSweep::stopped(&self.case.name, stop));
+            }
+        };
+        let (mut tried, left) = done.split(&points);
+        progress.note(&format!(
+            "sweep of {name}: {} events, {} points, {} of them left to try",
+            baseline.listing.points.len(),
+            points.len(),
+            left.len()
+        ));
+        let queue = Queue {
+            points: left.iter(),
+            total: left.len(),
+            tried: &mut tried,
+            done,
+            begun: Instant::now(),
+            told: Instant::now(),
+            failed: None,
+        };
+        let queue = Mutex::new(queue);
+        thread::scope(|scope| {
+            for job in 2..=self.args.jobs {
+                let (queue, baseline) = (&queue, &baseline);
+                scope.spawn(move || {
+                    self.work(self.session(&format!("job-{job}")), baseline, queue);
+                });
+            }
+            self.work(session, &baseline, &queue);
+        });
+        let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = queue.failed {
+            return Err(error);
+        }
+        Ok(CaseSweep {
+            name: self.case.name.clone(),
+            events: baseline.listing.points.len(),
+            unnamed: baseline.listing.unnamed,
+            points: points.len(),
+            undisturbed_ms: baseline.ms,
+            stop: None,
+            tried,
+        })
+    }
+
+    fn points(&self, baseline: &Baseline) -> Result<Vec<Point>, String> {
+        let all = &baseline.listing.points;
+        if let Some(wanted) = &self.args.point {
+            let name = |point: &Point| format!("{}:{}", point.task, point.nth);
+            return match all.iter().find(|point| name(point) == *wanted) {
+                Some(point) => Ok(vec![point.clone()]),
+                None => Err(format!("the run has no point {wanted}")),
+            };
+        }
+        let mut points = sweep::stratified(all, self.args.every as usize);
+        points.truncate(self.args.limit.unwrap_or(usize::MAX));
+        match points.is_empty() {
+            true => Err(format!("the run has no event {}", self.args.event.name())),
+            false => Ok(points),
+        }
+    }
+
+    fn session(&self, name: &str) -> Session<'_> {
+        let switch = self.args.break_switch.clone();
+        Session::in_dir(self.lab, self.store, name, switch, &|_| {})
+    }
+
+    /// Takes points from the queue until there is none.
+    fn work(&self, mut session: Session<'_>, baseline: &Baseline, queue: &Mutex<Queue<'_>>) {
+        let locked = || queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let Some(point) = locked().next() else { break };
+            let tried = self.attempt(&mut session, baseline, point);
+            let mut queue = locked();
+            queue.add(tried);
+            if queue.told.elapsed() >= PERIOD {
+                queue.told = Instant::now();
+                let name = format!("{} {}", self.scenario.name, self.case.name);
+                self.context.progress().note(&queue.progress(&name));
+            }
+        }
+        if let Err(error) = session.close() {
+            self.context
+                .progress()
+                .note(&format!("the guest did not shut down: {error}"));
+        }
+    }
+
+    fn attempt(&self, session: &mut Session<'_>, baseline: &Baseline, point: &Point) -> Tried {
+        let kind = self.args.event.kind();
+        let outcome = &baseline.outcome;
+        let tried = sweep::attempt(session, self.scenario, self.case, kind, outcome, point);
+        if tried.came != Came::Passed {
+            self.context.progress().note(&format!(
+                "{} {} at {}:{} ({}): {} ({})",
+                self.scenario.name,
+                self.case.name,
+                point.task,
+                point.nth,
+                point.what,
+                tried.came.name(),
+                tried.cause
+            ));
+        }
+        tried
+    }
+}
+
+/// What the guests of a case share.
+struct Queue<'a> {
+    points: std::slice::Iter<'a, Point>,
+    total: usize,
+    tried: &'a mut Vec<Tried>,
+    done: &'a mut Done,
+    begun: Instant,
+    told: Instant,
+    failed: Option<anyhow::Error>,
+}
+
+impl<'a> Queue<'a> {
+    /// The next point; none when a result could not be kept.
+    fn next(&mut self) -> Option<&'a Point> {
+        match self.failed {
+            Some(_) => None,
+            None => self.points.next(),
+        }
+    }
+
+    fn add(&mut self, tried: Tried) {
+        if let Err(error) = self.done.add(&tried) {
+            self.failed = Some(error);
+        }
+        self.tried.push(tried);
+    }
+
+    fn progress(&self, name: &str) -> String {
+        let left = self.points.len();
+        let tried = self.total - left;
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let rest = self.begun.elapsed() / number(tried.max(1)) * number(left);
+        format!(
+            "sweep of {name}: {tried} of {} points, about {} min left",
+            self.total,
+            rest.as_secs().div_ceil(60)
+        )
+    }
+}

@@ -1,0 +1,61 @@
+//! Machines for the engine: it knows nothing of kernels, disks and emulators.
+
+use std::path::Path;
+
+use crucible_artefacts::kernel::Flavour;
+use crucible_engine::{Lab, LabError};
+use crucible_vmm::Machine;
+
+use crate::context::Context;
+use crate::exit;
+use crate::images::Images;
+
+/// How much longer everything may take with the checkers of the debug kernel.
+const DEBUG_SLOWNESS: u32 = 6;
+
+/// Machines from this host.
+pub struct HostLab<'a> {
+    images: &'a Images,
+    context: &'a Context,
+    slowness: u32,
+}
+
+impl<'a> HostLab<'a> {
+    /// Machines that boot these images.
+    pub fn new(images: &'a Images, context: &'a Context) -> Self {
+        let slowness = match images.flavour() {
+            Flavour::Debug => DEBUG_SLOWNESS,
+            Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,
+        };
+        Self {
+            images,
+            context,
+            slowness,
+        }
+    }
+}
+
+impl Lab for HostLab<'_> {
+    fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
+        let spec = self.images.machine(scratch, dir);
+        self.images
+            .start(self.context, spec)
+            .map_err(|e| lab_error(&e))
+    }
+
+    fn scratch(&self, path: &Path) -> Result<(), LabError> {
+        self.images
+            .scratch(self.context, path)
+            .map_err(|e| lab_error(&e))
+    }
+
+    fn slowness(&self) -> u32 {
+        self.slowness
+    }
+}
+
+fn lab_error(error: &anyhow::Error) -> LabError {
+    LabError {
+        message: exit::chain(error),
+    }
+}
