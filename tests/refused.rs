@@ -44,7 +44,6 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: mapping ", "locked memory (mlock)"],
     ),
-    ("seccomp", "EOPNOTSUPP", &["pid 3: refused: seccomp"]),
     (
         "semaphore",
         "EOPNOTSUPP",

@@ -53,7 +53,7 @@ layout!(
         restart: [u64; 6], set_child_tid: u64, clear_child_tid: u64, robust_list: u64,
         rseq: u64, rseq_len: u32, rseq_sig: u32, pdeath_signal: u32, personality: u32,
         timer_slack_ns: u64, default_timer_slack_ns: u64, utime: u64, stime: u64,
-        mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, pad: u32, cpus: u64,
+        mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, seccomp: u32, cpus: u64,
         comm: [u8; 16],
     }
 );
@@ -153,6 +153,10 @@ layout!(
         tracer: i32, flags: u32, cred: u32, place: u32, stop: u32, exit_code: u32,
         message: u64, jobctl: u32, work: u32, has_info: u32, pad: u32,
     }
+);
+layout!(
+    /// `struct ckpt_seccomp`
+    Seccomp { prev: u32, flags: u32, len: u32, pad: u32, }
 );
 layout!(
     /// `struct ckpt_trailer`

@@ -149,6 +149,8 @@ kinds! {
     Ptrace = 27,
     /// Breakpoints and watchpoints.
     Debugregs = 28,
+    /// A seccomp filter.
+    Seccomp = 29,
 }
 
 /// One record, its checksum verified.

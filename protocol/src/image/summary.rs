@@ -389,7 +389,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// The stops of `enum ckpt_stop_kind`, as `/proc/PID/ckpt_site` names them.
-const STOPS: [&str; 11] = [
+const STOPS: [&str; 12] = [
     "none",
     "syscall-enter",
     "syscall-exit",
@@ -401,6 +401,7 @@ const STOPS: [&str; 11] = [
     "signal",
     "trap",
     "handler",
+    "seccomp",
 ];
 
 fn site(task: &layout::Task, ptrace: Option<&layout::Ptrace>) -> String {

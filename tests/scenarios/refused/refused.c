@@ -23,7 +23,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <linux/seccomp.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -132,25 +131,6 @@ static void locked_memory(void)
 	check(munlock(memory, sizeof(memory)), "munlock");
 }
 
-static void seccomp(void)
-{
-	/* The strict mode would not let it call getppid. */
-	struct {
-		unsigned short code;
-		unsigned char jt, jf;
-		unsigned int k;
-	} allow = { 0x06, 0, 0, SECCOMP_RET_ALLOW };
-	struct {
-		unsigned short length;
-		void *filter;
-	} program = { 1, &allow };
-
-	check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
-	check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), "seccomp");
-	stop_here();
-	check(prctl(PR_GET_SECCOMP) != SECCOMP_MODE_FILTER, "the filter is gone");
-}
-
 static void semaphore(void)
 {
 	struct sembuf up = { .sem_op = 3, .sem_flg = SEM_UNDO };
@@ -167,8 +147,7 @@ static const struct {
 } cases[] = {
 	{ "socket", socket_pair }, { "eventfd", event },       { "epoll", epoll },
 	{ "inotify", inotify },	   { "lock", lock },	       { "fifo", fifo },
-	{ "timer", timer },	   { "mlock", locked_memory }, { "seccomp", seccomp },
-	{ "semaphore", semaphore },
+	{ "timer", timer },	   { "mlock", locked_memory }, 	{ "semaphore", semaphore },
 };
 
 int main(int argc, char **argv)

@@ -12,6 +12,7 @@
 #include <uapi/linux/checkpoint.h>
 
 struct cgroup;
+struct bpf_prog;
 struct completion;
 struct file;
 struct kernfs_open_file;
@@ -21,8 +22,11 @@ struct pid_namespace;
 struct poll_table_struct;
 struct restart_block;
 struct pt_regs;
+struct seccomp_filter;
 struct seq_file;
 struct sigpending;
+struct sock_filter;
+struct sock_fprog_kern;
 
 enum ckpt_event {
 	CKPT_EVENT_NONE,
@@ -156,6 +160,19 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 /* kernel/entry/common.c, arch/x86/entry/common.c */
 long ckpt_syscall_trace_enter(struct pt_regs *regs);
 void ckpt_do_syscall(struct pt_regs *regs, int nr);
+
+/* kernel/seccomp.c, net/core/filter.c */
+int ckpt_seccomp_resume(void);
+const struct sock_fprog_kern *ckpt_seccomp_look(const struct seccomp_filter *filter,
+						bool *log, bool *wait_killable,
+						struct seccomp_filter **prev);
+struct seccomp_filter *ckpt_seccomp_make(struct seccomp_filter *prev,
+					 struct sock_fprog_kern *fprog,
+					 bool log, bool wait_killable);
+void ckpt_seccomp_put(struct seccomp_filter *filter);
+int ckpt_seccomp_apply(struct seccomp_filter *filter);
+int ckpt_bpf_prog_create(struct bpf_prog **pfp, struct sock_fprog_kern *fprog,
+			 int (*trans)(struct sock_filter *filter, unsigned int flen));
 
 /* kernel/cgroup/freezer.c */
 void cgroup_freeze_postpone(void);

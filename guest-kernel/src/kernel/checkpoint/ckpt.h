@@ -159,6 +159,12 @@ bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n);
 int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx);
 
+/* seccomp.c */
+int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
+		      struct ckpt_task *rec);
+int ckpt_restore_seccomp(struct ckpt_ctx *ctx);
+int ckpt_apply_seccomp(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
+
 /* cred.c */
 int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref);
 int ckpt_restore_cred(struct ckpt_ctx *ctx);

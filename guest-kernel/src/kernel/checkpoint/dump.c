@@ -50,6 +50,8 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		ret = ckpt_dump_cpu(ctx, t);
 	if (!ret)
 		ret = ckpt_dump_ptrace(ctx, ct);
+	if (!ret && !zombie)
+		ret = ckpt_dump_seccomp(ctx, t, &rec);
 	if (!ret)
 		ret = ckpt_dump_task(ctx, ct, &rec);
 	if (!ret)

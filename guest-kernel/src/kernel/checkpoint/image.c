@@ -56,6 +56,7 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	EXACT(RLIMITS, struct ckpt_rlimit[RLIM_NLIMITS], false),
 	EXACT(PTRACE, struct ckpt_ptrace, false),
 	EXACT(DEBUGREGS, struct ckpt_debugregs, false),
+	REC(SECCOMP, struct ckpt_seccomp, CKPT_REC_MAX, true),
 };
 
 const char *ckpt_rec_name(u32 type)

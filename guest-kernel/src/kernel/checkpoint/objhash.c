@@ -37,6 +37,11 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 	case CKPT_REC_CRED:
 		put_cred(obj->ptr);
 		break;
+	case CKPT_REC_SECCOMP:
+		/* frozen tasks keep theirs */
+		if (restart)
+			ckpt_seccomp_put(obj->ptr);
+		break;
 	case CKPT_REC_FS:
 		if (restart)
 			ckpt_put_fs(obj->ptr);

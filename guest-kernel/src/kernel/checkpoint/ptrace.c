@@ -9,6 +9,7 @@
  *
  *	stop		left to do, then		way to user space
  *	syscall-enter	the system call			leaves a system call
+ *	seccomp		the system call			leaves a system call
  *	clone, vfork	[vfork wait,] return nr		leaves a system call
  *	vfork-done	return nr			leaves a system call
  *	exec		return 0			leaves a system call
@@ -33,6 +34,7 @@
  */
 #include <linux/completion.h>
 #include <linux/cred.h>
+#include <linux/entry-common.h>
 #include <linux/ptrace.h>
 #include <linux/sched/jobctl.h>
 #include <linux/sched/signal.h>
@@ -79,6 +81,7 @@ static const char *const stop_names[NR_CKPT_STOPS] = {
 	[CKPT_STOP_SIGNAL]		= "signal",
 	[CKPT_STOP_TRAP]		= "trap",
 	[CKPT_STOP_HANDLER]		= "handler",
+	[CKPT_STOP_SECCOMP]		= "seccomp",
 };
 
 const char *ckpt_stop_name(u32 stop)
@@ -595,6 +598,8 @@ int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptra
 	if (ptrace->stop == CKPT_STOP_EXIT)
 		do_exit(rec->site_arg);
 	if (ptrace->stop == CKPT_STOP_SIGNAL) {
+		if (ckpt_broken(CKPT_BREAK_SIGNAL_STOP))
+			ckpt_gate_pass();
 		/* get_signal() enters it */
 		set_thread_flag(TIF_SIGPENDING);
 		return CKPT_SYSCALL_LEFT;
@@ -603,12 +608,19 @@ int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptra
 	switch (ptrace->stop) {
 	case CKPT_STOP_SYSCALL_ENTER:
 		send_chosen(signr);
-		if (!fatal_signal_pending(current) && !rec->site_arg)
+		if (!fatal_signal_pending(current) && !rec->site_arg &&
+		    !ckpt_broken(CKPT_BREAK_SYSCALL_ENTER))
 			ckpt_do_syscall(regs, ckpt_syscall_trace_enter(regs));
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_SECCOMP:
+		if (!ckpt_seccomp_resume())
+			ckpt_do_syscall(regs, syscall_trace_enter_end(regs,
+				READ_ONCE(current_thread_info()->syscall_work)));
 		return CKPT_SYSCALL_LEAVES;
 	case CKPT_STOP_SYSCALL_EXIT:
 		send_chosen(signr);
-		return CKPT_SYSCALL_LEFT;
+		return ckpt_broken(CKPT_BREAK_SYSCALL_EXIT) ?
+		       CKPT_SYSCALL_LEAVES : CKPT_SYSCALL_LEFT;
 	case CKPT_STOP_VFORK:
 		ckpt_event(CKPT_EVENT_VFORK, 0);
 		vfork->nr = rec->site_arg;

@@ -90,6 +90,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_regs(ctx);
 	case CKPT_REC_XSTATE:
 		return ckpt_restore_xstate(ctx);
+	case CKPT_REC_SECCOMP:
+		return ckpt_restore_seccomp(ctx);
 	case CKPT_REC_DEBUGREGS:
 		return ckpt_restore_debugregs(ctx);
 	case CKPT_REC_PTRACE:
@@ -232,6 +234,13 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	int dumpable = current->mm ? get_dumpable(current->mm) : 0;
 	int ret;
 
+	if (ct->rec.flags & CKPT_TASK_NO_NEW_PRIVS)
+		task_set_no_new_privs(current);
+	if (!(ct->tree.flags & CKPT_TREE_ZOMBIE)) {
+		ret = ckpt_apply_seccomp(ctx, &ct->rec);
+		if (ret)
+			return ret;
+	}
 	ret = ckpt_apply_cred(ctx, ct->rec.cred);
 	if (ret)
 		return ret;
@@ -239,8 +248,6 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (!ckpt_dead_process(ct))
 		set_dumpable(current->mm, dumpable);
 	current->pdeath_signal = ct->rec.pdeath_signal;
-	if (ct->rec.flags & CKPT_TASK_NO_NEW_PRIVS)
-		task_set_no_new_privs(current);
 	return 0;
 }
 

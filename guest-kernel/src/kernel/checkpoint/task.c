@@ -16,7 +16,6 @@
 #include <linux/sched/rt.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/seccomp.h>
 #include <linux/tty.h>
 #include <uapi/linux/sched/types.h>
 
@@ -53,10 +52,6 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 #ifdef CONFIG_IO_URING
 	if (t->io_uring)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: io_uring", t->comm);
-#endif
-#ifdef CONFIG_SECCOMP
-	if (t->seccomp.mode != SECCOMP_MODE_DISABLED)
-		return ckpt_err(ctx, -EOPNOTSUPP, "%s: seccomp", t->comm);
 #endif
 #ifdef CONFIG_PERF_EVENTS
 	/* a debugger's breakpoints are some, too */
@@ -185,7 +180,7 @@ static bool user_range_ok(u64 addr, u64 len)
 
 #define TASK_FLAGS (CKPT_TASK_SIGMASK_SAVED | CKPT_TASK_NO_NEW_PRIVS | \
 		    CKPT_TASK_FORKNOEXEC | CKPT_TASK_SUPERPRIV | \
-		    CKPT_TASK_SIGNALED)
+		    CKPT_TASK_SIGNALED | CKPT_TASK_STRICT)
 
 static bool valid_task(const struct ckpt_task *rec, bool zombie)
 {
@@ -195,7 +190,8 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 		     rec->site == CKPT_SITE_ZOMBIE)
 		return false;
 	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_PTRACE ||
-	    rec->flags & ~TASK_FLAGS || rec->pad)
+	    rec->flags & ~TASK_FLAGS ||
+	    (rec->flags & CKPT_TASK_STRICT && rec->seccomp))
 		return false;
 	if (policy > SCHED_IDLE || policy == 4 || rec->nice < MIN_NICE ||
 	    rec->nice > MAX_NICE || rec->rt_priority >= MAX_RT_PRIO)

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::{Forged, Known};
 use crate::image::layout::{
     Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace, Regs, Rlimit,
-    Sigaction, Siginfo, Signal, Task, Trailer, Tree, Vma,
+    Seccomp, Sigaction, Siginfo, Signal, Task, Trailer, Tree, Vma,
 };
 use crate::image::record::Kind;
 
@@ -84,12 +84,12 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Trailer => shape!(false, Trailer { Count => nr_records nr_objects; }),
         Kind::Task => shape!(false, Task {
             Choice(5) => site restart_kind policy restart_clock; Number => site_arg pdeath_signal;
-            Pid => site_child; Flags => flags blocked saved_sigmask sas_flags personality cpus pad;
+            Pid => site_child; Flags => flags blocked saved_sigmask sas_flags personality cpus;
             Address => sas_sp set_child_tid clear_child_tid robust_list rseq;
             Count => sas_size rt_priority rseq_len; Score => nice oom_score_adj;
             Time => timer_slack_ns default_timer_slack_ns utime stime;
             Ref(Kind::Mm) => mm; Ref(Kind::Fs) => fs; Ref(Kind::Files) => files;
-            Ref(Kind::Cred) => cred;
+            Ref(Kind::Cred) => cred; Ref(Kind::Seccomp) => seccomp;
         }),
         Kind::Regs => shape!(false, Regs {
             Address => ip sp fsbase gsbase; Flags => flags ax orig_ax; Exact => cs ss ds es fs gs;
@@ -132,10 +132,13 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),
         Kind::Ptrace => shape!(false, Ptrace {
             Pid => tracer; Flags => flags exit_code message jobctl work;
-            Ref(Kind::Cred) => cred; Count => place pad; Choice(10) => stop;
+            Ref(Kind::Cred) => cred; Count => place pad; Choice(11) => stop;
             Choice(1) => has_info;
         }),
         Kind::Debugregs => Some(Shape { size: 8, many: true, fields: &[(0, 8, Address), (0, 8, Flags)] }),
+        Kind::Seccomp => shape!(false, Seccomp {
+            Ref(Kind::Seccomp) => prev; Flags => flags; Count => len pad;
+        }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.
         Kind::Xstate => Some(Shape {

@@ -63,6 +63,7 @@ enum ckpt_rec_type {
 	CKPT_REC_RLIMITS	= 26,
 	CKPT_REC_PTRACE		= 27,
 	CKPT_REC_DEBUGREGS	= 28,
+	CKPT_REC_SECCOMP	= 29,	/* object */
 	CKPT_REC_MAX_TYPE
 };
 
@@ -177,6 +178,7 @@ enum ckpt_restart_kind {
 #define CKPT_TASK_FORKNOEXEC	(1U << 2)
 #define CKPT_TASK_SUPERPRIV	(1U << 3)
 #define CKPT_TASK_SIGNALED	(1U << 4)	/* dies of a signal */
+#define CKPT_TASK_STRICT	(1U << 5)	/* SECCOMP_MODE_STRICT */
 
 /**
  * struct ckpt_task - CKPT_REC_TASK: what a single thread holds
@@ -210,6 +212,7 @@ enum ckpt_restart_kind {
  * @stime: ns of system time
  * @mm, @fs, @files, @cred: objrefs, 0 where a zombie has none
  * @oom_score_adj: -1000 to 1000
+ * @seccomp: objref of the filter attached last, 0 for none
  * @cpus: affinity mask of the first 64 CPUs
  * @comm: name, zero padded
  */
@@ -246,7 +249,7 @@ struct ckpt_task {
 	__u32 files;
 	__u32 cred;
 	__s32 oom_score_adj;
-	__u32 pad;
+	__u32 seccomp;
 	__u64 cpus;
 	char comm[16];
 };
@@ -487,6 +490,7 @@ enum ckpt_stop_kind {
 	CKPT_STOP_SIGNAL	= 8,	/* 1: it was sent to the process */
 	CKPT_STOP_TRAP		= 9,	/* group stop, PTRACE_EVENT_STOP */
 	CKPT_STOP_HANDLER	= 10,	/* a step into a signal's handler */
+	CKPT_STOP_SECCOMP	= 11,
 	NR_CKPT_STOPS
 };
 
@@ -538,6 +542,18 @@ struct ckpt_ptrace {
  */
 struct ckpt_debugregs {
 	__u64 dr[8];
+};
+
+/* struct ckpt_seccomp.flags */
+#define CKPT_SECCOMP_LOG		(1U << 0)
+#define CKPT_SECCOMP_WAIT_KILLABLE	(1U << 1)
+
+/* CKPT_REC_SECCOMP: a filter; @len struct sock_filter follow */
+struct ckpt_seccomp {
+	__u32 prev;	/* objref of the one attached before it, 0 for none */
+	__u32 flags;	/* CKPT_SECCOMP_* */
+	__u32 len;
+	__u32 pad;
 };
 
 /* CKPT_REC_TRAILER */
