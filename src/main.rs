@@ -14,6 +14,7 @@ mod outer;
 mod progress;
 mod refusals;
 mod report;
+mod side;
 mod temporary;
 mod warm;
 

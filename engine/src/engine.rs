@@ -21,6 +21,16 @@ pub enum Engine {
     Criu,
 }
 
+impl Engine {
+    /// Its name, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crucible => "crucible",
+            Self::Criu => "criu",
+        }
+    }
+}
+
 /// A tool that said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

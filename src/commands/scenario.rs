@@ -18,7 +18,7 @@ use crate::exit;
 use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
 use crate::lab::HostLab;
 use crate::machines::MachineArgs;
-use crate::report;
+use crate::{report, side};
 
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
@@ -48,9 +48,16 @@ pub struct ScenarioArgs {
     /// Limit of each wait in seconds, instead of the scenario's
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Who checkpoints and restarts
-    #[arg(long, value_enum, default_value_t, value_name = "ENGINE")]
-    engine: EngineArg,
+    /// Who checkpoints and restarts; `crucible,criu` runs each scenario under both, and shows
+    /// them side by side. The exit code is that of the first
+    #[arg(
+        long,
+        value_enum,
+        value_name = "ENGINE",
+        value_delimiter = ',',
+        default_value = "crucible"
+    )]
+    engine: Vec<EngineArg>,
     /// Leave one piece of the restart out, to see that it is missed (debug flavour)
     #[arg(long = "break", value_name = "NAME")]
     break_switch: Option<String>,
@@ -72,6 +79,15 @@ enum EngineArg {
     #[default]
     Crucible,
     Criu,
+}
+
+impl From<EngineArg> for Engine {
+    fn from(engine: EngineArg) -> Self {
+        match engine {
+            EngineArg::Crucible => Self::Crucible,
+            EngineArg::Criu => Self::Criu,
+        }
+    }
 }
 
 /// Runs scenarios and tells what came out.
@@ -109,7 +125,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let progress = Steps::new(context);
     let sink = |event: &Event| progress.hear(event);
     let mut session = Session::new(&lab, &store, args.break_switch.clone(), &sink);
-    let options = Options {
+    let options = |engine: EngineArg| Options {
         repeat: args.repeat,
         at: args.at.clone(),
         restart_in: match args.restart_in {
@@ -117,29 +133,23 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             RestartInArg::Fresh => RestartIn::Fresh,
         },
         timeout: args.timeout,
-        engine: match args.engine {
-            EngineArg::Crucible => Engine::Crucible,
-            EngineArg::Criu => Engine::Criu,
-        },
+        engine: engine.into(),
         vcpus: args.guest.machine.vcpus,
     };
-    let mut records: Vec<_> = scenarios
-        .iter()
-        .enumerate()
-        .map(|(n, scenario)| {
-            let name = args.names.get(n).unwrap_or(&scenario.name);
-            let reproduce = reproduce(args, name);
-            let versions = versions(&images);
-            trial::scenario(
+    let mut records = Vec::new();
+    for (n, scenario) in scenarios.iter().enumerate() {
+        let name = args.names.get(n).unwrap_or(&scenario.name);
+        for &engine in &args.engine {
+            records.push(trial::scenario(
                 &mut session,
                 scenario,
-                &options,
+                &options(engine),
                 &store,
-                reproduce,
-                versions,
-            )
-        })
-        .collect();
+                reproduce(args, engine, name),
+                versions(&images),
+            ));
+        }
+    }
     if let Err(error) = session.close() {
         context
             .progress()
@@ -153,9 +163,15 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             .to_string_lossy()
             .into();
     }
-    let verdict = Verdict::of_all(records.iter().map(|r| r.verdict));
+    let first = Engine::from(args.engine[0]);
+    let decides = records.iter().filter(|record| record.engine == first);
+    let verdict = Verdict::of_all(decides.map(|r| r.verdict));
     let json = report::json(&records, verdict)?;
     store.write(Path::new("record.json"), json.as_bytes())?;
+    let table = (args.engine.len() > 1).then(|| side::table(&records));
+    if let Some(table) = &table {
+        store.write(Path::new("engines.md"), table.as_bytes())?;
+    }
     let keep_disk = args.keep;
     if !keep_disk {
         remove_if_there(&store.dir().join("scratch.ext4"))?;
@@ -163,6 +179,10 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     store.finish(args.keep)?;
     if args.json {
         println!("{json}");
+    } else if let Some(table) = table {
+        print!("{table}");
+        println!("\n  record   {}/record.json", records[0].results);
+        println!("  table    {}/engines.md", records[0].results);
     } else {
         print!("{}", report::screen(&records));
     }
@@ -201,7 +221,7 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
 }
 
 /// The command that does one of them again.
-fn reproduce(args: &ScenarioArgs, name: &str) -> String {
+fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
     let mut words = vec![
         "cargo run --release -q -- scenario".to_owned(),
         name.to_owned(),
@@ -216,7 +236,7 @@ fn reproduce(args: &ScenarioArgs, name: &str) -> String {
     );
     add(
         "--engine",
-        (args.engine == EngineArg::Criu).then(|| "criu".into()),
+        (engine == EngineArg::Criu).then(|| "criu".into()),
     );
     add(
         "--repeat",
@@ -350,7 +370,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            reproduce(&args, "vfork"),
+            reproduce(&args, EngineArg::Crucible, "vfork"),
             "cargo run --release -q -- scenario vfork --at vfork:2 --restart-in fresh"
         );
     }

@@ -1,0 +1,111 @@
+//! Two engines side by side, as a table that is read on a screen and as Markdown.
+
+use std::fmt::Write;
+
+use crucible_engine::Verdict;
+use crucible_engine::record::{CaseRecord, ScenarioRecord};
+
+/// The longest reason in a table, in characters; the record has all of it.
+const LONGEST: usize = 100;
+
+/// A row a case, a column an engine. The records of one scenario, one an engine, stand
+/// together, and each has the same cases.
+pub fn table(records: &[ScenarioRecord]) -> String {
+    let mut engines: Vec<&str> = Vec::new();
+    for record in records {
+        if !engines.contains(&record.engine.name()) {
+            engines.push(record.engine.name());
+        }
+    }
+    let mut text = format!("| scenario | case | at | {} |\n", engines.join(" | "));
+    let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(engines.len()));
+    for alike in records.chunks(engines.len()) {
+        let Some(first) = alike.first() else { continue };
+        for (n, case) in first.cases.iter().enumerate() {
+            let cells: Vec<_> = alike
+                .iter()
+                .map(|record| record.cases.get(n).map_or_else(String::new, cell))
+                .collect();
+            let _ = writeln!(
+                text,
+                "| {} | {} | `{}` | {} |",
+                first.scenario,
+                case.name,
+                case.at,
+                cells.join(" | ")
+            );
+        }
+    }
+    text.push('\n');
+    for engine in &engines {
+        let cases = records
+            .iter()
+            .filter(|record| record.engine.name() == *engine)
+            .flat_map(|record| &record.cases);
+        let (mut all, mut passed) = (0, 0);
+        for case in cases {
+            all += 1;
+            passed += usize::from(case.verdict == Some(Verdict::Pass));
+        }
+        let _ = writeln!(text, "{engine}: {passed} of {all} cases pass");
+    }
+    text
+}
+
+/// The verdict, and what it was for.
+fn cell(case: &CaseRecord) -> String {
+    let verdict = case.verdict.unwrap_or(Verdict::Unknown);
+    if verdict == Verdict::Pass {
+        return verdict.name().to_owned();
+    }
+    let why = case.why.replace('|', "\\|");
+    let mut short: String = why.chars().take(LONGEST).collect();
+    if short.len() < why.len() {
+        short.push('…');
+    }
+    format!("{}: {short}", verdict.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crucible_engine::{Engine, RestartIn};
+
+    fn record(engine: Engine, verdict: Verdict) -> ScenarioRecord {
+        ScenarioRecord {
+            schema: 1,
+            scenario: "strace".into(),
+            verdict,
+            exit_code: verdict.exit_code(),
+            why: "w".into(),
+            cases: vec![CaseRecord {
+                name: "main".into(),
+                at: "vfork:1".into(),
+                verdict: Some(verdict),
+                why: "a | b".into(),
+                ..CaseRecord::default()
+            }],
+            snapshot: None,
+            reproduce: String::new(),
+            engine,
+            restart_in: RestartIn::Same,
+            versions: Default::default(),
+            timings: Default::default(),
+            results: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_case_has_one_row_with_both_verdicts() {
+        let records = [
+            record(Engine::Crucible, Verdict::Pass),
+            record(Engine::Criu, Verdict::Refused),
+        ];
+        let text = table(&records);
+        assert!(
+            text.contains("| strace | main | `vfork:1` | pass | refused: a \\| b |"),
+            "{text}"
+        );
+        assert!(text.contains("criu: 0 of 1 cases pass"), "{text}");
+    }
+}
