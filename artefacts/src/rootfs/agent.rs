@@ -13,7 +13,14 @@ use crate::{Cache, Error, Progress, Result, Sources};
 const RECIPE: &str = "agent 1";
 
 /// The programs, which lie at the image's root.
-const PROGRAMS: [&str; 5] = ["agent", "init", "checkpoint", "restart", "torture"];
+const PROGRAMS: [&str; 6] = [
+    "agent",
+    "init",
+    "checkpoint",
+    "restart",
+    "torture",
+    "matrix",
+];
 
 /// Where the agent mounts things before the real root is there.
 const MOUNT_POINTS: [&str; 7] = ["dev", "mnt", "proc", "run", "sys", "tmp", "root"];

@@ -135,6 +135,12 @@ impl Cgroup {
         self.wait_events(limit, |events| events.frozen)
     }
 
+    /// Waits until it is frozen or nothing in it is alive, and says which; neither at the limit.
+    pub fn wait_frozen_or_empty(&self, limit: Duration) -> io::Result<Events> {
+        self.wait_events(limit, |events| events.frozen || !events.populated)?;
+        self.events()
+    }
+
     /// Waits until nothing in it is alive; false at the limit.
     pub fn wait_empty(&self, limit: Duration) -> io::Result<bool> {
         self.wait_events(limit, |events| !events.populated)

@@ -196,7 +196,7 @@ pub fn prepare() -> Result<()> {
     sethostname("crucible")?;
     network::loopback_up().context("cannot bring lo up")?;
     fs::create_dir_all("/usr/local/bin")?;
-    for tool in ["checkpoint", "restart", "torture"] {
+    for tool in ["checkpoint", "restart", "torture", "matrix"] {
         let link = format!("/usr/local/bin/{tool}");
         match symlink(format!("{TOOLS_DIR}/{tool}"), &link) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {

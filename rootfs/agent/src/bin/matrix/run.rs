@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One run of a cell: started, perhaps frozen, perhaps restarted, and what it has seen.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    ffi::CString,
+    fs::{self, File},
+    io::{Read, Seek, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use crucible_agent::{
+    cgroup::{self, Cgroup},
+    sys,
+};
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, sched_yield, unshare},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        personality::{self, Persona},
+        signal::{Signal, kill},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{
+        ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execv, fork, pipe2, read,
+        setsid,
+    },
+};
+
+/// How long a cell may take to any point; it takes milliseconds.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a tree that reads as frozen may still be settling.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where the tracer parks: at its getppid(2), which no other task calls.
+const AT: &str = "syscall 110 1";
+
+/// What the cell leaves behind, and whose words these are.
+const LOGS: [(&str, &str); 3] = [
+    ("tracer.log", "tracer sees"),
+    ("init.log", "init sees"),
+    ("seen.log", "tasks see"),
+];
+
+/// What is done to a cell on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing.
+    Undisturbed,
+    /// Nothing, but its block steps are single steps.
+    Absent,
+    /// Frozen where the tracer parks, and thawed.
+    Control,
+    /// Frozen there, saved, killed, restarted, and thawed.
+    Restarted,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// To its end: what was seen, by whom.
+    Seen(Vec<String>),
+    /// checkpoint(2) refused it.
+    Refused(String),
+    /// It did not come to its end.
+    Failed(String),
+}
+
+/// Where cells are run.
+pub struct Bench {
+    program: PathBuf,
+    directory: PathBuf,
+    runs: Cell<u32>,
+}
+
+/// How the tree was brought to rest, or why it was not.
+enum Rest {
+    Frozen,
+    Failed(String),
+}
+
+impl Bench {
+    /// Runs cells of `program` in a directory that it makes.
+    pub fn new(program: &Path, directory: &Path) -> Self {
+        Self {
+            program: program.to_owned(),
+            directory: directory.to_owned(),
+            runs: Cell::new(0),
+        }
+    }
+
+    /// Runs a cell once.
+    ///
+    /// # Errors
+    /// Where nothing can be said about the cell, or tasks of it cannot be removed.
+    pub fn run(&self, name: &str, mode: Mode) -> Result<Outcome> {
+        self.runs.set(self.runs.get() + 1);
+        let directory = self.directory.join("run");
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        let cgroup = Cgroup::create(self.cgroup("")).context("cannot make a cgroup")?;
+        let outcome = self.run_in(&cgroup, &directory, name, mode);
+        cgroup.kill()?;
+        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        cgroup.remove().context("tasks are left in the cgroup")?;
+        outcome
+    }
+
+    fn cgroup(&self, what: &str) -> PathBuf {
+        let number = self.runs.get();
+        Path::new(cgroup::ROOT).join(format!("matrix.{number}{what}"))
+    }
+
+    fn run_in(&self, cgroup: &Cgroup, at: &Path, name: &str, mode: Mode) -> Result<Outcome> {
+        let (go, gate) = pipe2(OFlag::O_CLOEXEC)?;
+        let dir = cgroup.open()?;
+        // SAFETY: this program has a single thread.
+        let Some(root) = (unsafe { sys::fork_container(dir.as_fd()) }).context("cannot fork")?
+        else {
+            drop(gate);
+            let error = self.become_cell(&go, at, name, mode).unwrap_err();
+            eprintln!("matrix: cannot start the cell: {error:#}");
+            std::process::exit(127);
+        };
+        if matches!(mode, Mode::Control | Mode::Restarted) {
+            cgroup
+                .arm(AT)
+                .context("the kernel does not take the trigger")?;
+        }
+        File::from(gate).write_all(b"g")?;
+        let outcome = match mode {
+            Mode::Undisturbed | Mode::Absent => finish(cgroup, at),
+            Mode::Control => match rest(cgroup, at)? {
+                Rest::Failed(why) => Ok(Outcome::Failed(why)),
+                Rest::Frozen => {
+                    cgroup.thaw()?;
+                    finish(cgroup, at)
+                }
+            },
+            Mode::Restarted => match rest(cgroup, at)? {
+                Rest::Failed(why) => Ok(Outcome::Failed(why)),
+                Rest::Frozen => self.restart(cgroup, root, at),
+            },
+        };
+        // All that has ended by itself has done so by now.
+        cgroup.kill()?;
+        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        match waitpid(root, None) {
+            // The restarted run has reaped the first root before it made the second.
+            Ok(_) | Err(Errno::ECHILD) => outcome,
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// In the child: becomes the first process of a cell.
+    fn become_cell(&self, go: &OwnedFd, at: &Path, name: &str, mode: Mode) -> Result<Infallible> {
+        setsid()?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
+        chdir(at)?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let messages = File::create("messages")?;
+        // Addresses are compared.
+        personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
+        read(go, &mut [0])?;
+        dup2_stdin(&null)?;
+        dup2_stdout(&null)?;
+        dup2_stderr(&messages)?;
+        let path = CString::new(self.program.as_os_str().as_bytes())?;
+        let blocks = match mode {
+            Mode::Absent => c"absent",
+            _ => c"blocks",
+        };
+        let argv = [c"cell", &CString::new(name)?, blocks];
+        Ok(execv(&path, &argv)?)
+    }
+
+    /// Saves the frozen tree, kills it, brings it back, and sees it end.
+    fn restart(&self, cgroup: &Cgroup, root: Pid, at: &Path) -> Result<Outcome> {
+        let mut image = memory_file(c"image")?;
+        let mut log = memory_file(c"log")?;
+        let saved = save(root, &image, &log);
+        cgroup.kill()?;
+        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        waitpid(root, None)?;
+        if let Err(errno) = saved {
+            return Ok(Outcome::Refused(format!("{errno:?}: {}", words(&mut log)?)));
+        }
+        image.rewind()?;
+        let second = Cgroup::create(self.cgroup(".again")).context("cannot make a cgroup")?;
+        second.freeze()?;
+        let outcome = come_back(&second, &image, &mut log, at);
+        second.kill()?;
+        ensure!(
+            second.wait_empty(LIMIT)?,
+            "restarted tasks cannot be killed"
+        );
+        second.remove().context("restarted tasks are left")?;
+        outcome
+    }
+}
+
+/// Restarts an image in a frozen cgroup, thaws that, and waits for the end.
+fn come_back(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result<Outcome> {
+    let (answer, to_answer) = pipe2(OFlag::O_CLOEXEC)?;
+    // SAFETY: this program has a single thread.
+    let caller = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            drop(answer);
+            let code = call(cgroup, image, log, to_answer).unwrap_or_else(|error| {
+                eprintln!("matrix: the caller of restart(2): {error:#}");
+                1
+            });
+            std::process::exit(code);
+        }
+    };
+    drop(to_answer);
+    let outcome = restarted(cgroup, answer, log, at);
+    // Its child is that of the restarted tree's root, and must be dead for it to end.
+    cgroup.kill()?;
+    if !cgroup.wait_empty(LIMIT)? {
+        bail!("restarted tasks cannot be killed");
+    }
+    match waitpid(caller, None)? {
+        WaitStatus::Exited(_, 0) => outcome,
+        status => match outcome? {
+            Outcome::Seen(_) => Ok(Outcome::Failed(format!(
+                "the root of the restarted tree ended otherwise: {status:?}"
+            ))),
+            outcome => Ok(outcome),
+        },
+    }
+}
+
+fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Result<Outcome> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, cgroup::poll_timeout(LIMIT))? == 0 {
+        return Ok(Outcome::Failed(format!(
+            "restart(2) gives no answer in {} s: {}",
+            LIMIT.as_secs(),
+            states(cgroup)
+        )));
+    }
+    let mut told = String::new();
+    File::from(answer).read_to_string(&mut told)?;
+    if told != "restored" {
+        let why = words(log)?;
+        return Ok(Outcome::Failed(format!("restart(2) failed: {told}: {why}")));
+    }
+    if !cgroup.wait_frozen(LIMIT)? {
+        return Ok(Outcome::Failed(format!(
+            "the restarted tasks do not come to rest: {}",
+            states(cgroup)
+        )));
+    }
+    cgroup.thaw()?;
+    finish(cgroup, at)
+}
+
+/// In the child: calls restart(2), and ends as the root of the tree does.
+fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i32> {
+    let dir = cgroup.open()?;
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let flags = sys::RESTART_MOUNT_PROC;
+    let made = sys::restart(Some(dir.as_fd()), image.as_fd(), flags, Some(log.as_fd()));
+    let mut answer = File::from(answer);
+    let root = match made {
+        Ok(root) => root,
+        Err(errno) => {
+            write!(answer, "{errno:?}")?;
+            return Ok(0);
+        }
+    };
+    answer.write_all(b"restored")?;
+    drop(answer);
+    loop {
+        match waitpid(root, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                kill(root, Signal::SIGKILL)?;
+                return Err(errno.into());
+            }
+        }
+    }
+}
+
+/// checkpoint(2), again while tasks that are already counted as frozen settle.
+fn save(root: Pid, image: &File, log: &File) -> nix::Result<()> {
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    loop {
+        match sys::checkpoint(root, image.as_fd(), 0, Some(log.as_fd())) {
+            Err(Errno::EAGAIN) if Instant::now() < deadline => {
+                for file in [image, log] {
+                    nix::unistd::ftruncate(file, 0)?;
+                    nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)?;
+                }
+                sched_yield()?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Waits for the tracer to park.
+fn rest(cgroup: &Cgroup, at: &Path) -> Result<Rest> {
+    let events = cgroup.wait_frozen_or_empty(LIMIT)?;
+    Ok(if events.frozen {
+        Rest::Frozen
+    } else if events.populated {
+        Rest::Failed(format!("does not come to rest: {}", hung(cgroup, at)))
+    } else {
+        Rest::Failed("it ended before its tracer had parked".to_owned())
+    })
+}
+
+/// Waits for the end of all tasks, and reads what they have seen.
+fn finish(cgroup: &Cgroup, at: &Path) -> Result<Outcome> {
+    if !cgroup.wait_empty(LIMIT)? {
+        return Ok(Outcome::Failed(format!(
+            "did not end in {} s: {}",
+            LIMIT.as_secs(),
+            hung(cgroup, at)
+        )));
+    }
+    let mut seen = Vec::new();
+    for (name, who) in LOGS {
+        let mut lines =
+            lines_of(&at.join(name)).with_context(|| format!("no {name}; {}", messages(at)))?;
+        // Between tasks there is no order to compare; the sort keeps that of each.
+        lines.sort_by_key(|line| line.split(' ').next().unwrap_or_default().to_owned());
+        seen.extend(lines.iter().map(|line| format!("{who}: {line}")));
+    }
+    let words = messages(at);
+    if !words.is_empty() {
+        seen.push(format!("cell fails: {words}"));
+    }
+    Ok(Outcome::Seen(seen))
+}
+
+fn messages(at: &Path) -> String {
+    fs::read_to_string(at.join("messages")).unwrap_or_default()
+}
+
+fn lines_of(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read(path)?;
+    let text = String::from_utf8_lossy(&text);
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Where the tasks stand, and the last that the tracer has written.
+fn hung(cgroup: &Cgroup, at: &Path) -> String {
+    let lines = lines_of(&at.join("tracer.log")).unwrap_or_default();
+    let last = lines.iter().rev().find(|line| !line.contains("  "));
+    format!(
+        "{}; the tracer's last: {}",
+        states(cgroup),
+        last.map_or("nothing", String::as_str)
+    )
+}
+
+fn states(cgroup: &Cgroup) -> String {
+    let threads = fs::read_to_string(cgroup.dir().join("cgroup.threads")).unwrap_or_default();
+    let about = |tid: &str| {
+        let file = |name: &str| {
+            let text = fs::read_to_string(format!("/proc/{tid}/{name}")).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        let status = file("status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        format!(
+            "{} {} in {} ({})",
+            field("NSpid:").replace('\t', "/"),
+            field("State:"),
+            file("wchan"),
+            file("ckpt_site"),
+        )
+    };
+    let all: Vec<_> = threads.split_whitespace().map(about).collect();
+    all.join(", ")
+}
+
+fn memory_file(name: &std::ffi::CStr) -> Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
+/// What the kernel has written to its log.
+fn words(log: &mut File) -> Result<String> {
+    log.rewind()?;
+    let mut text = Vec::new();
+    log.read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).trim().replace('\n', "; "))
+}

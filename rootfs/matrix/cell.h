@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * One cell of the matrix of ptrace stops: a tracee is brought into a stop, its tracer parks
+ * there, which is where a checkpoint may come, and then does something.
+ *
+ *	pid 1		starts the others, reaps, says how they ended
+ *	tracer		attaches, leads the tracee to the stop, parks, goes on
+ *	tracee		does the deed that has the stop in it
+ *	second		the other thread of its process, which is parked in a read, if the
+ *			cell has one
+ *	child		who is born in the deed
+ *
+ * Each writes down what it sees, under such a name and not under its number: what is born
+ * after a restart may have another. The order is kept within each name only.
+ */
+#ifndef CELL_H
+#define CELL_H
+
+#define _GNU_SOURCE
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum deed {
+	DEED_NONE,		/* nothing but the end */
+	DEED_STEPS,
+	DEED_SYSCALL,
+	DEED_READ,		/* blocks until it is fed */
+	DEED_KILL,		/* SIGUSR1 to the process */
+	DEED_TGKILL,		/* and to the thread */
+	DEED_QUEUE,		/* a real-time signal with a value */
+	DEED_ALTSTACK,
+	DEED_FATAL,
+	DEED_SEGV,
+	DEED_INT3,
+	DEED_IGNORED,
+	DEED_TIMER,
+	DEED_STOP,		/* SIGSTOP */
+	DEED_TSTP,
+	DEED_FORK,
+	DEED_VFORK,
+	DEED_CLONE,
+	DEED_EXEC,
+	DEED_SECCOMP,
+};
+
+/* How the tracee gets from its mark to the stop. */
+enum lead {
+	LEAD_SIGNAL,
+	LEAD_SENT,		/* the tracer sends the signal into a read */
+	LEAD_GROUP,
+	LEAD_LISTEN,
+	LEAD_INTERRUPT,
+	LEAD_INTERRUPT_READ,
+	LEAD_EVENT,
+	LEAD_NEWBORN,
+	LEAD_ENTER,
+	LEAD_EXIT,
+	LEAD_SYSEMU,
+	LEAD_SYSEMU_STEP,
+	LEAD_STEP,
+	LEAD_BLOCK,
+	LEAD_STEP_SYSCALL,
+	LEAD_HANDLER,
+	LEAD_KILLED,		/* PTRACE_EVENT_EXIT of one that a signal kills */
+};
+
+struct stop {
+	const char *name;
+	enum deed deed;
+	enum lead lead;
+	int arg;		/* the signal, or the event */
+	int options;		/* PTRACE_O_*, besides those that all have */
+	bool plain;		/* without PTRACE_O_TRACESYSGOOD */
+	bool restarts;		/* SIGUSR1 has SA_RESTART */
+};
+
+enum way { WAY_TRACEME, WAY_ATTACH, WAY_SEIZE, NR_WAYS };
+
+enum next {
+	NEXT_CONT,		/* with what the stop was about */
+	NEXT_CONT_0,
+	NEXT_CONT_SIG,		/* with another signal, which has a handler */
+	NEXT_CONT_FATAL,
+	NEXT_CONT_STOP,
+	NEXT_SYSCALL,
+	NEXT_STEP,
+	NEXT_BLOCK,
+	NEXT_SYSEMU,
+	NEXT_SYSEMU_STEP,
+	NEXT_LISTEN,
+	NEXT_INTERRUPT,
+	NEXT_CHANGE_NR,
+	NEXT_SKIP_NR,
+	NEXT_SETREGS,
+	NEXT_POKE_AX,
+	NEXT_POKE,
+	NEXT_SETSIGINFO,
+	NEXT_SETSIGMASK,
+	NEXT_SETOPTIONS,
+	NEXT_QUEUE,		/* sends it a signal, then CONT */
+	NEXT_SIGCONT,
+	NEXT_DETACH,
+	NEXT_DETACH_SIG,
+	NEXT_KILL,		/* PTRACE_KILL */
+	NEXT_SIGKILL,
+	NEXT_EXIT,		/* the tracer exits */
+	NEXT_KILLED,
+	NEXT_EXITKILL,		/* exits, with PTRACE_O_EXITKILL */
+	NR_NEXTS
+};
+
+enum threads {
+	THREADS_ONE,
+	THREADS_TWO,
+	THREADS_TWO_TRACED,
+	THREADS_OTHER,		/* the tracee is the second one; the first parks */
+	NR_THREADS
+};
+
+struct cell {
+	const struct stop *stop;
+	enum way way;
+	enum next next;
+	bool collected;
+	enum threads threads;
+	/* SINGLESTEP in place of SINGLEBLOCK: the run without the feature */
+	bool absent;
+	const char *name;
+	const char *program;
+};
+
+enum role { ROLE_INIT, ROLE_TRACER, ROLE_TRACEE, ROLE_SECOND, ROLE_CHILD, NR_ROLES };
+
+/* A file that all have mapped, so that it outlives each of them. */
+struct shared {
+	int pids[ROLE_CHILD];
+	int poked;
+	int tracee_waits;	/* for the tracer to attach */
+	int second_parks;
+	int execed;		/* the tracee has, and is the only thread */
+	int thread_born;	/* the child is one */
+	int counter;		/* a descriptor that an exec leaves open */
+	unsigned int used;
+	char text[1 << 14];
+};
+
+extern struct shared *shared;
+
+/* Pipes, and a file whose offset counts: a system call on it shows that it was done. */
+struct channels {
+	int go[2];		/* tracer to tracee: you are attached */
+	int feed[2];		/* tracer to tracee: lets DEED_READ end */
+	int park[2];		/* nobody ever writes to it */
+	int counter;
+};
+
+extern struct channels channels;
+
+/* table.c */
+bool cell_parse(struct cell *cell, const char *name);
+void cells_list(unsigned int stop);
+
+/* look.c */
+void die(const char *what);
+const char *role_name(pid_t pid);
+void map_shared(void);
+void observe(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_open(const char *path);
+void log_line(const char *role, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+void log_end(const char *role, int status);
+void log_stop(pid_t pid, int status);
+char state_of(pid_t pid);
+
+/* tracee.c */
+void tracee(const struct cell *cell) __attribute__((noreturn));
+void tracee_after_exec(void) __attribute__((noreturn));
+void elsewhere(void) __attribute__((noreturn));
+extern const char counted_syscall[];
+
+/* lead.c */
+long trace(const char *what, int request, pid_t pid, unsigned long addr, unsigned long data);
+void must(const char *what, int request, pid_t pid, unsigned long addr, unsigned long data);
+void collect(pid_t pid);
+pid_t attach(const struct cell *cell);
+pid_t lead(const struct cell *cell, pid_t tracee, pid_t *born);
+void give_up(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* tracer.c */
+void tracer(const struct cell *cell) __attribute__((noreturn));
+
+#endif
