@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, doctor, inspect, kernel, list, nested, rootfs, scenario, shell, speed, sweep,
-    torture,
+    clean, clones, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario, shell, speed,
+    sweep, torture,
 };
 use crate::context::Context;
 
@@ -52,6 +52,8 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for what breaks
     Torture(torture::TortureArgs),
+    /// Checkpoint tracees in every ptrace stop there is, and compare what is seen
+    Matrix(matrix::MatrixArgs),
     /// Build the guest's kernel, or write its series as mails
     Kernel(kernel::KernelCommand),
     /// Build the guest's read-only disks
@@ -79,6 +81,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Torture(args) => torture::run(&args, context),
+            Self::Matrix(args) => matrix::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),

@@ -84,7 +84,7 @@ impl Progress for Terminal {
             if let Some(bar) = &step.bar {
                 if bar.length().is_none() {
                     bar.set_style(style(
-                        "{spinner} {msg} {wide_bar} {percent:>3} % {elapsed:.dim}",
+                        "{spinner} {msg} {wide_bar} {percent:>3} % {elapsed:.dim}, {eta} left",
                     ));
                 }
                 bar.set_length(total);
@@ -92,7 +92,10 @@ impl Progress for Terminal {
             } else if step.told.elapsed() >= PERIOD {
                 step.told = Instant::now();
                 let percent = (done * 100).checked_div(total).unwrap_or_default();
-                eprintln!("crucible: {}: {percent} %", step.name);
+                let elapsed = step.began.elapsed().as_secs();
+                let left = (elapsed * total.saturating_sub(done)).checked_div(done);
+                let left = left.map_or(String::new(), |left| format!(", {left} s left"));
+                eprintln!("crucible: {}: {percent} %{left}", step.name);
             }
         });
     }

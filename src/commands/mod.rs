@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod inspect;
 pub mod kernel;
 pub mod list;
+pub mod matrix;
 pub mod nested;
 pub mod rootfs;
 pub mod scenario;

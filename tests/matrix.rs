@@ -1,0 +1,86 @@
+//! A fixed sample of the matrix of ptrace stops: every cell of it that the API allows is the
+//! same after a restart, and each stop and each way of attaching is in it.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// So that each stop, each way, each next and so on has a cell that is more than excluded.
+const EVERY: &str = "101";
+
+/// What a cell of the sample may be. A refusal counts apart: see below.
+const FINE: [&str; 5] = [
+    "passed",
+    "refused",
+    "excluded",
+    "no-such-stop",
+    "indistinguishable",
+];
+
+/// Why checkpoint(2) may refuse one; docs/special-cases.md has both.
+const REFUSALS: [&str; 2] = ["seccomp", "its first thread has exited before the others"];
+
+fn text<'a>(cell: &'a Value, field: &str) -> &'a str {
+    cell[field].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["-q", "matrix", "ptrace", "--json", "--allow-refused"])
+        .args(["--every", EVERY])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        panic!("no report ({error}): {errors}")
+    });
+    let cells = report["cells"].as_array().expect("an array of cells");
+    let bad: Vec<_> = cells
+        .iter()
+        .filter(|cell| !FINE.contains(&text(cell, "class")))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert_eq!(output.status.code(), Some(0), "{}", report["counts"]);
+
+    // That nothing failed says little where nothing was tried.
+    for class in ["passed", "excluded", "no-such-stop"] {
+        let count = report["counts"][class].as_u64().unwrap_or_default();
+        assert!(count > 0, "no cell is {class}: {}", report["counts"]);
+    }
+    let passed = report["counts"]["passed"].as_u64().unwrap_or_default();
+    assert!(passed > 150, "{}", report["counts"]);
+    for cell in cells
+        .iter()
+        .filter(|cell| text(cell, "class") == "excluded")
+    {
+        let why = text(cell, "why");
+        let errno = why.rsplit(' ').next().unwrap_or_default();
+        assert!(errno.starts_with('E'), "excluded without an errno: {cell}");
+    }
+
+    let part = |cell: &Value, nth: usize| {
+        let part = text(cell, "cell").split('/').nth(nth).map(str::to_owned);
+        part.expect("a name of five parts")
+    };
+    for nth in 0..5 {
+        let all: BTreeSet<_> = cells.iter().map(|cell| part(cell, nth)).collect();
+        let tried: BTreeSet<_> = cells
+            .iter()
+            .filter(|cell| {
+                ["passed", "refused", "indistinguishable"].contains(&text(cell, "class"))
+            })
+            .map(|cell| part(cell, nth))
+            .collect();
+        assert_eq!(all, tried, "no cell of some was more than excluded");
+    }
+    for cell in cells.iter().filter(|cell| text(cell, "class") == "refused") {
+        let why = text(cell, "why");
+        assert!(
+            REFUSALS.iter().any(|reason| why.contains(reason)),
+            "{cell:#}"
+        );
+    }
+}
