@@ -14,16 +14,6 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         &["pid 3: a socket", "pid 3: refused: fd 3 cannot be saved"],
     ),
     (
-        "eventfd",
-        "EOPNOTSUPP",
-        &["[eventfd]", "fd 3 cannot be saved"],
-    ),
-    (
-        "epoll",
-        "EOPNOTSUPP",
-        &["[eventpoll]", "fd 3 cannot be saved"],
-    ),
-    (
         "inotify",
         "EOPNOTSUPP",
         &["inotify", "fd 3 cannot be saved"],

@@ -155,6 +155,25 @@ layout!(
     }
 );
 layout!(
+    /// `struct ckpt_eventfd`
+    Eventfd { count: u64, semaphore: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_signalfd`
+    Signalfd { mask: u64, }
+);
+layout!(
+    /// `struct ckpt_timerfd`
+    Timerfd {
+        clockid: u32, settime_flags: u32, interval: u64, value: i64, ticks: u64, flags: u32,
+        pad: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_epoll` and its first item.
+    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, pad: u32, }
+);
+layout!(
     /// `struct ckpt_trailer`
     Trailer { nr_records: u64, nr_objects: u64, }
 );

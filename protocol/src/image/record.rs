@@ -149,6 +149,14 @@ kinds! {
     Ptrace = 27,
     /// Breakpoints and watchpoints.
     Debugregs = 28,
+    /// What an eventfd holds.
+    Eventfd = 29,
+    /// What a signalfd gives.
+    Signalfd = 30,
+    /// What a timerfd holds.
+    Timerfd = 31,
+    /// What an epoll file watches.
+    Epoll = 32,
 }
 
 /// One record, its checksum verified.

@@ -7,12 +7,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
@@ -55,28 +52,6 @@ static void socket_pair(void)
 	check(read(ends[1], text, 6) != 6 || strcmp(text, "before"), "read");
 	check(write(ends[1], "after", 5) != 5, "write");
 	check(read(ends[0], text, 5) != 5, "read");
-}
-
-static void event(void)
-{
-	uint64_t count = 0;
-	int fd = eventfd(5, 0);
-
-	check(fd < 0, "eventfd");
-	stop_here();
-	check(read(fd, &count, sizeof(count)) != sizeof(count) || count != 5, "read");
-}
-
-static void epoll(void)
-{
-	struct epoll_event event = { .events = EPOLLIN, .data.u32 = 9 };
-	int fd = epoll_create1(0), ends[2];
-
-	check(fd < 0 || pipe(ends), "epoll");
-	check(epoll_ctl(fd, EPOLL_CTL_ADD, ends[0], &event), "epoll_ctl");
-	stop_here();
-	check(write(ends[1], "", 1) != 1, "write");
-	check(epoll_wait(fd, &event, 1, -1) != 1 || event.data.u32 != 9, "epoll_wait");
 }
 
 static void inotify(void)
@@ -165,10 +140,9 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
-	{ "socket", socket_pair }, { "eventfd", event },       { "epoll", epoll },
-	{ "inotify", inotify },	   { "lock", lock },	       { "fifo", fifo },
-	{ "timer", timer },	   { "mlock", locked_memory }, { "seccomp", seccomp },
-	{ "semaphore", semaphore },
+	{ "socket", socket_pair },  { "inotify", inotify }, { "lock", lock },
+	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
+	{ "seccomp", seccomp },	    { "semaphore", semaphore },
 };
 
 int main(int argc, char **argv)

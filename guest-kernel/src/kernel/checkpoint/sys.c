@@ -64,6 +64,8 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	}
 	ckpt_gate_put(ctx->gate);
 	ckpt_free_proc_mems(ctx);
+	ckpt_free_timerfds(ctx);
+	ckpt_free_epolls(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -90,6 +92,8 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
 	INIT_LIST_HEAD(&ctx->proc_mems);
+	INIT_LIST_HEAD(&ctx->timerfds);
+	INIT_LIST_HEAD(&ctx->epolls);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {

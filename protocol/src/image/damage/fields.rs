@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace, Regs, Rlimit,
-    Sigaction, Siginfo, Signal, Task, Trailer, Tree, Vma,
+    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace,
+    Regs, Rlimit, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer, Tree, Vma,
 };
 use crate::image::record::Kind;
 
@@ -100,7 +100,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(5) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(9) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
@@ -136,6 +136,15 @@ fn shape(kind: Kind) -> Option<Shape> {
             Choice(1) => has_info;
         }),
         Kind::Debugregs => Some(Shape { size: 8, many: true, fields: &[(0, 8, Address), (0, 8, Flags)] }),
+        Kind::Eventfd => shape!(false, Eventfd { Count => count pad; Choice(1) => semaphore; }),
+        Kind::Signalfd => shape!(false, Signalfd { Flags => mask; }),
+        Kind::Timerfd => shape!(false, Timerfd {
+            Choice(9) => clockid; Flags => settime_flags flags; Time => interval value;
+            Count => ticks pad;
+        }),
+        Kind::Epoll => shape!(false, Epoll {
+            Count => fd nr data item_fd pad; Flags => events; Choice(1) => ready;
+        }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.
         Kind::Xstate => Some(Shape {
