@@ -28,7 +28,11 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: fifo: a named pipe", "fd 3 cannot be saved"],
     ),
-    ("timer", "EOPNOTSUPP", &["pid 3: refused: POSIX timers"]),
+    (
+        "timer",
+        "EOPNOTSUPP",
+        &["pid 3: refused: POSIX timer 0 by clock 2"],
+    ),
     (
         "mlock",
         "EOPNOTSUPP",

@@ -307,6 +307,7 @@ static const struct {
 } cases[] = {
 	{ "eventfd", eventfds }, { "signalfd", signalfds }, { "timerfd", timerfds },
 	{ "memfd", memfds },	 { "epoll", epolls },	    { "nested", nested },
+	{ "timers", timers },
 };
 
 int main(int argc, char **argv)

@@ -19,5 +19,6 @@ void timerfds(void);
 void memfds(void);
 void epolls(void);
 void nested(void);
+void timers(void);
 
 #endif

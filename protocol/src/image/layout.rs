@@ -174,6 +174,14 @@ layout!(
     Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, pad: u32, }
 );
 layout!(
+    /// `struct ckpt_posix_timer`
+    PosixTimer {
+        id: u32, clockid: u32, notify: u32, signo: i32, sival: u64, thread: u32, flags: u32,
+        interval: u64, value: i64, overrun: i64, overrun_last: i64, requeue_pending: i32,
+        pad: u32,
+    }
+);
+layout!(
     /// `struct ckpt_trailer`
     Trailer { nr_records: u64, nr_objects: u64, }
 );

@@ -157,6 +157,8 @@ kinds! {
     Timerfd = 31,
     /// What an epoll file watches.
     Epoll = 32,
+    /// A POSIX timer.
+    PosixTimer = 33,
 }
 
 /// One record, its checksum verified.

@@ -189,6 +189,13 @@ bool ckpt_sem_undo_empty(const struct task_struct *t);
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);
 
+/* kernel/time/posix-timers.c */
+int ckpt_timer_create(const struct ckpt_posix_timer *rec);
+int ckpt_timer_bind(timer_t id, pid_t thread);
+int ckpt_timer_queue(struct sigpending *pending,
+		     const struct kernel_siginfo *info);
+void ckpt_timer_arm(const struct ckpt_posix_timer *rec);
+
 /* kernel/signal.c */
 int ckpt_sigqueue_add(struct sigpending *pending,
 		      const struct kernel_siginfo *info, bool queued);

@@ -92,6 +92,7 @@ struct ckpt_ctx {
 	struct list_head proc_mems;	/* see procmem.c */
 	struct list_head timerfds;	/* see timerfd.c */
 	struct list_head epolls;	/* see epoll.c */
+	struct list_head posix_timers;	/* see posix_timers.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -184,6 +185,13 @@ int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
 void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
+
+/* posix_timers.c */
+int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_restore_posix_timer(struct ckpt_ctx *ctx);
+int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_free_posix_timers(struct ckpt_ctx *ctx);
 
 /* mm.c, vma.c, pages.c */
 int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref);

@@ -88,6 +88,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_siginfo(ctx);
 	case CKPT_REC_TIMERS:
 		return ckpt_restore_timers(ctx);
+	case CKPT_REC_POSIX_TIMER:
+		return ckpt_restore_posix_timer(ctx);
 	case CKPT_REC_REGS:
 		return ckpt_restore_regs(ctx);
 	case CKPT_REC_XSTATE:
@@ -122,10 +124,10 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 		return ckpt_err(ctx, -EINVAL,
 				"section lacks a record (has %#llx, needs %#llx)",
 				ctx->seen, must);
-	if ((!leader && ctx->seen & (process | alive)) ||
-	    (zombie && ctx->seen & (alive | SEEN(REGS) | SEEN(XSTATE) |
-				    SEEN(MM) | SEEN(FILES) | SEEN(SIGINFO) |
-				    SEEN(DEBUGREGS))))
+	if ((!leader && ctx->seen & (process | alive | SEEN(POSIX_TIMER))) ||
+	    (zombie && ctx->seen & (alive | SEEN(POSIX_TIMER) | SEEN(REGS) |
+				    SEEN(XSTATE) | SEEN(MM) | SEEN(FILES) |
+				    SEEN(SIGINFO) | SEEN(DEBUGREGS))))
 		return ckpt_err(ctx, -EINVAL, "section has a record too many");
 	return 0;
 }
@@ -264,6 +266,7 @@ static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	ckpt_set_restart_block(&ct->rec, ctx->mono_delta);
 	if (ct->tree.flags & CKPT_TREE_LEADER)
 		ckpt_arm_timers(&ct->timers);
+	ckpt_arm_posix_timers(ctx, ct);
 	spin_lock_irq(&current->sighand->siglock);
 	current->blocked.sig[0] = ct->rec.blocked &
 		~(sigmask(SIGKILL) | sigmask(SIGSTOP));
@@ -418,6 +421,8 @@ static int ckpt_task_main(void *arg)
 		ret = ckpt_bind_proc_mems(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort))
 		ret = ckpt_add_epoll_items(ctx, ct);
+	if (!ret && !READ_ONCE(ctx->abort))
+		ret = ckpt_bind_posix_timers(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort)) {
 		park(ctx);
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||

@@ -66,6 +66,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	ckpt_free_proc_mems(ctx);
 	ckpt_free_timerfds(ctx);
 	ckpt_free_epolls(ctx);
+	ckpt_free_posix_timers(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -94,6 +95,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	INIT_LIST_HEAD(&ctx->proc_mems);
 	INIT_LIST_HEAD(&ctx->timerfds);
 	INIT_LIST_HEAD(&ctx->epolls);
+	INIT_LIST_HEAD(&ctx->posix_timers);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {

@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace,
-    Regs, Rlimit, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer, Tree, Vma,
+    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, PosixTimer,
+    Ptrace, Regs, Rlimit, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer, Tree, Vma,
 };
 use crate::image::record::Kind;
 
@@ -128,7 +128,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => is_child_subreaper has_child_subreaper group_stop_count; Score => oom_score_adj_min;
             Time => utime stime cutime cstime;
         }),
-        Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared queued; Number => signo; }),
+        Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared; Choice(2) => queued; Number => signo; }),
         Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),
         Kind::Ptrace => shape!(false, Ptrace {
             Pid => tracer; Flags => flags exit_code message jobctl work;
@@ -144,6 +144,11 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Epoll => shape!(false, Epoll {
             Count => fd nr data item_fd pad; Flags => events; Choice(1) => ready;
+        }),
+        Kind::PosixTimer => shape!(false, PosixTimer {
+            Count => id pad requeue_pending overrun overrun_last; Choice(11) => clockid;
+            Choice(4) => notify; Number => signo; Pid => thread; Flags => flags sival;
+            Time => interval value;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.

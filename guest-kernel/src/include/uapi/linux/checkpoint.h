@@ -67,6 +67,7 @@ enum ckpt_rec_type {
 	CKPT_REC_SIGNALFD	= 30,
 	CKPT_REC_TIMERFD	= 31,
 	CKPT_REC_EPOLL		= 32,
+	CKPT_REC_POSIX_TIMER	= 33,
 	CKPT_REC_MAX_TYPE
 };
 
@@ -470,16 +471,58 @@ struct ckpt_rlimit {
 struct ckpt_siginfo {
 	__u32 shared;
 	__u32 signo;
-	__u32 queued;		/* 0: only the bit is set, info did not fit */
+	__u32 queued;		/* 0: only the bit is set, info did not fit;
+				 * 2: the own one of the timer info.si_tid
+				 */
 	__u32 pad;
 	__u8 info[48];		/* struct kernel_siginfo, zero padded */
 };
 
-/* CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns */
+/*
+ * CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns
+ */
 struct ckpt_timers {
 	__u64 real_value, real_interval;
 	__u64 virt_value, virt_interval;
 	__u64 prof_value, prof_interval;
+	__u64 next_posix_timer;	/* id that timer_create(2) tries next */
+};
+
+/* struct ckpt_posix_timer.flags */
+#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is going */
+#define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* it was set to a time */
+
+/**
+ * struct ckpt_posix_timer - CKPT_REC_POSIX_TIMER, before the process' signals
+ * @id: as timer_create(2) gave it
+ * @clockid: as timer_create(2) was told
+ * @notify: SIGEV_*
+ * @signo: signal
+ * @sival: what comes with it
+ * @thread: thread id that SIGEV_THREAD_ID sends it to, else 0
+ * @flags: CKPT_POSIX_TIMER_*
+ * @interval: ns, 0 for none
+ * @value: when it expires or did: with CKPT_POSIX_TIMER_ABS a time of its
+ *	clock, else what is left, which is negative after it; ns
+ * @overrun: of the expiration whose signal comes next, less one
+ * @overrun_last: of the signal that was taken last
+ * @requeue_pending: number of the expiration, as the kernel has it
+ * @pad: 0
+ */
+struct ckpt_posix_timer {
+	__u32 id;
+	__u32 clockid;
+	__u32 notify;
+	__s32 signo;
+	__u64 sival;
+	__u32 thread;
+	__u32 flags;
+	__u64 interval;
+	__s64 value;
+	__s64 overrun;
+	__s64 overrun_last;
+	__s32 requeue_pending;
+	__u32 pad;
 };
 
 /* struct ckpt_ptrace.stop, and what struct ckpt_task.site_arg then is */

@@ -203,8 +203,9 @@ fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>)
 }
 
 /// What an epoll file watches is a line for each descriptor, in the order of the kernel's
-/// addresses, with the inode's number at its end. What is left on a timer (`it_value`) is
-/// another thing at each look.
+/// addresses, with the inode's number at its end. What is left on a timer (`it_value`) and how
+/// often it has expired (`ticks`) are
+/// other things at each look.
 fn watched(name: &str, value: &str) -> (String, String) {
     if name != "tfd" {
         return (name.to_owned(), value.to_owned());
@@ -228,7 +229,7 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
         };
         for line in info.lines() {
             if let Some((name, value)) = line.split_once(':')
-                && !["mnt_id", "ino", "it_value"].contains(&name)
+                && !["mnt_id", "ino", "it_value", "ticks"].contains(&name)
             {
                 let (name, value) = watched(name, value.trim());
                 facts.insert(format!("fd/{fd}.{name}"), value);
