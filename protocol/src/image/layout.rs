@@ -155,6 +155,33 @@ layout!(
     }
 );
 layout!(
+    /// `struct ckpt_eventfd`
+    Eventfd { count: u64, semaphore: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_signalfd`
+    Signalfd { mask: u64, }
+);
+layout!(
+    /// `struct ckpt_timerfd`
+    Timerfd {
+        clockid: u32, settime_flags: u32, interval: u64, value: i64, ticks: u64, flags: u32,
+        pad: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_epoll` and its first item.
+    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_posix_timer`
+    PosixTimer {
+        id: u32, clockid: u32, notify: u32, signo: i32, sival: u64, thread: u32, flags: u32,
+        interval: u64, value: i64, overrun: i64, overrun_last: i64, requeue_pending: i32,
+        pad: u32,
+    }
+);
+layout!(
     /// `struct ckpt_seccomp`
     Seccomp { prev: u32, flags: u32, len: u32, pad: u32, }
 );

@@ -149,8 +149,18 @@ kinds! {
     Ptrace = 27,
     /// Breakpoints and watchpoints.
     Debugregs = 28,
+    /// What an eventfd holds.
+    Eventfd = 29,
+    /// What a signalfd gives.
+    Signalfd = 30,
+    /// What a timerfd holds.
+    Timerfd = 31,
+    /// What an epoll file watches.
+    Epoll = 32,
+    /// A POSIX timer.
+    PosixTimer = 33,
     /// A seccomp filter.
-    Seccomp = 29,
+    Seccomp = 34,
 }
 
 /// One record, its checksum verified.

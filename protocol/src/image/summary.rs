@@ -262,11 +262,15 @@ impl Builder {
         let (file, path) = record.split::<layout::File>()?;
         let path = text(path);
         let what = match file.kind {
-            1 | 6 => path,
+            1 | 10 => path,
             2 => format!("{path} (deleted)"),
             3 => format!("pipe <{}>", file.inode),
             4 => format!("shared memory <{}> {path}", file.inode),
             5 => format!("{path} of {}", file.rdev),
+            6 => "eventfd".to_owned(),
+            7 => "signalfd".to_owned(),
+            8 => "timerfd".to_owned(),
+            9 => "epoll".to_owned(),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(

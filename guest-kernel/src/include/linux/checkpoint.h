@@ -150,6 +150,23 @@ ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
 int ckpt_freeze_at_show(struct seq_file *seq, void *v);
 void ckpt_cgroup_free(struct cgroup *cgrp);
 
+/* fs/eventfd.c, fs/signalfd.c, fs/timerfd.c, fs/eventpoll.c */
+bool ckpt_is_eventfd(const struct file *file);
+int ckpt_eventfd_get(struct file *file, u64 *count, bool *semaphore);
+struct file *ckpt_eventfd_create(u64 count, bool semaphore);
+bool ckpt_is_signalfd(const struct file *file);
+u64 ckpt_signalfd_mask(const struct file *file);
+struct file *ckpt_signalfd_create(u64 wanted);
+bool ckpt_is_timerfd(const struct file *file);
+void ckpt_timerfd_get(struct file *file, struct ckpt_timerfd *rec);
+struct file *ckpt_timerfd_create(const struct ckpt_timerfd *rec);
+void ckpt_timerfd_arm(struct file *file, const struct ckpt_timerfd *rec);
+bool ckpt_is_epoll(const struct file *file);
+struct file *ckpt_epoll_create(void);
+int ckpt_epoll_items(struct file *file, struct ckpt_epoll_item *items,
+		     struct file **files, unsigned int max);
+int ckpt_epoll_settle(int epfd, const struct ckpt_epoll_item *item);
+
 /* fs/proc/base.c */
 bool ckpt_is_proc_mem(const struct file *file);
 
@@ -188,6 +205,13 @@ bool ckpt_sem_undo_empty(const struct task_struct *t);
 
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);
+
+/* kernel/time/posix-timers.c */
+int ckpt_timer_create(const struct ckpt_posix_timer *rec);
+int ckpt_timer_bind(timer_t id, pid_t thread);
+int ckpt_timer_queue(struct sigpending *pending,
+		     const struct kernel_siginfo *info);
+void ckpt_timer_arm(const struct ckpt_posix_timer *rec);
 
 /* kernel/signal.c */
 int ckpt_sigqueue_add(struct sigpending *pending,

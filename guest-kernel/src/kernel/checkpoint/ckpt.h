@@ -90,6 +90,9 @@ struct ckpt_ctx {
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
 	struct ckpt_gate *gate;		/* reference held, see ptrace.c */
 	struct list_head proc_files;	/* see procfs.c */
+	struct list_head timerfds;	/* see timerfd.c */
+	struct list_head epolls;	/* see epoll.c */
+	struct list_head posix_timers;	/* see posix_timers.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -105,7 +108,7 @@ struct ckpt_ctx {
 	unsigned long page_end;		/* its pages are read up to here */
 	bool vma_private;
 	bool vma_kept;			/* as the copied mm has it */
-	u32 seen;			/* record types of this section */
+	u64 seen;			/* record types of this section */
 	u64 cpu_ns;			/* CPU time of all tasks read so far */
 	s64 mono_delta;			/* ns since the checkpoint */
 };
@@ -189,6 +192,13 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
 void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
 
+/* posix_timers.c */
+int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_restore_posix_timer(struct ckpt_ctx *ctx);
+int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_free_posix_timers(struct ckpt_ctx *ctx);
+
 /* mm.c, vma.c, pages.c */
 int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref);
 int ckpt_restore_mm(struct ckpt_ctx *ctx);
@@ -203,7 +213,7 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, inode.c, pipe.c, procfs.c, fs.c */
+/* files.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
@@ -227,6 +237,19 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 		   const struct ckpt_file *rec);
 int ckpt_reopen_procs(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 void ckpt_free_procs(struct ckpt_ctx *ctx);
+u32 ckpt_anon_kind(const struct file *file);
+int ckpt_dump_anon(struct ckpt_ctx *ctx, struct file *file);
+struct file *ckpt_open_anon(struct ckpt_ctx *ctx, const struct ckpt_file *rec);
+int ckpt_dump_timerfd(struct ckpt_ctx *ctx, struct file *file);
+struct file *ckpt_open_timerfd(struct ckpt_ctx *ctx);
+void ckpt_arm_timerfds(struct ckpt_ctx *ctx);
+void ckpt_free_timerfds(struct ckpt_ctx *ctx);
+int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
+		    struct file *file);
+struct file *ckpt_open_epoll(struct ckpt_ctx *ctx);
+int ckpt_restore_epoll(struct ckpt_ctx *ctx);
+int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_free_epolls(struct ckpt_ctx *ctx);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 

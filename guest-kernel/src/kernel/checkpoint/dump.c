@@ -41,6 +41,8 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (!ret && leader && !zombie)
 		ret = ckpt_dump_sighand(ctx, t);
 	if (!ret && leader && !zombie)
+		ret = ckpt_dump_posix_timers(ctx, t);
+	if (!ret && leader && !zombie)
 		ret = ckpt_dump_pending(ctx, t, true);
 	if (!ret && leader && !zombie)
 		ret = ckpt_dump_timers(ctx, t);

@@ -95,6 +95,8 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 	case S_IFSOCK:
 		return ckpt_err(ctx, -EOPNOTSUPP, "a socket");
 	default:
+		if (ckpt_anon_kind(file))
+			return 0;
 		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file of %s", file,
 				inode->i_sb->s_type->name);
 	}
@@ -163,7 +165,10 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 		rec.rdev = inode->i_rdev;
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
-	if (S_ISFIFO(inode->i_mode)) {
+	rec.kind = ckpt_anon_kind(file);
+	if (rec.kind) {
+		ret = 0;
+	} else if (S_ISFIFO(inode->i_mode)) {
 		rec.kind = CKPT_FILE_PIPE;
 		ret = ckpt_dump_pipe(ctx, file, &rec.inode);
 	} else if (is_shmem_object(file)) {
@@ -177,6 +182,8 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	if (!ret)
 		ret = ckpt_write(ctx, CKPT_REC_FILE, *ref, &rec, sizeof(rec),
 				 NULL, 0);
+	if (!ret)
+		ret = ckpt_dump_anon(ctx, file);
 	return ret;
 }
 
@@ -217,6 +224,8 @@ out:
 int ckpt_restore_file(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_file *rec = (const void *)ctx->rbuf;
+	struct ckpt_file copy = *rec;
+	u32 ref = ctx->rec.objref;
 	struct file *file;
 	int ret;
 
@@ -247,15 +256,14 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 		file = ckpt_open_inode(ctx, rec);
 		break;
 	default:
-		return ckpt_err(ctx, -EINVAL, "a file of unknown kind %u",
-				rec->kind);
+		/* which reads the next record */
+		file = ckpt_open_anon(ctx, &copy);
 	}
 	if (IS_ERR(file))
-		return ckpt_err(ctx, PTR_ERR(file), "opening file %u",
-				ctx->rec.objref);
+		return ckpt_err(ctx, PTR_ERR(file), "opening file %u", ref);
 	if (file->f_mode & FMODE_LSEEK)
-		file->f_pos = rec->pos;
-	ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ctx->rec.objref, file);
+		file->f_pos = copy.pos;
+	ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
 	if (ret)
 		fput(file);
 	return ret;
@@ -276,9 +284,30 @@ static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
 	return 0;
 }
 
+/* The epoll files that this table is the first to have; @objs: before it. */
+static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
+		       const struct ckpt_fd *fds, unsigned int n, u32 objs)
+{
+	unsigned int i, j;
+	int ret = 0;
+
+	for (i = 0; i < n && !ret; i++) {
+		struct ckpt_obj *obj = xa_load(&ctx->objs, fds[i].file);
+
+		if (fds[i].file <= objs || !ckpt_is_epoll(obj->ptr))
+			continue;
+		for (j = 0; fds[j].file != fds[i].file; j++)
+			;
+		if (j == i)
+			ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
+	}
+	return ret;
+}
+
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 {
 	unsigned int fd, n = 0, room;
+	u32 objs = ctx->nr_objs;
 	struct ckpt_fd *fds;
 	int ret;
 
@@ -316,6 +345,8 @@ int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 	if (!ret)
 		ret = ckpt_write(ctx, CKPT_REC_FILES, *ref, fds,
 				 n * sizeof(*fds), NULL, 0);
+	if (!ret)
+		ret = dump_epolls(ctx, t, fds, n, objs);
 	kvfree(fds);
 	return ret;
 }

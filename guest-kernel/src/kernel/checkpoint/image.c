@@ -56,6 +56,11 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	EXACT(RLIMITS, struct ckpt_rlimit[RLIM_NLIMITS], false),
 	EXACT(PTRACE, struct ckpt_ptrace, false),
 	EXACT(DEBUGREGS, struct ckpt_debugregs, false),
+	EXACT(EVENTFD, struct ckpt_eventfd, false),
+	EXACT(SIGNALFD, struct ckpt_signalfd, false),
+	EXACT(TIMERFD, struct ckpt_timerfd, false),
+	REC(EPOLL, struct ckpt_epoll, CKPT_REC_MAX, false),
+	EXACT(POSIX_TIMER, struct ckpt_posix_timer, false),
 	REC(SECCOMP, struct ckpt_seccomp, CKPT_REC_MAX, true),
 };
 

@@ -38,7 +38,7 @@
 #include "ptrace.h"
 #include "vfork.h"
 
-#define SEEN(type)	BIT(CKPT_REC_##type)
+#define SEEN(type)	BIT_ULL(CKPT_REC_##type)
 
 static void abort_restart(struct ckpt_ctx *ctx, int err)
 {
@@ -62,6 +62,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_file(ctx);
 	case CKPT_REC_FILES:
 		return ckpt_restore_files(ctx);
+	case CKPT_REC_EPOLL:
+		return ckpt_restore_epoll(ctx);
 	case CKPT_REC_PIPE:
 		return ckpt_restore_pipe(ctx);
 	case CKPT_REC_INODE:
@@ -86,6 +88,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_siginfo(ctx);
 	case CKPT_REC_TIMERS:
 		return ckpt_restore_timers(ctx);
+	case CKPT_REC_POSIX_TIMER:
+		return ckpt_restore_posix_timer(ctx);
 	case CKPT_REC_REGS:
 		return ckpt_restore_regs(ctx);
 	case CKPT_REC_XSTATE:
@@ -109,8 +113,8 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 {
 	bool leader = ct->tree.flags & CKPT_TREE_LEADER;
 	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
-	u32 must = SEEN(TASK), process = SEEN(RLIMITS) | SEEN(SIGNAL);
-	u32 alive = SEEN(SIGHAND) | SEEN(TIMERS);
+	u64 must = SEEN(TASK), process = SEEN(RLIMITS) | SEEN(SIGNAL);
+	u64 alive = SEEN(SIGHAND) | SEEN(TIMERS);
 
 	if (!zombie)
 		must |= SEEN(REGS) | SEEN(XSTATE);
@@ -120,12 +124,12 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 		must |= alive;
 	if ((ctx->seen & must) != must)
 		return ckpt_err(ctx, -EINVAL,
-				"section lacks a record (has %#x, needs %#x)",
+				"section lacks a record (has %#llx, needs %#llx)",
 				ctx->seen, must);
-	if ((!leader && ctx->seen & (process | alive)) ||
-	    (zombie && ctx->seen & (alive | SEEN(REGS) | SEEN(XSTATE) |
-				    SEEN(MM) | SEEN(FILES) | SEEN(SIGINFO) |
-				    SEEN(DEBUGREGS))))
+	if ((!leader && ctx->seen & (process | alive | SEEN(POSIX_TIMER))) ||
+	    (zombie && ctx->seen & (alive | SEEN(POSIX_TIMER) | SEEN(REGS) |
+				    SEEN(XSTATE) | SEEN(MM) | SEEN(FILES) |
+				    SEEN(SIGINFO) | SEEN(DEBUGREGS))))
 		return ckpt_err(ctx, -EINVAL, "section has a record too many");
 	return 0;
 }
@@ -152,10 +156,10 @@ static int read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		if (ctx->rec.type == CKPT_REC_MM &&
 		    !(ct->tree.flags & CKPT_TREE_LEADER))
 			return ckpt_err(ctx, -EINVAL, "memory of a thread's own");
-		if (BIT(ctx->rec.type) & ctx->seen & ONCE)
+		if (BIT_ULL(ctx->rec.type) & ctx->seen & ONCE)
 			return ckpt_err(ctx, -EINVAL, "%s twice in one task",
 					ckpt_rec_name(ctx->rec.type));
-		ctx->seen |= BIT(ctx->rec.type);
+		ctx->seen |= BIT_ULL(ctx->rec.type);
 		ret = restore_record(ctx, ct);
 		if (ret)
 			return ret;
@@ -269,6 +273,7 @@ static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	ckpt_set_restart_block(&ct->rec, ctx->mono_delta);
 	if (ct->tree.flags & CKPT_TREE_LEADER)
 		ckpt_arm_timers(&ct->timers);
+	ckpt_arm_posix_timers(ctx, ct);
 	spin_lock_irq(&current->sighand->siglock);
 	current->blocked.sig[0] = ct->rec.blocked &
 		~(sigmask(SIGKILL) | sigmask(SIGSTOP));
@@ -421,6 +426,10 @@ static int ckpt_task_main(void *arg)
 		ret = ckpt_check_tracees(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort))
 		ret = ckpt_reopen_procs(ctx, ct);
+	if (!ret && !READ_ONCE(ctx->abort))
+		ret = ckpt_add_epoll_items(ctx, ct);
+	if (!ret && !READ_ONCE(ctx->abort))
+		ret = ckpt_bind_posix_timers(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort)) {
 		park(ctx);
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||
@@ -570,6 +579,9 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
 	ckpt_free_procs(ctx);
+	ckpt_arm_timerfds(ctx);
+	ckpt_free_timerfds(ctx);
+	ckpt_free_epolls(ctx);
 	ctx->mono_delta = ktime_get_ns() - ctx->hdr.mono_ns;
 	/* a namespace of its own goes on numbering where it was */
 	if (ctx->tsks[0].tree.pid == 1)

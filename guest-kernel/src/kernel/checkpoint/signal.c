@@ -159,9 +159,8 @@ void ckpt_relink_signal(const struct ckpt_tsk *ct)
 }
 
 /* Copy one queue out of the lock's hold: writing may sleep. */
-static int copy_queue(struct ckpt_ctx *ctx, struct task_struct *t,
-		      struct sigpending *pending, struct ckpt_siginfo **out,
-		      bool shared)
+static int copy_queue(struct task_struct *t, struct sigpending *pending,
+		      struct ckpt_siginfo **out, bool shared)
 {
 	struct ckpt_siginfo *recs;
 	unsigned int n = 0, room = _NSIG;
@@ -181,16 +180,15 @@ static int copy_queue(struct ckpt_ctx *ctx, struct task_struct *t,
 	spin_lock_irq(&t->sighand->siglock);
 	bits = pending->signal;
 	list_for_each_entry(q, &pending->list, list) {
-		if (n >= room || q->flags & SIGQUEUE_PREALLOC) {
+		if (n >= room) {
 			spin_unlock_irq(&t->sighand->siglock);
 			kvfree(recs);
-			return n >= room ? -EAGAIN :
-				ckpt_err(ctx, -EOPNOTSUPP,
-					 "a signal from a POSIX timer is queued");
+			return -EAGAIN;
 		}
 		recs[n].shared = shared;
 		recs[n].signo = q->info.si_signo;
-		recs[n].queued = 1;
+		/* a timer has one of its own; one of a deleted timer is not */
+		recs[n].queued = q->flags & SIGQUEUE_PREALLOC ? 2 : 1;
 		memcpy(recs[n].info, &q->info, sizeof(q->info));
 		sigdelset(&bits, q->info.si_signo);
 		n++;
@@ -212,7 +210,7 @@ int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared)
 	struct ckpt_siginfo *recs;
 	int i, n, ret = 0;
 
-	n = copy_queue(ctx, t, shared ? &t->signal->shared_pending : &t->pending,
+	n = copy_queue(t, shared ? &t->signal->shared_pending : &t->pending,
 		       &recs, shared);
 	if (n < 0)
 		return n;
@@ -226,18 +224,28 @@ int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared)
 int ckpt_restore_siginfo(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_siginfo *rec = (const void *)ctx->rbuf;
+	struct sigpending *pending = rec->shared ?
+		&current->signal->shared_pending : &current->pending;
 	kernel_siginfo_t info;
+	int ret;
 
 	memcpy(&info, rec->info, sizeof(info));
 	if (!valid_signal(rec->signo) || !rec->signo || rec->shared > 1 ||
-	    rec->queued > 1 || rec->signo == SIGKILL ||
+	    rec->queued > 2 || rec->signo == SIGKILL ||
 	    (rec->queued && info.si_signo != rec->signo) ||
-	    (rec->queued && info.si_code == SI_TIMER))
+	    (rec->queued == 2 && info.si_code != SI_TIMER))
 		return ckpt_err(ctx, -EINVAL, "malformed queued signal");
 	if (!rec->queued) {
 		clear_siginfo(&info);
 		info.si_signo = rec->signo;
 	}
-	return ckpt_sigqueue_add(rec->shared ? &current->signal->shared_pending :
-				 &current->pending, &info, rec->queued);
+	if (rec->queued == 2) {
+		ret = ckpt_timer_queue(pending, &info);
+		return ret ? ckpt_err(ctx, ret, "the signal of POSIX timer %d",
+				      info.si_tid) : 0;
+	}
+	/* a deleted timer's: nothing comes of its being taken */
+	if (info.si_code == SI_TIMER)
+		info.si_sys_private = 0;
+	return ckpt_sigqueue_add(pending, &info, rec->queued);
 }

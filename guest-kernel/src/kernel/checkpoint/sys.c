@@ -64,6 +64,9 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	}
 	ckpt_gate_put(ctx->gate);
 	ckpt_free_procs(ctx);
+	ckpt_free_timerfds(ctx);
+	ckpt_free_epolls(ctx);
+	ckpt_free_posix_timers(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -90,6 +93,9 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
 	INIT_LIST_HEAD(&ctx->proc_files);
+	INIT_LIST_HEAD(&ctx->timerfds);
+	INIT_LIST_HEAD(&ctx->epolls);
+	INIT_LIST_HEAD(&ctx->posix_timers);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {

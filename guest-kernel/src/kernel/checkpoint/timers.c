@@ -41,8 +41,6 @@ int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	struct ckpt_timers rec = { };
 
-	if (!hlist_empty(&t->signal->posix_timers))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%s: POSIX timers", t->comm);
 	spin_lock_irq(&t->sighand->siglock);
 	if (hrtimer_active(&t->signal->real_timer)) {
 		s64 left = ktime_to_ns(hrtimer_get_remaining(&t->signal->real_timer));
@@ -53,6 +51,7 @@ int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t)
 	spin_unlock_irq(&t->sighand->siglock);
 	rec.virt_value = cpu_timer_left(t, CPUCLOCK_VIRT, &rec.virt_interval);
 	rec.prof_value = cpu_timer_left(t, CPUCLOCK_PROF, &rec.prof_interval);
+	rec.next_posix_timer = READ_ONCE(t->signal->next_posix_timer_id);
 	return ckpt_write(ctx, CKPT_REC_TIMERS, 0, &rec, sizeof(rec), NULL, 0);
 }
 
@@ -65,6 +64,8 @@ int ckpt_restore_timers(struct ckpt_ctx *ctx)
 	for (i = 0; i < sizeof(*rec) / sizeof(*ns); i++)
 		if (ns[i] > KTIME_MAX)
 			return ckpt_err(ctx, -EINVAL, "malformed interval timer");
+	if (rec->next_posix_timer > INT_MAX)
+		return ckpt_err(ctx, -EINVAL, "malformed interval timer");
 	ckpt_current(ctx)->timers = *rec;
 	return 0;
 }
@@ -89,6 +90,7 @@ void ckpt_arm_timers(const struct ckpt_timers *rec)
 {
 	struct signal_struct *sig = current->signal;
 
+	WRITE_ONCE(sig->next_posix_timer_id, rec->next_posix_timer);
 	spin_lock_irq(&current->sighand->siglock);
 	sig->it_real_incr = ns_to_ktime(rec->real_interval);
 	if (rec->real_value)

@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/security.h>
+#include <linux/shmem_fs.h>
 
 #include "ckpt.h"
 
@@ -63,6 +64,16 @@ static vm_flags_t advice_flags(u32 advice)
 	return vm;
 }
 
+/* Of one that forbids new mappings to write: this one may. */
+static bool is_unsealed(struct vm_area_struct *vma)
+{
+	struct file *file = vma->vm_file;
+
+	return vma->vm_flags & VM_SHARED && vma->vm_flags & VM_MAYWRITE &&
+	       file && shmem_mapping(file->f_mapping) &&
+	       SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE;
+}
+
 /* The kernel's own, such as a vdso */
 static bool is_special(struct vm_area_struct *vma)
 {
@@ -112,6 +123,8 @@ static const char *describe_vma(struct vm_area_struct *vma,
 		return "special";
 	if (vma->vm_file) {
 		rec->kind = CKPT_VMA_FILE;
+		if (is_unsealed(vma))
+			rec->advice |= CKPT_VMA_UNSEALED;
 		rec->offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
 	}
 	return NULL;
@@ -176,6 +189,8 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 
 static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 {
+	bool unsealed = rec->advice & CKPT_VMA_UNSEALED;
+	u32 advice = rec->advice & ~CKPT_VMA_UNSEALED;
 	u32 type = rec->flags & MAP_TYPE;
 
 	if (rec->start < ctx->mm_end || rec->start >= rec->end ||
@@ -184,7 +199,9 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 		return false;
 	if (rec->prot & ~(PROT_READ | PROT_WRITE | PROT_EXEC) ||
 	    rec->flags & ~(MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE) ||
-	    vma_advice(advice_flags(rec->advice)) != rec->advice)
+	    vma_advice(advice_flags(advice)) != advice)
+		return false;
+	if (unsealed && (rec->kind != CKPT_VMA_FILE || type != MAP_SHARED))
 		return false;
 	switch (rec->kind) {
 	case CKPT_VMA_VDSO:
@@ -271,6 +288,27 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 }
 
 /*
+ * A mapping that is older than the seal which would forbid it. Only the task
+ * whose turn it is can see the file without that seal.
+ */
+static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
+			struct file *file)
+{
+	unsigned int *seals;
+	int ret;
+
+	if (!shmem_mapping(file->f_mapping))
+		return -EINVAL;
+	seals = &SHMEM_I(file_inode(file))->seals;
+	if (!(*seals & F_SEAL_FUTURE_WRITE))
+		return -EINVAL;
+	*seals &= ~F_SEAL_FUTURE_WRITE;
+	ret = map_vma(ctx, rec, file);
+	*seals |= F_SEAL_FUTURE_WRITE;
+	return ret;
+}
+
+/*
  * Unmaps what the copy of the parent's mm has there. A special mapping cannot
  * be split; one that has to make room goes whole, since the image has no part
  * of one.
@@ -326,6 +364,8 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 	}
 	if (rec->kind == CKPT_VMA_VDSO)
 		ret = ckpt_map_vdso(rec->start, rec->end - rec->start);
+	else if (rec->advice & CKPT_VMA_UNSEALED)
+		ret = map_unsealed(ctx, rec, file);
 	else
 		ret = map_vma(ctx, rec, file);
 	return ret ? ckpt_err(ctx, ret, "mapping %llx-%llx", rec->start, rec->end)

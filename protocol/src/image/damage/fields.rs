@@ -7,8 +7,9 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, Ptrace, Regs, Rlimit,
-    Seccomp, Sigaction, Siginfo, Signal, Task, Trailer, Tree, Vma,
+    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, PosixTimer,
+    Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer,
+    Tree, Vma,
 };
 use crate::image::record::Kind;
 
@@ -100,7 +101,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(6) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(10) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
@@ -128,7 +129,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => is_child_subreaper has_child_subreaper group_stop_count; Score => oom_score_adj_min;
             Time => utime stime cutime cstime;
         }),
-        Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared queued; Number => signo; }),
+        Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared; Choice(2) => queued; Number => signo; }),
         Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),
         Kind::Ptrace => shape!(false, Ptrace {
             Pid => tracer; Flags => flags exit_code message jobctl work;
@@ -138,6 +139,20 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Debugregs => Some(Shape { size: 8, many: true, fields: &[(0, 8, Address), (0, 8, Flags)] }),
         Kind::Seccomp => shape!(false, Seccomp {
             Ref(Kind::Seccomp) => prev; Flags => flags; Count => len pad;
+        }),
+        Kind::Eventfd => shape!(false, Eventfd { Count => count pad; Choice(1) => semaphore; }),
+        Kind::Signalfd => shape!(false, Signalfd { Flags => mask; }),
+        Kind::Timerfd => shape!(false, Timerfd {
+            Choice(9) => clockid; Flags => settime_flags flags; Time => interval value;
+            Count => ticks pad;
+        }),
+        Kind::Epoll => shape!(false, Epoll {
+            Count => fd nr data item_fd pad; Flags => events; Choice(1) => ready;
+        }),
+        Kind::PosixTimer => shape!(false, PosixTimer {
+            Count => id pad requeue_pending overrun overrun_last; Choice(11) => clockid;
+            Choice(4) => notify; Number => signo; Pid => thread; Flags => flags sival;
+            Time => interval value;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.

@@ -36,7 +36,7 @@ const EDGES: [u64; 12] = [
 const STRUCTURE: usize = 512;
 
 /// The types of record that an image can hold: 1 up to and with this.
-const LAST_TYPE: u32 = 29;
+const LAST_TYPE: u32 = 34;
 
 /// `CKPT_VMA_VDSO`.
 const VDSO: u32 = 3;

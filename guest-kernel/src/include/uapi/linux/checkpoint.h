@@ -63,7 +63,12 @@ enum ckpt_rec_type {
 	CKPT_REC_RLIMITS	= 26,
 	CKPT_REC_PTRACE		= 27,
 	CKPT_REC_DEBUGREGS	= 28,
-	CKPT_REC_SECCOMP	= 29,	/* object */
+	CKPT_REC_EVENTFD	= 29,
+	CKPT_REC_SIGNALFD	= 30,
+	CKPT_REC_TIMERFD	= 31,
+	CKPT_REC_EPOLL		= 32,
+	CKPT_REC_POSIX_TIMER	= 33,
+	CKPT_REC_SECCOMP	= 34,	/* object */
 	CKPT_REC_MAX_TYPE
 };
 
@@ -291,7 +296,11 @@ enum ckpt_file_kind {
 	CKPT_FILE_PIPE		= 3,	/* an end of the pipe @inode */
 	CKPT_FILE_SHMEM		= 4,	/* shared anonymous memory or memfd */
 	CKPT_FILE_PROC_MEM	= 5,	/* /proc/PID/mem: @rdev says whose */
-	CKPT_FILE_PROC		= 6,	/* in /proc: by path, opened anew */
+	CKPT_FILE_EVENTFD	= 6,	/* CKPT_REC_EVENTFD comes next */
+	CKPT_FILE_SIGNALFD	= 7,	/* CKPT_REC_SIGNALFD comes next */
+	CKPT_FILE_TIMERFD	= 8,	/* CKPT_REC_TIMERFD comes next */
+	CKPT_FILE_EPOLL		= 9,	/* CKPT_REC_EPOLL follows CKPT_REC_FILES */
+	CKPT_FILE_PROC		= 10,	/* in /proc: by path, opened anew */
 };
 
 /**
@@ -397,6 +406,7 @@ enum ckpt_vma_kind {
 #define CKPT_VMA_RANDOM		(1U << 4)
 #define CKPT_VMA_HUGEPAGE	(1U << 5)
 #define CKPT_VMA_NOHUGEPAGE	(1U << 6)
+#define CKPT_VMA_UNSEALED	(1U << 7)	/* before F_SEAL_FUTURE_WRITE */
 
 struct ckpt_vma {
 	__u64 start;
@@ -465,16 +475,58 @@ struct ckpt_rlimit {
 struct ckpt_siginfo {
 	__u32 shared;
 	__u32 signo;
-	__u32 queued;		/* 0: only the bit is set, info did not fit */
+	__u32 queued;		/* 0: only the bit is set, info did not fit;
+				 * 2: the own one of the timer info.si_tid
+				 */
 	__u32 pad;
 	__u8 info[48];		/* struct kernel_siginfo, zero padded */
 };
 
-/* CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns */
+/*
+ * CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns
+ */
 struct ckpt_timers {
 	__u64 real_value, real_interval;
 	__u64 virt_value, virt_interval;
 	__u64 prof_value, prof_interval;
+	__u64 next_posix_timer;	/* id that timer_create(2) tries next */
+};
+
+/* struct ckpt_posix_timer.flags */
+#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is going */
+#define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* it was set to a time */
+
+/**
+ * struct ckpt_posix_timer - CKPT_REC_POSIX_TIMER, before the process' signals
+ * @id: as timer_create(2) gave it
+ * @clockid: as timer_create(2) was told
+ * @notify: SIGEV_*
+ * @signo: signal
+ * @sival: what comes with it
+ * @thread: thread id that SIGEV_THREAD_ID sends it to, else 0
+ * @flags: CKPT_POSIX_TIMER_*
+ * @interval: ns, 0 for none
+ * @value: when it expires or did: with CKPT_POSIX_TIMER_ABS a time of its
+ *	clock, else what is left, which is negative after it; ns
+ * @overrun: of the expiration whose signal comes next, less one
+ * @overrun_last: of the signal that was taken last
+ * @requeue_pending: number of the expiration, as the kernel has it
+ * @pad: 0
+ */
+struct ckpt_posix_timer {
+	__u32 id;
+	__u32 clockid;
+	__u32 notify;
+	__s32 signo;
+	__u64 sival;
+	__u32 thread;
+	__u32 flags;
+	__u64 interval;
+	__s64 value;
+	__s64 overrun;
+	__s64 overrun_last;
+	__s32 requeue_pending;
+	__u32 pad;
 };
 
 /* struct ckpt_ptrace.stop, and what struct ckpt_task.site_arg then is */
@@ -542,6 +594,70 @@ struct ckpt_ptrace {
  */
 struct ckpt_debugregs {
 	__u64 dr[8];
+};
+
+/* CKPT_REC_EVENTFD: what it holds, right after its CKPT_REC_FILE */
+struct ckpt_eventfd {
+	__u64 count;
+	__u32 semaphore;	/* 1: EFD_SEMAPHORE */
+	__u32 pad;
+};
+
+/* CKPT_REC_SIGNALFD: likewise; the signals that it gives */
+struct ckpt_signalfd {
+	__u64 mask;
+};
+
+/* struct ckpt_timerfd.flags */
+#define CKPT_TIMERFD_ARMED	(1U << 0)
+#define CKPT_TIMERFD_EXPIRED	(1U << 1)	/* and not been read since */
+#define CKPT_TIMERFD_CANCEL	(1U << 2)	/* when the clock is set */
+#define CKPT_TIMERFD_CANCELED	(1U << 3)	/* and it has been */
+
+/**
+ * struct ckpt_timerfd - CKPT_REC_TIMERFD, right after its CKPT_REC_FILE
+ * @clockid: as timerfd_create(2) was told
+ * @settime_flags: as timerfd_settime(2) was told
+ * @interval: ns, 0 for none
+ * @value: when it expires, or did where @flags say so: with TFD_TIMER_ABSTIME a
+ *	time of its clock, else what is left, which is negative after it; ns
+ * @ticks: expirations that have not been read
+ * @flags: CKPT_TIMERFD_*
+ * @pad: 0
+ */
+struct ckpt_timerfd {
+	__u32 clockid;
+	__u32 settime_flags;
+	__u64 interval;
+	__s64 value;
+	__u64 ticks;
+	__u32 flags;
+	__u32 pad;
+};
+
+/*
+ * CKPT_REC_EPOLL: what the epoll file @fd of the CKPT_REC_FILES before it
+ * watches: @nr struct ckpt_epoll_item
+ */
+struct ckpt_epoll {
+	__u32 fd;
+	__u32 nr;
+};
+
+/**
+ * struct ckpt_epoll_item - a descriptor that is watched
+ * @data: as epoll_ctl(2) was told
+ * @events: likewise; of one that EPOLLONESHOT has disarmed, the flags only
+ * @fd: of the same table
+ * @ready: it is on the ready list, 1; these come first, in the list's order
+ * @pad: 0
+ */
+struct ckpt_epoll_item {
+	__u64 data;
+	__u32 events;
+	__u32 fd;
+	__u32 ready;
+	__u32 pad;
 };
 
 /* struct ckpt_seccomp.flags */

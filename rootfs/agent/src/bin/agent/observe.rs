@@ -202,6 +202,20 @@ fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>)
     Ok(())
 }
 
+/// What an epoll file watches is a line for each descriptor, in the order of the kernel's
+/// addresses, with the inode's number at its end. What is left on a timer (`it_value`) and how
+/// often it has expired (`ticks`) are
+/// other things at each look.
+fn watched(name: &str, value: &str) -> (String, String) {
+    if name != "tfd" {
+        return (name.to_owned(), value.to_owned());
+    }
+    let (fd, rest) = value.split_once(' ').unwrap_or((value, ""));
+    let known = rest.split(" ino:").next().unwrap_or_default();
+    let words: Vec<_> = known.split_whitespace().collect();
+    (format!("tfd {fd}"), words.join(" "))
+}
+
 fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
     let fds = match numbers(&dir.join("fd")) {
         // A zombie has none left to list.
@@ -215,9 +229,10 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
         };
         for line in info.lines() {
             if let Some((name, value)) = line.split_once(':')
-                && !["mnt_id", "ino"].contains(&name)
+                && !["mnt_id", "ino", "it_value", "ticks"].contains(&name)
             {
-                facts.insert(format!("fd/{fd}.{name}"), value.trim().to_owned());
+                let (name, value) = watched(name, value.trim());
+                facts.insert(format!("fd/{fd}.{name}"), value);
             }
         }
     }
@@ -227,6 +242,14 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_watched_descriptor_is_a_fact_of_its_own() {
+        let (name, value) = watched("tfd", "8 events:       19 data:  5  pos:0 ino:7 sdev:9");
+        assert_eq!(name, "tfd 8");
+        assert_eq!(value, "events: 19 data: 5 pos:0");
+        assert_eq!(watched("flags", "02").0, "flags");
+    }
 
     #[test]
     fn a_command_name_may_hold_anything() {

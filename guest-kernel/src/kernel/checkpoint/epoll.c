@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What epoll files watch.
+ *
+ * An item is a descriptor's number and the file that it meant when it was
+ * added. The file may stand anywhere in the table, and may be an epoll file
+ * itself, so the items come after the table, and are added when all tasks are
+ * parked: what is ready then is what was ready, queued signals included. It is
+ * the first task with the file that adds them, since a signalfd tells who has
+ * added it of its own process' signals.
+ *
+ * An item that the table does not lead to (its descriptor was closed, and the
+ * file lives on elsewhere) could not be added by any program. It is refused.
+ */
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/list.h>
+#include <linux/slab.h>
+#include <linux/sort.h>
+#include <linux/uaccess.h>
+/* needs what those before it declare */
+#include <linux/eventpoll.h>
+
+#include "ckpt.h"
+
+/* An epoll file that waits for its items. */
+struct ckpt_epoll_wait {
+	struct list_head list;
+	struct ckpt_tsk *owner;
+	struct ckpt_epoll rec;
+	struct ckpt_epoll_item items[];
+};
+
+struct epoll_room {
+	struct ckpt_epoll_item *items;
+	struct file **files;
+	unsigned int max;
+};
+
+static void free_room(struct epoll_room *room)
+{
+	kvfree(room->items);
+	kvfree(room->files);
+}
+
+static int read_items(struct ckpt_ctx *ctx, struct file *file,
+		      struct epoll_room *room)
+{
+	int n = ckpt_epoll_items(file, NULL, NULL, 0);
+
+	if (n < 0)
+		return ckpt_err(ctx, n, "an epoll file with busy polling");
+	if (n * sizeof(*room->items) > CKPT_REC_MAX - sizeof(struct ckpt_epoll))
+		return ckpt_err(ctx, -E2BIG, "%d files watched by epoll", n);
+	room->max = n;
+	room->items = kvcalloc(n ?: 1, sizeof(*room->items), GFP_KERNEL_ACCOUNT);
+	room->files = kvcalloc(n ?: 1, sizeof(*room->files), GFP_KERNEL_ACCOUNT);
+	if (!room->items || !room->files)
+		return -ENOMEM;
+	/* a watched file can be closed outside the tree, never be added */
+	if (ckpt_epoll_items(file, room->items, room->files, n) != n)
+		return -EAGAIN;
+	return 0;
+}
+
+static int check_items(struct ckpt_ctx *ctx, struct task_struct *t,
+		       const struct epoll_room *room)
+{
+	unsigned int i;
+
+	for (i = 0; i < room->max; i++) {
+		struct file *file = fget_task(t, room->items[i].fd);
+		bool same = file == room->files[i];
+
+		if (file)
+			fput(file);
+		if (!same)
+			return ckpt_err(ctx, -EOPNOTSUPP,
+					"%s: epoll watches a file that was descriptor %u and is not any more",
+					t->comm, room->items[i].fd);
+	}
+	return 0;
+}
+
+static int by_fd(const void *a, const void *b)
+{
+	const struct ckpt_epoll_item *one = a, *other = b;
+
+	return one->fd < other->fd ? -1 : one->fd > other->fd;
+}
+
+/**
+ * ckpt_dump_epoll - write what an epoll file watches
+ * @ctx: the checkpoint
+ * @t: the first task that has it; the record of its table is written
+ * @fd: the file's descriptor
+ * @file: the file
+ *
+ * Return: 0; -EOPNOTSUPP for an item that the table does not lead to; -EAGAIN,
+ * -E2BIG, -ENOMEM.
+ */
+int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
+		    struct file *file)
+{
+	struct epoll_room room = { };
+	struct ckpt_epoll rec = { .fd = fd };
+	unsigned int ready = 0;
+	int ret;
+
+	ret = read_items(ctx, file, &room);
+	if (!ret)
+		ret = check_items(ctx, t, &room);
+	if (!ret) {
+		while (ready < room.max && room.items[ready].ready)
+			ready++;
+		/* the kernel has the others by the addresses of their files */
+		sort(room.items + ready, room.max - ready, sizeof(*room.items),
+		     by_fd, NULL);
+		rec.nr = room.max;
+		ret = ckpt_write(ctx, CKPT_REC_EPOLL, 0, &rec, sizeof(rec),
+				 room.items, rec.nr * sizeof(*room.items));
+	}
+	free_room(&room);
+	return ret;
+}
+
+struct file *ckpt_open_epoll(struct ckpt_ctx *ctx)
+{
+	return ckpt_epoll_create();
+}
+
+/* Keep the record until all is there that it speaks of. */
+int ckpt_restore_epoll(struct ckpt_ctx *ctx)
+{
+	const struct ckpt_epoll *rec = (const void *)ctx->rbuf;
+	const struct ckpt_epoll_item *items = (const void *)(rec + 1);
+	struct ckpt_epoll_wait *wait;
+	u32 i;
+
+	if (!(ctx->seen & BIT_ULL(CKPT_REC_FILES)) ||
+	    rec->nr != (ctx->rec.len - sizeof(*rec)) / sizeof(*items) ||
+	    (ctx->rec.len - sizeof(*rec)) % sizeof(*items))
+		return ckpt_err(ctx, -EINVAL, "malformed epoll file");
+	for (i = 0; i < rec->nr; i++)
+		if (items[i].ready > 1 || items[i].pad ||
+		    (i && items[i].ready > items[i - 1].ready))
+			return ckpt_err(ctx, -EINVAL, "malformed epoll item");
+	wait = kvmalloc(struct_size(wait, items, rec->nr), GFP_KERNEL_ACCOUNT);
+	if (!wait)
+		return -ENOMEM;
+	wait->owner = ckpt_current(ctx);
+	wait->rec = *rec;
+	memcpy(wait->items, items, rec->nr * sizeof(*items));
+	list_add_tail(&wait->list, &ctx->epolls);
+	return 0;
+}
+
+static int add_item(struct ckpt_ctx *ctx, const struct ckpt_epoll *rec,
+		    const struct ckpt_epoll_item *item)
+{
+	struct epoll_event event = {
+		.events = (__force __poll_t)item->events, .data = item->data,
+	};
+	int ret;
+
+	ret = do_epoll_ctl(rec->fd, EPOLL_CTL_ADD, item->fd, &event, false);
+	if (!ret)
+		ret = ckpt_epoll_settle(rec->fd, item);
+	return ret ? ckpt_err(ctx, ret, "epoll, watching descriptor %u", item->fd)
+		   : 0;
+}
+
+/**
+ * ckpt_add_epoll_items - let current's epoll files watch what they watched
+ * @ctx: the restart; all are parked, with the descriptors that they will have
+ * @ct: current's entry
+ *
+ * Adds as epoll_ctl(2) does, with all its checks.
+ *
+ * Return: 0, or what epoll_ctl(2) would give.
+ */
+int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	struct ckpt_epoll_wait *wait;
+	int ret = 0;
+	u32 i;
+
+	list_for_each_entry(wait, &ctx->epolls, list) {
+		if (wait->owner != ct)
+			continue;
+		for (i = 0; i < wait->rec.nr && !ret; i++) {
+			ret = add_item(ctx, &wait->rec, &wait->items[i]);
+			cond_resched();
+		}
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+void ckpt_free_epolls(struct ckpt_ctx *ctx)
+{
+	struct ckpt_epoll_wait *wait, *next;
+
+	list_for_each_entry_safe(wait, next, &ctx->epolls, list) {
+		list_del(&wait->list);
+		kvfree(wait);
+	}
+}
