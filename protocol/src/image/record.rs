@@ -159,6 +159,8 @@ kinds! {
     Epoll = 32,
     /// A POSIX timer.
     PosixTimer = 33,
+    /// A pseudo-terminal.
+    Tty = 34,
 }
 
 /// One record, its checksum verified.

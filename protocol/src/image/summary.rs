@@ -271,6 +271,8 @@ impl Builder {
             7 => "signalfd".to_owned(),
             8 => "timerfd".to_owned(),
             9 => "epoll".to_owned(),
+            10 => format!("pseudo-terminal <{}>", file.inode),
+            11 => format!("{path} <{}>", file.inode),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(
