@@ -2,18 +2,26 @@
 /*
  * A bit of everything that an image can hold, for crucible torture: two processes with
  * threads, one that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
- * memory, queued signals. The vfork's child calls getppid() when all are there.
+ * memory, queued signals, timers, event files, a controlling terminal. The vfork's child calls
+ * getppid() when all are there.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static pthread_barrier_t all_there;
@@ -75,6 +83,61 @@ static void queue_signals(void)
 		die("signals");
 }
 
+static void watch(int epoll, int fd, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.fd = fd };
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
+		die("epoll_ctl");
+}
+
+static void open_event_files(void)
+{
+	const struct itimerspec hour = { .it_value.tv_sec = 3600, .it_interval.tv_sec = 60 };
+	int outer = epoll_create1(0), inner = epoll_create1(0), timer;
+	sigset_t signals;
+
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGUSR1);
+	timer = timerfd_create(CLOCK_REALTIME, 0);
+	if (timer < 0 || timerfd_settime(timer, 0, &hour, NULL))
+		die("timerfd");
+	watch(outer, inner, EPOLLIN);
+	watch(inner, eventfd(3, EFD_SEMAPHORE), EPOLLIN | EPOLLET);
+	watch(inner, signalfd(-1, &signals, SFD_NONBLOCK), EPOLLIN);
+	watch(outer, timer, EPOLLIN | EPOLLONESHOT);
+}
+
+/* One that goes on, and one whose signal waits to be taken. */
+static void start_timers(void)
+{
+	const struct itimerspec hour = { .it_value.tv_sec = 3600 },
+				soon = { { .tv_sec = 60 }, { .tv_nsec = 1 } };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN };
+	sigset_t pending;
+	timer_t timer;
+
+	if (timer_create(CLOCK_BOOTTIME, &event, &timer) || timer_settime(timer, 0, &hour, NULL))
+		die("timer");
+	if (timer_create(CLOCK_MONOTONIC, &event, &timer) || timer_settime(timer, 0, &soon, NULL))
+		die("timer");
+	do
+		sigpending(&pending);
+	while (!sigismember(&pending, SIGRTMIN));
+}
+
+/* Its master stays open here too; so the terminal does not hang up. */
+static void open_terminal(void)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
+
+	if (master < 0 || unlockpt(master) || setsid() < 0)
+		die("posix_openpt");
+	slave = open(ptsname(master), O_RDWR);
+	if (slave < 0 || write(master, "line\nhalf", 9) != 9 || open("/dev/tty", O_RDWR) < 0)
+		die("terminal");
+}
+
 int main(void)
 {
 	const struct itimerval hour = { .it_value.tv_sec = 3600 };
@@ -97,6 +160,9 @@ int main(void)
 		die("setitimer");
 
 	if (!forked()) {
+		open_terminal();
+		open_event_files();
+		start_timers();
 		start_threads(2);
 		if (write(up[1], "r", 1) != 1)
 			die("write");

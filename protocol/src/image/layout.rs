@@ -182,6 +182,22 @@ layout!(
     }
 );
 layout!(
+    /// `struct ckpt_tty_end`
+    TtyEnd {
+        iflag: u32, oflag: u32, cflag: u32, lflag: u32, ispeed: u32, ospeed: u32, line: u8,
+        cc: [u8; 19], rows: u16, cols: u16, xpixel: u16, ypixel: u16, flags: u32, column: u32,
+        canon_column: u32, read_len: u32, canon_len: u32, echo_len: u32, echo_commit: u32,
+        echo_mark: u32, flip_len: u32, pktstatus: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_tty`
+    Tty {
+        index: u32, flags: u32, session: i32, pgrp: i32, uid: u32, gid: u32, mode: u32,
+        path_len: u32, slave: TtyEnd, master: TtyEnd,
+    }
+);
+layout!(
     /// `struct ckpt_seccomp`
     Seccomp { prev: u32, flags: u32, len: u32, pad: u32, }
 );

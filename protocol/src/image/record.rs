@@ -159,8 +159,10 @@ kinds! {
     Epoll = 32,
     /// A POSIX timer.
     PosixTimer = 33,
+    /// A pseudo-terminal.
+    Tty = 34,
     /// A seccomp filter.
-    Seccomp = 34,
+    Seccomp = 35,
 }
 
 /// One record, its checksum verified.

@@ -262,7 +262,7 @@ impl Builder {
         let (file, path) = record.split::<layout::File>()?;
         let path = text(path);
         let what = match file.kind {
-            1 | 10 => path,
+            1 | 12 => path,
             2 => format!("{path} (deleted)"),
             3 => format!("pipe <{}>", file.inode),
             4 => format!("shared memory <{}> {path}", file.inode),
@@ -271,6 +271,8 @@ impl Builder {
             7 => "signalfd".to_owned(),
             8 => "timerfd".to_owned(),
             9 => "epoll".to_owned(),
+            10 => format!("pseudo-terminal <{}>", file.inode),
+            11 => format!("{path} <{}>", file.inode),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(

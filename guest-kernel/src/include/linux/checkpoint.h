@@ -27,6 +27,8 @@ struct seq_file;
 struct sigpending;
 struct sock_filter;
 struct sock_fprog_kern;
+struct tty_port;
+struct tty_struct;
 
 enum ckpt_event {
 	CKPT_EVENT_NONE,
@@ -206,6 +208,35 @@ bool ckpt_sem_undo_empty(const struct task_struct *t);
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);
 
+/* drivers/tty/tty_io.c, drivers/tty/tty_buffer.c */
+struct tty_struct *ckpt_file_tty(struct file *file);
+unsigned int ckpt_tty_files(struct tty_struct *tty, struct file **first);
+ssize_t ckpt_tty_flip_get(struct tty_port *port, u8 *data, size_t room);
+
+/**
+ * struct ckpt_tty_text - the characters of one end of a terminal
+ * @read: typed and not read
+ * @marks: 1 for each of these that ends a line
+ * @echo: to be echoed
+ */
+struct ckpt_tty_text {
+	u8 read[4096];
+	u8 marks[4096];
+	u8 echo[4096];
+};
+
+/* drivers/tty/n_tty.c */
+int ckpt_n_tty_get(struct tty_struct *tty, struct ckpt_tty_end *end,
+		   struct ckpt_tty_text *text);
+void ckpt_n_tty_set(struct tty_struct *tty, const struct ckpt_tty_end *end,
+		    const struct ckpt_tty_text *text);
+
+/* The number that a pty opened by a restarted task gets, -1 for any. */
+static inline int ckpt_wanted_pty(void)
+{
+	return current->ckpt_site.pty - 1;
+}
+
 /* kernel/time/posix-timers.c */
 int ckpt_timer_create(const struct ckpt_posix_timer *rec);
 int ckpt_timer_bind(timer_t id, pid_t thread);
@@ -243,6 +274,7 @@ static inline int ckpt_stop_signal(struct kernel_siginfo *info,
 }
 
 static inline void ckpt_cgroup_free(struct cgroup *cgrp) { }
+static inline int ckpt_wanted_pty(void) { return -1; }
 #endif /* CONFIG_CHECKPOINT */
 
 #endif /* _LINUX_CHECKPOINT_H */

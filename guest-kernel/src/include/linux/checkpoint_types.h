@@ -40,6 +40,7 @@ struct ckpt_name {
  * @stop_arg: what the code behind it needs, see there
  * @dying: a restarted thread that had died: it does so again, without a word
  * @again: a restarted task's stop or death that is still to be entered
+ * @pty: of a restarted task that opens a pty, one more than its number; else 0
  * @name: for triggers
  *
  * ptrace_stop(), do_signal_stop(), do_freezer_trap() and
@@ -55,6 +56,7 @@ struct ckpt_site {
 	s32 stop_arg;
 	bool dying;
 	struct ckpt_stop *again;
+	int pty;
 	struct ckpt_name name;
 };
 

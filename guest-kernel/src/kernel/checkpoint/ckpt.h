@@ -46,6 +46,8 @@ struct ckpt_tsk {
 	struct ckpt_ptrace ptrace;	/* restart: CKPT_REC_PTRACE as read */
 	const struct cred *ptracer_cred;	/* restart: reference held */
 	struct ckpt_stop *again;	/* restart: stop, or death, to enter */
+	struct ckpt_terminal *tty;	/* restart, of a process: controlling */
+	pid_t tty_old_pgrp;		/* restart, of a process */
 };
 
 struct ckpt_obj {
@@ -93,6 +95,7 @@ struct ckpt_ctx {
 	struct list_head timerfds;	/* see timerfd.c */
 	struct list_head epolls;	/* see epoll.c */
 	struct list_head posix_timers;	/* see posix_timers.c */
+	struct list_head terminals;	/* see tty.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -191,6 +194,22 @@ int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
 void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
+
+/* tty.c, tty_files.c */
+int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref);
+int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct task_struct *t,
+		   struct ckpt_signal *rec);
+int ckpt_check_ttys(struct ckpt_ctx *ctx);
+int ckpt_restore_tty(struct ckpt_ctx *ctx);
+int ckpt_restore_ctty(struct ckpt_ctx *ctx, const struct ckpt_signal *rec);
+int ckpt_check_cttys(struct ckpt_ctx *ctx);
+int ckpt_fill_ttys(struct ckpt_ctx *ctx);
+void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_push_ttys(struct ckpt_ctx *ctx);
+void ckpt_free_ttys(struct ckpt_ctx *ctx);
+u32 ckpt_pty_kind(struct file *file);
+struct file *ckpt_open_pty(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
+			   const char *name);
 
 /* posix_timers.c */
 int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t);

@@ -235,6 +235,8 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 		ret = dump_all(ctx);
 		if (!ret)
 			ret = ckpt_check_pipes(ctx);
+		if (!ret)
+			ret = ckpt_check_ttys(ctx);
 		ckpt_obj_free_all(ctx);
 	}
 	if (!ret && !check_only) {

@@ -84,6 +84,8 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 					inode->i_sb->s_type->name);
 		return 0;
 	case S_IFCHR:
+		if (ckpt_pty_kind(file))
+			return 0;
 		if (imajor(inode) != MEM_MAJOR)
 			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: device %u:%u", file,
 					imajor(inode), iminor(inode));
@@ -118,7 +120,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		ret = ckpt_dump_proc(ctx, file, rec);
 		if (ret)
 			return ret;
-	} else {
+	} else if (!rec->kind) {
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
@@ -165,9 +167,17 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 		rec.rdev = inode->i_rdev;
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
-	rec.kind = ckpt_anon_kind(file);
+	rec.kind = ckpt_pty_kind(file);
+	if (rec.kind)
+		ret = ckpt_dump_tty(ctx, ckpt_file_tty(file), &rec.inode);
+	else
+		rec.kind = ckpt_anon_kind(file);
+	if (ret)
+		return ret;
+	if (rec.kind == CKPT_FILE_PTY_SLAVE)
+		return dump_by_path(ctx, file, ref, &rec);
 	if (rec.kind) {
-		ret = 0;
+		/* it has no path, or none that matters */
 	} else if (S_ISFIFO(inode->i_mode)) {
 		rec.kind = CKPT_FILE_PIPE;
 		ret = ckpt_dump_pipe(ctx, file, &rec.inode);
@@ -247,6 +257,10 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 			fput(file);
 			return ret;
 		}
+		break;
+	case CKPT_FILE_PTY_MASTER:
+	case CKPT_FILE_PTY_SLAVE:
+		file = ckpt_open_pty(ctx, rec, (const char *)(rec + 1));
 		break;
 	case CKPT_FILE_PIPE:
 		file = ckpt_open_pipe(ctx, rec);

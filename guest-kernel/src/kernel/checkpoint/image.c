@@ -61,6 +61,7 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	EXACT(TIMERFD, struct ckpt_timerfd, false),
 	REC(EPOLL, struct ckpt_epoll, CKPT_REC_MAX, false),
 	EXACT(POSIX_TIMER, struct ckpt_posix_timer, false),
+	REC(TTY, struct ckpt_tty, CKPT_REC_MAX, true),
 	REC(SECCOMP, struct ckpt_seccomp, CKPT_REC_MAX, true),
 };
 

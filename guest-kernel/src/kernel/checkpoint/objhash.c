@@ -11,6 +11,7 @@
 #include <linux/pipe_fs_i.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/tty.h>
 
 #include "ckpt.h"
 
@@ -50,6 +51,12 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		if (restart)
 			put_files_struct(obj->ptr);
 		break;
+	case CKPT_REC_TTY:
+		if (restart)
+			drop_file(obj->ptr, restart);
+		else
+			tty_kref_put(obj->ptr);
+		break;
 	case CKPT_REC_PIPE:
 	case CKPT_REC_INODE:
 		/* while restarting, an open file that keeps it alive */
@@ -73,6 +80,9 @@ static void grab_obj(u32 type, void *ptr)
 		break;
 	case CKPT_REC_CRED:
 		get_cred(ptr);
+		break;
+	case CKPT_REC_TTY:
+		tty_kref_get(ptr);
 		break;
 	case CKPT_REC_PIPE:
 	case CKPT_REC_INODE:

@@ -234,6 +234,7 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 			continue;
 		set_ids(ct);
 		set_parent(ctx, ct);
+		ckpt_relink_ctty(ctx, ct);
 		if (!ckpt_dead_process(ct))
 			ckpt_relink_signal(ct);
 	}

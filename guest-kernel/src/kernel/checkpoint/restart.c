@@ -68,6 +68,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_pipe(ctx);
 	case CKPT_REC_INODE:
 		return ckpt_restore_inode(ctx);
+	case CKPT_REC_TTY:
+		return ckpt_restore_tty(ctx);
 	case CKPT_REC_MM:
 		return ckpt_restore_mm(ctx);
 	case CKPT_REC_VMA:
@@ -569,6 +571,10 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = ckpt_check_links(ctx);
 	if (!ret)
+		ret = ckpt_check_cttys(ctx);
+	if (!ret)
+		ret = ckpt_fill_ttys(ctx);
+	if (!ret)
 		ret = start_linking(ctx);
 	if (!ret)
 		ret = ckpt_relink(ctx);
@@ -576,6 +582,8 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 		undo(ctx);
 		return ctx->error ?: ret;
 	}
+	ckpt_push_ttys(ctx);
+	ckpt_free_ttys(ctx);
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
 	ckpt_free_procs(ctx);

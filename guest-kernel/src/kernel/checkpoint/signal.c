@@ -12,7 +12,6 @@
 #include <linux/sched/task.h>
 #include <linux/signal.h>
 #include <linux/slab.h>
-#include <linux/tty.h>
 
 #include "ckpt.h"
 
@@ -79,10 +78,11 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	struct signal_struct *sig = t->signal;
 	struct ckpt_signal rec = { };
+	int ret;
 
-	if (sig->tty && !(t->exit_state))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%s: controlling terminal %s",
-				t->comm, sig->tty->name);
+	ret = ckpt_dump_ctty(ctx, t, &rec);
+	if (ret)
+		return ret;
 	rec.flags = sig->flags & SIGNAL_FLAGS_KEPT;
 	/* a dead process exits again by itself */
 	if (!t->exit_state)
@@ -109,6 +109,7 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_signal *rec = (const void *)ctx->rbuf;
 	struct signal_struct *sig = current->signal;
+	int ret;
 
 	if (rec->flags & ~(SIGNAL_FLAGS_KEPT | SIGNAL_GROUP_EXIT) ||
 	    (rec->flags & SIGNAL_GROUP_EXIT && rec->group_exit_code & ~0xffff) ||
@@ -122,6 +123,9 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	if (rec->oom_score_adj_min < sig->oom_score_adj_min &&
 	    !capable(CAP_SYS_RESOURCE))
 		return ckpt_err(ctx, -EPERM, "lower oom_score_adj_min");
+	ret = ckpt_restore_ctty(ctx, rec);
+	if (ret)
+		return ret;
 	spin_lock_irq(&current->sighand->siglock);
 	sig->flags = (sig->flags & ~SIGNAL_FLAGS_KEPT) |
 		     (rec->flags & SIGNAL_FLAGS_KEPT);

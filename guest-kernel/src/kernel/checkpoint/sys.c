@@ -67,6 +67,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	ckpt_free_timerfds(ctx);
 	ckpt_free_epolls(ctx);
 	ckpt_free_posix_timers(ctx);
+	ckpt_free_ttys(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -96,6 +97,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	INIT_LIST_HEAD(&ctx->timerfds);
 	INIT_LIST_HEAD(&ctx->epolls);
 	INIT_LIST_HEAD(&ctx->posix_timers);
+	INIT_LIST_HEAD(&ctx->terminals);
 	ctx->flags = flags;
 	ctx->cgroup_fd = -1;
 	if (!(flags & CHECKPOINT_CHECK)) {

@@ -9,7 +9,7 @@ use super::{Forged, Known};
 use crate::image::layout::{
     Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, PosixTimer,
     Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer,
-    Tree, Vma,
+    Tree, Tty, Vma,
 };
 use crate::image::record::Kind;
 
@@ -101,7 +101,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(10) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(12) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
@@ -153,6 +153,10 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => id pad requeue_pending overrun overrun_last; Choice(11) => clockid;
             Choice(4) => notify; Number => signo; Pid => thread; Flags => flags sival;
             Time => interval value;
+        }),
+        Kind::Tty => shape!(false, Tty {
+            Count => index path_len; Flags => flags; Pid => session pgrp; Uid => uid gid;
+            Exact => mode;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.

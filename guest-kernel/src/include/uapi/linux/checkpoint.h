@@ -68,7 +68,8 @@ enum ckpt_rec_type {
 	CKPT_REC_TIMERFD	= 31,
 	CKPT_REC_EPOLL		= 32,
 	CKPT_REC_POSIX_TIMER	= 33,
-	CKPT_REC_SECCOMP	= 34,	/* object */
+	CKPT_REC_TTY		= 34,	/* object */
+	CKPT_REC_SECCOMP	= 35,	/* object */
 	CKPT_REC_MAX_TYPE
 };
 
@@ -300,7 +301,9 @@ enum ckpt_file_kind {
 	CKPT_FILE_SIGNALFD	= 7,	/* CKPT_REC_SIGNALFD comes next */
 	CKPT_FILE_TIMERFD	= 8,	/* CKPT_REC_TIMERFD comes next */
 	CKPT_FILE_EPOLL		= 9,	/* CKPT_REC_EPOLL follows CKPT_REC_FILES */
-	CKPT_FILE_PROC		= 10,	/* in /proc: by path, opened anew */
+	CKPT_FILE_PTY_MASTER	= 10,	/* the master of the terminal @inode */
+	CKPT_FILE_PTY_SLAVE	= 11,	/* its slave, by path, or as /dev/tty */
+	CKPT_FILE_PROC		= 12,	/* in /proc: by path, opened anew */
 };
 
 /**
@@ -452,6 +455,8 @@ struct ckpt_sigaction {
  * @utime ... @cstime: CPU time of exited threads and of reaped children, ns
  * @min_flt ... @cmaj_flt: faults of exited threads and reaped children
  * @maxrss, @cmaxrss: KiB
+ * @tty: objref of the controlling terminal, 0 for none
+ * @tty_old_pgrp: foreground group of a terminal that was lost, 0 for none
  */
 struct ckpt_signal {
 	__u32 flags;
@@ -463,6 +468,8 @@ struct ckpt_signal {
 	__u64 utime, stime, cutime, cstime;
 	__u64 min_flt, maj_flt, cmin_flt, cmaj_flt;
 	__u64 maxrss, cmaxrss;
+	__u32 tty;
+	__s32 tty_old_pgrp;
 };
 
 /* CKPT_REC_RLIMITS: RLIM_NLIMITS of these */
@@ -658,6 +665,77 @@ struct ckpt_epoll_item {
 	__u32 fd;
 	__u32 ready;
 	__u32 pad;
+};
+
+/* struct ckpt_tty_end.flags */
+#define CKPT_TTY_EXCLUSIVE	(1U << 0)	/* TIOCEXCL */
+#define CKPT_TTY_STOPPED	(1U << 1)	/* by ^S */
+#define CKPT_TTY_TCO_STOPPED	(1U << 2)	/* by TCOOFF */
+#define CKPT_TTY_LNEXT		(1U << 3)	/* the next character is literal */
+#define CKPT_TTY_ERASING	(1U << 4)	/* between \ and / of ECHOPRT */
+#define CKPT_TTY_PUSH		(1U << 5)	/* a line without an end */
+
+/**
+ * struct ckpt_tty_end - one end of a pseudo-terminal
+ * @iflag ... @cc: termios
+ * @rows ... @ypixel: window size
+ * @flags: CKPT_TTY_*
+ * @column: of the cursor
+ * @canon_column: of the line's start
+ * @read_len: characters that were typed and not read
+ * @canon_len: of these, in whole lines
+ * @echo_len: bytes still to be echoed
+ * @echo_commit, @echo_mark: of these, to be echoed at once, or together
+ * @flip_len: characters that the line discipline had no room for
+ * @pktstatus: TIOCPKT_* that the master has still to read
+ */
+struct ckpt_tty_end {
+	__u32 iflag, oflag, cflag, lflag, ispeed, ospeed;
+	__u8 line;
+	__u8 cc[19];
+	__u16 rows, cols, xpixel, ypixel;
+	__u32 flags;
+	__u32 column;
+	__u32 canon_column;
+	__u32 read_len;
+	__u32 canon_len;
+	__u32 echo_len;
+	__u32 echo_commit;
+	__u32 echo_mark;
+	__u32 flip_len;
+	__u32 pktstatus;
+};
+
+/* struct ckpt_tty.flags */
+#define CKPT_TTY_LOCKED		(1U << 0)	/* TIOCSPTLCK */
+#define CKPT_TTY_PACKET		(1U << 1)	/* TIOCPKT */
+#define CKPT_TTY_CLOSED		(1U << 2)	/* the slave was open, and is not */
+
+/**
+ * struct ckpt_tty - CKPT_REC_TTY: a pseudo-terminal
+ * @index: N of /dev/pts/N
+ * @flags: CKPT_TTY_*
+ * @session: whose controlling terminal it is, 0 for nobody's
+ * @pgrp: its foreground group
+ * @uid, @gid, @mode: of /dev/pts/N
+ * @path_len: bytes of the path by which the master was opened
+ * @slave, @master: its ends
+ *
+ * Follow for the slave, then for the master: the characters to be read, a byte
+ * for each of them that is 1 where a line ends, the bytes to be echoed, the
+ * characters that came later. Last is the path.
+ */
+struct ckpt_tty {
+	__u32 index;
+	__u32 flags;
+	__s32 session;
+	__s32 pgrp;
+	__u32 uid;
+	__u32 gid;
+	__u32 mode;
+	__u32 path_len;
+	struct ckpt_tty_end slave;
+	struct ckpt_tty_end master;
 };
 
 /* struct ckpt_seccomp.flags */

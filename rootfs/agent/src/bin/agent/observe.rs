@@ -204,8 +204,7 @@ fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>)
 
 /// What an epoll file watches is a line for each descriptor, in the order of the kernel's
 /// addresses, with the inode's number at its end. What is left on a timer (`it_value`) and how
-/// often it has expired (`ticks`) are
-/// other things at each look.
+/// often it has expired (`ticks`) are other things at each look.
 fn watched(name: &str, value: &str) -> (String, String) {
     if name != "tfd" {
         return (name.to_owned(), value.to_owned());
