@@ -31,7 +31,7 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
     (
         "timer",
         "EOPNOTSUPP",
-        &["pid 3: refused: POSIX timer 0 by clock 2"],
+        &["pid 3: refused: POSIX timer 0 by clock"],
     ),
     (
         "mlock",
