@@ -1,0 +1,17 @@
+/* Waits for a signal that never comes: until somebody interrupts it. */
+#include <stdio.h>
+#include <unistd.h>
+
+static volatile int rounds;
+
+static void wait_once(void)
+{
+	rounds++;
+	pause();
+}
+
+int main(void)
+{
+	for (;;)
+		wait_once();
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A fixed sample of sweeps: each point is reached, saved, restarted, and ends as it should.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn sweep(args: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["-q", "sweep", "--json"])
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("the binary that cargo has just built");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let record: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!(output.status.code(), Some(0), "{record:#}");
+    record
+}
+
+/// All of these points passed, and there were as many as was wanted.
+fn all_passed(record: &Value, points: u64) {
+    let case = &record["cases"][0];
+    assert_eq!(case["points"], points, "{record:#}");
+    assert_eq!(case["tried"], points, "{record:#}");
+    assert_eq!(case["counts"]["passed"], points, "{record:#}");
+}
+
+#[test]
+fn a_sample_of_points_passes() {
+    let gdb = ["gdb", "--case", "watch", "--event", "ptrace-stop"];
+    all_passed(&sweep(&[&gdb[..], &["--limit", "6"]].concat()), 6);
+    let strace = [
+        "strace-seccomp",
+        "--case",
+        "middle",
+        "--event",
+        "ptrace-stop",
+    ];
+    all_passed(&sweep(&[&strace[..], &["--limit", "20"]].concat()), 20);
+    let vfork = ["vfork", "--case", "dash", "--event", "vfork"];
+    all_passed(&sweep(&[&vfork[..], &["--limit", "3"]].concat()), 3);
+    let all = ["hello", "--event", "all"];
+    all_passed(&sweep(&[&all[..], &["--limit", "12"]].concat()), 12);
+}
+
+#[test]
+fn a_point_is_tried_again_by_its_name() {
+    let record = sweep(&[
+        "vfork", "--case", "dash", "--event", "vfork", "--point", "2:1",
+    ]);
+    all_passed(&record, 1);
+}
