@@ -167,6 +167,9 @@ static int add_item(struct ckpt_ctx *ctx, const struct ckpt_epoll *rec,
 	ret = do_epoll_ctl(rec->fd, EPOLL_CTL_ADD, item->fd, &event, false);
 	if (!ret)
 		ret = ckpt_epoll_settle(rec->fd, item);
+	/* no program had it: not a descriptor, there already, in a circle */
+	if (ret && ret != -ENOMEM && ret != -ENOSPC)
+		ret = -EINVAL;
 	return ret ? ckpt_err(ctx, ret, "epoll, watching descriptor %u", item->fd)
 		   : 0;
 }
@@ -178,7 +181,7 @@ static int add_item(struct ckpt_ctx *ctx, const struct ckpt_epoll *rec,
  *
  * Adds as epoll_ctl(2) does, with all its checks.
  *
- * Return: 0, or what epoll_ctl(2) would give.
+ * Return: 0, -EINVAL, -ENOMEM, -ENOSPC where the user watches too much.
  */
 int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {

@@ -264,14 +264,14 @@ static struct file *open_master(struct ckpt_ctx *ctx, u32 index, const char *pat
 	current->ckpt_site.pty = 0;
 	if (IS_ERR(file))
 		return ERR_PTR(ckpt_err(ctx, PTR_ERR(file),
-					"opening %pE for pseudo-terminal %u",
-					path, index));
+					"opening %*pE for pseudo-terminal %u",
+					(int)strlen(path), path, index));
 	tty = ckpt_file_tty(file);
 	if (!tty || !ckpt_is_ptm(tty) || tty->index != index) {
 		__fput_sync(file);
 		return ERR_PTR(ckpt_err(ctx, -ESTALE,
-					"%s opens no pseudo-terminal %u", path,
-					index));
+					"%*pE opens no pseudo-terminal %u",
+					(int)strlen(path), path, index));
 	}
 	clear_bit(TTY_PTY_LOCK, &tty->flags);
 	return file;

@@ -208,8 +208,8 @@ struct file *ckpt_open_pty(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 		file = open_slave(slave, path, rec->flags);
 	if (!IS_ERR(file) && ckpt_file_tty(file) != slave) {
 		fput(file);
-		file = ERR_PTR(ckpt_err(ctx, -ESTALE, "%pE is not %s", path,
-					slave->name));
+		file = ERR_PTR(ckpt_err(ctx, -ESTALE, "%*pE is not %s",
+					(int)strlen(path), path, slave->name));
 	}
 	kfree(path);
 	return file;
