@@ -116,6 +116,7 @@ int main(int argc, char **argv)
 	expect(PROMPT);
 	type("continue\n");
 	expect("Continuing.");
+	expect("waiting");
 	here(where, "runs");
 	/* ^C, to the group that is in the foreground */
 	type("\003");

@@ -7,6 +7,7 @@ static volatile int rounds;
 static void wait_once(void)
 {
 	rounds++;
+	puts("waiting");
 	pause();
 }
 
