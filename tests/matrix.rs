@@ -18,8 +18,8 @@ const FINE: [&str; 5] = [
     "indistinguishable",
 ];
 
-/// Why checkpoint(2) may refuse one; docs/special-cases.md has both.
-const REFUSALS: [&str; 2] = ["seccomp", "its first thread has exited before the others"];
+/// Why checkpoint(2) may refuse one; docs/special-cases.md has it.
+const REFUSALS: [&str; 1] = ["its first thread has exited before the others"];
 
 fn text<'a>(cell: &'a Value, field: &str) -> &'a str {
     cell[field].as_str().unwrap_or_default()
