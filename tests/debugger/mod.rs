@@ -37,7 +37,7 @@ pub fn check(said: &str) {
         "Breakpoint 1, 0x",
         "in ckpt_vfork_wait ()",
         // Its caller: the function that a restarted task begins in.
-        "in ckpt_task_main ()",
+        "in go_to_site ()",
         "at the function: 1",
         "behind the first instruction: 1",
         "again at the function: 1",
