@@ -104,7 +104,7 @@ static inline void ckpt_site_enter_ptrace(void)
 
 /*
  * A restarted task enters a stop, or dies, for the second time: nobody is told,
- * and nothing is counted (kernel/checkpoint/ptrace.c).
+ * and nothing is counted (kernel/checkpoint/stop.c).
  */
 static inline bool ckpt_stop_again(void)
 {

@@ -90,7 +90,7 @@ struct ckpt_ctx {
 	int cgroup_fd;
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
-	struct ckpt_gate *gate;		/* reference held, see ptrace.c */
+	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
 	struct list_head timerfds;	/* see timerfd.c */
 	struct list_head epolls;	/* see epoll.c */

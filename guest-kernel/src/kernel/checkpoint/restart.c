@@ -9,7 +9,7 @@
  *
  *	coordinator:  header, create ... wait ... trailer, relink, release
  *	task i:       wait turn i, read section, turn i+1, park, link vfork, go
- *	dead thread:  likewise, and dies again (ptrace.c)
+ *	dead thread:  likewise, and dies again (stop.c)
  *	zombie i:     wait turn i, read section, turn i+1, exit
  *
  * Until the release everything can be undone by killing what was created:

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The stops in which a tracee waits for its tracer.
+ *
+ * A ptrace stop is a sleep in ptrace_stop(), with the kernel stack of whatever
+ * led there beneath it. That stack is not saved. Where it led from is marked
+ * (ckpt_stop_at()), and there are few such places, each with little left to do
+ * once the tracer lets the tracee go:
+ *
+ *	stop		left to do, then		way to user space
+ *	syscall-enter	the system call			leaves a system call
+ *	seccomp		the system call			leaves a system call
+ *	clone, vfork	[vfork wait,] return nr		leaves a system call
+ *	vfork-done	return nr			leaves a system call
+ *	exec		return 0			leaves a system call
+ *	syscall-exit	-				has left it
+ *	trap, handler	-				has left it
+ *	signal		what the tracer makes of it	has left it
+ *	exit		the rest of do_exit()		none
+ *
+ * The restarted tracee enters the same stop by the same function, but without
+ * a word: the tracer has been told of it, and what it has not taken note of is
+ * in its own saved state (a queued SIGCHLD, the exit code that wait4(2) finds).
+ * "Leaves a system call" means that the work of syscall_exit_work() is still
+ * to come, and with it perhaps a syscall-exit stop.
+ *
+ * Nobody may look for a tracee's stop before it is there. So all restarted
+ * tasks that are in none wait at a gate until all others are.
+ *
+ *	coordinator:	link tracers and tracees, release, gate
+ *	in a stop:	ptrace_stop(): TASK_TRACED, gate, sleep ... what is left
+ *	dead thread:	do_exit(): EXIT_ZOMBIE, gate
+ *	others:		wait for the gate, go on at their sites
+ */
+#include <linux/completion.h>
+#include <linux/entry-common.h>
+#include <linux/ptrace.h>
+#include <linux/sched/jobctl.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/sched/task_stack.h>
+#include <linux/slab.h>
+
+#include "ckpt.h"
+#include "ptrace.h"
+
+/* What those wait for that are in no stop. */
+struct ckpt_gate {
+	refcount_t users;
+	atomic_t left;		/* tasks on their way, and the coordinator */
+	struct completion open;
+};
+
+/* A stop, or a death, that is to be entered again. */
+struct ckpt_stop {
+	struct ckpt_gate *gate;	/* reference held */
+	enum pid_type type;	/* signal-delivery stop: where it was sent */
+	struct ckpt_ptrace rec;
+};
+
+static const char *const stop_names[NR_CKPT_STOPS] = {
+	[CKPT_STOP_NONE]		= "none",
+	[CKPT_STOP_SYSCALL_ENTER]	= "syscall-enter",
+	[CKPT_STOP_SYSCALL_EXIT]	= "syscall-exit",
+	[CKPT_STOP_CLONE]		= "clone",
+	[CKPT_STOP_VFORK]		= "vfork",
+	[CKPT_STOP_VFORK_DONE]		= "vfork-done",
+	[CKPT_STOP_EXEC]		= "exec",
+	[CKPT_STOP_EXIT]		= "exit",
+	[CKPT_STOP_SIGNAL]		= "signal",
+	[CKPT_STOP_TRAP]		= "trap",
+	[CKPT_STOP_HANDLER]		= "handler",
+	[CKPT_STOP_SECCOMP]		= "seccomp",
+};
+
+const char *ckpt_stop_name(u32 stop)
+{
+	return stop < NR_CKPT_STOPS ? stop_names[stop] : "unknown";
+}
+
+static bool valid_stop_arg(u32 stop, s32 arg)
+{
+	switch (stop) {
+	case CKPT_STOP_SYSCALL_ENTER:
+		return arg == 0 || arg == 1;
+	case CKPT_STOP_SIGNAL:
+		return arg == PIDTYPE_PID || arg == PIDTYPE_TGID;
+	case CKPT_STOP_CLONE:
+	case CKPT_STOP_VFORK:
+	case CKPT_STOP_VFORK_DONE:
+		return arg > 0;
+	case CKPT_STOP_EXIT:
+		return !(arg & ~0xffff);
+	default:
+		return arg == 0;
+	}
+}
+
+/**
+ * ckpt_prepare_stop - make ready to enter a stop, or die, again
+ * @ctx: the restart
+ * @ct: current's entry, its section read
+ *
+ * Return: 0, -EINVAL where the section contradicts itself, -ENOMEM.
+ */
+int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
+	bool late = zombie && !(ct->tree.flags & CKPT_TREE_LEADER);
+	bool stopped = ct->ptrace.stop != CKPT_STOP_NONE;
+	bool at_stop = ct->rec.site == CKPT_SITE_PTRACE;
+	struct ckpt_stop *again;
+
+	if (stopped != at_stop ||
+	    (stopped && !valid_stop_arg(ct->ptrace.stop, ct->rec.site_arg)) ||
+	    (zombie && (ct->ptrace.jobctl || ct->ptrace.work)) ||
+	    (late && !ct->ptrace.tracer))
+		return ckpt_err(ctx, -EINVAL, "a site that contradicts its ptrace state");
+	if (!stopped && !late)
+		return 0;
+	again = kmalloc(sizeof(*again), GFP_KERNEL_ACCOUNT);
+	if (!again)
+		return -ENOMEM;
+	again->type = ct->rec.site_arg;
+	again->rec = ct->ptrace;
+	again->gate = ctx->gate;
+	refcount_inc(&ctx->gate->users);
+	atomic_inc(&ctx->gate->left);
+	ct->again = again;
+	return 0;
+}
+
+/*
+ * The gate
+ */
+
+struct ckpt_gate *ckpt_gate_alloc(void)
+{
+	struct ckpt_gate *gate = kmalloc(sizeof(*gate), GFP_KERNEL_ACCOUNT);
+
+	if (!gate)
+		return NULL;
+	refcount_set(&gate->users, 1);
+	atomic_set(&gate->left, 1);
+	init_completion(&gate->open);
+	return gate;
+}
+
+void ckpt_gate_get(struct ckpt_gate *gate)
+{
+	refcount_inc(&gate->users);
+}
+
+void ckpt_gate_put(struct ckpt_gate *gate)
+{
+	if (gate && refcount_dec_and_test(&gate->users))
+		kfree(gate);
+}
+
+/* One more is where it should be; the coordinator, too, when it lets go. */
+void ckpt_gate_count(struct ckpt_gate *gate)
+{
+	if (atomic_dec_and_test(&gate->left))
+		complete_all(&gate->open);
+}
+
+/* Wait until all are in their stops; or die. */
+void ckpt_gate_wait(struct ckpt_gate *gate)
+{
+	wait_for_completion_killable(&gate->open);
+	ckpt_gate_put(gate);
+}
+
+void ckpt_stop_free(struct ckpt_stop *again)
+{
+	if (again)
+		ckpt_gate_put(again->gate);
+	kfree(again);
+}
+
+/**
+ * ckpt_gate_pass - current is where it was, or will never be
+ *
+ * Does not sleep: ptrace_stop() calls this after it has set its state.
+ */
+void ckpt_gate_pass(void)
+{
+	struct ckpt_stop *again = current->ckpt_site.again;
+
+	current->ckpt_site.again = NULL;
+	current->ckpt_site.dying = false;
+	ckpt_gate_count(again->gate);
+	ckpt_stop_free(again);
+}
+
+/*
+ * Entering stops again: called by kernel/signal.c
+ */
+
+/* The signal that the stop is about; ptrace_signal() comes next. */
+int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type)
+{
+	const struct ckpt_stop *again = current->ckpt_site.again;
+
+	memcpy(info, again->rec.info, sizeof(*info));
+	*type = again->type;
+	return info->si_signo;
+}
+
+/* TASK_TRACED, with siglock held: now as the tracer had left it. */
+void ckpt_stop_entered(struct kernel_siginfo *info)
+{
+	const struct ckpt_ptrace *rec = &current->ckpt_site.again->rec;
+
+	if (info)
+		memcpy(info, rec->info, sizeof(*info));
+	current->ptrace_message = rec->message;
+	current->exit_code = rec->exit_code;
+	/* ptrace_signal() sets it; SIGCONT may have cleared it after that */
+	if (!(rec->jobctl & JOBCTL_STOP_DEQUEUED))
+		current->jobctl &= ~JOBCTL_STOP_DEQUEUED;
+	if (rec->jobctl & JOBCTL_LISTENING) {
+		current->jobctl |= JOBCTL_LISTENING;
+		/* told of something already, while it could not be woken */
+		if (current->jobctl & JOBCTL_TRAP_NOTIFY)
+			ptrace_signal_wake_up(current, true);
+	}
+}
+
+/* The tracer is gone, or current is to die: no stop, as ptrace_stop() has it. */
+int ckpt_stop_left_out(void)
+{
+	int exit_code = current->ckpt_site.again->rec.exit_code;
+
+	ckpt_gate_pass();
+	return exit_code;
+}
+
+static void send_chosen(int signr)
+{
+	if (signr)
+		send_sig(signr, current, 1);
+}
+
+/**
+ * ckpt_resume_stop - stand in a stop, then do what is left
+ * @rec: current's record
+ * @ptrace: and the one about the stop; current->ckpt_site.again is set
+ * @vfork: linked, if a vfork wait comes after it
+ *
+ * Return: what ckpt_task_main() has to return to ret_from_fork().
+ */
+int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptrace,
+		     struct ckpt_vfork_wait *vfork)
+{
+	struct pt_regs *regs = current_pt_regs();
+	unsigned long work;
+	int signr;
+
+	if (ptrace->work & CKPT_PTRACE_SIGPENDING)
+		set_thread_flag(TIF_SIGPENDING);
+	ckpt_stop_at(ptrace->stop, rec->site_arg);
+	if (ptrace->stop == CKPT_STOP_EXIT)
+		do_exit(rec->site_arg);
+	if (ptrace->stop == CKPT_STOP_SIGNAL) {
+		if (ckpt_broken(CKPT_BREAK_SIGNAL_STOP))
+			ckpt_gate_pass();
+		/* get_signal() enters it */
+		set_thread_flag(TIF_SIGPENDING);
+		return CKPT_SYSCALL_LEFT;
+	}
+	signr = ckpt_ptrace_stop(ptrace->has_info);
+	switch (ptrace->stop) {
+	case CKPT_STOP_SYSCALL_ENTER:
+		send_chosen(signr);
+		if (!fatal_signal_pending(current) && !rec->site_arg &&
+		    !ckpt_broken(CKPT_BREAK_SYSCALL_ENTER))
+			ckpt_do_syscall(regs, ckpt_syscall_trace_enter(regs));
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_SECCOMP:
+		work = READ_ONCE(current_thread_info()->syscall_work);
+		if (!ckpt_seccomp_resume())
+			ckpt_do_syscall(regs, syscall_trace_enter_end(regs, work));
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_SYSCALL_EXIT:
+		send_chosen(signr);
+		return ckpt_broken(CKPT_BREAK_SYSCALL_EXIT) ?
+		       CKPT_SYSCALL_LEAVES : CKPT_SYSCALL_LEFT;
+	case CKPT_STOP_VFORK:
+		ckpt_event(CKPT_EVENT_VFORK, 0);
+		vfork->nr = rec->site_arg;
+		ckpt_vfork_wait(vfork, regs);
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_CLONE:
+	case CKPT_STOP_VFORK_DONE:
+		regs->ax = rec->site_arg;
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_EXEC:
+		regs->ax = 0;
+		return CKPT_SYSCALL_LEAVES;
+	case CKPT_STOP_TRAP:
+		/* it was in get_signal(), which goes on */
+		set_thread_flag(TIF_SIGPENDING);
+		return CKPT_SYSCALL_LEFT;
+	default:
+		return CKPT_SYSCALL_LEFT;
+	}
+}
