@@ -252,6 +252,7 @@ fn runner<'s, 'l>(
         root: 0,
         patience: 0,
         missed: 0,
+        any_point: true,
     }
 }
 

@@ -63,6 +63,7 @@ pub fn case(
         root: 0,
         patience: if options.vcpus > 1 { PATIENCE } else { 0 },
         missed: 0,
+        any_point: false,
     };
     let stop = run(&mut runner, options, store, &mut record).err();
     record.missed = runner.missed;
