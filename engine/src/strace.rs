@@ -114,6 +114,7 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut interrupted: Option<String> = None;
     let mut ended = 0u64;
+    let mut handled = false;
     for line in text.lines() {
         // strace aligns results, by lines that may have been longer before the rules.
         let mut line = PADDED.replace(line, ") = ").into_owned();
@@ -124,6 +125,11 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
         }
         if has(Rule::SigchldOrder) && line.starts_with("--- SIGCHLD ") {
             ended += 1;
+            handled = true;
+            continue;
+        }
+        // The return of a handler that makes no call of its own belongs to the signal.
+        if std::mem::take(&mut handled) && line.starts_with("rt_sigreturn(") {
             continue;
         }
         if has(Rule::InterruptedCalls) {
@@ -260,6 +266,17 @@ mod tests {
         let undisturbed = "poll([{fd=3, events=POLLIN}], 1, 500) = 1 ([{fd=3, revents=POLLIN}])\n";
         let frozen = "poll([{fd=3, events=POLLIN}], 1, 500) = ? ERESTART_RESTARTBLOCK (Interrupted by signal)\nrestart_syscall(<... resuming interrupted poll ...>) = 1\n";
         assert_eq!(one(undisturbed), one(frozen));
+    }
+
+    #[test]
+    fn a_signal_and_its_handler_s_return_move_together() {
+        let rules = &[Rule::SigchldOrder];
+        let one = |text| normalise(text, rules, &mut Uses::new());
+        let before = "--- SIGCHLD {} ---\nrt_sigreturn({mask=[]}) = 7\nclose(3) = 0\n";
+        let behind = "close(3) = 0\n--- SIGCHLD {} ---\nrt_sigreturn({mask=[]}) = 0\n";
+        assert_eq!(one(before), one(behind));
+        assert_ne!(one("close(3) = 0\n"), one(behind));
+        assert_ne!(one("rt_sigreturn({mask=[]}) = 7\n"), one(""));
     }
 
     #[test]
