@@ -115,8 +115,14 @@ static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 			return ckpt_err(ctx, -EPERM,
 					"pid %d may not open the memory of pid %d",
 					pm->opener->tree.pid, pm->pid);
+		/* it is parked, but may be killed there */
+		task_lock(ct->task);
 		mm = ct->task->mm;
-		mmgrab(mm);
+		if (mm)
+			mmgrab(mm);
+		task_unlock(ct->task);
+		if (!mm)
+			return -EINTR;
 	}
 	pm->file->private_data = mm;
 	if (old)
