@@ -28,8 +28,12 @@ const BOOT: Duration = Duration::from_secs(120);
 /// What results may take in the bundle's disk, in MiB.
 const ROOM: u64 = 2048;
 
-/// Mounts the bundle's disk.
-const ENTER: &str = "mkdir -p /bundle && mount /dev/vdd /bundle && cd /bundle";
+/// Mounts the bundle's disk and runs the script `$0` there. What it says on its way comes
+/// to the end as its stderr and at once to the console, where a host sees how far it is.
+const ENTER: &str = "mkdir -p /bundle && mount /dev/vdd /bundle && cd /bundle
+set -o pipefail
+exec 3>&1
+/bin/sh -ec \"$0\" crucible \"$@\" 2>&1 >&3 3>&- | tee /dev/console >&2";
 
 /// Where the outer Linux finds the userland's disk.
 const USERLAND: &str = "/dev/vdb";
@@ -113,7 +117,7 @@ impl Outer {
         let machine = QemuMachine::start(&spec, &options)?;
         let mut guest = Guest::connect(Box::new(machine), BOOT)?;
         guest.prepare(None)?;
-        let mut words = ["/bin/sh", "-ec", &format!("{ENTER}\n{script}"), "crucible"]
+        let mut words = ["/bin/bash", "-ec", ENTER, script]
             .map(String::from)
             .to_vec();
         words.extend(arguments.iter().cloned());
@@ -140,6 +144,11 @@ impl Outer {
                 .arg(directory.join("results"))
                 .arg(root.join("results")),
         )
+    }
+
+    /// The console's log.
+    pub fn console(&self) -> PathBuf {
+        self.directory.path().join("console.log")
     }
 
     /// Keeps its directory, for somebody to look at; gives the console's log.

@@ -56,7 +56,10 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
         cpus: args.cpus,
     };
     let limit = Duration::from_secs(args.timeout);
-    context.progress().begin("crucible in the outer Linux");
+    context.progress().begin(&format!(
+        "crucible in the outer Linux; how far it is: {}",
+        outer.console().display()
+    ));
     let run = outer.run(context, size, &script, &args.command, limit);
     context.progress().end();
     let code = run.and_then(|run| {
