@@ -54,6 +54,19 @@ impl EventSpec {
         }
     }
 
+    /// The next event of a kind, whosever it is.
+    pub fn next(kind: EventKind) -> Self {
+        let trigger = Trigger::Count {
+            kind,
+            task: None,
+            nth: 1,
+        };
+        Self {
+            text: format!("{}:1", kind_text(kind)),
+            trigger,
+        }
+    }
+
     /// What the guest is told.
     pub fn trigger(&self) -> &Trigger {
         &self.trigger

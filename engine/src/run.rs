@@ -40,7 +40,15 @@ pub struct Frozen {
     /// Its tasks.
     pub tasks: Observation,
     /// The nonce it had drawn.
-    nonce: Option<String>,
+    pub(crate) nonce: Option<String>,
+}
+
+/// A run that ended before its event.
+pub(crate) struct RunEnd {
+    /// How its workload did, where that is known.
+    pub workload: Option<Ended>,
+    /// How often the event had happened.
+    pub count: Option<u64>,
 }
 
 /// A restarted run.
@@ -80,11 +88,11 @@ pub struct Runner<'s, 'l> {
 }
 
 impl Runner<'_, '_> {
-    fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs(self.case.timeout) * self.session.slowness()
     }
 
-    fn guest(&mut self) -> &mut Guest {
+    pub(crate) fn guest(&mut self) -> &mut Guest {
         self.session.running()
     }
 
@@ -160,7 +168,7 @@ impl Runner<'_, '_> {
     }
 
     /// From the frozen tree to the frozen tree, by way of an image.
-    fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Stop> {
+    pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Stop> {
         let after = |e| Stop::guest(Phase::After, e);
         let (engine, limit) = (self.engine, self.limit());
         let root = self.root;
@@ -210,7 +218,11 @@ impl Runner<'_, '_> {
         refused
     }
 
-    fn start(&mut self, run: &str, trigger: Option<&Trigger>) -> Result<i32, GuestError> {
+    pub(crate) fn start(
+        &mut self,
+        run: &str,
+        trigger: Option<&Trigger>,
+    ) -> Result<i32, GuestError> {
         let (stash, case) = (self.stash, self.case);
         let mut env = case.env.clone();
         env.insert(SLOWNESS.into(), self.session.slowness().to_string());
@@ -233,30 +245,16 @@ impl Runner<'_, '_> {
     /// they were at rest.
     fn try_event(&mut self, run: &str) -> Result<Result<Frozen, Stop>, Stop> {
         let before = |e| Stop::guest(Phase::Before, e);
-        let (at, limit) = (self.case.at.clone(), self.limit());
+        let at = self.case.at.clone();
         self.root = self.start(run, Some(at.trigger())).map_err(before)?;
-        let freeze = match self.guest().wait(run, limit).map_err(before)? {
-            Stopped::Frozen(freeze) => freeze,
-            Stopped::Exited {
-                workload, count, ..
-            } => {
+        let freeze = match self.frozen_or_ended(run, Phase::Before)? {
+            Ok(freeze) => freeze,
+            Err(ended) => {
                 self.guest().kill(run).map_err(before)?;
-                let end = workload.map_or("an unknown end".into(), |e| e.to_string());
-                return Err(Stop::missed(never(&at, count, &end)));
-            }
-            Stopped::Timeout { fired: true, .. } => {
-                return Err(self.stuck(
-                    run,
-                    Phase::After,
-                    "the trigger fired, but the tasks did not come to rest",
-                ));
-            }
-            Stopped::Timeout { count, .. } => {
-                let why = format!(
-                    "the event {at} did not come in time; it happened {} times so far",
-                    count.unwrap_or(0)
-                );
-                return Err(self.stuck(run, Phase::Before, &why));
+                let end = ended
+                    .workload
+                    .map_or("an unknown end".into(), |e| e.to_string());
+                return Err(Stop::missed(never(&at, ended.count, &end)));
             }
         };
         let after = |e| Stop::guest(Phase::After, e);
@@ -280,8 +278,37 @@ impl Runner<'_, '_> {
         }))
     }
 
+    /// Waits until a run is at rest at the case's event, or has ended before.
+    pub(crate) fn frozen_or_ended(
+        &mut self,
+        run: &str,
+        phase: Phase,
+    ) -> Result<Result<Freeze, RunEnd>, Stop> {
+        let limit = self.limit();
+        let stopped = self.guest().wait(run, limit);
+        match stopped.map_err(|e| Stop::guest(phase, e))? {
+            Stopped::Frozen(freeze) => Ok(Ok(freeze)),
+            Stopped::Exited {
+                workload, count, ..
+            } => Ok(Err(RunEnd { workload, count })),
+            Stopped::Timeout { fired: true, .. } => Err(self.stuck(
+                run,
+                Phase::After,
+                "the trigger fired, but the tasks did not come to rest",
+            )),
+            Stopped::Timeout { count, .. } => {
+                let why = format!(
+                    "the event {} did not come in time; it happened {} times so far",
+                    self.case.at,
+                    count.unwrap_or(0)
+                );
+                Err(self.stuck(run, phase, &why))
+            }
+        }
+    }
+
     /// The whole line of the nonce's file, if it is there.
-    fn nonce(&mut self) -> Result<Option<String>, GuestError> {
+    pub(crate) fn nonce(&mut self) -> Result<Option<String>, GuestError> {
         let Some(name) = &self.case.nonce else {
             return Ok(None);
         };
@@ -297,7 +324,12 @@ impl Runner<'_, '_> {
     }
 
     /// Waits for the end of a run and takes all that it left.
-    fn finish(&mut self, run: &str, phase: Phase, drawn: Option<String>) -> Result<Outcome, Stop> {
+    pub(crate) fn finish(
+        &mut self,
+        run: &str,
+        phase: Phase,
+        drawn: Option<String>,
+    ) -> Result<Outcome, Stop> {
         let limit = self.limit();
         let fail = |e| Stop::guest(phase, e);
         let (root, workload) = match self.guest().wait(run, limit).map_err(fail)? {

@@ -125,6 +125,14 @@ pub enum Request {
         /// Its name.
         run: String,
     },
+    /// Arms a trigger for a frozen container, in place of the one that froze it.
+    /// [`Reply::Done`].
+    Arm {
+        /// Which container.
+        run: String,
+        /// Where to freeze it next.
+        trigger: Trigger,
+    },
     /// Lets a frozen container go on. [`Reply::Done`].
     Thaw {
         /// Which container.

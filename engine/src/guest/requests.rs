@@ -169,6 +169,12 @@ impl Guest {
         self.done(Request::Adopt { run, pid }, "adopt", PROMPT)
     }
 
+    /// Arms another trigger for a frozen container.
+    pub fn arm(&mut self, run: &str, trigger: &Trigger) -> Result<(), GuestError> {
+        let (run, trigger) = (run.to_owned(), trigger.clone());
+        self.done(Request::Arm { run, trigger }, "arm", PROMPT)
+    }
+
     /// Lets a container go on.
     pub fn thaw(&mut self, run: &str) -> Result<(), GuestError> {
         let run = run.to_owned();

@@ -6,6 +6,7 @@
 //! does. Where it does not, freezing alone may be what makes the difference: so a control is
 //! run at that point, and its end is what is wanted then.
 
+mod chain;
 mod points;
 
 use std::{collections::BTreeMap, time::Instant};
@@ -13,6 +14,7 @@ use std::{collections::BTreeMap, time::Instant};
 use crucible_protocol::{EventKind, RUN_DIR, Trigger};
 use serde::{Deserialize, Serialize};
 
+pub use self::chain::{Chain, chain};
 pub use self::points::{Listing, Point, stratified};
 use crate::{
     compare::{self, Check, Outcome},

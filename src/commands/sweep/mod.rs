@@ -1,5 +1,6 @@
 //! `crucible sweep`
 
+mod chain;
 mod done;
 mod screen;
 
@@ -52,6 +53,9 @@ pub struct SweepArgs {
     /// Only this point, as a report names it: `2.1:7`
     #[arg(long, value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
     point: Option<String>,
+    /// One run, checkpointed, killed and restarted at every event, instead of a run a point
+    #[arg(long, conflicts_with_all = ["every", "limit", "resume", "point", "jobs"])]
+    chain: bool,
     /// Go on with the sweep that was interrupted
     #[arg(long)]
     resume: bool,
@@ -135,6 +139,9 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     let results = root.join("results");
     let store = Store::begin(&results, &format!("sweep-{}", scenario.name))
         .with_context(|| format!("cannot write to {}", results.display()))?;
+    if args.chain {
+        return chain::run(args, context, &lab, store, &scenario);
+    }
     let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args));
     for case in &scenario.cases {
         let mut case = case.clone();
@@ -165,22 +172,28 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         screen.cases.push(sweep.run(&mut done)?);
     }
     let json = screen.json()?;
-    store.write(Path::new("sweep.json"), json.as_bytes())?;
-    let code = screen.exit_code();
-    screen.record = store
-        .finished()
-        .strip_prefix(root)
-        .unwrap_or(store.finished())
-        .join("sweep.json")
-        .to_string_lossy()
-        .into_owned();
-    store.finish(false)?;
+    let record = keep(store, root, &json)?;
     if args.json {
         println!("{json}");
     } else {
         print!("{}", screen.text());
+        println!("  record   {record}");
     }
-    Ok(code.into())
+    Ok(screen.exit_code().into())
+}
+
+/// Writes the record, and ends what the sweep leaves behind; gives the record's path.
+fn keep(store: Store, root: &Path, json: &str) -> Result<String> {
+    store.write(Path::new("sweep.json"), json.as_bytes())?;
+    let finished = store.finished();
+    let record = finished
+        .strip_prefix(root)
+        .unwrap_or(finished)
+        .join("sweep.json")
+        .to_string_lossy()
+        .into_owned();
+    store.finish(false)?;
+    Ok(record)
 }
 
 /// The scenario, with the cases that were asked for; or what is wrong.

@@ -20,8 +20,6 @@ pub struct Screen {
     reproduce: String,
     /// Its cases.
     pub cases: Vec<CaseSweep>,
-    /// Where the record is.
-    pub record: String,
 }
 
 /// One case.
@@ -89,7 +87,6 @@ impl Screen {
             event: event.to_owned(),
             reproduce,
             cases: Vec::new(),
-            record: String::new(),
         }
     }
 
@@ -121,7 +118,6 @@ impl Screen {
         for case in &self.cases {
             self.case_text(case, &mut text);
         }
-        let _ = writeln!(text, "  record   {}", self.record);
         text
     }
 

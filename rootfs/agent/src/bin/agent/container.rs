@@ -97,19 +97,10 @@ impl Container {
         };
         drop(go);
         reaper.watch(root);
-        let container = Self {
-            cgroup,
-            root,
-            waited: Some(root),
-            trigger: start.trigger.clone(),
-            started: Instant::now(),
-            time_fired: false,
-        };
+        let mut container = Self::adopt(cgroup, root, Some(root));
         container.wait_for_start_line(reaper)?;
-        if let Some(line) = start.trigger.as_ref().and_then(Trigger::freeze_at) {
-            container.cgroup.arm(&line).with_context(|| {
-                format!("this kernel does not take the trigger {line:?}; is it one of crucible's?")
-            })?;
+        if let Some(trigger) = start.trigger.clone() {
+            container.arm(trigger)?;
         }
         gate.write_all(b"g")
             .context("the workload is gone before it began")?;
@@ -129,6 +120,18 @@ impl Container {
             started: Instant::now(),
             time_fired: false,
         }
+    }
+
+    /// Arms a trigger. Its time, if it is one, counts from now, or from the workload's start.
+    pub fn arm(&mut self, trigger: Trigger) -> Result<()> {
+        if let Some(line) = trigger.freeze_at() {
+            self.cgroup.arm(&line).with_context(|| {
+                format!("this kernel does not take the trigger {line:?}; is it one of crucible's?")
+            })?;
+        }
+        self.trigger = Some(trigger);
+        self.started = Instant::now();
+        Ok(())
     }
 
     fn wait_for_start_line(&self, reaper: &mut Reaper) -> Result<()> {

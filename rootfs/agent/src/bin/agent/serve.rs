@@ -152,6 +152,10 @@ impl Agent {
                 self.containers.insert(run, container);
                 Ok(Reply::Done)
             }
+            Request::Arm { run, trigger } => {
+                find(&mut self.containers, &run)?.arm(trigger)?;
+                Ok(Reply::Done)
+            }
             Request::Thaw { run } => {
                 find(&mut self.containers, &run)?.cgroup.thaw()?;
                 Ok(Reply::Done)
