@@ -48,6 +48,8 @@ struct ckpt_tsk {
 	struct ckpt_stop *again;	/* restart: stop, or death, to enter */
 	struct ckpt_terminal *tty;	/* restart, of a process: controlling */
 	pid_t tty_old_pgrp;		/* restart, of a process */
+	bool lives;			/* a thread of its process does */
+	bool last;			/* its process has no other thread */
 };
 
 struct ckpt_obj {
@@ -146,6 +148,7 @@ void ckpt_release_tasks(struct ckpt_ctx *ctx);
 int ckpt_check_settled(struct ckpt_ctx *ctx);
 int ckpt_recheck_settled(struct ckpt_ctx *ctx);
 struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
+void ckpt_mark_processes(struct ckpt_ctx *ctx);
 struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
 
 /* dump.c, restart.c */
@@ -178,7 +181,7 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
 
 /* signal.c */
 int ckpt_dump_sighand(struct ckpt_ctx *ctx, struct task_struct *t);
-int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared);
 int ckpt_restore_sighand(struct ckpt_ctx *ctx);
 int ckpt_restore_signal(struct ckpt_ctx *ctx);
@@ -197,7 +200,7 @@ void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
 
 /* tty.c, tty_files.c */
 int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref);
-int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct task_struct *t,
+int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		   struct ckpt_signal *rec);
 int ckpt_check_ttys(struct ckpt_ctx *ctx);
 int ckpt_restore_tty(struct ckpt_ctx *ctx);
@@ -309,18 +312,20 @@ u64 ckpt_vdso_sum(void);
 u64 ckpt_xfeatures(void);
 int ckpt_map_vdso(unsigned long vvar, unsigned long len);
 
-/* A thread that has died and that its tracer has not waited for yet. */
-static inline bool ckpt_dead_thread(const struct ckpt_tsk *ct)
-{
-	return (ct->tree.flags & (CKPT_TREE_LEADER | CKPT_TREE_ZOMBIE)) ==
-	       CKPT_TREE_ZOMBIE;
-}
-
 /* A process that has died: it exits while others are still being built. */
 static inline bool ckpt_dead_process(const struct ckpt_tsk *ct)
 {
-	return ct->tree.flags & CKPT_TREE_LEADER &&
-	       ct->tree.flags & CKPT_TREE_ZOMBIE;
+	return ct->tree.flags & CKPT_TREE_ZOMBIE && ct->last;
+}
+
+/*
+ * A thread that has died while its process is not gone: its tracer has not
+ * waited for it yet, or it is the first, which stays as long as there is
+ * another. It dies when all have been let go.
+ */
+static inline bool ckpt_dead_thread(const struct ckpt_tsk *ct)
+{
+	return ct->tree.flags & CKPT_TREE_ZOMBIE && !ct->last;
 }
 
 static inline struct ckpt_tsk *ckpt_current(struct ckpt_ctx *ctx)

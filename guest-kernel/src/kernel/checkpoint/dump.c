@@ -18,10 +18,19 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
+/* A thread that has what a process' dead first thread has no more. */
+static struct ckpt_tsk *living_thread(struct ckpt_tsk *ct)
+{
+	while (ct->tree.flags & CKPT_TREE_ZOMBIE)
+		ct++;
+	return ct;
+}
+
 static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	bool leader = ct->tree.flags & CKPT_TREE_LEADER;
 	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
+	bool process = leader && ct->lives;
 	struct task_struct *t = ct->task;
 	struct ckpt_task rec = { };
 	int ret;
@@ -32,19 +41,19 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		ret = ckpt_dump_fs(ctx, t, &rec.fs);
 	if (!ret && !zombie)
 		ret = ckpt_dump_files(ctx, t, &rec.files);
-	if (!ret && !zombie)
-		ret = ckpt_dump_mm(ctx, ct, &rec.mm);
+	if (!ret && (process || !zombie))
+		ret = ckpt_dump_mm(ctx, living_thread(ct), &rec.mm);
 	if (!ret && leader)
 		ret = ckpt_dump_rlimits(ctx, t);
 	if (!ret && leader)
-		ret = ckpt_dump_signal(ctx, t);
-	if (!ret && leader && !zombie)
+		ret = ckpt_dump_signal(ctx, ct);
+	if (!ret && process)
 		ret = ckpt_dump_sighand(ctx, t);
-	if (!ret && leader && !zombie)
+	if (!ret && process)
 		ret = ckpt_dump_posix_timers(ctx, t);
-	if (!ret && leader && !zombie)
+	if (!ret && process)
 		ret = ckpt_dump_pending(ctx, t, true);
-	if (!ret && leader && !zombie)
+	if (!ret && process)
 		ret = ckpt_dump_timers(ctx, t);
 	if (!ret && !zombie)
 		ret = ckpt_dump_pending(ctx, t, false);

@@ -86,6 +86,28 @@ struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid)
 	return NULL;
 }
 
+/* What a task must know about the others of its process; @tree is there. */
+void ckpt_mark_processes(struct ckpt_ctx *ctx)
+{
+	unsigned int first, i, next;
+
+	for (first = 0; first < ctx->nr_tsks; first = next) {
+		bool lives = false;
+
+		for (next = first; next < ctx->nr_tsks; next++) {
+			const struct ckpt_tree *t = &ctx->tsks[next].tree;
+
+			if (t->tgid != ctx->tsks[first].tree.tgid)
+				break;
+			lives |= !(t->flags & CKPT_TREE_ZOMBIE);
+		}
+		for (i = first; i < next; i++) {
+			ctx->tsks[i].lives = lives;
+			ctx->tsks[i].last = next - first == 1;
+		}
+	}
+}
+
 static void add_task(struct ckpt_ctx *ctx, struct task_struct *t,
 		     unsigned int room)
 {
@@ -156,7 +178,7 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (t->exit_state) {
 		tree->flags |= CKPT_TREE_ZOMBIE;
 		tree->exit_code = t->exit_code;
-		if (thread_group_leader(t) &&
+		if (thread_group_leader(t) && thread_group_empty(t) &&
 		    t->signal->flags & SIGNAL_GROUP_EXIT)
 			tree->exit_code = t->signal->group_exit_code;
 	}
@@ -203,6 +225,7 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 	read_unlock(&tasklist_lock);
 	if (ret)
 		return ckpt_err(ctx, ret, "a task has left the pid namespace");
+	ckpt_mark_processes(ctx);
 	return 0;
 }
 
@@ -252,10 +275,6 @@ static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		if (READ_ONCE(t->exit_state) != EXIT_ZOMBIE ||
 		    (!thread_group_leader(t) && !t->ptrace))
 			return ckpt_err(ctx, -EAGAIN, "%s: being reaped", t->comm);
-		if (thread_group_leader(t) && !thread_group_empty(t))
-			return ckpt_err(ctx, -EBUSY,
-					"%s: its first thread has exited before the others",
-					t->comm);
 		return 0;
 	}
 	if (t->flags & PF_EXITING)

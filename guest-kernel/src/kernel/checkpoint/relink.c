@@ -49,10 +49,7 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 	}
 	if (!leader) {
 		/* behind its leader, or behind another of its threads */
-		if (!i || ctx->tsks[i - 1].tree.tgid != t->tgid ||
-		    ckpt_dead_process(&ctx->tsks[i - 1]))
-			return -EINVAL;
-		return 0;
+		return !i || ctx->tsks[i - 1].tree.tgid != t->tgid ? -EINVAL : 0;
 	}
 	if (!i)
 		return t->ppid ? -EINVAL : 0;
@@ -90,6 +87,7 @@ int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 		if (ret)
 			return ckpt_err(ctx, ret, "malformed tree at entry %u", i);
 	}
+	ckpt_mark_processes(ctx);
 	return 0;
 }
 

@@ -115,6 +115,8 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 {
 	bool leader = ct->tree.flags & CKPT_TREE_LEADER;
 	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
+	/* also where the process' first thread has died before the others */
+	bool lives = leader && ct->lives;
 	u64 must = SEEN(TASK), process = SEEN(RLIMITS) | SEEN(SIGNAL);
 	u64 alive = SEEN(SIGHAND) | SEEN(TIMERS);
 
@@ -122,16 +124,17 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 		must |= SEEN(REGS) | SEEN(XSTATE);
 	if (leader)
 		must |= process;
-	if (leader && !zombie)
+	if (lives)
 		must |= alive;
 	if ((ctx->seen & must) != must)
 		return ckpt_err(ctx, -EINVAL,
 				"section lacks a record (has %#llx, needs %#llx)",
 				ctx->seen, must);
-	if ((!leader && ctx->seen & (process | alive | SEEN(POSIX_TIMER))) ||
-	    (zombie && ctx->seen & (alive | SEEN(POSIX_TIMER) | SEEN(REGS) |
-				    SEEN(XSTATE) | SEEN(MM) | SEEN(FILES) |
-				    SEEN(SIGINFO) | SEEN(DEBUGREGS))))
+	if ((!leader && ctx->seen & process) ||
+	    (!lives && ctx->seen & (alive | SEEN(POSIX_TIMER))) ||
+	    (zombie && !lives && ctx->seen & (SEEN(MM) | SEEN(SIGINFO))) ||
+	    (zombie && ctx->seen & (SEEN(REGS) | SEEN(XSTATE) | SEEN(FILES) |
+				    SEEN(DEBUGREGS))))
 		return ckpt_err(ctx, -EINVAL, "section has a record too many");
 	return 0;
 }
@@ -251,7 +254,7 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (ret)
 		return ret;
 	/* commit_creds() clears these where ids have changed */
-	if (!ckpt_dead_process(ct))
+	if (ct->lives)
 		set_dumpable(current->mm, dumpable);
 	current->pdeath_signal = ct->rec.pdeath_signal;
 	return 0;

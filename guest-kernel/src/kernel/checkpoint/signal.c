@@ -74,18 +74,18 @@ int ckpt_restore_sighand(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-int ckpt_dump_signal(struct ckpt_ctx *ctx, struct task_struct *t)
+int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
-	struct signal_struct *sig = t->signal;
+	struct signal_struct *sig = ct->task->signal;
 	struct ckpt_signal rec = { };
 	int ret;
 
-	ret = ckpt_dump_ctty(ctx, t, &rec);
+	ret = ckpt_dump_ctty(ctx, ct, &rec);
 	if (ret)
 		return ret;
 	rec.flags = sig->flags & SIGNAL_FLAGS_KEPT;
 	/* a dead process exits again by itself */
-	if (!t->exit_state)
+	if (!ckpt_dead_process(ct))
 		rec.flags |= sig->flags & SIGNAL_GROUP_EXIT;
 	rec.group_exit_code = sig->group_exit_code;
 	rec.group_stop_count = sig->group_stop_count;
@@ -129,7 +129,7 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	spin_lock_irq(&current->sighand->siglock);
 	sig->flags = (sig->flags & ~SIGNAL_FLAGS_KEPT) |
 		     (rec->flags & SIGNAL_FLAGS_KEPT);
-	if (!(ckpt_current(ctx)->tree.flags & CKPT_TREE_ZOMBIE))
+	if (!ckpt_dead_process(ckpt_current(ctx)))
 		sig->group_exit_code = rec->group_exit_code;
 	sig->is_child_subreaper = rec->is_child_subreaper;
 	sig->has_child_subreaper = rec->has_child_subreaper;

@@ -106,7 +106,7 @@ static bool valid_stop_arg(u32 stop, s32 arg)
 int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
-	bool late = zombie && !(ct->tree.flags & CKPT_TREE_LEADER);
+	bool late = ckpt_dead_thread(ct);
 	bool stopped = ct->ptrace.stop != CKPT_STOP_NONE;
 	bool at_stop = ct->rec.site == CKPT_SITE_PTRACE;
 	struct ckpt_stop *again;
@@ -114,7 +114,7 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (stopped != at_stop ||
 	    (stopped && !valid_stop_arg(ct->ptrace.stop, ct->rec.site_arg)) ||
 	    (zombie && (ct->ptrace.jobctl || ct->ptrace.work)) ||
-	    (late && !ct->ptrace.tracer))
+	    (late && !ct->ptrace.tracer && !(ct->tree.flags & CKPT_TREE_LEADER)))
 		return ckpt_err(ctx, -EINVAL, "a site that contradicts its ptrace state");
 	if (!stopped && !late)
 		return 0;

@@ -130,6 +130,7 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	rec->utime = utime;
 	rec->stime = stime;
 	dump_sched(t, rec);
+	rec->oom_score_adj = t->signal->oom_score_adj;
 	if (t->exit_state) {
 		rec->site = CKPT_SITE_ZOMBIE;
 		return ckpt_write(ctx, CKPT_REC_TASK, 0, rec, sizeof(*rec),
@@ -169,7 +170,6 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	rec->personality = t->personality;
 	rec->timer_slack_ns = t->timer_slack_ns;
 	rec->default_timer_slack_ns = t->default_timer_slack_ns;
-	rec->oom_score_adj = t->signal->oom_score_adj;
 	return ckpt_write(ctx, CKPT_REC_TASK, 0, rec, sizeof(*rec), NULL, 0);
 }
 
@@ -194,7 +194,9 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	    (rec->flags & CKPT_TASK_STRICT && rec->seccomp))
 		return false;
 	if (policy > SCHED_IDLE || policy == 4 || rec->nice < MIN_NICE ||
-	    rec->nice > MAX_NICE || rec->rt_priority >= MAX_RT_PRIO)
+	    rec->nice > MAX_NICE || rec->rt_priority >= MAX_RT_PRIO ||
+	    rec->oom_score_adj < OOM_SCORE_ADJ_MIN ||
+	    rec->oom_score_adj > OOM_SCORE_ADJ_MAX)
 		return false;
 	if (zombie)
 		return true;
@@ -210,9 +212,7 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	       user_range_ok(rec->rseq, rec->rseq_len) &&
 	       (!rec->rseq || (rec->rseq_len >= 32 &&
 			       IS_ALIGNED(rec->rseq, 32))) &&
-	       valid_signal(rec->pdeath_signal) &&
-	       rec->oom_score_adj >= OOM_SCORE_ADJ_MIN &&
-	       rec->oom_score_adj <= OOM_SCORE_ADJ_MAX;
+	       valid_signal(rec->pdeath_signal);
 }
 
 /*
@@ -282,6 +282,20 @@ static int apply_oom(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	return 0;
 }
 
+/* What a process has even where its first thread has died. */
+static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	int ret;
+
+	ret = ckpt_apply_mm(ctx, ct->rec.mm);
+	if (!ret)
+		ret = apply_oom(ctx, &ct->rec);
+	/* fork gave it the coordinator's terminal; a session of its own has none */
+	if (!ret && ct->tree.flags & CKPT_TREE_LEADER && ct->tree.sid)
+		proc_clear_tty(current);
+	return ret;
+}
+
 /**
  * ckpt_apply_task - make current the task it was, but for its credentials,
  * which may take away the rights that are needed here
@@ -301,20 +315,15 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ret;
 	current->utime = rec->utime;
 	current->stime = rec->stime;
-	if (ct->tree.flags & CKPT_TREE_ZOMBIE)
-		return 0;
-	ret = ckpt_apply_mm(ctx, rec->mm);
-	if (!ret)
-		ret = ckpt_apply_files(ctx, rec->files);
+	if (ct->lives)
+		ret = apply_process(ctx, ct);
+	if (ret || ct->tree.flags & CKPT_TREE_ZOMBIE)
+		return ret;
+	ret = ckpt_apply_files(ctx, rec->files);
 	if (!ret)
 		ret = ckpt_apply_fs(ctx, rec->fs);
-	if (!ret)
-		ret = apply_oom(ctx, rec);
 	if (ret)
 		return ret;
-	/* fork gave it the coordinator's terminal; a session of its own has none */
-	if (ct->tree.flags & CKPT_TREE_LEADER && ct->tree.sid)
-		proc_clear_tty(current);
 	current->saved_sigmask.sig[0] = rec->saved_sigmask;
 	current->restore_sigmask = !!(rec->flags & CKPT_TASK_SIGMASK_SAVED);
 	current->sas_ss_sp = rec->sas_sp;

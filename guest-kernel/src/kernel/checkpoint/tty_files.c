@@ -43,20 +43,21 @@ static bool group_in_tree(struct ckpt_ctx *ctx, pid_t pgid, pid_t sid)
 /**
  * ckpt_dump_ctty - a process' controlling terminal
  * @ctx: the checkpoint
- * @t: the process
+ * @ct: the process
  * @rec: gets it
  *
  * Return: 0, -EOPNOTSUPP where it is no pseudo-terminal, -EBUSY.
  */
-int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct task_struct *t,
+int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		   struct ckpt_signal *rec)
 {
+	struct task_struct *t = ct->task;
 	struct signal_struct *sig = t->signal;
 	struct tty_struct *tty;
 	bool lost;
 	int ret = 0;
 
-	if (t->exit_state)
+	if (!ct->lives)
 		return 0;
 	spin_lock_irq(&t->sighand->siglock);
 	tty = tty_kref_get(sig->tty);
@@ -109,7 +110,7 @@ static int check_session(struct ckpt_ctx *ctx, struct tty_struct *slave)
 	if (!any)
 		return 0;
 	leader = session ? ckpt_find_pid(ctx, session) : NULL;
-	if (!leader || leader->tree.flags & CKPT_TREE_ZOMBIE)
+	if (!leader || !leader->lives)
 		return ckpt_err(ctx, -EBUSY,
 				"%s controls a session outside the tree",
 				slave->name);
@@ -223,7 +224,7 @@ int ckpt_restore_ctty(struct ckpt_ctx *ctx, const struct ckpt_signal *rec)
 	struct file *master;
 
 	if (rec->tty_old_pgrp < 0 ||
-	    (ckpt_dead_process(ct) && (rec->tty || rec->tty_old_pgrp)))
+	    (!ct->lives && (rec->tty || rec->tty_old_pgrp)))
 		return ckpt_err(ctx, -EINVAL, "malformed controlling terminal");
 	ct->tty_old_pgrp = rec->tty_old_pgrp;
 	if (!rec->tty)

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * A child whose first thread has exited when another one calls getppid(). The process has
+ * its memory, its files, its handlers and its timer from then on by its other threads only;
+ * its first thread stays a zombie, of which the parent hears when the last one is gone.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "nonce.h"
+
+#define STATUS 7
+
+static atomic_int deaths;
+static sem_t alarmed, stop;
+static char *heap;
+static int file = -1;
+
+static void on_alarm(int signal)
+{
+	(void)signal;
+	sem_post(&alarmed);
+}
+
+static void on_death(int signal)
+{
+	(void)signal;
+	atomic_fetch_add(&deaths, 1);
+}
+
+/* The letter that /proc has for the state of this process' first thread. */
+static char first_state(void)
+{
+	char path[64], text[256], *end;
+	int fd;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", getpid());
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		die(path);
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		die("stat");
+	text[n] = 0;
+	end = strrchr(text, ')');
+	return end && end[1] == ' ' ? end[2] : '?';
+}
+
+static void await(sem_t *semaphore)
+{
+	while (sem_wait(semaphore))
+		if (errno != EINTR)
+			die("sem_wait");
+}
+
+static void *other(void *argument)
+{
+	(void)argument;
+	prctl(PR_SET_NAME, "lives");
+	await(&stop);
+	return "the other thread was told";
+}
+
+static void *survivor(void *argument)
+{
+	pthread_t thread;
+	void *said;
+	char text[32] = "";
+
+	(void)argument;
+	prctl(PR_SET_NAME, "lives");
+	while (first_state() != 'Z')
+		sched_yield();
+	if (pthread_create(&thread, NULL, other, NULL))
+		die("pthread_create");
+
+	syscall(SYS_getppid);
+
+	printf("its first thread: %c\n", first_state());
+	printf("first again: %s\n", kill(getpid(), 0) ? strerror(errno) : "there");
+	printf("memory: %s\n", heap);
+	if (lseek(file, 0, SEEK_SET) || read(file, text, sizeof(text) - 1) < 0)
+		die("file");
+	printf("file: %s\n", text);
+	await(&alarmed);
+	printf("the timer came\n");
+	sem_post(&stop);
+	pthread_join(thread, &said);
+	puts(said);
+	nonce_print();
+	fflush(stdout);
+	/* The last thread's end is not what the process ends with: this is. */
+	exit(STATUS);
+}
+
+static void child(void)
+{
+	struct itimerval timer = { .it_value.tv_usec = 500000 };
+	pthread_t thread;
+
+	prctl(PR_SET_NAME, "gone");
+	if (sem_init(&alarmed, 0, 0) || sem_init(&stop, 0, 0))
+		die("sem_init");
+	signal(SIGALRM, on_alarm);
+	heap = strdup("what was on the heap");
+	file = open("text", O_RDWR | O_CREAT, 0600);
+	if (!heap || file < 0 || write(file, "what was written", 16) != 16)
+		die("prepare");
+	if (setitimer(ITIMER_REAL, &timer, NULL))
+		die("setitimer");
+	if (pthread_create(&thread, NULL, survivor, NULL))
+		die("pthread_create");
+	pthread_exit(NULL);
+}
+
+int main(void)
+{
+	int status;
+	pid_t pid, early;
+
+	nonce_draw();
+	signal(SIGCHLD, on_death);
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid)
+		child();
+	/* Neither sees the zombie while its process lives. */
+	early = waitpid(pid, &status, WNOHANG);
+	if (early || waitpid(pid, &status, 0) != pid)
+		die("waitpid");
+	if (!WIFEXITED(status))
+		return 1;
+	printf("the parent: exit status %d, told of %d death\n", WEXITSTATUS(status),
+	       atomic_load(&deaths));
+	return WEXITSTATUS(status) != STATUS || atomic_load(&deaths) != 1;
+}
