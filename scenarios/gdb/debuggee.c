@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static volatile int total;
@@ -97,6 +98,17 @@ static void threads(void)
 	fprintf(stderr, "total %d\n", total);
 }
 
+static void clocks(void)
+{
+	struct timespec first, second;
+
+	clock_gettime(CLOCK_MONOTONIC, &first);
+	clock_gettime(CLOCK_MONOTONIC, &second);
+	fprintf(stderr, "time goes %s\n", second.tv_sec > first.tv_sec ||
+		(second.tv_sec == first.tv_sec &&
+		 second.tv_nsec >= first.tv_nsec) ? "on" : "back");
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -107,6 +119,8 @@ int main(int argc, char **argv)
 		children();
 	else if (!strcmp(what, "threads"))
 		threads();
+	else if (!strcmp(what, "clocks"))
+		clocks();
 	else if (!strcmp(what, "exec"))
 		execl("/proc/self/exe", argv[0], "work", NULL);
 	else

@@ -1,4 +1,9 @@
 #!/bin/sh
-# Two forks, a pipe, an exec. The second is busy for longer than it takes to hear of the first's end.
-echo "through the pipe" | (read line; /bin/echo "$line"; cat session.sh > /dev/null)
+# Two forks, a pipe, an exec. The first is busy for longer than the second takes to be forked,
+# and that for longer than it takes to hear of the first's end.
+busy() {
+	n=0
+	while [ $n -lt 3000 ]; do n=$((n + 1)); done
+}
+(busy; echo pipe) | (read line; busy; echo "$line")
 exec /bin/true
