@@ -9,6 +9,7 @@ pub mod facts;
 pub mod frame;
 pub mod identity;
 pub mod image;
+pub mod matrix;
 pub mod message;
 pub mod trigger;
 

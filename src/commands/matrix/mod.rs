@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use crucible_engine::guest::{Guest, GuestError};
+use crucible_protocol::matrix::{Cell, Class};
 
 use crate::context::Context;
 use crate::exit;
 use crate::images::{GuestArgs, Images};
 use crate::temporary::Temporary;
 
-use report::{Cell, Class, Report};
+use report::Report;
 
 /// How long the agent may take to answer.
 const BOOT: Duration = Duration::from_secs(120);

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::report::{Cell, Class, Report};
+use crucible_protocol::matrix::{Cell, Class};
+
+use super::report::Report;
 
 /// What is counted in a field: one character each, and what it counts.
 const MARKS: [(&str, &[Class]); 4] = [

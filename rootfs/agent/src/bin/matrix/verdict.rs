@@ -4,42 +4,9 @@
 use std::{fmt::Write, time::Instant};
 
 use anyhow::Result;
-use serde::Serialize;
+use crucible_protocol::matrix::{Cell, Class};
 
 use crate::run::{Bench, Mode, Outcome};
-
-/// What a cell turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// The restarted run saw what the control saw.
-    Passed,
-    /// It saw something else, or did not come to its end.
-    Failed,
-    /// checkpoint(2) refused it.
-    Refused,
-    /// A call of ptrace(2) that the cell is about fails, undisturbed.
-    Excluded,
-    /// Undisturbed, the tracee never comes to such a stop.
-    NoSuchStop,
-    /// Undisturbed, it cannot be told from a run without the feature.
-    Indistinguishable,
-    /// The program itself failed, or two of its controls differ.
-    Unknown,
-}
-
-/// One line of the report.
-#[derive(Debug, Serialize)]
-pub struct Cell {
-    cell: String,
-    class: Class,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    why: Option<String>,
-    /// The first line that differs: the control's, and that of the restarted run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    differs: Option<[String; 2]>,
-    ms: u64,
-}
 
 struct Judgement {
     class: Class,
