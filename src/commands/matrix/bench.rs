@@ -1,0 +1,199 @@
+//! A guest in which cells are run.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use crucible_engine::guest::{Guest, GuestError};
+use crucible_protocol::matrix::{Cell, Class};
+
+use crate::context::Context;
+use crate::images::Images;
+use crate::temporary::Temporary;
+
+/// How long the agent may take to answer.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// How long a cell may take; in the guest it gives up long before.
+const PER_CELL: Duration = Duration::from_secs(60);
+
+/// A source of the program that a cell is.
+macro_rules! source {
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../../../rootfs/matrix/", $name)),
+        )
+    };
+}
+
+/// All of them; in here, so that they are those that this program was built with, wherever
+/// it runs.
+const SOURCES: [(&str, &str); 7] = [
+    source!("cell.h"),
+    source!("lead.c"),
+    source!("look.c"),
+    source!("main.c"),
+    source!("table.c"),
+    source!("tracee.c"),
+    source!("tracer.c"),
+];
+
+/// How they are compiled: addresses are the same in each run, and nothing is random.
+const COMPILE: &str = "gcc -O2 -static -no-pie -fno-stack-protector -o cell *.c";
+
+/// Where cells are run: a guest, and another one where that has died of a cell.
+pub struct Bench<'a> {
+    images: &'a Images,
+    context: &'a Context,
+    guest: Option<(Guest, Temporary)>,
+}
+
+impl<'a> Bench<'a> {
+    /// One that boots its guest when it is needed.
+    pub fn new(images: &'a Images, context: &'a Context) -> Self {
+        Self {
+            images,
+            context,
+            guest: None,
+        }
+    }
+
+    fn guest(&mut self) -> Result<(&mut Guest, &Temporary)> {
+        if self.guest.is_none() {
+            let directory = Temporary::new("matrix")?;
+            let mut guest = self.images.boot(self.context, directory.path(), BOOT)?;
+            prepare(&mut guest)?;
+            self.guest = Some((guest, directory));
+        }
+        let (guest, directory) = self.guest.as_mut().context("it was just booted")?;
+        Ok((guest, directory))
+    }
+
+    /// Ends its guest in order.
+    pub fn shut_down(mut self) -> Result<()> {
+        if let Some((guest, _)) = self.guest.take() {
+            guest.shutdown()?;
+        }
+        Ok(())
+    }
+
+    /// The names of all cells.
+    pub fn list(&mut self) -> Result<Vec<String>> {
+        let (guest, _) = self.guest()?;
+        let mut names = Vec::new();
+        // Stop by stop: all of them are more than the agent keeps of what a program prints.
+        for stop in 0.. {
+            let list = sh(&format!("./cell --list {stop}"));
+            let run = guest.exec(&list, &BTreeMap::new(), "/work", BOOT)?;
+            ensure!(run.success(), "cannot list the cells: {}", run.stderr);
+            if run.stdout.is_empty() {
+                break;
+            }
+            names.extend(run.stdout.lines().map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// What the runs of each cell have seen, for people.
+    pub fn logs(&mut self, names: &[String]) -> Result<String> {
+        let (guest, _) = self.guest()?;
+        exec(guest, &["--logs"], names)?
+    }
+
+    /// Runs some cells; where the guest dies of it, each of them in turn, to find the one.
+    pub fn run_batch(&mut self, names: &[String]) -> Result<Vec<Cell>> {
+        let began = Instant::now();
+        let (guest, _) = self.guest()?;
+        let fault = match exec(guest, &[], names) {
+            Ok(output) => return parse(&output?, names),
+            Err(error) => error,
+        };
+        if !matches!(
+            fault,
+            GuestError::Alert(_) | GuestError::Silent { .. } | GuestError::Ended(_)
+        ) {
+            return Err(fault.into());
+        }
+        let console = self.guest.take().map(|(_, directory)| directory.keep());
+        if let [name] = names {
+            let console = console.map(|kept| kept.join("console.log"));
+            let console = console.map(|path| path.display().to_string());
+            return Ok(vec![Cell {
+                cell: name.clone(),
+                class: Class::Failed,
+                why: Some(format!("{fault}; see {}", console.unwrap_or_default())),
+                differs: None,
+                ms: u64::try_from(began.elapsed().as_millis())?,
+            }]);
+        }
+        let mut cells = Vec::new();
+        for name in names {
+            cells.extend(self.run_batch(std::slice::from_ref(name))?);
+        }
+        Ok(cells)
+    }
+}
+
+fn parse(output: &str, names: &[String]) -> Result<Vec<Cell>> {
+    let cells: Vec<Cell> = output
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no cell: {line}")))
+        .collect::<Result<_>>()?;
+    ensure!(
+        cells.len() == names.len(),
+        "{} cells were run and {} were asked for",
+        cells.len(),
+        names.len()
+    );
+    Ok(cells)
+}
+
+/// What the guest's `matrix` prints about some cells, or how it failed.
+fn exec(
+    guest: &mut Guest,
+    options: &[&str],
+    names: &[String],
+) -> Result<Result<String>, GuestError> {
+    let mut command = ["matrix", "--program", "/work/cell"]
+        .map(String::from)
+        .to_vec();
+    command.extend(options.iter().map(|&option| option.to_owned()));
+    command.extend_from_slice(names);
+    let limit = BOOT + PER_CELL * names.len() as u32;
+    let run = guest.exec(&command, &BTreeMap::new(), "/work", limit)?;
+    guest.check_alerts()?;
+    Ok(match run.success() {
+        true => Ok(run.stdout),
+        false => Err(anyhow::anyhow!("{}", run.stderr.trim_end())),
+    })
+}
+
+/// Compiles the program.
+fn prepare(guest: &mut Guest) -> Result<()> {
+    guest.prepare(None)?;
+    for (name, content) in SOURCES {
+        guest.write_file(&format!("/work/{name}"), 0o644, content.as_bytes())?;
+    }
+    let run = guest.exec(&sh(COMPILE), &BTreeMap::new(), "/work", BOOT)?;
+    ensure!(run.success(), "cannot build the cells: {}", run.stderr);
+    Ok(())
+}
+
+fn sh(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(String::from).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_a_line_for_each_cell() {
+        let line = r#"{"cell":"a/b/c/d/e","class":"no-such-stop","why":"0x5 came","ms":3}"#;
+        let names = ["a/b/c/d/e".to_owned(), "f".to_owned()];
+        assert!(parse(line, &names).is_err());
+        let cells = parse(line, &names[..1]).unwrap();
+        assert_eq!(cells[0].class, Class::NoSuchStop);
+    }
+}
