@@ -20,6 +20,9 @@ pub enum Rule {
     NamelessInodes,
     /// What `/proc` shows of a zombie's signals and memory: it will never use them again.
     ZombieRemains,
+    /// Signals that a timer of the process has sent since the checkpoint: its clock goes on
+    /// while the restarted tasks are still frozen.
+    TimersRunOut,
     /// Under CRIU, the system call that `/proc` shows a task in: CRIU takes a task to the
     /// end of it, or back to its start.
     CriuSystemCall,
@@ -52,6 +55,7 @@ impl Rule {
         Self::PipeNumbers,
         Self::NamelessInodes,
         Self::ZombieRemains,
+        Self::TimersRunOut,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
         Self::StracePids,
@@ -71,6 +75,7 @@ impl Rule {
             Self::PipeNumbers => "pipe-numbers",
             Self::NamelessInodes => "nameless-inodes",
             Self::ZombieRemains => "zombie-remains",
+            Self::TimersRunOut => "timers-run-out",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
             Self::StracePids => "strace-pids",
@@ -144,6 +149,46 @@ pub fn criu(observation: &mut Observation, uses: &mut Uses) {
             }
         }
     }
+}
+
+/// Takes signals that a timer has sent since from what pends after the restart.
+pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
+    for task in &mut after.tasks {
+        let Some(earlier) = before.tasks.iter().find(|t| t.tid == task.tid) else {
+            continue;
+        };
+        let sent = timer_signals(earlier.facts.get("timers").map_or("", String::as_str));
+        for fact in ["status.ShdPnd", "status.SigPnd"] {
+            let mask = |facts: &BTreeMap<String, String>| {
+                facts
+                    .get(fact)
+                    .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+            };
+            let (Some(was), Some(is)) = (mask(&earlier.facts), mask(&task.facts)) else {
+                continue;
+            };
+            let since = is & !was & sent;
+            if since != 0 {
+                *uses.entry(Rule::TimersRunOut).or_default() += u64::from(since.count_ones());
+                let rest = format!("{:016x}", is & !since);
+                task.facts.insert(fact.to_owned(), rest);
+            }
+        }
+    }
+}
+
+/// The signals of a process' POSIX timers (`/proc/PID/timers`), and SIGALRM: nothing shows
+/// whether an interval timer runs. As `/proc` writes sets of signals.
+fn timer_signals(timers: &str) -> u64 {
+    let lines = timers
+        .lines()
+        .filter_map(|line| line.strip_prefix("signal: "));
+    let numbers = lines.filter_map(|line| line.split('/').next()?.parse().ok());
+    [nix::sys::signal::Signal::SIGALRM as u32]
+        .into_iter()
+        .chain(numbers)
+        .filter(|number| (1..=64).contains(number))
+        .fold(0, |mask, number| mask | 1 << (number - 1))
 }
 
 /// What is left of a zombie is what its parent can still ask for.
@@ -251,6 +296,24 @@ mod tests {
         observation(&mut o, &mut uses);
         assert_eq!(o.tasks[0].facts.len(), 1);
         assert_eq!(uses[&Rule::ZombieRemains], 1);
+    }
+
+    #[test]
+    fn only_what_a_timer_can_have_sent_may_pend_since() {
+        let timers_fact = "ID: 0\nsignal: 40/0000000000000007\nnotify: signal/pid.2\nClockID: 1\n";
+        let pends = |mask: &str| with(&[("status.ShdPnd", mask), ("timers", timers_fact)]);
+        let before = pends("0000004c00000000");
+        let mut uses = Uses::new();
+        let mut after = pends("000000cc00000000");
+        timers(&before, &mut after, &mut uses);
+        assert_eq!(after, before);
+        assert_eq!(uses[&Rule::TimersRunOut], 1);
+        // Another signal, and one that is lost.
+        for mask in ["0000005c00000000", "0000004800000000"] {
+            let mut after = pends(mask);
+            timers(&before, &mut after, &mut uses);
+            assert_eq!(after, pends(mask));
+        }
     }
 
     #[test]

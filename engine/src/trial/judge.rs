@@ -48,6 +48,7 @@ pub(crate) fn around(
                 normalise::criu(observation, uses);
             }
         }
+        normalise::timers(&before, &mut after, uses);
         checks.push(vfork_waits(&before, &after));
         checks.extend(compare::observations(
             "restarted = checkpoint",

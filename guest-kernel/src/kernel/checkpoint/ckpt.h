@@ -63,7 +63,8 @@ struct ckpt_ctx {
 	/* both */
 	struct file *file;
 	struct file *logfile;
-	struct mutex log_lock;		/* the log's lines, and @error */
+	struct mutex log_lock;		/* the log's lines, @error and @told */
+	bool told;			/* something was said of an error */
 	unsigned long flags;
 	struct ckpt_header hdr;
 	struct ckpt_tsk *tsks;

@@ -166,6 +166,8 @@ static int read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 					ckpt_rec_name(ctx->rec.type));
 		ctx->seen |= BIT_ULL(ctx->rec.type);
 		ret = restore_record(ctx, ct);
+		if (ret && !ctx->told)
+			ckpt_err(ctx, ret, "%s", ckpt_rec_name(ctx->rec.type));
 		if (ret)
 			return ret;
 	}
@@ -583,6 +585,9 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 		ret = ckpt_relink(ctx);
 	if (ret) {
 		undo(ctx);
+		/* of what does not happen, or comes from outside */
+		if (!ctx->told)
+			ckpt_err(ctx, ctx->error ?: ret, "given up");
 		return ctx->error ?: ret;
 	}
 	ckpt_push_ttys(ctx);

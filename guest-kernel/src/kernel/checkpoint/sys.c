@@ -41,6 +41,7 @@ int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
 	mutex_lock(&ctx->log_lock);
 	if (!ctx->error)
 		ctx->error = err;
+	ctx->told = true;
 	if (line && ctx->logfile)
 		kernel_write(ctx->logfile, line, strlen(line),
 			     &ctx->logfile->f_pos);
