@@ -21,6 +21,16 @@ pub struct Point {
 }
 
 impl Point {
+    /// What kind of event it was, without what it was about: `syscall-exit` of
+    /// `ptrace-stop syscall-exit read`.
+    pub fn kind(&self) -> &str {
+        let mut words = self.what.split(' ');
+        match (words.next(), words.next()) {
+            (Some("ptrace-stop"), Some(stop)) => stop,
+            (kind, _) => kind.unwrap_or_default(),
+        }
+    }
+
     /// The event that stops a run there, in a sweep of events of this kind.
     pub fn spec(&self, kind: EventKind) -> EventSpec {
         EventSpec::of_task(kind, &self.task, self.nth)

@@ -67,6 +67,17 @@ impl CaseSweep {
         sum.checked_div(self.tried.len() as u64).unwrap_or(0)
     }
 
+    /// Of each kind of event, how many points were tried and how many of them passed.
+    fn kinds(&self) -> BTreeMap<&str, (usize, usize)> {
+        let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for one in &self.tried {
+            let (tried, passed) = kinds.entry(one.point.kind()).or_default();
+            *tried += 1;
+            *passed += usize::from(one.came == Came::Passed);
+        }
+        kinds
+    }
+
     /// Points that did not pass, by what they came to, why, and what event it was.
     fn causes(&self) -> Vec<Vec<&Tried>> {
         let mut causes: BTreeMap<_, Vec<&Tried>> = BTreeMap::new();
@@ -142,6 +153,14 @@ impl Screen {
             case.points,
             counts.join(", ")
         );
+        let kinds: Vec<_> = case
+            .kinds()
+            .into_iter()
+            .map(|(kind, (tried, passed))| format!("{kind} {passed}/{tried}"))
+            .collect();
+        if kinds.len() > 1 {
+            let _ = writeln!(text, "  passed by kind: {}", kinds.join(", "));
+        }
         let count = |is: &dyn Fn(&&Tried) -> bool| case.tried.iter().filter(is).count();
         let control = count(&|one| one.by_control);
         if control > 0 {
@@ -217,6 +236,9 @@ impl Screen {
                     "points": case.points,
                     "tried": case.tried.len(),
                     "counts": counts,
+                    "kinds": case.kinds().into_iter().map(|(kind, (tried, passed))| {
+                        (kind, json!({ "tried": tried, "passed": passed }))
+                    }).collect::<BTreeMap<_, _>>(),
                     "by_control": case.tried.iter().filter(|one| one.by_control).count(),
                     "mean_ms": case.mean_ms(),
                     "undisturbed_ms": case.undisturbed_ms,

@@ -152,9 +152,12 @@ struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
 void ckpt_mark_processes(struct ckpt_ctx *ctx);
 struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
 
-/* dump.c, restart.c */
+/* dump.c, restart.c, restart_task.c, section.c */
 int ckpt_dump(struct ckpt_ctx *ctx);
 long ckpt_restart(struct ckpt_ctx *ctx);
+void ckpt_abort_restart(struct ckpt_ctx *ctx, int err);
+int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags);
+int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 
 /* relink.c: families, groups and sessions of the restarted tasks */
 int ckpt_prepare_relink(struct ckpt_ctx *ctx);
