@@ -157,7 +157,10 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
         let Some(earlier) = before.tasks.iter().find(|t| t.tid == task.tid) else {
             continue;
         };
-        let sent = timer_signals(earlier.facts.get("timers").map_or("", String::as_str));
+        // Shown of a process, and not of each of its threads.
+        let process = before.tasks.iter().find(|t| t.tid == task.pid);
+        let timers = process.and_then(|process| process.facts.get("timers"));
+        let sent = timer_signals(timers.map_or("", String::as_str));
         for fact in ["status.ShdPnd", "status.SigPnd"] {
             let mask = |facts: &BTreeMap<String, String>| {
                 facts
@@ -302,12 +305,21 @@ mod tests {
     fn only_what_a_timer_can_have_sent_may_pend_since() {
         let timers_fact = "ID: 0\nsignal: 40/0000000000000007\nnotify: signal/pid.2\nClockID: 1\n";
         let pends = |mask: &str| with(&[("status.ShdPnd", mask), ("timers", timers_fact)]);
+        let threads = |mask: &str| {
+            let mut both = pends(mask);
+            let mut thread = both.tasks[0].clone();
+            thread.tid = 1;
+            thread.facts.remove("timers");
+            both.tasks.push(thread);
+            both
+        };
+        let pends = threads;
         let before = pends("0000004c00000000");
         let mut uses = Uses::new();
         let mut after = pends("000000cc00000000");
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, before);
-        assert_eq!(uses[&Rule::TimersRunOut], 1);
+        assert_eq!(uses[&Rule::TimersRunOut], 2);
         // Another signal, and one that is lost.
         for mask in ["0000005c00000000", "0000004800000000"] {
             let mut after = pends(mask);
