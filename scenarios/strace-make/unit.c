@@ -1,0 +1,4 @@
+int unit(int value)
+{
+	return value + 1;
+}
