@@ -60,12 +60,33 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
             let difference = check.difference.as_deref().unwrap_or("");
             let _ = writeln!(out, "  {}: {difference}", check.name);
         }
+        overhead(&mut out, record);
         if record.verdict != Verdict::Pass {
             let _ = writeln!(out, "  again    {}", record.reproduce);
         }
         let _ = writeln!(out, "  record   {}/record.json", record.results);
     }
     out
+}
+
+/// What a checkpoint, the kill and the restart take, all cases together, beside an
+/// undisturbed run of each.
+fn overhead(out: &mut String, record: &ScenarioRecord) {
+    let ms = |step: &str| record.timings.get(&format!("{step}_ms")).copied();
+    let (Some(run), Some(checkpoint), Some(kill), Some(restart)) = (
+        ms("undisturbed_1"),
+        ms("checkpoint"),
+        ms("kill"),
+        ms("restart"),
+    ) else {
+        return;
+    };
+    let share = (checkpoint + kill + restart) * 100 / run.max(1);
+    let _ = writeln!(
+        out,
+        "  time     checkpoint {checkpoint} ms, kill {kill} ms, restart {restart} ms: \
+         {share} % of an undisturbed run's {run} ms"
+    );
 }
 
 fn frozen(out: &mut String, case: &CaseRecord) {
@@ -140,6 +161,22 @@ mod tests {
         assert!(text.contains("restarted = control: stdout"), "{text}");
         assert!(text.contains("cargo run -- scenario s"), "{text}");
         assert!(text.contains("results/x"), "{text}");
+    }
+
+    #[test]
+    fn what_a_restart_costs_is_told_beside_an_undisturbed_run() {
+        let mut record = record(Verdict::Pass);
+        assert!(!screen(&[record.clone()]).contains("time"));
+        for (step, ms) in [
+            ("undisturbed_1", 400),
+            ("checkpoint", 20),
+            ("kill", 5),
+            ("restart", 15),
+        ] {
+            record.timings.insert(format!("{step}_ms"), ms);
+        }
+        let text = screen(&[record]);
+        assert!(text.contains("restart 15 ms: 10 % of"), "{text}");
     }
 
     #[test]
