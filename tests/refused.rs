@@ -9,9 +9,30 @@ use serde_json::Value;
 /// Cases of `tests/scenarios/refused`, and what the log must say of each.
 const REFUSALS: &[(&str, &str, &[&str])] = &[
     (
-        "socket",
+        "listening",
         "EOPNOTSUPP",
-        &["pid 3: a socket", "pid 3: refused: fd 3 cannot be saved"],
+        &[
+            "pid 3: a listening socket",
+            "pid 3: refused: fd 3 cannot be saved",
+        ],
+    ),
+    (
+        "internet",
+        "EOPNOTSUPP",
+        &["pid 3: a socket of address family 2"],
+    ),
+    (
+        "waiting",
+        "EOPNOTSUPP",
+        &[
+            "pid 3: a listening socket",
+            "pid 3: a file on its way through a socket cannot be saved",
+        ],
+    ),
+    (
+        "flying",
+        "EOPNOTSUPP",
+        &["an epoll file that is on its way through a socket"],
     ),
     (
         "inotify",

@@ -202,6 +202,25 @@ layout!(
     Seccomp { prev: u32, flags: u32, len: u32, pad: u32, }
 );
 layout!(
+    /// `struct ckpt_socket_end`
+    SocketEnd {
+        flags: u32, shutdown: u32, error: i32, sndbuf: u32, rcvbuf: u32, rcvlowat: u32,
+        peek_off: i32, linger: u32, rcvtimeo: u64, sndtimeo: u64, peer_pid: i32,
+        peer_cred: u32, name_len: u32, pad: u32,
+    }
+);
+layout!(
+    /// `struct ckpt_sockets`, its ends in turn.
+    Sockets { kind: u32, flags: u32, first: SocketEnd, second: SocketEnd, }
+);
+layout!(
+    /// `struct ckpt_message`
+    Message {
+        socket: u32, flags: u32, len: u32, consumed: u32, pid: i32, uid: u32, gid: u32,
+        nr_files: u32, stamp: i64,
+    }
+);
+layout!(
     /// `struct ckpt_trailer`
     Trailer { nr_records: u64, nr_objects: u64, }
 );

@@ -163,6 +163,10 @@ kinds! {
     Tty = 34,
     /// A seccomp filter.
     Seccomp = 35,
+    /// Two Unix sockets, or one.
+    Sockets = 36,
+    /// What a socket has not received yet.
+    Message = 37,
 }
 
 /// One record, its checksum verified.

@@ -273,6 +273,7 @@ impl Builder {
             9 => "epoll".to_owned(),
             10 => format!("pseudo-terminal <{}>", file.inode),
             11 => format!("{path} <{}>", file.inode),
+            13 => format!("socket <{}> end {}", file.inode, file.rdev),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(
@@ -439,6 +440,8 @@ fn restart(task: &layout::Task) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::{FromZeros as _, IntoBytes as _};
+
     use super::super::record::tests::{header, image, trailer};
     use super::*;
 
@@ -478,6 +481,41 @@ mod tests {
         assert_eq!(summary.tasks[0].exit_code, None);
         assert_eq!(summary.tasks[1].exit_code, Some(256));
         assert_eq!(summary.records["Task"], 2);
+    }
+
+    #[test]
+    fn a_socket_is_told_with_its_object_and_end() {
+        let file = layout::File {
+            kind: 13,
+            inode: 1,
+            rdev: 1,
+            ..layout::File::new_zeroed()
+        };
+        let fd = layout::Fd {
+            fd: 3,
+            cloexec: 0,
+            file: 2,
+            pad: 0,
+        };
+        let mut held = layout::Task::new_zeroed();
+        held.files = 3;
+        let sockets = layout::Sockets::new_zeroed();
+        let message = layout::Message::new_zeroed();
+        let image = image(&[
+            (1, 0, header(1)),
+            (2, 0, Vec::new()),
+            (3, 0, tree(2, 1)),
+            (36, 1, sockets.as_bytes().to_vec()),
+            (11, 2, file.as_bytes().to_vec()),
+            (12, 3, fd.as_bytes().to_vec()),
+            (37, 0, message.as_bytes().to_vec()),
+            (5, 0, held.as_bytes().to_vec()),
+            (6, 0, Vec::new()),
+            (4, 0, trailer(10)),
+        ]);
+        let summary = Summary::read(image.as_slice()).unwrap();
+        assert_eq!(summary.tasks[0].files[0].what, "socket <1> end 1");
+        assert_eq!(summary.records["Message"], 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/ipc.h>
@@ -19,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,17 +42,80 @@ static void stop_here(void)
 	syscall(SYS_getppid);
 }
 
-static void socket_pair(void)
+static void listening(void)
 {
-	char text[8] = "";
+	struct sockaddr_un name = { AF_UNIX, "" };
+	socklen_t size = sizeof(name);
+	int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	check(server < 0 || client < 0, "socket");
+	/* the kernel finds a name for it */
+	check(bind(server, (struct sockaddr *)&name, sizeof(name.sun_family)), "bind");
+	check(listen(server, 1), "listen");
+	stop_here();
+	check(getsockname(server, (struct sockaddr *)&name, &size), "getsockname");
+	check(connect(client, (struct sockaddr *)&name, size), "connect");
+	check(accept(server, NULL, NULL) < 0, "accept");
+}
+
+static void internet(void)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	check(fd < 0, "socket");
+	stop_here();
+	check(setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &(int){ 1 }, sizeof(int)), "SO_BROADCAST");
+}
+
+static void give(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "";
+	struct iovec iov = { "file", 4 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	*(int *)CMSG_DATA(cmsg) = fd;
+	check(sendmsg(socket, &msg, 0) != 4, "sendmsg");
+}
+
+/* A listening one that only a message holds, with somebody waiting. */
+static void waiting(void)
+{
+	struct sockaddr_un name = { AF_UNIX, "" };
+	socklen_t size = sizeof(name);
+	int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
 	int ends[2];
 
+	check(server < 0 || client < 0, "socket");
+	check(bind(server, (struct sockaddr *)&name, sizeof(name.sun_family)), "bind");
+	check(listen(server, 1), "listen");
+	check(getsockname(server, (struct sockaddr *)&name, &size), "getsockname");
+	check(connect(client, (struct sockaddr *)&name, size), "connect");
 	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
-	check(write(ends[0], "before", 6) != 6, "write");
+	give(ends[0], server);
+	close(server);
 	stop_here();
-	check(read(ends[1], text, 6) != 6 || strcmp(text, "before"), "read");
-	check(write(ends[1], "after", 5) != 5, "write");
-	check(read(ends[0], text, 5) != 5, "read");
+	check(recv(ends[1], (char[4]){ 0 }, 4, 0) != 4, "recv");
+	check(send(client, "x", 1, MSG_NOSIGNAL) >= 0, "nobody is there any more");
+}
+
+/* What it watches, it watches by descriptors, and nobody has it among these. */
+static void flying(void)
+{
+	int ends[2], epoll = epoll_create1(0);
+	char byte;
+
+	check(epoll < 0 || socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+	give(ends[0], epoll);
+	close(epoll);
+	stop_here();
+	check(recv(ends[1], &byte, 1, 0) != 1 || byte != 'f', "recv");
 }
 
 static void inotify(void)
@@ -120,7 +185,8 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
-	{ "socket", socket_pair },  { "inotify", inotify }, { "lock", lock },
+	{ "listening", listening }, { "internet", internet }, { "waiting", waiting },
+	{ "flying", flying },	    { "inotify", inotify },   { "lock", lock },
 	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
 	{ "semaphore", semaphore },
 };

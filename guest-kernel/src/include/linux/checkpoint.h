@@ -22,11 +22,14 @@ struct pid_namespace;
 struct poll_table_struct;
 struct restart_block;
 struct pt_regs;
+struct scm_cookie;
 struct seccomp_filter;
 struct seq_file;
 struct sigpending;
+struct sock;
 struct sock_filter;
 struct sock_fprog_kern;
+struct sockaddr_un;
 struct tty_port;
 struct tty_struct;
 
@@ -236,6 +239,11 @@ static inline int ckpt_wanted_pty(void)
 {
 	return current->ckpt_site.pty - 1;
 }
+
+/* net/unix/af_unix.c */
+int ckpt_unix_set_name(struct sock *sk, struct sockaddr_un *name, int len);
+int ckpt_unix_queue(struct sock *sk, const struct ckpt_message *rec,
+		    const void *data, struct scm_cookie *scm);
 
 /* kernel/time/posix-timers.c */
 int ckpt_timer_create(const struct ckpt_posix_timer *rec);

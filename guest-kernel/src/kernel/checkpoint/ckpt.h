@@ -56,6 +56,8 @@ struct ckpt_obj {
 	struct hlist_node node;
 	u32 type;
 	u32 ref;
+	u32 uses;		/* checkpoint, of a file: who has it */
+	bool told;		/* checkpoint, of a file: what it holds is written */
 	void *ptr;
 };
 
@@ -99,6 +101,7 @@ struct ckpt_ctx {
 	struct list_head epolls;	/* see epoll.c */
 	struct list_head posix_timers;	/* see posix_timers.c */
 	struct list_head terminals;	/* see tty.c */
+	struct xarray pids;		/* of processes that are gone, see socket.c */
 	int error;			/* first error; everybody gives up */
 	bool abort;
 	bool linking;			/* all are parked: vfork waits may be linked */
@@ -140,6 +143,7 @@ int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
 int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
 int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr);
 void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref);
+void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
 /* quiesce.c: which tasks, and that they stand still */
@@ -278,6 +282,21 @@ int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 void ckpt_free_epolls(struct ckpt_ctx *ctx);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
+
+/* socket.c */
+struct ckpt_sockets_made;
+int ckpt_check_socket(struct ckpt_ctx *ctx, struct file *file);
+int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,
+		     struct ckpt_file *rec);
+int ckpt_dump_messages(struct ckpt_ctx *ctx, u32 ref);
+int ckpt_check_sockets(struct ckpt_ctx *ctx);
+int ckpt_restore_sockets(struct ckpt_ctx *ctx);
+struct file *ckpt_open_socket(struct ckpt_ctx *ctx, const struct ckpt_file *rec);
+int ckpt_restore_message(struct ckpt_ctx *ctx);
+int ckpt_settle_sockets(struct ckpt_ctx *ctx);
+void ckpt_free_sockets(struct ckpt_sockets_made *made);
+void ckpt_free_pids(struct ckpt_ctx *ctx);
+void ckpt_collect_sockets(void);
 
 /* break.c: glue left out on purpose */
 enum ckpt_break {

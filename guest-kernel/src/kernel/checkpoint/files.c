@@ -95,7 +95,7 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a named pipe", file);
 		return 0;
 	case S_IFSOCK:
-		return ckpt_err(ctx, -EOPNOTSUPP, "a socket");
+		return ckpt_check_socket(ctx, file);
 	default:
 		if (ckpt_anon_kind(file))
 			return 0;
@@ -181,6 +181,9 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	} else if (S_ISFIFO(inode->i_mode)) {
 		rec.kind = CKPT_FILE_PIPE;
 		ret = ckpt_dump_pipe(ctx, file, &rec.inode);
+	} else if (S_ISSOCK(inode->i_mode)) {
+		rec.kind = CKPT_FILE_SOCKET;
+		ret = ckpt_dump_socket(ctx, file, &rec);
 	} else if (is_shmem_object(file)) {
 		rec.kind = CKPT_FILE_SHMEM;
 		ret = ckpt_dump_inode(ctx, file, rec.kind, &rec.inode);
@@ -265,6 +268,9 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	case CKPT_FILE_PIPE:
 		file = ckpt_open_pipe(ctx, rec);
 		break;
+	case CKPT_FILE_SOCKET:
+		file = ckpt_open_socket(ctx, rec);
+		break;
 	case CKPT_FILE_DELETED:
 	case CKPT_FILE_SHMEM:
 		file = ckpt_open_inode(ctx, rec);
@@ -298,22 +304,20 @@ static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
 	return 0;
 }
 
-/* The epoll files that this table is the first to have; @objs: before it. */
+/* The epoll files that this table is the first to have. */
 static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
-		       const struct ckpt_fd *fds, unsigned int n, u32 objs)
+		       const struct ckpt_fd *fds, unsigned int n)
 {
-	unsigned int i, j;
+	unsigned int i;
 	int ret = 0;
 
 	for (i = 0; i < n && !ret; i++) {
 		struct ckpt_obj *obj = xa_load(&ctx->objs, fds[i].file);
 
-		if (fds[i].file <= objs || !ckpt_is_epoll(obj->ptr))
+		if (obj->told || !ckpt_is_epoll(obj->ptr))
 			continue;
-		for (j = 0; fds[j].file != fds[i].file; j++)
-			;
-		if (j == i)
-			ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
+		obj->told = true;
+		ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
 	}
 	return ret;
 }
@@ -349,6 +353,8 @@ int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		if (ret)
 			ckpt_err(ctx, ret, "%s: fd %u cannot be saved",
 				 t->comm, fd);
+		else
+			ckpt_obj_use(ctx, fds[n].file);
 		n++;
 		fput(file);
 	}
@@ -360,7 +366,9 @@ int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		ret = ckpt_write(ctx, CKPT_REC_FILES, *ref, fds,
 				 n * sizeof(*fds), NULL, 0);
 	if (!ret)
-		ret = dump_epolls(ctx, t, fds, n, objs);
+		ret = dump_epolls(ctx, t, fds, n);
+	if (!ret)
+		ret = ckpt_dump_messages(ctx, objs + 1);
 	kvfree(fds);
 	return ret;
 }

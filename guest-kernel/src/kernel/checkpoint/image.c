@@ -8,6 +8,7 @@
 #include <linux/mm.h>
 #include <linux/pid_namespace.h>
 #include <linux/sched/signal.h>
+#include <linux/un.h>
 #include <linux/utsname.h>
 #include <linux/xxhash.h>
 #include <generated/utsrelease.h>
@@ -63,6 +64,9 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	EXACT(POSIX_TIMER, struct ckpt_posix_timer, false),
 	REC(TTY, struct ckpt_tty, CKPT_REC_MAX, true),
 	REC(SECCOMP, struct ckpt_seccomp, CKPT_REC_MAX, true),
+	REC(SOCKETS, struct ckpt_sockets,
+	    sizeof(struct ckpt_sockets) + 2 * UNIX_PATH_MAX, true),
+	REC(MESSAGE, struct ckpt_message, CKPT_REC_MAX, false),
 };
 
 const char *ckpt_rec_name(u32 type)
@@ -201,7 +205,7 @@ int ckpt_read(struct ckpt_ctx *ctx)
 	ret = get_bytes(ctx, rec, sizeof(*rec));
 	if (ret)
 		return ret;
-	if (!rec->type || rec->type >= CKPT_REC_MAX_TYPE)
+	if (rec->type >= CKPT_REC_MAX_TYPE || !rec_descs[rec->type].name)
 		return ckpt_err(ctx, -EINVAL, "record %llu: unknown type %u",
 				ctx->seq, rec->type);
 	desc = &rec_descs[rec->type];
@@ -257,6 +261,8 @@ int ckpt_write_header(struct ckpt_ctx *ctx)
 	if (!schema)
 		return -ENOMEM;
 	for (i = 1; i < CKPT_REC_MAX_TYPE; i++) {
+		if (!rec_descs[i].name)
+			continue;
 		schema[n].type = i;
 		schema[n].min_len = rec_descs[i].min_len;
 		strscpy(schema[n].name, rec_descs[i].name,

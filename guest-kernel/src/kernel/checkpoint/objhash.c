@@ -12,6 +12,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/tty.h>
+#include <net/sock.h>
 
 #include "ckpt.h"
 
@@ -57,6 +58,12 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		else
 			tty_kref_put(obj->ptr);
 		break;
+	case CKPT_REC_SOCKETS:
+		if (restart)
+			ckpt_free_sockets(obj->ptr);
+		else
+			sock_put(obj->ptr);
+		break;
 	case CKPT_REC_PIPE:
 	case CKPT_REC_INODE:
 		/* while restarting, an open file that keeps it alive */
@@ -83,6 +90,9 @@ static void grab_obj(u32 type, void *ptr)
 		break;
 	case CKPT_REC_TTY:
 		tty_kref_get(ptr);
+		break;
+	case CKPT_REC_SOCKETS:
+		sock_hold(ptr);
 		break;
 	case CKPT_REC_PIPE:
 	case CKPT_REC_INODE:
@@ -181,6 +191,14 @@ void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref)
 	return obj->ptr;
 }
 
+/* A descriptor, or a message, that has an object written already. */
+void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref)
+{
+	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
+
+	obj->uses++;
+}
+
 void ckpt_obj_free_all(struct ckpt_ctx *ctx)
 {
 	struct ckpt_obj *obj;
@@ -189,4 +207,5 @@ void ckpt_obj_free_all(struct ckpt_ctx *ctx)
 	xa_for_each(&ctx->objs, ref, obj)
 		drop_obj(ctx, obj);
 	xa_destroy(&ctx->objs);
+	ckpt_collect_sockets();
 }

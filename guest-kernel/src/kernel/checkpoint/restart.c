@@ -162,6 +162,8 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = ckpt_fill_ttys(ctx);
 	if (!ret)
+		ret = ckpt_settle_sockets(ctx);
+	if (!ret)
 		ret = start_linking(ctx);
 	if (!ret)
 		ret = ckpt_relink(ctx);

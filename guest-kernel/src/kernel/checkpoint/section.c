@@ -28,6 +28,10 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ckpt_restore_inode(ctx);
 	case CKPT_REC_TTY:
 		return ckpt_restore_tty(ctx);
+	case CKPT_REC_SOCKETS:
+		return ckpt_restore_sockets(ctx);
+	case CKPT_REC_MESSAGE:
+		return ckpt_restore_message(ctx);
 	case CKPT_REC_MM:
 		return ckpt_restore_mm(ctx);
 	case CKPT_REC_VMA:

@@ -69,6 +69,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	ckpt_free_epolls(ctx);
 	ckpt_free_posix_timers(ctx);
 	ckpt_free_ttys(ctx);
+	ckpt_free_pids(ctx);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -94,6 +95,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	init_waitqueue_head(&ctx->wait);
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
+	xa_init(&ctx->pids);
 	INIT_LIST_HEAD(&ctx->proc_files);
 	INIT_LIST_HEAD(&ctx->timerfds);
 	INIT_LIST_HEAD(&ctx->epolls);

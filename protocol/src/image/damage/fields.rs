@@ -7,9 +7,9 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Mm, Pages, Pipe, PipeBuf, PosixTimer,
-    Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal, Signalfd, Task, Timerfd, Trailer,
-    Tree, Tty, Vma,
+    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Message, Mm, Pages, Pipe, PipeBuf,
+    PosixTimer, Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal, Signalfd, SocketEnd,
+    Sockets, Task, Timerfd, Trailer, Tree, Tty, Vma,
 };
 use crate::image::record::Kind;
 
@@ -72,6 +72,29 @@ macro_rules! shape {
     };
 }
 
+macro_rules! ends {
+    ($($class:expr => $($field:ident)+;)+) => {
+        &[
+            (std::mem::offset_of!(Sockets, kind), 4, Choice(5)),
+            (std::mem::offset_of!(Sockets, flags), 4, Flags),
+            $($((
+                std::mem::offset_of!(Sockets, first) + std::mem::offset_of!(SocketEnd, $field),
+                size_of_field(|end: &SocketEnd| &end.$field),
+                $class,
+            ), (
+                std::mem::offset_of!(Sockets, second) + std::mem::offset_of!(SocketEnd, $field),
+                size_of_field(|end: &SocketEnd| &end.$field),
+                $class,
+            ),)+)+
+        ]
+    };
+}
+
+const SOCKETS: &[Field] = ends! {
+    Flags => flags shutdown; Count => sndbuf rcvbuf rcvlowat peek_off linger name_len pad;
+    Number => error; Time => rcvtimeo sndtimeo; Pid => peer_pid; Ref(Kind::Cred) => peer_cred;
+};
+
 #[rustfmt::skip]
 fn shape(kind: Kind) -> Option<Shape> {
     match kind {
@@ -101,7 +124,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
         Kind::File => shape!(false, File {
-            Choice(12) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(14) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
@@ -157,6 +180,14 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Tty => shape!(false, Tty {
             Count => index path_len; Flags => flags; Pid => session pgrp; Uid => uid gid;
             Exact => mode;
+        }),
+        // Its type, its flags, and the ends.
+        Kind::Sockets => Some(Shape {
+            size: size_of::<Sockets>(), many: false, fields: SOCKETS,
+        }),
+        Kind::Message => shape!(false, Message {
+            Ref(Kind::File) => socket; Flags => flags; Count => len consumed nr_files;
+            Pid => pid; Uid => uid gid; Time => stamp;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.

@@ -70,6 +70,8 @@ enum ckpt_rec_type {
 	CKPT_REC_POSIX_TIMER	= 33,
 	CKPT_REC_TTY		= 34,	/* object */
 	CKPT_REC_SECCOMP	= 35,	/* object */
+	CKPT_REC_SOCKETS	= 36,	/* object */
+	CKPT_REC_MESSAGE	= 37,
 	CKPT_REC_MAX_TYPE
 };
 
@@ -304,6 +306,7 @@ enum ckpt_file_kind {
 	CKPT_FILE_PTY_MASTER	= 10,	/* the master of the terminal @inode */
 	CKPT_FILE_PTY_SLAVE	= 11,	/* its slave, by path, or as /dev/tty */
 	CKPT_FILE_PROC		= 12,	/* in /proc: by path, opened anew */
+	CKPT_FILE_SOCKET	= 13,	/* an end of the sockets @inode: @rdev says which */
 };
 
 /**
@@ -314,7 +317,7 @@ enum ckpt_file_kind {
  * @inode: objref of what the file stands on, 0 when found by path
  * @mode: st_mode
  * @rdev: device number, devices only; pid of a task with the memory of a
- *	PROC_MEM, 0 where nobody has it any more
+ *	PROC_MEM, 0 where nobody has it any more; index of the end, sockets only
  * @ino: inode number; a file of another number is not the one that was open
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path
@@ -748,6 +751,102 @@ struct ckpt_seccomp {
 	__u32 flags;	/* CKPT_SECCOMP_* */
 	__u32 len;
 	__u32 pad;
+};
+
+/* struct ckpt_sockets.flags */
+#define CKPT_SOCKETS_PAIR	(1U << 0)	/* connected to each other */
+
+/* struct ckpt_socket_end.flags */
+#define CKPT_SOCKET_CLOSED	(1U << 0)	/* only its name counts */
+#define CKPT_SOCKET_NAME_FREE	(1U << 1)	/* it does not hold its name */
+#define CKPT_SOCKET_CONNECTED	(1U << 2)	/* somebody has connected to it */
+#define CKPT_SOCKET_PASSCRED	(1U << 3)
+#define CKPT_SOCKET_PASSPIDFD	(1U << 4)
+#define CKPT_SOCKET_PASSSEC	(1U << 5)
+#define CKPT_SOCKET_OOBINLINE	(1U << 6)
+#define CKPT_SOCKET_KEEPALIVE	(1U << 7)
+#define CKPT_SOCKET_LINGER	(1U << 8)
+#define CKPT_SOCKET_BROADCAST	(1U << 9)
+#define CKPT_SOCKET_STAMP	(1U << 10)	/* SO_TIMESTAMP or SO_TIMESTAMPNS */
+#define CKPT_SOCKET_STAMP_NS	(1U << 11)	/* SO_TIMESTAMPNS */
+#define CKPT_SOCKET_STAMP_NEW	(1U << 12)	/* SO_TIMESTAMP*_NEW */
+#define CKPT_SOCKET_STAMPED	(1U << 13)	/* once asked for time stamps */
+#define CKPT_SOCKET_REUSEADDR	(1U << 14)
+#define CKPT_SOCKET_REUSEPORT	(1U << 15)
+#define CKPT_SOCKET_SNDBUF	(1U << 16)	/* SO_SNDBUF was set */
+#define CKPT_SOCKET_RCVBUF	(1U << 17)	/* SO_RCVBUF was set */
+
+/**
+ * struct ckpt_socket_end - one of two Unix sockets
+ * @flags: CKPT_SOCKET_*
+ * @shutdown: bit 0: receives no more; bit 1: sends no more
+ * @error: errno that SO_ERROR has still to tell, 0 for none
+ * @sndbuf: bytes
+ * @rcvbuf: bytes
+ * @rcvlowat: bytes
+ * @peek_off: SO_PEEK_OFF, -1 for none
+ * @linger: s
+ * @rcvtimeo: ns, ~0 for none
+ * @sndtimeo: likewise
+ * @peer_pid: SO_PEERCRED: process, 0 for one that the tree does not see
+ * @peer_cred: objref of the credentials, 0 for none
+ * @name_len: bytes of its abstract name, the leading 0 included; 0 for none
+ * @pad: 0
+ */
+struct ckpt_socket_end {
+	__u32 flags;
+	__u32 shutdown;
+	__s32 error;
+	__u32 sndbuf;
+	__u32 rcvbuf;
+	__u32 rcvlowat;
+	__s32 peek_off;
+	__u32 linger;
+	__u64 rcvtimeo;
+	__u64 sndtimeo;
+	__s32 peer_pid;
+	__u32 peer_cred;
+	__u32 name_len;
+	__u32 pad;
+};
+
+/*
+ * CKPT_REC_SOCKETS: two Unix sockets that are connected, or a single one, which
+ * is the first; the names follow
+ */
+struct ckpt_sockets {
+	__u32 type;		/* SOCK_* */
+	__u32 flags;		/* CKPT_SOCKETS_* */
+	struct ckpt_socket_end ends[2];
+};
+
+/* struct ckpt_message.flags */
+#define CKPT_MESSAGE_CREDS	(1U << 0)	/* @pid, @uid and @gid are known */
+#define CKPT_MESSAGE_OOB	(1U << 1)	/* the byte of MSG_OOB */
+
+/**
+ * struct ckpt_message - CKPT_REC_MESSAGE: what a socket has not received yet
+ * @socket: objref of its open file
+ * @flags: CKPT_MESSAGE_*
+ * @len: bytes of data
+ * @consumed: of these, received already; streams only
+ * @pid, @uid, @gid: SCM_CREDENTIALS
+ * @nr_files: SCM_RIGHTS
+ * @stamp: when it was sent, where that was asked for: ns of CLOCK_REALTIME
+ *
+ * Follow the objrefs of the open files, four bytes each, and the data. The
+ * messages of a socket stand in their order.
+ */
+struct ckpt_message {
+	__u32 socket;
+	__u32 flags;
+	__u32 len;
+	__u32 consumed;
+	__s32 pid;
+	__u32 uid;
+	__u32 gid;
+	__u32 nr_files;
+	__s64 stamp;
 };
 
 /* CKPT_REC_TRAILER */
