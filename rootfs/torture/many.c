@@ -2,8 +2,8 @@
 /*
  * A bit of everything that an image can hold, for crucible torture: two processes with
  * threads, one that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
- * memory, queued signals, timers, event files, a controlling terminal. The vfork's child calls
- * getppid() when all are there.
+ * memory, queued signals, timers, event files, a controlling terminal, sockets with messages
+ * that hold files. The vfork's child calls getppid() when all are there.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -17,9 +17,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -138,6 +140,52 @@ static void open_terminal(void)
 		die("terminal");
 }
 
+static void send_file(int socket, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = "";
+	struct iovec iov = { "file", 4 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	*(int *)CMSG_DATA(cmsg) = fd;
+	if (sendmsg(socket, &msg, 0) != 4)
+		die("sendmsg");
+}
+
+/* Part of a stream, a socket in its own queue, one with a name, one whose peer is closed. */
+static void open_sockets(void)
+{
+	struct sockaddr_un name = { AF_UNIX, "" };
+	int stream[2], dgram[2], packet[2], ends[2], one = 1, lone;
+	char text[4];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, stream) || pipe(ends) ||
+	    socketpair(AF_UNIX, SOCK_DGRAM, 0, dgram) ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET, 0, packet))
+		die("socketpair");
+	if (write(stream[0], "content", 7) != 7 || read(stream[1], text, 4) != 4 ||
+	    send(stream[0], "ab", 2, MSG_OOB) != 2)
+		die("stream");
+	send_file(stream[0], stream[1]);
+	send_file(stream[0], ends[0]);
+	close(ends[0]);
+	if (setsockopt(dgram[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)))
+		die("SO_PASSCRED");
+	send_file(dgram[0], packet[1]);
+	close(dgram[0]);
+	send_file(packet[0], dgram[1]);
+	shutdown(packet[0], SHUT_WR);
+	lone = socket(AF_UNIX, SOCK_DGRAM, 0);
+	if (lone < 0 || bind(lone, (struct sockaddr *)&name, sizeof(name.sun_family)))
+		die("bind");
+}
+
 int main(void)
 {
 	const struct itimerval hour = { .it_value.tv_sec = 3600 };
@@ -162,6 +210,7 @@ int main(void)
 	if (!forked()) {
 		open_terminal();
 		open_event_files();
+		open_sockets();
 		start_timers();
 		start_threads(2);
 		if (write(up[1], "r", 1) != 1)
