@@ -35,9 +35,13 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         &["an epoll file that is on its way through a socket"],
     ),
     (
-        "inotify",
-        "EOPNOTSUPP",
-        &["inotify", "fd 3 cannot be saved"],
+        "watched",
+        "EBUSY",
+        &[
+            "pid 3: inotify watches inode",
+            "to which no path leads",
+            "fd 3 cannot be saved",
+        ],
     ),
     (
         "lock",

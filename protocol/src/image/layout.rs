@@ -221,6 +221,18 @@ layout!(
     }
 );
 layout!(
+    /// `struct ckpt_inotify`
+    Inotify { nr_watches: u32, nr_events: u32, next_wd: u32, pad: u32, }
+);
+layout!(
+    /// `struct ckpt_watch`
+    Watch { wd: i32, mask: u32, mode: u32, path_len: u32, ino: u64, }
+);
+layout!(
+    /// `struct ckpt_inotify_event`
+    InotifyEvent { wd: i32, mask: u32, cookie: u32, name_len: u32, }
+);
+layout!(
     /// `struct ckpt_trailer`
     Trailer { nr_records: u64, nr_objects: u64, }
 );

@@ -167,6 +167,12 @@ kinds! {
     Sockets = 36,
     /// What a socket has not received yet.
     Message = 37,
+    /// What an inotify file holds.
+    Inotify = 38,
+    /// What it watches.
+    Watch = 39,
+    /// What it has seen.
+    InotifyEvent = 40,
 }
 
 /// One record, its checksum verified.

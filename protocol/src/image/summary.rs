@@ -156,6 +156,7 @@ struct File {
     what: String,
     pos: i64,
     flags: u32,
+    messages: u32,
 }
 
 #[derive(Default)]
@@ -171,6 +172,7 @@ struct Builder {
     cwds: BTreeMap<u32, String>,
     creds: BTreeMap<u32, (u32, u32)>,
     current_mm: u32,
+    current_file: u32,
 }
 
 /// What stands between the end of one task and that of the next.
@@ -234,6 +236,21 @@ impl Builder {
                 self.cwds.insert(record.objref, text(cwd));
             }
             Kind::File => self.file(record)?,
+            Kind::Message => {
+                let (message, _) = record.split::<layout::Message>()?;
+                self.files
+                    .get_mut(&message.socket)
+                    .ok_or_else(|| record.malformed("it is for no socket"))?
+                    .messages += 1;
+            }
+            Kind::Inotify => {
+                let (inotify, _) = record.split::<layout::Inotify>()?;
+                let (watches, events) = (inotify.nr_watches, inotify.nr_events);
+                self.files
+                    .get_mut(&self.current_file)
+                    .ok_or_else(|| record.malformed("it belongs to no file"))?
+                    .what = format!("inotify of {watches} files, with {events} events");
+            }
             Kind::Files => {
                 self.tables.insert(record.objref, record.array()?);
             }
@@ -274,6 +291,7 @@ impl Builder {
             10 => format!("pseudo-terminal <{}>", file.inode),
             11 => format!("{path} <{}>", file.inode),
             13 => format!("socket <{}> end {}", file.inode, file.rdev),
+            14 => "inotify".to_owned(),
             other => format!("file of unknown kind {other}"),
         };
         self.files.insert(
@@ -282,8 +300,10 @@ impl Builder {
                 what,
                 pos: file.pos,
                 flags: file.flags,
+                messages: 0,
             },
         );
+        self.current_file = record.objref;
         Ok(())
     }
 
@@ -379,10 +399,14 @@ impl Builder {
             .iter()
             .map(|fd| {
                 let file = self.files.get(&fd.file).cloned().unwrap_or_default();
+                let what = match file.messages {
+                    0 => file.what,
+                    n => format!("{} with {n} messages", file.what),
+                };
                 Descriptor {
                     fd: fd.fd,
                     object: fd.file,
-                    what: file.what,
+                    what,
                     pos: file.pos,
                     flags: file.flags,
                 }
@@ -500,7 +524,8 @@ mod tests {
         let mut held = layout::Task::new_zeroed();
         held.files = 3;
         let sockets = layout::Sockets::new_zeroed();
-        let message = layout::Message::new_zeroed();
+        let mut message = layout::Message::new_zeroed();
+        message.socket = 2;
         let image = image(&[
             (1, 0, header(1)),
             (2, 0, Vec::new()),
@@ -514,7 +539,10 @@ mod tests {
             (4, 0, trailer(10)),
         ]);
         let summary = Summary::read(image.as_slice()).unwrap();
-        assert_eq!(summary.tasks[0].files[0].what, "socket <1> end 1");
+        assert_eq!(
+            summary.tasks[0].files[0].what,
+            "socket <1> end 1 with 1 messages"
+        );
         assert_eq!(summary.records["Message"], 1);
     }
 

@@ -118,14 +118,16 @@ static void flying(void)
 	check(recv(ends[1], &byte, 1, 0) != 1 || byte != 'f', "recv");
 }
 
-static void inotify(void)
+/* A file that has no name any more. */
+static void watched(void)
 {
-	int fd = inotify_init1(IN_NONBLOCK);
+	int fd = inotify_init1(IN_NONBLOCK), file = open("watched", O_CREAT | O_RDWR, 0644);
 	char buffer[512];
 
-	check(fd < 0 || inotify_add_watch(fd, ".", IN_CREATE) < 0, "inotify");
+	check(fd < 0 || file < 0, "inotify");
+	check(inotify_add_watch(fd, "watched", IN_MODIFY) < 0 || unlink("watched"), "watched");
 	stop_here();
-	close(open("created", O_CREAT | O_WRONLY, 0644));
+	check(write(file, "x", 1) != 1, "write");
 	check(read(fd, buffer, sizeof(buffer)) <= 0, "read");
 }
 
@@ -186,7 +188,7 @@ static const struct {
 	void (*run)(void);
 } cases[] = {
 	{ "listening", listening }, { "internet", internet }, { "waiting", waiting },
-	{ "flying", flying },	    { "inotify", inotify },   { "lock", lock },
+	{ "flying", flying },	    { "watched", watched },   { "lock", lock },
 	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
 	{ "semaphore", semaphore },
 };

@@ -14,9 +14,12 @@
 struct cgroup;
 struct bpf_prog;
 struct completion;
+struct dentry;
 struct file;
+struct inode;
 struct kernfs_open_file;
 struct kernel_siginfo;
+struct mnt_namespace;
 struct pid;
 struct pid_namespace;
 struct poll_table_struct;
@@ -32,6 +35,7 @@ struct sock_fprog_kern;
 struct sockaddr_un;
 struct tty_port;
 struct tty_struct;
+struct vfsmount;
 
 enum ckpt_event {
 	CKPT_EVENT_NONE,
@@ -244,6 +248,19 @@ static inline int ckpt_wanted_pty(void)
 int ckpt_unix_set_name(struct sock *sk, struct sockaddr_un *name, int len);
 int ckpt_unix_queue(struct sock *sk, const struct ckpt_message *rec,
 		    const void *data, struct scm_cookie *scm);
+
+/* fs/notify/inotify/inotify_user.c, fs/namespace.c */
+bool ckpt_is_inotify(const struct file *file);
+struct file *ckpt_inotify_create(void);
+struct inode *ckpt_inotify_watch(struct file *file, int *wd, u32 *mask);
+u32 ckpt_inotify_next_wd(struct file *file);
+void ckpt_inotify_set_next_wd(struct file *file, u32 wd);
+size_t ckpt_inotify_events(struct file *file, void *buf, size_t size);
+int ckpt_inotify_queue(struct file *file, const struct ckpt_inotify_event *rec);
+int ckpt_inotify_add(struct file *file, struct inode *inode, int wd);
+void ckpt_inotify_arm(struct file *file, int wd, u32 mask);
+struct vfsmount *ckpt_mount_of(struct mnt_namespace *ns, struct dentry *dentry,
+			       unsigned int n);
 
 /* kernel/time/posix-timers.c */
 int ckpt_timer_create(const struct ckpt_posix_timer *rec);

@@ -10,9 +10,8 @@
 
 #include "ckpt.h"
 
-/* What F_SETFL changes; all are open for reading and writing. */
-#define ANON_FLAGS	(O_ACCMODE | O_NONBLOCK | O_APPEND | O_NOATIME | \
-			 O_LARGEFILE)
+/* What F_SETFL changes. */
+#define ANON_FLAGS	(O_NONBLOCK | O_APPEND | O_NOATIME | O_LARGEFILE)
 
 static int dump_eventfd(struct ckpt_ctx *ctx, struct file *file)
 {
@@ -53,17 +52,20 @@ static struct file *create_signalfd(struct ckpt_ctx *ctx)
 static const struct anon_kind {
 	u32 kind;
 	u32 rec;	/* the record that comes next, 0 for none */
+	u32 access;	/* what it is always open for */
 	bool (*is)(const struct file *file);
 	int (*dump)(struct ckpt_ctx *ctx, struct file *file);
 	struct file *(*create)(struct ckpt_ctx *ctx);
 } anon_kinds[] = {
-	{ CKPT_FILE_EVENTFD, CKPT_REC_EVENTFD, ckpt_is_eventfd,
+	{ CKPT_FILE_EVENTFD, CKPT_REC_EVENTFD, O_RDWR, ckpt_is_eventfd,
 	  dump_eventfd, create_eventfd },
-	{ CKPT_FILE_SIGNALFD, CKPT_REC_SIGNALFD, ckpt_is_signalfd,
+	{ CKPT_FILE_SIGNALFD, CKPT_REC_SIGNALFD, O_RDWR, ckpt_is_signalfd,
 	  dump_signalfd, create_signalfd },
-	{ CKPT_FILE_TIMERFD, CKPT_REC_TIMERFD, ckpt_is_timerfd,
+	{ CKPT_FILE_TIMERFD, CKPT_REC_TIMERFD, O_RDWR, ckpt_is_timerfd,
 	  ckpt_dump_timerfd, ckpt_open_timerfd },
-	{ CKPT_FILE_EPOLL, 0, ckpt_is_epoll, NULL, ckpt_open_epoll },
+	{ CKPT_FILE_EPOLL, 0, O_RDWR, ckpt_is_epoll, NULL, ckpt_open_epoll },
+	{ CKPT_FILE_INOTIFY, CKPT_REC_INOTIFY, O_RDONLY, ckpt_is_inotify,
+	  ckpt_dump_inotify, ckpt_open_inotify },
 };
 
 /**
@@ -124,8 +126,9 @@ struct file *ckpt_open_anon(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 	if (!kind)
 		return ERR_PTR(ckpt_err(ctx, -EINVAL, "a file of unknown kind %u",
 					rec->kind));
-	if (rec->flags & ~ANON_FLAGS || (rec->flags & O_ACCMODE) != O_RDWR ||
-	    rec->pos || rec->inode || rec->rdev || rec->path_len)
+	if (rec->flags & ~(ANON_FLAGS | O_ACCMODE) ||
+	    (rec->flags & O_ACCMODE) != kind->access || rec->pos ||
+	    rec->inode || rec->rdev || rec->path_len)
 		return ERR_PTR(ckpt_err(ctx, -EINVAL, "malformed file"));
 	if (kind->rec) {
 		ret = ckpt_read(ctx);

@@ -98,6 +98,7 @@ struct ckpt_ctx {
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
 	struct list_head timerfds;	/* see timerfd.c */
+	struct list_head inotifies;	/* see inotify.c */
 	struct list_head epolls;	/* see epoll.c */
 	struct list_head posix_timers;	/* see posix_timers.c */
 	struct list_head terminals;	/* see tty.c */
@@ -244,6 +245,7 @@ int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
 /* files.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
+bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
@@ -283,7 +285,13 @@ void ckpt_free_epolls(struct ckpt_ctx *ctx);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 
-/* socket.c */
+/* inotify.c */
+int ckpt_dump_inotify(struct ckpt_ctx *ctx, struct file *file);
+struct file *ckpt_open_inotify(struct ckpt_ctx *ctx);
+void ckpt_arm_watches(struct ckpt_ctx *ctx);
+void ckpt_free_watches(struct ckpt_ctx *ctx);
+
+/* socket.c, message.c */
 struct ckpt_sockets_made;
 int ckpt_check_socket(struct ckpt_ctx *ctx, struct file *file);
 int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,

@@ -28,7 +28,8 @@
 		    O_DIRECT | O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | \
 		    O_NOATIME | O_PATH)
 
-static bool known_fs(const struct super_block *sb)
+/* One whose files are found again by path. */
+bool ckpt_known_fs(const struct super_block *sb)
 {
 	return sb->s_type->fs_flags & FS_REQUIRES_DEV ||
 	       sb->s_magic == TMPFS_MAGIC || sb->s_magic == RAMFS_MAGIC ||
@@ -79,7 +80,7 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 	case S_IFDIR:
 		if (ckpt_is_proc(file))
 			return 0;
-		if (!known_fs(inode->i_sb))
+		if (!ckpt_known_fs(inode->i_sb))
 			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
 					inode->i_sb->s_type->name);
 		return 0;

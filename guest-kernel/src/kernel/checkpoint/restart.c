@@ -181,6 +181,8 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	ckpt_free_procs(ctx);
 	ckpt_arm_timerfds(ctx);
 	ckpt_free_timerfds(ctx);
+	ckpt_arm_watches(ctx);
+	ckpt_free_watches(ctx);
 	ckpt_free_epolls(ctx);
 	ctx->mono_delta = ktime_get_ns() - ctx->hdr.mono_ns;
 	/* a namespace of its own goes on numbering where it was */

@@ -66,6 +66,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	ckpt_gate_put(ctx->gate);
 	ckpt_free_procs(ctx);
 	ckpt_free_timerfds(ctx);
+	ckpt_free_watches(ctx);
 	ckpt_free_epolls(ctx);
 	ckpt_free_posix_timers(ctx);
 	ckpt_free_ttys(ctx);
@@ -98,6 +99,7 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	xa_init(&ctx->pids);
 	INIT_LIST_HEAD(&ctx->proc_files);
 	INIT_LIST_HEAD(&ctx->timerfds);
+	INIT_LIST_HEAD(&ctx->inotifies);
 	INIT_LIST_HEAD(&ctx->epolls);
 	INIT_LIST_HEAD(&ctx->posix_timers);
 	INIT_LIST_HEAD(&ctx->terminals);

@@ -6,7 +6,9 @@ use fastrand::Rng;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Forged, Known};
-use crate::image::layout::{Cred, Data, File, Fs, Inode, Mm, Pages, Siginfo, Task, Tree, Vma};
+use crate::image::layout::{
+    Cred, Data, File, Fs, Inode, Message, Mm, Pages, Siginfo, Task, Tree, Vma, Watch,
+};
 use crate::image::record::Kind;
 
 /// Paths that lead elsewhere, nowhere, or are none.
@@ -52,6 +54,12 @@ pub(super) fn change(
             path
         }),
         Kind::Inode => inode(records, index, rng),
+        Kind::Message => message(&mut records[index], known, rng),
+        Kind::Watch if rng.bool() => edit_with_tail(&mut records[index], |watch: &mut Watch, _| {
+            let path = path(rng);
+            watch.path_len = path.len() as u32;
+            path
+        }),
         Kind::Vma => mapping(records, index, rng),
         Kind::Pages => pages(&mut records[index], rng),
         Kind::Siginfo => siginfo(&mut records[index], rng),
@@ -120,6 +128,30 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
     }
     record.payload[at..at + size_of::<Tree>()].copy_from_slice(entry.as_bytes());
     true
+}
+
+/// More or fewer files, some of them forged, or data of another length.
+fn message(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
+    /// One more than a message may have.
+    const TOO_MANY: u32 = 254;
+    edit_with_tail(record, |message: &mut Message, tail| {
+        let refs = (message.nr_files as usize * 4).min(tail.len());
+        let (mut files, mut data) = (tail[..refs].to_vec(), tail[refs..].to_vec());
+        match rng.u8(0..4) {
+            0 => {
+                let count = *rng.choice(&[1, 2, TOO_MANY - 1, TOO_MANY]).unwrap_or(&1);
+                files = (0..count)
+                    .flat_map(|_| known.object(Kind::File, rng).to_le_bytes())
+                    .collect();
+            }
+            1 => message.socket = known.object(Kind::File, rng),
+            2 => data.truncate(rng.usize(0..=data.len())),
+            _ => data.resize(*rng.choice(&[0, 1, 5000, 400_000]).unwrap_or(&0), 1),
+        }
+        message.nr_files = (files.len() / 4) as u32;
+        message.len = data.len() as u32;
+        [files, data].concat()
+    })
 }
 
 /// Another site, another child to wait for, another restart block, the memory of another

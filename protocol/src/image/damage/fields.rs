@@ -7,9 +7,9 @@ use fastrand::Rng;
 
 use super::{Forged, Known};
 use crate::image::layout::{
-    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Message, Mm, Pages, Pipe, PipeBuf,
-    PosixTimer, Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal, Signalfd, SocketEnd,
-    Sockets, Task, Timerfd, Trailer, Tree, Tty, Vma,
+    Cred, Data, Epoll, Eventfd, Fd, File, Fs, Header, Inode, Inotify, InotifyEvent, Message, Mm,
+    Pages, Pipe, PipeBuf, PosixTimer, Ptrace, Regs, Rlimit, Seccomp, Sigaction, Siginfo, Signal,
+    Signalfd, SocketEnd, Sockets, Task, Timerfd, Trailer, Tree, Tty, Vma, Watch,
 };
 use crate::image::record::Kind;
 
@@ -188,6 +188,13 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Message => shape!(false, Message {
             Ref(Kind::File) => socket; Flags => flags; Count => len consumed nr_files;
             Pid => pid; Uid => uid gid; Time => stamp;
+        }),
+        Kind::Inotify => shape!(false, Inotify { Count => nr_watches nr_events next_wd pad; }),
+        Kind::Watch => shape!(false, Watch {
+            Count => wd path_len; Flags => mask; Exact => mode ino;
+        }),
+        Kind::InotifyEvent => shape!(false, InotifyEvent {
+            Count => wd cookie name_len; Flags => mask;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
         // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.

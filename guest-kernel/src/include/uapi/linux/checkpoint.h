@@ -72,6 +72,9 @@ enum ckpt_rec_type {
 	CKPT_REC_SECCOMP	= 35,	/* object */
 	CKPT_REC_SOCKETS	= 36,	/* object */
 	CKPT_REC_MESSAGE	= 37,
+	CKPT_REC_INOTIFY	= 38,
+	CKPT_REC_WATCH		= 39,
+	CKPT_REC_INOTIFY_EVENT	= 40,
 	CKPT_REC_MAX_TYPE
 };
 
@@ -307,6 +310,7 @@ enum ckpt_file_kind {
 	CKPT_FILE_PTY_SLAVE	= 11,	/* its slave, by path, or as /dev/tty */
 	CKPT_FILE_PROC		= 12,	/* in /proc: by path, opened anew */
 	CKPT_FILE_SOCKET	= 13,	/* an end of the sockets @inode: @rdev says which */
+	CKPT_FILE_INOTIFY	= 14,	/* CKPT_REC_INOTIFY comes next */
 };
 
 /**
@@ -847,6 +851,34 @@ struct ckpt_message {
 	__u32 gid;
 	__u32 nr_files;
 	__s64 stamp;
+};
+
+/*
+ * CKPT_REC_INOTIFY: what an inotify file holds, right after its CKPT_REC_FILE;
+ * @nr_watches CKPT_REC_WATCH follow, then @nr_events CKPT_REC_INOTIFY_EVENT
+ */
+struct ckpt_inotify {
+	__u32 nr_watches;
+	__u32 nr_events;
+	__u32 next_wd;		/* that inotify_add_watch(2) tries next */
+	__u32 pad;
+};
+
+/* CKPT_REC_WATCH, followed by the path */
+struct ckpt_watch {
+	__s32 wd;
+	__u32 mask;		/* IN_* */
+	__u32 mode;		/* of the file, its type */
+	__u32 path_len;
+	__u64 ino;
+};
+
+/* CKPT_REC_INOTIFY_EVENT, followed by the name */
+struct ckpt_inotify_event {
+	__s32 wd;
+	__u32 mask;		/* as the kernel has it */
+	__u32 cookie;
+	__u32 name_len;
 };
 
 /* CKPT_REC_TRAILER */
