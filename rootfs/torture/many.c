@@ -2,8 +2,8 @@
 /*
  * A bit of everything that an image can hold, for crucible torture: two processes with
  * threads, one that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
- * memory, queued signals, timers, event files, a controlling terminal, sockets with messages
- * that hold files. The vfork's child calls getppid() when all are there.
+ * memory, queued signals, timers, event files, a controlling terminal, watches, sockets with
+ * messages that hold files. The vfork's child calls getppid() when all are there.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
@@ -186,6 +187,24 @@ static void open_sockets(void)
 		die("bind");
 }
 
+/* Of a directory and a file; one watch is gone, and has said so. */
+static void open_watches(void)
+{
+	int fd = inotify_init1(IN_NONBLOCK), gone;
+	FILE *file = fopen("watched", "w");
+
+	if (fd < 0 || !file || fclose(file))
+		die("inotify");
+	gone = inotify_add_watch(fd, "/", IN_CREATE);
+	if (gone < 0 || inotify_add_watch(fd, "watched", IN_ALL_EVENTS) < 0 ||
+	    inotify_add_watch(fd, "/tmp", IN_CREATE | IN_EXCL_UNLINK | IN_ONESHOT) < 0 ||
+	    inotify_rm_watch(fd, gone))
+		die("watches");
+	file = fopen("watched", "w");
+	if (!file || fclose(file))
+		die("watched");
+}
+
 int main(void)
 {
 	const struct itimerval hour = { .it_value.tv_sec = 3600 };
@@ -211,6 +230,7 @@ int main(void)
 		open_terminal();
 		open_event_files();
 		open_sockets();
+		open_watches();
 		start_timers();
 		start_threads(2);
 		if (write(up[1], "r", 1) != 1)

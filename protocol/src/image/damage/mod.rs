@@ -36,13 +36,13 @@ const EDGES: [u64; 12] = [
 const STRUCTURE: usize = 512;
 
 /// The types of record that an image can hold: 1 up to and with this.
-const LAST_TYPE: u32 = 35;
+const LAST_TYPE: u32 = 40;
 
 /// `CKPT_VMA_VDSO`.
 const VDSO: u32 = 3;
 
 /// Types with many fields that depend on each other.
-const RICH: [Kind; 9] = [
+const RICH: [Kind; 11] = [
     Kind::Header,
     Kind::Tree,
     Kind::Task,
@@ -52,6 +52,8 @@ const RICH: [Kind; 9] = [
     Kind::Vma,
     Kind::Ptrace,
     Kind::Tty,
+    Kind::Sockets,
+    Kind::Message,
 ];
 
 /// A record that need not make sense.
