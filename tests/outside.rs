@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A tracer and its tracee are saved together or not at all: where one of the two is outside
-//! the tree, checkpoint(2) refuses, with the names of both, and neither notices.
+//! What is saved together or not at all: where a tracer or its tracee, or an end of a pair of
+//! sockets is outside the tree, checkpoint(2) refuses, with names, and neither notices.
 
 mod common;
 
@@ -31,10 +31,66 @@ while grep -q 'populated 1' $cg/cgroup.events; do :; done
 grep -o 'killed by SIGTERM' /tmp/trace
 "#;
 
+/// Has a process in a cgroup of its own share a pair of sockets with its parent, freezes it,
+/// checkpoints it, thaws it, and has it answer. Argument: what the child closes.
+const SOCKETS: &str = r#"
+cg=/sys/fs/cgroup/outside
+mkdir $cg
+cat > /tmp/share.c <<'END'
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	int ends[2], status;
+	char byte;
+	pid_t pid;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || (pid = fork()) < 0)
+		return 1;
+	if (!pid) {
+		if (argv[1][0] == 'h')
+			close(ends[0]);
+		return read(ends[1], &byte, 1) == 1 ? 7 : 1;
+	}
+	FILE *procs = fopen("/sys/fs/cgroup/outside/cgroup.procs", "w");
+	fprintf(procs, "%d", pid);
+	fclose(procs);
+	FILE *child = fopen("/tmp/child", "w");
+	fprintf(child, "%d", pid);
+	fclose(child);
+	while (access("/tmp/thawed", F_OK))
+		usleep(1000);
+	if (write(ends[0], "x", 1) != 1 || waitpid(pid, &status, 0) != pid)
+		return 1;
+	printf("the child exited %d\n", WEXITSTATUS(status));
+}
+END
+gcc -o /tmp/share /tmp/share.c || exit
+/tmp/share "$1" &
+until [ -s /tmp/child ]; do :; done
+child=$(cat /tmp/child)
+until grep -q '^0 ' /proc/$child/syscall; do :; done
+echo 1 > $cg/cgroup.freeze
+until grep -q 'frozen 1' $cg/cgroup.events; do :; done
+/opt/crucible/checkpoint -o /tmp/image -l /tmp/log $child && echo saved
+cat /tmp/log
+echo 0 > $cg/cgroup.freeze
+touch /tmp/thawed
+wait
+"#;
+
 fn refusal(options: &str, root: &str) -> String {
+    said_by(&[SCRIPT, "outside", options, root])
+}
+
+fn said_by(script: &[&str]) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", SCRIPT, "outside", options, root].map(String::from);
+    let words = ["/bin/bash", "-c"].iter().chain(script);
+    let words: Vec<String> = words.map(ToString::to_string).collect();
     let run = guest
         .exec(&words, &BTreeMap::new(), "/", LONG)
         .expect("the script's end");
@@ -61,4 +117,24 @@ fn a_tracee_outside_is_named() {
         said.contains("strace: traces pid TRACEE (sleep), which is not in the tree"),
         "{said}"
     );
+}
+
+#[test]
+fn a_socket_whose_peer_is_outside_is_refused() {
+    let said = said_by(&[SOCKETS, "outside", "here"]);
+    assert!(
+        said.contains("is connected to one outside the tree"),
+        "{said}"
+    );
+    assert!(said.contains("the child exited 7"), "{said}");
+}
+
+#[test]
+fn a_socket_that_is_held_outside_is_refused() {
+    let said = said_by(&[SOCKETS, "outside", "nothing"]);
+    assert!(
+        said.contains("is held 2 times, 1 of them in the tree"),
+        "{said}"
+    );
+    assert!(said.contains("the child exited 7"), "{said}");
 }
