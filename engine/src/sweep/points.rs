@@ -87,24 +87,38 @@ fn describe(words: &[&str]) -> String {
 }
 
 /// Every `every`th point, ordered so that each beginning of the list has some of each kind
-/// of event, spread over the whole run: kinds take turns, and of each kind come the ends of
-/// the run's halves, quarters, eighths.
+/// of event, spread over the whole run: kinds take turns, in a kind's turn system calls (or
+/// signals) do, and of each of these come the ends of the run's halves, quarters, eighths.
 pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
-    let mut kinds: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Point>>> = BTreeMap::new();
     for point in points {
-        kinds.entry(&point.what).or_default().push(point);
+        let kind = kinds.entry(point.kind()).or_default();
+        kind.entry(&point.what).or_default().push(point);
     }
-    let mut queues: Vec<_> = kinds
-        .into_values()
-        .map(|points| spread(points.len()).into_iter().map(move |n| points[n]))
-        .collect();
-    let mut order = Vec::with_capacity(points.len());
-    while order.len() < points.len() {
-        for queue in &mut queues {
-            order.extend(queue.next());
+    let kinds = kinds.into_values().map(|kind| {
+        let alike = kind.into_values().map(|points| {
+            spread(points.len())
+                .into_iter()
+                .map(|n| points[n])
+                .collect()
+        });
+        in_turns(alike)
+    });
+    let order = in_turns(kinds);
+    order.into_iter().step_by(every.max(1)).cloned().collect()
+}
+
+/// The first of each queue, then the second of each, and so on.
+fn in_turns<T>(queues: impl Iterator<Item = Vec<T>>) -> Vec<T> {
+    let mut queues: Vec<_> = queues.map(Vec::into_iter).collect();
+    let mut order = Vec::new();
+    loop {
+        let before = order.len();
+        order.extend(queues.iter_mut().filter_map(Iterator::next));
+        if order.len() == before {
+            return order;
         }
     }
-    order.into_iter().step_by(every.max(1)).cloned().collect()
 }
 
 /// The numbers below `count` by their bits in reverse.
@@ -168,6 +182,21 @@ mod tests {
         let mut sorted = order.clone();
         sorted.sort_by(|x, y| (&x.what, x.nth).cmp(&(&y.what, y.nth)));
         assert_eq!(sorted, all);
+    }
+
+    #[test]
+    fn a_kind_with_many_system_calls_does_not_push_another_back() {
+        let all = points(&[
+            ("ptrace-stop syscall-enter close", 2),
+            ("ptrace-stop syscall-enter open", 2),
+            ("ptrace-stop syscall-enter read", 2),
+            ("ptrace-stop syscall-exit open", 2),
+        ]);
+        let order = stratified(&all, 1);
+        let first: Vec<_> = order.iter().take(3).map(Point::kind).collect();
+        assert_eq!(first, ["syscall-enter", "syscall-exit", "syscall-enter"]);
+        assert_eq!(order.len(), all.len());
+        assert_ne!(order[0].what, order[2].what);
     }
 
     #[test]
