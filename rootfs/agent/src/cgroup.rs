@@ -135,6 +135,17 @@ impl Cgroup {
         self.wait_events(limit, |events| events.frozen)
     }
 
+    /// Whether none of its threads is about to run. A frozen one can be, for a moment: it was
+    /// thawed and frozen again before it came to run, and goes back to sleep when it does.
+    pub fn is_asleep(&self) -> io::Result<bool> {
+        let threads = fs::read_to_string(self.dir.join("cgroup.threads"))?;
+        Ok(!threads.lines().any(|tid| {
+            // One that has gone does not run.
+            fs::read_to_string(format!("/proc/{tid}/stat"))
+                .is_ok_and(|stat| stat_state(&stat) == Some('R'))
+        }))
+    }
+
     /// Waits until it is frozen or nothing in it is alive, and says which; neither at the limit.
     pub fn wait_frozen_or_empty(&self, limit: Duration) -> io::Result<Events> {
         self.wait_events(limit, |events| events.frozen || !events.populated)?;
@@ -169,6 +180,11 @@ impl Cgroup {
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.dir)
     }
+}
+
+/// The letter of a task's state in its `stat`; its name before that may have any characters.
+fn stat_state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Reads a kernel file again from its start; that also makes it ready for the next `poll`.
@@ -213,6 +229,13 @@ mod tests {
     fn events_are_read_by_name() {
         let events = parse_events("populated 1\nfrozen 0\n");
         assert_eq!((events.populated, events.frozen), (true, false));
+    }
+
+    #[test]
+    fn a_task_s_name_does_not_hide_its_state() {
+        assert_eq!(stat_state("7 (a) R b) S 1 7 7 0"), Some('S'));
+        assert_eq!(stat_state("7 (make) R 1 7 7 0"), Some('R'));
+        assert_eq!(stat_state(""), None);
     }
 
     #[test]

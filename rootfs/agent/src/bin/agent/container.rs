@@ -195,7 +195,7 @@ impl Container {
             if fired {
                 // The event froze the tasks; this keeps them so until we thaw them.
                 self.cgroup.freeze()?;
-                if self.cgroup.events()?.frozen {
+                if self.cgroup.events()?.frozen && self.sleeps(deadline)? {
                     self.trigger = None;
                     self.time_fired = false;
                     return Ok(Stopped::Frozen(Freeze {
@@ -218,6 +218,17 @@ impl Container {
             }
             poll(&mut fds, poll_timeout(left))?;
         }
+    }
+
+    /// Waits until no frozen task is about to run; false at the deadline.
+    fn sleeps(&self, deadline: Instant) -> Result<bool> {
+        while !self.cgroup.is_asleep()? {
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sched_yield()?;
+        }
+        Ok(true)
     }
 
     fn time_left(&self) -> Option<Duration> {
