@@ -51,3 +51,23 @@ fn a_point_is_tried_again_by_its_name() {
     ]);
     all_passed(&record, 1);
 }
+
+/// One run, restarted at each of its stops: what is saved was restarted itself.
+#[test]
+fn a_chain_goes_through_all_of_a_run() {
+    let record = sweep(&[
+        "gdb",
+        "--case",
+        "watch",
+        "--event",
+        "ptrace-stop",
+        "--chain",
+    ]);
+    let chain = &record["chains"][0];
+    assert_eq!(chain["came"], "passed", "{record:#}");
+    let links = chain["links"].as_u64().unwrap_or_default();
+    assert!(links > 10, "{record:#}");
+    let sites = chain["sites"].as_object().expect("an object of sites");
+    let at_sites: u64 = sites.values().filter_map(Value::as_u64).sum();
+    assert_eq!(at_sites, links, "{record:#}");
+}
