@@ -9,9 +9,12 @@
 mod chain;
 mod points;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
-use crucible_protocol::{EventKind, RUN_DIR, Trigger};
+use crucible_protocol::{EventKind, Observation, RUN_DIR, Trigger};
 use serde::{Deserialize, Serialize};
 
 pub use self::chain::{Chain, chain};
@@ -87,6 +90,9 @@ pub struct Tried {
     /// More about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
+    /// Ptrace stops that any task stood in when it was checkpointed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub stops: BTreeSet<String>,
     /// How often it was not reached before.
     pub missed: u32,
     /// Whether it was a control that it ended like, freezing alone being visible.
@@ -162,6 +168,7 @@ pub fn attempt(
         came: Came::Unknown,
         cause: String::new(),
         lines: Vec::new(),
+        stops: BTreeSet::new(),
         missed: 0,
         by_control: false,
         ms: 0,
@@ -202,6 +209,7 @@ fn attempt_once(
     let mut runner = runner(session, scenario, case, &mut timings);
     let mut uses = Uses::new();
     let restarted = runner.restarted(RestartIn::Same)?;
+    tried.stops = stops(&restarted.before.tasks);
     let around = judge::around(&runner, &restarted, &mut uses);
     if let Some(bad) = around.into_iter().find(|check| !check.ok) {
         diverged(tried, bad);
@@ -226,6 +234,13 @@ fn attempt_once(
         Some(bad) => diverged(tried, bad),
     }
     Ok(())
+}
+
+/// The ptrace stops that tasks are in.
+fn stops(tasks: &Observation) -> BTreeSet<String> {
+    let sites = tasks.tasks.iter();
+    let stops = sites.filter_map(|task| task.site.strip_prefix("ptrace-stop ")?.split(' ').next());
+    stops.map(str::to_owned).collect()
 }
 
 fn diverged(tried: &mut Tried, check: Check) {

@@ -123,6 +123,7 @@ mod tests {
             came: Came::Passed,
             cause: String::new(),
             lines: Vec::new(),
+            stops: Default::default(),
             missed: 0,
             by_control: false,
             ms: 1,

@@ -78,6 +78,22 @@ impl CaseSweep {
         kinds
     }
 
+    /// The ptrace stop that a task stood in at all points that went wrong, and at the fewest
+    /// of those that passed; with how many there are of each.
+    fn suspect(&self) -> Option<(&str, usize, usize)> {
+        let bad: Vec<_> = self.tried.iter().filter(|one| one.came.is_bad()).collect();
+        let at = |stop: &str, came: bool| {
+            let tried = self.tried.iter();
+            let with = tried.filter(|one| one.came.is_bad() == came && one.stops.contains(stop));
+            with.count()
+        };
+        let stops = bad.first()?.stops.iter();
+        stops
+            .filter(|stop| at(stop, true) == bad.len())
+            .map(|stop| (stop.as_str(), bad.len(), at(stop, false)))
+            .min_by_key(|(_, _, passed)| *passed)
+    }
+
     /// Points that did not pass, by what they came to, why, and what event it was.
     fn causes(&self) -> Vec<Vec<&Tried>> {
         let mut causes: BTreeMap<_, Vec<&Tried>> = BTreeMap::new();
@@ -161,6 +177,13 @@ impl Screen {
         if kinds.len() > 1 {
             let _ = writeln!(text, "  passed by kind: {}", kinds.join(", "));
         }
+        if let Some((stop, bad, others)) = case.suspect() {
+            let _ = writeln!(
+                text,
+                "  suspect: {stop}: a task stood in it at all {bad} points that went wrong, and at \
+                 {others} of the others"
+            );
+        }
         let count = |is: &dyn Fn(&&Tried) -> bool| case.tried.iter().filter(is).count();
         let control = count(&|one| one.by_control);
         if control > 0 {
@@ -236,6 +259,7 @@ impl Screen {
                     "points": case.points,
                     "tried": case.tried.len(),
                     "counts": counts,
+                    "suspect": case.suspect().map(|(stop, ..)| stop),
                     "kinds": case.kinds().into_iter().map(|(kind, (tried, passed))| {
                         (kind, json!({ "tried": tried, "passed": passed }))
                     }).collect::<BTreeMap<_, _>>(),
@@ -273,6 +297,7 @@ mod tests {
             came,
             cause: "restarted = control: stdout".into(),
             lines: vec!["differs".into()],
+            stops: ["syscall-enter".to_owned()].into(),
             missed: 0,
             by_control: false,
             ms: 10,
@@ -302,6 +327,31 @@ mod tests {
         assert_eq!(missed.exit_code(), exit::UNKNOWN);
         let bad = screen(vec![one(1, Came::NotReached), one(2, Came::Diverged)], 2);
         assert_eq!(bad.exit_code(), exit::DIVERGED);
+    }
+
+    #[test]
+    fn the_stop_that_only_bad_points_have_is_suspect() {
+        let with = |nth, came, stops: &[&str]| {
+            let mut one = one(nth, came);
+            one.stops = stops.iter().map(|&stop| stop.to_owned()).collect();
+            one
+        };
+        let mut tried = vec![
+            with(1, Came::Passed, &["syscall-enter"]),
+            with(2, Came::Diverged, &["syscall-enter", "syscall-exit"]),
+            with(
+                3,
+                Came::Diverged,
+                &["exit", "syscall-enter", "syscall-exit"],
+            ),
+        ];
+        let text = screen(tried.clone(), 3).text();
+        assert!(
+            text.contains("suspect: syscall-exit: a task stood in it at all 2 points"),
+            "{text}"
+        );
+        tried.truncate(1);
+        assert!(!screen(tried, 1).text().contains("suspect"));
     }
 
     #[test]
