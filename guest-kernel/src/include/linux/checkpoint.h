@@ -253,6 +253,7 @@ int ckpt_unix_queue(struct sock *sk, const struct ckpt_message *rec,
 bool ckpt_is_inotify(const struct file *file);
 struct file *ckpt_inotify_create(void);
 struct inode *ckpt_inotify_watch(struct file *file, int *wd, u32 *mask);
+void ckpt_inotify_put_watch(struct inode *inode);
 u32 ckpt_inotify_next_wd(struct file *file);
 void ckpt_inotify_set_next_wd(struct file *file, u32 wd);
 size_t ckpt_inotify_events(struct file *file, void *buf, size_t size);

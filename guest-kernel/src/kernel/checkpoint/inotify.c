@@ -102,7 +102,7 @@ static unsigned int count_watches(struct file *file)
 	u32 mask;
 
 	for (n = 0; (inode = ckpt_inotify_watch(file, &wd, &mask)); n++, wd++)
-		iput(inode);
+		ckpt_inotify_put_watch(inode);
 	return n;
 }
 
@@ -114,7 +114,7 @@ static int dump_watches(struct ckpt_ctx *ctx, struct file *file, unsigned int nr
 
 	for (; !ret && (inode = ckpt_inotify_watch(file, &wd, &mask)); wd++) {
 		ret = nr-- ? dump_watch(ctx, inode, wd, mask) : -EAGAIN;
-		iput(inode);
+		ckpt_inotify_put_watch(inode);
 		cond_resched();
 	}
 	/* a file that was watched may be deleted outside the tree */

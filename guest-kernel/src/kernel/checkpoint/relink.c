@@ -219,9 +219,16 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
 		/* killed meanwhile: its zombie is the coordinator's to reap */
-		if (!ckpt_dead_process(ct) && ct->task->exit_state) {
-			write_unlock_irq(&tasklist_lock);
+		if (!ckpt_dead_process(ct) && ct->task->exit_state)
 			ret = -EINTR;
+		/* somebody was quicker: it has another parent for now */
+		if (ct->task->ptrace)
+			ret = -EBUSY;
+		if (ret) {
+			write_unlock_irq(&tasklist_lock);
+			if (ret == -EBUSY)
+				ckpt_err(ctx, ret, "pid %d: traced from outside",
+					 ct->tree.pid);
 			goto fail;
 		}
 	}

@@ -9,6 +9,8 @@
  *	zombie i:     wait turn i, read section, turn i+1, exit
  */
 #include <linux/cgroup.h>
+#include <linux/fdtable.h>
+#include <linux/fs_struct.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
 #include <linux/prctl.h>
@@ -109,6 +111,11 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		ret = ckpt_apply_seccomp(ctx, &ct->rec);
 		if (ret)
 			return ret;
+	}
+	/* the coordinator's, which who gets at a dead thread must not find there */
+	if (ct->tree.flags & CKPT_TREE_ZOMBIE) {
+		exit_files(current);
+		exit_fs(current);
 	}
 	ret = ckpt_apply_cred(ctx, ct->rec.cred);
 	if (ret)

@@ -131,6 +131,7 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	rec->stime = stime;
 	dump_sched(t, rec);
 	rec->oom_score_adj = t->signal->oom_score_adj;
+	rec->pdeath_signal = t->pdeath_signal;
 	if (t->exit_state) {
 		rec->site = CKPT_SITE_ZOMBIE;
 		return ckpt_write(ctx, CKPT_REC_TASK, 0, rec, sizeof(*rec),
@@ -166,7 +167,6 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		rec->rseq = (unsigned long)t->rseq;
 	rec->rseq_len = t->rseq_len;
 	rec->rseq_sig = t->rseq_sig;
-	rec->pdeath_signal = t->pdeath_signal;
 	rec->personality = t->personality;
 	rec->timer_slack_ns = t->timer_slack_ns;
 	rec->default_timer_slack_ns = t->default_timer_slack_ns;
@@ -196,7 +196,8 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	if (policy > SCHED_IDLE || policy == 4 || rec->nice < MIN_NICE ||
 	    rec->nice > MAX_NICE || rec->rt_priority >= MAX_RT_PRIO ||
 	    rec->oom_score_adj < OOM_SCORE_ADJ_MIN ||
-	    rec->oom_score_adj > OOM_SCORE_ADJ_MAX)
+	    rec->oom_score_adj > OOM_SCORE_ADJ_MAX ||
+	    !valid_signal(rec->pdeath_signal))
 		return false;
 	if (zombie)
 		return true;
@@ -211,8 +212,7 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	       user_range_ok(rec->robust_list, sizeof(struct robust_list_head)) &&
 	       user_range_ok(rec->rseq, rec->rseq_len) &&
 	       (!rec->rseq || (rec->rseq_len >= 32 &&
-			       IS_ALIGNED(rec->rseq, 32))) &&
-	       valid_signal(rec->pdeath_signal);
+			       IS_ALIGNED(rec->rseq, 32)));
 }
 
 /*
@@ -282,6 +282,23 @@ static int apply_oom(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	return 0;
 }
 
+/*
+ * A process whose threads are all dead has no memory. It was created in the
+ * coordinator's, which is nothing for who can trace it by the rights it gets.
+ */
+static int leave_memory(struct ckpt_ctx *ctx)
+{
+	struct mm_struct *mm = mm_alloc();
+	int ret;
+
+	if (!mm)
+		return ckpt_err(ctx, -ENOMEM, "an address space");
+	ret = ckpt_switch_mm(mm, true);
+	if (ret)
+		mmput(mm);
+	return ret;
+}
+
 /* What a process has even where its first thread has died. */
 static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -315,7 +332,9 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ret;
 	current->utime = rec->utime;
 	current->stime = rec->stime;
-	if (ct->lives)
+	if (ct->tree.flags & CKPT_TREE_LEADER && !ct->lives)
+		ret = leave_memory(ctx);
+	else if (ct->tree.flags & CKPT_TREE_LEADER || !ckpt_dead_thread(ct))
 		ret = apply_process(ctx, ct);
 	if (ret || ct->tree.flags & CKPT_TREE_ZOMBIE)
 		return ret;
