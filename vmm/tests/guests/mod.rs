@@ -68,8 +68,9 @@ global_asm!(
     "ud2",
     //
     "guest_loop:",
-    "say \"looping\\n\"",
+    // Before it says so: who has heard it looks for the number.
     "movl $0x12345678, %ebx",
+    "say \"looping\\n\"",
     "1: jmp 1b",
     //
     // Leaves a mark in each page of 8 MiB.
