@@ -65,6 +65,12 @@ impl Check {
         }
     }
 
+    /// The difference, line by line.
+    pub fn lines(&self) -> Vec<String> {
+        let lines = self.difference.iter().flat_map(|d| d.lines());
+        lines.map(str::to_owned).collect()
+    }
+
     fn of(name: String, difference: Option<String>) -> Self {
         match difference {
             None => Self::good(name),

@@ -70,13 +70,8 @@ impl Chain {
 
     fn diverged(&mut self, check: Check) {
         self.came = Came::Diverged;
+        self.lines = check.lines();
         self.cause = check.name;
-        self.lines = check
-            .difference
-            .iter()
-            .flat_map(|d| d.lines())
-            .map(str::to_owned)
-            .collect();
     }
 }
 

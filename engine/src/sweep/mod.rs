@@ -139,8 +139,7 @@ pub fn baseline(
     let checks = [judge::expected(case, "undisturbed", &first), checks].concat();
     if let Some(bad) = checks.iter().find(|check| !check.ok) {
         let why = format!("the workload is not stable by itself: {}", bad.name);
-        let lines = bad.difference.iter().flat_map(|d| d.lines());
-        return Err(Stop::unknown(why).with(lines.map(str::to_owned).collect()));
+        return Err(Stop::unknown(why).with(bad.lines()));
     }
     let text = session
         .running()
@@ -245,13 +244,8 @@ fn stops(tasks: &Observation) -> BTreeSet<String> {
 
 fn diverged(tried: &mut Tried, check: Check) {
     tried.came = Came::Diverged;
+    tried.lines = check.lines();
     tried.cause = check.name;
-    tried.lines = check
-        .difference
-        .iter()
-        .flat_map(|d| d.lines())
-        .map(str::to_owned)
-        .collect();
 }
 
 fn runner<'s, 'l>(

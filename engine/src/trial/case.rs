@@ -112,12 +112,7 @@ fn run(
     baseline.extend(expected(runner.case, "undisturbed 1", &first));
     if let Some(bad) = baseline.iter().find(|c| !c.ok) {
         let why = format!("the workload is not stable by itself: {}", bad.name);
-        let lines = bad
-            .difference
-            .iter()
-            .flat_map(|d| d.lines())
-            .map(str::to_owned);
-        return Err(Stop::unknown(why).with(lines.collect()));
+        return Err(Stop::unknown(why).with(bad.lines()));
     }
     record.checks.extend(baseline);
 
