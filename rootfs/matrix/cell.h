@@ -137,7 +137,7 @@ enum role { ROLE_INIT, ROLE_TRACER, ROLE_TRACEE, ROLE_SECOND, ROLE_CHILD, NR_ROL
 struct shared {
 	int pids[ROLE_CHILD];
 	int poked;
-	int tracee_waits;	/* for the tracer to attach */
+	int tracee_waits;	/* for the tracer: to attach, or as a tracee of its own will */
 	int second_parks;
 	int execed;		/* the tracee has, and is the only thread */
 	int thread_born;	/* the child is one */

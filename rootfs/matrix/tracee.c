@@ -339,13 +339,12 @@ static void __attribute__((noreturn)) be_traced(void)
 	       (!shared->second_parks || state_of(shared->pids[ROLE_SECOND]) != 'S'))
 		sched_yield();
 	clear_floating_point();
+	/* Only then may the tracer wait for it, if it is not its process' first thread. */
+	if (cell->way == WAY_TRACEME && sys(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
+		die("traceme");
 	shared->tracee_waits = 1;
-	if (cell->way == WAY_TRACEME) {
-		if (sys(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
-			die("traceme");
-	} else if (sys(SYS_read, channels.go[0], (long)&byte, 1, 0) != 1) {
+	if (cell->way != WAY_TRACEME && sys(SYS_read, channels.go[0], (long)&byte, 1, 0) != 1)
 		die("go");
-	}
 	do_deed();
 	finish();
 }

@@ -25,6 +25,7 @@ struct going {
 	pid_t subject;
 	pid_t others[3];	/* tracees, once they are; 0 for none */
 	bool detached;
+	bool woken;		/* from the stop that it was left in: all its threads run */
 	int request;		/* by which the subject goes on */
 	int times;		/* so often; then PTRACE_CONT */
 	int stops;
@@ -133,6 +134,11 @@ static void handle_other(struct going *going, pid_t pid, int status)
 		log_end(role_name(pid), status);
 		return;
 	}
+	/* Whether it tells of that before the subject's exit kills it, is chance. */
+	if (going->woken) {
+		ptrace(PTRACE_CONT, pid, 0, signal_of(pid, status));
+		return;
+	}
 	log_stop(pid, status);
 	if (++going->stops == MAX_STOPS)
 		give_up("too many stops");
@@ -149,9 +155,10 @@ static void settle_others(struct going *going)
 		pid_t pid = going->others[n];
 
 		while (pid && pid != going->subject) {
+			/* First the state: one that ends right after this has something to tell. */
+			char state = state_of(pid);
 			int status;
 			pid_t told = waitpid(pid, &status, __WALL | WNOHANG);
-			char state = state_of(pid);
 
 			if (told > 0)
 				handle_other(going, pid, status);
@@ -291,12 +298,14 @@ static void handle(struct going *going, pid_t pid, int status)
 }
 
 /* The subject goes its own way; where it was left stopped, nobody else will wake it. */
-static bool left_alone(pid_t pid)
+static bool left_alone(struct going *going)
 {
+	pid_t pid = going->subject;
 	char state = state_of(pid);
 
 	if (state == 'T') {
 		log_line(role_name(pid), "was left stopped");
+		going->woken = true;
 		kill(pid, SIGCONT);
 		while (state_of(pid) == 'T')
 			sched_yield();
@@ -313,7 +322,7 @@ static void watch(struct going *going)
 
 		if (pid > 0)
 			handle(going, pid, status);
-		else if (!going->detached || (left_alone(going->subject) && pid < 0))
+		else if (!going->detached || (left_alone(going) && pid < 0))
 			return;
 	}
 }
