@@ -127,15 +127,17 @@ struct cell {
 	enum threads threads;
 	/* SINGLESTEP in place of SINGLEBLOCK: the run without the feature */
 	bool absent;
-	const char *name;
 	const char *program;
 };
 
 enum role { ROLE_INIT, ROLE_TRACER, ROLE_TRACEE, ROLE_SECOND, ROLE_CHILD, NR_ROLES };
 
+/* The real-time signal that is queued. */
+#define RT_SIGNAL 36
+
 /* A file that all have mapped, so that it outlives each of them. */
 struct shared {
-	int pids[ROLE_CHILD];
+	int pids[NR_ROLES];	/* the child's once it is born, and the tracer knows */
 	int poked;
 	int tracee_waits;	/* for the tracer: to attach, or as a tracee of its own will */
 	int second_parks;
@@ -161,6 +163,7 @@ extern struct channels channels;
 /* table.c */
 bool cell_parse(struct cell *cell, const char *name);
 void cells_list(unsigned int stop);
+bool at_signal(const struct stop *stop);
 
 /* look.c */
 void die(const char *what);

@@ -340,6 +340,7 @@ pid_t lead(const struct cell *cell, pid_t tracee, pid_t *born)
 	if (ptrace(PTRACE_GETEVENTMSG, tracee, 0, &child))
 		die("geteventmsg");
 	await_rest(child);
+	shared->pids[ROLE_CHILD] = child;
 	*born = child;
 	if (stop->lead != LEAD_NEWBORN)
 		return tracee;

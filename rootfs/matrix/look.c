@@ -33,10 +33,19 @@ void die(const char *what)
 
 const char *role_name(pid_t pid)
 {
-	for (int role = ROLE_TRACER; role < ROLE_CHILD; role++)
+	static char numbers[4][12];
+	static unsigned int next;
+	char *number;
+
+	for (int role = ROLE_TRACER; role < NR_ROLES; role++)
 		if (pid && shared->pids[role] == pid)
 			return names[role];
-	return pid == 1 ? names[ROLE_INIT] : pid ? names[ROLE_CHILD] : "nobody";
+	if (pid <= 1)
+		return pid == 1 ? names[ROLE_INIT] : "nobody";
+	/* Nobody's that should be seen. */
+	number = numbers[next++ % 4];
+	snprintf(number, sizeof(numbers[0]), "%d", pid);
+	return number;
 }
 
 void map_shared(void)
@@ -188,7 +197,7 @@ static void log_syscall(pid_t pid)
 /* Register sets as a whole: a sum says that they are the same. */
 static void log_set(pid_t pid, const char *what, unsigned long type)
 {
-	unsigned char set[4096];
+	static unsigned char set[1 << 14];
 	struct iovec where = { set, sizeof(set) };
 	unsigned int sum = 0;
 
@@ -206,10 +215,11 @@ static void log_pending(pid_t pid, unsigned long ip)
 {
 	struct __ptrace_peeksiginfo_args args = { .nr = 8 };
 	siginfo_t infos[8];
+	long text;
 
 	errno = 0;
-	log_line(role_name(pid), "  text %#lx %s", ptrace(PTRACE_PEEKTEXT, pid, ip, 0),
-		 strerrorname_np(errno));
+	text = ptrace(PTRACE_PEEKTEXT, pid, ip, 0);
+	log_line(role_name(pid), "  text %#lx %s", text, strerrorname_np(errno));
 	for (args.flags = 0; args.flags <= PTRACE_PEEKSIGINFO_SHARED; args.flags++) {
 		long count = ptrace(PTRACE_PEEKSIGINFO, pid, &args, infos);
 
@@ -234,6 +244,7 @@ static void log_regs(pid_t pid)
 			 regs.orig_rax, regs.rax, regs.rip, regs.rsp, regs.rdi, regs.eflags);
 	log_set(pid, "general", NT_PRSTATUS);
 	log_set(pid, "floating point", NT_PRFPREG);
+	log_set(pid, "extended state", NT_X86_XSTATE);
 	log_pending(pid, regs.rip);
 	if (ptrace(PTRACE_GETSIGMASK, pid, sizeof(mask), &mask))
 		log_line(role_name(pid), "  blocked: %s", strerrorname_np(errno));

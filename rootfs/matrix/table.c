@@ -7,8 +7,6 @@
 #include <string.h>
 #include <sys/ptrace.h>
 
-#define RT_SIGNAL 36
-
 static const struct stop stops[] = {
 	{ "signal-kill", DEED_KILL, LEAD_SIGNAL, SIGUSR1 },
 	{ "signal-tgkill", DEED_TGKILL, LEAD_SIGNAL, SIGUSR1 },
@@ -93,7 +91,8 @@ static const char *const threadings[NR_THREADS] = { "one", "two", "two-traced", 
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static bool at_signal(const struct stop *stop)
+/* Whether it is about a signal, with which the tracee may go on. */
+bool at_signal(const struct stop *stop)
 {
 	return stop->lead == LEAD_SIGNAL || stop->lead == LEAD_SENT;
 }
@@ -146,7 +145,6 @@ bool cell_parse(struct cell *cell, const char *name)
 	int way, next, collected, threads;
 	char *parts[5], *rest = copy;
 
-	cell->name = name;
 	if (strlen(name) >= sizeof(copy))
 		return false;
 	strcpy(copy, name);

@@ -17,7 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RT_SIGNAL 36
 #define MASK_SIZE 8
 
 /*
@@ -101,8 +100,8 @@ static void handler(int signo, siginfo_t *info, void *context)
 	(void)context;
 	observe("%s handles %d code %d from %s value %d",
 		role_name(sys(SYS_gettid, 0, 0, 0, 0)), signo, info->si_code,
-		info->si_code == SI_KERNEL ? "kernel" : info->si_pid == 4242 ? "4242" :
-		role_name(info->si_pid), info->si_code == SI_QUEUE ? info->si_int : 0);
+		info->si_code == SI_KERNEL ? "kernel" : role_name(info->si_pid),
+		info->si_code == SI_QUEUE ? info->si_int : 0);
 }
 
 static void handle(int signo, int flags)
@@ -251,15 +250,32 @@ static void do_steps(void)
 	observe("tracee steps %ld", turns);
 }
 
-/* What was read in /proc may have been left in registers, and is not the same twice. */
-static void clear_floating_point(void)
-{
-	static const unsigned char zeroes[512] __attribute__((aligned(16))) = {
-		/* the control words that a process begins with */
-		[0] = 0x7f, [1] = 0x03, [24] = 0x80, [25] = 0x1f,
-	};
+#define LOAD_YMM(n) "vmovups 32*" #n "(%0), %%ymm" #n "\n"
 
-	asm volatile("fxrstor %0" : : "m"(zeroes));
+/*
+ * No register is as a process begins with it, so that one which is not restored is seen;
+ * and none has what was read in /proc, which is not the same twice.
+ */
+static void fill_floating_point(void)
+{
+	static unsigned char image[512] __attribute__((aligned(16)));
+
+	for (size_t n = 0; n < sizeof(image); n++)
+		image[n] = 7 * n + 1;
+	/* FXSAVE's layout (Intel SDM 1, 10.5.1): the control words, and all of x87 in use */
+	memset(image, 0, 32);
+	image[0] = 0x7f;
+	image[1] = 0x02;
+	image[4] = 0xff;
+	image[24] = 0x80;
+	image[25] = 0x3f;
+	asm volatile("fxrstor %0" : : "m"(image));
+	if (__builtin_cpu_supports("avx"))
+		asm volatile(LOAD_YMM(0) LOAD_YMM(1) LOAD_YMM(2) LOAD_YMM(3)
+			     LOAD_YMM(4) LOAD_YMM(5) LOAD_YMM(6) LOAD_YMM(7)
+			     LOAD_YMM(8) LOAD_YMM(9) LOAD_YMM(10) LOAD_YMM(11)
+			     LOAD_YMM(12) LOAD_YMM(13) LOAD_YMM(14) LOAD_YMM(15)
+			     : : "r"(image) : "memory");
 }
 
 static void do_deed(void)
@@ -338,7 +354,7 @@ static void __attribute__((noreturn)) be_traced(void)
 	while (cell->threads != THREADS_ONE &&
 	       (!shared->second_parks || state_of(shared->pids[ROLE_SECOND]) != 'S'))
 		sched_yield();
-	clear_floating_point();
+	fill_floating_point();
 	/* Only then may the tracer wait for it, if it is not its process' first thread. */
 	if (cell->way == WAY_TRACEME && sys(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
 		die("traceme");

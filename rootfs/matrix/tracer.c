@@ -31,11 +31,6 @@ struct going {
 	int stops;
 };
 
-static bool at_signal(const struct cell *cell)
-{
-	return cell->stop->lead == LEAD_SIGNAL || cell->stop->lead == LEAD_SENT;
-}
-
 /* The SIGCHLD that a stop has sent, of which there is one at most. */
 static void log_sigchld(const struct cell *cell)
 {
@@ -98,7 +93,7 @@ static void set_siginfo(pid_t pid)
 static void set_sigmask(pid_t pid)
 {
 	unsigned long mask = 1ul << (SIGUSR1 - 1) | 1ul << (SIGUSR2 - 1) |
-			     1ul << (SIGALRM - 1) | 1ul << (SIGCHLD - 1) | 1ul << (36 - 1);
+			     1ul << (SIGALRM - 1) | 1ul << (SIGCHLD - 1) | 1ul << (RT_SIGNAL - 1);
 
 	must("setsigmask", PTRACE_SETSIGMASK, pid, sizeof(mask), (unsigned long)&mask);
 }
@@ -189,7 +184,7 @@ static void be_killed(struct going *going)
 static void do_next(struct going *going)
 {
 	const struct cell *cell = going->cell;
-	int pass = at_signal(cell) ? cell->stop->arg : 0;
+	int pass = at_signal(cell->stop) ? cell->stop->arg : 0;
 	pid_t pid = going->subject;
 
 	switch (cell->next) {

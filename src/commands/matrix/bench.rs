@@ -102,6 +102,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs some cells; where the guest dies of it, each of them in turn, to find the one.
+    /// Where none of them does it again, nothing is known of any.
     pub fn run_batch(&mut self, names: &[String]) -> Result<Vec<Cell>> {
         let began = Instant::now();
         let (guest, _) = self.guest()?;
@@ -116,22 +117,36 @@ impl<'a> Bench<'a> {
             return Err(fault.into());
         }
         let console = self.guest.take().map(|(_, directory)| directory.keep());
+        let console = console.map(|kept| kept.join("console.log").display().to_string());
+        let why = format!("{fault}; see {}", console.unwrap_or_default());
         if let [name] = names {
-            let console = console.map(|kept| kept.join("console.log"));
-            let console = console.map(|path| path.display().to_string());
             return Ok(vec![Cell {
                 cell: name.clone(),
                 class: Class::Failed,
-                why: Some(format!("{fault}; see {}", console.unwrap_or_default())),
+                why: Some(why),
                 differs: None,
                 ms: u64::try_from(began.elapsed().as_millis())?,
             }]);
         }
         let mut cells = Vec::new();
+        let mut dies_again = false;
         for name in names {
             cells.extend(self.run_batch(std::slice::from_ref(name))?);
+            dies_again |= self.guest.is_none();
+        }
+        if !dies_again {
+            not_again(&mut cells, &why);
         }
         Ok(cells)
+    }
+}
+
+/// Notes of cells that are fine one at a time that the guest died, of one of them or of
+/// one just before, when they ran in one go.
+fn not_again(cells: &mut [Cell], fault: &str) {
+    for cell in cells.iter_mut().filter(|cell| !cell.class.is_bad()) {
+        cell.class = Class::Unknown;
+        cell.why = Some(format!("in one go with others, or just after: {fault}"));
     }
 }
 
@@ -195,5 +210,21 @@ mod tests {
         assert!(parse(line, &names).is_err());
         let cells = parse(line, &names[..1]).unwrap();
         assert_eq!(cells[0].class, Class::NoSuchStop);
+    }
+
+    #[test]
+    fn a_fault_that_does_not_come_again_is_not_forgotten() {
+        let lines = concat!(
+            r#"{"cell":"a/b/c/d/e","class":"passed","ms":3}"#,
+            "\n",
+            r#"{"cell":"f/b/c/d/e","class":"failed","why":"it differs","ms":3}"#
+        );
+        let names = ["a/b/c/d/e".to_owned(), "f/b/c/d/e".to_owned()];
+        let mut cells = parse(lines, &names).unwrap();
+        not_again(&mut cells, "Oops");
+        assert_eq!(cells[0].class, Class::Unknown);
+        assert!(cells[0].why.as_ref().unwrap().ends_with("Oops"));
+        assert_eq!(cells[1].class, Class::Failed);
+        assert_eq!(cells[1].why.as_deref(), Some("it differs"));
     }
 }

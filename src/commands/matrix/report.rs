@@ -15,6 +15,8 @@ pub struct Report {
     pub counts: BTreeMap<Class, u64>,
     /// How often each call of ptrace(2) has excluded a cell, and by which errno.
     pub excluded: BTreeMap<String, u64>,
+    /// How often a tracee came to something else than the stop, and what that was.
+    pub no_such_stop: BTreeMap<String, u64>,
     /// Whether refused cells are no failure.
     pub allow_refused: bool,
     /// How long all took, the set-up included.
@@ -27,17 +29,21 @@ impl Report {
     /// Counts cells.
     pub fn new(cells: Vec<Cell>, allow_refused: bool, took: Duration) -> Self {
         let mut counts: BTreeMap<_, _> = Class::ALL.map(|class| (class, 0)).into();
-        let mut excluded = BTreeMap::new();
         for cell in &cells {
             *counts.entry(cell.class).or_default() += 1;
-            if cell.class == Class::Excluded {
-                let why = cell.why.clone().unwrap_or_default();
-                *excluded.entry(why).or_default() += 1;
-            }
         }
+        let reasons = |class| {
+            let mut reasons = BTreeMap::new();
+            for cell in cells.iter().filter(|cell| cell.class == class) {
+                let why = cell.why.clone().unwrap_or_default();
+                *reasons.entry(why).or_default() += 1;
+            }
+            reasons
+        };
         Self {
             counts,
-            excluded,
+            excluded: reasons(Class::Excluded),
+            no_such_stop: reasons(Class::NoSuchStop),
             allow_refused,
             seconds: took.as_secs(),
             cells,

@@ -27,6 +27,9 @@ pub fn render(report: &Report) -> String {
     for (call, count) in &report.excluded {
         add(&mut text, format_args!("{count:>7} excluded by {call}"));
     }
+    for (came, count) in &report.no_such_stop {
+        add(&mut text, format_args!("{count:>7} no such stop: {came}"));
+    }
     add(&mut text, format_args!("{:>7} s in all", report.seconds));
     // Refusals that are allowed are a list of their own.
     let allowed = |cell: &&Cell| cell.class == Class::Refused && report.allow_refused;

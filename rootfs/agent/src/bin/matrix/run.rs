@@ -198,7 +198,12 @@ impl Bench {
         ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
         waitpid(root, None)?;
         if let Err(errno) = saved {
-            return Ok(Outcome::Refused(format!("{errno:?}: {}", words(&mut log)?)));
+            let why = format!("checkpoint(2): {errno:?}: {}", words(&mut log)?);
+            return Ok(match errno {
+                // It was about to, and could not.
+                Errno::EAGAIN | Errno::EFAULT | Errno::ENOMEM | Errno::EIO => Outcome::Failed(why),
+                _ => Outcome::Refused(why),
+            });
         }
         image.rewind()?;
         let second = Cgroup::create(self.cgroup(".again")).context("cannot make a cgroup")?;
@@ -344,8 +349,14 @@ fn finish(cgroup: &Cgroup, at: &Path) -> Result<Outcome> {
     }
     let mut seen = Vec::new();
     for (name, who) in LOGS {
-        let mut lines =
-            lines_of(&at.join(name)).with_context(|| format!("no {name}; {}", messages(at)))?;
+        let mut lines = match lines_of(&at.join(name)) {
+            Ok(lines) => lines,
+            // Who should have written it died before.
+            Err(error) => {
+                let words = messages(at);
+                return Ok(Outcome::Failed(format!("no {name} ({error}); {words}")));
+            }
+        };
         // Between tasks there is no order to compare; the sort keeps that of each.
         lines.sort_by_key(|line| line.split(' ').next().unwrap_or_default().to_owned());
         seen.extend(lines.iter().map(|line| format!("{who}: {line}")));
@@ -361,7 +372,7 @@ fn messages(at: &Path) -> String {
     fs::read_to_string(at.join("messages")).unwrap_or_default()
 }
 
-fn lines_of(path: &Path) -> Result<Vec<String>> {
+fn lines_of(path: &Path) -> std::io::Result<Vec<String>> {
     let text = fs::read(path)?;
     let text = String::from_utf8_lossy(&text);
     Ok(text.lines().map(str::to_owned).collect())

@@ -8,6 +8,7 @@ use crucible_protocol::matrix::{Cell, Class};
 
 use crate::run::{Bench, Mode, Outcome};
 
+#[derive(Debug, PartialEq, Eq)]
 struct Judgement {
     class: Class,
     why: Option<String>,
@@ -50,7 +51,18 @@ fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
         Err(judgement) => return Ok(judgement),
     };
     if let Some(judgement) = not_a_cell(&alone) {
-        return Ok(judgement);
+        // What is left out on the word of one run might have been chance.
+        return Ok(match undisturbed(bench, name, Mode::Undisturbed)? {
+            Ok(again) if not_a_cell(&again).as_ref() == Some(&judgement) => judgement,
+            Ok(_) => Judgement::because(
+                Class::Unknown,
+                format!(
+                    "undisturbed it is no cell ({}), and then it is",
+                    judgement.why.unwrap_or_default()
+                ),
+            ),
+            Err(judgement) => judgement,
+        });
     }
     if steps_by_blocks(name) {
         let without = match undisturbed(bench, name, Mode::Absent)? {
@@ -68,6 +80,11 @@ fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
         Ok(control) => control,
         Err(judgement) => return Ok(judgement),
     };
+    if let Some(none) = not_a_cell(&control) {
+        let why = none.why.unwrap_or_default();
+        let why = format!("frozen and thawed it is no cell any more: {why}");
+        return Ok(Judgement::because(Class::Unknown, why));
+    }
     let restarted = match bench.run(name, Mode::Restarted)? {
         Outcome::Seen(restarted) => restarted,
         Outcome::Refused(why) => return Ok(Judgement::because(Class::Refused, why)),
