@@ -35,6 +35,13 @@ set -o pipefail
 exec 3>&1
 /bin/sh -ec \"$0\" crucible \"$@\" 2>&1 >&3 3>&- | tee /dev/console >&2";
 
+/// Its timer ticks, whatever happens. QEMU 7.2's `vmrun` changes a CPU's pending interrupts
+/// without a lock and not atomically (`interrupt_request` in `helper_vmrun`,
+/// target/i386/tcg/sysemu/svm_helper.c), so that one which comes at that moment waits for
+/// the next one to that CPU. There is none where it was the timer's, set for one shot, or
+/// where it was to wake that CPU. See docs/testing.md.
+const TICKS: [&str; 2] = ["nohz=off", "highres=off"];
+
 /// Where the outer Linux finds the userland's disk.
 const USERLAND: &str = "/dev/vdb";
 
@@ -107,6 +114,7 @@ impl Outer {
             memory_mib: size.memory_mib,
             vcpus: size.cpus,
             kernel: self.kernel.clone(),
+            cmdline: [plain.cmdline.as_slice(), &TICKS.map(String::from)].concat(),
             disks,
             ..plain
         };

@@ -25,14 +25,22 @@ fn records(output: &Output) -> Vec<Value> {
     records.unwrap_or_else(|error| panic!("no record ({error}); it said: {said}"))
 }
 
-/// Cold with two vCPUs; then the main scenario, from a guest that was saved; and from the
+/// Whether the outer Linux's timer can be relied on.
+const TIMER: &str = include_str!("outer/timer.c");
+
+/// First that the outer Linux's timer goes on; cold with two vCPUs; then the main scenario, from a guest that was saved; and from the
 /// same one, another that gdb looks at; then some guests at once that begin with what another
 /// has changed since. Standard output is for records.
 fn script() -> String {
     let quote = |words: String| format!("'{words}'");
     let arguments = debugger::arguments("/tmp/gdb").into_iter().map(quote);
     format!(
-        "./crucible -q scenario hello --machine kvm --cold --vcpus 2 --json
+        "cat > /tmp/timer.c <<'END'
+{TIMER}
+END
+        gcc -O2 -Wall -o /tmp/timer /tmp/timer.c
+        /tmp/timer 10
+        ./crucible -q scenario hello --machine kvm --cold --vcpus 2 --json
         ./crucible -q scenario vfork --machine kvm --json
         ./crucible -q scenario {scenario} --machine kvm --gdb /tmp/gdb --json &
         until test -S /tmp/gdb; do kill -0 $!; sleep 0.1; done
@@ -56,6 +64,7 @@ fn the_main_scenario_passes_in_our_own_machine() {
         assert_eq!(machine["kind"], "kvm", "{machine}");
         assert_eq!(machine["start"], start, "{machine}");
     }
+    assert!(said.contains("timer: at most"), "{said}");
     assert!(said.contains("4 clones of one saved guest: pass"), "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
     debugger::check(&said);
