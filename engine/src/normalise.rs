@@ -20,8 +20,8 @@ pub enum Rule {
     NamelessInodes,
     /// What `/proc` shows of a zombie's signals and memory: it will never use them again.
     ZombieRemains,
-    /// Signals that a timer of the process has sent since the checkpoint: its clock goes on
-    /// while the restarted tasks are still frozen.
+    /// Signals that a timer of the process can have sent since the checkpoint: its clock goes
+    /// on while the restarted tasks are still frozen.
     TimersRunOut,
     /// Under CRIU, the system call that `/proc` shows a task in: CRIU takes a task to the
     /// end of it, or back to its start.
@@ -42,7 +42,7 @@ pub enum Rule {
     /// In strace's logs, what `sysinfo` tells of the whole guest.
     SystemLoad,
     /// In strace's logs, where SIGCHLD comes: it can be just before or behind the call that
-    /// waits for the child. How many there are is compared.
+    /// waits for the child. Which there are is compared.
     SigchldOrder,
     /// In strace's logs, calls that were interrupted and made again: freezing alone does it.
     InterruptedCalls,

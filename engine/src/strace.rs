@@ -21,7 +21,7 @@ fn regex(text: &str) -> Regex {
 }
 
 /// Where a number is a process: what calls return and take, and what a signal tells.
-static PIDS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
+static PIDS: LazyLock<[Regex; 4]> = LazyLock::new(|| {
     [
         regex(
             r"^((?:fork|vfork|clone|clone3|wait4|waitid|getpid|gettid|getppid|getpgrp|getpgid|getsid|setsid|set_tid_address)\(.*\) += )([1-9]\d*)",
@@ -30,6 +30,8 @@ static PIDS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
             r"^((?:kill|tgkill|tkill|wait4|setpgid|getpgid|getsid|prlimit64|sched_getaffinity|sched_setaffinity)\()([1-9]\d*)",
         ),
         regex(r"\b((?:si_pid|child_tid|parent_tid)=(?:\[|\{)?)([1-9]\d*)"),
+        // What pthread_join() waits for: its is the one wait of this kind that is not private.
+        regex(r"^(futex\([^,]+, FUTEX_WAIT_BITSET\|FUTEX_CLOCK_REALTIME, )([1-9]\d*)"),
     ]
 });
 
@@ -44,17 +46,23 @@ static TEMPORARY: LazyLock<Regex> = LazyLock::new(|| regex(r"/tmp/(cc|Gm)[A-Za-z
 static PADDED: LazyLock<Regex> = LazyLock::new(|| regex(r"\) += "));
 static LOAD: LazyLock<Regex> = LazyLock::new(|| regex(r"^sysinfo\(\{.*\}\)"));
 
-/// A call that something interrupted: it is made again, or goes on as `restart_syscall`.
+/// A call that something interrupted. It may be made again, or go on as `restart_syscall`; or
+/// have ended with that.
 static INTERRUPTED: LazyLock<Regex> =
-    LazyLock::new(|| regex(r"^(?P<call>\w+\(.*\)) += \? ERESTART\w* .*$"));
+    LazyLock::new(|| regex(r"^(?P<call>(?P<name>\w+)\(.*\)) += \? ERESTART\w* .*$"));
+/// A handler's return to a call that is not made again.
+static GIVEN_UP: LazyLock<Regex> = LazyLock::new(|| regex(r"^rt_sigreturn\(.*\) += -1 EINTR"));
 static GOES_ON: LazyLock<Regex> = LazyLock::new(|| {
     regex(
         r"^restart_syscall\(<\.\.\. resuming interrupted (?P<name>\w+) \.\.\.>\) += (?P<result>.*)$",
     )
 });
 
-/// Calls that can go on as `restart_syscall`, which does not tell what they tell.
+/// Calls that can go on as `restart_syscall`, which tells no more of them than their result.
 const GOING_ON: [&str; 4] = ["poll(", "nanosleep(", "clock_nanosleep(", "futex("];
+/// What is left of a sleep's time is told only where it was interrupted.
+static LEFT: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^((?:clock_)?nanosleep\(.*, )(?:NULL|0x[0-9a-f]+|\{[^{}]*\})\)$"));
 
 /// The logs, each by the rules, in an order that no number decides.
 pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> {
@@ -113,9 +121,10 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
     let has = |rule| rules.contains(&rule);
     let mut lines: Vec<String> = Vec::new();
     let mut interrupted: Option<String> = None;
-    let mut ended = 0u64;
+    let mut ended: Vec<String> = Vec::new();
     let mut handled = false;
-    for line in text.lines() {
+    let mut rest = text.lines();
+    while let Some(line) = rest.next() {
         // strace aligns results, by lines that may have been longer before the rules.
         let mut line = PADDED.replace(line, ") = ").into_owned();
         // mkstemp() draws again where a number would make one name likelier than others.
@@ -124,7 +133,8 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
             continue;
         }
         if has(Rule::SigchldOrder) && line.starts_with("--- SIGCHLD ") {
-            ended += 1;
+            *uses.entry(Rule::SigchldOrder).or_default() += 1;
+            ended.push(by_line(line, rules, uses));
             handled = true;
             continue;
         }
@@ -133,30 +143,36 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
             continue;
         }
         if has(Rule::InterruptedCalls) {
-            if let Some(found) = INTERRUPTED.captures(&line) {
+            if let Some(found) = INTERRUPTED.captures(&line)
+                && is_made_again(&found["name"], rest.clone())
+            {
                 interrupted = Some(found["call"].to_owned());
                 *uses.entry(Rule::InterruptedCalls).or_default() += 1;
                 continue;
             }
             line = going_on(&line, &mut interrupted);
         }
-        for (rule, apply) in LINE_RULES {
-            if has(*rule) {
-                let (changed, count) = apply(&line);
-                line = changed;
-                if count > 0 {
-                    *uses.entry(*rule).or_default() += count;
-                }
-            }
-        }
-        lines.push(line);
+        lines.push(by_line(line, rules, uses));
     }
-    if ended > 0 {
-        lines.push(format!("{ended} times SIGCHLD"));
-        *uses.entry(Rule::SigchldOrder).or_default() += ended;
-    }
+    // Which of them there are matters, and not where or in which order.
+    ended.sort();
+    lines.append(&mut ended);
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Whether a task's next call is the same one, after signals and the return of their handlers.
+fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
+    for line in rest {
+        match line.split('(').next() {
+            _ if line.starts_with("--- ") => {}
+            Some("rt_sigreturn") if GIVEN_UP.is_match(line) => return false,
+            Some("rt_sigreturn") => {}
+            Some(next) => return next == name || next == "restart_syscall",
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Of a call that can go on as another, what both of them show.
@@ -166,20 +182,38 @@ fn going_on(line: &str, interrupted: &mut Option<String>) -> String {
             .take()
             .filter(|call| call.split('(').next() == Some(&found["name"]))
     {
-        return short(&format!("{call} = {}", &found["result"]));
+        return short(&call, &found["result"]);
     }
-    if GOING_ON.iter().any(|name| line.starts_with(name)) {
-        return short(line);
+    match line.rsplit_once(" = ") {
+        Some((call, result)) if GOING_ON.iter().any(|name| call.starts_with(name)) => {
+            short(call, result)
+        }
+        _ => line.to_owned(),
     }
-    line.to_owned()
 }
 
-/// A call's name and the number it returned.
-fn short(line: &str) -> String {
-    let name = line.split('(').next().unwrap_or("");
-    let result = line.rsplit(" = ").next().unwrap_or("");
-    let number = result.split(' ').next().unwrap_or("");
-    format!("{name}(...) = {number}")
+/// A call, without the time that was left, and what it returned: a number, with its error.
+fn short(call: &str, result: &str) -> String {
+    let call = LEFT.replace(call, "${1}<left>)");
+    let mut words = result.split(' ');
+    match (words.next().unwrap_or(""), words.next()) {
+        (number @ ("-1" | "?"), Some(error)) => format!("{call} = {number} {error}"),
+        (number, _) => format!("{call} = {number}"),
+    }
+}
+
+/// A line by the rules that look at nothing but the line.
+fn by_line(mut line: String, rules: &[Rule], uses: &mut Uses) -> String {
+    for (rule, apply) in LINE_RULES {
+        if rules.contains(rule) {
+            let (changed, count) = apply(&line);
+            line = changed;
+            if count > 0 {
+                *uses.entry(*rule).or_default() += count;
+            }
+        }
+    }
+    line
 }
 
 type Apply = fn(&str) -> (String, u64);
@@ -269,14 +303,71 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_is_not_made_again_stays() {
+        let pause = "pause() = ? ERESTARTNOHAND (To be restarted if no handler)\n";
+        let signal = "--- SIGALRM {si_signo=SIGALRM, si_code=SI_KERNEL} ---\n";
+        let end = "exit_group(0) = ?\n+++ exited with 0 +++\n";
+        let back = "rt_sigreturn({mask=[]}) = -1 EINTR (Interrupted system call)\n";
+        let undisturbed = [pause, signal, back, end].concat();
+        assert!(one(&undisturbed).contains("pause"));
+        assert_ne!(one(&undisturbed), one(&[signal, back, end].concat()));
+        // A freeze before the signal.
+        assert_eq!(one(&undisturbed), one(&[pause, &undisturbed].concat()));
+        // Two of them are not one.
+        let twice = [pause, signal, back, &undisturbed].concat();
+        assert_eq!(one(&twice).matches("pause").count(), 2);
+        // Killed in it.
+        let killed = [pause, "+++ killed by SIGKILL +++\n"].concat();
+        assert!(one(&killed).contains("pause"));
+        let read =
+            "read(0, 0x7ffd12345678, 1) = ? ERESTARTSYS (To be restarted if SA_RESTART is set)\n";
+        assert!(one(&[read, signal, back, end].concat()).contains("read(0"));
+        let again = "rt_sigreturn({mask=[]}) = 0\nread(0, \"\", 1) = 0\n";
+        assert_eq!(
+            one(&[read, signal, again].concat()).matches("read").count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_call_that_can_go_on_as_another_keeps_what_both_show() {
+        let waits = "futex(0x7ffd12345678, FUTEX_WAIT, 2, {tv_sec=1, tv_nsec=0})";
+        let again = "restart_syscall(<... resuming interrupted futex ...>)";
+        let error = "-1 ETIMEDOUT (Connection timed out)\n";
+        let undisturbed = one(&format!("{waits} = {error}"));
+        let stopped = "? ERESTART_RESTARTBLOCK (Interrupted by signal)\n";
+        let frozen = one(&format!("{waits} = {stopped}{again} = {error}"));
+        assert_eq!(undisturbed, frozen);
+        assert!(frozen.contains("FUTEX_WAIT, 2") && frozen.contains("ETIMEDOUT"));
+        let sleep = "nanosleep({tv_sec=1, tv_nsec=0}, ";
+        let again = "restart_syscall(<... resuming interrupted nanosleep ...>) = 0\n";
+        assert_eq!(
+            one(&format!("{sleep}0x7ffd12345678) = 0\n")),
+            one(&format!(
+                "{sleep}{{tv_sec=0, tv_nsec=5}}) = {stopped}{again}"
+            ))
+        );
+        let poll = |fd: u32| one(&format!("poll([{{fd={fd}, events=POLLIN}}], 1, -1) = 1\n"));
+        assert_ne!(poll(3), poll(4));
+    }
+
+    #[test]
     fn a_signal_and_its_handler_s_return_move_together() {
-        let rules = &[Rule::SigchldOrder];
-        let one = |text| normalise(text, rules, &mut Uses::new());
+        let rules = &[Rule::SigchldOrder, Rule::StracePids, Rule::StraceTimes];
+        let one = |text: &str| normalise(text, rules, &mut Uses::new());
         let before = "--- SIGCHLD {} ---\nrt_sigreturn({mask=[]}) = 7\nclose(3) = 0\n";
         let behind = "close(3) = 0\n--- SIGCHLD {} ---\nrt_sigreturn({mask=[]}) = 0\n";
         assert_eq!(one(before), one(behind));
         assert_ne!(one("close(3) = 0\n"), one(behind));
         assert_ne!(one("rt_sigreturn({mask=[]}) = 7\n"), one(""));
+        let ends = |pid: u32, status: u32, time: u32| {
+            format!(
+                "--- SIGCHLD {{si_signo=SIGCHLD, si_code=CLD_EXITED, si_pid={pid}, si_uid=0, si_status={status}, si_utime=0, si_stime={time}}} ---\n"
+            )
+        };
+        let two = one(&(ends(7, 0, 1) + &ends(8, 1, 2)));
+        assert_eq!(two, one(&(ends(9, 1, 3) + &ends(7, 0, 0))));
+        assert_ne!(two, one(&(ends(7, 1, 1) + &ends(8, 1, 2))));
     }
 
     #[test]
