@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use crucible_artefacts::Fingerprint;
@@ -14,76 +14,95 @@ use crucible_engine::sweep::{Point, Tried};
 
 /// The file of a sweep under way, or done.
 pub struct Done {
-    file: File,
+    path: PathBuf,
+    identity: String,
+    /// None until something is to be kept.
+    file: Option<File>,
     tried: HashMap<(String, u64), Tried>,
 }
 
-/// What the points depend on, in one line: of other kernels, programs or sources they are
-/// other points.
+/// What the points depend on, in one line: of other kernels, programs, sources or machines they
+/// are other points.
 pub fn identity(
     scenario: &Scenario,
     case: &Case,
     versions: &Versions,
+    machine: &str,
     broken: Option<&str>,
 ) -> Result<String> {
     let sources = scenario
         .sources()
         .context("cannot read the scenario's sources")?;
-    let mut hash = Fingerprint::new("sweep 1");
+    let description = scenario.dir.join("scenario.toml");
+    let description =
+        fs::read(&description).with_context(|| format!("cannot read {}", description.display()))?;
+    let mut hash = Fingerprint::new("sweep 2");
     for source in &sources {
         hash = hash
             .add(&source.path, &source.content)
             .add("mode", source.mode.to_string());
     }
     let hash = hash
-        .add(
-            "case",
-            format!("{:?} {:?} {:?}", case.argv, case.env, case.normalise),
-        )
+        .add("description", &description)
+        .add("case", &case.name)
+        .add("machine", machine)
         .add("versions", format!("{:?} {broken:?}", versions.parts));
     Ok(format!("{{\"sweep\":\"{}\"}}", hash.finish()))
 }
 
 impl Done {
-    /// The file, begun anew, or gone on with. The inner error is a wrong command line.
-    pub fn open(path: &Path, identity: &str, resume: bool) -> Result<Result<Self, String>> {
-        let at = || format!("cannot write {}", path.display());
-        if let Some(parent) = path.parent() {
+    /// An empty one, or what was tried before. Nothing is written: what is there stays until
+    /// [`Self::begin`]. The inner error is a wrong command line.
+    pub fn open(path: &Path, identity: &str, resume: bool) -> Result<Self, String> {
+        let mut done = Self {
+            path: path.to_owned(),
+            identity: identity.to_owned(),
+            file: None,
+            tried: HashMap::new(),
+        };
+        if !resume {
+            return Ok(done);
+        }
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let mut lines = text.lines();
+        match lines.next() {
+            None => Err(format!(
+                "there is nothing to resume: {} is not there; leave --resume out",
+                path.display()
+            )),
+            Some(line) if line != identity => Err(
+                "the sweep to resume was of another kernel, machine or scenario; leave --resume out"
+                    .to_owned(),
+            ),
+            Some(_) => {
+                // The last line may have been cut off: that point is tried again.
+                for one in lines.map_while(|line| serde_json::from_str::<Tried>(line).ok()) {
+                    done.tried
+                        .insert((one.point.task.clone(), one.point.nth), one);
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    /// Begins the file, with what is gone on with: whole lines only. It takes the old one's
+    /// place when it is complete.
+    pub fn begin(&mut self) -> Result<()> {
+        let at = || format!("cannot write {}", self.path.display());
+        if let Some(parent) = self.path.parent() {
             fs::create_dir_all(parent).with_context(at)?;
         }
-        let mut tried = HashMap::new();
-        if resume {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            let mut lines = text.lines();
-            match lines.next() {
-                None => {
-                    return Ok(Err(format!(
-                        "there is nothing to resume: {} is not there; leave --resume out",
-                        path.display()
-                    )));
-                }
-                Some(line) if line != identity => {
-                    return Ok(Err(
-                        "the sweep to resume was of another kernel or other sources; leave --resume out"
-                            .to_owned(),
-                    ));
-                }
-                Some(_) => {}
-            }
-            // The last line may have been cut off: that point is tried again.
-            for one in lines.map_while(|line| serde_json::from_str::<Tried>(line).ok()) {
-                tried.insert((one.point.task.clone(), one.point.nth), one);
-            }
-        }
-        // Written anew, whole lines only.
-        let mut file = File::create(path).with_context(at)?;
-        let mut text = format!("{identity}\n");
-        for one in tried.values() {
+        let mut text = format!("{}\n", self.identity);
+        for one in self.tried.values() {
             text.push_str(&serde_json::to_string(one)?);
             text.push('\n');
         }
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new).with_context(at)?;
         file.write_all(text.as_bytes()).with_context(at)?;
-        Ok(Ok(Self { file, tried }))
+        fs::rename(&new, &self.path).with_context(at)?;
+        self.file = Some(file);
+        Ok(())
     }
 
     /// What was tried of some points, and what is left of them.
@@ -99,11 +118,13 @@ impl Done {
         (tried, left)
     }
 
-    /// Keeps one more.
+    /// Keeps one more, where the file was begun.
     pub fn add(&mut self, tried: &Tried) -> Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
         let line = format!("{}\n", serde_json::to_string(tried)?);
-        self.file
-            .write_all(line.as_bytes())
+        file.write_all(line.as_bytes())
             .context("cannot keep what a point came to")
     }
 }
@@ -130,29 +151,66 @@ mod tests {
         }
     }
 
+    fn begun(path: &Path) -> Done {
+        let mut done = Done::open(path, "x", false).unwrap();
+        done.begin().unwrap();
+        done
+    }
+
     #[test]
     fn an_interrupted_sweep_goes_on_behind_its_last_whole_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
-        let mut done = Done::open(&path, "x", false).unwrap().unwrap();
+        let mut done = begun(&path);
         done.add(&one(1)).unwrap();
         done.add(&one(2)).unwrap();
         drop(done);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 9]).unwrap();
         let points: Vec<_> = (1..4).map(|nth| one(nth).point).collect();
-        let mut done = Done::open(&path, "x", true).unwrap().unwrap();
+        let mut done = Done::open(&path, "x", true).unwrap();
+        done.begin().unwrap();
         let (tried, left) = done.split(&points);
         assert_eq!(tried.len(), 1);
         assert_eq!(left, points[1..]);
+        done.add(&one(2)).unwrap();
+        let mut done = Done::open(&path, "x", true).unwrap();
+        assert_eq!(done.split(&points).1, points[2..]);
+    }
+
+    #[test]
+    fn what_is_there_stays_until_a_sweep_has_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        begun(&path).add(&one(1)).unwrap();
+        let before = fs::read_to_string(&path).unwrap();
+        let mut done = Done::open(&path, "y", false).unwrap();
+        done.add(&one(2)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
     }
 
     #[test]
     fn another_kernel_s_points_are_not_gone_on_with() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
-        assert!(Done::open(&path, "x", true).unwrap().is_err());
-        drop(Done::open(&path, "x", false).unwrap().unwrap());
-        assert!(Done::open(&path, "y", true).unwrap().is_err());
+        assert!(Done::open(&path, "x", true).is_err());
+        begun(&path);
+        assert!(Done::open(&path, "y", true).is_err());
+    }
+
+    #[test]
+    fn a_sweep_is_of_its_whole_description_and_its_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = |text: &str, machine: &str| {
+            fs::write(dir.path().join("scenario.toml"), text).unwrap();
+            let scenario = Scenario::load(dir.path()).unwrap();
+            let versions = Versions::default();
+            identity(&scenario, &scenario.cases[0], &versions, machine, None).unwrap()
+        };
+        let text = "summary = \"s\"\nargv = [\"true\"]\nat = \"vfork\"\n";
+        let one = identity(text, "Kvm 1");
+        assert_eq!(one, identity(text, "Kvm 1"));
+        assert_ne!(one, identity(text, "Qemu 1"));
+        assert_ne!(one, identity(&format!("{text}status = 1\n"), "Kvm 1"));
     }
 }

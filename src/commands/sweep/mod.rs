@@ -143,6 +143,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         return chain::run(args, context, &lab, store, &scenario);
     }
     let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args));
+    let machine = format!("{:?} {}", images.kind(), args.guest.machine.vcpus);
     for case in &scenario.cases {
         let mut case = case.clone();
         case.timeout = args.timeout.unwrap_or(case.timeout);
@@ -160,9 +161,10 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
             &scenario,
             &case,
             &scenario::versions(&images),
+            &machine,
             args.break_switch.as_deref(),
         )?;
-        let mut done = match Done::open(&file, &identity, args.resume)? {
+        let mut done = match Done::open(&file, &identity, args.resume) {
             Ok(done) => done,
             Err(message) => {
                 eprintln!("crucible: {message}");
@@ -257,6 +259,10 @@ impl Sweep<'_> {
                 return Ok(CaseSweep::stopped(&self.case.name, stop));
             }
         };
+        // One point by its name is no sweep, and must not take the place of one.
+        if self.args.point.is_none() {
+            done.begin()?;
+        }
         let (mut tried, left) = done.split(&points);
         progress.note(&format!(
             "sweep of {name}: {} events, {} points, {} of them left to try",
