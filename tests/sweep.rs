@@ -18,12 +18,15 @@ fn sweep(args: &[&str]) -> Value {
     record
 }
 
-/// All of these points passed, and there were as many as was wanted.
+/// All of these points passed, and there were as many as was wanted, each like an undisturbed
+/// run; and each event has a name.
 fn all_passed(record: &Value, points: u64) {
     let case = &record["cases"][0];
     assert_eq!(case["points"], points, "{record:#}");
     assert_eq!(case["tried"], points, "{record:#}");
     assert_eq!(case["counts"]["passed"], points, "{record:#}");
+    assert_eq!(case["by_control"], 0, "{record:#}");
+    assert_eq!(case["unnamed"], 0, "{record:#}");
 }
 
 #[test]

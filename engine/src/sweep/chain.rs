@@ -12,7 +12,7 @@ use std::{
 
 use crucible_protocol::{EventKind, Freeze, Observation};
 
-use super::{Came, came, cause, runner};
+use super::{Came, came, cause, good_control, runner};
 use crate::{
     compare::{Check, Outcome},
     event::EventSpec,
@@ -31,7 +31,7 @@ const RUN: &str = "restarted";
 pub struct Chain {
     /// How it ended.
     pub came: Came,
-    /// Why, in one line.
+    /// Why, in one line. Of one that passed by a control: what freezing alone had changed.
     pub cause: String,
     /// More about it.
     pub lines: Vec<String>,
@@ -216,15 +216,20 @@ fn compare(
         let checks = judge::end(case, pair, outcome, reference, &mut uses);
         checks.into_iter().find(|check| !check.ok)
     };
-    chain.came = Came::Passed;
-    if against("chain = undisturbed", undisturbed).is_none() {
+    let Some(visible) = against("chain = undisturbed", undisturbed) else {
+        chain.came = Came::Passed;
         return Ok(());
-    }
+    };
     let control = control(runner)?;
-    chain.by_control = true;
-    if let Some(bad) = against("chain = control", &control) {
-        chain.by_control = false;
-        chain.diverged(bad);
+    good_control(case, &control)?;
+    match against("chain = control", &control) {
+        None => {
+            chain.came = Came::Passed;
+            chain.by_control = true;
+            chain.lines = visible.lines();
+            chain.cause = visible.name;
+        }
+        Some(bad) => chain.diverged(bad),
     }
     Ok(())
 }

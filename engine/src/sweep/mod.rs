@@ -7,6 +7,7 @@
 //! run at that point, and its end is what is wanted then.
 
 mod chain;
+mod met;
 mod points;
 
 use std::{
@@ -83,9 +84,14 @@ pub struct Tried {
     /// Which.
     #[serde(flatten)]
     pub point: Point,
+    /// What it was stopped at, where that is another event than the one that was listed: all
+    /// that is said of the point is said of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub met: Option<String>,
     /// What it came to.
     pub came: Came,
-    /// Why, in one line that is the same for points that fail alike.
+    /// Why, in one line that is the same for points that fail alike. Of one that passed by a
+    /// control: what freezing alone had changed.
     pub cause: String,
     /// More about it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -101,6 +107,18 @@ pub struct Tried {
     pub ms: u64,
 }
 
+impl Tried {
+    /// What it was stopped at, so far as is known.
+    pub fn what(&self) -> &str {
+        self.met.as_ref().unwrap_or(&self.point.what)
+    }
+
+    /// What kind of event that was.
+    pub fn kind(&self) -> &str {
+        points::kind(self.what())
+    }
+}
+
 /// What a sweep measures against.
 #[derive(Clone, Debug)]
 pub struct Baseline {
@@ -112,10 +130,11 @@ pub struct Baseline {
     pub listing: Listing,
 }
 
-/// Builds a case's workload, runs it twice undisturbed and once listened to.
+/// Builds a case's workload, runs it once undisturbed and once listened to.
 ///
 /// # Errors
-/// Where the runs differ, or one of them fails: then nothing can be said of any point.
+/// Where the two differ, or one of them fails, or the list makes no sense: then nothing can be
+/// said of any point.
 pub fn baseline(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -148,7 +167,7 @@ pub fn baseline(
     Ok(Baseline {
         outcome: first,
         ms,
-        listing: points::listing(&String::from_utf8_lossy(&text)),
+        listing: points::listing(&String::from_utf8_lossy(&text)).map_err(Stop::unknown)?,
     })
 }
 
@@ -164,6 +183,7 @@ pub fn attempt(
     let begun = Instant::now();
     let mut tried = Tried {
         point: point.clone(),
+        met: None,
         came: Came::Unknown,
         cause: String::new(),
         lines: Vec::new(),
@@ -176,7 +196,7 @@ pub fn attempt(
     case.at = point.spec(kind);
     case.tasks.clear();
     loop {
-        let result = attempt_once(session, scenario, &case, baseline, &mut tried);
+        let result = attempt_once(session, scenario, &case, kind, baseline, &mut tried);
         if let Err(stop) = result {
             tried.came = came(&stop);
             tried.cause = cause(&stop);
@@ -198,9 +218,13 @@ fn attempt_once(
     session: &mut Session<'_>,
     scenario: &Scenario,
     case: &Case,
+    kind: EventKind,
     baseline: &Outcome,
     tried: &mut Tried,
 ) -> Result<(), Stop> {
+    // Of an earlier try.
+    tried.met = None;
+    tried.stops.clear();
     if !session.is_running() {
         trial::build(session, scenario)?;
     }
@@ -208,31 +232,88 @@ fn attempt_once(
     let mut runner = runner(session, scenario, case, &mut timings);
     let mut uses = Uses::new();
     let restarted = runner.restarted(RestartIn::Same)?;
+    let place = met::place(&restarted.before);
+    tried.met = met::other(kind, &tried.point.what, &place);
     tried.stops = stops(&restarted.before.tasks);
     let around = judge::around(&runner, &restarted, &mut uses);
-    if let Some(bad) = around.into_iter().find(|check| !check.ok) {
-        diverged(tried, bad);
-        return Ok(());
-    }
     let Restarted { end, .. } = restarted;
+    if let Some(bad) = around.into_iter().find(|check| !check.ok) {
+        return Err(another_tree(&bad, end));
+    }
     let outcome = end?;
     let mut against = |pair: &str, reference: &Outcome| {
         let checks = judge::end(case, pair, &outcome, reference, &mut uses);
         checks.into_iter().find(|check| !check.ok)
     };
-    if against("restarted = undisturbed", baseline).is_none() {
+    let Some(visible) = against("restarted = undisturbed", baseline) else {
         tried.came = Came::Passed;
         return Ok(());
-    }
-    let (_, control) = runner.control()?;
+    };
+    let control = control_at(&mut runner, &place)?;
+    good_control(case, &control)?;
     match against("restarted = control", &control) {
         None => {
             tried.came = Came::Passed;
             tried.by_control = true;
+            tried.lines = visible.lines();
+            tried.cause = visible.name;
         }
-        Some(bad) => diverged(tried, bad),
+        Some(bad) => return Err(diverged(&bad)),
     }
     Ok(())
+}
+
+/// A control that was stopped where the restarted run was: another's end says nothing.
+fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<Outcome, Stop> {
+    let mut others = BTreeSet::new();
+    for _ in 0..TRIES {
+        let (frozen, outcome) = runner.control()?;
+        let at = met::place(&frozen);
+        if at == place {
+            return Ok(outcome);
+        }
+        others.insert(at);
+    }
+    let others = Vec::from_iter(others).join("`, `");
+    Err(Stop::unknown(format!(
+        "no control was stopped at `{place}`, but at `{others}`"
+    )))
+}
+
+/// Where freezing alone breaks the workload, one that is broken alike has not passed.
+fn good_control(case: &Case, control: &Outcome) -> Result<(), Stop> {
+    let expected = judge::expected(case, "control", control);
+    match expected.into_iter().find(|check| !check.ok) {
+        None => Ok(()),
+        Some(bad) => {
+            let why = format!("freezing alone breaks the run: {}", bad.name);
+            Err(Stop::unknown(why).with(bad.lines()))
+        }
+    }
+}
+
+/// A tree that is not after the restart what it was. Where the run then hung, or the kernel
+/// reported a fault, that is what it came to; and whatever it came to, a guest that is lost
+/// is lost.
+fn another_tree(bad: &Check, end: Result<Outcome, Stop>) -> Stop {
+    let found = diverged(bad);
+    let Err(mut stop) = end else {
+        return found;
+    };
+    if matches!(stop.verdict, Verdict::Panic | Verdict::Hang) {
+        let tree = std::iter::once(found.why).chain(found.lines);
+        stop.lines.splice(0..0, tree);
+        return stop;
+    }
+    let mut lines = found.lines;
+    lines.push(format!("and then: {}", stop.why));
+    lines.extend(stop.lines);
+    Stop {
+        verdict: found.verdict,
+        why: found.why,
+        lines,
+        ..stop
+    }
 }
 
 /// The ptrace stops that tasks are in.
@@ -242,10 +323,11 @@ fn stops(tasks: &Observation) -> BTreeSet<String> {
     stops.map(str::to_owned).collect()
 }
 
-fn diverged(tried: &mut Tried, check: Check) {
-    tried.came = Came::Diverged;
-    tried.lines = check.lines();
-    tried.cause = check.name;
+fn diverged(check: &Check) -> Stop {
+    Stop {
+        verdict: Verdict::Diverged,
+        ..Stop::unknown(check.name.clone()).with(check.lines())
+    }
 }
 
 fn runner<'s, 'l>(
@@ -269,6 +351,7 @@ fn runner<'s, 'l>(
 
 fn came(stop: &Stop) -> Came {
     match stop.verdict {
+        Verdict::Diverged => Came::Diverged,
         Verdict::Refused => Came::Refused,
         Verdict::Hang => Came::Hung,
         Verdict::Panic => Came::Panicked,
@@ -299,6 +382,8 @@ fn cause(stop: &Stop) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::EventSpec;
+    use crucible_protocol::Ended;
 
     #[test]
     fn points_that_fail_alike_have_one_cause() {
@@ -312,6 +397,62 @@ mod tests {
         assert_eq!(cause(&refused(7)), cause(&refused(113)));
         assert!(cause(&refused(7)).contains("pid N: maps"));
         assert_eq!(came(&refused(7)), Came::Refused);
+    }
+
+    #[test]
+    fn a_tree_that_is_another_hides_no_dead_guest() {
+        let bad = Check::bad("restarted = checkpoint: process tree", "- a\n+ b");
+        let end = |verdict| {
+            let mut stop = Stop::unknown("it ended").with(vec!["last words".into()]);
+            stop.verdict = verdict;
+            stop.guest_usable = false;
+            Err(stop)
+        };
+        for (verdict, is) in [
+            (Verdict::Panic, Came::Panicked),
+            (Verdict::Hang, Came::Hung),
+            (Verdict::Unknown, Came::Diverged),
+        ] {
+            let stop = another_tree(&bad, end(verdict));
+            assert_eq!(came(&stop), is);
+            assert!(!stop.guest_usable);
+            let lines = stop.lines.join("\n");
+            assert!(
+                lines.contains("+ b") && lines.contains("last words"),
+                "{lines}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_that_freezing_alone_breaks_has_nothing_to_be_compared_with() {
+        let case = Case {
+            name: "main".into(),
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            cwd: "/work".into(),
+            at: EventSpec::next(EventKind::All),
+            timeout: 1,
+            status: 0,
+            nonce: None,
+            normalise: Vec::new(),
+            logs: Vec::new(),
+            tasks: Vec::new(),
+            any_task: false,
+        };
+        let mut control = Outcome {
+            root: Some(Ended::Exited { code: 0 }),
+            workload: Some(Ended::Exited { code: 0 }),
+            stdout: String::new(),
+            stderr: String::new(),
+            files: Vec::new(),
+            logs: Vec::new(),
+            nonce: None,
+        };
+        assert!(good_control(&case, &control).is_ok());
+        control.workload = Some(Ended::Signaled { signal: 11 });
+        let stop = good_control(&case, &control).unwrap_err();
+        assert_eq!(came(&stop), Came::Unknown);
     }
 
     #[test]

@@ -24,16 +24,20 @@ impl Point {
     /// What kind of event it was, without what it was about: `syscall-exit` of
     /// `ptrace-stop syscall-exit read`.
     pub fn kind(&self) -> &str {
-        let mut words = self.what.split(' ');
-        match (words.next(), words.next()) {
-            (Some("ptrace-stop"), Some(stop)) => stop,
-            (kind, _) => kind.unwrap_or_default(),
-        }
+        kind(&self.what)
     }
 
     /// The event that stops a run there, in a sweep of events of this kind.
     pub fn spec(&self, kind: EventKind) -> EventSpec {
         EventSpec::of_task(kind, &self.task, self.nth)
+    }
+}
+
+pub(super) fn kind(what: &str) -> &str {
+    let mut words = what.split(' ');
+    match (words.next(), words.next()) {
+        (Some("ptrace-stop"), Some(stop)) => stop,
+        (kind, _) => kind.unwrap_or_default(),
     }
 }
 
@@ -47,13 +51,19 @@ pub struct Listing {
 }
 
 /// Reads lines of the form `at 2.1 5 ptrace-stop 1407 clone 56`.
-pub fn listing(text: &str) -> Listing {
+///
+/// # Errors
+/// Without the count of all events nobody knows whether these are all: why there is none.
+pub fn listing(text: &str) -> Result<Listing, String> {
     let mut listing = Listing::default();
-    let mut count = 0;
+    let mut count = None;
     for line in text.lines() {
         let words: Vec<_> = line.split(' ').collect();
         match words[..] {
-            ["count", number] => count = number.parse().unwrap_or(0),
+            ["count", number] => {
+                let wrong = |e| format!("the list of events has a bad count, `{number}`: {e}");
+                count = Some(number.parse::<u64>().map_err(wrong)?);
+            }
             ["at", task, nth, ref what @ ..] => {
                 if let (Ok(nth), true) = (nth.parse(), task != "?") {
                     listing.points.push(Point {
@@ -66,15 +76,20 @@ pub fn listing(text: &str) -> Listing {
             _ => {}
         }
     }
-    listing.unnamed = u64::saturating_sub(count, listing.points.len() as u64);
-    listing
+    let count = count.ok_or("the list of events has no count")?;
+    listing.unnamed = count.saturating_sub(listing.points.len() as u64);
+    Ok(listing)
+}
+
+/// A system call's name; of what is none, `none`.
+pub(super) fn call(nr: &str) -> String {
+    match nr.parse::<usize>().ok().and_then(Sysno::new) {
+        Some(call) => call.name().to_owned(),
+        None => "none".to_owned(),
+    }
 }
 
 fn describe(words: &[&str]) -> String {
-    let call = |nr: &str| match nr.parse::<usize>().ok().and_then(Sysno::new) {
-        Some(call) => call.name().to_owned(),
-        None => "none".to_owned(),
-    };
     match words {
         [kind @ ("syscall" | "syscall-exit"), nr] => format!("{kind} {}", call(nr)),
         // What a signal-delivery stop is about is its signal, not what it interrupted.
@@ -143,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_listing_names_tasks_and_counts_what_has_no_name() {
-        let listing = listing(TEXT);
+        let listing = listing(TEXT).unwrap();
         let what: Vec<_> = listing.points.iter().map(|p| p.what.as_str()).collect();
         assert_eq!(
             what,
@@ -159,6 +174,12 @@ mod tests {
             listing.points[2].spec(EventKind::All).to_string(),
             "all:@2.1:1"
         );
+    }
+
+    #[test]
+    fn a_listing_that_cannot_tell_how_much_it_lacks_is_none() {
+        assert!(listing(&TEXT.replace("count 5", "count many")).is_err());
+        assert!(listing(&TEXT.replace("count 5\n", "")).is_err());
     }
 
     fn points(kinds: &[(&str, usize)]) -> Vec<Point> {

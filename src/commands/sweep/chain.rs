@@ -108,6 +108,7 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             }
             if chain.by_control {
                 let _ = writeln!(text, "  ended like a control, frozen alone being visible");
+                let _ = writeln!(text, "      it had: {}", chain.cause);
             }
             let _ = writeln!(
                 text,

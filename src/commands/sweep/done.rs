@@ -141,6 +141,7 @@ mod tests {
                 nth,
                 what: "vfork".into(),
             },
+            met: None,
             came: Came::Passed,
             cause: String::new(),
             lines: Vec::new(),

@@ -142,7 +142,8 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     if args.chain {
         return chain::run(args, context, &lab, store, &scenario);
     }
-    let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args));
+    let sampled = args.point.is_some() || args.limit.is_some() || args.every > 1;
+    let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args), sampled);
     let machine = format!("{:?} {}", images.kind(), args.guest.machine.vcpus);
     for case in &scenario.cases {
         let mut case = case.clone();
@@ -358,7 +359,7 @@ impl Sweep<'_> {
                 self.case.name,
                 point.task,
                 point.nth,
-                point.what,
+                tried.what(),
                 tried.came.name(),
                 tried.cause
             ));

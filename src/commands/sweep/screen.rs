@@ -18,6 +18,7 @@ pub struct Screen {
     scenario: String,
     event: String,
     reproduce: String,
+    sampled: bool,
     /// Its cases.
     pub cases: Vec<CaseSweep>,
 }
@@ -67,11 +68,33 @@ impl CaseSweep {
         sum.checked_div(self.tried.len() as u64).unwrap_or(0)
     }
 
-    /// Of each kind of event, how many points were tried and how many of them passed.
+    /// What was met where something else was listed, with how many points that was at.
+    fn met(&self) -> BTreeMap<(&str, &str), usize> {
+        let mut met = BTreeMap::new();
+        for one in &self.tried {
+            if let Some(other) = &one.met {
+                let pair = (other.as_str(), one.point.what.as_str());
+                *met.entry(pair).or_default() += 1;
+            }
+        }
+        met
+    }
+
+    /// What freezing alone changed where points passed by their controls.
+    fn visible(&self) -> BTreeMap<&str, usize> {
+        let mut visible = BTreeMap::new();
+        for one in self.tried.iter().filter(|one| one.by_control) {
+            *visible.entry(one.cause.as_str()).or_default() += 1;
+        }
+        visible
+    }
+
+    /// Of each kind of event, how many points were tried and how many of them passed. A point
+    /// counts for the event that it met.
     fn kinds(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for one in &self.tried {
-            let (tried, passed) = kinds.entry(one.point.kind()).or_default();
+            let (tried, passed) = kinds.entry(one.kind()).or_default();
             *tried += 1;
             *passed += usize::from(one.came == Came::Passed);
         }
@@ -107,17 +130,20 @@ impl CaseSweep {
 }
 
 impl Screen {
-    /// An empty one; `reproduce` is the command of a point, up to its name.
-    pub fn new(scenario: &str, event: &str, reproduce: String) -> Self {
+    /// An empty one; `reproduce` is the command of a point, up to its name. It is sampled where
+    /// not all points were asked for.
+    pub fn new(scenario: &str, event: &str, reproduce: String, sampled: bool) -> Self {
         Self {
             scenario: scenario.to_owned(),
             event: event.to_owned(),
             reproduce,
+            sampled,
             cases: Vec::new(),
         }
     }
 
-    /// 1 where a point went wrong, 125 where one was not tried, could not be, or was not reached.
+    /// 1 where a point went wrong, 125 where one was not tried, could not be, or was not
+    /// reached; or where all were asked for and some have no name to be tried by.
     pub fn exit_code(&self) -> u8 {
         let tried = || self.cases.iter().flat_map(|case| &case.tried);
         if tried().any(|one| one.came.is_bad()) {
@@ -125,6 +151,7 @@ impl Screen {
         } else if self.cases.iter().any(|case| case.stop.is_some())
             || tried().any(|one| one.came != Came::Passed)
             || self.cases.iter().any(|case| case.tried.len() < case.points)
+            || (!self.sampled && self.cases.iter().any(|case| case.unnamed > 0))
         {
             exit::UNKNOWN
         } else {
@@ -192,6 +219,20 @@ impl Screen {
                 "  {control} of them ended like a control, frozen alone being visible"
             );
         }
+        for (what, count) in case.visible() {
+            let _ = writeln!(text, "      {count} had: {what}");
+        }
+        let met = case.met();
+        if !met.is_empty() {
+            let _ = writeln!(
+                text,
+                "  {} met another event than was listed, and count for what they met",
+                met.values().sum::<usize>()
+            );
+        }
+        for ((other, listed), count) in met {
+            let _ = writeln!(text, "      {count} met {other}, listed as {listed}");
+        }
         let missed = count(&|one| one.missed > 0);
         if missed > 0 {
             let _ = writeln!(text, "  {missed} were not reached at the first try");
@@ -199,7 +240,7 @@ impl Screen {
         if case.unnamed > 0 {
             let _ = writeln!(
                 text,
-                "  {} events have no name and were left out",
+                "  {} events have no name and were never tried",
                 case.unnamed
             );
         }
@@ -221,7 +262,7 @@ impl Screen {
             );
             let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
             for one in &alike {
-                *kinds.entry(&one.point.what).or_default() += 1;
+                *kinds.entry(one.what()).or_default() += 1;
             }
             for (what, count) in kinds {
                 let _ = writeln!(text, "      {count} at {what}");
@@ -246,6 +287,10 @@ impl Screen {
                     .into_iter()
                     .map(|(came, count)| (came.name(), count))
                     .collect();
+                let told = |is: &dyn Fn(&&Tried) -> bool| -> Vec<Value> {
+                    let tried = case.tried.iter().filter(is);
+                    tried.map(|one| json!(one)).collect()
+                };
                 let bad: Vec<_> = case
                     .tried
                     .iter()
@@ -264,6 +309,8 @@ impl Screen {
                         (kind, json!({ "tried": tried, "passed": passed }))
                     }).collect::<BTreeMap<_, _>>(),
                     "by_control": case.tried.iter().filter(|one| one.by_control).count(),
+                    "passed_by_control": told(&|one| one.by_control),
+                    "met_another": told(&|one| one.met.is_some()),
                     "mean_ms": case.mean_ms(),
                     "undisturbed_ms": case.undisturbed_ms,
                     "why": case.stop.as_ref().map(|stop| stop.why.clone()),
@@ -294,6 +341,7 @@ mod tests {
                 nth,
                 what: "vfork".into(),
             },
+            met: None,
             came,
             cause: "restarted = control: stdout".into(),
             lines: vec!["differs".into()],
@@ -305,7 +353,7 @@ mod tests {
     }
 
     fn screen(tried: Vec<Tried>, points: usize) -> Screen {
-        let mut screen = Screen::new("vfork", "vfork", "crucible sweep vfork".into());
+        let mut screen = Screen::new("vfork", "vfork", "crucible sweep vfork".into(), false);
         screen.cases.push(CaseSweep {
             name: "make".into(),
             events: points,
@@ -327,6 +375,43 @@ mod tests {
         assert_eq!(missed.exit_code(), exit::UNKNOWN);
         let bad = screen(vec![one(1, Came::NotReached), one(2, Came::Diverged)], 2);
         assert_eq!(bad.exit_code(), exit::DIVERGED);
+    }
+
+    #[test]
+    fn events_without_a_name_are_not_passed_over() {
+        let mut screen = screen(vec![one(1, Came::Passed)], 1);
+        screen.cases[0].unnamed = 1;
+        assert_eq!(screen.exit_code(), exit::UNKNOWN);
+        screen.sampled = true;
+        assert_eq!(screen.exit_code(), exit::PASS);
+    }
+
+    #[test]
+    fn a_point_counts_for_what_it_met() {
+        let mut other = one(1, Came::Passed);
+        other.point.what = "ptrace-stop syscall-enter wait4".into();
+        other.met = Some("ptrace-stop signal".into());
+        let text = screen(vec![other, one(2, Came::Passed)], 2).text();
+        assert!(
+            text.contains("passed by kind: signal 1/1, vfork 1/1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 met ptrace-stop signal, listed as ptrace-stop syscall-enter wait4"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_freezing_alone_changed_is_told() {
+        let mut one = one(1, Came::Passed);
+        one.by_control = true;
+        one.cause = "restarted = undisturbed: stderr".into();
+        let text = screen(vec![one], 1).text();
+        assert!(
+            text.contains("1 had: restarted = undisturbed: stderr"),
+            "{text}"
+        );
     }
 
     #[test]

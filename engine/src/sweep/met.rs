@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a run was stopped at, as far as its frozen tree shows.
+//!
+//! A point is a count of one task's events. Where two of them come in one order in one run and
+//! in the other in the next, as a wait and the signal that ends it do, the count is at another
+//! event than the one that was listed. The task's site and its system call tell them apart:
+//! exactly for ptrace stops, but for the signal that a signal-delivery stop is about; for all
+//! else as far as the place to which the task came after its event.
+
+use crucible_protocol::{EventKind, TaskFacts};
+
+use super::points::call;
+use crate::run::Frozen;
+
+/// Calls after which their caller may be gone.
+const ENDINGS: [&str; 5] = ["exit", "exit_group", "kill", "tkill", "tgkill"];
+
+/// Where the task stands that stopped a run: `ptrace-stop syscall-exit read`, `freezer read`.
+pub(super) fn place(frozen: &Frozen) -> String {
+    let mut tasks = frozen.tasks.tasks.iter();
+    tasks
+        .find(|task| task.tid == frozen.freeze.tid)
+        .map_or_else(|| "nowhere".to_owned(), place_of)
+}
+
+fn place_of(task: &TaskFacts) -> String {
+    // What is `nr=5` or the like is of this run only.
+    let words = task.site.split(' ').filter(|word| !word.contains('='));
+    let site = words.collect::<Vec<_>>().join(" ");
+    match site.as_str() {
+        // As in a listing: what it interrupted does not matter. And the dead are in no call.
+        "ptrace-stop signal" | "exiting" => site,
+        _ => {
+            let facts = task.facts.get("syscall").map_or("", String::as_str);
+            let word = facts.split_whitespace().next().unwrap_or("");
+            match word.parse::<i64>() {
+                Ok(_) => format!("{site} {}", call(word)),
+                Err(_) => format!("{site} unknown"),
+            }
+        }
+    }
+}
+
+/// What was met instead of the event that was listed; none: that one, as far as is known.
+pub(super) fn other(kind: EventKind, listed: &str, place: &str) -> Option<String> {
+    if can_be(listed, place) {
+        return None;
+    }
+    let call = place.split(' ').next_back().unwrap_or_default();
+    Some(match kind {
+        // All events of the sweep are of this kind.
+        EventKind::Syscall { .. } if place != "exiting" => format!("syscall {call}"),
+        EventKind::SyscallExit { .. } if place != "exiting" => format!("syscall-exit {call}"),
+        _ => place.to_owned(),
+    })
+}
+
+/// Whether a task that had this event can stand here.
+fn can_be(listed: &str, place: &str) -> bool {
+    let listed: Vec<_> = listed.split(' ').collect();
+    let place: Vec<_> = place.split(' ').collect();
+    // It is in no call any more after a handler's return.
+    let same =
+        |wanted: &str, call: &str| call == wanted || (wanted, call) == ("rt_sigreturn", "none");
+    match (&listed[..], &place[..]) {
+        (["ptrace-stop", "signal", _], _) => place == ["ptrace-stop", "signal"],
+        (["ptrace-stop", ..], _) => place == listed,
+        (["vfork"], ["vfork", _]) => true,
+        // The tracer is told before the wait begins.
+        (["vfork-new"], ["vfork", _] | ["ptrace-stop", "vfork", _]) => true,
+        (["signal", _], ["freezer" | "stopped", _]) => true,
+        (["signal", _], ["ptrace-stop", "trap" | "handler", _]) => true,
+        // These come before the event.
+        (["syscall", _], ["ptrace-stop", "syscall-enter" | "seccomp", _]) => false,
+        (["syscall", wanted], ["exiting"]) => ENDINGS.contains(wanted),
+        (["syscall", wanted], ["freezer" | "stopped" | "vfork", call])
+        | (["syscall", wanted], ["ptrace-stop", _, call])
+        | (["syscall-exit", wanted], ["freezer" | "stopped", call])
+        | (["syscall-exit", wanted], ["ptrace-stop", "syscall-exit" | "trap", call]) => {
+            same(wanted, call)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crucible_protocol::{Freeze, Observation};
+
+    fn at(site: &str, syscall: &str) -> String {
+        let mut task = TaskFacts {
+            tid: 7,
+            site: site.into(),
+            ..TaskFacts::default()
+        };
+        task.facts.insert("syscall".into(), syscall.into());
+        place(&Frozen {
+            freeze: Freeze { tid: 7, count: 1 },
+            tasks: Observation {
+                tasks: vec![TaskFacts::default(), task],
+            },
+            nonce: None,
+        })
+    }
+
+    #[test]
+    fn a_place_is_the_triggering_task_s() {
+        assert_eq!(
+            at("ptrace-stop syscall-enter", "61 0xffff 0x0\n"),
+            "ptrace-stop syscall-enter wait4"
+        );
+        assert_eq!(at("vfork nr=12", "58 0x0\n"), "vfork vfork");
+        assert_eq!(at("ptrace-stop signal", "61 0x0\n"), "ptrace-stop signal");
+        assert_eq!(at("freezer", "-1 0x7ffc 0x7f11\n"), "freezer none");
+        assert_eq!(at("freezer", "running\n"), "freezer unknown");
+        assert_eq!(at("exiting", "<No such process>"), "exiting");
+    }
+
+    #[test]
+    fn another_stop_than_the_one_that_was_listed_is_told() {
+        let other = |listed, place| other(EventKind::All, listed, place);
+        let wait = "ptrace-stop syscall-enter wait4";
+        assert_eq!(other(wait, wait), None);
+        assert_eq!(
+            other(wait, "ptrace-stop signal").as_deref(),
+            Some("ptrace-stop signal")
+        );
+        assert!(other(wait, "ptrace-stop syscall-exit wait4").is_some());
+        assert!(other(wait, "ptrace-stop syscall-enter read").is_some());
+        assert!(other(wait, "freezer wait4").is_some());
+        assert_eq!(other("ptrace-stop signal 17", "ptrace-stop signal"), None);
+        assert!(other("ptrace-stop signal 17", wait).is_some());
+    }
+
+    #[test]
+    fn other_events_are_told_apart_by_where_their_task_came_to() {
+        let other = |listed, place| other(EventKind::All, listed, place).is_some();
+        for (listed, place) in [
+            ("syscall read", "freezer read"),
+            ("syscall read", "ptrace-stop syscall-exit read"),
+            ("syscall rt_sigreturn", "freezer none"),
+            ("syscall exit_group", "exiting"),
+            ("syscall clone", "vfork clone"),
+            ("syscall-exit read", "ptrace-stop syscall-exit read"),
+            ("vfork", "vfork vfork"),
+            ("vfork-new", "ptrace-stop vfork clone3"),
+            ("signal 17", "freezer wait4"),
+        ] {
+            assert!(!other(listed, place), "{listed}, {place}");
+        }
+        for (listed, place) in [
+            ("syscall read", "freezer write"),
+            ("syscall read", "freezer unknown"),
+            ("syscall read", "ptrace-stop syscall-enter read"),
+            ("syscall read", "exiting"),
+            ("syscall-exit clone", "vfork clone"),
+            ("vfork", "freezer vfork"),
+            ("signal 17", "vfork vfork"),
+            ("signal 17", "nowhere"),
+        ] {
+            assert!(other(listed, place), "{listed}, {place}");
+        }
+    }
+
+    #[test]
+    fn in_a_sweep_of_one_kind_the_kind_is_known() {
+        let kind = EventKind::Syscall { number: None };
+        let met = other(kind, "syscall read", "freezer write");
+        assert_eq!(met.as_deref(), Some("syscall write"));
+    }
+}
