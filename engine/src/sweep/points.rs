@@ -48,7 +48,13 @@ pub struct Listing {
     pub points: Vec<Point>,
     /// Events of tasks that have no name, or for which there was no room.
     pub unnamed: u64,
+    /// Calls by which the tree's first task ended, and all others with it: nobody is left to
+    /// be saved.
+    pub ends: u64,
 }
+
+/// The first task's name.
+const FIRST: &str = "1";
 
 /// Reads lines of the form `at 2.1 5 ptrace-stop 1407 clone 56`.
 ///
@@ -65,19 +71,24 @@ pub fn listing(text: &str) -> Result<Listing, String> {
                 count = Some(number.parse::<u64>().map_err(wrong)?);
             }
             ["at", task, nth, ref what @ ..] => {
-                if let (Ok(nth), true) = (nth.parse(), task != "?") {
-                    listing.points.push(Point {
+                let (Ok(nth), true) = (nth.parse(), task != "?") else {
+                    continue;
+                };
+                match (task, describe(what)) {
+                    (FIRST, what) if what == "syscall exit_group" => listing.ends += 1,
+                    (task, what) => listing.points.push(Point {
                         task: task.to_owned(),
                         nth,
-                        what: describe(what),
-                    });
+                        what,
+                    }),
                 }
             }
             _ => {}
         }
     }
     let count = count.ok_or("the list of events has no count")?;
-    listing.unnamed = count.saturating_sub(listing.points.len() as u64);
+    let told = listing.points.len() as u64 + listing.ends;
+    listing.unnamed = count.saturating_sub(told);
     Ok(listing)
 }
 
@@ -180,6 +191,15 @@ mod tests {
     fn a_listing_that_cannot_tell_how_much_it_lacks_is_none() {
         assert!(listing(&TEXT.replace("count 5", "count many")).is_err());
         assert!(listing(&TEXT.replace("count 5\n", "")).is_err());
+    }
+
+    #[test]
+    fn where_the_tree_has_ended_is_no_point() {
+        let end = "count 3\nat 2 1 syscall 231\nat 1 1 syscall 61\nat 1 2 syscall 231\n";
+        let listing = listing(end).unwrap();
+        assert_eq!((listing.ends, listing.unnamed), (1, 0));
+        let what: Vec<_> = listing.points.iter().map(|p| p.what.as_str()).collect();
+        assert_eq!(what, ["syscall exit_group", "syscall wait4"]);
     }
 
     fn points(kinds: &[(&str, usize)]) -> Vec<Point> {

@@ -298,6 +298,7 @@ impl Sweep<'_> {
             name: self.case.name.clone(),
             events: baseline.listing.points.len(),
             unnamed: baseline.listing.unnamed,
+            ends: baseline.listing.ends,
             points: points.len(),
             undisturbed_ms: baseline.ms,
             stop: None,

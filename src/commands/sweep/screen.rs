@@ -31,6 +31,8 @@ pub struct CaseSweep {
     pub events: usize,
     /// Events that no point could be named for.
     pub unnamed: u64,
+    /// Events with which the tree is gone.
+    pub ends: u64,
     /// Points that were to be tried.
     pub points: usize,
     /// How long an undisturbed run takes.
@@ -48,6 +50,7 @@ impl CaseSweep {
             name: name.to_owned(),
             events: 0,
             unnamed: 0,
+            ends: 0,
             points: 0,
             undisturbed_ms: 0,
             stop: Some(stop),
@@ -244,6 +247,13 @@ impl Screen {
                 case.unnamed
             );
         }
+        if case.ends > 0 {
+            let _ = writeln!(
+                text,
+                "  {} events end the tree, of which nothing is left to checkpoint",
+                case.ends
+            );
+        }
         let _ = writeln!(
             text,
             "  {} ms a point, {} ms an undisturbed run; the run has {} such events",
@@ -301,6 +311,7 @@ impl Screen {
                     "case": case.name,
                     "events": case.events,
                     "unnamed": case.unnamed,
+                    "ends": case.ends,
                     "points": case.points,
                     "tried": case.tried.len(),
                     "counts": counts,
@@ -358,6 +369,7 @@ mod tests {
             name: "make".into(),
             events: points,
             unnamed: 0,
+            ends: 0,
             points,
             undisturbed_ms: 5,
             stop: None,
