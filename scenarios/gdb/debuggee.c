@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,8 +86,12 @@ static void *in_thread(void *arg)
 	return NULL;
 }
 
+/* The links of /proc/PID/task of a process with one thread: 2, and one a thread. */
+#define ALONE 3
+
 static void threads(void)
 {
+	struct stat tasks;
 	pthread_t thread;
 	int rounds = 5;
 
@@ -95,6 +100,12 @@ static void threads(void)
 	pthread_barrier_wait(&both);
 	pthread_barrier_wait(&both);
 	pthread_join(thread, NULL);
+	/*
+	 * It is only gone when gdb has been told of its end. Until then it is chance whether
+	 * gdb sees this thread a zombie before, and calls it exited, too.
+	 */
+	while (stat("/proc/self/task", &tasks) || tasks.st_nlink > ALONE)
+		sched_yield();
 	fprintf(stderr, "total %d\n", total);
 }
 
