@@ -141,6 +141,37 @@ static inline void ckpt_exit_done(void)
 		ckpt_gate_pass();
 }
 
+/**
+ * ckpt_task_hidden - is a restart(2) still building this task?
+ * @t: any task
+ *
+ * For walks over many tasks that deliver something: signals, priorities.
+ *
+ * Return: true until the restart lets its tasks go.
+ */
+static inline bool ckpt_task_hidden(const struct task_struct *t)
+{
+	/* pairs with ckpt_unhide(): who sees the task sees it complete */
+	return unlikely(smp_load_acquire(&t->ckpt_site.hidden));
+}
+
+/**
+ * ckpt_task_visible - may current find this task?
+ * @t: any task
+ *
+ * For look-ups.
+ *
+ * Return: false where a restart(2) that current does not work for is still
+ * building @t.
+ */
+static inline bool ckpt_task_visible(const struct task_struct *t)
+{
+	u64 hidden = smp_load_acquire(&t->ckpt_site.hidden);
+
+	return likely(!hidden) || hidden == current->ckpt_site.restart;
+}
+
+void ckpt_unhide_dead(struct task_struct *t);
 void ckpt_task_init(struct task_struct *child);
 void ckpt_name_child(struct task_struct *child);
 void ckpt_wait_unheld(void);
@@ -235,8 +266,8 @@ struct ckpt_tty_text {
 /* drivers/tty/n_tty.c */
 int ckpt_n_tty_get(struct tty_struct *tty, struct ckpt_tty_end *end,
 		   struct ckpt_tty_text *text);
-void ckpt_n_tty_set(struct tty_struct *tty, const struct ckpt_tty_end *end,
-		    const struct ckpt_tty_text *text);
+int ckpt_n_tty_set(struct tty_struct *tty, const struct ckpt_tty_end *end,
+		   const struct ckpt_tty_text *text);
 
 /* The number that a pty opened by a restarted task gets, -1 for any. */
 static inline int ckpt_wanted_pty(void)
@@ -245,6 +276,7 @@ static inline int ckpt_wanted_pty(void)
 }
 
 /* net/unix/af_unix.c */
+void ckpt_unix_hide(struct sock *sk, bool hide);
 int ckpt_unix_set_name(struct sock *sk, struct sockaddr_un *name, int len);
 int ckpt_unix_queue(struct sock *sk, const struct ckpt_message *rec,
 		    const void *data, struct scm_cookie *scm);
@@ -291,6 +323,18 @@ static inline void ckpt_stop_entered(struct kernel_siginfo *info) { }
 static inline int ckpt_stop_left_out(void) { return 0; }
 static inline void cgroup_freeze_resume(void) { }
 static inline void ckpt_task_init(struct task_struct *child) { }
+static inline void ckpt_unhide_dead(struct task_struct *t) { }
+
+static inline bool ckpt_task_hidden(const struct task_struct *t)
+{
+	return false;
+}
+
+static inline bool ckpt_task_visible(const struct task_struct *t)
+{
+	return true;
+}
+
 static inline void ckpt_name_child(struct task_struct *child) { }
 
 static inline int ckpt_stop_signal(struct kernel_siginfo *info,

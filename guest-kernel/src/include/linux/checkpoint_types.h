@@ -41,6 +41,11 @@ struct ckpt_name {
  * @dying: a restarted thread that had died: it does so again, without a word
  * @again: a restarted task's stop or death that is still to be entered
  * @pty: of a restarted task that opens a pty, one more than its number; else 0
+ * @restart: number of the restart(2) that the task works for, which sees the
+ *	tasks that it hides; 0 for none. Written by the task itself
+ * @hidden: number of the restart(2) that is building the task, by which alone
+ *	it can be found; 0 for none (kernel/checkpoint/hide.c)
+ * @kept: a zombie of an unfinished restart, which stays hidden
  * @name: for triggers
  *
  * ptrace_stop(), do_signal_stop(), do_freezer_trap() and
@@ -57,6 +62,9 @@ struct ckpt_site {
 	bool dying;
 	struct ckpt_stop *again;
 	int pty;
+	u64 restart;
+	u64 hidden;
+	bool kept;
 	struct ckpt_name name;
 };
 

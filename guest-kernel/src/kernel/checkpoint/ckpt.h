@@ -15,8 +15,8 @@
 #include <linux/completion.h>
 #include <linux/fs.h>
 #include <linux/hashtable.h>
-#include <linux/mutex.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/wait.h>
 #include <linux/xarray.h>
 #include <uapi/linux/checkpoint.h>
@@ -40,6 +40,7 @@ struct ckpt_tsk {
 	struct ckpt_regs regs;		/* restart: CKPT_REC_REGS as read */
 	struct ckpt_debugregs debugregs;	/* restart: as read */
 	bool started;			/* restart: runs ckpt_task_main() */
+	atomic_t fate;			/* restart, of a zombie: see hide.c */
 	bool traces;			/* restart: has tracees */
 	u32 signal_flags;		/* restart, of a process: SIGNAL_* */
 	u32 group_stop_count;		/* restart, of a process */
@@ -65,7 +66,9 @@ struct ckpt_ctx {
 	/* both */
 	struct file *file;
 	struct file *logfile;
-	struct mutex log_lock;		/* the log's lines, @error and @told */
+	spinlock_t log_lock;		/* @log, @nr_lines, @error and @told */
+	struct list_head log;		/* lines to write, see log.c */
+	unsigned int nr_lines;
 	bool told;			/* something was said of an error */
 	unsigned long flags;
 	struct ckpt_header hdr;
@@ -94,6 +97,7 @@ struct ckpt_ctx {
 	struct ckpt_rec rec;		/* its header */
 	int cgroup_fd;
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
+	struct path proc_mount;		/* the mount that was made for it */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
@@ -134,8 +138,12 @@ int ckpt_write_trailer(struct ckpt_ctx *ctx);
 int ckpt_read_header(struct ckpt_ctx *ctx);
 const char *ckpt_rec_name(u32 type);
 
-/* sys.c: contexts and messages */
+/* log.c: messages */
 __printf(3, 4) int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...);
+void ckpt_log_write(struct ckpt_ctx *ctx);
+void ckpt_log_free(struct ckpt_ctx *ctx);
+
+/* sys.c: contexts */
 struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags);
 void ckpt_ctx_put(struct ckpt_ctx *ctx);
 
@@ -163,6 +171,13 @@ long ckpt_restart(struct ckpt_ctx *ctx);
 void ckpt_abort_restart(struct ckpt_ctx *ctx, int err);
 int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags);
 int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+
+/* hide.c: nobody reaches what is not whole */
+void ckpt_hide_begin(struct ckpt_ctx *ctx);
+void ckpt_hide_end(void);
+void ckpt_unhide_all(struct ckpt_ctx *ctx);
+void ckpt_keep_zombie(struct ckpt_tsk *ct);
+void ckpt_give_up_zombie(struct ckpt_tsk *ct);
 
 /* relink.c: families, groups and sessions of the restarted tasks */
 int ckpt_prepare_relink(struct ckpt_ctx *ctx);
@@ -302,6 +317,7 @@ int ckpt_restore_sockets(struct ckpt_ctx *ctx);
 struct file *ckpt_open_socket(struct ckpt_ctx *ctx, const struct ckpt_file *rec);
 int ckpt_restore_message(struct ckpt_ctx *ctx);
 int ckpt_settle_sockets(struct ckpt_ctx *ctx);
+void ckpt_publish_sockets(struct ckpt_ctx *ctx);
 void ckpt_free_sockets(struct ckpt_sockets_made *made);
 void ckpt_free_pids(struct ckpt_ctx *ctx);
 void ckpt_collect_sockets(void);

@@ -220,6 +220,14 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		goto out;
 	}
 	inode = file_inode(file);
+	/* files of proc are opened anew when all are what they were */
+	if (rec->kind == CKPT_FILE_PATH && ckpt_is_proc(file)) {
+		fput(file);
+		file = ERR_PTR(ckpt_err(ctx, -EINVAL,
+					"%*pE is a file of proc, not saved as one",
+					rec->path_len, path));
+		goto out;
+	}
 	if ((inode->i_mode ^ rec->mode) & S_IFMT ||
 	    (S_ISCHR(inode->i_mode) &&
 	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||

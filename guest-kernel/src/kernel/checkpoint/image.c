@@ -175,9 +175,13 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 	while (len) {
 		ssize_t n = kernel_read(ctx->file, p, len, &ctx->file->f_pos);
 
-		if ((n == -EINTR || n == -ERESTARTSYS) &&
-		    !__fatal_signal_pending(current)) {
+		if (n == -EINTR || n == -ERESTARTSYS) {
+			/* the coordinator is told so (ckpt_abort_restart()) */
+			if (__fatal_signal_pending(current) ||
+			    READ_ONCE(ctx->abort))
+				return -EINTR;
 			clear_thread_flag(TIF_SIGPENDING);
+			clear_thread_flag(TIF_NOTIFY_SIGNAL);
 			continue;
 		}
 		if (n == 0)

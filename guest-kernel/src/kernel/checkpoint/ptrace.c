@@ -152,8 +152,10 @@ int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 	    rec->flags & ~(PTRACE_O_MASK | CKPT_PTRACE_SEIZED) ||
 	    !valid_stop(rec) || !valid_jobctl(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed ptrace state");
-	/* as ptrace_setoptions() has it */
-	if (rec->flags & PTRACE_O_SUSPEND_SECCOMP && !capable(CAP_SYS_ADMIN))
+	/* as check_ptrace_options() has it */
+	if (rec->flags & PTRACE_O_SUSPEND_SECCOMP &&
+	    (!capable(CAP_SYS_ADMIN) ||
+	     current->seccomp.mode != SECCOMP_MODE_DISABLED))
 		return ckpt_err(ctx, -EPERM, "PTRACE_O_SUSPEND_SECCOMP");
 	cred = ckpt_obj_fetch(ctx, CKPT_REC_CRED, rec->cred);
 	if (IS_ERR(cred))

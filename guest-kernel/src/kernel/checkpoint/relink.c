@@ -179,11 +179,24 @@ static void set_ids(struct ckpt_tsk *ct)
 		change_pid(p, PIDTYPE_PGID, ct->pgid);
 }
 
+/*
+ * As fork(2) has it: orphans look for an adopter among their ancestors, and
+ * those of a restarted tree are others than at the checkpoint. Parents come
+ * before their children in the tree.
+ */
+static void set_subreaper(struct task_struct *p, struct task_struct *parent)
+{
+	if (parent->signal->has_child_subreaper ||
+	    parent->signal->is_child_subreaper)
+		p->signal->has_child_subreaper = 1;
+}
+
 static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	struct ckpt_tsk *parent = ckpt_find_pid(ctx, ct->tree.ppid);
 	struct task_struct *p = ct->task, *t;
 
+	set_subreaper(p, parent ? parent->task : ctx->coordinator);
 	/* the root's parent is the restarter: no image says what signal it gets */
 	p->exit_signal = parent ? ct->tree.exit_signal : SIGCHLD;
 	if (!parent)
@@ -219,7 +232,8 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
 		/* killed meanwhile: its zombie is the coordinator's to reap */
-		if (!ckpt_dead_process(ct) && ct->task->exit_state)
+		if (ct->task->exit_state !=
+		    (ckpt_dead_process(ct) ? EXIT_ZOMBIE : 0))
 			ret = -EINTR;
 		/* somebody was quicker: it has another parent for now */
 		if (ct->task->ptrace)

@@ -11,26 +11,32 @@
  *	tasks:        see restart_task.c
  *
  * Until the release everything can be undone by killing what was created:
- * nobody outside has seen it yet. After it nothing can fail any more.
+ * nobody outside can reach it (hide.c). After it nothing can fail any more.
  */
 #include <linux/fs_struct.h>
+#include <linux/mount.h>
 #include <linux/pid_namespace.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/task_work.h>
+#include <linux/wait.h>
 #include <uapi/linux/wait.h>
 
+#include "../../fs/internal.h"
 #include "ckpt.h"
 #include "ptrace.h"
 
 /* Nobody goes on; the coordinator will undo it all. */
 void ckpt_abort_restart(struct ckpt_ctx *ctx, int err)
 {
-	mutex_lock(&ctx->log_lock);
+	spin_lock(&ctx->log_lock);
 	if (!ctx->error)
 		ctx->error = err ?: -EINTR;
-	mutex_unlock(&ctx->log_lock);
+	spin_unlock(&ctx->log_lock);
 	WRITE_ONCE(ctx->abort, true);
 	wake_up_all(&ctx->wait);
+	/* it may be reading the image's end, which may not come */
+	set_notify_signal(ctx->coordinator);
 }
 
 static int create_processes(struct ckpt_ctx *ctx)
@@ -70,23 +76,46 @@ static int wait_parked(struct ckpt_ctx *ctx, unsigned int times)
 	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
-/* Their exit signal is still 0, but exit_notify() wakes the parent. */
-static int wait_zombies(struct ckpt_ctx *ctx)
+/*
+ * A child wakes its parent by a mode that passes over killable sleeps. This
+ * wakes any.
+ */
+static int wake_by_child(struct wait_queue_entry *wait, unsigned int mode,
+			 int sync, void *key)
+{
+	return woken_wake_function(wait, TASK_NORMAL, sync, key);
+}
+
+/*
+ * Sleep until what children do makes @done true. Their exit signal is still 0,
+ * but exit_notify() wakes the parent.
+ */
+static int wait_children(struct ckpt_ctx *ctx, bool (*done)(struct ckpt_ctx *ctx))
+{
+	DEFINE_WAIT_FUNC(wait, wake_by_child);
+	int ret = 0;
+
+	add_wait_queue(&current->signal->wait_chldexit, &wait);
+	while (!done(ctx)) {
+		if (fatal_signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
+		wait_woken(&wait, TASK_KILLABLE, MAX_SCHEDULE_TIMEOUT);
+	}
+	remove_wait_queue(&current->signal->wait_chldexit, &wait);
+	return ret;
+}
+
+static bool zombies_there(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
-	int ret;
 
-	for (i = 0; i < ctx->nr_tsks; i++) {
-		struct task_struct *t = ctx->tsks[i].task;
-
-		if (!ckpt_dead_process(&ctx->tsks[i]))
-			continue;
-		ret = wait_event_interruptible(current->signal->wait_chldexit,
-					       READ_ONCE(t->exit_state));
-		if (ret)
-			return -EINTR;
-	}
-	return 0;
+	for (i = 0; i < ctx->nr_tsks; i++)
+		if (ckpt_dead_process(&ctx->tsks[i]) &&
+		    !READ_ONCE(ctx->tsks[i].task->exit_state))
+			return false;
+	return true;
 }
 
 static int read_trailer(struct ckpt_ctx *ctx)
@@ -102,7 +131,31 @@ static int read_trailer(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Kill and reap all that was created; they are still our children. */
+/* Reap what is dead; true when nothing is left. */
+static bool reap_all(struct ckpt_ctx *ctx)
+{
+	bool left = false;
+	unsigned int i;
+
+	/* the first may be its namespace's init, which waits for the others */
+	for (i = ctx->nr_tsks; i-- > 0;) {
+		struct ckpt_tsk *ct = &ctx->tsks[i];
+		pid_t nr;
+
+		if (!ct->started || !(ct->tree.flags & CKPT_TREE_LEADER))
+			continue;
+		/* 0: reaped already, perhaps by another thread of the restarter */
+		nr = task_pid_vnr(ct->task);
+		if (nr && kernel_wait4(nr, NULL, __WALL | WNOHANG, NULL) == 0)
+			left = true;
+	}
+	return !left;
+}
+
+/*
+ * Kill and reap all that was created; they are still our children. Where we are
+ * killed ourselves they go to whoever reaps orphans: each dies by itself.
+ */
 static void undo(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
@@ -111,15 +164,16 @@ static void undo(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
-		if (ct->started && ct->tree.flags & CKPT_TREE_LEADER)
-			send_sig_info(SIGKILL, SEND_SIG_PRIV, ct->task);
+		if (!ct->started || !(ct->tree.flags & CKPT_TREE_LEADER))
+			continue;
+		send_sig_info(SIGKILL, SEND_SIG_PRIV, ct->task);
+		if (ckpt_dead_process(ct))
+			ckpt_give_up_zombie(ct);
 	}
-	/* the first may be its namespace's init, which waits for the others */
-	for (i = ctx->nr_tsks; i-- > 0;) {
-		struct ckpt_tsk *ct = &ctx->tsks[i];
-
-		if (ct->started && ct->tree.flags & CKPT_TREE_LEADER)
-			kernel_wait4(task_pid_vnr(ct->task), NULL, __WALL, NULL);
+	wait_children(ctx, reap_all);
+	if (ctx->proc_mount.mnt) {
+		path_umount(&ctx->proc_mount, MNT_DETACH);
+		ctx->proc_mount = (struct path) { };
 	}
 }
 
@@ -130,19 +184,11 @@ static int start_linking(struct ckpt_ctx *ctx)
 	return wait_parked(ctx, 2);
 }
 
-long ckpt_restart(struct ckpt_ctx *ctx)
+static long build_and_release(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 	long ret;
 
-	ctx->coordinator = current;
-	ctx->turn = -1;
-	get_fs_root(current->fs, &ctx->root_path);
-	ret = ckpt_read_header(ctx);
-	if (!ret)
-		ret = ckpt_prepare_relink(ctx);
-	if (ret)
-		return ret;
 	for (i = 0; i < ctx->nr_tsks; i++)
 		ctx->tsks[i].ctx = ctx;
 	ret = create_processes(ctx);
@@ -152,7 +198,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 		ret = wait_parked(ctx, 1);
 	}
 	if (!ret)
-		ret = wait_zombies(ctx);
+		ret = wait_children(ctx, zombies_there);
 	if (!ret)
 		ret = read_trailer(ctx);
 	if (!ret)
@@ -174,8 +220,10 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 			ckpt_err(ctx, ctx->error ?: ret, "given up");
 		return ctx->error ?: ret;
 	}
+	path_put(&ctx->proc_mount);
 	ckpt_push_ttys(ctx);
 	ckpt_free_ttys(ctx);
+	ckpt_publish_sockets(ctx);
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
 	ckpt_free_procs(ctx);
@@ -189,8 +237,32 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (ctx->tsks[0].tree.pid == 1)
 		idr_set_cursor(&ctx->pidns->idr, ctx->hdr.next_pid);
 	ret = task_pid_vnr(ctx->tsks[0].task);
+	ckpt_unhide_all(ctx);
 	WRITE_ONCE(ctx->released, true);
 	wake_up_all(&ctx->wait);
 	ckpt_gate_count(ctx->gate);
+	return ret;
+}
+
+long ckpt_restart(struct ckpt_ctx *ctx)
+{
+	long ret;
+
+	ctx->coordinator = current;
+	ctx->turn = -1;
+	get_fs_root(current->fs, &ctx->root_path);
+	ckpt_hide_begin(ctx);
+	ret = ckpt_read_header(ctx);
+	if (!ret)
+		ret = ckpt_prepare_relink(ctx);
+	if (!ret)
+		ret = build_and_release(ctx);
+	ckpt_hide_end();
+	/* reading the image may have put aside that there are signals, or work */
+	spin_lock_irq(&current->sighand->siglock);
+	recalc_sigpending();
+	spin_unlock_irq(&current->sighand->siglock);
+	if (task_work_pending(current))
+		set_notify_signal(current);
 	return ret;
 }

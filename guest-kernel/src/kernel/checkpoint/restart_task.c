@@ -170,7 +170,31 @@ static int mount_proc(struct ckpt_ctx *ctx)
 				 MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 		path_put(&path);
 	}
+	/* to take it away again where the restart fails */
+	if (!ret)
+		ret = kern_path("/proc", LOOKUP_FOLLOW | LOOKUP_DIRECTORY,
+				&ctx->proc_mount);
 	return ret ? ckpt_err(ctx, ret, "mounting proc at /proc") : 0;
+}
+
+/*
+ * A thread is created by a first thread that has its directories already. The
+ * paths in the thread's section are those of the restarter's root, as all are.
+ */
+static int take_root(struct ckpt_ctx *ctx)
+{
+	struct fs_struct *fs = copy_fs_struct(current->fs), *old;
+
+	if (!fs)
+		return ckpt_err(ctx, -ENOMEM, "directories");
+	set_fs_root(fs, &ctx->root_path);
+	set_fs_pwd(fs, &ctx->root_path);
+	task_lock(current);
+	old = current->fs;
+	current->fs = fs;
+	task_unlock(current);
+	ckpt_put_fs(old);
+	return 0;
 }
 
 static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -187,6 +211,8 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (ctx->mount_proc && ct == ctx->tsks)
 		ret = mount_proc(ctx);
 	ctx->cur_pid = ct->tree.pid;
+	if (!ret && !(ct->tree.flags & CKPT_TREE_LEADER))
+		ret = take_root(ctx);
 	if (!ret)
 		ret = ckpt_read_section(ctx, ct);
 	if (!ret)
@@ -234,6 +260,7 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	current->ckpt_site.again = ct->again;
 	ct->again = NULL;
 	ckpt_gate_get(gate);
+	ckpt_hide_end();
 	ckpt_ctx_put(ctx);
 
 	if (current->ckpt_site.again) {
@@ -272,8 +299,9 @@ static int ckpt_task_main(void *arg)
 	struct ckpt_vfork_wait vfork = { };
 	int ret;
 
+	/* all but what must end it at any moment */
 	spin_lock_irq(&current->sighand->siglock);
-	sigfillset(&current->blocked);
+	siginitsetinv(&current->blocked, sigmask(SIGKILL));
 	recalc_sigpending();
 	spin_unlock_irq(&current->sighand->siglock);
 	cgroup_freeze_postpone();
@@ -282,7 +310,9 @@ static int ckpt_task_main(void *arg)
 	if (!ret && ckpt_dead_process(ct)) {
 		int code = ct->tree.exit_code;
 
+		ckpt_keep_zombie(ct);
 		next_turn(ctx);
+		ckpt_hide_end();
 		ckpt_ctx_put(ctx);
 		do_exit(code);
 	}
@@ -310,6 +340,7 @@ static int ckpt_task_main(void *arg)
 	if (ret || READ_ONCE(ctx->abort)) {
 		ckpt_vfork_unlink(&vfork);
 		ckpt_abort_restart(ctx, ret);
+		ckpt_hide_end();
 		ckpt_ctx_put(ctx);
 		do_exit(SIGKILL);
 	}

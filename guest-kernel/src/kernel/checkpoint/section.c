@@ -94,7 +94,8 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 				ctx->seen, must);
 	if ((!leader && ctx->seen & process) ||
 	    (!lives && ctx->seen & (alive | SEEN(POSIX_TIMER))) ||
-	    (zombie && !lives && ctx->seen & (SEEN(MM) | SEEN(SIGINFO))) ||
+	    (zombie && !lives && ctx->seen & (SEEN(MM) | SEEN(SIGINFO) |
+					      SEEN(FILE))) ||
 	    (zombie && ctx->seen & (SEEN(REGS) | SEEN(XSTATE) | SEEN(FILES) |
 				    SEEN(DEBUGREGS))))
 		return ckpt_err(ctx, -EINVAL, "section has a record too many");

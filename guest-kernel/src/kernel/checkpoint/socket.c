@@ -507,10 +507,12 @@ static int set_name(struct ckpt_ctx *ctx, struct socket *sock,
 	if (path[0])
 		return ckpt_err(ctx, -EINVAL, "malformed socket name");
 	memcpy(name.sun_path, path, end->name_len);
-	if (end->flags & CKPT_SOCKET_NAME_FREE)
+	if (end->flags & CKPT_SOCKET_NAME_FREE) {
 		ret = ckpt_unix_set_name(sock->sk, &name, len);
-	else
+	} else {
+		ckpt_unix_hide(sock->sk, true);
 		ret = kernel_bind(sock, (struct sockaddr *)&name, len);
+	}
 	return ret ? ckpt_err(ctx, ret, "binding a socket to @%*pE",
 			      (int)end->name_len - 1, path + 1) : 0;
 }
@@ -665,4 +667,26 @@ int ckpt_settle_sockets(struct ckpt_ctx *ctx)
 			return ret;
 	}
 	return 0;
+}
+
+/**
+ * ckpt_publish_sockets - let everybody find them by their names
+ * @ctx: the restart; its tasks are about to be let go
+ */
+void ckpt_publish_sockets(struct ckpt_ctx *ctx)
+{
+	struct ckpt_sockets_made *made;
+	struct ckpt_obj *obj;
+	unsigned long i;
+	int end;
+
+	xa_for_each(&ctx->objs, i, obj) {
+		if (obj->type != CKPT_REC_SOCKETS)
+			continue;
+		made = obj->ptr;
+		for (end = 0; end < 2; end++)
+			if (made->files[end])
+				ckpt_unix_hide(sock_from_file(made->files[end])->sk,
+					       false);
+	}
 }

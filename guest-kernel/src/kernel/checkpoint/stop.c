@@ -116,6 +116,13 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	    (zombie && (ct->ptrace.jobctl || ct->ptrace.work)) ||
 	    (late && !ct->ptrace.tracer && !(ct->tree.flags & CKPT_TREE_LEADER)))
 		return ckpt_err(ctx, -EINVAL, "a site that contradicts its ptrace state");
+	/* what its filters said is behind it: they cannot be the restarter's */
+	if (ct->ptrace.stop == CKPT_STOP_SECCOMP && !ct->rec.seccomp)
+		return ckpt_err(ctx, -EINVAL, "a seccomp stop without a filter");
+	if (ct->ptrace.stop == CKPT_STOP_SECCOMP &&
+	    current->seccomp.mode != SECCOMP_MODE_DISABLED)
+		return ckpt_err(ctx, -EPERM,
+				"a seccomp stop, restarted from under seccomp filters");
 	if (!stopped && !late)
 		return 0;
 	again = kmalloc(sizeof(*again), GFP_KERNEL_ACCOUNT);

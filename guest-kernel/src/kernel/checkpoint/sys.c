@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * checkpoint(2) and restart(2): the calls, their contexts, their messages.
+ * checkpoint(2) and restart(2): the calls and their contexts.
  */
 #include <linux/capability.h>
 #include <linux/file.h>
@@ -13,42 +13,6 @@
 
 #include "ckpt.h"
 #include "ptrace.h"
-
-/**
- * ckpt_err - note the first error of a context and say it on the log fd
- * @ctx: the checkpoint or restart
- * @err: negative errno
- * @fmt: what failed, without the errno
- *
- * Return: @err.
- */
-int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
-{
-	struct va_format vaf;
-	va_list args;
-	char *line;
-
-	va_start(args, fmt);
-	vaf.fmt = fmt;
-	vaf.va = &args;
-	if (ctx->cur_pid)
-		line = kasprintf(GFP_KERNEL, "pid %d: %pV (%pe)\n",
-				 ctx->cur_pid, &vaf, ERR_PTR(err));
-	else
-		line = kasprintf(GFP_KERNEL, "%pV (%pe)\n", &vaf, ERR_PTR(err));
-	va_end(args);
-
-	mutex_lock(&ctx->log_lock);
-	if (!ctx->error)
-		ctx->error = err;
-	ctx->told = true;
-	if (line && ctx->logfile)
-		kernel_write(ctx->logfile, line, strlen(line),
-			     &ctx->logfile->f_pos);
-	mutex_unlock(&ctx->log_lock);
-	kfree(line);
-	return err;
-}
 
 void ckpt_ctx_put(struct ckpt_ctx *ctx)
 {
@@ -76,6 +40,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	kvfree(ctx->rbuf);
 	kfree(ctx->page_buf);
 	path_put(&ctx->root_path);
+	ckpt_log_free(ctx);
 	if (ctx->logfile)
 		fput(ctx->logfile);
 	if (ctx->file)
@@ -92,7 +57,8 @@ struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
 	if (!ctx)
 		return ERR_PTR(-ENOMEM);
 	refcount_set(&ctx->users, 1);
-	mutex_init(&ctx->log_lock);
+	spin_lock_init(&ctx->log_lock);
+	INIT_LIST_HEAD(&ctx->log);
 	init_waitqueue_head(&ctx->wait);
 	hash_init(ctx->by_ptr);
 	xa_init(&ctx->objs);
@@ -169,6 +135,7 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 		ckpt_err(ctx, ret, "checkpoint");
 	put_task_struct(ctx->root);
 out:
+	ckpt_log_write(ctx);
 	ckpt_ctx_put(ctx);
 	return ret;
 }
@@ -216,6 +183,7 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	if (ret < 0 && !ctx->error)
 		ckpt_err(ctx, ret, "restart");
 out:
+	ckpt_log_write(ctx);
 	ckpt_ctx_put(ctx);
 	return ret;
 }

@@ -96,6 +96,9 @@ static void free_trigger_rcu(struct rcu_head *rcu)
 void ckpt_task_init(struct task_struct *child)
 {
 	memset(&child->ckpt_site, 0, sizeof(child->ckpt_site));
+	/* what a restart creates is hidden before anybody can look it up */
+	child->ckpt_site.restart = current->ckpt_site.restart;
+	child->ckpt_site.hidden = current->ckpt_site.restart;
 }
 
 void ckpt_name_child(struct task_struct *child)

@@ -6,11 +6,12 @@
  * that it is to have. Open files of it, and whose controlling terminal it is,
  * are in tty_files.c.
  *
- *	record:    open the master, unlock the slave
+ *	record:    open the master; only tasks of this restart find the slave
  *	files:     the slave's are opened by their paths
  *	fill:      all are parked: attributes, characters, packet mode, locks
  *	relink:    sessions and foreground groups
- *	push:      characters for which there was no room come again
+ *	push:      characters for which there was no room come again; everybody
+ *		   finds the slave
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
@@ -343,6 +344,9 @@ static void set_attributes(struct tty_struct *tty, const struct ckpt_tty_end *en
 static int fill_end(struct tty_struct *tty, const struct ckpt_tty_end *end,
 		    const u8 **from, struct ckpt_tty_text *text)
 {
+	size_t flipped;
+	int ret;
+
 	set_attributes(tty, end);
 	memcpy(text->read, *from, end->read_len);
 	*from += end->read_len;
@@ -350,7 +354,9 @@ static int fill_end(struct tty_struct *tty, const struct ckpt_tty_end *end,
 	*from += end->read_len;
 	memcpy(text->echo, *from, end->echo_len);
 	*from += end->echo_len;
-	ckpt_n_tty_set(tty, end, text);
+	ret = ckpt_n_tty_set(tty, end, text);
+	if (ret)
+		return ret;
 	spin_lock_irq(&tty->flow.lock);
 	tty->flow.stopped = !!(end->flags & CKPT_TTY_STOPPED);
 	tty->flow.tco_stopped = !!(end->flags & CKPT_TTY_TCO_STOPPED);
@@ -360,8 +366,11 @@ static int fill_end(struct tty_struct *tty, const struct ckpt_tty_end *end,
 	spin_unlock_irq(&tty->ctrl.lock);
 	if (end->flags & CKPT_TTY_EXCLUSIVE)
 		set_bit(TTY_EXCLUSIVE, &tty->flags);
-	/* not pushed yet: what they do may be a signal */
-	if (tty_insert_flip_string(tty->port, *from, end->flip_len) != end->flip_len)
+	/* not pushed yet: what they do may be a signal; as pty_write() locks */
+	spin_lock_irq(&tty->port->lock);
+	flipped = tty_insert_flip_string(tty->port, *from, end->flip_len);
+	spin_unlock_irq(&tty->port->lock);
+	if (flipped != end->flip_len)
 		return -ENOMEM;
 	*from += end->flip_len;
 	return 0;
@@ -443,7 +452,10 @@ int ckpt_fill_ttys(struct ckpt_ctx *ctx)
 	return ret;
 }
 
-/* Sessions and groups are as they were: characters may be signals again. */
+/*
+ * Sessions and groups are as they were: characters may be signals again, and
+ * others may open the slave by its path.
+ */
 void ckpt_push_ttys(struct ckpt_ctx *ctx)
 {
 	struct ckpt_terminal *terminal;
@@ -455,6 +467,7 @@ void ckpt_push_ttys(struct ckpt_ctx *ctx)
 			tty_flip_buffer_push(master->port);
 		if (terminal->rec.slave.flip_len)
 			tty_flip_buffer_push(master->link->port);
+		WRITE_ONCE(master->link->restart, 0);
 	}
 }
 

@@ -321,6 +321,9 @@ void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		sig->tty_old_pgrp = group(ctx, ct->tty_old_pgrp);
 	if (tty && ct->tree.sid == ct->tree.pid) {
 		spin_lock(&tty->ctrl.lock);
+		/* nobody's yet: who could have taken it does not find it */
+		put_pid(tty->ctrl.session);
+		put_pid(tty->ctrl.pgrp);
 		tty->ctrl.session = get_pid(ct->sid);
 		tty->ctrl.pgrp = group(ctx, ct->tty->rec.pgrp);
 		spin_unlock(&tty->ctrl.lock);

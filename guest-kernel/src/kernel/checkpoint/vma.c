@@ -287,9 +287,24 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	return IS_ERR_VALUE(addr) ? (int)addr : 0;
 }
 
+/* Is it memory that this restart has made, and nobody else can have yet? */
+static bool is_own_shmem(struct ckpt_ctx *ctx, struct file *file)
+{
+	struct ckpt_obj *obj;
+	unsigned long i;
+
+	if (!shmem_mapping(file->f_mapping))
+		return false;
+	xa_for_each(&ctx->objs, i, obj)
+		if (obj->type == CKPT_REC_INODE &&
+		    file_inode(obj->ptr) == file_inode(file))
+			return true;
+	return false;
+}
+
 /*
- * A mapping that is older than the seal which would forbid it. Only the task
- * whose turn it is can see the file without that seal.
+ * A mapping that is older than the seal which would forbid it. Only tasks of
+ * this restart have the file, and only the one whose turn it is uses it.
  */
 static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			struct file *file)
@@ -297,8 +312,8 @@ static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	unsigned int *seals;
 	int ret;
 
-	if (!shmem_mapping(file->f_mapping))
-		return -EINVAL;
+	if (!is_own_shmem(ctx, file))
+		return -EPERM;
 	seals = &SHMEM_I(file_inode(file))->seals;
 	if (!(*seals & F_SEAL_FUTURE_WRITE))
 		return -EINVAL;

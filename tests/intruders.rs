@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Who gets at a tree that is being restarted: nobody. The image comes through a pipe that
+//! stalls behind one of its records, each in turn, and an intruder with all rights tries every
+//! way to a task or an object that is not whole (`tests/intruders/intruder.c`). The tree must
+//! then find everything as it was; and what ends tasks must end it at each of these moments.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{LONG, boot};
+use crucible_engine::guest::Guest;
+use crucible_protocol::{EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
+
+/// getppid(2), which the victim calls when it holds all that it is to hold.
+const EVENT: Trigger = Trigger::Count {
+    kind: EventKind::Syscall { number: Some(110) },
+    task: None,
+    nth: 1,
+};
+
+/// How many records an image begins with until it has told of its tasks.
+const TREE: usize = 3;
+
+fn sh(script: &str) -> Vec<String> {
+    ["/bin/sh", "-c", script].map(String::from).to_vec()
+}
+
+/// Runs a script that must succeed; what it printed.
+fn run(guest: &mut Guest, script: &str) -> String {
+    let run = guest.exec(&sh(script), &BTreeMap::new(), "/work", LONG);
+    let run = run.expect("an answer");
+    assert!(run.success(), "{script}: {run:#?}");
+    run.stdout
+}
+
+/// A guest with the two programs, and the victim's image; gives the image's path and the
+/// number of its records.
+fn image(guest: &mut Guest) -> (String, usize) {
+    let sources = [
+        ("victim.c", &include_bytes!("intruders/victim.c")[..]),
+        ("intruder.c", include_bytes!("intruders/intruder.c")),
+    ];
+    guest.prepare(None).unwrap();
+    for (name, content) in sources {
+        guest
+            .write_file(&format!("/work/{name}"), 0o644, content)
+            .unwrap();
+    }
+    run(
+        guest,
+        "gcc -O2 -Wall -Werror -pthread -o victim victim.c && \
+         gcc -O2 -Wall -Werror -Wno-unused-result -pthread -o intruder intruder.c",
+    );
+    let (image, log) = (format!("{KEEP_DIR}/image"), format!("{KEEP_DIR}/log"));
+    guest
+        .start(
+            "victim",
+            &["./victim".to_string()],
+            &BTreeMap::new(),
+            "/work",
+            Some(&EVENT),
+        )
+        .unwrap();
+    let stopped = guest.wait("victim", LONG).unwrap();
+    assert!(matches!(stopped, Stopped::Frozen(_)), "{stopped:?}");
+    let saved = guest.checkpoint("victim", &image, &log, LONG).unwrap();
+    assert!(saved.success(), "{saved:#?}");
+    guest.kill("victim").unwrap();
+    let records = run(guest, &format!("./intruder list {image}"));
+    (image, records.trim().parse().unwrap())
+}
+
+/// Runs the intruder in a new cgroup; what it complained of.
+fn intrude(guest: &mut Guest, image: &str, what: &str, record: usize, how: &str) -> String {
+    let script = format!(
+        "cg=/sys/fs/cgroup/intruder; mkdir $cg && ./intruder {what} {image} $cg {record} {how} 2>&1; \
+         echo status $?; rmdir $cg"
+    );
+    run(guest, &script)
+}
+
+#[test]
+fn nobody_reaches_a_tree_that_is_being_restarted() {
+    let (_directory, mut guest) = boot();
+    let (image, records) = image(&mut guest);
+    assert!(records > 50, "an image of {records} records");
+    for record in 1..records {
+        // The same files, since the victim has them open.
+        run(&mut guest, &format!("for f in {RUN_DIR}/*; do : > $f; done"));
+        let said = intrude(&mut guest, &image, "attack", record, "");
+        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
+        let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
+        let victim = String::from_utf8(victim).unwrap();
+        assert_eq!(victim, "unharmed\n", "behind record {record} of {records}");
+        guest.check_alerts().unwrap();
+    }
+    guest.shutdown().unwrap();
+}
+
+#[test]
+fn what_ends_tasks_ends_a_restart_at_every_moment() {
+    let (_directory, mut guest) = boot();
+    let (image, records) = image(&mut guest);
+    for record in 1..records {
+        for how in ["kill", "cgroup", "log"] {
+            // The tasks are created when the tree is known: before, the cgroup is empty.
+            if how == "cgroup" && record < TREE {
+                continue;
+            }
+            let said = intrude(&mut guest, &image, "end", record, how);
+            assert!(
+                said.ends_with("status 0\n"),
+                "{how} behind record {record} of {records}: {said}"
+            );
+        }
+        guest.check_alerts().unwrap();
+    }
+    guest.shutdown().unwrap();
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/*
+ * A process that holds one of everything that somebody could take while it is being
+ * restarted: a pseudo-terminal, sealed memory, a timer, files of /proc, a name, a zombie, a
+ * second thread. It calls getppid(2), the event, and then looks at all of it: what was done
+ * to it meanwhile is told on standard output, "unharmed" otherwise.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+static int harmed;
+
+static void check(int good, const char *what)
+{
+	if (good)
+		return;
+	printf("harmed: %s (%s)\n", what, strerror(errno));
+	harmed = 1;
+}
+
+static void must(int good, const char *what)
+{
+	if (good)
+		return;
+	perror(what);
+	exit(1);
+}
+
+static pthread_barrier_t barrier;
+
+static void *second_thread(void *unused)
+{
+	pthread_barrier_wait(&barrier);
+	pthread_barrier_wait(&barrier);
+	return unused;
+}
+
+/* Where a file is mapped that a debugger would read. */
+static char word[] = "the victim's own memory";
+
+int main(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "\0victim" };
+	struct itimerspec in_an_hour = { .it_value.tv_sec = 3600 };
+	struct itimerspec left;
+	char text[256] = "";
+	pthread_t thread;
+	struct termios raw;
+	siginfo_t info;
+	sigset_t set;
+	pid_t zombie;
+	ssize_t n;
+
+	/* a signal to many would pend */
+	sigfillset(&set);
+	must(!sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
+
+	int master = posix_openpt(O_RDWR | O_NOCTTY);
+
+	must(master >= 0 && !grantpt(master) && !unlockpt(master), "ptmx");
+	int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+
+	must(slave >= 0, "pts");
+	must(!tcgetattr(slave, &raw), "tcgetattr");
+	cfmakeraw(&raw);
+	must(!tcsetattr(slave, TCSANOW, &raw), "tcsetattr");
+	must(write(slave, "written", 7) == 7 && write(master, "typed", 5) == 5, "tty");
+
+	int memfd = memfd_create("sealed", MFD_ALLOW_SEALING);
+
+	must(memfd >= 0 && !ftruncate(memfd, 4096), "memfd");
+	char *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+
+	must(shared != MAP_FAILED, "mmap");
+	strcpy(shared, "sealed");
+	must(!fcntl(memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL), "seal");
+
+	int timer = timerfd_create(CLOCK_MONOTONIC, 0);
+
+	must(timer >= 0 && !timerfd_settime(timer, 0, &in_an_hour, NULL), "timerfd");
+
+	int maps = open("/proc/self/maps", O_RDONLY);
+	int mem = open("/proc/self/mem", O_RDONLY);
+
+	must(maps >= 0 && mem >= 0, "/proc/self");
+
+	int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+
+	must(sock >= 0 && !bind(sock, (struct sockaddr *)&name,
+				sizeof(sa_family_t) + 7), "bind");
+
+	zombie = fork();
+	must(zombie >= 0, "fork");
+	if (!zombie)
+		_exit(7);
+	must(!waitid(P_PID, zombie, &info, WEXITED | WNOWAIT), "waitid");
+
+	pthread_barrier_init(&barrier, NULL, 2);
+	must(!pthread_create(&thread, NULL, second_thread, NULL), "pthread_create");
+	pthread_barrier_wait(&barrier);
+
+	syscall(SYS_getppid);
+
+	/* of the zombie's end, and nothing else */
+	must(!sigpending(&set), "sigpending");
+	for (int sig = 1; sig < SIGRTMAX; sig++)
+		if (sigismember(&set, sig) == (sig != SIGCHLD))
+			printf("harmed: signal %d\n", sig), harmed = 1;
+	pthread_barrier_wait(&barrier);
+	check(!pthread_join(thread, NULL), "the second thread");
+	check(waitid(P_PID, zombie, &info, WEXITED) == 0 && info.si_status == 7,
+	      "the zombie");
+	check(read(master, text, sizeof(text)) == 7 && !memcmp(text, "written", 7),
+	      "what was written to the terminal");
+	check(read(slave, text, sizeof(text)) == 5 && !memcmp(text, "typed", 5),
+	      "what was typed at the terminal");
+	check(write(slave, "x", 1) == 1 && read(master, text, 1) == 1, "the terminal");
+	check(!strcmp(shared, "sealed"), "the shared memory");
+	check(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0) ==
+	      MAP_FAILED, "the seal");
+	check(!timerfd_gettime(timer, &left) && left.it_value.tv_sec > 3000 &&
+	      left.it_value.tv_sec <= 3600, "the timer");
+	n = pread(mem, text, sizeof(word), (off_t)(unsigned long)word);
+	check(n == sizeof(word) && !strcmp(text, word), "its memory");
+	n = read(maps, text, sizeof(text) - 1);
+	check(n > 0 && strstr(text, "victim"), "its mappings");
+	check(recv(sock, text, sizeof(text), 0) < 0 && errno == EAGAIN,
+	      "a datagram from a stranger");
+	if (!harmed)
+		puts("unharmed");
+	fflush(stdout);
+	return harmed;
+}
