@@ -33,6 +33,7 @@ const KINDS: &[&str] = &[
     "syscall-exit",
     "signal",
     "ptrace-stop",
+    "exec-wait",
     "all",
     "time",
 ];
@@ -94,6 +95,8 @@ impl EventSpec {
             | EventKind::SyscallExit { .. }
             | EventKind::Signal { .. } => &["freezer", "ptrace-stop"],
             EventKind::PtraceStop => &["ptrace-stop"],
+            // Its threads may be dead before it has waited at all.
+            EventKind::ExecWait => &["exec", "ptrace-stop", "freezer"],
             EventKind::Syscall { number: None } | EventKind::All => return None,
         })
     }
@@ -145,6 +148,7 @@ fn parse(text: &str) -> Result<Trigger, String> {
         ("vfork", []) => EventKind::Vfork,
         ("vfork-new", []) => EventKind::VforkNew,
         ("ptrace-stop", []) => EventKind::PtraceStop,
+        ("exec-wait", []) => EventKind::ExecWait,
         ("all", []) => EventKind::All,
         ("syscall", [name]) => EventKind::Syscall {
             number: any_or(name, syscall)?,
@@ -188,6 +192,7 @@ fn kind_text(kind: EventKind) -> String {
             },
         },
         EventKind::PtraceStop => "ptrace-stop".into(),
+        EventKind::ExecWait => "exec-wait".into(),
         EventKind::All => "all".into(),
     }
 }

@@ -54,6 +54,8 @@ pub enum EventKind {
     },
     /// A ptrace stop, before its tracer is told.
     PtraceStop,
+    /// An `execve` that waits until the other threads of its process are dead.
+    ExecWait,
     /// Any of these.
     All,
 }
@@ -69,6 +71,7 @@ impl EventKind {
             Self::SyscallExit { number: n } => format!("syscall-exit {}", number(n)),
             Self::Signal { number: n } => format!("signal {}", number(n)),
             Self::PtraceStop => "ptrace-stop".into(),
+            Self::ExecWait => "exec-wait".into(),
             Self::All => "all".into(),
         }
     }

@@ -68,6 +68,7 @@ fn can_be(listed: &str, place: &str) -> bool {
         (["vfork"], ["vfork", _]) => true,
         // The tracer is told before the wait begins.
         (["vfork-new"], ["vfork", _] | ["ptrace-stop", "vfork", _]) => true,
+        (["exec-wait"], ["exec" | "ptrace-stop" | "freezer", ..]) => true,
         (["signal", _], ["freezer" | "stopped", _]) => true,
         (["signal", _], ["ptrace-stop", "trap" | "handler", _]) => true,
         // These come before the event.

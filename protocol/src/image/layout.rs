@@ -54,7 +54,7 @@ layout!(
         rseq: u64, rseq_len: u32, rseq_sig: u32, pdeath_signal: u32, personality: u32,
         timer_slack_ns: u64, default_timer_slack_ns: u64, utime: u64, stime: u64,
         mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, seccomp: u32, cpus: u64,
-        comm: [u8; 16],
+        comm: [u8; 16], exec_ino: u64, exec_interp_ino: u64,
     }
 );
 layout!(

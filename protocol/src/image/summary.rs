@@ -441,6 +441,7 @@ fn site(task: &layout::Task, ptrace: Option<&layout::Ptrace>) -> String {
         1 => "freezer".into(),
         2 => format!("vfork nr={} child={}", task.site_arg, task.site_child),
         3 => format!("stopped sig={}", task.site_arg),
+        6 => "exec".into(),
         4 => "zombie".into(),
         5 => {
             let stop = ptrace.and_then(|p| STOPS.get(p.stop as usize));

@@ -86,6 +86,8 @@ enum KindArg {
     SyscallExit,
     /// Signals that are delivered to a handler
     Signal,
+    /// Waits of execve for the other threads of its process
+    ExecWait,
     /// All of these
     All,
 }
@@ -98,6 +100,7 @@ impl KindArg {
             Self::Syscall => EventKind::Syscall { number: None },
             Self::SyscallExit => EventKind::SyscallExit { number: None },
             Self::Signal => EventKind::Signal { number: None },
+            Self::ExecWait => EventKind::ExecWait,
             Self::All => EventKind::All,
         }
     }

@@ -19,6 +19,7 @@ struct file;
 struct inode;
 struct kernfs_open_file;
 struct kernel_siginfo;
+struct linux_binprm;
 struct mnt_namespace;
 struct pid;
 struct pid_namespace;
@@ -45,6 +46,7 @@ enum ckpt_event {
 	CKPT_EVENT_SYSCALL_EXIT,
 	CKPT_EVENT_SIGNAL,
 	CKPT_EVENT_PTRACE_STOP,
+	CKPT_EVENT_EXEC_WAIT,
 	CKPT_EVENT_ALL,		/* a trigger's only: any of them */
 	NR_CKPT_EVENTS
 };
@@ -169,6 +171,18 @@ static inline bool ckpt_task_visible(const struct task_struct *t)
 	u64 hidden = smp_load_acquire(&t->ckpt_site.hidden);
 
 	return likely(!hidden) || hidden == current->ckpt_site.restart;
+}
+
+/* kernel/checkpoint/exec.c, for fs/exec.c */
+bool __ckpt_exec_again(void);
+bool ckpt_exec_traced(void);
+int ckpt_exec_begin(struct linux_binprm *bprm);
+void ckpt_exec_sleep(struct linux_binprm *bprm);
+
+/* Is current being restarted into an execve(2)? */
+static inline bool ckpt_exec_again(void)
+{
+	return unlikely(current->ckpt_site.restart) && __ckpt_exec_again();
 }
 
 void ckpt_unhide_dead(struct task_struct *t);
@@ -324,6 +338,10 @@ static inline int ckpt_stop_left_out(void) { return 0; }
 static inline void cgroup_freeze_resume(void) { }
 static inline void ckpt_task_init(struct task_struct *child) { }
 static inline void ckpt_unhide_dead(struct task_struct *t) { }
+static inline bool ckpt_exec_again(void) { return false; }
+static inline bool ckpt_exec_traced(void) { return false; }
+static inline int ckpt_exec_begin(struct linux_binprm *bprm) { return 0; }
+static inline void ckpt_exec_sleep(struct linux_binprm *bprm) { schedule(); }
 
 static inline bool ckpt_task_hidden(const struct task_struct *t)
 {

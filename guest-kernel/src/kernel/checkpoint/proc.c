@@ -25,6 +25,9 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 	case CKPT_SITE_VFORK:
 		seq_printf(m, "vfork nr=%d\n", arg);
 		break;
+	case CKPT_SITE_EXEC:
+		seq_puts(m, "exec\n");
+		break;
 	case CKPT_SITE_STOPPED:
 		seq_printf(m, "stopped sig=%d\n", arg);
 		break;

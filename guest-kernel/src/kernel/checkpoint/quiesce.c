@@ -288,7 +288,8 @@ static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return not_settled(ctx, t);
 	kind = READ_ONCE(t->ckpt_site.kind);
 	if (kind != CKPT_SITE_FREEZER && kind != CKPT_SITE_VFORK &&
-	    kind != CKPT_SITE_STOPPED && kind != CKPT_SITE_PTRACE)
+	    kind != CKPT_SITE_STOPPED && kind != CKPT_SITE_PTRACE &&
+	    kind != CKPT_SITE_EXEC)
 		return not_settled(ctx, t);
 	if (t->signal->flags & SIGNAL_GROUP_EXIT &&
 	    (kind != CKPT_SITE_PTRACE || t->ckpt_site.stop != CKPT_STOP_EXIT))

@@ -24,6 +24,7 @@
 
 #include "../../fs/internal.h"
 #include "ckpt.h"
+#include "exec.h"
 #include "ptrace.h"
 #include "vfork.h"
 
@@ -243,6 +244,36 @@ static bool waits_for_child(const struct ckpt_tsk *ct)
 	       (ct->ptrace.stop == CKPT_STOP_VFORK && ct->rec.site_child);
 }
 
+/* Come to the second barrier, and wait until nothing can fail any more. */
+int ckpt_wait_release(struct ckpt_ctx *ctx)
+{
+	int ret;
+
+	park(ctx);
+	ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||
+				  READ_ONCE(ctx->abort));
+	if (!ret && READ_ONCE(ctx->abort))
+		ret = -EINTR;
+	return ret;
+}
+
+/**
+ * ckpt_leave_restart - go live in the middle of an execve(2), when all is released
+ * @ctx: the restart; current's reference is put
+ * @ct: current's entry
+ */
+void ckpt_leave_restart(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
+{
+	struct ckpt_gate *gate = ctx->gate;
+
+	go_live(ctx, ct);
+	ckpt_gate_get(gate);
+	ckpt_hide_end();
+	ckpt_ctx_put(ctx);
+	ckpt_gate_wait(gate);
+	cgroup_freeze_resume();
+}
+
 /*
  * All are rebuilt and released: go to the site. The context is put before any
  * sleep there, which may be long.
@@ -332,10 +363,13 @@ static int ckpt_task_main(void *arg)
 		ret = ckpt_add_epoll_items(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort))
 		ret = ckpt_bind_posix_timers(ctx, ct);
-	if (!ret && !READ_ONCE(ctx->abort)) {
-		park(ctx);
-		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->released) ||
-					  READ_ONCE(ctx->abort));
+	if (!ret && !READ_ONCE(ctx->abort) && ct->rec.site == CKPT_SITE_EXEC) {
+		ret = ckpt_enter_exec(ctx, ct);
+		/* the context is put: it has left the restart on its way */
+		if (!ret)
+			return CKPT_SYSCALL_LEAVES;
+	} else if (!ret && !READ_ONCE(ctx->abort)) {
+		ret = ckpt_wait_release(ctx);
 	}
 	if (ret || READ_ONCE(ctx->abort)) {
 		ckpt_vfork_unlink(&vfork);

@@ -20,6 +20,7 @@
 #include <uapi/linux/sched/types.h>
 
 #include "ckpt.h"
+#include "exec.h"
 
 /*
  * Work that the tick queues is about the kernel's own caches and clocks, and
@@ -107,6 +108,8 @@ static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	    (rec->site == CKPT_SITE_PTRACE &&
 	     t->ckpt_site.stop == CKPT_STOP_VFORK))
 		return ckpt_dump_vfork(ctx, ct, rec);
+	if (rec->site == CKPT_SITE_EXEC)
+		return ckpt_dump_exec(ctx, t, rec);
 	return 0;
 }
 
@@ -189,7 +192,7 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	if (zombie ? rec->site != CKPT_SITE_ZOMBIE :
 		     rec->site == CKPT_SITE_ZOMBIE)
 		return false;
-	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_PTRACE ||
+	if (rec->site < CKPT_SITE_FREEZER || rec->site > CKPT_SITE_EXEC ||
 	    rec->flags & ~TASK_FLAGS ||
 	    (rec->flags & CKPT_TASK_STRICT && rec->seccomp))
 		return false;
@@ -204,6 +207,8 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 	if (rec->site == CKPT_SITE_STOPPED && !valid_signal(rec->site_arg))
 		return false;
 	if (rec->site == CKPT_SITE_VFORK && rec->site_arg <= 0)
+		return false;
+	if (rec->site != CKPT_SITE_EXEC && (rec->exec_ino || rec->exec_interp_ino))
 		return false;
 	return user_range_ok(rec->sas_sp, rec->sas_size) &&
 	       !(rec->sas_flags & ~(SS_ONSTACK | SS_DISABLE | SS_AUTODISARM)) &&

@@ -69,6 +69,7 @@ static const char *const event_names[NR_CKPT_EVENTS] = {
 	[CKPT_EVENT_SYSCALL_EXIT]	= "syscall-exit",
 	[CKPT_EVENT_SIGNAL]		= "signal",
 	[CKPT_EVENT_PTRACE_STOP]	= "ptrace-stop",
+	[CKPT_EVENT_EXEC_WAIT]		= "exec-wait",
 	[CKPT_EVENT_ALL]		= "all",
 };
 

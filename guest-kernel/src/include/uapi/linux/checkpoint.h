@@ -171,6 +171,7 @@ enum ckpt_site_kind {
 	CKPT_SITE_STOPPED	= 3,	/* do_signal_stop(), not traced */
 	CKPT_SITE_ZOMBIE	= 4,
 	CKPT_SITE_PTRACE	= 5,	/* ptrace_stop(): see CKPT_REC_PTRACE */
+	CKPT_SITE_EXEC		= 6,	/* de_thread(): see @exec_ino */
 };
 
 /* struct ckpt_task.restart_kind */
@@ -226,6 +227,8 @@ enum ckpt_restart_kind {
  * @seccomp: objref of the filter attached last, 0 for none
  * @cpus: affinity mask of the first 64 CPUs
  * @comm: name, zero padded
+ * @exec_ino: wait in execve(2): inode number of the program, else 0
+ * @exec_interp_ino: likewise, of its ELF interpreter, 0 where it has none
  */
 struct ckpt_task {
 	__u32 site;
@@ -263,6 +266,8 @@ struct ckpt_task {
 	__u32 seccomp;
 	__u64 cpus;
 	char comm[16];
+	__u64 exec_ino;
+	__u64 exec_interp_ino;
 };
 
 /* CKPT_REC_REGS: x86-64 user registers; segment bases as in the MSRs */
