@@ -112,6 +112,7 @@ struct ckpt_ctx {
 	bool linking;			/* all are parked: vfork waits may be linked */
 	bool released;			/* all is rebuilt: tasks may go */
 	int turn;			/* index of the task that reads */
+	atomic_t nr_created;		/* tasks that are there */
 	atomic_t nr_parked;		/* arrivals at either barrier */
 	wait_queue_head_t wait;
 	struct task_struct *coordinator;

@@ -292,6 +292,7 @@ int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref)
 		return PTR_ERR(mm);
 	if (ctx->cur_mm)
 		return ckpt_err(ctx, -EINVAL, "an address space without an end");
+	/* a thread has that of its process by now (restart_task.c) */
 	if (mm == current->mm)
 		return 0;
 	if (!thread_group_leader(current))

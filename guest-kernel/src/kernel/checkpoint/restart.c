@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * restart(2): the caller, the coordinator, creates one kernel-born process an
- * entry of the tree, all as children of its own. Each takes its turn at the
- * image, in the image's order: it reads its section, makes itself what the
- * section says, creates its threads (which take theirs), and parks. When all
+ * entry of the tree, all as children of its own, and they create their threads.
+ * When all are there, each takes its turn at the image, in the image's order:
+ * it reads its section, makes itself what the section says, and parks. When all
  * are parked the coordinator puts families, groups and sessions right, and lets
  * them go, each to the site where it was found.
  *
@@ -54,6 +54,16 @@ static int create_processes(struct ckpt_ctx *ctx)
 			return ret;
 	}
 	return 0;
+}
+
+/* Processes create their threads. */
+static int wait_created(struct ckpt_ctx *ctx)
+{
+	int ret = wait_event_killable(ctx->wait,
+				      atomic_read(&ctx->nr_created) == ctx->nr_tsks ||
+				      READ_ONCE(ctx->abort));
+
+	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
 /* All live tasks have parked @times times. */
@@ -192,6 +202,8 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++)
 		ctx->tsks[i].ctx = ctx;
 	ret = create_processes(ctx);
+	if (!ret)
+		ret = wait_created(ctx);
 	if (!ret) {
 		ctx->turn = 0;
 		wake_up_all(&ctx->wait);

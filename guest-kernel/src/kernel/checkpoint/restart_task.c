@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The life of a restarted task, from its creation until it leaves for user
- * space: it makes itself what its section of the image says, creates its
- * threads, parks, and goes to the site where it was found.
+ * space: it creates its threads, makes itself what its section of the image
+ * says, parks, and goes to the site where it was found.
  *
  *	task i:       wait turn i, read section, turn i+1, park, link vfork, go
  *	dead thread:  likewise, and dies again (stop.c)
@@ -81,6 +81,8 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags)
 		return ckpt_err(ctx, -EINTR, "task %d died", ct->tree.pid);
 	ct->task = t;
 	ct->started = true;
+	atomic_inc(&ctx->nr_created);
+	wake_up_all(&ctx->wait);
 	return 0;
 }
 
@@ -179,29 +181,36 @@ static int mount_proc(struct ckpt_ctx *ctx)
 }
 
 /*
- * A thread is created by a first thread that has its directories already. The
- * paths in the thread's section are those of the restarter's root, as all are.
+ * A thread is created when its process is, in the restarter's memory, which is
+ * not for it: the first thread, whose turn comes before, has its own by now.
  */
-static int take_root(struct ckpt_ctx *ctx)
+static int join_memory(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
-	struct fs_struct *fs = copy_fs_struct(current->fs), *old;
+	struct ckpt_tsk *leader = ct;
+	struct mm_struct *mm;
+	int ret;
 
-	if (!fs)
-		return ckpt_err(ctx, -ENOMEM, "directories");
-	set_fs_root(fs, &ctx->root_path);
-	set_fs_pwd(fs, &ctx->root_path);
-	task_lock(current);
-	old = current->fs;
-	current->fs = fs;
-	task_unlock(current);
-	ckpt_put_fs(old);
-	return 0;
+	while (!(leader->tree.flags & CKPT_TREE_LEADER))
+		leader--;
+	mm = get_task_mm(leader->task);
+	if (!mm)
+		return -EINTR;
+	ret = ckpt_switch_mm(mm, false);
+	if (ret)
+		mmput(mm);
+	return ret;
 }
 
 static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	int ret;
 
+	/* before any turn: paths in the image may name any task of it */
+	if (ct->tree.flags & CKPT_TREE_LEADER) {
+		ret = create_threads(ctx, ct);
+		if (ret)
+			return ret;
+	}
 	ret = wait_event_killable(ctx->wait,
 				  READ_ONCE(ctx->turn) == ct - ctx->tsks ||
 				  READ_ONCE(ctx->abort));
@@ -213,7 +222,7 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		ret = mount_proc(ctx);
 	ctx->cur_pid = ct->tree.pid;
 	if (!ret && !(ct->tree.flags & CKPT_TREE_LEADER))
-		ret = take_root(ctx);
+		ret = join_memory(ctx, ct);
 	if (!ret)
 		ret = ckpt_read_section(ctx, ct);
 	if (!ret)
@@ -224,8 +233,6 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	}
 	if (!ret)
 		ret = ckpt_prepare_stop(ctx, ct);
-	if (!ret && ct->tree.flags & CKPT_TREE_LEADER)
-		ret = create_threads(ctx, ct);
 	/* from here on nothing touches the user's memory */
 	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE))
 		ret = ckpt_apply_debugregs(ctx, &ct->debugregs);
