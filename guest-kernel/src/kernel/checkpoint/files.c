@@ -7,6 +7,8 @@
  * of its own: a pipe (pipe.c), or the content of an unlinked file or of shared
  * anonymous memory (inode.c).
  */
+#include <linux/capability.h>
+#include <linux/errseq.h>
 #include <linux/fcntl.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
@@ -17,6 +19,7 @@
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <linux/pipe_fs_i.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
@@ -62,47 +65,113 @@ static bool has_locks(struct file *file)
 	return found;
 }
 
-static int check_file(struct ckpt_ctx *ctx, struct file *file)
+/*
+ * Bits of an open file that a restart cannot set: an error that the next fsync(2)
+ * is to report. And F_SETOWN names a process that may be anyone's.
+ */
+static int check_state(struct ckpt_ctx *ctx, struct file *file, const char *name)
 {
 	struct fown_struct *owner = file_f_owner(file);
-	struct inode *inode = file_inode(file);
 
 	if (has_locks(file))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: file locks", file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: file locks", name);
 	if (file->f_flags & FASYNC || (owner && owner->pid))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: F_SETOWN or O_ASYNC", file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: F_SETOWN or O_ASYNC", name);
+	if (!(file->f_mode & FMODE_PATH) && S_ISREG(file_inode(file)->i_mode) &&
+	    errseq_check(&file->f_mapping->wb_err, READ_ONCE(file->f_wb_err)))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: an error of writing it that fsync(2) has still to tell",
+				name);
+	return 0;
+}
+
+static int refuse_device(struct ckpt_ctx *ctx, const struct inode *inode,
+			 const char *name)
+{
+	unsigned int major = imajor(inode);
+
+	if (major >= UNIX98_PTY_SLAVE_MAJOR &&
+	    major < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: a terminal whose other end was closed",
+				name);
+	return ckpt_err(ctx, -EOPNOTSUPP, "%s: device %u:%u", name, major,
+			iminor(inode));
+}
+
+static int check_kind(struct ckpt_ctx *ctx, struct file *file, const char *name)
+{
+	struct inode *inode = file_inode(file);
+
 	/* its files stand before those of tmpfs, with data of their own */
 	if (is_shmem_object(file) && file->private_data)
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: System V shared memory",
-				file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V shared memory",
+				name);
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFDIR:
 		if (ckpt_is_proc(file))
 			return 0;
 		if (!ckpt_known_fs(inode->i_sb))
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
-					inode->i_sb->s_type->name);
+			return ckpt_err(ctx, -EOPNOTSUPP, "%s: a file on %s",
+					name, inode->i_sb->s_type->name);
 		return 0;
+	case S_IFLNK:
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: a symbolic link that is itself open (O_PATH)",
+				name);
 	case S_IFCHR:
-		if (ckpt_pty_kind(file))
+		if (ckpt_pty_kind(file) || imajor(inode) == MEM_MAJOR)
 			return 0;
-		if (imajor(inode) != MEM_MAJOR)
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: device %u:%u", file,
-					imajor(inode), iminor(inode));
-		return 0;
+		return refuse_device(ctx, inode, name);
 	case S_IFIFO:
 		if (inode->i_sb->s_magic != PIPEFS_MAGIC)
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a named pipe", file);
+			return ckpt_err(ctx, -EOPNOTSUPP, "%s: a named pipe", name);
 		return 0;
 	case S_IFSOCK:
 		return ckpt_check_socket(ctx, file);
 	default:
 		if (ckpt_anon_kind(file))
 			return 0;
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file of %s", file,
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: a file of %s", name,
 				inode->i_sb->s_type->name);
 	}
+}
+
+static int check_file(struct ckpt_ctx *ctx, struct file *file)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	char buf[64], *name = ERR_PTR(-EINVAL), *base = NULL;
+	int ret;
+
+	/* what has no name anywhere says what it is: pipe:[123] */
+	if (dentry->d_op && dentry->d_op->d_dname)
+		name = dentry->d_op->d_dname(dentry, buf, sizeof(buf));
+	if (IS_ERR(name)) {
+		base = kasprintf(GFP_KERNEL, "%pD", file);
+		name = base;
+	}
+	if (!name)
+		return -ENOMEM;
+	ret = check_state(ctx, file, name);
+	if (!ret)
+		ret = check_kind(ctx, file, name);
+	kfree(base);
+	return ret;
+}
+
+/*
+ * Overlayfs copies a file up when it is written to. Who has opened it before sees
+ * that, but for mappings: they go on with the file below, which no name leads to.
+ */
+static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
+{
+	if (!(file->f_mode & FMODE_BACKING) ||
+	    file_inode(file) == d_real_inode(file_user_path(file)->dentry))
+		return 0;
+	return ckpt_err(ctx, -EBUSY,
+			"%pD: mapped before it was copied up from a lower layer of its overlay, and so another file than its name now leads to",
+			file);
 }
 
 static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
@@ -121,13 +190,21 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		ret = ckpt_dump_proc(ctx, file, rec);
 		if (ret)
 			return ret;
-	} else if (!rec->kind) {
+	} else if (!rec->kind && !deleted) {
+		ret = check_copied_up(ctx, file);
+		if (!ret)
+			ret = ckpt_check_name(ctx, path, name);
+		if (ret)
+			return ret;
+	}
+	if (!rec->kind) {
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
 		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
 		rec->kind = CKPT_FILE_DELETED;
+		rec->flags |= file->f_flags & __O_TMPFILE;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
 		if (ret)
 			return ret;
@@ -142,6 +219,22 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		return ret;
 	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec),
 			  name, rec->path_len);
+}
+
+static void fill_state(struct file *file, struct ckpt_file *rec)
+{
+	struct fown_struct *owner = file_f_owner(file);
+
+	if (file->f_mode & FMODE_RANDOM)
+		rec->state |= CKPT_FILE_RANDOM;
+	if (file->f_mode & FMODE_NOREUSE)
+		rec->state |= CKPT_FILE_NOREUSE;
+	if (is_shmem_object(file) && file->f_mode & FMODE_WRITE &&
+	    !(file->f_mode & FMODE_WRITER))
+		rec->state |= CKPT_FILE_UNCOUNTED;
+	if (owner)
+		rec->signum = owner->signum;
+	rec->write_hint = file_inode(file)->i_write_hint;
 }
 
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
@@ -168,6 +261,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 		rec.rdev = inode->i_rdev;
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
+	fill_state(file, &rec);
 	rec.kind = ckpt_pty_kind(file);
 	if (rec.kind)
 		ret = ckpt_dump_tty(ctx, ckpt_file_tty(file), &rec.inode);
@@ -201,12 +295,32 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	return ret;
 }
 
+/* A directory of overlayfs may get another number when it is looked up again. */
+static bool keeps_number(const struct inode *inode)
+{
+	return S_ISREG(inode->i_mode) ||
+	       (S_ISDIR(inode->i_mode) &&
+		inode->i_sb->s_magic != OVERLAYFS_SUPER_MAGIC);
+}
+
+static bool same_as_saved(struct file *file, const struct ckpt_file *rec)
+{
+	const struct inode *inode = file_inode(file);
+
+	if ((inode->i_mode ^ rec->mode) & S_IFMT)
+		return false;
+	if (S_ISCHR(inode->i_mode) &&
+	    (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR))
+		return false;
+	return rec->kind != CKPT_FILE_PATH || inode->i_ino == rec->ino ||
+	       !keeps_number(inode);
+}
+
 static struct file *open_by_path(struct ckpt_ctx *ctx,
 				 const struct ckpt_file *rec, const char *name)
 {
 	char *path = kmemdup_nul(name, rec->path_len, GFP_KERNEL);
 	struct file *file;
-	struct inode *inode;
 
 	if (!path)
 		return ERR_PTR(-ENOMEM);
@@ -219,12 +333,7 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		ckpt_err(ctx, PTR_ERR(file), "opening %*pE", rec->path_len, path);
 		goto out;
 	}
-	inode = file_inode(file);
-	if ((inode->i_mode ^ rec->mode) & S_IFMT ||
-	    (S_ISCHR(inode->i_mode) &&
-	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||
-	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino &&
-	     rec->kind == CKPT_FILE_PATH)) {
+	if (!same_as_saved(file, rec)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
@@ -233,6 +342,56 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 out:
 	kfree(path);
 	return file;
+}
+
+static bool state_ok(const struct ckpt_file *rec)
+{
+	if (rec->flags & __O_TMPFILE && rec->kind != CKPT_FILE_DELETED)
+		return false;
+	return !(rec->state & ~(CKPT_FILE_UNCOUNTED | CKPT_FILE_RANDOM |
+				CKPT_FILE_NOREUSE)) &&
+	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
+}
+
+/* Directories have more than a number: the file system goes to the place. */
+static int set_pos(struct ckpt_ctx *ctx, struct file *file, loff_t pos)
+{
+	if (!(file->f_mode & FMODE_LSEEK))
+		return 0;
+	if (!S_ISDIR(file_inode(file)->i_mode)) {
+		file->f_pos = pos;
+		return 0;
+	}
+	if (pos && vfs_llseek(file, pos, SEEK_SET) != pos)
+		return ckpt_err(ctx, -ESTALE,
+				"%pD: a directory of which something was read, and that cannot go on there",
+				file);
+	return 0;
+}
+
+/* What fcntl(2) and posix_fadvise(2) set. */
+static int set_state(struct ckpt_ctx *ctx, struct file *file,
+		     const struct ckpt_file *rec)
+{
+	struct inode *inode = file_inode(file);
+	int ret = set_pos(ctx, file, rec->pos);
+
+	if (!ret && rec->signum)
+		ret = file_f_owner_allocate(file);
+	if (ret)
+		return ret;
+	if (rec->signum)
+		file_f_owner(file)->signum = rec->signum;
+	spin_lock(&file->f_lock);
+	if (rec->state & CKPT_FILE_RANDOM)
+		file->f_mode |= FMODE_RANDOM;
+	if (rec->state & CKPT_FILE_NOREUSE)
+		file->f_mode |= FMODE_NOREUSE;
+	spin_unlock(&file->f_lock);
+	/* the inode may have it still, or another by now */
+	if (rec->write_hint && inode->i_write_hint == WRITE_LIFE_NOT_SET)
+		WRITE_ONCE(inode->i_write_hint, rec->write_hint);
+	return 0;
 }
 
 int ckpt_restore_file(struct ckpt_ctx *ctx)
@@ -245,7 +404,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 
 	if (rec->path_len != ctx->rec.len - sizeof(*rec) ||
 	    (rec->pos < 0 && rec->kind != CKPT_FILE_PROC_MEM) ||
-	    rec->flags & ~KEPT_FLAGS || rec->pad)
+	    rec->flags & ~(KEPT_FLAGS | __O_TMPFILE) || !state_ok(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	switch (rec->kind) {
 	case CKPT_FILE_PATH:
@@ -282,9 +441,9 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	}
 	if (IS_ERR(file))
 		return ckpt_err(ctx, PTR_ERR(file), "opening file %u", ref);
-	if (file->f_mode & FMODE_LSEEK)
-		file->f_pos = copy.pos;
-	ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
+	ret = set_state(ctx, file, &copy);
+	if (!ret)
+		ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
 	if (ret)
 		fput(file);
 	return ret;
@@ -385,10 +544,53 @@ static void switch_files(struct files_struct *files)
 	put_files_struct(old);
 }
 
+static int install(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
+{
+	size_t i;
+	int ret;
+
+	for (i = 0; i < n; i++) {
+		struct file *file;
+
+		if (i && fds[i].fd <= fds[i - 1].fd)
+			return ckpt_err(ctx, -EINVAL, "descriptors out of order");
+		if (fds[i].cloexec > 1 || fds[i].pad)
+			return ckpt_err(ctx, -EINVAL, "malformed descriptor");
+		file = ckpt_obj_fetch(ctx, CKPT_REC_FILE, fds[i].file);
+		if (IS_ERR(file))
+			return PTR_ERR(file);
+		ret = replace_fd(fds[i].fd, file,
+				 fds[i].cloexec ? O_CLOEXEC : 0);
+		if (ret < 0)
+			return ckpt_err(ctx, ret,
+					"descriptor %u: RLIMIT_NOFILE (hard) of who restarts, or fs.nr_open, is too low",
+					fds[i].fd);
+	}
+	return 0;
+}
+
+/*
+ * A program may have opened files and lowered its limit then; and its limits
+ * come after its files. What counts is what the restarter could set as a limit.
+ */
+static int fill_table(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
+{
+	struct rlimit *mine = &current->signal->rlim[RLIMIT_NOFILE];
+	unsigned long cur = READ_ONCE(mine->rlim_cur), most;
+	int ret;
+
+	most = capable(CAP_SYS_RESOURCE) ? sysctl_nr_open :
+	       READ_ONCE(ctx->coordinator->signal->rlim[RLIMIT_NOFILE].rlim_max);
+	WRITE_ONCE(mine->rlim_cur, max(cur, most));
+	ret = install(ctx, fds, n);
+	WRITE_ONCE(mine->rlim_cur, cur);
+	return ret;
+}
+
 int ckpt_restore_files(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_fd *fds = (const void *)ctx->rbuf;
-	size_t i, n = ctx->rec.len / sizeof(*fds);
+	size_t n = ctx->rec.len / sizeof(*fds);
 	struct files_struct *files;
 	int ret;
 
@@ -405,22 +607,7 @@ int ckpt_restore_files(struct ckpt_ctx *ctx)
 		put_files_struct(files);
 		return ret;
 	}
-	for (i = 0; i < n; i++) {
-		struct file *file;
-
-		if (i && fds[i].fd <= fds[i - 1].fd)
-			return ckpt_err(ctx, -EINVAL, "descriptors out of order");
-		if (fds[i].cloexec > 1 || fds[i].pad)
-			return ckpt_err(ctx, -EINVAL, "malformed descriptor");
-		file = ckpt_obj_fetch(ctx, CKPT_REC_FILE, fds[i].file);
-		if (IS_ERR(file))
-			return PTR_ERR(file);
-		ret = replace_fd(fds[i].fd, file,
-				 fds[i].cloexec ? O_CLOEXEC : 0);
-		if (ret < 0)
-			return ckpt_err(ctx, ret, "descriptor %u", fds[i].fd);
-	}
-	return 0;
+	return fill_table(ctx, fds, n);
 }
 
 int ckpt_apply_files(struct ckpt_ctx *ctx, u32 ref)
