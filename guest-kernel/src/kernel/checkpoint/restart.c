@@ -175,6 +175,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 		return ctx->error ?: ret;
 	}
 	ckpt_push_ttys(ctx);
+	ckpt_order_epolls(ctx);
 	ckpt_free_ttys(ctx);
 	/* the ends of pipes that the table holds must not be seen */
 	ckpt_obj_free_all(ctx);
