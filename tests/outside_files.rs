@@ -37,14 +37,14 @@ done
 
 const REFUSED: &[(&str, &str)] = &[
     ("memory", "zero: has no name"),
-    ("memfd", "memfd:shared: has an offset"),
+    ("memfd", "memfd:shared: has no name"),
     ("deleted", "deleted: has no name"),
     ("offset", "file: has an offset"),
     ("eventfd", "has a state of its own"),
     ("timerfd", "has a state of its own"),
     ("epoll", "has a state of its own"),
     ("inotify", "has a state of its own"),
-    ("pipe", "is the end of a pipe"),
+    ("pipe", "pipe:["),
 ];
 
 /// Appended to, a directory that nothing was read of, memory that nobody can change.

@@ -248,9 +248,10 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
+/* files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
 bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+char *ckpt_file_name(struct file *file);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
 int ckpt_restore_files(struct ckpt_ctx *ctx);

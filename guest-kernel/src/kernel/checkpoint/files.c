@@ -1,26 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Open files and descriptor tables.
+ * Open files. The tables that have them are in fdtable.c.
  *
  * A file that a path leads to is opened again by that path, with the rights of
  * the restarter; it must be the same inode. What no path leads to is an object
  * of its own: a pipe (pipe.c), or the content of an unlinked file or of shared
  * anonymous memory (inode.c).
  */
-#include <linux/capability.h>
-#include <linux/errseq.h>
 #include <linux/fcntl.h>
-#include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/filelock.h>
-#include <linux/fs_struct.h>
-#include <linux/init_task.h>
 #include <linux/kdev_t.h>
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <linux/pipe_fs_i.h>
-#include <linux/sched/signal.h>
-#include <linux/sched/task.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 
@@ -138,25 +131,36 @@ static int check_kind(struct ckpt_ctx *ctx, struct file *file, const char *name)
 	}
 }
 
-static int check_file(struct ckpt_ctx *ctx, struct file *file)
+/**
+ * ckpt_file_name - what to call a file in a message
+ * @file: the file
+ *
+ * What has no name in any directory says what it is: pipe:[123].
+ *
+ * Return: the name, to be freed, or NULL.
+ */
+char *ckpt_file_name(struct file *file)
 {
 	struct dentry *dentry = file->f_path.dentry;
-	char buf[64], *name = ERR_PTR(-EINVAL), *base = NULL;
-	int ret;
+	char buf[64], *name = ERR_PTR(-EINVAL);
 
-	/* what has no name anywhere says what it is: pipe:[123] */
 	if (dentry->d_op && dentry->d_op->d_dname)
 		name = dentry->d_op->d_dname(dentry, buf, sizeof(buf));
-	if (IS_ERR(name)) {
-		base = kasprintf(GFP_KERNEL, "%pD", file);
-		name = base;
-	}
+	return IS_ERR(name) ? kasprintf(GFP_KERNEL, "%pD", file) :
+			      kstrdup(name, GFP_KERNEL);
+}
+
+static int check_file(struct ckpt_ctx *ctx, struct file *file)
+{
+	char *name = ckpt_file_name(file);
+	int ret;
+
 	if (!name)
 		return -ENOMEM;
 	ret = check_state(ctx, file, name);
 	if (!ret)
 		ret = check_kind(ctx, file, name);
-	kfree(base);
+	kfree(name);
 	return ret;
 }
 
@@ -190,14 +194,12 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		ret = ckpt_dump_proc(ctx, file, rec);
 		if (ret)
 			return ret;
-	} else if (!rec->kind && !deleted) {
+	} else if (!rec->kind) {
 		ret = check_copied_up(ctx, file);
-		if (!ret)
+		if (!ret && !deleted)
 			ret = ckpt_check_name(ctx, path, name);
 		if (ret)
 			return ret;
-	}
-	if (!rec->kind) {
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
@@ -447,178 +449,4 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	if (ret)
 		fput(file);
 	return ret;
-}
-
-/* Shared with a process that is not saved? Then closing would not be seen. */
-static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
-{
-	unsigned int i;
-	int users = 0;
-
-	for (i = 0; i < ctx->nr_tsks; i++)
-		users += ctx->tsks[i].task->files == t->files;
-	if (atomic_read(&t->files->count) > users)
-		return ckpt_err(ctx, -EBUSY,
-				"%s: descriptors shared with a task outside the tree",
-				t->comm);
-	return 0;
-}
-
-/* The epoll files that this table is the first to have. */
-static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
-		       const struct ckpt_fd *fds, unsigned int n)
-{
-	unsigned int i;
-	int ret = 0;
-
-	for (i = 0; i < n && !ret; i++) {
-		struct ckpt_obj *obj = xa_load(&ctx->objs, fds[i].file);
-
-		if (obj->told || !ckpt_is_epoll(obj->ptr))
-			continue;
-		obj->told = true;
-		ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
-	}
-	return ret;
-}
-
-int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
-{
-	unsigned int fd, n = 0, room;
-	u32 objs = ctx->nr_objs;
-	struct ckpt_fd *fds;
-	int ret;
-
-	if (ckpt_obj_lookup(ctx, CKPT_REC_FILES, t->files, ref))
-		return 0;
-	ret = check_shared_table(ctx, t);
-	if (ret)
-		return ret;
-	spin_lock(&t->files->file_lock);
-	room = files_fdtable(t->files)->max_fds;
-	spin_unlock(&t->files->file_lock);
-	fds = kvcalloc(room, sizeof(*fds), GFP_KERNEL_ACCOUNT);
-	if (!fds)
-		return -ENOMEM;
-	for (fd = 0; fd < room && !ret; fd++) {
-		struct file *file = fget_task(t, fd);
-
-		if (!file)
-			continue;
-		fds[n].fd = fd;
-		spin_lock(&t->files->file_lock);
-		fds[n].cloexec = close_on_exec(fd, t->files);
-		spin_unlock(&t->files->file_lock);
-		ret = ckpt_dump_file(ctx, file, &fds[n].file);
-		if (ret)
-			ckpt_err(ctx, ret, "%s: fd %u cannot be saved",
-				 t->comm, fd);
-		else
-			ckpt_obj_use(ctx, fds[n].file);
-		n++;
-		fput(file);
-	}
-	if (!ret && n * sizeof(*fds) > CKPT_REC_MAX)
-		ret = ckpt_err(ctx, -E2BIG, "%u open files", n);
-	if (!ret)
-		ret = ckpt_obj_new(ctx, CKPT_REC_FILES, t->files, ref);
-	if (!ret)
-		ret = ckpt_write(ctx, CKPT_REC_FILES, *ref, fds,
-				 n * sizeof(*fds), NULL, 0);
-	if (!ret)
-		ret = dump_epolls(ctx, t, fds, n);
-	if (!ret)
-		ret = ckpt_dump_messages(ctx, objs + 1);
-	kvfree(fds);
-	return ret;
-}
-
-static void switch_files(struct files_struct *files)
-{
-	struct files_struct *old;
-
-	task_lock(current);
-	old = current->files;
-	current->files = files;
-	task_unlock(current);
-	put_files_struct(old);
-}
-
-static int install(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
-{
-	size_t i;
-	int ret;
-
-	for (i = 0; i < n; i++) {
-		struct file *file;
-
-		if (i && fds[i].fd <= fds[i - 1].fd)
-			return ckpt_err(ctx, -EINVAL, "descriptors out of order");
-		if (fds[i].cloexec > 1 || fds[i].pad)
-			return ckpt_err(ctx, -EINVAL, "malformed descriptor");
-		file = ckpt_obj_fetch(ctx, CKPT_REC_FILE, fds[i].file);
-		if (IS_ERR(file))
-			return PTR_ERR(file);
-		ret = replace_fd(fds[i].fd, file,
-				 fds[i].cloexec ? O_CLOEXEC : 0);
-		if (ret < 0)
-			return ckpt_err(ctx, ret,
-					"descriptor %u: RLIMIT_NOFILE (hard) of who restarts, or fs.nr_open, is too low",
-					fds[i].fd);
-	}
-	return 0;
-}
-
-/*
- * A program may have opened files and lowered its limit then; and its limits
- * come after its files. What counts is what the restarter could set as a limit.
- */
-static int fill_table(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
-{
-	struct rlimit *mine = &current->signal->rlim[RLIMIT_NOFILE];
-	unsigned long cur = READ_ONCE(mine->rlim_cur), most;
-	int ret;
-
-	most = capable(CAP_SYS_RESOURCE) ? sysctl_nr_open :
-	       READ_ONCE(ctx->coordinator->signal->rlim[RLIMIT_NOFILE].rlim_max);
-	WRITE_ONCE(mine->rlim_cur, max(cur, most));
-	ret = install(ctx, fds, n);
-	WRITE_ONCE(mine->rlim_cur, cur);
-	return ret;
-}
-
-int ckpt_restore_files(struct ckpt_ctx *ctx)
-{
-	const struct ckpt_fd *fds = (const void *)ctx->rbuf;
-	size_t n = ctx->rec.len / sizeof(*fds);
-	struct files_struct *files;
-	int ret;
-
-	if (ctx->rec.len % sizeof(*fds))
-		return ckpt_err(ctx, -EINVAL, "malformed descriptor table");
-	files = dup_fd(&init_files, NULL);
-	if (IS_ERR(files))
-		return PTR_ERR(files);
-	/* one reference for current, one for the object table */
-	atomic_inc(&files->count);
-	switch_files(files);
-	ret = ckpt_obj_insert(ctx, CKPT_REC_FILES, ctx->rec.objref, files);
-	if (ret) {
-		put_files_struct(files);
-		return ret;
-	}
-	return fill_table(ctx, fds, n);
-}
-
-int ckpt_apply_files(struct ckpt_ctx *ctx, u32 ref)
-{
-	struct files_struct *files = ckpt_obj_fetch(ctx, CKPT_REC_FILES, ref);
-
-	if (IS_ERR(files))
-		return PTR_ERR(files);
-	if (files == current->files)
-		return 0;
-	atomic_inc(&files->count);
-	switch_files(files);
-	return 0;
 }

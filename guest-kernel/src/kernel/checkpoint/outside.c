@@ -63,10 +63,14 @@ static bool has_offset(const struct file *file)
 static int shared(struct ckpt_ctx *ctx, const struct ckpt_obj *obj,
 		  const char *what)
 {
+	char *name = ckpt_file_name(obj->ptr);
+
 	ctx->cur_pid = obj->pid;
-	return ckpt_err(ctx, -EBUSY,
-			"%pD: %s, and is open outside the tree too: close it there, or checkpoint a root that includes who has it",
-			(struct file *)obj->ptr, what);
+	ckpt_err(ctx, -EBUSY,
+		 "%s: %s, and is open outside the tree too: close it there, or checkpoint a root that includes who has it",
+		 name ?: "a file", what);
+	kfree(name);
+	return -EBUSY;
 }
 
 static int check_open_file(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
