@@ -36,8 +36,8 @@ done
 "#;
 
 const REFUSED: &[(&str, &str)] = &[
-    ("memory", "zero: has no name"),
-    ("memfd", "memfd:shared: has no name"),
+    ("memory", "zero (deleted): has no name"),
+    ("memfd", "memfd:shared (deleted): has no name"),
     ("deleted", "deleted: has no name"),
     ("offset", "file: has an offset"),
     ("eventfd", "has a state of its own"),
