@@ -89,6 +89,19 @@ for how in path write; do
 	grep -a -o TOPSECRET root.img | grep -c . | sed "s/^/$how: root has /"
 	end
 done
+# what the kernel may drop is no part of an image
+cat > dropper.py <<'END'
+import mmap, time
+m = mmap.mmap(-1, 4096, flags=0x08, prot=3)
+for i, c in enumerate("ESPQQFE"):
+    m[i] = ord(c) ^ 1
+time.sleep(1000)
+END
+freeze drop python3 dropper.py
+hold
+save drop
+echo "drop: secrets $(grep -a -c DRQPPGD drop.img)"
+end
 # whoever may read, may save
 echo OWN > own
 chown 1000:1000 own
@@ -112,6 +125,8 @@ true
         assert!(said.contains(&format!("{how}: saved by root")), "{said}");
         assert!(said.contains(&format!("{how}: root has 1")), "{said}");
     }
+    assert!(said.contains("drop: saved\n"), "{said}");
+    assert!(said.contains("drop: secrets 0"), "{said}");
     assert!(said.contains("own: saved\n"), "{said}");
     assert!(said.contains("own: content"), "{said}");
 }
