@@ -28,7 +28,7 @@ static void checkpoint_here(void)
 static void tell_flags(const char *when, const char *what, const void *at)
 {
 	unsigned long start, end;
-	char line[512], *dirty;
+	char line[512], *dirty, *last;
 	int here = 0;
 	FILE *smaps = fopen("/proc/self/smaps", "r");
 
@@ -40,7 +40,10 @@ static void tell_flags(const char *when, const char *what, const void *at)
 		dirty = strstr(line, " sd");
 		if (dirty)
 			memmove(dirty, dirty + 3, strlen(dirty + 3) + 1);
-		printf("%s: %s%s", when, what, line + 8);
+		for (last = line + strlen(line); strchr(" \n", last[-1]); last--)
+			;
+		*last = 0;
+		printf("%s: %s%s\n", when, what, line + 8);
 	}
 	fclose(smaps);
 }
