@@ -68,6 +68,45 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: refused: System V semaphore undo"],
     ),
+    (
+        "vmsplice",
+        "EOPNOTSUPP",
+        &["pid 3: pipe:[", "holds pages of a program's memory"],
+    ),
+    (
+        "spliced",
+        "EOPNOTSUPP",
+        &[
+            "pid 3: pipe:[",
+            "holds pages of a program's memory or of a file",
+        ],
+    ),
+    (
+        "symlink",
+        "EOPNOTSUPP",
+        &["pid 3: link: a symbolic link that is itself open"],
+    ),
+    (
+        "owner",
+        "EOPNOTSUPP",
+        &["pid 3: pipe:[", "]: F_SETOWN or O_ASYNC"],
+    ),
+    ("pidfd", "EOPNOTSUPP", &["pid 3: anon_inode:[pidfd]: "]),
+    (
+        "hung-up",
+        "EOPNOTSUPP",
+        &["a terminal whose other end was closed"],
+    ),
+    (
+        "attributes",
+        "EOPNOTSUPP",
+        &["pid 3: attributes: no name, and extended attributes"],
+    ),
+    (
+        "overmounted",
+        "EBUSY",
+        &["pid 3: /work/under: the name leads to another file"],
+    ),
 ];
 
 #[test]

@@ -76,13 +76,15 @@ layout!(
 );
 layout!(
     /// `struct ckpt_fs`
-    Fs { umask: u32, root_len: u32, cwd_len: u32, pad: u32, }
+    Fs {
+        umask: u32, root_len: u32, cwd_len: u32, pad: u32, root_ino: u64, cwd_ino: u64,
+    }
 );
 layout!(
     /// `struct ckpt_file`
     File {
         kind: u32, flags: u32, pos: i64, inode: u32, mode: u32, rdev: u64, ino: u64,
-        size: i64, path_len: u32, pad: u32,
+        size: i64, path_len: u32, state: u32, signum: u32, write_hint: u32,
     }
 );
 layout!(
@@ -91,7 +93,9 @@ layout!(
 );
 layout!(
     /// `struct ckpt_pipe`
-    Pipe { ring_size: u32, nr_bufs: u32, ino: u64, }
+    Pipe {
+        ring_size: u32, nr_bufs: u32, ino: u64, uid: u32, gid: u32, mode: u32, pad: u32,
+    }
 );
 layout!(
     /// `struct ckpt_pipe_buf`
@@ -101,7 +105,8 @@ layout!(
     /// `struct ckpt_inode`
     Inode {
         kind: u32, mode: u32, uid: u32, gid: u32, size: i64, ino: u64, path_len: u32,
-        seals: u32,
+        seals: u32, atime: i64, mtime: i64, atime_nsec: u32, mtime_nsec: u32, flags: u32,
+        attrs: u32, write_hint: u32, pad: u32,
     }
 );
 layout!(

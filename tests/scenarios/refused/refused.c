@@ -15,13 +15,16 @@
 #include <sys/inotify.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -183,6 +186,98 @@ static void semaphore(void)
 	check(semctl(id, 0, GETVAL) != 3 || semctl(id, 0, IPC_RMID), "semctl");
 }
 
+/* The program goes on writing to the pages that it gave away. */
+static void vmsplice_case(void)
+{
+	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec iov = { page, 4096 };
+	char buf[4096];
+	int ends[2];
+
+	check(page == MAP_FAILED || pipe(ends), "pipe");
+	memset(page, 'a', 4096);
+	check(vmsplice(ends[1], &iov, 1, 0) != 4096, "vmsplice");
+	stop_here();
+	page[0] = 'b';
+	check(read(ends[0], buf, sizeof(buf)) != 4096 || buf[0] != 'b', "it is a copy");
+}
+
+static void spliced(void)
+{
+	int fd = open("spliced", O_CREAT | O_RDWR, 0644), ends[2];
+	char byte;
+
+	check(fd < 0 || pipe(ends) || pwrite(fd, "a", 1, 0) != 1, "file");
+	check(splice(fd, &(loff_t){ 0 }, ends[1], NULL, 1, 0) != 1, "splice");
+	stop_here();
+	check(pwrite(fd, "b", 1, 0) != 1, "pwrite");
+	check(read(ends[0], &byte, 1) != 1 || byte != 'b', "it is a copy");
+}
+
+static void symlink_case(void)
+{
+	char target[16];
+	int fd;
+
+	check(symlink("nowhere", "link"), "symlink");
+	fd = open("link", O_PATH | O_NOFOLLOW);
+	check(fd < 0, "O_PATH");
+	stop_here();
+	check(readlinkat(fd, "", target, sizeof(target)) != 7, "readlinkat");
+}
+
+static void owner(void)
+{
+	int ends[2];
+
+	check(pipe(ends) || fcntl(ends[0], F_SETOWN, getpid()), "F_SETOWN");
+	stop_here();
+	check(fcntl(ends[0], F_GETOWN) != getpid(), "F_GETOWN");
+}
+
+static void pidfd(void)
+{
+	int fd = syscall(SYS_pidfd_open, getpid(), 0);
+
+	check(fd < 0, "pidfd_open");
+	stop_here();
+	check(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0), "pidfd_send_signal");
+}
+
+static void hung_up(void)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
+
+	check(master < 0 || grantpt(master) || unlockpt(master), "posix_openpt");
+	slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+	check(slave < 0 || close(master), "slave");
+	stop_here();
+	check(write(slave, "x", 1) != -1 || errno != EIO, "write");
+}
+
+static void attributes(void)
+{
+	int fd = open("attributes", O_CREAT | O_RDWR, 0644);
+	char value[8];
+
+	check(fd < 0 || fsetxattr(fd, "trusted.kept", "value", 5, 0), "fsetxattr");
+	check(unlink("attributes"), "unlink");
+	stop_here();
+	check(fgetxattr(fd, "trusted.kept", value, sizeof(value)) != 5, "fgetxattr");
+}
+
+/* A directory is open, and its name leads to what was mounted there since. */
+static void overmounted(void)
+{
+	int fd;
+
+	check(mkdir("under", 0755) || close(creat("under/file", 0644)), "under");
+	fd = open("under", O_RDONLY | O_DIRECTORY);
+	check(fd < 0 || mount("over", "under", "tmpfs", 0, NULL), "mount");
+	stop_here();
+	check(faccessat(fd, "file", F_OK, 0) || umount("under"), "it is another directory");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -190,7 +285,9 @@ static const struct {
 	{ "listening", listening }, { "internet", internet }, { "waiting", waiting },
 	{ "flying", flying },	    { "watched", watched },   { "lock", lock },
 	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
-	{ "semaphore", semaphore },
+	{ "semaphore", semaphore }, { "vmsplice", vmsplice_case }, { "spliced", spliced },
+	{ "symlink", symlink_case }, { "owner", owner },	    { "pidfd", pidfd },
+	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
 };
 
 int main(int argc, char **argv)

@@ -220,6 +220,10 @@ struct file *ckpt_epoll_create(void);
 int ckpt_epoll_items(struct file *file, struct ckpt_epoll_item *items,
 		     struct file **files, unsigned int max);
 int ckpt_epoll_settle(int epfd, const struct ckpt_epoll_item *item);
+void ckpt_epoll_first(struct file *file, struct file *watched, int fd);
+
+/* fs/dcache.c */
+int ckpt_d_name(struct dentry *dentry, const char *name);
 
 /* fs/proc/base.c */
 bool ckpt_is_proc_mem(const struct file *file);

@@ -58,6 +58,8 @@ struct ckpt_obj {
 	u32 type;
 	u32 ref;
 	u32 uses;		/* checkpoint, of a file: who has it */
+	u32 maps;		/* likewise: mappings, and executables, of it */
+	pid_t pid;		/* checkpoint: who was the first to have it */
 	bool told;		/* checkpoint, of a file: what it holds is written */
 	void *ptr;
 };
@@ -123,6 +125,7 @@ struct ckpt_ctx {
 	unsigned long page_end;		/* its pages are read up to here */
 	bool vma_private;
 	bool vma_kept;			/* as the copied mm has it */
+	bool vdso_mapped;		/* the mm being read has one */
 	u64 seen;			/* record types of this section */
 	u64 cpu_ns;			/* CPU time of all tasks read so far */
 	s64 mono_delta;			/* ns since the checkpoint */
@@ -154,6 +157,7 @@ int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
 int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr);
 void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref);
 void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref);
+void ckpt_obj_map(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
 /* quiesce.c: which tasks, and that they stand still */
@@ -260,9 +264,10 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
+/* files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
 bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+char *ckpt_file_name(struct file *file);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
 int ckpt_restore_files(struct ckpt_ctx *ctx);
@@ -297,9 +302,18 @@ int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
 struct file *ckpt_open_epoll(struct ckpt_ctx *ctx);
 int ckpt_restore_epoll(struct ckpt_ctx *ctx);
 int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_order_epolls(struct ckpt_ctx *ctx);
 void ckpt_free_epolls(struct ckpt_ctx *ctx);
+int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
+		    const char *name);
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
+
+int ckpt_set_owner(struct file *file, u32 uid, u32 gid, umode_t mode,
+		   struct iattr *times);
+
+/* outside.c */
+int ckpt_check_outside(struct ckpt_ctx *ctx);
 
 /* inotify.c */
 int ckpt_dump_inotify(struct ckpt_ctx *ctx, struct file *file);

@@ -248,6 +248,8 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 			ret = ckpt_check_ttys(ctx);
 		if (!ret)
 			ret = ckpt_check_sockets(ctx);
+		if (!ret)
+			ret = ckpt_check_outside(ctx);
 		ckpt_obj_free_all(ctx);
 	}
 	if (!ret && !check_only) {

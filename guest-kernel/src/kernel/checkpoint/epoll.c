@@ -202,6 +202,40 @@ int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return 0;
 }
 
+/**
+ * ckpt_order_epolls - report what is ready in the order in which it was ready
+ * @ctx: the restart; all items are added, and nobody can ask for them yet
+ *
+ * An epoll file that watches another has that become ready when the other has its
+ * items, which may be later than what was behind it; and a terminal gets its
+ * characters last of all.
+ */
+void ckpt_order_epolls(struct ckpt_ctx *ctx)
+{
+	struct ckpt_epoll_wait *wait;
+	u32 i;
+
+	list_for_each_entry(wait, &ctx->epolls, list) {
+		struct task_struct *t = wait->owner->task;
+		struct file *file = fget_task(t, wait->rec.fd);
+
+		/* who was killed has no files any more */
+		for (i = wait->rec.nr; file && i-- > 0;) {
+			struct file *watched;
+
+			if (!wait->items[i].ready)
+				continue;
+			watched = fget_task(t, wait->items[i].fd);
+			if (!watched)
+				continue;
+			ckpt_epoll_first(file, watched, wait->items[i].fd);
+			__fput_sync(watched);
+		}
+		if (file)
+			__fput_sync(file);
+	}
+}
+
 void ckpt_free_epolls(struct ckpt_ctx *ctx)
 {
 	struct ckpt_epoll_wait *wait, *next;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Open files and descriptor tables.
+ * Open files. The tables that have them are in fdtable.c.
  *
  * A file that a path leads to is opened again by that path, with the rights of
  * the restarter; it must be the same inode. What no path leads to is an object
@@ -8,16 +8,12 @@
  * anonymous memory (inode.c).
  */
 #include <linux/fcntl.h>
-#include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/filelock.h>
-#include <linux/fs_struct.h>
-#include <linux/init_task.h>
 #include <linux/kdev_t.h>
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <linux/pipe_fs_i.h>
-#include <linux/sched/task.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 
@@ -62,47 +58,124 @@ static bool has_locks(struct file *file)
 	return found;
 }
 
-static int check_file(struct ckpt_ctx *ctx, struct file *file)
+/*
+ * Bits of an open file that a restart cannot set: an error that the next fsync(2)
+ * is to report. And F_SETOWN names a process that may be anyone's.
+ */
+static int check_state(struct ckpt_ctx *ctx, struct file *file, const char *name)
 {
 	struct fown_struct *owner = file_f_owner(file);
-	struct inode *inode = file_inode(file);
 
 	if (has_locks(file))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: file locks", file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: file locks", name);
 	if (file->f_flags & FASYNC || (owner && owner->pid))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: F_SETOWN or O_ASYNC", file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: F_SETOWN or O_ASYNC", name);
+	if (!(file->f_mode & FMODE_PATH) && S_ISREG(file_inode(file)->i_mode) &&
+	    errseq_check(&file->f_mapping->wb_err, READ_ONCE(file->f_wb_err)))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: an error of writing it that fsync(2) has still to tell",
+				name);
+	return 0;
+}
+
+static int refuse_device(struct ckpt_ctx *ctx, const struct inode *inode,
+			 const char *name)
+{
+	unsigned int major = imajor(inode);
+
+	if (major >= UNIX98_PTY_SLAVE_MAJOR &&
+	    major < UNIX98_PTY_SLAVE_MAJOR + UNIX98_PTY_MAJOR_COUNT)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: a terminal whose other end was closed",
+				name);
+	return ckpt_err(ctx, -EOPNOTSUPP, "%s: device %u:%u", name, major,
+			iminor(inode));
+}
+
+static int check_kind(struct ckpt_ctx *ctx, struct file *file, const char *name)
+{
+	struct inode *inode = file_inode(file);
+
 	/* its files stand before those of tmpfs, with data of their own */
 	if (is_shmem_object(file) && file->private_data)
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: System V shared memory",
-				file);
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V shared memory",
+				name);
 	switch (inode->i_mode & S_IFMT) {
 	case S_IFREG:
 	case S_IFDIR:
 		if (ckpt_is_proc(file))
 			return 0;
 		if (!ckpt_known_fs(inode->i_sb))
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file on %s", file,
-					inode->i_sb->s_type->name);
+			return ckpt_err(ctx, -EOPNOTSUPP, "%s: a file on %s",
+					name, inode->i_sb->s_type->name);
 		return 0;
+	case S_IFLNK:
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: a symbolic link that is itself open (O_PATH)",
+				name);
 	case S_IFCHR:
-		if (ckpt_pty_kind(file))
+		if (ckpt_pty_kind(file) || imajor(inode) == MEM_MAJOR)
 			return 0;
-		if (imajor(inode) != MEM_MAJOR)
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: device %u:%u", file,
-					imajor(inode), iminor(inode));
-		return 0;
+		return refuse_device(ctx, inode, name);
 	case S_IFIFO:
 		if (inode->i_sb->s_magic != PIPEFS_MAGIC)
-			return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a named pipe", file);
+			return ckpt_err(ctx, -EOPNOTSUPP, "%s: a named pipe", name);
 		return 0;
 	case S_IFSOCK:
 		return ckpt_check_socket(ctx, file);
 	default:
 		if (ckpt_anon_kind(file))
 			return 0;
-		return ckpt_err(ctx, -EOPNOTSUPP, "%pD: a file of %s", file,
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: a file of %s", name,
 				inode->i_sb->s_type->name);
 	}
+}
+
+/**
+ * ckpt_file_name - what to call a file in a message
+ * @file: the file
+ *
+ * What has no name in any directory says what it is: pipe:[123].
+ *
+ * Return: the name, to be freed, or NULL.
+ */
+char *ckpt_file_name(struct file *file)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	char buf[64], *name = ERR_PTR(-EINVAL);
+
+	if (dentry->d_op && dentry->d_op->d_dname)
+		name = dentry->d_op->d_dname(dentry, buf, sizeof(buf));
+	return IS_ERR(name) ? kasprintf(GFP_KERNEL, "%pD", file) :
+			      kstrdup(name, GFP_KERNEL);
+}
+
+static int check_file(struct ckpt_ctx *ctx, struct file *file)
+{
+	char *name = ckpt_file_name(file);
+	int ret;
+
+	if (!name)
+		return -ENOMEM;
+	ret = check_state(ctx, file, name);
+	if (!ret)
+		ret = check_kind(ctx, file, name);
+	kfree(name);
+	return ret;
+}
+
+/*
+ * Overlayfs copies a file up when it is written to. Who has opened it before sees
+ * that, but for mappings: they go on with the file below, which no name leads to.
+ */
+static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
+{
+	if (!(file->f_mode & FMODE_BACKING) ||
+	    file_inode(file) == d_real_inode(file_user_path(file)->dentry))
+		return 0;
+	return ckpt_err(ctx, -EBUSY,
+			"%pD: mapped before it was copied up from a lower layer of its overlay, and so another file than its name now leads to",
+			file);
 }
 
 static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
@@ -122,12 +195,18 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		if (ret)
 			return ret;
 	} else if (!rec->kind) {
+		ret = check_copied_up(ctx, file);
+		if (!ret && !deleted)
+			ret = ckpt_check_name(ctx, path, name);
+		if (ret)
+			return ret;
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
 		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
 		rec->kind = CKPT_FILE_DELETED;
+		rec->flags |= file->f_flags & __O_TMPFILE;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
 		if (ret)
 			return ret;
@@ -142,6 +221,22 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		return ret;
 	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec),
 			  name, rec->path_len);
+}
+
+static void fill_state(struct file *file, struct ckpt_file *rec)
+{
+	struct fown_struct *owner = file_f_owner(file);
+
+	if (file->f_mode & FMODE_RANDOM)
+		rec->state |= CKPT_FILE_RANDOM;
+	if (file->f_mode & FMODE_NOREUSE)
+		rec->state |= CKPT_FILE_NOREUSE;
+	if (is_shmem_object(file) && file->f_mode & FMODE_WRITE &&
+	    !(file->f_mode & FMODE_WRITER))
+		rec->state |= CKPT_FILE_UNCOUNTED;
+	if (owner)
+		rec->signum = owner->signum;
+	rec->write_hint = file_inode(file)->i_write_hint;
 }
 
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
@@ -168,6 +263,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 		rec.rdev = inode->i_rdev;
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
+	fill_state(file, &rec);
 	rec.kind = ckpt_pty_kind(file);
 	if (rec.kind)
 		ret = ckpt_dump_tty(ctx, ckpt_file_tty(file), &rec.inode);
@@ -201,12 +297,32 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	return ret;
 }
 
+/* A directory of overlayfs may get another number when it is looked up again. */
+static bool keeps_number(const struct inode *inode)
+{
+	return S_ISREG(inode->i_mode) ||
+	       (S_ISDIR(inode->i_mode) &&
+		inode->i_sb->s_magic != OVERLAYFS_SUPER_MAGIC);
+}
+
+static bool same_as_saved(struct file *file, const struct ckpt_file *rec)
+{
+	const struct inode *inode = file_inode(file);
+
+	if ((inode->i_mode ^ rec->mode) & S_IFMT)
+		return false;
+	if (S_ISCHR(inode->i_mode) &&
+	    (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR))
+		return false;
+	return rec->kind != CKPT_FILE_PATH || inode->i_ino == rec->ino ||
+	       !keeps_number(inode);
+}
+
 static struct file *open_by_path(struct ckpt_ctx *ctx,
 				 const struct ckpt_file *rec, const char *name)
 {
 	char *path = kmemdup_nul(name, rec->path_len, GFP_KERNEL);
 	struct file *file;
-	struct inode *inode;
 
 	if (!path)
 		return ERR_PTR(-ENOMEM);
@@ -219,7 +335,6 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		ckpt_err(ctx, PTR_ERR(file), "opening %*pE", rec->path_len, path);
 		goto out;
 	}
-	inode = file_inode(file);
 	/* files of proc are opened anew when all are what they were */
 	if (rec->kind == CKPT_FILE_PATH && ckpt_is_proc(file)) {
 		fput(file);
@@ -228,11 +343,7 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 					rec->path_len, path));
 		goto out;
 	}
-	if ((inode->i_mode ^ rec->mode) & S_IFMT ||
-	    (S_ISCHR(inode->i_mode) &&
-	     (inode->i_rdev != rec->rdev || imajor(inode) != MEM_MAJOR)) ||
-	    (S_ISREG(inode->i_mode) && inode->i_ino != rec->ino &&
-	     rec->kind == CKPT_FILE_PATH)) {
+	if (!same_as_saved(file, rec)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
@@ -241,6 +352,56 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 out:
 	kfree(path);
 	return file;
+}
+
+static bool state_ok(const struct ckpt_file *rec)
+{
+	if (rec->flags & __O_TMPFILE && rec->kind != CKPT_FILE_DELETED)
+		return false;
+	return !(rec->state & ~(CKPT_FILE_UNCOUNTED | CKPT_FILE_RANDOM |
+				CKPT_FILE_NOREUSE)) &&
+	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
+}
+
+/* Directories have more than a number: the file system goes to the place. */
+static int set_pos(struct ckpt_ctx *ctx, struct file *file, loff_t pos)
+{
+	if (!(file->f_mode & FMODE_LSEEK))
+		return 0;
+	if (!S_ISDIR(file_inode(file)->i_mode)) {
+		file->f_pos = pos;
+		return 0;
+	}
+	if (pos && vfs_llseek(file, pos, SEEK_SET) != pos)
+		return ckpt_err(ctx, -ESTALE,
+				"%pD: a directory of which something was read, and that cannot go on there",
+				file);
+	return 0;
+}
+
+/* What fcntl(2) and posix_fadvise(2) set. */
+static int set_state(struct ckpt_ctx *ctx, struct file *file,
+		     const struct ckpt_file *rec)
+{
+	struct inode *inode = file_inode(file);
+	int ret = set_pos(ctx, file, rec->pos);
+
+	if (!ret && rec->signum)
+		ret = file_f_owner_allocate(file);
+	if (ret)
+		return ret;
+	if (rec->signum)
+		file_f_owner(file)->signum = rec->signum;
+	spin_lock(&file->f_lock);
+	if (rec->state & CKPT_FILE_RANDOM)
+		file->f_mode |= FMODE_RANDOM;
+	if (rec->state & CKPT_FILE_NOREUSE)
+		file->f_mode |= FMODE_NOREUSE;
+	spin_unlock(&file->f_lock);
+	/* the inode may have it still, or another by now */
+	if (rec->write_hint && inode->i_write_hint == WRITE_LIFE_NOT_SET)
+		WRITE_ONCE(inode->i_write_hint, rec->write_hint);
+	return 0;
 }
 
 int ckpt_restore_file(struct ckpt_ctx *ctx)
@@ -253,7 +414,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 
 	if (rec->path_len != ctx->rec.len - sizeof(*rec) ||
 	    (rec->pos < 0 && rec->kind != CKPT_FILE_PROC_MEM) ||
-	    rec->flags & ~KEPT_FLAGS || rec->pad)
+	    rec->flags & ~(KEPT_FLAGS | __O_TMPFILE) || !state_ok(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	switch (rec->kind) {
 	case CKPT_FILE_PATH:
@@ -290,156 +451,10 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	}
 	if (IS_ERR(file))
 		return ckpt_err(ctx, PTR_ERR(file), "opening file %u", ref);
-	if (file->f_mode & FMODE_LSEEK)
-		file->f_pos = copy.pos;
-	ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
+	ret = set_state(ctx, file, &copy);
+	if (!ret)
+		ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
 	if (ret)
 		fput(file);
 	return ret;
-}
-
-/* Shared with a process that is not saved? Then closing would not be seen. */
-static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
-{
-	unsigned int i;
-	int users = 0;
-
-	for (i = 0; i < ctx->nr_tsks; i++)
-		users += ctx->tsks[i].task->files == t->files;
-	if (atomic_read(&t->files->count) > users)
-		return ckpt_err(ctx, -EBUSY,
-				"%s: descriptors shared with a task outside the tree",
-				t->comm);
-	return 0;
-}
-
-/* The epoll files that this table is the first to have. */
-static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
-		       const struct ckpt_fd *fds, unsigned int n)
-{
-	unsigned int i;
-	int ret = 0;
-
-	for (i = 0; i < n && !ret; i++) {
-		struct ckpt_obj *obj = xa_load(&ctx->objs, fds[i].file);
-
-		if (obj->told || !ckpt_is_epoll(obj->ptr))
-			continue;
-		obj->told = true;
-		ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
-	}
-	return ret;
-}
-
-int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
-{
-	unsigned int fd, n = 0, room;
-	u32 objs = ctx->nr_objs;
-	struct ckpt_fd *fds;
-	int ret;
-
-	if (ckpt_obj_lookup(ctx, CKPT_REC_FILES, t->files, ref))
-		return 0;
-	ret = check_shared_table(ctx, t);
-	if (ret)
-		return ret;
-	spin_lock(&t->files->file_lock);
-	room = files_fdtable(t->files)->max_fds;
-	spin_unlock(&t->files->file_lock);
-	fds = kvcalloc(room, sizeof(*fds), GFP_KERNEL_ACCOUNT);
-	if (!fds)
-		return -ENOMEM;
-	for (fd = 0; fd < room && !ret; fd++) {
-		struct file *file = fget_task(t, fd);
-
-		if (!file)
-			continue;
-		fds[n].fd = fd;
-		spin_lock(&t->files->file_lock);
-		fds[n].cloexec = close_on_exec(fd, t->files);
-		spin_unlock(&t->files->file_lock);
-		ret = ckpt_dump_file(ctx, file, &fds[n].file);
-		if (ret)
-			ckpt_err(ctx, ret, "%s: fd %u cannot be saved",
-				 t->comm, fd);
-		else
-			ckpt_obj_use(ctx, fds[n].file);
-		n++;
-		fput(file);
-	}
-	if (!ret && n * sizeof(*fds) > CKPT_REC_MAX)
-		ret = ckpt_err(ctx, -E2BIG, "%u open files", n);
-	if (!ret)
-		ret = ckpt_obj_new(ctx, CKPT_REC_FILES, t->files, ref);
-	if (!ret)
-		ret = ckpt_write(ctx, CKPT_REC_FILES, *ref, fds,
-				 n * sizeof(*fds), NULL, 0);
-	if (!ret)
-		ret = dump_epolls(ctx, t, fds, n);
-	if (!ret)
-		ret = ckpt_dump_messages(ctx, objs + 1);
-	kvfree(fds);
-	return ret;
-}
-
-static void switch_files(struct files_struct *files)
-{
-	struct files_struct *old;
-
-	task_lock(current);
-	old = current->files;
-	current->files = files;
-	task_unlock(current);
-	put_files_struct(old);
-}
-
-int ckpt_restore_files(struct ckpt_ctx *ctx)
-{
-	const struct ckpt_fd *fds = (const void *)ctx->rbuf;
-	size_t i, n = ctx->rec.len / sizeof(*fds);
-	struct files_struct *files;
-	int ret;
-
-	if (ctx->rec.len % sizeof(*fds))
-		return ckpt_err(ctx, -EINVAL, "malformed descriptor table");
-	files = dup_fd(&init_files, NULL);
-	if (IS_ERR(files))
-		return PTR_ERR(files);
-	/* one reference for current, one for the object table */
-	atomic_inc(&files->count);
-	switch_files(files);
-	ret = ckpt_obj_insert(ctx, CKPT_REC_FILES, ctx->rec.objref, files);
-	if (ret) {
-		put_files_struct(files);
-		return ret;
-	}
-	for (i = 0; i < n; i++) {
-		struct file *file;
-
-		if (i && fds[i].fd <= fds[i - 1].fd)
-			return ckpt_err(ctx, -EINVAL, "descriptors out of order");
-		if (fds[i].cloexec > 1 || fds[i].pad)
-			return ckpt_err(ctx, -EINVAL, "malformed descriptor");
-		file = ckpt_obj_fetch(ctx, CKPT_REC_FILE, fds[i].file);
-		if (IS_ERR(file))
-			return PTR_ERR(file);
-		ret = replace_fd(fds[i].fd, file,
-				 fds[i].cloexec ? O_CLOEXEC : 0);
-		if (ret < 0)
-			return ckpt_err(ctx, ret, "descriptor %u", fds[i].fd);
-	}
-	return 0;
-}
-
-int ckpt_apply_files(struct ckpt_ctx *ctx, u32 ref)
-{
-	struct files_struct *files = ckpt_obj_fetch(ctx, CKPT_REC_FILES, ref);
-
-	if (IS_ERR(files))
-		return PTR_ERR(files);
-	if (files == current->files)
-		return 0;
-	atomic_inc(&files->count);
-	switch_files(files);
-	return 0;
 }

@@ -5,6 +5,7 @@
  */
 #include <linux/dcache.h>
 #include <linux/fs_struct.h>
+#include <linux/magic.h>
 #include <linux/namei.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
@@ -66,6 +67,42 @@ char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 	return name;
 }
 
+/**
+ * ckpt_check_name - does a name lead where it should?
+ * @ctx: the checkpoint
+ * @path: a file, directory or device
+ * @name: its name from the root task's root directory
+ *
+ * Something may be mounted over it, or over a directory on the way, since. Where
+ * the caller may not look, a restarter may, and finds out.
+ *
+ * Return: 0 or -EBUSY.
+ */
+int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
+		    const char *name)
+{
+	const struct inode *inode = d_inode(path->dentry);
+	struct path found;
+	bool same;
+	int ret;
+
+	ret = vfs_path_lookup(ctx->root_path.dentry, ctx->root_path.mnt, name, 0,
+			      &found);
+	if (ret == -EACCES || ret == -EPERM)
+		return 0;
+	if (ret)
+		return ckpt_err(ctx, -EBUSY, "%s: no file has that name by now",
+				name);
+	same = d_inode(found.dentry) == inode;
+	if (S_ISCHR(inode->i_mode))
+		same = S_ISCHR(d_inode(found.dentry)->i_mode) &&
+		       d_inode(found.dentry)->i_rdev == inode->i_rdev;
+	path_put(&found);
+	return same ? 0 : ckpt_err(ctx, -EBUSY,
+				   "%s: the name leads to another file than the one that is in use, is something mounted there?",
+				   name);
+}
+
 static int dir_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		    char **name, const char *what)
 {
@@ -78,7 +115,7 @@ static int dir_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 				what);
 	if (deleted)
 		return ckpt_err(ctx, -EBUSY, "%s %s is deleted", what, *name);
-	return 0;
+	return ckpt_check_name(ctx, path, *name);
 }
 
 int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
@@ -100,6 +137,8 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 	if (!ret) {
 		rec.root_len = strlen(rname);
 		rec.cwd_len = strlen(cname);
+		rec.root_ino = d_inode(root.dentry)->i_ino;
+		rec.cwd_ino = d_inode(pwd.dentry)->i_ino;
 		/* one after the other, as the record has them */
 		memmove(ctx->page_buf, rname, rec.root_len);
 		memmove(ctx->page_buf + rec.root_len, cname, rec.cwd_len);
@@ -113,7 +152,18 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 	return ret;
 }
 
-static int lookup_dir(struct ckpt_ctx *ctx, const char *name, u32 len,
+/* By the rules of chdir(2) and chroot(2). */
+static int check_dir(const struct path *path, u64 ino)
+{
+	const struct inode *inode = d_inode(path->dentry);
+
+	/* a directory of overlayfs may get another when it is looked up again */
+	if (inode->i_ino != ino && inode->i_sb->s_magic != OVERLAYFS_SUPER_MAGIC)
+		return -ESTALE;
+	return path_permission(path, MAY_EXEC | MAY_CHDIR);
+}
+
+static int lookup_dir(struct ckpt_ctx *ctx, const char *name, u32 len, u64 ino,
 		      struct path *path)
 {
 	char *copy = kmemdup_nul(name, len, GFP_KERNEL);
@@ -124,6 +174,11 @@ static int lookup_dir(struct ckpt_ctx *ctx, const char *name, u32 len,
 	ret = -EINVAL;
 	if (strlen(copy) == len && copy[0] == '/')
 		ret = kern_path(copy, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, path);
+	if (!ret) {
+		ret = check_dir(path, ino);
+		if (ret)
+			path_put(path);
+	}
 	if (ret)
 		ckpt_err(ctx, ret, "directory %*pE", len, copy);
 	kfree(copy);
@@ -151,12 +206,13 @@ int ckpt_restore_fs(struct ckpt_ctx *ctx)
 
 	if (rec->root_len > PATH_MAX || rec->cwd_len > PATH_MAX ||
 	    ctx->rec.len != sizeof(*rec) + rec->root_len + rec->cwd_len ||
-	    rec->umask & ~0777)
+	    rec->umask & ~0777 || rec->pad)
 		return ckpt_err(ctx, -EINVAL, "malformed directories");
-	ret = lookup_dir(ctx, names, rec->root_len, &root);
+	ret = lookup_dir(ctx, names, rec->root_len, rec->root_ino, &root);
 	if (ret)
 		return ret;
-	ret = lookup_dir(ctx, names + rec->root_len, rec->cwd_len, &pwd);
+	ret = lookup_dir(ctx, names + rec->root_len, rec->cwd_len,
+			 rec->cwd_ino, &pwd);
 	if (ret)
 		goto put_root;
 	/* chroot(2) asks for this; staying in the caller's root does not */

@@ -6,11 +6,16 @@
 #include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+/* needs what fs.h declares */
+#include <linux/fileattr.h>
+#include <linux/mman.h>
 #include <linux/mount.h>
 #include <linux/namei.h>
+#include <linux/pid_namespace.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/uidgid.h>
+#include <linux/xattr.h>
 
 #include "ckpt.h"
 
@@ -61,19 +66,79 @@ static int dump_data(struct ckpt_ctx *ctx, struct file *file)
 	return ckpt_write(ctx, CKPT_REC_DATA, 0, &rec, sizeof(rec), NULL, 0);
 }
 
+/*
+ * The tree may read it, or whoever asks for the image may: a path can be held,
+ * a file be open for writing, and a program be executed, without that.
+ */
+static int check_readable(struct ckpt_ctx *ctx, struct file *file,
+			  const struct path *path)
+{
+	int ret;
+
+	if (file->f_mode & FMODE_READ && !(file->f_flags & __FMODE_EXEC))
+		return 0;
+	ret = path_permission(path, MAY_READ);
+	return ret ? ckpt_err(ctx, ret,
+			      "%pD: it has no name, so its content is to be saved, and the caller may not read it",
+			      file) : 0;
+}
+
+/* FS_IOC_SETFLAGS, those that everybody's file may have. */
+#define KEPT_ATTRS	(FS_SECRM_FL | FS_UNRM_FL | FS_SYNC_FL | \
+			 FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | \
+			 FS_NOATIME_FL)
+
+static int get_attrs(struct dentry *dentry, u32 *attrs)
+{
+	struct fileattr fa = { };
+	int ret = vfs_fileattr_get(dentry, &fa);
+
+	*attrs = fa.flags & FS_FL_USER_MODIFIABLE;
+	/* file systems that have none */
+	return ret == -ENOIOCTLCMD || ret == -ENOTTY || ret == -EOPNOTSUPP ?
+		0 : ret;
+}
+
+static int fill_rec(struct ckpt_ctx *ctx, struct file *file,
+		    struct dentry *dentry, struct ckpt_inode *rec)
+{
+	struct inode *inode = d_inode(dentry);
+	struct timespec64 atime = inode_get_atime(inode);
+	struct timespec64 mtime = inode_get_mtime(inode);
+	int ret;
+
+	rec->mode = inode->i_mode;
+	rec->uid = from_kuid_munged(ctx->root->real_cred->user_ns, inode->i_uid);
+	rec->gid = from_kgid_munged(ctx->root->real_cred->user_ns, inode->i_gid);
+	rec->size = i_size_read(inode);
+	rec->ino = inode->i_ino;
+	rec->atime = atime.tv_sec;
+	rec->atime_nsec = atime.tv_nsec;
+	rec->mtime = mtime.tv_sec;
+	rec->mtime_nsec = mtime.tv_nsec;
+	rec->write_hint = inode->i_write_hint;
+	if (inode->i_state & I_LINKABLE)
+		rec->flags |= CKPT_INODE_LINKABLE;
+	if (rec->kind == CKPT_FILE_SHMEM && SHMEM_I(inode)->flags & VM_NORESERVE)
+		rec->flags |= CKPT_INODE_NORESERVE;
+	ret = get_attrs(dentry, &rec->attrs);
+	if (!ret && rec->attrs & ~KEPT_ATTRS)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%pD: no name, and attributes %#x (see lsattr)",
+				file, rec->attrs & ~KEPT_ATTRS);
+	if (!ret && vfs_listxattr(dentry, NULL, 0) > 0)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%pD: no name, and extended attributes or an ACL",
+				file);
+	return ret ? ckpt_err(ctx, ret, "%pD: its attributes", file) : 0;
+}
+
 int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 {
 	/* a mapping of overlayfs holds the file below: its user's is meant */
 	const struct path *path = file_user_path(file);
 	struct inode *inode = d_inode(path->dentry);
-	struct ckpt_inode rec = {
-		.kind = kind,
-		.mode = inode->i_mode,
-		.uid = from_kuid_munged(ctx->root->real_cred->user_ns, inode->i_uid),
-		.gid = from_kgid_munged(ctx->root->real_cred->user_ns, inode->i_gid),
-		.size = i_size_read(inode),
-		.ino = inode->i_ino,
-	};
+	struct ckpt_inode rec = { .kind = kind };
 	struct file *reader;
 	const char *name;
 	bool deleted;
@@ -81,11 +146,16 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 
 	if (ckpt_obj_lookup(ctx, CKPT_REC_INODE, inode, ref))
 		return 0;
+	if (kind == CKPT_FILE_DELETED && inode->i_nlink)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%pD: unlinked, but with another name left",
+				file);
+	ret = check_readable(ctx, file, path);
+	if (!ret)
+		ret = fill_rec(ctx, file, path->dentry, &rec);
+	if (ret)
+		return ret;
 	if (kind == CKPT_FILE_DELETED) {
-		if (inode->i_nlink)
-			return ckpt_err(ctx, -EOPNOTSUPP,
-					"%pD: unlinked, but with another name left",
-					file);
 		name = ckpt_path(ctx, path, ctx->page_buf, &deleted);
 		if (IS_ERR(name))
 			return PTR_ERR(name);
@@ -98,15 +168,16 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 	if (!ret)
 		ret = ckpt_write(ctx, CKPT_REC_INODE, *ref, &rec, sizeof(rec),
 				 name, rec.path_len);
-	if (ret)
+	if (ret || ctx->check_only)
 		return ret;
-	/* who watches it is not to see this */
-	reader = dentry_open(path, O_RDONLY | O_LARGEFILE | __FMODE_NONOTIFY,
-			     current_cred());
+	/* who watches it is not to see this, nor whoever asks when it was read */
+	reader = dentry_open(path, O_RDONLY | O_LARGEFILE | O_NOATIME |
+			     __FMODE_NONOTIFY, current_cred());
 	if (IS_ERR(reader))
 		return ckpt_err(ctx, PTR_ERR(reader), "%pD: reading it", file);
 	ret = dump_data(ctx, reader);
-	fput(reader);
+	/* at once: open files of it are counted */
+	__fput_sync(reader);
 	return ret ? ckpt_err(ctx, ret, "%pD: reading it", file) : 0;
 }
 
@@ -133,56 +204,136 @@ static int unlink_open(struct file *file)
 	return ret;
 }
 
-/*
- * Under its old name where that is free, so that /proc shows what it showed;
- * else without one.
- */
-static struct file *create_deleted(struct ckpt_ctx *ctx, char *path, umode_t mode)
+/* On a file system that makes no file without a name. */
+static struct file *create_unlinked(const char *path)
 {
 	struct file *file;
-	char *slash;
 	int ret;
 
 	file = filp_open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR |
-			 O_LARGEFILE, mode);
-	if (!IS_ERR(file)) {
-		ret = unlink_open(file);
-		if (!ret)
-			return file;
-		fput(file);
-		return ERR_PTR(ret);
-	}
-	if (file != ERR_PTR(-EEXIST))
+			 O_LARGEFILE, 0600);
+	if (IS_ERR(file))
 		return file;
-	slash = strrchr(path, '/');
-	slash[slash == path] = '\0';
-	return filp_open(path, O_TMPFILE | O_RDWR | O_LARGEFILE, mode);
+	ret = unlink_open(file);
+	if (!ret)
+		return file;
+	fput(file);
+	return ERR_PTR(ret);
 }
 
-static int set_owner(struct file *file, const struct ckpt_inode *rec)
+/*
+ * A file without a name, which /proc shows under its old one. Where the directory
+ * that it was in has gone too, it is made in the nearest one that is there.
+ */
+static struct file *create_deleted(char *path, bool linkable)
 {
-	struct inode *inode = file_inode(file);
-	struct iattr attr = {
-		.ia_valid = ATTR_MODE,
-		.ia_mode = S_IFREG | (rec->mode & S_IALLUGO),
-	};
+	int flags = O_TMPFILE | O_RDWR | O_LARGEFILE | (linkable ? 0 : O_EXCL);
+	size_t len = strlen(path);
+	struct file *file;
 	int ret;
 
-	attr.ia_uid = make_kuid(current_user_ns(), rec->uid);
-	attr.ia_gid = make_kgid(current_user_ns(), rec->gid);
-	if (!uid_valid(attr.ia_uid) || !gid_valid(attr.ia_gid))
+	do {
+		char was;
+
+		while (path[--len] != '/')
+			;
+		was = path[len ?: 1];
+		path[len ?: 1] = '\0';
+		file = filp_open(path, flags, 0600);
+		path[len ?: 1] = was;
+	} while (len && (file == ERR_PTR(-ENOENT) || file == ERR_PTR(-ENOTDIR)));
+	if ((file == ERR_PTR(-EOPNOTSUPP) || file == ERR_PTR(-EISDIR)) && !linkable)
+		return create_unlinked(path);
+	if (IS_ERR(file))
+		return file;
+	ret = ckpt_d_name(file->f_path.dentry, path + len + 1);
+	if (!ret)
+		return file;
+	fput(file);
+	return ERR_PTR(ret);
+}
+
+/**
+ * ckpt_set_owner - give an inode that current has made its owner, mode and times
+ * @file: an open file of it
+ * @uid: as current's user namespace has it
+ * @gid: likewise
+ * @mode: st_mode
+ * @times: times to be set; its other members are overwritten
+ *
+ * By the rules of chown(2), chmod(2) and utimensat(2). Where chmod(2) would leave
+ * out a bit of the mode, it is an error here.
+ *
+ * Return: 0, -EINVAL, -EPERM.
+ */
+int ckpt_set_owner(struct file *file, u32 uid, u32 gid, umode_t mode,
+		   struct iattr *times)
+{
+	struct inode *inode = file_inode(file);
+	int ret;
+
+	times->ia_valid |= ATTR_MODE;
+	times->ia_mode = (inode->i_mode & S_IFMT) | (mode & S_IALLUGO);
+	times->ia_uid = make_kuid(current_user_ns(), uid);
+	times->ia_gid = make_kgid(current_user_ns(), gid);
+	if (!uid_valid(times->ia_uid) || !gid_valid(times->ia_gid))
 		return -EINVAL;
-	if (!uid_eq(attr.ia_uid, inode->i_uid))
-		attr.ia_valid |= ATTR_UID;
-	if (!gid_eq(attr.ia_gid, inode->i_gid))
-		attr.ia_valid |= ATTR_GID;
-	attr.ia_vfsuid = VFSUIDT_INIT(attr.ia_uid);
-	attr.ia_vfsgid = VFSGIDT_INIT(attr.ia_gid);
+	if (!uid_eq(times->ia_uid, inode->i_uid))
+		times->ia_valid |= ATTR_UID;
+	if (!gid_eq(times->ia_gid, inode->i_gid))
+		times->ia_valid |= ATTR_GID;
+	times->ia_vfsuid = VFSUIDT_INIT(times->ia_uid);
+	times->ia_vfsgid = VFSGIDT_INIT(times->ia_gid);
 	inode_lock(inode);
-	ret = notify_change(file_mnt_idmap(file), file->f_path.dentry, &attr,
+	ret = notify_change(file_mnt_idmap(file), file->f_path.dentry, times,
 			    NULL);
+	if (!ret && (inode->i_mode ^ mode) & S_IALLUGO)
+		ret = -EPERM;
 	inode_unlock(inode);
 	return ret;
+}
+
+static int set_attrs(struct file *file, u32 wanted)
+{
+	struct dentry *dentry = file->f_path.dentry;
+	struct fileattr fa = { };
+	u32 attrs;
+	int ret = get_attrs(dentry, &attrs);
+
+	/* some it may have from its directory */
+	if (ret || (attrs & KEPT_ATTRS) == wanted)
+		return ret;
+	ret = vfs_fileattr_get(dentry, &fa);
+	if (ret)
+		return ret;
+	fileattr_fill_flags(&fa, (fa.flags & ~KEPT_ATTRS) | wanted);
+	return vfs_fileattr_set(file_mnt_idmap(file), dentry, &fa);
+}
+
+/* When its content is there: writing takes bits of the mode away. */
+static int set_rest(struct file *file, const struct ckpt_inode *rec)
+{
+	struct iattr attr = {
+		.ia_valid = ATTR_ATIME | ATTR_ATIME_SET |
+			    ATTR_MTIME | ATTR_MTIME_SET,
+		.ia_atime = { rec->atime, rec->atime_nsec },
+		.ia_mtime = { rec->mtime, rec->mtime_nsec },
+	};
+	struct inode *inode = file_inode(file);
+	int ret;
+
+	ret = ckpt_set_owner(file, rec->uid, rec->gid, rec->mode, &attr);
+	if (!ret)
+		ret = set_attrs(file, rec->attrs);
+	if (ret)
+		return ret;
+	WRITE_ONCE(inode->i_write_hint, rec->write_hint);
+	if (rec->kind != CKPT_FILE_SHMEM)
+		return 0;
+	SHMEM_I(inode)->seals = rec->seals;
+	if (rec->seals & F_SEAL_WRITE)
+		return mapping_deny_writable(inode->i_mapping);
+	return 0;
 }
 
 static int fill_inode(struct ckpt_ctx *ctx, struct file *file, s64 size)
@@ -217,14 +368,78 @@ static int fill_inode(struct ckpt_ctx *ctx, struct file *file, s64 size)
 	return vfs_truncate(&file->f_path, size);
 }
 
-static struct file *create_inode(struct ckpt_ctx *ctx,
-				 const struct ckpt_inode *rec, char *name)
+#define MEMFD	"memfd:"
+
+/* Where only such memfds may be made that nobody can execute (memfd_create(2)). */
+static int check_noexec(struct ckpt_ctx *ctx, struct ckpt_inode *rec,
+			const char *name)
 {
-	if (rec->kind == CKPT_FILE_SHMEM)
-		return shmem_file_setup(name, 0, VM_NORESERVE);
-	if (name[0] != '/')
+	if (pidns_memfd_noexec_scope(task_active_pid_ns(current)) <
+	    MEMFD_NOEXEC_SCOPE_NOEXEC_ENFORCED)
+		return 0;
+	if (rec->seals & F_SEAL_EXEC && !(rec->mode & 0111))
+		return 0;
+	if (!strncmp(name, MEMFD, strlen(MEMFD)))
+		return ckpt_err(ctx, -EACCES,
+				"%s could be executed, which vm.memfd_noexec forbids",
+				name);
+	/* it is mapped only, and nobody will miss that */
+	rec->mode &= ~0111;
+	rec->seals |= F_SEAL_EXEC;
+	return 0;
+}
+
+static struct file *create_inode(struct ckpt_ctx *ctx, struct ckpt_inode *rec,
+				 char *name)
+{
+	bool reserve = !(rec->flags & CKPT_INODE_NORESERVE);
+	struct file *file;
+	int ret;
+
+	if (rec->kind == CKPT_FILE_SHMEM) {
+		ret = check_noexec(ctx, rec, name);
+		if (ret)
+			return ERR_PTR(ret);
+		/* as mmap(2) has it; a memfd reserves nothing anywhere */
+		if (strncmp(name, MEMFD, strlen(MEMFD)) &&
+		    sysctl_overcommit_memory == OVERCOMMIT_NEVER)
+			reserve = true;
+		file = shmem_file_setup(name, reserve ? rec->size : 0,
+					reserve ? 0 : VM_NORESERVE);
+		if (!IS_ERR(file))
+			file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
+		return file;
+	}
+	if (name[0] != '/' || !name[1])
 		return ERR_PTR(-EINVAL);
-	return create_deleted(ctx, name, 0600);
+	return create_deleted(name, rec->flags & CKPT_INODE_LINKABLE);
+}
+
+static bool inode_ok(const struct ckpt_inode *rec, size_t path_len)
+{
+	if (rec->kind != CKPT_FILE_DELETED && rec->kind != CKPT_FILE_SHMEM)
+		return false;
+	if (rec->kind == CKPT_FILE_SHMEM ? rec->flags & ~CKPT_INODE_NORESERVE :
+	    rec->flags & ~CKPT_INODE_LINKABLE || rec->seals)
+		return false;
+	return S_ISREG(rec->mode) && rec->mode <= (S_IFREG | S_IALLUGO) &&
+	       rec->size >= 0 && rec->path_len &&
+	       rec->path_len == path_len && !(rec->seals & ~SHMEM_SEALS) &&
+	       rec->atime_nsec < NSEC_PER_SEC && rec->mtime_nsec < NSEC_PER_SEC &&
+	       !(rec->attrs & ~KEPT_ATTRS) &&
+	       rec->write_hint <= WRITE_LIFE_EXTREME && !rec->pad;
+}
+
+/*
+ * What the object table keeps of a file that is not to count as a writer: nobody
+ * can execute an inode that has one.
+ */
+static struct file *as_path(struct file *file)
+{
+	struct file *keeper = dentry_open(&file->f_path, O_PATH, current_cred());
+
+	__fput_sync(file);
+	return keeper;
 }
 
 int ckpt_restore_inode(struct ckpt_ctx *ctx)
@@ -235,15 +450,13 @@ int ckpt_restore_inode(struct ckpt_ctx *ctx)
 	char *name;
 	int ret;
 
-	if ((rec.kind != CKPT_FILE_DELETED && rec.kind != CKPT_FILE_SHMEM) ||
-	    !S_ISREG(rec.mode) || rec.size < 0 || !rec.path_len ||
-	    rec.path_len != ctx->rec.len - sizeof(rec) ||
-	    rec.seals & ~SHMEM_SEALS)
+	if (!inode_ok(&rec, ctx->rec.len - sizeof(rec)))
 		return ckpt_err(ctx, -EINVAL, "malformed inode");
 	name = kmemdup_nul(ctx->rbuf + sizeof(rec), rec.path_len, GFP_KERNEL);
 	if (!name)
 		return -ENOMEM;
-	file = create_inode(ctx, &rec, name);
+	file = strlen(name) == rec.path_len ? create_inode(ctx, &rec, name) :
+					      ERR_PTR(-EINVAL);
 	if (IS_ERR(file)) {
 		ret = ckpt_err(ctx, PTR_ERR(file), "creating deleted %*pE",
 			       rec.path_len, name);
@@ -251,24 +464,51 @@ int ckpt_restore_inode(struct ckpt_ctx *ctx)
 		return ret;
 	}
 	kfree(name);
-	ret = set_owner(file, &rec);
+	ret = fill_inode(ctx, file, rec.size);
 	if (!ret)
-		ret = fill_inode(ctx, file, rec.size);
-	if (!ret && rec.kind == CKPT_FILE_SHMEM)
-		SHMEM_I(file_inode(file))->seals = rec.seals;
+		ret = set_rest(file, &rec);
+	if (!ret && rec.kind == CKPT_FILE_DELETED) {
+		file = as_path(file);
+		if (IS_ERR(file))
+			return PTR_ERR(file);
+	}
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_INODE, ref, file);
 	if (ret)
-		fput(file);
+		__fput_sync(file);
 	return ret ? ckpt_err(ctx, ret, "a deleted file") : 0;
+}
+
+/* As memfd_create(2) makes it: no writer of its inode, which can be executed. */
+static struct file *open_uncounted(struct file *keeper, u32 flags)
+{
+	struct file *file;
+
+	if ((flags & O_ACCMODE) != O_RDWR ||
+	    flags & ~(O_ACCMODE | O_LARGEFILE | O_APPEND | O_NONBLOCK | O_NOATIME))
+		return ERR_PTR(-EINVAL);
+	file = alloc_file_clone(keeper, flags, keeper->f_op);
+	if (!IS_ERR(file))
+		file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
+	return file;
 }
 
 struct file *ckpt_open_inode(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 {
 	struct file *keeper = ckpt_obj_fetch(ctx, CKPT_REC_INODE, rec->inode);
+	struct file *file;
 
 	if (IS_ERR(keeper))
 		return keeper;
-	return dentry_open(&keeper->f_path, rec->flags & ~O_NOFOLLOW,
-			   current_cred());
+	if (!(rec->state & CKPT_FILE_UNCOUNTED)) {
+		file = dentry_open(&keeper->f_path, rec->flags & ~__O_TMPFILE,
+				   current_cred());
+		/* how it was made, to those who ask by F_GETFL */
+		if (!IS_ERR(file))
+			file->f_flags |= rec->flags & __O_TMPFILE;
+		return file;
+	}
+	if (rec->kind != CKPT_FILE_SHMEM || !shmem_mapping(keeper->f_mapping))
+		return ERR_PTR(ckpt_err(ctx, -EINVAL, "malformed file"));
+	return open_uncounted(keeper, rec->flags);
 }

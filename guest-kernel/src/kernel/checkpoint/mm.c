@@ -125,6 +125,9 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 	    test_bit(MMF_VM_MERGE_ANY, &mm->flags))
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"PR_SET_THP_DISABLE, PR_SET_MDWE or PR_SET_MEMORY_MERGE");
+	if (test_bit(MMF_HAS_UPROBES, &mm->flags))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"uprobes: end what traces its functions");
 #ifdef CONFIG_AIO
 	if (rcu_access_pointer(mm->ioctx_table))
 		return ckpt_err(ctx, -EOPNOTSUPP, "asynchronous I/O contexts");
@@ -136,6 +139,7 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 		fput(exe);
 		if (ret)
 			return ckpt_err(ctx, ret, "its executable");
+		ckpt_obj_map(ctx, rec.exe_file);
 	}
 	same = same_mm(ctx, ct, &rec.same_as);
 	ret = ckpt_obj_new(ctx, CKPT_REC_MM, mm, ref);
@@ -162,7 +166,8 @@ static bool valid_mm(const struct ckpt_mm *rec)
 	       rec->env_start <= rec->env_end &&
 	       rec->start_code <= rec->end_code &&
 	       rec->start_data <= rec->end_data &&
-	       PAGE_ALIGNED(rec->mmap_base) && rec->topdown <= 1 &&
+	       PAGE_ALIGNED(rec->mmap_base) && PAGE_ALIGNED(rec->vdso) &&
+	       rec->topdown <= 1 &&
 	       rec->dumpable <= SUID_DUMP_ROOT && !rec->pad &&
 	       !(rec->dump_filter & ~(MMF_DUMP_FILTER_MASK >> MMF_DUMP_FILTER_SHIFT)) &&
 	       !(rec->membarrier & ~MEMBARRIER_STATES) &&
@@ -172,16 +177,25 @@ static bool valid_mm(const struct ckpt_mm *rec)
 static int set_exe_file(struct ckpt_ctx *ctx, struct mm_struct *mm, u32 ref)
 {
 	struct file *exe;
+	int ret;
 
 	if (!ref)
 		return 0;
 	exe = ckpt_obj_fetch(ctx, CKPT_REC_FILE, ref);
 	if (IS_ERR(exe))
 		return PTR_ERR(exe);
-	/* as execve(2) asks */
-	if (!S_ISREG(file_inode(exe)->i_mode) || path_noexec(&exe->f_path))
+	/*
+	 * As prctl(PR_SET_MM_EXE_FILE) asks: nobody can write to an executable,
+	 * so it must not be anybody's file. Its owner may have taken the right
+	 * to execute it away since.
+	 */
+	if (!S_ISREG(file_inode(exe)->i_mode) || path_noexec(&exe->f_path) ||
+	    !(exe->f_mode & FMODE_READ) ||
+	    (file_permission(exe, MAY_EXEC) &&
+	     !inode_owner_or_capable(file_mnt_idmap(exe), file_inode(exe))))
 		return ckpt_err(ctx, -EACCES, "%pD as an executable", exe);
-	return set_mm_exe_file(mm, exe);
+	ret = set_mm_exe_file(mm, exe);
+	return ret ? ckpt_err(ctx, ret, "%pD as an executable", exe) : 0;
 }
 
 /**
@@ -200,6 +214,11 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 	memcpy(rec, ctx->rbuf, sizeof(*rec));
 	if (ctx->rec.len != sizeof(*rec) + rec->auxv_len || !valid_mm(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed address space");
+	/* a core file of root's: only fs.suid_dumpable gives it, never prctl(2) */
+	if (rec->dumpable == SUID_DUMP_ROOT && !capable(CAP_SYS_ADMIN))
+		return ckpt_err(ctx, -EPERM,
+				"an address space of which only root may have a core file");
+	ctx->vdso_mapped = false;
 	if (rec->same_as) {
 		same = ckpt_obj_fetch(ctx, CKPT_REC_MM, rec->same_as);
 		if (IS_ERR(same))
@@ -257,6 +276,9 @@ int ckpt_restore_mm_end(struct ckpt_ctx *ctx)
 		ret = vm_munmap(ctx->mm_end, TASK_SIZE_MAX - ctx->mm_end);
 	if (ret)
 		return ret;
+	/* one that was unmapped leaves its address behind */
+	if (!ctx->vdso_mapped)
+		mm->context.vdso = (void __user *)rec->vdso;
 	if ((unsigned long)mm->context.vdso != rec->vdso)
 		return ckpt_err(ctx, -EINVAL, "the vdso has moved");
 	mmap_write_lock(mm);

@@ -133,6 +133,7 @@ int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
 		return -ENOMEM;
 	obj->type = type;
 	obj->ref = ctx->nr_objs + 1;
+	obj->pid = ctx->cur_pid;
 	obj->ptr = ptr;
 	ret = xa_err(xa_store(&ctx->objs, obj->ref, obj, GFP_KERNEL_ACCOUNT));
 	if (ret) {
@@ -197,6 +198,14 @@ void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref)
 	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
 
 	obj->uses++;
+}
+
+/* A mapping, or a process as its executable, that has a file written already. */
+void ckpt_obj_map(struct ckpt_ctx *ctx, u32 ref)
+{
+	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
+
+	obj->maps++;
 }
 
 void ckpt_obj_free_all(struct ckpt_ctx *ctx)

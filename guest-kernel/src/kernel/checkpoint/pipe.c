@@ -9,8 +9,23 @@
 #include <linux/pipe_fs_i.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/uidgid.h>
 
 #include "ckpt.h"
+
+/*
+ * Does somebody still have the page otherwise: mapped, or as a piece of a file?
+ * A copy would no longer follow what he does to it. One that several pipes have
+ * (tee) is only ever read.
+ */
+static bool is_shared(const struct pipe_buffer *buf)
+{
+	struct folio *folio = page_folio(buf->page);
+
+	if (folio_test_anon(folio))
+		return folio_mapped(folio) || folio_test_swapcache(folio);
+	return folio->mapping;
+}
 
 /*
  * Copy the buffer in slot @slot, and write the copy with the mutex dropped: the
@@ -18,7 +33,8 @@
  * outside who shares an open file with the tree has read on.
  */
 static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
-		    unsigned int slot, unsigned int head, char *data)
+		    unsigned int slot, unsigned int head, unsigned long ino,
+		    char *data)
 {
 	struct ckpt_pipe_buf rec = { };
 	struct pipe_buffer *buf;
@@ -37,6 +53,10 @@ static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	if (buf->offset + buf->len > PAGE_SIZE)
 		goto unlock;
 	ret = pipe_buf_confirm(pipe, buf);
+	if (!ret && is_shared(buf))
+		ret = ckpt_err(ctx, -EOPNOTSUPP,
+			       "pipe:[%lu] holds pages of a program's memory or of a file (vmsplice, splice): who changes these changes them",
+			       ino);
 	if (!ret)
 		memcpy_from_page(data, buf->page, buf->offset, buf->len);
 unlock:
@@ -59,7 +79,11 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 {
 	struct pipe_inode_info *pipe = get_pipe_info(file, false);
 	struct inode *inode = file_inode(file);
-	struct ckpt_pipe rec = { .ino = inode->i_ino };
+	struct ckpt_pipe rec = {
+		.ino = inode->i_ino, .mode = inode->i_mode,
+		.uid = from_kuid_munged(ctx->root->real_cred->user_ns, inode->i_uid),
+		.gid = from_kgid_munged(ctx->root->real_cred->user_ns, inode->i_gid),
+	};
 	unsigned int head, tail;
 	char *data;
 	int ret;
@@ -82,7 +106,7 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	mutex_unlock(&pipe->mutex);
 	ret = ckpt_write(ctx, CKPT_REC_PIPE, *ref, &rec, sizeof(rec), NULL, 0);
 	for (; tail != head && !ret; tail++)
-		ret = dump_buf(ctx, pipe, tail, head, data);
+		ret = dump_buf(ctx, pipe, tail, head, rec.ino, data);
 	kfree(data);
 	if (ret)
 		return ckpt_err(ctx, ret, "reading a pipe's content");
@@ -160,11 +184,14 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_pipe *p = (const void *)ctx->rbuf;
 	u32 ref = ctx->rec.objref, nr = p->nr_bufs, slots = p->ring_size;
+	u32 uid = p->uid, gid = p->gid, mode = p->mode;
+	struct iattr none = { };
 	struct pipe_inode_info *pipe;
 	struct file *ends[2];
 	int ret;
 
-	if (!slots || slots > 1U << 16 || nr > roundup_pow_of_two(slots))
+	if (!slots || slots > 1U << 16 || nr > roundup_pow_of_two(slots) ||
+	    !S_ISFIFO(mode) || mode > (S_IFIFO | S_IALLUGO) || p->pad)
 		return ckpt_err(ctx, -EINVAL, "malformed pipe");
 	ret = create_pipe_files(ends, 0);
 	if (ret)
@@ -179,6 +206,12 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 		ret = ckpt_err(ctx, -EINVAL, "malformed pipe");
 	if (!ret)
 		ret = fill_pipe(ctx, pipe, nr);
+	if (!ret) {
+		ret = ckpt_set_owner(ends[0], uid, gid, mode, &none);
+		if (ret)
+			ckpt_err(ctx, ret, "a pipe of uid %u, gid %u, mode %o",
+				 uid, gid, mode);
+	}
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_PIPE, ref, ends[0]);
 	__fput_sync(ends[1]);
@@ -189,9 +222,16 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 
 struct file *ckpt_open_pipe(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 {
-	struct file *end = ckpt_obj_fetch(ctx, CKPT_REC_PIPE, rec->inode);
+	struct file *end = ckpt_obj_fetch(ctx, CKPT_REC_PIPE, rec->inode), *file;
 
 	if (IS_ERR(end))
 		return end;
-	return dentry_open(&end->f_path, rec->flags, current_cred());
+	/* packet mode (pipe2(2) or F_SETFL) is no direct I/O, as open(2) takes it */
+	file = dentry_open(&end->f_path, rec->flags & ~O_DIRECT, current_cred());
+	if (!IS_ERR(file) && rec->flags & O_DIRECT) {
+		spin_lock(&file->f_lock);
+		file->f_flags |= O_DIRECT;
+		spin_unlock(&file->f_lock);
+	}
+	return file;
 }

@@ -234,6 +234,7 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	}
 	path_put(&ctx->proc_mount);
 	ckpt_push_ttys(ctx);
+	ckpt_order_epolls(ctx);
 	ckpt_free_ttys(ctx);
 	ckpt_publish_sockets(ctx);
 	/* the ends of pipes that the table holds must not be seen */

@@ -393,6 +393,14 @@ static bool end_ok(const struct ckpt_sockets *rec, int i)
 		return false;
 	if (end->flags & CKPT_SOCKET_NAME_FREE && !end->name_len)
 		return false;
+	/*
+	 * A name that it is not found by: it was accepted by one that has or had
+	 * this name, or is closed.
+	 */
+	if (end->flags & CKPT_SOCKET_NAME_FREE &&
+	    !(end->flags & CKPT_SOCKET_CLOSED) &&
+	    (!pair || rec->type == SOCK_DGRAM))
+		return false;
 	if (end->flags & CKPT_SOCKET_CLOSED)
 		return i && !(end->flags & ~(CKPT_SOCKET_CLOSED |
 					     CKPT_SOCKET_NAME_FREE));
@@ -496,6 +504,51 @@ static int set_peer_cred(struct ckpt_ctx *ctx, struct sock *sk,
 	return 0;
 }
 
+/* For how long a name can be held by what nobody can reach any more. */
+#define NAME_WAIT	(5 * HZ)
+
+/*
+ * A socket that only a message of its own holds has its name until it is collected
+ * as garbage, which nobody but us may cause: so wait for that.
+ */
+static int bind_name(struct socket *sock, struct sockaddr_un *name, int len)
+{
+	unsigned long end = jiffies + NAME_WAIT;
+	int ret;
+
+	for (;;) {
+		ret = kernel_bind(sock, (struct sockaddr *)name, len);
+		if (ret != -EADDRINUSE || !READ_ONCE(unix_tot_inflight) ||
+		    time_after(jiffies, end))
+			return ret;
+		unix_gc();
+		if (schedule_timeout_killable(1) && fatal_signal_pending(current))
+			return -EINTR;
+	}
+}
+
+/*
+ * A name that others find somebody else by makes messages look like his. One that
+ * is free could have been bound before.
+ */
+static int check_free(struct ckpt_ctx *ctx, struct socket *sock,
+		      struct sockaddr_un *name, int len)
+{
+	struct socket *probe;
+	int ret;
+
+	if (ns_capable(sock_net(sock->sk)->user_ns, CAP_NET_ADMIN))
+		return 0;
+	ret = sock_create(AF_UNIX, sock->type, 0, &probe);
+	if (ret)
+		return ret;
+	ret = bind_name(probe, name, len);
+	sock_release(probe);
+	return ret == -EADDRINUSE ?
+		ckpt_err(ctx, -EPERM, "the name of another socket that is in use") :
+		ret;
+}
+
 static int set_name(struct ckpt_ctx *ctx, struct socket *sock,
 		    const struct ckpt_socket_end *end, const char *path)
 {
@@ -508,10 +561,12 @@ static int set_name(struct ckpt_ctx *ctx, struct socket *sock,
 		return ckpt_err(ctx, -EINVAL, "malformed socket name");
 	memcpy(name.sun_path, path, end->name_len);
 	if (end->flags & CKPT_SOCKET_NAME_FREE) {
-		ret = ckpt_unix_set_name(sock->sk, &name, len);
+		ret = check_free(ctx, sock, &name, len);
+		if (!ret)
+			ret = ckpt_unix_set_name(sock->sk, &name, len);
 	} else {
 		ckpt_unix_hide(sock->sk, true);
-		ret = kernel_bind(sock, (struct sockaddr *)&name, len);
+		ret = bind_name(sock, &name, len);
 	}
 	return ret ? ckpt_err(ctx, ret, "binding a socket to @%*pE",
 			      (int)end->name_len - 1, path + 1) : 0;

@@ -6,6 +6,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
+#include <linux/mm_inline.h>
 #include <linux/mman.h>
 #include <linux/security.h>
 #include <linux/shmem_fs.h>
@@ -26,8 +27,21 @@ static const struct {
 	{ VM_PKEY_BIT0 | VM_PKEY_BIT1 | VM_PKEY_BIT2 | VM_PKEY_BIT3,
 	  "protection keys" },
 #endif
-	{ VM_PFNMAP | VM_IO | VM_MIXEDMAP, "device memory" },
+	{ VM_PFNMAP | VM_IO | VM_MIXEDMAP | VM_PAT, "device memory" },
+	{ VM_SYNC,		"persistent memory (MAP_SYNC)" },
+	{ VM_MERGEABLE,		"pages that may be merged (MADV_MERGEABLE)" },
 };
+
+/*
+ * What mapping again gives by itself: the limits of mprotect(2) come from the
+ * file, and everything that is new is dirty to who looks (clear_refs).
+ */
+#define DERIVED_FLAGS	(VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_MAYSHARE | \
+			 VM_SOFTDIRTY)
+
+/* What a record says elsewhere than in its advice. */
+#define SAVED_FLAGS	(VM_READ | VM_WRITE | VM_EXEC | VM_SHARED | \
+			 VM_GROWSDOWN | VM_NORESERVE | VM_ACCOUNT | VM_DROPPABLE)
 
 static const struct {
 	vm_flags_t vm;
@@ -80,12 +94,27 @@ static bool is_special(struct vm_area_struct *vma)
 	return !vma->vm_file && !vma_is_anonymous(vma);
 }
 
+/* NULL, or what forbids that it be saved: every flag is known to one table. */
+static const char *check_flags(const struct vm_area_struct *vma)
+{
+	vm_flags_t vm = vma->vm_flags;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(refused); i++)
+		if (vm & refused[i].vm)
+			return refused[i].name;
+	vm &= ~(DERIVED_FLAGS | SAVED_FLAGS);
+	for (i = 0; i < ARRAY_SIZE(advices); i++)
+		vm &= ~advices[i].vm;
+	return vm ? "a flag that nobody knows here (VmFlags in smaps)" : NULL;
+}
+
 /* NULL, or why it cannot be saved; restart asks too, and has nobody to tell. */
 static const char *describe_vma(struct vm_area_struct *vma,
 				unsigned long *vdso_end, struct ckpt_vma *rec)
 {
 	vm_flags_t vm = vma->vm_flags;
-	int i;
+	const char *why;
 
 	*rec = (struct ckpt_vma) {
 		.start = vma->vm_start, .end = vma->vm_end,
@@ -103,9 +132,11 @@ static const char *describe_vma(struct vm_area_struct *vma,
 		*vdso_end = vdso->vm_end;
 		return NULL;
 	}
-	for (i = 0; i < ARRAY_SIZE(refused); i++)
-		if (vm & refused[i].vm)
-			return refused[i].name;
+	why = is_special(vma) ? "special" : check_flags(vma);
+	if (why)
+		return why;
+	if (anon_vma_name(vma))
+		return "a name (PR_SET_VMA_ANON_NAME)";
 	if (vm & VM_READ)
 		rec->prot |= PROT_READ;
 	if (vm & VM_WRITE)
@@ -114,13 +145,16 @@ static const char *describe_vma(struct vm_area_struct *vma,
 		rec->prot |= PROT_EXEC;
 	rec->flags = vm & VM_SHARED || (vma->vm_file && vm & VM_MAYSHARE) ?
 		     MAP_SHARED : MAP_PRIVATE;
+	/* what is shared is counted by its inode */
+	if (vm & VM_ACCOUNT && rec->flags == MAP_PRIVATE)
+		rec->advice |= CKPT_VMA_ACCOUNT;
+	if (vm & VM_DROPPABLE)
+		rec->flags = MAP_DROPPABLE;
 	if (vm & VM_GROWSDOWN)
 		rec->flags |= MAP_GROWSDOWN;
 	if (vm & VM_NORESERVE)
 		rec->flags |= MAP_NORESERVE;
 	rec->kind = CKPT_VMA_ANON;
-	if (is_special(vma))
-		return "special";
 	if (vma->vm_file) {
 		rec->kind = CKPT_VMA_FILE;
 		if (is_unsealed(vma))
@@ -128,6 +162,52 @@ static const char *describe_vma(struct vm_area_struct *vma,
 		rec->offset = (u64)vma->vm_pgoff << PAGE_SHIFT;
 	}
 	return NULL;
+}
+
+/* overlayfs maps a file of its own in place of the one it was given */
+static bool same_file(struct file *mapped, struct file *file)
+{
+	if (!mapped || !file)
+		return mapped == file;
+	return file_user_inode(mapped) == file_user_inode(file) &&
+	       !((mapped->f_mode ^ file->f_mode) & FMODE_WRITE);
+}
+
+/*
+ * Will a copy of @same, restarted, have this very mapping, with its pages? Only
+ * then can these be the ones that it shares (CKPT_REC_SAME).
+ */
+static bool is_copied(struct mm_struct *same, const struct ckpt_vma *rec,
+		      struct file *file)
+{
+	unsigned long unused = 0;
+	struct vm_area_struct *vma;
+	struct ckpt_vma theirs;
+	bool copied;
+
+	if (!same)
+		return false;
+	mmap_read_lock(same);
+	vma = find_vma(same, rec->start);
+	copied = vma && vma->vm_start == rec->start &&
+		 !(vma->vm_flags & (VM_DONTCOPY | VM_WIPEONFORK)) &&
+		 same_file(vma->vm_file, file) &&
+		 !describe_vma(vma, &unused, &theirs);
+	if (copied) {
+		theirs.file = rec->file;
+		copied = !memcmp(&theirs, rec, sizeof(theirs));
+	}
+	mmap_read_unlock(same);
+	return copied;
+}
+
+/* Shared ones are their file's, and the kernel may take droppable ones any time. */
+static bool has_pages(const struct ckpt_vma *rec)
+{
+	u32 type = rec->flags & MAP_TYPE;
+
+	return rec->kind != CKPT_VMA_VDSO && type != MAP_SHARED &&
+	       type != MAP_DROPPABLE;
 }
 
 /**
@@ -143,6 +223,7 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 {
 	unsigned long addr = 0, vdso_end = 0;
 	struct ckpt_vma rec;
+	bool copied = false;
 	int ret = 0;
 
 	/*
@@ -153,7 +234,6 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 		struct vm_area_struct *vma;
 		struct file *file = NULL;
 		const char *why = NULL;
-		bool shared;
 
 		if (mmap_read_lock_killable(mm))
 			return -EINTR;
@@ -168,7 +248,6 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 			why = describe_vma(vma, &vdso_end, &rec);
 		if (!why && rec.kind == CKPT_VMA_FILE)
 			file = get_file(vma->vm_file);
-		shared = rec.flags & MAP_SHARED;
 		mmap_read_unlock(mm);
 		if (why)
 			ret = ckpt_err(ctx, -EOPNOTSUPP,
@@ -176,13 +255,18 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 				       rec.end, why);
 		if (file) {
 			ret = ckpt_dump_file(ctx, file, &rec.file);
-			fput(file);
+			if (!ret)
+				ckpt_obj_map(ctx, rec.file);
 		}
-		if (!ret && rec.kind)
+		if (!ret && rec.kind) {
+			copied = is_copied(same, &rec, file);
 			ret = ckpt_write(ctx, CKPT_REC_VMA, 0, &rec, sizeof(rec),
 					 NULL, 0);
-		if (!ret && (rec.kind == 0 || (rec.kind != CKPT_VMA_VDSO && !shared)))
-			ret = ckpt_dump_pages(ctx, mm, addr, same);
+		}
+		if (file)
+			fput(file);
+		if (!ret && (!rec.kind || has_pages(&rec)))
+			ret = ckpt_dump_pages(ctx, mm, addr, copied ? same : NULL);
 	}
 	return ret;
 }
@@ -190,7 +274,7 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 {
 	bool unsealed = rec->advice & CKPT_VMA_UNSEALED;
-	u32 advice = rec->advice & ~CKPT_VMA_UNSEALED;
+	u32 advice = rec->advice & ~(CKPT_VMA_UNSEALED | CKPT_VMA_ACCOUNT);
 	u32 type = rec->flags & MAP_TYPE;
 
 	if (rec->start < ctx->mm_end || rec->start >= rec->end ||
@@ -201,6 +285,8 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 	    rec->flags & ~(MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE) ||
 	    vma_advice(advice_flags(advice)) != advice)
 		return false;
+	if (rec->advice & CKPT_VMA_ACCOUNT && type != MAP_PRIVATE)
+		return false;
 	if (unsealed && (rec->kind != CKPT_VMA_FILE || type != MAP_SHARED))
 		return false;
 	switch (rec->kind) {
@@ -208,7 +294,8 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 		return !rec->prot && !rec->flags && !rec->file && !rec->advice &&
 		       !rec->offset;
 	case CKPT_VMA_ANON:
-		return type == MAP_PRIVATE && !rec->file && !rec->offset;
+		return (type == MAP_PRIVATE || type == MAP_DROPPABLE) &&
+		       !rec->file && !rec->offset;
 	case CKPT_VMA_FILE:
 		return (type == MAP_PRIVATE || type == MAP_SHARED) &&
 		       !(rec->flags & MAP_GROWSDOWN) &&
@@ -216,15 +303,6 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 	default:
 		return false;
 	}
-}
-
-/* overlayfs maps a file of its own in place of the one it was given */
-static bool same_file(struct file *mapped, struct file *file)
-{
-	if (!mapped || !file)
-		return mapped == file;
-	return file_user_inode(mapped) == file_user_inode(file) &&
-	       !((mapped->f_mode ^ file->f_mode) & FMODE_WRITE);
 }
 
 /* Does the copy of the parent's mm have this very mapping? */
@@ -282,6 +360,15 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			addr = -EINVAL;
 		else
 			vm_flags_mod(vma, want, VM_DONTCOPY & ~want);
+		/* it could be written to once, and may be again */
+		if (!IS_ERR_VALUE(addr) && rec->advice & CKPT_VMA_ACCOUNT &&
+		    !(vma->vm_flags & VM_ACCOUNT)) {
+			ret = security_vm_enough_memory_mm(mm, vma_pages(vma));
+			if (ret)
+				addr = ret;
+			else
+				vm_flags_set(vma, VM_ACCOUNT);
+		}
 	}
 	mmap_write_unlock(mm);
 	return IS_ERR_VALUE(addr) ? (int)addr : 0;
@@ -364,6 +451,7 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 		if (ret)
 			return ret;
 	}
+	ctx->vdso_mapped |= rec->kind == CKPT_VMA_VDSO;
 	ctx->mm_end = rec->end;
 	ctx->vma_end = rec->end;
 	ctx->page_end = rec->start;

@@ -122,17 +122,23 @@ fn shape(kind: Kind) -> Option<Shape> {
             Uid => uid gid euid egid suid sgid fsuid fsgid; Count => ngroups;
             Flags => securebits cap_inheritable cap_permitted cap_effective cap_bset cap_ambient;
         }),
-        Kind::Fs => shape!(false, Fs { Flags => umask; Count => root_len cwd_len; }),
+        Kind::Fs => shape!(false, Fs { 
+            Flags => umask; Count => root_len cwd_len pad; Exact => root_ino cwd_ino;
+        }),
         Kind::File => shape!(false, File {
-            Choice(14) => kind; Flags => flags; Count => pos path_len pad; Objref => inode;
+            Choice(14) => kind; Flags => flags state; Count => pos path_len; Objref => inode;
+            Number => signum; Choice(5) => write_hint;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
-        Kind::Pipe => shape!(false, Pipe { Count => ring_size nr_bufs; }),
+        Kind::Pipe => shape!(false, Pipe { 
+            Count => ring_size nr_bufs pad; Uid => uid gid; Exact => mode;
+        }),
         Kind::PipeBuf => shape!(false, PipeBuf { Flags => flags; Count => len; }),
         Kind::Inode => shape!(false, Inode {
-            Choice(4) => kind; Exact => mode; Uid => uid gid; Count => size path_len;
-            Flags => seals;
+            Choice(4) => kind; Exact => mode; Uid => uid gid; Count => size path_len pad;
+            Flags => seals flags attrs; Choice(5) => write_hint;
+            Time => atime mtime atime_nsec mtime_nsec;
         }),
         Kind::Data => shape!(false, Data { Count => offset len; }),
         Kind::Mm => shape!(false, Mm {

@@ -293,12 +293,17 @@ struct ckpt_cred {
 	__u64 cap_bset, cap_ambient;
 };
 
-/* CKPT_REC_FS, followed by @root_len and @cwd_len bytes of paths */
+/*
+ * CKPT_REC_FS, followed by @root_len and @cwd_len bytes of paths; a directory of
+ * another inode number is not the one that it was
+ */
 struct ckpt_fs {
 	__u32 umask;
 	__u32 root_len;
 	__u32 cwd_len;
 	__u32 pad;
+	__u64 root_ino;
+	__u64 cwd_ino;
 };
 
 enum ckpt_file_kind {
@@ -318,6 +323,13 @@ enum ckpt_file_kind {
 	CKPT_FILE_INOTIFY	= 14,	/* CKPT_REC_INOTIFY comes next */
 };
 
+/* struct ckpt_file.state */
+#define CKPT_FILE_UNCOUNTED	(1U << 0)	/* SHMEM: writes, and is no writer of
+						 * the inode: as memfd_create(2) has it
+						 */
+#define CKPT_FILE_RANDOM	(1U << 1)	/* POSIX_FADV_RANDOM */
+#define CKPT_FILE_NOREUSE	(1U << 2)	/* POSIX_FADV_NOREUSE */
+
 /**
  * struct ckpt_file - CKPT_REC_FILE, followed by the path
  * @kind: enum ckpt_file_kind
@@ -330,6 +342,9 @@ enum ckpt_file_kind {
  * @ino: inode number; a file of another number is not the one that was open
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path
+ * @state: CKPT_FILE_*
+ * @signum: F_SETSIG, 0 for none
+ * @write_hint: F_SET_RW_HINT, of an inode that has a path, 0 for none
  */
 struct ckpt_file {
 	__u32 kind;
@@ -341,7 +356,9 @@ struct ckpt_file {
 	__u64 ino;
 	__s64 size;
 	__u32 path_len;
-	__u32 pad;
+	__u32 state;
+	__u32 signum;
+	__u32 write_hint;
 };
 
 /* CKPT_REC_FILES: an array of these in rising order of @fd */
@@ -357,6 +374,10 @@ struct ckpt_pipe {
 	__u32 ring_size;	/* slots */
 	__u32 nr_bufs;
 	__u64 ino;		/* informative */
+	__u32 uid;		/* whose it is, as fchown(2) sets it */
+	__u32 gid;
+	__u32 mode;		/* st_mode */
+	__u32 pad;
 };
 
 /* CKPT_REC_PIPE_BUF, followed by the data */
@@ -366,6 +387,10 @@ struct ckpt_pipe_buf {
 	__u32 flags;
 	__u32 len;
 };
+
+/* struct ckpt_inode.flags */
+#define CKPT_INODE_LINKABLE	(1U << 0)	/* O_TMPFILE without O_EXCL */
+#define CKPT_INODE_NORESERVE	(1U << 1)	/* SHMEM: pages count when they come */
 
 /*
  * CKPT_REC_INODE: content that no path leads to any more (or never did),
@@ -381,6 +406,14 @@ struct ckpt_inode {
 	__u64 ino;		/* informative */
 	__u32 path_len;
 	__u32 seals;
+	__s64 atime;		/* seconds */
+	__s64 mtime;
+	__u32 atime_nsec;
+	__u32 mtime_nsec;
+	__u32 flags;		/* CKPT_INODE_* */
+	__u32 attrs;		/* those of FS_IOC_SETFLAGS, FS_*_FL */
+	__u32 write_hint;	/* F_SET_RW_HINT */
+	__u32 pad;
 };
 
 /* CKPT_REC_DATA, followed by the data */
@@ -422,6 +455,7 @@ enum ckpt_vma_kind {
 #define CKPT_VMA_HUGEPAGE	(1U << 5)
 #define CKPT_VMA_NOHUGEPAGE	(1U << 6)
 #define CKPT_VMA_UNSEALED	(1U << 7)	/* before F_SEAL_FUTURE_WRITE */
+#define CKPT_VMA_ACCOUNT	(1U << 8)	/* its size counts as committed */
 
 struct ckpt_vma {
 	__u64 start;

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a user without rights may not get by checkpoint(2) and restart(2): the content of files
+//! that he may not read, executables that he may not execute, core files of root's.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{LONG, boot};
+
+/// Makes images other than any that checkpoint(2) writes.
+const FORGE: &str = include_str!("intruders/forge.c");
+
+/// restart(2), without the tool's cgroup and namespaces.
+const RESTART: &str = include_str!("intruders/restart.c");
+
+/// Before each script: `freeze CGROUP COMMAND…` starts a command as uid 1000 in a new frozen
+/// cgroup, when it sleeps, and sets `child`; `save` has uid 1000 checkpoint it.
+const TOOLS: &str = r#"
+cd /tmp && chmod 1777 /tmp
+gcc -O1 -o /tmp/forge /tmp/forge.c || exit
+gcc -DSYS_RESTART=501 -o /tmp/restart /tmp/restart.c || exit
+user="setpriv --reuid 1000 --regid 1000 --clear-groups"
+sleeping() { grep -q '^\(35\|230\) ' /proc/$1/syscall; }
+freeze() {
+	cg=/sys/fs/cgroup/$1
+	shift
+	mkdir $cg
+	sh -c 'echo $$ > $0/cgroup.procs; exec "$@"' $cg $user "$@" < /dev/null > /dev/null 2>&1 &
+	child=$!
+	until sleeping $child; do :; done
+}
+hold() {
+	echo 1 > $cg/cgroup.freeze
+	until grep -q 'frozen 1' $cg/cgroup.events; do :; done
+}
+end() {
+	echo 0 > $cg/cgroup.freeze
+	echo 1 > $cg/cgroup.kill
+	while grep -q 'populated 1' $cg/cgroup.events; do :; done
+}
+# with all rights over a user and a pid namespace of his own
+restart() { $user unshare -Ucpf --keep-caps /tmp/restart $1.img 2>&1 | sed "s/^/$1: /"; }
+save() { $user /opt/crucible/checkpoint -o $1.img -l $1.log $child && echo "$1: saved"; cat $1.log; }
+"#;
+
+fn said_by(script: &str) -> String {
+    let (_directory, mut guest) = boot();
+    guest.prepare(None).expect("an empty guest");
+    let words = [
+        "/bin/bash".to_owned(),
+        "-c".to_owned(),
+        format!(
+            "cat > /tmp/forge.c <<'END'\n{FORGE}END\n\
+             cat > /tmp/restart.c <<'END'\n{RESTART}END\n{TOOLS}{script}"
+        ),
+    ];
+    let run = guest
+        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .expect("the script's end");
+    guest.shutdown().expect("shutdown");
+    assert!(run.success(), "{run:?}");
+    run.stdout
+}
+
+/// A path to a file that may not be read can be held, and so can a file that is only written.
+/// When the file is unlinked its content belongs into an image: but only into one of somebody who
+/// may read it.
+#[test]
+fn an_unlinked_file_is_saved_for_its_readers_only() {
+    let said = said_by(
+        r#"
+cat > holder.py <<'END'
+import os, sys, time
+how = os.O_PATH if sys.argv[1] == "path" else os.O_WRONLY
+fd = os.open(sys.argv[2], how)
+time.sleep(1000)
+END
+for how in path write; do
+	echo TOPSECRET > secret
+	[ $how = path ] && chmod 600 secret || chmod 622 secret
+	freeze $how python3 holder.py $how secret
+	rm secret
+	hold
+	save $how
+	cat $how.img 2> /dev/null | grep -c TOPSECRET | sed "s/^/$how: secrets /"
+	# root may
+	/opt/crucible/checkpoint -o root.img $child && echo "$how: saved by root"
+	grep -a -o TOPSECRET root.img | grep -c . | sed "s/^/$how: root has /"
+	end
+done
+# what the kernel may drop is no part of an image
+cat > dropper.py <<'END'
+import mmap, time
+m = mmap.mmap(-1, 4096, flags=0x08, prot=3)
+for i, c in enumerate("ESPQQFE"):
+    m[i] = ord(c) ^ 1
+time.sleep(1000)
+END
+freeze drop python3 dropper.py
+hold
+save drop
+echo "drop: secrets $(grep -a -c DRQPPGD drop.img)"
+end
+# whoever may read, may save
+echo OWN > own
+chown 1000:1000 own
+freeze own python3 holder.py path own
+rm own
+hold
+save own
+grep -a -q "OWN$" own.img && echo "own: content"
+end
+true
+"#,
+    );
+    for how in ["path", "write"] {
+        assert!(!said.contains(&format!("{how}: saved\n")), "{said}");
+        assert!(said.contains("secret"), "{said}");
+        assert!(
+            said.contains("the caller may not read it (-EACCES)"),
+            "{said}"
+        );
+        assert!(said.contains(&format!("{how}: secrets 0")), "{said}");
+        assert!(said.contains(&format!("{how}: saved by root")), "{said}");
+        assert!(said.contains(&format!("{how}: root has 1")), "{said}");
+    }
+    assert!(said.contains("drop: saved\n"), "{said}");
+    assert!(said.contains("drop: secrets 0"), "{said}");
+    assert!(said.contains("own: saved\n"), "{said}");
+    assert!(said.contains("own: content"), "{said}");
+}
+
+/// A user restarts an image as it was made, and then as nobody could make it.
+#[test]
+fn an_image_gives_a_user_no_more_than_he_has() {
+    let said = said_by(
+        r#"
+mkdir mine
+chown 1000 mine
+mkdir -m 700 root
+cp /bin/sleep sleeper
+cp /bin/sleep nowrite
+chmod 600 nowrite
+cat > holder.py <<'END'
+import os, socket, time
+fd = os.memfd_create("kept")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\0mine")
+listener.listen()
+one = socket.socket(socket.AF_UNIX)
+one.connect("\0mine")
+other, _ = listener.accept()
+listener.close()
+time.sleep(1000)
+END
+cat > victim.py <<'END'
+import socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\0root")
+listener.listen()
+time.sleep(1000)
+END
+cd mine
+freeze plain /tmp/sleeper 1000
+hold
+save plain > /dev/null
+end
+cp plain.img /tmp
+cd ..
+restart plain
+# struct ckpt_mm.dumpable
+./forge plain.img dumpable.img 17 0 108 4 2 && restart dumpable
+# struct ckpt_file: O_PATH, another path, its inode
+TEXT=/tmp/sleeper ./forge plain.img a.img 11 0 4 4 0x200000 &&
+	TEXT=/tmp/sleeper ./forge a.img b.img 11 0 32 8 $(stat -c %i nowrite) &&
+	TEXT=/tmp/sleeper ./forge b.img exe.img 11 0 69 7 0x65746972776f6e && restart exe
+# struct ckpt_fs: the working directory, its inode
+TEXT=/tmp/mine ./forge plain.img c.img 10 0 24 8 $(stat -c %i root) &&
+	TEXT=/tmp/mine ./forge c.img cwd.img 10 0 38 4 0x746f6f72 && restart cwd
+freeze socket python3 holder.py
+hold
+save socket > /dev/null
+end
+restart socket
+python3 victim.py < /dev/null > /dev/null 2>&1 &
+until grep -q @root /proc/net/unix; do :; done
+# struct ckpt_sockets: the name of the end that was accepted
+TEXT=mine ./forge socket.img name.img 36 0 137 4 0x746f6f72 && restart name
+kill $!
+echo 2 > /proc/sys/vm/memfd_noexec
+cp socket.img noexec.img
+restart noexec
+true
+"#,
+    );
+    for (image, words) in [
+        ("plain", "restart: done"),
+        ("dumpable", "only root may have a core file (-EPERM)"),
+        ("exe", "nowrite as an executable (-EACCES)"),
+        ("cwd", "/tmp/root (-EACCES)"),
+        ("socket", "restart: done"),
+        ("name", "another socket that is in use (-EPERM)"),
+        ("noexec", "which vm.memfd_noexec forbids (-EACCES)"),
+    ] {
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
+            "{image}: {said}"
+        );
+    }
+}
