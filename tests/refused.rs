@@ -68,6 +68,16 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: refused: System V semaphore undo"],
     ),
+    (
+        "namespace",
+        "EOPNOTSUPP",
+        &["pid 3: refused: its uts namespace is not the caller's"],
+    ),
+    (
+        "children",
+        "EOPNOTSUPP",
+        &["pid 3: refused: its children's time namespace is not the caller's"],
+    ),
 ];
 
 #[test]

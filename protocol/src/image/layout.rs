@@ -30,7 +30,7 @@ layout!(
     Header {
         magic: u64, version: u32, page_size: u32, xfeatures: u64, vdso_sum: u64,
         mono_ns: u64, real_ns: u64, nr_tasks: u32, ncpus: u32, next_pid: u32, pad: u32,
-        release: [u8; 64], build: [u8; 64],
+        release: [u8; 64], build: [u8; 64], mounts_len: u32, pad2: u32,
     }
 );
 layout!(

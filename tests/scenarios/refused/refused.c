@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,6 +184,30 @@ static void semaphore(void)
 	check(semctl(id, 0, GETVAL) != 3 || semctl(id, 0, IPC_RMID), "semctl");
 }
 
+/* A host name of its own. */
+static void namespace(void)
+{
+	char name[64] = "";
+
+	check(unshare(CLONE_NEWUTS) || sethostname("other", 5), "uts");
+	stop_here();
+	check(gethostname(name, sizeof(name)) || strcmp(name, "other"), "gethostname");
+}
+
+/* Its children are to be in another time namespace than itself. */
+static void children(void)
+{
+	int status;
+	pid_t pid;
+
+	check(unshare(CLONE_NEWTIME), "time");
+	stop_here();
+	pid = fork();
+	if (!pid)
+		_exit(7);
+	check(pid < 0 || waitpid(pid, &status, 0) != pid || WEXITSTATUS(status) != 7, "fork");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -190,7 +215,7 @@ static const struct {
 	{ "listening", listening }, { "internet", internet }, { "waiting", waiting },
 	{ "flying", flying },	    { "watched", watched },   { "lock", lock },
 	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
-	{ "semaphore", semaphore },
+	{ "semaphore", semaphore }, { "namespace", namespace }, { "children", children },
 };
 
 int main(int argc, char **argv)

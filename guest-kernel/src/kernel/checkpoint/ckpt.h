@@ -23,13 +23,18 @@
 
 #define CKPT_OBJ_BITS	10
 #define CKPT_WBUF_SIZE	(64 * 1024)
+/* what a TREE record holds */
+#define CKPT_TASKS_MAX	(CKPT_REC_MAX / sizeof(struct ckpt_tree))
+/* the list of mounts, behind the header */
+#define CKPT_MOUNTS_MAX	(CKPT_REC_MAX - sizeof(struct ckpt_header))
 
 /* One task of the tree; both directions. */
 struct ckpt_tsk {
 	struct ckpt_ctx *ctx;
 	struct ckpt_tree tree;
 	struct task_struct *task;	/* reference held */
-	struct cgroup *cgrp;		/* checkpoint: freezer held */
+	struct hlist_node task_node;	/* checkpoint: see lookup.c */
+	struct hlist_node pid_node;
 	unsigned long csw;		/* checkpoint: switches when verified */
 	struct pid *pgid;		/* restart: references for the relink */
 	struct pid *sid;
@@ -71,6 +76,9 @@ struct ckpt_ctx {
 	struct ckpt_header hdr;
 	struct ckpt_tsk *tsks;
 	unsigned int nr_tsks;
+	struct hlist_head *by_task;	/* see lookup.c */
+	struct hlist_head *by_pid;
+	unsigned int lookup_bits;
 	u64 seq;			/* records so far */
 	u32 nr_objs;
 	struct xarray objs;		/* objref -> struct ckpt_obj */
@@ -81,9 +89,11 @@ struct ckpt_ctx {
 	struct pid_namespace *pidns;
 	struct nsproxy *nsproxy;
 	struct path root_path;		/* the root task's root directory */
+	char *mounts;			/* of the tree's own, see ns.c */
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
 	bool holding;			/* ckpt_hold_tasks() */
+	struct cgroup *cgrp;		/* of all tasks: its freezer is held */
 	char *wbuf;
 	size_t wlen;
 	char *page_buf;			/* one path or one record */
@@ -94,6 +104,7 @@ struct ckpt_ctx {
 	struct ckpt_rec rec;		/* its header */
 	int cgroup_fd;
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
+	bool equal_mounts;		/* RESTART_EQUAL_MOUNTS */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
@@ -127,6 +138,7 @@ struct ckpt_ctx {
 int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 	       const void *a, size_t alen, const void *b, size_t blen);
 int ckpt_flush(struct ckpt_ctx *ctx);
+bool ckpt_interrupted(long ret);
 int ckpt_read(struct ckpt_ctx *ctx);
 int ckpt_write_header(struct ckpt_ctx *ctx);
 int ckpt_write_tree(struct ckpt_ctx *ctx);
@@ -147,15 +159,26 @@ void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref);
 void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
+/* lookup.c: which entry a task is, or a pid */
+int ckpt_alloc_lookup(struct ckpt_ctx *ctx, unsigned int room);
+void ckpt_free_lookup(struct ckpt_ctx *ctx);
+void ckpt_index_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_index_pid(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
+struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
+
+/* ns.c: namespaces and mounts */
+int ckpt_check_namespaces(struct ckpt_ctx *ctx);
+int ckpt_dump_mounts(struct ckpt_ctx *ctx);
+int ckpt_check_mounts(struct ckpt_ctx *ctx);
+
 /* quiesce.c: which tasks, and that they stand still */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx);
 void ckpt_hold_tasks(struct ckpt_ctx *ctx);
 void ckpt_release_tasks(struct ckpt_ctx *ctx);
 int ckpt_check_settled(struct ckpt_ctx *ctx);
 int ckpt_recheck_settled(struct ckpt_ctx *ctx);
-struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
 void ckpt_mark_processes(struct ckpt_ctx *ctx);
-struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
 
 /* dump.c, restart.c, restart_task.c, section.c */
 int ckpt_dump(struct ckpt_ctx *ctx);

@@ -186,6 +186,8 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ret;
 	if (ctx->mount_proc && ct == ctx->tsks)
 		ret = mount_proc(ctx);
+	if (!ret && ct == ctx->tsks)
+		ret = ckpt_check_mounts(ctx);
 	ctx->cur_pid = ct->tree.pid;
 	if (!ret)
 		ret = ckpt_read_section(ctx, ct);

@@ -100,7 +100,8 @@ fn shape(kind: Kind) -> Option<Shape> {
     match kind {
         Kind::Header => shape!(false, Header {
             Exact => magic version page_size vdso_sum release;
-            Flags => xfeatures; Count => nr_tasks ncpus next_pid pad; Time => mono_ns real_ns;
+            Flags => xfeatures; Count => nr_tasks ncpus next_pid pad mounts_len pad2;
+            Time => mono_ns real_ns;
         }),
         Kind::Tree => shape!(true, Tree {
             Pid => pid tgid ppid pgid sid; Flags => flags exit_code; Number => exit_signal;

@@ -21,12 +21,19 @@
 
 /* checkpoint(2) flags */
 #define CHECKPOINT_CHECK	(1UL << 0)	/* check only, write nothing */
+/*
+ * the tree may have a mount namespace that is not the caller's: the image lists
+ * its mounts, and is restarted by RESTART_EQUAL_MOUNTS only
+ */
+#define CHECKPOINT_OWN_MOUNTS	(1UL << 1)
 
 /*
  * restart(2) flags: the first process of a new pid namespace mounts a proc of
  * that namespace at /proc, before anything in it is opened
  */
 #define RESTART_MOUNT_PROC	(1UL << 0)
+/* the caller's mounts, with that proc, are equal to those that the image lists */
+#define RESTART_EQUAL_MOUNTS	(1UL << 1)
 
 #define CKPT_MAGIC		0x31454c4249435543ULL	/* "CUCIBLE1" */
 #define CKPT_VERSION		1
@@ -109,6 +116,13 @@ struct ckpt_rec {
  * @next_pid: where the pid namespace goes on numbering
  * @release: utsname release, zero padded
  * @build: utsname version, zero padded
+ * @mounts_len: bytes of the list of mounts that follows, 0 where the tree had
+ *	those of the caller of checkpoint(2)
+ * @pad2: 0
+ *
+ * The list has a line a mount, as seen from the root task's root directory and
+ * in the order of the places: what /proc/PID/mountinfo shows from its fourth
+ * field on, without the numbers of peer groups.
  */
 struct ckpt_header {
 	__u64 magic;
@@ -124,6 +138,8 @@ struct ckpt_header {
 	__u32 pad;
 	char release[64];
 	char build[64];
+	__u32 mounts_len;
+	__u32 pad2;
 };
 
 /* CKPT_REC_SCHEMA: an array of these, one a record type */
