@@ -218,6 +218,9 @@ int ckpt_switch_mm(struct mm_struct *mm, bool fresh);
 /* ipc/sem.c */
 bool ckpt_sem_undo_empty(const struct task_struct *t);
 
+/* kernel/sched/core.c */
+void ckpt_set_runtime(u64 ns);
+
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);
 

@@ -42,6 +42,7 @@ struct ckpt_tsk {
 	bool sid_fresh;
 	struct ckpt_task rec;		/* restart: CKPT_REC_TASK as read */
 	struct ckpt_timers timers;	/* restart: CKPT_REC_TIMERS as read */
+	struct ckpt_rlimit rlimits[RLIM_NLIMITS];	/* restart, of a process */
 	struct ckpt_regs regs;		/* restart: CKPT_REC_REGS as read */
 	struct ckpt_debugregs debugregs;	/* restart: as read */
 	bool started;			/* restart: runs ckpt_task_main() */
@@ -199,6 +200,12 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n);
 int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx);
+void ckpt_apply_rlimits(const struct ckpt_tsk *ct);
+
+/* sched.c */
+int ckpt_check_sched(struct ckpt_ctx *ctx, struct task_struct *t);
+void ckpt_dump_sched(struct task_struct *t, struct ckpt_task *rec);
+int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
 
 /* seccomp.c */
 int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
@@ -214,21 +221,23 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
 /* signal.c */
 int ckpt_dump_sighand(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
-int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared);
+int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_sighand(struct ckpt_ctx *ctx);
 int ckpt_restore_signal(struct ckpt_ctx *ctx);
 void ckpt_relink_signal(const struct ckpt_tsk *ct);
 int ckpt_restore_siginfo(struct ckpt_ctx *ctx);
 
 /* timers.c */
-int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+void ckpt_look_at_timers(struct task_struct *t, struct ckpt_timers *rec);
 int ckpt_restore_timers(struct ckpt_ctx *ctx);
 void ckpt_arm_timers(const struct ckpt_timers *rec);
 int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 			    struct ckpt_task *rec);
 int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
-void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
+void ckpt_set_restart_block(const struct ckpt_ctx *ctx,
+			    const struct ckpt_task *rec);
 
 /* tty.c, tty_files.c */
 int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref);
@@ -247,7 +256,10 @@ struct file *ckpt_open_pty(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 			   const char *name);
 
 /* posix_timers.c */
-int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
+			      struct ckpt_posix_timer **recs);
+bool ckpt_posix_timers_moved(const struct ckpt_posix_timer *a,
+			     const struct ckpt_posix_timer *b, int n);
 int ckpt_restore_posix_timer(struct ckpt_ctx *ctx);
 int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
@@ -359,6 +371,7 @@ int ckpt_restore_xstate(struct ckpt_ctx *ctx);
 int ckpt_restore_debugregs(struct ckpt_ctx *ctx);
 int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec);
 unsigned int ckpt_nr_breakpoints(struct task_struct *t);
+bool ckpt_restarts_as_32bit(struct task_struct *t);
 int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm);
 bool ckpt_vma_is_vdso(struct vm_area_struct *vma);
 bool ckpt_vma_is_vvar(struct vm_area_struct *vma);

@@ -49,13 +49,9 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (!ret && process)
 		ret = ckpt_dump_sighand(ctx, t);
 	if (!ret && process)
-		ret = ckpt_dump_posix_timers(ctx, t);
-	if (!ret && process)
-		ret = ckpt_dump_pending(ctx, t, true);
-	if (!ret && process)
-		ret = ckpt_dump_timers(ctx, t);
+		ret = ckpt_dump_process_signals(ctx, t);
 	if (!ret && !zombie)
-		ret = ckpt_dump_pending(ctx, t, false);
+		ret = ckpt_dump_pending(ctx, t);
 	if (!ret && !zombie)
 		ret = ckpt_dump_cpu(ctx, t);
 	if (!ret)

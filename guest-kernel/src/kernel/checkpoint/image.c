@@ -276,6 +276,8 @@ static void fill_header(struct ckpt_header *h)
 	h->vdso_sum = ckpt_vdso_sum();
 	h->mono_ns = ktime_get_ns();
 	h->real_ns = ktime_get_real_ns();
+	h->boot_ns = ktime_get_boottime_ns();
+	h->tai_ns = ktime_get_clocktai_ns();
 	h->ncpus = num_possible_cpus();
 	strscpy(h->release, init_uts_ns.name.release, sizeof(h->release));
 	strscpy(h->build, init_uts_ns.name.version, sizeof(h->build));
