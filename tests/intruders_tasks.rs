@@ -453,3 +453,69 @@ until grep SIGALRM out; do :; done
     );
     assert_lines(&said, &["saved", "saved", "SIGALRM came"]);
 }
+
+#[test]
+fn a_lock_that_somebody_outside_holds_does_not_hold_the_caller() {
+    let said = said_by(
+        r#"
+cat > hold.c <<'END'
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Writes to a pipe from memory that is never there: with the pipe's lock held. */
+int main(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register all = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC), ends[2];
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	FILE *file;
+	pid_t pid;
+
+	all.range.start = (unsigned long)page;
+	all.range.len = 4096;
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &all) ||
+	    pipe(ends) || (pid = fork()) < 0)
+		return 1;
+	if (!pid)
+		return read(ends[0], &pid, 1);
+	file = fopen("child", "w");
+	fprintf(file, "%d", pid);
+	fclose(file);
+	while (access("go", F_OK))
+		usleep(1000);
+	return write(ends[1], page, 4096);
+}
+END
+gcc -o hold hold.c || die gcc
+./hold &
+holder=$!
+until [ -s child ]; do :; done
+root=$(cat child)
+echo $root > $cg/cgroup.procs
+until grep -q '^0 ' /proc/$root/syscall; do :; done
+freeze
+touch go
+until grep -q '^1 ' /proc/$holder/syscall; do :; done
+$tools/checkpoint -o image -l log $root 2> /dev/null &
+caller=$!
+# it waits for the lock
+until grep -q '^500 ' /proc/$caller/syscall; do
+	kill -0 $caller || die "checkpoint ended: $(cat log)"
+done
+kill -9 $caller
+wait $caller
+echo ended by $?
+kill -9 $holder $root
+echo 0 > $cg/cgroup.freeze
+wait $holder
+"#,
+    );
+    assert_lines(&said, &["ended by 137"]);
+}
