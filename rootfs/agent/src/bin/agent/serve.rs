@@ -278,7 +278,13 @@ impl Agent {
         let (ready, handed) = pipe2(OFlag::O_CLOEXEC)?;
         let mut command = Command::new(format!("{TOOLS_DIR}/restart"));
         command
-            .args(["--pidns", "--equal-mounts", "--frozen", "--wait", "--copy-status"])
+            .args([
+                "--pidns",
+                "--equal-mounts",
+                "--frozen",
+                "--wait",
+                "--copy-status",
+            ])
             .args(["-i", image, "-l", log, "--cgroup"])
             .arg(cgroup.dir())
             .arg(format!("--ready-fd={}", handed.as_raw_fd()));

@@ -159,10 +159,12 @@ impl Attempt {
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
         become_user(self.user)?;
         let flags = sys::RESTART_EQUAL_MOUNTS;
-        Ok(match sys::restart(Some(dir.as_fd()), image, flags, Some(log)) {
-            Ok(root) => format!("restored {root}"),
-            Err(errno) => format!("refused {}", errno as i32),
-        })
+        Ok(
+            match sys::restart(Some(dir.as_fd()), image, flags, Some(log)) {
+                Ok(root) => format!("restored {root}"),
+                Err(errno) => format!("refused {}", errno as i32),
+            },
+        )
     }
 }
 
