@@ -483,8 +483,10 @@ int main(void)
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &all) ||
 	    pipe(ends) || (pid = fork()) < 0)
 		return 1;
-	if (!pid)
+	if (!pid) {
+		close(fd);
 		return read(ends[0], &pid, 1);
+	}
 	file = fopen("child", "w");
 	fprintf(file, "%d", pid);
 	fclose(file);
@@ -494,7 +496,7 @@ int main(void)
 }
 END
 gcc -o hold hold.c || die gcc
-./hold &
+./hold < /dev/null > /dev/null 2>&1 &
 holder=$!
 until [ -s child ]; do :; done
 root=$(cat child)
