@@ -107,6 +107,16 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EBUSY",
         &["pid 3: /work/under: the name leads to another file"],
     ),
+    (
+        "namespace",
+        "EOPNOTSUPP",
+        &["pid 3: refused: its uts namespace is not the caller's"],
+    ),
+    (
+        "children",
+        "EOPNOTSUPP",
+        &["pid 3: refused: its children's time namespace is not the caller's"],
+    ),
 ];
 
 #[test]

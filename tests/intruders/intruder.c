@@ -43,8 +43,8 @@
 
 #define SYS_checkpoint	500
 #define SYS_restart	501
-/* what restart(2) is told: a proc of the new pid namespace */
-#define RESTART_FLAGS	1UL
+/* what restart(2) is told: a proc of the new pid namespace, and the same mounts */
+#define RESTART_FLAGS	3UL
 /* end of patience, seconds */
 #define LIMIT		60
 /* what the kernel's struct ckpt_rec takes */

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #define SYS_checkpoint	500
+#define CHECKPOINT_OWN_MOUNTS	2	/* a container has some */
 /* the smallest pipe there is */
 #define ROOM		4096
 #define MAX_TASKS	64
@@ -295,7 +296,7 @@ static long length(int root, const char *path)
 	struct stat st;
 
 	/* what reads as frozen may be settling still */
-	while (syscall(SYS_checkpoint, root, fd, 0, -1))
+	while (syscall(SYS_checkpoint, root, fd, CHECKPOINT_OWN_MOUNTS, -1))
 		if (errno != EAGAIN || time(NULL) > end || ftruncate(fd, 0) ||
 		    lseek(fd, 0, SEEK_SET))
 			fail("a first checkpoint: %m");
@@ -314,7 +315,7 @@ static pid_t begin_checkpoint(int root, int ends[2], int log)
 	if (pid)
 		return pid;
 	close(ends[0]);
-	if (syscall(SYS_checkpoint, root, ends[1], 0, log))
+	if (syscall(SYS_checkpoint, root, ends[1], CHECKPOINT_OWN_MOUNTS, log))
 		_exit(errno);
 	_exit(0);
 }

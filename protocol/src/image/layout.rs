@@ -30,7 +30,8 @@ layout!(
     Header {
         magic: u64, version: u32, page_size: u32, xfeatures: u64, vdso_sum: u64,
         mono_ns: u64, real_ns: u64, nr_tasks: u32, ncpus: u32, next_pid: u32, pad: u32,
-        release: [u8; 64], build: [u8; 64],
+        release: [u8; 64], build: [u8; 64], boot_ns: u64, tai_ns: u64,
+        mounts_len: u32, pad2: u32,
     }
 );
 layout!(
@@ -54,7 +55,9 @@ layout!(
         rseq: u64, rseq_len: u32, rseq_sig: u32, pdeath_signal: u32, personality: u32,
         timer_slack_ns: u64, default_timer_slack_ns: u64, utime: u64, stime: u64,
         mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, seccomp: u32, cpus: u64,
-        comm: [u8; 16], exec_ino: u64, exec_interp_ino: u64,
+        comm: [u8; 16], exec_ino: u64, exec_interp_ino: u64, exec_ns: u64, gtime: u64,
+        seen_utime: u64, seen_stime: u64, nvcsw: u64, nivcsw: u64, min_flt: u64, maj_flt: u64,
+        slice_ns: u64,
     }
 );
 layout!(
@@ -63,7 +66,8 @@ layout!(
         r15: u64, r14: u64, r13: u64, r12: u64, bp: u64, bx: u64, r11: u64, r10: u64,
         r9: u64, r8: u64, ax: u64, cx: u64, dx: u64, si: u64, di: u64, orig_ax: u64,
         ip: u64, flags: u64, sp: u64, fsbase: u64, gsbase: u64,
-        cs: u32, ss: u32, ds: u32, es: u32, fs: u32, gs: u32,
+        cs: u32, ss: u32, ds: u32, es: u32, fs: u32, gs: u32, trap_nr: u64, error_code: u64,
+        cr2: u64, tsc: u32, spec: [u32; 3],
     }
 );
 layout!(
@@ -138,10 +142,14 @@ layout!(
     Sigaction { handler: u64, flags: u64, restorer: u64, mask: u64, }
 );
 layout!(
-    /// The start of `struct ckpt_signal`.
+    /// `struct ckpt_signal`
     Signal {
         flags: u32, group_exit_code: i32, is_child_subreaper: u32, has_child_subreaper: u32,
         oom_score_adj_min: i32, group_stop_count: u32, utime: u64, stime: u64, cutime: u64, cstime: u64,
+        min_flt: u64, maj_flt: u64, cmin_flt: u64, cmaj_flt: u64, maxrss: u64, cmaxrss: u64,
+        tty: u32, tty_old_pgrp: i32, exec_ns: u64, gtime: u64, cgtime: u64, seen_utime: u64,
+        seen_stime: u64, nvcsw: u64, nivcsw: u64, cnvcsw: u64, cnivcsw: u64, inblock: u64,
+        oublock: u64, cinblock: u64, coublock: u64,
     }
 );
 layout!(

@@ -254,7 +254,7 @@ impl<R: Read> Reader<R> {
         self.fill(&mut head)?;
         let raw = RecordHead::read_from_bytes(&head).map_err(|_| ImageError::NoImage)?;
         let kind = Kind::from(raw.kind);
-        if self.number == 0 && (kind != Kind::Header || raw.len != size_of::<Header>() as u64) {
+        if self.number == 0 && (kind != Kind::Header || raw.len < size_of::<Header>() as u64) {
             return Err(ImageError::NoImage);
         }
         let mut record = Record {

@@ -42,6 +42,9 @@ pub fn restart(errno: Errno) -> &'static str {
              use --pids"
         }
         Errno::ENOENT => "a file that the tasks had open is not there any more; it is named above",
+        Errno::ESTALE => {
+            "a file is another than at the checkpoint, or the mounts are others, as told above"
+        }
         Errno::ENOMEM => "there is not enough memory for the tasks",
         _ => "the kernel refused it; the reason is above, if it gave one",
     }

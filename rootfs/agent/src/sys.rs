@@ -13,6 +13,13 @@ fn raw_or_none(fd: Option<BorrowedFd<'_>>) -> i64 {
     fd.map_or(-1, |fd| i64::from(fd.as_raw_fd()))
 }
 
+/// A flag of [`checkpoint`]: only find out whether the tree can be saved.
+pub const CHECKPOINT_CHECK: u64 = 1;
+
+/// A flag of [`checkpoint`]: the tree may be in another mount namespace than the caller. Its
+/// image lists the mounts, and wants [`RESTART_EQUAL_MOUNTS`].
+pub const CHECKPOINT_OWN_MOUNTS: u64 = 2;
+
 /// `checkpoint(2)`: writes the frozen tree below `pid` to `image`.
 pub fn checkpoint(
     pid: Pid,
@@ -36,6 +43,10 @@ pub fn checkpoint(
 /// A flag of [`restart`]: the first process of a new pid namespace mounts a `/proc` of it.
 /// proc(5) shows the namespace of who mounts it, and descriptors may lead there.
 pub const RESTART_MOUNT_PROC: u64 = 1;
+
+/// A flag of [`restart`]: the caller's mounts, with that `/proc`, are equal to those that the
+/// image lists. The call compares them.
+pub const RESTART_EQUAL_MOUNTS: u64 = 2;
 
 /// `restart(2)`: creates the tasks of `image` and returns their root, a child of the caller.
 pub fn restart(

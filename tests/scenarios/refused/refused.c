@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -278,6 +279,30 @@ static void overmounted(void)
 	check(faccessat(fd, "file", F_OK, 0) || umount("under"), "it is another directory");
 }
 
+/* A host name of its own. */
+static void namespace(void)
+{
+	char name[64] = "";
+
+	check(unshare(CLONE_NEWUTS) || sethostname("other", 5), "uts");
+	stop_here();
+	check(gethostname(name, sizeof(name)) || strcmp(name, "other"), "gethostname");
+}
+
+/* Its children are to be in another time namespace than itself. */
+static void children(void)
+{
+	int status;
+	pid_t pid;
+
+	check(unshare(CLONE_NEWTIME), "time");
+	stop_here();
+	pid = fork();
+	if (!pid)
+		_exit(7);
+	check(pid < 0 || waitpid(pid, &status, 0) != pid || WEXITSTATUS(status) != 7, "fork");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -288,6 +313,7 @@ static const struct {
 	{ "semaphore", semaphore }, { "vmsplice", vmsplice_case }, { "spliced", spliced },
 	{ "symlink", symlink_case }, { "owner", owner },	    { "pidfd", pidfd },
 	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
+	{ "namespace", namespace }, { "children", children },
 };
 
 int main(int argc, char **argv)

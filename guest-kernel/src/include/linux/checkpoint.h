@@ -21,6 +21,7 @@ struct kernfs_open_file;
 struct kernel_siginfo;
 struct linux_binprm;
 struct mnt_namespace;
+struct path;
 struct pid;
 struct pid_namespace;
 struct poll_table_struct;
@@ -254,12 +255,20 @@ void cgroup_freeze_postpone(void);
 void cgroup_freeze_resume(void);
 bool cgroup_freeze_hold(struct cgroup *cgrp);
 void cgroup_freeze_unhold(struct cgroup *cgrp);
+bool ckpt_cgroup_v1_same(struct task_struct *t);
+
+/* fs/proc_namespace.c */
+ssize_t ckpt_show_mounts(struct mnt_namespace *ns, const struct path *root,
+			 char *buf, size_t size);
 
 /* fs/exec.c */
 int ckpt_switch_mm(struct mm_struct *mm, bool fresh);
 
 /* ipc/sem.c */
 bool ckpt_sem_undo_empty(const struct task_struct *t);
+
+/* kernel/sched/core.c */
+void ckpt_set_runtime(u64 ns);
 
 /* kernel/futex/waitwake.c */
 bool ckpt_futex_flags_ok(u64 flags);

@@ -23,13 +23,18 @@
 
 #define CKPT_OBJ_BITS	10
 #define CKPT_WBUF_SIZE	(64 * 1024)
+/* what a TREE record holds */
+#define CKPT_TASKS_MAX	(CKPT_REC_MAX / sizeof(struct ckpt_tree))
+/* the list of mounts, behind the header */
+#define CKPT_MOUNTS_MAX	(CKPT_REC_MAX - sizeof(struct ckpt_header))
 
 /* One task of the tree; both directions. */
 struct ckpt_tsk {
 	struct ckpt_ctx *ctx;
 	struct ckpt_tree tree;
 	struct task_struct *task;	/* reference held */
-	struct cgroup *cgrp;		/* checkpoint: freezer held */
+	struct hlist_node task_node;	/* checkpoint: see lookup.c */
+	struct hlist_node pid_node;
 	unsigned long csw;		/* checkpoint: switches when verified */
 	struct pid *pgid;		/* restart: references for the relink */
 	struct pid *sid;
@@ -37,6 +42,7 @@ struct ckpt_tsk {
 	bool sid_fresh;
 	struct ckpt_task rec;		/* restart: CKPT_REC_TASK as read */
 	struct ckpt_timers timers;	/* restart: CKPT_REC_TIMERS as read */
+	struct ckpt_rlimit rlimits[RLIM_NLIMITS];	/* restart, of a process */
 	struct ckpt_regs regs;		/* restart: CKPT_REC_REGS as read */
 	struct ckpt_debugregs debugregs;	/* restart: as read */
 	bool started;			/* restart: runs ckpt_task_main() */
@@ -76,6 +82,9 @@ struct ckpt_ctx {
 	struct ckpt_header hdr;
 	struct ckpt_tsk *tsks;
 	unsigned int nr_tsks;
+	struct hlist_head *by_task;	/* see lookup.c */
+	struct hlist_head *by_pid;
+	unsigned int lookup_bits;
 	u64 seq;			/* records so far */
 	u32 nr_objs;
 	struct xarray objs;		/* objref -> struct ckpt_obj */
@@ -86,9 +95,11 @@ struct ckpt_ctx {
 	struct pid_namespace *pidns;
 	struct nsproxy *nsproxy;
 	struct path root_path;		/* the root task's root directory */
+	char *mounts;			/* of the tree's own, see ns.c */
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
 	bool holding;			/* ckpt_hold_tasks() */
+	struct cgroup *cgrp;		/* of all tasks: its freezer is held */
 	char *wbuf;
 	size_t wlen;
 	char *page_buf;			/* one path or one record */
@@ -100,6 +111,7 @@ struct ckpt_ctx {
 	int cgroup_fd;
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
 	struct path proc_mount;		/* the mount that was made for it */
+	bool equal_mounts;		/* RESTART_EQUAL_MOUNTS */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
@@ -135,6 +147,7 @@ struct ckpt_ctx {
 int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 	       const void *a, size_t alen, const void *b, size_t blen);
 int ckpt_flush(struct ckpt_ctx *ctx);
+bool ckpt_interrupted(long ret);
 int ckpt_read(struct ckpt_ctx *ctx);
 int ckpt_write_header(struct ckpt_ctx *ctx);
 int ckpt_write_tree(struct ckpt_ctx *ctx);
@@ -160,15 +173,26 @@ void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_map(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
+/* lookup.c: which entry a task is, or a pid */
+int ckpt_alloc_lookup(struct ckpt_ctx *ctx, unsigned int room);
+void ckpt_free_lookup(struct ckpt_ctx *ctx);
+void ckpt_index_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+void ckpt_index_pid(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
+struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
+struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
+
+/* ns.c: namespaces and mounts */
+int ckpt_check_namespaces(struct ckpt_ctx *ctx);
+int ckpt_dump_mounts(struct ckpt_ctx *ctx);
+int ckpt_check_mounts(struct ckpt_ctx *ctx);
+
 /* quiesce.c: which tasks, and that they stand still */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx);
 void ckpt_hold_tasks(struct ckpt_ctx *ctx);
 void ckpt_release_tasks(struct ckpt_ctx *ctx);
 int ckpt_check_settled(struct ckpt_ctx *ctx);
 int ckpt_recheck_settled(struct ckpt_ctx *ctx);
-struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task);
 void ckpt_mark_processes(struct ckpt_ctx *ctx);
-struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid);
 
 /* dump.c, restart.c, restart_task.c, section.c */
 int ckpt_dump(struct ckpt_ctx *ctx);
@@ -196,6 +220,12 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n);
 int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx);
+void ckpt_apply_rlimits(const struct ckpt_tsk *ct);
+
+/* sched.c */
+int ckpt_check_sched(struct ckpt_ctx *ctx, struct task_struct *t);
+void ckpt_dump_sched(struct task_struct *t, struct ckpt_task *rec);
+int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
 
 /* seccomp.c */
 int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
@@ -211,21 +241,23 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
 /* signal.c */
 int ckpt_dump_sighand(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
-int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared);
+int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_sighand(struct ckpt_ctx *ctx);
 int ckpt_restore_signal(struct ckpt_ctx *ctx);
 void ckpt_relink_signal(const struct ckpt_tsk *ct);
 int ckpt_restore_siginfo(struct ckpt_ctx *ctx);
 
 /* timers.c */
-int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+void ckpt_look_at_timers(struct task_struct *t, struct ckpt_timers *rec);
 int ckpt_restore_timers(struct ckpt_ctx *ctx);
 void ckpt_arm_timers(const struct ckpt_timers *rec);
 int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 			    struct ckpt_task *rec);
 int ckpt_check_restart_block(struct ckpt_ctx *ctx,
 			     const struct ckpt_task *rec);
-void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta);
+void ckpt_set_restart_block(const struct ckpt_ctx *ctx,
+			    const struct ckpt_task *rec);
 
 /* tty.c, tty_files.c */
 int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref);
@@ -244,7 +276,10 @@ struct file *ckpt_open_pty(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 			   const char *name);
 
 /* posix_timers.c */
-int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t);
+int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
+			      struct ckpt_posix_timer **recs);
+bool ckpt_posix_timers_moved(const struct ckpt_posix_timer *a,
+			     const struct ckpt_posix_timer *b, int n);
 int ckpt_restore_posix_timer(struct ckpt_ctx *ctx);
 int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
@@ -367,6 +402,7 @@ int ckpt_restore_xstate(struct ckpt_ctx *ctx);
 int ckpt_restore_debugregs(struct ckpt_ctx *ctx);
 int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec);
 unsigned int ckpt_nr_breakpoints(struct task_struct *t);
+bool ckpt_restarts_as_32bit(struct task_struct *t);
 int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm);
 bool ckpt_vma_is_vdso(struct vm_area_struct *vma);
 bool ckpt_vma_is_vvar(struct vm_area_struct *vma);

@@ -39,6 +39,11 @@ int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref)
 
 	if (ckpt_obj_lookup(ctx, CKPT_REC_CRED, (void *)cred, ref))
 		return 0;
+	/* the restarter reads ids as its own namespace has them */
+	if (ns != current_user_ns())
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"credentials (uid %u) of another user namespace than the caller's: checkpoint from inside it (nsenter)",
+				rec.uid);
 	groups = kvmalloc_array(gi->ngroups ?: 1, sizeof(*groups), GFP_KERNEL);
 	if (!groups)
 		return -ENOMEM;
@@ -96,6 +101,26 @@ static bool same_groups(const struct cred *old, const struct group_info *gi)
 	return true;
 }
 
+/* The rules of PR_SET_SECUREBITS and PR_SET_KEEPCAPS. */
+static int check_securebits(const struct cred *old, const struct cred *new)
+{
+	unsigned int changed = new->securebits ^ old->securebits;
+
+	if (!changed)
+		return 0;
+	if (new->securebits & ~(SECURE_ALL_LOCKS | SECURE_ALL_BITS))
+		return -EINVAL;
+	/* a lock stays, and so does what it locks */
+	if (old->securebits & SECURE_ALL_LOCKS & ~new->securebits ||
+	    (old->securebits & SECURE_ALL_LOCKS) >> 1 & changed)
+		return -EPERM;
+	/* PR_SET_KEEPCAPS is anybody's */
+	if (changed & ~issecure_mask(SECURE_KEEP_CAPS) &&
+	    !ns_capable(new->user_ns, CAP_SETPCAP))
+		return -EPERM;
+	return 0;
+}
+
 /* The rules of setresuid(2), setgroups(2), capset(2) and prctl(2). */
 static int check_rights(const struct cred *old, const struct cred *new)
 {
@@ -114,27 +139,29 @@ static int check_rights(const struct cred *old, const struct cred *new)
 	    (!ns_capable(ns, CAP_SETGID) || !userns_may_setgroups(ns)))
 		return -EPERM;
 	if (!cap_issubset(want, old->cap_permitted) ||
-	    !cap_issubset(new->cap_bset, old->cap_bset) ||
-	    !cap_issubset(new->cap_inheritable,
+	    !cap_issubset(new->cap_bset, old->cap_bset))
+		return -EPERM;
+	/* PR_CAPBSET_DROP: a setuid program does not expect to lack something */
+	if (!cap_issubset(old->cap_bset, new->cap_bset) &&
+	    !ns_capable(ns, CAP_SETPCAP))
+		return -EPERM;
+	/* cap_capset(): of what it has, or with CAP_SETPCAP of what it could have */
+	if (!cap_issubset(new->cap_inheritable,
 			  cap_combine(old->cap_inheritable,
-				      old->cap_permitted)))
+				      ns_capable(ns, CAP_SETPCAP) ?
+				      old->cap_bset : old->cap_permitted)) ||
+	    !cap_issubset(new->cap_inheritable,
+			  cap_combine(old->cap_inheritable, old->cap_bset)))
 		return -EPERM;
 	if (!cap_issubset(new->cap_effective, want) ||
 	    !cap_issubset(new->cap_ambient,
 			  cap_intersect(want, new->cap_inheritable)))
 		return -EINVAL;
-	if (new->securebits != old->securebits) {
-		if ((new->securebits & ~(SECURE_ALL_LOCKS | SECURE_ALL_BITS)) ||
-		    (old->securebits & SECURE_ALL_LOCKS & ~new->securebits))
-			return -EINVAL;
-		/* PR_SET_KEEPCAPS is anybody's, unless it is locked */
-		if (((new->securebits ^ old->securebits) &
-		     ~issecure_mask(SECURE_KEEP_CAPS) ||
-		     old->securebits & issecure_mask(SECURE_KEEP_CAPS_LOCKED)) &&
-		    !ns_capable(ns, CAP_SETPCAP))
-			return -EPERM;
-	}
-	return 0;
+	/* PR_CAP_AMBIENT_RAISE: those that it has already may stay */
+	if (!cap_issubset(new->cap_ambient, old->cap_ambient) &&
+	    old->securebits & issecure_mask(SECURE_NO_CAP_AMBIENT_RAISE))
+		return -EPERM;
+	return check_securebits(old, new);
 }
 
 static struct group_info *read_groups(struct user_namespace *ns,
@@ -223,8 +250,17 @@ int ckpt_restore_cred(struct ckpt_ctx *ctx)
 int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref)
 {
 	const struct cred *src = ckpt_obj_fetch(ctx, CKPT_REC_CRED, ref);
+	bool other;
 
 	if (IS_ERR(src))
 		return PTR_ERR(src);
+	/* setuid(2): who becomes a user that has too many processes may not exec */
+	other = !uid_eq(src->uid, current_uid());
+	if (other && src->user != INIT_USER &&
+	    is_rlimit_overlimit(src->ucounts, UCOUNT_RLIMIT_NPROC,
+				rlimit(RLIMIT_NPROC)))
+		current->flags |= PF_NPROC_EXCEEDED;
+	else if (other)
+		current->flags &= ~PF_NPROC_EXCEEDED;
 	return commit_creds((struct cred *)get_cred(src));
 }

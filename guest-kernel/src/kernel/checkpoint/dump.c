@@ -13,7 +13,6 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
-#include <linux/user_namespace.h>
 
 #include "ckpt.h"
 #include "ptrace.h"
@@ -50,13 +49,9 @@ static int dump_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (!ret && process)
 		ret = ckpt_dump_sighand(ctx, t);
 	if (!ret && process)
-		ret = ckpt_dump_posix_timers(ctx, t);
-	if (!ret && process)
-		ret = ckpt_dump_pending(ctx, t, true);
-	if (!ret && process)
-		ret = ckpt_dump_timers(ctx, t);
+		ret = ckpt_dump_process_signals(ctx, t);
 	if (!ret && !zombie)
-		ret = ckpt_dump_pending(ctx, t, false);
+		ret = ckpt_dump_pending(ctx, t);
 	if (!ret && !zombie)
 		ret = ckpt_dump_cpu(ctx, t);
 	if (!ret)
@@ -108,92 +103,117 @@ static int check_access(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-static int check_namespaces(struct ckpt_ctx *ctx)
+/*
+ * Hold the freezer of the cgroup that all tasks are in. Whoever writes to it
+ * meanwhile changes nothing for them.
+ */
+static int hold_cgroup(struct ckpt_ctx *ctx)
+{
+	struct cgroup *cgrp;
+
+	rcu_read_lock();
+	cgrp = task_dfl_cgroup(ctx->root);
+	if (!cgroup_tryget(cgrp))
+		cgrp = NULL;
+	rcu_read_unlock();
+	if (cgrp && cgroup_freeze_hold(cgrp)) {
+		ctx->cgrp = cgrp;
+		return 0;
+	}
+	if (cgrp)
+		cgroup_put(cgrp);
+	ctx->cur_pid = ctx->tsks[0].tree.pid;
+	return ckpt_err(ctx, -EBUSY,
+			"%s: its cgroup is not frozen: write 1 to its cgroup.freeze",
+			ctx->root->comm);
+}
+
+/* The tasks are held: those that are at rest cannot be moved unnoticed. */
+static int check_cgroup(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
+	bool same;
 
 	for (i = 0; i < ctx->nr_tsks; i++) {
-		struct task_struct *t = ctx->tsks[i].task;
-		int ret = 0;
-
 		if (ctx->tsks[i].tree.flags & CKPT_TREE_ZOMBIE)
 			continue;
+		rcu_read_lock();
+		same = task_dfl_cgroup(ctx->tsks[i].task) == ctx->cgrp;
+		rcu_read_unlock();
 		ctx->cur_pid = ctx->tsks[i].tree.pid;
-		task_lock(t);
-		if (!t->nsproxy)
-			ret = -EAGAIN;
-		else if (t->nsproxy != ctx->nsproxy &&
-			 (t->nsproxy->mnt_ns != ctx->nsproxy->mnt_ns ||
-			  t->nsproxy->net_ns != ctx->nsproxy->net_ns ||
-			  t->nsproxy->ipc_ns != ctx->nsproxy->ipc_ns ||
-			  t->nsproxy->uts_ns != ctx->nsproxy->uts_ns ||
-			  t->nsproxy->time_ns != ctx->nsproxy->time_ns ||
-			  t->nsproxy->cgroup_ns != ctx->nsproxy->cgroup_ns))
-			ret = -EOPNOTSUPP;
-		else if (t->nsproxy->pid_ns_for_children != ctx->pidns ||
-			 task_active_pid_ns(t) != ctx->pidns)
-			ret = -EOPNOTSUPP;
-		task_unlock(t);
-		if (!ret && t->real_cred->user_ns != ctx->root->real_cred->user_ns)
-			ret = -EOPNOTSUPP;
-		if (ret)
-			return ckpt_err(ctx, ret,
-					"%s: in other namespaces than the root task",
-					t->comm);
+		if (!same)
+			return ckpt_err(ctx, -EOPNOTSUPP,
+					"%s: in another cgroup than the root task",
+					ctx->tsks[i].task->comm);
 	}
 	ctx->cur_pid = 0;
 	return 0;
 }
 
-static void release_cgroups(struct ckpt_ctx *ctx)
+static void release_cgroup(struct ckpt_ctx *ctx)
 {
-	unsigned int i;
-
-	for (i = 0; i < ctx->nr_tsks; i++) {
-		if (!ctx->tsks[i].cgrp)
-			continue;
-		cgroup_freeze_unhold(ctx->tsks[i].cgrp);
-		cgroup_put(ctx->tsks[i].cgrp);
-		ctx->tsks[i].cgrp = NULL;
-	}
+	if (!ctx->cgrp)
+		return;
+	cgroup_freeze_unhold(ctx->cgrp);
+	cgroup_put(ctx->cgrp);
+	ctx->cgrp = NULL;
 }
 
 /*
- * Hold the freezers of the tasks' cgroups. Holding is counted, so one cgroup
- * may be held several times.
+ * Which tasks, and that they stand still. Whether the caller may trace them is
+ * asked three times: of the root before the tree is walked, which takes long
+ * where it is large; of all before anything is said of them; and of all when
+ * they are at rest, since until then one can execute a setuid program.
  */
-static int hold_cgroups(struct ckpt_ctx *ctx)
+static int settle(struct ckpt_ctx *ctx)
 {
-	unsigned int i;
+	int ret;
 
-	for (i = 0; i < ctx->nr_tsks; i++) {
-		struct ckpt_tsk *ct = &ctx->tsks[i];
-		struct cgroup *cgrp;
+	if (!ptrace_may_access(ctx->root, PTRACE_MODE_ATTACH_REALCREDS))
+		return ckpt_err(ctx, -EPERM, "%s: the caller may not trace it",
+				ctx->root->comm);
+	ret = ckpt_collect_tasks(ctx);
+	if (ret)
+		return ret;
+	if (ckpt_find_task(ctx, current))
+		return ckpt_err(ctx, -EINVAL, "the caller is itself in the tree");
+	ret = check_access(ctx);
+	if (!ret)
+		ret = hold_cgroup(ctx);
+	if (ret)
+		return ret;
+	ckpt_hold_tasks(ctx);
+	ret = check_cgroup(ctx);
+	if (!ret)
+		ret = ckpt_check_settled(ctx);
+	if (!ret)
+		ret = check_access(ctx);
+	return ret;
+}
 
-		if (ct->tree.flags & CKPT_TREE_ZOMBIE)
-			continue;
-		rcu_read_lock();
-		cgrp = task_dfl_cgroup(ct->task);
-		if (!cgroup_tryget(cgrp))
-			cgrp = NULL;
-		rcu_read_unlock();
-		if (cgrp && cgroup_freeze_hold(cgrp)) {
-			ct->cgrp = cgrp;
-			if (cgrp == ctx->tsks[0].cgrp)
-				continue;
-			ctx->cur_pid = ct->tree.pid;
-			return ckpt_err(ctx, -EOPNOTSUPP,
-					"%s: in another cgroup than the root task",
-					ct->task->comm);
-		}
-		if (cgrp)
-			cgroup_put(cgrp);
-		ctx->cur_pid = ct->tree.pid;
-		return ckpt_err(ctx, -EBUSY,
-				"%s: its cgroup is not frozen: write 1 to its cgroup.freeze",
-				ct->task->comm);
-	}
+/* The tasks are at rest: where the root is, which the others are compared with. */
+static int look_at_root(struct ckpt_ctx *ctx)
+{
+	task_lock(ctx->root);
+	ctx->nsproxy = ctx->root->nsproxy;
+	if (ctx->nsproxy)
+		get_nsproxy(ctx->nsproxy);
+	if (ctx->root->fs)
+		get_fs_root(ctx->root->fs, &ctx->root_path);
+	task_unlock(ctx->root);
+	if (!ctx->nsproxy || !ctx->root_path.mnt)
+		return ckpt_err(ctx, -EAGAIN, "%s: exiting: try again",
+				ctx->root->comm);
 	return 0;
+}
+
+/* A signal that comes meanwhile waits for the end of the call: it is not repeated. */
+static int not_repeated(int ret)
+{
+	spin_lock_irq(&current->sighand->siglock);
+	recalc_sigpending();
+	spin_unlock_irq(&current->sighand->siglock);
+	return ckpt_interrupted(ret) ? -EINTR : ret;
 }
 
 int ckpt_dump(struct ckpt_ctx *ctx)
@@ -202,43 +222,19 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	struct pid *pid;
 	int ret;
 
-	task_lock(ctx->root);
-	ctx->nsproxy = ctx->root->nsproxy;
-	if (ctx->nsproxy)
-		get_nsproxy(ctx->nsproxy);
-	if (ctx->root->fs)
-		get_fs_root(ctx->root->fs, &ctx->root_path);
-	task_unlock(ctx->root);
-	if (!ctx->nsproxy || !ctx->root_path.mnt) {
-		ret = ckpt_err(ctx, -ESRCH, "the root has exited");
-		goto out;
-	}
 	pid = get_task_pid(ctx->root, PIDTYPE_PID);
-	if (!pid) {
-		ret = ckpt_err(ctx, -ESRCH, "the root has exited");
-		goto out;
-	}
+	if (!pid)
+		return ckpt_err(ctx, -ESRCH, "the root has exited");
 	ctx->pidns = get_pid_ns(ns_of_pid(pid));
 	put_pid(pid);
 
-	ret = ckpt_collect_tasks(ctx);
-	if (ret)
-		goto out;
-	if (ckpt_find_task(ctx, current)) {
-		ret = ckpt_err(ctx, -EINVAL,
-			       "the caller is itself in the tree");
-		goto out;
-	}
-	ret = check_access(ctx);
-	if (ret)
-		goto out;
-	ret = hold_cgroups(ctx);
-	if (!ret) {
-		ckpt_hold_tasks(ctx);
-		ret = ckpt_check_settled(ctx);
-	}
+	ret = settle(ctx);
 	if (!ret)
-		ret = check_namespaces(ctx);
+		ret = look_at_root(ctx);
+	if (!ret)
+		ret = ckpt_check_namespaces(ctx);
+	if (!ret)
+		ret = ckpt_dump_mounts(ctx);
 	if (!ret) {
 		ctx->check_only = true;
 		ret = dump_all(ctx);
@@ -258,12 +254,10 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	}
 	if (!ret)
 		ret = ckpt_recheck_settled(ctx);
-out:
 	ckpt_release_tasks(ctx);
-	release_cgroups(ctx);
-	if (ctx->pidns)
-		put_pid_ns(ctx->pidns);
+	release_cgroup(ctx);
+	put_pid_ns(ctx->pidns);
 	if (ctx->nsproxy)
 		put_nsproxy(ctx->nsproxy);
-	return ret;
+	return not_repeated(ret);
 }

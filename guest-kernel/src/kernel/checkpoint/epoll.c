@@ -49,6 +49,8 @@ static int read_items(struct ckpt_ctx *ctx, struct file *file,
 {
 	int n = ckpt_epoll_items(file, NULL, NULL, 0);
 
+	if (n == -EINTR)
+		return n;
 	if (n < 0)
 		return ckpt_err(ctx, n, "an epoll file with busy polling");
 	if (n * sizeof(*room->items) > CKPT_REC_MAX - sizeof(struct ckpt_epoll))

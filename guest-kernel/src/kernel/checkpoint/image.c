@@ -6,8 +6,10 @@
  * against forged images and not against chance.
  */
 #include <linux/mm.h>
+#include <linux/nsproxy.h>
 #include <linux/pid_namespace.h>
 #include <linux/sched/signal.h>
+#include <linux/task_work.h>
 #include <linux/un.h>
 #include <linux/utsname.h>
 #include <linux/xxhash.h>
@@ -27,7 +29,7 @@ struct rec_desc {
 #define EXACT(_type, _struct, _obj) REC(_type, _struct, sizeof(_struct), _obj)
 
 static const struct rec_desc rec_descs[CKPT_REC_MAX_TYPE] = {
-	EXACT(HEADER, struct ckpt_header, false),
+	REC(HEADER, struct ckpt_header, CKPT_REC_MAX, false),
 	REC(SCHEMA, struct ckpt_schema, CKPT_REC_MAX, false),
 	REC(TREE, struct ckpt_tree, CKPT_REC_MAX, false),
 	EXACT(TRAILER, struct ckpt_trailer, false),
@@ -86,6 +88,32 @@ static u64 rec_seed(const struct ckpt_rec *rec, u64 seq)
 	return xxh64(rec, offsetof(struct ckpt_rec, sum), seq);
 }
 
+/* Whether a function has ended early for a signal. */
+bool ckpt_interrupted(long ret)
+{
+	return ret == -EINTR || ret == -ERESTARTSYS || ret == -ERESTARTNOINTR ||
+	       ret == -ERESTARTNOHAND || ret == -ERESTART_RESTARTBLOCK;
+}
+
+/*
+ * Half an image cannot be taken back, nor read a second time: a transfer that a
+ * signal has interrupted goes on, unless it is a fatal one. Others are looked at
+ * when the system call ends, which calls recalc_sigpending().
+ */
+static bool goes_on(ssize_t n)
+{
+	if (!ckpt_interrupted(n))
+		return false;
+	clear_thread_flag(TIF_SIGPENDING);
+	if (test_thread_flag(TIF_NOTIFY_SIGNAL)) {
+		clear_notify_signal();
+		task_work_run();
+	}
+	/* a SIGKILL that comes later sets the flag again */
+	smp_mb();
+	return !__fatal_signal_pending(current);
+}
+
 int ckpt_flush(struct ckpt_ctx *ctx)
 {
 	size_t done = 0;
@@ -94,6 +122,10 @@ int ckpt_flush(struct ckpt_ctx *ctx)
 		ssize_t n = kernel_write(ctx->file, ctx->wbuf + done,
 					 ctx->wlen - done, &ctx->file->f_pos);
 
+		if (goes_on(n))
+			continue;
+		if (ckpt_interrupted(n))
+			n = -EINTR;
 		if (n == 0)
 			n = -EIO;
 		if (n < 0) {
@@ -175,15 +207,13 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 	while (len) {
 		ssize_t n = kernel_read(ctx->file, p, len, &ctx->file->f_pos);
 
-		if (n == -EINTR || n == -ERESTARTSYS) {
-			/* the coordinator is told so (ckpt_abort_restart()) */
-			if (__fatal_signal_pending(current) ||
-			    READ_ONCE(ctx->abort))
-				return -EINTR;
-			clear_thread_flag(TIF_SIGPENDING);
-			clear_thread_flag(TIF_NOTIFY_SIGNAL);
+		/* the coordinator is told so (ckpt_abort_restart()) */
+		if (READ_ONCE(ctx->abort))
+			return -EINTR;
+		if (goes_on(n))
 			continue;
-		}
+		if (ckpt_interrupted(n))
+			n = -EINTR;
 		if (n == 0)
 			return ckpt_err(ctx, -EIO,
 					"the image ends in the middle, after %llu records",
@@ -249,6 +279,8 @@ static void fill_header(struct ckpt_header *h)
 	h->vdso_sum = ckpt_vdso_sum();
 	h->mono_ns = ktime_get_ns();
 	h->real_ns = ktime_get_real_ns();
+	h->boot_ns = ktime_get_boottime_ns();
+	h->tai_ns = ktime_get_clocktai_ns();
 	h->ncpus = num_possible_cpus();
 	strscpy(h->release, init_uts_ns.name.release, sizeof(h->release));
 	strscpy(h->build, init_uts_ns.name.version, sizeof(h->build));
@@ -262,8 +294,9 @@ int ckpt_write_header(struct ckpt_ctx *ctx)
 	fill_header(&ctx->hdr);
 	ctx->hdr.nr_tasks = ctx->nr_tsks;
 	ctx->hdr.next_pid = idr_get_cursor(&ctx->pidns->idr);
+	ctx->hdr.mounts_len = ctx->mounts ? strlen(ctx->mounts) : 0;
 	ret = ckpt_write(ctx, CKPT_REC_HEADER, 0, &ctx->hdr, sizeof(ctx->hdr),
-			 NULL, 0);
+			 ctx->mounts, ctx->hdr.mounts_len);
 	if (ret)
 		return ret;
 	schema = kcalloc(CKPT_REC_MAX_TYPE, sizeof(*schema), GFP_KERNEL);
@@ -315,6 +348,25 @@ int ckpt_write_trailer(struct ckpt_ctx *ctx)
 	return ret ?: ckpt_flush(ctx);
 }
 
+/* An image of a tree that had mounts of its own lists them behind the header. */
+static int keep_mounts(struct ckpt_ctx *ctx)
+{
+	if (current->nsproxy->time_ns_for_children != current->nsproxy->time_ns)
+		return ckpt_err(ctx, -EINVAL,
+				"the caller's children are to be in another time namespace: call restart(2) from a child");
+	if (!ctx->hdr.mounts_len)
+		return 0;
+	if (!ctx->equal_mounts)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"the tree had a mount namespace of its own: make equal mounts and say so (restart --equal-mounts)");
+	ctx->mounts = kvmalloc(ctx->hdr.mounts_len + 1, GFP_KERNEL_ACCOUNT);
+	if (!ctx->mounts)
+		return -ENOMEM;
+	memcpy(ctx->mounts, ctx->rbuf + sizeof(ctx->hdr), ctx->hdr.mounts_len);
+	ctx->mounts[ctx->hdr.mounts_len] = '\0';
+	return 0;
+}
+
 /**
  * ckpt_read_header - read what comes before the first task's section
  * @ctx: the restart; gets its task table
@@ -355,8 +407,12 @@ int ckpt_read_header(struct ckpt_ctx *ctx)
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"needs CPU states %#llx that this CPU lacks",
 				h->xfeatures & ~mine.xfeatures);
-	if (h->next_pid > PID_MAX_LIMIT || h->pad)
+	if (h->next_pid > PID_MAX_LIMIT || h->pad || h->pad2 ||
+	    h->mounts_len != ctx->rec.len - sizeof(*h))
 		return ckpt_err(ctx, -EINVAL, "malformed header");
+	ret = keep_mounts(ctx);
+	if (ret)
+		return ret;
 
 	ret = ckpt_read(ctx);
 	if (!ret && ctx->rec.type == CKPT_REC_SCHEMA)
@@ -372,8 +428,13 @@ int ckpt_read_header(struct ckpt_ctx *ctx)
 	if (!ctx->tsks)
 		return -ENOMEM;
 	ctx->nr_tsks = h->nr_tasks;
+	ret = ckpt_alloc_lookup(ctx, ctx->nr_tsks);
+	if (ret)
+		return ret;
 	tree = (const void *)ctx->rbuf;
-	for (i = 0; i < ctx->nr_tsks; i++)
+	for (i = 0; i < ctx->nr_tsks; i++) {
 		ctx->tsks[i].tree = tree[i];
+		ckpt_index_pid(ctx, &ctx->tsks[i]);
+	}
 	return 0;
 }

@@ -40,7 +40,9 @@ static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	struct pipe_buffer *buf;
 	int ret = -EAGAIN;
 
-	mutex_lock(&pipe->mutex);
+	/* somebody outside may hold it while he waits for his own memory */
+	if (mutex_lock_killable(&pipe->mutex))
+		return -EINTR;
 	if (pipe->head != head || (int)(slot - pipe->tail) < 0)
 		goto unlock;
 	buf = &pipe->bufs[slot & (pipe->ring_size - 1)];
@@ -98,7 +100,10 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	data = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	if (!data)
 		return -ENOMEM;
-	mutex_lock(&pipe->mutex);
+	if (mutex_lock_killable(&pipe->mutex)) {
+		kfree(data);
+		return -EINTR;
+	}
 	head = pipe->head;
 	tail = pipe->tail;
 	rec.ring_size = pipe->max_usage;

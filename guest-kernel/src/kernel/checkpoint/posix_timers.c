@@ -30,8 +30,8 @@ static bool known_clock(clockid_t clock)
 	       clock == CLOCK_BOOTTIME || clock == CLOCK_TAI;
 }
 
-static int dump_timer(struct ckpt_ctx *ctx, struct task_struct *t,
-		      struct k_itimer *timer)
+static int look_at_timer(struct ckpt_ctx *ctx, struct task_struct *t,
+			 struct k_itimer *timer, struct ckpt_posix_timer *to)
 {
 	struct ckpt_posix_timer rec = {
 		.id = timer->it_id,
@@ -69,40 +69,54 @@ static int dump_timer(struct ckpt_ctx *ctx, struct task_struct *t,
 	rec.overrun_last = timer->it_overrun_last;
 	rec.requeue_pending = timer->it_requeue_pending;
 	spin_unlock_irq(&timer->it_lock);
-	return ckpt_write(ctx, CKPT_REC_POSIX_TIMER, 0, &rec, sizeof(rec),
-			  NULL, 0);
+	*to = rec;
+	return 0;
 }
 
 /**
- * ckpt_dump_posix_timers - write a process' timers
+ * ckpt_look_at_posix_timers - a process' timers as they are now
  * @ctx: the checkpoint; none of its tasks can make or delete any
  * @t: the process
+ * @recs: gets them, the caller's to kvfree(), or NULL
  *
  * The last in the list was made first, and will be again.
  *
- * Return: 0, -EOPNOTSUPP for one of a clock or a thread that is not restored,
- * -ENOMEM.
+ * Return: how many; -EOPNOTSUPP for one of a clock or a thread that is not
+ * restored, -ENOMEM.
  */
-int ckpt_dump_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t)
+int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
+			      struct ckpt_posix_timer **recs)
 {
-	struct k_itimer **timers, *timer;
-	unsigned int n = 0;
+	struct k_itimer *timer;
+	unsigned int n = 0, at;
 	int ret = 0;
 
-	if (hlist_empty(&t->signal->posix_timers))
-		return 0;
+	*recs = NULL;
 	hlist_for_each_entry(timer, &t->signal->posix_timers, list)
 		n++;
-	timers = kvmalloc_array(n, sizeof(*timers), GFP_KERNEL_ACCOUNT);
-	if (!timers)
+	if (!n)
+		return 0;
+	*recs = kvmalloc_array(n, sizeof(**recs), GFP_KERNEL_ACCOUNT);
+	if (!*recs)
 		return -ENOMEM;
-	n = 0;
-	hlist_for_each_entry(timer, &t->signal->posix_timers, list)
-		timers[n++] = timer;
-	while (n-- && !ret)
-		ret = dump_timer(ctx, t, timers[n]);
-	kvfree(timers);
-	return ret;
+	at = n;
+	hlist_for_each_entry(timer, &t->signal->posix_timers, list) {
+		ret = look_at_timer(ctx, t, timer, &(*recs)[--at]);
+		if (ret)
+			return ret;
+	}
+	return n;
+}
+
+/* Whether one of @n timers has expired between two looks. */
+bool ckpt_posix_timers_moved(const struct ckpt_posix_timer *a,
+			     const struct ckpt_posix_timer *b, int n)
+{
+	for (; n; n--, a++, b++)
+		if (a->flags != b->flags || a->overrun != b->overrun ||
+		    a->requeue_pending != b->requeue_pending)
+			return true;
+	return false;
 }
 
 static bool timer_ok(const struct ckpt_posix_timer *rec)

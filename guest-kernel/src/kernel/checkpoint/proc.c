@@ -3,6 +3,7 @@
  * /proc/PID/ckpt_site: where a task stands, as checkpoint(2) will find it.
  */
 #include <linux/proc_fs.h>
+#include <linux/ptrace.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 
@@ -14,6 +15,9 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 {
 	int arg = task->ckpt_site.arg;
 
+	/* it tells what the task does, as /proc/PID/syscall */
+	if (!ptrace_may_access(task, PTRACE_MODE_ATTACH_FSCREDS))
+		return -EPERM;
 	if (READ_ONCE(task->exit_state)) {
 		seq_puts(m, "exiting\n");
 		return 0;

@@ -68,23 +68,29 @@ static u32 work_of(struct task_struct *t)
 int ckpt_dump_ptrace(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	struct task_struct *t = ct->task;
+	const struct cred *cred = NULL;
 	struct ckpt_ptrace rec = { };
 	int ret;
 
 	BUILD_BUG_ON(sizeof(kernel_siginfo_t) > sizeof(rec.info));
 
-	if (!t->ptrace)
+	/* a tracer outside may come and go at any time: ckpt_recheck_settled() */
+	read_lock(&tasklist_lock);
+	if (t->ptrace) {
+		rec.flags = t->ptrace >> PT_OPT_FLAG_SHIFT & PTRACE_O_MASK;
+		if (t->ptrace & PT_SEIZED)
+			rec.flags |= CKPT_PTRACE_SEIZED;
+		rec.tracer = task_pid_nr_ns(t->parent, ctx->pidns);
+		rec.place = place_of(t);
+		cred = get_cred(t->ptracer_cred);
+	}
+	read_unlock(&tasklist_lock);
+	if (!cred)
 		return 0;
-	ret = ckpt_dump_cred(ctx, t->ptracer_cred, &rec.cred);
+	ret = ckpt_dump_cred(ctx, cred, &rec.cred);
+	put_cred(cred);
 	if (ret)
 		return ret;
-	rec.flags = t->ptrace >> PT_OPT_FLAG_SHIFT & PTRACE_O_MASK;
-	if (t->ptrace & PT_SEIZED)
-		rec.flags |= CKPT_PTRACE_SEIZED;
-	read_lock(&tasklist_lock);
-	rec.tracer = task_pid_nr_ns(t->parent, ctx->pidns);
-	rec.place = place_of(t);
-	read_unlock(&tasklist_lock);
 	if (!t->exit_state) {
 		spin_lock_irq(&t->sighand->siglock);
 		rec.jobctl = t->jobctl & JOBCTL_KEPT;

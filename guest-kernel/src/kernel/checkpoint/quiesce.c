@@ -15,6 +15,7 @@
  * killed, and its exit lets them all go.
  */
 #include <linux/cgroup.h>
+#include <linux/kallsyms.h>
 #include <linux/nsproxy.h>
 #include <linux/pid_namespace.h>
 #include <linux/ptrace.h>
@@ -66,26 +67,6 @@ void ckpt_release_tasks(struct ckpt_ctx *ctx)
 	}
 }
 
-struct ckpt_tsk *ckpt_find_task(struct ckpt_ctx *ctx, struct task_struct *task)
-{
-	unsigned int i;
-
-	for (i = 0; i < ctx->nr_tsks; i++)
-		if (ctx->tsks[i].task == task)
-			return &ctx->tsks[i];
-	return NULL;
-}
-
-struct ckpt_tsk *ckpt_find_pid(struct ckpt_ctx *ctx, pid_t pid)
-{
-	unsigned int i;
-
-	for (i = 0; i < ctx->nr_tsks; i++)
-		if (ctx->tsks[i].tree.pid == pid)
-			return &ctx->tsks[i];
-	return NULL;
-}
-
 /* What a task must know about the others of its process; @tree is there. */
 void ckpt_mark_processes(struct ckpt_ctx *ctx)
 {
@@ -121,7 +102,8 @@ static void add_task(struct ckpt_ctx *ctx, struct task_struct *t,
 /*
  * Breadth first by processes, a process followed by its threads: parents come
  * before their children, and siblings keep their order. Counts only where
- * there is no room; the caller then comes back with more.
+ * there is no room; the caller then comes back with more. What is more than an
+ * image can hold is not counted to its end: tasklist_lock is held.
  */
 static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 {
@@ -136,6 +118,8 @@ static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 	while (next < ctx->nr_tsks && next < room) {
 		p = ctx->tsks[next++].task;
 		list_for_each_entry(child, &p->children, sibling) {
+			if (ctx->nr_tsks > CKPT_TASKS_MAX)
+				return;
 			add_task(ctx, child, room);
 			for_other_threads(child, t)
 				add_task(ctx, t, room);
@@ -161,10 +145,14 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	struct task_struct *t = ct->task, *parent;
 	struct ckpt_tree *tree = &ct->tree;
 
+	/* half built: it is another restart's */
+	if (ckpt_task_hidden(t))
+		return -EBUSY;
 	tree->pid = task_pid_nr_ns(t, ctx->pidns);
 	tree->tgid = task_tgid_nr_ns(t, ctx->pidns);
 	if (!tree->pid)
 		return -ESRCH;
+	ckpt_index_pid(ctx, ct);
 	tree->pgid = group_number(ctx, task_pgrp(t));
 	tree->sid = group_number(ctx, task_session(t));
 	parent = rcu_dereference_protected(t->real_parent, 1);
@@ -189,7 +177,7 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
  * ckpt_collect_tasks - list the tasks of the tree
  * @ctx: the checkpoint, with its root
  *
- * Return: 0; -EINVAL where the root is not a process; -ENOMEM; -ESRCH.
+ * Return: 0; -EINVAL where the root is not a process; -E2BIG; -ENOMEM; -ESRCH.
  */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 {
@@ -201,7 +189,7 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 	for (;;) {
 		ctx->tsks = kvcalloc(room, sizeof(*ctx->tsks),
 				     GFP_KERNEL_ACCOUNT);
-		if (!ctx->tsks)
+		if (!ctx->tsks || ckpt_alloc_lookup(ctx, room))
 			return -ENOMEM;
 		read_lock(&tasklist_lock);
 		if (ctx->root->exit_state) {
@@ -219,10 +207,21 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 		ctx->tsks = NULL;
 		room = ctx->nr_tsks + 64;
 		ctx->nr_tsks = 0;
+		if (room > CKPT_TASKS_MAX + 64)
+			return ckpt_err(ctx, -E2BIG,
+					"more than %zu tasks: an image holds no more",
+					CKPT_TASKS_MAX);
+		if (fatal_signal_pending(current))
+			return -EINTR;
 	}
+	for (i = 0; i < ctx->nr_tsks; i++)
+		ckpt_index_task(ctx, &ctx->tsks[i]);
 	for (i = 0; i < ctx->nr_tsks && !ret; i++)
 		ret = fill_tree(ctx, &ctx->tsks[i]);
 	read_unlock(&tasklist_lock);
+	if (ret == -EBUSY)
+		return ckpt_err(ctx, ret,
+				"restart(2) is at work in the tree: wait until it has returned");
 	if (ret)
 		return ckpt_err(ctx, ret, "a task has left the pid namespace");
 	ckpt_mark_processes(ctx);
@@ -232,9 +231,15 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 /* Where a task that does not stand still is, for the message. */
 static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 {
+	char place[KSYM_SYMBOL_LEN];
+	unsigned long wchan = get_wchan(t);
+
+	/* a name or nothing: never an address, as %ps gives without KALLSYMS */
+	if (!wchan || lookup_symbol_name(wchan, place))
+		strscpy(place, "the kernel");
 	return ckpt_err(ctx, -EAGAIN,
-			"%s: not at rest yet (state %#x, in %ps): try again",
-			t->comm, READ_ONCE(t->__state), (void *)get_wchan(t));
+			"%s: not at rest yet (state %#x, in %s): try again",
+			t->comm, READ_ONCE(t->__state), place);
 }
 
 /* A tracer and its tracees are saved together. */
@@ -327,24 +332,32 @@ int ckpt_check_settled(struct ckpt_ctx *ctx)
  * ckpt_recheck_settled - nothing has moved since ckpt_check_settled()
  * @ctx: the checkpoint
  *
- * Return: 0 or -EAGAIN.
+ * A task at rest does not notice that somebody begins to trace it, so that is
+ * looked for again.
+ *
+ * Return: 0, -EBUSY (traced from outside by now) or -EAGAIN.
  */
 int ckpt_recheck_settled(struct ckpt_ctx *ctx)
 {
 	unsigned int i, nr = ctx->nr_tsks, now;
 	struct ckpt_tsk *ct;
+	int ret;
 
 	for (i = 0; i < nr; i++) {
 		ct = &ctx->tsks[i];
+		ctx->cur_pid = ct->tree.pid;
+		ret = check_tracing(ctx, ct->task);
+		if (ret)
+			return ret;
 		if (ct->csw != switches(ct->task) ||
 		    !!ct->task->exit_state !=
 		    !!(ct->tree.flags & CKPT_TREE_ZOMBIE)) {
-			ctx->cur_pid = ct->tree.pid;
 			return ckpt_err(ctx, -EAGAIN,
 					"%s: has moved during the checkpoint: try again",
 					ct->task->comm);
 		}
 	}
+	ctx->cur_pid = 0;
 	read_lock(&tasklist_lock);
 	now = 0;
 	for (i = 0; i < nr; i++) {

@@ -120,9 +120,14 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		exit_files(current);
 		exit_fs(current);
 	}
+	/* what was built may be more than the limits would let it be */
+	if (ct->tree.flags & CKPT_TREE_LEADER)
+		ckpt_apply_rlimits(ct);
 	ret = ckpt_apply_cred(ctx, ct->rec.cred);
 	if (ret)
 		return ret;
+	if (ct->rec.flags & CKPT_TASK_NPROC)
+		current->flags |= PF_NPROC_EXCEEDED;
 	/* commit_creds() clears these where ids have changed */
 	if (ct->lives)
 		set_dumpable(current->mm, dumpable);
@@ -145,7 +150,7 @@ static void park(struct ckpt_ctx *ctx)
 /* The restarted task's own state that others could see too early. */
 static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
-	ckpt_set_restart_block(&ct->rec, ctx->mono_delta);
+	ckpt_set_restart_block(ctx, &ct->rec);
 	if (ct->tree.flags & CKPT_TREE_LEADER)
 		ckpt_arm_timers(&ct->timers);
 	ckpt_arm_posix_timers(ctx, ct);
@@ -220,6 +225,8 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ret;
 	if (ctx->mount_proc && ct == ctx->tsks)
 		ret = mount_proc(ctx);
+	if (!ret && ct == ctx->tsks)
+		ret = ckpt_check_mounts(ctx);
 	ctx->cur_pid = ct->tree.pid;
 	if (!ret && !(ct->tree.flags & CKPT_TREE_LEADER))
 		ret = join_memory(ctx, ct);
@@ -233,6 +240,9 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	}
 	if (!ret)
 		ret = ckpt_prepare_stop(ctx, ct);
+	/* the last turn may be long in coming: others are not held down by this */
+	if (!ret)
+		ret = ckpt_apply_sched(ctx, &ct->rec);
 	/* from here on nothing touches the user's memory */
 	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE))
 		ret = ckpt_apply_debugregs(ctx, &ct->debugregs);

@@ -8,6 +8,7 @@
  * task first looks at them.
  */
 #include <linux/oom.h>
+#include <linux/sched/cputime.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/signal.h>
@@ -102,6 +103,18 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	rec.cmaj_flt = sig->cmaj_flt;
 	rec.maxrss = sig->maxrss;
 	rec.cmaxrss = sig->cmaxrss;
+	rec.exec_ns = sig->sum_sched_runtime;
+	rec.gtime = sig->gtime;
+	rec.cgtime = sig->cgtime;
+	thread_group_cputime_adjusted(ct->task, &rec.seen_utime, &rec.seen_stime);
+	rec.nvcsw = sig->nvcsw;
+	rec.nivcsw = sig->nivcsw;
+	rec.cnvcsw = sig->cnvcsw;
+	rec.cnivcsw = sig->cnivcsw;
+	rec.inblock = sig->inblock;
+	rec.oublock = sig->oublock;
+	rec.cinblock = sig->cinblock;
+	rec.coublock = sig->coublock;
 	return ckpt_write(ctx, CKPT_REC_SIGNAL, 0, &rec, sizeof(rec), NULL, 0);
 }
 
@@ -117,6 +130,7 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	    (rec->flags & SIGNAL_STOP_STOPPED && rec->group_exit_code &&
 	     !valid_signal(rec->group_exit_code)) ||
 	    !ckpt_add_cpu_time(ctx, &rec->utime, 4) ||
+	    !ckpt_add_cpu_time(ctx, &rec->exec_ns, 5) ||
 	    rec->oom_score_adj_min < OOM_SCORE_ADJ_MIN ||
 	    rec->oom_score_adj_min > OOM_SCORE_ADJ_MAX)
 		return ckpt_err(ctx, -EINVAL, "malformed process state");
@@ -144,6 +158,21 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	sig->cmaj_flt = rec->cmaj_flt;
 	sig->maxrss = rec->maxrss;
 	sig->cmaxrss = rec->cmaxrss;
+	sig->sum_sched_runtime = rec->exec_ns;
+	sig->gtime = rec->gtime;
+	sig->cgtime = rec->cgtime;
+	sig->nvcsw = rec->nvcsw;
+	sig->nivcsw = rec->nivcsw;
+	sig->cnvcsw = rec->cnvcsw;
+	sig->cnivcsw = rec->cnivcsw;
+	sig->inblock = rec->inblock;
+	sig->oublock = rec->oublock;
+	sig->cinblock = rec->cinblock;
+	sig->coublock = rec->coublock;
+	raw_spin_lock(&sig->prev_cputime.lock);
+	sig->prev_cputime.utime = rec->seen_utime;
+	sig->prev_cputime.stime = rec->seen_stime;
+	raw_spin_unlock(&sig->prev_cputime.lock);
 	spin_unlock_irq(&current->sighand->siglock);
 	/* threads that are created now must not take part in these */
 	ckpt_current(ctx)->signal_flags = rec->flags;
@@ -162,9 +191,13 @@ void ckpt_relink_signal(const struct ckpt_tsk *ct)
 	spin_unlock(&t->sighand->siglock);
 }
 
-/* Copy one queue out of the lock's hold: writing may sleep. */
+/*
+ * Copy one queue out of the lock's hold: writing may sleep. The interval timers
+ * are looked at under the same hold: the signal of one that expires is in the
+ * queue, or the timer is still going.
+ */
 static int copy_queue(struct task_struct *t, struct sigpending *pending,
-		      struct ckpt_siginfo **out, bool shared)
+		      struct ckpt_siginfo **out, struct ckpt_timers *timers)
 {
 	struct ckpt_siginfo *recs;
 	unsigned int n = 0, room = _NSIG;
@@ -182,6 +215,8 @@ static int copy_queue(struct task_struct *t, struct sigpending *pending,
 	if (!recs)
 		return -ENOMEM;
 	spin_lock_irq(&t->sighand->siglock);
+	if (timers)
+		ckpt_look_at_timers(t, timers);
 	bits = pending->signal;
 	list_for_each_entry(q, &pending->list, list) {
 		if (n >= room) {
@@ -189,7 +224,7 @@ static int copy_queue(struct task_struct *t, struct sigpending *pending,
 			kvfree(recs);
 			return -EAGAIN;
 		}
-		recs[n].shared = shared;
+		recs[n].shared = !!timers;
 		recs[n].signo = q->info.si_signo;
 		/* a timer has one of its own; one of a deleted timer is not */
 		recs[n].queued = q->flags & SIGQUEUE_PREALLOC ? 2 : 1;
@@ -200,7 +235,7 @@ static int copy_queue(struct task_struct *t, struct sigpending *pending,
 	for (sig = 1; sig <= _NSIG && n < room; sig++) {
 		if (!sigismember(&bits, sig))
 			continue;
-		recs[n].shared = shared;
+		recs[n].shared = !!timers;
 		recs[n].signo = sig;
 		n++;
 	}
@@ -209,19 +244,102 @@ static int copy_queue(struct task_struct *t, struct sigpending *pending,
 	return n;
 }
 
-int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t, bool shared)
+static int write_queue(struct ckpt_ctx *ctx, const struct ckpt_siginfo *recs,
+		       int n)
 {
-	struct ckpt_siginfo *recs;
-	int i, n, ret = 0;
+	int i, ret = 0;
 
-	n = copy_queue(t, shared ? &t->signal->shared_pending : &t->pending,
-		       &recs, shared);
-	if (n < 0)
-		return n;
 	for (i = 0; i < n && !ret; i++)
 		ret = ckpt_write(ctx, CKPT_REC_SIGINFO, 0, &recs[i],
 				 sizeof(recs[i]), NULL, 0);
+	return ret;
+}
+
+/* A thread's own queue. */
+int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct ckpt_siginfo *recs;
+	int n, ret;
+
+	n = copy_queue(t, &t->pending, &recs, NULL);
+	if (n < 0)
+		return n;
+	ret = write_queue(ctx, recs, n);
 	kvfree(recs);
+	return ret;
+}
+
+/* What a process' timers and its queue were at one and the same time. */
+struct moment {
+	struct ckpt_posix_timer *posix, *again;
+	struct ckpt_siginfo *queue;
+	struct ckpt_timers timers;
+	int nr_posix, nr_queue;
+};
+
+static void forget(struct moment *m)
+{
+	kvfree(m->posix);
+	kvfree(m->again);
+	kvfree(m->queue);
+	memset(m, 0, sizeof(*m));
+}
+
+/* Return: 1; 0 where a timer has expired meanwhile; or a negative errno. */
+static int look(struct ckpt_ctx *ctx, struct task_struct *t, struct moment *m)
+{
+	int n;
+
+	m->nr_posix = ckpt_look_at_posix_timers(ctx, t, &m->posix);
+	if (m->nr_posix < 0)
+		return m->nr_posix;
+	m->nr_queue = copy_queue(t, &t->signal->shared_pending, &m->queue,
+				 &m->timers);
+	if (m->nr_queue < 0)
+		return m->nr_queue;
+	n = ckpt_look_at_posix_timers(ctx, t, &m->again);
+	if (n < 0)
+		return n;
+	return n == m->nr_posix && !ckpt_posix_timers_moved(m->posix, m->again, n);
+}
+
+/**
+ * ckpt_dump_process_signals - a process' timers, and what is sent to all of it
+ * @ctx: the checkpoint
+ * @t: the process
+ *
+ * Timers go on while it is frozen. One that expires between the look at it and
+ * that at the queue would be lost, or come twice.
+ *
+ * Return: 0; -EAGAIN where timers expire all the time; what a timer of a kind
+ * that is not saved gives; -ENOMEM.
+ */
+int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	struct moment m = { };
+	int i, tries = 100, ret;
+
+	for (;;) {
+		ret = look(ctx, t, &m);
+		if (ret)
+			break;
+		forget(&m);
+		if (!tries--)
+			return ckpt_err(ctx, -EAGAIN,
+					"%s: a timer expires again and again: try again",
+					t->comm);
+		cond_resched();
+	}
+	ret = min(ret, 0);
+	for (i = 0; i < m.nr_posix && !ret; i++)
+		ret = ckpt_write(ctx, CKPT_REC_POSIX_TIMER, 0, &m.posix[i],
+				 sizeof(m.posix[i]), NULL, 0);
+	if (!ret)
+		ret = write_queue(ctx, m.queue, m.nr_queue);
+	if (!ret)
+		ret = ckpt_write(ctx, CKPT_REC_TIMERS, 0, &m.timers,
+				 sizeof(m.timers), NULL, 0);
+	forget(&m);
 	return ret;
 }
 

@@ -35,6 +35,8 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	ckpt_free_posix_timers(ctx);
 	ckpt_free_ttys(ctx);
 	ckpt_free_pids(ctx);
+	ckpt_free_lookup(ctx);
+	kvfree(ctx->mounts);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
 	kvfree(ctx->rbuf);
@@ -109,7 +111,7 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 	struct ckpt_ctx *ctx;
 	int ret;
 
-	if (flags & ~CHECKPOINT_CHECK)
+	if (flags & ~(CHECKPOINT_CHECK | CHECKPOINT_OWN_MOUNTS))
 		return -EINVAL;
 	ctx = ckpt_ctx_alloc(fd, logfd, flags);
 	if (IS_ERR(ctx))
@@ -157,7 +159,7 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	struct ckpt_ctx *ctx;
 	long ret;
 
-	if (flags & ~RESTART_MOUNT_PROC ||
+	if (flags & ~(RESTART_MOUNT_PROC | RESTART_EQUAL_MOUNTS) ||
 	    (flags & RESTART_MOUNT_PROC && pidns->child_reaper))
 		return -EINVAL;
 	if (!checkpoint_restore_ns_capable(pidns->user_ns))
@@ -176,6 +178,7 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	if (!ctx->gate)
 		goto out;
 	ctx->mount_proc = flags & RESTART_MOUNT_PROC;
+	ctx->equal_mounts = flags & RESTART_EQUAL_MOUNTS;
 	ctx->cgroup_fd = cgroup_fd;
 	ctx->pidns = pidns;
 	ctx->may_trace = ns_capable_noaudit(pidns->user_ns, CAP_SYS_PTRACE);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a single thread holds: name, masks, scheduling, the addresses it gave
- * to the kernel, and where it stood.
+ * What a single thread holds: name, masks, times, the addresses it gave to the
+ * kernel, and where it stood; and the limits of its process.
  */
 #include <uapi/linux/futex.h>
 #include <linux/iocontext.h>
@@ -17,7 +17,6 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/tty.h>
-#include <uapi/linux/sched/types.h>
 
 #include "ckpt.h"
 #include "exec.h"
@@ -72,9 +71,6 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 	if (t->plug || t->bio_list)
 		return ckpt_err(ctx, -EAGAIN, "%s: block I/O: try again",
 				t->comm);
-	if (t->policy == SCHED_DEADLINE || t->policy == SCHED_EXT)
-		return ckpt_err(ctx, -EOPNOTSUPP, "%s: scheduling policy %u",
-				t->comm, t->policy);
 #ifdef CONFIG_FUTEX_PI
 	if (!list_empty(&t->pi_state_list))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
@@ -84,17 +80,26 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
 				t->comm);
 #endif
-	return 0;
+	return ckpt_check_sched(ctx, t);
 }
 
-static void dump_sched(struct task_struct *t, struct ckpt_task *rec)
+static void dump_times(struct task_struct *t, struct ckpt_task *rec)
 {
-	rec->policy = t->policy;
-	if (t->sched_reset_on_fork)
-		rec->policy |= SCHED_RESET_ON_FORK;
-	rec->nice = task_nice(t);
-	rec->rt_priority = t->rt_priority;
-	rec->cpus = cpumask_bits(&t->cpus_mask)[0];
+	u64 utime, stime;
+
+	task_cputime(t, &utime, &stime);
+	rec->utime = utime;
+	rec->stime = stime;
+	/* what has been told of the time may not be taken back */
+	task_cputime_adjusted(t, &utime, &stime);
+	rec->seen_utime = utime;
+	rec->seen_stime = stime;
+	rec->exec_ns = t->se.sum_exec_runtime;
+	rec->gtime = t->gtime;
+	rec->nvcsw = t->nvcsw;
+	rec->nivcsw = t->nivcsw;
+	rec->min_flt = t->min_flt;
+	rec->maj_flt = t->maj_flt;
 }
 
 static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
@@ -125,14 +130,11 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		   struct ckpt_task *rec)
 {
 	struct task_struct *t = ct->task;
-	u64 utime, stime;
 	int ret;
 
 	get_task_comm(rec->comm, t);
-	task_cputime(t, &utime, &stime);
-	rec->utime = utime;
-	rec->stime = stime;
-	dump_sched(t, rec);
+	dump_times(t, rec);
+	ckpt_dump_sched(t, rec);
 	rec->oom_score_adj = t->signal->oom_score_adj;
 	rec->pdeath_signal = t->pdeath_signal;
 	if (t->exit_state) {
@@ -157,6 +159,8 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		rec->flags |= CKPT_TASK_SUPERPRIV;
 	if (t->flags & PF_SIGNALED)
 		rec->flags |= CKPT_TASK_SIGNALED;
+	if (t->flags & PF_NPROC_EXCEEDED)
+		rec->flags |= CKPT_TASK_NPROC;
 	rec->blocked = t->blocked.sig[0];
 	rec->saved_sigmask = t->saved_sigmask.sig[0];
 	rec->sas_sp = t->sas_ss_sp;
@@ -183,7 +187,8 @@ static bool user_range_ok(u64 addr, u64 len)
 
 #define TASK_FLAGS (CKPT_TASK_SIGMASK_SAVED | CKPT_TASK_NO_NEW_PRIVS | \
 		    CKPT_TASK_FORKNOEXEC | CKPT_TASK_SUPERPRIV | \
-		    CKPT_TASK_SIGNALED | CKPT_TASK_STRICT)
+		    CKPT_TASK_SIGNALED | CKPT_TASK_STRICT | \
+		    CKPT_TASK_AFFINITY | CKPT_TASK_NPROC)
 
 static bool valid_task(const struct ckpt_task *rec, bool zombie)
 {
@@ -239,38 +244,12 @@ int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	const struct ckpt_task *rec = (const void *)ctx->rbuf;
 
 	if (!valid_task(rec, ct->tree.flags & CKPT_TREE_ZOMBIE) ||
-	    !ckpt_add_cpu_time(ctx, &rec->utime, 2))
+	    !ckpt_add_cpu_time(ctx, &rec->utime, 2) ||
+	    !ckpt_add_cpu_time(ctx, &rec->exec_ns, 4))
 		return ckpt_err(ctx, -EINVAL, "malformed task");
 	ct->rec = *rec;
 	ct->rec.comm[TASK_COMM_LEN - 1] = '\0';
 	return ckpt_check_restart_block(ctx, rec);
-}
-
-static int apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
-{
-	struct sched_param param = { .sched_priority = rec->rt_priority };
-	struct cpumask cpus;
-	int ret;
-
-	if (rec->policy != SCHED_NORMAL || rec->rt_priority) {
-		ret = sched_setscheduler(current, rec->policy, &param);
-		if (ret)
-			return ckpt_err(ctx, ret, "scheduling policy %d",
-					rec->policy);
-	}
-	if (rec->nice != task_nice(current)) {
-		if (!can_nice(current, rec->nice) && rec->nice < task_nice(current))
-			return ckpt_err(ctx, -EPERM, "nice %d", rec->nice);
-		set_user_nice(current, rec->nice);
-	}
-	cpumask_clear(&cpus);
-	cpumask_bits(&cpus)[0] = rec->cpus;
-	/* all of the old machine's CPUs: all of this one's */
-	if (!cpumask_intersects(&cpus, cpu_possible_mask) ||
-	    hweight64(rec->cpus) >= ctx->hdr.ncpus)
-		return 0;
-	ret = set_cpus_allowed_ptr(current, &cpus);
-	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
 }
 
 static int apply_oom(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
@@ -318,6 +297,23 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return ret;
 }
 
+/* What building current has cost is not its own. */
+static void apply_times(const struct ckpt_task *rec)
+{
+	current->utime = rec->utime;
+	current->stime = rec->stime;
+	current->gtime = rec->gtime;
+	raw_spin_lock_irq(&current->prev_cputime.lock);
+	current->prev_cputime.utime = rec->seen_utime;
+	current->prev_cputime.stime = rec->seen_stime;
+	raw_spin_unlock_irq(&current->prev_cputime.lock);
+	current->nvcsw = rec->nvcsw;
+	current->nivcsw = rec->nivcsw;
+	current->min_flt = rec->min_flt;
+	current->maj_flt = rec->maj_flt;
+	ckpt_set_runtime(rec->exec_ns);
+}
+
 /**
  * ckpt_apply_task - make current the task it was, but for its credentials,
  * which may take away the rights that are needed here
@@ -332,11 +328,7 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	int ret;
 
 	set_task_comm(current, rec->comm);
-	ret = apply_sched(ctx, rec);
-	if (ret)
-		return ret;
-	current->utime = rec->utime;
-	current->stime = rec->stime;
+	apply_times(rec);
 	if (ct->tree.flags & CKPT_TREE_LEADER && !ct->lives)
 		ret = leave_memory(ctx);
 	else if (ct->tree.flags & CKPT_TREE_LEADER || !ckpt_dead_thread(ct))
@@ -392,7 +384,10 @@ int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t)
 	return ckpt_write(ctx, CKPT_REC_RLIMITS, 0, lim, sizeof(lim), NULL, 0);
 }
 
-/* As setrlimit(2) would have it. */
+/*
+ * As setrlimit(2) would have it. What is raised is so at once; what is lowered
+ * only when the process is built, which may have more than it may have now.
+ */
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_rlimit *lim = (const void *)ctx->rbuf;
@@ -407,11 +402,26 @@ int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 		if (i == RLIMIT_NOFILE && lim[i].max > sysctl_nr_open)
 			return ckpt_err(ctx, -EPERM, "raises rlimit %d", i);
 	}
+	memcpy(ckpt_current(ctx)->rlimits, lim, sizeof(ckpt_current(ctx)->rlimits));
 	task_lock(current->group_leader);
 	for (i = 0; i < RLIM_NLIMITS; i++) {
-		own[i].rlim_cur = lim[i].cur;
-		own[i].rlim_max = lim[i].max;
+		own[i].rlim_cur = max_t(u64, own[i].rlim_cur, lim[i].cur);
+		own[i].rlim_max = max_t(u64, own[i].rlim_max, lim[i].max);
 	}
 	task_unlock(current->group_leader);
 	return 0;
+}
+
+/* Nothing more is built: give current's process its limits. */
+void ckpt_apply_rlimits(const struct ckpt_tsk *ct)
+{
+	struct rlimit *own = current->signal->rlim;
+	int i;
+
+	task_lock(current->group_leader);
+	for (i = 0; i < RLIM_NLIMITS; i++) {
+		own[i].rlim_cur = ct->rlimits[i].cur;
+		own[i].rlim_max = ct->rlimits[i].max;
+	}
+	task_unlock(current->group_leader);
 }

@@ -8,6 +8,7 @@
  * clock is not virtual.
  */
 #include <linux/alarmtimer.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <linux/hrtimer.h>
 #include <linux/posix-timers.h>
@@ -23,7 +24,6 @@ static u64 cpu_timer_left(struct task_struct *t, int clock, u64 *interval)
 	struct cpu_itimer *it = &t->signal->it[clock];
 	u64 left = 0;
 
-	spin_lock_irq(&t->sighand->siglock);
 	*interval = it->incr;
 	if (it->expires) {
 		struct task_cputime sum;
@@ -33,26 +33,23 @@ static u64 cpu_timer_left(struct task_struct *t, int clock, u64 *interval)
 		now = sum.utime + (clock == CPUCLOCK_PROF ? sum.stime : 0);
 		left = it->expires > now ? it->expires - now : TICK_NSEC;
 	}
-	spin_unlock_irq(&t->sighand->siglock);
 	return left;
 }
 
-int ckpt_dump_timers(struct ckpt_ctx *ctx, struct task_struct *t)
+/* The interval timers of a process, whose siglock is held. */
+void ckpt_look_at_timers(struct task_struct *t, struct ckpt_timers *rec)
 {
-	struct ckpt_timers rec = { };
-
-	spin_lock_irq(&t->sighand->siglock);
+	lockdep_assert_held(&t->sighand->siglock);
+	memset(rec, 0, sizeof(*rec));
 	if (hrtimer_active(&t->signal->real_timer)) {
 		s64 left = ktime_to_ns(hrtimer_get_remaining(&t->signal->real_timer));
 
-		rec.real_value = left > 0 ? left : 1;
+		rec->real_value = left > 0 ? left : 1;
 	}
-	rec.real_interval = ktime_to_ns(t->signal->it_real_incr);
-	spin_unlock_irq(&t->sighand->siglock);
-	rec.virt_value = cpu_timer_left(t, CPUCLOCK_VIRT, &rec.virt_interval);
-	rec.prof_value = cpu_timer_left(t, CPUCLOCK_PROF, &rec.prof_interval);
-	rec.next_posix_timer = READ_ONCE(t->signal->next_posix_timer_id);
-	return ckpt_write(ctx, CKPT_REC_TIMERS, 0, &rec, sizeof(rec), NULL, 0);
+	rec->real_interval = ktime_to_ns(t->signal->it_real_incr);
+	rec->virt_value = cpu_timer_left(t, CPUCLOCK_VIRT, &rec->virt_interval);
+	rec->prof_value = cpu_timer_left(t, CPUCLOCK_PROF, &rec->prof_interval);
+	rec->next_posix_timer = READ_ONCE(t->signal->next_posix_timer_id);
 }
 
 int ckpt_restore_timers(struct ckpt_ctx *ctx)
@@ -85,10 +82,32 @@ static void arm_cpu_timer(int clock, u64 value, u64 interval)
 	spin_unlock_irq(&current->sighand->siglock);
 }
 
+/*
+ * fork() has set the CPU timers by the restarter's RLIMIT_CPU, and what they
+ * compare with began at 0. They begin again by the limit and the times that the
+ * process has.
+ */
+static void arm_cpu_limit(void)
+{
+	struct posix_cputimers *pct = &current->signal->posix_cputimers;
+	unsigned long limit = rlimit(RLIMIT_CPU);
+	unsigned int i;
+
+	spin_lock_irq(&current->sighand->siglock);
+	WRITE_ONCE(pct->timers_active, false);
+	for (i = 0; i < CPUCLOCK_MAX; i++)
+		pct->bases[i].nextevt = U64_MAX;
+	spin_unlock_irq(&current->sighand->siglock);
+	if (limit != RLIM_INFINITY)
+		update_rlimit_cpu(current, limit);
+}
+
 /* As the process leaves the restart: no time is lost to the others. */
 void ckpt_arm_timers(const struct ckpt_timers *rec)
 {
 	struct signal_struct *sig = current->signal;
+
+	arm_cpu_limit();
 
 	WRITE_ONCE(sig->next_posix_timer_id, rec->next_posix_timer);
 	spin_lock_irq(&current->sighand->siglock);
@@ -127,6 +146,10 @@ int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 	const struct restart_block *rb = &t->restart_block;
 
 	rec->restart_clock = CLOCK_MONOTONIC;
+	if (rb->fn != do_no_restart_syscall && ckpt_restarts_as_32bit(t))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: in a system call of the 32-bit kind (int 0x80)",
+				t->comm);
 	if (rb->fn == hrtimer_nanosleep_restart)
 		rec->restart_kind = CKPT_RESTART_NANOSLEEP;
 	else if (rb->fn == alarm_timer_nsleep_restart)
@@ -187,6 +210,9 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 		break;
 	case CKPT_RESTART_ALARM:
 		ok = a[0] < ALARM_NUMTYPE && a[1] <= TT_NATIVE && a[3] <= KTIME_MAX;
+		/* as clock_nanosleep(2) has it: it ends a suspend */
+		if (ok && !capable(CAP_WAKE_ALARM))
+			return ckpt_err(ctx, -EPERM, "a sleep that wakes the machine");
 		break;
 	case CKPT_RESTART_CPU_TIMER:
 		ok = a[1] <= TT_NATIVE && a[3] <= KTIME_MAX &&
@@ -218,16 +244,45 @@ static u64 move_time(u64 ns, s64 delta)
 	return moved > 0 ? moved : 1;
 }
 
+/*
+ * What the clock that a sleep goes by has passed since the checkpoint, ns. A
+ * sleep that can be resumed came of a duration: of one until a time nothing is
+ * left to be resumed.
+ */
+static s64 passed(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	const struct ckpt_header *h = &ctx->hdr;
+	u32 clock = rec->restart[0];
+
+	if (rec->restart_kind == CKPT_RESTART_ALARM)
+		clock = clock == ALARM_REALTIME ? CLOCK_REALTIME : CLOCK_BOOTTIME;
+	else if (rec->restart_kind != CKPT_RESTART_NANOSLEEP)
+		clock = rec->restart_clock;
+	switch (clock) {
+	case CLOCK_MONOTONIC:
+		return ctx->mono_delta;
+	case CLOCK_BOOTTIME:
+		return ktime_get_boottime_ns() - h->boot_ns;
+	case CLOCK_TAI:
+		return ktime_get_clocktai_ns() - h->tai_ns;
+	case CLOCK_REALTIME:
+		if (rec->restart_kind != CKPT_RESTART_FUTEX)
+			return ktime_get_real_ns() - h->real_ns;
+	}
+	return 0;
+}
+
 /**
  * ckpt_set_restart_block - arm current's restart_syscall(2)
+ * @ctx: the restart, released
  * @rec: checked by ckpt_check_restart_block()
- * @mono_delta: CLOCK_MONOTONIC now less that of the checkpoint, ns
  */
-void ckpt_set_restart_block(const struct ckpt_task *rec, s64 mono_delta)
+void ckpt_set_restart_block(const struct ckpt_ctx *ctx,
+			    const struct ckpt_task *rec)
 {
 	struct restart_block *rb = &current->restart_block;
 	const u64 *a = rec->restart;
-	s64 delta = rec->restart_clock == CLOCK_MONOTONIC ? mono_delta : 0;
+	s64 delta = passed(ctx, rec);
 	u64 ns;
 
 	memset(rb, 0, sizeof(*rb));

@@ -18,6 +18,7 @@
  * A trigger is replaced as a whole under cgroup_mutex and read under RCU. The
  * hooks are behind a static key that is on while any trigger is armed.
  */
+#include <linux/capability.h>
 #include <linux/cgroup.h>
 #include <linux/ctype.h>
 #include <linux/kernfs.h>
@@ -285,6 +286,10 @@ ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
 	struct cgroup *cgrp;
 	int ret;
 
+	/* a trigger slows down all system calls: not for whom the cgroup is given */
+	if (!file_ns_capable(of->file, &init_user_ns, CAP_CHECKPOINT_RESTORE) &&
+	    !file_ns_capable(of->file, &init_user_ns, CAP_SYS_ADMIN))
+		return -EPERM;
 	buf = strstrip(buf);
 	if (*buf) {
 		t = kzalloc(sizeof(*t), GFP_KERNEL_ACCOUNT);

@@ -51,7 +51,7 @@ static void put(struct dump_room *room, const void *from, size_t len)
 	room->len += len;
 }
 
-static void read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
+static int read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
 {
 	const struct ktermios *t = &tty->termios;
 
@@ -65,7 +65,9 @@ static void read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
 	end->line = t->c_line;
 	memcpy(end->cc, t->c_cc, sizeof(end->cc));
 	up_read(&tty->termios_rwsem);
-	mutex_lock(&tty->winsize_mutex);
+	/* TIOCGWINSZ of somebody outside waits for his memory with it held */
+	if (mutex_lock_killable(&tty->winsize_mutex))
+		return -EINTR;
 	end->rows = tty->winsize.ws_row;
 	end->cols = tty->winsize.ws_col;
 	end->xpixel = tty->winsize.ws_xpixel;
@@ -82,6 +84,7 @@ static void read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
 	spin_lock_irq(&tty->ctrl.lock);
 	end->pktstatus = tty->ctrl.pktstatus;
 	spin_unlock_irq(&tty->ctrl.lock);
+	return 0;
 }
 
 static int read_end(struct ckpt_ctx *ctx, struct tty_struct *tty,
@@ -101,8 +104,7 @@ static int read_end(struct ckpt_ctx *ctx, struct tty_struct *tty,
 	ret = ckpt_n_tty_get(tty, end, &bytes->text);
 	if (ret)
 		return ckpt_err(ctx, ret, "%s: its line discipline", tty->name);
-	read_attributes(tty, end);
-	return 0;
+	return read_attributes(tty, end);
 }
 
 static void put_end(struct dump_room *room, const struct ckpt_tty_end *end)

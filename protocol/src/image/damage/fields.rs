@@ -100,7 +100,8 @@ fn shape(kind: Kind) -> Option<Shape> {
     match kind {
         Kind::Header => shape!(false, Header {
             Exact => magic version page_size vdso_sum release;
-            Flags => xfeatures; Count => nr_tasks ncpus next_pid pad; Time => mono_ns real_ns;
+            Flags => xfeatures; Count => nr_tasks ncpus next_pid pad mounts_len pad2;
+            Time => mono_ns real_ns boot_ns tai_ns;
         }),
         Kind::Tree => shape!(true, Tree {
             Pid => pid tgid ppid pgid sid; Flags => flags exit_code; Number => exit_signal;
@@ -111,12 +112,15 @@ fn shape(kind: Kind) -> Option<Shape> {
             Pid => site_child; Flags => flags blocked saved_sigmask sas_flags personality cpus;
             Address => sas_sp set_child_tid clear_child_tid robust_list rseq;
             Count => sas_size rt_priority rseq_len; Score => nice oom_score_adj;
-            Time => timer_slack_ns default_timer_slack_ns utime stime;
+            Time => timer_slack_ns default_timer_slack_ns utime stime exec_ns gtime seen_utime
+                seen_stime slice_ns;
+            Count => nvcsw nivcsw min_flt maj_flt;
             Ref(Kind::Mm) => mm; Ref(Kind::Fs) => fs; Ref(Kind::Files) => files;
             Ref(Kind::Cred) => cred; Ref(Kind::Seccomp) => seccomp;
         }),
         Kind::Regs => shape!(false, Regs {
-            Address => ip sp fsbase gsbase; Flags => flags ax orig_ax; Exact => cs ss ds es fs gs;
+            Address => ip sp fsbase gsbase cr2; Flags => flags ax orig_ax error_code spec;
+            Choice(2) => tsc; Count => trap_nr; Exact => cs ss ds es fs gs;
         }),
         Kind::Cred => shape!(false, Cred {
             Uid => uid gid euid egid suid sgid fsuid fsgid; Count => ngroups;
@@ -156,7 +160,9 @@ fn shape(kind: Kind) -> Option<Shape> {
         Kind::Signal => shape!(false, Signal {
             Flags => flags; Number => group_exit_code;
             Count => is_child_subreaper has_child_subreaper group_stop_count; Score => oom_score_adj_min;
-            Time => utime stime cutime cstime;
+            Time => utime stime cutime cstime exec_ns gtime cgtime seen_utime seen_stime;
+            Count => nvcsw nivcsw cnvcsw cnivcsw inblock oublock cinblock coublock;
+            Objref => tty; Pid => tty_old_pgrp;
         }),
         Kind::Siginfo => shape!(false, Siginfo { Choice(1) => shared; Choice(2) => queued; Number => signo; }),
         Kind::Timers => Some(Shape { size: 8, many: true, fields: &[(0, 8, Time)] }),

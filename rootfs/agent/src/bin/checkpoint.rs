@@ -47,6 +47,10 @@ struct Options {
     /// Only find out whether the tree can be saved.
     #[arg(long)]
     check: bool,
+    /// Permit a tree that is in another mount namespace than I am. Its image lists the mounts;
+    /// `restart --equal-mounts` wants to find equal ones.
+    #[arg(long)]
+    own_mounts: bool,
     /// The root of the tree.
     pid: i32,
 }
@@ -160,7 +164,9 @@ fn frozen(options: &Options, work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Calls the kernel, again while tasks that are already counted as frozen settle.
 fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result<()> {
     let pid = Pid::from_raw(options.pid);
-    let flags = u64::from(options.check);
+    let flag = |set, flag| if set { flag } else { 0 };
+    let flags = flag(options.check, sys::CHECKPOINT_CHECK)
+        | flag(options.own_mounts, sys::CHECKPOINT_OWN_MOUNTS);
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         match sys::checkpoint(pid, image, flags, Some(log)) {

@@ -43,6 +43,10 @@ struct Options {
     /// Restart in a new pid namespace, with a /proc of its own.
     #[arg(long)]
     pidns: bool,
+    /// Accept the image of a tree that had mounts of its own (`checkpoint --own-mounts`), if
+    /// the mounts here are equal to them.
+    #[arg(long)]
+    equal_mounts: bool,
     /// Wait until the root of the tree ends (the default).
     #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
@@ -174,11 +178,9 @@ fn restart(
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("cannot make the mounts private")?;
     }
-    let flags = if options.pidns {
-        sys::RESTART_MOUNT_PROC
-    } else {
-        0
-    };
+    let flag = |set, flag| if set { flag } else { 0 };
+    let flags = flag(options.pidns, sys::RESTART_MOUNT_PROC)
+        | flag(options.equal_mounts, sys::RESTART_EQUAL_MOUNTS);
     sys::restart(Some(dir.as_fd()), image, flags, Some(log))
         .map_err(|errno| anyhow::anyhow!("cannot restart: {} ({errno})", explain::restart(errno)))
 }

@@ -3,6 +3,9 @@
  * Checkpoint/restart, x86-64: registers, extended states, vdso.
  */
 #include <linux/mm.h>
+#include <linux/nospec.h>
+#include <linux/pkeys.h>
+#include <linux/prctl.h>
 #include <linux/ptrace.h>
 #include <linux/regset.h>
 #include <linux/sched/task_stack.h>
@@ -73,6 +76,27 @@ int ckpt_map_vdso(unsigned long vvar, unsigned long len)
 	return (unsigned long)current->mm->context.vdso == text ? 0 : -EBUSY;
 }
 
+/*
+ * A 64-bit program may call by int 0x80. What is left of such a call would be
+ * done by the numbers of the other kind.
+ */
+bool ckpt_restarts_as_32bit(struct task_struct *t)
+{
+#ifdef CONFIG_COMPAT
+	return (task_thread_info(t)->status | t->restart_block.arch_data) &
+	       TS_COMPAT;
+#else
+	return false;
+#endif
+}
+
+static bool at_syscall_entry(struct task_struct *t)
+{
+	return t->ckpt_site.kind == CKPT_SITE_PTRACE &&
+	       (t->ckpt_site.stop == CKPT_STOP_SYSCALL_ENTER ||
+		t->ckpt_site.stop == CKPT_STOP_SECCOMP);
+}
+
 static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	unsigned int i;
@@ -82,9 +106,20 @@ static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 			return ckpt_err(ctx, -EOPNOTSUPP, "%s: TLS segments", t->comm);
 	if (t->thread.io_bitmap || t->thread.iopl_emul)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: I/O port access", t->comm);
-	if (test_tsk_thread_flag(t, TIF_NOTSC) ||
-	    test_tsk_thread_flag(t, TIF_NOCPUID))
-		return ckpt_err(ctx, -EOPNOTSUPP, "%s: PR_SET_TSC or ARCH_SET_CPUID",
+	if (test_tsk_thread_flag(t, TIF_NOCPUID))
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: ARCH_SET_CPUID", t->comm);
+	if (READ_ONCE(t->group_leader->thread.fpu.perm.__state_perm) &
+	    ~(fpu_kernel_cfg.default_features | FPU_GUEST_PERM_LOCKED))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: ARCH_REQ_XCOMP_PERM (AMX)", t->comm);
+#ifdef CONFIG_X86_USER_SHADOW_STACK
+	if (t->thread.features || t->thread.features_locked)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: shadow stack features",
+				t->comm);
+#endif
+	if (at_syscall_entry(t) && ckpt_restarts_as_32bit(t))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: in a system call of the 32-bit kind (int 0x80)",
 				t->comm);
 	if (!user_64bit_mode(task_pt_regs(t)))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: not a 64-bit program", t->comm);
@@ -97,7 +132,35 @@ int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm)
 	if (mm->context.ldt)
 		return ckpt_err(ctx, -EOPNOTSUPP, "a local descriptor table");
 #endif
+#ifdef CONFIG_X86_INTEL_MEMORY_PROTECTION_KEYS
+	if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
+		u16 keys = mm_pkey_allocation_map(mm) & ~1;
+
+		/* mprotect(PROT_EXEC) takes one, and takes it anew */
+		if (mm->context.execute_only_pkey > 0)
+			keys &= ~(1U << mm->context.execute_only_pkey);
+		if (keys)
+			return ckpt_err(ctx, -EOPNOTSUPP,
+					"protection keys (pkey_alloc)");
+	}
+#endif
+#ifdef CONFIG_ADDRESS_MASKING
+	if (mm->context.lam_cr3_mask)
+		return ckpt_err(ctx, -EOPNOTSUPP, "linear address masking (LAM)");
+#endif
 	return 0;
+}
+
+static const unsigned long spec_ctrls[NR_CKPT_SPECS] = {
+	[CKPT_SPEC_STORE_BYPASS] = PR_SPEC_STORE_BYPASS,
+	[CKPT_SPEC_INDIRECT_BRANCH] = PR_SPEC_INDIRECT_BRANCH,
+	[CKPT_SPEC_L1D_FLUSH] = PR_SPEC_L1D_FLUSH,
+};
+
+/* What prctl(2) tells of a task; 0 where the CPU knows no such thing. */
+static u32 spec_of(struct task_struct *t, enum ckpt_spec i)
+{
+	return max(arch_prctl_spec_ctrl_get(t, spec_ctrls[i]), 0);
 }
 
 static int dump_xstate(struct ckpt_ctx *ctx, struct task_struct *t)
@@ -159,9 +222,16 @@ int ckpt_dump_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 		.cs = regs->cs, .ss = regs->ss,
 		.ds = t->thread.ds, .es = t->thread.es,
 		.fs = t->thread.fsindex, .gs = t->thread.gsindex,
+		.trap_nr = t->thread.trap_nr,
+		.error_code = t->thread.error_code, .cr2 = t->thread.cr2,
+		.tsc = test_tsk_thread_flag(t, TIF_NOTSC) ? PR_TSC_SIGSEGV :
+							   PR_TSC_ENABLE,
 	};
+	unsigned int i;
 	int ret;
 
+	for (i = 0; i < NR_CKPT_SPECS; i++)
+		rec.spec[i] = spec_of(t, i);
 	ret = check_cpu(ctx, t);
 	if (!ret)
 		ret = ckpt_write(ctx, CKPT_REC_REGS, 0, &rec, sizeof(rec), NULL, 0);
@@ -200,22 +270,88 @@ int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec)
 	return ret ? ckpt_err(ctx, ret, "debug registers") : 0;
 }
 
+/* 0 to 3 are all the null selector. */
 static bool data_segment(u32 sel)
 {
-	return sel == 0 || sel == __USER_DS;
+	return sel <= 3 || sel == __USER_DS;
+}
+
+/*
+ * A user may load any canonical address where the instructions for it are there
+ * (FSGSBASE), and else one of user space, as arch_prctl(2) has it.
+ */
+static bool segment_base(u64 base)
+{
+	return base < TASK_SIZE_MAX ||
+	       (boot_cpu_has(X86_FEATURE_FSGSBASE) &&
+		__is_canonical_address(base, __VIRTUAL_MASK_SHIFT + 1));
+}
+
+static bool spec_ok(u32 spec)
+{
+	return !(spec & ~(PR_SPEC_PRCTL | PR_SPEC_ENABLE | PR_SPEC_DISABLE |
+			  PR_SPEC_FORCE_DISABLE | PR_SPEC_DISABLE_NOEXEC)) &&
+	       hweight32(spec & ~PR_SPEC_PRCTL) <= 1;
 }
 
 int ckpt_restore_regs(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_regs *rec = (const void *)ctx->rbuf;
+	unsigned int i;
 
+	for (i = 0; i < NR_CKPT_SPECS; i++)
+		if (!spec_ok(rec->spec[i]))
+			return ckpt_err(ctx, -EINVAL, "malformed registers");
 	if (rec->cs != __USER_CS || rec->ss != __USER_DS ||
 	    !data_segment(rec->ds) || !data_segment(rec->es) ||
 	    !data_segment(rec->fs) || !data_segment(rec->gs) ||
-	    rec->ip >= TASK_SIZE_MAX || rec->fsbase >= TASK_SIZE_MAX ||
-	    rec->gsbase >= TASK_SIZE_MAX)
+	    rec->ip >= TASK_SIZE_MAX || !segment_base(rec->fsbase) ||
+	    !segment_base(rec->gsbase) ||
+	    (rec->tsc != PR_TSC_ENABLE && rec->tsc != PR_TSC_SIGSEGV))
 		return ckpt_err(ctx, -EINVAL, "malformed registers");
 	ckpt_current(ctx)->regs = *rec;
+	return 0;
+}
+
+/*
+ * Loading a selector changes the base, so that comes after. Where the two are
+ * independent (FSGSBASE) both are kept, else as save_base_legacy() expects.
+ */
+static void load_segments(const struct ckpt_regs *rec)
+{
+	preempt_disable();
+	loadsegment(ds, rec->ds);
+	loadsegment(es, rec->es);
+	loadsegment(fs, rec->fs);
+	load_gs_index(rec->gs);
+	x86_fsbase_write_cpu(rec->fsbase);
+	x86_gsbase_write_cpu_inactive(rec->gsbase);
+	current->thread.fsindex = rec->fs;
+	current->thread.gsindex = rec->gs;
+	current->thread.fsbase = rec->fsbase;
+	current->thread.gsbase = rec->gsbase;
+	preempt_enable();
+}
+
+/* As prctl(PR_SET_SPECULATION_CTRL) would do it. */
+static int apply_spec(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < NR_CKPT_SPECS; i++) {
+		u32 want = rec->spec[i], have = spec_of(current, i);
+
+		/* where it was not the program's to say, the machine says it here */
+		if (want == have || !(want & PR_SPEC_PRCTL) ||
+		    !(have & (PR_SPEC_PRCTL | PR_SPEC_ENABLE)))
+			continue;
+		ret = arch_prctl_spec_ctrl_set(current, spec_ctrls[i],
+					       want & ~PR_SPEC_PRCTL);
+		if (ret && !(want & PR_SPEC_ENABLE))
+			return ckpt_err(ctx, ret, "PR_SET_SPECULATION_CTRL %lu",
+					spec_ctrls[i]);
+	}
 	return 0;
 }
 
@@ -227,13 +363,15 @@ int ckpt_restore_regs(struct ckpt_ctx *ctx)
  * Comes after the last switch of address spaces, which zeroes the segment
  * bases (deactivate_mm()).
  *
- * Return: 0 or what setting a segment base gave.
+ * Return: 0, or what prctl(PR_SET_SPECULATION_CTRL) gave; -EPERM where the
+ * caller has state that cannot be taken off.
  */
 int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 {
 	struct pt_regs *regs = current_pt_regs();
-	int ret;
 
+	if (test_thread_flag(TIF_NOCPUID))
+		return ckpt_err(ctx, -EPERM, "the caller has ARCH_SET_CPUID");
 	regs->r15 = rec->r15;
 	regs->r14 = rec->r14;
 	regs->r13 = rec->r13;
@@ -255,15 +393,16 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 	regs->sp = rec->sp;
 	regs->cs = __USER_CS;
 	regs->ss = __USER_DS;
-	loadsegment(ds, rec->ds);
-	loadsegment(es, rec->es);
-	/* loading the selectors zeroes the bases: those come after */
-	loadsegment(fs, rec->fs);
-	load_gs_index(rec->gs);
-	ret = do_arch_prctl_64(current, ARCH_SET_FS, rec->fsbase);
-	if (!ret)
-		ret = do_arch_prctl_64(current, ARCH_SET_GS, rec->gsbase);
-	return ret ? ckpt_err(ctx, ret, "segment bases") : 0;
+	load_segments(rec);
+	current->thread.trap_nr = rec->trap_nr;
+	current->thread.error_code = rec->error_code;
+	current->thread.cr2 = rec->cr2;
+	set_tsc_mode(rec->tsc);
+#ifdef CONFIG_X86_VSYSCALL_EMULATION
+	/* as exec of a 64-bit program has it */
+	__set_bit(MM_CONTEXT_HAS_VSYSCALL, &current->mm->context.flags);
+#endif
+	return apply_spec(ctx, rec);
 }
 
 /*

@@ -21,12 +21,19 @@
 
 /* checkpoint(2) flags */
 #define CHECKPOINT_CHECK	(1UL << 0)	/* check only, write nothing */
+/*
+ * the tree may have a mount namespace that is not the caller's: the image lists
+ * its mounts, and is restarted by RESTART_EQUAL_MOUNTS only
+ */
+#define CHECKPOINT_OWN_MOUNTS	(1UL << 1)
 
 /*
  * restart(2) flags: the first process of a new pid namespace mounts a proc of
  * that namespace at /proc, before anything in it is opened
  */
 #define RESTART_MOUNT_PROC	(1UL << 0)
+/* the caller's mounts, with that proc, are equal to those that the image lists */
+#define RESTART_EQUAL_MOUNTS	(1UL << 1)
 
 #define CKPT_MAGIC		0x31454c4249435543ULL	/* "CUCIBLE1" */
 #define CKPT_VERSION		1
@@ -109,6 +116,15 @@ struct ckpt_rec {
  * @next_pid: where the pid namespace goes on numbering
  * @release: utsname release, zero padded
  * @build: utsname version, zero padded
+ * @boot_ns: CLOCK_BOOTTIME at the checkpoint, ns
+ * @tai_ns: CLOCK_TAI at the checkpoint, ns
+ * @mounts_len: bytes of the list of mounts that follows, 0 where the tree had
+ *	those of the caller of checkpoint(2)
+ * @pad2: 0
+ *
+ * The list has a line a mount, as seen from the root task's root directory and
+ * in the order of the places: what /proc/PID/mountinfo shows from its fourth
+ * field on, without the numbers of peer groups.
  */
 struct ckpt_header {
 	__u64 magic;
@@ -124,6 +140,10 @@ struct ckpt_header {
 	__u32 pad;
 	char release[64];
 	char build[64];
+	__u64 boot_ns;
+	__u64 tai_ns;
+	__u32 mounts_len;
+	__u32 pad2;
 };
 
 /* CKPT_REC_SCHEMA: an array of these, one a record type */
@@ -191,6 +211,8 @@ enum ckpt_restart_kind {
 #define CKPT_TASK_SUPERPRIV	(1U << 3)
 #define CKPT_TASK_SIGNALED	(1U << 4)	/* dies of a signal */
 #define CKPT_TASK_STRICT	(1U << 5)	/* SECCOMP_MODE_STRICT */
+#define CKPT_TASK_AFFINITY	(1U << 6)	/* @cpus was asked for */
+#define CKPT_TASK_NPROC		(1U << 7)	/* PF_NPROC_EXCEEDED */
 
 /**
  * struct ckpt_task - CKPT_REC_TASK: what a single thread holds
@@ -229,6 +251,13 @@ enum ckpt_restart_kind {
  * @comm: name, zero padded
  * @exec_ino: wait in execve(2): inode number of the program, else 0
  * @exec_interp_ino: likewise, of its ELF interpreter, 0 where it has none
+ * @exec_ns: ns on a CPU, as the scheduler counts
+ * @gtime: of @utime, ns of a virtual machine
+ * @seen_utime, @seen_stime: ns as they were shown last, which they may not go
+ *	below
+ * @nvcsw, @nivcsw: context switches
+ * @min_flt, @maj_flt: faults
+ * @slice_ns: time slice that sched_setattr(2) has asked for, 0 for none
  */
 struct ckpt_task {
 	__u32 site;
@@ -268,15 +297,36 @@ struct ckpt_task {
 	char comm[16];
 	__u64 exec_ino;
 	__u64 exec_interp_ino;
+	__u64 exec_ns;
+	__u64 gtime;
+	__u64 seen_utime, seen_stime;
+	__u64 nvcsw, nivcsw;
+	__u64 min_flt, maj_flt;
+	__u64 slice_ns;
 };
 
-/* CKPT_REC_REGS: x86-64 user registers; segment bases as in the MSRs */
+/* struct ckpt_regs.spec: what prctl(PR_GET_SPECULATION_CTRL) tells of each */
+enum ckpt_spec {
+	CKPT_SPEC_STORE_BYPASS		= 0,
+	CKPT_SPEC_INDIRECT_BRANCH	= 1,
+	CKPT_SPEC_L1D_FLUSH		= 2,
+	NR_CKPT_SPECS
+};
+
+/*
+ * CKPT_REC_REGS: x86-64 user registers; segment bases as in the MSRs; number,
+ * error code and address of the last exception, for its signal's handler;
+ * prctl(PR_GET_TSC)
+ */
 struct ckpt_regs {
 	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
 	__u64 ax, cx, dx, si, di, orig_ax;
 	__u64 ip, flags, sp;
 	__u64 fsbase, gsbase;
 	__u32 cs, ss, ds, es, fs, gs;
+	__u64 trap_nr, error_code, cr2;
+	__u32 tsc;
+	__u32 spec[NR_CKPT_SPECS];
 };
 
 /*
@@ -503,6 +553,11 @@ struct ckpt_sigaction {
  * @maxrss, @cmaxrss: KiB
  * @tty: objref of the controlling terminal, 0 for none
  * @tty_old_pgrp: foreground group of a terminal that was lost, 0 for none
+ * @exec_ns: ns that exited threads were on a CPU, as the scheduler counts
+ * @gtime, @cgtime: of exited threads and reaped children, ns of a virtual machine
+ * @seen_utime, @seen_stime: ns of the process as they were shown last
+ * @nvcsw ... @cnivcsw: context switches of exited threads and reaped children
+ * @inblock ... @coublock: blocks that they have read and written
  */
 struct ckpt_signal {
 	__u32 flags;
@@ -516,6 +571,11 @@ struct ckpt_signal {
 	__u64 maxrss, cmaxrss;
 	__u32 tty;
 	__s32 tty_old_pgrp;
+	__u64 exec_ns;
+	__u64 gtime, cgtime;
+	__u64 seen_utime, seen_stime;
+	__u64 nvcsw, nivcsw, cnvcsw, cnivcsw;
+	__u64 inblock, oublock, cinblock, coublock;
 };
 
 /* CKPT_REC_RLIMITS: RLIM_NLIMITS of these */

@@ -251,7 +251,8 @@ impl Agent {
     fn checkpoint(&mut self, run: &str, image: &str, log: &str, limit: Duration) -> Result<Reply> {
         let root = find(&mut self.containers, run)?.root;
         let mut command = Command::new(format!("{TOOLS_DIR}/checkpoint"));
-        command.args(["-o", image, "-l", log, &root.to_string()]);
+        // Every container has mounts of its own.
+        command.args(["--own-mounts", "-o", image, "-l", log, &root.to_string()]);
         tool::spawn(&mut self.reaper, &mut command)?
             .finish(&mut self.reaper, limit)
             .map(Reply::Tool)
@@ -277,7 +278,13 @@ impl Agent {
         let (ready, handed) = pipe2(OFlag::O_CLOEXEC)?;
         let mut command = Command::new(format!("{TOOLS_DIR}/restart"));
         command
-            .args(["--pidns", "--frozen", "--wait", "--copy-status"])
+            .args([
+                "--pidns",
+                "--equal-mounts",
+                "--frozen",
+                "--wait",
+                "--copy-status",
+            ])
             .args(["-i", image, "-l", log, "--cgroup"])
             .arg(cgroup.dir())
             .arg(format!("--ready-fd={}", handed.as_raw_fd()));

@@ -284,7 +284,7 @@ fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i3
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    let flags = sys::RESTART_MOUNT_PROC;
+    let flags = sys::RESTART_MOUNT_PROC | sys::RESTART_EQUAL_MOUNTS;
     let made = sys::restart(Some(dir.as_fd()), image.as_fd(), flags, Some(log.as_fd()));
     let mut answer = File::from(answer);
     let root = match made {
@@ -313,7 +313,8 @@ fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i3
 fn save(root: Pid, image: &File, log: &File) -> nix::Result<()> {
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
-        match sys::checkpoint(root, image.as_fd(), 0, Some(log.as_fd())) {
+        let flags = sys::CHECKPOINT_OWN_MOUNTS;
+        match sys::checkpoint(root, image.as_fd(), flags, Some(log.as_fd())) {
             Err(Errno::EAGAIN) if Instant::now() < deadline => {
                 for file in [image, log] {
                     nix::unistd::ftruncate(file, 0)?;

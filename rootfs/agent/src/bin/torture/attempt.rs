@@ -155,11 +155,16 @@ impl Attempt {
         unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        // As the victim does: an image restarts where the mounts are equal.
+        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
         become_user(self.user)?;
-        Ok(match sys::restart(Some(dir.as_fd()), image, 0, Some(log)) {
-            Ok(root) => format!("restored {root}"),
-            Err(errno) => format!("refused {}", errno as i32),
-        })
+        let flags = sys::RESTART_EQUAL_MOUNTS;
+        Ok(
+            match sys::restart(Some(dir.as_fd()), image, flags, Some(log)) {
+                Ok(root) => format!("restored {root}"),
+                Err(errno) => format!("refused {}", errno as i32),
+            },
+        )
     }
 }
 

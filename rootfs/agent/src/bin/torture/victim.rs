@@ -65,7 +65,8 @@ fn save(cgroup: &Cgroup, root: Pid, at: &str) -> Result<Vec<u8>> {
         bail!("the program did not come to {at}, or not to rest there");
     }
     let mut image = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC)?);
-    sys::checkpoint(root, image.as_fd(), 0, Some(std::io::stderr().as_fd()))
+    let (flags, log) = (sys::CHECKPOINT_OWN_MOUNTS, std::io::stderr());
+    sys::checkpoint(root, image.as_fd(), flags, Some(log.as_fd()))
         .map_err(|errno| anyhow::anyhow!("cannot save it: {}", explain::checkpoint(errno)))?;
     image.rewind()?;
     let mut bytes = Vec::new();

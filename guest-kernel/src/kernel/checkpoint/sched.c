@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * How a thread is scheduled: policy, nice value, priority, time slice, and the
+ * CPUs that it has asked for.
+ */
+#include <linux/cpumask.h>
+#include <linux/sched.h>
+#include <uapi/linux/sched/types.h>
+
+#include "ckpt.h"
+
+/**
+ * ckpt_check_sched - whether a task can be scheduled again as it is
+ * @ctx: the checkpoint
+ * @t: the task
+ *
+ * Return: 0 or -EOPNOTSUPP.
+ */
+int ckpt_check_sched(struct ckpt_ctx *ctx, struct task_struct *t)
+{
+	if (t->policy == SCHED_DEADLINE || t->policy == SCHED_EXT)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: scheduling policy %u",
+				t->comm, t->policy);
+#ifdef CONFIG_UCLAMP_TASK
+	if (t->uclamp_req[UCLAMP_MIN].user_defined ||
+	    t->uclamp_req[UCLAMP_MAX].user_defined)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: utilization clamps (sched_setattr)", t->comm);
+#endif
+#ifdef CONFIG_SCHED_CORE
+	if (t->core_cookie)
+		return ckpt_err(ctx, -EOPNOTSUPP, "%s: PR_SCHED_CORE", t->comm);
+#endif
+	/* the image has room for the first 64 */
+	if (t->user_cpus_ptr && !cpumask_subset(cpu_possible_mask, &t->cpus_mask) &&
+	    cpumask_last(&t->cpus_mask) >= 64)
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: pinned to CPU %u: only the first 64 are saved",
+				t->comm, cpumask_last(&t->cpus_mask));
+	return 0;
+}
+
+void ckpt_dump_sched(struct task_struct *t, struct ckpt_task *rec)
+{
+	rec->policy = t->policy;
+	if (t->sched_reset_on_fork)
+		rec->policy |= SCHED_RESET_ON_FORK;
+	rec->nice = task_nice(t);
+	rec->rt_priority = t->rt_priority;
+	rec->cpus = cpumask_bits(&t->cpus_mask)[0];
+	/* what is not asked for comes of a cpuset, and another one comes with it */
+	if (t->user_cpus_ptr)
+		rec->flags |= CKPT_TASK_AFFINITY;
+	if (t->se.custom_slice)
+		rec->slice_ns = t->se.slice;
+}
+
+static int apply_affinity(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	struct cpumask cpus;
+	int ret;
+
+	cpumask_clear(&cpus);
+	cpumask_bits(&cpus)[0] = rec->cpus;
+	/* all of the old machine's CPUs: all of this one's */
+	if (!(rec->flags & CKPT_TASK_AFFINITY) ||
+	    !cpumask_intersects(&cpus, cpu_possible_mask) ||
+	    hweight64(rec->cpus) >= ctx->hdr.ncpus)
+		cpumask_copy(&cpus, cpu_possible_mask);
+	ret = sched_setaffinity(0, &cpus);
+	/* none of them is in the cpuset: all that are, as where one is changed */
+	if (ret == -EINVAL)
+		ret = sched_setaffinity(0, cpu_possible_mask);
+	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
+}
+
+/**
+ * ckpt_apply_sched - schedule current as it was
+ * @ctx: the restart
+ * @rec: current's record
+ *
+ * All is set, whatever it is: a task begins as its creator is.
+ *
+ * Return: 0, or what sched_setattr(2) or sched_setaffinity(2) would give.
+ */
+int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	struct sched_attr attr = {
+		.size = sizeof(attr),
+		.sched_policy = rec->policy & ~SCHED_RESET_ON_FORK,
+		.sched_nice = rec->nice,
+		.sched_priority = rec->rt_priority,
+		.sched_runtime = rec->slice_ns,
+	};
+	int ret;
+
+	if (rec->policy & SCHED_RESET_ON_FORK)
+		attr.sched_flags |= SCHED_FLAG_RESET_ON_FORK;
+	ret = sched_setattr(current, &attr);
+	if (ret)
+		return ckpt_err(ctx, ret,
+				"scheduling policy %u, nice %d, priority %u: the caller may not give it",
+				attr.sched_policy, rec->nice, rec->rt_priority);
+	/* a real-time policy has no nice value of its own: keep it for later */
+	if (rec->nice < task_nice(current) && !can_nice(current, rec->nice))
+		return ckpt_err(ctx, -EPERM, "nice %d", rec->nice);
+	set_user_nice(current, rec->nice);
+	return apply_affinity(ctx, rec);
+}

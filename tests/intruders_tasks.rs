@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Who may call checkpoint(2) and restart(2), of what, and what comes of it: namespaces,
+//! credentials, tracers and signals from outside. Each script runs in a guest of its own as
+//! root, and becomes somebody else where it says so. That checkpoint(2) is in the middle is no
+//! matter of time: its image goes to a pipe that nobody empties.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{LONG, boot};
+
+/// What all scripts use.
+const TOOLS: &str = r#"
+set -u
+cg=/sys/fs/cgroup/tree
+tools=/opt/crucible
+mkdir $cg /tmp/t
+cd /tmp/t
+# fails CONDITION...: what must not be
+die() { echo "script: $*" >&2; exit 1; }
+# begin COMMAND...: runs it in the cgroup; its number in $root
+begin() {
+	sh -c "echo \$\$ > $cg/cgroup.procs; exec \"\$@\"" sh "$@" < /dev/null > /tmp/t/out 2>&1 &
+	root=$!
+}
+# at_rest NAME [PID]: waits until it has that name and sleeps
+at_rest() {
+	until [ "$(cat /proc/${2:-$root}/comm 2> /dev/null)" = "$1" ] &&
+		grep -q '^[0-9]' /proc/${2:-$root}/syscall; do
+		kill -0 ${2:-$root} || die "$1 has ended: $(cat /tmp/t/out)"
+	done
+}
+freeze() {
+	echo 1 > $cg/cgroup.freeze
+	until grep -q 'frozen 1' $cg/cgroup.events; do :; done
+}
+# ends what is in the cgroup
+end() {
+	echo 1 > $cg/cgroup.kill
+	while grep -q 'populated 1' $cg/cgroup.events; do :; done
+	wait $root 2> /dev/null
+	echo 0 > $cg/cgroup.freeze
+}
+# save [OPTION]...: saves the tree
+save() {
+	$tools/checkpoint "$@" -o /tmp/t/image -l /tmp/t/log $root 2> /dev/null
+	case $? in 0) echo saved ;; *) echo refused; cat /tmp/t/log ;; esac
+}
+# stalled [COMMAND]...: calls checkpoint(2) into a pipe, and returns when that is full
+stalled() {
+	mkfifo /tmp/t/pipe
+	"$@" $tools/checkpoint -l /tmp/t/log $root > /tmp/t/pipe 2> /dev/null &
+	caller=$!
+	exec 9< /tmp/t/pipe
+	until grep -q '^500 ' /proc/$caller/syscall; do
+		kill -0 $caller || die "checkpoint ended: $(cat /tmp/t/log)"
+	done
+}
+# reads the rest of the image, and what the call said
+drain() {
+	cat <&9 > /tmp/t/image
+	exec 9<&-
+	wait $caller
+	case $? in 0) echo saved ;; *) echo refused; cat /tmp/t/log ;; esac
+}
+# A program whose image is longer than a pipe, with a child of it.
+cat > big.c <<'END'
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(void)
+{
+	char *memory = malloc(1 << 20);
+
+	memset(memory, 7, 1 << 20);
+	if (!fork())
+		execlp("sleep", "sleep", "1000", NULL);
+	for (;;)
+		pause();
+}
+END
+"#;
+
+fn said_by(script: &str) -> String {
+    let (_directory, mut guest) = boot();
+    guest.prepare(None).expect("an empty guest");
+    let words = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
+    let env = BTreeMap::from([(
+        "PATH".to_owned(),
+        "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+    )]);
+    let run = guest.exec(&words, &env, "/", LONG).expect("its end");
+    assert!(run.success(), "{run:#?}");
+    // Fails where the kernel has said anything that it should not.
+    guest.shutdown().expect("shutdown");
+    run.stdout
+}
+
+fn assert_lines(said: &str, lines: &[&str]) {
+    let told: Vec<&str> = said.lines().collect();
+    assert_eq!(told.len(), lines.len(), "{said}");
+    for (told, line) in told.iter().zip(lines) {
+        assert!(told.contains(line), "no `{line}` in `{told}`: {said}");
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_the_callers_is_refused_by_name() {
+    let said = said_by(
+        r#"
+for option in -Ur -n -u -i -C -T; do
+	begin unshare $option sleep 1000
+	at_rest sleep
+	freeze
+	save --own-mounts
+	end
+done
+# its child enters it, and it does not
+begin unshare -T --fork sh -c 'echo $$ > /tmp/t/inner; exec sleep 1000'
+until [ -s inner ]; do :; done
+freeze
+save --own-mounts
+end
+"#,
+    );
+    let names = [
+        "its user namespace",
+        "its network namespace",
+        "its uts namespace",
+        "its ipc namespace",
+        "its cgroup namespace",
+        "its time namespace",
+    ];
+    let refused = names.iter().flat_map(|name| ["refused", name]);
+    let lines: Vec<&str> = refused
+        .chain(["refused", "its children's time namespace"])
+        .collect();
+    assert_lines(&said, &lines);
+    assert_eq!(said.matches("is not the caller's").count(), 7, "{said}");
+}
+
+#[test]
+fn another_cgroup_of_version_one_is_refused() {
+    let said = said_by(
+        r#"
+mkdir one
+mount -t cgroup -o none,name=ours none one
+mkdir one/below
+begin sleep 1000
+at_rest sleep
+echo $root > one/below/cgroup.procs
+freeze
+save
+echo $root > one/cgroup.procs
+save
+end
+umount one
+"#,
+    );
+    assert_lines(
+        &said,
+        &[
+            "refused",
+            "in another cgroup of a version 1 hierarchy than the caller",
+            "saved",
+        ],
+    );
+}
+
+#[test]
+fn mounts_of_its_own_are_permitted_listed_and_compared() {
+    let said = said_by(
+        r#"
+mkdir data
+begin unshare -m sh -c 'mount -t tmpfs -o size=1m ours /tmp/t/data; exec sleep 1000'
+at_rest sleep
+freeze
+save
+save --own-mounts
+end
+again() {
+	unshare -m sh -c "$1; exec \"\$@\"" sh $tools/restart --pids --no-wait "${@:2}" \
+		-i image -l log > pid 2> /dev/null
+	case $? in 0) echo restarted; kill $(cat pid) ;; *) echo refused; cat log ;; esac
+	until ! kill -0 $root 2> /dev/null; do :; done
+}
+again 'mount -t tmpfs -o size=1m ours data'
+again 'mount -t tmpfs -o size=1m ours data' --equal-mounts
+again : --equal-mounts
+again 'mount -t tmpfs -o size=2m ours data' --equal-mounts
+again 'mount -t tmpfs -o size=1m ours data; mount -t tmpfs over data' --equal-mounts
+again 'mount -t tmpfs -o size=1m,ro ours data' --equal-mounts
+"#,
+    );
+    let differs = ["refused", "the tree had this mount: ", "instead: "];
+    let mut lines = vec![
+        "refused",
+        "its mount namespace is not the caller's: permit it (checkpoint --own-mounts)",
+        "saved",
+        "refused",
+        "the tree had a mount namespace of its own: make equal mounts and say so",
+        "restarted",
+    ];
+    for _ in 0..4 {
+        lines.extend(differs);
+    }
+    assert_lines(&said, &lines);
+}
+
+#[test]
+fn who_may_not_trace_the_root_is_told_so_first() {
+    let said = said_by(
+        r#"
+# the caller is below this one, which would be found out by a walk through all of it
+setpriv --reuid 1000 --clear-groups sh -c "$tools/checkpoint --check 1 2>&1" | head -1
+echo $(setpriv --reuid 1000 --clear-groups cat /proc/1/ckpt_site 2>&1)
+echo $(cat /proc/1/ckpt_site)
+chown -R 1000 $cg
+setpriv --reuid 1000 --clear-groups sh -c "echo vfork 1 | tee $cg/cgroup.freeze_at" 2>&1 > /dev/null
+echo vfork 1 > $cg/cgroup.freeze_at && echo armed
+"#,
+    );
+    assert_lines(
+        &said,
+        &[
+            "the caller may not trace it",
+            "Operation not permitted",
+            "none",
+            "Operation not permitted",
+            "armed",
+        ],
+    );
+}
+
+#[test]
+fn a_tracer_that_comes_during_a_checkpoint_is_noticed() {
+    let said = said_by(
+        r#"
+gcc -o big big.c || die gcc
+begin ./big
+at_rest big
+until child=$(pgrep -P $root -x sleep); do :; done
+at_rest sleep $child
+freeze
+stalled
+strace -o /dev/null -p $child &
+tracer=$!
+until grep -q "^TracerPid:.$tracer$" /proc/$child/status; do :; done
+drain
+kill -9 $tracer
+end
+"#,
+    );
+    assert!(said.starts_with("refused\n"), "{said}");
+    assert!(
+        said.contains("is traced by pid") && said.contains("(strace)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_signal_does_not_begin_the_image_anew() {
+    let said = said_by(
+        r#"
+gcc -o big big.c || die gcc
+begin ./big
+at_rest big
+freeze
+stalled
+kill -STOP $caller
+kill -CONT $caller
+drain
+end
+$tools/restart --pids --no-wait -i image -l log 2> /dev/null && echo restarted
+cat log
+kill $root
+# a fatal one ends it
+begin ./big
+at_rest big
+freeze
+stalled
+kill $caller
+wait $caller
+echo ended by $?
+end
+"#,
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "saved", "{said}");
+    assert!(lines.contains(&"restarted"), "{said}");
+    assert_eq!(lines.last(), Some(&"ended by 143"), "{said}");
+}
+
+#[test]
+fn a_cgroup_made_during_a_checkpoint_is_not_frozen_for_ever() {
+    let said = said_by(
+        r#"
+gcc -o big big.c || die gcc
+begin ./big
+at_rest big
+freeze
+stalled
+echo 0 > $cg/cgroup.freeze
+mkdir $cg/child
+grep frozen $cg/cgroup.events
+drain
+until grep -q 'frozen 0' $cg/cgroup.events; do :; done
+timeout -s KILL 20 sh -c "echo \$\$ > $cg/child/cgroup.procs; echo alive"
+end
+"#,
+    );
+    assert_lines(&said, &["frozen 1", "saved", "alive"]);
+}
+
+#[test]
+fn a_restarter_cannot_give_what_it_could_not_set() {
+    let said = said_by(
+        r#"
+# try WHAT RESTARTER-OPTIONS -- TREE-OPTIONS
+try() {
+	local with=() options
+	while [ "$1" != -- ]; do with+=("$1"); shift; done
+	shift
+	begin setpriv "$@" sleep 1000
+	at_rest sleep
+	freeze
+	save > /dev/null
+	end
+	setpriv "${with[@]}" $tools/restart --pids --no-wait -i image -l log > pid 2> /dev/null
+	case $? in 0) echo restarted; kill $(cat pid) ;; *) echo refused: $(cat log) ;; esac
+	until ! kill -0 $root 2> /dev/null; do :; done
+}
+caps="--inh-caps +all --ambient-caps +all"
+no_pcap="--inh-caps +all,-setpcap --ambient-caps +all,-setpcap"
+# as it is
+try --securebits +noroot,+noroot_locked $caps -- --securebits +noroot,+noroot_locked
+# what is locked stays as it is
+try --securebits +noroot,+noroot_locked $caps -- --securebits +noroot_locked
+# a bounding set is made smaller with CAP_SETPCAP only
+try --securebits +noroot $caps -- --securebits +noroot --bounding-set -sys_time
+try --securebits +noroot $no_pcap -- --securebits +noroot --bounding-set -sys_time
+# no ambient capabilities where they may not be raised
+cat > bits.c <<'END'
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	if (argc < 3 || prctl(PR_SET_SECUREBITS, strtoul(argv[1], NULL, 16)))
+		return 1;
+	execvp(argv[2], argv + 2);
+	return 1;
+}
+END
+gcc -o bits bits.c || die gcc
+raised="--inh-caps +net_raw --ambient-caps +net_raw ./bits 40"
+try $raised -- $raised
+try ./bits 40 -- $raised
+"#,
+    );
+    assert_lines(
+        &said,
+        &[
+            "restarted",
+            "refused: ",
+            "restarted",
+            "refused: ",
+            "restarted",
+            "refused: ",
+        ],
+    );
+    assert_eq!(
+        said.matches("that the caller may not give (-EPERM)")
+            .count(),
+        3,
+        "{said}"
+    );
+}
+
+#[test]
+fn a_restarter_does_not_pass_on_how_it_is_scheduled() {
+    let said = said_by(
+        r#"
+begin sleep 1000
+at_rest sleep
+freeze
+save
+end
+chrt -f 9 $tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+chrt -p $root | head -1
+kill $root
+until ! kill -0 $root 2> /dev/null; do :; done
+nice -n 7 $tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+echo nice $(ps -o ni= -p $root)
+kill $root
+"#,
+    );
+    assert_lines(&said, &["saved", "SCHED_OTHER", "nice 0"]);
+}
+
+#[test]
+fn a_timer_that_expires_during_a_checkpoint_is_not_lost() {
+    let said = said_by(
+        r#"
+cat > alarm.c <<'END'
+#include <signal.h>
+#include <stdio.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+/* More signals than a pipe and the kernel's buffer hold; then one that a timer sends. */
+int main(void)
+{
+	struct itimerval timer = { .it_value.tv_sec = 6 };
+	struct timespec limit = { 20, 0 };
+	union sigval value = { 0 };
+	sigset_t all, alarm;
+	int i;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	for (i = 0; i < 3000; i++)
+		if (sigqueue(getpid(), SIGRTMIN, value))
+			return 1;
+	sigemptyset(&alarm);
+	sigaddset(&alarm, SIGALRM);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	while (access("go", F_OK))
+		usleep(1000);
+	puts(sigtimedwait(&alarm, NULL, &limit) == SIGALRM ? "SIGALRM came" : "SIGALRM is lost");
+}
+END
+gcc -o alarm alarm.c || die gcc
+begin ./alarm
+at_rest alarm
+freeze
+save
+# it is written as far as the middle of the signals
+stalled
+head -c $(($(stat -c %s image) - 204 * 1024)) <&9 > first
+until grep -q '^500 ' /proc/$caller/syscall && grep -q '^State:.S' /proc/$caller/status; do :; done
+# SIGALRM is the 14th
+until [ $((0x$(sed -n 's/^ShdPnd:.//p' /proc/$root/status) >> 13 & 1)) = 1 ]; do :; done
+drain
+end
+cat first image | $tools/restart --pids --no-wait -l log > /dev/null || cat log
+touch go
+until grep SIGALRM out; do :; done
+"#,
+    );
+    assert_lines(&said, &["saved", "saved", "SIGALRM came"]);
+}
+
+#[test]
+fn a_lock_that_somebody_outside_holds_does_not_hold_the_caller() {
+    let said = said_by(
+        r#"
+cat > hold.c <<'END'
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Writes to a pipe from memory that is never there: with the pipe's lock held. */
+int main(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register all = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC), ends[2];
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	FILE *file;
+	pid_t pid;
+
+	all.range.start = (unsigned long)page;
+	all.range.len = 4096;
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &all) ||
+	    pipe(ends) || (pid = fork()) < 0)
+		return 1;
+	if (!pid) {
+		close(fd);
+		return read(ends[0], &pid, 1);
+	}
+	file = fopen("child", "w");
+	fprintf(file, "%d", pid);
+	fclose(file);
+	while (access("go", F_OK))
+		usleep(1000);
+	return write(ends[1], page, 4096);
+}
+END
+gcc -o hold hold.c || die gcc
+./hold < /dev/null > /dev/null 2>&1 &
+holder=$!
+until [ -s child ]; do :; done
+root=$(cat child)
+echo $root > $cg/cgroup.procs
+until grep -q '^0 ' /proc/$root/syscall; do :; done
+freeze
+touch go
+until grep -q '^1 ' /proc/$holder/syscall; do :; done
+$tools/checkpoint -o image -l log $root 2> /dev/null &
+caller=$!
+# it waits for the lock
+until grep -q '^500 ' /proc/$caller/syscall; do
+	kill -0 $caller || die "checkpoint ended: $(cat log)"
+done
+kill -9 $caller
+wait $caller
+echo ended by $?
+kill -9 $holder $root
+echo 0 > $cg/cgroup.freeze
+wait $holder || :
+"#,
+    );
+    assert_lines(&said, &["ended by 137"]);
+}
