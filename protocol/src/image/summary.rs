@@ -481,7 +481,7 @@ mod tests {
         let mut bytes = vec![0; size_of::<layout::Task>()];
         bytes[..4].copy_from_slice(&site.to_le_bytes());
         bytes[4..8].copy_from_slice(&arg.to_le_bytes());
-        let start = bytes.len() - 16;
+        let start = std::mem::offset_of!(layout::Task, comm);
         bytes[start..start + comm.len()].copy_from_slice(comm.as_bytes());
         bytes
     }
