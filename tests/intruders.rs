@@ -87,7 +87,10 @@ fn nobody_reaches_a_tree_that_is_being_restarted() {
     assert!(records > 50, "an image of {records} records");
     for record in 1..records {
         // The same files, since the victim has them open.
-        run(&mut guest, &format!("for f in {RUN_DIR}/*; do : > $f; done"));
+        run(
+            &mut guest,
+            &format!("for f in {RUN_DIR}/*; do : > $f; done"),
+        );
         let said = intrude(&mut guest, &image, "attack", record, "");
         assert_eq!(said, "status 0\n", "behind record {record} of {records}");
         let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();

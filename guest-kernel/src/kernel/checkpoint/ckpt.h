@@ -319,8 +319,10 @@ int ckpt_restore_fs(struct ckpt_ctx *ctx);
 int ckpt_apply_fs(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_put_fs(struct fs_struct *fs);
 bool ckpt_is_proc(const struct file *file);
-int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file,
+int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		   struct ckpt_file *rec);
+struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
+			    const char *path);
 int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 		   const struct ckpt_file *rec);
 int ckpt_reopen_procs(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);

@@ -191,7 +191,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 				"%pD: not reachable from the root task's root directory",
 				file);
 	if (ckpt_is_proc(file)) {
-		ret = ckpt_dump_proc(ctx, file, rec);
+		ret = ckpt_dump_proc(ctx, file, name, rec);
 		if (ret)
 			return ret;
 	} else if (!rec->kind) {
@@ -330,7 +330,10 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		kfree(path);
 		return ERR_PTR(ckpt_err(ctx, -EINVAL, "malformed file name"));
 	}
-	file = filp_open(path, rec->flags, 0);
+	if (rec->kind == CKPT_FILE_PROC || rec->kind == CKPT_FILE_PROC_MEM)
+		file = ckpt_open_gone(ctx, rec, path);
+	else
+		file = filp_open(path, rec->flags, 0);
 	if (IS_ERR(file)) {
 		ckpt_err(ctx, PTR_ERR(file), "opening %*pE", rec->path_len, path);
 		goto out;

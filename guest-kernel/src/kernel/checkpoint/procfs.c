@@ -11,6 +11,10 @@
  * something else. So its record names a task that has the address space now,
  * if any has. One that nobody has any more reads as the end of a file, which
  * is what no address space at all does.
+ *
+ * A file of a process that is dead is still there, and says so when it is read.
+ * By its path it could not be opened any more; so for as long as that takes
+ * there is a process of that number, which holds nothing.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -18,9 +22,13 @@
 #include <linux/magic.h>
 #include <linux/ptrace.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
+#include <linux/string.h>
+#include <uapi/linux/wait.h>
 
+#include "../../fs/proc/internal.h"
 #include "ckpt.h"
 
 /* A file that waits for what it is about. */
@@ -37,22 +45,57 @@ bool ckpt_is_proc(const struct file *file)
 	return file_inode(file)->i_sb->s_magic == PROC_SUPER_MAGIC;
 }
 
+/* The upper half of @rdev: the process that a file is of, and that is gone. */
+#define GONE_SHIFT	32
+
+static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
+		     struct ckpt_file *rec)
+{
+	struct pid *pid = proc_pid(file_inode(file));
+	bool gone, taken;
+	pid_t nr;
+
+	if (!pid)
+		return 0;
+	nr = pid_nr_ns(pid, ctx->pidns);
+	rcu_read_lock();
+	gone = !pid_task_any(pid);
+	taken = gone && nr && find_task_by_pid_ns(nr, ctx->pidns);
+	rcu_read_unlock();
+	if (!gone)
+		return 0;
+	if (!nr || strstr(name, "/task/"))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s is open, of a thread that has exited", name);
+	if (taken)
+		return ckpt_err(ctx, -EBUSY,
+				"%s is open, of a process that has exited and whose number another one has by now",
+				name);
+	rec->rdev |= (u64)nr << GONE_SHIFT;
+	return 0;
+}
+
 /**
- * ckpt_dump_proc - what kind of file of proc it is, and whose memory
+ * ckpt_dump_proc - what kind of file of proc it is, and of what
  * @ctx: the checkpoint
  * @file: a file of proc
- * @rec: gets the kind, and the pid of a task that has the address space, 0 where
- *	none has
+ * @name: its path
+ * @rec: gets the kind; the pid of a task that has the address space, 0 where
+ *	none has; and the pid of the process that it is of, where that is gone
  *
- * Return: 0; -EBUSY where it is that of a task outside the tree.
+ * Return: 0; -EBUSY where it is that of a task outside the tree; -EOPNOTSUPP.
  */
-int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file,
+int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		   struct ckpt_file *rec)
 {
 	struct mm_struct *mm;
 	unsigned int i;
+	int ret;
 
 	rec->kind = ckpt_is_proc_mem(file) ? CKPT_FILE_PROC_MEM : CKPT_FILE_PROC;
+	ret = dump_gone(ctx, file, name, rec);
+	if (ret)
+		return ret;
 	if (rec->kind == CKPT_FILE_PROC)
 		return 0;
 	mm = file->private_data;
@@ -61,11 +104,93 @@ int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file,
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		if (ctx->tsks[i].task->mm != mm)
 			continue;
-		rec->rdev = ctx->tsks[i].tree.pid;
+		rec->rdev |= ctx->tsks[i].tree.pid;
 		return 0;
 	}
 	return ckpt_err(ctx, -EBUSY, "%pD: the memory of a task outside the tree",
 			file);
+}
+
+/* A process that stands for one that is gone. */
+struct stand_in {
+	struct completion there;
+	struct completion leave;
+	struct completion left;		/* it does not touch this any more */
+	int ret;
+};
+
+static int stand_in_main(void *arg)
+{
+	struct stand_in *in = arg;
+	struct mm_struct *mm = mm_alloc();
+
+	/* files are bound to its address space: not to the opener's */
+	in->ret = mm ? ckpt_switch_mm(mm, true) : -ENOMEM;
+	if (in->ret && mm)
+		mmput(mm);
+	complete(&in->there);
+	wait_for_completion(&in->leave);
+	complete(&in->left);
+	do_exit(0);
+}
+
+static pid_t create_stand_in(struct stand_in *in, pid_t gone)
+{
+	struct kernel_clone_args args = {
+		.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_UNTRACED,
+		.fn = stand_in_main,
+		.fn_arg = in,
+		.set_tid = &gone,
+		.set_tid_size = 1,
+		.cgroup = -1,
+	};
+	pid_t nr;
+
+	do {
+		cgroup_freeze_postpone();
+		nr = kernel_clone(&args);
+	} while (nr == -ERESTARTNOINTR && !__fatal_signal_pending(current));
+	return nr;
+}
+
+/**
+ * ckpt_open_gone - open a file of proc by its path
+ * @ctx: the restart
+ * @rec: its record
+ * @path: its path
+ *
+ * Return: the file, or ERR_PTR().
+ */
+struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
+			    const char *path)
+{
+	pid_t gone = rec->rdev >> GONE_SHIFT, nr;
+	struct stand_in in = { };
+	struct file *file;
+
+	if (!gone)
+		return filp_open(path, rec->flags, 0);
+	if (gone < 0 || gone >= PID_MAX_LIMIT || ckpt_find_pid(ctx, gone))
+		return ERR_PTR(-EINVAL);
+	init_completion(&in.there);
+	init_completion(&in.leave);
+	init_completion(&in.left);
+	nr = create_stand_in(&in, gone);
+	if (nr < 0)
+		return ERR_PTR(ckpt_err(ctx, nr, "process %d, which has exited",
+					gone));
+	wait_for_completion(&in.there);
+	file = in.ret ? ERR_PTR(in.ret) : filp_open(path, rec->flags, 0);
+	complete(&in.leave);
+	wait_for_completion(&in.left);
+	/* killed, current leaves it to whoever reaps orphans */
+	while (kernel_wait4(nr, NULL, __WALL, NULL) == -ERESTARTSYS &&
+	       !__fatal_signal_pending(current)) {
+		clear_thread_flag(TIF_SIGPENDING);
+		clear_thread_flag(TIF_NOTIFY_SIGNAL);
+		cond_resched();
+	}
+	return file;
 }
 
 /**
@@ -80,13 +205,17 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 		   const struct ckpt_file *rec)
 {
 	bool mem = rec->kind == CKPT_FILE_PROC_MEM;
+	u32 holder = rec->rdev;
 	struct ckpt_proc_file *pf;
 
 	if (!ckpt_is_proc(file) || ckpt_is_proc_mem(file) != mem)
 		return ckpt_err(ctx, -ESTALE, "%pD is no such file of proc", file);
-	if (rec->rdev >= PID_MAX_LIMIT || (rec->rdev && !mem))
+	if (holder >= PID_MAX_LIMIT || (holder && !mem))
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	if (S_ISDIR(file_inode(file)->i_mode))
+		return 0;
+	/* what it was about has gone again */
+	if (rec->rdev >> GONE_SHIFT && !holder)
 		return 0;
 	pf = kmalloc(sizeof(*pf), GFP_KERNEL_ACCOUNT);
 	if (!pf)
@@ -94,7 +223,7 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 	pf->file = get_file(file);
 	pf->opener = ckpt_current(ctx);
 	pf->mem = mem;
-	pf->pid = rec->rdev;
+	pf->pid = holder;
 	list_add_tail(&pf->list, &ctx->proc_files);
 	return 0;
 }

@@ -388,7 +388,9 @@ enum ckpt_file_kind {
  * @inode: objref of what the file stands on, 0 when found by path
  * @mode: st_mode
  * @rdev: device number, devices only; pid of a task with the memory of a
- *	PROC_MEM, 0 where nobody has it any more; index of the end, sockets only
+ *	PROC_MEM, 0 where nobody has it any more; of PROC and PROC_MEM, in the
+ *	upper 32 bits, the process that the file is of, where that is gone; index
+ *	of the end, sockets only
  * @ino: inode number; a file of another number is not the one that was open
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path

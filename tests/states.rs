@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! States that a number chooses (`tests/states/states.c`): checkpoint refuses one and the tree
+//! goes on undisturbed, or it restarts and the program finds all as it was. There is no third
+//! outcome. Each number and its outcome is printed.
+//!
+//! `CRUCIBLE_STATES` says how many are tried, `CRUCIBLE_STATES_FROM` which number is the first.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::env;
+
+use common::{LONG, boot};
+use crucible_engine::guest::Guest;
+use crucible_protocol::{Ended, EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
+
+/// getppid(2), which the program calls when it is in its state.
+const EVENT: Trigger = Trigger::Count {
+    kind: EventKind::Syscall { number: Some(110) },
+    task: None,
+    nth: 1,
+};
+
+const STASH: &str = "states";
+
+/// As many as a run of all tests has time for.
+const FEW: u64 = 40;
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
+}
+
+fn run(guest: &mut Guest, script: &str) -> String {
+    let words = ["/bin/sh", "-c", script].map(String::from);
+    let run = guest.exec(&words, &BTreeMap::new(), "/work", LONG);
+    let run = run.expect("an answer");
+    assert!(run.success(), "{script}: {run:#?}");
+    run.stdout
+}
+
+/// Lets a frozen container end by itself; what it printed, and how it ended.
+fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
+    guest.thaw(name).unwrap();
+    let stopped = guest.wait(name, LONG).unwrap();
+    let Stopped::Exited { workload, .. } = stopped else {
+        panic!("{name} did not end: {stopped:?}");
+    };
+    guest.kill(name).unwrap();
+    let mut said = String::new();
+    for stream in ["stdout", "stderr"] {
+        let bytes = guest.read_file(&format!("{RUN_DIR}/{stream}")).unwrap();
+        said.push_str(&String::from_utf8_lossy(&bytes));
+    }
+    (said, workload)
+}
+
+/// What became of one state.
+struct Outcome {
+    restarted: bool,
+    /// The parts that it had.
+    parts: Vec<String>,
+}
+
+fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
+    let name = format!("state{seed}");
+    let (image, log) = (format!("{KEEP_DIR}/image"), format!("{KEEP_DIR}/log"));
+    guest.prepare(Some(STASH)).unwrap();
+    let argv = ["./states".to_string(), seed.to_string()];
+    guest
+        .start(&name, &argv, &BTreeMap::new(), "/work", Some(&EVENT))
+        .unwrap();
+    let stopped = guest.wait(&name, LONG).unwrap();
+    assert!(
+        matches!(stopped, Stopped::Frozen(_)),
+        "{seed}: {stopped:?}: {}",
+        run(guest, &format!("cat {RUN_DIR}/stdout {RUN_DIR}/stderr"))
+    );
+    let saved = guest.checkpoint(&name, &image, &log, LONG).unwrap();
+    let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+    let (said, ended) = if saved.success() {
+        guest.kill(&name).unwrap();
+        let again = format!("{name}-again");
+        let restarted = guest.restart(&again, &image, &log, LONG).unwrap();
+        let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+        assert!(
+            restarted.is_ok(),
+            "state {seed} was saved and cannot be restarted: {words}{restarted:#?}"
+        );
+        finish(guest, &again)
+    } else {
+        assert!(
+            !words.is_empty(),
+            "state {seed} is refused without a word: {saved:#?}"
+        );
+        finish(guest, &name)
+    };
+    let restarted = saved.success();
+    println!(
+        "state {seed}: {}",
+        if restarted { "restarted" } else { words.trim() }
+    );
+    assert_eq!(
+        ended,
+        Some(Ended::Exited { code: 0 }),
+        "state {seed}, {}: {said}",
+        if restarted { "restarted" } else { "refused" }
+    );
+    let parts = said
+        .lines()
+        .filter_map(|line| line.strip_suffix(": as it was"))
+        .map(str::to_owned)
+        .collect();
+    Outcome { restarted, parts }
+}
+
+#[test]
+fn a_state_is_refused_or_comes_back_whole() {
+    let (from, count) = (
+        number("CRUCIBLE_STATES_FROM", 1),
+        number("CRUCIBLE_STATES", FEW),
+    );
+    println!("states {from} to {}", from + count - 1);
+    let (_directory, mut guest) = boot();
+    guest.prepare(None).unwrap();
+    guest
+        .write_file("/work/states.c", 0o644, include_bytes!("states/states.c"))
+        .unwrap();
+    run(
+        &mut guest,
+        "gcc -O1 -Wall -Werror -pthread -o states states.c",
+    );
+    let all = run(&mut guest, "./states list");
+    guest.stash(STASH).unwrap();
+    let mut met: BTreeMap<String, u64> = all.lines().map(|part| (part.to_owned(), 0)).collect();
+    let mut restarted = 0;
+    for seed in from..from + count {
+        let outcome = attempt(&mut guest, seed);
+        restarted += u64::from(outcome.restarted);
+        assert!(!outcome.parts.is_empty(), "state {seed} has no parts");
+        for part in outcome.parts {
+            *met.get_mut(&part).expect("a part of the list") += 1;
+        }
+        guest.check_alerts().unwrap();
+    }
+    println!("{restarted} of {count} restarted; parts: {met:?}");
+    assert!(restarted * 2 >= count, "{restarted} of {count} restarted");
+    // Each part is met about as often as any other: five times in 40.
+    for (part, times) in met {
+        assert!(times * 40 >= count * 2, "{part} was met {times} times");
+    }
+    guest.shutdown().unwrap();
+}
