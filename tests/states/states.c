@@ -289,6 +289,8 @@ static void given_begin(void)
 	given_page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must(given_page != MAP_FAILED && !pipe2(given, O_CLOEXEC), "pipe");
 	memset(given_page, 'a', PAGE);
+	/* else a fork of another part makes it a copy at the next write */
+	must(!madvise(given_page, PAGE, MADV_DONTFORK), "madvise");
 	iov = (struct iovec){ given_page, PAGE };
 	must(vmsplice(given[1], &iov, 1, 0) == PAGE, "vmsplice");
 }
