@@ -36,7 +36,7 @@ fn run(guest: &mut Guest, script: &str) -> String {
 
 /// A guest with the two programs, and the victim's image; gives the image's path and the
 /// number of its records.
-fn image(guest: &mut Guest) -> (String, usize) {
+fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     let sources = [
         ("victim.c", &include_bytes!("intruders/victim.c")[..]),
         ("intruder.c", include_bytes!("intruders/intruder.c")),
@@ -56,7 +56,7 @@ fn image(guest: &mut Guest) -> (String, usize) {
     guest
         .start(
             "victim",
-            &["./victim".to_string()],
+            &argv.iter().map(ToString::to_string).collect::<Vec<_>>(),
             &BTreeMap::new(),
             "/work",
             Some(&EVENT),
@@ -83,7 +83,7 @@ fn intrude(guest: &mut Guest, image: &str, what: &str, record: usize, how: &str)
 #[test]
 fn nobody_reaches_a_tree_that_is_being_restarted() {
     let (_directory, mut guest) = boot();
-    let (image, records) = image(&mut guest);
+    let (image, records) = image(&mut guest, &["./victim"]);
     assert!(records > 50, "an image of {records} records");
     for record in 1..records {
         // The same files, since the victim has them open.
@@ -104,7 +104,7 @@ fn nobody_reaches_a_tree_that_is_being_restarted() {
 #[test]
 fn what_ends_tasks_ends_a_restart_at_every_moment() {
     let (_directory, mut guest) = boot();
-    let (image, records) = image(&mut guest);
+    let (image, records) = image(&mut guest, &["./victim"]);
     for record in 1..records {
         for how in ["kill", "cgroup", "log"] {
             // The tasks are created when the tree is known: before, the cgroup is empty.
@@ -119,5 +119,17 @@ fn what_ends_tasks_ends_a_restart_at_every_moment() {
         }
         guest.check_alerts().unwrap();
     }
+    guest.shutdown().unwrap();
+}
+
+#[test]
+fn filters_of_the_restarter_stay_in_force() {
+    let (_directory, mut guest) = boot();
+    let (image, _) = image(&mut guest, &["./victim", "filtered"]);
+    let said = intrude(&mut guest, &image, "cage", 0, "");
+    assert_eq!(said, "status 0\n");
+    let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
+    let victim = String::from_utf8(victim).unwrap();
+    assert_eq!(victim, "mkdir: Operation not permitted\n");
     guest.shutdown().unwrap();
 }

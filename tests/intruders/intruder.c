@@ -10,6 +10,8 @@
  *	intruder end IMAGE CGROUP RECORD HOW
  *		HOW: kill (the restarter), cgroup (cgroup.kill), log (the restarter, whose
  *		log is a full pipe, after a damaged record)
+ *	intruder cage IMAGE CGROUP 0
+ *		a restart from under a seccomp filter that lets nobody make directories
  *
  * Exit status 1 and a line on stderr for each thing that was reached, or not ended.
  */
@@ -17,7 +19,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/kcmp.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -30,6 +34,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -177,6 +182,24 @@ static void *steal(void *unused)
 	return unused;
 }
 
+static int caged;
+
+static void cage(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mkdir, 1, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mkdirat, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { sizeof(filter) / sizeof(filter[0]), filter };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog))
+		fail("seccomp: %m");
+}
+
 static int restarter(void)
 {
 	int status, dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -193,6 +216,8 @@ static int restarter(void)
 	if (dir < 0 || unshare(CLONE_NEWNS | CLONE_NEWPID) ||
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		fail("the restarter: %m");
+	if (caged)
+		cage();
 	__atomic_store_n(&shared->begun, 1, __ATOMIC_RELEASE);
 	root = syscall(SYS_restart, dir, image_end, RESTART_FLAGS, log_end);
 	shared->error = errno;
@@ -515,6 +540,7 @@ int main(int argc, char **argv)
 	at = end_of(atoi(argv[4]));
 	if (!strcmp(argv[1], "end") && argc > 5 && !strcmp(argv[5], "log"))
 		fill_log();
+	caged = !strcmp(argv[1], "cage");
 	/* what is for many is not for us */
 	signal(SIGURG, SIG_IGN);
 	signal(SIGWINCH, SIG_IGN);
@@ -526,9 +552,11 @@ int main(int argc, char **argv)
 		end_it(argv[5]);
 		return reached;
 	}
-	status = attack();
-	if (status >= 0)
-		fail("the restarter is gone: %#x", status);
+	if (!caged) {
+		status = attack();
+		if (status >= 0)
+			fail("the restarter is gone: %#x", status);
+	}
 	/* when it is there, the tree's root is anybody's to wait for */
 	__atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
 	until(thief_is_gone, "the restarter's second thread ends");

@@ -4,17 +4,26 @@
  * restarted: a pseudo-terminal, sealed memory, a timer, files of /proc, a name, a zombie, a
  * second thread. It calls getppid(2), the event, and then looks at all of it: what was done
  * to it meanwhile is told on standard output, "unharmed" otherwise.
+ *
+ *	victim [filtered]
+ *
+ * filtered: it has a seccomp filter that allows everything, and makes a directory behind the
+ * event; what became of that is told.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
@@ -52,8 +61,24 @@ static void *second_thread(void *unused)
 /* Where a file is mapped that a debugger would read. */
 static char word[] = "the victim's own memory";
 
-int main(void)
+static int filtered(void)
 {
+	struct sock_filter allow[] = { BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };
+	struct sock_fprog prog = { 1, allow };
+
+	must(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+	     !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), "seccomp");
+	syscall(SYS_getppid);
+	printf("mkdir: %s\n", mkdir("made", 0755) ? strerror(errno) : "done");
+	fflush(stdout);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "filtered"))
+		return filtered();
+
 	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "\0victim" };
 	struct itimerspec in_an_hour = { .it_value.tv_sec = 3600 };
 	struct itimerspec left;
