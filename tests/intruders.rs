@@ -123,6 +123,49 @@ fn what_ends_tasks_ends_a_restart_at_every_moment() {
 }
 
 #[test]
+fn a_restart_that_fails_leaves_nothing_and_takes_nothing() {
+    let (_directory, mut guest) = boot();
+    let (image, records) = image(&mut guest, &["./victim"]);
+    for record in 1..records {
+        let said = intrude(&mut guest, &image, "fail", record, "");
+        let words = "the image ends in the middle";
+        assert!(
+            said.ends_with("status 0\n") && said.contains(words),
+            "behind record {record} of {records}: {said}"
+        );
+        guest.check_alerts().unwrap();
+    }
+    guest.shutdown().unwrap();
+}
+
+/// `/proc/2/maps`, saved as what it is, is opened once more when there is a process 2; as a plain
+/// file it would stay what it was while the task had the restarter's memory.
+#[test]
+fn a_file_of_proc_is_nothing_else() {
+    let (_directory, mut guest) = boot();
+    let (image, _) = image(&mut guest, &["./victim"]);
+    guest
+        .write_file("/work/forge.c", 0o644, include_bytes!("intruders/forge.c"))
+        .unwrap();
+    // struct ckpt_file.kind: from CKPT_FILE_PROC to CKPT_FILE_PATH
+    run(
+        &mut guest,
+        &format!(
+            "gcc -O1 -o forge forge.c && \
+             TEXT=/proc/2/maps ./forge {image} {KEEP_DIR}/forged 11 0 0 4 1"
+        ),
+    );
+    let said = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
+    assert!(
+        said.contains("maps is a file of proc, not saved as one (-EINVAL)"),
+        "{said}"
+    );
+    let said = intrude(&mut guest, &image, "restart", 0, "");
+    assert_eq!(said, "status 0\n");
+    guest.shutdown().unwrap();
+}
+
+#[test]
 fn filters_of_the_restarter_stay_in_force() {
     let (_directory, mut guest) = boot();
     let (image, _) = image(&mut guest, &["./victim", "filtered"]);

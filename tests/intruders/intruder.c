@@ -10,6 +10,11 @@
  *	intruder end IMAGE CGROUP RECORD HOW
  *		HOW: kill (the restarter), cgroup (cgroup.kill), log (the restarter, whose
  *		log is a full pipe, after a damaged record)
+ *	intruder fail IMAGE CGROUP RECORD
+ *		the image ends there, after a signal to the restarter: nothing is left of the
+ *		restart, and what is the restarter's is as before
+ *	intruder restart IMAGE CGROUP 0
+ *		no attack at all
  *	intruder cage IMAGE CGROUP 0
  *		a restart from under a seccomp filter that lets nobody make directories
  *
@@ -182,7 +187,44 @@ static void *steal(void *unused)
 	return unused;
 }
 
-static int caged;
+static int caged, fails;
+static volatile sig_atomic_t signals;
+
+static void on_signal(int sig)
+{
+	(void)sig;
+	signals++;
+}
+
+static int mounts_at_proc(void)
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char line[1024];
+	int n = 0;
+
+	while (file && fgets(line, sizeof(line), file))
+		n += !!strstr(line, " /proc ");
+	if (file)
+		fclose(file);
+	return n;
+}
+
+/* Nothing of it is left, and what was there before is untouched. */
+static void check_undone(pid_t child, int mounts)
+{
+	siginfo_t info = { };
+
+	if (shared->error != EIO)
+		tell("restart: %s", strerror(shared->error));
+	if (mounts_at_proc() != mounts)
+		tell("%d mounts at /proc instead of %d", mounts_at_proc(), mounts);
+	if (!signals)
+		tell("a signal was lost");
+	if (waitid(P_PID, child, &info, WEXITED) || info.si_pid != child)
+		tell("another child was taken: %s", strerror(errno));
+	if (!waitid(P_ALL, 0, &info, WEXITED | WNOHANG | __WALL) || errno != ECHILD)
+		tell("process %d is left", info.si_pid);
+}
 
 static void cage(void)
 {
@@ -202,26 +244,44 @@ static void cage(void)
 
 static int restarter(void)
 {
-	int status, dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int status, dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC), mounts;
 	pthread_t thread;
+	pid_t child = 0;
 	long root;
 
 	/* signals to many are for those that are being restarted */
 	for (int sig = 1; sig < SIGRTMAX; sig++)
 		if (sig != SIGCHLD)
 			signal(sig, SIG_IGN);
+	if (fails) {
+		siginfo_t info;
+
+		signal(SIGUSR2, on_signal);
+		child = fork();
+		if (!child)
+			_exit(0);
+		if (child < 0 || waitid(P_PID, child, &info, WEXITED | WNOWAIT))
+			fail("a child: %m");
+		/* it would take that child */
+		shared->thief = -1;
+	}
 	/* before there is another namespace for children, which a thread is not for */
-	if (pthread_create(&thread, NULL, steal, NULL))
+	else if (pthread_create(&thread, NULL, steal, NULL))
 		fail("pthread_create");
 	if (dir < 0 || unshare(CLONE_NEWNS | CLONE_NEWPID) ||
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		fail("the restarter: %m");
+	mounts = mounts_at_proc();
 	if (caged)
 		cage();
 	__atomic_store_n(&shared->begun, 1, __ATOMIC_RELEASE);
 	root = syscall(SYS_restart, dir, image_end, RESTART_FLAGS, log_end);
 	shared->error = errno;
 	__atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
+	if (fails) {
+		check_undone(child, mounts);
+		return reached;
+	}
 	pthread_join(thread, NULL);
 	__atomic_store_n(&shared->ret, root, __ATOMIC_RELEASE);
 	if (root < 0)
@@ -541,6 +601,7 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "end") && argc > 5 && !strcmp(argv[5], "log"))
 		fill_log();
 	caged = !strcmp(argv[1], "cage");
+	fails = !strcmp(argv[1], "fail");
 	/* what is for many is not for us */
 	signal(SIGURG, SIG_IGN);
 	signal(SIGWINCH, SIG_IGN);
@@ -552,7 +613,16 @@ int main(int argc, char **argv)
 		end_it(argv[5]);
 		return reached;
 	}
-	if (!caged) {
+	if (fails) {
+		if (kill(first, SIGUSR2))
+			fail("kill: %m");
+		close(feed);
+		if (waitpid(first, &status, 0) != first || status)
+			tell("the restarter has ended with %#x", status);
+		until(gone, "what it has created is gone");
+		return reached;
+	}
+	if (!strcmp(argv[1], "attack")) {
 		status = attack();
 		if (status >= 0)
 			fail("the restarter is gone: %#x", status);

@@ -169,6 +169,7 @@ static inline bool ckpt_task_hidden(const struct task_struct *t)
  */
 static inline bool ckpt_task_visible(const struct task_struct *t)
 {
+	/* pairs with ckpt_unhide(), likewise */
 	u64 hidden = smp_load_acquire(&t->ckpt_site.hidden);
 
 	return likely(!hidden) || hidden == current->ckpt_site.restart;
