@@ -170,7 +170,9 @@ impl Bench {
         setsid()?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
+        // As restart(2) mounts it: the mounts have to be equal.
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
         chdir(at)?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let messages = File::create("messages")?;
