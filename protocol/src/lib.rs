@@ -5,6 +5,7 @@
 //! `Read` or `Write`, the rest is plain data.
 
 pub mod bytes;
+pub mod census;
 pub mod facts;
 pub mod frame;
 pub mod identity;
