@@ -283,7 +283,7 @@ fault | handle_mm_fault:1 | refused | - | the monitor
             "wait_a"
         );
         assert_eq!(found(&["lock_a", "other"]).unwrap(), "lock_a");
-        assert_eq!(found(&["lock_a", "b"]).unwrap(), "b");
+        assert_eq!(found(&["schedule", "b", "lock_a"]).unwrap(), "b");
         assert_eq!(found(&["lock_a", "fault"]).unwrap(), "lock_a");
         assert_eq!(found(&["other", "fault"]).unwrap(), "fault");
         assert_eq!(found(&["wait_a", "fault"]).unwrap(), "wait_a");

@@ -20,7 +20,7 @@ pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped,
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the conversation; host and agent must have the same one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Name of the virtio-serial port that carries the conversation.
 pub const PORT_NAME: &str = "org.crucible.channel";
