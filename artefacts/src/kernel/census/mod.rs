@@ -5,9 +5,13 @@
 //! says that it is a primitive, so are the functions that call it, and so on. What calls what is
 //! in the objects: a relocation, or for a function that is static in its file a displacement
 //! that the assembler has already filled in. An inlined function counts as the one that it is in.
+//!
+//! A task can also wait without sleeping, in a loop. Such loops are looked for in the sources: a
+//! function that gives up the CPU in between and whose source jumps back or loops endlessly.
 
 mod calls;
 mod compare;
+mod loops;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +38,10 @@ const ARCHIVES: [&str; 3] = ["vmlinux.a", "lib/lib.a", "arch/x86/lib/lib.a"];
 pub fn primitives(entries: &[Entry]) -> BTreeSet<String> {
     let listed = entries.iter().filter(|e| e.class == Class::Primitive);
     let names = listed.map(|e| e.function.name.clone());
-    let fixed = RETRIED.iter().chain([&ROOT]).map(|name| (*name).to_owned());
+    let fixed = RETRIED
+        .iter()
+        .chain([&ROOT, &loops::RESCHEDULE])
+        .map(|name| (*name).to_owned());
     names.chain(fixed).collect()
 }
 
@@ -57,6 +64,7 @@ pub fn census(
 
 /// The places of a kernel that was built in `out`.
 pub fn of_build(out: &Path, primitives: &BTreeSet<String>) -> Result<Census> {
+    let tree = out.join("source");
     let mut census = Census::new();
     for object in objects(out)? {
         let path = out.join(&object);
@@ -66,8 +74,14 @@ pub fn of_build(out: &Path, primitives: &BTreeSet<String>) -> Result<Census> {
             problem,
         })?;
         let file = object.with_extension("c").to_string_lossy().into_owned();
-        for (name, calls) in found {
+        for (name, mut calls) in found {
             let file = file.clone();
+            if calls.contains_key(loops::RESCHEDULE) && !loops::tries_again(&tree, &file, &name) {
+                calls.remove(loops::RESCHEDULE);
+            }
+            if calls.is_empty() {
+                continue;
+            }
             census.insert(Function { file, name }, calls);
         }
     }
