@@ -25,10 +25,6 @@ pub const LISTS: &[(&str, &str)] = &[
     ("net.txt", include_str!("../../guest-kernel/census/net.txt")),
 ];
 
-/// What does not sleep, and is called again and again while what it waits for is not there: a
-/// page fault that a signal or another task has interrupted. Its callers are places, too.
-pub const RETRIED: [&str; 2] = ["handle_mm_fault", "fixup_user_fault"];
-
 /// What becomes of a task that sleeps in a function when it is to be frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {

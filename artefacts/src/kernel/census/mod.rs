@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crucible_protocol::census::{Class, Entry, Function, RETRIED};
+use crucible_protocol::census::{Class, Entry, Function};
 use object::read::archive::ArchiveFile;
 
 pub use calls::{Census, object_calls};
@@ -30,18 +30,29 @@ use crate::{Cache, Error, Progress, Result, Sources};
 /// Where every sleep ends.
 pub const ROOT: &str = "__schedule";
 
+/// What does not sleep, and is called again and again while what it waits for is not there: a
+/// page fault that a signal or another task has interrupted.
+const RETRIED: [&str; 2] = ["handle_mm_fault", "fixup_user_fault"];
+
+/// What puts a task in a queue, and in the state in which `schedule()` then leaves it asleep.
+const PREPARES: [&str; 5] = [
+    "prepare_to_wait",
+    "prepare_to_wait_exclusive",
+    "prepare_to_wait_event",
+    "prepare_to_swait_exclusive",
+    "prepare_to_swait_event",
+];
+
 /// What the kernel is linked from, in its build directory.
 const ARCHIVES: [&str; 3] = ["vmlinux.a", "lib/lib.a", "arch/x86/lib/lib.a"];
 
-/// The functions whose callers are places: the root, what is retried, and what the lists call
-/// primitives.
+/// The functions whose callers are places: those above, and what the lists call primitives.
 pub fn primitives(entries: &[Entry]) -> BTreeSet<String> {
     let listed = entries.iter().filter(|e| e.class == Class::Primitive);
     let names = listed.map(|e| e.function.name.clone());
-    let fixed = RETRIED
-        .iter()
-        .chain([&ROOT, &loops::RESCHEDULE])
-        .map(|name| (*name).to_owned());
+    let fixed = [ROOT, loops::RESCHEDULE];
+    let fixed = fixed.iter().chain(&RETRIED).chain(&PREPARES);
+    let fixed = fixed.map(|name| (*name).to_owned());
     names.chain(fixed).collect()
 }
 
