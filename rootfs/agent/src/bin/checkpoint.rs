@@ -188,8 +188,10 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
                 sched_yield()?;
             }
             Err(errno) => {
-                if errno == Errno::EAGAIN {
-                    name_stuck(options.pid, &Cgroup::of(&options.pid.to_string())?, log)?;
+                if errno == Errno::EAGAIN
+                    && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
+                {
+                    name_stuck(options.pid, &cgroup, log)?;
                 }
                 bail!(
                     "cannot save process {pid}: {} ({errno})",
