@@ -291,11 +291,14 @@ impl Runner<'_, '_> {
             Stopped::Exited {
                 workload, count, ..
             } => Ok(Err(RunEnd { workload, count })),
-            Stopped::Timeout { fired: true, .. } => Err(self.stuck(
-                run,
-                Phase::After,
-                "the trigger fired, but the tasks did not come to rest",
-            )),
+            Stopped::Timeout {
+                fired: true, stuck, ..
+            } => {
+                let why = "the trigger fired, but the tasks did not come to rest";
+                let mut stop = self.stuck(run, Phase::After, why);
+                stop.lines.splice(0..0, stuck);
+                Err(stop)
+            }
             Stopped::Timeout { count, .. } => {
                 let why = format!(
                     "the event {} did not come in time; it happened {} times so far",

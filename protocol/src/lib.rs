@@ -5,6 +5,7 @@
 //! `Read` or `Write`, the rest is plain data.
 
 pub mod bytes;
+pub mod census;
 pub mod facts;
 pub mod frame;
 pub mod identity;
@@ -19,7 +20,7 @@ pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped,
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the conversation; host and agent must have the same one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Name of the virtio-serial port that carries the conversation.
 pub const PORT_NAME: &str = "org.crucible.channel";

@@ -273,6 +273,9 @@ pub enum Stopped {
         fired: bool,
         /// How often the event had happened by then.
         count: Option<u64>,
+        /// The tasks that were not at rest once it had fired, each with its place and who can
+        /// end that.
+        stuck: Vec<String>,
     },
 }
 

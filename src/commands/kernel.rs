@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use crucible_artefacts::kernel;
+use crucible_artefacts::kernel::census::{self, Census};
+use crucible_artefacts::kernel::{self, Flavour};
+use crucible_artefacts::{Cache, Sources};
+use crucible_protocol::census::{Class, entries};
 
 use crate::context::Context;
 use crate::exit;
@@ -33,6 +36,8 @@ enum Action {
         /// The directory; it is made if it is not there
         dir: PathBuf,
     },
+    /// Compare the lists of places at which a task can sleep with what the kernel has
+    Census,
 }
 
 /// Does it.
@@ -62,6 +67,45 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
                 println!("{}", patch.display());
             }
         }
+        Action::Census => return census(&cache, &sources, context),
+    }
+    Ok(exit::PASS.into())
+}
+
+/// Tells where the lists and the kernel's two flavours differ, with the lines that the lists
+/// should have; or else how many entries each class has.
+fn census(cache: &Cache, sources: &Sources, context: &Context) -> Result<ExitCode> {
+    context.host()?;
+    let entries = entries().map_err(|why| anyhow!("guest-kernel/census: {why}"))?;
+    let primitives = census::primitives(&entries);
+    let of = |flavour| census::census(cache, sources, flavour, &primitives, context.progress());
+    let (base, debug): (Census, Census) = (of(Flavour::Base)?, of(Flavour::Debug)?);
+    let mut differ = false;
+    for (flavour, census) in [(Flavour::Base, &base), (Flavour::Debug, &debug)] {
+        for difference in census::compare(&entries, census, flavour) {
+            println!("{}: {difference}", flavour.name());
+            differ = true;
+        }
+    }
+    if differ {
+        println!("\nWhat the lists should have, with class, locks and reason to be found:");
+        for (function, calls) in census::merged(&base, &debug) {
+            let listed = entries.iter().find(|entry| entry.function == function);
+            let same = listed.is_some_and(|entry| calls == entry.calls());
+            if !same {
+                println!(
+                    "{}:\n{} | {calls} | ? | ? | ?",
+                    function.file, function.name
+                );
+            }
+        }
+        return Ok(exit::DIVERGED.into());
+    }
+    for class in Class::ALL {
+        let of_class: Vec<_> = entries.iter().filter(|e| e.class == class).collect();
+        let pairs: usize = of_class.iter().map(|entry| entry.pairs()).sum();
+        let (name, places) = (class.name(), of_class.len());
+        println!("{name:10} {places:4} functions, {pairs:4} pairs of function and primitive");
     }
     Ok(exit::PASS.into())
 }

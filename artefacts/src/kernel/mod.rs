@@ -6,6 +6,7 @@
 //! again: so a change to one C file rebuilds in seconds.
 
 mod build;
+pub mod census;
 mod config;
 mod counted;
 mod export;
@@ -237,28 +238,42 @@ impl Plan {
 
     fn build(&self, cache: &Cache, source: &Source, progress: &dyn Progress) -> Result<Kernel> {
         let directory = cache.get_or_build("kernel", &self.key, progress, |directory| {
-            let name = format!("{}{}", source.tree_name, self.flavour.tree());
-            let trees = cache.root().join("kernel-tree").join(&name);
-            let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;
-            let tree = trees.join("src");
-            {
-                let _step = Step::begin(progress, "making the kernel's tree");
-                tree::mirror(source, &tree)?;
-                tree::apply(source, &self.series, &tree)?;
-            }
-            let out = trees.join(self.flavour.name());
-            let vmlinux = build::build(&tree, &out, &self.config, self.flavour, &lock, progress)?;
-            for name in ["vmlinux", ".config", "System.map"] {
-                let from = vmlinux.with_file_name(name);
-                fs::copy(&from, directory.join(name.trim_start_matches('.')))
-                    .map_err(Error::file("copy", &from))?;
-            }
-            if self.flavour == Flavour::Coverage {
-                counted::keep(&self.series, &out, &directory.join(COUNTED))?;
-            }
-            Ok(())
+            self.make(cache, source, progress, |out| {
+                for name in ["vmlinux", ".config", "System.map"] {
+                    let from = out.join(name);
+                    fs::copy(&from, directory.join(name.trim_start_matches('.')))
+                        .map_err(Error::file("copy", &from))?;
+                }
+                if self.flavour == Flavour::Coverage {
+                    counted::keep(&self.series, out, &directory.join(COUNTED))?;
+                }
+                Ok(())
+            })
         })?;
         Ok(self.kernel(&directory))
+    }
+
+    /// Brings the tree and the build directory up to date, and hands over the latter while
+    /// nobody else can change it.
+    fn make<T>(
+        &self,
+        cache: &Cache,
+        source: &Source,
+        progress: &dyn Progress,
+        then: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        let name = format!("{}{}", source.tree_name, self.flavour.tree());
+        let trees = cache.root().join("kernel-tree").join(&name);
+        let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;
+        let tree = trees.join("src");
+        {
+            let _step = Step::begin(progress, "making the kernel's tree");
+            tree::mirror(source, &tree)?;
+            tree::apply(source, &self.series, &tree)?;
+        }
+        let out = trees.join(self.flavour.name());
+        build::build(&tree, &out, &self.config, self.flavour, &lock, progress)?;
+        then(&out)
     }
 }
 

@@ -4,4 +4,5 @@
 
 pub mod cgroup;
 pub mod explain;
+pub mod stuck;
 pub mod sys;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -12,16 +12,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use crucible_agent::{cgroup::Cgroup, explain, sys};
+use crucible_agent::{cgroup::Cgroup, explain, stuck, sys};
 use nix::{
     errno::Errno,
     sched::sched_yield,
     sys::signal::{SigSet, Signal},
     unistd::Pid,
 };
-
-/// How long the tasks may take to come to rest.
-const FREEZE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a tree that reads as frozen may still be settling.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -44,6 +41,14 @@ struct Options {
     /// Freeze the cgroup that PID is in, and thaw it afterwards whatever happens.
     #[arg(long)]
     freeze: bool,
+    /// How long the tasks may take to come to rest with --freeze.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        requires = "freeze"
+    )]
+    limit: u64,
     /// Only find out whether the tree can be saved.
     #[arg(long)]
     check: bool,
@@ -76,7 +81,7 @@ fn run(options: &Options) -> Result<()> {
         Some(path) => {
             let part = part_of(path);
             let file = create(&part)?;
-            let saved = frozen(options, || save(options, file.as_fd(), log)).and_then(|()| {
+            let saved = frozen(options, log, || save(options, file.as_fd(), log)).and_then(|()| {
                 file.sync_all()
                     .context("cannot write the image to the disk")
             });
@@ -92,7 +97,7 @@ fn run(options: &Options) -> Result<()> {
             if stdout.is_terminal() && !options.check {
                 bail!("the image would go to your terminal: use -o FILE or > FILE");
             }
-            frozen(options, || save(options, stdout.as_fd(), log))
+            frozen(options, log, || save(options, stdout.as_fd(), log))
         }
     }
 }
@@ -114,7 +119,7 @@ fn create(path: &Path) -> Result<File> {
 }
 
 /// Does the work with the cgroup frozen, if that was asked for, and thaws it again.
-fn frozen(options: &Options, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     if !options.freeze {
         return work();
     }
@@ -148,17 +153,31 @@ fn frozen(options: &Options, work: impl FnOnce() -> Result<()>) -> Result<()> {
     }
     signals.thread_block()?;
     cgroup.freeze().context("cannot freeze the cgroup")?;
-    let done = match cgroup.wait_frozen(FREEZE_LIMIT) {
+    let done = match cgroup.wait_frozen(Duration::from_secs(options.limit)) {
         Ok(true) => work(),
-        Ok(false) => Err(anyhow::anyhow!(
-            "the tasks did not come to rest in {} s; see which is running with ps",
-            FREEZE_LIMIT.as_secs()
-        )),
+        Ok(false) => name_stuck(options.pid, &cgroup, log).and_then(|count| {
+            bail!(
+                "{count} task(s) did not come to rest in {} s and are named above; the tree \
+                 goes on as it was",
+                options.limit
+            )
+        }),
         Err(error) => Err(error.into()),
     };
     cgroup.thaw().context("cannot thaw the cgroup again")?;
     signals.thread_unblock()?;
     done
+}
+
+/// Names the tasks of a tree and its freezing cgroup that are not at rest; how many there are.
+fn name_stuck(root: i32, cgroup: &Cgroup, log: BorrowedFd<'_>) -> Result<usize> {
+    let mut log = File::from(log.try_clone_to_owned()?);
+    let tasks = stuck::tasks(Pid::from_raw(root), cgroup)
+        .context("cannot find out which tasks are not at rest")?;
+    for task in &tasks {
+        writeln!(log, "{task}").context("cannot write the log")?;
+    }
+    Ok(tasks.len())
 }
 
 /// Calls the kernel, again while tasks that are already counted as frozen settle.
@@ -174,10 +193,17 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
             Err(Errno::EAGAIN) if Instant::now() < deadline && rewind(image) => {
                 sched_yield()?;
             }
-            Err(errno) => bail!(
-                "cannot save process {pid}: {} ({errno})",
-                explain::checkpoint(errno)
-            ),
+            Err(errno) => {
+                if errno == Errno::EAGAIN
+                    && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
+                {
+                    name_stuck(options.pid, &cgroup, log)?;
+                }
+                bail!(
+                    "cannot save process {pid}: {} ({errno})",
+                    explain::checkpoint(errno)
+                )
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use crucible_agent::{
     cgroup::{self, Cgroup, poll_timeout, reread},
-    sys,
+    stuck, sys,
 };
 use crucible_protocol::{Ended, Freeze, RUN_DIR, Stopped, TOOLS_DIR, Trigger};
 use nix::{
@@ -206,7 +206,12 @@ impl Container {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(Stopped::Timeout { fired, count });
+                let stuck = if fired { self.stuck()? } else { Vec::new() };
+                return Ok(Stopped::Timeout {
+                    fired,
+                    count,
+                    stuck,
+                });
             }
             let left = time_left.filter(|_| !fired).map_or(left, |t| t.min(left));
             let mut fds = vec![
@@ -218,6 +223,12 @@ impl Container {
             }
             poll(&mut fds, poll_timeout(left))?;
         }
+    }
+
+    /// Its tasks that are not at rest, in words.
+    fn stuck(&self) -> Result<Vec<String>> {
+        let tasks = stuck::tasks(self.root, &self.cgroup)?;
+        Ok(tasks.iter().map(ToString::to_string).collect())
     }
 
     /// Waits until no frozen task is about to run; false at the deadline.

@@ -1,0 +1,102 @@
+//! Loops that try again: what a task does that waits for another without sleeping.
+
+use std::fs;
+use std::path::Path;
+
+/// Called by a loop that can take long, to give up the CPU in between.
+pub(super) const RESCHEDULE: &str = "__cond_resched";
+
+/// Whether a function's source jumps back to a label or has a loop without a condition. Where
+/// its definition is not found, it may.
+pub(super) fn tries_again(tree: &Path, file: &str, name: &str) -> bool {
+    let Ok(text) = fs::read_to_string(tree.join(file)) else {
+        return true;
+    };
+    body(&text, name).is_none_or(has_loop)
+}
+
+/// The body of a function, from its definition in the kernel's style.
+fn body<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.match_indices(name).find_map(|(at, _)| {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let after = &text[at + name.len()..];
+        if text[..at].ends_with(word) || !after.starts_with('(') {
+            return None;
+        }
+        let (head, rest) = after.split_once("\n{\n")?;
+        if head.contains([';', '{', '}']) {
+            return None;
+        }
+        rest.split_once("\n}").map(|(body, _)| body)
+    })
+}
+
+fn has_loop(body: &str) -> bool {
+    let endless = ["for (;;)", "while (1)", "while (true)"];
+    endless.iter().any(|form| body.contains(form)) || jumps_back(body)
+}
+
+fn jumps_back(body: &str) -> bool {
+    let mut at = 0;
+    body.split_inclusive('\n').any(|line| {
+        at += line.len();
+        let label = line.trim().strip_suffix(':').filter(|label| {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            *label != "default" && !label.is_empty() && label.chars().all(word)
+        });
+        label.is_some_and(|label| body[at..].contains(&format!("goto {label};")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+int again(void);
+
+static int again(int a,
+		 int b)
+{
+	try_again(a);
+retry:
+	if (!done)
+		goto retry;
+	return 0;
+}
+
+int forth(void)
+{
+	if (done)
+		goto out;
+	while (!done)
+		cond_resched();
+out:
+	return again(1, 2);
+}
+
+void endless(void)
+{
+	for (;;)
+		cond_resched();
+}
+";
+
+    #[test]
+    fn a_jump_back_is_told_from_one_ahead() {
+        assert!(has_loop(body(TEXT, "again").unwrap()));
+        assert!(!has_loop(body(TEXT, "forth").unwrap()));
+        assert!(has_loop(body(TEXT, "endless").unwrap()));
+        assert_eq!(body(TEXT, "nothing"), None);
+    }
+
+    #[test]
+    fn what_is_not_found_may_be_a_loop() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("a.c"), TEXT).unwrap();
+        assert!(tries_again(directory.path(), "a.c", "again"));
+        assert!(!tries_again(directory.path(), "a.c", "forth"));
+        assert!(tries_again(directory.path(), "a.c", "nothing"));
+        assert!(tries_again(directory.path(), "b.c", "forth"));
+    }
+}

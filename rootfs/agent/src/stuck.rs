@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Tasks of a freezing cgroup that do not come to rest: which, where in the kernel each is,
+//! and who can end that, by the census of the kernel.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use crucible_protocol::census::{self, Class, Entry};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use walkdir::WalkDir;
+
+use crate::cgroup::Cgroup;
+
+/// A task that is not at rest.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its number, as the reader of `/proc` sees it.
+    pub tid: i32,
+    /// Its name.
+    pub comm: String,
+    /// What it does: a letter of `/proc/TID/stat`.
+    pub state: char,
+    /// The kernel function that it is in, if it is asleep there.
+    pub place: String,
+    /// Who can end that, or why it should end by itself.
+    pub ender: String,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            tid, comm, state, ..
+        } = self;
+        write!(
+            f,
+            "pid {tid}: {comm}: not at rest, ({state}) in {}: {}",
+            self.place, self.ender
+        )
+    }
+}
+
+/// How often the stack of a task that runs is looked at: it shows only while the task does not
+/// have a CPU.
+const LOOKS: u32 = 200;
+
+/// The tasks of a tree, of its cgroup, and of those below it that are not at rest. One that is
+/// dying has left its cgroup, and only the tree still has it.
+pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
+    let entries = census::entries().map_err(io::Error::other)?;
+    let mut tids = tree(root.as_raw());
+    for entry in WalkDir::new(cgroup.dir()) {
+        let entry = entry?;
+        if entry.file_name() == "cgroup.threads" {
+            tids.extend(numbers(entry.path()));
+        }
+    }
+    // A task that has gone in the meantime is not stuck.
+    Ok(tids
+        .into_iter()
+        .filter_map(|tid| look(tid, &entries))
+        .collect())
+}
+
+/// The threads of a process and of all below it.
+fn tree(root: i32) -> BTreeSet<i32> {
+    let mut tids = BTreeSet::new();
+    let mut processes = vec![root];
+    while let Some(pid) = processes.pop() {
+        for entry in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+        {
+            let Ok(entry) = entry else { continue };
+            if let Some(tid) = entry.file_name().to_str().and_then(|s| s.parse().ok())
+                && tids.insert(tid)
+            {
+                processes.extend(numbers(&entry.path().join("children")));
+            }
+        }
+    }
+    tids
+}
+
+/// The numbers in a file; none where it has gone.
+fn numbers(path: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let words = text.split_whitespace();
+    words.filter_map(|word| word.parse().ok()).collect()
+}
+
+/// A thread, unless it is frozen or gone.
+fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
+    let dir = PathBuf::from(format!("/proc/{tid}"));
+    let stat = fs::read_to_string(dir.join("stat")).ok()?;
+    let state = state_of(&stat)?;
+    if is_frozen(&dir) || matches!(state, 'Z' | 'X') {
+        return None;
+    }
+    let comm = fs::read_to_string(dir.join("comm")).ok()?;
+    let stack = stack_of(&dir, state);
+    let (place, ender) = describe(&stack, state, entries);
+    Some(Stuck {
+        tid,
+        comm: comm.trim_end().to_owned(),
+        state,
+        place,
+        ender,
+    })
+}
+
+/// Whether it stands at a site, which counts as frozen.
+fn is_frozen(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("ckpt_site")).is_ok_and(|site| site.trim() != "none")
+}
+
+/// The letter of a task's state; its name before that may have any characters.
+fn state_of(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The functions that a task is in, the innermost first. Without the right to read its stack
+/// it is the one that it waits in.
+fn stack_of(dir: &Path, state: char) -> Vec<String> {
+    let functions = if state == 'R' {
+        stack_beside(dir)
+    } else {
+        stack_now(dir)
+    };
+    if !functions.is_empty() {
+        return functions;
+    }
+    let wchan = fs::read_to_string(dir.join("wchan")).unwrap_or_default();
+    let asleep = !wchan.is_empty() && wchan != "0";
+    asleep.then_some(wchan).into_iter().collect()
+}
+
+fn stack_now(dir: &Path) -> Vec<String> {
+    let stack = fs::read_to_string(dir.join("stack")).unwrap_or_default();
+    stack.lines().filter_map(function_of).collect()
+}
+
+/// The stack of a task that runs: from its own CPU, which it then has to leave for a moment.
+fn stack_beside(dir: &Path) -> Vec<String> {
+    let me = Pid::from_raw(0);
+    let Ok(everywhere) = sched_getaffinity(me) else {
+        return stack_now(dir);
+    };
+    let mut functions = Vec::new();
+    for _ in 0..LOOKS {
+        let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+        let mut here = CpuSet::new();
+        if let Some(cpu) = cpu_of(&stat)
+            && here.set(cpu).is_ok()
+        {
+            // Where that fails, the next look may do without.
+            let _ = sched_setaffinity(me, &here);
+        }
+        functions = stack_now(dir);
+        if !functions.is_empty() {
+            break;
+        }
+    }
+    let _ = sched_setaffinity(me, &everywhere);
+    functions
+}
+
+/// The CPU that a task has or had: the 39th field of its `stat`.
+fn cpu_of(stat: &str) -> Option<usize> {
+    let fields = stat.rsplit_once(") ")?.1;
+    fields.split_whitespace().nth(36)?.parse().ok()
+}
+
+/// `[<0>] pipe_read+0x2f1/0x3f0`: the name.
+fn function_of(line: &str) -> Option<String> {
+    let (name, _) = line.rsplit_once(' ')?.1.split_once('+')?;
+    Some(name.to_owned())
+}
+
+/// The place that a stack shows, and who ends it.
+fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String) {
+    let innermost = stack.first().map_or("no known place", String::as_str);
+    match census::place(entries, stack.iter().map(String::as_str)) {
+        Some(entry) => {
+            let words = match entry.class {
+                Class::Refused => entry.reason.clone(),
+                Class::Lock => format!("it waits for a lock: {}", entry.reason),
+                _ => format!("it should end by itself: {}", entry.reason),
+            };
+            (entry.function.name.clone(), words)
+        }
+        None if state == 'R' => (
+            innermost.to_owned(),
+            "it runs, and has not come to where it can be frozen".to_owned(),
+        ),
+        None => (
+            innermost.to_owned(),
+            "nothing is known of this place".to_owned(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(stack: &[&str], state: char) -> (String, String) {
+        let stack: Vec<_> = stack.iter().map(|name| (*name).to_owned()).collect();
+        describe(&stack, state, &census::entries().unwrap())
+    }
+
+    #[test]
+    fn a_line_of_a_stack_gives_its_function() {
+        let line = "[<0>] zap_pid_ns_processes+0x10f/0x150";
+        assert_eq!(function_of(line).unwrap(), "zap_pid_ns_processes");
+        let clone = "[<0>] seccomp_do_user_notification.constprop.0+0x1/0x2";
+        assert_eq!(
+            function_of(clone).unwrap(),
+            "seccomp_do_user_notification.constprop.0"
+        );
+        assert_eq!(function_of("nothing"), None);
+    }
+
+    #[test]
+    fn the_place_that_others_end_is_named_with_who_ends_it() {
+        let stack = ["do_wait", "kernel_wait4", "zap_pid_ns_processes", "do_exit"];
+        let (place, ender) = described(&stack, 'S');
+        assert_eq!(place, "zap_pid_ns_processes");
+        assert!(ender.contains("outside the pid namespace"), "{ender}");
+        let (place, ender) = described(&["__mutex_lock.constprop.0", "pipe_write"], 'D');
+        assert_eq!(place, "__mutex_lock");
+        assert!(ender.starts_with("it waits for a lock"), "{ender}");
+    }
+
+    #[test]
+    fn what_is_in_no_list_is_told_as_that() {
+        let (place, ender) = described(&["some_function"], 'D');
+        assert_eq!(place, "some_function");
+        assert!(ender.contains("nothing is known"), "{ender}");
+        let (place, ender) = described(&[], 'R');
+        assert_eq!(place, "no known place");
+        assert!(ender.contains("it runs"), "{ender}");
+    }
+}

@@ -1,0 +1,133 @@
+//! The census: the lists in `guest-kernel/census/` are those of the kernel, and a new sleep in
+//! any form is found.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::bed;
+use crucible_artefacts::Silent;
+use crucible_artefacts::kernel::Flavour;
+use crucible_artefacts::kernel::census::{self, Difference};
+use crucible_protocol::census::{Calls, Class, Entry, Function, LISTS, entries};
+
+fn listed() -> Vec<Entry> {
+    entries().expect("lists that can be read")
+}
+
+fn the_lists_are_those_of(flavour: Flavour) {
+    let bed = bed();
+    let entries = listed();
+    let primitives = census::primitives(&entries);
+    let census =
+        census::census(&bed.cache, &bed.sources, flavour, &primitives, &Silent).expect("a census");
+    // Far fewer would mean that objects were not found, or not read.
+    assert!(census.len() > 400, "{} functions", census.len());
+    let differences = census::compare(&entries, &census, flavour);
+    let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    assert!(
+        words.is_empty(),
+        "{}\n`crucible kernel census` says what to write",
+        words.join("\n")
+    );
+}
+
+#[test]
+fn every_sleep_of_the_base_flavour_is_listed() {
+    the_lists_are_those_of(Flavour::Base);
+}
+
+#[test]
+fn every_sleep_of_the_debug_flavour_is_listed() {
+    the_lists_are_those_of(Flavour::Debug);
+}
+
+#[test]
+fn every_list_is_read() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-kernel/census");
+    let files: BTreeSet<_> = fs::read_dir(directory)
+        .expect("the lists")
+        .map(|entry| entry.expect("an entry").file_name().into_string().unwrap())
+        .collect();
+    let read: BTreeSet<_> = LISTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(files, read);
+}
+
+/// Compiles the planted sleeps as the kernel is compiled, with or without optimisation.
+fn planted(optimise: &str, primitives: &BTreeSet<String>) -> BTreeMap<String, Calls> {
+    let directory = tempfile::tempdir().unwrap();
+    let object = directory.path().join("planted.o");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/census/planted.c");
+    let status = Command::new("gcc")
+        .args([optimise, "-ffreestanding", "-fno-pic", "-mcmodel=kernel"])
+        .args(["-Wall", "-Wextra", "-Werror", "-c", "-o"])
+        .args([&object, &source])
+        .status()
+        .expect("gcc");
+    assert!(status.success());
+    census::object_calls(&fs::read(object).unwrap(), primitives).expect("an ELF object")
+}
+
+#[test]
+fn planted_sleeps_of_every_form_are_found() {
+    let mut primitives = census::primitives(&listed());
+    primitives.insert("planted_static".into());
+    for optimise in ["-O2", "-Os", "-O0"] {
+        let found = planted(optimise, &primitives);
+        let calls = |function: &str| {
+            let calls = found.get(function);
+            let calls = calls.unwrap_or_else(|| panic!("no {function}: {found:#?}"));
+            let words = calls.iter().map(|(name, count)| format!("{name}:{count}"));
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let event = calls("planted_wait_event");
+        assert!(event.starts_with("prepare_to_wait_event:"), "{event}");
+        assert!(event.contains(" schedule:"), "{event}");
+        assert_eq!(calls("planted_completion"), "wait_for_completion:1");
+        assert_eq!(calls("planted_state"), "schedule_timeout:1");
+        assert!(calls("planted_io").starts_with("io_schedule:"));
+        assert!(calls("planted_msleep").starts_with("msleep:"));
+        assert_eq!(calls("planted_inline"), "prepare_to_wait:1 schedule:1");
+        assert_eq!(calls("planted_static"), "schedule:2");
+        assert_eq!(calls("calls_planted_static"), "planted_static:1");
+        assert!(!found.contains_key("planted_nothing"), "{found:#?}");
+        // Its callee is none of the primitives, and has an entry of its own.
+        assert!(!found.contains_key("calls_planted_io"), "{found:#?}");
+    }
+}
+
+#[test]
+fn a_planted_sleep_is_a_difference_and_so_is_a_second_one() {
+    let entries = listed();
+    let primitives = census::primitives(&entries);
+    let mut census: census::Census = entries
+        .iter()
+        .filter(|entry| !entry.base.is_empty())
+        .map(|entry| (entry.function.clone(), entry.base.clone()))
+        .collect();
+    assert_eq!(census::compare(&entries, &census, Flavour::Base), []);
+    for (name, calls) in planted("-O2", &primitives) {
+        let file = "fs/pipe.c".to_owned();
+        let function = Function { file, name };
+        census.insert(function.clone(), calls.clone());
+        let differences = census::compare(&entries, &census, Flavour::Base);
+        assert_eq!(differences, [Difference::Unlisted(function.clone(), calls)]);
+        census.remove(&function);
+    }
+    // One sleep more in a function that has one, and one less.
+    let bounded = entries.iter().find(|entry| entry.class == Class::Bounded);
+    let function = &bounded.expect("one of them").function;
+    let calls = census.get_mut(function).expect("its calls");
+    *calls.values_mut().next().expect("a call") += 1;
+    let differences = census::compare(&entries, &census, Flavour::Base);
+    assert!(
+        matches!(&differences[..], [Difference::Changed(f, ..)] if f == function),
+        "{differences:?}"
+    );
+    census.remove(function);
+    let differences = census::compare(&entries, &census, Flavour::Base);
+    assert_eq!(differences, [Difference::Stale(function.clone())]);
+}
