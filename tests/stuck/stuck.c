@@ -140,10 +140,10 @@ static void ends(pid_t pid)
 	       WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 }
 
-/* A child that has our descriptors, so that we can be its supervisor. */
-static pid_t fork_with_files(void)
+/* CLONE_FILES: a child that has our descriptors, so that we can be its supervisor. */
+static pid_t fork_with(unsigned long flags)
 {
-	return syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+	return syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
 }
 
 /* A system call whose supervisor has read the notification, and is to answer. */
@@ -159,7 +159,7 @@ static void seccomp_notification(void)
 	struct sock_fprog prog = { sizeof(code) / sizeof(*code), code };
 	struct seccomp_notif asked = { 0 };
 	struct seccomp_notif_resp answer = { 0 };
-	pid_t pid = fork_with_files();
+	pid_t pid = fork_with(CLONE_FILES);
 
 	CHECK(pid >= 0);
 	if (!pid) {
@@ -190,7 +190,7 @@ static void userfault(void)
 	struct uffdio_zeropage zero = { 0 };
 	struct uffd_msg message;
 	size_t size = sysconf(_SC_PAGESIZE);
-	pid_t pid = fork_with_files();
+	pid_t pid = fork_with(CLONE_FILES);
 
 	CHECK(pid >= 0);
 	if (!pid) {
@@ -224,11 +224,11 @@ static void userfault(void)
 /* The first process of a pid namespace, one of whose processes a tracer outside has not reaped. */
 static void pid_namespace(void)
 {
+	char path[64];
+	pid_t pid, child;
 	int status;
-	pid_t pid;
 
-	CHECK(!unshare(CLONE_NEWPID));
-	pid = fork();
+	pid = fork_with(CLONE_NEWPID);
 	CHECK(pid >= 0);
 	if (!pid) {
 		join();
@@ -246,9 +246,6 @@ static void pid_namespace(void)
 	while (!shared->tid)
 		pass_time();
 	/* the child's number as we see it */
-	char path[64];
-	pid_t child;
-
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
 	child = atoi(get(path));
 	CHECK(child > 0);

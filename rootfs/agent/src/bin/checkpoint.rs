@@ -194,7 +194,8 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
                 sched_yield()?;
             }
             Err(errno) => {
-                if errno == Errno::EAGAIN
+                // A root that is dying has no namespaces any more, and may stay so for long.
+                if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
                     && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
                 {
                     name_stuck(options.pid, &cgroup, log)?;
