@@ -491,6 +491,8 @@ struct ckpt_mm {
 	__u32 same_as;		/* objref of the mm CKPT_REC_SAME speaks of */
 	__u32 membarrier;	/* registrations, as the kernel has them */
 	__u32 pad;
+	__u64 hiwater_rss;	/* the most that was ever resident, pages */
+	__u64 hiwater_vm;	/* the most that was ever mapped, pages */
 };
 
 enum ckpt_vma_kind {
