@@ -117,6 +117,14 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: refused: its children's time namespace is not the caller's"],
     ),
+    (
+        "option",
+        "EOPNOTSUPP",
+        &[
+            "pid 3: a socket with options that are not saved",
+            "fd 4 cannot be saved",
+        ],
+    ),
 ];
 
 #[test]

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -136,6 +137,45 @@ static void no_vdso(void)
 	printf("mappings of the kernel: %d\n", n);
 }
 
+static long status_of(const char *what)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[256];
+	long kib = -1;
+
+	while (status && fgets(line, sizeof(line), status))
+		if (!strncmp(line, what, strlen(what)))
+			kib = atol(line + strlen(what));
+	if (status)
+		fclose(status);
+	return kib;
+}
+
+static void tell_peak(const char *when)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	printf("%s: had 64 MiB: resident %d, mapped %d, as getrusage() tells %d; has %d\n", when,
+	       status_of("VmHWM:") >= 65536, status_of("VmPeak:") >= 65536,
+	       usage.ru_maxrss >= 65536, status_of("VmRSS:") >= 65536);
+}
+
+/* Memory that is gone: what is left of it is that it was there. */
+static void peak(void)
+{
+	const size_t size = 64 << 20;
+	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (memory == MAP_FAILED)
+		die("mmap");
+	memset(memory, 1, size);
+	munmap(memory, size);
+	tell_peak("before");
+	checkpoint_here();
+	tell_peak("after");
+}
+
 int main(int argc, char **argv)
 {
 	nonce_draw();
@@ -145,6 +185,8 @@ int main(int argc, char **argv)
 		flags();
 	else if (!strcmp(argv[1], "grown"))
 		grown();
+	else if (!strcmp(argv[1], "peak"))
+		peak();
 	else
 		no_vdso();
 	nonce_print();

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -408,12 +409,59 @@ static void stopped(void)
 	print_end("the continued one", continued);
 }
 
+static void told(int signal)
+{
+	printf("told by signal %d\n", signal);
+}
+
+/* Another program than the one that has created the child: 17 is what it is told by. */
+static void adopt(int child, int end)
+{
+	int status;
+
+	if (signal(SIGUSR1, told) == SIG_ERR || signal(SIGCHLD, told) == SIG_ERR)
+		die("signal");
+	stop_here();
+	close(end);
+	while (waitpid(child, &status, __WCLONE) < 0)
+		if (errno != EINTR)
+			die("waitpid");
+	printf("its child, not like those of fork(), exited %d\n", WEXITSTATUS(status));
+}
+
+/* A child whose end is told by SIGUSR1, as long as its parent does not call execve(). */
+static void stranger(char *self)
+{
+	char child[16], end[16];
+	int ends[2];
+	pid_t pid;
+
+	make_pipe(ends);
+	fflush(stdout);
+	pid = syscall(SYS_clone, SIGUSR1, NULL, NULL, NULL, 0);
+	if (pid < 0)
+		die("clone");
+	if (!pid) {
+		close(ends[1]);
+		_exit(read(ends[0], child, 1) ? 1 : 44);
+	}
+	close(ends[0]);
+	snprintf(child, sizeof(child), "%d", pid);
+	snprintf(end, sizeof(end), "%d", ends[1]);
+	execl(self, self, "adopt", child, end, NULL);
+	die("execl");
+}
+
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "";
 
 	nonce_draw();
-	if (!strcmp(how, "queued"))
+	if (!strcmp(how, "stranger"))
+		stranger(argv[0]);
+	else if (!strcmp(how, "adopt") && argc == 4)
+		adopt(atoi(argv[2]), atoi(argv[3]));
+	else if (!strcmp(how, "queued"))
 		queued();
 	else if (!strcmp(how, "enter"))
 		handler(SIGUSR1);

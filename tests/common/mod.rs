@@ -19,7 +19,7 @@ use tempfile::TempDir;
 pub const LONG: Duration = Duration::from_secs(120);
 
 /// Tells long steps, so that a cold run is seen to go on.
-struct Told;
+pub struct Told;
 
 impl Progress for Told {
     fn begin(&self, step: &str) {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +57,28 @@ pub(super) fn build(
         fs::write(&count, done.max(1).to_string()).map_err(Error::file("write", &count))?;
     }
     Ok(out.join("vmlinux"))
+}
+
+/// Configures and compiles some objects only, with debug information.
+pub(super) fn objects(
+    tree: &Path,
+    out: &Path,
+    config: &Config,
+    objects: &BTreeSet<PathBuf>,
+    lock: &Lock,
+    progress: &dyn Progress,
+) -> Result<()> {
+    fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
+    configure(tree, out, config)?;
+    let what = "compiling with debug information";
+    let _step = Step::begin(progress, what);
+    let jobs = thread::available_parallelism().map_or(1, |n| n.get());
+    let mut make = make(tree, out);
+    lock.share_with(&mut make)?;
+    make.arg(format!("-j{jobs}"))
+        .arg("KCFLAGS=-g")
+        .args(objects);
+    run(what, &mut make, |_| {})
 }
 
 /// Runs Kconfig. It leaves `.config` as it is when it comes out the same.

@@ -12,8 +12,10 @@ mod counted;
 mod export;
 mod foreign;
 mod lock;
+mod members;
 mod series;
 mod source;
+pub mod state;
 mod tree;
 
 use std::fs;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use export::{Export, Signer, export};
 pub use foreign::foreign;
+pub use members::{Member, Members, members};
 
 use crate::hash::Fingerprint;
 use crate::progress::Step;

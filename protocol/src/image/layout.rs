@@ -124,6 +124,7 @@ layout!(
         brk: u64, start_stack: u64, arg_start: u64, arg_end: u64, env_start: u64,
         env_end: u64, mmap_base: u64, vdso: u64, exe_file: u32, dumpable: u32,
         topdown: u32, auxv_len: u32, dump_filter: u32, same_as: u32, membarrier: u32, pad: u32,
+        hiwater_rss: u64, hiwater_vm: u64,
     }
 );
 layout!(

@@ -303,6 +303,20 @@ static void children(void)
 	check(pid < 0 || waitpid(pid, &status, 0) != pid || WEXITSTATUS(status) != 7, "fork");
 }
 
+/* An option that means nothing to it, and that it can be asked for. */
+static void option(void)
+{
+	int ends[2], rate = 0;
+	socklen_t size = sizeof(rate);
+
+	check(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), "socketpair");
+	check(setsockopt(ends[1], SOL_SOCKET, SO_MAX_PACING_RATE, &(int){ 4096 }, sizeof(int)),
+	      "SO_MAX_PACING_RATE");
+	stop_here();
+	check(getsockopt(ends[1], SOL_SOCKET, SO_MAX_PACING_RATE, &rate, &size) || rate != 4096,
+	      "SO_MAX_PACING_RATE");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -314,6 +328,7 @@ static const struct {
 	{ "symlink", symlink_case }, { "owner", owner },	    { "pidfd", pidfd },
 	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
 	{ "namespace", namespace }, { "children", children },
+	{ "option", option },
 };
 
 int main(int argc, char **argv)

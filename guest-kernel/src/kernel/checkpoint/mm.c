@@ -100,6 +100,8 @@ static void fill_mm(struct mm_struct *mm, struct ckpt_mm *rec)
 	rec->dump_filter = (mm->flags & MMF_DUMP_FILTER_MASK) >>
 			   MMF_DUMP_FILTER_SHIFT;
 	rec->membarrier = atomic_read(&mm->membarrier_state);
+	rec->hiwater_rss = get_mm_hiwater_rss(mm);
+	rec->hiwater_vm = get_mm_hiwater_vm(mm);
 }
 
 int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
@@ -171,6 +173,8 @@ static bool valid_mm(const struct ckpt_mm *rec)
 	       rec->dumpable <= SUID_DUMP_ROOT && !rec->pad &&
 	       !(rec->dump_filter & ~(MMF_DUMP_FILTER_MASK >> MMF_DUMP_FILTER_SHIFT)) &&
 	       !(rec->membarrier & ~MEMBARRIER_STATES) &&
+	       rec->hiwater_rss <= TASK_SIZE_MAX >> PAGE_SHIFT &&
+	       rec->hiwater_vm <= TASK_SIZE_MAX >> PAGE_SHIFT &&
 	       rec->auxv_len == sizeof_field(struct mm_struct, saved_auxv);
 }
 
@@ -295,6 +299,9 @@ int ckpt_restore_mm_end(struct ckpt_ctx *ctx)
 	mm->env_start = rec->env_start;
 	mm->env_end = rec->env_end;
 	spin_unlock(&mm->arg_lock);
+	/* not what building it took */
+	mm->hiwater_rss = rec->hiwater_rss;
+	mm->hiwater_vm = rec->hiwater_vm;
 	mmap_write_unlock(mm);
 	set_dumpable(mm, rec->dumpable);
 	atomic_set(&mm->membarrier_state, rec->membarrier);

@@ -161,8 +161,12 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	tree->exit_signal = thread_group_leader(t) ? t->exit_signal : -1;
 	tree->exit_code = 0;
 	tree->flags = 0;
-	if (thread_group_leader(t))
+	if (thread_group_leader(t)) {
 		tree->flags |= CKPT_TREE_LEADER;
+		if (t != ctx->root &&
+		    t->parent_exec_id != READ_ONCE(parent->self_exec_id))
+			tree->flags |= CKPT_TREE_STRANGER;
+	}
 	if (t->exit_state) {
 		tree->flags |= CKPT_TREE_ZOMBIE;
 		tree->exit_code = t->exit_code;

@@ -22,9 +22,11 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 	if (t->pid <= 0 || t->tgid <= 0 || t->ppid < 0 || t->pgid < 0 ||
 	    t->sid < 0 || t->pid >= PID_MAX_LIMIT || t->pgid >= PID_MAX_LIMIT ||
 	    t->sid >= PID_MAX_LIMIT ||
-	    t->flags & ~(CKPT_TREE_LEADER | CKPT_TREE_ZOMBIE))
+	    t->flags & ~(CKPT_TREE_LEADER | CKPT_TREE_ZOMBIE | CKPT_TREE_STRANGER))
 		return -EINVAL;
 	if (leader ? t->pid != t->tgid : t->pid == t->tgid)
+		return -EINVAL;
+	if (t->flags & CKPT_TREE_STRANGER && (!leader || !i))
 		return -EINVAL;
 	if (leader ? !valid_signal(t->exit_signal) : t->exit_signal != -1)
 		return -EINVAL;
@@ -206,6 +208,9 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		RCU_INIT_POINTER(t->real_parent, parent->task);
 		RCU_INIT_POINTER(t->parent, parent->task);
 		t->parent_exec_id = parent->task->self_exec_id;
+		/* created by another program than it has now: do_notify_parent() */
+		if (ct->tree.flags & CKPT_TREE_STRANGER)
+			t->parent_exec_id--;
 	}
 }
 

@@ -17,6 +17,7 @@
 #include <linux/slab.h>
 #include <linux/un.h>
 #include <net/af_unix.h>
+#include <net/busy_poll.h>
 #include <net/scm.h>
 #include <net/sock.h>
 
@@ -77,6 +78,17 @@ static bool is_abstract(const struct unix_address *addr)
 	return !addr || !addr->name[0].sun_path[0];
 }
 
+/* They mean nothing to a Unix socket, and getsockopt(2) tells them all the same. */
+static bool has_busy_polling(const struct sock *sk)
+{
+#ifdef CONFIG_NET_RX_BUSY_POLL
+	return sk->sk_ll_usec != READ_ONCE(sysctl_net_busy_read) ||
+	       sk->sk_prefer_busy_poll || sk->sk_busy_poll_budget;
+#else
+	return false;
+#endif
+}
+
 static bool has_other_options(const struct sock *sk)
 {
 	unsigned long flags = sk->sk_flags & ~BIT(SOCK_ZAPPED);
@@ -86,7 +98,9 @@ static bool has_other_options(const struct sock *sk)
 		flags &= ~BIT(options[i].flag);
 	return flags || sk->sk_priority || sk->sk_mark || sk->sk_tsflags ||
 	       sk->sk_bound_dev_if || sk->sk_user_data ||
-	       rcu_access_pointer(sk->sk_filter) ||
+	       rcu_access_pointer(sk->sk_filter) || sk->sk_no_check_tx ||
+	       sk->sk_txrehash || sk->sk_max_pacing_rate != ~0UL ||
+	       sk->sk_incoming_cpu != -1 || has_busy_polling(sk) ||
 	       (sk->sk_err && sk->sk_err != ECONNRESET) || sk->sk_err_soft;
 }
 

@@ -149,6 +149,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Address => start_code end_code start_data end_data start_brk brk start_stack
                 arg_start arg_end env_start env_end mmap_base vdso;
             Ref(Kind::File) => exe_file; Ref(Kind::Mm) => same_as; Count => dumpable topdown auxv_len pad;
+            Count => hiwater_rss hiwater_vm;
             Flags => dump_filter membarrier;
         }),
         Kind::Vma => shape!(false, Vma {

@@ -156,6 +156,10 @@ struct ckpt_schema {
 /* struct ckpt_tree.flags */
 #define CKPT_TREE_LEADER	(1U << 0)	/* thread group leader */
 #define CKPT_TREE_ZOMBIE	(1U << 1)	/* exited, not yet reaped */
+#define CKPT_TREE_STRANGER	(1U << 2)	/* its parent has executed another
+						 * program since: its end is told by
+						 * SIGCHLD
+						 */
 
 /**
  * struct ckpt_tree - an entry of CKPT_REC_TREE: who is whose
@@ -489,6 +493,8 @@ struct ckpt_mm {
 	__u32 same_as;		/* objref of the mm CKPT_REC_SAME speaks of */
 	__u32 membarrier;	/* registrations, as the kernel has them */
 	__u32 pad;
+	__u64 hiwater_rss;	/* the most that was ever resident, pages */
+	__u64 hiwater_vm;	/* the most that was ever mapped, pages */
 };
 
 enum ckpt_vma_kind {

@@ -1,0 +1,79 @@
+//! The members of kernel structs, as the compiler lays them out under a flavour's
+//! configuration: read from the debug information of objects that are compiled with `-g`,
+//! in a build directory of their own, so that the image stays what it is.
+
+mod dwarf;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use dwarf::Member;
+pub(super) use dwarf::leaves;
+
+use super::state::List;
+use super::{Flavour, Plan, build, source, tree};
+use crate::kernel::lock::KernelLock;
+use crate::progress::Step;
+use crate::{Cache, Error, Progress, Result, Sources};
+
+/// What the structs of a [`List`] have under one flavour's configuration.
+#[derive(Debug, Clone)]
+pub struct Members {
+    /// The flavour's name.
+    pub flavour: String,
+    /// The members of each struct, in the order in which they lie.
+    pub structs: BTreeMap<String, Vec<Member>>,
+    /// The kernel's tree, our series applied.
+    pub tree: PathBuf,
+}
+
+/// Compiles the sources that the list names and reads the members of its structs.
+///
+/// Only what a change makes stale is compiled again.
+pub fn members(
+    cache: &Cache,
+    sources: &Sources,
+    list: &List,
+    flavour: Flavour,
+    progress: &dyn Progress,
+) -> Result<Members> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    let source = match source::cached(cache, &lock) {
+        Some(source) => source,
+        None => source::fetch(cache, &lock, progress)?,
+    };
+    let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
+    let name = format!("{}{}", source.tree_name, flavour.tree());
+    let trees = cache.root().join("kernel-tree").join(&name);
+    let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;
+    let tree = trees.join("src");
+    {
+        let _step = Step::begin(progress, "making the kernel's tree");
+        tree::mirror(&source, &tree)?;
+        tree::apply(&source, &plan.series, &tree)?;
+    }
+    let out = trees.join(format!("members-{}", flavour.name()));
+    let objects: BTreeSet<PathBuf> = list
+        .structs
+        .iter()
+        .map(|one| Path::new(&one.source).with_extension("o"))
+        .collect();
+    build::objects(&tree, &out, &plan.config, &objects, &lock, progress)?;
+    let mut structs = BTreeMap::new();
+    for one in &list.structs {
+        let path = out.join(&one.source).with_extension("o");
+        let object = fs::read(&path).map_err(Error::file("read", &path))?;
+        let members =
+            leaves(&object, &one.name, &list.whole()).map_err(|problem| Error::Malformed {
+                path: path.clone(),
+                problem,
+            })?;
+        structs.insert(one.name.clone(), members);
+    }
+    Ok(Members {
+        flavour: flavour.name().into(),
+        structs,
+        tree,
+    })
+}

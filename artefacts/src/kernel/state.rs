@@ -1,0 +1,401 @@
+//! The list of a task's state (`guest-kernel/state/`): every member of the structs that it
+//! consists of, and what becomes of it at checkpoint and restart.
+//!
+//! A file has a struct's name. Its first lines say `struct NAME` and `source FILE`, a source
+//! of the kernel whose object has the struct in its debug information. Entries follow,
+//! separated by empty lines: a class and what it refers to, the members (`a.{b,c}` is `a.b`
+//! and `a.c`), and lines that begin with `|` and say why. `leaves` has the names of structs
+//! that are not entered where they are embedded, with the reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::members::Members;
+use crate::{Error, Result};
+
+/// What becomes of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It is in the image; refers to the record.
+    Saved,
+    /// The restart makes it anew; refers to the function that does.
+    Rebuilt,
+    /// It is the same before and after, or the same in every image.
+    Same,
+    /// A value other than the usual one is refused; refers to the check.
+    Refused,
+    /// It is not kept, and nobody can miss it.
+    Lost,
+    /// It is not kept, and somebody could miss it.
+    Gap,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Saved,
+        Self::Rebuilt,
+        Self::Same,
+        Self::Refused,
+        Self::Lost,
+        Self::Gap,
+    ];
+
+    /// As it is written in the list.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Saved => "saved",
+            Self::Rebuilt => "rebuilt",
+            Self::Same => "same",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Gap => "gap",
+        }
+    }
+
+    /// What it says, in a table.
+    fn meaning(self) -> &'static str {
+        match self {
+            Self::Saved => "saved by a record",
+            Self::Rebuilt => "made anew by the restart",
+            Self::Same => "cannot differ",
+            Self::Refused => "refused by a check where it is not as usual",
+            Self::Lost => "not kept, and nobody can miss it",
+            Self::Gap => "not kept, and somebody could miss it",
+        }
+    }
+
+    /// Whether an entry has to refer to something, and whether it has to say why.
+    fn asks_for(self) -> (bool, bool) {
+        match self {
+            Self::Saved => (true, false),
+            Self::Rebuilt | Self::Refused => (true, true),
+            Self::Same | Self::Lost | Self::Gap => (false, true),
+        }
+    }
+}
+
+/// Some members of a struct that have the same fate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What becomes of them.
+    pub class: Class,
+    /// Records (`CKPT_REC_TASK`) and functions (`kernel/fork.c:copy_process`; a file
+    /// without a directory is one of `kernel/checkpoint`).
+    pub refers: Vec<String>,
+    /// Their paths.
+    pub members: Vec<String>,
+    /// The reason; may be empty.
+    pub why: String,
+    /// The line that it begins at.
+    pub line: usize,
+}
+
+/// A struct of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Struct {
+    /// Its name.
+    pub name: String,
+    /// A source of the kernel whose debug information has it.
+    pub source: String,
+    /// What becomes of its members.
+    pub entries: Vec<Entry>,
+}
+
+/// The whole list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List {
+    /// The structs, by their names.
+    pub structs: Vec<Struct>,
+    /// Structs that are not entered where they are embedded, with the reason.
+    pub leaves: BTreeMap<String, String>,
+}
+
+const LEAVES: &str = "leaves";
+
+impl List {
+    /// Reads the list that lies in `directory`.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let mut list = Self::default();
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(directory).map_err(Error::file("list", directory))? {
+            paths.push(entry.map_err(Error::file("list", directory))?.path());
+        }
+        paths.sort();
+        for path in paths {
+            let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+            let malformed = |problem: String| Error::Malformed {
+                path: path.clone(),
+                problem,
+            };
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name == LEAVES {
+                list.leaves = parse_leaves(&text).map_err(malformed)?;
+                continue;
+            }
+            let one = Struct::parse(&text).map_err(malformed)?;
+            if one.name != name {
+                return Err(malformed(format!("this is struct {}", one.name)));
+            }
+            list.structs.push(one);
+        }
+        Ok(list)
+    }
+
+    /// The names of structs that are not entered: of the list itself, and the others.
+    pub fn whole(&self) -> BTreeSet<&str> {
+        let own = self.structs.iter().map(|one| one.name.as_str());
+        own.chain(self.leaves.keys().map(String::as_str)).collect()
+    }
+
+    /// What is wrong with the list, by what the structs have under each flavour. `text` gives
+    /// the content of a file in the kernel's tree.
+    pub fn problems(
+        &self,
+        flavours: &[Members],
+        text: &dyn Fn(&str) -> Option<String>,
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut kinds = BTreeSet::new();
+        for one in &self.structs {
+            let mut times = BTreeMap::new();
+            for entry in &one.entries {
+                for member in &entry.members {
+                    *times.entry(member.as_str()).or_insert(0) += 1;
+                }
+                self.check_entry(one, entry, text, &mut problems);
+            }
+            let mut seen = BTreeSet::new();
+            for flavour in flavours {
+                for member in flavour.structs.get(&one.name).into_iter().flatten() {
+                    kinds.insert(member.kind.as_str());
+                    if self.structs.iter().any(|one| one.name == member.kind) {
+                        continue;
+                    }
+                    if times.contains_key(member.path.as_str()) {
+                        seen.insert(member.path.as_str());
+                    } else {
+                        problems.push(format!(
+                            "struct {} has a member {} ({} flavour) that is not in the list",
+                            one.name, member.path, flavour.flavour
+                        ));
+                    }
+                }
+            }
+            for (member, times) in times {
+                if times > 1 {
+                    problems.push(format!(
+                        "{}.{member} is in the list {times} times",
+                        one.name
+                    ));
+                }
+                if !seen.contains(member) {
+                    problems.push(format!(
+                        "{}.{member} is in the list, but under no flavour in the struct",
+                        one.name
+                    ));
+                }
+            }
+        }
+        for name in self
+            .leaves
+            .keys()
+            .filter(|name| !kinds.contains(name.as_str()))
+        {
+            problems.push(format!("nothing embeds a {name}, which is in {LEAVES}"));
+        }
+        problems
+    }
+
+    fn check_entry(
+        &self,
+        one: &Struct,
+        entry: &Entry,
+        text: &dyn Fn(&str) -> Option<String>,
+        problems: &mut Vec<String>,
+    ) {
+        let mut problem = |what: String| {
+            problems.push(format!("struct {}, line {}: {what}", one.name, entry.line));
+        };
+        let (refers, why) = entry.class.asks_for();
+        if refers && entry.refers.is_empty() {
+            problem(format!("`{}` refers to nothing", entry.class.name()));
+        }
+        if why && entry.why.is_empty() {
+            problem(format!("`{}` without a reason", entry.class.name()));
+        }
+        if entry.class == Class::Saved && !entry.refers.iter().any(|r| r.starts_with(RECORD)) {
+            problem("`saved` refers to no record".into());
+        }
+        for reference in &entry.refers {
+            let (file, word) = match reference.split_once(':') {
+                Some((file, word)) if file.contains('/') => (file.to_owned(), word),
+                Some((file, word)) => (format!("kernel/checkpoint/{file}"), word),
+                None => ("include/uapi/linux/checkpoint.h".into(), reference.as_str()),
+            };
+            match text(&file) {
+                None => problem(format!("there is no {file}")),
+                Some(text) if !has_word(&text, word) => {
+                    problem(format!("there is no {word} in {file}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A table of how many members there are of each class.
+    pub fn table(&self) -> String {
+        let mut table = String::from("| struct |");
+        for class in Class::ALL {
+            let _ = write!(table, " {} |", class.name());
+        }
+        table.push_str("\n|---|");
+        table.push_str(&"---|".repeat(Class::ALL.len()));
+        let mut all = [0; Class::ALL.len()];
+        for one in &self.structs {
+            let _ = write!(table, "\n| `{}` |", one.name);
+            for (class, all) in Class::ALL.into_iter().zip(&mut all) {
+                let count = one.count(class);
+                *all += count;
+                let _ = write!(table, " {count} |");
+            }
+        }
+        table.push_str("\n| all |");
+        for count in all {
+            let _ = write!(table, " {count} |");
+        }
+        table.push('\n');
+        for class in Class::ALL {
+            let _ = write!(table, "\n- `{}`: {}", class.name(), class.meaning());
+        }
+        table.push('\n');
+        table
+    }
+
+    /// The entries of a class, a line each.
+    pub fn of_class(&self, class: Class) -> String {
+        let mut text = String::new();
+        for one in &self.structs {
+            for entry in one.entries.iter().filter(|entry| entry.class == class) {
+                let members: Vec<_> = entry.members.iter().map(|m| format!("`{m}`")).collect();
+                let members = members.join(", ");
+                let _ = writeln!(text, "- `{}`: {members}: {}", one.name, entry.why);
+            }
+        }
+        text
+    }
+}
+
+const RECORD: &str = "CKPT_REC_";
+
+impl Struct {
+    fn count(&self, class: Class) -> usize {
+        let entries = self.entries.iter().filter(|entry| entry.class == class);
+        entries.map(|entry| entry.members.len()).sum()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut lines = text.lines().enumerate();
+        let mut head = |word: &str| {
+            let line = lines.next().map_or("", |(_, line)| line);
+            line.strip_prefix(word)
+                .and_then(|rest| rest.strip_prefix(' '))
+                .map(str::to_owned)
+                .ok_or_else(|| format!("`{word} ...` expected, not `{line}`"))
+        };
+        let mut one = Self {
+            name: head("struct")?,
+            source: head("source")?,
+            entries: Vec::new(),
+        };
+        let mut open = false;
+        for (number, line) in lines {
+            let line_number = number + 1;
+            if line.is_empty() {
+                open = false;
+                continue;
+            }
+            if !open {
+                let mut words = line.split(' ').map(str::to_owned);
+                let name = words.next().unwrap_or_default();
+                let class = Class::ALL.into_iter().find(|class| class.name() == name);
+                one.entries.push(Entry {
+                    class: class.ok_or(format!("line {line_number}: no class `{name}`"))?,
+                    refers: words.collect(),
+                    members: Vec::new(),
+                    why: String::new(),
+                    line: line_number,
+                });
+                open = true;
+                continue;
+            }
+            let entry = one.entries.last_mut().ok_or("no entry")?;
+            if let Some(why) = line.strip_prefix("  | ") {
+                if !entry.why.is_empty() {
+                    entry.why.push(' ');
+                }
+                entry.why.push_str(why);
+            } else if let (Some(members), true) = (line.strip_prefix("  "), entry.why.is_empty()) {
+                for word in members.split(' ') {
+                    entry.members.extend(expand(word));
+                }
+            } else {
+                return Err(format!("line {line_number}: `{line}`"));
+            }
+        }
+        match one.entries.iter().find(|entry| entry.members.is_empty()) {
+            Some(entry) => Err(format!("line {}: no members", entry.line)),
+            None => Ok(one),
+        }
+    }
+}
+
+/// `a.{b,c}` is `a.b` and `a.c`.
+fn expand(word: &str) -> Vec<String> {
+    let parts = word.split_once('{').and_then(|(head, rest)| {
+        let (list, tail) = rest.split_once('}')?;
+        Some((head, list, tail))
+    });
+    let Some((head, list, tail)) = parts else {
+        return vec![word.to_owned()];
+    };
+    list.split(',')
+        .flat_map(|one| expand(&format!("{head}{one}{tail}")))
+        .collect()
+}
+
+fn parse_leaves(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut leaves = BTreeMap::new();
+    let mut names: Vec<&str> = Vec::new();
+    let mut why = String::new();
+    for line in text.lines().chain([""]) {
+        if let Some(more) = line.strip_prefix("  | ") {
+            why.push_str(if why.is_empty() { "" } else { " " });
+            why.push_str(more);
+        } else if line.is_empty() {
+            for name in names.drain(..) {
+                if why.is_empty() || leaves.insert(name.to_owned(), why.clone()).is_some() {
+                    return Err(format!("`{name}` has no reason, or two"));
+                }
+            }
+            why.clear();
+        } else {
+            names.extend(line.split(' '));
+        }
+    }
+    Ok(leaves)
+}
+
+/// Whether `word` is in the text, not as a part of another word.
+fn has_word(text: &str, word: &str) -> bool {
+    let part = |c: char| c == '_' || c.is_ascii_alphanumeric();
+    !word.is_empty()
+        && text.match_indices(word).any(|(at, _)| {
+            !text[..at].ends_with(part) && !text[at + word.len()..].starts_with(part)
+        })
+}
+
+#[cfg(test)]
+mod tests;
