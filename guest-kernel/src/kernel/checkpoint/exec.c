@@ -52,34 +52,36 @@ struct exec_wait {
 };
 
 static LIST_HEAD(exec_waits);
+/* inside of siglock, which de_thread() holds when it asks */
 static DEFINE_SPINLOCK(exec_lock);
 
 static void add_wait_entry(struct exec_wait *wait)
 {
-	spin_lock(&exec_lock);
+	spin_lock_irq(&exec_lock);
 	list_add(&wait->list, &exec_waits);
-	spin_unlock(&exec_lock);
+	spin_unlock_irq(&exec_lock);
 }
 
 static void del_wait_entry(struct exec_wait *wait)
 {
-	spin_lock(&exec_lock);
+	spin_lock_irq(&exec_lock);
 	list_del(&wait->list);
-	spin_unlock(&exec_lock);
+	spin_unlock_irq(&exec_lock);
 }
 
 static struct exec_wait *find_wait(const struct task_struct *task)
 {
 	struct exec_wait *wait, *found = NULL;
+	unsigned long flags;
 
-	spin_lock(&exec_lock);
+	spin_lock_irqsave(&exec_lock, flags);
 	list_for_each_entry(wait, &exec_waits, list) {
 		if (wait->task == task) {
 			found = wait;
 			break;
 		}
 	}
-	spin_unlock(&exec_lock);
+	spin_unlock_irqrestore(&exec_lock, flags);
 	return found;
 }
 
