@@ -85,12 +85,15 @@ pub fn mount_own() -> Result<()> {
     make_dir("/mnt/scratch/keep", 0o755)?;
     make_dir("/mnt/scratch/work", 0o777)?;
     make_dir("/mnt/scratch/tmp", 0o1777)?;
+    // uuid=null, since the default depends on the history of the upper directory:
+    // on the first mount it becomes "on", on a copied directory "null", and a
+    // restart in another machine needs equal mounts.
     mount_fs(
         "overlay",
         "root",
         "/mnt/root",
         MsFlags::empty(),
-        "lowerdir=/mnt/lower,upperdir=/mnt/scratch/upper,workdir=/mnt/scratch/overlay-work",
+        "lowerdir=/mnt/lower,upperdir=/mnt/scratch/upper,workdir=/mnt/scratch/overlay-work,uuid=null",
     )?;
     for dir in [
         "proc",
