@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * One thread arms and disarms the triggers' static key, so that the kernel
+ * patches its own text; the other one, on another CPU, runs through that text
+ * by taking signals.
+ *
+ * Usage: toggle FREEZE_AT TOGGLES
+ * FREEZE_AT is cgroup.freeze_at of a cgroup without tasks. Prints how many
+ * signals came between the toggles.
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static atomic_bool done;
+static atomic_ulong signals;
+
+static void handler(int sig)
+{
+	(void)sig;
+	atomic_fetch_add(&signals, 1);
+}
+
+static void stay_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		err(1, "sched_setaffinity");
+}
+
+static void *run_through(void *unused)
+{
+	(void)unused;
+	stay_on(1);
+	while (!done)
+		raise(SIGUSR1);
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction sa = { .sa_handler = handler };
+	pthread_t thread;
+
+	if (argc != 3)
+		errx(2, "usage: toggle FREEZE_AT TOGGLES");
+	int fd = open(argv[1], O_WRONLY);
+	if (fd < 0)
+		err(1, "%s", argv[1]);
+	sigaction(SIGUSR1, &sa, NULL);
+	if (pthread_create(&thread, NULL, run_through, NULL))
+		errx(1, "pthread_create");
+	stay_on(0);
+	for (long left = atol(argv[2]); left > 0; left--) {
+		if (write(fd, "vfork 1000000\n", 14) != 14 ||
+		    write(fd, "\n", 1) != 1)
+			err(1, "write to %s", argv[1]);
+	}
+	done = true;
+	pthread_join(thread, NULL);
+	printf("%lu\n", signals);
+	return 0;
+}
