@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A directory with all that scenarios need, this program included: for machines that
 //! cannot, or shall not, build kernels. A program that lies in one uses it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line.
 
 use std::process::ExitCode;
@@ -13,15 +14,15 @@ use crate::context::Context;
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
-/// Exit codes: 0 the same; 1 diverged; 125 nothing can be said; 128 a wrong
-/// command line; 129 this host has to be set up first.
+/// Exit codes: 0 good; 1 bad; 125 cannot tell (`git bisect run` skips it); 128 usage error;
+/// 129 the host lacks something (`crucible doctor` says what).
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
-    /// What all commands share.
+    /// The options that all commands share.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -29,50 +30,50 @@ pub struct Cli {
 /// The options that all commands share.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Do not install missing host packages; name them and refuse
-    #[arg(long, global = true)]
+    /// Do not install missing host packages: name them and exit
+    #[arg(long, global = true, help_heading = "Global options")]
     pub no_install: bool,
-    /// Say nothing about progress
-    #[arg(short, long, global = true)]
+    /// Do not report progress
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
 }
 
-/// The commands, a file each in `commands/`.
+/// The commands; each has a file in `commands/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run scenarios: checkpoint, kill, restart, and compare
+    /// Run scenarios: checkpoint a workload, kill it, restart it, and compare
     Scenario(scenario::ScenarioArgs),
-    /// Checkpoint a scenario at every single event, one after the other
+    /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
     /// List the scenarios
     List(list::ListArgs),
-    /// Show what is in a checkpoint image, task by task
+    /// Show the contents of a checkpoint image
     Inspect(inspect::InspectArgs),
-    /// Tell what this host has, what it lacks, and how to mend that
+    /// Check this host, and say how to fix what is missing
     Doctor(doctor::DoctorArgs),
-    /// Feed damaged and forged images to restart(2), and look for what breaks
+    /// Feed damaged and forged images to restart(2), and look for kernel reports
     Torture(torture::TortureArgs),
-    /// Checkpoint tracees in every ptrace stop there is, and compare what is seen
+    /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(matrix::MatrixArgs),
-    /// Build the guest's kernel, or write its series as mails
+    /// Build the guest's kernel, or export its patch series
     Kernel(kernel::KernelCommand),
-    /// Build the guest's read-only disks
+    /// Build the guest's root file systems
     Rootfs(rootfs::RootfsCommand),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
-    /// Run crucible in a Linux that has KVM, whatever this host has
+    /// Run crucible in an emulated Linux that has KVM
     Nested(nested::NestedArgs),
-    /// Measure how fast guests start, in our own monitor and in QEMU on the same KVM
+    /// Measure how fast guests start in our own VMM and in QEMU
     Speed(speed::SpeedArgs),
-    /// Run many guests at once that begin as the same saved one, and compare who they are
+    /// Start N guests from one snapshot, and check that each has its own identity
     #[command(hide = true)]
     Clones(clones::ClonesArgs),
-    /// Remove artefacts that were not used lately
+    /// Remove cached artefacts that have not been used recently
     Clean(clean::CleanArgs),
 }
 
 impl Command {
-    /// Does it.
+    /// Runs the command. Returns the exit code.
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),

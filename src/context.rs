@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What every command has at hand.
 
 use std::path::PathBuf;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! This host's QEMU, brought to a Linux that has none.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Exit codes, which `git bisect run` understands: 0 goes on as good, 1 as
 //! bad, 125 skips, 128 and above stops.
 

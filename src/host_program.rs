@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Programs of the host, run to their good end.
 
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Everything a guest boots from.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The files a guest boots from, and the machine it boots in.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,15 +16,15 @@ use crate::context::Context;
 use crate::machines::{self, Kind, MachineArgs};
 use crate::warm;
 
-/// How much memory a guest of each flavour gets, in MiB. The debug kernel's
-/// sanitizer takes an eighth, and its freed memory is held back for a while.
+/// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
+/// shadow, and delays the reuse of freed memory.
 const MEMORY: [(Flavour, u32); 3] = [
     (Flavour::Base, 1024),
     (Flavour::Debug, 2048),
     (Flavour::Coverage, 1024),
 ];
 
-/// The command that debugs a guest.
+/// The gdb command line that debugs a guest.
 fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     let quote = |words: String| match words
         .contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it))
@@ -38,31 +39,31 @@ fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     )
 }
 
-/// Which kernel and which machine, on the command line.
+/// The kernel and the machine, on the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub struct GuestArgs {
-    /// Which kernel.
-    #[command(flatten)]
+    /// The kernel.
+    #[command(flatten, next_help_heading = "Kernel")]
     pub kernel: KernelArgs,
-    /// Which machine.
-    #[command(flatten)]
+    /// The machine.
+    #[command(flatten, next_help_heading = "Machine")]
     pub machine: MachineArgs,
-    /// Have each guest wait for gdb, at this port of this host or Unix socket, before it
-    /// runs. No time is too long then; see docs/debugging.md
-    #[arg(long, value_name = "PORT|SOCKET")]
+    /// Let each guest wait for gdb on this TCP port of localhost, or this Unix socket,
+    /// without any time limits; see docs/debugging.md
+    #[arg(long, help_heading = "Machine", value_name = "PORT|SOCKET")]
     pub gdb: Option<DebuggerAddress>,
 }
 
-/// Which kernel, on the command line.
+/// The kernel, on the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub struct KernelArgs {
-    /// Which build of the guest's kernel
+    /// Configuration of the guest's kernel
     #[arg(long, value_enum, default_value_t, value_name = "FLAVOUR")]
     pub flavour: FlavourArg,
-    /// Boot this image (an ELF vmlinux with CONFIG_PVH, or a bzImage) as it is
+    /// Boot this kernel image: an ELF vmlinux with CONFIG_PVH, or a bzImage
     #[arg(long, value_name = "IMAGE", conflicts_with = "kernel_src")]
     pub kernel: Option<PathBuf>,
-    /// Apply the series to a copy of this kernel tree, build it, and boot that
+    /// Build and boot this kernel tree, with our series applied to a copy of it
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
 }
@@ -70,12 +71,12 @@ pub struct KernelArgs {
 /// [`Flavour`], on the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum FlavourArg {
-    /// What people would run
+    /// Without debugging options
     #[default]
     Base,
-    /// With KASAN, lockdep and the other checkers
+    /// With KASAN, lockdep, kmemleak and other checkers
     Debug,
-    /// Counts how often each line of checkpoint and restart runs
+    /// With gcov counters in the checkpoint/restart code
     Coverage,
 }
 
@@ -100,10 +101,10 @@ impl KernelArgs {
     }
 }
 
-/// A kernel and the read-only disks, ready to boot, and what they are booted in.
+/// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
 pub struct Images {
     cache: Cache,
-    /// Where empty writable disks come from, if not from the cache.
+    /// The empty disk that writable disks are copied from; none where they are made.
     template: Option<PathBuf>,
     flavour: Flavour,
     kind: Kind,
@@ -119,7 +120,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// Makes what is not there yet, this host's own set-up first.
+    /// Builds or finds everything, after installing missing host packages.
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
         if let Some(bundle) = Bundle::of_this_program()? {
@@ -164,7 +165,7 @@ impl Images {
         self.flavour
     }
 
-    /// Makes an empty writable disk at `path`.
+    /// Creates an empty writable disk at `path`.
     pub fn scratch(&self, context: &Context, path: &Path) -> Result<()> {
         match &self.template {
             Some(template) => scratch::copy(template, path)?,
@@ -173,8 +174,8 @@ impl Images {
         Ok(())
     }
 
-    /// Boots these with an empty writable disk; the disk and the console's log are in
-    /// `directory`. `limit` is how long the agent may take to answer.
+    /// Boots a guest with an empty writable disk. The disk and the console's log are created
+    /// in `directory`. Fails when the agent has not answered after `limit`.
     pub fn boot(&self, context: &Context, directory: &Path, limit: Duration) -> Result<Guest> {
         let scratch = directory.join("scratch.ext4");
         self.scratch(context, &scratch)?;
@@ -182,8 +183,8 @@ impl Images {
         Ok(Guest::connect(self.start(context, spec)?, limit)?)
     }
 
-    /// Where a guest that such a machine can begin with is saved; it is booted and saved if
-    /// there is none.
+    /// Returns the directory of a snapshot that such a machine can start from. Without one,
+    /// boots a guest and takes it.
     pub fn saved(&self, context: &Context, spec: &MachineSpec) -> Result<PathBuf> {
         warm::saved(&self.cache, self, spec, self.kind, context)
     }
@@ -193,7 +194,7 @@ impl Images {
         self.kind
     }
 
-    /// Starts such a machine; where a guest like it was saved, or can be, from there.
+    /// Starts such a machine, from a snapshot unless `--cold` was given.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
         if !self.cold {
             spec.start = Start::Saved(self.saved(context, &spec)?);
@@ -201,7 +202,7 @@ impl Images {
         spec.debugger = self.debugger.clone();
         let machine = machines::start(self.kind, &spec)?;
         if let Some(address) = &self.debugger {
-            // Without it the guest never runs, so this is not for --quiet to hide.
+            // Printed even with --quiet: without gdb the guest never runs.
             eprintln!(
                 "crucible: the guest waits for: {}",
                 gdb(address, &self.kernel.image)
@@ -210,8 +211,8 @@ impl Images {
         Ok(machine)
     }
 
-    /// The machine that boots these with the writable disk `scratch`; its logs
-    /// go to `run_dir`.
+    /// Describes the machine that boots these files with the writable disk `scratch`. Its
+    /// logs go to `run_dir`.
     pub fn machine(&self, scratch: &Path, run_dir: &Path) -> MachineSpec {
         let mut spec = MachineSpec::new(&self.kernel.image, run_dir);
         spec.vcpus = self.vcpus;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Machines for the engine: it knows nothing of kernels, disks and emulators.
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Which kind of machine a guest gets.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The choice of a machine backend: our own VMM on KVM, or QEMU.
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -8,52 +9,51 @@ use crucible_vmm::{Machine, MachineSpec};
 
 use crate::context::Context;
 
-/// The hidden command that runs a monitor.
+/// The hidden command that runs a VMM process.
 pub const MONITOR: &str = "monitor";
 
-/// Which machine, on the command line.
+/// The machine, on the command line.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct MachineArgs {
-    /// What runs the guest: our own monitor on KVM, or QEMU. `auto` takes KVM where it
-    /// can run a kernel
+    /// Machine backend that runs the guest
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub machine: MachineArg,
-    /// How many CPUs the guest has; with one, counts of events are the same in each run
+    /// Number of the guest's vCPUs. With one, events are counted the same in each run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub vcpus: u8,
-    /// Boot the guest, rather than begin where one like it was saved after its boot
+    /// Boot the guest instead of starting it from a snapshot
     #[arg(long)]
     pub cold: bool,
 }
 
-/// The kinds of machines.
+/// [`Kind`], on the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MachineArg {
-    /// KVM where it works, else QEMU
+    /// Our own VMM if this host's KVM can run a kernel, else QEMU
     #[default]
     Auto,
-    /// Our own monitor on KVM
+    /// Our own VMM on KVM
     Kvm,
-    /// QEMU, which emulates the CPU
+    /// QEMU with an emulated CPU
     Qemu,
 }
 
-/// A kind of machine that this host can run.
+/// A machine backend that this host can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Our own monitor on KVM.
+    /// Our own VMM on KVM.
     Kvm,
     /// QEMU.
     Qemu,
 }
 
-/// What this host's KVM is good for.
+/// Finds out whether this host's KVM can run a kernel; the answer is cached.
 pub fn probe(context: &Context) -> Result<probe::Finding> {
     let path = context.cache()?.root().join("kvm-probe.json");
     probe::cached(&path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The kind of machine to use. Where `auto` does not get KVM, one line says why.
+/// Chooses the backend. Where `auto` does not choose KVM, a note says why.
 pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     if wanted == MachineArg::Qemu {
         return Ok(Kind::Qemu);
@@ -61,7 +61,7 @@ pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     let finding = probe(context)?;
     match wanted {
         _ if finding.usable => Ok(Kind::Kvm),
-        MachineArg::Kvm => bail!("no machine on KVM: {}", finding.detail),
+        MachineArg::Kvm => bail!("cannot run a guest on KVM: {}", finding.detail),
         _ => {
             context
                 .progress()
@@ -71,7 +71,8 @@ pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     }
 }
 
-/// What must be the same for a saved guest to be started as `spec` says.
+/// Identifies the machine: a snapshot can only be started in a machine with the same
+/// identity.
 pub fn identity(kind: Kind, spec: &MachineSpec) -> Result<String> {
     match kind {
         Kind::Kvm => Ok(kvm::identity(spec, &monitor())?),
@@ -79,7 +80,7 @@ pub fn identity(kind: Kind, spec: &MachineSpec) -> Result<String> {
     }
 }
 
-/// How this program runs as a monitor.
+/// The command that runs this program as a VMM process.
 fn monitor() -> kvm::Options {
     kvm::Options {
         program: "/proc/self/exe".into(),
@@ -87,7 +88,7 @@ fn monitor() -> kvm::Options {
     }
 }
 
-/// Starts a guest.
+/// Starts a machine.
 pub fn start(kind: Kind, spec: &MachineSpec) -> Result<Box<dyn Machine>> {
     Ok(match kind {
         Kind::Kvm => Box::new(KvmMachine::start(spec, &monitor())?),

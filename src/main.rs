@@ -1,5 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The crucible command line: a laboratory for in-kernel checkpoint/restart.
 
+mod breaks;
 mod bundle;
 mod cli;
 mod commands;
@@ -25,14 +27,14 @@ use clap::Parser;
 use crucible_vmm::kvm::monitor;
 
 fn main() -> ExitCode {
-    // A monitor is to start at once, and all that it is told comes by its control socket.
+    // A monitor must start at once, and its whole configuration comes by its control socket.
     if env::args_os().skip(1).eq([machines::MONITOR]) {
         return monitor::main();
     }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Where it cannot be printed, nobody reads it.
+            // If it cannot be printed, there is no other place to report it.
             let _ = error.print();
             return if error.use_stderr() {
                 exit::USAGE.into()

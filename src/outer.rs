@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A Linux that has a KVM of its own, whatever this host has: QEMU emulates a CPU with
 //! virtualisation for it. Crucible runs in it from a bundle.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Progress of long steps, on standard error: a line that moves on a terminal,
 //! a line now and then elsewhere.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which of restart(2)'s refusals were reached, on one screen.
 
 use crucible_engine::coverage::{Coverage, Share};

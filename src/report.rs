@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What people and programs read of a run.
 
 use std::fmt::Write;
@@ -56,9 +57,13 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
                 }
             }
         }
-        if let Some(check) = record.snapshot.as_ref().filter(|c| !c.ok) {
+        if let Some(check) = record.expected.as_ref().filter(|c| !c.ok) {
             let difference = check.difference.as_deref().unwrap_or("");
             let _ = writeln!(out, "  {}: {difference}", check.name);
+            // Only a comparison that came out otherwise can be settled by accepting.
+            if matches!(record.verdict, Verdict::Unreviewed | Verdict::Diverged) {
+                let _ = writeln!(out, "  accept   {} --accept", record.reproduce);
+            }
         }
         overhead(&mut out, record);
         if record.verdict != Verdict::Pass {
@@ -128,7 +133,7 @@ mod tests {
 
     fn record(verdict: Verdict) -> ScenarioRecord {
         ScenarioRecord {
-            schema: 1,
+            schema: 2,
             scenario: "s".into(),
             verdict,
             exit_code: verdict.exit_code(),
@@ -144,7 +149,7 @@ mod tests {
                 lines: (0..100).map(|n| format!("line {n}")).collect(),
                 ..CaseRecord::default()
             }],
-            snapshot: None,
+            expected: None,
             reproduce: "cargo run -- scenario s".into(),
             engine: Engine::Crucible,
             restart_in: RestartIn::Same,

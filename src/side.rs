@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Two engines side by side, as a table that is read on a screen and as Markdown.
 
 use std::fmt::Write;
@@ -73,7 +74,7 @@ mod tests {
 
     fn record(engine: Engine, verdict: Verdict) -> ScenarioRecord {
         ScenarioRecord {
-            schema: 1,
+            schema: 2,
             scenario: "strace".into(),
             verdict,
             exit_code: verdict.exit_code(),
@@ -85,7 +86,7 @@ mod tests {
                 why: "a | b".into(),
                 ..CaseRecord::default()
             }],
-            snapshot: None,
+            expected: None,
             reproduce: String::new(),
             engine,
             restart_in: RestartIn::Same,

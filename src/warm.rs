@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that were booted once and saved, to be started from there.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The census: the lists in `guest-kernel/census/` are those of the kernel, and a new sleep in
 //! any form is found.
 

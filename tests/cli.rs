@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line as scripts meet it: exit codes and JSON.
 
 use std::process::{Command, Output};

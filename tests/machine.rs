@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Machines as the engine meets them: how they end, and what they tell.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A fixed sample of the matrix of ptrace stops: every cell of it that the API allows is the
 //! same after a restart, and each stop and each way of attaching is in it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The list of a task's state (`guest-kernel/state/`) against the kernel's own structs.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A comparison that cannot fail proves nothing: a program that behaves otherwise once it
 //! was restarted, in every way that has a verdict of its own.
 

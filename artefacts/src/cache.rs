@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where artefacts are kept: a directory for each, named by a hash of all that
 //! it was made from. It is there whole or not at all, and two processes do not
 //! make the same one twice.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a guest is made of, from pinned sources to cached files that are named
 //! by a hash of all that went into them: its [`kernel`], its root file system
 //! ([`rootfs`]) and its [`scratch`] disk; and the [`host`] packages that are

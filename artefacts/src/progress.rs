@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How long steps tell that they go on.
 
 /// Hears about long steps. The library itself prints nothing.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Running the programs that do the work, so that a failure shows their own
 //! last words.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's writable disk: an empty ext4 in a sparse file. Making the file
 //! system is done once a size; a run gets a sparse copy.
 

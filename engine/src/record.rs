@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of the records.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One scenario's result.
 #[derive(Clone, Debug, Serialize)]
@@ -30,9 +30,9 @@ pub struct ScenarioRecord {
     pub why: String,
     /// Case by case.
     pub cases: Vec<CaseRecord>,
-    /// The look at the reviewed result, where there was one to look at.
+    /// The comparison with the expected result; none where it does not apply.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<Check>,
+    pub expected: Option<Check>,
     /// The command that runs it again.
     pub reproduce: String,
     /// Who saved and restored.
@@ -98,9 +98,9 @@ pub struct CaseRecord {
     pub console: String,
     /// Files of the last restarted run, below the results directory.
     pub files: Vec<String>,
-    /// What goes into the snapshot.
+    /// What goes into the expected result.
     #[serde(skip)]
-    pub snapshot: Option<String>,
+    pub rendered: Option<String>,
 }
 
 fn is_zero(count: &u32) -> bool {

@@ -165,7 +165,9 @@ impl Scenario {
             message: format!("cannot read it: {e}"),
             help: None,
         })?;
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        // "." and ".." have no last component of their own.
+        let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let name = real.file_name().unwrap_or_default().to_string_lossy();
         parse(&name, dir, &file, &text)
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run comes to, and the exit code that says so to `git bisect run`.
+//! Verdicts, and their exit codes for `git bisect run`.
 
 use serde::Serialize;
 
@@ -7,40 +7,43 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The restarted run is the control.
+    /// The restarted run equals the control, and both the expected result.
     Pass,
-    /// Nothing was found out: crucible failed, or the run never came to the question.
+    /// The restarted run equals the control; the scenario has no expected result.
+    Unreviewed,
+    /// Cannot tell: crucible failed, or the event never happened.
     Unknown,
-    /// It is another one, or its snapshot is missing or different.
+    /// The restarted run differs from the control, or both from the expected result.
     Diverged,
     /// The checkpoint or the restart was refused.
     Refused,
-    /// It did not end in time.
+    /// A run did not end within its limit.
     Hang,
     /// The guest's kernel reported a fault.
     Panic,
 }
 
 impl Verdict {
-    /// 0 good, 1 bad, 125 skip: what `git bisect run` goes by.
+    /// The exit code for `git bisect run`: 0 good, 1 bad, 125 skip.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Pass => 0,
-            Self::Unknown => 125,
+            Self::Unreviewed | Self::Unknown => 125,
             Self::Diverged | Self::Refused | Self::Hang | Self::Panic => 1,
         }
     }
 
-    /// The verdict of a whole: the worst of its parts. What is known to be bad counts
-    /// more than what is unknown, and nothing at all is unknown.
+    /// Returns the worst of the verdicts: bad ones are worse than unknown ones. Without
+    /// any, the verdict is [`Verdict::Unknown`].
     pub fn of_all(parts: impl IntoIterator<Item = Self>) -> Self {
         parts.into_iter().max().unwrap_or(Self::Unknown)
     }
 
-    /// Its name, as in JSON.
+    /// The name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
+            Self::Unreviewed => "unreviewed",
             Self::Unknown => "unknown",
             Self::Diverged => "diverged",
             Self::Refused => "refused",
@@ -66,20 +69,22 @@ mod tests {
             assert_eq!(bad.exit_code(), 1);
         }
         assert_eq!(Verdict::Unknown.exit_code(), 125);
+        assert_eq!(Verdict::Unreviewed.exit_code(), 125);
     }
 
     #[test]
     fn the_worst_part_decides() {
         use Verdict::*;
         assert_eq!(Verdict::of_all([Pass, Pass]), Pass);
-        assert_eq!(Verdict::of_all([Pass, Unknown]), Unknown);
+        assert_eq!(Verdict::of_all([Pass, Unreviewed]), Unreviewed);
+        assert_eq!(Verdict::of_all([Unknown, Pass]), Unknown);
         assert_eq!(Verdict::of_all([Unknown, Diverged, Pass]), Diverged);
         assert_eq!(Verdict::of_all([]), Unknown);
     }
 
     #[test]
     fn names_are_those_in_json() {
-        for verdict in [Verdict::Pass, Verdict::Hang, Verdict::Refused] {
+        for verdict in [Verdict::Pass, Verdict::Unreviewed, Verdict::Refused] {
             let json = serde_json::to_string(&verdict).unwrap();
             assert_eq!(json, format!("\"{}\"", verdict.name()));
         }

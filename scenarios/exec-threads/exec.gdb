@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 set pagination off
 set confirm off
 set print thread-events off

@@ -52,3 +52,4 @@ int main(int argc, char **argv, char **envp)
 	for (;;)
 		pause();
 }
+// SPDX-License-Identifier: GPL-2.0-only

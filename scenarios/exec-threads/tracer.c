@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Traces ./execs, all its threads, and writes down what it is told: a line an event, those of
  * a thread together, threads by the order in which they began.

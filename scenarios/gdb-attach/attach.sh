@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
 # Attaches gdb to a program that waits with both its threads in their sigwait().
 ./waits &
 waits=$!

@@ -48,3 +48,4 @@ int main(void)
 	fprintf(stderr, "counted %d\n", counted);
 	return 0;
 }
+// SPDX-License-Identifier: GPL-2.0-only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Types at a gdb on a pseudo-terminal, as a person would: each step waits for
  * what the screen must show and then types something. One step is a call of

@@ -16,3 +16,4 @@ int main(void)
 	for (;;)
 		wait_once();
 }
+// SPDX-License-Identifier: GPL-2.0-only

@@ -5,3 +5,4 @@ int main(void)
 	puts("42");
 	return 0;
 }
+// SPDX-License-Identifier: GPL-2.0-only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 set confirm off
 set follow-fork-mode child
 set detach-on-fork on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 catch syscall getppid
 catch fork
 catch vfork

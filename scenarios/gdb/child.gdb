@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 set follow-fork-mode child
 set detach-on-fork off
 break in_child

@@ -138,3 +138,4 @@ int main(int argc, char **argv)
 		fprintf(stderr, "worked %d\n", work(6));
 	return 0;
 }
+// SPDX-License-Identifier: GPL-2.0-only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 handle SIGUSR1 nostop noprint pass
 handle SIGUSR2 stop print pass
 run signals

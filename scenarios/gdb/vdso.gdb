@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 break clocks
 run clocks
 break __vdso_clock_gettime

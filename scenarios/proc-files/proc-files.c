@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Files in /proc that are open: of a thread, by two paths; of a process that is dead by now,
  * which say so when they are read; and a directory of such a process.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
 # Attaches strace to a tree that runs already, then lets the tree go on.
 set -e
 ./pair &

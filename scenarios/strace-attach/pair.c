@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * A parent, its child and a thread of the child. All of them wait for SIGUSR1
  * to come to the parent, do a little, and end.

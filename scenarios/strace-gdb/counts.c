@@ -14,3 +14,4 @@ int main(void)
 	printf("%d\n", counts);
 	return 0;
 }
+// SPDX-License-Identifier: GPL-2.0-only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 int unit(int value)
 {
 	return value + 1;

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
 # Two forks, a pipe, an exec. The first is busy for longer than the second takes to be forked,
 # and that for longer than it takes to hear of the first's end.
 busy() {

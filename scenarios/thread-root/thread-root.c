@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The first thread of a process lives in a root directory of its own; another one has left
  * that and its descriptors to it, and sees all files. What the other one has open is found by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * A tracer that dies while its tracee is in a stop: the tracee goes on by
  * itself, or is killed (PTRACE_O_EXITKILL). argv[1]: which stop; argv[2]:

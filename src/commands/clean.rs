@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible clean`
 
 use std::process::ExitCode;
@@ -11,10 +12,10 @@ use crate::exit;
 /// The options of `crucible clean`.
 #[derive(Debug, Args)]
 pub struct CleanArgs {
-    /// How many of each kind of artefact to keep
+    /// Number of artefacts of each kind to keep
     #[arg(long, default_value_t = 3, conflicts_with = "all")]
     keep: usize,
-    /// Remove the whole cache, the kernel's source and build trees too
+    /// Remove the whole cache, including the kernel's source and build trees
     #[arg(long)]
     all: bool,
 }

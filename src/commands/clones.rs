@@ -1,4 +1,6 @@
-//! `crucible clones`: guests that begin as one and the same, and must not stay it.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `crucible clones`: start N guests from one snapshot and check that each has its own
+//! identity.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -37,10 +39,10 @@ const QUESTION: &str = "
 /// The options of `crucible clones`.
 #[derive(Debug, Args)]
 pub struct ClonesArgs {
-    /// How many
+    /// Number of guests
     #[arg(value_name = "N", default_value_t = 4)]
     count: usize,
-    /// Have them begin with what another guest has changed since it was saved
+    /// Start them from an incremental snapshot of a guest that has run since
     #[arg(long)]
     changes: bool,
     /// Which guest

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible inspect`
 
 use std::fmt::{self, Write as _};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible kernel`
 
 use std::path::PathBuf;
@@ -23,20 +24,21 @@ pub struct KernelCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Build the kernel if it is not there; print where it is
+    /// Build the kernel unless it is cached, and print its path
     Build(KernelArgs),
-    /// Print where the kernel is; build nothing
+    /// Print the path of the cached kernel
     Path {
-        /// Which build of it
+        /// Configuration of the guest's kernel
         #[arg(long, value_enum, default_value_t)]
         flavour: FlavourArg,
     },
-    /// Write the series to DIR as patches that can be mailed
+    /// Write the series to DIR, as patches for git am and git send-email
     Export {
-        /// The directory; it is made if it is not there
+        /// The directory; created if missing
         dir: PathBuf,
     },
-    /// Compare the lists of places at which a task can sleep with what the kernel has
+    /// Compare the list of places at which a task can sleep (guest-kernel/census) with the
+    /// built kernels
     Census,
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible nested`
 
 use std::process::ExitCode;
@@ -15,25 +16,25 @@ use crate::outer::{Outer, Size};
 /// The options of `crucible nested`.
 #[derive(Debug, Args)]
 pub struct NestedArgs {
-    /// The outer Linux's memory in MiB
+    /// Memory of the outer Linux, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 3072)]
     memory: u32,
-    /// The outer Linux's CPUs
+    /// Number of CPUs of the outer Linux
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u8,
-    /// After how many seconds it is given up
+    /// Limit for the whole run, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     timeout: u64,
-    /// Bring this host's QEMU there as well
+    /// Copy this host's QEMU into the outer Linux
     #[arg(long)]
     qemu: bool,
     /// The kernel of the inner guests
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Kernel")]
     kernel: KernelArgs,
-    /// Run this script of the shell there; crucible is `./crucible`
+    /// Run this shell script instead of a command; crucible is `./crucible`
     #[arg(long, value_name = "SCRIPT", conflicts_with = "command")]
     script: Option<String>,
-    /// crucible's command there, with its options
+    /// The crucible command to run, with its options
     #[arg(
         required_unless_present = "script",
         trailing_var_arg = true,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible rootfs`
 
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ pub struct RootfsCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Build the disks if they are not there; print where they are
+    /// Build the disks unless they are cached, and print their paths
     Build,
 }
 

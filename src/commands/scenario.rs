@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible scenario`
 
 use std::cell::RefCell;
@@ -11,11 +12,12 @@ use crucible_engine::progress::Event;
 use crucible_engine::record::Versions;
 use crucible_engine::results::Store;
 use crucible_engine::trial::{self, Options};
-use crucible_engine::{Engine, EventSpec, RestartIn, Scenario, Session, Verdict, snapshot};
+use crucible_engine::{Engine, EventSpec, RestartIn, Scenario, Session, Verdict};
 
+use crate::breaks::BreakArgs;
 use crate::context::Context;
 use crate::exit;
-use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
+use crate::images::{FlavourArg, GuestArgs, Images};
 use crate::lab::HostLab;
 use crate::machines::MachineArgs;
 use crate::{report, side};
@@ -23,44 +25,58 @@ use crate::{report, side};
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
 pub struct ScenarioArgs {
-    /// Scenarios to run; `crucible list` names them. With a slash in it, the directory of one
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    /// Scenarios to run: names that `crucible list` prints, or directories
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "SCENARIO"
+    )]
     names: Vec<String>,
-    /// Run every scenario, one after the other in one guest
+    /// Run every scenario, in one guest
     #[arg(long)]
     all: bool,
-    /// Checkpoint and restart each case this often
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of times to checkpoint and restart each case
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,
-    /// `signal:SIGCHLD:2`, `time:250ms`
-    #[arg(long, value_name = "EVENT")]
+    /// `signal:SIGCHLD:2`, `time:250ms`; docs/scenarios.md has the grammar
+    #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
-    /// Restart in the same guest, or in another machine with the same disk
-    #[arg(long, value_enum, default_value_t, value_name = "WHERE")]
-    restart_in: RestartInArg,
-    /// Print the record as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Keep the results directory from being pruned, the scratch disk in it
-    #[arg(long)]
-    keep: bool,
-    /// Limit of each wait in seconds, instead of the scenario's
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Who checkpoints and restarts; `crucible,criu` runs each scenario under both, and shows
-    /// them side by side. The exit code is that of the first
+    /// Where to restart: in the same guest, or in a fresh guest with the same disk
     #[arg(
         long,
+        help_heading = "What to run",
         value_enum,
-        value_name = "ENGINE",
+        default_value_t,
+        value_name = "WHERE"
+    )]
+    restart_in: RestartInArg,
+    /// Print the record as one JSON object
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Never prune this results directory, and keep the scratch disk
+    #[arg(long, help_heading = "Output")]
+    keep: bool,
+    /// Make the result the expected one, if all cases pass
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "engine", "piece"])]
+    accept: bool,
+    /// Limit for each wait, in seconds, instead of the scenario's
+    #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// What checkpoints and restarts. `crucible,criu` runs each scenario with both and
+    /// prints a table; the exit code is that of the first
+    #[arg(
+        long = "backend",
+        alias = "engine",
+        help_heading = "What to run",
+        value_enum,
+        value_name = "BACKEND",
         value_delimiter = ',',
         default_value = "crucible"
     )]
     engine: Vec<EngineArg>,
-    /// Leave one piece of the restart out, to see that it is missed (debug flavour)
-    #[arg(long = "break", value_name = "NAME")]
-    break_switch: Option<String>,
+    #[command(flatten, next_help_heading = "What to run")]
+    broken: BreakArgs,
     #[command(flatten)]
     guest: GuestArgs,
 }
@@ -90,11 +106,9 @@ impl From<EngineArg> for Engine {
     }
 }
 
-/// Runs scenarios and tells what came out.
+/// Runs scenarios and reports the results.
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let root = &context.root()?;
-    // SAFETY: the commands start no threads before their own work begins.
-    unsafe { snapshot::configure(root) };
     let scenarios = match load(&args.names, args.all, root) {
         Ok(scenarios) => scenarios,
         Err(message) => {
@@ -102,18 +116,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             return Ok(exit::USAGE.into());
         }
     };
-    let kernel = KernelArgs {
-        flavour: match &args.break_switch {
-            Some(_) => FlavourArg::Debug,
-            None => args.guest.kernel.flavour,
-        },
-        ..args.guest.kernel.clone()
-    };
-    let guest = GuestArgs {
-        kernel,
-        ..args.guest.clone()
-    };
-    let images = Images::prepare(context, &guest)?;
+    let images = Images::prepare(context, &args.broken.guest(&args.guest))?;
     let lab = HostLab::new(&images, context);
     let what = match &scenarios[..] {
         [one] => one.name.as_str(),
@@ -124,7 +127,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let progress = Steps::new(context);
     let sink = |event: &Event| progress.hear(event);
-    let mut session = Session::new(&lab, &store, args.break_switch.clone(), &sink);
+    let mut session = Session::new(&lab, &store, args.broken.name(), &sink);
     let options = |engine: EngineArg| Options {
         repeat: args.repeat,
         at: args.at.clone(),
@@ -135,6 +138,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         timeout: args.timeout,
         engine: engine.into(),
         vcpus: args.guest.machine.vcpus,
+        accept: args.accept,
     };
     let mut records = Vec::new();
     for (n, scenario) in scenarios.iter().enumerate() {
@@ -198,7 +202,8 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// The scenarios that were asked for, or what is wrong with one.
+/// Loads the scenarios with these names, or all of them. An error is for the user: it
+/// says what is wrong with a name or a file.
 pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scenario>, String> {
     let dir: PathBuf = root.join("scenarios");
     let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
@@ -206,21 +211,33 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
     names
         .iter()
         .map(|name| {
-            if name.contains('/') {
-                return Scenario::load(Path::new(name)).map_err(|e| e.to_string());
-            }
-            if !known.contains(name) {
-                return Err(format!(
-                    "there is no scenario `{name}`; there are {}",
-                    known.join(", ")
-                ));
-            }
-            Scenario::load(&dir.join(name)).map_err(|e| e.to_string())
+            let path = locate(name, &dir, &known)?;
+            Scenario::load(&path).map_err(|e| e.to_string())
         })
         .collect()
 }
 
-/// The command that does one of them again.
+/// The directory of the scenario `name`: one of ours by its name, or a directory. A name
+/// of ours wins unless a slash says that a directory is meant; where there is no such
+/// directory, `hello/` and `./hello` mean ours.
+fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
+    let path = Path::new(name);
+    let is_scenario = path.join("scenario.toml").is_file();
+    let last = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_ours = known.iter().any(|known| *known == last);
+    match name.contains('/') {
+        false if is_ours => Ok(dir.join(name)),
+        true if is_ours && !path.exists() => Ok(dir.join(&*last)),
+        _ if is_scenario => Ok(path.to_owned()),
+        _ if path.is_dir() => Err(format!("{name} is no scenario: it has no scenario.toml")),
+        _ => Err(format!(
+            "there is no scenario `{name}`; there are {}",
+            known.join(", ")
+        )),
+    }
+}
+
+/// The command that runs one scenario again with the same options.
 fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
     let mut words = vec![
         "cargo run --release -q -- scenario".to_owned(),
@@ -235,7 +252,7 @@ fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
         (args.restart_in == RestartInArg::Fresh).then(|| "fresh".into()),
     );
     add(
-        "--engine",
+        "--backend",
         (engine == EngineArg::Criu).then(|| "criu".into()),
     );
     add(
@@ -243,7 +260,7 @@ fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
         (args.repeat > 1).then(|| args.repeat.to_string()),
     );
     add("--timeout", args.timeout.map(|t| t.to_string()));
-    add("--break", args.break_switch.clone());
+    add("--break", args.broken.name());
     add(
         "--flavour",
         (args.guest.kernel.flavour != FlavourArg::Base)
@@ -291,7 +308,7 @@ pub(super) fn versions(images: &Images) -> Versions {
     }
 }
 
-/// The engine's events as progress.
+/// Shows the engine's events as progress.
 struct Steps<'a> {
     context: &'a Context,
     place: RefCell<String>,
@@ -356,6 +373,23 @@ mod tests {
     fn a_bad_event_is_a_wrong_command_line() {
         let error = args(&["hello", "--at", "vfrok"]).unwrap_err().to_string();
         assert!(error.contains("did you mean `vfork`?"), "{error}");
+    }
+
+    #[test]
+    fn a_scenario_is_found_by_its_name_and_by_its_directory() {
+        let ours = Path::new("/ours");
+        let known = ["hello".to_owned()];
+        let find = |name: &str| locate(name, ours, &known);
+        for name in ["hello", "hello/", "./hello", "scenarios/of-nobody/hello"] {
+            assert_eq!(find(name), Ok("/ours/hello".into()), "{name}");
+        }
+        let own = tempfile::tempdir().unwrap();
+        let at = own.path().to_str().unwrap();
+        assert!(find(at).unwrap_err().contains("it has no scenario.toml"));
+        std::fs::write(own.path().join("scenario.toml"), "").unwrap();
+        assert_eq!(find(at), Ok(own.path().to_owned()));
+        assert_eq!(find(&format!("{at}/")).unwrap(), own.path());
+        assert!(find("nothing").unwrap_err().contains("there are hello"));
     }
 
     #[test]

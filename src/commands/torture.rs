@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible torture`
 
 use std::collections::BTreeMap;
@@ -61,18 +62,33 @@ echo scan > kmemleak && sleep 6 && echo scan > kmemleak && cat kmemleak";
 pub struct TortureArgs {
     #[command(flatten)]
     guest: GuestArgs,
-    /// Images with bytes that went wrong: all must be refused
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    /// Number of images with damaged bytes; all of them must be refused
+    #[arg(
+        long,
+        help_heading = "Images",
+        value_name = "N",
+        default_value_t = 1000
+    )]
     raw: u32,
-    /// Images with changed structure and right checksums
-    #[arg(long, value_name = "N", default_value_t = 5000)]
+    /// Number of images with changed records and correct checksums
+    #[arg(
+        long,
+        help_heading = "Images",
+        value_name = "N",
+        default_value_t = 5000
+    )]
     forged: u32,
-    /// Seed of both
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    /// Seed of the random changes
+    #[arg(
+        long,
+        help_heading = "Images",
+        value_name = "SEED",
+        default_value_t = 1
+    )]
     seed: u64,
-    /// Also tell which of restart(2)'s refusals were reached and which were not, on the
-    /// kernel that counts its lines; 1 where a type of record was never refused
-    #[arg(long, conflicts_with_all = ["flavour", "kernel"])]
+    /// Report which of restart(2)'s refusals were reached, with the coverage kernel. Exit
+    /// with 1 if a type of record was never refused
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["flavour", "kernel"])]
     coverage: bool,
 }
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Sleeps as kernel code has them, one of each form, for the test of the census:
  * what the kernel's macros come to, without its headers.

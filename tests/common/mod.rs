@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the tests that boot share: artefacts from the builders, in the cache
 //! that everybody else uses too.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A session of gdb that stops in the vfork glue of a restarted guest.
 
 /// What gdb is told. None has an apostrophe in it.

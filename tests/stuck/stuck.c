@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Has a task sleep where a freeze does not end it, saves its tree with
  * `checkpoint --freeze`, which must name it and thaw the tree, and then ends

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process that a machine runs in: what it inherits, and that it does not outlive us.
 //!
 //! It gets its control socket, the console and the channel as open file descriptors; so

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel's command line, the same on all machines but for what the machine is.
 
 use crate::MachineSpec;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The control socket of a machine's process, from our side: questions and their answers in
 //! order, and what the process says unasked.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is read of the host, to tell one of its states from another.
 
 use std::fs;

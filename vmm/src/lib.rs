@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest machines.
 //!
 //! A [`Machine`] is a running guest. What is above this crate describes the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::fmt;
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A machine as far as it is a process of ours with a console and sockets: starting it,
 //! waiting for its end, ending it. Its [`Kind`] knows the rest.
 

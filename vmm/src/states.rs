@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a guest that does not answer is doing: its kernel is asked by "magic
 //! SysRq" over the serial console, which works as long as it serves
 //! interrupts; and the machine is asked for the registers, which always works.

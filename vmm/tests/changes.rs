@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that are saved as what differs from another saved guest.
 
 mod fixture;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A debugger of the real monitor, confined, with guests of a few instructions.
 //!
 //! These run on any /dev/kvm that lets debuggers in. Without one each test says that it

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The seeds of the fuzz targets, played as tests. They are made here: with
 //! `CRUCIBLE_WRITE_SEEDS=1` these tests write them instead of comparing.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests that are saved over another saved guest, and somebody who is killed meanwhile:
 //! the monitor, or the process that has started it and writes the files.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The real monitor, confined, with guests of a few instructions.
 //!
 //! These run on any /dev/kvm, also on those that cannot run a kernel. Without one each

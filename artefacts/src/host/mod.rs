@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The packages that this host needs, and bringing them.
 
 use std::collections::HashSet;
@@ -37,15 +38,25 @@ pub const PACKAGES: &[Package] = &[
     package("gdb", "debugs the guest's kernel"),
 ];
 
+/// What the tests of the repository itself (`tests/house.rs`) need besides.
+pub const TEST_PACKAGES: &[Package] = &[
+    package("reuse", "checks that every file has a licence"),
+    package("codespell", "finds misspelt words"),
+];
+
 const fn package(name: &'static str, purpose: &'static str) -> Package {
     Package { name, purpose }
 }
 
-/// The packages that this host lacks.
+/// Those of [`PACKAGES`] that this host lacks.
 pub fn missing() -> Result<Vec<Package>> {
+    missing_of(PACKAGES)
+}
+
+fn missing_of(packages: &[Package]) -> Result<Vec<Package>> {
     let query = Command::new("dpkg-query")
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
-        .args(PACKAGES.iter().map(|package| package.name))
+        .args(packages.iter().map(|package| package.name))
         .stdin(Stdio::null())
         // It complains there about names that it has never heard of.
         .stderr(Stdio::null())
@@ -55,7 +66,7 @@ pub fn missing() -> Result<Vec<Package>> {
             source,
         })?;
     let installed = installed(&String::from_utf8_lossy(&query.stdout));
-    Ok(PACKAGES
+    Ok(packages
         .iter()
         .filter(|package| !installed.contains(package.name))
         .copied()
@@ -80,10 +91,15 @@ pub fn install_command(packages: &[Package]) -> String {
     )
 }
 
-/// Sees to it that nothing is missing: installs what is, after saying so, or
-/// refuses if it may not `install`.
+/// Installs those of [`PACKAGES`] that are missing, after naming them. Without
+/// `install`, returns [`Error::MissingPackages`] instead.
 pub fn ensure(install: bool, progress: &dyn Progress) -> Result<()> {
-    let missing = missing()?;
+    ensure_of(PACKAGES, install, progress)
+}
+
+/// As [`ensure`], for other `packages`.
+pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -> Result<()> {
+    let missing = missing_of(packages)?;
     if missing.is_empty() {
         return Ok(());
     }

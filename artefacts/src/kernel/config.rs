@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel's configuration: fragments, merged, over `allnoconfig`.
 
 use std::collections::{BTreeMap, HashMap};

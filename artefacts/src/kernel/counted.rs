@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the counts of a kernel of [`Flavour::Coverage`](super::Flavour) are of: its sources,
 //! and the notes that the compiler has made on them.
 

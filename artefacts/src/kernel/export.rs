@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_is() {
-        let text = "// SPDX-License-Identifier: GPL-2.0\n/*\n * The object table: what was seen\n * gets a number. More.\n */\n";
+        let text = "// SPDX-License-Identifier: GPL-2.0-only\n/*\n * The object table: what was seen\n * gets a number. More.\n */\n";
         assert_eq!(
             summary(text).as_deref(),
             Some("The object table: what was seen gets a number.")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The members of kernel structs, as the compiler lays them out under a flavour's
 //! configuration: read from the debug information of objects that are compiled with `-g`,
 //! in a build directory of their own, so that the image stays what it is.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's kernel: Debian's source of a stable Linux, with our files laid
 //! over it and our patches applied, configured from fragments, and built.
 //!

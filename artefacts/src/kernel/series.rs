@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Our change to the kernel: files that are new, and patches to files that are
 //! there.
 

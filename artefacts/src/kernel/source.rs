@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The source before our series: Debian's package, or somebody's tree.
 
 use std::fs;

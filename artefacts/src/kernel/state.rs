@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The list of a task's state (`guest-kernel/state/`): every member of the structs that it
 //! consists of, and what becomes of it at checkpoint and restart.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The tree that is built: a mirror of the source, of hard links where that is
 //! possible, with our series applied.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;

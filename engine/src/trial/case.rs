@@ -10,7 +10,7 @@ use super::{
     judge::{expected, judge, nonce_kept},
 };
 use crate::{
-    compare,
+    compare, expected,
     guest::GuestError,
     progress::Event,
     record::{CaseRecord, FrozenRecord},
@@ -18,7 +18,6 @@ use crate::{
     run::{Frozen, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
-    snapshot,
     stop::{Phase, Stop},
     verdict::Verdict,
 };
@@ -135,7 +134,7 @@ fn run(
         )));
     }
     record.frozen = Some(frozen_record(&control_point));
-    record.snapshot = Some(snapshot::rendered(runner.case, &control_point, &control));
+    record.rendered = Some(expected::rendered(runner.case, &control_point, &control));
 
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;

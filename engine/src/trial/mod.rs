@@ -15,13 +15,13 @@ pub use self::case::case;
 use crate::{
     engine::Engine,
     event::EventSpec,
+    expected::{self, Comparison},
     progress::Event,
     record::{CaseRecord, SCHEMA, ScenarioRecord, Versions},
     results::Store,
     run::RestartIn,
     scenario::{Case, Scenario},
     session::Session,
-    snapshot,
     stop::{Phase, Stop},
     verdict::Verdict,
 };
@@ -42,8 +42,10 @@ pub struct Options {
     pub timeout: Option<u64>,
     /// Who saves and restores.
     pub engine: Engine,
-    /// How many CPUs the guests have.
+    /// Number of the guests' CPUs.
     pub vcpus: u8,
+    /// Makes the result of a scenario whose cases all pass the expected one.
+    pub accept: bool,
 }
 
 /// Builds a scenario's workload in the guest and keeps it, so that each run starts from
@@ -82,7 +84,7 @@ pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop>
     session.running().stash(&scenario.name).map_err(before)
 }
 
-/// Runs a whole scenario: builds it, runs its cases, looks at its snapshot.
+/// Runs a whole scenario: builds it, runs its cases, and compares with the expected result.
 pub fn scenario(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -137,12 +139,12 @@ pub fn scenario(
         },
         timings,
         results: String::new(),
-        snapshot: None,
+        expected: None,
         cases,
     };
-    // Another event or another engine has no reviewed result.
+    // With another event or another backend the expected result does not apply.
     if options.at.is_none() && options.engine == Engine::Crucible {
-        look_at_snapshot(scenario, &mut record);
+        compare_with_expected(scenario, options.accept, &mut record);
     }
     record.exit_code = record.verdict.exit_code();
     record.why = why(&record);
@@ -168,21 +170,38 @@ fn not_run(session: &mut Session<'_>, case: &Case, stop: Stop) -> CaseRecord {
     }
 }
 
-/// Only a run that passed has a result to review.
-fn look_at_snapshot(scenario: &Scenario, record: &mut ScenarioRecord) {
+/// Compares the result of a scenario whose cases have all passed with the expected one,
+/// or makes it the expected one.
+fn compare_with_expected(scenario: &Scenario, accept: bool, record: &mut ScenarioRecord) {
     if record.verdict != Verdict::Pass {
         return;
     }
     let parts: Vec<_> = record
         .cases
         .iter()
-        .filter_map(|c| c.snapshot.as_deref())
+        .filter_map(|c| c.rendered.as_deref())
         .collect();
-    let check = snapshot::check(scenario, &parts.join("\n"));
-    if !check.ok {
-        record.verdict = Verdict::Diverged;
-    }
-    record.snapshot = Some(check);
+    let result = parts.join("\n");
+    let comparison = if accept {
+        expected::accept(scenario, &result).map(|()| Comparison::Same)
+    } else {
+        expected::compare(scenario, &result)
+    };
+    let check = match comparison {
+        Ok(comparison) => {
+            record.verdict = match comparison {
+                Comparison::Same => Verdict::Pass,
+                Comparison::Missing => Verdict::Unreviewed,
+                Comparison::Differs(_) => Verdict::Diverged,
+            };
+            expected::check(&comparison, scenario)
+        }
+        Err(error) => {
+            record.verdict = Verdict::Unknown;
+            expected::unusable(scenario, &error)
+        }
+    };
+    record.expected = Some(check);
 }
 
 fn why(record: &ScenarioRecord) -> String {
@@ -190,8 +209,12 @@ fn why(record: &ScenarioRecord) -> String {
         .cases
         .iter()
         .find(|c| c.verdict == Some(record.verdict));
-    match (record.verdict, bad, &record.snapshot) {
+    match (record.verdict, bad, &record.expected) {
         (Verdict::Pass, ..) => format!("{} cases passed", record.cases.len()),
+        (Verdict::Unreviewed, ..) => format!(
+            "{} cases passed; the scenario has no expected result yet",
+            record.cases.len()
+        ),
         (_, Some(case), _) => format!("{}: {}", case.name, case.why),
         (_, None, Some(check)) if !check.ok => check.name.clone(),
         _ => "nothing was run".into(),

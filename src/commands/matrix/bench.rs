@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A guest in which cells are run.
 
 use std::collections::BTreeMap;

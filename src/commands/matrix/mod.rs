@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible matrix`
 
 mod bench;
@@ -26,39 +27,44 @@ const BATCH: usize = 20;
 /// Which matrix.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Matrix {
-    /// Stops of a tracee × ways of attaching × what its tracer does next × whether the wait
-    /// status was collected × threads
+    /// Kind of stop × way of attaching × the tracer's next request × wait status collected or
+    /// not × number of threads
     Ptrace,
 }
 
 /// The options of `crucible matrix`.
 #[derive(Debug, Args)]
 pub struct MatrixArgs {
-    /// Which matrix
+    /// The matrix to run
     #[arg(value_enum)]
     matrix: Matrix,
     #[command(flatten)]
     guest: GuestArgs,
-    /// Only cells STOP/WAY/NEXT/COLLECTED/THREADS like this one; `*` stands for anything
-    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    /// Run only cells STOP/WAY/NEXT/COLLECTED/THREADS that match; `*` matches anything
+    #[arg(
+        long,
+        help_heading = "Cells",
+        value_name = "PATTERN",
+        default_value = "*"
+    )]
     cell: String,
-    /// Only every K-th of them
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Run only every Kth cell
+    #[arg(long, help_heading = "Cells", value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
-    /// At most N of them, spread over all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Run at most N cells, spread evenly
+    #[arg(long, help_heading = "Cells", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
-    /// So many guests at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    /// Number of guests to run in parallel
+    #[arg(long, help_heading = "Cells", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
-    /// Cells that checkpoint(2) refuses are listed, but are no failure
-    #[arg(long)]
+    /// Do not count cells that checkpoint(2) refuses as failures
+    #[arg(long, help_heading = "Output")]
     allow_refused: bool,
     /// Print all cells as JSON
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Print what the three runs of each cell have seen, and judge nothing
-    #[arg(long, conflicts_with = "json")]
+    /// Print what each cell's three runs observed, without comparing them
+    #[arg(long, help_heading = "Output", conflicts_with = "json")]
     logs: bool,
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What became of the cells.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The matrix on the screen: stops by ways of attaching, then what failed.
 
 use std::fmt::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What is started, and how its start is measured.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible speed`
 
 mod contender;
@@ -28,14 +29,13 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// The options of `crucible speed`.
 #[derive(Debug, Args)]
 pub struct SpeedArgs {
-    /// How often each of the contenders is started in each group
+    /// Number of starts of each contender per group
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// How many groups of starts there are, each in a fresh outer Linux where this host
-    /// has no KVM
+    /// Number of groups of starts, each in a fresh outer Linux if this host has no KVM
     #[arg(long, value_name = "N", default_value_t = 2)]
     groups: u16,
-    /// How many pairs of starts with little and with much memory there are
+    /// Number of pairs of starts with little and with much memory
     #[arg(long, value_name = "N", default_value_t = 30)]
     pairs: u16,
     /// Measure only this, once, on this host's KVM

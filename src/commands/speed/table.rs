@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the measurements say, in one table.
 
 use std::fmt::Write;

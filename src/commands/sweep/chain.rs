@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible sweep --chain`
 
 use std::fmt::Write as _;
@@ -31,7 +32,7 @@ pub fn run(
         case.timeout = args.timeout.unwrap_or(case.timeout);
         let name = format!("{} {}", scenario.name, case.name);
         progress.note(&format!("chain of {name}: an undisturbed run"));
-        let switch = args.break_switch.clone();
+        let switch = args.broken.name();
         let mut session = Session::in_dir(lab, &store, "job-1", switch, &|_| {});
         let mut told = Instant::now();
         let mut tell = |chain: &Chain| {

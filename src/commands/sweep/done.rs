@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a sweep has tried already, a line a point, so that it can be interrupted.
 
 use std::collections::HashMap;

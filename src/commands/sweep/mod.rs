@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible sweep`
 
 mod chain;
@@ -19,55 +20,61 @@ use crucible_engine::sweep::{self, Baseline, Came, Point, Tried};
 use crucible_engine::{Scenario, Session};
 use crucible_protocol::EventKind;
 
+use crate::breaks::BreakArgs;
 use crate::commands::scenario;
 use crate::context::Context;
 use crate::exit;
-use crate::images::{FlavourArg, GuestArgs, Images, KernelArgs};
+use crate::images::{FlavourArg, GuestArgs, Images};
 use crate::lab::HostLab;
 use done::Done;
 use screen::{CaseSweep, Screen};
 
-/// How often a sweep says how far it is.
+/// Time between two reports of progress.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// The options of `crucible sweep`.
 #[derive(Debug, Args)]
 pub struct SweepArgs {
-    /// A scenario; `crucible list` names them. With a slash in it, the directory of one
+    /// The scenario to sweep: a name that `crucible list` prints, or a directory
     scenario: String,
-    /// Of its cases only this one
-    #[arg(long, value_name = "NAME")]
+    /// Sweep only this case
+    #[arg(long, help_heading = "Points", value_name = "NAME")]
     case: Option<String>,
-    /// At which events
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    /// Kind of event to checkpoint at
+    #[arg(
+        long,
+        help_heading = "Points",
+        value_enum,
+        default_value_t,
+        value_name = "KIND"
+    )]
     event: KindArg,
-    /// So many guests at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    /// Number of guests to run in parallel
+    #[arg(long, help_heading = "Run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
-    /// Only every Kth point, all kinds of events among them
-    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Try only every Kth point of each kind of event
+    #[arg(long, help_heading = "Points", value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
-    /// At most so many points of each case, all kinds of events among them
-    #[arg(long, value_name = "N")]
+    /// Try at most N points per case, sampled evenly over event kinds
+    #[arg(long, help_heading = "Points", value_name = "N")]
     limit: Option<usize>,
-    /// Only this point, as a report names it: `2.1:7`
-    #[arg(long, value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
+    /// Try only this point, named as in a report: `2.1:7`
+    #[arg(long, help_heading = "Points", value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
     point: Option<String>,
-    /// One run, checkpointed, killed and restarted at every event, instead of a run a point
-    #[arg(long, conflicts_with_all = ["every", "limit", "resume", "point", "jobs"])]
+    /// Checkpoint, kill and restart one run at every event, instead of one run per point
+    #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "limit", "resume", "point", "jobs"])]
     chain: bool,
-    /// Go on with the sweep that was interrupted
-    #[arg(long)]
+    /// Resume an interrupted sweep
+    #[arg(long, help_heading = "Run")]
     resume: bool,
     /// Print the record as one JSON object
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Limit of each wait in seconds, instead of the scenario's
-    #[arg(long, value_name = "SECONDS")]
+    /// Limit for each wait, in seconds, instead of the scenario's
+    #[arg(long, help_heading = "Run", value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Leave one piece of the restart out, to see that it is missed (debug flavour)
-    #[arg(long = "break", value_name = "NAME")]
-    break_switch: Option<String>,
+    #[command(flatten, next_help_heading = "Run")]
+    broken: BreakArgs,
     #[command(flatten)]
     guest: GuestArgs,
 }
@@ -75,18 +82,18 @@ pub struct SweepArgs {
 /// Kinds of events, on the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum KindArg {
-    /// vfork and CLONE_VFORK
+    /// vfork(2) and clone(2) with CLONE_VFORK
     Vfork,
-    /// Stops of tracees
+    /// ptrace stops of tracees
     #[default]
     PtraceStop,
-    /// Entries to system calls
+    /// Entries of system calls
     Syscall,
-    /// Ends of system calls
+    /// Exits of system calls
     SyscallExit,
-    /// Signals that are delivered to a handler
+    /// Deliveries of signals to a handler
     Signal,
-    /// Waits of execve for the other threads of its process
+    /// Waits of execve(2) for the other threads of its process
     ExecWait,
     /// All of these
     All,
@@ -111,7 +118,7 @@ impl KindArg {
     }
 }
 
-/// Sweeps a scenario and tells what came out.
+/// Sweeps a scenario and reports the results.
 pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     let root = &context.root()?;
     let scenario = match chosen(args, root) {
@@ -127,16 +134,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         );
         return Ok(exit::USAGE.into());
     }
-    let guest = GuestArgs {
-        kernel: KernelArgs {
-            flavour: match &args.break_switch {
-                Some(_) => FlavourArg::Debug,
-                None => args.guest.kernel.flavour,
-            },
-            ..args.guest.kernel.clone()
-        },
-        ..args.guest.clone()
-    };
+    let guest = args.broken.guest(&args.guest);
     let images = Images::prepare(context, &guest)?;
     let lab = HostLab::new(&images, context);
     let results = root.join("results");
@@ -166,7 +164,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
             &case,
             &scenario::versions(&images),
             &machine,
-            args.break_switch.as_deref(),
+            args.broken.name().as_deref(),
         )?;
         let mut done = match Done::open(&file, &identity, args.resume) {
             Ok(done) => done,
@@ -226,7 +224,7 @@ fn reproduce(args: &SweepArgs) -> String {
         args.scenario.clone(),
         format!("--event {}", args.event.name()),
     ];
-    if let Some(name) = &args.break_switch {
+    if let Some(name) = args.broken.name() {
         words.push(format!("--break {name}"));
     } else if args.guest.kernel.flavour == FlavourArg::Debug {
         words.push("--flavour debug".into());
@@ -327,7 +325,7 @@ impl Sweep<'_> {
     }
 
     fn session(&self, name: &str) -> Session<'_> {
-        let switch = self.args.break_switch.clone();
+        let switch = self.args.broken.name();
         Session::in_dir(self.lab, self.store, name, switch, &|_| {})
     }
 

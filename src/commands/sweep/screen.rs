@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a sweep came to, on one screen and as JSON.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the fuzz targets share.
 
 /// Does what Rust's `main` does, which libFuzzer has instead of ours: writing to a socket

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The monitor as a program of its own, for this crate's tests. Crucible has it as a
 //! hidden command instead.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! From console lines to alerts.
 //!
 //! A report begins with a line that only the kernel's checkers print and goes

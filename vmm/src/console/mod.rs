@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's console: captured to a file, and read for what the kernel
 //! reports about itself.
 //!

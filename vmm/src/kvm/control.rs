@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A monitor's control socket, from its parent's side.
 
 use std::io::{BufReader, Read};

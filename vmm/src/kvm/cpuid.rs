@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What CPUs KVM can make here, and which one a vCPU is.
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};

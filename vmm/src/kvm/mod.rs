@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests run by our own monitor on KVM: see [`monitor`].
 
 mod control;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How long a monitor takes for what it does before its guest runs.
 
 use rustix::time::{ClockId, clock_gettime};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the two ends of a monitor's control socket say: one JSON value a line.
 
 use std::io::{self, BufRead, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! QEMU's command line.
 
 use std::fs::{self, File};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests run by QEMU's `microvm`: no PCI, no firmware tables, devices on
 //! virtio-mmio, the kernel entered directly by PVH.
 //!

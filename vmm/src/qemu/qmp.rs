@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The part of QMP, QEMU's control protocol, that a machine needs: commands
 //! with their answers, and the event that tells why QEMU ends.
 

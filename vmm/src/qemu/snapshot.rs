@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Saving a guest, and starting guests from one.
 //!
 //! Its memory is a file that the first guest shares and that the others map privately:

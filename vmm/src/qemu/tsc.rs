@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The rate of the time-stamp counter, for the guest.
 //!
 //! A guest measures it against an emulated timer, at boot. On a host that has

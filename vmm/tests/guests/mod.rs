@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode,
 //! flat segments, no paging. They run even on a KVM that only emulates.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! As much of gdb's remote protocol as a test needs.
 
 use std::io::{Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which functions of an object call which of a set, by its relocations and its code.
 
 use std::collections::{BTreeMap, BTreeSet};

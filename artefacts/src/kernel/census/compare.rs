@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The lists against what a kernel has.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Loops that try again: what a task does that waits for another without sleeping.
 
 use std::fs;

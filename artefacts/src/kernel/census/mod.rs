@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The census: finds every function of a built kernel in which a task can sleep, so that
 //! the lists in `guest-kernel/census/` can be compared with it.
 //!

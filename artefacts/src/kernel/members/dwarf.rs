@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Struct members from the debug information of a relocatable object.
 
 use std::borrow::Cow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::time::SystemTime;
 
 use super::super::series::Series;

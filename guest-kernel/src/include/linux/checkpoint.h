@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the core kernel calls when it is built with checkpoint/restart:
  * site markers, trigger events, and the cgroup.freeze_at control file.

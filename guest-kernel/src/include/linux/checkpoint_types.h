@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 #ifndef _LINUX_CHECKPOINT_TYPES_H
 #define _LINUX_CHECKPOINT_TYPES_H
 

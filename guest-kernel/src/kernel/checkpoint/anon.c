@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Files that stand for nothing but what the kernel keeps for them: those of
  * anon_inodefs. Each has one open file, so what it holds is no object of its

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * debugfs checkpoint/break_*: write 1 to leave one piece of the restart glue
  * out. A test that still passes then does not test that piece.

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * For a kernel that counts its lines (CONFIG_GCOV_KERNEL). Optimised, all the
  * "return -EINVAL" of a function are one and the same instruction, which has

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Credentials. A restarted task gets what the restarter could have given it by
  * setresuid(2), setgroups(2) and capset(2), and nothing beyond.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * checkpoint(2): hold the tasks, look at all of them, write them one by one,
  * look again. Everything that can be refused is refused in a first pass that

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Root and working directory, umask; and how paths are named: from the root
  * task's root directory, so that an image can be restarted under another one.

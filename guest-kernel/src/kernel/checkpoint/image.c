@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Records: writing them with their checksums, and reading back only what is
  * whole, in its place and of a permitted size. Nothing of a record is looked

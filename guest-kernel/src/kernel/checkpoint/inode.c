@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Content that no path leads to: files that were unlinked while open, and
  * shared anonymous memory. Holes stay holes.

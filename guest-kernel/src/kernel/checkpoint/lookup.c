@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Which entry of a context a task is, or a pid: two hash tables over ctx->tsks.
  * Looking one up costs the same in a tree of ten tasks and in one of thousands,

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * What Unix sockets have not received yet: data in the pieces in which it was
  * sent, the credentials of who has sent it, and open files. A file may be open

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Address spaces, and what the kernel knows about their layout. Their mappings
  * are in vma.c, their private pages in pages.c.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Namespaces. The image of a tree has none of them: its tasks get those of the
  * restarter. So they have to be those of the caller of checkpoint(2), too, and

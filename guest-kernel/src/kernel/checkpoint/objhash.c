@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Objects that several tasks can hold. While checkpointing, a hash from the
  * kernel's pointer to the objref; while restarting, an array from the objref

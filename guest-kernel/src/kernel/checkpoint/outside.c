@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * What is shared with tasks outside the tree, and would be cut in two: the offset
  * of an open file, the content of what has no name, a pipe's end, and what the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Private pages: the anonymous memory of an address space, and the pages of
  * private file mappings that were written to. Pages that are all zero in an

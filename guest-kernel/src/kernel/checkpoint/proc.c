@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * /proc/PID/ckpt_site: where a task stands, as checkpoint(2) will find it.
  */

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Tracers and tracees: who traces whom, by which rights, and how the tracee is
  * to run. The stops are in stop.c.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Which tasks a checkpoint covers, and that each stands still at a site that
  * restart(2) knows how to build again.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Who is whose: parents, process groups, sessions. Tasks are created as
  * children of the coordinator and put in their places here, all at once, under

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * restart(2): the caller, the coordinator, creates one kernel-born process an
  * entry of the tree, all as children of its own, and they create their threads.

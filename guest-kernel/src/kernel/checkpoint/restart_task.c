@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * The life of a restarted task, from its creation until it leaves for user
  * space: it creates its threads, makes itself what its section of the image

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * How a thread is scheduled: policy, nice value, priority, time slice, and the
  * CPUs that it has asked for.

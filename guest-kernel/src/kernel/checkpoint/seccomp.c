@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Seccomp filters. A task has the one that was attached last; each leads to the
  * one before it. What tasks share, by fork(2) or SECCOMP_FILTER_FLAG_TSYNC, they

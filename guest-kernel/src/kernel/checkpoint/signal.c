@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Signals: handlers, what is queued, what a process counts about itself, and
  * the stop of a stopped process.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Unix sockets that are connected to each other, and single ones that are not
  * connected at all. The two of a pair are one object, since either may be the

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * What a single thread holds: name, masks, times, the addresses it gave to the
  * kernel, and where it stood; and the limits of its process.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Timers that are files. Of one that was given a duration, what was left is
  * left, so it is set going as the restarted tasks are. One that was given a

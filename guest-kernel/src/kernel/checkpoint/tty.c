@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Pseudo-terminals. A pair is one object, whichever end is met first: its two
  * ends with what has been typed and written, down to half a line, and what of

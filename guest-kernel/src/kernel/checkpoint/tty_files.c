@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Open files of pseudo-terminals, and controlling terminals: whose they are,
  * and which group is in the foreground. The pairs themselves are in tty.c.

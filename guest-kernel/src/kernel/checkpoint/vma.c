@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * Mappings: what each is, and mapping it again at the same place, with the same
  * neighbours, so that /proc/PID/maps shows the same lines.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 #![no_main]
 
 use crucible_vmm::kvm::devices::fuzz;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! virtio-blk (virtio 1.2, section 5.2): a raw file or block device as a disk.
 //!
 //! Requests are done at once, straight between the file and the guest's memory. So

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! virtio-console with two ports (virtio 1.2, section 5.3): the channel to the
 //! agent and the terminal. Neither is a console for the guest's kernel.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The driver's side of a queue on the bench, for tests.
 //!
 //! virtio-queue has a mock of its own, but its used ring lies over its

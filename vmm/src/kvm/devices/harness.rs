@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A device on a bench, for tests and fuzzers: a transport over a little memory, with a
 //! driver's registers to pull.
 //!

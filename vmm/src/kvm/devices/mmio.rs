@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2).
 //!
 //! # Notifications

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the guest finds on its buses.
 //!
 //! Virtio devices of "modern" virtio 1.2 behind memory-mapped transports

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Queues, as devices use them: one chain of descriptors at a time, checked,
 //! with an end to the work that one notification can cause.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! virtio-rng (virtio 1.2, section 5.4): the host's random numbers.
 
 use rustix::rand::{GetRandomFlags, getrandom};

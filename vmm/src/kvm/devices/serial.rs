@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A 16550 UART: the guest's console, and the way to its "magic SysRq".
 //!
 //! The registers are vm-superio's. What it does not know are breaks on the line,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! All devices, given nonsense.
 
 use std::os::unix::net::UnixStream;

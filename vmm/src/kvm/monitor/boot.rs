@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel in memory, what it is told, and the state in which the first vCPU starts.
 
 use std::fs::File;

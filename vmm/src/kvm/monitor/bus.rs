@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the guest's port and memory accesses go.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the monitor keeps of its rights while the guest runs: next to nothing.
 //!
 //! A guest that broke out of its devices would have the monitor's process, not more. So

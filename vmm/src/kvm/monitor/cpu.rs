@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a vCPU is before it first runs: its CPUID, MSRs, FPU, local APIC.
 
 use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which pages of the guest's memory have changed.
 //!
 //! KVM notes those that vCPUs and it itself write (`KVM_MEM_LOG_DIRTY_PAGES`; on huge pages,

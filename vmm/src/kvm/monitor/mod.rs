@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process that runs one guest on KVM.
 //!
 //! It is a process of its own, so that what a guest may do to it stays there: it can be

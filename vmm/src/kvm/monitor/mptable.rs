@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table that tells the guest of its processors and interrupts.
 //!
 //! Source: Intel MultiProcessor Specification 1.4, chapter 4. Linux reads it where there

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How a monitor saves its guest: it says all of it on a socket, and its parent writes it.
 
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a monitor saves of its guest, but for its memory.
 
 use std::fs::File;

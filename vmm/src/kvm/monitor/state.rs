@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The state of vCPUs and of KVM's own devices, as a snapshot holds it.
 //!
 //! KVM's structures go into it as they are. The order in which they are set is KVM's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A thread that runs a vCPU.
 
 use std::sync::Arc;

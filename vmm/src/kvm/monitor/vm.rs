@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A virtual machine: KVM's part, memory, devices and vCPUs, put together.
 
 use std::fs::File;

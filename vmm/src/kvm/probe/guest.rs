@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest of the probe: instructions that Linux needs in ring 0, in long mode.
 //!
 //! It marks each step in memory before it tries it; so where KVM stops, it is known at

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Whether this host's KVM can run a kernel.
 //!
 //! That `/dev/kvm` opens says nothing: there are hosts whose KVM emulates the guest's

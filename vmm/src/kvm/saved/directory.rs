@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The directory that a guest is saved in, and how it changes from one saved guest to the
 //! next: by one rename, whatever ends us and when.
 //!

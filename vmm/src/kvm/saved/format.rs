@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The file `state` of a saved guest: all but its pages, which are in a file of their own.
 //!
 //! | offset | length | what |

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the fuzz target `saved` does with an input.
 
 use super::format::{self, Manifest};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Saved guests, from the side of a monitor's parent, which opens and writes their files;
 //! the monitor itself may open none.
 //!

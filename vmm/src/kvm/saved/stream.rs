@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a monitor says on the socket [`SAVED`](crate::child::fd) while it saves its guest.
 //!
 //! Its parent writes the files: a monitor may open none. First comes the machine's state,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Writes the files of a guest that its monitor saves.
 
 use std::fmt::Write as _;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One request of the driver's (virtio 1.2, section 5.2.6).
 
 use std::io::{self, Seek, SeekFrom};

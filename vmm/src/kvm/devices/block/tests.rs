@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::io::{Read, Write};
 
 use tempfile::{NamedTempFile, tempfile};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Messages on the control queues (virtio 1.2, section 5.3.6.2).
 
 use serde::{Deserialize, Serialize};

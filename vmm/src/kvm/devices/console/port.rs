@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A port: a socket on one side, two queues on the other.
 
 use std::collections::VecDeque;

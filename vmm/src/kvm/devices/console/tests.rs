@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 mod state;
 
 use std::io::{ErrorKind, Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /// Bytes to be taken from the front. At the end there are no more, or zeros.
 pub(super) struct Input<'a>(pub &'a [u8]);
 

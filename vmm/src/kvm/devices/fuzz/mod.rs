@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the fuzz targets of `vmm/fuzz` call, and this crate's tests with each target's
 //! seeds. Anything that panics here, or takes long, is a finding.
 

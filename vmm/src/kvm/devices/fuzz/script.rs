@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a driver does with a device, as bytes: steps, each a byte that says which and
 //! what it needs. Any bytes are some script, and most small changes of one change one
 //! step. Good values are short and wild ones long, so that both are found.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How a driver sets up a device: the device status, features and queues
 //! (virtio 1.2, sections 2.1, 2.2 and 3.1.1).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The transport's part of a snapshot.
 
 use serde::{Deserialize, Serialize};

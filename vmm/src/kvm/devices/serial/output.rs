@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where a UART's output goes.
 //!
 //! A line at a time, not a byte at a time: each is a system call. A sink that

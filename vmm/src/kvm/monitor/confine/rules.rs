@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The system calls that each kind of thread may make, and with which arguments.
 //!
 //! A call that is missing ends the process; `strace -f` shows which one it was.

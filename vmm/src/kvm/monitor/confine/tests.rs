@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a confined thread may do, and what kills it. Each case is a process of its own:
 //! this program again, with the case's name in its environment.
 

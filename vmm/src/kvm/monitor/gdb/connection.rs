@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The way to gdb: a packet is one write.
 
 use std::io::{self, Read, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A debugger for the guest's kernel, by gdb's remote protocol.
 //!
 //! The guest waits for the first one before it runs. Then a debugger may come and go:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's page tables, walked as its CPU does (Intel SDM 3A, 4.5).
 
 use kvm_bindings::kvm_sregs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The CPU's own breakpoints and watchpoints (Intel SDM 3B, 17.2).
 
 use gdbstub::target::ext::breakpoints::WatchKind;

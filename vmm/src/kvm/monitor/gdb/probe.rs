@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What this host's KVM can do for a debugger.
 
 use kvm_bindings::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A vCPU's registers, KVM's way and gdb's.
 
 use gdbstub_arch::x86::reg::X86_64CoreRegs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! How the guest goes on, and why it stops.
 //!
 //! All vCPUs run or all stand still, but where gdb has one of them step over a

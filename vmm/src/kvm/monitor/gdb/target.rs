@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest as gdb sees it: a thread for each vCPU, and memory.
 
 use std::collections::VecDeque;

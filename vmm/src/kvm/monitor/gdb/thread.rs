@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the thread of a debugged vCPU does when KVM stops that for the debugger's sake.
 //!
 //! What the debugger has not asked for is the guest's own, and is given back to it: it

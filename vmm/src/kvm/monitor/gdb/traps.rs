@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Breakpoints in the guest's memory.
 //!
 //! A breakpoint of gdb's `break` is an instruction of ours in place of the guest's. Who

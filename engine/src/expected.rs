@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A scenario's expected result: reviewed by people and kept beside the scenario, in
+//! insta's file format, so that `cargo insta review` works. A run never replaces it;
+//! `crucible scenario NAME --accept` does.
+
+use std::{fs, io, path::PathBuf};
+
+use crucible_protocol::FileKind;
+
+use crate::{
+    compare::{self, Check, Outcome},
+    normalise,
+    run::Frozen,
+    scenario::{Case, Scenario},
+};
+
+/// Directory of the expected results in that of the scenario.
+const DIR: &str = "snapshots";
+
+/// The name of the check in records and on the screen.
+const NAME: &str = "expected result";
+
+/// What insta's reviewer shows as the origin of a file.
+const HEADER: &str = "---\nsource: engine/src/expected.rs\n---\n";
+
+/// How a result compares with the expected one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// They are equal.
+    Same,
+    /// The scenario has no expected result.
+    Missing,
+    /// They differ: the explanation.
+    Differs(String),
+}
+
+/// Renders what is reviewed of a case: the event at which it was stopped and its output,
+/// without what an update of Debian packages changes.
+pub fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
+    let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
+    let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
+    if let Some(task) = task.filter(|_| !case.any_task) {
+        let site = task.site.split(' ').next().unwrap_or("");
+        lines.push(format!("stopped: {} at {site}", task.comm));
+    }
+    let end = outcome.workload.map_or("unknown".into(), |e| e.to_string());
+    lines.push(format!("end: {end}"));
+    let mut uses = normalise::Uses::new();
+    for (name, content) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
+        let nonce = outcome.nonce.as_deref().unwrap_or("");
+        let content = normalise::nonce(content, nonce, &mut uses);
+        let content = normalise::addresses(&content);
+        lines.push(format!("{name}:"));
+        lines.extend(content.lines().map(|line| format!("  {line}")));
+    }
+    lines.push("files:".into());
+    for file in &outcome.files {
+        let kind = match &file.kind {
+            FileKind::File { .. } => "file",
+            FileKind::Dir => "directory",
+            FileKind::Symlink { .. } => "link",
+            _ => "special",
+        };
+        lines.push(format!("  {} {:04o} {kind}", file.path, file.mode));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The file of a scenario's expected result.
+fn file(scenario: &Scenario) -> PathBuf {
+    scenario
+        .dir
+        .join(DIR)
+        .join(format!("{}.snap", scenario.name))
+}
+
+/// The file for a result that is to be reviewed.
+fn new_file(scenario: &Scenario) -> PathBuf {
+    file(scenario).with_extension("snap.new")
+}
+
+/// Compares a result with the expected one. A result that is not equal to it is written
+/// to a `.snap.new` file for review.
+pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
+    let comparison = match fs::read_to_string(file(scenario)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Comparison::Missing,
+        Err(error) => return Err(error),
+        Ok(text) => {
+            let (expected, result) = (content(&text).trim_end(), result.trim_end());
+            if expected == result {
+                remove_if_there(scenario)?;
+                return Ok(Comparison::Same);
+            }
+            // Lines that differ only in their ends are not explained by it.
+            let explained = compare::difference(expected, result);
+            Comparison::Differs(explained.unwrap_or_else(|| "white space differs".to_owned()))
+        }
+    };
+    write(scenario, new_file(scenario), result)?;
+    Ok(comparison)
+}
+
+/// Makes `result` the expected one.
+pub fn accept(scenario: &Scenario, result: &str) -> io::Result<()> {
+    write(scenario, file(scenario), result)?;
+    remove_if_there(scenario)
+}
+
+fn write(scenario: &Scenario, file: PathBuf, result: &str) -> io::Result<()> {
+    fs::create_dir_all(scenario.dir.join(DIR))?;
+    fs::write(file, format!("{HEADER}{}\n", result.trim_end()))
+}
+
+fn remove_if_there(scenario: &Scenario) -> io::Result<()> {
+    match fs::remove_file(new_file(scenario)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The check that says so in a record.
+pub fn check(comparison: &Comparison, scenario: &Scenario) -> Check {
+    let review = |what: &str| {
+        format!(
+            "{what}\n  compare {} with what you expect",
+            new_file(scenario).display()
+        )
+    };
+    match comparison {
+        Comparison::Same => Check::good(NAME),
+        Comparison::Missing => Check::bad(NAME, review("the scenario has none yet")),
+        Comparison::Differs(how) => Check::bad(NAME, review(how)),
+    }
+}
+
+/// The check for an expected result that cannot be read or written.
+pub fn unusable(scenario: &Scenario, error: &io::Error) -> Check {
+    let dir = scenario.dir.join(DIR);
+    Check::bad(NAME, format!("cannot use {}: {error}", dir.display()))
+}
+
+/// Strips insta's header from the text of a file.
+fn content(file: &str) -> &str {
+    file.strip_prefix("---\n")
+        .and_then(|rest| rest.split_once("\n---\n"))
+        .map_or(file, |(_, content)| content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn scenario(dir: PathBuf) -> Scenario {
+        Scenario {
+            name: "s".into(),
+            dir,
+            summary: String::new(),
+            shared: Vec::new(),
+            build: Vec::new(),
+            cases: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_missing_result_is_written_for_review_and_can_be_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let scenario = scenario(dir.path().into());
+        assert_eq!(compare(&scenario, "one\n").unwrap(), Comparison::Missing);
+        let new = dir.path().join("snapshots/s.snap.new");
+        assert!(fs::read_to_string(&new).unwrap().ends_with("---\none\n"));
+        let said = check(&Comparison::Missing, &scenario).difference.unwrap();
+        assert!(said.contains("s.snap.new"), "{said}");
+        accept(&scenario, "one\n").unwrap();
+        assert!(!new.exists());
+        assert_eq!(compare(&scenario, "one\n").unwrap(), Comparison::Same);
+    }
+
+    #[test]
+    fn a_different_result_is_explained_and_not_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("snapshots")).unwrap();
+        let file = dir.path().join("snapshots/s.snap");
+        fs::write(&file, "---\nsource: x\n---\none\ntwo\n").unwrap();
+        let scenario = scenario(dir.path().into());
+        assert_eq!(compare(&scenario, "one\ntwo\n").unwrap(), Comparison::Same);
+        let Comparison::Differs(how) = compare(&scenario, "one\nthree\n").unwrap() else {
+            panic!("not different");
+        };
+        assert!(how.contains("- two"), "{how}");
+        assert!(how.contains("+ three"), "{how}");
+        assert_eq!(
+            fs::read_to_string(file).unwrap(),
+            "---\nsource: x\n---\none\ntwo\n"
+        );
+    }
+
+    #[test]
+    fn a_result_that_cannot_be_read_is_no_missing_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("snapshots/s.snap")).unwrap();
+        assert!(compare(&scenario(dir.path().into()), "one\n").is_err());
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `--break`: pieces of restart code that the debug kernel can leave out.
+
+use clap::{Args, ValueEnum};
+
+use crate::images::{FlavourArg, GuestArgs, KernelArgs};
+
+/// A piece of restart code, of those in `guest-kernel/src/kernel/checkpoint/break.c`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Break {
+    /// The vfork parent's wait for its child
+    VforkWait,
+    /// The rest of a system call whose entry a tracee is stopped at
+    SyscallEnter,
+    /// The rest of a system call whose exit a tracee is stopped at
+    SyscallExit,
+    /// The delivery of the signal that a tracee is stopped by
+    SignalStop,
+}
+
+/// `--break`, on the command line.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct BreakArgs {
+    /// Leave out one piece of restart code, to check that the comparison notices
+    ///
+    /// Uses the debug kernel.
+    #[arg(long = "break", value_enum, value_name = "PIECE")]
+    piece: Option<Break>,
+}
+
+impl BreakArgs {
+    /// The name of the piece, as the kernel has it.
+    pub fn name(self) -> Option<String> {
+        let value = self.piece?.to_possible_value()?;
+        Some(value.get_name().to_owned())
+    }
+
+    /// The guest to use: only the debug kernel can leave out a piece.
+    pub fn guest(self, guest: &GuestArgs) -> GuestArgs {
+        let mut guest = guest.clone();
+        if self.piece.is_some() {
+            guest.kernel = KernelArgs {
+                flavour: FlavourArg::Debug,
+                ..guest.kernel
+            };
+        }
+        guest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names are those of the kernel's debugfs files.
+    #[test]
+    fn the_kernel_has_the_same_pieces() {
+        let source = include_str!("../guest-kernel/src/kernel/checkpoint/break.c");
+        let mut of_kernel: Vec<_> = source
+            .split('"')
+            .filter_map(|word| word.strip_prefix("break_"))
+            .map(|name| name.replace('_', "-"))
+            .collect();
+        let mut ours: Vec<_> = Break::value_variants()
+            .iter()
+            .filter_map(|piece| {
+                BreakArgs {
+                    piece: Some(*piece),
+                }
+                .name()
+            })
+            .collect();
+        of_kernel.sort();
+        ours.sort();
+        assert_eq!(ours, of_kernel);
+    }
+}

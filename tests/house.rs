@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The rules of the repository itself that a program can check (CONTRIBUTING.md).
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use crucible_artefacts::{Progress, host};
+
+/// The checkout.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn begin(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+}
+
+/// Installs what the checks run; once, since apt has one lock.
+static TOOLS: LazyLock<()> =
+    LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Quiet).expect("host packages"));
+
+fn run(program: &str, args: &[&str]) -> Output {
+    Command::new(program)
+        .args(args)
+        .current_dir(ROOT)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+fn check(program: &str, args: &[&str]) {
+    LazyLock::force(&TOOLS);
+    let output = run(program, args);
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+/// The files that git tracks.
+fn files() -> Vec<String> {
+    let output = run("git", &["ls-files", "-z"]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout)
+        .expect("names in UTF-8")
+        .split_terminator('\0')
+        .filter(|name| Path::new(ROOT).join(name).is_file())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Returns true for a file that is written in a language with comments, and by us.
+fn is_source(name: &str) -> bool {
+    let path = Path::new(name);
+    let is_named = |names: &[&str]| names.iter().any(|n| path.ends_with(n));
+    let ends = |ends: &[&str]| {
+        path.extension()
+            .is_some_and(|e| ends.iter().any(|end| e == *end))
+    };
+    ends(&["rs", "c", "h", "S", "sh", "gdb", "py", "config", "toml"])
+        || is_named(&["Makefile", "Kconfig", ".ci/run"])
+}
+
+#[test]
+fn every_file_has_a_licence_whose_text_is_there() {
+    check("reuse", &["lint"]);
+}
+
+#[test]
+fn every_source_file_names_its_licence_itself() {
+    let files = files();
+    let sources: Vec<_> = files.iter().filter(|name| is_source(name)).collect();
+    assert!(sources.len() > 300, "{}", sources.len());
+    let without: Vec<_> = sources
+        .iter()
+        .filter(|name| {
+            let text = fs::read_to_string(Path::new(ROOT).join(name)).expect("a source file");
+            let lines: Vec<_> = text.lines().collect();
+            // gdb's sessions show line numbers, so the line stands last in what they debug.
+            let named = |line: &&str| line.contains("SPDX-License-Identifier: ");
+            !lines.iter().take(5).any(named) && !lines.last().is_some_and(named)
+        })
+        .collect();
+    assert!(without.is_empty(), "no SPDX line: {without:#?}");
+}
+
+#[test]
+fn no_word_is_misspelt() {
+    check("codespell", &[]);
+}
+
+#[test]
+fn no_path_of_a_machine_is_in_the_repository() {
+    // Split, so that this file does not hold them.
+    let paths = [
+        concat!("/ho", "me/"),
+        concat!("/wo", "rk/main"),
+        concat!("/ro", "ot/.cargo"),
+    ];
+    let with: Vec<_> = files()
+        .into_iter()
+        .filter(|name| {
+            let bytes = fs::read(Path::new(ROOT).join(name)).expect("a file");
+            let text = String::from_utf8_lossy(&bytes);
+            paths.iter().any(|path| text.contains(path))
+        })
+        .collect();
+    assert!(with.is_empty(), "{with:#?}");
+}
