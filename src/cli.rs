@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario, shell, speed,
-    sweep, torture,
+    clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario,
+    shell, speed, sweep, torture,
 };
 use crate::context::Context;
 
@@ -70,6 +70,8 @@ pub enum Command {
     Clones(clones::ClonesArgs),
     /// Remove cached artefacts that have not been used recently
     Clean(clean::CleanArgs),
+    /// Print a shell's completion script, or write man pages
+    Completions(completions::CompletionsArgs),
 }
 
 impl Command {
@@ -90,6 +92,7 @@ impl Command {
             Self::Speed(args) => speed::run(&args, context),
             Self::Clones(args) => clones::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
+            Self::Completions(args) => completions::run(&args),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod clean;
 pub mod clones;
+pub mod completions;
 pub mod doctor;
 pub mod inspect;
 pub mod kernel;

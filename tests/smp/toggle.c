@@ -4,9 +4,9 @@
  * patches its own text; the other one, on another CPU, runs through that text
  * by taking signals.
  *
- * Usage: toggle FREEZE_AT TOGGLES
- * FREEZE_AT is cgroup.freeze_at of a cgroup without tasks. Prints how many
- * signals came between the toggles.
+ * Usage: toggle FREEZE_AT COUNT
+ * FREEZE_AT is cgroup.freeze_at of a cgroup without tasks. Ends after at least
+ * COUNT toggles and COUNT signals.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -54,7 +54,7 @@ int main(int argc, char **argv)
 	pthread_t thread;
 
 	if (argc != 3)
-		errx(2, "usage: toggle FREEZE_AT TOGGLES");
+		errx(2, "usage: toggle FREEZE_AT COUNT");
 	int fd = open(argv[1], O_WRONLY);
 	if (fd < 0)
 		err(1, "%s", argv[1]);
@@ -62,13 +62,13 @@ int main(int argc, char **argv)
 	if (pthread_create(&thread, NULL, run_through, NULL))
 		errx(1, "pthread_create");
 	stay_on(0);
-	for (long left = atol(argv[2]); left > 0; left--) {
+	unsigned long wanted = strtoul(argv[2], NULL, 10);
+	for (unsigned long n = 0; n < wanted || signals < wanted; n++) {
 		if (write(fd, "vfork 1000000\n", 14) != 14 ||
 		    write(fd, "\n", 1) != 1)
 			err(1, "write to %s", argv[1]);
 	}
 	done = true;
 	pthread_join(thread, NULL);
-	printf("%lu\n", signals);
 	return 0;
 }

@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::lock::KernelLock;
 use super::series::Series;
 use super::source;
 use crate::progress::Step;
@@ -23,11 +22,7 @@ pub fn export(
     signer: &Signer,
     progress: &dyn Progress,
 ) -> Result<Export> {
-    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
-    let source = match source::cached(cache, &lock) {
-        Some(source) => source,
-        None => source::fetch(cache, &lock, progress)?,
-    };
+    let source = source::pinned(cache, sources, progress)?;
     let series = Series::load(&sources.guest_kernel())?;
     let _step = Step::begin(progress, "exporting the kernel's series");
 

@@ -14,7 +14,6 @@ pub(super) use dwarf::leaves;
 
 use super::state::List;
 use super::{Flavour, Plan, build, source, tree};
-use crate::kernel::lock::KernelLock;
 use crate::progress::Step;
 use crate::{Cache, Error, Progress, Result, Sources};
 
@@ -39,11 +38,7 @@ pub fn members(
     flavour: Flavour,
     progress: &dyn Progress,
 ) -> Result<Members> {
-    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
-    let source = match source::cached(cache, &lock) {
-        Some(source) => source,
-        None => source::fetch(cache, &lock, progress)?,
-    };
+    let source = source::pinned(cache, sources, progress)?;
     let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
     let name = format!("{}{}", source.tree_name, flavour.tree());
     let trees = cache.root().join("kernel-tree").join(&name);

@@ -173,6 +173,12 @@ pub fn kernel(
     plan.build(cache, &source, progress)
 }
 
+/// Returns the directory of the pinned source, without our series; fetched if it is not
+/// cached.
+pub fn source(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
+    Ok(source::pinned(cache, sources, progress)?.directory)
+}
+
 /// The pinned source's kernel, if it is there; nothing is fetched or built.
 pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Option<Kernel>> {
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;

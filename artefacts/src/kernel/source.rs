@@ -13,7 +13,7 @@ use super::tree;
 use crate::hash::{Fingerprint, sha256_file};
 use crate::progress::Step;
 use crate::run::{output, run};
-use crate::{Cache, Error, Progress, Result, host};
+use crate::{Cache, Error, Progress, Result, Sources, host};
 
 /// A kernel tree that is only read.
 pub(super) struct Source {
@@ -63,6 +63,15 @@ fn load(directory: &Path) -> Result<Source> {
         identity: fetched.sha256,
         immutable: true,
     })
+}
+
+/// Returns the pinned source; fetched if it is not cached.
+pub(super) fn pinned(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<Source> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    match cached(cache, &lock) {
+        Some(source) => Ok(source),
+        None => fetch(cache, &lock, progress),
+    }
 }
 
 /// The pinned source; fetched if it is not there.

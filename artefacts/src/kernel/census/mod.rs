@@ -24,7 +24,6 @@ use object::read::archive::ArchiveFile;
 pub use calls::{Census, object_calls};
 pub use compare::{Difference, compare, merged};
 
-use super::lock::KernelLock;
 use super::{Flavour, Plan, source};
 use crate::{Cache, Error, Progress, Result, Sources};
 
@@ -65,11 +64,7 @@ pub fn census(
     primitives: &BTreeSet<String>,
     progress: &dyn Progress,
 ) -> Result<Census> {
-    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
-    let source = match source::cached(cache, &lock) {
-        Some(source) => source,
-        None => source::fetch(cache, &lock, progress)?,
-    };
+    let source = source::pinned(cache, sources, progress)?;
     let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
     plan.make(cache, &source, progress, |out| of_build(out, primitives))
 }

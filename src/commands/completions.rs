@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `crucible completions`: scripts for shells, and man pages, both from the command line's
+//! own description.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::exit;
+
+/// The options of `crucible completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell to print a completion script for
+    #[arg(value_enum, required_unless_present = "man")]
+    shell: Option<Shell>,
+    /// Write man pages to this directory instead; created if missing
+    #[arg(long, value_name = "DIR", conflicts_with = "shell")]
+    man: Option<PathBuf>,
+}
+
+/// Prints a completion script, or writes the man pages.
+pub fn run(args: &CompletionsArgs) -> Result<ExitCode> {
+    let mut command = Cli::command();
+    if let Some(dir) = &args.man {
+        fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(command, dir))
+            .with_context(|| format!("cannot write man pages to {}", dir.display()))?;
+    } else if let Some(shell) = args.shell {
+        // Into memory first: the generator panics where it cannot write.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, "crucible", &mut script);
+        io::stdout()
+            .write_all(&script)
+            .context("cannot print the script")?;
+    }
+    Ok(exit::PASS.into())
+}

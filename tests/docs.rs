@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Holds the pages to the repository: links lead somewhere, files and functions that are
+//! named exist, and commands are ones that crucible understands.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crucible_artefacts::{Cache, Progress, Sources, host, kernel};
+
+/// The checkout.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The pages at the top of the checkout.
+const PAGES: [&str; 5] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "MAINTAINERS",
+    "CHANGELOG.md",
+];
+
+/// A page: its path from the checkout, and its text.
+struct Page {
+    name: String,
+    text: String,
+}
+
+fn pages() -> Vec<Page> {
+    let docs = fs::read_dir(Path::new(ROOT).join("docs")).expect("docs");
+    let docs = docs.map(|entry| {
+        let name = entry.expect("an entry").file_name();
+        format!("docs/{}", name.to_string_lossy())
+    });
+    let mut names: Vec<_> = docs.filter(|name| name.ends_with(".md")).collect();
+    names.extend(PAGES.map(str::to_owned));
+    names.sort();
+    let read = |name: String| Page {
+        text: fs::read_to_string(Path::new(ROOT).join(&name)).expect("a page"),
+        name,
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// The parts of a text that stand between `open` and `close` on one line.
+fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
+    text.lines().flat_map(move |line| {
+        line.split(open)
+            .skip(1)
+            .filter_map(move |rest| rest.split_once(close).map(|(part, _)| part))
+    })
+}
+
+/// The code spans of a page: what stands in single backquotes.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.collect::<String>()
+        .trim()
+        .to_lowercase()
+        .replace(' ', "-")
+}
+
+fn has_anchor(page: &Path, wanted: &str) -> bool {
+    let text = fs::read_to_string(page).unwrap_or_default();
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .any(|anchor| anchor == wanted)
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut dead = Vec::new();
+    for Page { name, text } in pages() {
+        let here = Path::new(ROOT).join(&name);
+        for link in between(&text, "](", ")") {
+            if link.contains("://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => here.clone(),
+                path => here.parent().expect("a directory").join(path),
+            };
+            if !target.exists() || !(anchor.is_empty() || has_anchor(&target, anchor)) {
+                dead.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+/// Returns true for a code span that names a file or a directory of the checkout.
+fn is_path(span: &str) -> bool {
+    const TOPS: [&str; 10] = [
+        "src/",
+        "engine/",
+        "artefacts/",
+        "vmm/",
+        "protocol/",
+        "guest-kernel/",
+        "rootfs/",
+        "scenarios/",
+        "tests/",
+        "docs/",
+    ];
+    TOPS.iter().any(|top| span.starts_with(top))
+        && span
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+        // A placeholder for a name.
+        && !span.contains("NAME")
+}
+
+#[test]
+fn files_that_are_named_exist() {
+    let mut missing = Vec::new();
+    for Page { name, text } in pages() {
+        for span in spans(&text).filter(|span| is_path(span)) {
+            if !Path::new(ROOT).join(span).exists() {
+                missing.push(format!("{name}: {span}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// The functions that the pages name: `name()`.
+fn functions() -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for Page { name, text } in pages() {
+        for span in spans(&text) {
+            let Some(function) = span.strip_suffix("()") else {
+                continue;
+            };
+            let function = function.rsplit("::").next().unwrap_or(function);
+            if function
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_')
+            {
+                found.insert((function.to_owned(), name.clone()));
+            }
+        }
+    }
+    found
+}
+
+struct Quiet;
+
+impl Progress for Quiet {
+    fn begin(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn end(&self) {}
+    fn note(&self, _: &str) {}
+}
+
+/// The pinned kernel's source.
+fn linux_source() -> PathBuf {
+    host::ensure(true, &Quiet).expect("host packages");
+    let cache = Cache::from_env().expect("a cache");
+    let sources = Sources::find().expect("a checkout");
+    kernel::source(&cache, &sources, &Quiet).expect("the kernel's source")
+}
+
+/// The words of all files below `directory` with these endings that are in `wanted`.
+fn words_in(directory: &Path, wanted: &Path, endings: &[&str]) -> BTreeSet<String> {
+    let includes = endings.iter().map(|ending| format!("--include=*.{ending}"));
+    let output = Command::new("grep")
+        .args(["-rhowF", "-f"])
+        .arg(wanted)
+        .args(includes)
+        .args(["--exclude-dir=target", "--exclude-dir=results"])
+        .arg(directory)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("grep");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn functions_that_are_named_exist() {
+    let functions = functions();
+    assert!(functions.len() > 50, "{}", functions.len());
+    let directory = tempfile::tempdir().expect("a directory");
+    let wanted = directory.path().join("wanted");
+    let names: BTreeSet<_> = functions.iter().map(|(name, _)| name.as_str()).collect();
+    fs::write(&wanted, Vec::from_iter(names).join("\n")).expect("a list");
+    let mut known = words_in(Path::new(ROOT), &wanted, &["c", "h", "rs", "patch", "S"]);
+    let linux: PathBuf = linux_source();
+    for part in [
+        "kernel",
+        "fs",
+        "mm",
+        "net",
+        "ipc",
+        "lib",
+        "include",
+        "arch/x86",
+        "drivers/tty",
+        "block",
+        "security",
+    ] {
+        known.extend(words_in(&linux.join(part), &wanted, &["c", "h", "S"]));
+    }
+    let stale: Vec<_> = functions
+        .iter()
+        .filter(|(name, _)| !known.contains(name))
+        .collect();
+    assert!(stale.is_empty(), "{stale:#?}");
+}
+
+/// The words of a command line behind `crucible`; none where a line is none of ours.
+fn arguments(line: &str) -> Option<Vec<String>> {
+    let line = line.trim_start_matches("$ ").trim();
+    let line = line.split(" #").next().unwrap_or(line);
+    let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+    let ours = match words.first()?.as_str() {
+        "cargo" if words.get(1)? == "run" => words.iter().position(|word| word == "--")? + 1,
+        "crucible" => 1,
+        program if program.ends_with("/crucible") => 1,
+        _ => return None,
+    };
+    Some(words[ours..].to_vec())
+}
+
+/// Returns true for a word that stands for something, or that a shell would replace.
+fn is_placeholder(word: &str) -> bool {
+    word.contains(['[', ']', '…', '|', '$', '"', '\'', '\\', '<', '>'])
+        || word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+}
+
+#[test]
+fn commands_are_understood() {
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for Page { name, text } in pages() {
+        let code = text.lines().filter(|line| line.starts_with("    "));
+        for line in code.filter(|line| !line.starts_with("    crucible: ")) {
+            let Some(words) = arguments(line.trim()) else {
+                continue;
+            };
+            if words.is_empty() || words.iter().any(|word| is_placeholder(word)) {
+                continue;
+            }
+            // clap reads the line to its end, then prints the help instead of running it;
+            // nested passes what follows its own options on.
+            let words = match words.iter().position(|word| word == "nested") {
+                Some(at) => match words.iter().position(|word| word == "--") {
+                    Some(dashes) => &words[dashes + 1..],
+                    None => &words[at + 1..],
+                },
+                None => &words[..],
+            };
+            let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+                .args(words)
+                .arg("--help")
+                .output()
+                .expect("crucible");
+            checked += 1;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                wrong.push(format!("{name}: {}: {said}", line.trim()));
+            }
+        }
+    }
+    assert!(checked > 15, "{checked}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
