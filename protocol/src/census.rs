@@ -180,7 +180,7 @@ fn parse_calls(text: &str) -> Option<(Calls, Calls)> {
     (!base.is_empty() || !debug.is_empty()).then_some((base, debug))
 }
 
-/// What [`parse_calls`] reads.
+/// Writes the column of calls of a line, in the form that [`entries`] reads.
 pub fn write_calls(base: &Calls, debug: &Calls) -> String {
     let names: BTreeSet<_> = base.keys().chain(debug.keys()).collect();
     let words = names.into_iter().map(|name| {

@@ -214,7 +214,7 @@ pub enum DeviceState {
 /// How many event tokens each transport has: `base` to `base + TOKENS - 1`.
 pub const TOKENS: u64 = 4;
 
-/// The token that a transport keeps for itself; see [`Wake`].
+/// The token that a transport keeps for itself; see `Wake`.
 const WAKE: u64 = TOKENS - 1;
 
 /// A transport's share of the event loop.

@@ -89,7 +89,7 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
 }
 
 /// Confines this thread, for good: to be called when it has all that it will need.
-/// [`process`] comes before, in one of the threads.
+/// [`process()`] comes before, in one of the threads.
 ///
 /// `debugged`: a debugger may come, for whom there is a little more.
 pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {

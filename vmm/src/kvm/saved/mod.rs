@@ -2,7 +2,7 @@
 //! Saved guests, from the side of a monitor's parent, which opens and writes their files;
 //! the monitor itself may open none.
 //!
-//! A guest is saved in a directory of its own: the file `state` (see [`format`]) and the
+//! A guest is saved in a directory of its own: the file `state` (`format.rs`) and the
 //! one with its memory's pages, which the state names. Those who start there map the pages
 //! privately.
 
