@@ -275,3 +275,58 @@ fn commands_are_understood() {
     assert!(checked > 15, "{checked}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// The parts of a kernel file that stand in `open`…`close` on lines that contain `mark`.
+fn listed<'a>(text: &'a str, mark: &str, open: &str, close: &str) -> Vec<&'a str> {
+    text.lines()
+        .filter(|line| line.contains(mark))
+        .filter_map(|line| line.split_once(open)?.1.split_once(close))
+        .map(|(part, _)| part)
+        .collect()
+}
+
+#[test]
+fn flags_events_and_sites_of_the_kernel_are_documented() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).expect(path);
+    let uapi = read("guest-kernel/src/include/uapi/linux/checkpoint.h");
+    let flags = ["#define CHECKPOINT_", "#define RESTART_"]
+        .iter()
+        .flat_map(|mark| listed(&uapi, mark, "#define ", "\t"))
+        .collect::<Vec<_>>();
+    let trigger = read("guest-kernel/src/kernel/checkpoint/trigger.c");
+    let events = listed(&trigger, "[CKPT_EVENT_", "\"", "\"");
+    let proc = read("guest-kernel/src/kernel/checkpoint/proc.c");
+    let sites = listed(&proc, "(m, \"", "(m, \"", "\\n");
+    assert!(flags.len() >= 4 && events.len() >= 9 && sites.len() >= 7);
+    let page = read("docs/architecture.md");
+    let missing: Vec<_> = [flags, events, sites]
+        .concat()
+        .into_iter()
+        // A site's name is its first word.
+        .map(|name| name.split(' ').next().unwrap_or(name))
+        .filter(|name| !page.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_readme_has_every_command() {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .arg("--help")
+        .output()
+        .expect("crucible");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("README.md");
+    let commands = help
+        .split("Commands:\n")
+        .nth(1)
+        .expect("a list of commands")
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help");
+    let missing: Vec<_> = commands
+        .filter(|name| !readme.contains(&format!("`crucible {name}")))
+        .collect();
+    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+}
