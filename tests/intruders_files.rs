@@ -174,10 +174,10 @@ restart plain
 # struct ckpt_file: O_PATH, another path, its inode
 TEXT=/tmp/sleeper ./forge plain.img a.img 11 0 4 4 0x200000 &&
 	TEXT=/tmp/sleeper ./forge a.img b.img 11 0 32 8 $(stat -c %i nowrite) &&
-	TEXT=/tmp/sleeper ./forge b.img exe.img 11 0 69 7 0x65746972776f6e && restart exe
+	TEXT=/tmp/sleeper ./forge b.img exe.img 11 0 text /tmp/nowrite && restart exe
 # struct ckpt_fs: the working directory, its inode
 TEXT=/tmp/mine ./forge plain.img c.img 10 0 24 8 $(stat -c %i root) &&
-	TEXT=/tmp/mine ./forge c.img cwd.img 10 0 38 4 0x746f6f72 && restart cwd
+	TEXT=/tmp/mine ./forge c.img cwd.img 10 0 text /tmp/root && restart cwd
 freeze socket python3 holder.py
 hold
 save socket > /dev/null
