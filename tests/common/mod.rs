@@ -4,6 +4,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod scripts;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
