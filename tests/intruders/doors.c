@@ -56,13 +56,18 @@ static void on_number(pid_t pid)
 	struct iovec local = { .iov_base = &byte, .iov_len = 1 };
 	struct iovec remote = { .iov_base = (void *)0x400000, .iov_len = 1 };
 	struct rlimit limit;
-	cpu_set_t cpus;
+	cpu_set_t cpus, all;
 	int fd;
 
+	memset(&all, 0xff, sizeof(all));
 	if (!kill(pid, 0) || errno != ESRCH)
 		tell("kill(%d, 0) finds it", pid);
 	if (!kill(pid, SIGUSR1) || errno != ESRCH)
 		tell("kill(%d, SIGUSR1) finds it", pid);
+	if (!syscall(SYS_tgkill, pid, pid, SIGUSR1) || errno != ESRCH)
+		tell("tgkill(%d) finds it", pid);
+	if (!syscall(SYS_tkill, pid, SIGUSR1) || errno != ESRCH)
+		tell("tkill(%d) finds it", pid);
 	fd = syscall(SYS_pidfd_open, pid, 0);
 	if (fd >= 0) {
 		int file = syscall(SYS_pidfd_getfd, fd, 0, 0);
@@ -90,8 +95,12 @@ static void on_number(pid_t pid)
 		tell("setpriority finds %d", pid);
 	if (!syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, pid, LOW_IOPRIO) || errno != ESRCH)
 		tell("ioprio_set finds %d", pid);
+	if (!sched_setaffinity(pid, sizeof(all), &all) || errno != ESRCH)
+		tell("sched_setaffinity finds %d", pid);
 	if (getpgid(pid) >= 0 || errno != ESRCH)
 		tell("getpgid finds %d", pid);
+	if (getsid(pid) >= 0 || errno != ESRCH)
+		tell("getsid finds %d", pid);
 	if (!syscall(SYS_kcmp, pid, self, KCMP_VM, 0, 0) || errno != ESRCH)
 		tell("kcmp finds %d", pid);
 	if (!syscall(SYS_checkpoint, pid, -1, 1UL, -1) || errno != ESRCH)
