@@ -140,14 +140,28 @@ echo vfork 1 > $cg/cgroup.freeze_at && echo armed
 fn a_tracer_that_comes_during_a_checkpoint_is_noticed() {
     let said = said_by(
         r#"
-gcc -o big big.c || die gcc
+# Begins to trace a task that does not notice: PTRACE_SEIZE wakes nobody.
+cat > seize.c <<'END'
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	if (argc != 2 || ptrace(PTRACE_SEIZE, atoi(argv[1]), 0, 0))
+		return 1;
+	for (;;)
+		pause();
+}
+END
+gcc -o big big.c && gcc -o seize seize.c || die gcc
 begin ./big
 at_rest big
 until child=$(pgrep -P $root -x sleep); do :; done
 at_rest sleep $child
 freeze
 stalled
-strace -o /dev/null -p $child &
+./seize $child &
 tracer=$!
 until grep -q "^TracerPid:.$tracer$" /proc/$child/status; do :; done
 drain
@@ -157,7 +171,7 @@ end
     );
     assert!(said.starts_with("refused\n"), "{said}");
     assert!(
-        said.contains("is traced by pid") && said.contains("(strace)"),
+        said.contains("is traced by pid") && said.contains("(seize)"),
         "{said}"
     );
 }
