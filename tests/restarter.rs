@@ -32,7 +32,51 @@ diff before after && echo the same
 cat out
 "#
     ));
-    assert_lines(&said, &["saved", "restarted", "25", "the same"]);
+    assert_lines(&said, &["saved", "restarted", "26", "the same"]);
+}
+
+/// What nobody can get rid of, a tree of somebody who has it does not, either.
+#[test]
+fn what_cannot_be_given_up_stays_in_force() {
+    let said = said_by(&format!(
+        r#"
+cat > asked.c <<'END'
+{ASKED}END
+cat > bound.c <<'END'
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{{
+	/* PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN */
+	if (argc < 2 || prctl(65, 1, 0, 0, 0) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return 1;
+	execvp(argv[1], argv + 1);
+	return 1;
+}}
+END
+gcc -O1 -Wall -Werror -o asked asked.c && gcc -o bound bound.c || die gcc
+begin ./asked
+until [ -s before ]; do kill -0 $root || die "asked has ended: $(cat out)"; done
+freeze
+save
+end
+./bound $tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+touch go
+until ! kill -0 $root 2> /dev/null; do :; done
+diff before after | grep '^[<>]'
+"#
+    ));
+    assert_lines(
+        &said,
+        &[
+            "saved",
+            "< no gain of execution: 0",
+            "> no gain of execution: 1",
+            "< no new privileges: 0",
+            "> no new privileges: 1",
+        ],
+    );
 }
 
 /// Orphans go to the next of their ancestors that asks for them; the restarter is one.

@@ -16,6 +16,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef PR_GET_MDWE
+#define PR_GET_MDWE		66
+#endif
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE	68
 #endif
@@ -31,6 +34,7 @@ static const struct {
 } options[] = {
 	{ "timer slack", PR_GET_TIMERSLACK },
 	{ "huge pages disabled", PR_GET_THP_DISABLE },
+	{ "no gain of execution", PR_GET_MDWE },
 	{ "memory merge", PR_GET_MEMORY_MERGE },
 	{ "flushes", PR_GET_IO_FLUSHER },
 	{ "machine check", PR_MCE_KILL_GET },
