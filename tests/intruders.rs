@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Who gets at a tree that is being restarted: nobody. The image comes through a pipe that
 //! stalls behind one of its records, each in turn, and an intruder with all rights tries every
-//! way to a task or an object that is not whole (`tests/intruders/intruder.c`). The tree must
+//! way to a task or an object that is not whole (`tests/intruders/doors.c`). The tree must
 //! then find everything as it was; and what ends tasks must end it at each of these moments.
 
 mod common;
@@ -39,7 +39,10 @@ fn run(guest: &mut Guest, script: &str) -> String {
 fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     let sources = [
         ("victim.c", &include_bytes!("intruders/victim.c")[..]),
+        ("intruder.h", include_bytes!("intruders/intruder.h")),
         ("intruder.c", include_bytes!("intruders/intruder.c")),
+        ("doors.c", include_bytes!("intruders/doors.c")),
+        ("ends.c", include_bytes!("intruders/ends.c")),
     ];
     guest.prepare(None).unwrap();
     for (name, content) in sources {
@@ -50,7 +53,8 @@ fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     run(
         guest,
         "gcc -O2 -Wall -Werror -pthread -o victim victim.c && \
-         gcc -O2 -Wall -Werror -Wno-unused-result -pthread -o intruder intruder.c",
+         gcc -O2 -Wall -Werror -Wno-unused-result -pthread -o intruder \
+             intruder.c doors.c ends.c",
     );
     let (image, log) = (format!("{KEEP_DIR}/image"), format!("{KEEP_DIR}/log"));
     guest
@@ -80,18 +84,28 @@ fn intrude(guest: &mut Guest, image: &str, what: &str, record: usize, how: &str)
     run(guest, &script)
 }
 
+/// Where a hierarchy of version 1 is mounted, with one cgroup for the restarter.
+const VERSION1: &str = "/tmp/version1";
+
 #[test]
 fn nobody_reaches_a_tree_that_is_being_restarted() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     assert!(records > 50, "an image of {records} records");
+    run(
+        &mut guest,
+        &format!(
+            "mkdir {VERSION1} && mount -t cgroup -o none,name=ours none {VERSION1} && \
+             mkdir {VERSION1}/intruder"
+        ),
+    );
     for record in 1..records {
         // The same files, since the victim has them open.
         run(
             &mut guest,
             &format!("for f in {RUN_DIR}/*; do : > $f; done"),
         );
-        let said = intrude(&mut guest, &image, "attack", record, "");
+        let said = intrude(&mut guest, &image, "attack", record, VERSION1);
         assert_eq!(said, "status 0\n", "behind record {record} of {records}");
         let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
         let victim = String::from_utf8(victim).unwrap();
@@ -119,6 +133,31 @@ fn what_ends_tasks_ends_a_restart_at_every_moment() {
         }
         guest.check_alerts().unwrap();
     }
+    guest.shutdown().unwrap();
+}
+
+/// What ends a task by another way than its number: the end of the pid namespace that the
+/// restarter is in, and the OOM killer.
+#[test]
+fn a_namespaces_end_and_the_oom_killer_end_a_restart_at_every_moment() {
+    let (_directory, mut guest) = boot();
+    let (image, records) = image(&mut guest, &["./victim"]);
+    run(
+        &mut guest,
+        "echo +memory > /sys/fs/cgroup/cgroup.subtree_control",
+    );
+    let mut called = 0;
+    for record in 1..records {
+        let said = intrude(&mut guest, &image, "end", record, "namespace");
+        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
+        let said = intrude(&mut guest, &image, "end", record, "memory");
+        let ended = said.ends_with("status 0\n");
+        assert!(ended, "memory behind record {record} of {records}: {said}");
+        called += usize::from(said.contains("the OOM killer was called\n"));
+        guest.check_alerts().unwrap();
+    }
+    // Before there is any task nobody has memory.
+    assert!(called > records / 2, "{called} of {records} times");
     guest.shutdown().unwrap();
 }
 

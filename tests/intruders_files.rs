@@ -39,8 +39,10 @@ end() {
 	echo 1 > $cg/cgroup.kill
 	while grep -q 'populated 1' $cg/cgroup.events; do :; done
 }
-# with all rights over a user and a pid namespace of his own
-restart() { $user unshare -Ucpf --keep-caps /tmp/restart $1.img 2>&1 | sed "s/^/$1: /"; }
+# restart IMAGE [CAPABILITY]: with all rights over a user and a pid namespace of his own
+restart() {
+	$user unshare -Ucpf --keep-caps /tmp/restart $1.img ${2-} 2>&1 | sed "s/^/$1: /"
+}
 save() { $user /opt/crucible/checkpoint -o $1.img -l $1.log $child && echo "$1: saved"; cat $1.log; }
 "#;
 
@@ -140,8 +142,9 @@ mkdir mine
 chown 1000 mine
 mkdir -m 700 root
 cp /bin/sleep sleeper
-cp /bin/sleep nowrite
-chmod 600 nowrite
+cp /bin/sleep mine/execs
+chmod 600 mine/execs
+echo other > mine/other
 cat > holder.py <<'END'
 import os, socket, time
 fd = os.memfd_create("kept")
@@ -166,18 +169,38 @@ freeze plain /tmp/sleeper 1000
 hold
 save plain > /dev/null
 end
-cp plain.img /tmp
+freeze held sh -c 'exec 3< /tmp/mine/other; exec /tmp/sleeper 1000'
+hold
+save held > /dev/null
+end
+cp plain.img held.img /tmp
 cd ..
 restart plain
 # struct ckpt_mm.dumpable
 ./forge plain.img dumpable.img 17 0 108 4 2 && restart dumpable
-# struct ckpt_file: O_PATH, another path, its inode
-TEXT=/tmp/sleeper ./forge plain.img a.img 11 0 4 4 0x200000 &&
-	TEXT=/tmp/sleeper ./forge a.img b.img 11 0 32 8 $(stat -c %i nowrite) &&
-	TEXT=/tmp/sleeper ./forge b.img exe.img 11 0 69 7 0x65746972776f6e && restart exe
+# struct ckpt_file: O_PATH, another path, its inode; struct ckpt_mm.exe_file: it is that file
+reference=$(python3 - <<'END'
+import struct
+image, at = open("held.img", "rb").read(), 0
+while at < len(image):
+    kind, reference, size = struct.unpack_from("IIQ", image, at)
+    if kind == 11 and b"/tmp/mine/other" in image[at : at + 24 + size]:
+        print(reference)
+    at += 24 + size
+END
+)
+TEXT=/tmp/mine/other ./forge held.img a.img 11 0 4 4 0x200000 &&
+	TEXT=/tmp/mine/other ./forge a.img b.img 11 0 32 8 $(stat -c %i mine/execs) &&
+	TEXT=/tmp/mine/other ./forge b.img path.img 11 0 text /tmp/mine/execs && restart path &&
+	./forge path.img exe.img 17 0 104 4 $reference && restart exe
 # struct ckpt_fs: the working directory, its inode
 TEXT=/tmp/mine ./forge plain.img c.img 10 0 24 8 $(stat -c %i root) &&
-	TEXT=/tmp/mine ./forge c.img cwd.img 10 0 38 4 0x746f6f72 && restart cwd
+	TEXT=/tmp/mine ./forge c.img cwd.img 10 0 text /tmp/root && restart cwd
+# struct ckpt_task.restart_kind: from CKPT_RESTART_NANOSLEEP to CKPT_RESTART_ALARM
+./forge plain.img alarm.img 5 0 64 4 2 && restart alarm
+# struct ckpt_cred: without CAP_NET_RAW (13) in its bounding set, and with it inheritable
+./forge plain.img bound.img 9 0 64 8 0x1ffffffdfff && restart bound 13
+./forge bound.img inherit.img 9 0 40 8 0x2000 && restart inherit 13
 freeze socket python3 holder.py
 hold
 save socket > /dev/null
@@ -197,11 +220,99 @@ true
     for (image, words) in [
         ("plain", "restart: done"),
         ("dumpable", "only root may have a core file (-EPERM)"),
-        ("exe", "nowrite as an executable (-EACCES)"),
+        ("path", "restart: done"),
+        ("exe", "execs as an executable (-EACCES)"),
         ("cwd", "/tmp/root (-EACCES)"),
+        ("alarm", "a sleep that wakes the machine (-EPERM)"),
+        ("bound", "restart: done"),
+        ("inherit", "that the caller may not give (-EPERM)"),
         ("socket", "restart: done"),
         ("name", "another socket that is in use (-EPERM)"),
         ("noexec", "which vm.memfd_noexec forbids (-EACCES)"),
+    ] {
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
+            "{image}: {said}"
+        );
+    }
+}
+
+/// What nobody may map to write any more can be mapped so only where the same restart has made it.
+#[test]
+fn a_seal_of_somebody_elses_is_not_passed() {
+    let said = said_by(
+        r#"
+mkdir mine
+chown 1000 mine
+cat > mapped.c <<'END'
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/*
+ * Maps a file, at an address that is looked for. It is opened when the restarter's descriptors
+ * still are the task's, since it has one.
+ */
+int main(void)
+{
+	int fd = open("/tmp/mine/share", O_RDWR | O_CREAT, 0644);
+
+	if (fd < 0 || ftruncate(fd, 4096) ||
+	    mmap((void *)0x414141410000, 4096, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return 1;
+	for (;;)
+		usleep(999999);
+}
+END
+cat > sealed.c <<'END'
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Seals memory that it has as descriptor 9, and runs a command. */
+int main(int argc, char **argv)
+{
+	int fd = memfd_create("sealed", MFD_ALLOW_SEALING);
+	char number[32];
+	struct stat st;
+
+	if (argc < 2 || fd < 0 || dup2(fd, 9) < 0 || ftruncate(9, 4096) ||
+	    fcntl(9, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) || fstat(9, &st))
+		return 1;
+	snprintf(number, sizeof(number), "%lu", st.st_ino);
+	setenv("NUMBER", number, 1);
+	execvp(argv[1], argv + 1);
+	return 1;
+}
+END
+gcc -O1 -o /tmp/mapped mapped.c && gcc -O1 -o /tmp/sealed sealed.c || exit
+cd mine
+freeze share /tmp/mapped
+hold
+save share > /dev/null
+end
+restart share
+# struct ckpt_vma.advice: CKPT_VMA_UNSEALED; struct ckpt_file: its path and its inode
+TEXT=AAAA /tmp/forge share.img unsealed.img 18 0 40 4 0x80 && restart unsealed
+cat > seal.sh <<'END'
+TEXT=/tmp/mine/share /tmp/forge unsealed.img a.img 11 0 32 8 $NUMBER &&
+	TEXT=/tmp/mine/share /tmp/forge a.img seal.img 11 0 text /proc/self/fd/9 &&
+	exec /tmp/restart seal.img
+END
+$user unshare -Ucpf --keep-caps /tmp/sealed sh seal.sh 2>&1 | sed "s/^/seal: /"
+true
+"#,
+    );
+    for (image, words) in [
+        ("share", "restart: done"),
+        ("unsealed", "mapping 414141410000-414141411000 (-E"),
+        ("seal", "mapping 414141410000-414141411000 (-EPERM)"),
     ] {
         assert!(
             said.lines()

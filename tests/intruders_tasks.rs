@@ -6,105 +6,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-
-use common::{LONG, boot};
-
-/// What all scripts use.
-const TOOLS: &str = r#"
-set -u
-cg=/sys/fs/cgroup/tree
-tools=/opt/crucible
-mkdir $cg /tmp/t
-cd /tmp/t
-# fails CONDITION...: what must not be
-die() { echo "script: $*" >&2; exit 1; }
-# begin COMMAND...: runs it in the cgroup; its number in $root
-begin() {
-	sh -c "echo \$\$ > $cg/cgroup.procs; exec \"\$@\"" sh "$@" < /dev/null > /tmp/t/out 2>&1 &
-	root=$!
-}
-# at_rest NAME [PID]: waits until it has that name and sleeps
-at_rest() {
-	until [ "$(cat /proc/${2:-$root}/comm 2> /dev/null)" = "$1" ] &&
-		grep -q '^[0-9]' /proc/${2:-$root}/syscall; do
-		kill -0 ${2:-$root} || die "$1 has ended: $(cat /tmp/t/out)"
-	done
-}
-freeze() {
-	echo 1 > $cg/cgroup.freeze
-	until grep -q 'frozen 1' $cg/cgroup.events; do :; done
-}
-# ends what is in the cgroup
-end() {
-	echo 1 > $cg/cgroup.kill
-	while grep -q 'populated 1' $cg/cgroup.events; do :; done
-	wait $root 2> /dev/null
-	echo 0 > $cg/cgroup.freeze
-}
-# save [OPTION]...: saves the tree
-save() {
-	$tools/checkpoint "$@" -o /tmp/t/image -l /tmp/t/log $root 2> /dev/null
-	case $? in 0) echo saved ;; *) echo refused; cat /tmp/t/log ;; esac
-}
-# stalled [COMMAND]...: calls checkpoint(2) into a pipe, and returns when that is full
-stalled() {
-	mkfifo /tmp/t/pipe
-	"$@" $tools/checkpoint -l /tmp/t/log $root > /tmp/t/pipe 2> /dev/null &
-	caller=$!
-	exec 9< /tmp/t/pipe
-	until grep -q '^500 ' /proc/$caller/syscall; do
-		kill -0 $caller || die "checkpoint ended: $(cat /tmp/t/log)"
-	done
-}
-# reads the rest of the image, and what the call said
-drain() {
-	cat <&9 > /tmp/t/image
-	exec 9<&-
-	wait $caller
-	case $? in 0) echo saved ;; *) echo refused; cat /tmp/t/log ;; esac
-}
-# A program whose image is longer than a pipe, with a child of it.
-cat > big.c <<'END'
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-int main(void)
-{
-	char *memory = malloc(1 << 20);
-
-	memset(memory, 7, 1 << 20);
-	if (!fork())
-		execlp("sleep", "sleep", "1000", NULL);
-	for (;;)
-		pause();
-}
-END
-"#;
-
-fn said_by(script: &str) -> String {
-    let (_directory, mut guest) = boot();
-    guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
-    let env = BTreeMap::from([(
-        "PATH".to_owned(),
-        "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-    )]);
-    let run = guest.exec(&words, &env, "/", LONG).expect("its end");
-    assert!(run.success(), "{run:#?}");
-    // Fails where the kernel has said anything that it should not.
-    guest.shutdown().expect("shutdown");
-    run.stdout
-}
-
-fn assert_lines(said: &str, lines: &[&str]) {
-    let told: Vec<&str> = said.lines().collect();
-    assert_eq!(told.len(), lines.len(), "{said}");
-    for (told, line) in told.iter().zip(lines) {
-        assert!(told.contains(line), "no `{line}` in `{told}`: {said}");
-    }
-}
+use common::scripts::{assert_lines, said_by};
 
 #[test]
 fn a_namespace_that_is_not_the_callers_is_refused_by_name() {
@@ -238,14 +140,28 @@ echo vfork 1 > $cg/cgroup.freeze_at && echo armed
 fn a_tracer_that_comes_during_a_checkpoint_is_noticed() {
     let said = said_by(
         r#"
-gcc -o big big.c || die gcc
+# Begins to trace a task that does not notice: PTRACE_SEIZE wakes nobody.
+cat > seize.c <<'END'
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	if (argc != 2 || ptrace(PTRACE_SEIZE, atoi(argv[1]), 0, 0))
+		return 1;
+	for (;;)
+		pause();
+}
+END
+gcc -o big big.c && gcc -o seize seize.c || die gcc
 begin ./big
 at_rest big
 until child=$(pgrep -P $root -x sleep); do :; done
 at_rest sleep $child
 freeze
 stalled
-strace -o /dev/null -p $child &
+./seize $child &
 tracer=$!
 until grep -q "^TracerPid:.$tracer$" /proc/$child/status; do :; done
 drain
@@ -255,7 +171,7 @@ end
     );
     assert!(said.starts_with("refused\n"), "{said}");
     assert!(
-        said.contains("is traced by pid") && said.contains("(strace)"),
+        said.contains("is traced by pid") && said.contains("(seize)"),
         "{said}"
     );
 }

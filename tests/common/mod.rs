@@ -5,6 +5,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub mod scripts;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;

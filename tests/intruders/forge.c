@@ -3,6 +3,8 @@
  * forge IMAGE OUT TYPE NTH OFFSET SIZE VALUE: an image in which one number is another, with
  * checksums that hold. The record is the NTH (from 0) of its TYPE that holds TEXT, where the
  * environment has TEXT, else of all of its TYPE.
+ *
+ * forge IMAGE OUT TYPE NTH text STRING: likewise, with STRING of the same length in place of TEXT.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -71,7 +73,9 @@ static uint64_t xxh64(const uint8_t *p, size_t len, uint64_t seed)
 
 int main(int argc, char **argv)
 {
-	FILE *in = argc == 8 ? fopen(argv[1], "r") : NULL, *out = in ? fopen(argv[2], "w") : NULL;
+	int string = argc == 7 && !strcmp(argv[5], "text");
+	FILE *in = string || argc == 8 ? fopen(argv[1], "r") : NULL;
+	FILE *out = in ? fopen(argv[2], "w") : NULL;
 	uint32_t type = argc > 3 ? atoi(argv[3]) : 0;
 	long nth = argc > 4 ? atol(argv[4]) : 0;
 	const char *text = getenv("TEXT");
@@ -79,20 +83,24 @@ int main(int argc, char **argv)
 	uint64_t number;
 	int forged = 0;
 
-	if (!out)
+	if (!out || (string && (!text || strlen(text) != strlen(argv[6]))))
 		return 2;
 	for (number = 0; fread(&record, sizeof(record), 1, in) == 1; number++) {
-		uint8_t *payload = malloc(record.len + 1);
+		uint8_t *payload = malloc(record.len + 1), *found = payload;
 		size_t at = strtoul(argv[5], NULL, 0), size = strtoul(argv[6], NULL, 0);
-		uint64_t value = strtoull(argv[7], NULL, 0);
+		uint64_t value = string ? 0 : strtoull(argv[7], NULL, 0);
 
 		if (!payload || fread(payload, 1, record.len, in) != record.len)
 			return 2;
-		if (record.type == type &&
-		    (!text || memmem(payload, record.len, text, strlen(text))) && !nth--) {
-			if (at + size > record.len)
+		if (text)
+			found = memmem(payload, record.len, text, strlen(text));
+		if (record.type == type && found && !nth--) {
+			if (string)
+				memcpy(found, argv[6], strlen(text));
+			else if (at + size > record.len || size > sizeof(value))
 				return 2;
-			memcpy(payload + at, &value, size);
+			else
+				memcpy(payload + at, &value, size);
 			record.sum = xxh64(payload, record.len,
 					   xxh64((void *)&record, 16, number));
 			forged = 1;

@@ -5,11 +5,15 @@
  *
  *	intruder list IMAGE
  *		prints the number of records
- *	intruder attack IMAGE CGROUP RECORD
- *		every attack there is; then the rest of the image, and the tree's end
+ *	intruder attack IMAGE CGROUP RECORD VERSION1 [DOOR]
+ *		every attack there is, or the one of that name (doors.c); then the rest of
+ *		the image, and the tree's end; at VERSION1 a hierarchy of cgroups of version 1
+ *		is mounted
  *	intruder end IMAGE CGROUP RECORD HOW
  *		HOW: kill (the restarter), cgroup (cgroup.kill), log (the restarter, whose
- *		log is a full pipe, after a damaged record)
+ *		log is a full pipe, after a damaged record), namespace (the init of the pid
+ *		namespace that the restarter is in), memory (the OOM killer, which CGROUP's
+ *		limit calls)
  *	intruder fail IMAGE CGROUP RECORD
  *		the image ends there, after a signal to the restarter: nothing is left of the
  *		restart, and what is the restarter's is as before
@@ -21,13 +25,10 @@
  * Exit status 1 and a line on stderr for each thing that was reached, or not ended.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
-#include <linux/kcmp.h>
 #include <linux/seccomp.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -40,31 +41,20 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define SYS_checkpoint	500
-#define SYS_restart	501
+#include "intruder.h"
+
 /* what restart(2) is told: a proc of the new pid namespace, and the same mounts */
 #define RESTART_FLAGS	3UL
-/* end of patience, seconds */
-#define LIMIT		60
-/* what the kernel's struct ckpt_rec takes */
-#define HEAD		24
-/* as many processes as are looked for beyond the first */
-#define NUMBERS		32
 
-static int reached;
+int reached;
 
-static void tell(const char *format, ...)
+void tell(const char *format, ...)
 {
 	va_list args;
 
@@ -75,7 +65,7 @@ static void tell(const char *format, ...)
 	reached = 1;
 }
 
-static void fail(const char *format, ...)
+void fail(const char *format, ...)
 {
 	va_list args;
 
@@ -118,7 +108,7 @@ static size_t end_of(int nr)
 }
 
 /* Until nobody reads any more: then the restart has ended, and told why. */
-static void write_all(int fd, const void *data, size_t len)
+void write_all(int fd, const void *data, size_t len)
 {
 	const char *at = data;
 
@@ -143,7 +133,7 @@ static int left_in(int fd)
 	return n;
 }
 
-static void until(int (*done)(void), const char *words)
+void until(int (*done)(void), const char *words)
 {
 	time_t end = time(NULL) + LIMIT;
 
@@ -158,19 +148,10 @@ static void until(int (*done)(void), const char *words)
  * The restarter: a process of its own, with a second thread that waits for
  * children, whoever they are.
  */
-struct shared {
-	int begun;		/* the first thread is about to call restart(2) */
-	int stop;		/* the second thread is to end */
-	int waited;		/* it has tried once more */
-	int stolen;		/* pid of what it got; 0 for nothing */
-	int thief;		/* its own number */
-	long ret;		/* of restart(2) */
-	int error;
-};
-
-static struct shared *shared;
-static const char *cgroup;
-static int image_end, log_end = STDERR_FILENO;
+struct shared *shared;
+const char *cgroup, *version1;
+int log_end = STDERR_FILENO;
+static int image_end;
 
 static void *steal(void *unused)
 {
@@ -187,7 +168,7 @@ static void *steal(void *unused)
 	return unused;
 }
 
-static int caged, fails;
+static int caged, fails, inside;
 static volatile sig_atomic_t signals;
 
 static void on_signal(int sig)
@@ -271,6 +252,9 @@ static int restarter(void)
 	if (dir < 0 || unshare(CLONE_NEWNS | CLONE_NEWPID) ||
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		fail("the restarter: %m");
+	/* the tree had no such mount */
+	if (version1 && umount2(version1, MNT_DETACH))
+		fail("%s: %m", version1);
 	mounts = mounts_at_proc();
 	if (caged)
 		cage();
@@ -291,13 +275,31 @@ static int restarter(void)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 4;
 }
 
-static pid_t first, self;
-static int feed;
+pid_t first, self;
+int feed;
 
-/* Numbers that are somebody else's. */
-static int is_ours(pid_t pid)
+/* The restarter and all that it creates are in the cgroup below @version1. */
+static void enter_version1(void)
 {
-	return pid == self || pid == first || pid == shared->thief;
+	char path[256];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/intruder/tasks", version1);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "0", 1) != 1)
+		fail("%s: %m", path);
+	close(fd);
+}
+
+/* As the init of a pid namespace: the restarter's parent. */
+static int init(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		return restarter();
+	return pid < 0 || waitpid(pid, &status, 0) != pid;
 }
 
 static void begin(void)
@@ -311,13 +313,17 @@ static void begin(void)
 	image_end = ends[0];
 	feed = ends[1];
 	self = getpid();
+	if (version1)
+		enter_version1();
+	if (inside && unshare(CLONE_NEWPID))
+		fail("a pid namespace: %m");
 	first = fork();
 	if (first < 0)
 		fail("fork: %m");
 	if (!first) {
 		close(feed);
 		setpgid(0, 0);
-		_exit(restarter());
+		_exit(inside ? init() : restarter());
 	}
 	close(image_end);
 	setpgid(first, first);
@@ -341,245 +347,6 @@ static int thief_is_gone(void)
 	return !__atomic_load_n(&shared->thief, __ATOMIC_ACQUIRE);
 }
 
-static int waited_before;
-
-static int waited_again(void)
-{
-	return __atomic_load_n(&shared->waited, __ATOMIC_ACQUIRE) > waited_before + 1;
-}
-
-/*
- * Attacks
- */
-
-static void on_number(pid_t pid)
-{
-	char path[64], byte;
-	struct iovec local = { .iov_base = &byte, .iov_len = 1 };
-	struct iovec remote = { .iov_base = (void *)0x400000, .iov_len = 1 };
-	struct rlimit limit;
-	cpu_set_t cpus;
-	int fd;
-
-	if (!kill(pid, 0) || errno != ESRCH)
-		tell("kill(%d, 0) finds it", pid);
-	if (!kill(pid, SIGUSR1) || errno != ESRCH)
-		tell("kill(%d, SIGUSR1) finds it", pid);
-	fd = syscall(SYS_pidfd_open, pid, 0);
-	if (fd >= 0) {
-		int file = syscall(SYS_pidfd_getfd, fd, 0, 0);
-
-		tell("pidfd_open(%d) opens it; descriptor 0: %d", pid, file);
-		close(fd);
-	}
-	if (!ptrace(PTRACE_SEIZE, pid, 0, 0) || errno != ESRCH)
-		tell("PTRACE_SEIZE finds %d", pid);
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	if (open(path, O_RDONLY) >= 0 || errno != ENOENT)
-		tell("%s is there", path);
-	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-	if (open(path, O_RDONLY) >= 0 || errno != ENOENT)
-		tell("%s is there", path);
-	/* ENOSYS: not in every configuration */
-	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) >= 0 ||
-	    (errno != ESRCH && errno != ENOSYS))
-		tell("process_vm_readv finds %d", pid);
-	if (!sched_getaffinity(pid, sizeof(cpus), &cpus) || errno != ESRCH)
-		tell("sched_getaffinity finds %d", pid);
-	if (!prlimit(pid, RLIMIT_CORE, NULL, &limit) || errno != ESRCH)
-		tell("prlimit finds %d", pid);
-	if (!setpriority(PRIO_PROCESS, pid, 19) || errno != ESRCH)
-		tell("setpriority finds %d", pid);
-	if (getpgid(pid) >= 0 || errno != ESRCH)
-		tell("getpgid finds %d", pid);
-	if (!syscall(SYS_kcmp, pid, self, KCMP_VM, 0, 0) || errno != ESRCH)
-		tell("kcmp finds %d", pid);
-	if (!syscall(SYS_checkpoint, pid, -1, 1UL, -1) || errno != ESRCH)
-		tell("checkpoint finds %d", pid);
-	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd >= 0 && (dprintf(fd, "%d", pid) >= 0 || errno != ESRCH))
-		tell("cgroup.procs takes %d", pid);
-	close(fd);
-}
-
-/* The numbers behind the restarter's, one of each process that it has created. */
-static void on_numbers(void)
-{
-	for (pid_t pid = first + 1; pid < first + NUMBERS; pid++)
-		if (!is_ours(pid))
-			on_number(pid);
-}
-
-static void expect_empty(const char *path)
-{
-	char text[256] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0)
-		fail("%s: %m", path);
-	close(fd);
-	if (text[0])
-		tell("%s lists %s", path, text);
-}
-
-static void on_lists(void)
-{
-	struct dirent *entry;
-	char path[128];
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup);
-	expect_empty(path);
-	snprintf(path, sizeof(path), "%s/cgroup.threads", cgroup);
-	expect_empty(path);
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", first, first);
-	expect_empty(path);
-	dir = opendir("/proc");
-	while ((entry = readdir(dir))) {
-		pid_t pid = atoi(entry->d_name);
-
-		if (pid > first && pid < first + NUMBERS && !is_ours(pid))
-			tell("/proc lists %d", pid);
-	}
-	closedir(dir);
-}
-
-/* What is not blocked kills us: these are ignored by everybody who is not the target. */
-static void on_many(void)
-{
-	if (kill(-first, SIGWINCH))
-		fail("kill(-%d): %m", first);
-	if (kill(-1, SIGURG))
-		fail("kill(-1): %m");
-	setpriority(PRIO_PGRP, first, 1);
-}
-
-static void on_terminals(void)
-{
-	DIR *dir = opendir("/dev/pts");
-	struct dirent *entry;
-	char path[300];
-
-	while (dir && (entry = readdir(dir))) {
-		int discipline = 27, fd;	/* N_NULL */
-
-		if (entry->d_name[0] < '0' || entry->d_name[0] > '9')
-			continue;
-		snprintf(path, sizeof(path), "/dev/pts/%s", entry->d_name);
-		fd = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		tell("%s can be opened", path);
-		ioctl(fd, TIOCSETD, &discipline);
-		write(fd, "intruder", 8);
-		close(fd);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-static void on_names(void)
-{
-	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "\0victim" };
-	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		fail("socket: %m");
-	if (sendto(fd, "intruder", 8, MSG_DONTWAIT, (struct sockaddr *)&name,
-		   sizeof(sa_family_t) + 7) >= 0)
-		tell("a datagram is taken");
-	close(fd);
-}
-
-static void on_restarter(void)
-{
-	if (!syscall(SYS_checkpoint, first, -1, 1UL, -1))
-		tell("a checkpoint of the restarter succeeds");
-}
-
-static int attack(void)
-{
-	int status;
-
-	waited_before = __atomic_load_n(&shared->waited, __ATOMIC_ACQUIRE);
-	on_numbers();
-	on_lists();
-	on_many();
-	on_terminals();
-	on_names();
-	on_restarter();
-	until(waited_again, "the restarter's second thread has waited");
-	if (shared->stolen)
-		tell("wait4(__WALL) of another thread finds %d", shared->stolen);
-	return waitpid(first, &status, WNOHANG) == first ? status : -1;
-}
-
-/*
- * Ends
- */
-
-static int gone(void)
-{
-	char path[128], text[128] = "";
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/cgroup.events", cgroup);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0)
-		fail("%s: %m", path);
-	close(fd);
-	return !!strstr(text, "populated 0");
-}
-
-static int ended_status;
-
-static int ended(void)
-{
-	return waitpid(first, &ended_status, WNOHANG) == first;
-}
-
-static void end_it(const char *how)
-{
-	char path[128];
-	int fd;
-
-	if (!strcmp(how, "cgroup")) {
-		snprintf(path, sizeof(path), "%s/cgroup.kill", cgroup);
-		fd = open(path, O_WRONLY | O_CLOEXEC);
-		if (fd < 0 || write(fd, "1", 1) != 1)
-			fail("%s: %m", path);
-		close(fd);
-	} else {
-		if (!strcmp(how, "log")) {
-			char rest[4 * HEAD];
-
-			/* no record is like it: everybody has something to say */
-			memset(rest, 0xff, sizeof(rest));
-			write(feed, rest, sizeof(rest));
-		}
-		if (kill(first, SIGKILL))
-			fail("kill: %m");
-	}
-	until(ended, "the restarter is gone");
-	until(gone, "what it has created is gone");
-}
-
-static void fill_log(void)
-{
-	int ends[2];
-	char byte = 'x';
-
-	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK))
-		fail("pipe: %m");
-	while (write(ends[1], &byte, 1) == 1)
-		;
-	/* the restarter's end waits */
-	if (fcntl(ends[1], F_SETFL, 0))
-		fail("fcntl: %m");
-	log_end = ends[1];
-}
-
 int main(int argc, char **argv)
 {
 	int status, number;
@@ -600,17 +367,21 @@ int main(int argc, char **argv)
 	at = end_of(atoi(argv[4]));
 	if (!strcmp(argv[1], "end") && argc > 5 && !strcmp(argv[5], "log"))
 		fill_log();
+	if (!strcmp(argv[1], "attack") && argc > 5)
+		version1 = argv[5];
+	inside = !strcmp(argv[1], "end") && argc > 5 && !strcmp(argv[5], "namespace");
 	caged = !strcmp(argv[1], "cage");
 	fails = !strcmp(argv[1], "fail");
 	/* what is for many is not for us */
 	signal(SIGURG, SIG_IGN);
 	signal(SIGWINCH, SIG_IGN);
+	signal(SIGIO, SIG_IGN);
 	begin();
 	until(has_begun, "restart(2) begins");
 	write_all(feed, image, at);
 	until(all_taken, "the image is read");
 	if (!strcmp(argv[1], "end")) {
-		end_it(argv[5]);
+		end_it(argv[5], image + at, size - at);
 		return reached;
 	}
 	if (fails) {
@@ -623,7 +394,7 @@ int main(int argc, char **argv)
 		return reached;
 	}
 	if (!strcmp(argv[1], "attack")) {
-		status = attack();
+		status = attack(argc > 6 ? argv[6] : NULL);
 		if (status >= 0)
 			fail("the restarter is gone: %#x", status);
 	}

@@ -1,22 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * restart IMAGE: restart(2) by the caller's own rights and into its own cgroup; says what came of
- * it. Findings go to standard error.
+ * restart IMAGE [CAPABILITY]: restart(2) by the caller's own rights and into its own cgroup; says
+ * what came of it. Findings go to standard error. CAPABILITY is one that it has, but takes out of
+ * its inheritable and its bounding set before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+static int give_up(int capability)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) || syscall(SYS_capget, &head, data))
+		return -1;
+	data[capability / 32].inheritable &= ~(1U << capability % 32);
+	return syscall(SYS_capset, &head, data);
+}
+
 int main(int argc, char **argv)
 {
-	int fd = argc == 2 ? open(argv[1], O_RDONLY) : -1;
-	long pid = fd < 0 ? -1 : syscall(SYS_RESTART, -1, fd, 0, 2);
+	int fd = argc > 1 ? open(argv[1], O_RDONLY) : -1;
+	int ready = fd >= 0 && (argc < 3 || !give_up(atoi(argv[2])));
+	long pid = ready ? syscall(SYS_RESTART, -1, fd, 0, 2) : -1;
 
 	if (pid < 0) {
 		printf("restart: %s\n", strerror(errno));

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/ioprio.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -51,10 +53,37 @@ static void must(int good, const char *what)
 
 static pthread_barrier_t barrier;
 
+/* What setpriority(2) and ioprio_set(2) of many would change. */
+struct priority {
+	int nice, io;
+};
+
+static struct priority priority(void)
+{
+	return (struct priority) {
+		.nice = getpriority(PRIO_PROCESS, 0),
+		.io = syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0),
+	};
+}
+
+static void check_priority(struct priority before, const char *what)
+{
+	struct priority now = priority();
+
+	if (now.nice == before.nice && now.io == before.io)
+		return;
+	printf("harmed: %s is nice %d instead of %d, I/O priority %#x instead of %#x\n",
+	       what, now.nice, before.nice, now.io, before.io);
+	harmed = 1;
+}
+
 static void *second_thread(void *unused)
 {
+	struct priority before = priority();
+
 	pthread_barrier_wait(&barrier);
 	pthread_barrier_wait(&barrier);
+	check_priority(before, "the second thread");
 	return unused;
 }
 
@@ -137,9 +166,11 @@ int main(int argc, char **argv)
 	pthread_barrier_init(&barrier, NULL, 2);
 	must(!pthread_create(&thread, NULL, second_thread, NULL), "pthread_create");
 	pthread_barrier_wait(&barrier);
+	struct priority before = priority();
 
 	syscall(SYS_getppid);
 
+	check_priority(before, "the first thread");
 	/* of the zombie's end, and nothing else */
 	must(!sigpending(&set), "sigpending");
 	for (int sig = 1; sig < SIGRTMAX; sig++)

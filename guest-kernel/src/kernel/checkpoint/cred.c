@@ -254,8 +254,12 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref)
 
 	if (IS_ERR(src))
 		return PTR_ERR(src);
-	/* setuid(2): who becomes a user that has too many processes may not exec */
-	other = !uid_eq(src->uid, current_uid());
+	/*
+	 * setuid(2): who becomes a user that has too many processes may not exec.
+	 * Whoever can raise the limit first, and lower it behind, is not held by
+	 * that: then it is as it was (CKPT_TASK_NPROC).
+	 */
+	other = !uid_eq(src->uid, current_uid()) && !capable(CAP_SYS_RESOURCE);
 	if (other && src->user != INIT_USER &&
 	    is_rlimit_overlimit(src->ucounts, UCOUNT_RLIMIT_NPROC,
 				rlimit(RLIMIT_NPROC)))

@@ -243,7 +243,12 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 	else
 		clear_bit(MMF_TOPDOWN, &mm->flags);
 	mm->task_size = TASK_SIZE;
-	mm->flags &= ~MMF_DUMP_FILTER_MASK;
+	/*
+	 * The restarter's, which no image has (ckpt_dump_mm()). Its PR_SET_MDWE
+	 * stays: nobody gets rid of that.
+	 */
+	mm->flags &= ~(MMF_DUMP_FILTER_MASK | MMF_DISABLE_THP_MASK |
+		       MMF_VM_MERGE_ANY_MASK);
 	mm->flags |= (unsigned long)rec->dump_filter << MMF_DUMP_FILTER_SHIFT;
 	/* one reference for current, one for the object table */
 	mmget(mm);

@@ -360,7 +360,11 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	current->personality = rec->personality;
 	current->timer_slack_ns = rec->timer_slack_ns;
 	current->default_timer_slack_ns = rec->default_timer_slack_ns;
-	current->flags &= ~(PF_FORKNOEXEC | PF_SUPERPRIV);
+	/* a child has what its parent has asked for: here the restarter, or a thread */
+	current->flags &= ~(PF_FORKNOEXEC | PF_SUPERPRIV | PF_MEMALLOC_NOIO |
+			    PF_LOCAL_THROTTLE | PF_MCE_PROCESS | PF_MCE_EARLY);
+	if (current->io_context)
+		exit_io_context(current);
 	if (rec->flags & CKPT_TASK_FORKNOEXEC)
 		current->flags |= PF_FORKNOEXEC;
 	if (rec->flags & CKPT_TASK_SUPERPRIV)

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a user may not get by doing something at the right moment of a checkpoint(2).
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{LONG, boot};
+
+const SETUID: &str = include_str!("intruders/setuid.c");
+
+/// A program of root's that anybody executes with root's rights, and a user who has cgroups.
+const SCRIPT: &str = r#"
+cd /tmp && chmod 1777 /tmp
+cat > rooted.c <<'END'
+#include <unistd.h>
+
+int main(void)
+{
+	for (;;)
+		pause();
+}
+END
+gcc -static -O1 -o rooted rooted.c && chmod 4755 rooted || exit
+gcc -O1 -o setuid setuid.c || exit
+all=/sys/fs/cgroup/all
+mkdir -p $all/a $all/b $all/tree $all/user
+chown -R 1000 $all
+sh -c "echo \$\$ > $all/user/cgroup.procs
+	exec setpriv --reuid 1000 --regid 1000 --clear-groups ./setuid $all ./rooted"
+echo status $?
+"#;
+
+/// Whether the caller may trace a task is asked again when the task is at rest: until then it may
+/// execute a program that is not the caller's to look into.
+#[test]
+fn a_setuid_program_that_is_executed_meanwhile_is_not_saved() {
+    let (_directory, mut guest) = boot();
+    guest.prepare(None).expect("an empty guest");
+    let script = format!("cat > /tmp/setuid.c <<'END'\n{SETUID}END\n{SCRIPT}");
+    let words = ["/bin/bash", "-c", &script].map(String::from);
+    let run = guest
+        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .expect("the script's end");
+    guest.shutdown().expect("shutdown");
+    assert_eq!(run.stdout, "refused\nstatus 0\n", "{run:#?}");
+}

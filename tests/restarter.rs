@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What comes of who restarts a tree, and when: it gets nothing that its restarter has asked for
+//! for itself, and loses nothing that the restarter could not have set.
+
+mod common;
+
+use common::scripts::{assert_lines, said_by};
+
+const ASKED: &str = include_str!("restarter/asked.c");
+const ODD: &str = include_str!("restarter/odd.c");
+
+/// Tasks are created as the restarter's children, and children inherit.
+#[test]
+fn a_tree_does_not_inherit_from_its_restarter() {
+    let said = said_by(&format!(
+        r#"
+cat > asked.c <<'END'
+{ASKED}END
+cat > odd.c <<'END'
+{ODD}END
+gcc -O1 -Wall -Werror -o asked asked.c && gcc -O1 -Wall -Werror -o odd odd.c || die gcc
+begin ./asked
+until [ -s before ]; do kill -0 $root || die "asked has ended: $(cat out)"; done
+freeze
+save
+end
+./odd image log || cat log
+touch go
+until ! kill -0 $root 2> /dev/null; do :; done
+wc -l < before
+diff before after && echo the same
+cat out
+"#
+    ));
+    assert_lines(&said, &["saved", "restarted", "26", "the same"]);
+}
+
+/// What nobody can get rid of, a tree of somebody who has it does not, either.
+#[test]
+fn what_cannot_be_given_up_stays_in_force() {
+    let said = said_by(&format!(
+        r#"
+cat > asked.c <<'END'
+{ASKED}END
+cat > bound.c <<'END'
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{{
+	/* PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN */
+	if (argc < 2 || prctl(65, 1, 0, 0, 0) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return 1;
+	execvp(argv[1], argv + 1);
+	return 1;
+}}
+END
+gcc -O1 -Wall -Werror -o asked asked.c && gcc -o bound bound.c || die gcc
+begin ./asked
+until [ -s before ]; do kill -0 $root || die "asked has ended: $(cat out)"; done
+freeze
+save
+end
+./bound $tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+touch go
+until ! kill -0 $root 2> /dev/null; do :; done
+diff before after | grep '^[<>]'
+"#
+    ));
+    assert_lines(
+        &said,
+        &[
+            "saved",
+            "< no gain of execution: 0",
+            "> no gain of execution: 1",
+            "< no new privileges: 0",
+            "> no new privileges: 1",
+        ],
+    );
+}
+
+/// Orphans go to the next of their ancestors that asks for them; the restarter is one.
+#[test]
+fn orphans_of_a_restarted_tree_go_to_a_restarter_that_reaps_them() {
+    let said = said_by(
+        r#"
+cat > reaper.c <<'END'
+#include <sys/prctl.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	if (argc < 2 || prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+		return 1;
+	execvp(argv[1], argv + 1);
+	return 1;
+}
+END
+gcc -o reaper reaper.c || die gcc
+begin sh -c 'sh -c "sleep 1000 & echo \$! > orphan; exec sleep 900" & echo $! > parent; exec sleep 1000'
+until [ -s orphan ] && [ -s parent ]; do :; done
+orphan=$(cat orphan) parent=$(cat parent)
+at_rest sleep $orphan
+at_rest sleep $parent
+at_rest sleep
+freeze
+save
+end
+./reaper $tools/restart --pids -i image -l log > /dev/null &
+reaper=$!
+until [ -e /proc/$orphan ]; do kill -0 $reaper || die "restart has ended: $(cat log)"; done
+kill -9 $parent
+until adopter=$(sed -n 's/^PPid:.//p' /proc/$orphan/status) && [ $adopter != $parent ]; do :; done
+[ $adopter = $reaper ] && echo adopted || echo lost to $adopter
+kill $orphan $root
+wait
+"#,
+    );
+    assert_lines(&said, &["saved", "adopted"]);
+}
+
+/// What was left of a sleep by CLOCK_TAI is left, though somebody sets the clocks.
+#[test]
+fn a_sleep_goes_on_by_its_own_clock() {
+    let said = said_by(
+        r#"
+cat > tai.c <<'END'
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+static void on_signal(int sig)
+{
+	(void)sig;
+}
+
+int main(void)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+	struct timespec time = { .tv_sec = 1000 };
+
+	sigaction(SIGUSR1, &action, NULL);
+	if (clock_nanosleep(CLOCK_TAI, 0, &time, &time))
+		printf("%s\n", time.tv_sec > 500 && time.tv_sec < 1000 ? "goes on" : "moved");
+	else
+		puts("ended early");
+	return 0;
+}
+END
+gcc -o tai tai.c || die gcc
+begin ./tai
+at_rest tai
+freeze
+save
+end
+date -s @$(($(date +%s) + 3600)) > /dev/null
+$tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+until [ -s out ]; do kill -USR1 $root 2> /dev/null; done
+cat out
+"#,
+    );
+    assert_lines(&said, &["saved", "goes on"]);
+}
+
+/// Who becomes a user that has more processes than the limit lets him may not exec: so setuid(2)
+/// has it. Who can raise the limit, and lower it behind, is not held by it.
+#[test]
+fn a_limit_of_processes_is_not_passed_by_a_restart() {
+    let said = said_by(
+        r#"
+cat > limited.c <<'END'
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	struct rlimit limit = { 1, 1 };
+
+	if (argc != 2 || setrlimit(RLIMIT_NPROC, &limit))
+		return 1;
+	while (access("go", F_OK))
+		usleep(1000);
+	execlp("echo", "echo", "executed", NULL);
+	perror("exec");
+	return 1;
+}
+END
+gcc -o limited limited.c || die gcc
+user="setpriv --reuid 1000 --regid 1000 --clear-groups"
+# more than one of the user's
+$user sleep 1000 &
+$user sleep 1000 &
+# try [OPTION]...: of the tree and of the restarter
+try() {
+	rm -f go
+	begin setpriv "$@" $user ./limited 1
+	at_rest limited
+	freeze
+	save
+	end
+	setpriv "$@" $tools/restart --pids --no-wait -i image -l log > /dev/null || cat log
+	touch go
+	until ! kill -0 $root 2> /dev/null; do :; done
+	cat out
+}
+try
+try --bounding-set -sys_resource --inh-caps -sys_resource
+kill %1 %2
+"#,
+    );
+    assert_lines(
+        &said,
+        &[
+            "saved",
+            "executed",
+            "saved",
+            "exec: Resource temporarily unavailable",
+        ],
+    );
+}
