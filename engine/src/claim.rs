@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Directories that processes work in, told from those that they have left behind.
+//! Working directories of running processes, and the removal of those left behind.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,36 +10,37 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// The file in each that its process holds a lock on, for as long as it lives.
+/// The file in each directory that the owning process holds locked while it runs.
 const LOCK: &str = ".lock";
 
-/// That a directory is this process's.
+/// Ownership of a directory; released when dropped.
 #[derive(Debug)]
 pub struct Claim {
     _lock: File,
 }
 
 impl Claim {
-    /// Claims a directory that was just made. `None`: somebody has swept it meanwhile.
+    /// Claims a directory that was just created. Returns `None` if another process has
+    /// removed it meanwhile.
     pub fn new(directory: &Path) -> io::Result<Option<Self>> {
         let path = directory.join(LOCK);
         let lock = File::create_new(&path)?;
         lock.lock()?;
-        // Between the two it looked like one of a process that is gone.
+        // Between creation and locking, the directory looks abandoned.
         match fs::metadata(&path) {
             Ok(there) if there.ino() == lock.metadata()?.ino() => Ok(Some(Self { _lock: lock })),
             _ => Ok(None),
         }
     }
 
-    /// Leaves the directory there for good: nobody takes it for one that was left behind.
+    /// Keeps the directory for good: without the lock file it is never considered abandoned.
     pub fn release(self, directory: &Path) -> io::Result<()> {
         fs::remove_file(directory.join(LOCK))
     }
 }
 
-/// Removes the directories in `place` whose names begin with `prefix` and whose process is
-/// gone. What cannot be looked at or removed is another user's.
+/// Removes the directories in `place` whose names begin with `prefix` and whose process has
+/// ended. Skips those that cannot be read or removed: they belong to other users.
 pub fn sweep(place: &Path, prefix: &str) {
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {
@@ -47,7 +48,7 @@ pub fn sweep(place: &Path, prefix: &str) {
         if !name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
             continue;
         }
-        // Others may have put anything there: opening it must neither lead elsewhere nor wait.
+        // Other users may write here: do not follow links, and do not block on a FIFO.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let lock = File::options()
             .write(true)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Two runs compared, and what differs explained in a few lines.
+//! Compares two runs and explains the differences in a few lines.
 
 use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
 use serde::Serialize;
@@ -9,45 +9,45 @@ use crate::{
     strace,
 };
 
-/// Lines shown before and after a first difference.
+/// Number of lines shown before and after the first difference.
 const CONTEXT: usize = 3;
 
-/// Longest line shown.
+/// Maximum length of a shown line, in characters.
 const WIDTH: usize = 160;
 
-/// How a run ended and what it left.
+/// The result of a run: how it ended, and its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Outcome {
-    /// What the container's first process returned; none is unknown, never success.
+    /// Exit status of the container's init; `None` is unknown, never success.
     pub root: Option<Ended>,
-    /// What the workload returned, as init wrote it down.
+    /// Exit status of the workload, as the container's init reported it.
     pub workload: Option<Ended>,
     /// Standard output.
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
-    /// What is in `/work`.
+    /// Files in `/work`.
     pub files: Vec<FileEntry>,
-    /// The case's logs, which are not in `files`.
+    /// Logs named by the case; these are not in `files`.
     pub logs: Vec<strace::Log>,
-    /// The nonce that was drawn before the checkpoint.
+    /// Nonce that the workload drew before the checkpoint.
     pub nonce: Option<String>,
 }
 
-/// One thing that was compared or checked.
+/// The result of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Which runs or points, and what: `restarted = control: stdout`.
+    /// What was compared: `restarted = control: stdout`.
     pub name: String,
-    /// Whether it holds.
+    /// True if the two are equal.
     pub ok: bool,
-    /// The explanation, if it does not.
+    /// The difference, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
 }
 
 impl Check {
-    /// One that holds.
+    /// A comparison of equal things.
     pub fn good(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -56,7 +56,7 @@ impl Check {
         }
     }
 
-    /// One that does not.
+    /// A comparison that found a difference.
     pub fn bad(name: impl Into<String>, difference: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -65,7 +65,7 @@ impl Check {
         }
     }
 
-    /// The difference, line by line.
+    /// Compares two texts line by line.
     pub fn lines(&self) -> Vec<String> {
         let lines = self.difference.iter().flat_map(|d| d.lines());
         lines.map(str::to_owned).collect()
@@ -79,7 +79,7 @@ impl Check {
     }
 }
 
-/// Compares two outcomes in full. `pair` names them, the expected one last.
+/// Compares all parts of two results. `pair` names the runs, the expected one last.
 pub fn outcomes(
     pair: &str,
     actual: &Outcome,
@@ -134,7 +134,7 @@ fn ends(expected: Option<Ended>, actual: Option<Ended>) -> Option<String> {
     }
 }
 
-/// One line a file, with its content's hash.
+/// Lists files, one line each, with the hash of their content.
 fn listing(files: &[FileEntry]) -> String {
     let mut text = String::new();
     for file in files {
@@ -148,7 +148,7 @@ fn listing(files: &[FileEntry]) -> String {
     text
 }
 
-/// Compares a tree of tasks before a checkpoint with the one after the restart.
+/// Compares the tasks before a checkpoint with those after the restart.
 pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Vec<Check> {
     let tree = Check::of(
         format!("{pair}: process tree"),
@@ -174,7 +174,7 @@ pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Ve
     vec![tree, Check::of(format!("{pair}: what /proc shows"), facts)]
 }
 
-/// Every fact of a task that differs.
+/// Lists the facts of a task that differ.
 pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
     let nothing = String::new();
     let keys = before.facts.keys().chain(after.facts.keys());
@@ -191,7 +191,7 @@ pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
         .collect()
 }
 
-/// One line a task: who it is, whose child, and where it stands.
+/// Lists tasks, one line each: ids, parent, state and site.
 pub fn tree(observation: &Observation) -> String {
     let mut text = String::new();
     for t in &observation.tasks {
@@ -203,7 +203,8 @@ pub fn tree(observation: &Observation) -> String {
     text
 }
 
-/// The first line in which two texts differ, with what is around it.
+/// Returns the first difference of two texts with the lines around it, or `None` if they
+/// are equal.
 pub fn difference(expected: &str, actual: &str) -> Option<String> {
     if expected == actual {
         return None;
@@ -222,7 +223,7 @@ pub fn difference(expected: &str, actual: &str) -> Option<String> {
         text.push_str(&format!("\n    {}", short(line)));
     }
     if one.get(same) == two.get(same) {
-        text.push_str("\n  only in whether the last line ends");
+        text.push_str("\n  only one of them ends with a newline");
         return Some(text);
     }
     for (mark, lines) in [('-', &one), ('+', &two)] {
@@ -308,7 +309,7 @@ mod tests {
             "{text}"
         );
         let text = difference("a\n", "a").unwrap();
-        assert!(text.contains("whether the last line ends"), "{text}");
+        assert!(text.contains("ends with a newline"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! CRIU, given all that it can use: the cgroup that the trigger froze, the mounts that
-//! both sides have, and every option that lets it save more.
+//! CRIU as a backend. It gets the frozen cgroup, the mounts that guest and container share,
+//! and every option with which it supports more.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,15 +8,15 @@ use crucible_protocol::{KEEP_DIR, ToolRun};
 
 use crate::guest::{Guest, GuestError};
 
-/// Where its images and logs lie in the guest.
+/// Directory of its images and logs in the guest.
 pub const DIR: &str = "/scratch/keep/criu";
 
-/// What it is asked to save beyond its defaults. The mounts of a container are those of
-/// the guest, which stay: it shall find each by itself.
+/// Options beyond CRIU's defaults. The mounts of a container are also mounts of the guest,
+/// so CRIU can find each of them at the restore.
 const ABILITIES: &str = "--manage-cgroups=ignore --external 'mnt[]' --file-locks --link-remap";
 
-/// Run by CRIU when all tasks are complete and none has run yet: whatever in the cgroup
-/// is CRIU's own leaves it, and the rest is frozen, as after `restart`.
+/// CRIU's action script. CRIU runs it when all tasks are restored and none has run yet:
+/// it moves CRIU's own processes out of the cgroup and freezes the rest, as `restart` does.
 const PRE_RESUME: &str = r#"#!/bin/sh
 [ "$CRTOOLS_SCRIPT_ACTION" = pre-resume ] || exit 0
 own=$(readlink /proc/$$/ns/pid)
@@ -27,17 +27,17 @@ done
 echo 1 > CGROUP/cgroup.freeze
 "#;
 
-/// The cgroup of a run.
+/// Path of the cgroup of a run.
 fn cgroup(run: &str) -> String {
     format!("/sys/fs/cgroup/crucible/{run}")
 }
 
-/// Path of a log.
+/// Path of a log in the guest.
 pub fn log(name: &str) -> String {
     format!("{DIR}/{name}.log")
 }
 
-/// Dumps a frozen container. CRIU kills what it has dumped.
+/// Dumps a frozen container. CRIU kills the tasks after dumping them.
 pub fn dump(
     guest: &mut Guest,
     run: &str,
@@ -53,7 +53,7 @@ pub fn dump(
     shell(guest, &command, limit)
 }
 
-/// Restores a container into its cgroup. It is frozen there before it runs.
+/// Restores a container into its cgroup, frozen.
 pub fn restore(guest: &mut Guest, run: &str, limit: Duration) -> Result<ToolRun, GuestError> {
     guest.cgroup(run)?;
     let cgroup = cgroup(run);
@@ -70,20 +70,20 @@ pub fn restore(guest: &mut Guest, run: &str, limit: Duration) -> Result<ToolRun,
     shell(guest, &command, limit)
 }
 
-/// The first process of what was restored.
+/// Reads the pid of the restored root process.
 pub fn restored(guest: &mut Guest) -> Result<i32, GuestError> {
     let pid = guest.read_file(&format!("{DIR}/pid"))?;
     let pid = String::from_utf8_lossy(&pid).trim().parse();
     pid.map_err(|_| GuestError::Confused("criu's pid file"))
 }
 
-/// Its version, as it says it.
+/// CRIU's version, as it prints it.
 pub fn version(guest: &mut Guest) -> Result<String, GuestError> {
     let run = shell(guest, "exec criu --version", Duration::from_secs(60))?;
     Ok(run.stdout.trim().replace('\n', ", "))
 }
 
-/// The lines of a log that say what is wrong. The whole of it is kept as a file.
+/// Returns the errors and warnings of a log. The whole log is kept as a file.
 pub fn words(log: &str) -> String {
     let wrong = |line: &&str| line.contains("Error (") || line.contains("Warn  (");
     let lines: Vec<&str> = log.lines().filter(wrong).collect();
@@ -93,14 +93,15 @@ pub fn words(log: &str) -> String {
     }
 }
 
-/// The first error in a log, without its time; the others follow from it.
+/// Returns the first error in a log, without its time stamp; later errors follow from it.
 pub fn first_error(log: &str) -> String {
     let error = log.lines().find(|line| line.contains("Error ("));
     let text = error.and_then(|line| line.split_once(") "));
     text.map_or("", |(_, text)| text).to_owned()
 }
 
-/// Says after each line whom it is about: a log has the numbers of outside the container.
+/// Appends to each line the names of the processes in it: logs have pids of the namespace
+/// outside the container.
 pub fn annotate(words: &str, tasks: &[(String, String)]) -> String {
     let about = |line: &str| -> String {
         let mut line = line.to_owned();
@@ -117,7 +118,7 @@ pub fn annotate(words: &str, tasks: &[(String, String)]) -> String {
     words.lines().map(about).collect::<Vec<_>>().join("\n")
 }
 
-/// The processes in a run's cgroup: number, and name with the number in the container.
+/// Lists the processes in a run's cgroup: pid, and name with the pid in the container.
 pub fn tasks(guest: &mut Guest, run: &str) -> Result<Vec<(String, String)>, GuestError> {
     let command = format!(
         r#"for p in $(cat {}/cgroup.procs); do

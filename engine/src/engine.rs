@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The two ways to save and bring back a container: crucible's kernel, and CRIU.
+//! The two implementations of checkpoint and restart: crucible's kernel, and CRIU.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     guest::{Guest, GuestError},
 };
 
-/// Who checkpoints and restarts.
+/// An implementation of checkpoint and restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
@@ -22,7 +22,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Its name, as on the command line.
+    /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crucible => "crucible",
@@ -31,26 +31,26 @@ impl Engine {
     }
 }
 
-/// A tool that said no.
+/// A tool that failed or refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which step.
+    /// The step: `checkpoint` or `restart`.
     pub step: &'static str,
-    /// Its message, first line first.
+    /// Message of the tool.
     pub message: String,
-    /// Its log.
+    /// Lines of its log.
     pub log: String,
-    /// It was ended at its limit.
+    /// True if the tool was killed at its time limit.
     pub timed_out: bool,
 }
 
-/// Where the image and the logs lie in the guest.
+/// Path of the image or of a log in the guest.
 fn path(name: &str) -> String {
     format!("{KEEP_DIR}/{name}")
 }
 
 impl Engine {
-    /// Saves a frozen container; it may be gone afterwards.
+    /// Checkpoints a frozen container. CRIU kills it afterwards.
     pub fn save(
         self,
         guest: &mut Guest,
@@ -72,7 +72,7 @@ impl Engine {
         Ok(saved)
     }
 
-    /// Brings a container back, still frozen.
+    /// Restarts a container, frozen.
     pub fn restore(
         self,
         guest: &mut Guest,
@@ -102,7 +102,7 @@ impl Engine {
         }
     }
 
-    /// The files that are worth keeping: names for the host, paths in the guest.
+    /// Files to keep: names on the host, and paths in the guest.
     pub fn files(self) -> Vec<(&'static str, String)> {
         match self {
             Self::Crucible => vec![
@@ -117,7 +117,7 @@ impl Engine {
         }
     }
 
-    /// The tool's own version, where it has one.
+    /// Version of the tool, if it has one of its own.
     pub fn version(self, guest: &mut Guest) -> Result<Option<String>, GuestError> {
         match self {
             Self::Crucible => Ok(None),
@@ -137,16 +137,16 @@ impl Engine {
         }
         let log = match guest.read_file(log) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            // A tool that failed early wrote none.
+            // A tool that failed early has written no log.
             Err(GuestError::Failed(_)) => String::new(),
             Err(error) => return Err(error),
         };
         let ended = tool
             .ended
-            .map_or("it was ended at its limit".to_owned(), |e| e.to_string());
+            .map_or("killed at its time limit".to_owned(), |e| e.to_string());
         let (said, log) = match self {
             Self::Crucible => (format!("{}{}", tool.stdout, tool.stderr), log),
-            // It says nothing but in its log.
+            // Its only output is the log.
             Self::Criu => (criu::first_error(&log), criu::words(&log)),
         };
         Ok(Err(Refusal {

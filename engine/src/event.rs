@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Events as people write them: `vfork:3`, `syscall:read:5`, `signal:SIGCHLD`,
+//! The text form of events: `vfork:3`, `syscall:read:5`, `signal:SIGCHLD`,
 //! `ptrace-stop:@2.1:7`, `time:250ms`.
 
 use std::{fmt, str::FromStr};
@@ -9,20 +9,20 @@ use nix::sys::signal::Signal;
 use syscalls::x86_64::Sysno;
 use thiserror::Error;
 
-/// An event, with its text for reports.
+/// An event and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventSpec {
     text: String,
     trigger: Trigger,
 }
 
-/// Why a text is no event.
+/// An error in the text of an event.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{text}` is not an event: {reason}")]
 pub struct BadEvent {
-    /// The text.
+    /// The text that was parsed.
     pub text: String,
-    /// What is wrong, and what would be right.
+    /// The error, with a suggestion.
     pub reason: String,
 }
 
@@ -42,7 +42,7 @@ const KINDS: &[&str] = &[
 const EXITS: [u32; 2] = [60, 231];
 
 impl EventSpec {
-    /// The `nth` event of a kind that one task has, named as the kernel names it.
+    /// Returns the `nth` event of a kind of one task, with the task named as the kernel does.
     pub fn of_task(kind: EventKind, task: &str, nth: u64) -> Self {
         let trigger = Trigger::Count {
             kind,
@@ -55,7 +55,7 @@ impl EventSpec {
         }
     }
 
-    /// The next event of a kind, whosever it is.
+    /// Returns the next event of a kind, of any task.
     pub fn next(kind: EventKind) -> Self {
         let trigger = Trigger::Count {
             kind,
@@ -68,26 +68,26 @@ impl EventSpec {
         }
     }
 
-    /// What the guest is told.
+    /// Returns the trigger for the guest.
     pub fn trigger(&self) -> &Trigger {
         &self.trigger
     }
 
-    /// Whether a triggering task found at `site` stands at this event.
+    /// Returns true if a triggering task at `site` is at this event.
     pub fn is_at(&self, site: &str) -> bool {
         let name = site.split_whitespace().next().unwrap_or("");
         self.sites().is_none_or(|sites| sites.contains(&name))
     }
 
-    /// The names of the sites that [`Self::is_at`] wants; none where any will do.
+    /// Returns the sites that [`Self::is_at`] accepts; empty if it accepts any.
     pub fn sites(&self) -> Option<&'static [&'static str]> {
         let Trigger::Count { kind, .. } = self.trigger else {
             return None;
         };
         Some(match kind {
-            // With a tracer that wants to know, the stop that tells it comes before the wait.
+            // A traced parent stops (PTRACE_EVENT_VFORK) before it waits.
             EventKind::Vfork | EventKind::VforkNew => &["vfork", "ptrace-stop"],
-            // A system call is finished before its task comes to rest, and these end it.
+            // A task finishes its system call before it quiesces, and these calls end the task.
             EventKind::Syscall { number: Some(n) } if EXITS.contains(&n) => {
                 &["exiting", "ptrace-stop"]
             }
@@ -95,7 +95,7 @@ impl EventSpec {
             | EventKind::SyscallExit { .. }
             | EventKind::Signal { .. } => &["freezer", "ptrace-stop"],
             EventKind::PtraceStop => &["ptrace-stop"],
-            // Its threads may be dead before it has waited at all.
+            // Its threads may have died before it waits.
             EventKind::ExecWait => &["exec", "ptrace-stop", "freezer"],
             EventKind::Syscall { number: None } | EventKind::All => return None,
         })
@@ -131,7 +131,7 @@ fn parse(text: &str) -> Result<Trigger, String> {
         return Ok(Trigger::Time { ms: time_ms(time)? });
     }
     let kind = words.remove(0);
-    // The count is the last, and the task the one before it, whatever the kind.
+    // The count is the last part, and the task the one before it, for every kind.
     let numbers = usize::from(matches!(kind, "syscall" | "syscall-exit" | "signal"));
     let nth = match words.len() > numbers && !words[words.len() - 1].starts_with('@') {
         true => nth(words.pop().unwrap_or_default())?,
@@ -162,18 +162,18 @@ fn parse(text: &str) -> Result<Trigger, String> {
         ("syscall" | "syscall-exit" | "signal" | "time", []) => {
             return Err("a name or a time is missing, as in `syscall:read:5`, `signal:SIGCHLD`, `time:250ms`".into());
         }
-        (kind, _) if KINDS.contains(&kind) => return Err("there are too many parts".into()),
+        (kind, _) if KINDS.contains(&kind) => return Err("too many parts".into()),
         (kind, _) => {
             return Err(match suggest(kind, KINDS.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("it begins with none of {}", KINDS.join(", ")),
+                None => format!("expected one of {}", KINDS.join(", ")),
             });
         }
     };
     Ok(Trigger::Count { kind, task, nth })
 }
 
-/// A kind as it is written in an event.
+/// Returns the text of a kind in an event.
 fn kind_text(kind: EventKind) -> String {
     let name = |n: Option<u32>| match n {
         None => "*".to_owned(),
@@ -204,7 +204,7 @@ fn any_or(name: &str, number: impl Fn(&str) -> Result<u32, String>) -> Result<Op
     }
 }
 
-/// A task's way through the tree, as in `2.1.3`.
+/// Parses a task's path in the tree, as in `2.1.3`.
 fn task(name: &str) -> Result<String, String> {
     let good = name
         .split('.')
@@ -212,7 +212,7 @@ fn task(name: &str) -> Result<String, String> {
     match good {
         true => Ok(name.to_owned()),
         false => Err(format!(
-            "`@{name}` is no task; write its way through the tree, as in `@2.1.3`"
+            "`@{name}` is not a task; write its path in the tree, as in `@2.1.3`"
         )),
     }
 }
@@ -266,7 +266,7 @@ fn time_ms(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The most similar of some names, if one is similar at all.
+/// Returns the most similar name, if any is similar enough.
 pub(crate) fn suggest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|name| (strsim::jaro_winkler(word, name), name))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What tells a guest from all others that are started from the same saved machine.
+//! The identity of a guest, which distinguishes it from others started from the same
+//! snapshot.
 
 use std::{
     io,
@@ -8,17 +9,17 @@ use std::{
 
 use crucible_protocol::Begin;
 
-/// As many random bytes as the guest's kernel can make use of.
+/// Number of random bytes: the size of the kernel's entropy pool.
 const SEED: usize = 32;
 
-/// A new guest's identity, and the time.
+/// Draws a new identity, with the current time.
 pub fn new() -> io::Result<Begin> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let name = random(16)?;
     Ok(Begin {
-        // Enough until the year 2554.
+        // 64 bits of nanoseconds last until the year 2554.
         now_ns: now.as_nanos() as u64,
         seed: random(SEED)?,
         instance: name.iter().map(|byte| format!("{byte:02x}")).collect(),

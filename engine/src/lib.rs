@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Scenarios: parsed, planned, run, observed, compared.
 //!
-//! [`Scenario`] is what `scenario.toml` says; [`trial`] takes it through a
-//! [`Session`], whose machines come from a [`Lab`]; what comes back are the
-//! [`record`]s. Whoever listens is told by [`progress`] events.
+//! [`Scenario`] is a parsed `scenario.toml`. [`trial`] runs it in a [`Session`], which gets
+//! its machines from a [`Lab`], and returns [`record`]s. [`progress`] events report the
+//! steps.
 
 pub mod claim;
 pub mod compare;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The named rules by which two runs may differ. Nothing else is forgiven, and
-//! every use is counted.
+//! The named rules for differences that a comparison ignores. Every use is counted, and all
+//! other differences fail the comparison.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,48 +8,48 @@ use crucible_protocol::Observation;
 use regex::{Captures, Regex};
 use serde::Serialize;
 
-/// A rule.
+/// A rule; docs/scenarios.md describes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// The number that a run draws before its checkpoint.
+    /// The nonce that a run draws before its checkpoint.
     Nonce,
-    /// Inode numbers of pipes and sockets: only which ends belong together matters.
+    /// Inode numbers of pipes and sockets. Which ends belong together is compared.
     PipeNumbers,
-    /// Inode numbers of files that have no name: deleted files, shared anonymous memory.
+    /// Inode numbers of mapped files without a name: deleted files, shared anonymous memory.
     NamelessInodes,
-    /// What `/proc` shows of a zombie's signals and memory: it will never use them again.
+    /// Signals and memory of a zombie in `/proc`: it never uses them again.
     ZombieRemains,
-    /// Signals that a timer of the process can have sent since the checkpoint: its clock goes
-    /// on while the restarted tasks are still frozen.
+    /// Signals that a timer of the process can have sent since the checkpoint: timers run
+    /// while the restarted tasks are still frozen.
     TimersRunOut,
-    /// Under CRIU, the system call that `/proc` shows a task in: CRIU takes a task to the
-    /// end of it, or back to its start.
+    /// With CRIU, the system call that `/proc` shows for a task: CRIU moves a task to the
+    /// end of its call, or back to its start.
     CriuSystemCall,
-    /// Under CRIU, the number of the time namespace: CRIU makes one, in which the clocks
-    /// go on from where they were.
+    /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
+    /// continue.
     CriuTimeNamespace,
-    /// In strace's logs, the numbers of processes.
+    /// In logs of strace, process ids.
     StracePids,
-    /// In strace's logs, addresses: each program is loaded somewhere else.
+    /// In logs of strace, addresses: each program is loaded at a random one.
     StraceAddresses,
-    /// In strace's logs, clocks and used time.
+    /// In logs of strace, clocks and used CPU time.
     StraceTimes,
-    /// In strace's logs, names that `mkstemp` made up.
+    /// In logs of strace, names from `mkstemp`.
     TemporaryNames,
-    /// In strace's logs, how often `getrandom` was asked, and what it gave.
+    /// In logs of strace, calls of `getrandom` and their results.
     RandomBytes,
-    /// In strace's logs, what `sysinfo` tells of the whole guest.
+    /// In logs of strace, the result of `sysinfo`, which is about the whole guest.
     SystemLoad,
-    /// In strace's logs, where SIGCHLD comes: it can be just before or behind the call that
-    /// waits for the child. Which there are is compared.
+    /// In logs of strace, the position of SIGCHLD: it can arrive just before or after the call
+    /// that waits for the child. The set of signals is compared.
     SigchldOrder,
-    /// In strace's logs, calls that were interrupted and made again: freezing alone does it.
+    /// In logs of strace, interrupted and restarted calls: freezing alone interrupts calls.
     InterruptedCalls,
 }
 
 impl Rule {
-    /// Every rule.
+    /// All rules.
     pub const ALL: &'static [Self] = &[
         Self::Nonce,
         Self::PipeNumbers,
@@ -68,7 +68,7 @@ impl Rule {
         Self::InterruptedCalls,
     ];
 
-    /// Its name.
+    /// Name in `scenario.toml` and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nonce => "nonce",
@@ -89,16 +89,16 @@ impl Rule {
         }
     }
 
-    /// The rule of a name.
+    /// Returns the rule with this name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|rule| rule.name() == name)
     }
 }
 
-/// How often each rule was used.
+/// Number of uses of each rule.
 pub type Uses = BTreeMap<Rule, u64>;
 
-/// Replaces a run's own nonce by a word.
+/// Replaces the nonce of a run by a fixed word.
 pub fn nonce(text: &str, nonce: &str, uses: &mut Uses) -> String {
     let count = text.matches(nonce).count() as u64;
     if nonce.is_empty() || count == 0 {
@@ -108,14 +108,14 @@ pub fn nonce(text: &str, nonce: &str, uses: &mut Uses) -> String {
     text.replace(nonce, "<nonce>")
 }
 
-/// Replaces addresses: in what people review they would change with every libc.
+/// Replaces addresses, which change with every libc, in an expected result.
 pub fn addresses(text: &str) -> String {
     let address = Regex::new("0x[0-9a-f]{7,}").expect("a constant");
     address.replace_all(text, "<address>").into_owned()
 }
 
-/// Replaces the numbers in facts that a restart cannot keep and nobody can rely on. Equal
-/// numbers become equal names, so that sharing is still compared.
+/// Replaces inode numbers that a restart cannot keep. Equal
+/// numbers become equal names, so sharing is still compared.
 pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     let pipes = Regex::new(r"^(pipe|socket):\[(\d+)\]$").expect("a constant");
     let mut names: HashMap<String, usize> = HashMap::new();
@@ -137,7 +137,7 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     zombies(observation, uses);
 }
 
-/// The two facts of a task that CRIU changes by design.
+/// Removes the two facts of a task that CRIU changes by design.
 pub fn criu(observation: &mut Observation, uses: &mut Uses) {
     for task in &mut observation.tasks {
         for (fact, rule) in [
@@ -151,13 +151,13 @@ pub fn criu(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
-/// Takes signals that a timer has sent since from what pends after the restart.
+/// Removes signals that a timer can have sent from the pending signals after the restart.
 pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     for task in &mut after.tasks {
         let Some(earlier) = before.tasks.iter().find(|t| t.tid == task.tid) else {
             continue;
         };
-        // Shown of a process, and not of each of its threads.
+        // /proc shows timers per process, not per thread.
         let process = before.tasks.iter().find(|t| t.tid == task.pid);
         let timers = process.and_then(|process| process.facts.get("timers"));
         let sent = timer_signals(timers.map_or("", String::as_str));
@@ -180,8 +180,8 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     }
 }
 
-/// The signals of a process' POSIX timers (`/proc/PID/timers`), and SIGALRM: nothing shows
-/// whether an interval timer runs. As `/proc` writes sets of signals.
+/// Returns the signals of a process's POSIX timers (`/proc/PID/timers`), and SIGALRM, since
+/// `/proc` does not show interval timers. The mask has the form of `/proc/PID/status`.
 fn timer_signals(timers: &str) -> u64 {
     let lines = timers
         .lines()
@@ -194,7 +194,7 @@ fn timer_signals(timers: &str) -> u64 {
         .fold(0, |mask, number| mask | 1 << (number - 1))
 }
 
-/// What is left of a zombie is what its parent can still ask for.
+/// Keeps only those facts of a zombie that its parent can still ask for.
 fn zombies(observation: &mut Observation, uses: &mut Uses) {
     const KEPT: [&str; 8] = [
         "stat.exit_code",
@@ -320,7 +320,7 @@ mod tests {
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, before);
         assert_eq!(uses[&Rule::TimersRunOut], 2);
-        // Another signal, and one that is lost.
+        // A signal that no timer sends, and a signal that is lost.
         for mask in ["0000005c00000000", "0000004800000000"] {
             let mut after = pends(mask);
             timers(&before, &mut after, &mut uses);

@@ -1,73 +1,73 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the engine tells while it works. Terminals, JSON and reports only listen.
+//! Progress events of the engine.
 
 use serde::Serialize;
 
 use crate::verdict::Verdict;
 
-/// One thing that happened.
+/// A progress event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// A machine is being started.
+    /// A machine starts.
     Booting,
-    /// Its agent answered.
+    /// The guest's agent has answered.
     Booted {
-        /// Milliseconds from the machine's start.
+        /// Milliseconds since the start of the machine.
         ready_ms: u64,
-        /// The guest kernel's release.
+        /// Release of the guest's kernel (uname -r).
         kernel: String,
     },
-    /// A scenario begins.
+    /// A scenario starts.
     Scenario {
-        /// Its name.
+        /// Name.
         name: String,
-        /// Its summary.
+        /// Summary in `scenario.toml`.
         summary: String,
     },
-    /// A command that builds its workload begins.
+    /// A command that builds the workload starts.
     Building {
         /// The command.
         command: String,
     },
-    /// A case begins.
+    /// A case starts.
     Case {
-        /// Its name.
+        /// Name.
         name: String,
-        /// Where it is stopped.
+        /// Event at which it is stopped.
         at: String,
     },
-    /// A step of a case begins.
+    /// A step of a case starts.
     Step {
-        /// Which.
+        /// Name of the step.
         name: String,
     },
-    /// A step is done.
+    /// A step is complete.
     StepDone {
-        /// Which.
+        /// Name of the step.
         name: String,
-        /// How long it took.
+        /// Duration in milliseconds.
         ms: u64,
     },
-    /// A case is decided.
+    /// A case has a verdict.
     CaseDone {
-        /// Its name.
+        /// Name.
         name: String,
-        /// What it came to.
+        /// The verdict.
         verdict: Verdict,
-        /// Why.
+        /// Reason in one line.
         why: String,
     },
-    /// A scenario is decided.
+    /// A scenario has a verdict.
     ScenarioDone {
-        /// Its name.
+        /// Name.
         name: String,
-        /// What it came to.
+        /// The verdict.
         verdict: Verdict,
-        /// Why.
+        /// Reason in one line.
         why: String,
     },
 }
 
-/// Who listens.
+/// A receiver of progress events.
 pub type Sink<'a> = &'a dyn Fn(&Event);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is kept of a run: everything that was found out, and by what.
+//! Records: the machine-readable results of a run.
 
 use std::collections::BTreeMap;
 
@@ -12,93 +12,93 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Version of the records.
+/// Version of the record format.
 pub const SCHEMA: u32 = 2;
 
-/// One scenario's result.
+/// The result of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct ScenarioRecord {
-    /// [`SCHEMA`].
+    /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// Its name.
+    /// Name.
     pub scenario: String,
-    /// The worst of its cases.
+    /// Verdict: the worst of the cases, then the comparison with the expected result.
     pub verdict: Verdict,
-    /// The exit code that says so.
+    /// Exit code of that verdict.
     pub exit_code: u8,
-    /// One line.
+    /// Reason for the verdict, in one line.
     pub why: String,
-    /// Case by case.
+    /// Results of the cases.
     pub cases: Vec<CaseRecord>,
-    /// The comparison with the expected result; none where it does not apply.
+    /// The comparison with the expected result; `None` if it does not apply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<Check>,
-    /// The command that runs it again.
+    /// Command that repeats the run.
     pub reproduce: String,
-    /// Who saved and restored.
+    /// Implementation of checkpoint and restart.
     pub engine: Engine,
-    /// Where it was restarted.
+    /// Machine in which it was restarted.
     pub restart_in: RestartIn,
-    /// All that ran.
+    /// Versions of everything that ran.
     pub versions: Versions,
-    /// Milliseconds by phase.
+    /// Durations of the phases, in milliseconds.
     pub timings: BTreeMap<String, u64>,
-    /// The directory with the logs and the image; empty until it is there.
+    /// Directory with the logs and the image; empty until it is complete.
     pub results: String,
 }
 
-/// What ran.
+/// Versions of everything that ran.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Versions {
-    /// This program.
+    /// Version of this program.
     pub crucible: String,
-    /// What the face knows: hashes of the kernel and the disks.
+    /// Hashes of the kernel and the disks.
     pub parts: BTreeMap<String, String>,
-    /// The guest about itself.
+    /// The guest, as its agent reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestInfo>,
     /// The machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<Description>,
-    /// CRIU, if it was used.
+    /// Version of CRIU, if it was used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub criu: Option<String>,
 }
 
-/// One case's result.
+/// The result of a case.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CaseRecord {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Where it was stopped.
+    /// Event at which it was stopped.
     pub at: String,
-    /// What it came to.
+    /// The verdict.
     pub verdict: Option<Verdict>,
-    /// Why.
+    /// Reason for the verdict.
     pub why: String,
-    /// Restarted runs asked for.
+    /// Number of restarted runs requested.
     pub repeat: u32,
-    /// Restarted runs that passed.
+    /// Number of restarted runs that passed.
     pub passed: u32,
-    /// Runs that were begun again, since tasks had gone on from the event before they were at
-    /// rest. Only with more than one CPU.
+    /// Number of runs that were repeated because a task left the event before the tree
+    /// quiesced. Only with more than one vCPU.
     #[serde(skip_serializing_if = "is_zero")]
     pub missed: u32,
-    /// Who triggered, and what all tasks stood at, in the restarted run's checkpoint.
+    /// The frozen tree of the last restarted run, at its checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<FrozenRecord>,
-    /// Everything that was compared.
+    /// All comparisons.
     pub checks: Vec<Check>,
-    /// How often each rule of comparison was used.
+    /// Number of uses of each rule.
     pub normalised: Uses,
-    /// The kernel's report, a tool's log, task states: what belongs to the verdict.
+    /// Lines that belong to the verdict: a kernel report, a tool's log, task states.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
-    /// The console, below the results directory.
+    /// Path of the console log in the results directory.
     pub console: String,
-    /// Files of the last restarted run, below the results directory.
+    /// Paths of the files of the last restarted run in the results directory.
     pub files: Vec<String>,
-    /// What goes into the expected result.
+    /// Part of the expected result.
     #[serde(skip)]
     pub rendered: Option<String>,
 }
@@ -107,35 +107,35 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// A container at rest.
+/// A frozen container.
 #[derive(Clone, Debug, Serialize)]
 pub struct FrozenRecord {
-    /// The triggering thread; 0 for a timer.
+    /// Thread id of the triggering task; 0 for a timer.
     pub tid: i32,
-    /// How often the event had happened when all was at rest.
+    /// Count of the event when the tree had quiesced.
     pub count: u64,
     /// The tasks.
     pub tasks: Vec<TaskRecord>,
 }
 
-/// One task, in short.
+/// Identity and site of a task.
 #[derive(Clone, Debug, Serialize)]
 pub struct TaskRecord {
     /// Process id.
     pub pid: i32,
     /// Thread id.
     pub tid: i32,
-    /// Parent.
+    /// Process id of the parent.
     pub ppid: i32,
-    /// Process group.
+    /// Process group id.
     pub pgid: i32,
-    /// Session.
+    /// Session id.
     pub sid: i32,
     /// Command name.
     pub comm: String,
-    /// State letter.
+    /// State letter, as in `/proc/PID/stat`.
     pub state: char,
-    /// Where it stands.
+    /// Site.
     pub site: String,
 }
 
@@ -155,7 +155,7 @@ impl From<&TaskFacts> for TaskRecord {
 }
 
 impl FrozenRecord {
-    /// In short.
+    /// Selects the recorded facts of a task.
     pub fn new(tid: i32, count: u64, tasks: &Observation) -> Self {
         Self {
             tid,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `results/`: one directory a run, whole or not there, old ones pruned.
+//! `results/`: one directory per run. It gets its name in one step, and old ones are pruned.
 
 use std::{
     fs, io,
@@ -10,16 +10,16 @@ use jiff::Timestamp;
 
 use crate::claim::{self, Claim};
 
-/// Directories that stay.
+/// Number of directories that pruning keeps.
 const KEEP: usize = 20;
 
-/// How a directory is called while it is being filled.
+/// Prefix of a directory whose run has not ended.
 const PARTIAL: &str = ".partial-";
 
-/// A file that keeps a directory from being pruned.
+/// A file that protects a directory from pruning.
 const KEPT: &str = "keep";
 
-/// The directory of a run that is under way.
+/// The directory of a run in progress.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
@@ -29,7 +29,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Begins one in `root`, and removes those of processes that are gone.
+    /// Creates one in `root`, and removes those whose process has ended.
     pub fn begin(root: &Path, what: &str) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         claim::sweep(root, PARTIAL);
@@ -48,7 +48,7 @@ impl Store {
         }
     }
 
-    /// The one of this name, unless it is another's.
+    /// Creates the directory of this name; returns `None` if the name is taken.
     fn take(root: &Path, name: &str) -> io::Result<Option<Self>> {
         let partial = root.join(format!("{PARTIAL}{name}"));
         match fs::create_dir(&partial) {
@@ -64,7 +64,7 @@ impl Store {
             partial,
             claim,
         };
-        // From here on nobody else can finish one of this name.
+        // From here on no other process can finish a directory of this name.
         if store.finished.exists() {
             fs::remove_dir_all(&store.partial)?;
             return Ok(None);
@@ -72,18 +72,18 @@ impl Store {
         Ok(Some(store))
     }
 
-    /// Where files go for now.
+    /// The directory while the run is in progress.
     pub fn dir(&self) -> &Path {
         &self.partial
     }
 
-    /// A path as it will be called below the finished directory.
+    /// Returns a path relative to the directory.
     pub fn relative(&self, path: &Path) -> String {
         let path = path.strip_prefix(&self.partial).unwrap_or(path);
         path.to_string_lossy().into_owned()
     }
 
-    /// Writes one file, making its directories.
+    /// Writes a file; creates its parent directories.
     pub fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let path = self.partial.join(path);
         if let Some(parent) = path.parent() {
@@ -92,12 +92,12 @@ impl Store {
         fs::write(path, content)
     }
 
-    /// Where the finished directory will be.
+    /// The path of the finished directory.
     pub fn finished(&self) -> &Path {
         &self.finished
     }
 
-    /// Gives it its name, in one step, and prunes older ones.
+    /// Renames the directory to its final name, and prunes older ones.
     pub fn finish(self, keep: bool) -> io::Result<PathBuf> {
         if keep {
             fs::write(self.partial.join(KEPT), "")?;

@@ -209,10 +209,10 @@ impl Runner<'_, '_> {
                 workload: Some(Ended::Exited { code }),
                 ..
             }) if code == status => "the tree was thawed and ended its work as it should".into(),
-            Ok(stopped) => format!("the tree was thawed, but then: {stopped:?}"),
+            Ok(stopped) => format!("the tree was thawed, then: {stopped:?}"),
             Err(error) => {
                 refused.guest_usable = false;
-                format!("the tree could not be thawed again: {error}")
+                format!("the tree could not be thawed: {error}")
             }
         });
         refused
@@ -301,7 +301,7 @@ impl Runner<'_, '_> {
             }
             Stopped::Timeout { count, .. } => {
                 let why = format!(
-                    "the event {} did not come in time; it happened {} times so far",
+                    "the event {} did not happen in time; its count is {}",
                     self.case.at,
                     count.unwrap_or(0)
                 );
@@ -412,12 +412,12 @@ fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
     match count {
         None => format!("the workload ended ({end}) before {at}: choose a shorter time"),
         Some(0) => format!(
-            "the event {at} never came: nothing like it happened before the workload's end ({end}); \
-             choose another event"
+            "the event {at} never happened: the workload ended ({end}) without any such event; \
+             choose another one"
         ),
         Some(count) => format!(
-            "the event {at} never came: it happened {count} times before the workload's end \
-             ({end}); choose a count up to {count}"
+            "the event {at} never happened: the workload ended ({end}) after {count} such events; \
+             choose a count up to {count}"
         ),
     }
 }
@@ -428,13 +428,13 @@ fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
     if matches!(at.trigger(), Trigger::Count { .. }) {
         let Some(task) = tasks.tasks.iter().find(|t| t.tid == freeze.tid) else {
             return Some(format!(
-                "missed {at}: the triggering task {} is gone",
+                "missed {at}: the triggering task {} has ended",
                 freeze.tid
             ));
         };
         if !at.is_at(&task.site) {
             return Some(format!(
-                "missed {at}: {} ({}) was found at site `{}`, not `{}`",
+                "missed {at}: {} ({}) is at site `{}`, not `{}`",
                 task.comm,
                 task.tid,
                 task.site,

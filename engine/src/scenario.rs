@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `scenario.toml`: read, checked, and turned into cases.
+//! Parses `scenario.toml` into cases.
 //!
 //! `docs/scenarios.md` documents every key.
 
@@ -19,27 +19,27 @@ use crate::{
     normalise::Rule,
 };
 
-/// A scenario, checked.
+/// A parsed scenario.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// The name of its directory.
+    /// Name of its directory.
     pub name: String,
     /// Its directory.
     pub dir: PathBuf,
     /// One line for `crucible list`.
     pub summary: String,
-    /// Files of `scenarios/shared` that it needs.
+    /// Files of `scenarios/shared` that are copied to `/work`.
     pub shared: Vec<String>,
     /// Commands that build the workload in the guest, each run by `sh -c` in `/work`.
     pub build: Vec<String>,
-    /// What is run, one after the other.
+    /// The cases, in the order in which they run.
     pub cases: Vec<Case>,
 }
 
-/// One workload stopped at one event.
+/// A workload and the event to stop it at.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Its name; `main` if the scenario has only one.
+    /// Name; `main` if the scenario has only one case.
     pub name: String,
     /// Program and arguments.
     pub argv: Vec<String>,
@@ -47,49 +47,48 @@ pub struct Case {
     pub env: BTreeMap<String, String>,
     /// Working directory.
     pub cwd: String,
-    /// Where it is stopped.
+    /// Event to stop at.
     pub at: EventSpec,
-    /// Limit in seconds for each wait.
+    /// Limit for each wait, in seconds.
     pub timeout: u64,
-    /// The status that the workload must end with.
+    /// Exit status that the workload must end with.
     pub status: i32,
-    /// File in `/work` that holds a number drawn before the checkpoint.
+    /// File in `/work` with the nonce, which the workload draws before the checkpoint.
     pub nonce: Option<String>,
-    /// Rules of comparison.
+    /// Rules for the comparison of logs.
     pub normalise: Vec<Rule>,
-    /// Files in `/work` whose text is compared by the rules, instead of their bytes; each
-    /// is a name, or how names begin with a `*` at the end.
+    /// Files in `/work` that are compared as logs, by the rules; a name may end with `*`.
     pub logs: Vec<String>,
-    /// Tasks that must be found at the freeze.
+    /// Tasks that must exist at the freeze.
     pub tasks: Vec<ExpectedTask>,
-    /// Tasks that run at the same time may each be the one whose event it is.
+    /// True if any of several concurrent tasks may trigger the event.
     pub any_task: bool,
 }
 
-/// A task that must be found at the freeze.
+/// A task that must exist at the freeze.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct ExpectedTask {
-    /// Its command name.
+    /// Command name.
     pub comm: String,
-    /// How its site begins: `vfork`, `freezer`, `stopped sig=19`, `exiting`.
+    /// Beginning of its site: `vfork`, `freezer`, `stopped sig=19`, `exiting`.
     pub site: String,
-    /// Command name of its parent, if that matters.
+    /// Command name of its parent; any if `None`.
     pub parent: Option<String>,
-    /// How many there must be; at least one if left out.
+    /// Number of such tasks; at least one if `None`.
     pub count: Option<usize>,
 }
 
-/// A mistake in a `scenario.toml`, with its place.
+/// An error in a `scenario.toml`.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub struct ScenarioError {
     /// The file.
     pub file: PathBuf,
-    /// Its line and column, counted from 1.
+    /// Line and column, counted from 1.
     pub place: Option<(usize, usize)>,
-    /// What is wrong.
+    /// The error.
     pub message: String,
-    /// What would be right.
+    /// A suggestion.
     pub help: Option<String>,
 }
 
@@ -107,8 +106,8 @@ impl fmt::Display for ScenarioError {
     }
 }
 
-/// The file, or a case in it: `unknown_keys` has seen to it that each key is in its place.
-/// Keys of both may stand at the top as defaults.
+/// The keys of the file or of a case; `unknown_keys` has checked that each is in a permitted
+/// place. Keys of a case may be given at the top as defaults.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 struct Table {
@@ -146,7 +145,7 @@ const CASE_KEYS: &[&str] = &[
 ];
 
 impl Case {
-    /// Whether a file in `/work` is one of [`Self::logs`].
+    /// Returns true if a file in `/work` is one of [`Self::logs`].
     pub fn is_log(&self, path: &str) -> bool {
         self.logs.iter().any(|log| match log.strip_suffix('*') {
             Some(begin) => path.starts_with(begin),
@@ -156,7 +155,7 @@ impl Case {
 }
 
 impl Scenario {
-    /// Reads `DIR/scenario.toml`.
+    /// Reads and parses `DIR/scenario.toml`.
     pub fn load(dir: &Path) -> Result<Self, ScenarioError> {
         let file = dir.join("scenario.toml");
         let text = fs::read_to_string(&file).map_err(|e| ScenarioError {
@@ -171,7 +170,7 @@ impl Scenario {
         parse(&name, dir, &file, &text)
     }
 
-    /// The names of all scenarios in a directory, sorted.
+    /// Lists the names of the scenarios in a directory, sorted.
     pub fn names(root: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(root)? {
@@ -184,7 +183,8 @@ impl Scenario {
         Ok(names)
     }
 
-    /// The workload's own files: all but the description and the snapshots.
+    /// Reads the workload's sources: all files except the description and the expected
+    /// results.
     pub fn sources(&self) -> io::Result<Vec<Source>> {
         let mut sources = Vec::new();
         collect(&self.dir, "", &mut sources)?;
@@ -203,12 +203,12 @@ impl Scenario {
     }
 }
 
-/// A file of the workload.
+/// A source file of the workload.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Relative to the scenario's directory, and to `/work` in the guest.
+    /// Path relative to the scenario's directory, and to `/work` in the guest.
     pub path: String,
-    /// Permissions.
+    /// Mode bits.
     pub mode: u32,
     /// Content.
     pub content: Vec<u8>,
@@ -282,7 +282,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
 
 type Fail<'a> = dyn Fn(Option<Range<usize>>, String, Option<String>) -> ScenarioError + 'a;
 
-/// Flattened tables cannot refuse unknown keys by themselves.
+/// Reports unknown keys: serde cannot for flattened tables.
 fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
     let Ok(table) = toml::de::DeTable::parse(text) else {
         return Ok(());
@@ -358,7 +358,7 @@ fn case(
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there are {}", names.join(", ")),
             };
-            let message = format!("there is no normalisation `{}`", rule.get_ref());
+            let message = format!("there is no rule `{}`", rule.get_ref());
             fail(Some(rule.span()), message, Some(help))
         })?);
     }
@@ -395,7 +395,7 @@ fn default_env() -> BTreeMap<String, String> {
     .into()
 }
 
-/// Line and column of an offset, counted from 1.
+/// Returns line and column of an offset, counted from 1.
 fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = &text[..offset.min(text.len())];
     let line = before.matches('\n').count() + 1;

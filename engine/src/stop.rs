@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Why a case ended before its comparison.
+//! Reasons for which a case ends before its comparison.
 
 use crucible_vmm::TaskStates;
 
 use crate::{engine::Refusal, guest::GuestError, session::SessionError, verdict::Verdict};
 
-/// The end of a case.
+/// The early end of a case.
 #[derive(Clone, Debug)]
 pub struct Stop {
-    /// What it comes to.
+    /// The verdict.
     pub verdict: Verdict,
-    /// One line.
+    /// Reason in one line.
     pub why: String,
-    /// What to show with it: the kernel's report, a tool's log, task states.
+    /// Lines to show: a kernel report, a tool's log, task states.
     pub lines: Vec<String>,
-    /// Whether the guest can serve another case.
+    /// True if the guest can run another case.
     pub guest_usable: bool,
-    /// Whether the run was another than had been asked for: its event did not come, or its
-    /// tasks went on from it.
+    /// True if the run was not at the requested event: the event did not happen, or its
+    /// tasks left it.
     pub missed: bool,
 }
 
-/// Where in a run something went wrong.
+/// The phase of a run in which it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before the trigger fired: nothing is said about checkpoint/restart.
+    /// Before the trigger fired, so checkpoint/restart is not the cause.
     Before,
     /// From the trigger on.
     After,
 }
 
 impl Stop {
-    /// A case that came to no result.
+    /// A case without a result.
     pub fn unknown(why: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Unknown,
@@ -42,7 +42,7 @@ impl Stop {
         }
     }
 
-    /// A run that did not come to its point, or did not stay there.
+    /// A run that did not reach its event, or did not stay there.
     pub fn missed(why: impl Into<String>) -> Self {
         Self {
             missed: true,
@@ -50,13 +50,13 @@ impl Stop {
         }
     }
 
-    /// With lines to show.
+    /// Adds lines to show.
     pub fn with(mut self, lines: Vec<String>) -> Self {
         self.lines = lines;
         self
     }
 
-    /// A guest that gave no answer, by when that was.
+    /// A guest that did not answer, judged by the phase.
     pub fn guest(phase: Phase, error: GuestError) -> Self {
         let why = full(&error);
         let (bad, lines) = match error {
@@ -66,7 +66,7 @@ impl Stop {
             }
             GuestError::Ended(_) => (Verdict::Panic, Vec::new()),
             GuestError::Silent { states, .. } => (Verdict::Hang, states_lines(*states)),
-            // The agent answers and the guest lives: it is the one question that failed.
+            // The guest is alive and the agent answers: only this request failed.
             GuestError::Failed(_) => return Self::unknown(why),
             _ => (Verdict::Unknown, Vec::new()),
         };
@@ -96,7 +96,7 @@ impl Stop {
         }
     }
 
-    /// A tool that said no.
+    /// A tool that refused.
     pub fn refused(refusal: Refusal) -> Self {
         let mut lines: Vec<_> = refusal.log.lines().map(str::to_owned).collect();
         let skip = lines.len().saturating_sub(40);
@@ -114,7 +114,7 @@ impl Stop {
         }
     }
 
-    /// There was no guest to begin with.
+    /// A guest that could not be started.
     pub fn session(error: &SessionError) -> Self {
         Self {
             guest_usable: false,
@@ -123,7 +123,7 @@ impl Stop {
     }
 }
 
-/// An error and its causes, each once.
+/// Formats an error and its causes, each once.
 pub fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

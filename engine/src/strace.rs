@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What `strace -ff` writes, a log a task, made comparable from run to run by named rules.
+//! Normalises logs of `strace -ff`, one per task, by named rules, so that runs can be compared.
 //!
-//! Within a task the order is kept. Tasks are not told apart by their numbers, which other
-//! tasks' births decide, but by what they did: the logs are compared as a set.
+//! Within a task the order is kept. Logs are compared as a set: a task is identified by what it
+//! did, since its pid depends on the creation of other tasks.
 
 use std::sync::LazyLock;
 
@@ -13,14 +13,14 @@ use crate::{
     normalise::{Rule, Uses},
 };
 
-/// One log: the file's name, and what is in it.
+/// A log: name and content of the file.
 pub type Log = (String, String);
 
 fn regex(text: &str) -> Regex {
     Regex::new(text).expect("a constant")
 }
 
-/// Where a number is a process: what calls return and take, and what a signal tells.
+/// Places of process ids: results and arguments of calls, and siginfo of signals.
 static PIDS: LazyLock<[Regex; 4]> = LazyLock::new(|| {
     [
         regex(
@@ -30,7 +30,7 @@ static PIDS: LazyLock<[Regex; 4]> = LazyLock::new(|| {
             r"^((?:kill|tgkill|tkill|wait4|setpgid|getpgid|getsid|prlimit64|sched_getaffinity|sched_setaffinity)\()([1-9]\d*)",
         ),
         regex(r"\b((?:si_pid|child_tid|parent_tid)=(?:\[|\{)?)([1-9]\d*)"),
-        // What pthread_join() waits for: its is the one wait of this kind that is not private.
+        // pthread_join() waits for a tid: the only futex wait of this form that is not private.
         regex(r"^(futex\([^,]+, FUTEX_WAIT_BITSET\|FUTEX_CLOCK_REALTIME, )([1-9]\d*)"),
     ]
 });
@@ -46,14 +46,13 @@ static TEMPORARY: LazyLock<Regex> = LazyLock::new(|| regex(r"/tmp/(cc|Gm)[A-Za-z
 static PADDED: LazyLock<Regex> = LazyLock::new(|| regex(r"\) += "));
 static LOAD: LazyLock<Regex> = LazyLock::new(|| regex(r"^sysinfo\(\{.*\}\)"));
 
-/// A call that something interrupted. It may be made again, or go on as `restart_syscall`; or
-/// have ended with that.
+/// An interrupted call. It may be made again, continue as `restart_syscall`, or be complete.
 static INTERRUPTED: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^(?P<call>(?P<name>\w+)\(.*\)) += \? ERESTART\w* .*$"));
-/// Calls that have done their work when a handler has interrupted them. Of any other, whether a
-/// signal comes while it is interrupted by freezing is chance: its program makes it again.
+/// Calls that are complete when a handler has interrupted them. Any other call is made again by
+/// its program; whether a signal arrives while freezing interrupts it depends on timing.
 const WAITS_FOR_SIGNALS: [&str; 2] = ["pause", "rt_sigsuspend"];
-/// A handler's return to a call that is not made again.
+/// The return from a handler to a call that is not made again.
 static GIVEN_UP: LazyLock<Regex> = LazyLock::new(|| regex(r"^rt_sigreturn\(.*\) += -1 EINTR"));
 static GOES_ON: LazyLock<Regex> = LazyLock::new(|| {
     regex(
@@ -61,13 +60,13 @@ static GOES_ON: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Calls that can go on as `restart_syscall`, which tells no more of them than their result.
+/// Calls that can continue as `restart_syscall`, of which a log shows only the result.
 const GOING_ON: [&str; 4] = ["poll(", "nanosleep(", "clock_nanosleep(", "futex("];
-/// What is left of a sleep's time is told only where it was interrupted.
+/// The remaining time of a sleep, which is shown only if it was interrupted.
 static LEFT: LazyLock<Regex> =
     LazyLock::new(|| regex(r"^((?:clock_)?nanosleep\(.*, )(?:NULL|0x[0-9a-f]+|\{[^{}]*\})\)$"));
 
-/// The logs, each by the rules, in an order that no number decides.
+/// Normalises the logs and sorts them by content.
 pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> {
     let mut texts: Vec<_> = logs
         .iter()
@@ -77,8 +76,8 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
     texts
 }
 
-/// The first log of one set that is not in the other, held against the one that is most
-/// like it there. Both are normalised.
+/// Compares the first log that is only in one set with the most similar one in the other set.
+/// Both sets are normalised.
 pub fn difference(expected: &[String], actual: &[String]) -> Option<String> {
     let mut left: Vec<_> = actual.iter().collect();
     let mut lost = Vec::new();
@@ -92,22 +91,19 @@ pub fn difference(expected: &[String], actual: &[String]) -> Option<String> {
     let Some(log) = lost.first() else {
         let more = left.first()?;
         return Some(format!(
-            "a log too many, which begins\n  + {}",
+            "an additional log, which begins\n  + {}",
             first_line(more)
         ));
     };
     let numbers = format!(
-        "{} of {} logs differ, and {} are there instead",
+        "{} of {} logs are missing, and {} others exist",
         lost.len(),
         expected.len(),
         left.len()
     );
     let nearest = left.iter().max_by_key(|other| same(log, other));
     Some(match nearest {
-        None => format!(
-            "{numbers}; one that is lost begins\n  - {}",
-            first_line(log)
-        ),
+        None => format!("{numbers}; a missing one begins\n  - {}", first_line(log)),
         Some(other) => format!(
             "{numbers}; of `{}`: {}",
             first_line(log),
@@ -128,9 +124,9 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
     let mut handled = false;
     let mut rest = text.lines();
     while let Some(line) = rest.next() {
-        // strace aligns results, by lines that may have been longer before the rules.
+        // strace aligns results; the lines may have been longer before normalisation.
         let mut line = PADDED.replace(line, ") = ").into_owned();
-        // mkstemp() draws again where a number would make one name likelier than others.
+        // mkstemp() draws again if a number would make some names more likely than others.
         if has(Rule::RandomBytes) && line.starts_with("getrandom(") {
             *uses.entry(Rule::RandomBytes).or_default() += 1;
             continue;
@@ -141,7 +137,7 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
             handled = true;
             continue;
         }
-        // The return of a handler that makes no call of its own belongs to the signal.
+        // The return from a handler that makes no calls belongs to the signal.
         if std::mem::take(&mut handled) && line.starts_with("rt_sigreturn(") {
             continue;
         }
@@ -157,14 +153,15 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
         }
         lines.push(by_line(line, rules, uses));
     }
-    // Which of them there are matters, and not where or in which order.
+    // The set is compared, not position and order.
     ended.sort();
     lines.append(&mut ended);
     lines.push(String::new());
     lines.join("\n")
 }
 
-/// Whether a task's next call is the same one, after signals and the return of their handlers.
+/// Returns true if a task's next call is the same one, after signals and returns from their
+/// handlers.
 fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
     for line in rest {
         match line.split('(').next() {
@@ -182,7 +179,7 @@ fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
     false
 }
 
-/// Of a call that can go on as another, what both of them show.
+/// Reduces a call that can continue as `restart_syscall` to what both forms show.
 fn going_on(line: &str, interrupted: &mut Option<String>) -> String {
     if let Some(found) = GOES_ON.captures(line)
         && let Some(call) = interrupted
@@ -199,7 +196,7 @@ fn going_on(line: &str, interrupted: &mut Option<String>) -> String {
     }
 }
 
-/// A call, without the time that was left, and what it returned: a number, with its error.
+/// Returns a call without its remaining time, and its result: a number, with an error if any.
 fn short(call: &str, result: &str) -> String {
     let call = LEFT.replace(call, "${1}<left>)");
     let mut words = result.split(' ');
@@ -209,7 +206,7 @@ fn short(call: &str, result: &str) -> String {
     }
 }
 
-/// A line by the rules that look at nothing but the line.
+/// Normalises a line by the rules that need no context.
 fn by_line(mut line: String, rules: &[Rule], uses: &mut Uses) -> String {
     for (rule, apply) in LINE_RULES {
         if rules.contains(rule) {
@@ -318,7 +315,7 @@ mod tests {
         let undisturbed = [pause, signal, back, end].concat();
         assert!(one(&undisturbed).contains("pause"));
         assert_ne!(one(&undisturbed), one(&[signal, back, end].concat()));
-        // A freeze before the signal.
+        // The freeze interrupts the call before the signal does.
         assert_eq!(one(&undisturbed), one(&[pause, &undisturbed].concat()));
         // Two of them are not one.
         let twice = [pause, signal, back, &undisturbed].concat();

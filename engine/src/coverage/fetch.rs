@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Brings the counts of a running kernel to the host.
+//! Copies the gcov counters of a running kernel to the host.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use crate::guest::{Guest, GuestError};
 
-/// How long the guest may take to copy its counts.
+/// Limit for the guest to copy its counters.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Copies each file of counts, since debugfs tells no sizes, and prints where it was.
+/// Copies each counter file, since files in debugfs have no size, and prints its path.
 const COPY: &str = "rm -rf /tmp/counts && mkdir /tmp/counts && cd /sys/kernel/debug/gcov || exit 1
 n=0
 find . -name '*.gcda' | while read -r path; do
 	cat \"$path\" > /tmp/counts/$n && echo \"$path\" && n=$((n + 1)) || exit 1
 done";
 
-/// The counts of every source that has notes in `counted`, by its path in the kernel's tree
-/// without the extension.
+/// Reads the counters of every source that has gcno notes in `counted`. The key is the path in
+/// the kernel's tree without extension.
 pub fn fetch(guest: &mut Guest, counted: &Path) -> Result<BTreeMap<String, Vec<u8>>, GuestError> {
     let argv = ["/bin/sh", "-c", COPY].map(String::from);
     let run = guest.exec(&argv, &BTreeMap::new(), "/", LIMIT)?;
     if !run.success() {
         return Err(GuestError::Failed(format!(
-            "the guest's kernel does not tell its counts: {}",
+            "cannot read the counters of the guest's kernel: {}",
             run.stderr.trim()
         )));
     }
@@ -36,8 +36,7 @@ pub fn fetch(guest: &mut Guest, counted: &Path) -> Result<BTreeMap<String, Vec<u
     Ok(counts)
 }
 
-/// The part of a path in debugfs, which begins with where the kernel was built, that is a
-/// path in the kernel's tree.
+/// Strips the build directory from a path in debugfs; returns the path in the kernel's tree.
 fn stem<'a>(path: &'a str, counted: &Path) -> Option<&'a str> {
     let path = path.strip_suffix(".gcda")?;
     path.match_indices('/')

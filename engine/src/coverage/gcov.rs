@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What `gcov` makes of a compiler's notes and a kernel's counts.
+//! Runs `gcov` on the compiler's notes and the kernel's counters.
 
 use std::{collections::HashMap, fs, path::Path, process::Command};
 
@@ -7,16 +7,16 @@ use serde::Deserialize;
 
 use super::CoverageError;
 
-/// How often a line was run.
+/// Execution count of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The sum over all functions that it was compiled into.
+    /// Sum over all functions that the line was compiled into.
     pub count: u64,
-    /// In none of them all of its parts were run.
+    /// True if in none of them all blocks of the line were executed.
     pub partly: bool,
 }
 
-/// The counted lines of a file, by number.
+/// Counts of a file, by line number.
 pub type Lines = HashMap<usize, Line>;
 
 #[derive(Deserialize)]
@@ -37,8 +37,8 @@ struct LineReport {
     unexecuted_block: bool,
 }
 
-/// The lines of the source `name`, a path in the kernel's tree, whose notes are in
-/// `counted` and whose counts are `counts`.
+/// Runs gcov for the source `name`, a path in the kernel's tree, with the notes in
+/// `counted` and the counters `counts`.
 pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, CoverageError> {
     let io = |source| CoverageError::Io {
         path: name.to_owned(),
@@ -56,7 +56,7 @@ pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, Coverag
         .output()
         .map_err(io)?;
     let words = String::from_utf8_lossy(&output.stderr);
-    // It goes on without counts that do not fit the notes, and says so there only.
+    // gcov ignores counters that do not match the notes, and reports that on stderr only.
     if !output.status.success() || !words.is_empty() {
         return Err(CoverageError::Gcov {
             path: name.to_owned(),
@@ -93,7 +93,7 @@ fn read(json: &[u8], name: &str) -> serde_json::Result<Lines> {
 mod tests {
     use super::*;
 
-    /// With what compiles the kernel, and in its way.
+    /// With the compiler and the options of the kernel build.
     #[test]
     fn a_program_that_was_run_is_counted() {
         let directory = tempfile::tempdir().unwrap();
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(lines.get(&5).copied(), line(1, false));
         assert_eq!(lines.get(&7).copied(), line(0, true));
         assert_eq!(lines.get(&8).copied(), line(1, true));
-        // Counts of something else are no counts of this.
+        // Counters of another build do not match.
         assert!(super::lines(directory.path(), "counted.c", &counts[..8]).is_err());
     }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which refusals of restart(2) a run has reached, by the counts of a kernel that counts
-//! its lines.
+//! Finds the refusals of restart(2) that a run has reached, from the counters of the coverage
+//! kernel.
 //!
-//! A *refusal site* is a statement that calls `ckpt_err()` or makes an errno (`-E…`), in any
-//! function that can be reached from `ckpt_restart()`: that is, which it names, or which a
-//! function that it names does, and so on. What only passes an errno on is none. A site is
-//! reached where its line was run.
+//! A *refusal site* is a statement that calls `ckpt_err()` or produces an errno (`-E…`), in any
+//! function that is reachable from `ckpt_restart()`: one that it names, or that a function
+//! so found names. A statement that passes an errno on is not a site. A site is
+//! reached if its line was executed.
 
 mod fetch;
 mod gcov;
@@ -25,14 +25,14 @@ pub use fetch::fetch;
 use gcov::Lines;
 use source::{Function, Site};
 
-/// Where restart(2) begins to look at an image.
+/// The function in which restart(2) starts to read an image.
 const ROOT: &str = "ckpt_restart";
 
 /// The functions that all records share.
 const COMMON: [&str; 3] = ["ckpt_read", "ckpt_obj_insert", "ckpt_obj_fetch"];
 
-/// What reads the records that stand outside of the tasks' sections or within others, and
-/// what uses a record once its section is complete. The others are in a `switch`.
+/// Readers of records outside of sections or inside others, and functions that use a record
+/// after its section is complete. The readers of all other records are in a `switch`.
 const PARSERS: [(&str, &str); 17] = [
     ("HEADER", "ckpt_read_header"),
     ("TREE", "ckpt_prepare_relink"),
@@ -53,46 +53,46 @@ const PARSERS: [(&str, &str); 17] = [
     ("any", "ckpt_obj_fetch"),
 ];
 
-/// Why there is no coverage.
+/// An error in reading the coverage.
 #[derive(Debug, Error)]
 pub enum CoverageError {
-    /// A file.
+    /// A file cannot be read.
     #[error("cannot read the counts of {path}")]
     Io {
-        /// Whose counts.
+        /// Path of the source.
         path: String,
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// The program.
+    /// gcov failed.
     #[error("gcov cannot read the counts of {path}: {words}")]
     Gcov {
-        /// Whose counts.
+        /// Path of the source.
         path: String,
-        /// What it said.
+        /// Its error output.
         words: String,
     },
-    /// What it printed.
-    #[error("gcov's output for {path} makes no sense")]
+    /// The output of gcov cannot be parsed.
+    #[error("cannot parse gcov's output for {path}")]
     Json {
-        /// Whose counts.
+        /// Path of the source.
         path: String,
         /// Why.
         #[source]
         source: serde_json::Error,
     },
-    /// Sources and counts are not of each other.
-    #[error("{0}: does this kernel count the lines of checkpoint and restart?")]
+    /// Sources and counters do not match.
+    #[error("{0}: is this kernel built with the flavour `coverage`?")]
     Missing(String),
 }
 
-/// Sites that were reached, of how many.
+/// Numbers of refusal sites.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Share {
-    /// Reached.
+    /// Sites reached.
     pub reached: usize,
-    /// All.
+    /// All sites.
     pub sites: usize,
 }
 
@@ -103,19 +103,19 @@ impl Share {
     }
 }
 
-/// A function that restart(2) can reach and that refuses.
+/// A function reachable from restart(2) that has refusal sites.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FunctionShare {
     /// Its source, a path in the kernel's tree.
     pub file: String,
     /// Its name.
     pub function: String,
-    /// Its sites.
+    /// Its refusal sites.
     #[serde(flatten)]
     pub share: Share,
 }
 
-/// A refusal that was never given.
+/// A refusal site that was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unreached {
     /// Its source, a path in the kernel's tree.
@@ -128,23 +128,23 @@ pub struct Unreached {
     pub text: String,
 }
 
-/// What a run has reached.
+/// The coverage of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Coverage {
     /// All sites.
     #[serde(flatten)]
     pub share: Share,
-    /// By type of record, `any` for what is asked of each; a function that several types
+    /// By type of record; `any` for checks of all records. A function that several types
     /// use counts for each of them.
     pub records: BTreeMap<String, Share>,
     /// By function.
     pub functions: Vec<FunctionShare>,
-    /// The rest.
+    /// Sites that were not reached.
     pub unreached: Vec<Unreached>,
 }
 
 impl Coverage {
-    /// The types of record of which nothing was ever refused.
+    /// Types of record without a reached refusal.
     pub fn silent(&self) -> Vec<&str> {
         let silent = self
             .records
@@ -154,7 +154,7 @@ impl Coverage {
     }
 }
 
-/// Joins the sources and notes in `counted` with the counts, by the source's path without its
+/// Combines the sources and notes in `counted` with the counters, by the source's path without
 /// extension.
 pub fn measure(
     counted: &Path,
@@ -178,7 +178,7 @@ fn judge(
     functions: &[Function],
     lines: &BTreeMap<String, Lines>,
 ) -> Result<Coverage, CoverageError> {
-    let missing = |what: &str| CoverageError::Missing(format!("there is no {what}()"));
+    let missing = |what: &str| CoverageError::Missing(format!("the sources have no {what}()"));
     let all = closure(functions, ROOT, &[]).ok_or_else(|| missing(ROOT))?;
     let reached = |function: &Function, site: &Site| {
         lines
@@ -239,8 +239,8 @@ fn judge(
     })
 }
 
-/// The functions that `root` can reach, itself among them, but for those left out; none
-/// where there is no such function.
+/// Returns the functions reachable from `root`, including itself, except those left out; `None`
+/// if there is no such function.
 fn closure(functions: &[Function], root: &str, without: &[&str]) -> Option<BTreeSet<usize>> {
     let first = functions.iter().position(|f| f.name == root)?;
     let mut members = BTreeSet::from([first]);
@@ -252,7 +252,7 @@ fn closure(functions: &[Function], root: &str, without: &[&str]) -> Option<BTree
             .iter()
             .filter(|name| !without.contains(&name.as_str()))
         {
-            // Of two static functions of one name the own file's is meant.
+            // Of two static functions of one name, the one in the same file is meant.
             let named = |f: &&Function| f.name == *name;
             let own = functions.iter().find(|f| named(f) && f.file == from.file);
             let Some(called) = own.or_else(|| functions.iter().find(named)) else {
@@ -267,7 +267,8 @@ fn closure(functions: &[Function], root: &str, without: &[&str]) -> Option<BTree
     Some(members)
 }
 
-/// Where the compiler has left the very line without a block, the statement's others tell.
+/// If the compiler has emitted no block for the line itself, the other lines of the statement
+/// decide.
 fn is_reached(lines: &Lines, site: &Site) -> bool {
     let run = |line: &gcov::Line| line.count > 0 && !(site.choice && line.partly);
     match lines.get(&site.line) {

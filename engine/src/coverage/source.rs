@@ -1,50 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Functions of kernel sources, what they name, and where they refuse. No parser of C: it
-//! goes by the kernel's own style, in which a body begins and ends with a brace alone in the
-//! first column.
+//! Finds functions in kernel sources, the identifiers that they name, and their refusal sites.
+//! This is not a C parser: it relies on kernel style, in which a function body starts and ends
+//! with a brace alone in the first column.
 
 use std::collections::BTreeSet;
 
-/// The helper that says on the log why something is refused.
+/// The helper that logs the reason for a refusal.
 const HELPER: &str = "ckpt_err";
 
-/// Words that stand before a statement and decide whether it is reached.
+/// Keywords before a statement that decide whether it is executed.
 const GUARDS: [&str; 4] = ["if", "while", "for", "switch"];
 
-/// Statements after which the next one is not reached.
+/// Statements after which the next one is not executed.
 const JUMPS: [&str; 4] = ["return", "goto", "break", "continue"];
 
-/// A statement that refuses: it calls the helper, or makes an errno.
+/// A refusal site: a statement that calls the helper, or produces an errno.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
-    /// Line of the call or the errno, from 1 on.
+    /// Line of the call or the errno, counted from 1.
     pub line: usize,
     /// First line of the statement.
     pub first: usize,
     /// Its last line.
     pub last: usize,
-    /// It stands behind a `?`, so that the statement may be reached and not refuse.
+    /// True if it is behind a `?`: the statement may be executed without refusing.
     pub choice: bool,
-    /// The statement on one line.
+    /// Text of the statement, on one line.
     pub text: String,
 }
 
 /// A function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Its file, as it was given.
+    /// Its file.
     pub file: String,
     /// Its name.
     pub name: String,
-    /// All identifiers in its body; those of functions may be called.
+    /// All identifiers in its body.
     pub names: BTreeSet<String>,
-    /// Record type and function, for each `case CKPT_REC_TYPE: return function(…)`.
+    /// Record type and function of each `case CKPT_REC_TYPE: return function(…)`.
     pub dispatches: Vec<(String, String)>,
-    /// Where it refuses.
+    /// Its refusal sites.
     pub sites: Vec<Site>,
 }
 
-/// The functions of a file.
+/// Finds the functions of a file.
 pub fn functions(file: &str, text: &str) -> Vec<Function> {
     let plain = blank(text);
     let (original, plain): (Vec<_>, Vec<_>) = (text.lines().collect(), plain.lines().collect());
@@ -72,7 +72,7 @@ pub fn functions(file: &str, text: &str) -> Vec<Function> {
     found
 }
 
-/// The word before the first parenthesis.
+/// Returns the word before the first parenthesis.
 fn name(head: &str) -> Option<&str> {
     let (before, _) = head.split_once('(')?;
     let name = before.rsplit(|c: char| !is_word(c)).next()?;
@@ -121,18 +121,18 @@ fn function(
     }
 }
 
-/// The text with comments, strings and preprocessor lines made blanks, its lines kept.
+/// Replaces comments, strings and preprocessor lines by blanks; keeps line numbers.
 fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     let mut line_is_empty = true;
-    // What ends the part that is being left out.
+    // The end of the part that is being blanked.
     let mut until: Option<&str> = None;
     let mut before = '\0';
     while let Some(c) = chars.next() {
         let end = match until {
             Some("*/") => before == '*' && c == '/',
-            // A preprocessor line goes on after a backslash.
+            // A preprocessor line continues after a backslash.
             Some("\n") => c == '\n' && before != '\\',
             Some(quote) => quote.starts_with(c) && before != '\\',
             None => false,
@@ -154,7 +154,7 @@ fn blank(text: &str) -> String {
             until = begins;
             before = '\0';
         } else {
-            // `\\` escapes nothing more.
+            // The second `\\` of a pair does not escape the next character.
             before = if before == '\\' && c == '\\' { '\0' } else { c };
         }
         line_is_empty = c == '\n' || (line_is_empty && c.is_whitespace());
@@ -166,7 +166,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Identifiers and numbers with their offsets.
+/// Returns identifiers and numbers with their offsets.
 fn words(text: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut begin = None;
@@ -183,14 +183,15 @@ fn words(text: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// Offsets of each refusal, of its statement's begin and end, and whether it is behind a `?`.
+/// Returns the offset of each refusal, the range of its statement, and whether it is behind a
+/// `?`.
 fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     let statements = statements(body);
     let mut found = Vec::new();
     for (index, &(guarded, first, last)) in statements.iter().enumerate() {
         let text = &body[first..last];
         let Some(at) = refusal(text) else { continue };
-        // An errno that is put ready for tests that follow is told by what they jump to.
+        // An errno that is assigned for later checks is not a refusal; what they jump to is.
         let ready = !guarded && is_assignment(text);
         let jumps = statements
             .get(index + 1)
@@ -205,7 +206,7 @@ fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     found
 }
 
-/// `x = -ERRNO` and nothing else, or a declaration that ends so.
+/// Returns true for a statement `x = -ERRNO`, or a declaration that ends so.
 fn is_assignment(text: &str) -> bool {
     text.rsplit_once('=').is_some_and(|(_, value)| {
         let value = value.trim();
@@ -215,7 +216,7 @@ fn is_assignment(text: &str) -> bool {
     })
 }
 
-/// The offset of what refuses in a statement.
+/// Returns the offset of the refusal in a statement.
 fn refusal(text: &str) -> Option<usize> {
     let helper = words(text)
         .into_iter()
@@ -226,7 +227,7 @@ fn refusal(text: &str) -> Option<usize> {
     let errno = |&(at, word): &(usize, &str)| {
         let before = text[..at].strip_suffix('-').map(str::trim_end);
         let all_upper = word.chars().all(|c| !c.is_ascii_lowercase());
-        // `== -EINTR` asks, it does not refuse.
+        // `== -EINTR` is a comparison.
         word.starts_with('E')
             && word.len() > 2
             && all_upper
@@ -238,7 +239,7 @@ fn refusal(text: &str) -> Option<usize> {
         .map(|&(at, _)| at)
 }
 
-/// Statements without what guards them: whether anything does, begin, end.
+/// Splits a body into statements: whether a condition guards it, start, end.
 fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     let mut found = Vec::new();
     let (mut depth, mut begin) = (0, 0);
@@ -260,7 +261,7 @@ fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     found
 }
 
-/// Whether `if (…)` and the like stand before the statement, and where it begins.
+/// Returns whether `if (…)` or the like precedes the statement, and the offset of its start.
 fn skip_guards(text: &str) -> (bool, usize) {
     let mut at = 0;
     let mut guarded = false;
@@ -284,7 +285,7 @@ fn skip_guards(text: &str) -> (bool, usize) {
     }
 }
 
-/// The length of the text up to the end of its first parenthesis.
+/// Returns the length of the text up to the closing parenthesis of the first one.
 fn parenthesis(text: &str) -> usize {
     let mut depth = 0;
     for (at, c) in text.char_indices() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Why a guest gives no answer.
+//! Errors of a guest.
 
 use std::{io, time::Duration};
 
@@ -7,38 +7,38 @@ use crucible_protocol::frame::FrameError;
 use crucible_vmm::{Alert, Exit, TaskStates};
 use thiserror::Error;
 
-/// Why the guest gave no answer.
+/// The reason for which a request to a guest failed.
 #[derive(Debug, Error)]
 pub enum GuestError {
-    /// Its kernel reported a fault.
+    /// The kernel reported a fault.
     #[error("the guest's kernel reported: {}", headlines(.0))]
     Alert(Vec<Alert>),
     /// The machine ended.
     #[error("the machine ended: {0:?}")]
     Ended(Option<Exit>),
-    /// There was no answer in time.
-    #[error("the guest gave no answer in {} s to {what}", .limit.as_secs())]
+    /// The agent did not answer in time.
+    #[error("the guest did not answer {what} within {} s", .limit.as_secs())]
     Silent {
-        /// The question.
+        /// The request.
         what: &'static str,
-        /// How long it had.
+        /// The limit.
         limit: Duration,
-        /// What its tasks were doing.
+        /// States of the guest's tasks.
         states: Box<TaskStates>,
     },
-    /// The agent answered that it could not.
+    /// The agent reported an error.
     #[error("{0}")]
     Failed(String),
-    /// The agent's answer makes no sense.
-    #[error("the agent's answer to {0} is of the wrong kind: rebuild its disk")]
+    /// The agent's answer has the wrong type.
+    #[error("the agent's answer to {0} has the wrong type: run `crucible rootfs build`")]
     Confused(&'static str),
-    /// The channel cannot carry the question.
+    /// The request cannot be sent.
     #[error("the channel to the guest is broken")]
     Channel(#[from] FrameError),
-    /// The host's side of the machine failed.
+    /// The machine failed on the host.
     #[error(transparent)]
     Machine(#[from] crucible_vmm::Error),
-    /// The host has no random numbers.
+    /// The host has no random numbers for a guest.
     #[error("cannot get random numbers")]
     Random(#[source] io::Error),
     /// A thread could not be started.

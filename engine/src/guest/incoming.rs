@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What comes from a guest, in one queue: answers, its kernel's alerts, the end.
+//! The queue of a guest's messages: answers, kernel reports, the end of the channel.
 
 use std::{
     io,
@@ -11,17 +11,17 @@ use std::{
 use crucible_protocol::{Envelope, Reply, frame};
 use crucible_vmm::Alert;
 
-/// Something that came.
+/// A message from a guest.
 pub(super) enum Incoming {
     /// An answer.
     Reply(Envelope<Reply>),
     /// The kernel reports a fault.
     Alert(Alert),
-    /// No answers will come any more.
+    /// The channel is closed.
     Closed,
 }
 
-/// The queue of what comes from here on.
+/// Starts the threads that fill the queue.
 pub(super) fn listen(
     channel_to_agent: UnixStream,
     alerts: Receiver<Alert>,
@@ -39,7 +39,7 @@ fn read_replies(mut from: UnixStream, to: Sender<Incoming>) -> io::Result<()> {
                 return;
             }
         }
-        // Nobody may be left to hear it.
+        // The receiver may have been dropped.
         let _ = to.send(Incoming::Closed);
     };
     thread::Builder::new().name("replies".into()).spawn(read)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A running guest as the engine sees it: questions, answers, and the kernel's alerts.
+//! A running guest: requests to its agent, answers, and kernel reports.
 
 mod error;
 mod incoming;
@@ -21,32 +21,32 @@ pub use self::error::GuestError;
 use self::incoming::Incoming;
 use crate::identity;
 
-/// How much longer than the guest's own limit an answer may take.
+/// Time beyond the guest's own limit that an answer may take.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How long an alert's report may take to be complete on the console.
+/// Time that a kernel report may take to be complete on the console.
 const ALERT_SETTLE: Duration = Duration::from_secs(2);
 
-/// Limit for requests that do not wait for anything.
+/// Limit for requests that the agent answers at once.
 const PROMPT: Duration = Duration::from_secs(120);
 
 /// Limit of an interactive session.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What the guest said about itself.
+/// What the agent reports about its guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct GuestInfo {
-    /// Its kernel's release.
+    /// Release of the kernel (uname -r).
     pub kernel: String,
-    /// Its kernel's build.
+    /// Build of the kernel (uname -v).
     pub build: String,
-    /// Whether the kernel has checkpoint/restart.
+    /// True if the kernel has checkpoint/restart.
     pub checkpoint: bool,
-    /// Milliseconds from the kernel's start to the first answer.
+    /// Time from the start of the kernel to the first answer, in milliseconds.
     pub uptime_ms: u64,
 }
 
-/// A guest that answers.
+/// A guest whose agent answers.
 pub struct Guest {
     machine: Box<dyn Machine>,
     to: UnixStream,
@@ -55,13 +55,13 @@ pub struct Guest {
     next: u64,
     info: GuestInfo,
     identity: Identity,
-    /// Whether a debugger may hold it: then nothing is too slow.
+    /// True if a debugger may stop it: then limits do not apply.
     is_debugged: bool,
 }
 
 impl Guest {
-    /// Waits for the agent of a machine that was just started, and makes it a guest of
-    /// its own.
+    /// Waits for the agent of a machine that was just started, and gives the guest its
+    /// identity.
     pub fn connect(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
         let mut guest = Self::greet(machine, limit)?;
         let begin = identity::new().map_err(GuestError::Random)?;
@@ -72,8 +72,8 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Waits for the agent of a machine that was just started. Nothing more may be asked
-    /// of such a guest; but its machine may be saved.
+    /// Waits for the agent of a machine that was just started. Such a guest accepts no further
+    /// requests, but a snapshot of its machine may be taken.
     pub fn greet(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
         let incoming =
             incoming::listen(machine.channel()?, machine.alerts()).map_err(GuestError::Thread)?;
@@ -108,22 +108,22 @@ impl Guest {
         }
     }
 
-    /// What it said about itself.
+    /// What the agent reports about the guest.
     pub fn info(&self) -> &GuestInfo {
         &self.info
     }
 
-    /// Who it has become; of no use after [`greet`](Self::greet), which leaves that open.
+    /// The identity of the guest; not set after [`greet`](Self::greet).
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The machine it runs on.
+    /// The machine that runs the guest.
     pub fn machine(&mut self) -> &mut dyn Machine {
         self.machine.as_mut()
     }
 
-    /// How long something may take that should take no longer than this.
+    /// Returns the limit for something that should take no longer than `limit`.
     fn limit(&self, usual: Duration) -> Duration {
         match self.is_debugged {
             true => SESSION,
@@ -131,7 +131,7 @@ impl Guest {
         }
     }
 
-    /// Asks, and waits for the answer, an alert, or the end.
+    /// Sends a request and waits for the answer, a kernel report, or the end.
     fn ask(
         &mut self,
         body: Request,
@@ -143,7 +143,7 @@ impl Guest {
         self.next += 1;
         let id = self.next;
         match frame::write(&mut self.to, &Envelope { id, body }) {
-            // Why it is closed, what comes in will tell.
+            // The incoming messages have the reason.
             Err(FrameError::Io(_)) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }
@@ -156,7 +156,7 @@ impl Guest {
                         reply => Ok(reply),
                     };
                 }
-                // The answer to a question that was given up.
+                // The answer to an earlier request that timed out.
                 Ok(Incoming::Reply(_)) => {}
                 Ok(Incoming::Alert(alert)) => {
                     self.alerts.push(alert);
@@ -182,7 +182,7 @@ impl Guest {
         }
     }
 
-    /// Takes what follows an alert at once: an oops is often followed by a panic.
+    /// Collects the reports that follow a report at once: a panic often follows an oops.
     fn collect_alerts(&mut self) {
         let deadline = Instant::now() + ALERT_SETTLE;
         while let Ok(incoming) = self
@@ -195,7 +195,7 @@ impl Guest {
         }
     }
 
-    /// Alerts that came while nobody asked anything.
+    /// Takes the kernel reports that arrived outside of a request.
     pub fn check_alerts(&mut self) -> Result<(), GuestError> {
         while let Ok(incoming) = self.incoming.try_recv() {
             if let Incoming::Alert(alert) = incoming {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a guest can be asked, each with its limit.
+//! The requests to a guest, each with its limit.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use crucible_vmm::{Exit, TaskStates};
 
 use super::{GRACE, Guest, GuestError, PROMPT, SESSION};
 
-/// Longer than any image of a scenario's workload.
+/// Maximum size of a file that is read, in bytes: more than the image of any workload.
 const LONGEST_FILE: usize = 1 << 30;
 
 impl Guest {
@@ -38,19 +38,19 @@ impl Guest {
         }
     }
 
-    /// Empties the work directory, or fills it from a kept tree.
+    /// Empties the work directory, or copies a kept tree to it.
     pub fn prepare(&mut self, from: Option<&str>) -> Result<(), GuestError> {
         let from = from.map(str::to_owned);
         self.done(Request::Prepare { from }, "prepare", PROMPT)
     }
 
-    /// Keeps the work directory.
+    /// Keeps a copy of the work directory.
     pub fn stash(&mut self, name: &str) -> Result<(), GuestError> {
         let name = name.to_owned();
         self.done(Request::Stash { name }, "stash", PROMPT)
     }
 
-    /// Runs a helper.
+    /// Runs a program.
     pub fn exec(
         &mut self,
         argv: &[String],
@@ -67,7 +67,7 @@ impl Guest {
         self.tool(request, "exec", limit)
     }
 
-    /// Starts a workload; returns its init.
+    /// Starts a workload; returns the pid of the container's init.
     pub fn start(
         &mut self,
         run: &str,
@@ -110,7 +110,7 @@ impl Guest {
         }
     }
 
-    /// Saves a frozen container.
+    /// Checkpoints a frozen container.
     pub fn checkpoint(
         &mut self,
         run: &str,
@@ -127,7 +127,7 @@ impl Guest {
         self.tool(request, "checkpoint", limit)
     }
 
-    /// Ends a container, leaving nothing of it.
+    /// Kills a container and waits until no task of it is left.
     pub fn kill(&mut self, run: &str) -> Result<(), GuestError> {
         let request = Request::Kill {
             run: run.to_owned(),
@@ -136,7 +136,7 @@ impl Guest {
         self.done(request, "kill", PROMPT)
     }
 
-    /// Brings a container back, frozen. The tool's own words if it could not.
+    /// Restarts a container, frozen. Returns the tool's output if it failed.
     pub fn restart(
         &mut self,
         run: &str,
@@ -157,13 +157,13 @@ impl Guest {
         }
     }
 
-    /// Makes a cgroup for somebody else's container.
+    /// Creates a cgroup for a container that another tool restores.
     pub fn cgroup(&mut self, run: &str) -> Result<(), GuestError> {
         let run = run.to_owned();
         self.done(Request::Cgroup { run }, "cgroup", PROMPT)
     }
 
-    /// Takes over what somebody else restored and froze, or failed to restore.
+    /// Adopts a container that another tool has restored and frozen, or failed to restore.
     pub fn adopt(&mut self, run: &str, pid: Option<i32>) -> Result<(), GuestError> {
         let run = run.to_owned();
         self.done(Request::Adopt { run, pid }, "adopt", PROMPT)
@@ -175,13 +175,13 @@ impl Guest {
         self.done(Request::Arm { run, trigger }, "arm", PROMPT)
     }
 
-    /// Lets a container go on.
+    /// Thaws a container.
     pub fn thaw(&mut self, run: &str) -> Result<(), GuestError> {
         let run = run.to_owned();
         self.done(Request::Thaw { run }, "thaw", PROMPT)
     }
 
-    /// Lists a tree.
+    /// Lists a directory tree.
     pub fn list(&mut self, root: &str, exclude: &[&str]) -> Result<Vec<FileEntry>, GuestError> {
         let request = Request::List {
             root: root.to_owned(),
@@ -208,9 +208,9 @@ impl Guest {
                     if end {
                         return Ok(content);
                     }
-                    // Whatever the guest is up to, it does not fill the host's memory.
+                    // A guest must not be able to fill the host's memory.
                     if content.len() > LONGEST_FILE {
-                        return Err(GuestError::Failed(format!("{path} is too long to be read")));
+                        return Err(GuestError::Failed(format!("{path} is too long to read")));
                     }
                 }
                 _ => return Err(GuestError::Confused("read")),
@@ -243,7 +243,7 @@ impl Guest {
         self.done(Request::Break { name }, "break", PROMPT)
     }
 
-    /// Has the kernel list its tasks, by whatever still answers.
+    /// Makes the kernel print its tasks, by the agent or by SysRq.
     pub fn task_states(&mut self) -> Result<TaskStates, GuestError> {
         Ok(self.machine.task_states(GRACE)?)
     }
