@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A directory with all that scenarios need, this program included: for machines that
-//! cannot, or shall not, build kernels. A program that lies in one uses it.
+//! Bundles: directories with everything that scenarios need, including this program, for
+//! machines that do not build kernels. A program in a bundle uses it.
 
 use std::env;
 use std::fs;
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::host_program::succeed;
 
-/// Its table of contents.
+/// Name of the manifest.
 const MANIFEST: &str = "bundle.json";
 
-/// What is in a bundle. Paths are relative to it, or absolute.
+/// The manifest of a bundle. Paths are relative to the bundle, or absolute.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bundle {
     #[serde(skip)]
@@ -29,7 +29,7 @@ pub struct Bundle {
     scratch: PathBuf,
 }
 
-/// The files that a bundle is made from.
+/// The files to make a bundle from.
 pub struct Parts<'a> {
     /// The kernel's flavour.
     pub flavour: Flavour,
@@ -46,9 +46,9 @@ pub struct Parts<'a> {
 }
 
 impl Bundle {
-    /// The bundle that this program lies in, if it does.
+    /// Returns the bundle that contains this program, if any.
     pub fn of_this_program() -> Result<Option<Self>> {
-        let program = env::current_exe().context("cannot tell where this program is")?;
+        let program = env::current_exe().context("cannot find the path of this program")?;
         let root = program.parent().unwrap_or(Path::new("/"));
         let manifest = root.join(MANIFEST);
         if !manifest.exists() {
@@ -57,18 +57,18 @@ impl Bundle {
         let text = fs::read_to_string(&manifest)
             .with_context(|| format!("cannot read {}", manifest.display()))?;
         let mut bundle: Self = serde_json::from_str(&text)
-            .with_context(|| format!("{} is no list of a bundle", manifest.display()))?;
+            .with_context(|| format!("{} is not a manifest of a bundle", manifest.display()))?;
         bundle.root = root.to_owned();
         Ok(Some(bundle))
     }
 
-    /// Makes a bundle in `root`, which must not be there. With `debian` the userland's
-    /// disk is not copied, but expected there.
+    /// Creates a bundle in `root`, which must not exist. If `debian` is given, the userland's
+    /// disk is not copied: the manifest names this path.
     pub fn create(root: &Path, parts: &Parts<'_>, debian: Option<&Path>) -> Result<()> {
         fs::create_dir(root).with_context(|| format!("cannot make {}", root.display()))?;
-        // By this path it is there even where another build has taken its place meanwhile.
+        // This path still leads to this program if another build has replaced its file.
         let program = format!("/proc/{}/exe", process::id());
-        // Its debugging information is ten times the program.
+        // The debug information is ten times as large as the program.
         succeed(
             Command::new("strip")
                 .arg("-o")
@@ -109,12 +109,12 @@ impl Bundle {
             .with_context(|| format!("cannot write {}", manifest.display()))
     }
 
-    /// Its directory.
+    /// Directory of the bundle.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Its kernel, which must be of this flavour.
+    /// Returns the kernel. Fails if it has another flavour.
     pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
         if flavour != self.flavour {
             bail!(
@@ -139,7 +139,7 @@ impl Bundle {
         self.root.join(&self.debian)
     }
 
-    /// An empty writable disk, to be copied.
+    /// An empty writable disk, to be copied for each guest.
     pub fn scratch(&self) -> PathBuf {
         self.root.join(&self.scratch)
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What every command has at hand.
+//! The context of a command: the global options, cache, sources and progress.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use crate::bundle::Bundle;
 use crate::cli::Global;
 use crate::progress::Terminal;
 
-/// The options that all commands share, made into things.
+/// The context of a command.
 pub struct Context {
     install: bool,
     progress: Terminal,
 }
 
 impl Context {
-    /// From the command line.
+    /// Creates the context from the global options.
     pub fn new(global: &Global) -> Self {
         Self {
             install: !global.no_install,
@@ -25,7 +25,7 @@ impl Context {
         }
     }
 
-    /// Where long steps are told.
+    /// Receiver of progress.
     pub fn progress(&self) -> &dyn Progress {
         &self.progress
     }
@@ -35,13 +35,12 @@ impl Context {
         Ok(Cache::from_env()?)
     }
 
-    /// The checkout that guests are made from.
+    /// The checkout that guests are built from.
     pub fn sources(&self) -> Result<Sources> {
         Ok(Sources::find()?)
     }
 
-    /// The directory that scenarios and results lie in: this program's bundle, or else
-    /// the checkout.
+    /// Directory with `scenarios/` and `results/`: this program's bundle, or the checkout.
     pub fn root(&self) -> Result<PathBuf> {
         Ok(match Bundle::of_this_program()? {
             Some(bundle) => bundle.root().to_owned(),
@@ -49,7 +48,7 @@ impl Context {
         })
     }
 
-    /// Sees to it that this host has the packages that are needed.
+    /// Installs missing host packages, or fails with their names after `--no-install`.
     pub fn host(&self) -> Result<()> {
         Ok(host::ensure(self.install, self.progress())?)
     }

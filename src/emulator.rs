@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! This host's QEMU, brought to a Linux that has none.
+//! Copies this host's QEMU for an outer Linux.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use crucible_vmm::qemu;
 
 use crate::host_program::succeed;
 
-/// What has it found there by a shell in the bundle's directory. QEMU looks for its
-/// firmware from where it is itself.
+/// Shell commands, run in the bundle's directory, that put QEMU into the PATH. QEMU finds its
+/// firmware relative to its own path.
 pub const ENVIRONMENT: &str =
     "export PATH=\"$PWD/qemu/bin:$PATH\" LD_LIBRARY_PATH=\"$PWD/qemu/lib\"";
 
-/// Where Debian's QEMU has its firmware.
+/// Directory of the firmware of Debian's QEMU.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
-/// What the other Linux has for certain: it must be of the same Debian, and these are
-/// loaded together.
+/// Libraries that are not copied: the outer Linux has them, and they must match its dynamic
+/// loader. It has to be the same Debian release.
 const LIBC: [&str; 3] = ["libc.so", "libm.so", "ld-linux"];
 
 /// Copies QEMU, its libraries and its firmware to `qemu` below `root`.
@@ -49,14 +49,14 @@ fn copy(file: &Path, to: &Path) -> Result<()> {
     succeed(Command::new("cp").arg("--dereference").arg(file).arg(to))
 }
 
-/// The shared libraries of a program, but for the C library's.
+/// Lists the shared libraries of a program, except those of the C library.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd")
         .arg(program)
         .output()
         .context("cannot run ldd")?;
     if !output.status.success() {
-        bail!("ldd says nothing of {}", program.display());
+        bail!("ldd reports no libraries of {}", program.display());
     }
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -66,7 +66,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// The path in a line of ldd's: `libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x…)`.
+/// Returns the path in a line of ldd: `libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x…)`.
 fn resolved(line: &str) -> Option<&str> {
     let (_, after) = line.split_once("=> ")?;
     let path = after.split(" (").next()?.trim();

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Exit codes, which `git bisect run` understands: 0 goes on as good, 1 as
-//! bad, 125 skips, 128 and above stops.
+//! Exit codes for `git bisect run`: it marks a commit good for 0 and bad for 1, skips it for
+//! 125, and stops at 128 and above.
 
-/// The same; all is well.
+/// Good.
 pub const PASS: u8 = 0;
-/// What was looked for went wrong.
+/// Bad.
 pub const DIVERGED: u8 = 1;
-/// Crucible's own failure, or nothing can be said about what was asked.
+/// Cannot tell, or a failure of crucible itself.
 pub const UNKNOWN: u8 = 125;
-/// The command line makes no sense.
+/// Usage error.
 pub const USAGE: u8 = 128;
-/// This host has to be set up first.
+/// The host lacks something that crucible needs.
 pub const HOST: u8 = 129;
 
-/// The exit code for an error.
+/// Returns the exit code for an error.
 pub fn of_error(error: &anyhow::Error) -> u8 {
     let host = error.chain().any(|cause| {
         let artefacts = cause
@@ -28,7 +28,7 @@ pub fn of_error(error: &anyhow::Error) -> u8 {
     if host { HOST } else { UNKNOWN }
 }
 
-/// An error with its causes, each once.
+/// Formats an error with its causes, each once.
 pub fn chain(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Programs of the host, run to their good end.
+//! Runs programs of the host.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs a program; an error has its words.
+/// Runs a program. Fails with its error output if it does not succeed.
 pub fn succeed(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Machines for the engine: it knows nothing of kernels, disks and emulators.
+//! Machines for the engine, which does not know kernels, disks and emulators.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use crate::context::Context;
 use crate::exit;
 use crate::images::Images;
 
-/// How much longer everything may take with the checkers of the debug kernel.
+/// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
 
-/// Machines from this host.
+/// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a Images,
     context: &'a Context,
@@ -22,7 +22,7 @@ pub struct HostLab<'a> {
 }
 
 impl<'a> HostLab<'a> {
-    /// Machines that boot these images.
+    /// Creates a lab whose machines boot these images.
     pub fn new(images: &'a Images, context: &'a Context) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A Linux that has a KVM of its own, whatever this host has: QEMU emulates a CPU with
-//! virtualisation for it. Crucible runs in it from a bundle.
+//! The outer Linux: a Linux with KVM on a CPU with virtualisation that QEMU emulates.
+//! Crucible runs in it from a bundle.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,30 +23,30 @@ use crate::images::{GuestArgs, Images, KernelArgs};
 use crate::machines::{MachineArg, MachineArgs};
 use crate::temporary::Temporary;
 
-/// How long the outer agent may take to answer.
+/// Limit for the outer agent's first answer.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// What results may take in the bundle's disk, in MiB.
+/// Space for results on the bundle's disk, in MiB.
 const ROOM: u64 = 2048;
 
-/// Mounts the bundle's disk and runs the script `$0` there. What it says on its way comes
-/// to the end as its stderr and at once to the console, where a host sees how far it is.
+/// Mounts the bundle's disk and runs the script `$0` in it. Its stderr also goes to the
+/// console, where the host can follow the progress.
 const ENTER: &str = "mkdir -p /bundle && mount /dev/vdd /bundle && cd /bundle
 set -o pipefail
 exec 3>&1
 /bin/sh -ec \"$0\" crucible \"$@\" 2>&1 >&3 3>&- | tee /dev/console >&2";
 
-/// Its timer ticks, whatever happens. QEMU 7.2's `vmrun` changes a CPU's pending interrupts
-/// without a lock and not atomically (`interrupt_request` in `helper_vmrun`,
-/// target/i386/tcg/sysemu/svm_helper.c), so that one which comes at that moment waits for
-/// the next one to that CPU. There is none where it was the timer's, set for one shot, or
-/// where it was to wake that CPU. See docs/testing.md.
+/// Kernel parameters that keep the timer ticking. QEMU 7.2's `vmrun` changes a CPU's pending
+/// interrupts without a lock and not atomically (`interrupt_request` in `helper_vmrun`,
+/// target/i386/tcg/sysemu/svm_helper.c), so an interrupt at that moment is only delivered
+/// with the next one to that CPU. Without a tick there is no next one if it was a one-shot
+/// timer or was to wake that CPU. See docs/testing.md.
 const TICKS: [&str; 2] = ["nohz=off", "highres=off"];
 
-/// Where the outer Linux finds the userland's disk.
+/// Device of the userland's disk in the outer Linux.
 const USERLAND: &str = "/dev/vdb";
 
-/// What such a Linux is.
+/// Size of an outer Linux.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Memory in MiB.
@@ -55,7 +55,7 @@ pub struct Size {
     pub cpus: u8,
 }
 
-/// A disk with crucible on it, and what boots the Linux that it is for.
+/// A disk with a bundle, and the images that boot the outer Linux.
 pub struct Outer {
     images: Images,
     kernel: PathBuf,
@@ -64,13 +64,13 @@ pub struct Outer {
 }
 
 impl Outer {
-    /// Makes what is not there yet. The guests in it have the kernel `inner`. With
-    /// `emulator` this host's QEMU is brought there as well.
+    /// Builds or finds everything. The inner guests use the kernel `inner`. With
+    /// `emulator`, the bundle also contains this host's QEMU.
     pub fn prepare(context: &Context, inner: &KernelArgs, emulator: bool) -> Result<Self> {
         let guest = GuestArgs {
             kernel: inner.clone(),
             gdb: None,
-            // Only the files are wanted here.
+            // Only the files are used here.
             machine: MachineArgs {
                 machine: MachineArg::Qemu,
                 vcpus: 1,
@@ -95,8 +95,8 @@ impl Outer {
         })
     }
 
-    /// Boots it, runs `script` of the shell in the bundle's directory with `arguments`,
-    /// and shuts it down. What the script leaves in `results` stays on the disk.
+    /// Boots the outer Linux, runs the shell script `script` with `arguments` in the bundle's
+    /// directory, and shuts it down. The script's `results` stay on the disk.
     pub fn run(
         &self,
         context: &Context,
@@ -136,12 +136,11 @@ impl Outer {
         Ok(run)
     }
 
-    /// Copies what runs have left in the bundle to the results below `root`.
+    /// Copies the results of runs in the bundle to `results/` in `root`.
     pub fn bring_results(&self, root: &Path) -> Result<()> {
         let directory = self.directory.path();
         let request = format!("rdump /results \"{}\"", directory.display());
-        // It tells of failures in words only; without the directory there is nothing to
-        // copy.
+        // debugfs reports failures only as text, and the directory may not exist.
         succeed(
             Command::new("debugfs")
                 .args(["-R", &request])
@@ -155,18 +154,18 @@ impl Outer {
         )
     }
 
-    /// The console's log.
+    /// Path of the console's log.
     pub fn console(&self) -> PathBuf {
         self.directory.path().join("console.log")
     }
 
-    /// Keeps its directory, for somebody to look at; gives the console's log.
+    /// Keeps the directory for inspection; returns the path of the console's log.
     pub fn keep(self) -> PathBuf {
         self.directory.keep().join("console.log")
     }
 }
 
-/// A disk with a bundle of `images` on it.
+/// Creates a disk with a bundle of `images`.
 fn bundle(
     images: &Images,
     context: &Context,
@@ -188,7 +187,7 @@ fn bundle(
     if emulator {
         emulator::bring(&root)?;
     }
-    fs::remove_file(&template).context("cannot remove the disk's template")?;
+    fs::remove_file(&template).context("cannot remove the template of the disk")?;
     let disk = directory.path().join("bundle.ext4");
     let size = used(&root)? + (ROOM << 20);
     File::create(&disk)
@@ -204,7 +203,7 @@ fn bundle(
     Ok(disk)
 }
 
-/// How much the files below a directory take, in bytes.
+/// Returns the total size of the files in a directory tree, in bytes.
 fn used(directory: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Progress of long steps, on standard error: a line that moves on a terminal,
-//! a line now and then elsewhere.
+//! Progress of long steps on standard error: a moving line on a terminal, occasional lines
+//! elsewhere.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::{Mutex, PoisonError};
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use crucible_artefacts::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a step tells how far it is, where nothing can move.
+/// Time between two lines of a step, if standard error is not a terminal.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// Steps shorter than this are not worth a word when they end.
+/// The end of a step shorter than this is not reported.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Progress on standard error.
@@ -36,7 +36,7 @@ struct Step {
 }
 
 impl Terminal {
-    /// Silent if `quiet`.
+    /// Creates it; reports nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let mode = match (quiet, stderr().is_terminal()) {
             (true, _) => Mode::Quiet,
@@ -128,7 +128,7 @@ impl Progress for Terminal {
     }
 }
 
-/// The templates are ours, so they parse; the fallback is what indicatif has.
+/// Parses a template; falls back to the default of indicatif.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which of restart(2)'s refusals were reached, on one screen.
+//! The screen of `torture --coverage`: which refusals of restart(2) were reached.
 
 use crucible_engine::coverage::{Coverage, Share};
 
-/// How wide a line may be.
+/// Maximum width of a line.
 const WIDTH: usize = 96;
 
-/// The lines that tell it: each type of record with its refusals, then those that were
-/// never given.
+/// Formats the coverage: each type of record with its refusals, then those not reached.
 pub fn lines(coverage: &Coverage) -> Vec<String> {
     let share = |share: &Share| format!("{} of {}", share.reached, share.sites);
     let mut lines = vec![format!("refusals reached: {}", share(&coverage.share))];
@@ -32,7 +31,10 @@ pub fn lines(coverage: &Coverage) -> Vec<String> {
     }
     let silent = coverage.silent();
     if !silent.is_empty() {
-        lines.push(format!("never refused at all: {}", silent.join(", ")));
+        lines.push(format!(
+            "types of record without a reached refusal: {}",
+            silent.join(", ")
+        ));
     }
     lines
 }
@@ -79,7 +81,7 @@ mod tests {
             "  CRED 3 of 4, FS 0 of 1",
             "never reached:",
             "  kernel/checkpoint/cred.c:71 set_ids(): return -EINVAL;",
-            "never refused at all: FS",
+            "types of record without a reached refusal: FS",
         ];
         assert_eq!(lines(&coverage), expected);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What people and programs read of a run.
+//! The result of a run, as a screen and as JSON.
 
 use std::fmt::Write;
 
@@ -8,10 +8,10 @@ use crucible_engine::Verdict;
 use crucible_engine::record::{CaseRecord, ScenarioRecord};
 use serde::Serialize;
 
-/// Lines of a kernel's report or a tool's log on the screen.
+/// Maximum number of lines of a kernel report or a tool's log on the screen.
 const LINES: usize = 24;
 
-/// Several scenarios as one object.
+/// The JSON object for several scenarios.
 #[derive(Serialize)]
 struct All<'a> {
     schema: u32,
@@ -20,7 +20,8 @@ struct All<'a> {
     scenarios: &'a [ScenarioRecord],
 }
 
-/// One object: the record of a scenario, or all of them with the verdict of the whole.
+/// Returns one JSON object: the record of a scenario, or those of several with the overall
+/// verdict.
 pub fn json(records: &[ScenarioRecord], verdict: Verdict) -> Result<String> {
     Ok(match records {
         [one] => serde_json::to_string_pretty(one)?,
@@ -33,7 +34,7 @@ pub fn json(records: &[ScenarioRecord], verdict: Verdict) -> Result<String> {
     })
 }
 
-/// A line a case; what failed is explained.
+/// Formats records for the screen: one line per case, and explanations of failures.
 pub fn screen(records: &[ScenarioRecord]) -> String {
     let mut out = String::new();
     for record in records {
@@ -60,7 +61,7 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
         if let Some(check) = record.expected.as_ref().filter(|c| !c.ok) {
             let difference = check.difference.as_deref().unwrap_or("");
             let _ = writeln!(out, "  {}: {difference}", check.name);
-            // Only a comparison that came out otherwise can be settled by accepting.
+            // Accepting cannot help if the expected result could not be read.
             if matches!(record.verdict, Verdict::Unreviewed | Verdict::Diverged) {
                 let _ = writeln!(out, "  accept   {} --accept", record.reproduce);
             }
@@ -74,8 +75,8 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
     out
 }
 
-/// What a checkpoint, the kill and the restart take, all cases together, beside an
-/// undisturbed run of each.
+/// Shows the durations of checkpoint, kill and restart, summed over all cases, relative to the
+/// undisturbed runs.
 fn overhead(out: &mut String, record: &ScenarioRecord) {
     let ms = |step: &str| record.timings.get(&format!("{step}_ms")).copied();
     let (Some(run), Some(checkpoint), Some(kill), Some(restart)) = (

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Two engines side by side, as a table that is read on a screen and as Markdown.
+//! The table that compares backends, for the screen and as Markdown.
 
 use std::fmt::Write;
 
 use crucible_engine::Verdict;
 use crucible_engine::record::{CaseRecord, ScenarioRecord};
 
-/// The longest reason in a table, in characters; the record has all of it.
+/// Maximum length of a reason in the table, in characters.
 const LONGEST: usize = 100;
 
-/// A row a case, a column an engine. The records of one scenario, one an engine, stand
-/// together, and each has the same cases.
+/// Formats the table, with a row for each case and a column for each backend. The records of a
+/// scenario must be adjacent and have the same cases.
 pub fn table(records: &[ScenarioRecord]) -> String {
     let mut engines: Vec<&str> = Vec::new();
     for record in records {
@@ -53,7 +53,7 @@ pub fn table(records: &[ScenarioRecord]) -> String {
     text
 }
 
-/// The verdict, and what it was for.
+/// Formats a verdict with its reason.
 fn cell(case: &CaseRecord) -> String {
     let verdict = case.verdict.unwrap_or(Verdict::Unknown);
     if verdict == Verdict::Pass {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Directories for a run's own files.
+//! Temporary directories.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use anyhow::{Context as _, Result};
 use crucible_engine::claim::{self, Claim};
 use tempfile::TempDir;
 
-/// What their names begin with.
+/// Prefix of their names.
 const PREFIX: &str = "crucible-";
 
-/// A directory that is gone with this value; or, where the process was killed before it
-/// could see to that, when the next one is made.
+/// A temporary directory, removed when dropped. If the process is killed before that, the
+/// creation of the next one removes it.
 pub struct Temporary {
     directory: TempDir,
     claim: Claim,
 }
 
 impl Temporary {
-    /// Makes one for `what`, among the host's temporary files, and removes those of
-    /// processes that are gone.
+    /// Creates a directory whose name contains `what`, and removes those whose process has
+    /// ended.
     pub fn new(what: &str) -> Result<Self> {
         let place = env::temp_dir();
         claim::sweep(&place, PREFIX);
@@ -36,15 +36,15 @@ impl Temporary {
         }
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Leaves it there, for somebody to look at.
+    /// Keeps the directory for inspection; returns its path.
     pub fn keep(self) -> PathBuf {
         let path = self.directory.keep();
-        // Then it is swept one day.
+        // A later process then removes it.
         let _ = self.claim.release(&path);
         path
     }

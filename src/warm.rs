@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests that were booted once and saved, to be started from there.
+//! Snapshots of booted guests, from which later guests start.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,21 +14,21 @@ use crate::images::Images;
 use crate::machines::{self, Kind};
 use crate::temporary::Temporary;
 
-/// Change this when what is saved changes.
+/// Version of the snapshots: increase it when their content changes.
 const RECIPE: &str = "warm 1";
 
-/// Their kind in the cache.
+/// Kind of the artefact in the cache.
 const KIND: &str = "warm";
 
-/// How many are kept. Each build of this program and each boot of the host has its own, a
-/// hundred megabytes or more, and those of others are of no use to it.
+/// Number of snapshots that are kept. Each build of this program and each boot of the host
+/// needs its own, of a hundred megabytes or more.
 const KEEP: usize = 16;
 
-/// How long the agent may take to answer.
+/// Limit for the agent's first answer.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// The saved guest that the machine `spec` can begin with; booted and saved if there is
-/// none.
+/// Returns the snapshot that the machine `spec` can start from. Without one, boots a guest and
+/// takes it.
 pub fn saved(
     cache: &Cache,
     images: &Images,
@@ -46,7 +46,7 @@ pub fn saved(
         save(directory, images, kind, context)
     })?;
     if made {
-        // Who runs one that goes has it open.
+        // Machines that run from a removed snapshot have its files open.
         cache.prune_kind(KIND, KEEP)?;
     }
     Ok(saved)

@@ -66,7 +66,7 @@ fn the_main_scenario_passes_in_our_own_machine() {
         assert_eq!(machine["start"], start, "{machine}");
     }
     assert!(said.contains("in a sleep"), "{said}");
-    assert!(said.contains("4 clones of one saved guest: pass"), "{said}");
+    assert!(said.contains("4 clones of one snapshot: pass"), "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
     debugger::check(&said);
 }
@@ -86,7 +86,7 @@ fn thirty_two_clones_are_guests_of_their_own() {
     ]);
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
-    let verdict = "32 clones of one saved guest: pass";
+    let verdict = "32 clones of one snapshot: pass";
     assert_eq!(said.lines().last(), Some(verdict), "{said}\n{complaints}");
     assert_eq!(output.status.code(), Some(0), "{complaints}");
 }
@@ -103,7 +103,7 @@ fn the_doctor_says_why_kvm_is_not_used() {
     match finding["state"].as_str() {
         Some("ok") => assert!(detail.contains("instructions a second"), "{detail}"),
         _ if Path::new("/dev/kvm").exists() => {
-            assert!(detail.contains("is there, but not used"), "{detail}");
+            assert!(detail.contains("exists but is not used"), "{detail}");
             assert!(detail.contains("cannot "), "{detail}");
         }
         _ => assert!(detail.contains("this host has no KVM"), "{detail}"),

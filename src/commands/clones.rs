@@ -19,16 +19,14 @@ use crate::images::{GuestArgs, Images};
 use crate::machines;
 use crate::temporary::Temporary;
 
-/// How long an agent may take to answer.
+/// Limit for an agent's answer.
 const LONG: Duration = Duration::from_secs(300);
 
-/// How far a guest's clock may be from what it must lie between, in seconds: it and the
-/// host's tick at rates that may differ a little.
+/// Tolerance for a guest's clock, in seconds: its rate may differ slightly from the host's.
 const CLOCK: f64 = 1.0;
 
-/// What each guest is asked, a line each: its name, its interface's address, random bytes
-/// from a process that was started after the guest became its own, what Linux calls the boot,
-/// and its clock.
+/// Prints a guest's name, the address of its interface, random bytes, its boot_id, a uuid and
+/// its clock, one per line.
 const QUESTION: &str = "
     cat /run/crucible/instance
     cat /sys/class/net/eth0/address
@@ -50,7 +48,7 @@ pub struct ClonesArgs {
     guest: GuestArgs,
 }
 
-/// A guest, as it is seen.
+/// The identity of a guest.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     instance: String,
@@ -59,12 +57,12 @@ struct Seen {
     drawn: String,
     boot_id: String,
     uuid: String,
-    /// By how many seconds its clock is outside of what it must lie between.
+    /// Seconds by which its clock is outside of the host's times before and after.
     clock: f64,
 }
 
-/// Starts clones of one saved guest, all of which run at the same time, and exits with 1
-/// unless each is a guest of its own.
+/// Starts clones of one snapshot, all of which run at the same time. Exits with 1 unless each
+/// has its own identity.
 pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
     let images = Images::prepare(context, &args.guest)?;
     let directory = Temporary::new("clones")?;
@@ -86,7 +84,7 @@ pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
     let step = Step::begin(context.progress(), "asking the clones");
     let seen = clones.iter_mut().map(ask).collect::<Result<Vec<_>>>()?;
     drop(step);
-    // Only now: until here all of them have run side by side.
+    // Until here all of them run at the same time.
     for clone in &mut clones {
         if let Some(exit) = clone.machine().try_exit()? {
             bail!("a clone has ended: {exit:?}");
@@ -108,11 +106,11 @@ pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
         println!("  {fault}");
     }
     let verdict = if faults.is_empty() { "pass" } else { "fail" };
-    println!("{} clones of one saved guest: {verdict}", seen.len());
+    println!("{} clones of one snapshot: {verdict}", seen.len());
     Ok(ExitCode::from(u8::from(!faults.is_empty())))
 }
 
-/// Where the clones begin.
+/// Makes the snapshot that the clones start from.
 fn begin(
     args: &ClonesArgs,
     images: &Images,
@@ -142,7 +140,7 @@ fn make_directory(path: &Path) -> Result<()> {
     std::fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// A machine with files of its own.
+/// Describes a machine with its own files.
 fn spec(
     images: &Images,
     context: &Context,
@@ -164,14 +162,14 @@ fn now() -> f64 {
         .as_secs_f64()
 }
 
-/// Asks a guest who it is.
+/// Reads the identity of a guest.
 fn ask(guest: &mut Guest) -> Result<Seen> {
     let argv = ["/bin/sh", "-ec", QUESTION].map(String::from);
     let before = now();
     let run = guest.exec(&argv, &BTreeMap::new(), "/", LONG)?;
     let after = now();
     if !run.success() {
-        bail!("a clone cannot tell who it is: {}", run.stderr);
+        bail!("cannot read the identity of a clone: {}", run.stderr);
     }
     let lines: Vec<_> = run
         .stdout
@@ -179,12 +177,12 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
         .map(|line| line.trim().to_owned())
         .collect();
     let [instance, mac, drawn, boot_id, uuid, time] = lines.as_slice() else {
-        bail!("a clone tells strange things of itself: {lines:?}");
+        bail!("unexpected identity of a clone: {lines:?}");
     };
-    let time: f64 = time.parse().context("a clone's clock is no number")?;
+    let time: f64 = time.parse().context("a clone's clock is not a number")?;
     let told = guest.identity();
     if told.instance != *instance || told.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
-        bail!("a clone is not who its agent says: {told:?}, {instance}, {mac}");
+        bail!("the agent of a clone reports another identity: {told:?}, {instance}, {mac}");
     }
     Ok(Seen {
         random: told
@@ -201,7 +199,7 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     })
 }
 
-/// What is the same in two of them, or wrong in one.
+/// Lists what two clones share, or what is wrong in one.
 fn faults(all: &[Seen]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut seen = HashSet::new();
@@ -216,13 +214,15 @@ fn faults(all: &[Seen]) -> Vec<String> {
         ];
         for (what, value) in facts {
             if value.is_empty() || !seen.insert((what, value)) {
-                faults.push(format!("clone {number} has another's {what}: {value}"));
+                faults.push(format!(
+                    "clone {number} shares its {what} with another: {value}"
+                ));
             }
         }
         let of_ours = clone.mac.parse().is_ok_and(|Mac(bytes)| bytes[0] & 3 == 2);
         if !of_ours {
             faults.push(format!(
-                "clone {number} has an address that is not ours to give"
+                "clone {number} has an address that is not locally administered"
             ));
         }
         if clone.clock.abs() > CLOCK {

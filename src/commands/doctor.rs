@@ -14,8 +14,8 @@ use crate::context::Context;
 use crate::exit;
 use crate::machines;
 
-/// What a first run takes: the kernel's source and two build trees, the
-/// userland, and a run's disks. In GiB.
+/// Disk space for a first run, in GiB: the kernel's source and two build trees, the
+/// userland, and the disks of a run.
 const NEEDED_GIB: u64 = 8;
 
 /// The options of `crucible doctor`.
@@ -28,10 +28,10 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether nothing that is needed is missing.
+    /// True if nothing is missing.
     ready: bool,
     findings: Vec<Finding>,
-    /// The one command that mends what is missing.
+    /// The command that installs what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -46,17 +46,17 @@ struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
-    /// It is there.
+    /// Present.
     Ok,
-    /// It is made when it is first needed.
+    /// Built on first use.
     Later,
-    /// It has to be mended.
+    /// Missing; crucible does not work without it.
     Missing,
-    /// It is not needed.
+    /// Missing or unusable, but not needed.
     Note,
 }
 
-/// Looks at this host.
+/// Examines this host and prints the findings.
 pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     let report = examine(context)?;
     if args.json {
@@ -108,7 +108,7 @@ fn qemu() -> Finding {
     }
 }
 
-/// Opening proves nothing; so it is tried.
+/// Runs a probe, since being able to open `/dev/kvm` is not enough.
 fn kvm(context: &Context) -> Result<Finding> {
     let finding = machines::probe(context)?;
     let there = Path::new("/dev/kvm").exists();
@@ -122,10 +122,10 @@ fn kvm(context: &Context) -> Result<Finding> {
         detail: match (finding.usable, there) {
             (true, _) => format!("/dev/kvm {}", finding.detail),
             (false, true) => format!(
-                "/dev/kvm is there, but not used; guests are emulated (QEMU): {}",
+                "/dev/kvm exists but is not used, guests run in QEMU: {}",
                 finding.detail
             ),
-            (false, false) => format!("guests are emulated (QEMU): {}", finding.detail),
+            (false, false) => format!("guests run in QEMU: {}", finding.detail),
         },
     })
 }
@@ -163,8 +163,8 @@ fn space(cache: &Cache) -> Result<Finding> {
             state: State::Missing,
             what: "cache",
             detail: format!(
-                "{detail}, {NEEDED_GIB} GiB are needed; make room, or set \
-                 CRUCIBLE_CACHE to a directory elsewhere"
+                "{detail}, {NEEDED_GIB} GiB are needed; free some space, or set \
+                 CRUCIBLE_CACHE to a directory on another disk"
             ),
         }
     })
@@ -180,10 +180,10 @@ fn artefacts(cache: &Cache, sources: &Sources) -> Result<Vec<Finding>> {
         None => Finding {
             state: State::Later,
             what,
-            detail: "not built yet; whatever needs it builds it".into(),
+            detail: "not built yet; built on first use".into(),
         },
     };
-    // Without a compiler nobody can tell which kernel is wanted.
+    // The compiler is part of the kernel's hash.
     let image = |flavour| {
         kernel::cached(cache, sources, flavour)
             .ok()
@@ -208,7 +208,7 @@ fn print(report: &Report) {
         println!("{state:8}{:14}{}", finding.what, finding.detail);
     }
     match (&report.mend, report.ready) {
-        (Some(command), _) => println!("\nTo mend it:\n  {command}"),
+        (Some(command), _) => println!("\nTo install what is missing:\n  {command}"),
         (None, true) => println!("\nThis host is ready."),
         (None, false) => {}
     }

@@ -13,23 +13,23 @@ use crucible_protocol::image::{Summary, Task};
 
 use crate::exit;
 
-/// Mappings shown of each address space, unless all are asked for.
+/// Number of mappings shown per address space without `--maps`.
 const MAPPINGS: usize = 4;
 
 /// The options of `crucible inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A checkpoint image
+    /// The checkpoint image
     image: PathBuf,
     /// Print everything as one JSON object
     #[arg(long)]
     json: bool,
-    /// Show every mapping
+    /// Show all mappings
     #[arg(long)]
     maps: bool,
 }
 
-/// Shows what is in an image, task by task.
+/// Shows the contents of an image, task by task.
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let path = args.image.display();
     let file = File::open(&args.image).with_context(|| format!("cannot open {path}"))?;
@@ -40,7 +40,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         screen(&path.to_string(), &summary, args.maps)?
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // A pager that was left early has seen what it wanted.
+        // A pager that quits early closes the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.context("cannot write to standard output")?,
     }
@@ -90,7 +90,7 @@ fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
         )?;
     }
     if let Some(restart) = &task.restart {
-        writeln!(out, "  goes on   with {restart}")?;
+        writeln!(out, "  continues by {restart}")?;
     }
     if task.blocked != 0 {
         writeln!(out, "  blocked   {:#018x}", task.blocked)?;
@@ -134,7 +134,7 @@ fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
         )?;
     }
     if let Some(more @ 1..) = memory.mappings.len().checked_sub(shown) {
-        writeln!(out, "            … {more} more, with --maps")?;
+        writeln!(out, "            … {more} more; --maps shows all")?;
     }
     Ok(())
 }

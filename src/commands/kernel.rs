@@ -42,7 +42,7 @@ enum Action {
     Census,
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
     let (cache, sources) = (context.cache()?, context.sources()?);
     match &command.action {
@@ -59,7 +59,7 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
         }
         Action::Path { flavour } => match kernel::cached(&cache, &sources, (*flavour).into())? {
             Some(kernel) => println!("{}", kernel.image.display()),
-            None => bail!("it is not built; `crucible kernel build` does that"),
+            None => bail!("the kernel is not built; run `crucible kernel build`"),
         },
         Action::Export { dir } => {
             context.host()?;
@@ -74,8 +74,8 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Tells where the lists and the kernel's two flavours differ, with the lines that the lists
-/// should have; or else how many entries each class has.
+/// Reports differences between the lists and the two flavours of the kernel, with the lines that
+/// the lists should have; without differences, the number of entries per class.
 fn census(cache: &Cache, sources: &Sources, context: &Context) -> Result<ExitCode> {
     context.host()?;
     let entries = entries().map_err(|why| anyhow!("guest-kernel/census: {why}"))?;
@@ -90,7 +90,7 @@ fn census(cache: &Cache, sources: &Sources, context: &Context) -> Result<ExitCod
         }
     }
     if differ {
-        println!("\nWhat the lists should have, with class, locks and reason to be found:");
+        println!("\nLines for the lists; fill in class, locks and reason:");
         for (function, calls) in census::merged(&base, &debug) {
             let listed = entries.iter().find(|entry| entry.function == function);
             let same = listed.is_some_and(|entry| calls == entry.calls());

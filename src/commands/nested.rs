@@ -44,7 +44,7 @@ pub struct NestedArgs {
     command: Vec<String>,
 }
 
-/// Runs crucible in a Linux that has a KVM of its own. Exits as that did.
+/// Runs crucible in an outer Linux. Returns its exit code.
 pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     let outer = Outer::prepare(context, &args.kernel, args.qemu)?;
     let script = args.script.as_deref().unwrap_or("exec ./crucible \"$@\"");
@@ -58,7 +58,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     };
     let limit = Duration::from_secs(args.timeout);
     context.progress().begin(&format!(
-        "crucible in the outer Linux; how far it is: {}",
+        "crucible in the outer Linux; progress: {}",
         outer.console().display()
     ));
     let run = outer.run(context, size, &script, &args.command, limit);
@@ -80,11 +80,11 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     }
 }
 
-/// How crucible ended there.
+/// Returns the exit code of the inner crucible.
 fn code(run: &ToolRun) -> Result<ExitCode> {
     match &run.ended {
         Some(Ended::Exited { code }) => Ok(u8::try_from(*code)
-            .context("crucible exited strangely")?
+            .context("crucible ended with an exit code above 255")?
             .into()),
         Some(ended) => bail!("crucible was killed: {ended:?}"),
         None => bail!("crucible did not end"),

@@ -23,7 +23,7 @@ enum Action {
     Build,
 }
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(command: &RootfsCommand, context: &Context) -> Result<ExitCode> {
     match command.action {
         Action::Build => {

@@ -217,9 +217,9 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
         .collect()
 }
 
-/// The directory of the scenario `name`: one of ours by its name, or a directory. A name
-/// of ours wins unless a slash says that a directory is meant; where there is no such
-/// directory, `hello/` and `./hello` mean ours.
+/// Finds the directory of the scenario `name`: one in `scenarios/`, or a directory. Without a
+/// slash, a name in `scenarios/` takes precedence; with a slash, an existing directory
+/// does, and `hello/` or `./hello` without one mean the name.
 fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
     let path = Path::new(name);
     let is_scenario = path.join("scenario.toml").is_file();
@@ -229,7 +229,7 @@ fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
         false if is_ours => Ok(dir.join(name)),
         true if is_ours && !path.exists() => Ok(dir.join(&*last)),
         _ if is_scenario => Ok(path.to_owned()),
-        _ if path.is_dir() => Err(format!("{name} is no scenario: it has no scenario.toml")),
+        _ if path.is_dir() => Err(format!("{name} is not a scenario: it has no scenario.toml")),
         _ => Err(format!(
             "there is no scenario `{name}`; there are {}",
             known.join(", ")

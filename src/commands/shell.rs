@@ -18,14 +18,13 @@ use crate::exit;
 use crate::images::{GuestArgs, Images};
 use crate::temporary::Temporary;
 
-/// How long the agent may take to answer. A shell is for looking at broken
-/// kernels too, so this is long.
+/// Limit for the agent's first answer; long, since a shell is also for broken kernels.
 const BOOT: Duration = Duration::from_secs(120);
 
 /// Typed three times in a row, this ends a guest that does not answer.
 const ESCAPE: u8 = 0x1d;
 
-/// What ends the input of a shell whose own input is no terminal.
+/// Sent at the end of the input if that is not a terminal.
 const END_OF_INPUT: u8 = 0x04;
 
 /// The options of `crucible shell`.
@@ -48,7 +47,7 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let stream = guest.machine().terminal()?;
 
     if io::stdin().is_terminal() {
-        eprintln!("crucible: the shell's end, or Ctrl-] three times, ends the guest");
+        eprintln!("crucible: to end the guest, exit the shell or type Ctrl-] three times");
     }
     let raw = RawTerminal::enter()?;
     let (sender, events) = mpsc::channel();
@@ -58,14 +57,16 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     thread::spawn(move || {
         let result = guest.terminal(rows, columns, &term).map(|_| guest);
-        // If nobody listens any more, the guest was given up.
+        // The receiver is dropped once the user has typed the escape.
         let _ = sender.send(Event::Ended(result));
     });
-    let event = events.recv().context("the shell's threads are gone")?;
+    let event = events
+        .recv()
+        .context("the threads of the shell have ended")?;
     match event {
         Event::Ended(Ok(guest)) => {
             guest.shutdown()?;
-            // The machine has ended, so its terminal is at its end too.
+            // The machine has ended, so its terminal is closed.
             let _ = output.join();
             drop(raw);
             Ok(exit::PASS.into())
@@ -105,7 +106,7 @@ fn pump_input(mut to: UnixStream, events: Sender<Event>) {
             for &byte in &buffer[..n] {
                 escapes = if byte == ESCAPE { escapes + 1 } else { 0 };
                 if terminal && escapes == 3 {
-                    // If nobody listens any more, the shell has ended.
+                    // The receiver is dropped once the shell has ended.
                     let _ = events.send(Event::Escape);
                     return;
                 }
@@ -114,7 +115,7 @@ fn pump_input(mut to: UnixStream, events: Sender<Event>) {
                 return;
             }
         }
-        // The guest may be gone by now.
+        // The guest may have ended.
         let _ = to.write_all(&[END_OF_INPUT]);
     });
 }
@@ -127,7 +128,7 @@ fn size() -> (u16, u16) {
         .unwrap_or((24, 80))
 }
 
-/// The terminal in raw mode, until this is dropped.
+/// Raw mode of the terminal; restored when dropped.
 struct RawTerminal(Option<Termios>);
 
 impl RawTerminal {
@@ -147,7 +148,7 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(before) = &self.0 {
-            // It was possible a moment ago; if not now, the terminal is gone.
+            // This only fails if the terminal has been closed.
             let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, before);
         }
     }
