@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where artefacts are kept: a directory for each, named by a hash of all that
-//! it was made from. It is there whole or not at all, and two processes do not
-//! make the same one twice.
+//! The cache of artefacts: one directory for each, named by a hash of everything it was
+//! made from. A directory is complete or does not exist, and a lock keeps two processes from
+//! making the same one.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -15,20 +15,20 @@ use command_fds::CommandFdExt;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// The cache's directory.
+/// The cache.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
-/// A lock, held until it is dropped.
+/// A lock; released when dropped.
 pub(crate) struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Lets `command` hold the lock too: should we be killed, the lock stays
-    /// until the last of what it has started is gone.
+    /// Passes the lock to `command`: if this process is killed, the lock is held until the last
+    /// child of the command has ended.
     pub fn share_with(&self, command: &mut Command) -> Result<()> {
         let file = self
             .file
@@ -55,7 +55,7 @@ impl Cache {
         Self::at(root)
     }
 
-    /// A cache at `root`, which is made if need be.
+    /// Opens the cache at `root`; creates the directory if it does not exist.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(Error::file("make the directory", &root))?;
@@ -65,24 +65,24 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// Its directory.
+    /// Directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The artefact's directory if it is there. Marks it as used now.
+    /// Returns the directory of an artefact, or `None` if it is not cached. Marks it as used.
     pub(crate) fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
         let path = self.root.join(kind).join(key);
         let directory = File::open(&path).ok()?;
-        // Pruning goes by this. A cache that may only be read is not pruned.
+        // Pruning uses this time. A read-only cache is not pruned.
         let _ = directory.set_modified(SystemTime::now());
         Some(path)
     }
 
-    /// The artefact's directory; `build` fills it if it is not there.
+    /// Returns the directory of an artefact. If it is not cached, `build` fills it.
     ///
     /// # Errors
-    /// What `build` gives, after which nothing is left; else those of the files.
+    /// Those of `build`, whose directory is then removed, and of file operations.
     pub fn get_or_build<E: From<Error>>(
         &self,
         kind: &str,
@@ -97,8 +97,7 @@ impl Cache {
         if let Some(path) = self.get(kind, key) {
             return Ok(path);
         }
-        // The lock is ours, so what lies here was left by a build that was
-        // interrupted.
+        // We hold the lock, so an existing directory is from an interrupted build.
         let scratch = self.root.join("tmp").join(format!("{kind}-{key}"));
         remove_tree(&scratch)?;
         fs::create_dir_all(&scratch).map_err(Error::file("make the directory", &scratch))?;
@@ -113,7 +112,7 @@ impl Cache {
         Ok(path)
     }
 
-    /// Takes the lock of this name, waiting for whoever has it.
+    /// Takes the lock of this name; waits while another process holds it.
     pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock> {
         let directory = self.root.join("locks");
         fs::create_dir_all(&directory).map_err(Error::file("make the directory", &directory))?;
@@ -132,8 +131,8 @@ impl Cache {
         Ok(Lock { file })
     }
 
-    /// Removes the artefacts of each kind but the `keep` last used ones, and
-    /// what interrupted builds have left. Returns what was removed.
+    /// Removes the artefacts of each kind except the `keep` most recently used ones, and the
+    /// files of interrupted builds. Returns the removed paths.
     pub fn prune(&self, keep: usize, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
         let mut removed = Vec::new();
         for kind in Self::KINDS {
@@ -141,7 +140,7 @@ impl Cache {
         }
         for (path, _) in list(&self.root.join("tmp"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Whoever is still building holds the lock.
+            // A build in progress holds the lock.
             let _lock = self.lock(&name, progress)?;
             remove_tree(&path)?;
             removed.push(path);
@@ -149,8 +148,8 @@ impl Cache {
         Ok(removed)
     }
 
-    /// Removes the artefacts of one kind but the `keep` last used ones. Returns what was
-    /// removed.
+    /// Removes the artefacts of one kind except the `keep` most recently used ones. Returns the
+    /// removed paths.
     pub fn prune_kind(&self, kind: &str, keep: usize) -> Result<Vec<PathBuf>> {
         let mut entries = list(&self.root.join(kind))?;
         entries.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
@@ -158,7 +157,7 @@ impl Cache {
         old.map(|path| remove_tree(&path).map(|()| path)).collect()
     }
 
-    /// The kinds of artefact that lie here side by side.
+    /// Kinds of artefacts that are pruned.
     pub const KINDS: [&str; 7] = [
         "kernel",
         "kernel-source",
@@ -185,7 +184,7 @@ fn list(directory: &Path) -> Result<Vec<(PathBuf, SystemTime)>> {
         .map_err(Error::file("list", directory))
 }
 
-/// Removes a directory and all that is in it; one that is not there is fine.
+/// Removes a directory tree, if it exists.
 pub(crate) fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),

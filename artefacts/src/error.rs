@@ -2,64 +2,64 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong while making artefacts.
+/// Errors of making artefacts.
 ///
-/// The messages leave out their source; whoever prints them walks the chain.
+/// Messages do not contain their source; print the whole chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or directory cannot be used.
+    /// An operation on a file or directory failed.
     #[error("cannot {what} {path}")]
     File {
-        /// What was being done.
+        /// The operation.
         what: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
-    /// A program that is needed cannot be run.
-    #[error("cannot run {program}; `crucible doctor` tells what this host lacks")]
+    /// A program cannot be run.
+    #[error("cannot run {program}; `crucible doctor` says what this host lacks")]
     Program {
-        /// Its name.
+        /// Name of the program.
         program: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A program failed.
     #[error("{what} failed ({status})\n  command: {command}\n{words}")]
     Failed {
-        /// What it was to do.
+        /// Its purpose.
         what: String,
-        /// How it ended.
+        /// Its exit status.
         status: String,
         /// Its command line.
         command: String,
-        /// The last lines of what it said, indented.
+        /// The last lines of its output, indented.
         words: String,
     },
-    /// A file of ours does not say what it should.
+    /// A file of this repository is malformed.
     #[error("{path}: {problem}")]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// A download is not what the lock file says.
+    /// The hash of a download differs from the lock file.
     #[error(
         "{name} has the sha256 {found}, but the lock file says {wanted}; \
          it was damaged or replaced on its way, so it is not used"
     )]
     Checksum {
-        /// What was fetched.
+        /// Name of the download.
         name: String,
-        /// What the lock file says.
+        /// Hash in the lock file.
         wanted: String,
-        /// What it is.
+        /// Hash of the download.
         found: String,
     },
-    /// The kernel's source is not to be had.
+    /// The kernel's source is not available.
     #[error(
         "no {package} {version}, and no other 6.12 either, is offered by this host's apt sources: {words}"
     )]
@@ -68,18 +68,18 @@ pub enum Error {
         package: String,
         /// The pinned version.
         version: String,
-        /// What apt said.
+        /// Output of apt.
         words: String,
     },
-    /// A configuration line was not taken by Kconfig.
-    #[error("Kconfig did not take {} line(s) of {fragments}: {}; a dependency is missing or the symbol is gone", lines.len(), lines.join(", "))]
+    /// Kconfig ignored lines of the configuration.
+    #[error("Kconfig ignored {} line(s) of {fragments}: {}; a dependency is missing, or the symbol no longer exists", lines.len(), lines.join(", "))]
     Config {
-        /// The fragments that were merged.
+        /// The merged fragments.
         fragments: String,
-        /// The lines, with what became of them.
+        /// The lines, with their resulting values.
         lines: Vec<String>,
     },
-    /// A patch of ours does not fit the tree.
+    /// A patch of the series does not apply.
     #[error(
         "{patch} does not apply to {tree}:\n{words}\nRefresh it against that tree, or name another with --kernel-src"
     )]
@@ -88,35 +88,34 @@ pub enum Error {
         patch: PathBuf,
         /// The kernel tree.
         tree: PathBuf,
-        /// What `patch` said.
+        /// Output of `patch`.
         words: String,
     },
-    /// Host packages are missing and were not to be installed.
+    /// Host packages are missing, and `--no-install` was given.
     #[error("this host lacks {}; install with: {command}", packages.join(" "))]
     MissingPackages {
         /// Their names.
         packages: Vec<String>,
-        /// The one command that brings them.
+        /// The command that installs them.
         command: String,
     },
-    /// The place for the cache is unknown.
+    /// No directory for the cache is known.
     #[error(
         "neither CRUCIBLE_CACHE, XDG_CACHE_HOME nor HOME is set; set CRUCIBLE_CACHE to a directory"
     )]
     NoCache,
-    /// Crucible's own sources, from which guests are made, are not found.
+    /// The checkout that guests are built from does not exist.
     #[error(
         "crucible's sources are not at {path}; set CRUCIBLE_SOURCES to a checkout of the repository"
     )]
     NoSources {
-        /// Where they were looked for.
+        /// The expected directory.
         path: PathBuf,
     },
 }
 
 impl Error {
-    /// Whether the host has to be set up first: nothing that is under test is
-    /// at fault.
+    /// Returns true if the host lacks something, so that the tested kernel is not the cause.
     pub fn is_host_setup(&self) -> bool {
         matches!(
             self,
@@ -128,7 +127,7 @@ impl Error {
         )
     }
 
-    /// For `map_err`: an I/O error with the file it is about.
+    /// Adds operation and file to an I/O error, for `map_err`.
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { what, path, source }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Names for what is cached.
+//! Hashes that name cached artefacts.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +9,18 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-/// Gathers all that an artefact depends on, and names it by that.
+/// Hashes everything that an artefact depends on.
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Of an artefact of this kind, made in this way. Change `recipe` when the
-    /// way changes.
+    /// Starts the hash of an artefact of this kind. Increase `recipe` when the way in which it is
+    /// made changes.
     pub fn new(recipe: &str) -> Self {
         Self(Sha256::new()).add("recipe", recipe)
     }
 
-    /// Adds one input. Lengths go in too, so that no two lists of inputs run
-    /// together into the same bytes.
+    /// Adds an input. Lengths are hashed too, so that different lists of inputs never result in
+    /// the same bytes.
     pub fn add(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         for bytes in [name.as_bytes(), value.as_ref()] {
             self.0.update((bytes.len() as u64).to_le_bytes());
@@ -29,13 +29,13 @@ impl Fingerprint {
         self
     }
 
-    /// The name: 32 hex digits, half a sha256.
+    /// Returns the name: 32 hex digits, half of a sha256.
     pub fn finish(self) -> String {
         hex::encode(&self.0.finalize()[..16])
     }
 }
 
-/// The sha256 of a file, in hex.
+/// Returns the sha256 of a file, in hex.
 pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::file("read", path))?;
     let mut hasher = Hasher(Sha256::new());

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a guest is made of, from pinned sources to cached files that are named
-//! by a hash of all that went into them: its [`kernel`], its root file system
-//! ([`rootfs`]) and its [`scratch`] disk; and the [`host`] packages that are
-//! needed to make and to run them.
+//! Artefacts: the parts of a guest, made from pinned sources and cached under a hash of their
+//! inputs: its [`kernel`], its root file systems ([`rootfs`]) and its [`scratch`] disk; and the
+//! [`host`] packages that are needed to make and to run them.
 //!
-//! Nothing here prints: long steps are told to a [`Progress`].
+//! This crate prints nothing: long steps report to a [`Progress`].
 
 mod cache;
 mod error;

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How long steps tell that they go on.
+//! Progress of long steps.
 
-/// Hears about long steps. The library itself prints nothing.
+/// A receiver of progress.
 pub trait Progress: Send + Sync {
-    /// A long step begins. Steps do not nest.
+    /// A long step starts. Steps do not nest.
     fn begin(&self, step: &str);
-    /// The running step has done `done` of about `total` parts.
+    /// The current step has completed `done` of about `total` parts.
     fn advance(&self, done: u64, total: u64);
-    /// The running step has ended, well or not.
+    /// The current step has ended, successfully or not.
     fn end(&self);
-    /// Something that a person should know.
+    /// A message for the user.
     fn note(&self, text: &str);
 }
 
-/// Hears nothing.
+/// Ignores progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -24,17 +24,17 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// A step, from its making until it is dropped.
+/// A step; ends when dropped.
 pub struct Step<'a>(&'a dyn Progress);
 
 impl<'a> Step<'a> {
-    /// Tells that it begins.
+    /// Starts a step.
     pub fn begin(progress: &'a dyn Progress, step: &str) -> Self {
         progress.begin(step);
         Self(progress)
     }
 
-    /// Tells how much of it is done.
+    /// Reports the completed part.
     pub fn advance(&self, done: u64, total: u64) {
         self.0.advance(done, total);
     }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Running the programs that do the work, so that a failure shows their own
-//! last words.
+//! Runs programs; an error has the last lines of their output.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -10,11 +9,11 @@ use std::thread;
 
 use crate::{Error, Result};
 
-/// How many of a failed program's last lines are shown.
+/// Number of last lines of a failed program in an error.
 const LAST: usize = 30;
 
-/// Runs `command` to its end; `each` sees every line of its standard output.
-/// Its standard error is kept for the case that it fails.
+/// Runs `command` to its end and passes each line of its standard output to `each`.
+/// Standard error is kept for the error message.
 pub(crate) fn run(what: &str, command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
@@ -51,12 +50,12 @@ pub(crate) fn run(what: &str, command: &mut Command, mut each: impl FnMut(&str))
     if status.success() {
         return Ok(());
     }
-    // Most say on standard error why they failed; some only on the other.
+    // Most programs report errors on standard error, some on standard output only.
     let words = if err.is_empty() { out } else { err };
     Err(failed(what, command, status, words))
 }
 
-/// Runs `command` and gives what it wrote on standard output.
+/// Runs `command` and returns its standard output.
 pub(crate) fn output(what: &str, command: &mut Command) -> Result<String> {
     let mut text = String::new();
     run(what, command, |line| {
@@ -84,7 +83,7 @@ fn failed(what: &str, command: &Command, status: ExitStatus, words: VecDeque<Str
 fn for_lines(input: impl std::io::Read, mut each: impl FnMut(&str)) {
     let mut reader = BufReader::new(input);
     let mut bytes = Vec::new();
-    // A pipe that fails is at its end; the exit status tells the rest.
+    // Treat a read error as the end; the exit status decides.
     while matches!(reader.read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
         each(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']));
         bytes.clear();

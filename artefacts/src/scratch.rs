@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's writable disk: an empty ext4 in a sparse file. Making the file
-//! system is done once a size; a run gets a sparse copy.
+//! The guest's writable disk: an empty ext4 in a sparse file. The file system is made once
+//! per size; each run gets a sparse copy.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::hash::Fingerprint;
 use crate::run::run;
 use crate::{Cache, Error, Progress, Result};
 
-/// Change this when the way in which the disk is made changes.
+/// Increase this when the way in which the disk is made changes.
 const RECIPE: &str = "scratch 1";
 
-/// The size of a scratch disk where nobody asks for another, in MiB.
+/// Default size of a scratch disk, in MiB.
 pub const DEFAULT_MIB: u64 = 4096;
 
-/// Makes an empty scratch disk at `path`, which must not be there yet.
+/// Creates an empty scratch disk at `path`, which must not exist.
 pub fn create(cache: &Cache, mib: u64, path: &Path, progress: &dyn Progress) -> Result<()> {
     let key = Fingerprint::new(RECIPE)
         .add("MiB", mib.to_string())
@@ -29,7 +29,7 @@ pub fn create(cache: &Cache, mib: u64, path: &Path, progress: &dyn Progress) -> 
     copy(&template, path)
 }
 
-/// Copies the empty scratch disk `template` to `path`, which must not be there yet.
+/// Copies the empty scratch disk `template` to `path`, which must not exist.
 pub fn copy(template: &Path, path: &Path) -> Result<()> {
     run(
         "copying the scratch disk",
@@ -41,9 +41,9 @@ pub fn copy(template: &Path, path: &Path) -> Result<()> {
     )
 }
 
-/// No journal: a scratch disk that was not unmounted in order is thrown away.
-/// Nothing is left to be initialised later, in the guest, while a workload is
-/// being watched; in a sparse file that costs nothing now.
+/// Makes the file system. It has no journal: a scratch disk that was not unmounted is discarded.
+/// Nothing is initialised lazily, since the guest would do that while a workload is
+/// observed; in a sparse file it costs nothing.
 fn format(path: &Path, mib: u64) -> Result<()> {
     let file = File::create_new(path).map_err(Error::file("create", path))?;
     file.set_len(mib << 20)
@@ -60,7 +60,7 @@ fn format(path: &Path, mib: u64) -> Result<()> {
             .env("E2FSPROGS_FAKE_TIME", "1700000000"),
         |_| {},
     )?;
-    // mke2fs writes the inode tables' zeros; the copy is to be sparse again.
+    // mke2fs writes zeros to the inode tables; the copy becomes sparse again.
     let sparse = path.with_extension("sparse");
     run(
         "making the scratch disk sparse",

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// The checkout of this repository: guests are made from what lies in it.
+/// The checkout of this repository that guests are built from.
 #[derive(Debug, Clone)]
 pub struct Sources {
     root: PathBuf,
 }
 
 impl Sources {
-    /// `$CRUCIBLE_SOURCES`, else the checkout that this program was built in.
+    /// Finds `$CRUCIBLE_SOURCES`, or the checkout that this program was built in.
     pub fn find() -> Result<Self> {
         let root = match env::var_os("CRUCIBLE_SOURCES").filter(|v| !v.is_empty()) {
             Some(root) => PathBuf::from(root),
@@ -28,7 +28,7 @@ impl Sources {
         Self { root: root.into() }
     }
 
-    /// The checkout's directory.
+    /// Directory of the checkout.
     pub fn root(&self) -> &Path {
         &self.root
     }

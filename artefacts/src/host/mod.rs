@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The packages that this host needs, and bringing them.
+//! Debian packages that crucible needs on the host, and their installation.
 
 use std::collections::HashSet;
 use std::process::{Command, Stdio};
@@ -10,16 +10,16 @@ use crate::progress::Step;
 use crate::run::run;
 use crate::{Error, Progress, Result};
 
-/// A package of the host's distribution, Debian.
+/// A Debian package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Package {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What it is needed for.
+    /// Purpose.
     pub purpose: &'static str,
 }
 
-/// All that is needed beyond a Rust toolchain.
+/// Packages that crucible needs besides a Rust toolchain.
 pub const PACKAGES: &[Package] = &[
     package("qemu-system-x86", "runs guests"),
     package("mmdebstrap", "makes the guest's Debian userland"),
@@ -38,7 +38,7 @@ pub const PACKAGES: &[Package] = &[
     package("gdb", "debugs the guest's kernel"),
 ];
 
-/// What the tests of the repository itself (`tests/house.rs`) need besides.
+/// Packages that `tests/house.rs` needs in addition.
 pub const TEST_PACKAGES: &[Package] = &[
     package("reuse", "checks that every file has a licence"),
     package("codespell", "finds misspelt words"),
@@ -48,7 +48,7 @@ const fn package(name: &'static str, purpose: &'static str) -> Package {
     Package { name, purpose }
 }
 
-/// Those of [`PACKAGES`] that this host lacks.
+/// Lists the [`PACKAGES`] that are not installed.
 pub fn missing() -> Result<Vec<Package>> {
     missing_of(PACKAGES)
 }
@@ -58,7 +58,7 @@ fn missing_of(packages: &[Package]) -> Result<Vec<Package>> {
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
         .args(packages.iter().map(|package| package.name))
         .stdin(Stdio::null())
-        // It complains there about names that it has never heard of.
+        // It reports unknown names there.
         .stderr(Stdio::null())
         .output()
         .map_err(|source| Error::Program {
@@ -81,7 +81,7 @@ fn installed(listing: &str) -> HashSet<String> {
         .collect()
 }
 
-/// The one command that brings these packages.
+/// Returns the command that installs these packages.
 pub fn install_command(packages: &[Package]) -> String {
     let names: Vec<_> = packages.iter().map(|package| package.name).collect();
     let sudo = if is_root() { "" } else { "sudo " };
@@ -122,7 +122,7 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
             &names,
         )
     };
-    // The package lists may be absent, or speak of versions that are gone.
+    // The package lists may be missing or outdated.
     if attempt().is_err() {
         refresh(progress)?;
         attempt()?;
@@ -130,7 +130,7 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
     Ok(())
 }
 
-/// Has apt learn anew what there is.
+/// Updates apt's package lists.
 pub(crate) fn refresh(progress: &dyn Progress) -> Result<()> {
     let _step = Step::begin(progress, "refreshing apt's package lists");
     apt("refreshing apt's package lists", &["update"], &[])
@@ -140,7 +140,7 @@ fn apt(what: &str, arguments: &[&str], names: &[String]) -> Result<()> {
     let mut command = if is_root() {
         Command::new("apt-get")
     } else {
-        // It asks for a password on the terminal, if it has to.
+        // sudo may ask for a password on the terminal.
         let mut command = Command::new("sudo");
         command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         command
@@ -153,7 +153,7 @@ fn apt(what: &str, arguments: &[&str], names: &[String]) -> Result<()> {
     run(what, &mut command, |_| {})
 }
 
-/// Whether this process may install packages itself.
+/// Returns true if this process may install packages without sudo.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

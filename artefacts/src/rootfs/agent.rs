@@ -10,10 +10,10 @@ use crate::progress::Step;
 use crate::run::run;
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// Change this when the way in which the image is made changes.
+/// Increase this when the way in which the image is made changes.
 const RECIPE: &str = "agent 1";
 
-/// The programs, which lie at the image's root.
+/// The programs in the root directory of the image.
 const PROGRAMS: [&str; 6] = [
     "agent",
     "init",
@@ -23,19 +23,18 @@ const PROGRAMS: [&str; 6] = [
     "matrix",
 ];
 
-/// Where the agent mounts things before the real root is there.
+/// Mount points that the agent uses before it changes the root.
 const MOUNT_POINTS: [&str; 7] = ["dev", "mnt", "proc", "run", "sys", "tmp", "root"];
 
-/// A static binary needs nothing of the userland that it runs in.
+/// The target: a static binary does not depend on the userland.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The image of the agent and its tools, from the sources as they are now.
+/// Builds the image of the agent and its tools from the current sources.
 ///
-/// Cargo decides what has to be compiled, so this is quick when nothing has
-/// changed.
+/// Cargo decides what to compile, so this is fast if nothing has changed.
 pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
-    // Cargo tells packages by their place in the workspace and their age by the clock: of
-    // two checkouts with one target directory, one would get what the other has built.
+    // Cargo identifies packages by their path in the workspace and compares times: with a shared
+    // target directory, a checkout could get the binaries of another one.
     let checkout = Fingerprint::new(RECIPE)
         .add("checkout", sources.root().as_os_str().as_encoded_bytes())
         .finish();
@@ -58,8 +57,7 @@ pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Resul
 
 fn compile(sources: &Sources, target: &Path, progress: &dyn Progress) -> Result<()> {
     let _step = Step::begin(progress, "compiling the guest's agent");
-    // Inside `cargo run` or `cargo test`, CARGO is the very cargo that was
-    // called.
+    // Inside `cargo run` or `cargo test`, CARGO is the cargo that was called.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
@@ -70,7 +68,7 @@ fn compile(sources: &Sources, target: &Path, progress: &dyn Progress) -> Result<
         .arg("--target-dir")
         .arg(target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    // What an outer cargo tells its children is about another package.
+    // The outer cargo's variables are about another package.
     for (name, _) in env::vars_os() {
         let name_text = name.to_string_lossy();
         let foreign = name_text.starts_with("CARGO_PKG_")

@@ -11,13 +11,13 @@ use crate::progress::Step;
 use crate::run::run;
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// Change this when the way in which the image is made changes.
+/// Increase this when the way in which the image is made changes.
 const RECIPE: &str = "debian 2";
 
-/// The release. The guest's compiler and CRIU are this one's.
+/// Debian release. It decides the versions of the guest's compiler and of CRIU.
 const SUITE: &str = "bookworm";
 
-/// What no workload reads.
+/// Paths that are left out, since no workload reads them.
 const EXCLUDED: &[&str] = &[
     "/usr/share/man/*",
     "/usr/share/doc/*",
@@ -30,7 +30,7 @@ const EXCLUDED: &[&str] = &[
     "/usr/share/i18n/*",
 ];
 
-/// Links that packages' own scripts would make: alternatives, mostly.
+/// Links that maintainer scripts would make, mostly alternatives.
 const LINKS: &[(&str, &str)] = &[
     ("usr/bin/awk", "mawk"),
     ("usr/bin/cc", "gcc"),
@@ -43,7 +43,7 @@ const LINKS: &[(&str, &str)] = &[
     ("etc/mtab", "../proc/self/mounts"),
 ];
 
-/// The image of the Debian userland; made if it is not there.
+/// Returns the image of the Debian userland; makes it if it is not cached.
 pub fn debian(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     let packages = packages(sources)?;
     let directory = cache.get_or_build("debian", &key(&packages), progress, |directory| {
@@ -52,7 +52,7 @@ pub fn debian(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Resu
     Ok(directory.join("debian.erofs"))
 }
 
-/// The image of the Debian userland, if it is there.
+/// Returns the image of the Debian userland if it is cached.
 pub fn debian_cached(cache: &Cache, sources: &Sources) -> Result<Option<PathBuf>> {
     let directory = cache.get("debian", &key(&packages(sources)?));
     Ok(directory.map(|directory| directory.join("debian.erofs")))
@@ -78,7 +78,8 @@ fn packages(sources: &Sources) -> Result<Vec<String>> {
     Ok(parse_packages(&text))
 }
 
-/// One package a line; `#` begins a comment. Order and repeats do not matter.
+/// Parses the list: one package per line; `#` starts a comment. Order and repeats do not
+/// matter.
 fn parse_packages(text: &str) -> Vec<String> {
     let mut packages: Vec<_> = text
         .lines()
@@ -98,7 +99,7 @@ fn build(packages: &[String], directory: &Path, progress: &dyn Progress) -> Resu
 
     let tree = directory.join("tree");
     fs::create_dir(&tree).map_err(Error::file("make the directory", &tree))?;
-    // Devices are the guest's own (devtmpfs), and need root here.
+    // The guest has its own devices (devtmpfs), and making them here needs root.
     run(
         "unpacking the userland",
         Command::new("tar")
@@ -120,13 +121,13 @@ fn build(packages: &[String], directory: &Path, progress: &dyn Progress) -> Resu
     fs::remove_file(&archive).map_err(Error::file("remove", &archive))
 }
 
-/// `/bin` and the like are links into `/usr`, made before anything is unpacked.
+/// Makes `/bin` and the like links into `/usr`, before packages are unpacked.
 const MERGE_USR: &str = r#"for d in bin sbin lib lib32 lib64 libx32; do
     mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"
 done"#;
 
-/// Packages are unpacked but their scripts not run: so it needs no change of
-/// root and no privileges, and a third of the time.
+/// Runs mmdebstrap. It unpacks packages without running maintainer scripts, which needs neither
+/// chroot nor privileges, and a third of the time.
 fn bootstrap(packages: &[String], archive: &Path) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command
@@ -142,7 +143,7 @@ fn bootstrap(packages: &[String], archive: &Path) -> Result<()> {
     run("mmdebstrap", &mut command, |_| {})
 }
 
-/// Does what packages' scripts would have done, as far as workloads see it.
+/// Does what maintainer scripts would do, as far as workloads can observe it.
 fn finish(tree: &Path) -> Result<()> {
     for (link, target) in LINKS {
         let path = tree.join(link);

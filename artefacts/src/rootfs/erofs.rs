@@ -5,15 +5,14 @@ use std::process::Command;
 use crate::Result;
 use crate::run::run;
 
-/// Every file in an image has this time, so that the same content makes the
-/// same image.
+/// Time stamp of every file in an image, so that equal content results in equal images.
 pub(super) const TIME: &str = "1700000000";
 
-/// Makes a read-only image of a directory. Everything in it belongs to root;
-/// the same directory gives the same bytes.
+/// Makes a read-only image of a directory. All files belong to root; equal directories
+/// result in equal images.
 ///
-/// It is not compressed: under emulation the guest's CPU is what is scarce,
-/// not the host's disk.
+/// The image is not compressed: under emulation the guest's CPU is the bottleneck, not the
+/// host's disk.
 pub(super) fn image(directory: &Path, image: &Path) -> Result<()> {
     run(
         "making a read-only image",

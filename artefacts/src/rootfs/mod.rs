@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's read-only disks: the Debian userland, and the agent with its
-//! tools. They are two images so that a change to the agent, which happens all
-//! day, does not rebuild Debian, which takes a minute.
+//! The guest's read-only disks: the Debian userland, and the agent with its tools. They are
+//! two images so that a change to the agent does not rebuild Debian, which takes a minute.
 
 mod agent;
 mod debian;
