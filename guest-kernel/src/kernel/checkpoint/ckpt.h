@@ -202,7 +202,7 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags);
 int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 
 /* hide.c: nobody reaches what is not whole */
-void ckpt_hide_begin(struct ckpt_ctx *ctx);
+void ckpt_hide_begin(void);
 void ckpt_hide_end(void);
 void ckpt_unhide_all(struct ckpt_ctx *ctx);
 void ckpt_keep_zombie(struct ckpt_tsk *ct);
