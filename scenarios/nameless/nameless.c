@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kernel.h"
 #include "nonce.h"
 
 extern char **environ;
@@ -68,7 +69,13 @@ static void adorn(int fd)
 		die("F_SET_RW_HINT");
 }
 
-static void checkpoint_here(void)
+void fail(const char *what)
+{
+	die(what);
+	_exit(1);
+}
+
+void stop_here(void)
 {
 	fflush(stdout);
 	syscall(SYS_getppid);
@@ -98,7 +105,7 @@ static void unlinked(void)
 	tell("before", plain);
 	tell("before", taken);
 	tell("before", gone);
-	checkpoint_here();
+	stop_here();
 	tell("after", plain);
 	tell("after", taken);
 	tell("after", gone);
@@ -125,7 +132,7 @@ static void tmpfile_case(void)
 
 	if (write(open, "complete\n", 9) != 9)
 		die("write");
-	checkpoint_here();
+	stop_here();
 	link_it(open, "linked");
 	link_it(closed, "never");
 }
@@ -152,7 +159,7 @@ static void memfd(char **argv)
 		fexecve(fd, again, environ);
 		die("fexecve");
 	}
-	checkpoint_here();
+	stop_here();
 	n = readlink("/proc/self/exe", buf, sizeof(buf) - 1);
 	buf[n < 0 ? 0 : n] = 0;
 	printf("the program is %s\n", buf);
@@ -202,7 +209,7 @@ static void replaced(char **argv)
 	if (rename("new", "running"))
 		die("rename");
 	tell_name("before");
-	checkpoint_here();
+	stop_here();
 	tell_name("after");
 	if (!fork())
 		_exit(3);
@@ -222,6 +229,12 @@ int main(int argc, char **argv)
 	} else if (!strcmp(argv[1], "tmpfile")) {
 		nonce_draw();
 		tmpfile_case();
+	} else if (!strcmp(argv[1], "kernel")) {
+		nonce_draw();
+		kernel();
+	} else if (!strcmp(argv[1], "opener")) {
+		nonce_draw();
+		opener();
 	} else if (!strcmp(argv[1], "memfd")) {
 		if (argv[2])
 			nonce_draw();

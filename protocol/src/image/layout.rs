@@ -96,9 +96,17 @@ layout!(
     Fd { fd: u32, cloexec: u32, file: u32, pad: u32, }
 );
 layout!(
+    /// `struct ckpt_times`
+    Times {
+        atime: i64, mtime: i64, ctime: i64, atime_nsec: u32, mtime_nsec: u32, ctime_nsec: u32,
+        pad: u32,
+    }
+);
+layout!(
     /// `struct ckpt_pipe`
     Pipe {
         ring_size: u32, nr_bufs: u32, ino: u64, uid: u32, gid: u32, mode: u32, pad: u32,
+        times: Times,
     }
 );
 layout!(
@@ -110,7 +118,8 @@ layout!(
     Inode {
         kind: u32, mode: u32, uid: u32, gid: u32, size: i64, ino: u64, path_len: u32,
         seals: u32, atime: i64, mtime: i64, atime_nsec: u32, mtime_nsec: u32, flags: u32,
-        attrs: u32, write_hint: u32, pad: u32,
+        attrs: u32, write_hint: u32, pad: u32, ctime: i64, btime: i64, ctime_nsec: u32,
+        btime_nsec: u32,
     }
 );
 layout!(
@@ -220,7 +229,8 @@ layout!(
     SocketEnd {
         flags: u32, shutdown: u32, error: i32, sndbuf: u32, rcvbuf: u32, rcvlowat: u32,
         peek_off: i32, linger: u32, rcvtimeo: u64, sndtimeo: u64, peer_pid: i32,
-        peer_cred: u32, name_len: u32, pad: u32,
+        peer_cred: u32, name_len: u32, pad: u32, uid: u32, gid: u32, mode: u32, backlog: u32,
+        times: Times,
     }
 );
 layout!(

@@ -346,8 +346,14 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 
+/* owner.c */
+int ckpt_get_owner(struct ckpt_ctx *ctx, const struct inode *inode,
+		   const char *name, u32 *uid, u32 *gid);
 int ckpt_set_owner(struct file *file, u32 uid, u32 gid, umode_t mode,
 		   struct iattr *times);
+void ckpt_get_times(const struct inode *inode, struct ckpt_times *times);
+bool ckpt_times_ok(const struct ckpt_times *times);
+void ckpt_set_times(struct inode *inode, const struct ckpt_times *times);
 
 /* outside.c */
 int ckpt_check_outside(struct ckpt_ctx *ctx);

@@ -91,7 +91,8 @@ macro_rules! ends {
 }
 
 const SOCKETS: &[Field] = ends! {
-    Flags => flags shutdown; Count => sndbuf rcvbuf rcvlowat peek_off linger name_len pad;
+    Flags => flags shutdown; Count => sndbuf rcvbuf rcvlowat peek_off linger name_len pad backlog;
+    Uid => uid gid; Exact => mode; Time => times;
     Number => error; Time => rcvtimeo sndtimeo; Pid => peer_pid; Ref(Kind::Cred) => peer_cred;
 };
 
@@ -136,13 +137,13 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
         Kind::Pipe => shape!(false, Pipe { 
-            Count => ring_size nr_bufs pad; Uid => uid gid; Exact => mode;
+            Count => ring_size nr_bufs pad; Uid => uid gid; Exact => mode; Time => times;
         }),
         Kind::PipeBuf => shape!(false, PipeBuf { Flags => flags; Count => len; }),
         Kind::Inode => shape!(false, Inode {
             Choice(4) => kind; Exact => mode; Uid => uid gid; Count => size path_len pad;
             Flags => seals flags attrs; Choice(5) => write_hint;
-            Time => atime mtime atime_nsec mtime_nsec;
+            Time => atime mtime atime_nsec mtime_nsec ctime ctime_nsec btime btime_nsec;
         }),
         Kind::Data => shape!(false, Data { Count => offset len; }),
         Kind::Mm => shape!(false, Mm {

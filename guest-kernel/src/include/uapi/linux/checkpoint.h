@@ -425,6 +425,13 @@ struct ckpt_fd {
 	__u32 pad;
 };
 
+/* Times of an inode that only the kernel has: seconds, and ns of the second */
+struct ckpt_times {
+	__s64 atime, mtime, ctime;
+	__u32 atime_nsec, mtime_nsec, ctime_nsec;
+	__u32 pad;
+};
+
 /* CKPT_REC_PIPE, followed by @nr_bufs CKPT_REC_PIPE_BUF with data */
 struct ckpt_pipe {
 	__u32 ring_size;	/* slots */
@@ -434,6 +441,7 @@ struct ckpt_pipe {
 	__u32 gid;
 	__u32 mode;		/* st_mode */
 	__u32 pad;
+	struct ckpt_times times;
 };
 
 /* CKPT_REC_PIPE_BUF, followed by the data */
@@ -470,6 +478,10 @@ struct ckpt_inode {
 	__u32 attrs;		/* those of FS_IOC_SETFLAGS, FS_*_FL */
 	__u32 write_hint;	/* F_SET_RW_HINT */
 	__u32 pad;
+	__s64 ctime;		/* SHMEM: last changed, and made; else 0 */
+	__s64 btime;
+	__u32 ctime_nsec;
+	__u32 btime_nsec;
 };
 
 /* CKPT_REC_DATA, followed by the data */
@@ -903,6 +915,9 @@ struct ckpt_seccomp {
  * @peer_cred: objref of the credentials, 0 for none
  * @name_len: bytes of its abstract name, the leading 0 included; 0 for none
  * @pad: 0
+ * @uid, @gid, @mode: of its inode, as fstat(2) tells
+ * @backlog: SOCK_DGRAM: messages that it holds before senders wait, less one
+ * @times: of its inode
  */
 struct ckpt_socket_end {
 	__u32 flags;
@@ -919,6 +934,11 @@ struct ckpt_socket_end {
 	__u32 peer_cred;
 	__u32 name_len;
 	__u32 pad;
+	__u32 uid;
+	__u32 gid;
+	__u32 mode;
+	__u32 backlog;
+	struct ckpt_times times;
 };
 
 /*
