@@ -29,6 +29,9 @@ pub enum Rule {
     /// Under CRIU, the number of the time namespace: CRIU makes one, in which the clocks
     /// go on from where they were.
     CriuTimeNamespace,
+    /// When tasks were created, where another machine has restarted them, which may have been
+    /// started later, and under CRIU, which creates them anew.
+    StartTimes,
     /// In strace's logs, the numbers of processes.
     StracePids,
     /// In strace's logs, addresses: each program is loaded somewhere else.
@@ -58,6 +61,7 @@ impl Rule {
         Self::TimersRunOut,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
+        Self::StartTimes,
         Self::StracePids,
         Self::StraceAddresses,
         Self::StraceTimes,
@@ -78,6 +82,7 @@ impl Rule {
             Self::TimersRunOut => "timers-run-out",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
+            Self::StartTimes => "start-times",
             Self::StracePids => "strace-pids",
             Self::StraceAddresses => "strace-addresses",
             Self::StraceTimes => "strace-times",
@@ -151,6 +156,15 @@ pub fn criu(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
+/// When tasks were created, on a machine that may not have been there then.
+pub fn start_times(observation: &mut Observation, uses: &mut Uses) {
+    for task in &mut observation.tasks {
+        if task.facts.remove("stat.starttime").is_some() {
+            *uses.entry(Rule::StartTimes).or_default() += 1;
+        }
+    }
+}
+
 /// Takes signals that a timer has sent since from what pends after the restart.
 pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     for task in &mut after.tasks {
@@ -196,8 +210,9 @@ fn timer_signals(timers: &str) -> u64 {
 
 /// What is left of a zombie is what its parent can still ask for.
 fn zombies(observation: &mut Observation, uses: &mut Uses) {
-    const KEPT: [&str; 8] = [
+    const KEPT: [&str; 9] = [
         "stat.exit_code",
+        "stat.starttime",
         "status.Uid",
         "status.Gid",
         "status.NSpid",

@@ -57,7 +57,7 @@ layout!(
         mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, seccomp: u32, cpus: u64,
         comm: [u8; 16], exec_ino: u64, exec_interp_ino: u64, exec_ns: u64, gtime: u64,
         seen_utime: u64, seen_stime: u64, nvcsw: u64, nivcsw: u64, min_flt: u64, maj_flt: u64,
-        slice_ns: u64,
+        slice_ns: u64, start_ns: u64, start_boot_ns: u64,
     }
 );
 layout!(

@@ -113,6 +113,7 @@ struct ckpt_ctx {
 	struct path proc_mount;		/* the mount that was made for it */
 	bool equal_mounts;		/* RESTART_EQUAL_MOUNTS */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
+	bool may_date;			/* may say when tasks were created */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
 	struct list_head timerfds;	/* see timerfd.c */

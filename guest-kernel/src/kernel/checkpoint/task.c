@@ -100,6 +100,8 @@ static void dump_times(struct task_struct *t, struct ckpt_task *rec)
 	rec->nivcsw = t->nivcsw;
 	rec->min_flt = t->min_flt;
 	rec->maj_flt = t->maj_flt;
+	rec->start_ns = t->start_time;
+	rec->start_boot_ns = t->start_boottime;
 }
 
 static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
@@ -297,6 +299,19 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return ret;
 }
 
+/*
+ * When current was created. A machine that has been started since then has had
+ * no such time: there it stays the time of the restart.
+ */
+static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	if (!ctx->may_date || rec->start_ns > ktime_get_ns() ||
+	    rec->start_boot_ns > ktime_get_boottime_ns())
+		return;
+	current->start_time = rec->start_ns;
+	current->start_boottime = rec->start_boot_ns;
+}
+
 /* What building current has cost is not its own. */
 static void apply_times(const struct ckpt_task *rec)
 {
@@ -329,6 +344,7 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	set_task_comm(current, rec->comm);
 	apply_times(rec);
+	apply_start(ctx, rec);
 	if (ct->tree.flags & CKPT_TREE_LEADER && !ct->lives)
 		ret = leave_memory(ctx);
 	else if (ct->tree.flags & CKPT_TREE_LEADER || !ckpt_dead_thread(ct))

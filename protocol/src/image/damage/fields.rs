@@ -114,7 +114,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Address => sas_sp set_child_tid clear_child_tid robust_list rseq;
             Count => sas_size rt_priority rseq_len; Score => nice oom_score_adj;
             Time => timer_slack_ns default_timer_slack_ns utime stime exec_ns gtime seen_utime
-                seen_stime slice_ns;
+                seen_stime slice_ns start_ns start_boot_ns;
             Count => nvcsw nivcsw min_flt maj_flt;
             Ref(Kind::Mm) => mm; Ref(Kind::Fs) => fs; Ref(Kind::Files) => files;
             Ref(Kind::Cred) => cred; Ref(Kind::Seccomp) => seccomp;

@@ -262,6 +262,8 @@ enum ckpt_restart_kind {
  * @nvcsw, @nivcsw: context switches
  * @min_flt, @maj_flt: faults
  * @slice_ns: time slice that sched_setattr(2) has asked for, 0 for none
+ * @start_ns: when it was created, ns of CLOCK_MONOTONIC
+ * @start_boot_ns: likewise, of CLOCK_BOOTTIME
  */
 struct ckpt_task {
 	__u32 site;
@@ -307,6 +309,8 @@ struct ckpt_task {
 	__u64 nvcsw, nivcsw;
 	__u64 min_flt, maj_flt;
 	__u64 slice_ns;
+	__u64 start_ns;
+	__u64 start_boot_ns;
 };
 
 /* struct ckpt_regs.spec: what prctl(PR_GET_SPECULATION_CTRL) tells of each */
