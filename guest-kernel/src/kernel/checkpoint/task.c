@@ -5,6 +5,8 @@
  */
 #include <uapi/linux/futex.h>
 #include <linux/iocontext.h>
+#include <linux/ipc_namespace.h>
+#include <linux/nsproxy.h>
 #include <linux/oom.h>
 #include <linux/perf_event.h>
 #include <linux/personality.h>
@@ -76,6 +78,12 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
 #endif
 #ifdef CONFIG_SYSVIPC
+	/* those that it has attached are refused as mappings */
+	if (ctx->nsproxy->ipc_ns->shm_rmid_forced &&
+	    !list_empty(&t->sysvshm.shm_clist))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: System V shared memory that it has created, and that goes when it ends (kernel.shm_rmid_forced)",
+				t->comm);
 	if (!ckpt_sem_undo_empty(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
 				t->comm);
