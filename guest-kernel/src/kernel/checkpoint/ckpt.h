@@ -95,6 +95,7 @@ struct ckpt_ctx {
 	struct pid_namespace *pidns;
 	struct nsproxy *nsproxy;
 	struct path root_path;		/* the root task's root directory */
+	const struct cred **creds;	/* of all tasks, sorted by address */
 	char *mounts;			/* of the tree's own, see ns.c */
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
@@ -236,7 +237,10 @@ int ckpt_apply_seccomp(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
 
 /* cred.c */
 int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref);
+int ckpt_sort_creds(struct ckpt_ctx *ctx);
+int ckpt_dump_opener(struct ckpt_ctx *ctx, const struct file *file, u32 *ref);
 int ckpt_restore_cred(struct ckpt_ctx *ctx);
+int ckpt_set_opener(struct ckpt_ctx *ctx, struct file *file, u32 ref);
 int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
 
 /* signal.c */

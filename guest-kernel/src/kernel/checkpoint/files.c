@@ -264,6 +264,11 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
 	fill_state(file, &rec);
+	/* one of proc is opened once more by a restarted task itself */
+	if (!ckpt_is_proc(file))
+		ret = ckpt_dump_opener(ctx, file, &rec.cred);
+	if (ret)
+		return ret;
 	rec.kind = ckpt_pty_kind(file);
 	if (rec.kind)
 		ret = ckpt_dump_tty(ctx, ckpt_file_tty(file), &rec.inode);
@@ -361,8 +366,11 @@ static bool state_ok(const struct ckpt_file *rec)
 {
 	if (rec->flags & __O_TMPFILE && rec->kind != CKPT_FILE_DELETED)
 		return false;
+	if (rec->cred && (rec->kind == CKPT_FILE_PROC ||
+			  rec->kind == CKPT_FILE_PROC_MEM))
+		return false;
 	return !(rec->state & ~(CKPT_FILE_UNCOUNTED | CKPT_FILE_RANDOM |
-				CKPT_FILE_NOREUSE)) &&
+				CKPT_FILE_NOREUSE)) && !rec->pad &&
 	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
 }
 
@@ -455,6 +463,8 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	if (IS_ERR(file))
 		return ckpt_err(ctx, PTR_ERR(file), "opening file %u", ref);
 	ret = set_state(ctx, file, &copy);
+	if (!ret)
+		ret = ckpt_set_opener(ctx, file, copy.cred);
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
 	if (ret)

@@ -405,6 +405,9 @@ enum ckpt_file_kind {
  * @state: CKPT_FILE_*
  * @signum: F_SETSIG, 0 for none
  * @write_hint: F_SET_RW_HINT, of an inode that has a path, 0 for none
+ * @cred: objref of the credentials that it was opened with, where a task still
+ *	has these; else 0
+ * @pad: 0
  */
 struct ckpt_file {
 	__u32 kind;
@@ -419,6 +422,8 @@ struct ckpt_file {
 	__u32 state;
 	__u32 signum;
 	__u32 write_hint;
+	__u32 cred;
+	__u32 pad;
 };
 
 /* CKPT_REC_FILES: an array of these in rising order of @fd */
