@@ -307,6 +307,7 @@ int ckpt_restore_same(struct ckpt_ctx *ctx);
 /* files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
 bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file);
 char *ckpt_file_name(struct file *file);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);

@@ -239,6 +239,27 @@ static void fill_state(struct file *file, struct ckpt_file *rec)
 	rec->write_hint = file_inode(file)->i_write_hint;
 }
 
+/**
+ * ckpt_check_syncfs - has syncfs(2) nothing to tell by a descriptor?
+ * @ctx: the checkpoint
+ * @file: what the descriptor, or one that a message holds, stands for
+ *
+ * A mapping's file is not asked for that.
+ *
+ * Return: 0 or -EOPNOTSUPP.
+ */
+int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file)
+{
+	const struct super_block *sb = file->f_path.dentry->d_sb;
+
+	if (file->f_mode & FMODE_PATH ||
+	    !errseq_check(&sb->s_wb_err, READ_ONCE(file->f_sb_err)))
+		return 0;
+	return ckpt_err(ctx, -EOPNOTSUPP,
+			"%pD: an error of writing to its file system that syncfs(2) has still to tell",
+			file);
+}
+
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 {
 	/* a mapping of overlayfs holds the file below: its user's is meant */
