@@ -194,7 +194,7 @@ layout!(
 );
 layout!(
     /// `struct ckpt_epoll` and its first item.
-    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, pad: u32, }
+    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, added: u32, }
 );
 layout!(
     /// `struct ckpt_posix_timer`

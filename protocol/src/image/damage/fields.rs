@@ -184,7 +184,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => ticks pad;
         }),
         Kind::Epoll => shape!(false, Epoll {
-            Count => fd nr data item_fd pad; Flags => events; Choice(1) => ready;
+            Count => fd nr data item_fd added; Flags => events; Choice(1) => ready;
         }),
         Kind::PosixTimer => shape!(false, PosixTimer {
             Count => id pad requeue_pending overrun overrun_last; Choice(11) => clockid;

@@ -792,14 +792,14 @@ struct ckpt_epoll {
  * @events: likewise; of one that EPOLLONESHOT has disarmed, the flags only
  * @fd: of the same table
  * @ready: it is on the ready list, 1; these come first, in the list's order
- * @pad: 0
+ * @added: how many of the file's items were added before it
  */
 struct ckpt_epoll_item {
 	__u64 data;
 	__u32 events;
 	__u32 fd;
 	__u32 ready;
-	__u32 pad;
+	__u32 added;
 };
 
 /* struct ckpt_tty_end.flags */
