@@ -51,6 +51,17 @@ static void tell(const char *what, int fd)
 	printf("nodump %d, hint %d, %s\n", !!(attrs & FS_NODUMP_FL), (int)hint, name);
 }
 
+static void tell_link(const char *what, int fd)
+{
+	char link[64], name[512];
+	ssize_t len;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	len = readlink(link, name, sizeof(name) - 1);
+	name[len < 0 ? 0 : len] = 0;
+	printf("%s: %s\n", what, name);
+}
+
 /* A set-user-id file of somebody else's, from another time. */
 static void adorn(int fd)
 {
@@ -112,6 +123,38 @@ static void unlinked(void)
 	printf("the directory is %s\n", access("gone", F_OK) ? "gone" : "back");
 	if (linkat(AT_FDCWD, "/proc/self/fd/3", AT_FDCWD, "again", AT_SYMLINK_FOLLOW))
 		printf("an unlinked file cannot be linked again: %s\n", strerror(errno));
+}
+
+/* As sem_open(3) makes a semaphore: under a name of its own, which is unlinked. */
+static void linked(void)
+{
+	struct stat before, after;
+	char buf[16] = "", *memory;
+	int fd, again;
+
+	fd = open_or_die("/dev/shm/made", O_CREAT | O_EXCL | O_RDWR, 0600);
+	if (write(fd, "content", 7) != 7)
+		die("write");
+	memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED || link("/dev/shm/made", "/dev/shm/asked-for") ||
+	    unlink("/dev/shm/made") || fstat(fd, &before))
+		die("link");
+	stop_here();
+	tell_link("descriptor", fd);
+	if (fstat(fd, &after))
+		die("fstat");
+	printf("the same inode %d, names %d\n", before.st_ino == after.st_ino, (int)after.st_nlink);
+	memory[0] = 'C';
+	again = open_or_die("/dev/shm/asked-for", O_RDWR, 0);
+	if (read(again, buf, sizeof(buf)) != 7)
+		die("read");
+	printf("by its other name: %s\n", buf);
+	printf("by its first name: %s\n",
+	       access("/dev/shm/made", F_OK) ? strerror(errno) : "there");
+	unlink("/dev/shm/asked-for");
+	if (fstat(fd, &after))
+		die("fstat");
+	printf("then it has %d names\n", (int)after.st_nlink);
 }
 
 static void link_it(int fd, const char *name)
@@ -229,6 +272,9 @@ int main(int argc, char **argv)
 	} else if (!strcmp(argv[1], "tmpfile")) {
 		nonce_draw();
 		tmpfile_case();
+	} else if (!strcmp(argv[1], "linked")) {
+		nonce_draw();
+		linked();
 	} else if (!strcmp(argv[1], "kernel")) {
 		nonce_draw();
 		kernel();

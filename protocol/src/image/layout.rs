@@ -88,7 +88,8 @@ layout!(
     /// `struct ckpt_file`
     File {
         kind: u32, flags: u32, pos: i64, inode: u32, mode: u32, rdev: u64, ino: u64,
-        size: i64, path_len: u32, state: u32, signum: u32, write_hint: u32, cred: u32, pad: u32,
+        size: i64, path_len: u32, state: u32, signum: u32, write_hint: u32, cred: u32,
+        gone_len: u32,
     }
 );
 layout!(

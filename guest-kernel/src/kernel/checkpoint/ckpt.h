@@ -361,6 +361,10 @@ void ckpt_get_times(const struct inode *inode, struct ckpt_times *times);
 bool ckpt_times_ok(const struct ckpt_times *times);
 void ckpt_set_times(struct inode *inode, const struct ckpt_times *times);
 
+/* linked.c */
+struct dentry *ckpt_find_link(const struct path *path);
+struct file *ckpt_open_link(struct file *file, const char *gone, u32 len);
+
 /* outside.c */
 int ckpt_check_outside(struct ckpt_ctx *ctx);
 

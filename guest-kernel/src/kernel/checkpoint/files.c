@@ -178,6 +178,42 @@ static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
 			file);
 }
 
+static int write_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
+		      struct ckpt_file *rec, const char *name)
+{
+	int ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
+
+	if (ret)
+		return ret;
+	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec), name,
+			  rec->path_len + rec->gone_len);
+}
+
+/* @link: the name that is left of a file that was opened by another */
+static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
+			struct ckpt_file *rec, struct dentry *link)
+{
+	const struct path *opened = file_user_path(file);
+	const struct qstr *gone = &opened->dentry->d_name;
+	struct path path = { .mnt = opened->mnt, .dentry = link };
+	bool deleted;
+	char *name = ckpt_path(ctx, &path, ctx->page_buf, &deleted);
+	int ret;
+
+	if (IS_ERR(name))
+		return PTR_ERR(name);
+	ret = deleted ? -EAGAIN : ckpt_check_name(ctx, &path, name);
+	if (ret)
+		return ret;
+	rec->kind = CKPT_FILE_PATH;
+	rec->path_len = strlen(name);
+	rec->gone_len = gone->len;
+	/* to the front, with the other behind it */
+	memmove(ctx->page_buf, name, rec->path_len);
+	memcpy(ctx->page_buf + rec->path_len, gone->name, gone->len);
+	return write_file(ctx, file, ref, rec, ctx->page_buf);
+}
+
 static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			struct ckpt_file *rec)
 {
@@ -203,8 +239,17 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
+		struct dentry *link = NULL;
+
 		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
+		if (d_inode(path->dentry)->i_nlink)
+			link = ckpt_find_link(path);
+		if (link) {
+			ret = dump_by_link(ctx, file, ref, rec, link);
+			dput(link);
+			return ret;
+		}
 		rec->kind = CKPT_FILE_DELETED;
 		rec->flags |= file->f_flags & __O_TMPFILE;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
@@ -216,11 +261,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			return PTR_ERR(name);
 	}
 	rec->path_len = strlen(name);
-	ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
-	if (ret)
-		return ret;
-	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec),
-			  name, rec->path_len);
+	return write_file(ctx, file, ref, rec, name);
 }
 
 static void fill_state(struct file *file, struct ckpt_file *rec)
@@ -377,6 +418,11 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
 					rec->path_len, path));
+	} else if (rec->gone_len) {
+		file = ckpt_open_link(file, name + rec->path_len, rec->gone_len);
+		if (IS_ERR(file))
+			ckpt_err(ctx, PTR_ERR(file), "%*pE under its unlinked name",
+				 rec->path_len, path);
 	}
 out:
 	kfree(path);
@@ -391,7 +437,8 @@ static bool state_ok(const struct ckpt_file *rec)
 			  rec->kind == CKPT_FILE_PROC_MEM))
 		return false;
 	return !(rec->state & ~(CKPT_FILE_UNCOUNTED | CKPT_FILE_RANDOM |
-				CKPT_FILE_NOREUSE)) && !rec->pad &&
+				CKPT_FILE_NOREUSE)) &&
+	       (!rec->gone_len || rec->kind == CKPT_FILE_PATH) &&
 	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
 }
 
@@ -444,7 +491,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	struct file *file;
 	int ret;
 
-	if (rec->path_len != ctx->rec.len - sizeof(*rec) ||
+	if ((u64)rec->path_len + rec->gone_len != ctx->rec.len - sizeof(*rec) ||
 	    (rec->pos < 0 && rec->kind != CKPT_FILE_PROC_MEM) ||
 	    rec->flags & ~(KEPT_FLAGS | __O_TMPFILE) || !state_ok(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed file");

@@ -132,7 +132,7 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::File => shape!(false, File {
             Choice(14) => kind; Flags => flags state; Count => pos path_len; Objref => inode;
-            Number => signum; Choice(5) => write_hint; Ref(Kind::Cred) => cred; Count => pad;
+            Number => signum; Choice(5) => write_hint; Ref(Kind::Cred) => cred; Count => gone_len;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),

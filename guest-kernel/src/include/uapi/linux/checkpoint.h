@@ -407,7 +407,8 @@ enum ckpt_file_kind {
  * @write_hint: F_SET_RW_HINT, of an inode that has a path, 0 for none
  * @cred: objref of the credentials that it was opened with, where a task still
  *	has these; else 0
- * @pad: 0
+ * @gone_len: bytes of the name that it was opened by, which follows the path and
+ *	has been unlinked, in the same directory; 0 where that is the path
  */
 struct ckpt_file {
 	__u32 kind;
@@ -423,7 +424,7 @@ struct ckpt_file {
 	__u32 signum;
 	__u32 write_hint;
 	__u32 cred;
-	__u32 pad;
+	__u32 gone_len;
 };
 
 /* CKPT_REC_FILES: an array of these in rising order of @fd */
