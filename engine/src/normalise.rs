@@ -317,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn when_a_task_began_is_a_fact_unless_the_rule_is_used() {
+        let (one, two) = (
+            with(&[("stat.starttime", "70"), ("stat.nice", "0")]),
+            with(&[("stat.starttime", "90"), ("stat.nice", "0")]),
+        );
+        let mut uses = Uses::new();
+        let (mut before, mut after) = (one.clone(), two.clone());
+        observation(&mut before, &mut uses);
+        observation(&mut after, &mut uses);
+        assert_ne!(before, after);
+        start_times(&mut before, &mut uses);
+        start_times(&mut after, &mut uses);
+        assert_eq!(before, after);
+        assert_eq!(before.tasks[0].facts.len(), 1);
+        assert_eq!(uses[&Rule::StartTimes], 2);
+    }
+
+    #[test]
     fn only_what_a_timer_can_have_sent_may_pend_since() {
         let timers_fact = "ID: 0\nsignal: 40/0000000000000007\nnotify: signal/pid.2\nClockID: 1\n";
         let pends = |mask: &str| with(&[("status.ShdPnd", mask), ("timers", timers_fact)]);
