@@ -209,7 +209,7 @@ restart socket
 python3 victim.py < /dev/null > /dev/null 2>&1 &
 until grep -q @root /proc/net/unix; do :; done
 # struct ckpt_sockets: the name of the end that was accepted
-TEXT=mine ./forge socket.img name.img 36 0 137 4 0x746f6f72 && restart name
+TEXT=mine ./forge socket.img name.img 36 0 249 4 0x746f6f72 && restart name
 kill $!
 echo 2 > /proc/sys/vm/memfd_noexec
 cp socket.img noexec.img
@@ -320,4 +320,82 @@ true
             "{image}: {said}"
         );
     }
+}
+
+/// Who may choose numbers of processes, and nothing else, gives sockets to nobody, and no more
+/// room than the administrator lets them have.
+#[test]
+fn a_socket_belongs_to_nobody_else() {
+    let said = said_by(
+        r#"
+cat > holder.py <<'END'
+import socket, time
+one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+one.bind("\0datagrams")
+time.sleep(1000)
+END
+able="setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps +cap_40 --ambient-caps +cap_40"
+restart() { $able /tmp/restart $1.img 2>&1 | sed "s/^/$1: /"; }
+freeze own python3 holder.py
+hold
+save own > /dev/null
+end
+restart own
+# struct ckpt_socket_end of the first end: uid, gid, backlog
+TEXT=datagrams ./forge own.img uid.img 36 0 72 4 0 && restart uid
+TEXT=datagrams ./forge own.img gid.img 36 0 76 4 5 && restart gid
+TEXT=datagrams ./forge own.img nobody.img 36 0 72 4 0xffffffff && restart nobody
+TEXT=datagrams ./forge own.img mode.img 36 0 80 4 0100644 && restart mode
+TEXT=datagrams ./forge own.img backlog.img 36 0 84 4 1000000 && restart backlog
+true
+"#,
+    );
+    for (image, words) in [
+        ("own", "restart: done"),
+        ("uid", "a socket of uid 0, gid 1000, mode 140777 (-EPERM)"),
+        ("gid", "a socket of uid 1000, gid 5, mode 140777 (-EPERM)"),
+        ("nobody", "mode 140777 (-EINVAL)"),
+        ("mode", "malformed sockets (-EINVAL)"),
+        ("backlog", "more than net.unix.max_dgram_qlen (-EPERM)"),
+    ] {
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
+            "{image}: {said}"
+        );
+    }
+}
+
+/// Services know a process by its number and by when it began (polkit does). Who could say when
+/// would only have to wait for the number, so that is for those who may choose numbers everywhere.
+#[test]
+fn a_user_says_of_no_process_that_it_is_an_older_one() {
+    let said = said_by(
+        r#"
+freeze born /bin/sleep 1000
+hold
+echo "born: it began at $(sed 's/.*) //' /proc/$child/stat | cut -d ' ' -f 20)"
+save born > /dev/null
+end
+restart born
+cp born.img root.img
+/tmp/restart root.img 2>&1 | sed "s/^/root: /"
+true
+"#,
+    );
+    let began = |prefix: &str| {
+        let mut lines = said.lines().filter_map(|line| line.strip_prefix(prefix));
+        let number = lines.next().and_then(|number| number.parse::<u64>().ok());
+        number.unwrap_or_else(|| panic!("{prefix}: {said}"))
+    };
+    let original = began("born: it began at ");
+    assert!(
+        began("born: restart: it began at ") > original,
+        "a user's restart: {said}"
+    );
+    assert_eq!(
+        began("root: restart: it began at "),
+        original,
+        "root's restart: {said}"
+    );
 }

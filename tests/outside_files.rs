@@ -50,21 +50,91 @@ const REFUSED: &[(&str, &str)] = &[
 /// Appended to, a directory that nothing was read of, memory that nobody can change.
 const SAVED: &[&str] = &["appended", "listed", "sealed"];
 
+/// In a user namespace that has user 0 only: a child with a pipe, a socket and a memfd, one of
+/// which is somebody else's, is checkpointed by its parent.
+const FOREIGN: &str = r#"
+cd /tmp
+cat > foreign.py <<'END'
+import ctypes, os, socket, sys, time
+what = sys.argv[1]
+ends = os.pipe()
+alone = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+memory = os.memfd_create("memory")
+mine = {"pipe": ends[0], "socket": alone.fileno(), "memory": memory}
+if what in mine:
+    os.fchown(mine[what], 1234, 1234)
+if ctypes.CDLL(None).unshare(0x10000000):
+    raise OSError("unshare")
+for name, text in ("uid_map", "0 0 1"), ("setgroups", "deny"), ("gid_map", "0 0 1"):
+    with open("/proc/self/" + name, "w") as file:
+        file.write(text)
+child = os.fork()
+if not child:
+    time.sleep(1000)
+for fd in list(ends) + [memory]:
+    os.close(fd)
+alone.close()
+open("child", "w").write(str(child))
+while not os.path.exists("frozen"):
+    time.sleep(0.01)
+os.execl("/opt/crucible/checkpoint", "checkpoint", "-o", "image", "-l", "log", str(child))
+END
+for what in nothing pipe socket memory; do
+	cg=/sys/fs/cgroup/$what
+	mkdir $cg
+	rm -f child frozen log said
+	python3 foreign.py $what < /dev/null >> said 2>&1 &
+	checkpoint=$!
+	until [ -s child ]; do :; done
+	child=$(cat child)
+	echo $child > $cg/cgroup.procs
+	until grep -q '^\(35\|230\) ' /proc/$child/syscall; do :; done
+	echo 1 > $cg/cgroup.freeze
+	until grep -q 'frozen 1' $cg/cgroup.events; do :; done
+	touch frozen
+	wait $checkpoint && echo "$what: saved" || echo "$what: refused"
+	sed "s/^/$what: /" log said
+	echo 1 > $cg/cgroup.kill
+done
+"#;
+
 #[test]
-fn what_is_shared_with_a_task_outside_is_refused() {
+fn what_belongs_to_somebody_whom_the_namespace_has_not_is_refused() {
+    let said = said_by(FOREIGN);
+    assert!(said.contains("nothing: saved"), "{said}");
+    for (what, name) in [
+        ("pipe", "pipe:["),
+        ("socket", "socket:["),
+        ("memory", "inode:["),
+    ] {
+        assert!(said.contains(&format!("{what}: refused")), "{said}");
+        assert!(
+            said.lines()
+                .any(|line| line.starts_with(&format!("{what}: pid "))
+                    && line.contains(name)
+                    && line.contains(
+                        "belongs to a user or group that the tree's user namespace has not"
+                    )),
+            "{what}: {said}"
+        );
+    }
+}
+
+fn said_by(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = [
-        "/bin/bash".to_owned(),
-        "-c".to_owned(),
-        format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"),
-    ];
+    let words = ["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
     let run = guest
         .exec(&words, &BTreeMap::new(), "/", LONG)
         .expect("the script's end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
-    let said = run.stdout;
+    run.stdout
+}
+
+#[test]
+fn what_is_shared_with_a_task_outside_is_refused() {
+    let said = said_by(&format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"));
     for (what, words) in REFUSED {
         assert!(said.contains(&format!("{what}: refused")), "{said}");
         assert!(

@@ -125,6 +125,11 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
             "fd 4 cannot be saved",
         ],
     ),
+    (
+        "segment",
+        "EOPNOTSUPP",
+        &["pid 3: refused: System V shared memory that it has created"],
+    ),
 ];
 
 #[test]

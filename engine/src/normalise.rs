@@ -29,6 +29,9 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
+    /// Creation times of tasks, if another machine has restarted them, which may have been
+    /// started later, and with CRIU, which creates the tasks anew.
+    StartTimes,
     /// In logs of strace, process ids.
     StracePids,
     /// In logs of strace, addresses: each program is loaded at a random one.
@@ -58,6 +61,7 @@ impl Rule {
         Self::TimersRunOut,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
+        Self::StartTimes,
         Self::StracePids,
         Self::StraceAddresses,
         Self::StraceTimes,
@@ -78,6 +82,7 @@ impl Rule {
             Self::TimersRunOut => "timers-run-out",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
+            Self::StartTimes => "start-times",
             Self::StracePids => "strace-pids",
             Self::StraceAddresses => "strace-addresses",
             Self::StraceTimes => "strace-times",
@@ -151,6 +156,15 @@ pub fn criu(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
+/// Removes the creation times of tasks that another machine or CRIU has restarted.
+pub fn start_times(observation: &mut Observation, uses: &mut Uses) {
+    for task in &mut observation.tasks {
+        if task.facts.remove("stat.starttime").is_some() {
+            *uses.entry(Rule::StartTimes).or_default() += 1;
+        }
+    }
+}
+
 /// Removes signals that a timer can have sent from the pending signals after the restart.
 pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     for task in &mut after.tasks {
@@ -196,8 +210,9 @@ fn timer_signals(timers: &str) -> u64 {
 
 /// Keeps only those facts of a zombie that its parent can still ask for.
 fn zombies(observation: &mut Observation, uses: &mut Uses) {
-    const KEPT: [&str; 8] = [
+    const KEPT: [&str; 9] = [
         "stat.exit_code",
+        "stat.starttime",
         "status.Uid",
         "status.Gid",
         "status.NSpid",
@@ -299,6 +314,24 @@ mod tests {
         observation(&mut o, &mut uses);
         assert_eq!(o.tasks[0].facts.len(), 1);
         assert_eq!(uses[&Rule::ZombieRemains], 1);
+    }
+
+    #[test]
+    fn when_a_task_began_is_a_fact_unless_the_rule_is_used() {
+        let (one, two) = (
+            with(&[("stat.starttime", "70"), ("stat.nice", "0")]),
+            with(&[("stat.starttime", "90"), ("stat.nice", "0")]),
+        );
+        let mut uses = Uses::new();
+        let (mut before, mut after) = (one.clone(), two.clone());
+        observation(&mut before, &mut uses);
+        observation(&mut after, &mut uses);
+        assert_ne!(before, after);
+        start_times(&mut before, &mut uses);
+        start_times(&mut after, &mut uses);
+        assert_eq!(before, after);
+        assert_eq!(before.tasks[0].facts.len(), 1);
+        assert_eq!(uses[&Rule::StartTimes], 2);
     }
 
     #[test]

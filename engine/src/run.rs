@@ -60,6 +60,8 @@ pub struct Restarted {
     pub after: Option<Observation>,
     /// Its end, or why there is none.
     pub end: Result<Outcome, Stop>,
+    /// Where it was restarted.
+    pub place: RestartIn,
 }
 
 /// Tells a workload in its environment how much longer things take in this guest.
@@ -157,12 +159,18 @@ impl Runner<'_, '_> {
                     r.finish(RUN, Phase::After, nonce)
                 });
                 let after = Some(after);
-                Ok(Restarted { before, after, end })
+                Ok(Restarted {
+                    before,
+                    after,
+                    end,
+                    place,
+                })
             }
             Err(stop) => Ok(Restarted {
                 before,
                 after: None,
                 end: Err(stop),
+                place,
             }),
         }
     }

@@ -6,10 +6,12 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -126,6 +128,46 @@ static void order(void)
 		printf("ready %d\n", (int)events[i].data.u32);
 }
 
+/*
+ * One wake-up makes several ready, in an order that comes of that in which they were added, and
+ * neither of their numbers nor of their files: descriptors of one file, and files that wait for
+ * one signal.
+ */
+static void wake(void)
+{
+	const int numbers[] = { 52, 50, 53, 51 };
+	struct epoll_event events[8], event = { .events = EPOLLIN };
+	int epoll = epoll_create1(0), ends[2], i, n;
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	check(sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
+	check(epoll < 0 || pipe(ends), "pipe");
+	for (i = 0; i < 4; i++) {
+		check(dup2(ends[0], numbers[i]) < 0, "dup2");
+		event.data.u32 = numbers[i];
+		check(epoll_ctl(epoll, EPOLL_CTL_ADD, numbers[i], &event), "epoll_ctl");
+	}
+	for (i = 0; i < 4; i++) {
+		int fd = signalfd(-1, &set, SFD_NONBLOCK);
+
+		check(fd < 0 || dup2(fd, numbers[i] + 10) < 0, "signalfd");
+		close(fd);
+		event.data.u32 = numbers[i] + 10;
+		check(epoll_ctl(epoll, EPOLL_CTL_ADD, numbers[i] + 10, &event), "epoll_ctl");
+	}
+	/* one of them anew: it is the last now */
+	event.data.u32 = 52;
+	check(epoll_ctl(epoll, EPOLL_CTL_DEL, 52, NULL) ||
+	      epoll_ctl(epoll, EPOLL_CTL_ADD, 52, &event), "epoll_ctl");
+	checkpoint_here();
+	check(write(ends[1], "x", 1) != 1 || kill(getpid(), SIGUSR1), "write");
+	n = epoll_wait(epoll, events, 8, 0);
+	for (i = 0; i < n; i++)
+		printf("ready %d\n", (int)events[i].data.u32);
+}
+
 static void give(int socket, int fd)
 {
 	char control[CMSG_SPACE(sizeof(int))] = "";
@@ -194,6 +236,8 @@ int main(int argc, char **argv)
 		bits();
 	else if (!strcmp(argv[1], "order"))
 		order();
+	else if (!strcmp(argv[1], "wake"))
+		wake();
 	else
 		names();
 	nonce_print();

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kernel.h"
 #include "nonce.h"
 
 extern char **environ;
@@ -50,6 +51,17 @@ static void tell(const char *what, int fd)
 	printf("nodump %d, hint %d, %s\n", !!(attrs & FS_NODUMP_FL), (int)hint, name);
 }
 
+static void tell_link(const char *what, int fd)
+{
+	char link[64], name[512];
+	ssize_t len;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	len = readlink(link, name, sizeof(name) - 1);
+	name[len < 0 ? 0 : len] = 0;
+	printf("%s: %s\n", what, name);
+}
+
 /* A set-user-id file of somebody else's, from another time. */
 static void adorn(int fd)
 {
@@ -68,7 +80,13 @@ static void adorn(int fd)
 		die("F_SET_RW_HINT");
 }
 
-static void checkpoint_here(void)
+void fail(const char *what)
+{
+	die(what);
+	_exit(1);
+}
+
+void stop_here(void)
 {
 	fflush(stdout);
 	syscall(SYS_getppid);
@@ -98,13 +116,45 @@ static void unlinked(void)
 	tell("before", plain);
 	tell("before", taken);
 	tell("before", gone);
-	checkpoint_here();
+	stop_here();
 	tell("after", plain);
 	tell("after", taken);
 	tell("after", gone);
 	printf("the directory is %s\n", access("gone", F_OK) ? "gone" : "back");
 	if (linkat(AT_FDCWD, "/proc/self/fd/3", AT_FDCWD, "again", AT_SYMLINK_FOLLOW))
 		printf("an unlinked file cannot be linked again: %s\n", strerror(errno));
+}
+
+/* As sem_open(3) makes a semaphore: under a name of its own, which is unlinked. */
+static void linked(void)
+{
+	struct stat before, after;
+	char buf[16] = "", *memory;
+	int fd, again;
+
+	fd = open_or_die("/dev/shm/made", O_CREAT | O_EXCL | O_RDWR, 0600);
+	if (write(fd, "content", 7) != 7)
+		die("write");
+	memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (memory == MAP_FAILED || link("/dev/shm/made", "/dev/shm/asked-for") ||
+	    unlink("/dev/shm/made") || fstat(fd, &before))
+		die("link");
+	stop_here();
+	tell_link("descriptor", fd);
+	if (fstat(fd, &after))
+		die("fstat");
+	printf("the same inode %d, names %d\n", before.st_ino == after.st_ino, (int)after.st_nlink);
+	memory[0] = 'C';
+	again = open_or_die("/dev/shm/asked-for", O_RDWR, 0);
+	if (read(again, buf, sizeof(buf)) != 7)
+		die("read");
+	printf("by its other name: %s\n", buf);
+	printf("by its first name: %s\n",
+	       access("/dev/shm/made", F_OK) ? strerror(errno) : "there");
+	unlink("/dev/shm/asked-for");
+	if (fstat(fd, &after))
+		die("fstat");
+	printf("then it has %d names\n", (int)after.st_nlink);
 }
 
 static void link_it(int fd, const char *name)
@@ -125,7 +175,7 @@ static void tmpfile_case(void)
 
 	if (write(open, "complete\n", 9) != 9)
 		die("write");
-	checkpoint_here();
+	stop_here();
 	link_it(open, "linked");
 	link_it(closed, "never");
 }
@@ -152,7 +202,7 @@ static void memfd(char **argv)
 		fexecve(fd, again, environ);
 		die("fexecve");
 	}
-	checkpoint_here();
+	stop_here();
 	n = readlink("/proc/self/exe", buf, sizeof(buf) - 1);
 	buf[n < 0 ? 0 : n] = 0;
 	printf("the program is %s\n", buf);
@@ -202,7 +252,7 @@ static void replaced(char **argv)
 	if (rename("new", "running"))
 		die("rename");
 	tell_name("before");
-	checkpoint_here();
+	stop_here();
 	tell_name("after");
 	if (!fork())
 		_exit(3);
@@ -222,6 +272,15 @@ int main(int argc, char **argv)
 	} else if (!strcmp(argv[1], "tmpfile")) {
 		nonce_draw();
 		tmpfile_case();
+	} else if (!strcmp(argv[1], "linked")) {
+		nonce_draw();
+		linked();
+	} else if (!strcmp(argv[1], "kernel")) {
+		nonce_draw();
+		kernel();
+	} else if (!strcmp(argv[1], "opener")) {
+		nonce_draw();
+		opener();
 	} else if (!strcmp(argv[1], "memfd")) {
 		if (argv[2])
 			nonce_draw();

@@ -605,6 +605,40 @@ static void names(void)
 	expect(!bind(second, (struct sockaddr *)&addr, len), "nobody listens there");
 }
 
+#define MAX_QUEUE "/proc/sys/net/unix/max_dgram_qlen"
+
+static void set_max_queue(const char *messages)
+{
+	int fd = open(MAX_QUEUE, O_WRONLY);
+
+	check(fd < 0 || write(fd, messages, strlen(messages)) != (ssize_t)strlen(messages),
+	      MAX_QUEUE);
+	close(fd);
+}
+
+/* How many messages a socket holds is what the limit was when it was made. */
+static void limit(void)
+{
+	int receiver, sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0), n = 0;
+	struct sockaddr_un addr;
+	char was[32] = "";
+	socklen_t len;
+
+	receiver = open(MAX_QUEUE, O_RDONLY);
+	check(receiver < 0 || read(receiver, was, sizeof(was) - 1) <= 0, MAX_QUEUE);
+	close(receiver);
+	set_max_queue("37");
+	receiver = named(SOCK_DGRAM, "receiver", &addr, &len);
+	set_max_queue(was);
+	check(bind(receiver, (struct sockaddr *)&addr, len), "bind");
+	stop_here();
+	check(connect(sender, (struct sockaddr *)&addr, len), "connect");
+	while (send(sender, "x", 1, 0) == 1)
+		n++;
+	expect(errno == EAGAIN, "more would wait");
+	printf("it holds %d\n", n);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -612,6 +646,7 @@ static const struct {
 	{ "queued", queued }, { "options", options },	      { "blocked", blocked },
 	{ "closed", closed }, { "credentials", credentials }, { "passed", passed },
 	{ "cycle", cycle },   { "epoll", epolls },	      { "names", names },
+	{ "limit", limit },
 };
 
 int main(int argc, char **argv)

@@ -28,6 +28,28 @@ static int give_up(int capability)
 	return syscall(SYS_capset, &head, data);
 }
 
+/* When the caller's first child was created, as proc has it. */
+static void tell_start(void)
+{
+	char path[64], stat[1024], *field;
+	FILE *file = fopen("/proc/thread-self/children", "r");
+	int pid, n;
+
+	if (!file || fscanf(file, "%d", &pid) != 1)
+		return;
+	fclose(file);
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	file = fopen(path, "r");
+	if (!file || !fgets(stat, sizeof(stat), file))
+		return;
+	fclose(file);
+	field = strrchr(stat, ')');
+	for (n = 2; field && n < 22; n++)
+		field = strchr(field + 1, ' ');
+	if (field)
+		printf("restart: it began at %.*s\n", (int)strcspn(field + 1, " "), field + 1);
+}
+
 int main(int argc, char **argv)
 {
 	int fd = argc > 1 ? open(argv[1], O_RDONLY) : -1;
@@ -39,6 +61,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	printf("restart: done\n");
+	tell_start();
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, __WALL);
 	return 0;

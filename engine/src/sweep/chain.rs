@@ -154,6 +154,7 @@ fn links(
             before,
             after: Some(found),
             end: Err(Stop::unknown("it goes on")),
+            place: RestartIn::Same,
         };
         let checks = judge::around(runner, &restarted, &mut uses);
         if let Some(bad) = checks.into_iter().find(|check| !check.ok) {

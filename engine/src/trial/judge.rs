@@ -8,7 +8,7 @@ use crate::{
     engine::Engine,
     normalise::{self, Uses},
     record::CaseRecord,
-    run::{Frozen, Restarted, Runner},
+    run::{Frozen, RestartIn, Restarted, Runner},
     scenario::Case,
 };
 
@@ -46,6 +46,9 @@ pub(crate) fn around(
             normalise::observation(observation, uses);
             if runner.engine == Engine::Criu {
                 normalise::criu(observation, uses);
+            }
+            if runner.engine == Engine::Criu || restarted.place == RestartIn::Fresh {
+                normalise::start_times(observation, uses);
             }
         }
         normalise::timers(&before, &mut after, uses);

@@ -57,7 +57,7 @@ layout!(
         mm: u32, fs: u32, files: u32, cred: u32, oom_score_adj: i32, seccomp: u32, cpus: u64,
         comm: [u8; 16], exec_ino: u64, exec_interp_ino: u64, exec_ns: u64, gtime: u64,
         seen_utime: u64, seen_stime: u64, nvcsw: u64, nivcsw: u64, min_flt: u64, maj_flt: u64,
-        slice_ns: u64,
+        slice_ns: u64, start_ns: u64, start_boot_ns: u64,
     }
 );
 layout!(
@@ -88,7 +88,8 @@ layout!(
     /// `struct ckpt_file`
     File {
         kind: u32, flags: u32, pos: i64, inode: u32, mode: u32, rdev: u64, ino: u64,
-        size: i64, path_len: u32, state: u32, signum: u32, write_hint: u32,
+        size: i64, path_len: u32, state: u32, signum: u32, write_hint: u32, cred: u32,
+        gone_len: u32,
     }
 );
 layout!(
@@ -96,9 +97,17 @@ layout!(
     Fd { fd: u32, cloexec: u32, file: u32, pad: u32, }
 );
 layout!(
+    /// `struct ckpt_times`
+    Times {
+        atime: i64, mtime: i64, ctime: i64, atime_nsec: u32, mtime_nsec: u32, ctime_nsec: u32,
+        pad: u32,
+    }
+);
+layout!(
     /// `struct ckpt_pipe`
     Pipe {
         ring_size: u32, nr_bufs: u32, ino: u64, uid: u32, gid: u32, mode: u32, pad: u32,
+        times: Times,
     }
 );
 layout!(
@@ -110,7 +119,8 @@ layout!(
     Inode {
         kind: u32, mode: u32, uid: u32, gid: u32, size: i64, ino: u64, path_len: u32,
         seals: u32, atime: i64, mtime: i64, atime_nsec: u32, mtime_nsec: u32, flags: u32,
-        attrs: u32, write_hint: u32, pad: u32,
+        attrs: u32, write_hint: u32, pad: u32, ctime: i64, btime: i64, ctime_nsec: u32,
+        btime_nsec: u32,
     }
 );
 layout!(
@@ -185,7 +195,7 @@ layout!(
 );
 layout!(
     /// `struct ckpt_epoll` and its first item.
-    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, pad: u32, }
+    Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, added: u32, }
 );
 layout!(
     /// `struct ckpt_posix_timer`
@@ -220,7 +230,8 @@ layout!(
     SocketEnd {
         flags: u32, shutdown: u32, error: i32, sndbuf: u32, rcvbuf: u32, rcvlowat: u32,
         peek_off: i32, linger: u32, rcvtimeo: u64, sndtimeo: u64, peer_pid: i32,
-        peer_cred: u32, name_len: u32, pad: u32,
+        peer_cred: u32, name_len: u32, pad: u32, uid: u32, gid: u32, mode: u32, backlog: u32,
+        times: Times,
     }
 );
 layout!(

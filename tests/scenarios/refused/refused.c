@@ -19,6 +19,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -317,6 +318,28 @@ static void option(void)
 	      "SO_MAX_PACING_RATE");
 }
 
+static void set_rmid_forced(const char *on)
+{
+	int fd = open("/proc/sys/kernel/shm_rmid_forced", O_WRONLY);
+
+	check(fd < 0 || write(fd, on, 1) != 1, "shm_rmid_forced");
+	close(fd);
+}
+
+/* A segment that nobody has attached, and that goes with who has created it. */
+static void segment(void)
+{
+	int id = shmget(IPC_PRIVATE, 4096, 0600);
+	struct shmid_ds ds;
+
+	check(id < 0, "shmget");
+	set_rmid_forced("1");
+	stop_here();
+	set_rmid_forced("0");
+	check(shmctl(id, IPC_STAT, &ds) || ds.shm_cpid != getpid(), "shmctl");
+	check(shmctl(id, IPC_RMID, NULL), "shmctl");
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -328,7 +351,7 @@ static const struct {
 	{ "symlink", symlink_case }, { "owner", owner },	    { "pidfd", pidfd },
 	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
 	{ "namespace", namespace }, { "children", children },
-	{ "option", option },
+	{ "option", option },	    { "segment", segment },
 };
 
 int main(int argc, char **argv)

@@ -218,9 +218,19 @@ void ckpt_timerfd_get(struct file *file, struct ckpt_timerfd *rec);
 struct file *ckpt_timerfd_create(const struct ckpt_timerfd *rec);
 void ckpt_timerfd_arm(struct file *file, const struct ckpt_timerfd *rec);
 bool ckpt_is_epoll(const struct file *file);
+/*
+ * What is not saved of an epoll item: its file, to be compared only, and how
+ * many items of any epoll file were added before it; @item is its place.
+ */
+struct ckpt_watched {
+	struct file *file;
+	u64 added;
+	u32 item;
+};
+
 struct file *ckpt_epoll_create(void);
 int ckpt_epoll_items(struct file *file, struct ckpt_epoll_item *items,
-		     struct file **files, unsigned int max);
+		     struct ckpt_watched *watched, unsigned int max);
 int ckpt_epoll_settle(int epfd, const struct ckpt_epoll_item *item);
 void ckpt_epoll_first(struct file *file, struct file *watched, int fd);
 

@@ -95,6 +95,7 @@ struct ckpt_ctx {
 	struct pid_namespace *pidns;
 	struct nsproxy *nsproxy;
 	struct path root_path;		/* the root task's root directory */
+	const struct cred **creds;	/* of all tasks, sorted by address */
 	char *mounts;			/* of the tree's own, see ns.c */
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
@@ -113,6 +114,7 @@ struct ckpt_ctx {
 	struct path proc_mount;		/* the mount that was made for it */
 	bool equal_mounts;		/* RESTART_EQUAL_MOUNTS */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
+	bool may_date;			/* may say when tasks were created */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
 	struct list_head timerfds;	/* see timerfd.c */
@@ -202,7 +204,7 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags);
 int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 
 /* hide.c: nobody reaches what is not whole */
-void ckpt_hide_begin(struct ckpt_ctx *ctx);
+void ckpt_hide_begin(void);
 void ckpt_hide_end(void);
 void ckpt_unhide_all(struct ckpt_ctx *ctx);
 void ckpt_keep_zombie(struct ckpt_tsk *ct);
@@ -235,7 +237,10 @@ int ckpt_apply_seccomp(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
 
 /* cred.c */
 int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref);
+int ckpt_sort_creds(struct ckpt_ctx *ctx);
+int ckpt_dump_opener(struct ckpt_ctx *ctx, const struct file *file, u32 *ref);
 int ckpt_restore_cred(struct ckpt_ctx *ctx);
+int ckpt_set_opener(struct ckpt_ctx *ctx, struct file *file, u32 ref);
 int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref);
 
 /* signal.c */
@@ -302,6 +307,7 @@ int ckpt_restore_same(struct ckpt_ctx *ctx);
 /* files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
 bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
+int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file);
 char *ckpt_file_name(struct file *file);
 int ckpt_restore_file(struct ckpt_ctx *ctx);
 int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref);
@@ -346,8 +352,18 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted);
 
+/* owner.c */
+int ckpt_get_owner(struct ckpt_ctx *ctx, const struct inode *inode,
+		   const char *name, u32 *uid, u32 *gid);
 int ckpt_set_owner(struct file *file, u32 uid, u32 gid, umode_t mode,
 		   struct iattr *times);
+void ckpt_get_times(const struct inode *inode, struct ckpt_times *times);
+bool ckpt_times_ok(const struct ckpt_times *times);
+void ckpt_set_times(struct inode *inode, const struct ckpt_times *times);
+
+/* linked.c */
+struct dentry *ckpt_find_link(const struct path *path);
+struct file *ckpt_open_link(struct file *file, const char *gone, u32 len);
 
 /* outside.c */
 int ckpt_check_outside(struct ckpt_ctx *ctx);

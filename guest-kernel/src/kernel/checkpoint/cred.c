@@ -3,12 +3,15 @@
  * Credentials. A restarted task gets what the restarter could have given it by
  * setresuid(2), setgroups(2) and capset(2), and nothing beyond.
  */
+#include <linux/bsearch.h>
 #include <linux/capability.h>
 #include <linux/cred.h>
+#include <linux/fs.h>
 #include <linux/sched/coredump.h>
 #include <linux/sched/user.h>
 #include <linux/securebits.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/user_namespace.h>
 
 #include "ckpt.h"
@@ -55,6 +58,81 @@ int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref)
 				 groups, gi->ngroups * sizeof(*groups));
 	kvfree(groups);
 	return ret;
+}
+
+static int by_address(const void *a, const void *b)
+{
+	const struct cred *one = *(const struct cred **)a;
+	const struct cred *other = *(const struct cred **)b;
+
+	return one < other ? -1 : one > other;
+}
+
+/**
+ * ckpt_sort_creds - note which credentials the tasks have
+ * @ctx: the checkpoint; its tasks are held
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int ckpt_sort_creds(struct ckpt_ctx *ctx)
+{
+	unsigned int i;
+
+	ctx->creds = kvmalloc_array(ctx->nr_tsks, sizeof(*ctx->creds),
+				    GFP_KERNEL_ACCOUNT);
+	if (!ctx->creds)
+		return -ENOMEM;
+	for (i = 0; i < ctx->nr_tsks; i++)
+		ctx->creds[i] = rcu_access_pointer(ctx->tsks[i].task->real_cred);
+	sort(ctx->creds, ctx->nr_tsks, sizeof(*ctx->creds), by_address, NULL);
+	return 0;
+}
+
+/**
+ * ckpt_dump_opener - write whose credentials a file was opened with
+ * @ctx: the checkpoint
+ * @file: the file
+ * @ref: gets their objref; 0 where no task has them any more
+ *
+ * linkat(2) of a descriptor (AT_EMPTY_PATH) asks whether these very credentials
+ * are the caller's. Those of nobody are nobody's after a restart, too.
+ *
+ * Return: 0 or a negative errno.
+ */
+int ckpt_dump_opener(struct ckpt_ctx *ctx, const struct file *file, u32 *ref)
+{
+	const struct cred *cred = file->f_cred;
+
+	*ref = 0;
+	if (!bsearch(&cred, ctx->creds, ctx->nr_tsks, sizeof(*ctx->creds),
+		     by_address))
+		return 0;
+	return ckpt_dump_cred(ctx, cred, ref);
+}
+
+/**
+ * ckpt_set_opener - let a file have been opened with restored credentials
+ * @ctx: the restart
+ * @file: a file that this restart has opened, and nobody uses yet
+ * @ref: their objref, 0 for none
+ *
+ * They are credentials that the restarter could give to a task, which could then
+ * open what he can open: who asks for them gets no file that he could not have.
+ *
+ * Return: 0 or -EINVAL.
+ */
+int ckpt_set_opener(struct ckpt_ctx *ctx, struct file *file, u32 ref)
+{
+	const struct cred *cred, *old = file->f_cred;
+
+	if (!ref)
+		return 0;
+	cred = ckpt_obj_fetch(ctx, CKPT_REC_CRED, ref);
+	if (IS_ERR(cred))
+		return PTR_ERR(cred);
+	file->f_cred = get_cred(cred);
+	put_cred(old);
+	return 0;
 }
 
 static int set_ids(struct cred *new, const struct ckpt_cred *rec)

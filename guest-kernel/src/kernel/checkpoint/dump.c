@@ -234,6 +234,8 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = ckpt_check_namespaces(ctx);
 	if (!ret)
+		ret = ckpt_sort_creds(ctx);
+	if (!ret)
 		ret = ckpt_dump_mounts(ctx);
 	if (!ret) {
 		ctx->check_only = true;
@@ -257,6 +259,7 @@ int ckpt_dump(struct ckpt_ctx *ctx)
 	ckpt_release_tasks(ctx);
 	release_cgroup(ctx);
 	put_pid_ns(ctx->pidns);
+	kvfree(ctx->creds);
 	if (ctx->nsproxy)
 		put_nsproxy(ctx->nsproxy);
 	return not_repeated(ret);

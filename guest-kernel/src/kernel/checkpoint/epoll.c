@@ -29,19 +29,20 @@ struct ckpt_epoll_wait {
 	struct list_head list;
 	struct ckpt_tsk *owner;
 	struct ckpt_epoll rec;
+	u32 *order;			/* in which they are added */
 	struct ckpt_epoll_item items[];
 };
 
 struct epoll_room {
 	struct ckpt_epoll_item *items;
-	struct file **files;
+	struct ckpt_watched *watched;
 	unsigned int max;
 };
 
 static void free_room(struct epoll_room *room)
 {
 	kvfree(room->items);
-	kvfree(room->files);
+	kvfree(room->watched);
 }
 
 static int read_items(struct ckpt_ctx *ctx, struct file *file,
@@ -57,11 +58,12 @@ static int read_items(struct ckpt_ctx *ctx, struct file *file,
 		return ckpt_err(ctx, -E2BIG, "%d files watched by epoll", n);
 	room->max = n;
 	room->items = kvcalloc(n ?: 1, sizeof(*room->items), GFP_KERNEL_ACCOUNT);
-	room->files = kvcalloc(n ?: 1, sizeof(*room->files), GFP_KERNEL_ACCOUNT);
-	if (!room->items || !room->files)
+	room->watched = kvcalloc(n ?: 1, sizeof(*room->watched),
+				 GFP_KERNEL_ACCOUNT);
+	if (!room->items || !room->watched)
 		return -ENOMEM;
 	/* a watched file can be closed outside the tree, never be added */
-	if (ckpt_epoll_items(file, room->items, room->files, n) != n)
+	if (ckpt_epoll_items(file, room->items, room->watched, n) != n)
 		return -EAGAIN;
 	return 0;
 }
@@ -73,7 +75,7 @@ static int check_items(struct ckpt_ctx *ctx, struct task_struct *t,
 
 	for (i = 0; i < room->max; i++) {
 		struct file *file = fget_task(t, room->items[i].fd);
-		bool same = file == room->files[i];
+		bool same = file == room->watched[i].file;
 
 		if (file)
 			fput(file);
@@ -83,6 +85,26 @@ static int check_items(struct ckpt_ctx *ctx, struct task_struct *t,
 					t->comm, room->items[i].fd);
 	}
 	return 0;
+}
+
+static int by_addition(const void *a, const void *b)
+{
+	const struct ckpt_watched *one = a, *other = b;
+
+	return one->added < other->added ? -1 : one->added > other->added;
+}
+
+/*
+ * Those that wait for the same event become ready in an order that comes of that
+ * in which they were added: the last one first, as wait queues have it.
+ */
+static void number_items(struct epoll_room *room)
+{
+	unsigned int i;
+
+	sort(room->watched, room->max, sizeof(*room->watched), by_addition, NULL);
+	for (i = 0; i < room->max; i++)
+		room->items[room->watched[i].item].added = i;
 }
 
 static int by_fd(const void *a, const void *b)
@@ -114,6 +136,7 @@ int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
 	if (!ret)
 		ret = check_items(ctx, t, &room);
 	if (!ret) {
+		number_items(&room);
 		while (ready < room.max && room.items[ready].ready)
 			ready++;
 		/* the kernel has the others by the addresses of their files */
@@ -132,6 +155,28 @@ struct file *ckpt_open_epoll(struct ckpt_ctx *ctx)
 	return ckpt_epoll_create();
 }
 
+static void free_wait(struct ckpt_epoll_wait *wait)
+{
+	if (wait)
+		kvfree(wait->order);
+	kvfree(wait);
+}
+
+/* Each item has its number, and no other has that. */
+static bool find_order(const struct ckpt_epoll_item *items, u32 nr, u32 *order)
+{
+	u32 i;
+
+	for (i = 0; i < nr; i++)
+		order[i] = nr;
+	for (i = 0; i < nr; i++) {
+		if (items[i].added >= nr || order[items[i].added] != nr)
+			return false;
+		order[items[i].added] = i;
+	}
+	return true;
+}
+
 /* Keep the record until all is there that it speaks of. */
 int ckpt_restore_epoll(struct ckpt_ctx *ctx)
 {
@@ -145,12 +190,20 @@ int ckpt_restore_epoll(struct ckpt_ctx *ctx)
 	    (ctx->rec.len - sizeof(*rec)) % sizeof(*items))
 		return ckpt_err(ctx, -EINVAL, "malformed epoll file");
 	for (i = 0; i < rec->nr; i++)
-		if (items[i].ready > 1 || items[i].pad ||
-		    (i && items[i].ready > items[i - 1].ready))
+		if (items[i].ready > 1 || (i && items[i].ready > items[i - 1].ready))
 			return ckpt_err(ctx, -EINVAL, "malformed epoll item");
-	wait = kvmalloc(struct_size(wait, items, rec->nr), GFP_KERNEL_ACCOUNT);
-	if (!wait)
+	wait = kvzalloc(struct_size(wait, items, rec->nr), GFP_KERNEL_ACCOUNT);
+	if (wait)
+		wait->order = kvmalloc_array(rec->nr ?: 1, sizeof(*wait->order),
+					     GFP_KERNEL_ACCOUNT);
+	if (!wait || !wait->order) {
+		free_wait(wait);
 		return -ENOMEM;
+	}
+	if (!find_order(items, rec->nr, wait->order)) {
+		free_wait(wait);
+		return ckpt_err(ctx, -EINVAL, "malformed order of epoll items");
+	}
 	wait->owner = ckpt_current(ctx);
 	wait->rec = *rec;
 	memcpy(wait->items, items, rec->nr * sizeof(*items));
@@ -195,7 +248,8 @@ int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		if (wait->owner != ct)
 			continue;
 		for (i = 0; i < wait->rec.nr && !ret; i++) {
-			ret = add_item(ctx, &wait->rec, &wait->items[i]);
+			ret = add_item(ctx, &wait->rec,
+				       &wait->items[wait->order[i]]);
 			cond_resched();
 		}
 		if (ret)
@@ -244,6 +298,6 @@ void ckpt_free_epolls(struct ckpt_ctx *ctx)
 
 	list_for_each_entry_safe(wait, next, &ctx->epolls, list) {
 		list_del(&wait->list);
-		kvfree(wait);
+		free_wait(wait);
 	}
 }

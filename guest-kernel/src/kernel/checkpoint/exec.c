@@ -306,7 +306,7 @@ static int check_strings(struct ckpt_ctx *ctx, struct task_struct *t,
 static int check_name(struct task_struct *t, const char *name,
 		      const struct file *file)
 {
-	char *buf = kmalloc(2 * PATH_MAX, GFP_KERNEL), *full = buf, *cwd;
+	char *buf = kmalloc(2 * PATH_MAX, GFP_KERNEL), *cwd;
 	struct path root, pwd, found;
 	int ret = -ESTALE;
 
@@ -321,8 +321,7 @@ static int check_name(struct task_struct *t, const char *name,
 
 		memmove(buf, cwd, len + 1);
 		snprintf(buf + len, 2 * PATH_MAX - len, "/%s", name);
-		full = buf;
-		ret = vfs_path_lookup(root.dentry, root.mnt, full, LOOKUP_FOLLOW,
+		ret = vfs_path_lookup(root.dentry, root.mnt, buf, LOOKUP_FOLLOW,
 				      &found);
 	}
 	if (!ret) {

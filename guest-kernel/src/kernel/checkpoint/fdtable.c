@@ -73,7 +73,9 @@ int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		spin_lock(&t->files->file_lock);
 		fds[n].cloexec = close_on_exec(fd, t->files);
 		spin_unlock(&t->files->file_lock);
-		ret = ckpt_dump_file(ctx, file, &fds[n].file);
+		ret = ckpt_check_syncfs(ctx, file);
+		if (!ret)
+			ret = ckpt_dump_file(ctx, file, &fds[n].file);
 		if (ret)
 			ckpt_err(ctx, ret, "%s: fd %u cannot be saved",
 				 t->comm, fd);

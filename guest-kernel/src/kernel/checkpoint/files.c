@@ -178,6 +178,42 @@ static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
 			file);
 }
 
+static int write_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
+		      struct ckpt_file *rec, const char *name)
+{
+	int ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
+
+	if (ret)
+		return ret;
+	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec), name,
+			  rec->path_len + rec->gone_len);
+}
+
+/* @link: the name that is left of a file that was opened by another */
+static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
+			struct ckpt_file *rec, struct dentry *link)
+{
+	const struct path *opened = file_user_path(file);
+	const struct qstr *gone = &opened->dentry->d_name;
+	struct path path = { .mnt = opened->mnt, .dentry = link };
+	bool deleted;
+	char *name = ckpt_path(ctx, &path, ctx->page_buf, &deleted);
+	int ret;
+
+	if (IS_ERR(name))
+		return PTR_ERR(name);
+	ret = deleted ? -EAGAIN : ckpt_check_name(ctx, &path, name);
+	if (ret)
+		return ret;
+	rec->kind = CKPT_FILE_PATH;
+	rec->path_len = strlen(name);
+	rec->gone_len = gone->len;
+	/* to the front, with the other behind it */
+	memmove(ctx->page_buf, name, rec->path_len);
+	memcpy(ctx->page_buf + rec->path_len, gone->name, gone->len);
+	return write_file(ctx, file, ref, rec, ctx->page_buf);
+}
+
 static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			struct ckpt_file *rec)
 {
@@ -203,8 +239,17 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		rec->kind = CKPT_FILE_PATH;
 	}
 	if (deleted) {
+		struct dentry *link = NULL;
+
 		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
 			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
+		if (d_inode(path->dentry)->i_nlink)
+			link = ckpt_find_link(path);
+		if (link) {
+			ret = dump_by_link(ctx, file, ref, rec, link);
+			dput(link);
+			return ret;
+		}
 		rec->kind = CKPT_FILE_DELETED;
 		rec->flags |= file->f_flags & __O_TMPFILE;
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
@@ -216,11 +261,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			return PTR_ERR(name);
 	}
 	rec->path_len = strlen(name);
-	ret = ckpt_obj_new(ctx, CKPT_REC_FILE, file, ref);
-	if (ret)
-		return ret;
-	return ckpt_write(ctx, CKPT_REC_FILE, *ref, rec, sizeof(*rec),
-			  name, rec->path_len);
+	return write_file(ctx, file, ref, rec, name);
 }
 
 static void fill_state(struct file *file, struct ckpt_file *rec)
@@ -237,6 +278,27 @@ static void fill_state(struct file *file, struct ckpt_file *rec)
 	if (owner)
 		rec->signum = owner->signum;
 	rec->write_hint = file_inode(file)->i_write_hint;
+}
+
+/**
+ * ckpt_check_syncfs - has syncfs(2) nothing to tell by a descriptor?
+ * @ctx: the checkpoint
+ * @file: what the descriptor, or one that a message holds, stands for
+ *
+ * A mapping's file is not asked for that.
+ *
+ * Return: 0 or -EOPNOTSUPP.
+ */
+int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file)
+{
+	const struct super_block *sb = file->f_path.dentry->d_sb;
+
+	if (file->f_mode & FMODE_PATH ||
+	    !errseq_check(&sb->s_wb_err, READ_ONCE(file->f_sb_err)))
+		return 0;
+	return ckpt_err(ctx, -EOPNOTSUPP,
+			"%pD: an error of writing to its file system that syncfs(2) has still to tell",
+			file);
 }
 
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
@@ -264,6 +326,11 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
 	fill_state(file, &rec);
+	/* one of proc is opened once more by a restarted task itself */
+	if (!ckpt_is_proc(file))
+		ret = ckpt_dump_opener(ctx, file, &rec.cred);
+	if (ret)
+		return ret;
 	rec.kind = ckpt_pty_kind(file);
 	if (rec.kind)
 		ret = ckpt_dump_tty(ctx, ckpt_file_tty(file), &rec.inode);
@@ -351,6 +418,11 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
 					"%*pE is another file than at the checkpoint",
 					rec->path_len, path));
+	} else if (rec->gone_len) {
+		file = ckpt_open_link(file, name + rec->path_len, rec->gone_len);
+		if (IS_ERR(file))
+			ckpt_err(ctx, PTR_ERR(file), "%*pE under its unlinked name",
+				 rec->path_len, path);
 	}
 out:
 	kfree(path);
@@ -361,8 +433,12 @@ static bool state_ok(const struct ckpt_file *rec)
 {
 	if (rec->flags & __O_TMPFILE && rec->kind != CKPT_FILE_DELETED)
 		return false;
+	if (rec->cred && (rec->kind == CKPT_FILE_PROC ||
+			  rec->kind == CKPT_FILE_PROC_MEM))
+		return false;
 	return !(rec->state & ~(CKPT_FILE_UNCOUNTED | CKPT_FILE_RANDOM |
 				CKPT_FILE_NOREUSE)) &&
+	       (!rec->gone_len || rec->kind == CKPT_FILE_PATH) &&
 	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
 }
 
@@ -415,7 +491,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	struct file *file;
 	int ret;
 
-	if (rec->path_len != ctx->rec.len - sizeof(*rec) ||
+	if ((u64)rec->path_len + rec->gone_len != ctx->rec.len - sizeof(*rec) ||
 	    (rec->pos < 0 && rec->kind != CKPT_FILE_PROC_MEM) ||
 	    rec->flags & ~(KEPT_FLAGS | __O_TMPFILE) || !state_ok(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed file");
@@ -455,6 +531,8 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 	if (IS_ERR(file))
 		return ckpt_err(ctx, PTR_ERR(file), "opening file %u", ref);
 	ret = set_state(ctx, file, &copy);
+	if (!ret)
+		ret = ckpt_set_opener(ctx, file, copy.cred);
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_FILE, ref, file);
 	if (ret)

@@ -33,11 +33,8 @@
 
 static atomic64_t last_restart;
 
-/**
- * ckpt_hide_begin - all tasks that current creates from now on are hidden
- * @ctx: the restart
- */
-void ckpt_hide_begin(struct ckpt_ctx *ctx)
+/* All tasks that current creates from now on are hidden. */
+void ckpt_hide_begin(void)
 {
 	current->ckpt_site.restart = atomic64_inc_return(&last_restart);
 }

@@ -14,7 +14,6 @@
 #include <linux/pid_namespace.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
-#include <linux/uidgid.h>
 #include <linux/xattr.h>
 
 #include "ckpt.h"
@@ -99,6 +98,21 @@ static int get_attrs(struct dentry *dentry, u32 *attrs)
 		0 : ret;
 }
 
+/* What only memory has: nothing leads to it, so its times are nobody else's. */
+static void fill_shmem(struct inode *inode, struct ckpt_inode *rec)
+{
+	struct shmem_inode_info *info = SHMEM_I(inode);
+	struct timespec64 ctime = inode_get_ctime(inode);
+
+	if (info->flags & VM_NORESERVE)
+		rec->flags |= CKPT_INODE_NORESERVE;
+	rec->seals = info->seals;
+	rec->ctime = ctime.tv_sec;
+	rec->ctime_nsec = ctime.tv_nsec;
+	rec->btime = info->i_crtime.tv_sec;
+	rec->btime_nsec = info->i_crtime.tv_nsec;
+}
+
 static int fill_rec(struct ckpt_ctx *ctx, struct file *file,
 		    struct dentry *dentry, struct ckpt_inode *rec)
 {
@@ -108,8 +122,6 @@ static int fill_rec(struct ckpt_ctx *ctx, struct file *file,
 	int ret;
 
 	rec->mode = inode->i_mode;
-	rec->uid = from_kuid_munged(ctx->root->real_cred->user_ns, inode->i_uid);
-	rec->gid = from_kgid_munged(ctx->root->real_cred->user_ns, inode->i_gid);
 	rec->size = i_size_read(inode);
 	rec->ino = inode->i_ino;
 	rec->atime = atime.tv_sec;
@@ -119,8 +131,11 @@ static int fill_rec(struct ckpt_ctx *ctx, struct file *file,
 	rec->write_hint = inode->i_write_hint;
 	if (inode->i_state & I_LINKABLE)
 		rec->flags |= CKPT_INODE_LINKABLE;
-	if (rec->kind == CKPT_FILE_SHMEM && SHMEM_I(inode)->flags & VM_NORESERVE)
-		rec->flags |= CKPT_INODE_NORESERVE;
+	if (rec->kind == CKPT_FILE_SHMEM)
+		fill_shmem(inode, rec);
+	ret = ckpt_get_owner(ctx, inode, "inode", &rec->uid, &rec->gid);
+	if (ret)
+		return ret;
 	ret = get_attrs(dentry, &rec->attrs);
 	if (!ret && rec->attrs & ~KEPT_ATTRS)
 		return ckpt_err(ctx, -EOPNOTSUPP,
@@ -161,7 +176,6 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 			return PTR_ERR(name);
 	} else {
 		name = file->f_path.dentry->d_name.name;
-		rec.seals = SHMEM_I(inode)->seals;
 	}
 	rec.path_len = strlen(name);
 	ret = ckpt_obj_new(ctx, CKPT_REC_INODE, inode, ref);
@@ -253,46 +267,6 @@ static struct file *create_deleted(char *path, bool linkable)
 	return ERR_PTR(ret);
 }
 
-/**
- * ckpt_set_owner - give an inode that current has made its owner, mode and times
- * @file: an open file of it
- * @uid: as current's user namespace has it
- * @gid: likewise
- * @mode: st_mode
- * @times: times to be set; its other members are overwritten
- *
- * By the rules of chown(2), chmod(2) and utimensat(2). Where chmod(2) would leave
- * out a bit of the mode, it is an error here.
- *
- * Return: 0, -EINVAL, -EPERM.
- */
-int ckpt_set_owner(struct file *file, u32 uid, u32 gid, umode_t mode,
-		   struct iattr *times)
-{
-	struct inode *inode = file_inode(file);
-	int ret;
-
-	times->ia_valid |= ATTR_MODE;
-	times->ia_mode = (inode->i_mode & S_IFMT) | (mode & S_IALLUGO);
-	times->ia_uid = make_kuid(current_user_ns(), uid);
-	times->ia_gid = make_kgid(current_user_ns(), gid);
-	if (!uid_valid(times->ia_uid) || !gid_valid(times->ia_gid))
-		return -EINVAL;
-	if (!uid_eq(times->ia_uid, inode->i_uid))
-		times->ia_valid |= ATTR_UID;
-	if (!gid_eq(times->ia_gid, inode->i_gid))
-		times->ia_valid |= ATTR_GID;
-	times->ia_vfsuid = VFSUIDT_INIT(times->ia_uid);
-	times->ia_vfsgid = VFSGIDT_INIT(times->ia_gid);
-	inode_lock(inode);
-	ret = notify_change(file_mnt_idmap(file), file->f_path.dentry, times,
-			    NULL);
-	if (!ret && (inode->i_mode ^ mode) & S_IALLUGO)
-		ret = -EPERM;
-	inode_unlock(inode);
-	return ret;
-}
-
 static int set_attrs(struct file *file, u32 wanted)
 {
 	struct dentry *dentry = file->f_path.dentry;
@@ -308,6 +282,20 @@ static int set_attrs(struct file *file, u32 wanted)
 		return ret;
 	fileattr_fill_flags(&fa, (fa.flags & ~KEPT_ATTRS) | wanted);
 	return vfs_fileattr_set(file_mnt_idmap(file), dentry, &fa);
+}
+
+static void set_shmem(struct inode *inode, const struct ckpt_inode *rec)
+{
+	const struct ckpt_times times = {
+		.atime = rec->atime, .atime_nsec = rec->atime_nsec,
+		.mtime = rec->mtime, .mtime_nsec = rec->mtime_nsec,
+		.ctime = rec->ctime, .ctime_nsec = rec->ctime_nsec,
+	};
+
+	SHMEM_I(inode)->seals = rec->seals;
+	SHMEM_I(inode)->i_crtime.tv_sec = rec->btime;
+	SHMEM_I(inode)->i_crtime.tv_nsec = rec->btime_nsec;
+	ckpt_set_times(inode, &times);
 }
 
 /* When its content is there: writing takes bits of the mode away. */
@@ -330,7 +318,7 @@ static int set_rest(struct file *file, const struct ckpt_inode *rec)
 	WRITE_ONCE(inode->i_write_hint, rec->write_hint);
 	if (rec->kind != CKPT_FILE_SHMEM)
 		return 0;
-	SHMEM_I(inode)->seals = rec->seals;
+	set_shmem(inode, rec);
 	if (rec->seals & F_SEAL_WRITE)
 		return mapping_deny_writable(inode->i_mapping);
 	return 0;
@@ -420,12 +408,14 @@ static bool inode_ok(const struct ckpt_inode *rec, size_t path_len)
 	if (rec->kind != CKPT_FILE_DELETED && rec->kind != CKPT_FILE_SHMEM)
 		return false;
 	if (rec->kind == CKPT_FILE_SHMEM ? rec->flags & ~CKPT_INODE_NORESERVE :
-	    rec->flags & ~CKPT_INODE_LINKABLE || rec->seals)
+	    rec->flags & ~CKPT_INODE_LINKABLE || rec->seals || rec->ctime ||
+	    rec->ctime_nsec || rec->btime || rec->btime_nsec)
 		return false;
 	return S_ISREG(rec->mode) && rec->mode <= (S_IFREG | S_IALLUGO) &&
 	       rec->size >= 0 && rec->path_len &&
 	       rec->path_len == path_len && !(rec->seals & ~SHMEM_SEALS) &&
 	       rec->atime_nsec < NSEC_PER_SEC && rec->mtime_nsec < NSEC_PER_SEC &&
+	       rec->ctime_nsec < NSEC_PER_SEC && rec->btime_nsec < NSEC_PER_SEC &&
 	       !(rec->attrs & ~KEPT_ATTRS) &&
 	       rec->write_hint <= WRITE_LIFE_EXTREME && !rec->pad;
 }

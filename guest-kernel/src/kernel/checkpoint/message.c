@@ -130,7 +130,9 @@ static int write_message(struct ckpt_ctx *ctx, struct message *msg)
 	int ret;
 
 	for (i = 0; i < msg->rec.nr_files; i++) {
-		ret = ckpt_dump_file(ctx, msg->files[i], &msg->refs[i]);
+		ret = ckpt_check_syncfs(ctx, msg->files[i]);
+		if (!ret)
+			ret = ckpt_dump_file(ctx, msg->files[i], &msg->refs[i]);
 		if (ret)
 			return ckpt_err(ctx, ret,
 					"a file on its way through a socket cannot be saved");

@@ -9,7 +9,6 @@
 #include <linux/pipe_fs_i.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
-#include <linux/uidgid.h>
 
 #include "ckpt.h"
 
@@ -83,8 +82,6 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	struct inode *inode = file_inode(file);
 	struct ckpt_pipe rec = {
 		.ino = inode->i_ino, .mode = inode->i_mode,
-		.uid = from_kuid_munged(ctx->root->real_cred->user_ns, inode->i_uid),
-		.gid = from_kgid_munged(ctx->root->real_cred->user_ns, inode->i_gid),
 	};
 	unsigned int head, tail;
 	char *data;
@@ -94,9 +91,12 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 		return ckpt_err(ctx, -EOPNOTSUPP, "a notification pipe");
 	if (ckpt_obj_lookup(ctx, CKPT_REC_PIPE, inode, ref))
 		return 0;
-	ret = ckpt_obj_new(ctx, CKPT_REC_PIPE, inode, ref);
+	ret = ckpt_get_owner(ctx, inode, "pipe", &rec.uid, &rec.gid);
+	if (!ret)
+		ret = ckpt_obj_new(ctx, CKPT_REC_PIPE, inode, ref);
 	if (ret)
 		return ret;
+	ckpt_get_times(inode, &rec.times);
 	data = kmalloc(PAGE_SIZE, GFP_KERNEL);
 	if (!data)
 		return -ENOMEM;
@@ -187,16 +187,16 @@ static int fill_pipe(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 /* The object table keeps one end open, so that the others can be opened. */
 int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 {
-	const struct ckpt_pipe *p = (const void *)ctx->rbuf;
-	u32 ref = ctx->rec.objref, nr = p->nr_bufs, slots = p->ring_size;
-	u32 uid = p->uid, gid = p->gid, mode = p->mode;
+	const struct ckpt_pipe p = *(const struct ckpt_pipe *)ctx->rbuf;
+	u32 ref = ctx->rec.objref, nr = p.nr_bufs, slots = p.ring_size;
 	struct iattr none = { };
 	struct pipe_inode_info *pipe;
 	struct file *ends[2];
 	int ret;
 
 	if (!slots || slots > 1U << 16 || nr > roundup_pow_of_two(slots) ||
-	    !S_ISFIFO(mode) || mode > (S_IFIFO | S_IALLUGO) || p->pad)
+	    !S_ISFIFO(p.mode) || p.mode > (S_IFIFO | S_IALLUGO) || p.pad ||
+	    !ckpt_times_ok(&p.times))
 		return ckpt_err(ctx, -EINVAL, "malformed pipe");
 	ret = create_pipe_files(ends, 0);
 	if (ret)
@@ -212,11 +212,13 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = fill_pipe(ctx, pipe, nr);
 	if (!ret) {
-		ret = ckpt_set_owner(ends[0], uid, gid, mode, &none);
+		ret = ckpt_set_owner(ends[0], p.uid, p.gid, p.mode, &none);
 		if (ret)
 			ckpt_err(ctx, ret, "a pipe of uid %u, gid %u, mode %o",
-				 uid, gid, mode);
+				 p.uid, p.gid, p.mode);
 	}
+	if (!ret)
+		ckpt_set_times(file_inode(ends[0]), &p.times);
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_PIPE, ref, ends[0]);
 	__fput_sync(ends[1]);

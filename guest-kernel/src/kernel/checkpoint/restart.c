@@ -264,7 +264,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	ctx->coordinator = current;
 	ctx->turn = -1;
 	get_fs_root(current->fs, &ctx->root_path);
-	ckpt_hide_begin(ctx);
+	ckpt_hide_begin();
 	ret = ckpt_read_header(ctx);
 	if (!ret)
 		ret = ckpt_prepare_relink(ctx);

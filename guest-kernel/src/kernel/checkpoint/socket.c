@@ -242,11 +242,33 @@ static int get_peer_cred(struct ckpt_ctx *ctx, struct sock *sk,
 	return ret;
 }
 
+/* Whose it is, as fchown(2) sets it, and its times. */
+static int get_inode(struct ckpt_ctx *ctx, struct sock *sk,
+		     struct ckpt_socket_end *end)
+{
+	struct inode *inode = NULL;
+	int ret;
+
+	read_lock_bh(&sk->sk_callback_lock);
+	if (sk->sk_socket)
+		inode = igrab(SOCK_INODE(sk->sk_socket));
+	read_unlock_bh(&sk->sk_callback_lock);
+	/* was not accepted yet, or is being closed outside: refused elsewhere */
+	if (!inode)
+		return 0;
+	end->mode = inode->i_mode;
+	ckpt_get_times(inode, &end->times);
+	ret = ckpt_get_owner(ctx, inode, "socket", &end->uid, &end->gid);
+	iput(inode);
+	return ret;
+}
+
 /* @name: gets its name, and has room for any */
 static int get_end(struct ckpt_ctx *ctx, struct sock *sk, bool paired,
 		   struct ckpt_socket_end *end, char *name)
 {
 	const struct unix_address *addr = name_of(sk);
+	int ret;
 
 	if (addr) {
 		end->name_len = addr->len - NAME_OFFSET;
@@ -270,7 +292,10 @@ static int get_end(struct ckpt_ctx *ctx, struct sock *sk, bool paired,
 	end->linger = min(sk->sk_lingertime / HZ, (unsigned long)INT_MAX);
 	end->rcvtimeo = timeo_to_ns(sk->sk_rcvtimeo);
 	end->sndtimeo = timeo_to_ns(sk->sk_sndtimeo);
-	return get_peer_cred(ctx, sk, end);
+	if (sk->sk_type == SOCK_DGRAM)
+		end->backlog = READ_ONCE(sk->sk_max_ack_backlog);
+	ret = get_inode(ctx, sk, end);
+	return ret ?: get_peer_cred(ctx, sk, end);
 }
 
 static int dump_sockets(struct ckpt_ctx *ctx, struct sock *sk,
@@ -424,6 +449,10 @@ static bool end_ok(const struct ckpt_sockets *rec, int i)
 	/* whose peer has gone neither sends nor receives */
 	if (pair && rec->type != SOCK_DGRAM && end->shutdown != SHUTDOWN_MASK &&
 	    rec->ends[!i].flags & CKPT_SOCKET_CLOSED)
+		return false;
+	if (!S_ISSOCK(end->mode) || end->mode > (S_IFSOCK | S_IALLUGO) ||
+	    !ckpt_times_ok(&end->times) ||
+	    (end->backlog && rec->type != SOCK_DGRAM))
 		return false;
 	return !(end->shutdown & ~SHUTDOWN_MASK) &&
 	       (!end->error || end->error == ECONNRESET) &&
@@ -586,9 +615,42 @@ static int set_name(struct ckpt_ctx *ctx, struct socket *sock,
 			      (int)end->name_len - 1, path + 1) : 0;
 }
 
-static int set_end(struct ckpt_ctx *ctx, struct socket *sock,
+/*
+ * How many messages may wait before senders do, which was net.unix.max_dgram_qlen
+ * when the socket was made. More than that gives now is more than any program
+ * could get itself.
+ */
+static int set_backlog(struct ckpt_ctx *ctx, struct sock *sk, u32 backlog)
+{
+	struct net *net = sock_net(sk);
+
+	if (backlog > (u32)READ_ONCE(net->unx.sysctl_max_dgram_qlen) &&
+	    !ns_capable(net->user_ns, CAP_NET_ADMIN))
+		return ckpt_err(ctx, -EPERM,
+				"a datagram socket that holds %u messages, more than net.unix.max_dgram_qlen",
+				backlog);
+	WRITE_ONCE(sk->sk_max_ack_backlog, backlog);
+	return 0;
+}
+
+/* By the rules of fchown(2), which gives the socket itself to the user, too. */
+static int set_inode(struct ckpt_ctx *ctx, struct file *file,
+		     const struct ckpt_socket_end *end)
+{
+	struct iattr none = { };
+	int ret = ckpt_set_owner(file, end->uid, end->gid, end->mode, &none);
+
+	if (ret)
+		return ckpt_err(ctx, ret, "a socket of uid %u, gid %u, mode %o",
+				end->uid, end->gid, end->mode);
+	ckpt_set_times(file_inode(file), &end->times);
+	return 0;
+}
+
+static int set_end(struct ckpt_ctx *ctx, struct file *file,
 		   const struct ckpt_socket_end *end, const char *name)
 {
+	struct socket *sock = sock_from_file(file);
 	int ret = set_name(ctx, sock, end, name);
 
 	if (ret)
@@ -602,7 +664,11 @@ static int set_end(struct ckpt_ctx *ctx, struct socket *sock,
 	if (end->flags & CKPT_SOCKET_CLOSED)
 		return 0;
 	set_options(sock, end);
-	return set_peer_cred(ctx, sock->sk, end);
+	if (sock->type == SOCK_DGRAM)
+		ret = set_backlog(ctx, sock->sk, end->backlog);
+	if (!ret)
+		ret = set_inode(ctx, file, end);
+	return ret ?: set_peer_cred(ctx, sock->sk, end);
 }
 
 /* As socketpair(2) does it. */
@@ -652,8 +718,7 @@ int ckpt_restore_sockets(struct ckpt_ctx *ctx)
 	for (i = 0; i < 2 && !ret; i++) {
 		if (!made->files[i])
 			break;
-		ret = set_end(ctx, sock_from_file(made->files[i]),
-			      &rec->ends[i], name);
+		ret = set_end(ctx, made->files[i], &rec->ends[i], name);
 		name += rec->ends[i].name_len;
 	}
 	if (!ret)

@@ -142,6 +142,20 @@ out:
 	return ret;
 }
 
+/*
+ * Services tell a process from a later one of the same number by its start time,
+ * and that restart(2) takes from an image. So the caller needs, over every pid
+ * namespace in which a task has a number, what lets him choose that number.
+ */
+static bool may_date(const struct pid_namespace *ns)
+{
+	for (; ns; ns = ns->parent)
+		if (!ns_capable_noaudit(ns->user_ns, CAP_CHECKPOINT_RESTORE) &&
+		    !ns_capable_noaudit(ns->user_ns, CAP_SYS_ADMIN))
+			return false;
+	return true;
+}
+
 /**
  * sys_restart - create the tasks of an image
  * @cgroup_fd: cgroup v2 directory to create them in, -1 for the caller's
@@ -181,6 +195,7 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	ctx->equal_mounts = flags & RESTART_EQUAL_MOUNTS;
 	ctx->cgroup_fd = cgroup_fd;
 	ctx->pidns = pidns;
+	ctx->may_date = may_date(pidns);
 	ctx->may_trace = ns_capable_noaudit(pidns->user_ns, CAP_SYS_PTRACE);
 	ret = ckpt_restart(ctx);
 	if (ret < 0 && !ctx->error)

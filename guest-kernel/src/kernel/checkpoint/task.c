@@ -5,6 +5,8 @@
  */
 #include <uapi/linux/futex.h>
 #include <linux/iocontext.h>
+#include <linux/ipc_namespace.h>
+#include <linux/nsproxy.h>
 #include <linux/oom.h>
 #include <linux/perf_event.h>
 #include <linux/personality.h>
@@ -76,6 +78,12 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
 #endif
 #ifdef CONFIG_SYSVIPC
+	/* those that it has attached are refused as mappings */
+	if (ctx->nsproxy->ipc_ns->shm_rmid_forced &&
+	    !list_empty(&t->sysvshm.shm_clist))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: System V shared memory that it has created, and that goes when it ends (kernel.shm_rmid_forced)",
+				t->comm);
 	if (!ckpt_sem_undo_empty(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
 				t->comm);
@@ -100,6 +108,8 @@ static void dump_times(struct task_struct *t, struct ckpt_task *rec)
 	rec->nivcsw = t->nivcsw;
 	rec->min_flt = t->min_flt;
 	rec->maj_flt = t->maj_flt;
+	rec->start_ns = t->start_time;
+	rec->start_boot_ns = t->start_boottime;
 }
 
 static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
@@ -297,6 +307,19 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return ret;
 }
 
+/*
+ * When current was created. A machine that has been started since then has had
+ * no such time: there it stays the time of the restart.
+ */
+static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
+{
+	if (!ctx->may_date || rec->start_ns > ktime_get_ns() ||
+	    rec->start_boot_ns > ktime_get_boottime_ns())
+		return;
+	current->start_time = rec->start_ns;
+	current->start_boottime = rec->start_boot_ns;
+}
+
 /* What building current has cost is not its own. */
 static void apply_times(const struct ckpt_task *rec)
 {
@@ -329,6 +352,7 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	set_task_comm(current, rec->comm);
 	apply_times(rec);
+	apply_start(ctx, rec);
 	if (ct->tree.flags & CKPT_TREE_LEADER && !ct->lives)
 		ret = leave_memory(ctx);
 	else if (ct->tree.flags & CKPT_TREE_LEADER || !ckpt_dead_thread(ct))

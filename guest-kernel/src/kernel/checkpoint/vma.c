@@ -339,6 +339,7 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	struct vm_area_struct *vma, *prev;
 	unsigned long addr, populate;
 	u32 flags = rec->flags | MAP_FIXED_NOREPLACE;
+	bool atime;
 	int ret;
 
 	want = advice_flags(rec->advice) & VM_DONTCOPY;
@@ -352,8 +353,14 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	find_vma_prev(mm, rec->start, &prev);
 	if (!prev || prev->vm_end != rec->start || !(prev->vm_flags & VM_DONTCOPY))
 		vm |= VM_DONTCOPY;
+	/* it is mapped already: the restart does not count as reading it */
+	atime = file && !(file->f_flags & O_NOATIME);
+	if (atime)
+		file->f_flags |= O_NOATIME;
 	addr = do_mmap(file, rec->start, rec->end - rec->start, rec->prot, flags,
 		       vm, rec->offset >> PAGE_SHIFT, &populate, NULL);
+	if (atime)
+		file->f_flags &= ~O_NOATIME;
 	if (!IS_ERR_VALUE(addr)) {
 		vma = find_vma(mm, addr);
 		if (addr != rec->start || !vma || vma->vm_end != rec->end)

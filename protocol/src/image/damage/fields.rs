@@ -91,7 +91,8 @@ macro_rules! ends {
 }
 
 const SOCKETS: &[Field] = ends! {
-    Flags => flags shutdown; Count => sndbuf rcvbuf rcvlowat peek_off linger name_len pad;
+    Flags => flags shutdown; Count => sndbuf rcvbuf rcvlowat peek_off linger name_len pad backlog;
+    Uid => uid gid; Exact => mode; Time => times;
     Number => error; Time => rcvtimeo sndtimeo; Pid => peer_pid; Ref(Kind::Cred) => peer_cred;
 };
 
@@ -113,7 +114,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Address => sas_sp set_child_tid clear_child_tid robust_list rseq;
             Count => sas_size rt_priority rseq_len; Score => nice oom_score_adj;
             Time => timer_slack_ns default_timer_slack_ns utime stime exec_ns gtime seen_utime
-                seen_stime slice_ns;
+                seen_stime slice_ns start_ns start_boot_ns;
             Count => nvcsw nivcsw min_flt maj_flt;
             Ref(Kind::Mm) => mm; Ref(Kind::Fs) => fs; Ref(Kind::Files) => files;
             Ref(Kind::Cred) => cred; Ref(Kind::Seccomp) => seccomp;
@@ -131,18 +132,18 @@ fn shape(kind: Kind) -> Option<Shape> {
         }),
         Kind::File => shape!(false, File {
             Choice(14) => kind; Flags => flags state; Count => pos path_len; Objref => inode;
-            Number => signum; Choice(5) => write_hint;
+            Number => signum; Choice(5) => write_hint; Ref(Kind::Cred) => cred; Count => gone_len;
             Exact => mode rdev ino;
         }),
         Kind::Files => shape!(true, Fd { Count => fd cloexec pad; Ref(Kind::File) => file; }),
         Kind::Pipe => shape!(false, Pipe { 
-            Count => ring_size nr_bufs pad; Uid => uid gid; Exact => mode;
+            Count => ring_size nr_bufs pad; Uid => uid gid; Exact => mode; Time => times;
         }),
         Kind::PipeBuf => shape!(false, PipeBuf { Flags => flags; Count => len; }),
         Kind::Inode => shape!(false, Inode {
             Choice(4) => kind; Exact => mode; Uid => uid gid; Count => size path_len pad;
             Flags => seals flags attrs; Choice(5) => write_hint;
-            Time => atime mtime atime_nsec mtime_nsec;
+            Time => atime mtime atime_nsec mtime_nsec ctime ctime_nsec btime btime_nsec;
         }),
         Kind::Data => shape!(false, Data { Count => offset len; }),
         Kind::Mm => shape!(false, Mm {
@@ -183,7 +184,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => ticks pad;
         }),
         Kind::Epoll => shape!(false, Epoll {
-            Count => fd nr data item_fd pad; Flags => events; Choice(1) => ready;
+            Count => fd nr data item_fd added; Flags => events; Choice(1) => ready;
         }),
         Kind::PosixTimer => shape!(false, PosixTimer {
             Count => id pad requeue_pending overrun overrun_last; Choice(11) => clockid;

@@ -262,6 +262,8 @@ enum ckpt_restart_kind {
  * @nvcsw, @nivcsw: context switches
  * @min_flt, @maj_flt: faults
  * @slice_ns: time slice that sched_setattr(2) has asked for, 0 for none
+ * @start_ns: when it was created, ns of CLOCK_MONOTONIC
+ * @start_boot_ns: likewise, of CLOCK_BOOTTIME
  */
 struct ckpt_task {
 	__u32 site;
@@ -307,6 +309,8 @@ struct ckpt_task {
 	__u64 nvcsw, nivcsw;
 	__u64 min_flt, maj_flt;
 	__u64 slice_ns;
+	__u64 start_ns;
+	__u64 start_boot_ns;
 };
 
 /* struct ckpt_regs.spec: what prctl(PR_GET_SPECULATION_CTRL) tells of each */
@@ -401,6 +405,10 @@ enum ckpt_file_kind {
  * @state: CKPT_FILE_*
  * @signum: F_SETSIG, 0 for none
  * @write_hint: F_SET_RW_HINT, of an inode that has a path, 0 for none
+ * @cred: objref of the credentials that it was opened with, where a task still
+ *	has these; else 0
+ * @gone_len: bytes of the name that it was opened by, which follows the path and
+ *	has been unlinked, in the same directory; 0 where that is the path
  */
 struct ckpt_file {
 	__u32 kind;
@@ -415,6 +423,8 @@ struct ckpt_file {
 	__u32 state;
 	__u32 signum;
 	__u32 write_hint;
+	__u32 cred;
+	__u32 gone_len;
 };
 
 /* CKPT_REC_FILES: an array of these in rising order of @fd */
@@ -422,6 +432,13 @@ struct ckpt_fd {
 	__u32 fd;
 	__u32 cloexec;
 	__u32 file;
+	__u32 pad;
+};
+
+/* Times of an inode that only the kernel has: seconds, and ns of the second */
+struct ckpt_times {
+	__s64 atime, mtime, ctime;
+	__u32 atime_nsec, mtime_nsec, ctime_nsec;
 	__u32 pad;
 };
 
@@ -434,6 +451,7 @@ struct ckpt_pipe {
 	__u32 gid;
 	__u32 mode;		/* st_mode */
 	__u32 pad;
+	struct ckpt_times times;
 };
 
 /* CKPT_REC_PIPE_BUF, followed by the data */
@@ -470,6 +488,10 @@ struct ckpt_inode {
 	__u32 attrs;		/* those of FS_IOC_SETFLAGS, FS_*_FL */
 	__u32 write_hint;	/* F_SET_RW_HINT */
 	__u32 pad;
+	__s64 ctime;		/* SHMEM: last changed, and made; else 0 */
+	__s64 btime;
+	__u32 ctime_nsec;
+	__u32 btime_nsec;
 };
 
 /* CKPT_REC_DATA, followed by the data */
@@ -771,14 +793,14 @@ struct ckpt_epoll {
  * @events: likewise; of one that EPOLLONESHOT has disarmed, the flags only
  * @fd: of the same table
  * @ready: it is on the ready list, 1; these come first, in the list's order
- * @pad: 0
+ * @added: how many of the file's items were added before it
  */
 struct ckpt_epoll_item {
 	__u64 data;
 	__u32 events;
 	__u32 fd;
 	__u32 ready;
-	__u32 pad;
+	__u32 added;
 };
 
 /* struct ckpt_tty_end.flags */
@@ -903,6 +925,9 @@ struct ckpt_seccomp {
  * @peer_cred: objref of the credentials, 0 for none
  * @name_len: bytes of its abstract name, the leading 0 included; 0 for none
  * @pad: 0
+ * @uid, @gid, @mode: of its inode, as fstat(2) tells
+ * @backlog: SOCK_DGRAM: messages that it holds before senders wait, less one
+ * @times: of its inode
  */
 struct ckpt_socket_end {
 	__u32 flags;
@@ -919,6 +944,11 @@ struct ckpt_socket_end {
 	__u32 peer_cred;
 	__u32 name_len;
 	__u32 pad;
+	__u32 uid;
+	__u32 gid;
+	__u32 mode;
+	__u32 backlog;
+	struct ckpt_times times;
 };
 
 /*

@@ -114,6 +114,7 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
         (6, "flags"),
         (15, "priority"),
         (16, "nice"),
+        (19, "starttime"),
     ] {
         if name != "flags" {
             facts.insert(
