@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A cgroup (v2) as a directory that can be frozen, watched and killed.
+//! Operations on a cgroup v2 directory: freeze, wait, kill.
 
 use std::{
     fs::{self, File},
@@ -11,49 +11,49 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Where cgroup v2 is mounted.
+/// Mount point of cgroup v2.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
-/// One cgroup.
+/// A cgroup.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     dir: PathBuf,
 }
 
-/// What `cgroup.events` says.
+/// Content of `cgroup.events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Events {
-    /// Whether it or one below it has live tasks.
+    /// True if the cgroup or a descendant has live tasks.
     pub populated: bool,
-    /// Whether it is frozen and all of its tasks have come to rest.
+    /// True if the cgroup is frozen and all of its tasks count as frozen.
     pub frozen: bool,
 }
 
-/// What `cgroup.freeze_at` says.
+/// Content of `cgroup.freeze_at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TriggerState {
-    /// How often the event happened.
+    /// Count of the event.
     pub count: u64,
-    /// Whether the trigger has fired.
+    /// True if the trigger has fired.
     pub fired: bool,
-    /// The triggering thread as the reader sees it.
+    /// The triggering thread's id in the reader's pid namespace.
     pub tid: i32,
 }
 
 impl Cgroup {
-    /// An existing one.
+    /// Opens an existing cgroup.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
 
-    /// Makes a new one.
+    /// Creates a cgroup.
     pub fn create(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
         fs::create_dir(&dir)?;
         Ok(Self { dir })
     }
 
-    /// The one that a process is in.
+    /// Finds the cgroup of a process.
     pub fn of(pid: &str) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let path = text
@@ -63,22 +63,22 @@ impl Cgroup {
         Ok(Self::at(Path::new(ROOT).join(path)))
     }
 
-    /// Its directory.
+    /// Directory of the cgroup.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Whether this is the root, which cannot be frozen.
+    /// Returns true for the root cgroup, which cannot be frozen.
     pub fn is_root(&self) -> bool {
         self.dir.components().eq(Path::new(ROOT).components())
     }
 
-    /// A descriptor of its directory.
+    /// Opens the directory.
     pub fn open(&self) -> io::Result<OwnedFd> {
         Ok(File::open(&self.dir)?.into())
     }
 
-    /// Opens one of its files for reading and waiting.
+    /// Opens one of its files, for reading and poll.
     pub fn open_file(&self, name: &str) -> io::Result<File> {
         File::open(self.dir.join(name))
     }
@@ -87,72 +87,73 @@ impl Cgroup {
         fs::write(self.dir.join(name), text)
     }
 
-    /// Starts to freeze it. [`Self::wait_frozen`] waits for the tasks.
+    /// Starts a freeze. [`Self::wait_frozen`] waits for the tasks.
     pub fn freeze(&self) -> io::Result<()> {
         self.write("cgroup.freeze", "1")
     }
 
-    /// Lets it go on.
+    /// Thaws the cgroup.
     pub fn thaw(&self) -> io::Result<()> {
         self.write("cgroup.freeze", "0")
     }
 
-    /// Whether a freeze was asked for.
+    /// Returns true if a freeze has been requested.
     pub fn is_freezing(&self) -> io::Result<bool> {
         Ok(fs::read_to_string(self.dir.join("cgroup.freeze"))?.trim() == "1")
     }
 
-    /// Sends SIGKILL to all tasks in it and below, frozen or not.
+    /// Sends SIGKILL to all tasks of the cgroup and its descendants, frozen or not.
     pub fn kill(&self) -> io::Result<()> {
         self.write("cgroup.kill", "1")
     }
 
-    /// Moves a process, by the writer's number, into it.
+    /// Moves a process into the cgroup; the pid is that of the writer's namespace.
     pub fn attach(&self, pid: u32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Arms its trigger with a line such as `vfork 1`.
+    /// Arms the trigger with a line such as `vfork 1`.
     pub fn arm(&self, line: &str) -> io::Result<()> {
         self.write("cgroup.freeze_at", line)
     }
 
-    /// Reads its trigger.
+    /// Reads the trigger.
     pub fn trigger(&self) -> io::Result<TriggerState> {
         parse_trigger(&fs::read_to_string(self.dir.join("cgroup.freeze_at"))?)
             .ok_or_else(|| io::Error::other("cgroup.freeze_at reads like nothing known"))
     }
 
-    /// Reads its events.
+    /// Reads the events.
     pub fn events(&self) -> io::Result<Events> {
         Ok(parse_events(&fs::read_to_string(
             self.dir.join("cgroup.events"),
         )?))
     }
 
-    /// Waits until it is frozen; false at the limit.
+    /// Waits until the cgroup is frozen. Returns false at the limit.
     pub fn wait_frozen(&self, limit: Duration) -> io::Result<bool> {
         self.wait_events(limit, |events| events.frozen)
     }
 
-    /// Whether none of its threads is about to run. A frozen one can be, for a moment: it was
-    /// thawed and frozen again before it came to run, and goes back to sleep when it does.
+    /// Returns true if none of its threads is runnable. A frozen one can be for a moment: if it
+    /// was thawed and frozen again before it ran, it runs and goes back to sleep.
     pub fn is_asleep(&self) -> io::Result<bool> {
         let threads = fs::read_to_string(self.dir.join("cgroup.threads"))?;
         Ok(!threads.lines().any(|tid| {
-            // One that has gone does not run.
+            // A thread that has ended is not runnable.
             fs::read_to_string(format!("/proc/{tid}/stat"))
                 .is_ok_and(|stat| stat_state(&stat) == Some('R'))
         }))
     }
 
-    /// Waits until it is frozen or nothing in it is alive, and says which; neither at the limit.
+    /// Waits until the cgroup is frozen or has no live task, and returns which; neither at the
+    /// limit.
     pub fn wait_frozen_or_empty(&self, limit: Duration) -> io::Result<Events> {
         self.wait_events(limit, |events| events.frozen || !events.populated)?;
         self.events()
     }
 
-    /// Waits until nothing in it is alive; false at the limit.
+    /// Waits until the cgroup has no live task. Returns false at the limit.
     pub fn wait_empty(&self, limit: Duration) -> io::Result<bool> {
         self.wait_events(limit, |events| !events.populated)
     }
@@ -176,18 +177,18 @@ impl Cgroup {
         }
     }
 
-    /// Removes it; it must be empty.
+    /// Removes the cgroup, which must be empty.
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.dir)
     }
 }
 
-/// The letter of a task's state in its `stat`; its name before that may have any characters.
+/// Parses the state letter in `stat`; the name before it may contain any characters.
 fn stat_state(stat: &str) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Reads a kernel file again from its start; that also makes it ready for the next `poll`.
+/// Reads a kernel file from its start, which also rearms `poll`.
 pub fn reread(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
@@ -195,7 +196,7 @@ pub fn reread(file: &mut File) -> io::Result<String> {
     Ok(text)
 }
 
-/// A time for `poll`, rounded up so that a loop around it never spins.
+/// Converts a time for `poll`, rounded up so that a loop does not spin.
 pub fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_micros().div_ceil(1000).min(i32::MAX as u128);
     PollTimeout::try_from(ms as i32).unwrap_or(PollTimeout::MAX)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Errors of the two system calls in words, with what to do next.
+//! Explains errors of the two system calls, with what to do next.
 
 use nix::errno::Errno;
 
-/// Why `checkpoint(2)` failed.
+/// Explains an errno of `checkpoint(2)`.
 pub fn checkpoint(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSYS => "this kernel has no checkpoint(2)",
@@ -22,7 +22,7 @@ pub fn checkpoint(errno: Errno) -> &'static str {
     }
 }
 
-/// Why `restart(2)` failed.
+/// Explains an errno of `restart(2)`.
 pub fn restart(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSYS => "this kernel has no restart(2)",

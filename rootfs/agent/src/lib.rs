@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the programs of the guest share: the agent (PID 1), the containers'
-//! `init`, and the tools `checkpoint` and `restart`.
+//! Shared code of the guest's programs: the agent (PID 1), the containers' `init`, and the
+//! tools `checkpoint` and `restart`.
 
 pub mod cgroup;
 pub mod explain;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tasks of a freezing cgroup that do not come to rest: which, where in the kernel each is,
-//! and who can end that, by the census of the kernel.
+//! Finds the tasks of a freezing cgroup that do not quiesce, the place in the kernel at which
+//! each of them is, and what can end that, from the census.
 
 use std::{
     collections::BTreeSet,
@@ -17,18 +17,18 @@ use walkdir::WalkDir;
 
 use crate::cgroup::Cgroup;
 
-/// A task that is not at rest.
+/// A task that has not quiesced.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stuck {
-    /// Its number, as the reader of `/proc` sees it.
+    /// Its tid in the reader's pid namespace.
     pub tid: i32,
-    /// Its name.
+    /// Its command name.
     pub comm: String,
-    /// What it does: a letter of `/proc/TID/stat`.
+    /// Its state letter of `/proc/TID/stat`.
     pub state: char,
-    /// The kernel function that it is in, if it is asleep there.
+    /// The kernel function in which it sleeps, if it does.
     pub place: String,
-    /// Who can end that, or why it should end by itself.
+    /// What can end that, or why it should end by itself.
     pub ender: String,
 }
 
@@ -45,12 +45,12 @@ impl fmt::Display for Stuck {
     }
 }
 
-/// How often the stack of a task that runs is looked at: it shows only while the task does not
-/// have a CPU.
+/// Number of attempts to read the stack of a running task: it is only readable while the task
+/// is not on a CPU.
 const LOOKS: u32 = 200;
 
-/// The tasks of a tree, of its cgroup, and of those below it that are not at rest. One that is
-/// dying has left its cgroup, and only the tree still has it.
+/// Lists the tasks of a tree, of its cgroup and of descendants of that which have not quiesced.
+/// A dying task has left its cgroup and is only in the tree.
 pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
     let entries = census::entries().map_err(io::Error::other)?;
     let mut tids = tree(root.as_raw());
@@ -60,14 +60,14 @@ pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
             tids.extend(numbers(entry.path()));
         }
     }
-    // A task that has gone in the meantime is not stuck.
+    // A task that has ended in the meantime is not stuck.
     Ok(tids
         .into_iter()
         .filter_map(|tid| look(tid, &entries))
         .collect())
 }
 
-/// The threads of a process and of all below it.
+/// Lists the threads of a process and of its descendants.
 fn tree(root: i32) -> BTreeSet<i32> {
     let mut tids = BTreeSet::new();
     let mut processes = vec![root];
@@ -87,14 +87,14 @@ fn tree(root: i32) -> BTreeSet<i32> {
     tids
 }
 
-/// The numbers in a file; none where it has gone.
+/// Reads the numbers in a file; empty if the task has ended.
 fn numbers(path: &Path) -> Vec<i32> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let words = text.split_whitespace();
     words.filter_map(|word| word.parse().ok()).collect()
 }
 
-/// A thread, unless it is frozen or gone.
+/// Examines a thread; returns `None` if it is frozen or has ended.
 fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
     let dir = PathBuf::from(format!("/proc/{tid}"));
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
@@ -114,18 +114,18 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
     })
 }
 
-/// Whether it stands at a site, which counts as frozen.
+/// Returns true if the thread is at a site, which counts as frozen.
 fn is_frozen(dir: &Path) -> bool {
     fs::read_to_string(dir.join("ckpt_site")).is_ok_and(|site| site.trim() != "none")
 }
 
-/// The letter of a task's state; its name before that may have any characters.
+/// Parses the state letter; the name before it may contain any characters.
 fn state_of(stat: &str) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// The functions that a task is in, the innermost first. Without the right to read its stack
-/// it is the one that it waits in.
+/// Returns the functions on a task's kernel stack, innermost first. Without the right to read
+/// the stack, it is only the function of `wchan`.
 fn stack_of(dir: &Path, state: char) -> Vec<String> {
     let functions = if state == 'R' {
         stack_beside(dir)
@@ -145,7 +145,7 @@ fn stack_now(dir: &Path) -> Vec<String> {
     stack.lines().filter_map(function_of).collect()
 }
 
-/// The stack of a task that runs: from its own CPU, which it then has to leave for a moment.
+/// Reads the stack of a running task from its own CPU, which preempts the task.
 fn stack_beside(dir: &Path) -> Vec<String> {
     let me = Pid::from_raw(0);
     let Ok(everywhere) = sched_getaffinity(me) else {
@@ -158,7 +158,7 @@ fn stack_beside(dir: &Path) -> Vec<String> {
         if let Some(cpu) = cpu_of(&stat)
             && here.set(cpu).is_ok()
         {
-            // Where that fails, the next look may do without.
+            // If that fails, the next attempt may work without it.
             let _ = sched_setaffinity(me, &here);
         }
         functions = stack_now(dir);
@@ -170,19 +170,19 @@ fn stack_beside(dir: &Path) -> Vec<String> {
     functions
 }
 
-/// The CPU that a task has or had: the 39th field of its `stat`.
+/// Returns the last CPU of a task: field 39 of `stat`.
 fn cpu_of(stat: &str) -> Option<usize> {
     let fields = stat.rsplit_once(") ")?.1;
     fields.split_whitespace().nth(36)?.parse().ok()
 }
 
-/// `[<0>] pipe_read+0x2f1/0x3f0`: the name.
+/// Parses the name in a line of the form `[<0>] pipe_read+0x2f1/0x3f0`.
 fn function_of(line: &str) -> Option<String> {
     let (name, _) = line.rsplit_once(' ')?.1.split_once('+')?;
     Some(name.to_owned())
 }
 
-/// The place that a stack shows, and who ends it.
+/// Finds the census entry for a stack: the place, and what ends the wait.
 fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String) {
     let innermost = stack.first().map_or("no known place", String::as_str);
     match census::place(entries, stack.iter().map(String::as_str)) {

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! System calls that no crate wraps.
+//! System calls without a wrapper in a crate.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crucible_protocol::{SYS_CHECKPOINT, SYS_RESTART};
 use nix::{errno::Errno, unistd::Pid};
 
-/// The crate `libc` has it in a type that is too narrow.
+/// The crate `libc` declares it with a type that is too narrow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn raw_or_none(fd: Option<BorrowedFd<'_>>) -> i64 {
     fd.map_or(-1, |fd| i64::from(fd.as_raw_fd()))
 }
 
-/// A flag of [`checkpoint`]: only find out whether the tree can be saved.
+/// A flag of [`checkpoint`]: check whether the tree can be saved; write no image.
 pub const CHECKPOINT_CHECK: u64 = 1;
 
-/// A flag of [`checkpoint`]: the tree may be in another mount namespace than the caller. Its
-/// image lists the mounts, and wants [`RESTART_EQUAL_MOUNTS`].
+/// A flag of [`checkpoint`]: the tree's mount namespace may differ from the caller's. The image
+/// lists the mounts, and its restart needs [`RESTART_EQUAL_MOUNTS`].
 pub const CHECKPOINT_OWN_MOUNTS: u64 = 2;
 
-/// `checkpoint(2)`: writes the frozen tree below `pid` to `image`.
+/// `checkpoint(2)`: writes the frozen tree rooted at `pid` to `image`.
 pub fn checkpoint(
     pid: Pid,
     image: BorrowedFd<'_>,
@@ -40,15 +40,16 @@ pub fn checkpoint(
     Errno::result(result).map(drop)
 }
 
-/// A flag of [`restart`]: the first process of a new pid namespace mounts a `/proc` of it.
-/// proc(5) shows the namespace of who mounts it, and descriptors may lead there.
+/// A flag of [`restart`]: the first process of a new pid namespace mounts `/proc`. A proc mount
+/// shows the namespace of its mounter, and descriptors may refer to it.
 pub const RESTART_MOUNT_PROC: u64 = 1;
 
 /// A flag of [`restart`]: the caller's mounts, with that `/proc`, are equal to those that the
 /// image lists. The call compares them.
 pub const RESTART_EQUAL_MOUNTS: u64 = 2;
 
-/// `restart(2)`: creates the tasks of `image` and returns their root, a child of the caller.
+/// `restart(2)`: creates the tasks of `image`; returns the pid of the root, a child of the
+/// caller.
 pub fn restart(
     cgroup: Option<BorrowedFd<'_>>,
     image: BorrowedFd<'_>,
@@ -68,7 +69,7 @@ pub fn restart(
     Errno::result(result).map(|pid| Pid::from_raw(pid as i32))
 }
 
-/// Forks into a cgroup, with new pid and mount namespaces. `None` is the child.
+/// Forks into a cgroup, with new pid and mount namespaces. Returns `None` in the child.
 ///
 /// # Safety
 /// As with `fork`: in a program with several threads the child may only call
@@ -106,8 +107,8 @@ unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// Makes the permitted and effective capabilities those of a mask, and the inheritable
-/// ones none (capset(2)).
+/// Sets the permitted and effective capabilities to a mask, and clears the inheritable ones
+/// (capset(2)).
 pub fn set_capabilities(mask: u64) -> nix::Result<()> {
     #[repr(C)]
     struct Header {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `checkpoint`: saves a tree of processes to a file or to standard output.
+//! `checkpoint`: writes an image of a process tree to a file or to standard output.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,28 +20,28 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long a tree that reads as frozen may still be settling.
+/// Time that a tree may need to quiesce after its cgroup reads as frozen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Save a tree of processes, so that `restart` can bring it back.
+/// Checkpoint a tree of processes, so that `restart` can restart it.
 ///
-/// The cgroup of the tree must be frozen, by you or with --freeze. Nothing is ended:
-/// once its cgroup is thawed the tree goes on.
+/// The cgroup of the tree must be frozen, by you or with --freeze. The tree is not killed:
+/// it continues when its cgroup is thawed.
 ///
-/// Exit status: 0 saved, 1 not saved, 2 wrong usage.
+/// Exit status: 0 saved, 1 not saved, 2 usage error.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
     /// Write the image to this file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write the kernel's findings to this file instead of standard error.
+    /// Write the kernel's log to this file instead of standard error.
     #[arg(short, long, value_name = "LOG")]
     log: Option<PathBuf>,
-    /// Freeze the cgroup that PID is in, and thaw it afterwards whatever happens.
+    /// Freeze the cgroup of PID, and thaw it afterwards in any case.
     #[arg(long)]
     freeze: bool,
-    /// How long the tasks may take to come to rest with --freeze.
+    /// Limit for the tasks to quiesce with --freeze.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -49,14 +49,14 @@ struct Options {
         requires = "freeze"
     )]
     limit: u64,
-    /// Only find out whether the tree can be saved.
+    /// Check whether the tree can be saved; write no image.
     #[arg(long)]
     check: bool,
-    /// Permit a tree that is in another mount namespace than I am. Its image lists the mounts;
-    /// `restart --equal-mounts` wants to find equal ones.
+    /// Permit a tree whose mount namespace differs from the caller's. The image lists its mounts;
+    /// restart it with `restart --equal-mounts`, where the mounts must be equal.
     #[arg(long)]
     own_mounts: bool,
-    /// The root of the tree.
+    /// Pid of the root of the tree.
     pid: i32,
 }
 
@@ -102,7 +102,7 @@ fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The image's name until it is whole.
+/// Name of the image until it is complete.
 fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -118,7 +118,7 @@ fn create(path: &Path) -> Result<File> {
         .with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Does the work with the cgroup frozen, if that was asked for, and thaws it again.
+/// Runs the checkpoint; with --freeze, freezes the cgroup before and thaws it afterwards.
 fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     if !options.freeze {
         return work();
@@ -169,7 +169,7 @@ fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<
     done
 }
 
-/// Names the tasks of a tree and its freezing cgroup that are not at rest; how many there are.
+/// Logs the tasks of a tree and its freezing cgroup that have not quiesced. Returns their number.
 fn name_stuck(root: i32, cgroup: &Cgroup, log: BorrowedFd<'_>) -> Result<usize> {
     let mut log = File::from(log.try_clone_to_owned()?);
     let tasks = stuck::tasks(Pid::from_raw(root), cgroup)
@@ -180,7 +180,7 @@ fn name_stuck(root: i32, cgroup: &Cgroup, log: BorrowedFd<'_>) -> Result<usize> 
     Ok(tasks.len())
 }
 
-/// Calls the kernel, again while tasks that are already counted as frozen settle.
+/// Calls the kernel; repeats the call while tasks that count as frozen have not quiesced.
 fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result<()> {
     let pid = Pid::from_raw(options.pid);
     let flag = |set, flag| if set { flag } else { 0 };
@@ -194,7 +194,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
                 sched_yield()?;
             }
             Err(errno) => {
-                // A root that is dying has no namespaces any more, and may stay so for long.
+                // A dying root has no namespaces, possibly for long.
                 if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
                     && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
                 {
@@ -209,7 +209,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
     }
 }
 
-/// Forgets what was written so far; impossible on a pipe that has begun to carry it.
+/// Discards the output so far, which is impossible after a write to a pipe.
 fn rewind(image: BorrowedFd<'_>) -> bool {
     nix::unistd::ftruncate(image, 0).is_ok()
         && nix::unistd::lseek(image, 0, nix::unistd::Whence::SeekSet).is_ok()

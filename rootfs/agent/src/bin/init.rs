@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! PID 1 of a container: starts the workload as PID 2, reaps every orphan,
-//! writes down how the workload ended, and ends the same way.
+//! PID 1 of a container: starts the workload as PID 2, reaps orphans, writes the workload's
+//! status to a file, and ends with the same status.
 
 use std::{
     ffi::CString,
@@ -24,10 +24,10 @@ use nix::{
 /// Runs the first process of a container.
 #[derive(Parser)]
 struct Options {
-    /// A pipe; the workload starts when a byte comes out of it.
+    /// A pipe; the workload starts when it delivers a byte.
     #[arg(long)]
     go_fd: i32,
-    /// File that gets the workload's end, in one line.
+    /// File for the workload's status, in one line.
     #[arg(long)]
     status: PathBuf,
     /// The workload's working directory.
@@ -72,8 +72,8 @@ fn to_c(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Vec<CStri
         .collect()
 }
 
-/// Waits for the go. Between its byte and `execve` there is no other system call, so
-/// that an event counter armed meanwhile counts the workload's own calls only.
+/// Waits for the start byte. There is no system call between its read and `execve`, so a
+/// trigger that is armed meanwhile counts only the workload's own calls.
 fn start(mut go: File, argv: &[CString], env: &[CString]) -> Result<()> {
     let mut byte = [0];
     if go.read(&mut byte)? == 0 {
@@ -84,7 +84,7 @@ fn start(mut go: File, argv: &[CString], env: &[CString]) -> Result<()> {
     exit(127);
 }
 
-/// Reaps everything that ends until the workload itself does.
+/// Reaps children until the workload ends.
 fn reap_until(workload: Pid) -> Result<Ended> {
     loop {
         let ended = match waitpid(Pid::from_raw(-1), None) {

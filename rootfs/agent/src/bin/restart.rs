@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `restart`: brings a tree of processes back from an image.
+//! `restart`: restarts a process tree from an image.
 
 use std::{
     fs::File,
@@ -24,51 +24,51 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long the tasks may take to come to rest.
+/// Limit for the restarted tasks to be frozen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// The status that says that the restart itself failed.
+/// Exit status for a failed restart.
 const FAILED: u8 = 125;
 
-/// Bring back a tree of processes that `checkpoint` saved.
+/// Restart a tree of processes from an image of `checkpoint`.
 ///
-/// Exit status: 0 when it is done; with --copy-status what the tree's root ended
-/// with, a signal included; 125 when the tree was not restarted; 2 wrong usage.
+/// Exit status: 0 on success, or with --copy-status the status of the tree's root, including
+/// its signal; 125 if the tree was not restarted; 2 usage error.
 #[derive(Parser)]
 #[command(version, group = ArgGroup::new("where").required(true).args(["pids", "pidns"]))]
 struct Options {
-    /// Restart in this pid namespace; the process ids of the image must be free.
+    /// Restart in this pid namespace, where the pids of the image must be free.
     #[arg(long)]
     pids: bool,
-    /// Restart in a new pid namespace, with a /proc of its own.
+    /// Restart in a new pid namespace, with its own /proc.
     #[arg(long)]
     pidns: bool,
-    /// Accept the image of a tree that had mounts of its own (`checkpoint --own-mounts`), if
-    /// the mounts here are equal to them.
+    /// Accept the image of a tree that had its own mounts (`checkpoint --own-mounts`), if the
+    /// mounts here are equal to them.
     #[arg(long)]
     equal_mounts: bool,
     /// Wait until the root of the tree ends (the default).
     #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
-    /// Print the root's process id and leave.
+    /// Print the root's pid and exit.
     #[arg(long)]
     no_wait: bool,
-    /// End with the status that the root of the tree ends with.
+    /// End with the status of the tree's root.
     #[arg(long, conflicts_with = "no_wait")]
     copy_status: bool,
     /// Read the image from this file instead of standard input.
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Write the kernel's findings to this file instead of standard error.
+    /// Write the kernel's log to this file instead of standard error.
     #[arg(short, long, value_name = "LOG")]
     log: Option<PathBuf>,
-    /// Put the tasks into this cgroup (v2) instead of a new one.
+    /// Create the tasks in this cgroup (v2) instead of a new one.
     #[arg(long, value_name = "DIR")]
     cgroup: Option<PathBuf>,
-    /// Leave the tasks frozen, each where it was checkpointed.
+    /// Leave the tasks frozen, each at the site at which it was checkpointed.
     #[arg(long, requires = "cgroup")]
     frozen: bool,
-    /// Write the root's process id to this descriptor once the tree is there.
+    /// Write the root's pid to this descriptor when the tree is restarted.
     #[arg(long, hide = true)]
     ready_fd: Option<i32>,
 }
@@ -113,7 +113,7 @@ fn run(options: &Options) -> Result<ExitCode> {
             discard(&cgroup);
         }
     })?;
-    // Tasks are created one after the other, and each has to come to rest first.
+    // The tasks start one after the other, and each needs time to freeze.
     if !cgroup.wait_frozen(SETTLE_LIMIT)? {
         bail!(
             "the tasks are there but did not come to rest in {}",
@@ -140,7 +140,8 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A new cgroup below our own, so that the tasks come up frozen and are thawed at once.
+/// Creates a frozen cgroup below the caller's, so that the tasks start frozen and are thawed
+/// together.
 fn new_cgroup() -> Result<Cgroup> {
     let own = Cgroup::of("self").context("cannot find my own cgroup")?;
     let dir = own.dir().join(format!("restart.{}", std::process::id()));
@@ -150,8 +151,8 @@ fn new_cgroup() -> Result<Cgroup> {
     Ok(cgroup)
 }
 
-/// Ends what is left in a cgroup that we made and removes it. Failing that, it stays,
-/// and an empty cgroup does no harm.
+/// Kills the remaining tasks of a cgroup that this program created, and removes it. If that
+/// fails it stays; an empty cgroup does no harm.
 fn discard(cgroup: &Cgroup) {
     let gone = cgroup
         .kill()
@@ -195,7 +196,7 @@ fn wait_for(root: Pid) -> Result<WaitStatus> {
     }
 }
 
-/// Ends this program as another one did, by the same signal if it was one.
+/// Ends this program with the given status or signal.
 fn end_like(status: WaitStatus) -> ! {
     match status {
         WaitStatus::Exited(_, code) => exit(code),

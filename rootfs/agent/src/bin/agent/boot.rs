@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From the kernel's hand-over to a complete guest, in two steps.
+//! Sets up the guest, in two steps.
 //!
-//! The first leaves a guest that is like all others of its kind, with nothing written
-//! and the scratch disk not touched: there its machine may be saved. The second makes it
-//! this one.
+//! After the first step the guest is like all others of its kind and has not touched the
+//! scratch disk: a snapshot may be taken. The second step gives it its identity.
 //!
-//! The agent's disk is the root; it has the empty directories `dev`, `mnt`, `proc` and
-//! `sys`. Debian (`/dev/vdb`, read-only) and the scratch disk (`/dev/vdc`) become one
-//! tree by an overlay, which then becomes the root; the agent's disk stays
-//! visible in it as `/opt/crucible`.
+//! At boot the agent's disk is the root; it has the empty directories `dev`, `mnt`, `proc` and
+//! `sys`. An overlay combines Debian (`/dev/vdb`, read-only) and the scratch disk (`/dev/vdc`)
+//! and becomes the root; the agent's disk is then mounted at `/opt/crucible`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -34,13 +32,13 @@ use crate::network;
 
 const NONE: Option<&str> = None;
 
-/// How many random bytes tell two guests apart.
+/// Number of random bytes in the identity of a guest.
 const RANDOM: usize = 32;
 
 /// `_IO('R', 0x07)` of `include/uapi/linux/random.h`.
 const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 
-/// How long a device may take to appear.
+/// Limit for a device to appear.
 const DEVICE_LIMIT: Duration = Duration::from_secs(10);
 
 fn mount_fs(kind: &str, source: &str, target: &str, flags: MsFlags, data: &str) -> Result<()> {
@@ -63,7 +61,7 @@ const QUIET: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 
-/// Mounts what is the same in every guest.
+/// Mounts the file systems that are the same in every guest.
 pub fn mount_common() -> Result<()> {
     mount_fs("tmpfs", "mnt", "/mnt", MsFlags::empty(), "mode=0755")?;
     if !Path::new("/dev/vdb").exists() {
@@ -77,7 +75,7 @@ pub fn mount_common() -> Result<()> {
     mount_fs("erofs", "/dev/vdb", "/mnt/lower", MsFlags::MS_RDONLY, "")
 }
 
-/// Mounts the rest and makes Debian the root.
+/// Mounts the scratch disk and the overlay, and makes Debian the root.
 pub fn mount_own() -> Result<()> {
     mount_fs("ext4", "/dev/vdc", "/mnt/scratch", MsFlags::empty(), "")?;
     make_dir("/mnt/scratch/upper", 0o755)?;
@@ -129,7 +127,7 @@ pub fn mount_own() -> Result<()> {
         MsFlags::MS_NOSUID,
         "gid=5,mode=620,ptmxmode=666",
     )?;
-    // Where programs keep what must not outlive a boot, CRIU what it knows of the kernel.
+    // Runtime files; CRIU caches kernel features here.
     mount_fs(
         "tmpfs",
         "run",
@@ -143,7 +141,7 @@ pub fn mount_own() -> Result<()> {
     optional("tracefs", "/sys/kernel/tracing")
 }
 
-/// Sets the clock. To be called first: it is late by whatever comes before.
+/// Sets the clock. Call this first: any delay makes the clock late.
 pub fn set_clock(now_ns: u64) -> Result<()> {
     let now = TimeSpec::from_duration(Duration::from_nanos(now_ns));
     clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")
@@ -166,7 +164,7 @@ pub fn reseed(seed: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Gives the guest its name and its network, and tells who it is now.
+/// Gives the guest its name and its network; returns its identity.
 pub fn identify(begin: &Begin) -> Result<Identity> {
     make_dir("/run/crucible", 0o755)?;
     fs::write("/run/crucible/instance", format!("{}\n", begin.instance))
@@ -183,7 +181,7 @@ pub fn identify(begin: &Begin) -> Result<Identity> {
     })
 }
 
-/// Mounts what a kernel may have been built without.
+/// Mounts file systems that the kernel may lack.
 fn optional(kind: &str, target: &str) -> Result<()> {
     let known = fs::read_to_string("/proc/filesystems")?
         .lines()
@@ -194,7 +192,7 @@ fn optional(kind: &str, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// All that is not a mount.
+/// Does the rest of the set-up, which is not mounting.
 pub fn prepare() -> Result<()> {
     sethostname("crucible")?;
     network::loopback_up().context("cannot bring lo up")?;
@@ -245,7 +243,7 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Opens the virtio port of a name.
+/// Opens a virtio port by its name.
 pub fn open_port(name: &str) -> Result<File> {
     let path = port_path(name)?;
     OpenOptions::new()
@@ -255,7 +253,7 @@ pub fn open_port(name: &str) -> Result<File> {
         .with_context(|| format!("cannot open {path}"))
 }
 
-/// Finds the virtio port of a name; there is no udev to make a path of it.
+/// Finds the device of a virtio port by its name; without udev there is no path with it.
 pub fn port_path(name: &str) -> Result<String> {
     let deadline = Instant::now() + DEVICE_LIMIT;
     loop {
@@ -265,7 +263,7 @@ pub fn port_path(name: &str) -> Result<String> {
         if Instant::now() > deadline {
             bail!("this machine has no virtio port named {name}");
         }
-        // The kernel makes ports from a work queue after the device was found.
+        // The kernel creates ports asynchronously, from a work queue.
         sched_yield()?;
     }
 }

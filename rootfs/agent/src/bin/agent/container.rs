@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A workload's container: a cgroup, a pid and a mount namespace, and `init` in them.
+//! The container of a workload: a cgroup, a pid and a mount namespace, and `init` in them.
 
 use std::{
     collections::BTreeMap,
@@ -28,16 +28,16 @@ use nix::{
 
 use crate::reaper::Reaper;
 
-/// How long `init` and the workload may take to stand at the start line.
+/// Limit for `init` and the workload to reach the start line.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// `wait4`, where `init` stands once it has started the workload.
+/// `wait4`, in which `init` sleeps after it has started the workload.
 const INIT_WAITS: &str = "61 ";
 
-/// `read`, where the workload stands until it is let go.
+/// `read`, in which the workload sleeps until it is released.
 const WORKLOAD_WAITS: &str = "0 ";
 
-/// The cgroup that holds all containers.
+/// The parent cgroup of all containers.
 pub fn parent_dir() -> PathBuf {
     Path::new(cgroup::ROOT).join("crucible")
 }
@@ -46,17 +46,17 @@ pub fn parent_dir() -> PathBuf {
 pub struct Container {
     /// Its cgroup.
     pub cgroup: Cgroup,
-    /// Its first process, in our numbers.
+    /// Pid of its first process in the agent's namespace.
     pub root: Pid,
-    /// The child of ours whose end tells how the root ended: the root itself or the
-    /// tool that restarted it. None where nobody can tell us.
+    /// The agent's child whose status is that of the root: the root itself, or the tool
+    /// that restarted it. `None` if there is none.
     pub waited: Option<Pid>,
     trigger: Option<Trigger>,
     started: Instant,
     time_fired: bool,
 }
 
-/// What `Start` asks for.
+/// The request `Start`.
 pub struct Start<'a> {
     /// Program and arguments.
     pub argv: &'a [String],
@@ -64,22 +64,22 @@ pub struct Start<'a> {
     pub env: &'a BTreeMap<String, String>,
     /// Working directory.
     pub cwd: &'a str,
-    /// Where to freeze it.
+    /// The event to freeze at.
     pub trigger: Option<Trigger>,
 }
 
-/// A container's cgroup by the run's name.
+/// Returns the cgroup of a run.
 pub fn cgroup_dir(run: &str) -> Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if run.is_empty() || !run.chars().all(plain) {
-        bail!("{run:?} is no name for a run: letters, digits, '-' and '_' only");
+        bail!("{run:?} is not a valid name of a run: letters, digits, '-' and '_' only");
     }
     Ok(parent_dir().join(run))
 }
 
 impl Container {
-    /// Starts a workload with its trigger armed. The trigger is armed when `init` and
-    /// the workload's process stand still, so it counts from the workload's `execve`.
+    /// Starts a workload with its trigger armed. The trigger is armed while `init` and
+    /// the workload's process sleep, so it counts from the workload's `execve`.
     pub fn start(run: &str, start: &Start<'_>, reaper: &mut Reaper) -> Result<Self> {
         let cgroup = Cgroup::create(cgroup_dir(run)?)
             .with_context(|| format!("cannot make a cgroup for {run}"))?;
@@ -103,14 +103,14 @@ impl Container {
             container.arm(trigger)?;
         }
         gate.write_all(b"g")
-            .context("the workload is gone before it began")?;
+            .context("the workload ended before it started")?;
         Ok(Self {
             started: Instant::now(),
             ..container
         })
     }
 
-    /// A container that somebody else made in a cgroup of ours.
+    /// Adopts a container that another tool created in a cgroup of the agent.
     pub fn adopt(cgroup: Cgroup, root: Pid, waited: Option<Pid>) -> Self {
         Self {
             cgroup,
@@ -122,11 +122,11 @@ impl Container {
         }
     }
 
-    /// Arms a trigger. Its time, if it is one, counts from now, or from the workload's start.
+    /// Arms a trigger. A time counts from now, or from the start of the workload.
     pub fn arm(&mut self, trigger: Trigger) -> Result<()> {
         if let Some(line) = trigger.freeze_at() {
             self.cgroup.arm(&line).with_context(|| {
-                format!("this kernel does not take the trigger {line:?}; is it one of crucible's?")
+                format!("this kernel rejects the trigger {line:?}; does it have our series?")
             })?;
         }
         self.trigger = Some(trigger);
@@ -148,7 +148,7 @@ impl Container {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the container did not come to its start line");
+                bail!("the container did not reach its start line");
             }
             sched_yield()?;
         }
@@ -165,7 +165,7 @@ impl Container {
         )
     }
 
-    /// Waits until the trigger has fired and all is at rest, or the root has ended.
+    /// Waits until the trigger has fired and the tree has quiesced, or the root has ended.
     pub fn wait(&mut self, limit: Duration, reaper: &mut Reaper) -> Result<Stopped> {
         let deadline = Instant::now() + limit;
         let mut events = self.cgroup.open_file("cgroup.events")?;
@@ -193,7 +193,7 @@ impl Container {
             }
             let fired = self.time_fired || trigger.is_some_and(|t| t.fired);
             if fired {
-                // The event froze the tasks; this keeps them so until we thaw them.
+                // The event froze the tasks; this keeps them frozen until the agent thaws them.
                 self.cgroup.freeze()?;
                 if self.cgroup.events()?.frozen && self.sleeps(deadline)? {
                     self.trigger = None;
@@ -225,13 +225,13 @@ impl Container {
         }
     }
 
-    /// Its tasks that are not at rest, in words.
+    /// Describes the tasks that have not quiesced.
     fn stuck(&self) -> Result<Vec<String>> {
         let tasks = stuck::tasks(self.root, &self.cgroup)?;
         Ok(tasks.iter().map(ToString::to_string).collect())
     }
 
-    /// Waits until no frozen task is about to run; false at the deadline.
+    /// Waits until no frozen task is runnable. Returns false at the deadline.
     fn sleeps(&self, deadline: Instant) -> Result<bool> {
         while !self.cgroup.is_asleep()? {
             if Instant::now() > deadline {
@@ -272,7 +272,7 @@ impl Container {
         }))
     }
 
-    /// A thread's number inside the container.
+    /// Returns the tid of a thread in the container's pid namespace.
     fn inner_tid(&self, tid: i32) -> i32 {
         fs::read_to_string(format!("/proc/{tid}/status"))
             .ok()
@@ -283,14 +283,14 @@ impl Container {
             .unwrap_or(0)
     }
 
-    /// Kills all of it and waits until it is gone, zombies and cgroup included.
+    /// Kills all tasks and waits until they have been reaped; then removes the cgroup.
     pub fn kill(self, limit: Duration, reaper: &mut Reaper) -> Result<()> {
         let deadline = Instant::now() + limit;
         self.cgroup.kill().context("cannot kill the container")?;
         if !self.cgroup.wait_empty(limit)? {
-            bail!("killed tasks are still there; the sysrq task list shows where they hang");
+            bail!("killed tasks have not ended; the SysRq task list shows where they hang");
         }
-        // A restart tool ends by itself once its tree is gone.
+        // A restart tool ends when its tree has ended.
         if let Some(pid) = self.waited {
             loop {
                 reaper.reap()?;
@@ -299,7 +299,7 @@ impl Container {
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    bail!("process {pid} does not end though its tasks are gone");
+                    bail!("process {pid} does not end although its tasks have");
                 }
                 let mut fds = [PollFd::new(reaper.fd().as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, poll_timeout(left))?;
@@ -312,18 +312,18 @@ impl Container {
     }
 }
 
-/// Makes the files that the workload's output goes to.
+/// Creates the files for the workload's output.
 fn create_outputs() -> Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     for name in ["stdout", "stderr"] {
         File::create_new(format!("{RUN_DIR}/{name}"))
-            .with_context(|| format!("{RUN_DIR}/{name} is there already; prepare the run first"))?;
+            .with_context(|| format!("{RUN_DIR}/{name} exists already; prepare the run first"))?;
     }
     Ok(())
 }
 
-/// Opens the workload's standard streams by the container's own mounts: a descriptor of
-/// another mount namespace would be an object from outside.
+/// Opens the workload's standard streams in the container's mount namespace: a descriptor from
+/// another namespace would be shared with the outside.
 fn open_streams() -> Result<()> {
     let append = |name: &str| {
         let path = format!("{RUN_DIR}/{name}");
@@ -345,7 +345,7 @@ fn init_command(start: &Start<'_>, go_fd: i32) -> Result<(Vec<CString>, Vec<CStr
     let (program, args) = start
         .argv
         .split_first()
-        .context("there is no program to run")?;
+        .context("no program to run was given")?;
     let program = find_program(program, start.env, start.cwd)?;
     let mut argv = vec![
         format!("{TOOLS_DIR}/init"),
@@ -364,7 +364,7 @@ fn init_command(start: &Start<'_>, go_fd: i32) -> Result<(Vec<CString>, Vec<CStr
     Ok((argv?, env.collect::<Result<_, _>>()?))
 }
 
-/// Finds a program as a shell would, so that `execve` is called once.
+/// Finds a program in the PATH, so that `execve` is called only once.
 fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &str) -> Result<String> {
     if name.contains('/') {
         return Ok(Path::new(cwd).join(name).to_string_lossy().into_owned());
@@ -377,7 +377,7 @@ fn find_program(name: &str, env: &BTreeMap<String, String>, cwd: &str) -> Result
         .with_context(|| format!("{name} is not in the workload's PATH"))
 }
 
-/// The child's way from `clone3` to `init`.
+/// Runs in the child, from `clone3` to the `execve` of `init`.
 fn enter(go: &OwnedFd, argv: &[CString], env: &[CString]) -> Result<std::convert::Infallible> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Files of the guest: listed, read, written, kept.
+//! Lists, reads, writes and keeps files of the guest.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,7 +13,7 @@ use crucible_protocol::{FileEntry, FileKind, frame::MAX_CHUNK};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-/// Lists a tree, sorted by path.
+/// Lists a directory tree, sorted by path.
 pub fn list(root: &str, exclude: &[String]) -> Result<Vec<FileEntry>> {
     let mut entries = Vec::new();
     let walk = WalkDir::new(root)
@@ -75,7 +75,7 @@ fn hash(path: &Path) -> Result<String> {
         .collect())
 }
 
-/// Reads a part, and says whether it is the last one.
+/// Reads a part of a file; returns true with the last one.
 pub fn read(path: &str, offset: u64, length: usize) -> Result<(Vec<u8>, bool)> {
     let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
     let mut data = vec![0; length.min(MAX_CHUNK)];
@@ -93,7 +93,7 @@ pub fn read(path: &str, offset: u64, length: usize) -> Result<(Vec<u8>, bool)> {
     Ok((data, end))
 }
 
-/// Writes a part; offset 0 makes the file and its directories.
+/// Writes a part of a file; offset 0 creates the file and its parent directories.
 pub fn write(path: &str, offset: u64, mode: u32, data: &[u8]) -> Result<()> {
     let what = || format!("cannot write {path}");
     if offset == 0
@@ -112,7 +112,7 @@ pub fn write(path: &str, offset: u64, mode: u32, data: &[u8]) -> Result<()> {
     file.write_all_at(data, offset).with_context(what)
 }
 
-/// Empties a directory and leaves it.
+/// Removes the content of a directory.
 pub fn empty(dir: &str) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {dir}"))? {
         let entry = entry?;
@@ -127,11 +127,11 @@ pub fn empty(dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where a kept tree lies.
+/// Path of a kept tree.
 pub fn stash_dir(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || !name.chars().all(plain) {
-        bail!("{name:?} is no name for a kept tree: letters, digits, '-' and '_' only");
+        bail!("{name:?} is not a valid name of a kept tree: letters, digits, '-' and '_' only");
     }
     Ok(format!("{}/stash-{name}", crucible_protocol::KEEP_DIR))
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The agent, PID 1 of the guest: serves the host over a virtio port until it is told to
-//! shut down. The host's first words make the guest complete.
+//! The agent, PID 1 of the guest: serves requests of the host on a virtio port until the host
+//! requests a shutdown. The request `begin` completes the guest.
 //!
-//! It has one thread. Every wait in it is bounded by the limit of the request that
-//! caused it, and nothing here is ever in a container that may be frozen.
+//! The agent has one thread. Every wait is bounded by the limit of its request, and the agent
+//! is never in a cgroup that may be frozen.
 
 mod boot;
 mod container;
@@ -30,13 +30,13 @@ struct Options {
     /// Serve a login shell on this port instead.
     #[arg(long)]
     terminal: Option<PathBuf>,
-    /// Lines of that terminal.
+    /// Number of lines of that terminal.
     #[arg(long, default_value_t = 24)]
     rows: u16,
-    /// Columns of that terminal.
+    /// Number of columns of that terminal.
     #[arg(long, default_value_t = 80)]
     columns: u16,
-    /// What the kernel passes on of its command line.
+    /// Words of the kernel command line that the kernel passes on.
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     _rest: Vec<String>,
 }
@@ -52,13 +52,13 @@ fn main() {
     }
     if std::process::id() == 1 {
         sync();
-        // Comes back on failure only; the kernel panics when PID 1 ends, which the host sees.
+        // This only returns on failure. The kernel panics when PID 1 ends, which the host reports.
         let _ = reboot(RebootMode::RB_AUTOBOOT);
     }
 }
 
 fn run() -> Result<()> {
-    boot::mount_common().context("the guest's disks are not as they should be")?;
+    boot::mount_common().context("cannot set up the guest's disks")?;
     let channel = boot::open_port(crucible_protocol::PORT_NAME)?;
     serve::Agent::new()?.serve(channel)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's network: itself, and an interface that leads nowhere. Programs make names and
-//! random numbers of an interface's address, so each guest has one of its own.
+//! The guest's network: `lo`, and an interface that is connected to nothing. Programs derive
+//! names and random numbers from an interface's address, so each guest has its own.
 
 use std::{
     fs::File,
@@ -13,18 +13,18 @@ use anyhow::{Context, Result};
 use crucible_protocol::Mac;
 use nix::errno::Errno;
 
-/// The interface's name.
+/// Name of the interface.
 const NAME: &str = "eth0";
 
 /// `_IOW('T', 202, int)` and `_IOW('T', 203, int)` of `include/uapi/linux/if_tun.h`.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 
-/// Of the same file: Ethernet, without a header of its own.
+/// From the same file: Ethernet frames without a packet information header.
 const IFF_TAP: libc::c_short = 0x0002;
 const IFF_NO_PI: libc::c_short = 0x1000;
 
-/// Brings `lo` up.
+/// Brings up `lo`.
 pub fn loopback_up() -> io::Result<()> {
     let mut request = request("lo");
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
@@ -40,8 +40,7 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the interface, with this address. `None` if the kernel was built without what that
-/// needs.
+/// Creates the interface with this address. Returns `None` if the kernel lacks TAP support.
 pub fn interface(mac: Mac) -> Result<Option<Mac>> {
     let tun = match File::options().read(true).write(true).open("/dev/net/tun") {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound) => return Ok(None),
@@ -52,7 +51,7 @@ pub fn interface(mac: Mac) -> Result<Option<Mac>> {
     Ok(Some(mac))
 }
 
-/// It stays when `tun` is closed.
+/// Creates a persistent interface, which stays when `tun` is closed.
 fn make(tun: &File) -> io::Result<()> {
     let mut request = request(NAME);
     request.ifr_ifru.ifru_flags = IFF_TAP | IFF_NO_PI;
@@ -87,12 +86,12 @@ fn set_address(mac: Mac) -> io::Result<()> {
     Ok(())
 }
 
-/// Any will do: interfaces are asked by sockets.
+/// Opens a socket for interface ioctls.
 fn socket() -> io::Result<UdpSocket> {
     UdpSocket::bind("0.0.0.0:0")
 }
 
-/// A request of the interface `name`.
+/// Returns an ioctl request for the interface `name`.
 fn request(name: &str) -> libc::ifreq {
     // SAFETY: all zeroes is a valid `ifreq`, made of integers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reads a container's tasks from its own `/proc`, so that all numbers are its own.
+//! Reads the facts of a container's tasks from its `/proc`, so that pids are those of its
+//! namespace.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +12,8 @@ use anyhow::{Context, Result};
 use crucible_protocol::{Observation, TaskFacts};
 use nix::unistd::Pid;
 
-/// Lines of `status` that belong to a task's state. Memory in use, for one, does not:
-/// which pages are resident is the kernel's business.
+/// Lines of `status` that are facts. Resident memory, for example, is not one: the kernel
+/// decides which pages are resident.
 const STATUS: &[&str] = &[
     "Umask",
     "TracerPid",
@@ -46,10 +47,10 @@ const STATUS: &[&str] = &[
     "Cpus_allowed",
 ];
 
-/// Files of a task that are compared whole.
+/// Files of a task whose whole content is a fact.
 const TASK_FILES: &[&str] = &["cmdline", "limits", "personality", "syscall", "children"];
 
-/// Files of a process that are compared whole.
+/// Files of a process whose whole content is a fact.
 const PROCESS_FILES: &[&str] = &[
     "maps",
     "auxv",
@@ -60,7 +61,7 @@ const PROCESS_FILES: &[&str] = &[
     "coredump_filter",
 ];
 
-/// Links of a task.
+/// Links of a task that are facts.
 const LINKS: &[&str] = &[
     "exe",
     "cwd",
@@ -77,7 +78,7 @@ const LINKS: &[&str] = &[
 pub fn observe(root: Pid) -> Result<Observation> {
     let proc = PathBuf::from(format!("/proc/{root}/root/proc"));
     let mut tasks = Vec::new();
-    for pid in numbers(&proc).context("the container is gone, or has no /proc")? {
+    for pid in numbers(&proc).context("the container has ended, or has no /proc")? {
         let process = proc.join(pid.to_string());
         for tid in numbers(&process.join("task"))? {
             let dir = process.join("task").join(tid.to_string());
@@ -105,7 +106,7 @@ fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
 
 fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
     let stat = fs::read_to_string(dir.join("stat"))?;
-    let (comm, fields) = split_stat(&stat).context("stat reads like nothing known")?;
+    let (comm, fields) = split_stat(&stat).context("cannot parse stat")?;
     let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok()).unwrap_or(0);
     let mut facts = BTreeMap::new();
     for (index, name) in [
@@ -157,7 +158,7 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
     })
 }
 
-/// The command name, and the fields from the state on.
+/// Splits `stat` into the command name and the fields from the state on.
 fn split_stat(stat: &str) -> Option<(String, Vec<&str>)> {
     let open = stat.find('(')?;
     let close = stat.rfind(')')?;
@@ -183,7 +184,7 @@ fn status(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
     Ok(())
 }
 
-/// A file's content; what the kernel refuses for this task, or does not have, is a fact too.
+/// Reads a file. An error of the kernel is a fact, too.
 fn file(dir: &Path, name: &str, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
         Ok(bytes) if name == "auxv" => bytes.iter().map(|b| format!("{b:02x}")).collect(),
@@ -203,9 +204,9 @@ fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>)
     Ok(())
 }
 
-/// What an epoll file watches is a line for each descriptor, in the order of the kernel's
-/// addresses, with the inode's number at its end. What is left on a timer (`it_value`) and how
-/// often it has expired (`ticks`) are other things at each look.
+/// Selects facts of `fdinfo`. An epoll file has a line for each watched descriptor, in the order
+/// of kernel addresses, with an inode number at the end. The remaining time (`it_value`) and the
+/// expirations (`ticks`) of a timer change with time.
 fn watched(name: &str, value: &str) -> (String, String) {
     if name != "tfd" {
         return (name.to_owned(), value.to_owned());
@@ -218,7 +219,7 @@ fn watched(name: &str, value: &str) -> (String, String) {
 
 fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
     let fds = match numbers(&dir.join("fd")) {
-        // A zombie has none left to list.
+        // A zombie has no descriptors.
         Err(_) => return Ok(()),
         Ok(fds) => fds,
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Collects everything that ends. PID 1 gets orphans too; what it did not start is
-//! dropped, what it did is kept until somebody asks.
+//! Reaps all children. PID 1 also gets orphans: their status is discarded, that of watched
+//! children is kept until it is requested.
 
 use std::collections::HashMap;
 
@@ -16,14 +16,14 @@ use nix::{
     unistd::Pid,
 };
 
-/// The one place that calls `waitpid`.
+/// The only place that calls `waitpid`.
 pub struct Reaper {
     signals: SignalFd,
     children: HashMap<i32, Option<Ended>>,
 }
 
 impl Reaper {
-    /// Takes SIGCHLD over.
+    /// Takes over SIGCHLD.
     pub fn new() -> Result<Self> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -35,22 +35,22 @@ impl Reaper {
         })
     }
 
-    /// Becomes readable when something has ended.
+    /// A descriptor that is readable when a child has ended.
     pub fn fd(&self) -> &SignalFd {
         &self.signals
     }
 
-    /// Remembers a child whose end matters.
+    /// Watches a child: its status will be kept.
     pub fn watch(&mut self, pid: Pid) {
         self.children.insert(pid.as_raw(), None);
     }
 
-    /// Forgets a child; its end is dropped.
+    /// Stops watching a child; its status is discarded.
     pub fn forget(&mut self, pid: Pid) {
         self.children.remove(&pid.as_raw());
     }
 
-    /// Collects all that has ended so far.
+    /// Reaps all children that have ended.
     pub fn reap(&mut self) -> Result<()> {
         while self.signals.read_signal()?.is_some() {}
         loop {
@@ -72,7 +72,7 @@ impl Reaper {
         }
     }
 
-    /// How a watched child ended, if it did.
+    /// Takes the status of a watched child, if it has ended.
     pub fn ended(&self, pid: Pid) -> Option<Ended> {
         self.children.get(&pid.as_raw()).copied().flatten()
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Answers the host's requests, one at a time.
+//! Serves the host's requests, one at a time.
 
 use std::{
     collections::HashMap,
@@ -31,13 +31,13 @@ use crate::{
     tool,
 };
 
-/// How long an interactive session may last.
+/// Limit for an interactive session.
 const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long tasks that another tool restored may take to come to rest.
+/// Limit for tasks that another tool restored to quiesce.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// All that the agent remembers between requests.
+/// State of the agent between requests.
 pub struct Agent {
     reaper: Reaper,
     containers: HashMap<String, Container>,
@@ -45,7 +45,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent without containers.
+    /// Creates an agent without containers.
     pub fn new() -> Result<Self> {
         Ok(Self {
             reaper: Reaper::new()?,
@@ -54,7 +54,7 @@ impl Agent {
         })
     }
 
-    /// Answers until the host says `Shutdown`.
+    /// Serves requests until the host sends `Shutdown`.
     pub fn serve(&mut self, channel: File) -> Result<()> {
         let (mut from, mut to) = (channel.try_clone()?, channel);
         loop {
@@ -198,7 +198,7 @@ impl Agent {
         }
         boot::set_clock(begin.now_ns)?;
         boot::reseed(&begin.seed)?;
-        boot::mount_own().context("the guest's disks are not as they should be")?;
+        boot::mount_own().context("cannot set up the guest's disks")?;
         let identity = boot::identify(begin)?;
         boot::prepare().context("cannot prepare the guest")?;
         self.begun = true;
@@ -224,7 +224,7 @@ impl Agent {
         Ok(Reply::Done)
     }
 
-    /// With times kept, since `make` goes by them.
+    /// Copies a tree with its time stamps, which `make` compares.
     fn copy_tree(&mut self, from: &str, to: &str) -> Result<()> {
         let argv = ["cp", "-a", from, to].map(String::from);
         let limit = Duration::from_secs(120);
@@ -251,21 +251,21 @@ impl Agent {
     fn checkpoint(&mut self, run: &str, image: &str, log: &str, limit: Duration) -> Result<Reply> {
         let root = find(&mut self.containers, run)?.root;
         let mut command = Command::new(format!("{TOOLS_DIR}/checkpoint"));
-        // Every container has mounts of its own.
+        // Every container has its own mount namespace.
         command.args(["--own-mounts", "-o", image, "-l", log, &root.to_string()]);
         tool::spawn(&mut self.reaper, &mut command)?
             .finish(&mut self.reaper, limit)
             .map(Reply::Tool)
     }
 
-    /// Without a first process it is what a failed restore may have left.
+    /// Adopts a container; without a first process, it is the remains of a failed restore.
     fn adopt(&mut self, cgroup: Cgroup, pid: Option<i32>) -> Result<Container> {
         let Some(root) = pid.map(Pid::from_raw) else {
             return Ok(Container::adopt(cgroup, Pid::from_raw(0), None));
         };
-        // Frozen, it cannot have ended yet; an orphan by now, it is a child of ours.
+        // It is frozen, so it has not ended; as an orphan it is a child of the agent.
         if !cgroup.wait_frozen(SETTLE_LIMIT)? {
-            bail!("the restored tasks did not come to rest");
+            bail!("the restored tasks did not quiesce");
         }
         self.reaper.watch(root);
         Ok(Container::adopt(cgroup, root, Some(root)))
@@ -322,7 +322,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn unknown(run: &str) -> String {
-    format!("there is no container {run}; start or restart one first")
+    format!("container {run} does not exist; start or restart one first")
 }
 
 fn find<'a>(all: &'a mut HashMap<String, Container>, run: &str) -> Result<&'a mut Container> {
@@ -331,7 +331,9 @@ fn find<'a>(all: &'a mut HashMap<String, Container>, run: &str) -> Result<&'a mu
 
 fn hello(version: u32) -> Result<Reply> {
     if version != VERSION {
-        bail!("the host speaks version {version}, this agent {VERSION}: rebuild the agent's disk");
+        bail!(
+            "the host has protocol version {version}, this agent {VERSION}: run `crucible rootfs build`"
+        );
     }
     let name = uname()?;
     let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME)?;

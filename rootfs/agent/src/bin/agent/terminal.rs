@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A shell on a pseudo-terminal whose other end is a virtio port.
+//! A shell on a pseudo-terminal that is connected to a virtio port.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,7 +16,7 @@ use nix::{
     unistd::setsid,
 };
 
-/// Serves one shell until it ends.
+/// Runs a shell until it ends.
 pub fn serve(port: &Path, rows: u16, columns: u16) -> Result<()> {
     let port = OpenOptions::new()
         .read(true)
@@ -52,7 +52,7 @@ pub fn serve(port: &Path, rows: u16, columns: u16) -> Result<()> {
     exit(child.wait()?.code().unwrap_or(1))
 }
 
-/// Copies both ways until the terminal's last user is gone.
+/// Copies in both directions until no process has the terminal open.
 fn copy(mut port: File, mut terminal: File) -> Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -63,7 +63,7 @@ fn copy(mut port: File, mut terminal: File) -> Result<()> {
         poll(&mut fds, PollTimeout::NONE)?;
         let [from_shell, from_host] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         if !from_shell.is_empty() {
-            // EIO is how a terminal says that nobody has it open any more.
+            // A pty master reports EIO when no process has the slave open.
             match terminal.read(&mut buffer) {
                 Ok(0) | Err(_) => return Ok(()),
                 Ok(n) => port.write_all(&buffer[..n])?,

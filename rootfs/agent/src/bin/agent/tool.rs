@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Helper programs outside any container, run to their end or to a limit.
+//! Runs programs outside of containers, up to a limit.
 
 use std::{
     collections::BTreeMap,
@@ -25,19 +25,19 @@ use nix::{
 use crate::reaper::Reaper;
 use crucible_agent::cgroup::poll_timeout;
 
-/// Most bytes of each output that go into a message.
+/// Maximum number of bytes of each output in a message.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 
-/// A program that runs.
+/// A running program.
 pub struct Tool {
-    /// Its process, leader of a group of its own.
+    /// Its pid; it is the leader of its own process group.
     pub pid: Pid,
     out: File,
     err: File,
     begun: Instant,
 }
 
-/// Starts a program with its output in unnamed files, which no reader can stall.
+/// Starts a program with its output in unnamed files, so that it never blocks on a reader.
 pub fn spawn(reaper: &mut Reaper, command: &mut Command) -> Result<Tool> {
     let (out, err) = (unnamed()?, unnamed()?);
     let begun = Instant::now();
@@ -59,7 +59,7 @@ pub fn spawn(reaper: &mut Reaper, command: &mut Command) -> Result<Tool> {
 }
 
 impl Tool {
-    /// Waits for its end; at the limit it is killed.
+    /// Waits for its end; kills it at the limit.
     pub fn finish(self, reaper: &mut Reaper, limit: Duration) -> Result<ToolRun> {
         let deadline = self.begun + limit;
         let ended = loop {
@@ -75,7 +75,7 @@ impl Tool {
             poll(&mut fds, poll_timeout(left))?;
         };
         if ended.is_none() {
-            // It may end by itself just now; then there is nobody left to signal.
+            // It may have ended meanwhile.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
         reaper.forget(self.pid);
@@ -88,7 +88,7 @@ impl Tool {
     }
 }
 
-/// Runs a program as a host's request says.
+/// Runs the program of a request.
 pub fn exec(
     reaper: &mut Reaper,
     argv: &[String],
@@ -96,7 +96,7 @@ pub fn exec(
     cwd: &str,
     limit: Duration,
 ) -> Result<ToolRun> {
-    let (program, args) = argv.split_first().context("there is no program to run")?;
+    let (program, args) = argv.split_first().context("no program to run was given")?;
     let mut command = Command::new(program);
     command.args(args).envs(env).current_dir(cwd);
     spawn(reaper, &mut command)?.finish(reaper, limit)
@@ -123,7 +123,7 @@ fn content(file: File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads a first line from a pipe, or all there is if it ends before.
+/// Reads the first line from a pipe, or everything if it is closed before.
 pub fn first_line(reaper: &mut Reaper, mut pipe: File, limit: Duration) -> Result<Option<String>> {
     let deadline = Instant::now() + limit;
     let mut text = Vec::new();
@@ -151,7 +151,7 @@ pub fn first_line(reaper: &mut Reaper, mut pipe: File, limit: Duration) -> Resul
     }
 }
 
-/// Starts a program that inherits one more descriptor, which is closed here.
+/// Starts a program that inherits one more descriptor, and closes the descriptor here.
 pub fn with_fd(reaper: &mut Reaper, command: &mut Command, fd: OwnedFd) -> Result<Tool> {
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     spawn(reaper, command)
