@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The series as mails: what `git format-patch` would make of it, because it
 //! does.
 

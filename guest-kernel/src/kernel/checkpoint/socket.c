@@ -547,24 +547,32 @@ static int set_peer_cred(struct ckpt_ctx *ctx, struct sock *sk,
 	return 0;
 }
 
-/* For how long a name can be held by what nobody can reach any more. */
+/* For how long an unreachable socket can hold its name: until the collection, and after it */
 #define NAME_WAIT	(5 * HZ)
+#define NAME_RELEASE	(HZ / 5)
 
 /*
- * A socket that only a message of its own holds has its name until it is collected
- * as garbage, which nobody but us may cause: so wait for that.
+ * A socket that only a message of its own holds keeps its name until it is
+ * collected as garbage, and only this call may cause that: so wait for it. The
+ * collection runs in a work queue, and so does the last fput() of a collected
+ * socket, when nothing is in flight any more.
  */
 static int bind_name(struct socket *sock, struct sockaddr_un *name, int len)
 {
 	unsigned long end = jiffies + NAME_WAIT;
+	bool idle = false;
 	int ret;
 
 	for (;;) {
 		ret = kernel_bind(sock, (struct sockaddr *)name, len);
-		if (ret != -EADDRINUSE || !READ_ONCE(unix_tot_inflight) ||
-		    time_after(jiffies, end))
+		if (ret != -EADDRINUSE || time_after(jiffies, end))
 			return ret;
+		if (!idle && !READ_ONCE(unix_tot_inflight)) {
+			idle = true;
+			end = jiffies + NAME_RELEASE;
+		}
 		unix_gc();
+		flush_delayed_fput();
 		if (schedule_timeout_killable(1) && fatal_signal_pending(current))
 			return -EINTR;
 	}
