@@ -99,7 +99,7 @@ fn a_saved_guest_is_not_lost_to_another() {
     guest.machine().save().unwrap();
     // Its memory is the file; whoever is to go on has to start from there.
     let error = guest.machine().resume().unwrap_err().to_string();
-    assert!(error.contains("that of the saved guest"), "{error}");
+    assert!(error.contains("the file of the snapshot"), "{error}");
     guest.machine().kill().unwrap();
     let memory = saved.path().join("memory");
     let written = |path| fs::metadata(path).unwrap().modified().unwrap();
@@ -119,7 +119,7 @@ fn a_machine_that_was_not_started_for_it_is_not_saved() {
     let (_files, machine) = start(Start::Boot);
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
     let error = guest.machine().save().unwrap_err().to_string();
-    assert!(error.contains("not started for that"), "{error}");
+    assert!(error.contains("not started with a directory"), "{error}");
     // And it goes on.
     guest.machine().pause().unwrap();
     guest.machine().resume().unwrap();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The census of the guest's kernel: every function in which a task can sleep, and what
-//! ends that sleep while a freeze is pending. The lists lie in `guest-kernel/census/`, and
-//! `docs/census.md` says how they are read.
+//! The census of the guest's kernel: every function in which a task can sleep, and what ends that
+//! sleep while a freeze is pending. The lists are in `guest-kernel/census/`; `docs/census.md`
+//! describes how to read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// The lists, by their names in `guest-kernel/census/`.
+/// The contents of the lists, with their file names in `guest-kernel/census/`.
 pub const LISTS: &[(&str, &str)] = &[
     (
         "block.txt",
@@ -25,27 +25,27 @@ pub const LISTS: &[(&str, &str)] = &[
     ("net.txt", include_str!("../../guest-kernel/census/net.txt")),
 ];
 
-/// What becomes of a task that sleeps in a function when it is to be frozen.
+/// The effect of a pending freeze on a task that sleeps in a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// A wait that others call: those are listed, each with its own class.
+    /// The function waits on behalf of its callers, which are listed with their own classes.
     Primitive,
-    /// No user task comes there.
+    /// No user task sleeps in the function.
     Never,
-    /// The sleep ends in bounded time: by the freeze itself, or by work of the kernel or of
-    /// a device that no user task has to do.
+    /// The sleep ends in bounded time: by the freeze itself, or by work of the kernel or of a
+    /// device that does not depend on a user task.
     Bounded,
-    /// It waits for the holder of a lock: bounded as long as the holder is.
+    /// The task waits for the holder of a lock: bounded as long as the holder is.
     Lock,
-    /// It counts as frozen, and a restarted task sleeps there again.
+    /// The task counts as frozen, and a restarted task sleeps here again.
     Restored,
-    /// Another task has to end it; where none does in time, the checkpoint is refused with
-    /// the task, the place, and who can end it.
+    /// A different task must end the sleep. If none does in time, the checkpoint is refused, with
+    /// the task, the place, and the task that can end the sleep.
     Refused,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 6] = [
         Self::Primitive,
         Self::Never,
@@ -55,7 +55,7 @@ impl Class {
         Self::Refused,
     ];
 
-    /// Its name in the lists.
+    /// Returns the class's name in the lists.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primitive => "primitive",
@@ -68,12 +68,12 @@ impl Class {
     }
 }
 
-/// A function of one source file.
+/// A function in a source file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Function {
-    /// The file, by its path in the kernel's tree.
+    /// The file's path in the kernel's source tree.
     pub file: String,
-    /// The function's name, without what the compiler adds to that of a part or a clone.
+    /// The function's name, without the suffix that the compiler adds for a part or a clone.
     pub name: String,
 }
 
@@ -83,40 +83,40 @@ impl fmt::Display for Function {
     }
 }
 
-/// How often the code of a function calls each primitive.
+/// The number of calls of each primitive in a function's code.
 pub type Calls = BTreeMap<String, u32>;
 
-/// One entry of the lists.
+/// An entry of the lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Which function.
+    /// The function.
     pub function: Function,
-    /// What it calls, and how often, in the base flavour.
+    /// The calls of primitives in the base flavour.
     pub base: Calls,
-    /// The same in the debug flavour.
+    /// The calls of primitives in the debug flavour.
     pub debug: Calls,
-    /// What becomes of a task there.
+    /// The effect of a freeze on a task that sleeps here.
     pub class: Class,
-    /// The locks that it holds meanwhile, for which others may wait then.
+    /// The locks that the task holds meanwhile, for which other tasks may wait.
     pub locks: String,
-    /// Why the class is the right one; where it is [`Class::Refused`], who can end the sleep.
+    /// The reason for the class; for [`Class::Refused`], the task that can end the sleep.
     pub reason: String,
 }
 
 impl Entry {
-    /// Its calls, as a list has them.
+    /// Returns the calls in the format of a list.
     pub fn calls(&self) -> String {
         write_calls(&self.base, &self.debug)
     }
 
-    /// How many different primitives it calls.
+    /// Returns the number of different primitives that the function calls.
     pub fn pairs(&self) -> usize {
         let names: BTreeSet<_> = self.base.keys().chain(self.debug.keys()).collect();
         names.len()
     }
 }
 
-/// All entries of one list. An error names the line.
+/// Parses a list. An error contains the line.
 pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
     let mut file = String::new();
     let mut entries: Vec<Entry> = Vec::new();
@@ -135,7 +135,7 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
             return Err(bad("not five fields"));
         };
         let class = Class::ALL.into_iter().find(|c| c.name() == class);
-        let (base, debug) = parse_calls(calls).ok_or_else(|| bad("the calls"))?;
+        let (base, debug) = parse_calls(calls).ok_or_else(|| bad("invalid calls"))?;
         let entry = Entry {
             function: Function {
                 file: file.clone(),
@@ -143,7 +143,7 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
             },
             base,
             debug,
-            class: class.ok_or_else(|| bad("no such class"))?,
+            class: class.ok_or_else(|| bad("unknown class"))?,
             locks: locks.to_owned(),
             reason: reason.to_owned(),
         };
@@ -154,7 +154,7 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
             return Err(bad("no reason"));
         }
         if entry.locks.is_empty() {
-            return Err(bad("no word about locks"));
+            return Err(bad("locks are missing"));
         }
         if entries.iter().any(|e| e.function == entry.function) {
             return Err(bad("listed twice"));
@@ -164,7 +164,8 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-/// `schedule:2 msleep:1/0`: twice in both flavours; once in base and not at all in debug.
+/// Parses calls. `schedule:2 msleep:1/0` means two calls in both flavours; one call in base and
+/// none in debug.
 fn parse_calls(text: &str) -> Option<(Calls, Calls)> {
     let (mut base, mut debug) = (Calls::new(), Calls::new());
     for word in text.split_whitespace() {
@@ -180,7 +181,7 @@ fn parse_calls(text: &str) -> Option<(Calls, Calls)> {
     (!base.is_empty() || !debug.is_empty()).then_some((base, debug))
 }
 
-/// Writes the column of calls of a line, in the form that [`entries`] reads.
+/// Formats the calls as the column of a line, in the form that [`entries`] reads.
 pub fn write_calls(base: &Calls, debug: &Calls) -> String {
     let names: BTreeSet<_> = base.keys().chain(debug.keys()).collect();
     let words = names.into_iter().map(|name| {
@@ -193,7 +194,7 @@ pub fn write_calls(base: &Calls, debug: &Calls) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The entries of all lists.
+/// Parses all lists and returns their entries.
 pub fn entries() -> Result<Vec<Entry>, String> {
     let mut all = Vec::new();
     for (name, text) in LISTS {
@@ -202,12 +203,14 @@ pub fn entries() -> Result<Vec<Entry>, String> {
     Ok(all)
 }
 
-/// What ends the sleep at a place that is [`Class::Bounded`]: its reason begins with one of these.
+/// The first words of the reason of a [`Class::Bounded`] place: what ends the sleep.
 pub const BOUNDS: [&str; 5] = ["signal: ", "time: ", "device: ", "kernel: ", "runnable: "];
 
-/// The entry that tells why a task with this stack, the innermost function first, is not at
-/// rest. It is the innermost that is no mere primitive; but where the freeze ends that very
-/// sleep, and the task is there all the same, then what is around it has begun it again.
+/// Returns the entry that explains why a task with this stack is not quiesced; the stack begins
+/// with the innermost function. This is the innermost function that is not a primitive. However, if
+/// the freeze itself ends that sleep and the task still sleeps there, the task has been put to
+/// sleep again by an outer function, so the innermost function whose sleep the freeze does not end
+/// is returned instead.
 pub fn place<'a>(
     entries: &'a [Entry],
     stack: impl Iterator<Item = &'a str> + Clone,
@@ -255,14 +258,14 @@ fault | handle_mm_fault:1 | refused | - | the monitor
     }
 
     #[test]
-    fn what_is_no_entry_is_refused_with_its_line() {
+    fn an_invalid_entry_is_refused_with_its_line() {
         for (line, why) in [
             ("a | schedule:1 | bounded | why", "not five fields"),
-            ("a | schedule:1 | perhaps | - | why", "no such class"),
-            ("a | schedule | bounded | - | why", "the calls"),
-            ("a | schedule:0 | bounded | - | why", "the calls"),
+            ("a | schedule:1 | perhaps | - | why", "unknown class"),
+            ("a | schedule | bounded | - | why", "invalid calls"),
+            ("a | schedule:0 | bounded | - | why", "invalid calls"),
             ("a | schedule:1 | bounded | - | ", "no reason"),
-            ("a | schedule:1 | bounded | | why", "no word about locks"),
+            ("a | schedule:1 | bounded | | why", "locks are missing"),
         ] {
             let error = parse(&format!("x.c:\n{line}\n")).unwrap_err();
             assert!(error.starts_with(&format!("line 2: {why}")), "{error}");
@@ -272,7 +275,7 @@ fault | handle_mm_fault:1 | refused | - | the monitor
     }
 
     #[test]
-    fn of_a_stack_the_place_that_others_end_counts() {
+    fn the_place_that_other_tasks_end_is_preferred() {
         let entries = parse(LIST).unwrap();
         let found = |stack: &[&'static str]| {
             place(&entries, stack.iter().copied()).map(|e| e.function.name.clone())
@@ -288,7 +291,7 @@ fault | handle_mm_fault:1 | refused | - | the monitor
     }
 
     #[test]
-    fn the_lists_are_sound() {
+    fn the_lists_are_consistent() {
         let all = entries().unwrap();
         assert!(!all.is_empty());
         for entry in &all {

@@ -1,45 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the guest shows of a container's tasks.
+//! The state of a container's tasks, as the guest observes it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A frozen container, task by task.
+/// The tasks of a frozen container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// All tasks, by process id and then thread id.
+    /// All tasks, sorted by process ID and thread ID.
     pub tasks: Vec<TaskFacts>,
 }
 
-/// One task as `/proc` shows it. All numbers are those of the container's pid namespace.
+/// A task as `/proc` shows it. All IDs are those of the container's pid namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskFacts {
-    /// Process id.
+    /// Process ID.
     pub pid: i32,
-    /// Thread id; equals `pid` for the leader.
+    /// Thread ID; equals `pid` for the leader.
     pub tid: i32,
-    /// Parent's process id.
+    /// Process ID of the parent.
     pub ppid: i32,
-    /// Process group.
+    /// Process group ID.
     pub pgid: i32,
-    /// Session.
+    /// Session ID.
     pub sid: i32,
     /// Command name.
     pub comm: String,
     /// State letter of `/proc/PID/stat`.
     pub state: char,
-    /// The line of `/proc/PID/ckpt_site`; empty where the kernel has none.
+    /// The line of `/proc/PID/ckpt_site`; empty if the kernel lacks that file.
     pub site: String,
-    /// Everything else, one name each: `status.SigBlk`, `fd/3.link`, `maps`, …
+    /// All other facts by name: `status.SigBlk`, `fd/3.link`, `maps`, …
     pub facts: BTreeMap<String, String>,
 }
 
-/// How the freeze came about.
+/// How a freeze was triggered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
-    /// Thread that caused the event, in the container's numbers; 0 for a timer.
+    /// The thread that caused the event, by its ID in the container; 0 for a timer.
     pub tid: i32,
-    /// How often the event had happened when the container had come to rest.
+    /// The number of times that the event had occurred when the container was quiesced.
     pub count: u64,
 }

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Frames: a little-endian `u32` length, then that many bytes of JSON.
+//! Frames: a little-endian `u32` length, followed by this number of bytes of JSON.
 
 use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-/// Longest JSON text a frame may carry.
+/// Maximum length in bytes of a frame's JSON text.
 pub const MAX_FRAME: usize = 16 << 20;
 
-/// Most bytes of a file to put into one message, so that its base64 text fits a frame.
+/// Maximum number of bytes of a file in one message, so that their base64 text fits a frame.
 pub const MAX_CHUNK: usize = 4 << 20;
 
-/// What can be wrong with a frame.
+/// Errors of reading or writing a frame.
 #[derive(Debug, Error)]
 pub enum FrameError {
-    /// The other side is gone; no frame had begun.
+    /// The other side closed the channel between frames.
     #[error("the other side closed the channel")]
     Closed,
-    /// Reading or writing failed, or the channel ended inside a frame.
-    #[error("the channel broke")]
+    /// Reading or writing failed, or the channel was closed inside a frame.
+    #[error("the channel failed")]
     Io(#[source] io::Error),
-    /// The length word promises more than a frame may carry.
+    /// The frame's length exceeds the limit.
     #[error("a frame of {0} bytes exceeds the limit of {MAX_FRAME}")]
     TooLong(usize),
-    /// The frame is not the JSON expected.
+    /// The frame is not the expected JSON.
     #[error("a frame is not a message of this protocol")]
     Malformed(#[source] serde_json::Error),
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_frames_are_read_back() {
         let mut wire = Vec::new();
         write(&mut wire, &("one", 1)).unwrap();
         write(&mut wire, &("two", 2)).unwrap();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_inside_a_frame_is_not_a_clean_close() {
+    fn an_end_inside_a_frame_is_an_error() {
         let mut wire = Vec::new();
         write(&mut wire, &"text").unwrap();
         for cut in 1..wire.len() {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mad_length_is_refused_before_it_is_allocated() {
+    fn an_excessive_length_is_refused_before_it_is_allocated() {
         let wire = u32::MAX.to_le_bytes();
         assert!(matches!(
             read::<String>(&mut wire.as_slice()),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_json_is_named_as_such() {
+    fn unexpected_json_is_reported_as_malformed() {
         let mut wire = Vec::new();
         write(&mut wire, &"text").unwrap();
         assert!(matches!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What tells a guest from all others that were started from the same saved machine.
+//! The properties that distinguish a guest from others that started from the same snapshot.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes;
 
-/// What a guest cannot know, or must not share with others that were started from the
-/// same saved machine.
+/// Values that a guest cannot know, or must not share with others that started from the same
+/// snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     /// The time, in nanoseconds since 1970 (UTC).
     pub now_ns: u64,
-    /// Random bytes, which nobody else has.
+    /// Random bytes, unique to this guest.
     #[serde(with = "bytes")]
     pub seed: Vec<u8>,
-    /// The guest's name among all guests.
+    /// The guest's name, unique among all guests.
     pub instance: String,
 }
 
-/// What became of it, as the guest sees itself.
+/// The identity that the guest has taken, as it observes it itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Its name among all guests.
+    /// The guest's name, unique among all guests.
     pub instance: String,
-    /// The address of its network interface, which leads nowhere; none if its kernel can
-    /// make no such interface.
+    /// The address of its network interface, which is not connected to anything; `None` if its
+    /// kernel does not support such an interface.
     pub mac: Option<Mac>,
-    /// The first random bytes that it drew, as `getrandom(2)` gives them to everybody.
+    /// The first random bytes that it read, with `getrandom(2)`, as any process can.
     #[serde(with = "bytes")]
     pub random: Vec<u8>,
 }
@@ -40,10 +40,9 @@ pub struct Identity {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The address of the guest of this name: one for a single station, locally
-    /// administered.
+    /// Returns the address of the guest with this name: a unicast address, locally administered.
     pub fn of(instance: &str) -> Self {
-        // FNV-1a, 64 bits.
+        // 64-bit FNV-1a.
         let hash = instance
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
@@ -61,13 +60,13 @@ impl fmt::Display for Mac {
     }
 }
 
-/// A text that is no Ethernet address.
+/// The error for a text that is not an Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMac;
 
 impl fmt::Display for NoMac {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        to.write_str("this is no Ethernet address")
+        to.write_str("this is not an Ethernet address")
     }
 }
 
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_of_one_station_and_ours_to_give() {
+    fn addresses_are_unicast_and_locally_administered() {
         for name in ["", "0", "a guest", "ffffffffffffffffffffffffffffffff"] {
             let mac = Mac::of(name);
             assert_eq!(mac.0[0] & 3, 2, "{mac}");
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn an_invalid_address_is_refused() {
         for text in [
             "",
             "02:00:00:00:00",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The typed messages between host and guest, and the reader of checkpoint images.
 //!
-//! Nothing in here opens a file or a socket: framing works on anything that is
-//! `Read` or `Write`, the rest is plain data.
+//! Nothing in this crate opens a file or a socket: framing works on any `Read` or `Write`, and the
+//! rest is plain data.
 
 pub mod bytes;
 pub mod census;
@@ -19,26 +19,26 @@ pub use identity::{Begin, Identity, Mac};
 pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
 pub use trigger::{EventKind, Trigger};
 
-/// Version of the conversation; host and agent must have the same one.
+/// Version of the protocol; host and agent must have the same one.
 pub const VERSION: u32 = 5;
 
-/// Name of the virtio-serial port that carries the conversation.
+/// Name of the virtio-serial port that carries the messages.
 pub const PORT_NAME: &str = "org.crucible.channel";
 
-/// Where the workload lives in the guest.
+/// The working directory of the workload in the guest.
 pub const WORK_DIR: &str = "/work";
 
-/// The runner's own files inside [`WORK_DIR`]: `stdout`, `stderr`, `status`.
+/// The directory of the runner's own files in [`WORK_DIR`]: `stdout`, `stderr`, `status`.
 pub const RUN_DIR: &str = "/work/.crucible";
 
-/// Where the agent's own disk is found once Debian is the root.
+/// The mount point of the agent's own disk once Debian is the root.
 pub const TOOLS_DIR: &str = "/opt/crucible";
 
-/// A directory of the scratch disk that runs do not wipe: images, logs, built workloads.
+/// A directory of the scratch disk that runs do not empty: images, logs, built workloads.
 pub const KEEP_DIR: &str = "/scratch/keep";
 
-/// The kernel's number for `checkpoint(2)`.
+/// System call number of `checkpoint(2)`.
 pub const SYS_CHECKPOINT: i64 = 500;
 
-/// The kernel's number for `restart(2)`.
+/// System call number of `restart(2)`.
 pub const SYS_RESTART: i64 = 501;

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the guest's `matrix` says of each cell, a line of JSON a cell.
+//! The results that the guest's `matrix` program prints: one line of JSON per cell.
 
 use serde::{Deserialize, Serialize};
 
-/// What a cell turned out to be; see docs/matrix.md.
+/// The result of a cell; see docs/matrix.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// The restarted run saw what the control saw.
+    /// The restarted run observed the same as the control.
     Passed,
-    /// It saw something else, or did not come to its end.
+    /// The restarted run observed something else, or did not finish.
     Failed,
-    /// checkpoint(2) refused it.
+    /// checkpoint(2) refused the cell.
     Refused,
-    /// A call of ptrace(2) that the cell is about fails, undisturbed.
+    /// A call of ptrace(2) that the cell tests fails in the baseline run.
     Excluded,
-    /// Undisturbed, the tracee never comes to such a stop.
+    /// In the baseline run, the tracee never reaches such a stop.
     NoSuchStop,
-    /// Undisturbed, it cannot be told from a run without the feature.
+    /// The baseline run cannot be distinguished from a run without the feature.
     Indistinguishable,
     /// The program itself failed, or two of its controls differ.
     Unknown,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes.
     pub const ALL: [Self; 7] = [
         Self::Passed,
         Self::Failed,
@@ -35,12 +35,12 @@ impl Class {
         Self::Unknown,
     ];
 
-    /// Whether somebody has to look at it.
+    /// Returns true if the result needs attention.
     pub fn is_bad(self) -> bool {
         matches!(self, Self::Failed | Self::Refused | Self::Unknown)
     }
 
-    /// In words.
+    /// Returns the name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -54,30 +54,30 @@ impl Class {
     }
 }
 
-/// One cell, as the guest tells of it.
+/// The result of a cell, as the guest reports it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
-    /// STOP/WAY/NEXT/COLLECTED/THREADS.
+    /// The name of the cell: STOP/WAY/NEXT/COLLECTED/THREADS.
     pub cell: String,
-    /// What it turned out to be.
+    /// The class of the result.
     pub class: Class,
-    /// Why, where there is something to say.
+    /// The reason, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The first line that differs: the control's, and that of the restarted run.
+    /// The first line that differs: that of the control, and that of the restarted run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differs: Option<[String; 2]>,
-    /// How long it took.
+    /// The duration in milliseconds.
     pub ms: u64,
 }
 
 impl Cell {
-    /// The part of its name that says which stop.
+    /// Returns the part of the name that specifies the stop.
     pub fn stop(&self) -> &str {
         self.part(0)
     }
 
-    /// The part that says how the tracer came to be one.
+    /// Returns the part of the name that specifies how the tracer attached.
     pub fn way(&self) -> &str {
         self.part(1)
     }

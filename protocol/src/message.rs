@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Requests of the host and replies of the agent.
 //!
-//! The host asks, the agent answers, one at a time. Every wait carries its own
-//! limit, and a limit that was reached is an answer, not an error.
+//! The host sends one request at a time, and the agent replies to it. Every wait has its own time
+//! limit, and reaching that limit is a normal reply, not an error.
 
 use std::collections::BTreeMap;
 
@@ -15,189 +15,189 @@ use crate::{
     trigger::Trigger,
 };
 
-/// A message with the number that ties an answer to its question.
+/// A message with the number that links a reply to its request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Envelope<T> {
-    /// Chosen by the host, repeated by the agent.
+    /// The number, chosen by the host and repeated by the agent.
     pub id: u64,
     /// The message.
     pub body: T,
 }
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
-    /// First message. Answered by [`Reply::Hello`].
+    /// Opens the conversation; the first message. Answered by [`Reply::Hello`].
     Hello {
         /// The host's [`crate::VERSION`].
         version: u32,
     },
-    /// Before anything else that needs the guest's disks, and once: who this guest is.
-    /// Until then it is as all guests of its kind are, so that its machine may be saved
+    /// Gives this guest its identity. Sent once, before any request that needs the guest's disks.
+    /// Until then all guests of its configuration are identical, so that the machine can be saved
     /// and started many times. [`Reply::Begun`].
     Begin(Begin),
-    /// Empties `/work` and `/tmp`; then copies a kept tree to `/work`. [`Reply::Done`].
+    /// Empties `/work` and `/tmp`, and copies a stashed tree to `/work`. [`Reply::Done`].
     Prepare {
-        /// Name given to [`Request::Stash`], if the work directory is not to be empty.
+        /// The name of a [`Request::Stash`] to copy; `None` for an empty work directory.
         from: Option<String>,
     },
-    /// Keeps a copy of `/work` for later [`Request::Prepare`]. [`Reply::Done`].
+    /// Keeps a copy of `/work` for a later [`Request::Prepare`]. [`Reply::Done`].
     Stash {
-        /// Its name.
+        /// The name of the copy.
         name: String,
     },
-    /// Runs a helper program outside any container to its end. [`Reply::Tool`].
+    /// Runs a helper program outside any container, and waits for its end. [`Reply::Tool`].
     Exec {
         /// Program and arguments.
         argv: Vec<String>,
-        /// Added to the agent's environment.
+        /// Variables to add to the agent's environment.
         env: BTreeMap<String, String>,
         /// Working directory.
         cwd: String,
-        /// Killed after this time.
+        /// Time in milliseconds after which it is killed.
         timeout_ms: u64,
     },
-    /// Starts a workload in a container of its own, its trigger armed. [`Reply::Started`].
+    /// Starts a workload in a new container with an armed trigger. [`Reply::Started`].
     Start {
-        /// Name of its cgroup.
+        /// Name of the container's cgroup.
         run: String,
         /// Program and arguments.
         argv: Vec<String>,
-        /// The whole environment.
+        /// The complete environment.
         env: BTreeMap<String, String>,
         /// Working directory.
         cwd: String,
-        /// Where to freeze it.
+        /// The event at which to freeze it; `None` to let it run to its end.
         trigger: Option<Trigger>,
     },
     /// Waits until the container has frozen or ended. [`Reply::Stopped`].
     Wait {
         /// Name given to `Start` or `Restart`.
         run: String,
-        /// Limit.
+        /// Time limit in milliseconds.
         timeout_ms: u64,
     },
     /// Reads the tasks of a container from `/proc`. [`Reply::Observed`].
     Observe {
-        /// Which container.
+        /// Name of the container.
         run: String,
     },
     /// Checkpoints a frozen container. [`Reply::Tool`].
     Checkpoint {
-        /// Which container.
+        /// Name of the container.
         run: String,
-        /// Image file to write.
+        /// Path of the image file to write.
         image: String,
-        /// Log file to write.
+        /// Path of the log file to write.
         log: String,
-        /// Limit.
+        /// Time limit in milliseconds.
         timeout_ms: u64,
     },
-    /// Kills all of a container and waits until nothing of it is left. [`Reply::Done`].
+    /// Kills all tasks of a container and waits until they are gone. [`Reply::Done`].
     Kill {
-        /// Which container.
+        /// Name of the container.
         run: String,
-        /// Limit.
+        /// Time limit in milliseconds.
         timeout_ms: u64,
     },
     /// Restarts an image in a new container that stays frozen. [`Reply::Restarted`].
     Restart {
         /// Name of the new container.
         run: String,
-        /// Image file to read.
+        /// Path of the image file to read.
         image: String,
-        /// Log file to write.
+        /// Path of the log file to write.
         log: String,
-        /// Limit.
+        /// Time limit in milliseconds.
         timeout_ms: u64,
     },
-    /// Takes over a container that another tool made and froze, CRIU say. [`Reply::Done`].
+    /// Takes over a container that a different tool, such as CRIU, has created and frozen.
+    /// [`Reply::Done`].
     Adopt {
-        /// Name of the cgroup, made by [`Request::Cgroup`].
+        /// Name of the cgroup, created by [`Request::Cgroup`].
         run: String,
-        /// Its first process, in the agent's numbers, an orphan of the tool's. None: the
-        /// tool failed; what it left can then be killed.
+        /// Its first process, by its ID in the agent's pid namespace, orphaned by the tool. `None`
+        /// if the tool failed; its remains can then be killed.
         pid: Option<i32>,
     },
-    /// Makes an empty, thawed cgroup. [`Reply::Done`].
+    /// Creates an empty, thawed cgroup. [`Reply::Done`].
     Cgroup {
-        /// Its name.
+        /// The name of the cgroup.
         run: String,
     },
-    /// Arms a trigger for a frozen container, in place of the one that froze it.
-    /// [`Reply::Done`].
+    /// Arms a trigger for a frozen container, replacing the one that froze it. [`Reply::Done`].
     Arm {
-        /// Which container.
+        /// Name of the container.
         run: String,
-        /// Where to freeze it next.
+        /// The event at which to freeze it next.
         trigger: Trigger,
     },
-    /// Lets a frozen container go on. [`Reply::Done`].
+    /// Thaws a frozen container. [`Reply::Done`].
     Thaw {
-        /// Which container.
+        /// Name of the container.
         run: String,
     },
-    /// Lists a tree with hashes of its files. [`Reply::Files`].
+    /// Lists a directory tree with hashes of its files. [`Reply::Files`].
     List {
-        /// Directory.
+        /// The directory.
         root: String,
-        /// Names directly below it to leave out.
+        /// Names directly below the directory to leave out.
         exclude: Vec<String>,
     },
     /// Reads part of a file. [`Reply::Data`].
     ReadFile {
-        /// Path.
+        /// The file's path.
         path: String,
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
-        /// Most bytes to return; at most [`crate::frame::MAX_CHUNK`].
+        /// Maximum number of bytes to return; at most [`crate::frame::MAX_CHUNK`].
         length: usize,
     },
-    /// Writes part of a file; offset 0 makes it anew. [`Reply::Done`].
+    /// Writes part of a file; a write at offset 0 creates or truncates it. [`Reply::Done`].
     WriteFile {
-        /// Path; its directories are made.
+        /// The file's path; missing directories are created.
         path: String,
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
-        /// Permissions.
+        /// Permission bits.
         mode: u32,
         /// Content.
         #[serde(with = "bytes")]
         data: Vec<u8>,
     },
-    /// Sets a test-only switch of the debug kernel. [`Reply::Done`].
+    /// Enables a fault injection of the debug kernel. [`Reply::Done`].
     Break {
-        /// Its name: `vfork-wait` is `checkpoint/break_vfork_wait` in debugfs.
+        /// The name of the injection: `vfork-wait` is `checkpoint/break_vfork_wait` in debugfs.
         name: String,
     },
-    /// Writes a key to `/proc/sysrq-trigger`; the answer goes to the console. [`Reply::Done`].
+    /// Writes a key to `/proc/sysrq-trigger`; the kernel answers on the console. [`Reply::Done`].
     Sysrq {
         /// The key.
         key: char,
     },
-    /// Serves a login shell on the terminal port until it ends. [`Reply::Tool`].
+    /// Serves a login shell on the terminal port until the shell ends. [`Reply::Tool`].
     Terminal {
         /// Name of the virtio port.
         port: String,
-        /// Lines of the user's terminal.
+        /// Number of lines of the user's terminal.
         rows: u16,
-        /// Columns of the user's terminal.
+        /// Number of columns of the user's terminal.
         columns: u16,
         /// The user's `TERM`.
         term: String,
     },
-    /// Writes everything to the disks. [`Reply::Done`].
+    /// Syncs all file systems. [`Reply::Done`].
     Sync,
-    /// Syncs and powers off. [`Reply::Done`] comes first.
+    /// Syncs and powers off. [`Reply::Done`] is sent before.
     Shutdown,
 }
 
-/// What the agent answers.
+/// A reply of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
-    /// Who is there.
+    /// The agent and its kernel.
     Hello {
         /// The agent's [`crate::VERSION`].
         version: u32,
@@ -205,36 +205,37 @@ pub enum Reply {
         kernel: String,
         /// `uname -v`.
         build: String,
-        /// Whether the kernel has `checkpoint(2)` and `cgroup.freeze_at`.
+        /// True if the kernel has `checkpoint(2)` and `cgroup.freeze_at`.
         checkpoint: bool,
         /// Milliseconds since the kernel's boot.
         uptime_ms: u64,
     },
-    /// This guest is one of its own.
+    /// The guest has taken its identity.
     Begun(Identity),
-    /// It is done.
+    /// The request was completed.
     Done,
-    /// A container runs.
+    /// The container runs.
     Started {
-        /// Its init, in the agent's numbers.
+        /// Its init process, by its ID in the agent's pid namespace.
         pid: i32,
     },
-    /// A container stopped, or did not.
+    /// The result of waiting for a container.
     Stopped(Stopped),
     /// The tasks of a container.
     Observed(Observation),
-    /// A tool came to its end.
+    /// The tool has ended, or was killed at its limit.
     Tool(ToolRun),
-    /// The outcome of a restart.
+    /// The result of a restart.
     Restarted {
-        /// The new root, in the agent's numbers; none if it was refused.
+        /// The restarted root process, by its ID in the agent's pid namespace; `None` if the
+        /// restart was refused.
         pid: Option<i32>,
-        /// How the tool ended, where it did.
+        /// The result of the restart tool, if it has ended.
         tool: Option<ToolRun>,
     },
-    /// A listing.
+    /// A directory listing.
     Files {
-        /// Sorted by path.
+        /// The entries, sorted by path.
         entries: Vec<FileEntry>,
     },
     /// Part of a file.
@@ -242,39 +243,39 @@ pub enum Reply {
         /// Content.
         #[serde(with = "bytes")]
         data: Vec<u8>,
-        /// Whether the file ends with it.
+        /// True if the data includes the end of the file.
         end: bool,
     },
     /// The request failed.
     Failed {
-        /// Why, and what to do about it.
+        /// The reason, and what to do about it.
         message: String,
     },
 }
 
-/// Why a wait came back.
+/// The reason why a wait has returned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum Stopped {
-    /// The trigger fired and all tasks are at rest.
+    /// The trigger fired and all tasks are quiesced.
     Frozen(Freeze),
-    /// The container's init is gone.
+    /// The container's init process has exited.
     Exited {
-        /// What the container's first process returned, and to its parent.
+        /// How the container's first process ended, as its parent saw it.
         root: Option<Ended>,
-        /// What init wrote down of the workload before that; none if it wrote nothing.
+        /// How the workload ended, as init recorded it before; `None` if init recorded nothing.
         workload: Option<Ended>,
-        /// How often the trigger's event had happened, if one was armed.
+        /// The number of times that the trigger's event had occurred, if a trigger was armed.
         count: Option<u64>,
     },
-    /// The limit was reached.
+    /// The time limit was reached.
     Timeout {
-        /// The trigger had fired, but the tasks did not come to rest.
+        /// True if the trigger had fired, but the tasks were not quiesced.
         fired: bool,
-        /// How often the event had happened by then.
+        /// The number of times that the event had occurred by then.
         count: Option<u64>,
-        /// The tasks that were not at rest once it had fired, each with its place and who can
-        /// end that.
+        /// The tasks that were not quiesced after the trigger had fired, each with its place and
+        /// the tasks that can end the sleep there.
         stuck: Vec<String>,
     },
 }
@@ -283,20 +284,20 @@ pub enum Stopped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
 pub enum Ended {
-    /// By itself.
+    /// It exited.
     Exited {
-        /// Status.
+        /// The exit status.
         code: i32,
     },
     /// By a signal.
     Signaled {
-        /// Which.
+        /// The signal's number.
         signal: i32,
     },
 }
 
 impl Ended {
-    /// As a line of the status file.
+    /// Formats it as a line of the status file.
     pub fn to_line(self) -> String {
         match self {
             Self::Exited { code } => format!("exited {code}\n"),
@@ -304,7 +305,7 @@ impl Ended {
         }
     }
 
-    /// From a whole line of the status file; half a line is none.
+    /// Parses a complete line of the status file. Returns `None` for a line without its newline.
     pub fn from_line(line: &str) -> Option<Self> {
         let (how, number) = line.strip_suffix('\n')?.split_once(' ')?;
         let number = number.parse().ok()?;
@@ -315,7 +316,7 @@ impl Ended {
         }
     }
 
-    /// The status a shell would give: 128 and the signal's number for a signal.
+    /// Returns the status that a shell reports: 128 plus the signal's number for a signal.
     pub fn shell_status(self) -> i32 {
         match self {
             Self::Exited { code } => code,
@@ -333,54 +334,54 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// A tool's end and what it said.
+/// The result of a tool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolRun {
-    /// None: it was killed at its limit.
+    /// How it ended; `None` if it was killed at its time limit.
     pub ended: Option<Ended>,
-    /// Standard output, bytes that are not UTF-8 replaced.
+    /// Standard output, in which bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error, likewise.
+    /// Standard error, in the same form.
     pub stderr: String,
-    /// How long it took.
+    /// The duration in milliseconds.
     pub ms: u64,
 }
 
 impl ToolRun {
-    /// Whether it exited with status 0.
+    /// Returns true if it exited with status 0.
     pub fn success(&self) -> bool {
         self.ended == Some(Ended::Exited { code: 0 })
     }
 }
 
-/// One file of a listing.
+/// A file of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Relative to the listing's root.
+    /// The path relative to the listing's root.
     pub path: String,
     /// Permission bits.
     pub mode: u32,
-    /// What it is, with its content.
+    /// The type of the file, with its content.
     #[serde(flatten)]
     pub kind: FileKind,
 }
 
-/// Kinds of files, and what they hold.
+/// The types of files, and their contents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum FileKind {
     /// Regular file.
     File {
-        /// Bytes.
+        /// Size in bytes.
         size: u64,
-        /// Hex of its content's hash.
+        /// SHA-256 of the content, in hexadecimal.
         sha256: String,
     },
     /// Directory.
     Dir,
     /// Symbolic link.
     Symlink {
-        /// Where it points.
+        /// The target path.
         target: String,
     },
     /// Named pipe.
@@ -396,21 +397,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_line_survives_the_trip() {
+    fn a_status_line_is_parsed_back() {
         for ended in [Ended::Exited { code: 3 }, Ended::Signaled { signal: 9 }] {
             assert_eq!(Ended::from_line(&ended.to_line()), Some(ended));
         }
     }
 
     #[test]
-    fn half_a_status_line_is_no_status() {
+    fn an_incomplete_status_line_is_refused() {
         assert_eq!(Ended::from_line("exited 1"), None);
         assert_eq!(Ended::from_line(""), None);
         assert_eq!(Ended::from_line("exited \n"), None);
     }
 
     #[test]
-    fn a_request_survives_the_trip() {
+    fn a_request_is_parsed_back() {
         let request = Request::WriteFile {
             path: "/work/a".into(),
             offset: 0,

@@ -1,67 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! When a workload is to be stopped.
+//! The conditions on which a workload is stopped.
 
 use serde::{Deserialize, Serialize};
 
-/// An event of the workload, in the numbers that the kernel counts by.
+/// A condition on which a workload is stopped, in terms of the events that the kernel counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Trigger {
     /// The `nth` event of a kind.
     Count {
-        /// What is counted.
+        /// The kind of event.
         kind: EventKind,
-        /// Whose events: a task's way through the tree, as the kernel lists it; none for
-        /// all of them together.
+        /// The task whose events count: its path through the tree, as the kernel lists it; `None`
+        /// for the events of all tasks together.
         task: Option<String>,
-        /// Counted from 1.
+        /// The number of the event, counted from 1.
         nth: u64,
     },
-    /// None: all events of a kind are listed.
+    /// Never stops the workload, but lists all events of a kind.
     List {
-        /// What is listed.
+        /// The kind of event.
         kind: EventKind,
     },
-    /// A time after the workload was started.
+    /// A time after the start of the workload.
     Time {
-        /// Milliseconds.
+        /// The time in milliseconds.
         ms: u64,
     },
 }
 
-/// What can be counted.
+/// The kinds of events that the kernel counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum EventKind {
-    /// A `CLONE_VFORK`: the child runs, the parent is about to wait.
+    /// A `CLONE_VFORK`: the child runs, and the parent is about to wait.
     Vfork,
-    /// The same before the child first runs.
+    /// A `CLONE_VFORK`, before the child first runs.
     VforkNew,
-    /// The entry to a system call; of any one without a number.
+    /// The entry to a system call.
     Syscall {
-        /// x86-64 number.
+        /// x86-64 number of the system call; `None` for any.
         number: Option<u32>,
     },
-    /// The end of a system call, before its tracer's stop; of any one without a number.
+    /// The exit from a system call, before the ptrace stop that reports it.
     SyscallExit {
-        /// x86-64 number.
+        /// x86-64 number of the system call; `None` for any.
         number: Option<u32>,
     },
-    /// The delivery of a signal to a handler; of any one without a number.
+    /// The delivery of a signal to a handler.
     Signal {
-        /// Signal number.
+        /// Signal number; `None` for any.
         number: Option<u32>,
     },
-    /// A ptrace stop, before its tracer is told.
+    /// A ptrace stop, before it is reported to the tracer.
     PtraceStop,
-    /// An `execve` that waits until the other threads of its process are dead.
+    /// An `execve` that waits for the other threads of its process to die.
     ExecWait,
-    /// Any of these.
+    /// Any of the events above.
     All,
 }
 
 impl EventKind {
-    /// How a line for `cgroup.freeze_at` begins.
+    /// Returns the beginning of a line for `cgroup.freeze_at`.
     fn line(self) -> String {
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
         match self {
@@ -78,7 +78,8 @@ impl EventKind {
 }
 
 impl Trigger {
-    /// The line that arms `cgroup.freeze_at`; none for a time, which the agent keeps.
+    /// Returns the line that arms `cgroup.freeze_at`; `None` for a time, for which the agent uses a
+    /// timer.
     pub fn freeze_at(&self) -> Option<String> {
         Some(match self {
             Self::Count { kind, task, nth } => match task {
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_that_the_kernel_takes() {
+    fn lines_have_the_kernels_format() {
         assert_eq!(line(EventKind::Vfork, None, 3), "vfork 3");
         assert_eq!(
             line(EventKind::Syscall { number: Some(59) }, None, 2),

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The process that a machine runs in: what it inherits, and that it does not outlive us.
+//! The child process that a machine runs in: the descriptors it inherits, and how it is bound to
+//! the lifetime of this process.
 //!
-//! It gets its control socket, the console and the channel as open file descriptors; so
+//! The child gets its control socket, the console and the channel as open file descriptors, so
 //! there are no socket files to clean up, and all are connected before the guest runs.
 //!
-//! The kernel's parent-death signal is sent when the *thread* that made the
-//! child ends, not the process. So all children are made by one thread that
-//! lives as long as the process.
+//! The kernel sends the parent-death signal when the *thread* that created the child ends, not when
+//! the process does. All children are therefore spawned by one thread that lives as long as the
+//! process.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,25 +32,25 @@ use rustix::process::{
 
 use crate::{DebuggerAddress, Error, MachineSpec, Result};
 
-/// The file descriptors at which the child finds its ends of our sockets.
+/// The descriptor numbers of the child's ends of the socket pairs, and of the files it inherits.
 pub(crate) mod fd {
     pub const CONTROL: i32 = 3;
     pub const CONSOLE: i32 = 4;
     pub const CHANNEL: i32 = 5;
     pub const TERMINAL: i32 = 6;
-    /// The state of a saved machine, where there is one.
+    /// The device state of a snapshot, if the machine starts from one.
     pub const STATE: i32 = 7;
-    /// The socket at which a debugger is waited for, where one is.
+    /// The listening socket for a debugger, if the machine has one.
     pub const DEBUGGER: i32 = 8;
-    /// The socket that our own monitor saves its guest by.
+    /// The socket through which our own monitor receives save requests and their descriptors.
     pub const SAVED: i32 = 9;
-    /// The pages of a guest that was saved by it, where it begins with one.
+    /// The memory pages of a snapshot of our own monitor, if the machine starts from one.
     pub const PAGES: i32 = 10;
-    /// Those of its pages that differ, where it begins with such.
+    /// The pages of an incremental snapshot, if the machine starts from one.
     pub const CHANGES: i32 = 11;
 }
 
-/// Our ends of a child's sockets.
+/// The parent's ends of a child's sockets.
 pub(crate) struct Sockets {
     pub control: UnixStream,
     pub console: UnixStream,
@@ -59,8 +60,9 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Has `command`, once it runs, find the other ends and `files` at their numbers, and a
-    /// socket at `debugger`, and write what it says on standard error to the file `messages`.
+    /// Makes `command`, when it runs, inherit the other ends of the sockets, `files` at their
+    /// numbers and a listening socket for `debugger`. Standard error of the child goes to the file
+    /// `messages`.
     pub fn hand_over(
         command: &mut Command,
         messages: &Path,
@@ -106,15 +108,15 @@ impl Sockets {
             .stderr(log)
             .fd_mappings(mappings)
             .map_err(|error| Error::Io {
-                what: "hand the sockets to the emulator",
+                what: "pass the sockets to the machine's process",
                 source: io::Error::other(error),
             })?;
         Ok(sockets)
     }
 }
 
-/// A socket that waits at this address. A Unix socket's file stays when nobody waits any
-/// more; the next one takes its place.
+/// Returns a socket that listens at this address. The file of a Unix socket outlives its listener,
+/// so a file at which no process listens is replaced.
 fn listen(address: &DebuggerAddress) -> Result<OwnedFd> {
     let listening = match address {
         DebuggerAddress::Port(port) => {
@@ -123,7 +125,7 @@ fn listen(address: &DebuggerAddress) -> Result<OwnedFd> {
         DebuggerAddress::Socket(path) => {
             let is_socket = fs::metadata(path).is_ok_and(|it| it.file_type().is_socket());
             if is_socket && UnixStream::connect(path).is_err() {
-                // If it cannot be removed, binding says why.
+                // If the removal fails, bind() reports the reason.
                 let _ = fs::remove_file(path);
             }
             UnixListener::bind(path).map(OwnedFd::from)
@@ -135,36 +137,36 @@ fn listen(address: &DebuggerAddress) -> Result<OwnedFd> {
     })
 }
 
-/// Takes the socket at `number` that this process was started with. To be called once
-/// for each number, before anything else opens files.
+/// Takes ownership of the socket that this process inherited at `number`. Call it once for each
+/// number, before this process opens other files.
 pub(crate) fn inherited(number: i32) -> io::Result<UnixStream> {
-    // Whoever starts the monitor by hand has something else there, or nothing.
-    // SAFETY: the descriptor is only looked at.
+    // A monitor that is started by hand has something else at this number, or nothing.
+    // SAFETY: the descriptor is only inspected.
     let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
     rustix::net::sockopt::socket_type(there)?;
-    // SAFETY: it is open, and nobody else in this process owns it.
+    // SAFETY: it is open, and nothing else in this process owns it.
     Ok(unsafe { UnixStream::from_raw_fd(number) })
 }
 
-/// Takes the file at `number`, likewise.
+/// Takes ownership of the file that this process inherited at `number`, as [`inherited`] does.
 pub(crate) fn inherited_file(number: i32) -> io::Result<File> {
-    // SAFETY: the descriptor is only looked at.
+    // SAFETY: the descriptor is only inspected.
     let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_getfd(there)?;
-    // SAFETY: it is open, and nobody else in this process owns it.
+    // SAFETY: it is open, and nothing else in this process owns it.
     Ok(unsafe { File::from_raw_fd(number) })
 }
 
-/// Another handle on the same socket.
+/// Returns a second handle to the same socket.
 pub(crate) fn share(stream: &UnixStream) -> Result<UnixStream> {
     stream.try_clone().map_err(|source| Error::Io {
-        what: "share a socket",
+        what: "duplicate a socket",
         source,
     })
 }
 
-/// Says which file of a guest is missing: the child's own messages say less. Makes the
-/// directory for its logs.
+/// Returns an error that names the first kernel or disk file that cannot be opened: the child's own
+/// messages are less specific. Creates the directory for its logs.
 pub(crate) fn check_files(spec: &MachineSpec) -> Result<()> {
     let disks = spec.disks.iter().map(|disk| &disk.path);
     for path in disks.chain([&spec.kernel]) {
@@ -179,25 +181,25 @@ pub(crate) fn check_files(spec: &MachineSpec) -> Result<()> {
     })
 }
 
-/// What a child wrote on standard error, in one line.
-pub(crate) fn last_words(messages: &Path) -> String {
+/// Returns what a child wrote to standard error, joined into one line.
+pub(crate) fn stderr_text(messages: &Path) -> String {
     match fs::read_to_string(messages) {
         Ok(text) if !text.trim().is_empty() => text.trim().replace('\n', "; "),
-        _ => "it said nothing".into(),
+        _ => "it printed nothing on standard error".into(),
     }
 }
 
-/// How long a process may take to end once it has closed its sockets.
+/// Maximum time for a process to exit after it has closed its sockets.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Waits for a child that has ended or is about to. One that stays, as it might that was
-/// taken over by its guest, is killed.
+/// Waits for a child that has exited or is about to. A child that does not exit in time, which a
+/// monitor compromised by its guest may do, is killed.
 pub(crate) fn reap(child: &mut Child) -> io::Result<ExitStatus> {
     reap_within(child, ENDING)
 }
 
 fn reap_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus> {
-    // It is ours and not reaped yet, so its number is no other's.
+    // The child is ours and not yet reaped, so its pid cannot have been reused.
     let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let deadline = Instant::now() + limit;
     loop {
@@ -223,16 +225,14 @@ static SPAWNER: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
     let (sender, jobs) = mpsc::channel::<Job>();
     thread::spawn(move || {
         for Job { mut command, done } in jobs {
-            // Nobody waits any more if this fails, and the child is then
-            // dropped with the result.
+            // If this fails, the receiver is gone, and the child is dropped with the result.
             let _ = done.send(command.spawn());
         }
     });
     Mutex::new(sender)
 });
 
-/// Spawns `command`; the child is killed when this process ends, however it
-/// ends.
+/// Spawns `command`. The kernel kills the child when this process ends, for whatever reason.
 pub(crate) fn spawn(command: Command, binary: &str) -> Result<Child> {
     start(command).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::NoEmulator {
@@ -257,10 +257,10 @@ fn start(mut command: Command) -> io::Result<Child> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .send(Job { command, done })
-        .map_err(|_| io::Error::other("the spawning thread is gone"))?;
+        .map_err(|_| io::Error::other("the spawning thread has ended"))?;
     result
         .recv()
-        .map_err(|_| io::Error::other("the spawning thread is gone"))?
+        .map_err(|_| io::Error::other("the spawning thread has ended"))?
 }
 
 fn die_with(parent: Pid) -> io::Result<()> {
@@ -286,13 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_ends_is_reaped_with_its_status() {
+    fn a_child_that_exits_is_reaped_with_its_status() {
         let status = reap(&mut sh("exit 3")).unwrap();
         assert_eq!(status.code(), Some(3));
     }
 
     #[test]
-    fn a_child_that_stays_is_killed() {
+    fn a_child_that_does_not_exit_is_killed() {
         let status = reap_within(&mut sh("exec sleep 3600"), Duration::ZERO).unwrap();
         assert_eq!(status.signal(), Some(libc::SIGKILL));
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The control socket of a machine's process, from our side: questions and their answers in
-//! order, and what the process says unasked.
+//! Our end of the control socket of a machine's process: requests and their replies in order, and
+//! unsolicited messages from the process.
 
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
@@ -12,18 +12,18 @@ use std::time::Duration;
 use crate::child::share;
 use crate::{Error, Result};
 
-/// How long an answer may take. It is the host that is slow then, not the guest, so this
-/// is generous.
+/// Timeout for a reply. Only the host can be slow to reply, not the guest, so this is generous.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
-/// A connection. `A` is an answer, `N` what is noted of what comes unasked.
+/// A control connection. `A` is the type of a reply; `N` accumulates what unsolicited messages
+/// report.
 pub(crate) struct ControlSocket<A, N> {
     stream: UnixStream,
     answers: Receiver<A>,
     notes: Arc<Notes<N>>,
 }
 
-/// What came unasked.
+/// State accumulated from unsolicited messages.
 #[derive(Default)]
 pub(crate) struct Notes<N> {
     state: Mutex<State<N>>,
@@ -37,7 +37,7 @@ struct State<N> {
 }
 
 impl<N> Notes<N> {
-    /// Notes something.
+    /// Updates the state with `note`, and wakes all waiters.
     pub fn note(&self, note: impl FnOnce(&mut N)) {
         note(&mut self.lock().noted);
         self.changed.notify_all();
@@ -49,7 +49,7 @@ impl<N> Notes<N> {
 }
 
 impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N> {
-    /// Has a thread `read` what comes, to the end or to what makes no sense any more.
+    /// Starts a thread that runs `read` on the incoming bytes until they end or cannot be parsed.
     pub fn open(
         stream: UnixStream,
         read: impl FnOnce(BufReader<UnixStream>, &Sender<A>, &Notes<N>) + Send + 'static,
@@ -78,12 +78,12 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         })
     }
 
-    /// What questions are written to.
+    /// Returns the stream to which requests are written.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
     }
 
-    /// The answer to `command`, which was the last question.
+    /// Returns the reply to `command`, which must be the last request that was sent.
     pub fn answer(&self, command: &str) -> Result<A> {
         self.answers
             .recv_timeout(ANSWER)
@@ -96,12 +96,12 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
             })
     }
 
-    /// What is noted so far.
+    /// Returns the current state.
     pub fn noted(&self) -> N {
         self.notes.lock().noted.clone()
     }
 
-    /// Waits until what is noted is as `command` is to have it, and gives that.
+    /// Waits until the state satisfies `wanted`, as `command` requires, and returns it.
     pub fn wait_noted(&self, command: &str, wanted: impl Fn(&N) -> bool) -> Result<N> {
         let state = self.wait(ANSWER, |state| state.closed || wanted(&state.noted));
         if wanted(&state.noted) {
@@ -116,7 +116,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         })
     }
 
-    /// Waits until the process closes the connection, which it does as it ends. False if
+    /// Waits until the process closes the connection, which it does when it exits. Returns false if
     /// it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.wait(timeout, |state| state.closed).closed
@@ -135,7 +135,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
     }
 }
 
-/// The process has closed its end before it did what `command` asked.
+/// Returns the error for a process that closed its end before it completed `command`.
 pub(crate) fn gone(command: &str) -> Error {
     Error::Gone {
         command: command.into(),
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// Lines with a number are answers, the last other one is noted.
+    /// Lines with a number are replies; the last other line is the state.
     fn open(stream: UnixStream) -> ControlSocket<u32, String> {
         ControlSocket::open(stream, |input, answers, notes| {
             for line in input.lines().map_while(Result::ok) {
@@ -178,7 +178,7 @@ mod tests {
         assert!(matches!(control.answer("x"), Err(Error::Gone { .. })));
         let never = control.wait_noted("x", |it| it == "never");
         assert!(matches!(never, Err(Error::Gone { .. })));
-        // What was noted outlasts it.
+        // The state outlasts the connection.
         assert_eq!(
             control.wait_noted("x", |it| it == "ready").unwrap(),
             "ready"

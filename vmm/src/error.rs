@@ -5,122 +5,125 @@ use std::time::Duration;
 
 use crate::DebuggerAddress;
 
-/// What can go wrong with a machine on the host's side.
+/// Errors of a machine on the host's side.
 ///
-/// The messages leave out their source; whoever prints them walks the chain.
+/// The messages leave out their source; a caller that prints an error walks the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The emulator is not installed.
-    #[error("{binary} was not found; on Debian, `apt-get install qemu-system-x86` brings it")]
+    #[error("{binary} was not found; on Debian, `apt-get install qemu-system-x86` installs it")]
     NoEmulator {
-        /// What was looked for.
+        /// The program that was looked up.
         binary: String,
     },
-    /// The emulator could not be executed.
+    /// The machine's process could not be executed.
     #[error("cannot run {binary}")]
     Spawn {
-        /// What was to run.
+        /// The program.
         binary: String,
-        /// Why not.
+        /// The error of execve(2).
         source: io::Error,
     },
     /// A file that the machine needs cannot be used.
     #[error("cannot use {path}")]
     File {
-        /// Which file.
+        /// The file's path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the failed operation.
         source: io::Error,
     },
-    /// A debugger cannot be waited for.
-    #[error("cannot wait for a debugger at {address}")]
+    /// No socket can listen for a debugger.
+    #[error("cannot listen for a debugger at {address}")]
     Debugger {
-        /// Where.
+        /// The requested address.
         address: DebuggerAddress,
-        /// Why not.
+        /// The error of bind(2).
         source: io::Error,
     },
     /// A pipe or socket to the machine failed.
     #[error("cannot {what}")]
     Io {
-        /// What was being done.
+        /// The failed operation, in the infinitive.
         what: &'static str,
-        /// Why it failed.
+        /// The error of the operation.
         source: io::Error,
     },
-    /// The emulator ended before its guest ran.
-    #[error("the emulator ended at its start ({status}): {words}")]
+    /// The machine's process exited before its guest ran.
+    #[error("the machine's process exited during its start ({status}): {stderr}")]
     DiedAtStart {
-        /// Its exit status.
+        /// The exit status of the process.
         status: String,
-        /// What it wrote on standard error.
-        words: String,
+        /// The process's output on standard error, in one line.
+        stderr: String,
     },
-    /// The emulator's control socket answered with an error.
-    #[error("the emulator refused `{command}`: {words}")]
+    /// The machine's process answered a request with an error.
+    #[error("the machine's process refused `{command}`: {reason}")]
     Refused {
-        /// The QMP command.
+        /// The control command.
         command: String,
-        /// Its words.
-        words: String,
+        /// The error message of the reply.
+        reason: String,
     },
-    /// A machine that was not started to be saved.
-    #[error("the machine cannot be saved: it was not started for that")]
+    /// The machine was not started with a directory for a snapshot.
+    #[error("the machine cannot be saved: it was not started with a directory for a snapshot")]
     NotToBeSaved,
-    /// What a directory has is no saved guest, or one that cannot be started.
-    #[error("cannot start the guest saved in {directory}: {why}")]
+    /// A directory contains no snapshot, or one that cannot be started.
+    #[error("cannot start the snapshot in {directory}: {why}")]
     NoSnapshot {
         /// The directory.
         directory: PathBuf,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// Something that this kind of machine cannot do.
+    /// This backend does not support an operation.
     #[error("{kind} cannot {what}")]
     Unsupported {
-        /// The kind of machine.
+        /// The backend's name.
         kind: &'static str,
-        /// What it cannot do.
+        /// The operation, in the infinitive.
         what: &'static str,
     },
-    /// A machine that does not note what its guest changes, and was not started to.
-    #[error("cannot tell what the guest has changed: the machine was not started for that")]
+    /// The machine does not track which pages its guest changes, because it was not started to.
+    #[error(
+        "cannot determine what the guest has changed: \
+         the machine was not started to track changes"
+    )]
     NotTracked,
-    /// A guest that began nowhere, and was not saved yet.
-    #[error("cannot tell what the guest has changed: there is no saved guest to compare it with")]
+    /// The guest did not start from a snapshot and has not been saved yet.
+    #[error("cannot determine what the guest has changed: there is no snapshot to compare it with")]
     NoBase,
-    /// What a guest has changed, to be saved over what it is compared with.
-    #[error("cannot save what has changed over the guest that it is compared with, in {directory}")]
+    /// An incremental snapshot was to overwrite its own base.
+    #[error("cannot save the changes over the snapshot that they are based on, in {directory}")]
     OverBase {
         /// The directory.
         directory: PathBuf,
     },
-    /// A directory that has a saved guest already, for an emulator that could only write
-    /// over it.
-    #[error("there is a saved guest in {directory}")]
+    /// The directory contains a snapshot already, and the backend cannot replace a snapshot
+    /// atomically.
+    #[error("{directory} contains a snapshot already")]
     AlreadySaved {
         /// The directory.
         directory: PathBuf,
     },
-    /// A directory that a guest is being saved in, by somebody else.
-    #[error("another guest is being saved in {directory}")]
+    /// A different process is saving a guest in the same directory.
+    #[error("another process is saving a guest in {directory}")]
     Saving {
         /// The directory.
         directory: PathBuf,
     },
-    /// The emulator's control socket is closed: the machine has ended.
+    /// The control socket is closed: the machine's process has exited.
     #[error("the machine has ended, `{command}` cannot reach it")]
     Gone {
-        /// The QMP command.
+        /// The control command.
         command: String,
     },
-    /// The emulator did not answer.
-    #[error("the emulator did not answer `{command}` within {after:?}")]
+    /// The machine's process did not reply in time.
+    #[error("the machine's process did not answer `{command}` within {after:?}")]
     Silent {
-        /// The QMP command.
+        /// The control command.
         command: String,
-        /// How long it was waited for.
+        /// The timeout that expired.
         after: Duration,
     },
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is read of the host, to tell one of its states from another.
+//! Properties of the host that identify the state of its kernel and files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// The name of this boot of the host.
+/// Returns the host's boot ID, which changes at every boot.
 pub(crate) fn boot() -> Result<String> {
     let path = Path::new("/proc/sys/kernel/random/boot_id");
     fs::read_to_string(path).map_err(file(path))
 }
 
-/// What changes when a file does: its length and when it was written.
+/// Returns a string that changes when the file does: its length and modification time.
 pub(crate) fn stamp(path: &Path) -> Result<String> {
     let metadata = fs::metadata(path).map_err(file(path))?;
     Ok(format!(

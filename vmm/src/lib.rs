@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest machines.
 //!
-//! A [`Machine`] is a running guest. What is above this crate describes the
-//! guest it wants in a [`MachineSpec`], has a machine started, and then only
-//! knows the trait: a byte channel to the agent in the guest, a watched
-//! console, and how the machine ended.
+//! A [`Machine`] is a running guest. A user of this crate describes a guest in a [`MachineSpec`],
+//! has a machine started, and from then on uses only the trait: a byte channel to the agent in the
+//! guest, a monitored console, and how the machine ended.
 //!
 //! [`kvm`] runs guests with a monitor of our own on KVM, [`qemu`] with QEMU's `microvm`.
 

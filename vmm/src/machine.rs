@@ -11,18 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Alert, Result};
 
-/// A disk image, raw.
+/// A raw disk image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// The image file.
     pub path: PathBuf,
-    /// Whether the guest may only read it; such an image may be shared by many
-    /// machines.
+    /// True if the guest may only read the image; such an image may be shared by several machines.
     pub readonly: bool,
 }
 
 impl Disk {
-    /// A disk that the guest only reads.
+    /// Returns a disk that the guest may only read.
     pub fn readonly(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -30,7 +29,7 @@ impl Disk {
         }
     }
 
-    /// A disk that the guest writes to.
+    /// Returns a disk that the guest may write to.
     pub fn writable(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -39,32 +38,34 @@ impl Disk {
     }
 }
 
-/// Where a machine waits for a debugger.
+/// The address at which a machine listens for a debugger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DebuggerAddress {
-    /// A TCP port of this host, for this host.
+    /// A TCP port of the loopback interface.
     Port(u16),
-    /// A Unix socket, made new.
+    /// The path of a Unix socket, which the machine creates.
     Socket(PathBuf),
 }
 
 impl FromStr for DebuggerAddress {
     type Err = String;
 
-    /// A number is a port, all else is a path.
+    /// Parses a number as a port, and anything else as a path.
     fn from_str(text: &str) -> Result<Self, String> {
         if !text.chars().all(|digit| digit.is_ascii_digit()) {
             return Ok(Self::Socket(text.into()));
         }
         match text.parse::<NonZeroU16>() {
             Ok(port) => Ok(Self::Port(port.get())),
-            Err(_) => Err("ports are from 1 to 65535; all that is no number is a path".into()),
+            Err(_) => Err("ports range from 1 to 65535; \
+                       anything that is not a number is treated as a path"
+                .into()),
         }
     }
 }
 
 impl fmt::Display for DebuggerAddress {
-    /// As gdb's `target remote` takes it.
+    /// Formats the address as gdb's `target remote` takes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(port) => write!(f, ":{port}"),
@@ -73,33 +74,34 @@ impl fmt::Display for DebuggerAddress {
     }
 }
 
-/// Where a guest begins.
+/// The state from which a guest starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Start {
     /// At its kernel's first instruction.
     #[default]
     Boot,
-    /// There too; but it is to be [saved](Machine::save) in this directory, which is
-    /// there. Our own machine saves it over another saved guest, if there is one; QEMU
-    /// refuses to ([`Error::AlreadySaved`](crate::Error::AlreadySaved)).
+    /// Also at the kernel's first instruction, but the guest will be [saved](Machine::save) in this
+    /// directory, which must exist. Our own monitor replaces a snapshot that the directory
+    /// contains; QEMU refuses to ([`Error::AlreadySaved`](crate::Error::AlreadySaved)).
     ToBeSaved(PathBuf),
-    /// Where the guest stood that was saved in this directory. Its machine must have been
-    /// the same, but for its disks' content and what is on the host. The directory must
-    /// stay for as long as the guest runs, which reads its memory from there when it
-    /// needs it, and writes nothing to it.
+    /// From the snapshot in this directory. The machine must have the same configuration as the
+    /// saved one, except for the content of its disks and for paths on the host. The directory must
+    /// exist for as long as the guest runs, because the guest reads its memory from there on
+    /// demand. The guest never writes to it.
     Saved(PathBuf),
-    /// Where the guest stood whose [changes](Machine::save_changes) against the one in
-    /// `base` were saved in `changes`. For both directories the same goes. Not on QEMU.
+    /// From the [incremental snapshot](Machine::save_changes) in `changes`, on top of its base
+    /// snapshot in `base`. The requirements of `Saved` hold for both directories. QEMU does not
+    /// support this.
     Changed {
-        /// Where all of a guest was saved: the very one that the changes were counted from.
+        /// The directory of the base snapshot: the very one that the changes are relative to.
         base: PathBuf,
-        /// Where the changes were saved.
+        /// The directory of the incremental snapshot.
         changes: PathBuf,
     },
 }
 
 impl Start {
-    /// Its name in a record.
+    /// Returns the name of this start in a record, `warm` or `cold`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Saved(_) | Self::Changed { .. } => "warm",
@@ -108,35 +110,35 @@ impl Start {
     }
 }
 
-/// The guest that is wanted.
+/// The configuration of a guest.
 #[derive(Debug, Clone)]
 pub struct MachineSpec {
     /// The kernel: an ELF `vmlinux` with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
-    /// Words to append to the kernel's command line.
+    /// Parameters to append to the kernel's command line.
     pub cmdline: Vec<String>,
-    /// Number of CPUs. One makes event counts repeatable.
+    /// Number of CPUs. With a single CPU, event counts are repeatable.
     pub vcpus: u8,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// `vda`, `vdb`, … in this order.
+    /// The disks `vda`, `vdb`, … in this order.
     pub disks: Vec<Disk>,
-    /// Where the guest begins.
+    /// The state from which the guest starts.
     pub start: Start,
-    /// Whether it is noted which pages of its memory the guest changes, for
-    /// [`Machine::save_changes`]. It makes the guest a little slower. Not on QEMU.
+    /// True to track which memory pages the guest changes, as [`Machine::save_changes`] needs.
+    /// Tracking makes the guest a little slower. QEMU does not support it.
     pub track_changes: bool,
     /// Where a debugger may connect by gdb's remote protocol. The guest waits for the first
-    /// one; others may come later.
+    /// connection; further debuggers may connect later.
     pub debugger: Option<DebuggerAddress>,
-    /// Where everything that the guest's console prints goes.
+    /// The file to which all output of the guest's console goes.
     pub console_log: PathBuf,
     /// A directory for the machine's own files (the emulator's messages).
     pub run_dir: PathBuf,
 }
 
 impl MachineSpec {
-    /// A guest with one CPU and 1024 MiB, its logs in `run_dir`.
+    /// Returns a guest with one CPU and 1024 MiB of memory, with its logs in `run_dir`.
     pub fn new(kernel: impl Into<PathBuf>, run_dir: impl Into<PathBuf>) -> Self {
         let run_dir = run_dir.into();
         Self {
@@ -158,64 +160,64 @@ impl MachineSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "exit")]
 pub enum Exit {
-    /// The guest shut down or restarted in order (it said so on its console).
+    /// The guest shut down or restarted in order, and announced it on its console.
     Shutdown,
-    /// The guest reset without a word. QEMU does not tell it from a triple fault.
+    /// The guest reset without an announcement. QEMU does not distinguish this from a triple fault.
     Reset,
     /// The guest triple faulted.
     TripleFault {
         /// The vCPU's registers, as lines of text.
         registers: Vec<String>,
     },
-    /// KVM could not go on with the guest.
+    /// KVM could not continue to run the guest.
     Kvm {
-        /// What it said.
+        /// The exit reason or error that KVM reported.
         detail: String,
         /// The vCPU's registers, as lines of text.
         registers: Vec<String>,
     },
-    /// The guest's kernel panicked; the console's alerts have the lines.
+    /// The guest's kernel panicked; the console's alerts contain the report.
     Panic,
-    /// [`Machine::kill`] ended it.
+    /// [`Machine::kill`] ended the machine.
     Killed,
-    /// The host's side failed.
+    /// The machine failed on the host's side.
     HostError {
-        /// What is known about it.
+        /// What is known about the failure.
         detail: String,
     },
 }
 
-/// What was running, for the record of a run.
+/// What ran the guest, for the record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// The kind of machine: `qemu` or `kvm`.
+    /// The backend: `qemu` or `kvm`.
     pub kind: String,
-    /// The emulator's version, in its own words.
+    /// The emulator's version, as it prints it.
     pub version: String,
     /// What executes guest code: `tcg` or `kvm`.
     pub accel: String,
-    /// Whether it was booted, `cold`, or began where another was saved, `warm`.
+    /// `cold` if the guest was booted, `warm` if it started from a snapshot.
     pub start: String,
-    /// The command that started it.
+    /// The command line of the machine's process.
     pub command: Vec<String>,
 }
 
-/// A part of what a machine does before its guest's first instruction.
+/// A phase of a machine's start, before its guest's first instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phase {
-    /// What is done in it.
+    /// A short description of the phase.
     pub name: String,
-    /// Whether it is KVM that does it, asked by `ioctl(2)`.
+    /// True if the time is spent in KVM, in `ioctl(2)`.
     pub in_kvm: bool,
-    /// How long it took, in microseconds.
+    /// The duration in microseconds.
     pub micros: u64,
 }
 
-/// What a guest that does not answer is doing.
+/// The state of a guest that does not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStates {
-    /// Whether the guest's kernel answered. Where it did not, not even its
-    /// interrupts are served, and `registers` is all there is.
+    /// True if the guest's kernel answered. If it did not, it does not even serve interrupts, and
+    /// `registers` is all that is known.
     pub answered: bool,
     /// The kernel's list of tasks with their stacks, as printed.
     pub lines: Vec<String>,
@@ -223,88 +225,87 @@ pub struct TaskStates {
     pub registers: Vec<String>,
 }
 
-/// What was saved of a guest that differs from another.
+/// The size of an incremental snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
-    /// How many pages of 4 KiB differ.
+    /// Number of pages of 4 KiB that differ from the base.
     pub pages: u64,
-    /// How many the guest has.
+    /// Number of pages that the guest has.
     pub of: u64,
 }
 
-/// A running guest. Dropping it kills it and leaves no process behind.
+/// A running guest. Dropping it kills the guest and leaves no process behind.
 pub trait Machine: Send {
-    /// The byte stream to the guest's agent (the port
-    /// [`CHANNEL_PORT`](crate::CHANNEL_PORT)). Each call gives another handle
-    /// on the same stream.
+    /// Returns the byte stream to the guest's agent (the port
+    /// [`CHANNEL_PORT`](crate::CHANNEL_PORT)). Each call returns a new handle to the same stream.
     fn channel(&self) -> Result<UnixStream>;
 
-    /// A second byte stream, for terminals (the port
+    /// Returns the second byte stream, for terminals (the port
     /// [`TERMINAL_PORT`](crate::TERMINAL_PORT)).
     fn terminal(&self) -> Result<UnixStream>;
 
-    /// The console's alerts: those already raised, then each as it comes. The
-    /// receiver is disconnected when the machine has ended and its console was
-    /// read to the end.
+    /// Returns the console's alerts: those already raised, then each new one as it is raised. The
+    /// receiver is disconnected when the machine has ended and its console has been read to the
+    /// end.
     fn alerts(&self) -> Receiver<Alert>;
 
-    /// The last lines of the console, at most `lines`.
+    /// Returns the last lines of the console, at most `lines`.
     fn console_tail(&self, lines: usize) -> Vec<String>;
 
-    /// How it ended, or `None` while it runs.
+    /// Returns how the machine ended, or `None` while it runs.
     fn try_exit(&mut self) -> Result<Option<Exit>>;
 
-    /// Waits until it ends, for at most `timeout`; `None` if it still runs.
+    /// Waits at most `timeout` for the machine to end. Returns `None` if it still runs.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Exit>>;
 
-    /// Asks the guest's kernel, past whatever it is busy with, what its tasks
-    /// are doing. Waits for the answer for at most `timeout`.
+    /// Asks the guest's kernel by SysRq, which works even while its tasks hang, what its tasks are
+    /// doing. Waits for the answer for at most `timeout`.
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates>;
 
     /// Stops the guest's CPUs.
     fn pause(&mut self) -> Result<()>;
 
-    /// Lets them go on.
+    /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Saves the guest, paused from then on, in the directory that it was
-    /// [started](Start::ToBeSaved) for. What is there is whole once this returns; on an
-    /// error, or should anybody be killed meanwhile, it is what it was before. In our own
-    /// machine the guest may then be resumed.
+    /// Pauses the guest and saves it in the directory that it was [started](Start::ToBeSaved) with.
+    /// The snapshot is complete once this returns; on an error, or if a process is killed
+    /// meanwhile, the directory is unchanged. With our own monitor the guest can then be resumed.
     fn save(&mut self) -> Result<()>;
 
-    /// The same, in any directory that is there. QEMU cannot save a guest in a directory
-    /// that it was not started for: [`Error::Unsupported`](crate::Error::Unsupported).
+    /// Saves the guest like [`save`](Self::save), but in any existing directory. QEMU cannot save a
+    /// guest in a directory that it was not started with:
+    /// [`Error::Unsupported`](crate::Error::Unsupported).
     fn save_in(&mut self, directory: &Path) -> Result<()>;
 
-    /// Saves the guest, paused from then on, as what differs from another saved guest: the
-    /// one that it began with, or as which all of it was saved last. Needs
-    /// [`track_changes`](MachineSpec::track_changes). It can be started only together with
-    /// that one, [`Start::Changed`]; so there are no chains: a guest that began with changes
-    /// is compared with what those were compared with.
+    /// Pauses the guest and saves only what differs from its base snapshot: the one that it started
+    /// from, or the last one that contains all of it. Needs
+    /// [`track_changes`](MachineSpec::track_changes). The incremental snapshot can be started only
+    /// together with its base ([`Start::Changed`]). There are no chains: a guest that started from
+    /// an incremental snapshot is compared with the base of that snapshot.
     ///
     /// Errors are [`NotTracked`](crate::Error::NotTracked), [`NoBase`](crate::Error::NoBase),
-    /// [`OverBase`](crate::Error::OverBase), and those of [`save`](Self::save). On QEMU it is
-    /// always [`Unsupported`](crate::Error::Unsupported), since its stream has all memory or
-    /// none.
+    /// [`OverBase`](crate::Error::OverBase), and those of [`save`](Self::save). QEMU always returns
+    /// [`Unsupported`](crate::Error::Unsupported), because its migration stream contains all memory
+    /// or none.
     fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
 
-    /// Ends the machine at once and waits until it is gone.
+    /// Kills the machine's process and waits until it is gone.
     fn kill(&mut self) -> Result<()>;
 
-    /// The process that the guest runs in.
+    /// Returns the pid of the process that the guest runs in.
     fn pid(&self) -> u32;
 
-    /// What that process did before the guest ran, where it tells.
+    /// Returns the phases of that process's start, if it reports them.
     fn phases(&self) -> &[Phase] {
         &[]
     }
 
-    /// Whether a debugger may hold the guest, for as long as it likes: then nothing that
-    /// takes long means anything.
+    /// Returns true if a debugger may stop the guest for any length of time: a timeout then does
+    /// not indicate a hang.
     fn is_debugged(&self) -> bool;
 
-    /// What this machine is.
+    /// Describes the machine, for the record of a run.
     fn describe(&self) -> Description;
 }
 
@@ -313,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_a_port_and_all_else_a_path() {
+    fn a_number_is_a_port_and_anything_else_a_path() {
         assert_eq!("1234".parse(), Ok(DebuggerAddress::Port(1234)));
         let path = DebuggerAddress::Socket("/run/1234".into());
         assert_eq!("/run/1234".parse(), Ok(path));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A machine as far as it is a process of ours with a console and sockets: starting it,
-//! waiting for its end, ending it. Its [`Kind`] knows the rest.
+//! The part of a machine that all backends share: a child process with a console and sockets.
+//! Starts it, waits for its exit, kills it. The [`Backend`] does the rest.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use libc::SIGSYS;
 
-use crate::child::{self, Sockets, last_words, share};
+use crate::child::{self, Sockets, share, stderr_text};
 use crate::console::Console;
 use crate::states::{self, Probe};
 use crate::{
@@ -21,33 +21,33 @@ use crate::{
     Start, TaskStates,
 };
 
-/// What differs from one kind of machine to another.
-pub trait Kind: Probe + Send {
-    /// Its name, as in [`Description`].
+/// The operations that differ between backends.
+pub trait Backend: Probe + Send {
+    /// The backend's name, as in [`Description`].
     const NAME: &'static str;
 
-    /// What its process is called.
+    /// The name of its process in messages.
     const PROCESS: &'static str;
 
-    /// The file for what its process says on standard error.
+    /// The name of the file that receives the standard error of its process.
     const MESSAGES: &'static str;
 
-    /// The emulator's version, in its own words.
+    /// Returns the emulator's version, as it prints it.
     fn version(&self) -> String;
 
-    /// What executes guest code: `tcg` or `kvm`.
+    /// Returns what executes guest code: `tcg` or `kvm`.
     fn accel(&self) -> &str;
 
-    /// Waits until the process closes its control socket. False if it did not within
+    /// Waits until the process closes its control socket. Returns false if it did not within
     /// `timeout`.
     fn wait_closed(&self, timeout: Duration) -> bool;
 
-    /// How the guest ended, as far as the process has told. `said_goodbye`: the guest had
-    /// announced it on its console.
+    /// Returns how the guest ended, as far as the process has reported. `announced_shutdown` is
+    /// true if the guest's kernel announced a shutdown or restart on the console.
     ///
     /// # Errors
-    /// What is known where the process has told nothing that makes sense.
-    fn end(&self, said_goodbye: bool) -> Result<Exit, String>;
+    /// A description of what is known, if the process has reported nothing conclusive.
+    fn end(&self, announced_shutdown: bool) -> Result<Exit, String>;
 
     /// [`Machine::phases`].
     fn phases(&self) -> &[Phase];
@@ -65,9 +65,9 @@ pub trait Kind: Probe + Send {
     fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
 }
 
-/// A guest in a process of ours.
-pub struct ProcessMachine<K: Kind> {
-    kind: K,
+/// A guest in a child process.
+pub struct ProcessMachine<B: Backend> {
+    backend: B,
     child: Child,
     console: Console,
     channel: UnixStream,
@@ -79,45 +79,45 @@ pub struct ProcessMachine<K: Kind> {
     exit: Option<Exit>,
 }
 
-/// The sockets to a process that only its kind knows how to use.
+/// The sockets to a process that only its backend uses.
 pub(crate) struct Own {
     pub control: UnixStream,
     pub saved: UnixStream,
 }
 
-impl<K: Kind> ProcessMachine<K> {
-    /// Starts `command` with `files` at their numbers. `connect` makes sure that the guest
-    /// runs; where it fails, nothing is left running.
+impl<B: Backend> ProcessMachine<B> {
+    /// Starts `command` with `files` at their descriptor numbers. `connect` makes sure that the
+    /// guest runs; if it fails, no process is left running.
     pub(crate) fn launch(
         spec: &MachineSpec,
         mut command: Command,
         files: Vec<(i32, File)>,
-        connect: impl FnOnce(Own) -> Result<K>,
+        connect: impl FnOnce(Own) -> Result<B>,
     ) -> Result<Self> {
-        let messages = spec.run_dir.join(K::MESSAGES);
-        let words: Vec<_> = [command.get_program()]
+        let messages = spec.run_dir.join(B::MESSAGES);
+        let command_line: Vec<_> = [command.get_program()]
             .into_iter()
             .chain(command.get_args())
-            .map(|word| word.to_string_lossy().into_owned())
+            .map(|argument| argument.to_string_lossy().into_owned())
             .collect();
         let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
         let mut console = Console::start(sockets.console, &spec.console_log)?;
-        let mut child = child::spawn(command, &words[0])?;
+        let mut child = child::spawn(command, &command_line[0])?;
         let connected = connect(Own {
             control: sockets.control,
             saved: sockets.saved,
         });
-        let kind = match connected {
-            Ok(kind) => kind,
+        let backend = match connected {
+            Ok(backend) => backend,
             Err(error) => {
-                // One that is silent must go; one that is gone does not mind.
+                // A process that hangs must be killed; killing one that has exited is harmless.
                 let _ = child.kill();
                 let status = child.wait();
                 console.join();
                 return Err(match (status, error) {
                     (Ok(status), Error::Gone { .. }) => Error::DiedAtStart {
-                        status: fate::<K>(status),
-                        words: last_words(&messages),
+                        status: fate::<B>(status),
+                        stderr: stderr_text(&messages),
                     },
                     (_, error) => error,
                 });
@@ -125,13 +125,13 @@ impl<K: Kind> ProcessMachine<K> {
         };
         Ok(Self {
             description: Description {
-                kind: K::NAME.into(),
-                version: kind.version(),
-                accel: kind.accel().into(),
+                kind: B::NAME.into(),
+                version: backend.version(),
+                accel: backend.accel().into(),
                 start: spec.start.name().into(),
-                command: words,
+                command: command_line,
             },
-            kind,
+            backend,
             child,
             console,
             channel: sockets.channel,
@@ -143,28 +143,28 @@ impl<K: Kind> ProcessMachine<K> {
         })
     }
 
-    /// Reaps the process, which has ended or is about to, and tells why.
+    /// Reaps the process, which has exited or is about to, and determines how the machine ended.
     fn reap(&mut self, killed: bool) -> Result<()> {
         let status =
             child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
         self.console.join();
         let exit = if status.signal() == Some(SIGSYS) {
-            // Whatever else happened, this must not have.
+            // Report this first: a forbidden system call is serious whatever else happened.
             Exit::HostError {
-                detail: fate::<K>(status),
+                detail: fate::<B>(status),
             }
         } else if self.console.has_alert(AlertKind::Panic) {
             Exit::Panic
         } else if killed {
             Exit::Killed
         } else {
-            self.kind
-                .end(self.console.said_goodbye())
+            self.backend
+                .end(self.console.announced_shutdown())
                 .unwrap_or_else(|known| Exit::HostError {
                     detail: format!(
                         "{} ({known}); {}",
-                        fate::<K>(status),
-                        last_words(&self.messages)
+                        fate::<B>(status),
+                        stderr_text(&self.messages)
                     ),
                 })
         };
@@ -177,17 +177,17 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, source }
 }
 
-/// How a process ended, as far as its status tells.
-fn fate<K: Kind>(status: ExitStatus) -> String {
-    let process = K::PROCESS;
+/// Describes how a process ended, as far as its status shows.
+fn fate<B: Backend>(status: ExitStatus) -> String {
+    let process = B::PROCESS;
     if status.signal() == Some(SIGSYS) {
-        // Its filters have it so.
-        return format!("{process} made a system call that it is not allowed (SIGSYS)");
+        // The process's seccomp filters raise this signal.
+        return format!("{process} made a system call that its filter forbids (SIGSYS)");
     }
     format!("{process} ended with {status}")
 }
 
-impl<K: Kind> Machine for ProcessMachine<K> {
+impl<B: Backend> Machine for ProcessMachine<B> {
     fn channel(&self) -> Result<UnixStream> {
         share(&self.channel)
     }
@@ -209,37 +209,37 @@ impl<K: Kind> Machine for ProcessMachine<K> {
     }
 
     fn wait(&mut self, timeout: Duration) -> Result<Option<Exit>> {
-        if self.exit.is_none() && self.kind.wait_closed(timeout) {
+        if self.exit.is_none() && self.backend.wait_closed(timeout) {
             self.reap(false)?;
         }
         Ok(self.exit.clone())
     }
 
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates> {
-        states::capture(&mut self.kind, &self.console, Instant::now() + timeout)
+        states::capture(&mut self.backend, &self.console, Instant::now() + timeout)
     }
 
     fn pause(&mut self) -> Result<()> {
-        self.kind.pause()
+        self.backend.pause()
     }
 
     fn resume(&mut self) -> Result<()> {
-        self.kind.resume()
+        self.backend.resume()
     }
 
     fn save(&mut self) -> Result<()> {
         match &self.start {
-            Start::ToBeSaved(directory) => self.kind.save_in(directory),
+            Start::ToBeSaved(directory) => self.backend.save_in(directory),
             _ => Err(Error::NotToBeSaved),
         }
     }
 
     fn save_in(&mut self, directory: &Path) -> Result<()> {
-        self.kind.save_in(directory)
+        self.backend.save_in(directory)
     }
 
     fn save_changes(&mut self, directory: &Path) -> Result<Changes> {
-        self.kind.save_changes(directory)
+        self.backend.save_changes(directory)
     }
 
     fn kill(&mut self) -> Result<()> {
@@ -257,7 +257,7 @@ impl<K: Kind> Machine for ProcessMachine<K> {
     }
 
     fn phases(&self) -> &[Phase] {
-        self.kind.phases()
+        self.backend.phases()
     }
 
     fn is_debugged(&self) -> bool {
@@ -269,9 +269,9 @@ impl<K: Kind> Machine for ProcessMachine<K> {
     }
 }
 
-impl<K: Kind> Drop for ProcessMachine<K> {
+impl<B: Backend> Drop for ProcessMachine<B> {
     fn drop(&mut self) {
-        // Nobody is left to tell; the parent-death signal is the safety net.
+        // An error cannot be reported here; the parent-death signal is the safety net.
         let _ = self.kill();
     }
 }

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a guest that does not answer is doing: its kernel is asked by "magic
-//! SysRq" over the serial console, which works as long as it serves
-//! interrupts; and the machine is asked for the registers, which always works.
+//! Captures the state of a guest that does not answer. Its kernel is asked by "magic SysRq" over
+//! the serial console, which works as long as it serves interrupts; and the machine is asked for
+//! the registers, which always works.
 
 use std::time::{Duration, Instant};
 
 use crate::console::Console;
 use crate::{Result, TaskStates};
 
-/// The part of a machine that is asked.
+/// What the capture needs from a machine.
 pub trait Probe {
-    /// The registers of each CPU, as lines of text.
+    /// Returns the registers of each CPU, as lines of text.
     fn registers(&mut self) -> Result<Vec<String>>;
 
-    /// A break on the serial line, then this key.
+    /// Sends a break on the serial line, followed by this key.
     fn press(&mut self, console: &Console, key: u8) -> Result<()>;
 }
 
-/// The keys to press, each with what the kernel prints when it has been
-/// heard. The task list is printed at a level that the console normally
-/// leaves out, so the level is raised before and set back after it; being
-/// handled in order, the last answer says that all has been printed.
+/// The keys to press, each with the line that the kernel prints when it has received the key. The
+/// task list is printed at a level that the console normally leaves out, so the level is raised
+/// before and reset after it. The kernel handles keys in order, so the last answer shows that
+/// everything has been printed.
 const KEYS: [(u8, &str); 5] = [
     (b'9', "Loglevel set to 9"),
     (b'w', "sysrq: Show Blocked State"),
@@ -29,11 +29,11 @@ const KEYS: [(u8, &str); 5] = [
     (b'5', "Loglevel set to 5"),
 ];
 
-/// A key that comes while the kernel prints may be lost. It is pressed again
-/// when it was not answered for this long; twice the same does no harm.
+/// The kernel may lose a key that it receives while it prints. A key is pressed again when it was
+/// not answered for this long; a repeated key does no harm.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Captures the states, giving the guest until `deadline` to print them.
+/// Captures the task states and registers. The guest has until `deadline` to print the states.
 pub(crate) fn capture(
     machine: &mut impl Probe,
     console: &Console,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_answer_can_be_taken_for_another() {
+    fn no_answer_contains_another() {
         for (i, (_, a)) in KEYS.iter().enumerate() {
             for (j, (_, b)) in KEYS.iter().enumerate() {
                 assert!(i == j || !a.contains(b), "{a} contains {b}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests that are saved as what differs from another saved guest.
+//! Tests of incremental snapshots, which save only the differences from a base snapshot.
 
 mod fixture;
 mod guests;
@@ -19,7 +19,7 @@ use guests::{Guest, RANDOM, STEP_PAGES};
 
 const PAGE: usize = 4096;
 
-/// Directories to save in.
+/// Directories for snapshots.
 struct Saved(TempDir);
 
 impl Saved {
@@ -39,7 +39,7 @@ fn start(start: Start, track: bool) -> Option<Result<Fixture>> {
     Fixture::try_at(Guest::Steps, 1, files, |_| start, track)
 }
 
-/// A guest that has not taken a step, and notes its changes.
+/// Starts a guest that tracks its changes and has not taken a step.
 fn begin() -> Option<Fixture> {
     let mut fixture = start(Start::Boot, true)?.unwrap();
     fixture.wait_for("ready");
@@ -53,24 +53,24 @@ fn changed(base: &Path, changes: &Path) -> Start {
     }
 }
 
-/// How many steps it has taken.
+/// Returns the number of steps that the guest has taken.
 fn steps(fixture: &mut Fixture) -> u32 {
     let states = fixture.machine.task_states(Duration::ZERO).unwrap();
     u32::from_str_radix(register(&states.registers, "RBX"), 16).unwrap()
 }
 
-/// Has it take one step. Each question is also a key that it takes a step for; so it is
-/// asked once, and then listened to.
+/// Makes the guest take one step. Each request for the task states presses a key for which the
+/// guest takes a step, so the request is made once, and then the console is polled.
 fn step(fixture: &mut Fixture) {
-    let said = |fixture: &Fixture| fixture.console().matches("step").count();
-    let before = said(fixture);
+    let printed = |fixture: &Fixture| fixture.console().matches("step").count();
+    let before = printed(fixture);
     fixture
         .machine
         .task_states(Duration::from_millis(1))
         .unwrap();
     let deadline = Instant::now() + PATIENCE;
-    while said(fixture) == before {
-        assert!(Instant::now() < deadline, "it takes no step");
+    while printed(fixture) == before {
+        assert!(Instant::now() < deadline, "the guest takes no step");
         assert_eq!(
             fixture.machine.wait(Duration::from_millis(5)).unwrap(),
             None
@@ -85,14 +85,14 @@ fn memory(directory: &Path) -> Vec<u8> {
     fs::read(verified.pages).unwrap()
 }
 
-/// The pages that differ.
+/// Returns the number of pages that differ.
 fn differing(one: &[u8], other: &[u8]) -> usize {
     assert_eq!(one.len(), other.len());
     let pages = one.chunks(PAGE).zip(other.chunks(PAGE));
     pages.filter(|(one, other)| one != other).count()
 }
 
-/// Starts a guest, and saves all of it before it does anything.
+/// Starts a guest, and returns its memory as saved before it runs.
 fn memory_of(saved: &Saved, begin: Start) -> Vec<u8> {
     let mut fixture = start(begin, false).unwrap().unwrap();
     let directory = saved.directory("again");
@@ -101,7 +101,7 @@ fn memory_of(saved: &Saved, begin: Start) -> Vec<u8> {
 }
 
 #[test]
-fn only_what_changed_is_saved_and_all_of_it() {
+fn exactly_the_changed_pages_are_saved() {
     let Some(mut fixture) = begin() else {
         return;
     };
@@ -126,7 +126,8 @@ fn only_what_changed_is_saved_and_all_of_it() {
     fixture.machine.save_in(&whole).unwrap();
     let after = memory(&whole);
     drop(fixture);
-    // Those of the step, one of zeros, the device's: its page and three rings; the stack.
+    // The pages of the step, the page that becomes zeros, the device's page and three rings, and
+    // the stack.
     assert!(
         (STEP_PAGES + 5..=STEP_PAGES + 6).contains(&sizes[0]),
         "{sizes:?}"
@@ -141,7 +142,7 @@ fn only_what_changed_is_saved_and_all_of_it() {
     assert!(differing(&first, &after) > STEP_PAGES);
     assert!(differing(&first, &before) > STEP_PAGES);
 
-    // One that begins there is compared with the same base, so its changes are more.
+    // A guest that starts from changes is compared with the same base, so it has more changes.
     let mut fixture = start(changed(&base, &later), true).unwrap().unwrap();
     step(&mut fixture);
     let third = saved.directory("third");
@@ -149,12 +150,12 @@ fn only_what_changed_is_saved_and_all_of_it() {
     assert_eq!(pages as usize, sizes[1] + STEP_PAGES + 1);
     fixture.machine.save_in(&whole).unwrap();
     assert!(memory_of(&saved, changed(&base, &third)) == memory(&whole));
-    // From now on it is compared with that.
+    // From now on the guest is compared with that snapshot.
     assert_eq!(fixture.machine.save_changes(&third).unwrap().pages, 0);
 }
 
 #[test]
-fn changes_have_clones_that_go_on() {
+fn clones_start_from_changes() {
     let Some(mut fixture) = begin() else {
         return;
     };
@@ -178,11 +179,15 @@ fn changes_have_clones_that_go_on() {
     }
     random.sort();
     random.dedup();
-    assert_eq!(random.len(), 3, "clones share a device's random numbers");
+    assert_eq!(
+        random.len(),
+        3,
+        "clones have the same random numbers of a device"
+    );
 }
 
 #[test]
-fn what_does_not_belong_together_is_refused() {
+fn mismatched_or_damaged_snapshots_are_refused() {
     let Some(mut fixture) = begin() else {
         return;
     };
@@ -202,14 +207,14 @@ fn what_does_not_belong_together_is_refused() {
         Error::NoSnapshot { why, .. } => why,
         error => panic!("{error}"),
     };
-    assert!(why(Start::Saved(changes.clone())).contains("only what differs"));
-    assert!(why(changed(&changes, &changes)).contains("only what differs"));
-    assert!(why(changed(&other, &changes)).contains("another saved guest"));
-    assert!(why(changed(&base, &other)).contains("one of its own"));
+    assert!(why(Start::Saved(changes.clone())).contains("incremental snapshot and needs its base"));
+    assert!(why(changed(&changes, &changes)).contains("incremental snapshot and needs its base"));
+    assert!(why(changed(&other, &changes)).contains("base is not the snapshot in"));
+    assert!(why(changed(&base, &other)).contains("complete snapshot"));
     let missing = refusal(changed(&saved.directory("empty"), &changes));
     assert!(matches!(missing, Error::File { .. }), "{missing}");
 
-    // Each file, with one bit flipped and one byte too few.
+    // Flip one bit of each file, and truncate each by one byte.
     let pages = |directory: &Path| saved::verify(directory, &monitor()).unwrap().pages;
     let files = [
         base.join("state"),
@@ -227,7 +232,8 @@ fn what_does_not_belong_together_is_refused() {
             why(changed(&base, &changes)).contains("damaged"),
             "{path:?}"
         );
-        // Written once more, it is right again, though not untouched.
+        // After the original byte is written, the content is valid again, although the file's
+        // modification time differs.
         file.write_all_at(&byte, length / 2).unwrap();
         drop(start(changed(&base, &changes), false).unwrap().unwrap());
         let mut last = [0];
@@ -243,7 +249,7 @@ fn what_does_not_belong_together_is_refused() {
 }
 
 #[test]
-fn who_notes_no_changes_saves_none() {
+fn changes_need_tracking_and_a_base() {
     let Some(untracked) = start(Start::Boot, false) else {
         return;
     };
@@ -260,7 +266,7 @@ fn who_notes_no_changes_saves_none() {
 }
 
 #[test]
-fn qemu_says_that_it_cannot() {
+fn qemu_does_not_support_changes() {
     let directory = tempfile::tempdir().unwrap();
     let spec = MachineSpec::new("/no/kernel", directory.path());
     let tracked = MachineSpec {

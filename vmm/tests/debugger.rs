@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A debugger of the real monitor, confined, with guests of a few instructions.
+//! Tests the debugger of the real, confined monitor, with guests of a few instructions.
 //!
-//! These run on any /dev/kvm that lets debuggers in. Without one each test says that it
-//! was not run.
+//! They run on any /dev/kvm that supports debugging. Otherwise each test reports that it was not
+//! run.
 
 mod guests;
 mod rsp;
@@ -21,16 +21,17 @@ use tempfile::TempDir;
 use guests::{COUNTER, Guest, function};
 use rsp::Gdb;
 
-/// The end of patience with a host that emulates and is busy; never a measure.
+/// Timeout for a slow host; no assertion depends on elapsed time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Enough for what they do.
+/// Sufficient for these guests.
 const MEMORY_MIB: u32 = 16;
 
-/// What the function begins with: `push %eax`, `inc %ebx`, and a longer one's first byte.
+/// The first bytes of the function: `push %eax`, `inc %ebx`, and the first byte of a longer
+/// instruction.
 const FUNCTION: [u8; 3] = [0x50, 0x43, 0x89];
 
-/// A machine that a debugger may come to, and its files.
+/// A machine with a debugger's socket, and its files.
 struct Fixture {
     machine: KvmMachine,
     address: DebuggerAddress,
@@ -38,7 +39,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a guest; `None`, with a word, where there is no KVM for that.
+    /// Starts a guest. Returns `None` after a message if KVM does not support this.
     fn start(guest: Guest, vcpus: u8) -> Option<Self> {
         Self::at(guest, vcpus, |directory| {
             DebuggerAddress::Socket(directory.path().join("gdb"))
@@ -54,7 +55,7 @@ impl Fixture {
             .map_err(|error| format!("cannot open /dev/kvm: {error}"))
             .and_then(|kvm| match kvm.check_extension(Cap::SetGuestDebug) {
                 true => Ok(()),
-                false => Err("this KVM lets no debugger in".to_owned()),
+                false => Err("this KVM does not support debugging".to_owned()),
             });
         if let Err(why) = able {
             skip(&why);
@@ -80,12 +81,12 @@ impl Fixture {
     }
 }
 
-/// Says that this test was not run.
+/// Reports that this test was not run.
 fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("?").to_owned();
-    // `eprintln` would be kept back from whoever runs the tests.
-    let words = format!("not run: {test}: {why}\n");
-    std::io::stderr().write_all(words.as_bytes()).unwrap();
+    // The test harness would capture the output of `eprintln`.
+    let text = format!("not run: {test}: {why}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
 fn spec(
@@ -109,18 +110,18 @@ fn options() -> Options {
     }
 }
 
-/// How a vCPU at a breakpoint is told.
+/// Returns true if the reply reports a vCPU at a breakpoint.
 fn at_breakpoint(reply: &str) -> bool {
     reply.starts_with("T05") && reply.contains("swbreak:")
 }
 
 #[test]
-fn a_breakpoint_stops_the_guest_again_and_again() {
+fn a_breakpoint_stops_the_guest_repeatedly() {
     let Some(mut fixture) = Fixture::start(Guest::Count, 1) else {
         return;
     };
     let mut gdb = fixture.gdb();
-    // It has waited for us.
+    // The guest waits for the debugger before it runs.
     assert_eq!(fixture.console(), "");
     assert!(gdb.ask("?").contains("05"));
     for _ in 0..2 {
@@ -132,14 +133,14 @@ fn a_breakpoint_stops_the_guest_again_and_again() {
         assert!(at_breakpoint(&reply), "{reply}");
         let (pc, ebx) = gdb.state();
         assert_eq!((pc, ebx), (function(), round));
-        // The trap is not to be seen.
+        // The trap must not be visible.
         assert_eq!(gdb.memory(function(), 3), FUNCTION);
-        // As gdb does it: one step without the breakpoint, nobody else running.
+        // Continue as gdb does: one step without the breakpoint, while no other vCPU runs.
         gdb.point("z0", function(), 1);
         let reply = gdb.ask("vCont;s:1");
         assert!(reply.starts_with("T05"), "{reply}");
         assert_eq!(gdb.state(), (function() + 1, round));
-        // From here on it would run in the middle of the breakpoint, were that there.
+        // With the breakpoint in memory, the vCPU would now continue in the middle of the trap.
         gdb.point("Z0", function(), 1);
         if round == 2 {
             let reply = gdb.ask("vCont;s:1;c");
@@ -154,14 +155,18 @@ fn a_breakpoint_stops_the_guest_again_and_again() {
 }
 
 #[test]
-fn what_a_debugger_wants_it_gets_or_is_refused() {
+fn memory_accesses_and_breakpoints_succeed_or_are_refused() {
     let Some(fixture) = Fixture::start(Guest::Count, 2) else {
         return;
     };
     let mut gdb = fixture.gdb();
     assert_eq!(gdb.ask("qfThreadInfo"), "m01,02");
     let end = u64::from(MEMORY_MIB) << 20;
-    assert_eq!(gdb.memory(end - 2, 4).len(), 2, "as much as there is");
+    assert_eq!(
+        gdb.memory(end - 2, 4).len(),
+        2,
+        "truncated at the end of memory"
+    );
     for nothing in [end, 0xd000_0000, u64::MAX - 1] {
         let reply = gdb.ask(&format!("m{nothing:x},2"));
         assert!(reply.starts_with('E'), "{reply}");
@@ -172,7 +177,7 @@ fn what_a_debugger_wants_it_gets_or_is_refused() {
     }
     gdb.done(&format!("M{COUNTER:x},4:78563412"));
     assert_eq!(gdb.memory(COUNTER.into(), 4), [0x78, 0x56, 0x34, 0x12]);
-    // A breakpoint is not written over, but what is behind it is.
+    // A write at a breakpoint keeps the trap and changes the byte that it replaces.
     gdb.point("Z0", function(), 1);
     gdb.done(&format!("M{:x},1:40", function()));
     assert_eq!(gdb.memory(function(), 1), [0x40]);
@@ -186,7 +191,7 @@ fn what_a_debugger_wants_it_gets_or_is_refused() {
 }
 
 #[test]
-fn a_debugger_interrupts_and_detaches_or_is_gone() {
+fn a_debugger_interrupts_detaches_and_disconnects() {
     let Some(mut fixture) = Fixture::start(Guest::Count, 2) else {
         return;
     };
@@ -197,7 +202,7 @@ fn a_debugger_interrupts_and_detaches_or_is_gone() {
     let reply = gdb.receive().expect("a stop");
     assert!(reply.contains("02"), "{reply}");
     let (_, before) = gdb.state();
-    // Gone without a word, its breakpoint set.
+    // Disconnect without detaching while a breakpoint is set.
     gdb.point("Z0", function(), 1);
     drop(gdb);
     let mut gdb = fixture.gdb();
@@ -206,11 +211,11 @@ fn a_debugger_interrupts_and_detaches_or_is_gone() {
     assert!(at_breakpoint(&gdb.ask("vCont;c")));
     let (_, after) = gdb.state();
     assert!(after >= before, "{after} {before}");
-    // Somebody else is not let in meanwhile.
+    // A second debugger is refused meanwhile.
     let mut other = UnixStream::connect(fixture.directory.path().join("gdb")).unwrap();
     let end = other.read(&mut [0]);
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
-    // What the parent asks does not let the guest go on.
+    // Requests of the parent do not resume the guest.
     let states = fixture.machine.task_states(Duration::from_millis(10));
     assert_eq!(states.unwrap().registers[0], "CPU#0");
     fixture.machine.pause().unwrap();
@@ -218,7 +223,7 @@ fn a_debugger_interrupts_and_detaches_or_is_gone() {
     assert_eq!(gdb.state(), (function(), after));
     gdb.done("D");
     assert_eq!(gdb.receive(), None);
-    // It runs on: the count changes, and no breakpoint is left.
+    // The guest continues: the count changes, and no breakpoint is left.
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut gdb = fixture.gdb();
@@ -226,13 +231,13 @@ fn a_debugger_interrupts_and_detaches_or_is_gone() {
         if now > after {
             break;
         }
-        assert!(Instant::now() < deadline, "it stands still at {now}");
+        assert!(Instant::now() < deadline, "the count stays at {now}");
     }
     assert_eq!(fixture.machine.try_exit().unwrap(), None);
 }
 
 #[test]
-fn the_cpus_own_breakpoints_work() {
+fn hardware_breakpoints_work() {
     let Some(fixture) = Fixture::start(Guest::Count, 1) else {
         return;
     };
@@ -242,16 +247,16 @@ fn the_cpus_own_breakpoints_work() {
     assert!(reply.contains("hwbreak:"), "{reply}");
     assert_eq!(gdb.state(), (function() + 1, 0));
     gdb.point("z1", function() + 1, 1);
-    // Whether one is met, some KVMs that only emulate never tell.
+    // Only set and remove watchpoints: some KVMs that emulate code never report that one was hit.
     gdb.point("Z2", COUNTER.into(), 4);
     gdb.point("z2", COUNTER.into(), 4);
-    for reply in ["Z2,300001,4", "Z2,300000,3"].map(|words| gdb.ask(words)) {
+    for reply in ["Z2,300001,4", "Z2,300000,3"].map(|text| gdb.ask(text)) {
         assert!(reply.starts_with('E'), "{reply}");
     }
 }
 
 #[test]
-fn the_guests_own_traps_stay_its_own() {
+fn the_guests_own_traps_are_delivered_to_it() {
     let Some(mut fixture) = Fixture::start(Guest::Traps, 1) else {
         return;
     };
@@ -259,12 +264,12 @@ fn the_guests_own_traps_stay_its_own() {
     let undebugged = spec(&directory, Guest::Traps, 1, None);
     let mut machine = KvmMachine::start(&undebugged, &options()).unwrap();
     let exit = machine.wait(PATIENCE).unwrap();
-    let said = machine.console_tail(1);
-    if exit != Some(Exit::Reset) || said != ["trapped twice"] {
-        return skip("this KVM cannot do it without a debugger either");
+    let output = machine.console_tail(1);
+    if exit != Some(Exit::Reset) || output != ["trapped twice"] {
+        return skip("this KVM cannot run the guest without a debugger either");
     }
     let mut gdb = fixture.gdb();
-    // So that KVM tells of all debug exceptions.
+    // This makes KVM intercept all debug exceptions.
     gdb.point("Z1", COUNTER.into(), 1);
     assert_eq!(gdb.ask("vCont;c"), "W00");
     let exit = fixture.machine.wait(PATIENCE).unwrap();
@@ -273,7 +278,7 @@ fn the_guests_own_traps_stay_its_own() {
 }
 
 #[test]
-fn a_debugger_is_told_of_the_guests_end() {
+fn the_guests_end_is_reported_to_the_debugger() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -289,7 +294,7 @@ fn a_debugger_is_told_of_the_guests_end() {
 }
 
 #[test]
-fn a_place_that_is_taken_is_refused() {
+fn an_address_in_use_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -304,10 +309,10 @@ fn a_place_that_is_taken_is_refused() {
     ] {
         let spec = spec(&directory, Guest::Loop, 1, Some(&address));
         let error = KvmMachine::start(&spec, &options()).err().unwrap();
-        let words = error.to_string();
+        let message = error.to_string();
         assert!(
-            words.contains("debugger") && words.contains(&name),
-            "{words}"
+            message.contains("debugger") && message.contains(&name),
+            "{message}"
         );
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("in use"), "{cause}");
@@ -316,11 +321,11 @@ fn a_place_that_is_taken_is_refused() {
 }
 
 impl Fixture {
-    /// Waits until the guest has said something.
-    fn wait_for(&mut self, words: &str) {
+    /// Waits until the guest has printed `text`.
+    fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.console().contains(words) {
-            assert!(Instant::now() < deadline, "it never said {words}");
+        while !self.console().contains(text) {
+            assert!(Instant::now() < deadline, "the guest never printed {text}");
             let exit = self.machine.wait(Duration::from_millis(10)).unwrap();
             assert_eq!(exit, None);
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The seeds of the fuzz targets, played as tests. They are made here: with
-//! `CRUCIBLE_WRITE_SEEDS=1` these tests write them instead of comparing.
+//! Runs the seeds of the fuzz targets as tests. The seeds are generated here: with
+//! `CRUCIBLE_WRITE_SEEDS=1` these tests write them instead of comparing them.
 //!
-//! What a fuzzer has found becomes a file beside them, and is played from then on.
+//! A fuzzer's finding is added as a file beside the seeds, and runs as a test from then on.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crucible_vmm::kvm::devices::block::Block;
 use crucible_vmm::kvm::devices::console::Console;
 use crucible_vmm::kvm::devices::fuzz::{DISK, TARGETS, Writer};
-use crucible_vmm::kvm::devices::harness::{Bench, Line};
+use crucible_vmm::kvm::devices::harness::{Fixture, Line};
 use crucible_vmm::kvm::devices::rng::Rng;
 use crucible_vmm::kvm::devices::serial::{Output, Serial};
 
@@ -25,7 +25,7 @@ fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
 }
 
-/// A chain of a header, data and a status, offered and notified.
+/// Adds a chain of a header, data and a status, offers it and notifies the queue.
 fn request(script: Writer, kind: u8, sector: u8, data: u8) -> Writer {
     let mut header = [0; 16];
     header[0] = kind;
@@ -43,7 +43,7 @@ fn request(script: Writer, kind: u8, sector: u8, data: u8) -> Writer {
 fn block_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let read = request(Writer::new(&[0]), 0, 1, 0);
     let read = read.wild(0, 1, 0x2_1000, 4096, NEXT | WRITE, 2);
-    // Eight sectors from the first; discarding knows no flag, zeroing one: unmap.
+    // Eight sectors from the first; discard allows no flag, and writing zeros allows one: unmap.
     let range = |flags: u8| [0u8, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, flags, 0, 0, 0];
     vec![
         ("read", read.offer(0, 0).notify(0).save().notify(0).finish()),
@@ -84,7 +84,7 @@ fn block_seeds() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn console_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    // Buffers for the control queue, and its messages: ready, port ready, port open.
+    // Buffers for the control queue, followed by its messages: ready, port ready, port open.
     let hello = |mut script: Writer| {
         for at in 0..8 {
             script = script.descriptor(2, at, at, 64, WRITE, 0).offer(2, at);
@@ -213,7 +213,8 @@ fn serial_seeds() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn register_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    // How a driver starts a device, with rings of 8 at the beginning of memory.
+    // The initialisation of a device by a driver, with rings of 8 entries at the beginning of
+    // memory.
     let started = |device: u8| {
         let mut bytes = vec![device];
         for (offset, value) in [
@@ -250,19 +251,19 @@ fn restore_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let disk = || {
         let file = tempfile::tempfile().unwrap();
         file.set_len(DISK).unwrap();
-        Bench::new(|_| Box::new(Block::new(file, false, "disk").unwrap()))
+        Fixture::new(|_| Box::new(Block::new(file, false, "disk").unwrap()))
     };
     let console = || {
         let (mut host, channel) = UnixStream::pair().unwrap();
         let (_gone, terminal) = UnixStream::pair().unwrap();
         std::io::Write::write_all(&mut host, b"unread").unwrap();
-        Bench::new(|events| Box::new(Console::new(channel, terminal, &events).unwrap()))
+        Fixture::new(|events| Box::new(Console::new(channel, terminal, &events).unwrap()))
     };
-    let save = |bench: &mut Bench| serde_json::to_vec(&bench.transport.save()).unwrap();
-    let started = |mut bench: Bench| {
-        bench.start();
-        bench.notify_all();
-        save(&mut bench)
+    let save = |fixture: &mut Fixture| serde_json::to_vec(&fixture.transport.save()).unwrap();
+    let started = |mut fixture: Fixture| {
+        fixture.start();
+        fixture.notify_all();
+        save(&mut fixture)
     };
     let mut uart = Serial::new(Arc::new(Line::default()), Output::sink(std::io::sink()));
     uart.send(b"key");
@@ -270,7 +271,7 @@ fn restore_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("disk-new", save(&mut disk())),
         ("disk", started(disk())),
         ("console", started(console())),
-        ("rng", started(Bench::new(|_| Box::new(Rng::new())))),
+        ("rng", started(Fixture::new(|_| Box::new(Rng::new())))),
         ("serial", serde_json::to_vec(&uart.save()).unwrap()),
     ]
 }
@@ -285,7 +286,7 @@ fn saved_seeds() -> Vec<(&'static str, Vec<u8>)> {
     );
     let number = |number: u64| number.to_le_bytes();
     let page = |first| [b"P".as_slice(), &number(first), &number(1), &[7; 4096]].concat();
-    let said = [
+    let stream = [
         b"S".as_slice(),
         &number(2),
         b"{}",
@@ -295,19 +296,19 @@ fn saved_seeds() -> Vec<(&'static str, Vec<u8>)> {
         &number(3),
         b"why",
     ];
-    // A head and nothing that it tells of.
+    // A header without the parts that it describes.
     let mut state = b"CRUCIVM\n\x02\0\0\0".to_vec();
     state.resize(40, 0);
     vec![
         ("whole", whole.into_bytes()),
         ("changes", changes.into_bytes()),
-        ("said", said.concat()),
+        ("said", stream.concat()),
         ("state", state),
     ]
 }
 
 #[test]
-fn the_seeds_are_those_that_are_made_here() {
+fn the_seeds_match_the_generated_ones() {
     let all = [
         ("block", block_seeds()),
         ("console", console_seeds()),
@@ -326,19 +327,19 @@ fn the_seeds_are_those_that_are_made_here() {
                 fs::write(&path, bytes).unwrap();
             } else {
                 let there = fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-                assert_eq!(there, bytes, "{path:?} is of another version");
+                assert_eq!(there, bytes, "{path:?} differs from the generated seed");
             }
         }
     }
 }
 
 #[test]
-fn every_seed_of_every_target_is_harmless() {
+fn every_seed_of_every_target_passes() {
     for (target, play) in TARGETS {
         let mut seeds = 0;
         for entry in fs::read_dir(corpus().join(target)).unwrap() {
             let path = entry.unwrap().path();
-            // Named where it fails: what a target says is only what it found.
+            // Print the path first: a panic of the target does not mention it.
             println!("{}", path.display());
             play(&fs::read(&path).unwrap());
             seeds += 1;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests that are saved over another saved guest, and somebody who is killed meanwhile:
-//! the monitor, or the process that has started it and writes the files.
+//! Tests that a snapshot is replaced atomically when a process is killed during a save: the
+//! monitor, or the process that has started it and writes the files.
 //!
-//! `CRUCIBLE_SEED=N` repeats the moments of a run, as far as the host does.
+//! `CRUCIBLE_SEED=N` repeats the moments of a run, as far as the host's timing allows.
 
 mod fixture;
 mod guests;
@@ -28,20 +28,20 @@ use rustix::process::{
 use fixture::{Fixture, PATIENCE, monitor, register};
 use guests::{Guest, MARKED_PAGES, MARKS};
 
-/// How often somebody is killed.
+/// Number of saves during which a process is killed.
 const KILLS: u32 = 200;
 
-/// Saves that nobody disturbs, to learn how long one takes.
+/// Number of undisturbed saves, to measure the duration of a save.
 const MEASURED: u32 = 7;
 
-/// What tells [`saver`] where to save, and which mark its guest is to have.
+/// Environment variables that tell [`saver`] where to save, and which mark its guest has.
 const DIRECTORY: &str = "CRUCIBLE_SAVER_DIRECTORY";
 const MARK: &str = "CRUCIBLE_SAVER_MARK";
 
-/// What tells it to have its files limited.
+/// Environment variable that makes it limit the size of its files.
 const LIMITED: &str = "CRUCIBLE_SAVER_LIMITED";
 
-/// Not a test of its own: the process that has a guest and saves it, when it is told to.
+/// The process that has a guest and saves it on request. It tests nothing by itself.
 #[test]
 fn saver() {
     let (Some(saved), Ok(mark)) = (env::var_os(DIRECTORY), env::var(MARK)) else {
@@ -61,13 +61,13 @@ fn saver() {
         Ok(()) => println!("saved"),
         Err(error) => println!("failed: {error}"),
     }
-    // Until nobody wants to kill anybody any more.
+    // Stay until the test has finished killing processes.
     io::stdin().read_line(&mut String::new()).unwrap();
 }
 
-/// No file of this process may be as long as a guest's memory is.
+/// Limits the files of this process to less than a guest's memory.
 fn limit_files() {
-    // SAFETY: it is only ignored; writing then fails with EFBIG instead.
+    // SAFETY: the signal is ignored; a write then fails with EFBIG instead.
     let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     assert_ne!(before, libc::SIG_ERR);
     let limit = Rlimit {
@@ -77,12 +77,12 @@ fn limit_files() {
     setrlimit(Resource::Fsize, limit).unwrap();
 }
 
-/// Such a process, whose guest is there.
+/// Such a process, whose guest is running.
 struct Saver {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     monitor: Pid,
-    /// Tells of the monitor's end, also where its number is another's by then.
+    /// Reports the monitor's exit, even if its pid has been reused by then.
     monitor_end: OwnedFd,
 }
 
@@ -114,31 +114,31 @@ impl Saver {
         }
     }
 
-    /// Has it save its guest from now on.
+    /// Requests the save.
     fn go(&mut self) -> Instant {
         let input = self.process.stdin.as_mut();
         input.unwrap().write_all(b"go\n").unwrap();
         Instant::now()
     }
 
-    /// What it said of the save, if it has.
+    /// Returns what it has printed about the save, or `None` if it was killed before.
     fn outcome(&mut self) -> Option<String> {
         let mut lines = (&mut self.lines).map_while(Result::ok);
         lines.find(|line| line == "saved" || line.starts_with("failed"))
     }
 
-    /// Waits until both it and the monitor are gone.
+    /// Waits until both it and the monitor have exited.
     fn gone(mut self) {
         drop(self.process.stdin.take());
         while self.lines.next().is_some() {}
         self.process.wait().unwrap();
         let mut wait = [PollFd::new(&self.monitor_end, PollFlags::IN)];
         let ended = poll(&mut wait, Some(&PATIENCE.try_into().unwrap())).unwrap();
-        assert_eq!(ended, 1, "the monitor is still there");
+        assert_eq!(ended, 1, "the monitor still runs");
     }
 }
 
-/// Numbers without visible order (splitmix64).
+/// Pseudo-random numbers (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -150,13 +150,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A moment from now to `limit`.
+    /// Returns a random duration of at most `limit`.
     fn moment(&mut self, limit: Duration) -> Duration {
         limit.mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
 
-/// Waits for a moment more exactly than the kernel wakes sleepers.
+/// Waits for a moment more precisely than the kernel's timers wake a sleeper.
 fn wait_until(moment: Instant) {
     const SLACK: Duration = Duration::from_micros(200);
     if let Some(most) = moment
@@ -175,7 +175,8 @@ fn median(times: &mut [Duration]) -> Duration {
     times[times.len() / 2]
 }
 
-/// What is saved there: it must be whole, have one mark everywhere, and start.
+/// Verifies the snapshot in the directory, and returns it with its mark: it must be complete, have
+/// one mark everywhere, and start.
 fn look(directory: &Path) -> (Verified, u32) {
     let verified = saved::verify(directory, &monitor()).unwrap();
     let memory = fs::read(&verified.pages).unwrap();
@@ -196,7 +197,7 @@ fn look(directory: &Path) -> (Verified, u32) {
     (verified, mark)
 }
 
-/// Whether there is more than a saved guest: one that is being saved.
+/// Returns true if the directory has further files beside the snapshot, so that a save has begun.
 fn has_begun(directory: &Path, old: &Verified) -> bool {
     let entries = fs::read_dir(directory).unwrap();
     let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -205,7 +206,7 @@ fn has_begun(directory: &Path, old: &Verified) -> bool {
 }
 
 #[test]
-fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
+fn a_killed_save_leaves_the_old_or_the_new_snapshot() {
     let Some(fixture) = Fixture::start(Guest::Reset) else {
         return;
     };
@@ -217,8 +218,8 @@ fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
             .unwrap()
             .as_nanos() as u64,
     };
-    let say = |words: String| io::stderr().write_all(words.as_bytes()).unwrap();
-    say(format!("killed saves: CRUCIBLE_SEED={seed}\n"));
+    let log = |text: String| io::stderr().write_all(text.as_bytes()).unwrap();
+    log(format!("killed saves: CRUCIBLE_SEED={seed}\n"));
     let mut random = Random(seed);
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
@@ -238,7 +239,7 @@ fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
     for mark in MEASURED + 1..=MEASURED + KILLS {
         let victim = ["the monitor", "its parent"][mark as usize % 2];
         let mut saver = Saver::start(directory, mark);
-        // Whatever the one before has left, the new one has removed.
+        // The new process has removed the previous one's leftovers.
         assert!(!has_begun(directory, &current));
         let longest = median(&mut times).mul_f64(1.3);
         let begun = saver.go();
@@ -255,7 +256,7 @@ fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
             "the new guest"
         } else {
             assert_eq!((now_mark, &now.id), (current_mark, &current.id));
-            // Who was not killed has removed what it had begun.
+            // A process that was not killed has removed the files of its failed save.
             assert!(victim != "the monitor" || now.leftovers.is_empty());
             assert_ne!(outcome.as_deref(), Some("saved"));
             match inside {
@@ -266,12 +267,12 @@ fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
         *counts.entry((victim, what)).or_default() += 1;
         (current, current_mark) = (now, now_mark);
     }
-    say(format!(
+    log(format!(
         "killed saves: a save takes {:?}\n",
         median(&mut times)
     ));
     for ((victim, what), count) in &counts {
-        say(format!("killed saves: {victim} killed: {what}: {count}\n"));
+        log(format!("killed saves: {victim} killed: {what}: {count}\n"));
     }
     for victim in ["the monitor", "its parent"] {
         for what in ["the old guest", "the new guest"] {
@@ -281,11 +282,11 @@ fn whoever_is_killed_leaves_the_old_guest_or_the_new_one() {
     }
 }
 
-/// A file system with too little room for two guests. Unmounted when dropped.
+/// A file system without enough space for two guests. Unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None` where we may not mount one.
+    /// Mounts the file system. Returns `None` if the test lacks the privilege.
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -300,20 +301,20 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Else it stays until the host is started again; nobody is left to tell.
+        // If this fails, the file system stays until the host reboots; drop cannot report it.
         let _ = Command::new("umount").arg(self.0.path()).status();
     }
 }
 
 #[test]
-fn a_full_disk_is_told_and_leaves_the_old_guest() {
+fn a_full_disk_is_reported_and_leaves_the_old_snapshot() {
     let Some(fixture) = Fixture::start(Guest::Reset) else {
         return;
     };
     drop(fixture);
     let Some(disk) = SmallDisk::mount() else {
-        let words = "not run: a_full_disk_is_told…: no file system can be mounted\n";
-        io::stderr().write_all(words.as_bytes()).unwrap();
+        let text = "not run: a_full_disk_is_reported…: no file system can be mounted\n";
+        io::stderr().write_all(text.as_bytes()).unwrap();
         return;
     };
     let directory = disk.0.path();
@@ -335,17 +336,18 @@ fn a_full_disk_is_told_and_leaves_the_old_guest() {
         assert_eq!(look(directory), old);
         assert!(old.0.leftovers.is_empty());
     }
-    // The guest is none the worse for it.
+    // The failed save does not affect the guest.
     fixture.machine.resume().unwrap();
     assert_eq!(fixture.machine.try_exit().unwrap(), None);
-    // And is saved where there is room: without its name, the old one is nothing.
+    // The guest can be saved when there is space: without its state, the old snapshot is a
+    // leftover.
     fs::remove_file(directory.join("state")).unwrap();
     fixture.machine.save().unwrap();
     assert_eq!(look(directory).1, 2);
 }
 
 #[test]
-fn a_limit_of_files_is_told_and_leaves_the_old_guest() {
+fn a_file_size_limit_is_reported_and_leaves_the_old_snapshot() {
     let Some(fixture) = Fixture::start(Guest::Reset) else {
         return;
     };

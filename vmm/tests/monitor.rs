@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The real monitor, confined, with guests of a few instructions.
+//! Tests the real, confined monitor, with guests of a few instructions.
 //!
-//! These run on any /dev/kvm, also on those that cannot run a kernel. Without one each
-//! test says that it was not run.
+//! They run on any /dev/kvm, even one that cannot run a kernel. Without one each test reports that
+//! it was not run.
 
 mod fixture;
 mod guests;
@@ -22,7 +22,7 @@ use fixture::{Fixture, PATIENCE, register};
 use guests::Guest;
 
 #[test]
-fn what_the_guest_says_arrives_and_a_reset_is_told() {
+fn console_output_arrives_and_a_reset_is_reported() {
     let Some(mut fixture) = Fixture::start(Guest::Reset) else {
         return;
     };
@@ -31,7 +31,7 @@ fn what_the_guest_says_arrives_and_a_reset_is_told() {
 }
 
 #[test]
-fn a_triple_fault_is_told_with_the_registers() {
+fn a_triple_fault_is_reported_with_the_registers() {
     let Some(mut fixture) = Fixture::start(Guest::TripleFault) else {
         return;
     };
@@ -43,7 +43,7 @@ fn a_triple_fault_is_told_with_the_registers() {
 }
 
 #[test]
-fn a_guest_that_loops_can_be_asked_paused_and_killed() {
+fn a_looping_guest_can_be_examined_paused_and_killed() {
     let Some(mut fixture) = Fixture::start(Guest::Loop) else {
         return;
     };
@@ -53,7 +53,7 @@ fn a_guest_that_loops_can_be_asked_paused_and_killed() {
         machine.pause().unwrap();
         machine.resume().unwrap();
     }
-    // It answers no key, so the time is only what it is given for that.
+    // The guest answers no key, so this always takes the whole timeout.
     let states = machine.task_states(Duration::from_millis(10)).unwrap();
     assert!(!states.answered);
     assert_eq!(states.registers[0], "CPU#0");
@@ -86,7 +86,7 @@ fn one_vcpu_of_two_ends_the_machine() {
 }
 
 #[test]
-fn a_guest_is_saved_and_goes_on_elsewhere() {
+fn a_saved_guest_continues_in_a_new_machine() {
     let directory = tempfile::tempdir().unwrap();
     let Some(mut fixture) = Fixture::at(Guest::Loop, 2, directory, Start::ToBeSaved) else {
         return;
@@ -99,12 +99,12 @@ fn a_guest_is_saved_and_goes_on_elsewhere() {
     let registers = states.unwrap().registers;
     assert_eq!(register(&registers, "RBX"), "0000000012345678");
     assert_eq!(fixture.machine.try_exit().unwrap(), None);
-    // It says nothing again: it is behind that.
+    // It prints nothing: it continues behind that point.
     assert_eq!(fixture.console(), "");
 }
 
 #[test]
-fn the_monitor_survives_nonsense_in_its_devices() {
+fn the_monitor_survives_malformed_device_accesses() {
     for guest in [Guest::Noise, Guest::Driver] {
         let Some(mut fixture) = Fixture::start(guest) else {
             return;
@@ -120,7 +120,7 @@ fn every_thread_of_the_monitor_is_confined() {
         return;
     };
     fixture.wait_for("looping");
-    // Each vCPU answers this, so each has been through what comes before.
+    // Each vCPU's thread handles this, so each has completed its confinement.
     fixture.machine.pause().unwrap();
     let process = Path::new("/proc").join(fixture.pid().to_string());
     let mut names = Vec::new();
@@ -131,7 +131,7 @@ fn every_thread_of_the_monitor_is_confined() {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_else(|| panic!("no {name}")).trim()
         };
-        // A filter, and what goes with it.
+        // A filter, and the settings that go with it.
         assert_eq!(value("Seccomp:"), "2");
         assert_eq!(value("NoNewPrivs:"), "1");
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
@@ -150,24 +150,23 @@ fn every_thread_of_the_monitor_is_confined() {
 }
 
 #[test]
-fn a_forbidden_call_is_told_as_what_it_is() {
+fn a_forbidden_system_call_is_reported_as_such() {
     let Some(mut fixture) = Fixture::start(Guest::Loop) else {
         return;
     };
     fixture.wait_for("looping");
-    // What the kernel does to a process whose filter says so.
+    // The signal by which the kernel kills a process that violates its filter.
     kill_process(fixture.pid(), Signal::SYS).unwrap();
     let exit = fixture.exit();
     let Exit::HostError { detail } = exit else {
         panic!("{exit:?}");
     };
-    assert!(detail.contains("a system call that it is not allowed"));
+    assert!(detail.contains("a system call that its filter forbids"));
 }
 
 const PARENT: &str = "CRUCIBLE_MONITOR_PARENT";
 
-/// Not a test of its own: the process that
-/// [`a_monitor_ends_with_its_parent`] kills.
+/// The process that [`a_monitor_ends_with_its_parent`] kills. It tests nothing by itself.
 #[test]
 fn parent() {
     if env::var_os(PARENT).is_none() {
@@ -176,13 +175,13 @@ fn parent() {
     let mut fixture = Fixture::start(Guest::Loop).expect("KVM");
     fixture.wait_for("looping");
     println!("\nmonitor {}", fixture.pid());
-    // Until it is killed.
+    // Wait to be killed.
     let _ = fixture.machine.wait(PATIENCE);
 }
 
 #[test]
 fn a_monitor_ends_with_its_parent() {
-    // Giving up rights can cost a process the signal that tells of its parent's death.
+    // Dropping privileges can clear a process's parent-death signal.
     let Some(fixture) = Fixture::start(Guest::Reset) else {
         return;
     };
@@ -203,5 +202,5 @@ fn a_monitor_ends_with_its_parent() {
     parent.wait().unwrap();
     let mut wait = [PollFd::new(&monitor, PollFlags::IN)];
     let ended = poll(&mut wait, Some(&PATIENCE.try_into().unwrap())).unwrap();
-    assert_eq!(ended, 1, "it is still there");
+    assert_eq!(ended, 1, "the monitor still runs");
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The structures of the format, as the header file has them.
+//! The structures of the format, as defined by the header file.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -194,7 +194,7 @@ layout!(
     }
 );
 layout!(
-    /// `struct ckpt_epoll` and its first item.
+    /// `struct ckpt_epoll` with its first item.
     Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, added: u32, }
 );
 layout!(
@@ -235,7 +235,7 @@ layout!(
     }
 );
 layout!(
-    /// `struct ckpt_sockets`, its ends in turn.
+    /// `struct ckpt_sockets` with its two ends.
     Sockets { kind: u32, flags: u32, first: SocketEnd, second: SocketEnd, }
 );
 layout!(
@@ -262,7 +262,7 @@ layout!(
     Trailer { nr_records: u64, nr_objects: u64, }
 );
 
-/// A name of a fixed field, up to its first NUL.
+/// Returns the text of a fixed-size field, up to its first NUL.
 pub fn name(field: &[u8]) -> String {
     let end = field.iter().position(|&b| b == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..end]).into_owned()

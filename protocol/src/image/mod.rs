@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reads checkpoint images: record by record with every checksum verified, and as
-//! a [`Summary`] of what is in them, task by task.
+//! Reads checkpoint images: record by record while verifying every checksum, and as a [`Summary`]
+//! of the tasks in them.
 //!
 //! The format is `guest-kernel/src/include/uapi/linux/checkpoint.h`.
 

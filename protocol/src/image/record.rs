@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Records with their checksums.
+//! Reads records and verifies their checksums.
 
 use std::io::{self, Read};
 
@@ -9,69 +9,69 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::layout::{Header, MAGIC, MAX_PAYLOAD, RecordHead, Trailer, VERSION};
 
-/// Bytes of a record's head, and of that part of it that its checksum covers.
+/// Size in bytes of a record's head, and of the part of it that the checksum covers.
 const HEAD: usize = 24;
 pub(super) const SUMMED: usize = 16;
 
-/// What is wrong with an image, and where.
+/// Errors of reading an image.
 #[derive(Debug, Error)]
 pub enum ImageError {
-    /// It cannot be read.
+    /// Reading the file failed.
     #[error("cannot read the image")]
     Io(#[source] io::Error),
-    /// It is something else.
-    #[error("this is no checkpoint image: it does not begin as one")]
+    /// The file does not begin as an image.
+    #[error("this is not a checkpoint image: it does not begin with an image header")]
     NoImage,
-    /// Its version is another.
+    /// The image has a different version of the format.
     #[error("the image has version {0}; this program reads version {VERSION}")]
     Version(u32),
-    /// It ends before its trailer.
-    #[error("the image was cut off: it ends in record {record}, byte {offset}")]
+    /// The image ends before its trailer.
+    #[error("the image is truncated: it ends in record {record}, byte {offset}")]
     CutOff {
         /// Number of the record, from 0.
         record: u64,
-        /// Where that begins.
+        /// Offset in bytes where the record begins.
         offset: u64,
     },
-    /// A record is not what its checksum says.
-    #[error("record {record} ({kind:?}) at byte {offset} is damaged: its checksum does not hold")]
+    /// The checksum of a record does not match.
+    #[error("record {record} ({kind:?}) at byte {offset} is damaged: its checksum does not match")]
     Damaged {
         /// Number of the record, from 0.
         record: u64,
-        /// Its type.
+        /// Type of the record.
         kind: Kind,
-        /// Where it begins.
+        /// Offset in bytes where the record begins.
         offset: u64,
     },
-    /// A record makes no sense.
+    /// The content of a record is inconsistent.
     #[error("record {record} ({kind:?}) at byte {offset}: {what}")]
     Malformed {
         /// Number of the record, from 0.
         record: u64,
-        /// Its type.
+        /// Type of the record.
         kind: Kind,
-        /// Where it begins.
+        /// Offset in bytes where the record begins.
         offset: u64,
-        /// Why.
+        /// The inconsistency.
         what: &'static str,
     },
-    /// There is more after the trailer.
-    #[error("there is more after the image's end, at byte {0}")]
+    /// Data follows the trailer.
+    #[error("data follows the image's end at byte {0}")]
     Trailing(u64),
 }
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
-        /// Types of records.
+        /// The types of records.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)*
-            /// One that this program does not know; the schema names it.
+            /// A type that this program does not know; the schema contains its name.
             Unknown(u32),
         }
 
         impl Kind {
-            /// Its number in an image.
+            /// Returns the type's number in an image.
             #[must_use]
             pub fn number(self) -> u32 {
                 match self {
@@ -93,51 +93,51 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// First record.
+    /// The first record: properties of the kernel and the clocks.
     Header = 1,
-    /// Names of the types.
+    /// The names of the record types.
     Schema = 2,
-    /// Who is whose.
+    /// The processes and threads of the tree, and their relations.
     Tree = 3,
-    /// Last record.
+    /// The last record: the numbers of records and objects.
     Trailer = 4,
-    /// What a thread holds.
+    /// The state of a thread.
     Task = 5,
-    /// End of a task's section.
+    /// The end of a task's section.
     TaskEnd = 6,
-    /// Registers.
+    /// The registers of a thread.
     Regs = 7,
-    /// Floating point and vector state.
+    /// The floating-point and vector state of a thread.
     Xstate = 8,
     /// Credentials.
     Cred = 9,
-    /// Root, working directory, umask.
+    /// Root directory, working directory and umask.
     Fs = 10,
     /// An open file.
     File = 11,
-    /// A table of descriptors.
+    /// A file descriptor table.
     Files = 12,
     /// A pipe.
     Pipe = 13,
-    /// Data in a pipe.
+    /// A data buffer of a pipe.
     PipeBuf = 14,
-    /// A file without a name.
+    /// An unlinked file.
     Inode = 15,
-    /// Data of such a file.
+    /// Data of an unlinked file.
     Data = 16,
     /// An address space.
     Mm = 17,
-    /// A mapping.
+    /// A mapping of an address space.
     Vma = 18,
-    /// Memory.
+    /// Contents of pages.
     Pages = 19,
-    /// Memory shared copy-on-write.
+    /// Pages that are shared copy-on-write with a different address space.
     Same = 20,
-    /// End of an address space.
+    /// The end of an address space.
     MmEnd = 21,
     /// Signal handlers.
     Sighand = 22,
-    /// What a process has once.
+    /// The state that the threads of a process share.
     Signal = 23,
     /// A pending signal.
     Siginfo = 24,
@@ -145,17 +145,17 @@ kinds! {
     Timers = 25,
     /// Resource limits.
     Rlimits = 26,
-    /// A tracee's tracer, and the stop it is in.
+    /// The tracer of a tracee, and the stop that it is in.
     Ptrace = 27,
-    /// Breakpoints and watchpoints.
+    /// Hardware breakpoints and watchpoints.
     Debugregs = 28,
-    /// What an eventfd holds.
+    /// The state of an eventfd.
     Eventfd = 29,
-    /// What a signalfd gives.
+    /// The mask of a signalfd.
     Signalfd = 30,
-    /// What a timerfd holds.
+    /// The state of a timerfd.
     Timerfd = 31,
-    /// What an epoll file watches.
+    /// The items of an epoll file.
     Epoll = 32,
     /// A POSIX timer.
     PosixTimer = 33,
@@ -163,48 +163,48 @@ kinds! {
     Tty = 34,
     /// A seccomp filter.
     Seccomp = 35,
-    /// Two Unix sockets, or one.
+    /// A Unix socket, or a pair of connected ones.
     Sockets = 36,
-    /// What a socket has not received yet.
+    /// A message that a socket has not received yet.
     Message = 37,
-    /// What an inotify file holds.
+    /// The state of an inotify file.
     Inotify = 38,
-    /// What it watches.
+    /// A watch of an inotify file.
     Watch = 39,
-    /// What it has seen.
+    /// An unread event of an inotify file.
     InotifyEvent = 40,
 }
 
-/// One record, its checksum verified.
+/// A record with a verified checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its place in the stream, from 0.
+    /// The number of the record in the image, from 0.
     pub number: u64,
-    /// Its first byte.
+    /// Offset in bytes where the record begins.
     pub offset: u64,
-    /// Its type.
+    /// The type.
     pub kind: Kind,
-    /// The object's number, 0 for none.
+    /// The number of the object that it describes, or 0.
     pub objref: u32,
-    /// Its payload.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 impl Record {
-    /// A structure at its start, and what follows.
+    /// Returns the structure at the start of the payload, and the bytes that follow.
     pub(super) fn split<T: FromBytes + KnownLayout + Immutable>(
         &self,
     ) -> Result<(T, &[u8]), ImageError> {
         T::read_from_prefix(&self.payload).map_err(|_| self.malformed("it is too short"))
     }
 
-    /// Its payload as an array.
+    /// Returns the payload as an array of structures.
     pub(super) fn array<T: FromBytes + KnownLayout + Immutable>(
         &self,
     ) -> Result<Vec<T>, ImageError> {
         let size = size_of::<T>();
         if !self.payload.len().is_multiple_of(size) {
-            return Err(self.malformed("it is no whole number of entries"));
+            return Err(self.malformed("it has a partial entry"));
         }
         let entries = self.payload.chunks_exact(size);
         entries
@@ -222,7 +222,7 @@ impl Record {
     }
 }
 
-/// Reads an image from its start to its trailer.
+/// Reads an image from its header to its trailer.
 pub struct Reader<R> {
     from: R,
     number: u64,
@@ -231,7 +231,7 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// A reader of what `from` gives.
+    /// Returns a reader of the image in `from`.
     pub fn new(from: R) -> Self {
         Self {
             from,
@@ -241,7 +241,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The next record; none after the trailer.
+    /// Returns the next record, or `None` after the trailer.
     pub fn next_record(&mut self) -> Result<Option<Record>, ImageError> {
         if self.ended {
             let mut more = [0];
@@ -265,7 +265,7 @@ impl<R: Read> Reader<R> {
             payload: Vec::new(),
         };
         if raw.len > MAX_PAYLOAD {
-            return Err(record.malformed("it is longer than any record may be"));
+            return Err(record.malformed("it exceeds the maximum length of a record"));
         }
         record.payload.resize(raw.len as usize, 0);
         self.fill(&mut record.payload)?;
@@ -285,7 +285,7 @@ impl<R: Read> Reader<R> {
         if kind == Kind::Trailer {
             self.ended = true;
             if record.split::<Trailer>()?.0.nr_records != self.number {
-                return Err(record.malformed("it counts another number of records"));
+                return Err(record.malformed("its number of records is wrong"));
             }
         }
         Ok(Some(record))
@@ -302,7 +302,8 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Another version may have another checksum, so it is looked at first.
+/// Checks the magic and the version. This precedes the verification of the checksum, because a
+/// different version may have a different checksum.
 fn check_header(record: &Record) -> Result<(), ImageError> {
     let (header, _) = record.split::<Header>()?;
     if header.magic != MAGIC {
@@ -318,7 +319,7 @@ fn check_header(record: &Record) -> Result<(), ImageError> {
 pub(super) mod tests {
     use super::*;
 
-    /// Writes records as the kernel does.
+    /// Writes records in the format of the kernel.
     pub fn image(records: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
         let mut image = Vec::new();
         for (number, (kind, objref, payload)) in records.iter().enumerate() {
@@ -367,7 +368,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed() {
+    fn every_flipped_bit_is_detected() {
         let image = small();
         for byte in 0..image.len() {
             for bit in 0..8 {
@@ -379,7 +380,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_cut_is_noticed() {
+    fn every_truncation_is_detected() {
         let image = small();
         for length in 0..image.len() {
             let error = read(&image[..length]).unwrap_err();
@@ -391,7 +392,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn records_cannot_change_places() {
+    fn swapped_records_are_detected() {
         let one = image(&[
             (1, 0, header(0)),
             (5, 0, vec![1]),
@@ -406,7 +407,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn something_else_is_told_from_a_damaged_image() {
+    fn foreign_files_are_distinguished_from_damaged_images() {
         assert!(matches!(read(&[0; 400]), Err(ImageError::NoImage)));
         let mut other = small();
         other[HEAD + 8] = 9;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is in an image, for people and programs.
+//! A summary of an image, for display and for programs.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -10,137 +10,138 @@ use super::{
     record::{ImageError, Kind, Reader, Record},
 };
 
-/// An image in short.
+/// A summary of an image.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
-    /// The kernel that wrote it.
+    /// The release of the kernel that wrote the image.
     pub release: String,
-    /// That kernel's build.
+    /// The build of that kernel.
     pub build: String,
-    /// The clock when it was written, nanoseconds since 1970.
+    /// The time when the image was written, in nanoseconds since 1970.
     pub real_ns: u64,
-    /// Where the pid namespace goes on numbering.
+    /// The next pid that the pid namespace assigns.
     pub next_pid: u32,
-    /// Bytes, heads included.
+    /// The size in bytes, including the record heads.
     pub bytes: u64,
-    /// How many records of each type.
+    /// The number of records of each type.
     pub records: BTreeMap<String, u64>,
     /// The tasks, in the order of the tree.
     pub tasks: Vec<Task>,
 }
 
-/// One task.
+/// A task of the image.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Task {
-    /// Thread id.
+    /// Thread ID.
     pub tid: i32,
-    /// Process id.
+    /// Process ID.
     pub pid: i32,
-    /// Its parent's; 0 for the root.
+    /// Process ID of the parent; 0 for the root.
     pub ppid: i32,
-    /// Process group.
+    /// Process group ID.
     pub pgid: i32,
-    /// Session.
+    /// Session ID.
     pub sid: i32,
     /// Command name.
     pub comm: String,
-    /// Where it stood.
+    /// The site at which the task was frozen.
     pub site: String,
-    /// The thread that traces it.
+    /// The thread ID of its tracer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracer: Option<i32>,
     /// A zombie's exit code, as `wait4` reports it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// The system call that it was in, and where.
+    /// The registers, which show the system call that the task was in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registers: Option<Registers>,
-    /// The call that a restart block goes on with.
+    /// The system call that its restart block continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
-    /// Blocked signals, a bit each.
+    /// Mask of blocked signals, one bit per signal.
     pub blocked: u64,
     /// Pending signals.
     pub pending: Vec<Signal>,
-    /// User and group, effective.
+    /// Effective user and group ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<(u32, u32)>,
     /// Working directory.
     pub cwd: String,
-    /// Its address space.
+    /// The address space.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// Its open files.
+    /// The open files.
     pub files: Vec<Descriptor>,
 }
 
-/// A few registers.
+/// A selection of registers.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Registers {
     /// Number of the system call, -1 for none.
     pub syscall: i64,
-    /// What it returns so far.
+    /// The return value so far.
     pub ax: i64,
-    /// Instruction.
+    /// The instruction pointer.
     pub ip: u64,
-    /// Stack.
+    /// The stack pointer.
     pub sp: u64,
 }
 
 /// A pending signal.
 #[derive(Clone, Debug, Serialize)]
 pub struct Signal {
-    /// Its number.
+    /// The signal's number.
     pub number: u32,
-    /// Sent to the process, not to the thread.
+    /// True if it was sent to the process, false if it was sent to the thread.
     pub shared: bool,
 }
 
-/// An address space. Tasks with the same number share it.
+/// An address space. Tasks with the same object number share it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Memory {
-    /// Its number in the image.
+    /// Its object number in the image.
     pub object: u32,
-    /// The program.
+    /// The path of the program.
     pub program: String,
-    /// Its mappings.
+    /// The mappings.
     pub mappings: Vec<Mapping>,
-    /// Pages stored for it.
+    /// Number of pages stored for it.
     pub pages: u64,
-    /// Pages that are another one's, copy-on-write.
+    /// Number of pages that are shared copy-on-write with a different address space.
     pub same: u64,
 }
 
-/// A mapping.
+/// A mapping of an address space.
 #[derive(Clone, Debug, Serialize)]
 pub struct Mapping {
-    /// First byte.
+    /// Address of the first byte.
     pub start: u64,
-    /// First byte behind it.
+    /// Address after the last byte.
     pub end: u64,
-    /// `rwx`, and `s` or `p`.
+    /// The permissions `rwx`, followed by `s` for shared or `p` for private.
     pub access: String,
-    /// The file, or what else it is.
+    /// The path of the mapped file, or a description.
     pub what: String,
 }
 
-/// An open file.
+/// A file descriptor.
 #[derive(Clone, Debug, Serialize)]
 pub struct Descriptor {
-    /// Its number.
+    /// The descriptor's number.
     pub fd: u32,
-    /// Its number in the image; equal numbers share their position.
+    /// Object number of the open file in the image; descriptors with the same number share a
+    /// position.
     pub object: u32,
-    /// Path, or what else it is.
+    /// The path, or a description.
     pub what: String,
-    /// Position.
+    /// The file position in bytes.
     pub pos: i64,
-    /// `O_*`.
+    /// The `O_*` flags.
     pub flags: u32,
 }
 
 impl Summary {
-    /// Reads a whole image.
+    /// Reads a whole image. Fails if it is damaged or malformed.
     pub fn read(from: impl Read) -> Result<Self, ImageError> {
         let mut reader = Reader::new(from);
         let mut builder = Builder::default();
@@ -175,7 +176,7 @@ struct Builder {
     current_file: u32,
 }
 
-/// What stands between the end of one task and that of the next.
+/// The records between the ends of two tasks' sections.
 #[derive(Default)]
 struct Section {
     task: Option<layout::Task>,
@@ -211,7 +212,7 @@ impl Builder {
             Kind::TaskEnd => {
                 let section = std::mem::take(&mut self.section);
                 if section.task.is_none() {
-                    return Err(record.malformed("it ends no task"));
+                    return Err(record.malformed("there is no task to end"));
                 }
                 self.sections.push(section);
             }
@@ -232,7 +233,7 @@ impl Builder {
                 let (fs, paths) = record.split::<layout::Fs>()?;
                 let cwd = paths
                     .get(fs.root_len as usize..)
-                    .ok_or_else(|| record.malformed("its paths are too short"))?;
+                    .ok_or_else(|| record.malformed("its paths are truncated"))?;
                 self.cwds.insert(record.objref, text(cwd));
             }
             Kind::File => self.file(record)?,
@@ -240,7 +241,7 @@ impl Builder {
                 let (message, _) = record.split::<layout::Message>()?;
                 self.files
                     .get_mut(&message.socket)
-                    .ok_or_else(|| record.malformed("it is for no socket"))?
+                    .ok_or_else(|| record.malformed("its socket does not exist"))?
                     .messages += 1;
             }
             Kind::Inotify => {
@@ -419,7 +420,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The stops of `enum ckpt_stop_kind`, as `/proc/PID/ckpt_site` names them.
+/// The kinds of `enum ckpt_stop_kind`, as `/proc/PID/ckpt_site` names them.
 const STOPS: [&str; 12] = [
     "none",
     "syscall-enter",
@@ -487,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_are_told_with_their_sites() {
+    fn tasks_are_listed_with_their_sites() {
         let image = image(&[
             (1, 0, header(2)),
             (2, 0, Vec::new()),
@@ -509,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_told_with_its_object_and_end() {
+    fn a_socket_is_listed_with_its_object_and_end() {
         let file = layout::File {
             kind: 13,
             inode: 1,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the fuzz targets share.
+//! Code that the fuzz targets share.
 
-/// Does what Rust's `main` does, which libFuzzer has instead of ours: writing to a socket
-/// whose other end is gone is an error, and no signal. Devices rely on it.
+/// Ignores SIGPIPE, as the startup code of Rust's `main` does, which libFuzzer's replaces: writing
+/// to a socket whose other end is closed must return an error instead of raising the signal. The
+/// devices rely on it.
 pub fn ignore_broken_pipes() {
-    // SAFETY: ignoring a signal runs no code of ours.
+    // SAFETY: ignoring a signal runs no code of this program.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The monitor as a program of its own, for this crate's tests. Crucible has it as a
-//! hidden command instead.
+//! The monitor as a separate program, for this crate's tests. In crucible it is a hidden command
+//! instead.
 
 use std::process::ExitCode;
 

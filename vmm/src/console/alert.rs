@@ -3,18 +3,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a guest kernel reported about itself.
+/// A problem that a guest kernel reported about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// Which of its checkers spoke.
+    /// The checker that reported it.
     pub kind: AlertKind,
-    /// The line that says it, without its time stamp.
+    /// The first line of the report, without its time stamp.
     pub headline: String,
     /// The report as printed, with a few lines before it.
     pub lines: Vec<String>,
 }
 
-/// The kinds of report.
+/// The kinds of reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -25,17 +25,17 @@ pub enum AlertKind {
     Oops,
     /// A `BUG:` line of the kernel's own checks (atomic sleep, bad page, …).
     Bug,
-    /// A `WARN()`, that of the object debugger among them.
+    /// A `WARN()`, including those of the object debugger.
     Warning,
-    /// The lock validator, or RCU's use of it.
+    /// A report of the lock validator, including its checks of RCU usage.
     Lockdep,
-    /// The address sanitizer.
+    /// A report of the address sanitizer.
     Kasan,
-    /// The undefined-behaviour sanitizer.
+    /// A report of the undefined-behaviour sanitizer.
     Ubsan,
-    /// The leak detector.
+    /// A report of the leak detector.
     Kmemleak,
-    /// A task that did not run for too long.
+    /// A task that was blocked for too long.
     HungTask,
     /// An RCU stall.
     RcuStall,

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! From console lines to alerts.
+//! Turns console lines into alerts.
 //!
-//! A report begins with a line that only the kernel's checkers print and goes
-//! on for a while. It is closed by its own last line where it has one, else
-//! when the console falls silent, and at the latest [`LONGEST`] after it
-//! began, so that whoever waits hears of it within a second.
+//! A report begins with a line that only the kernel's checkers print, and extends over the lines
+//! that follow. It ends with its own last line if it has one, otherwise when the console has been
+//! silent for [`SILENCE`], and at most [`LONGEST`] after it began, so that a subscriber receives it
+//! within a second.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::alert::{Alert, AlertKind};
 
-/// A report is over when the console was silent for this long.
+/// A report is complete when the console has been silent for this long.
 const SILENCE: Duration = Duration::from_millis(300);
-/// A report is handed on at the latest this long after it began.
+/// A report is delivered at most this long after it began.
 const LONGEST: Duration = Duration::from_millis(900);
-/// A report is handed on when it has this many lines.
+/// A report is delivered when it has this many lines.
 const MOST_LINES: usize = 400;
-/// How many lines before a report go with it.
+/// Number of lines before a report that are included in it.
 const CONTEXT: usize = 8;
 
 /// Finds the reports in a console's lines.
@@ -34,8 +34,8 @@ struct Open {
 }
 
 impl Classifier {
-    /// Takes the next line; gives the reports that it closed (two when a panic
-    /// follows on an oops).
+    /// Takes the next line; returns the reports that it completed (two when a panic follows an
+    /// oops).
     pub fn line(&mut self, line: &str, now: Instant) -> Vec<Alert> {
         let text = message(line);
         let head = headline(text);
@@ -80,13 +80,13 @@ impl Classifier {
         closed
     }
 
-    /// When the open report, if there is one, is to be closed.
+    /// Returns when the open report is due to be closed, or `None` if no report is open.
     pub fn deadline(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         Some((open.last + SILENCE).min(open.began + LONGEST))
     }
 
-    /// Closes the open report if its time has come.
+    /// Closes the open report if its deadline has passed.
     pub fn expire(&mut self, now: Instant) -> Option<Alert> {
         if self.deadline()? <= now {
             self.close()
@@ -95,13 +95,13 @@ impl Classifier {
         }
     }
 
-    /// Closes the open report.
+    /// Closes the open report and returns it.
     pub fn close(&mut self) -> Option<Alert> {
         self.open.take().map(|open| open.alert)
     }
 }
 
-/// A console line without printk's prefixes: `[   12.345678][  T123] `.
+/// Returns a console line without printk's prefixes: `[   12.345678][  T123] `.
 pub(super) fn message(line: &str) -> &str {
     let mut text = line;
     while let Some(rest) = text.strip_prefix('[') {
@@ -118,7 +118,7 @@ pub(super) fn message(line: &str) -> &str {
     text.strip_prefix(' ').unwrap_or(text)
 }
 
-/// What kind of report this line begins, if any.
+/// Returns the kind of report that this line begins, if it begins one.
 fn headline(text: &str) -> Option<AlertKind> {
     use AlertKind::*;
 
@@ -164,8 +164,8 @@ fn headline(text: &str) -> Option<AlertKind> {
         ("rcu: INFO: ", RcuStall),
     ];
 
-    // lockdep: "WARNING: possible ..." and `... is trying to lock` belong to
-    // the rule's list above. These two say their kind in the middle.
+    // The prefixes above do not identify these two reports: their kind is in the middle of the
+    // line.
     if text.starts_with("kmemleak: ") && text.contains("new suspected memory leak") {
         return Some(Kmemleak);
     }
@@ -181,12 +181,12 @@ fn headline(text: &str) -> Option<AlertKind> {
         .map(|&(_, kind)| kind)
 }
 
-/// The last line of a report.
+/// Returns true for the last line of a report.
 fn is_end(text: &str) -> bool {
     text.starts_with("---[ end trace") || text.starts_with("---[ end Kernel panic")
 }
 
-/// The rule under and over KASAN's reports.
+/// Returns true for the rule above and below KASAN's reports.
 fn is_rule(text: &str) -> bool {
     text.len() > 20 && text.bytes().all(|b| b == b'=')
 }

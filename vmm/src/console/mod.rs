@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's console: captured to a file, and read for what the kernel
-//! reports about itself.
+//! The guest's console: logged to a file, and searched for problems that the kernel reports about
+//! itself.
 //!
-//! One thread reads the console as it comes, so a report is noticed when it is
-//! printed and not when somebody looks.
+//! A dedicated thread reads the console, so a report is noticed when it is printed and not when a
+//! caller polls.
 
 mod alert;
 mod classify;
@@ -23,13 +23,15 @@ use classify::{Classifier, message};
 
 use crate::{Error, Result};
 
-/// How many of the console's last lines are kept at hand.
+/// Number of last lines of the console that are kept in memory.
 const TAIL: usize = 500;
 
-/// A line is cut here: the guest need not end one, and the kernel's own are shorter.
+/// Maximum length of a line in bytes; longer ones are split. A guest may never end a line; the
+/// kernel's own lines are shorter.
 const LINE: usize = 4096;
 
-/// How many alerts are kept, and a panic's in any case, which says how the guest ended.
+/// Maximum number of alerts that are kept. The first panic is kept in any case, because it shows
+/// how the guest ended.
 const ALERTS: usize = 256;
 
 /// The console of one machine.
@@ -56,14 +58,14 @@ struct State {
 }
 
 impl Console {
-    /// Captures what comes from `stream` in the file `log`.
+    /// Starts a thread that logs everything from `stream` in the file `log`.
     pub fn start(stream: UnixStream, log: &Path) -> Result<Self> {
         let file = File::create(log).map_err(|source| Error::File {
             path: log.to_owned(),
             source,
         })?;
         let input = stream.try_clone().map_err(|source| Error::Io {
-            what: "share the console's socket",
+            what: "duplicate the console's socket",
             source,
         })?;
         let shared = Arc::new(Shared::default());
@@ -84,12 +86,12 @@ impl Console {
         })
     }
 
-    /// The alerts so far, then each as it comes.
+    /// Returns the alerts so far, then each new one as it is raised.
     pub fn alerts(&self) -> Receiver<Alert> {
         let (sender, receiver) = mpsc::channel();
         let mut state = self.shared.lock();
         for alert in &state.alerts {
-            // The receiver is at hand, so this cannot fail.
+            // The receiver still exists, so this cannot fail.
             let _ = sender.send(alert.clone());
         }
         if !state.ended {
@@ -98,35 +100,35 @@ impl Console {
         receiver
     }
 
-    /// Whether an alert of this kind was raised.
+    /// Returns true if an alert of this kind was raised.
     pub fn has_alert(&self, kind: AlertKind) -> bool {
         self.shared.lock().alerts.iter().any(|a| a.kind == kind)
     }
 
-    /// Whether the guest said that it shuts down or restarts.
-    pub fn said_goodbye(&self) -> bool {
+    /// Returns true if the guest's kernel has announced that it shuts down or restarts.
+    pub fn announced_shutdown(&self) -> bool {
         self.shared.lock().restarting
     }
 
-    /// The last lines.
+    /// Returns the last lines, at most `lines`.
     pub fn tail(&self, lines: usize) -> Vec<String> {
         let state = self.shared.lock();
         let skip = state.tail.len().saturating_sub(lines);
         state.tail.iter().skip(skip).cloned().collect()
     }
 
-    /// Types on the console.
+    /// Types `bytes` on the console.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         (&self.input).write_all(bytes)
     }
 
-    /// Begins to keep every line from here on.
+    /// Starts to capture every line from now on.
     pub fn begin_capture(&self) {
         self.shared.lock().capture = Some(Vec::new());
     }
 
-    /// Waits until a captured line contains `needle`; false after `deadline`
-    /// or at the console's end.
+    /// Waits until a captured line contains `needle`. Returns false after `deadline` or at the
+    /// console's end.
     pub fn wait_captured(&self, needle: &str, deadline: Instant) -> bool {
         let (mut seen, mut found) = (0, false);
         let left = deadline.saturating_duration_since(Instant::now());
@@ -145,17 +147,16 @@ impl Console {
         found
     }
 
-    /// Ends the capture and gives its lines.
+    /// Ends the capture and returns its lines.
     pub fn end_capture(&self) -> Vec<String> {
         self.shared.lock().capture.take().unwrap_or_default()
     }
 
-    /// Waits until the console was read to its end. The machine must have
-    /// ended, or be about to.
+    /// Waits until the console has been read to its end. The machine must have ended or be about
+    /// to.
     pub fn join(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // The thread does not panic; if it did, the state tells as much as
-            // was read.
+            // The thread does not panic; if it did, the state would hold what was read until then.
             let _ = reader.join();
         }
     }
@@ -209,8 +210,8 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        // A full disk must not stop the watch over the guest; the run's record
-        // fails to be written then, and says so.
+        // A full disk must not stop the monitoring of the guest. Writing the run's record then
+        // fails, which reports the problem.
         let _ = self.log.write_all(bytes);
         for &byte in bytes {
             self.partial.push(byte);
@@ -274,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_floods_its_console_takes_no_more_memory() {
+    fn a_guest_that_floods_its_console_uses_bounded_memory() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("console.log");
         let (mut theirs, ours) = UnixStream::pair().unwrap();
@@ -282,14 +283,14 @@ mod tests {
         let long = vec![b'x'; 3 * LINE];
         let warning = "WARNING: this is one\n---[ end trace 0 ]---\n";
         let panic = "Kernel panic - not syncing: Oh\n";
-        let said = [
+        let output = [
             long.as_slice(),
             b"\n",
             warning.repeat(2 * ALERTS).as_bytes(),
             panic.as_bytes(),
         ]
         .concat();
-        theirs.write_all(&said).unwrap();
+        theirs.write_all(&output).unwrap();
         drop(theirs);
         console.join();
         let alerts: Vec<_> = console.alerts().iter().collect();
@@ -298,7 +299,7 @@ mod tests {
         let state = console.shared.lock();
         assert_eq!(state.tail.len(), TAIL);
         assert!(state.tail.iter().all(|line| line.len() <= LINE));
-        // All of it is there to be read.
-        assert_eq!(std::fs::read(&log).unwrap(), said);
+        // The log has everything.
+        assert_eq!(std::fs::read(&log).unwrap(), output);
     }
 }

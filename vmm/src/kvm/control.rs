@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A monitor's control socket, from its parent's side.
+//! The parent's end of a monitor's control socket.
 
 use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
@@ -16,8 +16,8 @@ pub(super) struct Control {
     phases: Vec<Phase>,
 }
 
-/// The longest line that a monitor has to say: registers of all vCPUs, and the like. One
-/// that was taken over by its guest must not make us take more memory than that.
+/// Maximum length in bytes of a line from a monitor: registers of all vCPUs and the like. It bounds
+/// the memory that a monitor compromised by its guest can make this process allocate.
 const LONGEST: u64 = 1 << 20;
 
 enum Answer {
@@ -26,7 +26,7 @@ enum Answer {
 }
 
 impl Control {
-    /// Has the monitor at the other end start a guest. Returns when its first vCPU runs.
+    /// Makes the monitor at the other end start a guest. Returns when the first vCPU runs.
     pub fn start(stream: UnixStream, config: &Config) -> Result<Self> {
         let mut control = Self {
             socket: ControlSocket::open(stream, read)?,
@@ -39,7 +39,7 @@ impl Control {
             (Err(_), Some(Ended::Monitor { detail })) => {
                 return Err(Error::Refused {
                     command: "start".into(),
-                    words: detail,
+                    reason: detail,
                 });
             }
             (Err(error), _) => return Err(error),
@@ -47,18 +47,19 @@ impl Control {
         Ok(control)
     }
 
-    /// What the monitor did before the guest ran.
+    /// Returns the phases of the monitor's start.
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
 
-    /// Has the monitor do something, and waits until it has.
+    /// Sends a request and waits for its reply.
     pub fn ask(&self, what: &str, request: &Request) -> Result<Reply> {
         self.ask_and(what, request, || Ok(()))
             .map(|(reply, ())| reply)
     }
 
-    /// The same; `meanwhile` is done before its answer is waited for.
+    /// Sends a request like [`ask`](Self::ask), and calls `meanwhile` before it waits for the
+    /// reply.
     pub fn ask_and<T>(
         &self,
         what: &str,
@@ -67,18 +68,18 @@ impl Control {
     ) -> Result<(Reply, T)> {
         self.send(what, request)?;
         let done = meanwhile();
-        // Its answer comes in any case, and must not be taken for that to another question.
+        // Always read the reply, so that it is not taken for the reply to a later request.
         let reply = self.reply(what);
-        // What went wrong meanwhile says more.
+        // An error of `meanwhile` is more specific than the monitor's, so report it first.
         let done = done?;
         Ok((reply?, done))
     }
 
     fn reply(&self, what: &str) -> Result<Reply> {
         match self.socket.answer(what)? {
-            Answer::Reply(Reply::Failed(words)) => Err(Error::Refused {
+            Answer::Reply(Reply::Failed(reason)) => Err(Error::Refused {
                 command: what.into(),
-                words,
+                reason,
             }),
             Answer::Reply(reply) => Ok(reply),
             Answer::Started(_) => Ok(Reply::Done),
@@ -89,20 +90,20 @@ impl Control {
         wire::send(self.socket.stream(), value).map_err(|_| gone(what))
     }
 
-    /// Why the guest ended, where the monitor has said so.
+    /// Returns why the guest ended, or `None` if the monitor has not reported an end.
     pub fn ended(&self) -> Option<Ended> {
         self.socket.noted()
     }
 
-    /// Waits until the monitor closes the connection. False if it did not within `timeout`.
+    /// Waits until the monitor closes the connection. Returns false if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
     }
 }
 
 fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Option<Ended>>) {
-    // What is not understood comes from a monitor that is out of its mind, which is as
-    // good as gone.
+    // A message that cannot be parsed comes from a broken or compromised monitor: treat it like a
+    // monitor that has exited.
     while let Ok(Some(message)) = wire::receive(&mut (&mut input).take(LONGEST)) {
         let answer = match message {
             Message::Started(phases) => Answer::Started(phases),
@@ -127,12 +128,12 @@ mod tests {
     use crate::control::ANSWER;
 
     #[test]
-    fn a_line_without_an_end_is_given_up() {
+    fn an_endless_line_closes_the_connection() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let socket = ControlSocket::open(ours, read).unwrap();
         let talks = thread::spawn(move || while theirs.write_all(&[b'['; 4096]).is_ok() {});
         assert!(socket.wait_closed(ANSWER));
-        // Only with us it ends.
+        // The writer ends only when our end is closed.
         drop(socket);
         talks.join().unwrap();
     }

@@ -2,8 +2,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
-/// Why the monitor cannot do something. Shown with all its causes: it goes to the
-/// monitor's parent as text.
+/// An error of the monitor. Its display form includes all causes, because the monitor sends it to
+/// its parent as text.
 #[derive(Debug)]
 pub(crate) struct Failure {
     what: String,
@@ -11,7 +11,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Something that has no deeper cause; `what` completes "cannot".
+    /// Returns a failure without a cause; `what` completes "cannot".
     pub fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -34,9 +34,9 @@ impl fmt::Display for Failure {
 
 impl StdError for Failure {}
 
-/// Says what was being done when something failed.
+/// Adds the operation that failed to an error.
 pub(crate) trait During<T> {
-    /// `what` completes "cannot".
+    /// Converts the error into a [`Failure`]; `what` completes "cannot".
     fn during(self, what: impl Into<String>) -> Result<T, Failure>;
 }
 

@@ -18,18 +18,18 @@ use super::failure::{During, Failure};
 use super::saved::PAGE;
 use super::saved::format::Run;
 
-/// Guest memory, mapped. The bitmap, where there is one, marks the pages that devices
-/// have written; those that vCPUs write, KVM knows.
+/// Mapped guest memory. The bitmap, if there is one, marks the pages that devices have written; KVM
+/// tracks those that vCPUs write.
 pub type Memory = GuestMemoryMmap<Option<AtomicBitmap>>;
 
-/// RAM ends here at the latest and goes on at [`ABOVE_HOLE`]; what is between is for
-/// devices, the interrupt controllers and KVM's own pages.
+/// Upper bound of the RAM below 4 GiB; further RAM begins at [`ABOVE_HOLE`]. The range between is
+/// for devices, the interrupt controllers and KVM's own pages.
 pub(super) const HOLE: u64 = 0xd000_0000;
 
-/// Where RAM goes on.
+/// Address at which RAM continues above the hole.
 const ABOVE_HOLE: u64 = 1 << 32;
 
-/// The ranges of `mib` MiB of RAM: address and size in bytes.
+/// Returns the ranges of `mib` MiB of RAM: address and size in bytes.
 pub(super) fn ranges(mib: u32) -> Vec<(u64, u64)> {
     let size = u64::from(mib) << 20;
     let below = size.min(HOLE);
@@ -40,8 +40,8 @@ pub(super) fn ranges(mib: u32) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// Maps memory of `mib` MiB: none of it touched yet, or with the content of `pages`, a
-/// file that stays as it is. With `track` device writes are noted.
+/// Maps memory of `mib` MiB, either empty or with the content of `pages`, a file that is mapped
+/// privately and never modified. With `track` the memory has a bitmap for device writes.
 pub(super) fn map(mib: u32, pages: Option<&File>, track: bool) -> Result<Memory, Failure> {
     if let Some(file) = pages {
         check_length(mib, file)?;
@@ -57,7 +57,9 @@ pub(super) fn map(mib: u32, pages: Option<&File>, track: bool) -> Result<Memory,
                 Some(_) => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
             });
         if let Some(file) = pages {
-            let file = file.try_clone().during("share the memory's file")?;
+            let file = file
+                .try_clone()
+                .during("duplicate the descriptor of the memory's file")?;
             builder = builder.with_file_offset(FileOffset::new(file, offset));
         }
         let region = builder.build().during("map the guest's memory")?;
@@ -73,7 +75,7 @@ pub(super) fn map(mib: u32, pages: Option<&File>, track: bool) -> Result<Memory,
     Ok(memory)
 }
 
-/// Gives the memory to a virtual machine. With `track` KVM notes which pages change.
+/// Registers the memory with a virtual machine. With `track` KVM logs which pages change.
 ///
 /// # Safety
 /// The memory must stay mapped for as long as a vCPU of the machine may run.
@@ -86,23 +88,23 @@ pub(super) unsafe fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is that of a mapping, which stays: the caller sees to it.
-        unsafe { vm.set_user_memory_region(region) }.during("give the guest its memory")?;
+        // SAFETY: the range is that of a mapping, which the caller keeps mapped.
+        unsafe { vm.set_user_memory_region(region) }.during("register the guest's memory")?;
     }
     Ok(())
 }
 
-/// Runs of at least so many pages are mapped; shorter ones are read, which is less work.
+/// Minimum size in pages of a run that is mapped; reading is cheaper for shorter ones.
 const WORTH_MAPPING: u64 = 16;
 
-/// How many runs are mapped at most: the kernel has a limit for a process
-/// (`vm.max_map_count`, 65,530 unless it was changed), and each may make two mappings more.
+/// Maximum number of runs that are mapped. The kernel limits the mappings of a process
+/// (`vm.max_map_count`, 65,530 by default), and each run can add two mappings.
 const MAPPINGS: usize = 8192;
 
-/// Lays the pages that `changes` has, one run after the other, over the memory. Nothing
-/// else uses it yet.
-pub(super) fn lay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(), Failure> {
-    const WHAT: &str = "lay changed pages over the guest's memory";
+/// Replaces the pages in `runs` by the content of `changes`, which has the runs one after the
+/// other. Nothing else may use the memory yet.
+pub(super) fn overlay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(), Failure> {
+    const WHAT: &str = "replace changed pages of the guest's memory";
     let mut from = 0;
     let mut mappings = 0;
     for &(first, count) in runs {
@@ -110,9 +112,9 @@ pub(super) fn lay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(), F
             if size >= WORTH_MAPPING * PAGE as u64 && mappings < MAPPINGS {
                 mappings += 1;
                 let host = memory.get_host_address(address).during(WHAT)?;
-                // SAFETY: the range lies in a mapping that `memory` owns, private to this
-                // process and of whole pages; `pieces` has made sure of both. It stays
-                // memory that can be read and written, with another content.
+                // SAFETY: the range lies in a mapping that `memory` owns, is private to this
+                // process and consists of whole pages; `pieces` has checked both. The new mapping
+                // is also readable and writable; only its content differs.
                 unsafe {
                     mmap(
                         host.cast(),
@@ -135,8 +137,8 @@ pub(super) fn lay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(), F
     Ok(())
 }
 
-/// Where in the memory a part of its file is: addresses and sizes in bytes. An error if any
-/// of it is nowhere.
+/// Returns where a part of the memory's file is mapped in the guest: addresses and sizes in bytes.
+/// Fails if any of it is beyond the guest's memory.
 fn pieces(
     memory: &Memory,
     mut offset: u64,
@@ -159,10 +161,14 @@ fn pieces(
     }
 }
 
-/// Beyond the end of a file there is no memory, but SIGBUS.
+/// Fails if the file's length is not that of the memory: an access to a page of the mapping beyond
+/// the end of the file would raise SIGBUS.
 fn check_length(mib: u32, file: &File) -> Result<(), Failure> {
     let wanted = u64::from(mib) << 20;
-    let length = file.metadata().during("look at the memory's file")?.len();
+    let length = file
+        .metadata()
+        .during("read the length of the memory's file")?
+        .len();
     if length != wanted {
         return Err(Failure::new(format!(
             "use a file of {length} bytes as memory of {wanted}"
@@ -171,12 +177,12 @@ fn check_length(mib: u32, file: &File) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A guest that boots touches its memory almost evenly, and each first touch is an exit.
-/// On nested virtualisation that is most of a boot.
+/// Requests huge pages. A guest that boots touches its memory almost evenly, and each first touch
+/// of a page is an exit; under nested virtualisation these exits are most of the boot time.
 fn ask_for_huge_pages(memory: &Memory) {
     for region in memory.iter() {
-        // SAFETY: the range is that of a mapping which `memory` owns, and the advice
-        // does not change what is in it.
+        // SAFETY: the range is that of a mapping which `memory` owns, and the advice does not
+        // change its content.
         let advised = unsafe {
             madvise(
                 region.as_ptr().cast(),
@@ -184,7 +190,7 @@ fn ask_for_huge_pages(memory: &Memory) {
                 Advice::LinuxHugepage,
             )
         };
-        // A kernel without huge pages says EINVAL, and the guest runs without them.
+        // A kernel without huge pages returns EINVAL, and the guest runs without them.
         let _ = advised;
     }
 }
@@ -194,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_the_file_is_found_on_both_sides_of_the_devices() {
+    fn a_part_of_the_file_is_found_on_both_sides_of_the_hole() {
         let memory = map(4096, None, false).unwrap();
         let pieces = |offset, size| {
             let pieces = pieces(&memory, offset, size)?;
@@ -211,12 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn changed_pages_are_laid_over_mapped_or_read() {
+    fn changed_pages_are_mapped_or_read() {
         let file = tempfile::tempfile().unwrap();
         let changes: Vec<u8> = (0..41).flat_map(|page| [page as u8; PAGE]).collect();
         file.write_all_at(&changes, 0).unwrap();
         let memory = map(1, None, false).unwrap();
-        lay(&memory, &file, &[(3, 1), (10, 40)]).unwrap();
+        overlay(&memory, &file, &[(3, 1), (10, 40)]).unwrap();
         for page in 0..256 {
             let expected = match page {
                 3 => 0,
@@ -231,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn ram_goes_around_the_devices() {
+    fn ram_skips_the_hole() {
         assert_eq!(ranges(256), [(0, 256 << 20)]);
         assert_eq!(ranges(4096), [(0, HOLE), (ABOVE_HOLE, (4096 << 20) - HOLE)]);
     }

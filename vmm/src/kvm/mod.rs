@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests run by our own monitor on KVM: see [`monitor`].
+//! The backend that runs guests with our own monitor on KVM: see [`monitor`].
 
 mod control;
 mod cpuid;
@@ -25,41 +25,42 @@ use crate::child::{self, fd};
 use crate::cmdline;
 use crate::console::Console;
 use crate::host;
-use crate::process::{Kind, ProcessMachine};
+use crate::process::{Backend, ProcessMachine};
 use crate::states::Probe;
 use crate::{Changes, Error, Exit, MachineSpec, Phase, Result};
 
 /// The command that runs [`monitor::main`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The program.
+    /// Path of the program.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The program's arguments.
     pub arguments: Vec<OsString>,
 }
 
-/// What only our own machines have.
+/// The state that only machines of this backend have.
 pub struct Kvm {
     control: Control,
     saved: UnixStream,
     build: String,
     memory_mib: u32,
     tracked: bool,
-    /// The saved guest that changes are counted from.
+    /// The snapshot that changes are relative to.
     base: Option<Manifest>,
 }
 
 /// A guest in a monitor process.
 pub type KvmMachine = ProcessMachine<Kvm>;
 
-/// The kernel's command line. `reboot=k`, by the keyboard controller, tells a reset that
-/// was asked for from a triple fault.
+/// Returns the kernel's command line. With `reboot=k` the guest resets by the keyboard controller,
+/// which distinguishes a requested reset from a triple fault.
 fn kernel_cmdline(spec: &MachineSpec) -> String {
     cmdline::kernel(spec, "k", &[])
 }
 
-/// What must be the same for a guest that a monitor has saved to be started by one: the
-/// program, the host, and the machine but for the content of its disks.
+/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// configuration except for the content of its writable disks. A snapshot of a monitor can be
+/// started only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
     let disks: Vec<_> = spec
         .disks
@@ -81,7 +82,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
     ))
 }
 
-/// The name of the build that `program` is.
+/// Returns a string that identifies the build of `program`.
 fn build(program: &Path) -> Result<String> {
     let stamp = host::stamp(program)?;
     Ok(format!("{} {stamp}", env!("CARGO_PKG_VERSION")))
@@ -144,7 +145,7 @@ impl KvmMachine {
     }
 }
 
-impl Kind for Kvm {
+impl Backend for Kvm {
     const NAME: &'static str = "kvm";
     const PROCESS: &'static str = "the monitor";
     const MESSAGES: &'static str = "monitor.log";
@@ -161,14 +162,14 @@ impl Kind for Kvm {
         self.control.wait_closed(timeout)
     }
 
-    fn end(&self, said_goodbye: bool) -> Result<Exit, String> {
+    fn end(&self, announced_shutdown: bool) -> Result<Exit, String> {
         match self.control.ended() {
-            Some(Ended::Reset) if said_goodbye => Ok(Exit::Shutdown),
+            Some(Ended::Reset) if announced_shutdown => Ok(Exit::Shutdown),
             Some(Ended::Reset) => Ok(Exit::Reset),
             Some(Ended::TripleFault { registers }) => Ok(Exit::TripleFault { registers }),
             Some(Ended::Kvm { detail, registers }) => Ok(Exit::Kvm { detail, registers }),
             Some(Ended::Monitor { detail }) => Ok(Exit::HostError { detail }),
-            None => Err("it gave no reason".into()),
+            None => Err("it reported no reason".into()),
         }
     }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How long a monitor takes for what it does before its guest runs.
+//! Measures the phases of a monitor's start, before its guest runs.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Phase;
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+/// Returns nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
 pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -18,7 +18,7 @@ pub(super) struct Phases {
 }
 
 impl Phases {
-    /// The first phase began at `began`, a reading of [`now`].
+    /// Starts the first phase at `began`, a value of [`now`].
     pub fn since(began: u64) -> Self {
         Self {
             last: began,
@@ -26,12 +26,12 @@ impl Phases {
         }
     }
 
-    /// Ends a phase in which our own code worked.
+    /// Ends a phase that was spent in our own code.
     pub fn own(&mut self, name: &str) {
         self.end(name, false);
     }
 
-    /// Ends a phase of nothing but requests to KVM.
+    /// Ends a phase that was spent only in KVM's ioctls.
     pub fn kvm(&mut self, name: &str) {
         self.end(name, true);
     }
@@ -46,7 +46,7 @@ impl Phases {
         self.last = now;
     }
 
-    /// All phases that have ended.
+    /// Returns all phases that have ended.
     pub fn list(self) -> Vec<Phase> {
         self.list
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the two ends of a monitor's control socket say: one JSON value a line.
+//! The messages on a monitor's control socket: one JSON value per line.
 
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -10,119 +10,120 @@ use serde::{Deserialize, Serialize};
 use super::saved::format::Run;
 use crate::Phase;
 
-/// The guest that the monitor is to run; the first line it reads.
+/// The configuration of the guest; the first line that the monitor reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Config {
     /// An ELF `vmlinux` with a PVH entry, or a bzImage.
     pub kernel: PathBuf,
-    /// The kernel's command line, but for the devices.
+    /// The kernel's command line, without the parameters that announce devices.
     pub cmdline: String,
     /// Number of vCPUs.
     pub vcpus: u8,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// `vda`, `vdb`, … in this order.
+    /// The disks `vda`, `vdb`, … in this order.
     pub disks: Vec<DiskConfig>,
-    /// Whether the guest begins with the state in the file [`STATE`](crate::child::fd), and
-    /// with the file [`PAGES`](crate::child::fd) as its memory.
+    /// True if the guest starts from a snapshot: with the device state in the file
+    /// [`STATE`](crate::child::fd), and with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
-    /// Which pages the file [`CHANGES`](crate::child::fd) has, one after the other, where
-    /// there is one: the guest begins with these.
+    /// The page runs in the file [`CHANGES`](crate::child::fd), one after the other, which replace
+    /// those of the base; `None` without an incremental snapshot.
     pub changes: Option<Vec<Run>>,
-    /// Whether it is noted which pages the guest changes.
+    /// True to track which pages the guest changes.
     pub track: bool,
-    /// Whether a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
+    /// True if a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
     pub debugger: bool,
-    /// The name of this build, for such states.
+    /// The identity of this build. A snapshot is only valid for the build that saved it.
     pub build: String,
-    /// When the parent began to start the monitor, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// Start of the first phase: when the parent began to start the monitor, in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
     pub began: u64,
 }
 
 /// A disk of the guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct DiskConfig {
-    /// A raw image, or a block device.
+    /// Path of a raw image or a block device.
     pub path: PathBuf,
-    /// Whether the guest may only read it.
+    /// True if the guest may only read it.
     pub readonly: bool,
 }
 
-/// What the monitor is asked. Each request is answered by one [`Message::Reply`].
+/// A request to the monitor. Each is answered by one [`Message::Reply`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Stop all vCPUs. Once answered, no device works either.
+    /// Stop all vCPUs. When the reply arrives, all devices have stopped too.
     Pause,
-    /// Let them go on.
+    /// Resume all vCPUs.
     Resume,
-    /// The registers of each vCPU.
+    /// Read the registers of each vCPU.
     Registers,
-    /// Stop all vCPUs, and say the guest's state and memory on the socket
-    /// [`SAVED`](crate::child::fd), before the reply.
+    /// Stop all vCPUs, and send the guest's state and memory on the socket
+    /// [`SAVED`](crate::child::fd) before the reply.
     Save,
-    /// The same; of the memory only what has changed since [`Base`](Self::Base), and what
-    /// the file [`CHANGES`](crate::child::fd) had.
+    /// Save like [`Save`](Self::Save), but of the memory send only the pages that have changed
+    /// since [`Base`](Self::Base) and those that were in the file [`CHANGES`](crate::child::fd).
     SaveChanges,
-    /// The guest as it was when all of it was saved last is what changes are counted from.
+    /// Make the last complete save the base of later changes.
     Base,
-    /// A break on the serial line, then this key: magic SysRq.
+    /// Send a break on the serial line, followed by this key: magic SysRq.
     SysRq(u8),
 }
 
-/// What the monitor says.
+/// A message from the monitor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Message {
-    /// The guest runs, after this.
+    /// The guest runs; with the phases of the start.
     Started(Vec<Phase>),
-    /// The answer to a request.
+    /// The reply to a request.
     Reply(Reply),
-    /// The guest has ended; the monitor is about to.
+    /// The guest has ended, and the monitor is about to exit.
     Ended(Ended),
 }
 
-/// The answer to a request.
+/// The reply to a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// It was done.
+    /// The request was completed.
     Done,
     /// The registers of each vCPU, as lines of text.
     Registers(Vec<String>),
-    /// It was not done.
+    /// The request failed, with the reason.
     Failed(String),
 }
 
-/// Why the guest runs no more.
+/// The reason why the guest has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ended {
-    /// It asked for a reset, by the keyboard controller's reset line.
+    /// The guest requested a reset, by the keyboard controller's reset line.
     Reset,
-    /// It triple faulted. With the registers at that time, as far as KVM tells them.
+    /// The guest triple faulted.
     TripleFault {
-        /// The vCPU's registers.
+        /// The vCPU's registers at that time, as far as KVM reports them.
         registers: Vec<String>,
     },
-    /// KVM could not go on.
+    /// KVM could not continue to run the guest.
     Kvm {
-        /// What it said.
+        /// The exit reason or error that KVM reported.
         detail: String,
         /// The vCPU's registers.
         registers: Vec<String>,
     },
-    /// The monitor could not start the guest or go on.
+    /// The monitor failed to start or to run the guest.
     Monitor {
-        /// Why.
+        /// The error with its causes.
         detail: String,
     },
 }
 
-/// Writes one value.
+/// Writes one value as a line.
 pub(crate) fn send(mut to: impl Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     to.write_all(&line)
 }
 
-/// Reads one value; `None` at the end.
+/// Reads one value from a line. Returns `None` at the end of the stream.
 pub(crate) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {

@@ -13,10 +13,11 @@ use crate::child::fd;
 use crate::cmdline;
 use crate::{CHANNEL_PORT, Disk, MachineSpec, Start, TERMINAL_PORT};
 
-/// The name of the console's character device, to send breaks to.
+/// The ID of the console's character device, to which breaks are sent.
 pub(super) const CONSOLE_CHARDEV: &str = "console";
 
-/// QEMU's arguments for this guest, whose kernel is told `timing` of its clocks.
+/// Returns QEMU's arguments for this guest. `timing` are kernel parameters that describe its
+/// clocks.
 pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]) -> Vec<String> {
     let mut args = Args::default();
     args.flag("-nodefaults").flag("-no-user-config");
@@ -26,7 +27,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
-    // An ELF kernel is entered directly; what a bzImage has for a loader is in a ROM.
+    // QEMU enters an ELF kernel directly; the loader of a bzImage is in an option ROM.
     let roms = if is_elf(&spec.kernel) { "off" } else { "on" };
     let mut machine =
         format!("microvm,acpi=off,pit=on,pic=on,rtc=on,x-option-roms={roms},isa-serial=on");
@@ -42,7 +43,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         args.option("-object", &object.to_string());
     }
     if let Start::Saved(_) = spec.start {
-        // What to load, the control socket tells.
+        // The control socket specifies later what to load.
         args.option("-incoming", "defer");
     }
     args.option("-machine", &machine);
@@ -69,7 +70,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         let socket = format!("socket,id=gdb,fd={},server=on,wait=off", fd::DEBUGGER);
         args.option("-chardev", &socket);
         args.option("-gdb", "chardev:gdb");
-        // The guest waits for it.
+        // Do not start the CPUs: the guest waits for the debugger.
         args.flag("-S");
     }
 
@@ -84,14 +85,14 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
 
     args.option("-kernel", &path_argument(&spec.kernel));
     args.option("-append", &append(spec, options, timing));
-    args.words
+    args.list
 }
 
-/// The kernel's command line. `reboot=t`: `microvm` has no other way to reset.
+/// Returns the kernel's command line. `reboot=t`: `microvm` has no other way to reset.
 fn append(spec: &MachineSpec, options: &Options, timing: &[String]) -> String {
     match &options.words {
         None => cmdline::kernel(spec, "t", timing),
-        Some(words) => [words.as_slice(), &spec.cmdline].concat().join(" "),
+        Some(parameters) => [parameters.as_slice(), &spec.cmdline].concat().join(" "),
     }
 }
 
@@ -99,22 +100,24 @@ fn path_argument(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// `microvm`'s eight virtio-mmio transports have the interrupts 5 to 12. The
-/// fourth one's is the real-time clock's, and the guest's clock is worth more
-/// than an eighth device.
+/// The transports in the order in which devices are assigned to them.
 ///
-/// The command line announces them from the last to the first, so that is the
-/// order in which the guest numbers its devices.
+/// `microvm`'s eight virtio-mmio transports use the interrupts 5 to 12. Transport 3 shares its
+/// interrupt with the real-time clock, so it is left out: the guest's clock is more important than
+/// an eighth device.
+///
+/// The command line announces the transports from the last to the first, and the guest numbers its
+/// devices in that order.
 const TRANSPORTS: [usize; 7] = [7, 6, 5, 4, 2, 1, 0];
 
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    // What cannot be read, QEMU has words for.
+    // QEMU itself reports a kernel that cannot be read.
     File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
         && magic == *b"\x7fELF"
 }
 
-/// QEMU's driver for what lies at `path`; it refuses one that is meant for the other.
+/// Returns QEMU's driver for the file or device at `path`; each driver refuses the other kind.
 fn file_driver(path: &Path) -> &'static str {
     let is_device = fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
     if is_device { "host_device" } else { "file" }
@@ -122,18 +125,18 @@ fn file_driver(path: &Path) -> &'static str {
 
 #[derive(Default)]
 struct Args {
-    words: Vec<String>,
+    list: Vec<String>,
     devices: usize,
 }
 
 impl Args {
     fn flag(&mut self, flag: &str) -> &mut Self {
-        self.words.push(flag.into());
+        self.list.push(flag.into());
         self
     }
 
     fn option(&mut self, option: &str, value: &str) -> &mut Self {
-        self.words.extend([option.into(), value.into()]);
+        self.list.extend([option.into(), value.into()]);
         self
     }
 
@@ -141,10 +144,9 @@ impl Args {
         self.option("-chardev", &format!("socket,id={id},fd={fd}"));
     }
 
-    /// A device on the next virtio-mmio transport; the guest finds them in
-    /// this order.
+    /// Adds a device on the next virtio-mmio transport. The guest finds the devices in this order.
     fn device(&mut self, device: &str) {
-        // One too many is refused by QEMU, which has no such bus.
+        // QEMU has no bus of this number, so it refuses a device too many.
         let bus = TRANSPORTS.get(self.devices).copied().unwrap_or(usize::MAX);
         self.devices += 1;
         self.option("-device", &format!("{device},bus=virtio-mmio-bus.{bus}"));
@@ -158,8 +160,8 @@ impl Args {
         );
     }
 
-    /// A disk, as JSON: a path may hold whatever it likes. Flushes are not
-    /// passed on: a scratch disk need not outlive its host.
+    /// Adds a disk, in JSON because a path may contain any character. Flushes are not passed on: a
+    /// scratch disk need not survive a crash of the host.
     fn disk(&mut self, index: usize, disk: &Disk) {
         let node = format!("disk{index}");
         let blockdev = json!({

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests run by QEMU's `microvm`: no PCI, no firmware tables, devices on
+//! The backend that runs guests with QEMU's `microvm`: no PCI, no firmware tables, devices on
 //! virtio-mmio, the kernel entered directly by PVH.
-//!
 mod command;
 mod probe;
 mod qmp;
@@ -18,10 +17,10 @@ use serde_json::json;
 use self::qmp::Qmp;
 use crate::child::{self, fd};
 use crate::host;
-use crate::process::{Kind, ProcessMachine};
+use crate::process::{Backend, ProcessMachine};
 use crate::{Changes, Error, Exit, MachineSpec, Phase, Result, Start};
 
-/// Debian's name of the emulator.
+/// Debian's name for the emulator.
 const BINARY: &str = "qemu-system-x86_64";
 
 /// What executes the guest's code.
@@ -30,8 +29,8 @@ pub enum Accel {
     /// Emulation. Works everywhere.
     #[default]
     Tcg,
-    /// The host's KVM. That `/dev/kvm` can be opened does not mean that it can
-    /// run a kernel; so this is for those who know that theirs does.
+    /// The host's KVM. Being able to open `/dev/kvm` does not mean that it can run a kernel; so
+    /// select this only on hosts whose KVM can.
     Kvm,
 }
 
@@ -61,16 +60,15 @@ impl Accel {
 /// How to run QEMU.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The emulator: a path, or a name to be found in `PATH`.
+    /// The emulator: a path, or a name that is looked up in `PATH`.
     pub binary: PathBuf,
     /// What executes the guest's code.
     pub accel: Accel,
-    /// Whether the guest finds a CPU with virtualisation, AMD's. With emulation only.
+    /// True for a guest's CPU with virtualisation, AMD's. Requires emulation.
     pub nested: bool,
-    /// Features that the guest's CPU does not have, by QEMU's names.
+    /// Features to remove from the guest's CPU, by QEMU's names.
     pub without: Vec<String>,
-    /// The first words of the kernel's command line, instead of those that our machines
-    /// have.
+    /// Parameters of the kernel's command line that replace the default ones.
     pub words: Option<Vec<String>>,
 }
 
@@ -86,12 +84,13 @@ impl Default for Options {
     }
 }
 
-/// What must be the same for a guest that QEMU has saved to be started by it: the
-/// program, and the machine but for the content of its disks.
+/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// configuration except for the content of its writable disks. A snapshot of QEMU can be started
+/// only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
     let program = find(&options.binary)?;
     let stamp = host::stamp(&program)?;
-    // Paths tell what is on a disk that may only be read, and nothing of the others.
+    // The path identifies the content of a read-only disk; that of a writable one is irrelevant.
     let mut disks = spec.disks.clone();
     for disk in disks.iter_mut().filter(|disk| !disk.readonly) {
         disk.path = PathBuf::new();
@@ -101,7 +100,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
         start: Start::Boot,
         ..spec.clone()
     };
-    // The guest was told the rate of this host's clock, which another boot may change.
+    // The guest's command line has the rate of this host's TSC, which may change with a reboot.
     Ok(format!(
         "{} {stamp}\n{}{}",
         program.display(),
@@ -110,7 +109,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
     ))
 }
 
-/// The program itself: what stands in `PATH` under this name, or at this path.
+/// Returns the path of the program: the file of this name in `PATH`, or the given path.
 pub fn find(binary: &Path) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     if binary.components().count() > 1 {
@@ -124,16 +123,17 @@ pub fn find(binary: &Path) -> Result<PathBuf> {
         })
 }
 
+/// Returns the error for an operation that QEMU does not support.
 fn unsupported(what: &'static str) -> Error {
     Error::Unsupported { kind: "QEMU", what }
 }
 
-/// What only QEMU's machines have.
+/// The state that only QEMU's machines have.
 pub struct Qemu {
     qmp: Qmp,
     accel: Accel,
-    /// The directory that the guest can be saved in: its memory is there already.
-    promised: Option<PathBuf>,
+    /// The directory in which the guest can be saved: QEMU's guest memory is a file in it.
+    save_directory: Option<PathBuf>,
     saved: bool,
 }
 
@@ -144,12 +144,12 @@ impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
         if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
-            return Err(unsupported("note what a guest changes"));
+            return Err(unsupported("track what a guest changes"));
         }
         child::check_files(spec)?;
-        // A guest that was saved knows it already; it takes a while to find out.
+        // A restored guest already knows the rate; measuring it takes a while.
         let timing = match (options.accel, &spec.start) {
-            (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_words(),
+            (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_parameters(),
             _ => Vec::new(),
         };
         snapshot::ready(&spec.start)?;
@@ -163,7 +163,7 @@ impl QemuMachine {
             Ok(Qemu {
                 qmp,
                 accel: options.accel,
-                promised: match &spec.start {
+                save_directory: match &spec.start {
                     Start::ToBeSaved(directory) => Some(directory.clone()),
                     _ => None,
                 },
@@ -173,7 +173,7 @@ impl QemuMachine {
     }
 }
 
-impl Kind for Qemu {
+impl Backend for Qemu {
     const NAME: &'static str = "qemu";
     const PROCESS: &'static str = "QEMU";
     const MESSAGES: &'static str = "qemu.log";
@@ -190,13 +190,13 @@ impl Kind for Qemu {
         self.qmp.wait_closed(timeout)
     }
 
-    fn end(&self, said_goodbye: bool) -> Result<Exit, String> {
+    fn end(&self, announced_shutdown: bool) -> Result<Exit, String> {
         match self.qmp.reason().as_deref() {
             Some("guest-shutdown") => Ok(Exit::Shutdown),
-            Some("guest-reset") if said_goodbye => Ok(Exit::Shutdown),
+            Some("guest-reset") if announced_shutdown => Ok(Exit::Shutdown),
             Some("guest-reset") => Ok(Exit::Reset),
             Some("guest-panic") => Ok(Exit::Panic),
-            other => Err(other.unwrap_or("it gave no reason").to_owned()),
+            other => Err(other.unwrap_or("it reported no reason").to_owned()),
         }
     }
 
@@ -212,24 +212,24 @@ impl Kind for Qemu {
         if self.saved {
             return Err(Error::Refused {
                 command: "cont".into(),
-                words: "its memory is that of the saved guest".into(),
+                reason: "its memory is the file of the snapshot".into(),
             });
         }
         self.qmp.execute("cont", json!({})).map(|_| ())
     }
 
     fn save_in(&mut self, directory: &Path) -> Result<()> {
-        if self.promised.as_deref() != Some(directory) {
+        if self.save_directory.as_deref() != Some(directory) {
             return Err(unsupported(
-                "save a guest where it was not started for that",
+                "save a guest in a directory that it was not started with",
             ));
         }
-        // Also where it fails: then it may have been saved all the same.
+        // Set this even if the save fails: the snapshot may have been committed.
         self.saved = true;
         snapshot::save(&self.qmp, directory)
     }
 
     fn save_changes(&mut self, _: &Path) -> Result<Changes> {
-        Err(unsupported("save what has changed only"))
+        Err(unsupported("save only what has changed"))
     }
 }

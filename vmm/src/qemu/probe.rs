@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What QEMU can tell of a guest that does not answer.
+//! Queries QEMU about a guest that does not answer.
 
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The part of QMP, QEMU's control protocol, that a machine needs: commands
-//! with their answers, and the event that tells why QEMU ends.
+//! The part of QMP, QEMU's control protocol, that a machine needs: commands with their replies, and
+//! the event with the reason of a shutdown.
 
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -16,18 +16,18 @@ use serde_json::{Value, json};
 use crate::control::{ControlSocket, Notes, gone};
 use crate::{Error, Result};
 
-/// A connection to a QEMU.
+/// A connection to a QEMU process.
 pub(super) struct Qmp {
-    socket: ControlSocket<Reply, News>,
+    socket: ControlSocket<Reply, Status>,
     version: String,
 }
 
-/// What QEMU has told unasked.
+/// The state from QEMU's events.
 #[derive(Debug, Clone, Default)]
-struct News {
-    /// Its reason for shutting down: `guest-reset`, `host-signal`, ….
+struct Status {
+    /// The reason of its shutdown: `guest-reset`, `host-signal`, ….
     reason: Option<String>,
-    /// Where a migration stands, in its words.
+    /// The status of a migration, by QEMU's name.
     migration: Option<String>,
 }
 
@@ -82,7 +82,7 @@ enum Reply {
 }
 
 impl Qmp {
-    /// Shakes hands with the QEMU at the other end.
+    /// Negotiates the protocol with the QEMU process at the other end.
     pub fn connect(stream: UnixStream) -> Result<Self> {
         let mut qmp = Self {
             socket: ControlSocket::open(stream, read)?,
@@ -95,12 +95,12 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// QEMU's version, with that of its package.
+    /// Returns the versions of QEMU and of its package.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Runs a command and gives its result.
+    /// Runs a command and returns its result.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
@@ -111,9 +111,9 @@ impl Qmp {
         match self.socket.answer(command)? {
             Reply::Return(value) => Ok(value),
             Reply::Version(_) => Ok(Value::Null),
-            Reply::Failure(words) => Err(Error::Refused {
+            Reply::Failure(reason) => Err(Error::Refused {
                 command: command.into(),
-                words,
+                reason,
             }),
         }
     }
@@ -125,7 +125,7 @@ impl Qmp {
         arguments: Value,
         file: impl AsFd,
     ) -> Result<Value> {
-        // QEMU keeps a descriptor that comes before its command; so a space does.
+        // QEMU keeps a descriptor that it receives before the command, so send it with a space.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let file = [file.as_fd()];
@@ -140,38 +140,39 @@ impl Qmp {
         self.execute(command, arguments)
     }
 
-    /// Why QEMU shuts down, where it has said so.
+    /// Returns why QEMU shuts down, or `None` if it has not reported a shutdown.
     pub fn reason(&self) -> Option<String> {
         self.socket.noted().reason
     }
 
-    /// Waits until a migration has come to its end. QEMU tells, where it has the
+    /// Waits until a migration has completed or failed. QEMU reports this only with the migration
     /// capability `events`.
     pub fn wait_migrated(&self) -> Result<()> {
         let command = "migrate";
-        let ended = |news: &News| matches!(news.migration.as_deref(), Some("completed" | "failed"));
-        let news = self.socket.wait_noted(command, ended)?;
-        if news.migration.as_deref() == Some("completed") {
+        let ended =
+            |status: &Status| matches!(status.migration.as_deref(), Some("completed" | "failed"));
+        let status = self.socket.wait_noted(command, ended)?;
+        if status.migration.as_deref() == Some("completed") {
             return Ok(());
         }
         let answer = self.execute("query-migrate", json!({}))?;
         let why = answer.get("error-desc").and_then(Value::as_str);
         Err(Error::Refused {
             command: command.into(),
-            words: why.unwrap_or("it does not say why").into(),
+            reason: why.unwrap_or("it reported no reason").into(),
         })
     }
 
-    /// Waits until QEMU closes the connection. False if it did not within `timeout`.
+    /// Waits until QEMU closes the connection. Returns false if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
     }
 }
 
-fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<News>) {
+fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Status>) {
     for line in input.lines() {
         let Ok(line) = line else { break };
-        // What is not understood is neither an answer nor the event.
+        // A message that cannot be parsed is neither a reply nor an event of interest.
         let Ok(message) = serde_json::from_str(&line) else {
             continue;
         };
@@ -182,8 +183,8 @@ fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<New
             Message::Event { event, data } => {
                 let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
                 match event.as_str() {
-                    "SHUTDOWN" => notes.note(|news| news.reason = word("reason")),
-                    "MIGRATION" => notes.note(|news| news.migration = word("status")),
+                    "SHUTDOWN" => notes.note(|status| status.reason = word("reason")),
+                    "MIGRATION" => notes.note(|status| status.migration = word("status")),
                     _ => {}
                 }
                 continue;
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn shakes_hands_executes_and_sees_the_end() {
+    fn negotiates_executes_and_notices_the_end() {
         let stream = serve(&[
             r#"{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"Debian"},"capabilities":["oob"]}}"#,
             "",
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qemu_that_dies_is_gone_not_silent() {
+    fn a_qemu_that_exits_is_gone_not_silent() {
         let error = Qmp::connect(serve(&[])).err().unwrap();
         assert!(matches!(error, Error::Gone { .. }), "{error}");
     }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Saving a guest, and starting guests from one.
+//! Saves a guest, and starts guests from a snapshot.
 //!
-//! Its memory is a file that the first guest shares and that the others map privately:
-//! so they start without reading it, and share what they do not change. The rest is a
-//! migration stream, which leaves out memory that is shared (`x-ignore-shared`, QEMU's
-//! `docs/devel/migration`).
+//! The memory is a file that the first guest maps shared and the others map privately, so they
+//! start without reading it, and share the pages that they do not change. The rest is a migration
+//! stream, which leaves out shared memory (`x-ignore-shared`, QEMU's `docs/devel/migration`).
 
 use std::fs::{self, File};
 use std::io;
@@ -19,13 +18,13 @@ use crate::{Error, MachineSpec, Result, Start};
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 
-/// The stream while it is written.
+/// The name of the stream's file while it is written.
 const NEW_STATE: &str = "state.new";
 
-/// The name by which QEMU is given the file to save to.
+/// The name under which QEMU receives the descriptor of the file to save to.
 const TARGET: &str = "state";
 
-/// The file that is the guest's memory, and whether it may write to it.
+/// Returns the file that is the guest's memory, and true if the guest may write to it.
 pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     match &spec.start {
         Start::Boot | Start::Changed { .. } => None,
@@ -34,9 +33,9 @@ pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     }
 }
 
-/// Readies the directory that the guest is to be saved in, if it is. QEMU writes to the
-/// memory's file from the guest's first instruction on, so there must be no saved guest
-/// whose file that is; nor what is left of one that was never whole.
+/// Prepares the directory that the guest will be saved in, if there is one. QEMU writes to the
+/// memory's file from the guest's first instruction on, so the directory must not contain a
+/// snapshot that uses this file. Remains of an incomplete snapshot are removed.
 pub(super) fn ready(start: &Start) -> Result<()> {
     let Start::ToBeSaved(directory) = start else {
         return Ok(());
@@ -56,7 +55,7 @@ pub(super) fn ready(start: &Start) -> Result<()> {
     Ok(())
 }
 
-/// The stream that the guest is loaded from, if it is.
+/// Opens the stream that the guest is loaded from, if it starts from a snapshot.
 pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
     let Start::Saved(directory) = &spec.start else {
         return Ok(None);
@@ -68,7 +67,7 @@ pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
     }
 }
 
-/// Loads the guest, and lets it run where no debugger does, if it is to be loaded.
+/// Loads the guest, if it starts from a snapshot, and lets it run unless it waits for a debugger.
 pub(super) fn load(qmp: &Qmp, spec: &MachineSpec) -> Result<()> {
     let Start::Saved(_) = spec.start else {
         return Ok(());
@@ -78,13 +77,13 @@ pub(super) fn load(qmp: &Qmp, spec: &MachineSpec) -> Result<()> {
     qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
     qmp.wait_migrated()?;
     if spec.debugger.is_some() {
-        // It is the one who lets it run.
+        // The debugger starts the guest.
         return Ok(());
     }
     qmp.execute("cont", json!({})).map(|_| ())
 }
 
-/// Saves the guest, which is stopped for that. It may not go on: its memory is in a file.
+/// Stops and saves the guest. The guest cannot be resumed: its memory is the snapshot's file.
 pub(super) fn save(qmp: &Qmp, directory: &Path) -> Result<()> {
     let path = directory.join(NEW_STATE);
     let file = File::create(&path).map_err(|source| Error::File {
@@ -110,7 +109,7 @@ pub(super) fn save(qmp: &Qmp, directory: &Path) -> Result<()> {
     })
 }
 
-/// Has memory left out, and the end told.
+/// Sets the migration capabilities: leave out shared memory, and report the end by an event.
 fn prepare(qmp: &Qmp) -> Result<()> {
     let capabilities =
         ["x-ignore-shared", "events"].map(|name| json!({ "capability": name, "state": true }));

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rate of the time-stamp counter, for the guest.
+//! Measures the rate of the time-stamp counter (TSC), for the guest.
 //!
-//! A guest measures it against an emulated timer, at boot. On a host that has
-//! other things to do the timer comes late, the guest finds no rate that it
-//! trusts, and falls back to a clock of 4 ms ticks. Under emulation its counter
-//! is the host's own; so we measure that, in peace, and tell the guest.
+//! A guest calibrates its TSC against an emulated timer at boot. On a busy host the timer is late,
+//! the guest finds no rate that it trusts, and falls back to a clock of 4 ms ticks. Under emulation
+//! the guest's TSC is the host's, so the rate is measured on the host, where a measurement can be
+//! repeated, and passed to the guest.
 
 use std::sync::LazyLock;
 
-/// The kernel's words for it, or none if the measurements do not agree: then
-/// the guest had better find out itself.
-pub(super) fn kernel_words() -> Vec<String> {
+/// Returns the kernel parameters for the rate, or none if the measurements do not agree: then the
+/// guest calibrates the TSC itself.
+pub(super) fn kernel_parameters() -> Vec<String> {
     match *KILOHERTZ {
         Some(khz) => vec![format!("tsc_early_khz={khz}"), "tsc=reliable".into()],
         None => Vec::new(),
@@ -29,7 +29,7 @@ fn measure() -> Option<u64> {
     use std::thread::sleep;
     use std::time::Duration;
 
-    /// What one measurement takes.
+    /// Duration of one measurement.
     const INTERVAL: Duration = Duration::from_millis(20);
 
     let samples: Vec<_> = (0..3)
@@ -43,15 +43,15 @@ fn measure() -> Option<u64> {
     agree(rate(samples[0], samples[1])?, rate(samples[1], samples[2])?)
 }
 
-/// A point in time: nanoseconds, and the counter.
+/// A point in time: nanoseconds, and the TSC.
 #[derive(Clone, Copy)]
 struct Sample {
     nanos: u64,
     ticks: u64,
 }
 
-/// Reads clock and counter together. Of several tries, that one counts in which
-/// the least happened between the two.
+/// Reads the clock and the TSC together. Of several attempts, the one with the shortest time
+/// between its two TSC reads is used.
 #[cfg(target_arch = "x86_64")]
 fn sample() -> Sample {
     use std::arch::x86_64::_rdtsc;
@@ -60,9 +60,8 @@ fn sample() -> Sample {
     static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
     let mut best = (u64::MAX, Sample { nanos: 0, ticks: 0 });
     for _ in 0..64 {
-        // SAFETY: the instruction is there on every x86-64, and user space may
-        // execute it unless somebody forbade that with prctl, for which this
-        // program has no use.
+        // SAFETY: every x86-64 CPU has the instruction, and user space may execute it unless
+        // prctl(PR_SET_TSC) has disabled it, which this program does not do.
         let before = unsafe { _rdtsc() };
         let nanos = ORIGIN.elapsed().as_nanos() as u64;
         // SAFETY: as above.
@@ -76,14 +75,14 @@ fn sample() -> Sample {
     best.1
 }
 
-/// Ticks a millisecond.
+/// Returns the rate in ticks per millisecond.
 fn rate(from: Sample, to: Sample) -> Option<u64> {
     let nanos = to.nanos.checked_sub(from.nanos)?;
     let ticks = to.ticks.checked_sub(from.ticks)?;
     u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(nanos).max(1)).ok()
 }
 
-/// Their mean, if they differ by no more than one in a thousand.
+/// Returns the mean of both rates, if they differ by at most 0.1 %.
 fn agree(a: u64, b: u64) -> Option<u64> {
     (a > 0 && a.abs_diff(b) <= a / 1000).then_some(a.midpoint(b))
 }

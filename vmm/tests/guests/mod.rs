@@ -1,38 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode,
-//! flat segments, no paging. They run even on a KVM that only emulates.
+//! Guests of a few instructions, as ELF files with a PVH entry: 32-bit protected mode, flat
+//! segments, no paging. They run even on a KVM that emulates all code.
 
-// Each test program uses a part of it.
+// Each test program uses only part of this module.
 #![allow(dead_code)]
 
 use std::arch::global_asm;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where they are loaded.
+/// The address at which guests are loaded.
 pub const ADDRESS: u64 = 0x10_0000;
 
-/// Where marks are left.
+/// The address of the first page with a mark.
 pub const MARKS: usize = 0x20_0000;
 
-/// In how many pages.
+/// Number of pages with a mark.
 pub const MARKED_PAGES: usize = 0x800;
 
-/// How many pages are changed by a step of [`Guest::Steps`] and by no other.
+/// Number of pages that a step of [`Guest::Steps`] changes and no other step changes.
 pub const STEP_PAGES: usize = 16;
 
 /// The page that a device fills with random bytes in each step.
 pub const RANDOM: usize = 0x70_0000;
 
-/// Stands for a number that is put into the code later.
+/// Placeholder for a number that is later written into the code.
 const PLACEHOLDER: u32 = 0x7ace_401d;
-/// Where [`Guest::Count`] keeps its count, as 32 bits.
+/// Address at which [`Guest::Count`] keeps its count, a 32-bit number.
 pub const COUNTER: u32 = 0x30_0000;
 
 global_asm!(
     ".pushsection .rodata.crucible_guests, \"a\"",
     ".code32",
-    // Sends a text by the serial line. Uses EAX, EDX and ESI.
+    // Sends a text over the serial line. Uses EAX, EDX and ESI.
     ".macro say text",
     "call 90f",
     ".asciz \"\\text\"",
@@ -51,7 +51,7 @@ global_asm!(
     "outb %al, $0x64",
     "93: jmp 93b",
     ".endm",
-    // The next number of a row without visible order, in EBX.
+    // The next pseudo-random number, in EBX.
     ".macro shuffle",
     "imull $1103515245, %ebx",
     "addl $12345, %ebx",
@@ -69,7 +69,7 @@ global_asm!(
     "ud2",
     //
     "guest_loop:",
-    // Before it says so: who has heard it looks for the number.
+    // Set EBX before the output: the test reads the register after the output.
     "movl $0x12345678, %ebx",
     "say \"looping\\n\"",
     "1: jmp 1b",
@@ -86,7 +86,7 @@ global_asm!(
     "say \"marked\\n\"",
     "2: jmp 2b",
     //
-    // For each '9' on the serial line: changes memory, by itself and by a device.
+    // For each '9' on the serial line: changes memory, by the CPU and by a device.
     "guest_steps:",
     "movl $0x200000, %edi",
     "movl $0x800, %ecx",
@@ -105,7 +105,7 @@ global_asm!(
     "cmpb $0x39, %al",
     "jne 2b",
     "incl %ebx",
-    // One page becomes zeros; of others every second one gets the step's number.
+    // One page becomes zeros; every second one of others gets the step's number.
     "movl %ebx, %edi",
     "shll $12, %edi",
     "movl $0, 0x300000(%edi)",
@@ -116,7 +116,7 @@ global_asm!(
     "addl $0x2000, %edi",
     "decl %ecx",
     "jnz 3b",
-    // The source of random numbers, the second device, fills a page.
+    // The second device, a random number generator, fills a page.
     "movl ${window}, %edi",
     "addl $0x1000, %edi",
     "movl $0, 0x70(%edi)",
@@ -131,7 +131,7 @@ global_asm!(
     "movl $0x602000, 0xa0(%edi)",
     "movl $1, 0x44(%edi)",
     "movl $0xf, 0x70(%edi)",
-    // A buffer of 4096 bytes to write to; it is the only one, and available.
+    // A single available buffer of 4096 bytes, which the device writes.
     "movl $0x700000, 0x600000",
     "movl $0, 0x600004",
     "movl $0x1000, 0x600008",
@@ -144,7 +144,7 @@ global_asm!(
     "jne 4b",
     "say \"step\\n\"",
     "jmp 2b",
-    // Counts in EBX and in memory, by a function, whose first instruction is one byte.
+    // Counts in EBX and in memory, by a function whose first instruction is one byte long.
     "guest_count:",
     "say \"counting\\n\"",
     "movl $0, %ebx",
@@ -158,7 +158,7 @@ global_asm!(
     "popl %eax",
     "ret",
     //
-    // Meets an int3 and a step of its own, each with a handler that counts in EBX.
+    // Executes an int3 and a single step, each with a handler that counts in EBX.
     "guest_traps:",
     "call 1f",
     "1: popl %esi",
@@ -179,14 +179,14 @@ global_asm!(
     "addl $6, %esp",
     "xorl %ebx, %ebx",
     "int3",
-    // The trap flag: after the next instruction.
+    // The trap flag takes effect after the next instruction.
     "pushfl",
     "orl $0x100, (%esp)",
     "popfl",
     "nop",
     "cmpl $2, %ebx",
     "jne 2f",
-    // Debug register 6: it was a step.
+    // Debug register 6 must report a single step.
     "movl %dr6, %eax",
     "testl $0x4000, %eax",
     "jz 2f",
@@ -197,7 +197,7 @@ global_asm!(
     "andl $~0x100, 8(%esp)",
     "iretl",
     //
-    // Writes and reads all over the window, by all widths.
+    // Writes and reads all over the window, with all access sizes.
     "guest_noise:",
     "movl $1, %ebx",
     "movl ${noise}, %ecx",
@@ -221,7 +221,7 @@ global_asm!(
     "say \"still here\\n\"",
     "reset",
     //
-    // Sets up each device as a driver does, with queues in memory that holds anything.
+    // Sets up each device as a driver does, with queues in memory with arbitrary content.
     "guest_driver:",
     "movl $1, %ebx",
     // Fill 1 MiB.
@@ -308,34 +308,34 @@ unsafe extern "C" {
     static END: u8;
 }
 
-/// What a guest does.
+/// The behaviour of a guest.
 #[derive(Debug, Clone, Copy)]
 pub enum Guest {
-    /// Says two lines, and resets the machine.
+    /// Prints two lines, and resets the machine.
     Reset,
-    /// Faults without a way out, with 0x12345678 in EBX.
+    /// Causes a triple fault, with 0x12345678 in EBX.
     TripleFault,
-    /// Says `looping`, and does so forever, interrupts disabled.
+    /// Prints `looping`, and loops forever with interrupts disabled.
     Loop,
-    /// Leaves this number in the first bytes of each page from [`MARKS`] on, of
-    /// [`MARKED_PAGES`] pages, says `marked`, and loops with it in EBX.
+    /// Writes this number to the first bytes of each of [`MARKED_PAGES`] pages from [`MARKS`] on,
+    /// prints `marked`, and loops with the number in EBX.
     Marked(u32),
-    /// Leaves marks as [`Marked`](Self::Marked) does and says `ready`; then, for each `9`
-    /// on its serial line, adds 1 to EBX, writes to [`STEP_PAGES`] pages that it has not
-    /// written to before, makes one all zeros, has a device fill [`RANDOM`], and says
-    /// `step`. Up to 12 times.
+    /// Writes marks as [`Marked`](Self::Marked) does and prints `ready`; then, for each `9` on its
+    /// serial line, adds 1 to EBX, writes to [`STEP_PAGES`] pages that it has not written to
+    /// before, fills one with zeros, makes a device fill [`RANDOM`], and prints `step`. Supports up
+    /// to 12 steps.
     Steps,
-    /// Says `counting`, and counts the calls of a function in EBX and at [`COUNTER`].
+    /// Prints `counting`, and counts the calls of a function in EBX and at [`COUNTER`].
     Count,
-    /// Has an `int3` and a single step for itself, says `trapped twice`, and resets.
+    /// Handles its own `int3` and single step, prints `trapped twice`, and resets.
     Traps,
-    /// Accesses the devices' registers at random, says `still here`, and resets.
+    /// Accesses the devices' registers at random, prints `still here`, and resets.
     Noise,
-    /// Starts all devices with random queues, says `still here`, and resets.
+    /// Starts all devices with random queues, prints `still here`, and resets.
     Driver,
 }
 
-/// Where the function is that [`Guest::Count`] calls: `push %eax`, `inc %ebx`, …
+/// Returns the address of the function that [`Guest::Count`] calls: `push %eax`, `inc %ebx`, …
 pub fn function() -> u64 {
     let [base, step] = [&raw const RESET, &raw const STEP];
     // SAFETY: both labels are in one section of this program, in this order.
@@ -343,7 +343,7 @@ pub fn function() -> u64 {
 }
 
 impl Guest {
-    /// Writes the guest's file to a directory.
+    /// Writes the guest's ELF file to a directory and returns its path.
     pub fn write(self, directory: &Path) -> PathBuf {
         let [base, end] = [&raw const RESET, &raw const END];
         let start = match self {
@@ -357,8 +357,8 @@ impl Guest {
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
         };
-        // SAFETY: the assembly above has these labels in one read-only section of this
-        // program, the first and the last being `base` and `end`.
+        // SAFETY: the assembly above has these labels in one read-only section of this program, the
+        // first and the last being `base` and `end`.
         let (code, entry) = unsafe {
             let length = end.offset_from_unsigned(base);
             let entry = start.offset_from_unsigned(base) as u64;
@@ -377,7 +377,7 @@ impl Guest {
     }
 }
 
-/// An ELF file that loads `code` at [`ADDRESS`], with the note that names its PVH entry.
+/// Returns an ELF file that loads `code` at [`ADDRESS`], with the note that contains its PVH entry.
 fn elf(code: &[u8], entry: u64) -> Vec<u8> {
     const HEADER: u64 = 64;
     const PROGRAM_HEADER: u64 = 56;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! As much of gdb's remote protocol as a test needs.
+//! A client of gdb's remote protocol, as far as the tests need it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -9,24 +9,24 @@ use std::time::Duration;
 
 use crucible_vmm::DebuggerAddress;
 
-/// Where the program counter and EBX are among the registers of `g`.
+/// Offsets of the program counter and RBX in the reply to `g`.
 const RIP: usize = 16 * 8;
 const RBX: usize = 8;
 
-/// A debugger.
+/// A connection of a debugger.
 pub struct Gdb {
     stream: UnixStream,
     unread: Vec<u8>,
 }
 
 impl Gdb {
-    /// Connects; a machine that was started listens.
+    /// Connects to a machine that listens at `address`.
     pub fn connect(address: &DebuggerAddress, patience: Duration) -> Self {
         let stream = match address {
             DebuggerAddress::Socket(path) => UnixStream::connect(path).unwrap(),
             DebuggerAddress::Port(port) => {
                 let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).unwrap();
-                // What is done with it is the same with both.
+                // The operations used here are the same for both kinds of sockets.
                 OwnedFd::from(stream).into()
             }
         };
@@ -41,17 +41,17 @@ impl Gdb {
     }
 
     /// Sends a packet.
-    pub fn send(&mut self, words: &str) {
-        let sum = words.bytes().fold(0u8, u8::wrapping_add);
-        write!(self.stream, "${words}#{sum:02x}").unwrap();
+    pub fn send(&mut self, packet: &str) {
+        let sum = packet.bytes().fold(0u8, u8::wrapping_add);
+        write!(self.stream, "${packet}#{sum:02x}").unwrap();
     }
 
-    /// Sends a byte that interrupts the guest.
+    /// Sends the byte that interrupts the guest.
     pub fn interrupt(&mut self) {
         self.stream.write_all(&[3]).unwrap();
     }
 
-    /// The next packet; `None` at the end of the connection.
+    /// Returns the next packet, or `None` at the end of the connection.
     pub fn receive(&mut self) -> Option<String> {
         loop {
             let start = self.unread.iter().position(|&byte| byte == b'$');
@@ -59,11 +59,11 @@ impl Gdb {
             if let (Some(start), Some(end)) = (start, end)
                 && self.unread.len() >= end + 3
             {
-                let words = String::from_utf8(self.unread[start + 1..end].to_vec()).unwrap();
+                let packet = String::from_utf8(self.unread[start + 1..end].to_vec()).unwrap();
                 self.unread.drain(..end + 3);
-                // Whoever has said the last word may be gone.
+                // The other end may have closed the connection after its last packet.
                 let _ = self.stream.write_all(b"+");
-                return Some(expand(&words));
+                return Some(expand(&packet));
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
@@ -75,29 +75,29 @@ impl Gdb {
         }
     }
 
-    /// Asks, and waits for the answer.
-    pub fn ask(&mut self, words: &str) -> String {
-        self.send(words);
+    /// Sends a packet and returns the reply.
+    pub fn ask(&mut self, packet: &str) -> String {
+        self.send(packet);
         self.receive().expect("an answer")
     }
 
-    /// Asks for something that is to be done.
-    pub fn done(&mut self, words: &str) {
-        assert_eq!(self.ask(words), "OK", "{words}");
+    /// Sends a request and checks that it succeeded.
+    pub fn done(&mut self, packet: &str) {
+        assert_eq!(self.ask(packet), "OK", "{packet}");
     }
 
-    /// Sets (`Z0`, `Z1`, `Z2`) or takes back (`z0`, …) a breakpoint.
+    /// Sets (`Z0`, `Z1`, `Z2`) or removes (`z0`, …) a breakpoint.
     pub fn point(&mut self, kind: &str, address: u64, length: u64) {
         self.done(&format!("{kind},{address:x},{length}"));
     }
 
-    /// Memory.
+    /// Returns bytes of memory.
     pub fn memory(&mut self, address: u64, length: usize) -> Vec<u8> {
         let answer = self.ask(&format!("m{address:x},{length:x}"));
         bytes(&answer)
     }
 
-    /// The program counter and EBX of the first vCPU.
+    /// Returns the program counter and EBX of the first vCPU.
     pub fn state(&mut self) -> (u64, u32) {
         self.done("Hg1");
         let registers = bytes(&self.ask("g"));
@@ -115,7 +115,7 @@ fn bytes(hex: &str) -> Vec<u8> {
         .map(|digit| {
             digit
                 .to_digit(16)
-                .unwrap_or_else(|| panic!("no bytes: {hex}"))
+                .unwrap_or_else(|| panic!("not hexadecimal: {hex}"))
         })
         .collect();
     digits
@@ -124,10 +124,10 @@ fn bytes(hex: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Undoes the run-length encoding: `0*"` is `0000`.
-fn expand(words: &str) -> String {
+/// Expands the run-length encoding: `0*"` is `0000`.
+fn expand(packet: &str) -> String {
     let mut expanded = String::new();
-    let mut chars = words.chars();
+    let mut chars = packet.chars();
     while let Some(next) = chars.next() {
         match (next, expanded.chars().last()) {
             ('*', Some(last)) => {

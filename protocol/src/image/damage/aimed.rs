@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Changes of several fields that belong together: what chance alone would hardly make, for
-//! a length has to be right, or one record has to speak of another.
+//! Forges several related fields at once. Random changes would rarely do this, because a length
+//! must be consistent, or one record must refer to a different one.
 
 use fastrand::Rng;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -11,7 +11,7 @@ use crate::image::layout::{
 };
 use crate::image::record::Kind;
 
-/// Paths that lead elsewhere, nowhere, or are none.
+/// Paths: existing, nonexistent, and invalid ones.
 const PATHS: [&[u8]; 12] = [
     b"/",
     b"/tmp",
@@ -27,14 +27,14 @@ const PATHS: [&[u8]; 12] = [
     b"",
 ];
 
-/// Where a process id may be that nobody has: free, or beyond what the kernel gives out.
+/// Process IDs that no task has: unused ones, and ones beyond what the kernel assigns.
 const FREE: [i32; 4] = [300, 40_000, 100_000, 4_194_303];
 
-/// `SI_TIMER`, and where `si_code` is in what is queued.
+/// `SI_TIMER`, and the offset of `si_code` in a record of a queued signal.
 const SI_TIMER: i32 = -2;
 const SI_CODE: usize = size_of::<Siginfo>() + 8;
 
-/// Changes what belongs together with a record; false where nothing does.
+/// Forges a record and the fields related to it; returns false if there are none.
 pub(super) fn change(
     records: &mut Vec<Forged>,
     index: usize,
@@ -71,7 +71,7 @@ pub(super) fn change(
     }
 }
 
-/// Edits the structure that a record begins with.
+/// Edits the structure at the start of a record.
 fn edit<T>(record: &mut Forged, change: impl FnOnce(&mut T)) -> bool
 where
     T: FromBytes + IntoBytes + Immutable + KnownLayout,
@@ -82,7 +82,7 @@ where
     })
 }
 
-/// Edits that structure, and puts another tail behind it.
+/// Edits the structure at the start of a record, and replaces the bytes after it.
 fn edit_with_tail<T>(record: &mut Forged, change: impl FnOnce(&mut T, &[u8]) -> Vec<u8>) -> bool
 where
     T: FromBytes + IntoBytes + Immutable + KnownLayout,
@@ -99,7 +99,8 @@ fn path(rng: &mut Rng) -> Vec<u8> {
     rng.choice(PATHS).unwrap_or_default().to_vec()
 }
 
-/// One entry: another number, session, group or parent, a zombie or a thread made of it.
+/// Forges an entry of the tree: a different pid, session, group or parent, or turns the task into a
+/// zombie or a thread.
 fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
     const ZOMBIE: u32 = 2;
     let entries = record.payload.len() / size_of::<Tree>();
@@ -119,7 +120,7 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
         4 => (entry.sid, entry.pgid) = (known.number(rng), known.number(rng)),
         5 => entry.ppid = known.number(rng),
         6 => entry.flags ^= ZOMBIE,
-        // a group of its own in the session of somebody who leads none
+        // A process group of its own, in the session of a task that is not a session leader.
         7 => {
             let task = rng.choice(&known.tasks).copied();
             (entry.sid, entry.pgid) = (task.unwrap_or(1), entry.pid);
@@ -130,9 +131,9 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
     true
 }
 
-/// More or fewer files, some of them forged, or data of another length.
+/// Forges a message: more or fewer files, some of them forged, or data of a different length.
 fn message(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
-    /// One more than a message may have.
+    /// One more than the maximum of a message.
     const TOO_MANY: u32 = 254;
     edit_with_tail(record, |message: &mut Message, tail| {
         let refs = (message.nr_files as usize * 4).min(tail.len());
@@ -154,8 +155,8 @@ fn message(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
     })
 }
 
-/// Another site, another child to wait for, another restart block, the memory of another
-/// process, or more than its share of the machine.
+/// Forges a task: a different site, a different child to wait for, a different restart block, the
+/// memory of a different process, or scheduling parameters or an OOM score beyond its privileges.
 fn task_of(task: &mut Task, known: &Known, rng: &mut Rng) {
     const VFORK: u32 = 2;
     match rng.u8(0..8) {
@@ -196,7 +197,7 @@ fn task_of(task: &mut Task, known: &Known, rng: &mut Rng) {
     }
 }
 
-/// Promises about capabilities that need a capability, or other groups.
+/// Forges credentials: securebits that need a capability, or different groups.
 fn cred(record: &mut Forged, rng: &mut Rng) -> bool {
     if rng.u8(0..3) == 0 {
         return edit(record, |cred: &mut Cred| {
@@ -227,7 +228,8 @@ fn directories(record: &mut Forged, rng: &mut Rng) -> bool {
     })
 }
 
-/// Another kind, another name, or content at the end of a file larger than any can be.
+/// Forges an inode: a different kind, a different path, or content at the end of a file that is
+/// larger than any file can be.
 fn inode(records: &mut [Forged], index: usize, rng: &mut Rng) -> bool {
     if rng.u8(0..3) == 0 {
         return edit(&mut records[index], |inode: &mut Inode| {
@@ -247,8 +249,9 @@ fn inode(records: &mut [Forged], index: usize, rng: &mut Rng) -> bool {
     })
 }
 
-/// Elsewhere, as long as it was: near where it stands (one page, or the four that the vdso
-/// has before its code), or at either end of user space; or of a part that its file has not.
+/// Forges a mapping: moves it while keeping its length, by one page or by the four pages that the
+/// vdso has before its code, or to either end of user space; or maps a part beyond the end of its
+/// file.
 fn mapping(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) -> bool {
     const END: u64 = 0x7fff_ffff_f000;
     if rng.u8(0..4) == 0 {
@@ -266,7 +269,7 @@ fn mapping(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) -> bool {
         };
         (vma.start, vma.end) = (start, start.wrapping_add(length));
     });
-    // The lowest mapping comes first.
+    // The lowest mapping must be the first of its address space.
     let begin = records[..index]
         .iter()
         .rposition(|r| Kind::from(r.kind) == Kind::Mm);
@@ -277,7 +280,7 @@ fn mapping(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) -> bool {
     moved
 }
 
-/// Said to be those of the parent.
+/// Forges pages: declares them shared with the parent.
 fn pages(record: &mut Forged, rng: &mut Rng) -> bool {
     record.kind = Kind::Same.number();
     edit_with_tail(record, |pages: &mut Pages, _| {
@@ -288,7 +291,7 @@ fn pages(record: &mut Forged, rng: &mut Rng) -> bool {
     })
 }
 
-/// From a timer of the kernel, or another signal than its information says.
+/// Forges a signal: queued by a kernel timer, or with a number that contradicts its information.
 fn siginfo(record: &mut Forged, rng: &mut Rng) -> bool {
     if record.payload.len() < SI_CODE + 4 {
         return false;
@@ -300,7 +303,8 @@ fn siginfo(record: &mut Forged, rng: &mut Rng) -> bool {
     edit(record, |info: &mut Siginfo| info.signo = rng.u32(0..66))
 }
 
-/// A second one at the beginning of some task's section, be it a thread's or a zombie's.
+/// Duplicates a record at the beginning of a task's section, which may be that of a thread or a
+/// zombie.
 fn another(records: &mut Vec<Forged>, index: usize, rng: &mut Rng) -> bool {
     let begins: Vec<_> = (0..records.len())
         .filter(|&at| matches!(Kind::from(records[at].kind), Kind::Tree | Kind::TaskEnd))

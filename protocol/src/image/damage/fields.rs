@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Single fields by their meaning, given values that are nearly right.
+//! Forges single fields according to their meaning, with values that are nearly valid.
 
 use std::mem::size_of;
 
@@ -13,41 +13,41 @@ use crate::image::layout::{
 };
 use crate::image::record::Kind;
 
-/// What a field means.
+/// The meaning of a field.
 #[derive(Clone, Copy)]
 enum Class {
-    /// How many, or how long.
+    /// A count or a length.
     Count,
-    /// Bits.
+    /// A bit mask.
     Flags,
-    /// One of a few kinds, numbered from 0 or 1 on.
+    /// One of a few kinds, numbered from 0 or 1 up to this number.
     Choice(u64),
-    /// In user space.
+    /// An address in user space.
     Address,
-    /// Nanoseconds.
+    /// A time in nanoseconds.
     Time,
-    /// The number of an object of a kind.
+    /// The number of an object of this type.
     Ref(Kind),
-    /// The number of any object.
+    /// The number of an object of any type.
     Objref,
-    /// A task, group or session.
+    /// The ID of a task, group or session.
     Pid,
-    /// A user or group.
+    /// The ID of a user or group.
     Uid,
-    /// A signal.
+    /// The number of a signal.
     Number,
-    /// `nice` or an oom score.
+    /// A nice value or an OOM score.
     Score,
-    /// An open file's mode, a device, a selector, a checksum: any other value is wrong.
+    /// A file mode, device, selector or checksum, for which any other value is wrong.
     Exact,
 }
 
 use Class::{Address, Choice, Count, Exact, Flags, Number, Objref, Pid, Ref, Score, Time, Uid};
 
-/// Offset, size, meaning.
+/// Offset and size of a field in bytes, and its meaning.
 type Field = (usize, usize, Class);
 
-/// Elements of one size, of which a record has one or many, and their fields.
+/// The fields of a record's elements. All elements have the same size; a record has one or many.
 struct Shape {
     size: usize,
     many: bool,
@@ -195,7 +195,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => index path_len; Flags => flags; Pid => session pgrp; Uid => uid gid;
             Exact => mode;
         }),
-        // Its type, its flags, and the ends.
+        // The type, the flags, and the two ends.
         Kind::Sockets => Some(Shape {
             size: size_of::<Sockets>(), many: false, fields: SOCKETS,
         }),
@@ -211,7 +211,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => wd cookie name_len; Flags => mask;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
-        // Of the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and what is reserved.
+        // In the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and the reserved bytes.
         Kind::Xstate => Some(Shape {
             size: 576, many: false,
             fields: &[(24, 4, Flags), (512, 8, Flags), (520, 8, Flags), (528, 8, Flags)],
@@ -220,7 +220,7 @@ fn shape(kind: Kind) -> Option<Shape> {
     }
 }
 
-/// Changes one field of a record; false where nothing is known of its fields.
+/// Forges one field of a record; returns false if the fields of its type are unknown.
 pub(super) fn change(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
     let Some(shape) = shape(Kind::from(record.kind)) else {
         return false;
@@ -238,7 +238,7 @@ pub(super) fn change(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool 
         0
     };
     let at = element * shape.size + offset;
-    // Of a text its first bytes.
+    // Of a text only the first 8 bytes are changed.
     let size = size.min(8);
     let mut wide = [0; 8];
     wide[..size].copy_from_slice(&record.payload[at..at + size]);
@@ -247,9 +247,9 @@ pub(super) fn change(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool 
     true
 }
 
-/// A value of a field's kind, given its old one and how many bytes it has.
+/// Returns a new value for a field of a class, given its old value and its size in bytes.
 fn value(class: Class, old: u64, size: usize, known: &Known, rng: &mut Rng) -> u64 {
-    /// The first address that is not user space's.
+    /// The end of user space: the first address beyond it.
     const END: u64 = 0x7fff_ffff_f000;
     let of = |values: &[u64], rng: &mut Rng| *rng.choice(values).unwrap_or(&0);
     match class {
@@ -278,7 +278,7 @@ fn value(class: Class, old: u64, size: usize, known: &Known, rng: &mut Rng) -> u
         }
         Flags => match rng.u8(0..4) {
             0 => of(&[0, u64::MAX], rng),
-            // The low bits are mostly those with a meaning.
+            // The low bits are the ones most likely to have a meaning.
             1 => old ^ (1 << rng.usize(0..size * 8)),
             _ => old ^ (1 << rng.u32(0..8)),
         },

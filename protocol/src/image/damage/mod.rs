@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Damaged images, to see that the kernel refuses them: bytes that went wrong, and
-//! forged images whose checksums hold. The same seed gives the same damage.
+//! Damages images, to test that the kernel refuses them: corrupted bytes, and forged images with
+//! valid checksums. The same seed produces the same damage.
 
 use std::io::Read;
 
@@ -16,7 +16,7 @@ use super::{
 mod aimed;
 mod fields;
 
-/// Values that arithmetic and bounds trip over.
+/// Values at which arithmetic and bounds checks tend to fail.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -32,16 +32,17 @@ const EDGES: [u64; 12] = [
     u64::MAX,
 ];
 
-/// Payloads longer than this are changed near their start, where their structure is.
+/// In payloads that are longer than this, only the first bytes are changed, which hold the
+/// structure.
 const STRUCTURE: usize = 512;
 
-/// The types of record that an image can hold: 1 up to and with this.
+/// The highest record type in an image; the lowest is 1.
 const LAST_TYPE: u32 = 40;
 
 /// `CKPT_VMA_VDSO`.
 const VDSO: u32 = 3;
 
-/// Types with many fields that depend on each other.
+/// Record types with many interdependent fields.
 const RICH: [Kind; 11] = [
     Kind::Header,
     Kind::Tree,
@@ -56,21 +57,21 @@ const RICH: [Kind; 11] = [
     Kind::Message,
 ];
 
-/// A record that need not make sense.
+/// A record, which may be invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forged {
-    /// Number of its type.
+    /// Number of the record type.
     pub kind: u32,
-    /// The object's number.
+    /// Number of the object, or 0.
     pub objref: u32,
-    /// What it holds.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
-/// The records of a sound image.
+/// Splits a valid image into its records.
 ///
 /// # Errors
-/// Where the image is not sound.
+/// Fails if the image is damaged or malformed.
 pub fn take_apart(image: impl Read) -> Result<Vec<Forged>, ImageError> {
     let mut reader = Reader::new(image);
     let mut records = Vec::new();
@@ -84,7 +85,7 @@ pub fn take_apart(image: impl Read) -> Result<Vec<Forged>, ImageError> {
     Ok(records)
 }
 
-/// An image of these records, its checksums right.
+/// Returns an image of these records with valid checksums.
 #[must_use]
 pub fn put_together(records: &[Forged]) -> Vec<u8> {
     let mut image = Vec::new();
@@ -103,8 +104,8 @@ pub fn put_together(records: &[Forged]) -> Vec<u8> {
     image
 }
 
-/// What a disk or a network does to an image: flipped bits, an early end, a part of it
-/// in another place. Returns what was done and the image, which differs from the original.
+/// Damages an image as a disk or network may do: flips bits, truncates it, or copies a part of it
+/// to a different place. Returns the kind of damage and the image, which differs from the original.
 pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
     loop {
         let mut damaged = image.to_vec();
@@ -134,15 +135,15 @@ pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
     }
 }
 
-/// What a forger knows of an image as a whole.
+/// Properties of the whole image, for consistent forgeries.
 struct Known {
     /// Number and type of each object.
     objects: Vec<(u32, Kind)>,
-    /// Tasks.
+    /// IDs of tasks.
     tasks: Vec<i32>,
-    /// Tasks, groups and sessions.
+    /// IDs of tasks, groups and sessions.
     ids: Vec<i32>,
-    /// Tasks that others wait for in a vfork.
+    /// IDs of tasks for which a parent waits in a vfork.
     awaited: Vec<i32>,
 }
 
@@ -167,7 +168,7 @@ impl Known {
         }
     }
 
-    /// The number of a task, a group or a session, or of none.
+    /// Returns the ID of a task, group or session, or an unused ID.
     fn number(&self, rng: &mut Rng) -> i32 {
         const NONE: [i32; 6] = [0, -1, 300, 100_000, 4_194_304, i32::MAX];
         let numbers = if rng.u8(0..3) == 0 {
@@ -178,7 +179,7 @@ impl Known {
         *rng.choice(numbers).unwrap_or(&0)
     }
 
-    /// An object of a type; 0 where there is none.
+    /// Returns the number of an object of this type, or 0 if there is none.
     fn object(&self, kind: Kind, rng: &mut Rng) -> u32 {
         let of_kind: Vec<_> = self
             .objects
@@ -189,10 +190,11 @@ impl Known {
     }
 }
 
-/// A forgery, then all checksums made right, and mostly the trailer's count too, so that it
-/// is not what refuses the image. Every second one is a single change that knows what it
-/// changes, the others are one to three of any kind.
-/// Returns the number of the first type that was changed, and the image.
+/// Forges an image with valid checksums, and in most cases a valid record count in the trailer, so
+/// that this count is not the reason for the refusal. Half of the images have a single change that
+/// follows the meaning of the fields, the others one to three changes of any kind.
+///
+/// Returns the type of the first changed record, and the image.
 pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
     let mut forged = records.to_vec();
     let known = Known::of(records);
@@ -218,13 +220,15 @@ pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
     (Kind::from(first.unwrap_or(0)), put_together(&forged))
 }
 
-/// A change that knows what it changes; false where nothing is known of such a record.
+/// Makes a change that follows the meaning of the fields; returns false if no such change exists
+/// for the record.
 fn aim(records: &mut Vec<Forged>, index: usize, known: &Known, rng: &mut Rng) -> bool {
     (rng.bool() && aimed::change(records, index, known, rng))
         || fields::change(&mut records[index], known, rng)
 }
 
-/// Each type is as likely as another, or pages would be all that is ever changed.
+/// Picks a record. All types have the same probability, because otherwise nearly all changes would
+/// affect pages.
 fn pick(records: &[Forged], rng: &mut Rng) -> usize {
     loop {
         let kind = rng.u32(1..=LAST_TYPE);
@@ -240,13 +244,13 @@ fn pick(records: &[Forged], rng: &mut Rng) -> usize {
     }
 }
 
-/// One of the types of which there is most to be got wrong.
+/// Picks a record of one of the types in [`RICH`], in which the most can go wrong.
 fn pick_rich(records: &[Forged], rng: &mut Rng) -> Option<usize> {
     let kind = *rng.choice(&RICH)?;
     let of_kind: Vec<_> = (0..records.len())
         .filter(|&index| Kind::from(records[index].kind) == kind)
         .collect();
-    // Of many mappings one is the vdso, and it is made in a way of its own.
+    // Prefer the vdso: it is one of many mappings, and the kernel creates it in a special way.
     let is_vdso = |&index: &usize| {
         let vma = Vma::read_from_bytes(&records[index].payload);
         kind == Kind::Vma && vma.is_ok_and(|vma| vma.kind == VDSO)
@@ -337,13 +341,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_apart_goes_together_again() {
+    fn a_split_image_is_reassembled_unchanged() {
         let image = sample();
         assert_eq!(put_together(&take_apart(&image[..]).unwrap()), image);
     }
 
     #[test]
-    fn raw_damage_is_seen() {
+    fn raw_damage_is_detected() {
         let image = sample();
         let mut rng = Rng::with_seed(1);
         for _ in 0..1000 {
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_forges_the_same() {
+    fn the_same_seed_forges_the_same_images() {
         let records = take_apart(&sample()[..]).unwrap();
         let forge_all = |seed| {
             let mut rng = Rng::with_seed(seed);

@@ -17,7 +17,7 @@ fn kinds(console: &str) -> Vec<AlertKind> {
 }
 
 #[test]
-fn prefixes_are_taken_off() {
+fn prefixes_are_removed() {
     assert_eq!(message("[    1.234567] hello"), "hello");
     assert_eq!(message("[    1.234567][   T12] hello"), "hello");
     assert_eq!(message("[    1.234567] [T12] hello"), "[T12] hello");
@@ -95,7 +95,7 @@ fn kasan_reports_end_at_their_rule() {
 }
 
 #[test]
-fn every_checker_is_told_apart() {
+fn every_checker_is_distinguished() {
     for (line, kind) in [
         (
             "WARNING: possible circular locking dependency detected",
@@ -182,5 +182,5 @@ fn a_report_is_closed_by_silence_and_by_its_age() {
             start + Duration::from_millis(100 * tenths),
         ));
     }
-    assert_eq!(closed.len(), 1, "no report waits longer than LONGEST");
+    assert_eq!(closed.len(), 1, "a report is delivered after LONGEST");
 }

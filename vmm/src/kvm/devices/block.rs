@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! virtio-blk (virtio 1.2, section 5.2): a raw file or block device as a disk.
 //!
-//! Requests are done at once, straight between the file and the guest's memory. So
-//! nothing is in flight when the machine is at rest, and there is hardly any
-//! state to save.
+//! Requests are executed synchronously, by transfers directly between the file and the guest's
+//! memory. So no request is in flight when the machine is paused, and there is hardly any state to
+//! save.
 //!
-//! Flushes are acknowledged and not passed on, as on QEMU's command line: a
-//! scratch disk need not outlive its host, and what was written is in the
-//! host's page cache when the process dies.
+//! Flushes are acknowledged and not passed on, as on QEMU's command line: a scratch disk need not
+//! survive a crash of the host, and written data is in the host's page cache when the process dies.
 
 mod request;
 #[cfg(test)]
@@ -26,35 +25,35 @@ use super::queue::{Rings, Step};
 use super::{DeviceState, Error, Result, VirtioDevice};
 use request::Request;
 
-/// Bytes in a sector, whatever the disk's blocks are.
+/// Bytes in a sector, whatever the disk's block size.
 const SECTOR: u64 = 512;
 
-/// Enough for what a guest has ready at one time: Linux keeps half as many
-/// requests, and each is done when its notification returns.
+/// Sufficient for the requests that a guest has ready at one time: Linux keeps half as many
+/// requests, and each is completed when its notification returns.
 const QUEUE_SIZE: u16 = 128;
 
-/// The most segments of data in one request: what a chain can hold beside header and
+/// Maximum number of data segments in one request: the capacity of a chain, minus header and
 /// status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 
-/// The most bytes in one segment; Linux's largest requests have 1280 KiB.
+/// Maximum number of bytes in one segment; Linux's largest requests have 1280 KiB.
 const SIZE_MAX: u32 = 256 << 10;
 
-/// The most sectors in one discard or write of zeros: 1 GiB.
+/// Maximum number of sectors in one discard or write of zeros: 1 GiB.
 const ZERO_MAX: u32 = 1 << 21;
 
-/// The most bytes to move for one notification; the rest is done later by
-/// the event loop. As much as one request may have.
+/// Maximum number of bytes to transfer for one notification, that of one maximal request; the
+/// event loop transfers the rest later.
 const BUDGET: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
 
-/// The configuration space, of which we have what comes before secure erasing.
+/// The configuration space, up to the fields for secure erase, which are not offered.
 type Config = virtio_blk_config;
 const CONFIG_SIZE: usize = offset_of!(Config, max_secure_erase_sectors);
 
 /// A disk.
 pub struct Block {
     file: File,
-    /// Where the file's own offset is, if that is known.
+    /// The file's current offset, if it is known.
     position: Option<u64>,
     sectors: u64,
     readonly: bool,
@@ -62,7 +61,7 @@ pub struct Block {
     config: [u8; CONFIG_SIZE],
 }
 
-/// A disk's part of a snapshot; its contents are not in it.
+/// A disk's part of a snapshot, without the disk's contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockState {
     sectors: u64,
@@ -80,15 +79,15 @@ impl Block {
         Self::new(file, readonly, serial)
     }
 
-    /// A disk of as many whole sectors as `file` has now. `serial` is cut off
-    /// after 20 bytes.
+    /// Returns a disk with the whole sectors that `file` has now. `serial` is truncated to 20
+    /// bytes.
     ///
-    /// The file must be opened for this disk alone (not a duplicate of a
-    /// descriptor that others use): it is read and written at its offset.
+    /// The file must have been opened for this disk alone (it must not be a duplicate of a
+    /// descriptor that is used elsewhere), because it is read and written at its offset.
     pub fn new(mut file: File, readonly: bool, serial: &str) -> Result<Self> {
-        // Metadata has no length for a block device; its end has.
+        // The metadata of a block device have no length; seeking to the end works for both.
         let size = file.seek(SeekFrom::End(0)).map_err(|source| Error::Io {
-            what: "find a disk's size",
+            what: "determine a disk's size",
             source,
         })?;
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
@@ -107,7 +106,7 @@ impl Block {
     }
 }
 
-/// The configuration space, virtio 1.2, 5.2.4.
+/// Returns the configuration space (virtio 1.2, 5.2.4).
 fn config(sectors: u64) -> [u8; CONFIG_SIZE] {
     let mut config = [0; CONFIG_SIZE];
     let mut put = |offset: usize, bytes: &[u8]| {
@@ -136,9 +135,9 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        // Discarding is offered whether or not the file can: a guest's view must not
-        // depend on which file system a snapshot is restored from. Where the
-        // file cannot, the request says so.
+        // Discard is offered whether or not the file supports it: the guest's view must not depend
+        // on the file system from which a snapshot is restored. If the file does not support it,
+        // the request fails.
         let kind: u64 = if self.readonly {
             1 << VIRTIO_BLK_F_RO
         } else {
@@ -159,8 +158,8 @@ impl VirtioDevice for Block {
         let mut budget = BUDGET;
         rings.drain(queue, |memory, chain| {
             let request = Request::parse(memory, chain)?;
-            // The first request is done whatever it costs: it is refused if
-            // it is too large, and then costs nothing.
+            // The first request is executed whatever its size: one that is too large is refused, at
+            // no cost.
             if request.cost() > budget && budget < BUDGET {
                 return Ok(Step::Later);
             }
@@ -182,11 +181,11 @@ impl VirtioDevice for Block {
             sectors: self.sectors,
             readonly: self.readonly,
         };
-        // The guest has read both, and would not ask again.
+        // The guest has read both values, and would not notice a change.
         match state {
             DeviceState::Block(state) if *state == here => Ok(()),
-            DeviceState::Block(_) => Err(Error::State("the disk has changed its size or mode")),
-            _ => Err(Error::State("it is another device's")),
+            DeviceState::Block(_) => Err(Error::State("the disk's size or mode has changed")),
+            _ => Err(Error::State("it belongs to a different device")),
         }
     }
 }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! virtio-console with two ports (virtio 1.2, section 5.3): the channel to the
-//! agent and the terminal. Neither is a console for the guest's kernel.
+//! virtio-console with two ports (virtio 1.2, section 5.3): the channel to the agent and the
+//! terminal. Neither is a console for the guest's kernel.
 //!
-//! A port's bytes go straight between its socket and the guest's buffers, and
-//! either side makes the other wait:
-//! - To the guest: the socket is read only while the guest has the port open
-//!   and has a buffer for what is read.
-//! - To the host: while the socket takes no more, the guest's chain stays
-//!   where it is, with a note of how much of it has been sent.
+//! The bytes of a port are transferred directly between its socket and the guest's buffers, with
+//! flow control in both directions:
+//! - To the guest: the socket is read only while the guest has the port open and has a buffer for
+//!   the data.
+//! - To the host: while the socket is full, the guest's chain stays in its queue, and the device
+//!   records how much of it has been sent.
 //!
-//! So no byte is lost or overtaken, and there are no buffers of our own. Only
-//! for a snapshot, what the host has sent and the guest has not yet got is
-//! taken out of the socket, to be part of it.
+//! So no byte is lost or reordered, and the device needs no buffers. Only a save reads data from
+//! the socket that the host has sent and the guest has not yet received; it becomes part of the
+//! snapshot.
 //!
-//! When the host's end is closed, the guest is told once it has read everything
-//! (PORT_OPEN 0), and what it writes from then on goes nowhere.
+//! When the host's end is closed, the device notifies the guest after the guest has read everything
+//! (PORT_OPEN 0), and discards everything that the guest writes from then on.
 
 mod control;
 mod port;
@@ -36,31 +36,31 @@ use port::{Port, PortState};
 /// VIRTIO_CONSOLE_F_MULTIPORT: ports with names, and the control queues.
 const MULTIPORT: u64 = 1 << 1;
 
-/// The names of the ports, by their ids.
+/// The names of the ports, indexed by their IDs.
 const NAMES: [&str; PORTS] = [CHANNEL_PORT, TERMINAL_PORT];
 const PORTS: usize = 2;
 
-/// Linux gives each queue that it receives on a page for each of its entries.
+/// Linux allocates a page for each entry of a receive queue, so this is small.
 const QUEUE_SIZE: u16 = 32;
 
-/// To and from port 0, control, to and from port 1 (5.3.2).
+/// The queues to and from port 0, the control queues, the queues to and from port 1 (5.3.2).
 const QUEUES: usize = 2 * (PORTS + 1);
 const CONTROL_RECEIVE: usize = 2;
 const CONTROL_TRANSMIT: usize = 3;
 
-/// Messages that wait for the guest to give buffers for them. When there are so
-/// many, its own messages wait.
+/// Maximum number of messages that wait for buffers of the guest. At this limit, the guest's own
+/// messages are not processed.
 const PENDING_MAX: usize = 32;
 
-/// The most messages that one of the guest's is answered with.
+/// Maximum number of replies to one message of the guest.
 const REPLIES_MAX: usize = 2;
 
 /// The two ports.
 pub struct Console {
     ports: [Port; PORTS],
-    /// Messages for the guest.
+    /// Messages that wait to be sent to the guest.
     pending: VecDeque<Message>,
-    /// Whether the driver knows of more than the first port.
+    /// True if the driver supports more than the first port.
     multiport: bool,
 }
 
@@ -72,7 +72,7 @@ pub struct ConsoleState {
 }
 
 impl Console {
-    /// The ports' host ends, which become non-blocking.
+    /// Returns a console with the ports' host ends, which become non-blocking.
     pub fn new(channel: UnixStream, terminal: UnixStream, events: &Events) -> Result<Self> {
         Ok(Self {
             ports: [
@@ -84,12 +84,12 @@ impl Console {
         })
     }
 
-    /// Moves what can be moved through a port.
+    /// Transfers as much data as possible through a port, in both directions.
     fn pump(&mut self, index: usize, rings: &mut Rings<'_>) -> Result<()> {
         let Some(port) = self.ports.get_mut(index) else {
             return Ok(());
         };
-        // Without the control queues, the only port is always open.
+        // Without the control queues, the first port is always open.
         let open = port.guest_open || !self.multiport && index == 0;
         let (receive, transmit) = queues_of(index);
         let was_open = port.host_open;
@@ -103,7 +103,7 @@ impl Console {
         Ok(())
     }
 
-    /// Hears what the driver has to say, and answers.
+    /// Processes the driver's messages, and replies.
     fn converse(&mut self, rings: &mut Rings<'_>) -> Result<()> {
         self.send(rings)?;
         let Self { ports, pending, .. } = self;
@@ -129,7 +129,7 @@ impl Console {
         Ok(())
     }
 
-    /// Sends the messages that the driver has buffers for.
+    /// Sends messages for as long as the driver has buffers.
     fn send(&mut self, rings: &mut Rings<'_>) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());
@@ -150,11 +150,11 @@ impl Console {
     }
 }
 
-/// What follows from a message of the driver's, as in QEMU's virtio-serial-bus.
+/// Handles a message of the driver, as QEMU's virtio-serial-bus does.
 fn hear(message: Message, ports: &mut [Port], pending: &mut VecDeque<Message>) {
     let yes = message.value != 0;
     if message.event == Event::DeviceReady {
-        // A driver that is not ready will not get any further.
+        // A driver that is not ready sends no further messages.
         if yes {
             pending.extend((0..ports.len()).map(|id| Message::new(id, Event::DeviceAdd, 1)));
         }
@@ -176,14 +176,14 @@ fn hear(message: Message, ports: &mut [Port], pending: &mut VecDeque<Message>) {
     }
 }
 
-/// Tells whether the host's end of a port is open. What is no longer true
-/// need not be told, so these cannot pile up, however often that changes.
+/// Queues a message that reports whether the host's end of a port is open. It replaces an outdated
+/// message of the port, so such messages do not accumulate, however often the state changes.
 fn announce(pending: &mut VecDeque<Message>, port: usize, open: bool) {
     pending.retain(|old| (old.port as usize, old.event) != (port, Event::PortOpen));
     pending.push_back(Message::new(port, Event::PortOpen, open.into()));
 }
 
-/// The queues of a port: to the guest, and to the host.
+/// Returns the queues of a port: to the guest, and to the host.
 fn queues_of(port: usize) -> (usize, usize) {
     let first = if port == 0 { 0 } else { 2 + 2 * port };
     (first, first + 1)
@@ -203,7 +203,7 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        // Columns and rows, which are not offered, and max_nr_ports.
+        // Columns and rows, which are not offered, followed by max_nr_ports.
         let mut config = [0; 8];
         config[4..].copy_from_slice(&(PORTS as u32).to_le_bytes());
         super::read_config(&config, offset, data);
@@ -246,20 +246,20 @@ impl VirtioDevice for Console {
 
     fn restore(&mut self, state: &DeviceState) -> Result<()> {
         let DeviceState::Console(state) = state else {
-            return Err(Error::State("it is another device's"));
+            return Err(Error::State("it belongs to a different device"));
         };
         if state.ports.len() != PORTS || !state.ports.iter().all(PortState::is_valid) {
-            return Err(Error::State("its ports are not this console's"));
+            return Err(Error::State("its ports do not match this console"));
         }
-        // Each port's end may be announced, whatever else is pending.
+        // In addition to other pending messages, there may be one announcement for each port.
         if state.pending.len() > PENDING_MAX + PORTS || !state.pending.iter().all(Message::is_ours)
         {
-            return Err(Error::State("its messages are not a console's"));
+            return Err(Error::State("its messages are invalid"));
         }
         self.pending = state.pending.iter().copied().collect();
         for (id, (port, state)) in self.ports.iter_mut().zip(&state.ports).enumerate() {
             port.restore(state);
-            // The new host end is open, whatever became of the old one.
+            // The new host end is open, even if the saved one was closed.
             if !state.host_open {
                 announce(&mut self.pending, id, true);
             }

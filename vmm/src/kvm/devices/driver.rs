@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The driver's side of a queue on the bench, for tests.
+//! The driver's side of a queue, for tests.
 //!
-//! virtio-queue has a mock of its own, but its used ring lies over its
-//! available ring's end and it never wraps around: event indices, of which
-//! much depends here, cannot be tested with it.
+//! The mock of virtio-queue does not suffice: its used ring overlaps the end of its available ring,
+//! and it never wraps around. So it cannot test event indices, on which much depends here.
 
 use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::harness::{self, Bench};
+use super::harness::{self, Fixture};
 use crate::kvm::memory::Memory;
 
 /// A descriptor's flags.
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 
-/// One queue's driver.
+/// The driver of one queue.
 pub struct Driver {
     memory: Arc<Memory>,
     index: u32,
     size: u16,
-    /// The next descriptor to use; they are reused in turn.
+    /// The next descriptor to use; descriptors are reused in turn.
     descriptor: u16,
     available: u16,
-    /// What the device was last told to have been seen of its used ring.
+    /// The index up to which the driver has processed the used ring, as it last reported to the
+    /// device.
     seen: u16,
 }
 
 impl Driver {
-    pub fn new(bench: &Bench, index: u32, size: u16) -> Self {
+    pub fn new(fixture: &Fixture, index: u32, size: u16) -> Self {
         Self {
-            memory: bench.memory.clone(),
+            memory: fixture.memory.clone(),
             index,
             size,
             descriptor: 0,
@@ -40,10 +40,10 @@ impl Driver {
         }
     }
 
-    /// The same driver over the memory of another bench.
-    pub fn over(&self, bench: &Bench) -> Self {
+    /// Returns the same driver with the memory of a different fixture.
+    pub fn over(&self, fixture: &Fixture) -> Self {
         Self {
-            memory: bench.memory.clone(),
+            memory: fixture.memory.clone(),
             ..*self
         }
     }
@@ -65,7 +65,7 @@ impl Driver {
         self.put(place + 14, next);
     }
 
-    /// Makes the chain that begins at a descriptor available.
+    /// Makes the chain that begins at the descriptor `head` available.
     pub fn offer(&mut self, head: u16) {
         let ring = harness::queue(self.index)[1];
         self.put(ring + 4 + 2 * u64::from(self.available % self.size), head);
@@ -73,7 +73,7 @@ impl Driver {
         self.put(ring + 2, self.available);
     }
 
-    /// Adds a chain of (address, length, device writes) and returns its head.
+    /// Adds a chain of (address, length, true if the device writes) and returns its head.
     pub fn add(&mut self, buffers: &[(u64, u32, bool)]) -> u16 {
         let head = self.descriptor;
         for (n, &(address, len, write)) in buffers.iter().enumerate() {
@@ -87,8 +87,8 @@ impl Driver {
         head
     }
 
-    /// The next used chain and its length, if there is one. Asks to be
-    /// interrupted for the next.
+    /// Returns the next used chain and its length, if there is one. Requests an interrupt for the
+    /// following one.
     pub fn used(&mut self) -> Option<(u16, u32)> {
         let [_, available, used] = harness::queue(self.index);
         if self.get::<u16>(used + 2) == self.seen {
@@ -100,7 +100,7 @@ impl Driver {
         Some((self.get::<u32>(element) as u16, self.get(element + 4)))
     }
 
-    /// Whether the device wants to be notified of the chain last added.
+    /// Returns true if the device needs a notification of the chain that was added last.
     pub fn wants_notification(&self) -> bool {
         let event = harness::queue(self.index)[2] + 4 + 8 * u64::from(self.size);
         self.get::<u16>(event) == self.available.wrapping_sub(1)

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A device on a bench, for tests and fuzzers: a transport over a little memory, with a
-//! driver's registers to pull.
+//! A test fixture for a device, for tests and fuzzers: a transport with a little memory, whose
+//! registers the test accesses as a driver does.
 //!
-//! A fuzz target fills the memory, rings included, with its input:
+//! A fuzz target fills the memory, including the rings, with its input:
 //!
 //! ```
-//! # use crucible_vmm::kvm::devices::{harness::Bench, rng::Rng};
-//! let mut bench = Bench::new(|_events| Box::new(Rng::new()));
-//! bench.fill(b"any bytes at all");
-//! bench.start();
-//! bench.notify_all();
+//! # use crucible_vmm::kvm::devices::{harness::Fixture, rng::Rng};
+//! let mut fixture = Fixture::new(|_events| Box::new(Rng::new()));
+//! fixture.fill(b"any bytes at all");
+//! fixture.start();
+//! fixture.notify_all();
 //! ```
 
 use std::num::NonZeroUsize;
@@ -26,34 +26,33 @@ use super::mmio::Transport;
 use super::{Events, Interrupt, VirtioDevice};
 use crate::kvm::memory::Memory;
 
-/// The size of the bench's memory in bytes; it begins at address 0.
+/// The size of the fixture's memory in bytes; it begins at address 0.
 pub const MEMORY: usize = 1 << 20;
 
-/// Where a queue's parts lie: its descriptors from here on, one such stretch
-/// for each queue.
+/// The address of the first queue's descriptors; each queue has an area of this kind.
 pub const QUEUES: u64 = 0x1000;
 
-/// The distance from one queue to the next, and of its parts in it.
+/// The size of a queue's area, a third of which is for each of its parts.
 const STRIDE: u64 = 0x3000;
 
-/// Where memory begins that no queue is in: there are never more than eight.
+/// The address where memory begins that no queue uses: there are at most eight queues.
 pub const BUFFERS: u64 = 0x2_0000;
 
 /// The status of a driver that is ready.
 const DRIVER_OK: u32 = 0b1111;
 
-/// The addresses of a queue's descriptors, available and used ring.
+/// Returns the addresses of a queue's descriptors, available ring and used ring.
 pub fn queue(index: u32) -> [u64; 3] {
     let base = QUEUES + u64::from(index) * STRIDE;
     [base, base + STRIDE / 3, base + STRIDE / 3 * 2]
 }
 
-/// Counts interrupts.
+/// An interrupt line that counts its interrupts.
 #[derive(Debug, Default)]
 pub struct Line(AtomicUsize);
 
 impl Line {
-    /// The interrupts since it was last asked.
+    /// Returns the number of interrupts since the last call.
     pub fn take(&self) -> usize {
         self.0.swap(0, Ordering::Relaxed)
     }
@@ -65,26 +64,25 @@ impl Interrupt for Line {
     }
 }
 
-/// A device on its transport, with memory, an interrupt line and an event loop of
-/// its own.
-pub struct Bench {
-    /// The transport, to be written and read at will.
+/// A device on its transport, with its own memory, interrupt line and event loop.
+pub struct Fixture {
+    /// The transport, which a test may access directly.
     pub transport: Transport,
-    /// Its memory.
+    /// The memory.
     pub memory: Arc<Memory>,
-    /// Its interrupt line.
+    /// The interrupt line.
     pub line: Arc<Line>,
     epoll: Arc<Epoll>,
     queues: u32,
 }
 
-impl Bench {
-    /// Sets up a device that `make` makes. Panics where the host fails.
+impl Fixture {
+    /// Sets up the device that `make` returns. Panics if an operation of the host fails.
     pub fn new(make: impl FnOnce(Events) -> Box<dyn VirtioDevice>) -> Self {
         Self::over(Arc::new(memory()), make)
     }
 
-    /// The same, over the memory of another bench.
+    /// Sets up a device like [`new`](Self::new), with the memory of a different fixture.
     pub fn over(memory: Arc<Memory>, make: impl FnOnce(Events) -> Box<dyn VirtioDevice>) -> Self {
         let epoll = Arc::new(Epoll::new().expect("an epoll"));
         let events = Events::new(epoll.clone(), 40);
@@ -101,7 +99,8 @@ impl Bench {
         }
     }
 
-    /// Writes `bytes` to memory, over rings and all, as much of them as it holds.
+    /// Writes `bytes` to memory from address 0 on, truncated to its size. This overwrites the
+    /// rings.
     pub fn fill(&mut self, bytes: &[u8]) {
         let bytes = &bytes[..bytes.len().min(MEMORY)];
         self.memory
@@ -121,7 +120,7 @@ impl Bench {
         self.transport.write(register.into(), &value.to_le_bytes());
     }
 
-    /// The features that are offered.
+    /// Returns the features that the device offers.
     pub fn offered(&mut self) -> u64 {
         let [low, high] = [0, 1].map(|half| {
             self.set(VIRTIO_MMIO_DEVICE_FEATURES_SEL, half);
@@ -130,14 +129,13 @@ impl Bench {
         high << 32 | low
     }
 
-    /// Initialises the device like a driver that takes all features and the
-    /// largest queues.
+    /// Initialises the device like a driver that accepts all features and uses the largest queues.
     pub fn start(&mut self) {
         let features = self.offered();
         self.start_with(features);
     }
 
-    /// The same with only these features.
+    /// Initialises the device like [`start`](Self::start), with only these features.
     pub fn start_with(&mut self, features: u64) {
         self.set(VIRTIO_MMIO_STATUS, 0);
         self.set(VIRTIO_MMIO_STATUS, 0b0011);
@@ -172,7 +170,7 @@ impl Bench {
         self.set(VIRTIO_MMIO_QUEUE_NOTIFY, queue);
     }
 
-    /// Notifies every queue, and lets the event loop go round.
+    /// Notifies every queue, and runs the event loop once.
     pub fn notify_all(&mut self) {
         for queue in 0..self.queues {
             self.notify(queue);
@@ -180,8 +178,7 @@ impl Bench {
         self.turn();
     }
 
-    /// Lets the event loop go round once, without waiting; returns how many
-    /// events there were.
+    /// Runs the event loop once, without waiting; returns the number of events.
     pub fn turn(&mut self) -> usize {
         let mut events = [EpollEvent::default(); 8];
         let count = self.epoll.wait(0, &mut events).expect("an epoll");
@@ -192,7 +189,7 @@ impl Bench {
     }
 }
 
-/// Memory with a bitmap of the pages that devices write.
+/// Returns memory with a bitmap of the pages that devices write.
 fn memory() -> Memory {
     const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
     const READ_WRITE: i32 = 3; // PROT_READ | PROT_WRITE

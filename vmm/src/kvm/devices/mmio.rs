@@ -3,19 +3,18 @@
 //!
 //! # Notifications
 //! A write to QueueNotify is served in the vCPU thread that wrote it, instead
-//! of by another thread that KVM wakes through an ioeventfd. The guest's CPU
+//! of by a separate thread that KVM wakes through an ioeventfd. The guest's CPU
 //! waits meanwhile, but on a host with one CPU to spare it would wait anyway, for
 //! two more context switches. And once vCPUs are stopped nothing is in flight:
-//! all that there is to save is in the guest's memory and in the device.
+//! all state to save is in the guest's memory and in the device.
 //!
-//! The time that a vCPU can be held is bounded: by the number of chains in a
-//! queue, and by a device's own limits in bytes. What is left over then is
-//! done by the event loop, in portions of the same size, with everything else
-//! that the loop has to do in between.
+//! The time for which a vCPU is blocked is bounded: by the number of chains in a queue, and by a
+//! device's own limits in bytes. The event loop does the remaining work in portions of the same
+//! size, and handles other events in between.
 //!
-//! # A guest that breaks the rules
-//! DEVICE_NEEDS_RESET is set, the guest is told by a configuration change interrupt, and
-//! the device does nothing more until it is reset.
+//! # Protocol errors of the guest
+//! The transport sets DEVICE_NEEDS_RESET and notifies the guest by a configuration change
+//! interrupt. The device does nothing more until it is reset.
 
 mod setup;
 mod state;
@@ -37,20 +36,19 @@ use super::queue::{Ring, Rings};
 use super::{Error, Events, Interrupt, Result, Source, VirtioDevice, WAKE};
 use crate::kvm::memory::Memory;
 
-/// The size of a transport's range of addresses in bytes.
+/// The size of a transport's address range in bytes.
 pub const SIZE: u64 = 0x1000;
 
 /// "virt", as MagicValue.
 const MAGIC: u32 = 0x7472_6976;
 /// The version of the register layout.
 const VERSION: u32 = 2;
-/// Nobody registered a vendor for virtio-mmio; drivers ignore it.
+/// virtio-mmio has no registered vendors; drivers ignore this.
 const VENDOR: u32 = 0;
 
-/// What every transport offers. Event indices spare most interrupts and
-/// notifications, and each of these is an exit. Indirect descriptors are not offered:
-/// a queue that is served at once never fills up, so they would only cost the
-/// driver an allocation for each request.
+/// The features that every transport offers. Event indices avoid most interrupts and notifications,
+/// each of which is an exit. Indirect descriptors are not offered: a queue that is served
+/// synchronously never fills up, so they would only cost the driver an allocation for each request.
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX;
 
 /// A device on its transport.
@@ -71,8 +69,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Puts a device on a transport. `events` are the same that the device
-    /// was given, if it was given any.
+    /// Puts a device on a transport. `events` must be the ones that the device was given, if any.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Arc<Memory>,
@@ -101,19 +98,19 @@ impl Transport {
         })
     }
 
-    /// What the guest did that the device needs a reset now, if it does.
+    /// Returns the error of the guest's driver because of which the device needs a reset, if there
+    /// is one.
     pub fn broken(&self) -> Option<&Error> {
         self.broken.as_ref()
     }
 
-    /// The guest reads `data.len()` bytes at `offset` of the transport's
-    /// addresses.
+    /// Handles a read of `data.len()` bytes at `offset` of the transport's address range.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG)) {
             self.device.read_config(offset, data);
         } else if let Ok(data) = <&mut [u8; 4]>::try_from(data) {
-            // Registers have 32 bits; other accesses to them read as zero.
+            // Registers have 32 bits; accesses of other sizes read as zero.
             *data = self.register(offset as u32).to_le_bytes();
         }
     }
@@ -131,19 +128,18 @@ impl Transport {
             VIRTIO_MMIO_QUEUE_READY => self.selected().map_or(0, |ring| ring.queue.ready().into()),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt_status,
             VIRTIO_MMIO_STATUS => self.status,
-            // No shared memory: regions have the length -1.
+            // There is no shared memory: regions have the length -1.
             VIRTIO_MMIO_SHM_LEN_LOW..=VIRTIO_MMIO_SHM_BASE_HIGH if offset.is_multiple_of(4) => {
                 u32::MAX
             }
-            // ConfigGeneration stays 0: no configuration space of ours ever changes.
+            // ConfigGeneration stays 0: no configuration space of our devices ever changes.
             _ => 0,
         }
     }
 
-    /// The guest writes `data` at `offset` of the transport's addresses.
+    /// Handles a write of `data` at `offset` of the transport's address range.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        // Nothing in our configuration spaces can be written; and registers
-        // are written by 32 bits or not at all.
+        // The configuration spaces are read-only, and registers are only written with 32 bits.
         let (Ok(offset), Ok(data)) = (u32::try_from(offset), <[u8; 4]>::try_from(data)) else {
             return;
         };
@@ -165,7 +161,7 @@ impl Transport {
         }
     }
 
-    /// The event loop got an event with this token, one of the transport's.
+    /// Handles an event of the event loop with this token, one of the transport's.
     pub fn ready(&mut self, token: u64) {
         match self.events.source(token) {
             Some(WAKE) => {
@@ -179,22 +175,21 @@ impl Transport {
                         .try_for_each(|&queue| device.notify(queue, rings))
                 });
             }
-            // The device learns of it even without a driver, so that it
-            // knows that the source is no longer armed.
+            // Call the device even without a driver, so that it knows that the source is no longer
+            // armed.
             Some(source) => self.call(|device, rings| device.ready(source, rings)),
             None => {}
         }
     }
 
-    /// To be called right before the machine runs (again): after
-    /// [`restore`](Self::restore), when the rest of it has been restored
-    /// too, and after [`save`](Self::save), when the same machine goes on.
+    /// Resumes the device. Call this right before the machine runs: after
+    /// [`restore`](Self::restore), when the rest of the machine has also been restored, and after
+    /// [`save`](Self::save), if the same machine continues.
     ///
-    /// An interrupt that the guest has not acknowledged is sent once more: the
-    /// edge may have been lost between the device and the interrupt
-    /// controller's saved state, and one too many is harmless. So is a look
-    /// at each queue, which takes up what was left for later and what saving
-    /// has taken out of sockets.
+    /// An interrupt that the guest has not acknowledged is raised again: the edge may have been
+    /// lost between the device and the saved state of the interrupt controller, and a spurious
+    /// interrupt is harmless. So is a notification of each queue, which continues deferred work and
+    /// delivers data that the save has read from sockets.
     pub fn resume(&mut self) {
         if self.interrupt_status != 0 {
             self.interrupt.raise();
@@ -216,12 +211,12 @@ impl Transport {
         self.status & bits == bits
     }
 
-    /// Whether the driver has given up, or must.
+    /// Returns true if the driver has given up, or the device needs a reset.
     fn out_of_order(&self) -> bool {
         self.status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0
     }
 
-    /// Whether the device may use its queues.
+    /// Returns true if the device may use its queues.
     fn live(&self) -> bool {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && !self.out_of_order()
     }
@@ -239,8 +234,8 @@ impl Transport {
         }
     }
 
-    /// Calls the device, with its queues if it may use them, and sees to what
-    /// follows from it.
+    /// Calls the device, with its queues if it may use them, and handles the consequences:
+    /// interrupts, errors and deferred work.
     fn call(&mut self, work: impl FnOnce(&mut dyn VirtioDevice, &mut Rings<'_>) -> Result<()>) {
         let live = self.live();
         let mut rings = Rings {
@@ -285,7 +280,7 @@ impl Transport {
     }
 }
 
-/// The 32 bits of `features` that the guest selected.
+/// Returns the 32 bits of `features` that the guest selected.
 fn half(features: u64, select: u32) -> u32 {
     match select {
         0 => features as u32,
@@ -294,9 +289,9 @@ fn half(features: u64, select: u32) -> u32 {
     }
 }
 
-/// Has the event loop call the transport back, behind whatever else is ready.
+/// Makes the event loop call the transport again, after other events that are ready.
 ///
-/// The event is always ready, being never read; only arming it matters.
+/// The event is always ready, because it is never read; only whether it is armed matters.
 struct Wake(
     Source,
     #[expect(dead_code, reason = "keeps the source's descriptor open")] EventFd,

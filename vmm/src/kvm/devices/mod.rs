@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the guest finds on its buses.
+//! The guest's devices.
 //!
-//! Virtio devices of "modern" virtio 1.2 behind memory-mapped transports
-//! ([`mmio::Transport`]), and a 16550 UART ([`serial::Serial`]). All of them take what
-//! the guest gives them for hostile: nothing a guest writes makes them panic,
-//! wait, or work for longer than a bound for each notification.
+//! Virtio devices of "modern" virtio 1.2 behind memory-mapped transports ([`mmio::Transport`]), and
+//! a 16550 UART ([`serial::Serial`]). All devices treat the guest's data as hostile: nothing that a
+//! guest writes makes them panic, block, or work for longer than a bound for each notification.
 //!
 //! # How the monitor drives them
-//! Each transport lies in a mutex of its own.
-//! - **vCPU threads** call [`mmio::Transport::read`] and
-//!   [`write`](mmio::Transport::write) for accesses to its 4 KiB of
-//!   addresses. A notification of a queue is served right there, in the thread
-//!   that wrote it.
-//! - **The event loop** owns one [`Epoll`] and gives each transport a range
-//!   of [`TOKENS`] event tokens in it ([`Events`]). For an event whose data is
-//!   in that range it calls [`mmio::Transport::ready`]. That is all: sources
-//!   are registered one-shot by the devices themselves, and armed again only
-//!   where the next event would let the device make progress. So an event
-//!   that cannot be used now (a socket with data while the guest has no
-//!   buffers) never wakes the loop, and nothing ever spins.
-//! - **Interrupts** go through [`Interrupt::raise`], from either thread.
+//! Each transport has a mutex.
+//! - **vCPU threads** call [`mmio::Transport::read`] and [`write`](mmio::Transport::write) for
+//!   accesses to its address range of 4 KiB. The notification of a queue is handled synchronously,
+//!   in the thread that wrote it.
+//! - **The event loop** owns one [`Epoll`] and assigns each transport a range of [`TOKENS`] event
+//!   tokens in it ([`Events`]). For an event whose data is in that range it calls
+//!   [`mmio::Transport::ready`], and need not do more: the devices themselves register sources as
+//!   one-shot, and rearm them only if the next event would let the device make progress. So an
+//!   event that cannot be used now (a socket with data while the guest has no buffers) never wakes
+//!   the loop, and nothing ever spins.
+//! - **Interrupts** are raised by [`Interrupt::raise`], from either thread.
 //!
 //! ```no_run
 //! # use std::os::unix::net::UnixStream;
@@ -69,21 +66,19 @@
 //! ```
 //!
 //! # Snapshots
-//! With all vCPUs and the event loop at rest, `save` gives a device's state.
-//! A new machine builds its transports as usual, with new host ends, and calls
-//! `restore` on each when memory is in place. In either machine
-//! [`mmio::Transport::resume`] is called before any vCPU runs (again).
-//! States come from files and are checked like anything else that comes from
-//! outside.
+//! While all vCPUs and the event loop are paused, `save` returns a device's state. A new machine
+//! builds its transports as usual, with new host ends, and calls `restore` on each when its memory
+//! is mapped. In either machine [`mmio::Transport::resume`] is called before any vCPU runs. States
+//! come from files and are validated like all external input.
 //!
 //! # System calls
-//! Devices make these, in both kinds of threads: `read`, `write`, `lseek`,
-//! `fallocate`, `getrandom`, `epoll_ctl`, `sendto` (the UART's socket),
-//! `recvfrom` (saving), and what an [`Interrupt`] needs.
+//! Devices make these, in both kinds of threads: `read`, `write`, `lseek`, `fallocate`,
+//! `getrandom`, `epoll_ctl`, `sendto` (the UART's socket), `recvfrom` (saving), and those of an
+//! [`Interrupt`].
 //!
 //! # Signals
-//! A socket whose peer is gone is written to with `write(2)`: SIGPIPE must be
-//! ignored, as it is in every Rust program that does not ask for it.
+//! Devices use `write(2)` on sockets whose peer may have closed them, so SIGPIPE must be ignored.
+//! Every Rust program ignores it unless it requests otherwise.
 
 pub mod block;
 pub mod console;
@@ -110,33 +105,33 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use queue::Rings;
 
-/// What can go wrong in a device.
+/// Errors of a device.
 ///
-/// The messages leave out their source; whoever prints them walks the chain.
+/// The messages leave out their source; a caller that prints an error walks the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The guest's driver broke the protocol; the device needs a reset.
     #[error("the guest's driver broke the protocol: {0}")]
     Protocol(&'static str),
-    /// A ring of the guest's cannot be used; the device needs a reset.
+    /// A ring of the guest is invalid; the device needs a reset.
     #[error("a ring cannot be used")]
     Ring(#[from] virtio_queue::Error),
-    /// The guest gave an address that is not in its memory.
+    /// The guest's address is not in its memory.
     #[error("an address is not in the guest's memory")]
     Memory(#[from] GuestMemoryError),
-    /// The same, of a part of a buffer.
+    /// Part of the guest's buffer is not in its memory.
     #[error("a part of a buffer is not in the guest's memory")]
     Part(#[from] VolatileMemoryError),
-    /// A saved state is damaged or of another machine.
+    /// A saved state is damaged or belongs to a different machine.
     #[error("the saved state of a device cannot be restored: {0}")]
     State(&'static str),
-    /// Something on the host's side failed.
+    /// An operation on the host's side failed.
     #[error("cannot {what}")]
     Io {
-        /// What was being done.
+        /// The failed operation, in the infinitive.
         what: &'static str,
-        /// Why it failed.
+        /// The error of the operation.
         source: io::Error,
     },
 }
@@ -146,56 +141,54 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A device's interrupt line.
 pub trait Interrupt: Send + Sync {
-    /// Sends one edge. Must neither block nor fail: an edge that cannot be
-    /// delivered now must be delivered later.
+    /// Raises one edge. Must neither block nor fail: an edge that cannot be delivered now must be
+    /// delivered later.
     fn raise(&self);
 }
 
 /// A virtio device behind a transport.
 ///
-/// The transport owns the queues and lends them to each call; the device
-/// only sees them between `activate` and `reset`. An error from
-/// [`notify`](Self::notify) or [`ready`](Self::ready) means that the *guest*
-/// broke the protocol: it sets DEVICE_NEEDS_RESET. Failures of the host are the
-/// device's to handle.
+/// The transport owns the queues and lends them to each call; the device only uses them between
+/// `activate` and `reset`. An error from [`notify`](Self::notify) or [`ready`](Self::ready) means
+/// that the *guest* broke the protocol: the transport sets DEVICE_NEEDS_RESET. The device must
+/// handle failures of the host itself.
 pub trait VirtioDevice: Send {
-    /// The device's type (virtio 1.2, section 5).
+    /// Returns the device's type (virtio 1.2, section 5).
     fn device_type(&self) -> u32;
 
-    /// The largest size of each queue, a power of two.
+    /// Returns the maximum size of each queue, a power of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// The features of its own that it offers; the transport adds those of
-    /// the queues.
+    /// Returns the device-specific features that it offers; the transport adds those of the queues.
     fn features(&self) -> u64;
 
-    /// Reads from the configuration space; beyond its end, zeros.
+    /// Reads from the configuration space; bytes beyond its end are zeros.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// The driver accepted these features (those of the queues included) and
-    /// is ready (DRIVER_OK). Also after [`restore`](Self::restore), if it was.
+    /// Called when the driver has accepted these features (including those of the queues) and is
+    /// ready (DRIVER_OK). Also called after [`restore`](Self::restore), if the driver was ready
+    /// then.
     fn activate(&mut self, features: u64);
 
-    /// Forgets all that it knows of the driver.
+    /// Discards all state of the driver.
     fn reset(&mut self);
 
-    /// The driver notified this queue. `queue` is within
+    /// Handles a notification of this queue by the driver. `queue` is within
     /// [`queue_sizes`](Self::queue_sizes); the queue itself may not be ready.
     fn notify(&mut self, queue: usize, rings: &mut Rings<'_>) -> Result<()>;
 
-    /// The event source that it registered as number `source` in its
-    /// [`Events`] became ready. Called at any time, with a driver or without,
-    /// and also for events that are no longer wanted.
+    /// Handles an event of the source that the device registered as number `source` in its
+    /// [`Events`]. Called at any time, with a driver or without, and also for events that the
+    /// device no longer needs.
     fn ready(&mut self, _source: u64, _rings: &mut Rings<'_>) -> Result<()> {
         Ok(())
     }
 
-    /// Its state. The machine is at rest, and may go on afterwards: every
-    /// queue is notified then.
+    /// Returns the state. The machine is paused, and may continue afterwards: every queue is
+    /// notified then.
     fn save(&mut self) -> DeviceState;
 
-    /// Takes on a state, from whatever state it has. On an error it stays as
-    /// it is.
+    /// Replaces the device's state. On an error the state is unchanged.
     fn restore(&mut self, state: &DeviceState) -> Result<()>;
 }
 
@@ -203,18 +196,18 @@ pub trait VirtioDevice: Send {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceState {
-    /// A disk's.
+    /// The state of a disk.
     Block(block::BlockState),
-    /// A console's.
+    /// The state of a console.
     Console(console::ConsoleState),
-    /// A random number generator's.
+    /// The state of a random number generator.
     Rng(rng::RngState),
 }
 
-/// How many event tokens each transport has: `base` to `base + TOKENS - 1`.
+/// Number of event tokens of each transport: `base` to `base + TOKENS - 1`.
 pub const TOKENS: u64 = 4;
 
-/// The token that a transport keeps for itself; see `Wake`.
+/// The token of the transport itself; see `Wake`.
 const WAKE: u64 = TOKENS - 1;
 
 /// A transport's share of the event loop.
@@ -225,18 +218,18 @@ pub struct Events {
 }
 
 impl Events {
-    /// The tokens from `base` on, in the loop's `epoll`.
+    /// Returns the tokens from `base` on, in the loop's `epoll`.
     pub fn new(epoll: Arc<Epoll>, base: u64) -> Self {
         Self { epoll, base }
     }
 
-    /// The source that a token stands for, if it is one of these.
+    /// Returns the source with this token, if the token is one of these.
     fn source(&self, token: u64) -> Option<u64> {
         token.checked_sub(self.base).filter(|&n| n < TOKENS)
     }
 
-    /// Makes a file descriptor the source number `index`. It must stay open
-    /// as long as the [`Source`] lives.
+    /// Registers a file descriptor as the source number `index`. It must stay open as long as the
+    /// [`Source`] exists.
     fn add(&self, index: u64, fd: &impl AsRawFd) -> Source {
         Source {
             events: self.clone(),
@@ -259,11 +252,9 @@ struct Source {
 }
 
 impl Source {
-    /// Wants exactly `wanted` next; nothing, if it is empty. Cheap where
-    /// nothing changes.
+    /// Arms the source for exactly the events `wanted`, or none. Cheap if nothing changes.
     fn arm(&mut self, wanted: EventSet) {
-        // Taking an interest back is not worth a system call: an event that
-        // comes all the same is one too many, once.
+        // Disarming is not worth a system call: it would avoid at most one unneeded event.
         if self.armed.contains(wanted) {
             return;
         }
@@ -276,15 +267,15 @@ impl Source {
             wanted | EventSet::ONE_SHOT,
             self.events.base.wrapping_add(self.index),
         );
-        // It can fail only where the kernel has no memory, or the user's
-        // watches are all taken. The next try is as good as any.
+        // This fails only if the kernel lacks memory, or the user's watches are exhausted. The next
+        // call tries again.
         if self.events.epoll.ctl(operation, self.fd, event).is_ok() {
             self.added = true;
             self.armed = wanted;
         }
     }
 
-    /// It fired, so it is no longer armed.
+    /// Records that the source fired, so it is no longer armed.
     fn fired(&mut self) {
         self.armed = EventSet::empty();
     }
@@ -293,7 +284,7 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         if self.added {
-            // The descriptor may have duplicates that would keep it in there.
+            // A duplicate of the descriptor would keep it registered.
             let nothing = EpollEvent::new(EventSet::empty(), 0);
             let _ = self
                 .events
@@ -303,7 +294,7 @@ impl Drop for Source {
     }
 }
 
-/// Reads from a configuration space; beyond its end, zeros.
+/// Reads from a configuration space; bytes beyond its end are zeros.
 fn read_config(config: &[u8], offset: u64, data: &mut [u8]) {
     let rest = usize::try_from(offset)
         .ok()

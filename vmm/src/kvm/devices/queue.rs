@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Queues, as devices use them: one chain of descriptors at a time, checked,
-//! with an end to the work that one notification can cause.
+//! Queues, in the form in which devices use them: one validated chain of descriptors at a time,
+//! with a bound on the work that one notification can cause.
 
 use std::sync::atomic::Ordering;
 
@@ -12,31 +12,31 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
 use super::{Error, Result};
 use crate::kvm::memory::Memory;
 
-/// A piece of the guest's memory, as a descriptor names it. It may lie anywhere.
+/// A range of the guest's memory, as a descriptor specifies it. Its address is not validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins.
+    /// The guest-physical address.
     pub addr: GuestAddress,
     /// Its length in bytes.
     pub len: u32,
 }
 
-/// A chain of descriptors: first what the device reads, then what it writes.
+/// A chain of descriptors: first those that the device reads, then those that it writes.
 #[derive(Debug, Default)]
 pub struct Chain {
     head: u16,
-    /// Both parts; the second begins at `writable`.
+    /// Segments of both kinds; the second kind begins at index `writable`.
     segments: Vec<Segment>,
     writable: usize,
 }
 
 impl Chain {
-    /// What the device may read.
+    /// Returns the segments that the device may read.
     pub fn readable(&self) -> &[Segment] {
         &self.segments[..self.writable]
     }
 
-    /// What the device is to write.
+    /// Returns the segments that the device may write.
     pub fn writable(&self) -> &[Segment] {
         &self.segments[self.writable..]
     }
@@ -58,13 +58,13 @@ impl Chain {
     }
 }
 
-/// The total length of some segments in bytes.
+/// Returns the total length of segments in bytes.
 pub fn total(segments: &[Segment]) -> u64 {
     segments.iter().map(|s| u64::from(s.len)).sum()
 }
 
-/// The guest's memory behind a segment without its first `skip` bytes. An error if
-/// any of it is not there.
+/// Returns the guest's memory of a segment without its first `skip` bytes. Fails if any of it is
+/// outside the memory.
 pub fn slices<'a>(
     memory: &'a Memory,
     segment: Segment,
@@ -78,8 +78,7 @@ pub fn slices<'a>(
     Ok(slices.map(|slice| slice.map_err(Error::from)))
 }
 
-/// Fills `buf` from the beginning of `segments`; an error if they are
-/// shorter than it.
+/// Fills `buf` from the beginning of `segments`; fails if they are shorter than `buf`.
 pub fn read(memory: &Memory, segments: &[Segment], buf: &mut [u8]) -> Result<()> {
     let mut done = 0;
     for segment in segments {
@@ -93,7 +92,7 @@ pub fn read(memory: &Memory, segments: &[Segment], buf: &mut [u8]) -> Result<()>
     Ok(())
 }
 
-/// Writes `buf` to `segments`, as much as they take; returns how much that was.
+/// Writes `buf` to `segments`, as much as fits; returns the number of bytes written.
 pub fn write(memory: &Memory, segments: &[Segment], buf: &[u8]) -> Result<usize> {
     let mut done = 0;
     for segment in segments {
@@ -104,37 +103,36 @@ pub fn write(memory: &Memory, segments: &[Segment], buf: &[u8]) -> Result<usize>
     Ok(done)
 }
 
-/// What a device did with a chain.
+/// The result of processing a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It is done with it, having written this many bytes to it.
+    /// The device has completed it, and written this many bytes to it.
     Used(u32),
-    /// It cannot use it yet, nor any after it. It will be offered it again.
+    /// The device cannot process it yet, nor any chain after it. The chain stays in the queue.
     Keep,
-    /// It has done enough for now. It wants to go on with the same chain as
-    /// soon as others had their turn.
+    /// The device has reached its limit for now, and will continue with the same chain after other
+    /// events were handled.
     Later,
 }
 
-/// Why a device's run over a queue ended.
+/// The reason why [`Rings::drain`] has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// There are no more chains. The driver will notify when it adds one.
+    /// The queue is empty. The driver sends a notification when it adds a chain.
     Empty,
-    /// The device kept the next chain. The driver need not notify.
+    /// The device kept the next chain. The driver need not send a notification.
     Kept,
-    /// It was enough for now; the transport sees to it that the queue is
-    /// notified again.
+    /// The limit was reached; the transport will notify the queue again.
     Later,
 }
 
-/// A queue and what the transport needs to know of it.
+/// A queue and its state in the transport.
 #[derive(Debug)]
 pub(super) struct Ring {
     pub queue: Queue,
-    /// Chains were used since the driver was last notified of them.
+    /// Chains were used since the last interrupt for the driver.
     pub used: bool,
-    /// To be notified again.
+    /// The transport must notify the queue again.
     pub again: bool,
 }
 
@@ -153,7 +151,7 @@ impl Ring {
         self.again = false;
     }
 
-    /// The next chain, or `None` if the driver has added none.
+    /// Returns the next chain, or `None` if the driver has added none.
     fn next(&mut self, memory: &Memory) -> Result<Option<Chain>> {
         let size = usize::from(self.queue.size());
         if self.queue.avail_idx(memory, Ordering::Acquire)?.0 == self.queue.next_avail() {
@@ -168,19 +166,19 @@ impl Ring {
             head: descriptors.head_index(),
             ..Chain::default()
         };
-        // The iterator follows a loop, or an indirect table, which we do not
-        // offer, for up to 65,535 steps. A chain is never longer than its queue.
+        // For a loop, or an indirect table, which is not offered, the iterator would make up to
+        // 65,535 steps. A chain is never longer than its queue.
         let mut ended = false;
         for descriptor in descriptors.by_ref().take(size) {
             ended = !descriptor.has_next();
             chain.push(&descriptor)?;
         }
-        // A driver may make none longer than that (2.7.5), and devices count with it.
+        // The specification forbids longer chains (2.7.5), and devices rely on it.
         if total(&chain.segments) > u32::MAX.into() {
             return Err(Error::Protocol("a chain of more than 4 GiB"));
         }
-        // It ends early, without a word, where it meets an index that is out
-        // of range or an address that is not there.
+        // The iterator silently stops at an index that is out of range, or an address that is not
+        // in memory.
         if !ended {
             return Err(Error::Protocol("a chain of descriptors has no end"));
         }
@@ -195,15 +193,14 @@ pub struct Rings<'a> {
 }
 
 impl Rings<'_> {
-    /// The guest's memory.
+    /// Returns the guest's memory.
     pub fn memory(&self) -> &Memory {
         self.memory
     }
 
-    /// Gives the chains of a queue to `handle`, in order, until it has none
-    /// left or `handle` wants no more; but no more chains than the queue
-    /// holds, since another vCPU may be adding to it all the while. A queue
-    /// that is not ready is an empty one.
+    /// Passes the chains of a queue to `handle`, in order, until none is left or `handle` stops;
+    /// but at most as many chains as the queue holds, because a different vCPU may add chains
+    /// concurrently. A queue that is not ready is treated as empty.
     pub fn drain(
         &mut self,
         queue: usize,
@@ -216,9 +213,9 @@ impl Rings<'_> {
         let mut budget = ring.queue.size();
         loop {
             let Some(chain) = ring.next(memory)? else {
-                // With event indices, this asks for a notification of the
-                // next chain; and it sees one that has come meanwhile. A
-                // driver may add chains and take them back for ever.
+                // With event indices, this requests a notification of the next chain, and detects a
+                // chain that was added meanwhile. Count this too: a driver may add chains and
+                // withdraw them endlessly.
                 if !ring.queue.enable_notification(memory)? {
                     return Ok(Outcome::Empty);
                 }

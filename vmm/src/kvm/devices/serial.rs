@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A 16550 UART: the guest's console, and the way to its "magic SysRq".
+//! A 16550 UART: the guest's console, which also transmits "magic SysRq".
 //!
-//! The registers are vm-superio's. What it does not know are breaks on the line,
-//! by which the guest's kernel tells a SysRq key from typed text. So this keeps what
-//! is to be received in a queue of its own, in which a break is an element
-//! like a byte, and gives vm-superio's FIFO no more than what comes before
-//! the next break; or the break, alone, as the zero byte that a UART receives
-//! then. While that byte is in the FIFO the line status says "break" (BI)
-//! beside "data ready".
+//! The registers are vm-superio's. It does not support breaks on the line, by which the guest's
+//! kernel distinguishes a SysRq key from typed text. So this module keeps received input in its own
+//! queue, in which a break is an element like a byte, and passes to vm-superio's FIFO only the
+//! bytes before the next break; or the break alone, as the zero byte that a UART receives for it.
+//! While that byte is in the FIFO, the line status reports "break" (BI) together with "data ready".
 
 mod output;
 #[cfg(test)]
@@ -26,23 +24,23 @@ use vm_superio::serial::SerialEvents;
 
 use super::{Error, Interrupt, Result};
 
-/// The ports that it has.
+/// Number of I/O ports.
 pub const PORTS: u64 = 8;
 
-/// Interrupt enable register. Linux masks interrupts while its console
-/// prints, so it is written when all has been printed.
+/// Interrupt enable register. Linux masks interrupts while its console prints, and writes this
+/// register when everything has been printed.
 const IER: u8 = 1;
 /// Line status register, with the bits for data and a break.
 const LSR: u8 = 5;
 const LSR_DATA_READY: u8 = 1 << 0;
 const LSR_BREAK: u8 = 1 << 4;
-/// The interrupt identification's bit for "none".
+/// The bit of the interrupt identification for "none".
 const IIR_NONE: u8 = 1 << 0;
 
-/// The bytes that vm-superio's FIFO holds.
+/// Capacity of vm-superio's FIFO in bytes.
 const FIFO: usize = 64;
 
-/// The most that can wait to be received.
+/// Maximum number of inputs that wait to be received.
 const PENDING_MAX: usize = 4096;
 
 type Registers = vm_superio::Serial<Line, Reads, Vec<u8>>;
@@ -52,13 +50,13 @@ pub struct Serial {
     registers: Registers,
     interrupt: Arc<dyn Interrupt>,
     output: Output,
-    /// What comes after all that is in the FIFO.
+    /// Inputs that follow those in the FIFO.
     pending: VecDeque<Input>,
-    /// The FIFO's only byte is a break.
+    /// True if the only byte of the FIFO is a break.
     at_break: bool,
 }
 
-/// What can be on the line.
+/// An input from the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Input {
@@ -66,7 +64,7 @@ enum Input {
     Break,
 }
 
-/// The UART's part of a snapshot. What it has sent is not in it: that has left the guest.
+/// The UART's part of a snapshot. It excludes sent bytes, which have left the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialState {
     #[serde(flatten, with = "RegistersState")]
@@ -75,7 +73,7 @@ pub struct SerialState {
     pending: Vec<Input>,
 }
 
-/// How vm-superio's part of it is written.
+/// The serialised form of vm-superio's state.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "vm_superio::SerialState")]
 struct RegistersState {
@@ -92,7 +90,7 @@ struct RegistersState {
     in_buffer: Vec<u8>,
 }
 
-/// vm-superio's idea of an interrupt line.
+/// Adapter from an interrupt line to vm-superio's trait.
 struct Line(Arc<dyn Interrupt>);
 
 impl Trigger for Line {
@@ -104,8 +102,8 @@ impl Trigger for Line {
     }
 }
 
-/// Notes that the guest has read from the FIFO: the same register has another
-/// meaning at times, and vm-superio knows when.
+/// Records that the guest has read from the FIFO. The same register sometimes has a different
+/// meaning, which only vm-superio knows.
 #[derive(Default)]
 struct Reads(Cell<bool>);
 
@@ -122,7 +120,7 @@ impl SerialEvents for Reads {
 }
 
 impl Serial {
-    /// A UART after power-on.
+    /// Returns a UART in its state after power-on.
     pub fn new(interrupt: Arc<dyn Interrupt>, output: Output) -> Self {
         let line = Line(interrupt.clone());
         Self {
@@ -134,8 +132,7 @@ impl Serial {
         }
     }
 
-    /// The guest reads one of the ports, `offset` from the first, as often as
-    /// `data` is long.
+    /// Handles a read of the port at `offset`, repeated for each byte of `data`.
     pub fn read(&mut self, offset: u8, data: &mut [u8]) {
         for byte in data {
             *byte = self.registers.read(offset);
@@ -149,8 +146,8 @@ impl Serial {
         }
     }
 
-    /// The guest writes one of the ports, `offset` from the first, as often
-    /// as `data` is long (a string instruction's bytes come all at once).
+    /// Handles a write of the port at `offset`, repeated for each byte of `data` (a string
+    /// instruction's bytes arrive together).
     pub fn write(&mut self, offset: u8, data: &[u8]) {
         for &byte in data {
             // Neither the interrupt line nor a vector can fail.
@@ -164,12 +161,12 @@ impl Serial {
         if offset == IER {
             self.output.flush();
         }
-        // The modem control's loop, which takes no input, may have ended.
+        // The write may have ended the loopback mode, in which the UART accepts no input.
         self.refill();
     }
 
-    /// Sends bytes to the guest, as many as it has room for; returns how many
-    /// that was.
+    /// Sends bytes to the guest, limited by the space in its queue; returns the number of bytes
+    /// accepted.
     pub fn send(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(PENDING_MAX - self.pending.len());
         let bytes = bytes[..count].iter();
@@ -178,9 +175,8 @@ impl Serial {
         count
     }
 
-    /// Sends a break. The kernel takes the byte that follows it for a SysRq
-    /// key, if that comes within five seconds. Returns whether there was room
-    /// for it.
+    /// Sends a break. The kernel treats the byte that follows it as a SysRq key, if it arrives
+    /// within five seconds. Returns false if the queue is full.
     pub fn send_break(&mut self) -> bool {
         let room = self.pending.len() < PENDING_MAX;
         if room {
@@ -190,18 +186,18 @@ impl Serial {
         room
     }
 
-    /// Passes on what the guest has printed, down to the last character. To
-    /// be called when the machine stops, whether for good or for a snapshot.
+    /// Passes on everything that the guest has printed. Call this when the machine stops,
+    /// permanently or for a snapshot.
     pub fn flush(&mut self) {
         self.output.flush();
     }
 
-    /// The event loop got an event with this token, one of the output's.
+    /// Handles an event of the event loop with this token, one of the output's.
     pub fn ready(&mut self, token: u64) {
         self.output.ready(token);
     }
 
-    /// Moves what is pending to the FIFO, up to the next break.
+    /// Moves pending inputs to the FIFO, up to the next break.
     fn refill(&mut self) {
         while !self.at_break {
             let room = self.registers.fifo_capacity();
@@ -218,7 +214,7 @@ impl Serial {
             if a_break {
                 bytes.push(0);
             }
-            // Nothing is taken in loop mode, or where there is nothing.
+            // The UART accepts nothing in loopback mode.
             let taken = match bytes.is_empty() {
                 true => 0,
                 false => self.registers.enqueue_raw_bytes(&bytes).unwrap_or(0),
@@ -231,7 +227,7 @@ impl Serial {
         }
     }
 
-    /// Its state. Flush it before.
+    /// Returns the state. Call [`flush`](Self::flush) before.
     pub fn save(&self) -> SerialState {
         SerialState {
             registers: self.registers.state(),
@@ -240,15 +236,15 @@ impl Serial {
         }
     }
 
-    /// Takes on a saved state. On an error it stays as it is. An interrupt
-    /// that is pending in the state may be raised at once.
+    /// Replaces the state by a saved one. On an error the state is unchanged. An interrupt that is
+    /// pending in the new state may be raised at once.
     pub fn restore(&mut self, state: &SerialState) -> Result<()> {
         let registers = &state.registers;
         let fifo = &registers.in_buffer;
         if state.pending.len() > PENDING_MAX || fifo.len() > FIFO {
-            return Err(Error::State("more is received than a UART holds"));
+            return Err(Error::State("more input than a UART holds"));
         }
-        // In loop mode the guest's own bytes come behind it.
+        // In loopback mode the guest's own bytes may follow it.
         if state.at_break && fifo.first() != Some(&0) {
             return Err(Error::State("a break is not a zero byte"));
         }
@@ -258,16 +254,15 @@ impl Serial {
         }
         let line = Line(self.interrupt.clone());
         self.registers = Registers::from_state(registers, line, Reads::default(), Vec::new())
-            .map_err(|_| Error::State("a UART's registers"))?;
+            .map_err(|_| Error::State("a UART's registers are invalid"))?;
         self.at_break = state.at_break;
         self.pending = state.pending.iter().copied().collect();
         Ok(())
     }
 
-    /// To be called right before the machine runs (again), like a transport's
-    /// [`resume`](super::mmio::Transport::resume): an interrupt that the guest
-    /// has not looked at is sent once more, since the edge may not be in the
-    /// interrupt controller's state.
+    /// Resumes the UART. Call this right before the machine runs, like a transport's
+    /// [`resume`](super::mmio::Transport::resume): an interrupt that the guest has not handled is
+    /// raised again, because the edge may be missing from the interrupt controller's state.
     pub fn resume(&mut self) {
         if self.registers.state().interrupt_identification & IIR_NONE == 0 {
             self.interrupt.raise();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! All devices, given nonsense.
+//! Tests all devices with malformed input.
 
 use std::os::unix::net::UnixStream;
 
@@ -8,12 +8,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::block::Block;
 use super::console::Console;
-use super::harness::{self, Bench, MEMORY};
+use super::harness::{self, Fixture, MEMORY};
 use super::mmio::Transport;
 use super::rng::Rng;
 use super::serial::{Output, Serial, SerialState};
 
-/// Numbers that look random and are the same each time (xorshift).
+/// Reproducible pseudo-random numbers (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
@@ -25,7 +25,7 @@ impl Numbers {
     }
 }
 
-/// What a queue's chains are for, seen from the device.
+/// The direction of a queue's chains, as the device sees it.
 #[derive(Clone, Copy)]
 enum Shape {
     Reads,
@@ -33,12 +33,12 @@ enum Shape {
     Both,
 }
 
-/// Chains that are mostly good: first buffers to read, then buffers to write,
-/// with now and then a field that is anything.
-fn scribble(bench: &Bench, queue: u32, is: Shape, numbers: &mut Numbers) {
+/// Writes chains that are mostly valid: first buffers to read, then buffers to write, with an
+/// occasional random field.
+fn scribble(fixture: &Fixture, queue: u32, is: Shape, numbers: &mut Numbers) {
     let put = |address: u64, bytes: &[u8]| {
         let place = GuestAddress(address);
-        bench.memory.write_slice(bytes, place).unwrap();
+        fixture.memory.write_slice(bytes, place).unwrap();
     };
     let [descriptors, available, _] = harness::queue(queue);
     let buffers = MEMORY as u64 - harness::BUFFERS;
@@ -56,7 +56,7 @@ fn scribble(bench: &Bench, queue: u32, is: Shape, numbers: &mut Numbers) {
         };
         put(available + 4 + 2 * u64::from(chains), &entry.to_le_bytes());
         for n in 0..reads + writes {
-            // What comes first is a header or a message, what comes last a status.
+            // The first buffer is a header or a message, the last one a status.
             let mut len = match n {
                 0 if reads > 0 => [16, 8][numbers.next(2) as usize],
                 _ if n + 1 == reads + writes => [1, 512][numbers.next(2) as usize],
@@ -98,33 +98,33 @@ fn scribble(bench: &Bench, queue: u32, is: Shape, numbers: &mut Numbers) {
     put(available + 2, &count.to_le_bytes());
 }
 
-fn torment(mut bench: Bench, queues: &[Shape], numbers: &mut Numbers) {
+fn stress(mut fixture: Fixture, queues: &[Shape], numbers: &mut Numbers) {
     for _ in 0..20 {
-        bench.start();
+        fixture.start();
         for (queue, &is) in queues.iter().enumerate() {
-            scribble(&bench, queue as u32, is, numbers);
+            scribble(&fixture, queue as u32, is, numbers);
         }
-        bench.notify_all();
-        let state = bench.transport.save();
+        fixture.notify_all();
+        let state = fixture.transport.save();
         if numbers.next(4) == 0 {
-            bench.transport.restore(&state).unwrap();
+            fixture.transport.restore(&state).unwrap();
         }
-        bench.transport.resume();
-        bench.turn();
+        fixture.transport.resume();
+        fixture.turn();
         for _ in 0..20 {
             let (register, value) = (numbers.next(0x104), numbers.0 as u32);
-            bench.transport.write(register & !3, &value.to_le_bytes());
+            fixture.transport.write(register & !3, &value.to_le_bytes());
         }
-        bench.notify_all();
+        fixture.notify_all();
     }
 }
 
 #[test]
-fn nonsense_is_survived() {
+fn devices_survive_malformed_input() {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for _ in 0..20 {
-        torment(
-            Bench::new(|_| Box::new(Rng::new())),
+        stress(
+            Fixture::new(|_| Box::new(Rng::new())),
             &[Shape::Writes],
             &mut numbers,
         );
@@ -133,8 +133,8 @@ fn nonsense_is_survived() {
         disk.set_len(1 << 20).unwrap();
         let readonly = numbers.next(2) == 0;
         let block = Block::new(disk, readonly, "nonsense").unwrap();
-        torment(
-            Bench::new(|_| Box::new(block)),
+        stress(
+            Fixture::new(|_| Box::new(block)),
             &[Shape::Both],
             &mut numbers,
         );
@@ -147,12 +147,12 @@ fn nonsense_is_survived() {
         std::io::Write::write_all(&mut &host, &[7; 10_000]).unwrap();
         let console = |events| Box::new(Console::new(channel, terminal, &events).unwrap()) as _;
         let queues = [Shape::Writes, Shape::Reads].repeat(3);
-        torment(Bench::new(console), &queues, &mut numbers);
+        stress(Fixture::new(console), &queues, &mut numbers);
     }
 }
 
 #[test]
-fn a_uart_survives_nonsense() {
+fn a_uart_survives_malformed_input() {
     let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
     let line = std::sync::Arc::new(harness::Line::default());
     let mut serial = Serial::new(line, Output::sink(std::io::sink()));
@@ -170,7 +170,7 @@ fn a_uart_survives_nonsense() {
 }
 
 #[test]
-fn threads_can_share_them() {
+fn devices_can_be_sent_between_threads() {
     fn check<T: Send>() {}
     check::<Transport>();
     check::<Serial>();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel in memory, what it is told, and the state in which the first vCPU starts.
+//! Loads the kernel and its boot parameters, and sets the state in which the first vCPU starts.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::mptable;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory::{Memory, ranges};
 
-/// Where things are in the guest's memory below the kernel.
+/// Addresses in the guest's memory below the kernel.
 mod layout {
     pub const GDT: u64 = 0x500;
     pub const START_INFO: u64 = 0x6000;
@@ -32,7 +32,7 @@ mod layout {
     pub const KERNEL: u64 = 0x10_0000;
 }
 
-/// What the kernel takes, `COMMAND_LINE_SIZE` of x86.
+/// Maximum length of the command line: `COMMAND_LINE_SIZE` of x86.
 const CMDLINE_SIZE: usize = 2048;
 
 /// Xen's `XEN_HVM_START_MAGIC_VALUE` (`include/xen/interface/hvm/start_info.h`).
@@ -41,20 +41,20 @@ const START_MAGIC: u32 = 0x336e_c578;
 /// `E820_TYPE_RAM`; PVH's memory map has the same numbers.
 const RAM: u32 = 1;
 
-/// The entry of the 64-bit boot protocol, from where the kernel was loaded
+/// Offset of the 64-bit boot protocol's entry from the address where the kernel was loaded
 /// (`Documentation/arch/x86/boot.rst`).
 const ENTRY_64: u64 = 0x200;
 
-/// How the first vCPU enters the kernel.
+/// How the first vCPU enters the kernel, with the address of the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
     /// PVH: 32-bit protected mode without paging (`docs/misc/pvh.pandoc` of Xen).
     Pvh(u64),
-    /// Long mode, memory mapped to itself.
+    /// The 64-bit boot protocol: long mode, with identity-mapped memory.
     Linux64(u64),
 }
 
-/// Loads the kernel and writes all that it reads before its own memory management.
+/// Loads the kernel and writes all structures that it reads before its own memory management works.
 pub(super) fn load(
     memory: &Memory,
     kernel: &Path,
@@ -66,7 +66,7 @@ pub(super) fn load(
     load_cmdline(memory, GuestAddress(layout::CMDLINE), cmdline)
         .during("write the kernel's command line")?;
     mptable::write(memory, vcpus)?;
-    // Below 1 MiB it would overwrite what is there.
+    // A kernel below 1 MiB would overwrite the structures there.
     let lowest = Some(GuestAddress(layout::KERNEL));
     let as_elf = Elf::load(memory, None, &mut file, lowest);
     match as_elf {
@@ -92,7 +92,8 @@ pub(super) fn load(
     }
 }
 
-/// RAM as the guest may use it: not from the MP table to 1 MiB, where PCs have no RAM.
+/// Returns the RAM ranges that the guest may use: without the range from the MP table to 1 MiB,
+/// where PCs have no RAM.
 fn memory_map(mib: u32) -> Vec<(u64, u64)> {
     let mut map = vec![(0, mptable::ADDRESS)];
     for (start, size) in ranges(mib) {
@@ -133,10 +134,10 @@ fn write_boot_params(
     let mut params = boot_params {
         hdr: loaded
             .setup_header
-            .ok_or_else(|| Failure::new("find the bzImage's set-up header"))?,
+            .ok_or_else(|| Failure::new("find the bzImage's setup header"))?,
         ..Default::default()
     };
-    // "Undefined" loader; the command line's place is below 4 GiB.
+    // Loader type "undefined"; the command line is below 4 GiB, so 32 bits are enough.
     params.hdr.type_of_loader = 0xff;
     params.hdr.cmd_line_ptr = layout::CMDLINE as u32;
     params.hdr.cmdline_size = CMDLINE_SIZE as u32;
@@ -155,7 +156,7 @@ fn write_boot_params(
     .during("write the boot parameters")
 }
 
-/// Maps the first GiB to itself, by pages of 2 MiB.
+/// Identity-maps the first GiB, by pages of 2 MiB.
 fn write_page_tables(memory: &Memory) -> Result<(), Failure> {
     const PRESENT_WRITABLE: u64 = 0b11;
     const HUGE: u64 = 1 << 7;
@@ -173,15 +174,15 @@ fn write_page_tables(memory: &Memory) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The kernel's command line as the loader wants it.
-pub(super) fn cmdline(words: &str) -> Result<Cmdline, Failure> {
-    let mut line = Cmdline::new(CMDLINE_SIZE).during("make room for a command line")?;
-    line.insert_str(words)
-        .during("take the kernel's command line")?;
+/// Returns the kernel's command line as the loader needs it.
+pub(super) fn cmdline(text: &str) -> Result<Cmdline, Failure> {
+    let mut line = Cmdline::new(CMDLINE_SIZE).during("allocate the kernel's command line")?;
+    line.insert_str(text)
+        .during("set the kernel's command line")?;
     Ok(line)
 }
 
-/// The registers of the first vCPU at its start.
+/// Returns the registers of the first vCPU at its start.
 pub(super) fn registers(entry: Entry) -> kvm_regs {
     // Bit 1 of the flags is always set.
     let mut regs = kvm_regs {
@@ -202,7 +203,8 @@ pub(super) fn registers(entry: Entry) -> kvm_regs {
     regs
 }
 
-/// The special registers of the first vCPU at its start, from those that KVM gave it.
+/// Returns the special registers of the first vCPU at its start, based on the ones that KVM
+/// initialised. Writes the descriptor table that they refer to.
 pub(super) fn special_registers(
     memory: &Memory,
     entry: Entry,
@@ -216,7 +218,7 @@ pub(super) fn special_registers(
     let long = matches!(entry, Entry::Linux64(_));
     let code = segment(2, 0xb, true, long);
     let data = segment(3, 0x3, true, false);
-    // A 32-bit TSS of 0x67 bytes, busy: VMX wants one at each entry.
+    // A 32-bit busy TSS of 0x67 bytes, which VMX requires at each VM entry.
     let task = kvm_segment {
         limit: 0x67,
         db: 0,
@@ -254,7 +256,7 @@ pub(super) fn special_registers(
     Ok(sregs)
 }
 
-/// A flat segment of 4 GiB, present, for ring 0.
+/// Returns a flat present segment of 4 GiB for ring 0.
 fn segment(index: u16, type_: u8, code_or_data: bool, long: bool) -> kvm_segment {
     kvm_segment {
         base: 0,
@@ -273,7 +275,7 @@ fn segment(index: u16, type_: u8, code_or_data: bool, long: bool) -> kvm_segment
     }
 }
 
-/// The segment as it stands in a table (Intel SDM 3A, 3.4.5).
+/// Returns the segment in the format of a descriptor table (Intel SDM 3A, 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let limit = if segment.g == 1 {
         u64::from(segment.limit) >> 12
@@ -301,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptors_are_those_of_the_manual() {
+    fn descriptors_match_the_manual() {
         assert_eq!(
             descriptor(&segment(2, 0xb, true, false)),
             0x00cf_9b00_0000_ffff
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_not_given_the_mp_table_as_ram() {
+    fn the_memory_map_excludes_the_mp_table() {
         assert_eq!(memory_map(16), [(0, 0x9_fc00), (0x10_0000, 15 << 20)]);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where the guest's port and memory accesses go.
+//! Dispatches the guest's port and MMIO accesses to devices.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,44 +7,44 @@ use crate::kvm::devices::mmio::{self, Transport};
 use crate::kvm::devices::serial::Serial;
 use crate::kvm::memory::HOLE;
 
-/// Each transport has a page of its own, from here on.
+/// Start address of the virtio-mmio windows; each transport has a page.
 pub(super) const WINDOW: u64 = HOLE;
 pub(super) const WINDOW_SIZE: u64 = mmio::SIZE;
 
-/// The first serial line, `COM1`.
+/// The first serial port, `COM1`.
 const SERIAL: u16 = 0x3f8;
 
-/// The keyboard controller, of which PCs use one line: reset.
+/// The command port of the keyboard controller. PCs use only its reset line.
 const KEYBOARD_COMMAND: u16 = 0x64;
 const RESET: u8 = 0xfe;
 
-/// The clock with the battery, which is not there: the guest's time comes from KVM. Were
-/// all its bits set, as those of absent hardware are, Linux would wait a second for an
-/// update to end.
+/// The ports of the real-time clock, which this machine does not have: the guest gets its time from
+/// KVM. They read as 0: if all bits were set, as absent hardware reads, Linux would wait a second
+/// for a clock update to end.
 const CMOS: [u16; 2] = [0x70, 0x71];
 
-/// What an access did to the machine.
+/// The effect of an access on the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     None,
-    /// The guest asked for a reset.
+    /// The guest requested a reset.
     Reset,
 }
 
-/// All devices that are not KVM's.
+/// All devices that KVM does not emulate in the kernel.
 pub(super) struct Bus {
     pub serial: Mutex<Serial>,
     pub transports: Vec<Mutex<Transport>>,
 }
 
 impl Bus {
-    /// The serial line.
+    /// Locks and returns the serial port.
     pub fn serial(&self) -> MutexGuard<'_, Serial> {
         self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the devices go on, before vCPUs do, after they were saved or restored. Where
-    /// they were only paused, it does no harm.
+    /// Resumes the devices after a save or restore, before the vCPUs run. Harmless if they were
+    /// only paused.
     pub fn resume(&self) {
         self.serial().resume();
         for transport in &self.transports {
@@ -53,7 +53,7 @@ impl Bus {
         }
     }
 
-    /// The transport that `address` belongs to, and the offset in it.
+    /// Returns the transport that `address` belongs to, and the offset in its window.
     fn transport(&self, address: u64) -> Option<(MutexGuard<'_, Transport>, u64)> {
         let offset = address.checked_sub(WINDOW)?;
         let transport = self.transports.get((offset / WINDOW_SIZE) as usize)?;

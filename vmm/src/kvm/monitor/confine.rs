@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the monitor keeps of its rights while the guest runs: next to nothing.
+//! Drops the monitor's privileges before the guest runs.
 //!
-//! A guest that broke out of its devices would have the monitor's process, not more. So
-//! once all files are open and all threads exist, that process gives up what it needs no
-//! longer. None of it needs any right to do so.
+//! A guest that escapes through a device controls only the monitor's process. So once all files are
+//! open and all threads exist, that process gives up everything that it no longer needs. None of
+//! these steps requires privileges.
 //!
-//! | what | protects from |
+//! | mechanism | protects against |
 //! |---|---|
-//! | seccomp, a filter for each kind of thread (`rules`) | opening, connecting, executing or starting anything; code made at run time; the rest of KVM and of the kernel. A call that is not in the list ends the process by SIGSYS |
+//! | seccomp, a filter for each kind of thread (`rules`) | opening, connecting, executing or starting anything; code generated at run time; the rest of KVM and of the kernel. A call that is not in the list kills the process by SIGSYS |
 //! | no new privileges | rights gained by executing a set-user-ID program |
-//! | no capabilities, none in the bounding set | the use of root's rights, where it was root who started us |
-//! | not dumpable | other processes of the user, those of another guest among them, that read or trace this one: it holds the guest's memory |
+//! | no capabilities, an empty bounding set | the use of root's privileges, if root started the monitor |
+//! | not dumpable | other processes of the user, including those of other guests, that read or trace this one: it holds the guest's memory |
 //! | `RLIMIT_CORE` 0 | the guest's memory in a core dump |
-//! | `RLIMIT_NOFILE` 0 | any new file descriptor, but for a debugger's where one may come; those that are open stay so |
-//! | `RLIMIT_FSIZE` | a file that grows beyond what the guest has, and fills the host's disk |
+//! | `RLIMIT_NOFILE` 0 | new file descriptors, except a debugger's if one may connect; open ones remain usable |
+//! | `RLIMIT_FSIZE` | a file that grows beyond the size of the guest's disks, and fills the host's disk |
 //! | `RLIMIT_MEMLOCK`, `RLIMIT_MSGQUEUE` 0 | kernel memory held by locked pages or message queues |
-//! | a panic aborts | a machine that goes on with a thread less, its locks poisoned |
+//! | a panic aborts | a machine that continues with a missing thread and poisoned locks |
 //!
-//! `RLIMIT_NPROC` is left alone: the kernel makes a thread of its own in a VM's first
-//! `KVM_RUN` (since Linux 6.14) and counts it there. Threads and processes of ours are
-//! for seccomp to refuse.
+//! `RLIMIT_NPROC` is not changed: the kernel creates a thread in a VM's first `KVM_RUN` (since
+//! Linux 6.14) and counts it there. Seccomp prevents new threads and processes of the monitor.
 
 mod rules;
 #[cfg(test)]
@@ -40,28 +39,28 @@ pub(super) use self::rules::Role;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Config;
 
-/// Descriptors where a debugger may come: those of a machine, and its connection.
+/// Maximum number of descriptors if a debugger may connect: those of a machine, and the connection.
 const DEBUGGER_FILES: u64 = 128;
 
-/// Room in a file for what is not the guest's: messages.
+/// Allowance for files other than disks, which hold messages, in bytes.
 const ROOM: u64 = 64 << 20;
 
-/// From now on a panic, in whichever thread, says one line and ends the process.
+/// Installs a panic hook that prints one line and aborts the process, whichever thread panics.
 pub(super) fn abort_on_panic() {
     panic::set_hook(Box::new(|info| {
-        let words = info.payload_as_str().unwrap_or("of an unknown kind");
+        let message = info.payload_as_str().unwrap_or("of an unknown kind");
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let line = format!(
             "crucible: the monitor panicked at {place}: {}\n",
-            words.replace('\n', "; ")
+            message.replace('\n', "; ")
         );
-        // It aborts whether or not somebody hears why.
+        // Abort even if the message cannot be written.
         let _ = std::io::stderr().write_all(line.as_bytes());
         process::abort();
     }));
 }
 
-/// Limits the process. Nothing can be opened any more.
+/// Sets the process's limits. No file can be opened afterwards.
 pub(super) fn process(config: &Config) -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during("forbid dumps of the monitor")?;
     let limits = [
@@ -79,7 +78,7 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
             current: Some(limit),
             maximum: Some(limit),
         };
-        // What it has already may be less.
+        // The hard limit may already be lower.
         match setrlimit(resource, both) {
             Err(Errno::PERM) => Ok(()),
             result => result.during(format!("limit the monitor ({resource:?})")),
@@ -88,16 +87,16 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Confines this thread, for good: to be called when it has all that it will need.
-/// [`process()`] comes before, in one of the threads.
+/// Confines this thread irrevocably. Call it when the thread has everything that it will need, and
+/// after one of the threads has called [`process()`].
 ///
-/// `debugged`: a debugger may come, for whom there is a little more.
+/// `debugged` allows the additional calls that a debugger needs.
 pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {
-    // Unlike the process's, these are each thread's own.
+    // Capabilities and filters are per thread, unlike the limits of the process.
     for capability in CapabilitySet::all() {
         match remove_capability_from_bounding_set(capability) {
-            // Only a privileged thread has to and may (EPERM), and older kernels know
-            // fewer (EINVAL).
+            // Only a privileged thread needs to do this and may (EPERM); older kernels have fewer
+            // capabilities (EINVAL).
             Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
             Err(error) => return Err(error).during("empty the bounding set"),
         }
@@ -109,14 +108,15 @@ pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {
     };
     set_capabilities(None, none).during("drop capabilities")?;
     let filter = rules::filter(role, debugged)?;
-    // This sets the thread's no_new_privs too.
+    // This also sets the thread's no_new_privs.
     seccompiler::apply_filter(&filter).during("install a system call filter")
 }
 
-/// No file that the monitor writes is larger: a disk has its size already.
+/// Returns the maximum size in bytes of a file that the monitor writes: a disk already has its
+/// size.
 fn largest_file(config: &Config) -> u64 {
     let disks = config.disks.iter().filter(|disk| !disk.readonly);
-    // A block device has no length here, and no limit applies to it.
+    // A block device has length 0 here, and the limit does not apply to it.
     let sizes = disks.filter_map(|disk| Some(fs::metadata(&disk.path).ok()?.len()));
     sizes.max().unwrap_or(0) + ROOM
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a vCPU is before it first runs: its CPUID, MSRs, FPU, local APIC.
+//! Sets the initial state of a vCPU: its CPUID, MSRs, FPU and local APIC.
 
 use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_xcr, kvm_xcrs};
 use kvm_ioctls::VcpuFd;
@@ -10,13 +10,13 @@ use crate::kvm::failure::{During, Failure};
 const MISC_ENABLE: u32 = 0x1a0;
 const FAST_STRING: u64 = 1;
 
-/// Offsets of the local APIC's pins among its registers, and what they deliver.
+/// Offsets of the local APIC's LINT registers, and their delivery modes.
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
 const DELIVER_EXT_INT: u32 = 7 << 8;
 const DELIVER_NMI: u32 = 4 << 8;
 
-/// Sets all that a vCPU has at its start, but for its registers.
+/// Sets the initial state of a vCPU, except its registers.
 pub(super) fn configure(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Failure> {
     vcpu.set_cpuid2(cpuid).during("set a vCPU's CPUID")?;
     set_xcr0(vcpu, cpuid)?;
@@ -26,7 +26,7 @@ pub(super) fn configure(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Failure> {
         ..Default::default()
     }])
     .during("list MSRs")?;
-    // Not every KVM knows the MSR, and it only makes things faster.
+    // Ignore a failure: some versions of KVM lack this MSR, which only improves speed.
     let _ = vcpu.set_msrs(&msrs);
     let fpu = kvm_fpu {
         fcw: 0x37f,
@@ -40,16 +40,16 @@ pub(super) fn configure(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Failure> {
     vcpu.set_lapic(&lapic).during("set a vCPU's local APIC")
 }
 
-/// Begins with all extended states enabled, as the kernel will have them. A CPU whose
-/// virtualisation does not intercept `xsetbv` (QEMU's emulation of AMD's is one) leaves
-/// KVM ignorant of what the guest sets later, so that CPUID would contradict it.
+/// Enables all extended states from the start, as the kernel will do. On a CPU whose virtualisation
+/// does not intercept `xsetbv` (such as QEMU's emulation of AMD's), KVM does not see what the guest
+/// sets later, so CPUID would contradict it.
 fn set_xcr0(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Failure> {
     let states = cpuid
         .as_slice()
         .iter()
         .find(|entry| entry.function == 0xd && entry.index == 0)
         .map(|entry| u64::from(entry.eax) | u64::from(entry.edx) << 32);
-    // A CPU without xsave has no such register.
+    // A CPU without xsave has no XCR0.
     let Some(value) = states.filter(|&states| states != 0) else {
         return Ok(());
     };

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which pages of the guest's memory have changed.
+//! Tracks which pages of the guest's memory have changed.
 //!
-//! KVM notes those that vCPUs and it itself write (`KVM_MEM_LOG_DIRTY_PAGES`; on huge pages,
-//! too, since it maps what it logs by pages of 4 KiB), the memory's own bitmap those that
-//! devices write. Neither is there unless it is asked for.
+//! KVM logs the pages that vCPUs and KVM itself write (`KVM_MEM_LOG_DIRTY_PAGES`; this works on
+//! huge pages too, because KVM maps logged memory by pages of 4 KiB). The memory's own bitmap marks
+//! the pages that devices write. Both exist only if the configuration asks for them.
 
 use kvm_ioctls::VmFd;
 use vm_memory::bitmap::AtomicBitmap;
@@ -14,17 +14,17 @@ use crate::kvm::memory::Memory;
 use crate::kvm::saved::format::Run;
 use crate::kvm::saved::{PAGE, pages_of};
 
-/// One bit for each page, numbered as in the memory's file.
+/// Bitmaps with one bit for each page, numbered as in the memory's file.
 pub(super) struct Dirty {
-    /// Since the guest was what changes are counted from.
+    /// Pages changed since the base snapshot.
     since_base: Vec<u64>,
-    /// Since all of it was saved last. Whether that comes to stand, it is too early to say
-    /// then; and devices go on.
+    /// Pages changed since the last complete save. They replace `since_base` only when the parent
+    /// confirms that the save was committed; until then, devices may write further pages.
     since_save: Vec<u64>,
 }
 
 impl Dirty {
-    /// Those of `changed`, which a guest of `mib` MiB began with.
+    /// Returns bitmaps for a guest of `mib` MiB that started with the pages in `changed` replaced.
     pub fn new(mib: u32, changed: &[Run]) -> Self {
         let mut since_base = vec![0; pages_of(mib).div_ceil(64) as usize];
         for &(first, count) in changed {
@@ -38,21 +38,21 @@ impl Dirty {
         }
     }
 
-    /// Adds what has changed since it was asked last. No vCPU runs, no device works.
+    /// Adds the pages that have changed since the last call. All vCPUs and devices must be paused.
     pub fn collect(&mut self, vm: &VmFd, memory: &Memory) -> Result<(), Failure> {
         let mut word = 0;
         for (slot, region) in (0..).zip(memory.iter()) {
             let size = region.len() as usize;
             let by_kvm = vm
                 .get_dirty_log(slot, size)
-                .during("ask KVM for changed pages")?;
+                .during("read KVM's dirty log")?;
             let by_devices = bitmap(region).map(AtomicBitmap::get_and_reset);
-            // Regions are of whole MiB, so each begins with a word of its own.
+            // The size of a region is a multiple of 1 MiB, so each begins at a new word.
             let words = (size / PAGE).div_ceil(64);
-            for noted in [Some(by_kvm), by_devices].into_iter().flatten() {
+            for bitmap in [Some(by_kvm), by_devices].into_iter().flatten() {
                 for mine in [&mut self.since_base, &mut self.since_save] {
-                    for (mine, noted) in mine[word..word + words].iter_mut().zip(&noted) {
-                        *mine |= noted;
+                    for (mine, changed) in mine[word..word + words].iter_mut().zip(&bitmap) {
+                        *mine |= changed;
                     }
                 }
             }
@@ -61,17 +61,18 @@ impl Dirty {
         Ok(())
     }
 
-    /// All of the guest is being saved, as it was when it was asked last.
+    /// Records that a complete save has begun, of the state at the last call of
+    /// [`collect`](Self::collect).
     pub fn saved(&mut self) {
         self.since_save.fill(0);
     }
 
-    /// That came to stand: from there on changes are counted.
+    /// Makes the last complete save, which was committed, the base of changes.
     pub fn base(&mut self) {
         self.since_base.clone_from(&self.since_save);
     }
 
-    /// Whether a page has changed.
+    /// Returns true if a page has changed since the base snapshot.
     pub fn contains(&self, page: u64) -> bool {
         self.since_base[page as usize / 64] & 1 << (page % 64) != 0
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process that runs one guest on KVM.
 //!
-//! It is a process of its own, so that what a guest may do to it stays there: it can be
-//! killed at any time, it is confined, and its death ends the guest. Its parent hands it
-//! four sockets (control, console, channel, terminal) and tells it by the first line on
-//! the control socket what to run.
+//! The monitor is a separate process to contain what a guest may do to it: it can be killed at any
+//! time, it is confined, and its death ends the guest. It inherits its sockets (control, console,
+//! channel, terminal, …) from its parent, which sends the configuration of the guest as the first
+//! line on the control socket.
 //!
-//! One thread waits for all events; each vCPU has a thread, in which also the devices
-//! work that it writes to.
+//! The main thread waits for all events. Each vCPU has a thread, which also runs the devices when
+//! the vCPU writes to them.
 
 mod boot;
 mod bus;
@@ -33,7 +33,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::dirty::Dirty;
-use self::gdb::{Debugger, Means};
+use self::gdb::{Debugger, Setup};
 use self::save::What;
 use self::snapshot::Snapshot;
 use self::vcpu::Outcome;
@@ -47,38 +47,38 @@ use crate::child::{self, fd};
 /// Tokens of the event loop.
 const CONTROL: u64 = 0;
 const OUTCOME: u64 = 1;
-/// A debugger connects, or says something.
+/// A debugger connects, and a debugger sends data.
 const DEBUGGER: u64 = 2;
 const SESSION: u64 = 3;
-/// Those of the devices, from here on.
+/// The first token of the devices.
 const DEVICES: u64 = 16;
 
-/// How many events are taken from the kernel at once.
+/// Maximum number of events that one epoll_wait(2) returns.
 const EVENTS: usize = 16;
 
-/// Runs the guest that the parent describes, to its end.
+/// Runs the guest that the parent configures, until the guest ends.
 pub fn main() -> ExitCode {
     confine::abort_on_panic();
     let mut control = match child::inherited(fd::CONTROL) {
         Ok(control) => control,
         Err(error) => {
-            eprintln!("crucible: this command is for crucible itself: {error}");
+            eprintln!("crucible: this command is only for crucible's own use: {error}");
             return ExitCode::FAILURE;
         }
     };
     let ended = run(&mut control).unwrap_or_else(|failure| Ended::Monitor {
         detail: failure.to_string(),
     });
-    // A parent that is gone needs no telling.
+    // Ignore a failure: the parent has exited.
     let _ = wire::send(&mut control, &Message::Ended(ended));
     ExitCode::SUCCESS
 }
 
 fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
-    let mut requests = BufReader::new(control.try_clone().during("share the control socket")?);
+    let mut requests = BufReader::new(control.try_clone().during("duplicate the control socket")?);
     let config: Config = wire::receive(&mut requests)
-        .during("understand what to run")?
-        .ok_or_else(|| Failure::new("run a guest: nobody says which"))?;
+        .during("parse the configuration")?
+        .ok_or_else(|| Failure::new("start: the parent closed the control socket"))?;
     let mut phases = Phases::since(config.began);
     phases.own("process");
     let ends = Ends {
@@ -86,8 +86,8 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         channel: child::inherited(fd::CHANNEL).during("take the channel's socket")?,
         terminal: child::inherited(fd::TERMINAL).during("take the terminal's socket")?,
     };
-    let epoll = Arc::new(Epoll::new().during("make an epoll")?);
-    let wake = EventFd::new(libc::EFD_NONBLOCK).during("make an eventfd")?;
+    let epoll = Arc::new(Epoll::new().during("create an epoll instance")?);
+    let wake = EventFd::new(libc::EFD_NONBLOCK).during("create an eventfd")?;
     for (fd, token) in [(control.as_raw_fd(), CONTROL), (wake.as_raw_fd(), OUTCOME)] {
         let event = EpollEvent::new(EventSet::IN, token);
         epoll
@@ -99,12 +99,12 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     let debugged = match config.debugger {
         true => {
             let listener = child::inherited(fd::DEBUGGER).during("take the debugger's socket")?;
-            Some((listener, Means::find()?))
+            Some((listener, Setup::find()?))
         }
         false => None,
     };
-    let saver = child::inherited(fd::SAVED).during("take the socket to save by")?;
-    // Where no files were promised, those numbers are others' by now.
+    let saver = child::inherited(fd::SAVED).during("take the socket for saving")?;
+    // Without a snapshot these descriptor numbers may by now belong to other files.
     let saved = match config.saved {
         true => {
             let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;
@@ -130,20 +130,21 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         saved,
         (&epoll, DEVICES),
         (&sender, &wake),
-        || debugged.as_ref().map(|(_, means)| means.watcher()),
+        || debugged.as_ref().map(|(_, setup)| setup.watcher()),
         &mut phases,
     )?;
     let vm = Arc::new(vm);
     let debugger = debugged
-        .map(|(listener, means)| {
-            Debugger::new(listener.into(), means, &epoll, [DEBUGGER, SESSION], &vm)
+        .map(|(listener, setup)| {
+            Debugger::new(listener.into(), setup, &epoll, [DEBUGGER, SESSION], &vm)
         })
         .transpose()?;
     confine::process(&config)?;
     confine::thread(confine::Role::Loop, config.debugger)?;
     phases.own("threads and confinement");
     vm.resume();
-    wire::send(&mut *control, &Message::Started(phases.list())).during("answer")?;
+    wire::send(&mut *control, &Message::Started(phases.list()))
+        .during("send a message to the parent")?;
     let ended = Loop {
         epoll,
         requests,
@@ -159,7 +160,7 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         }),
     }
     .run();
-    // The debugger has let go of it with the loop.
+    // The debugger's reference to the machine was dropped with the loop.
     if let Some(vm) = Arc::into_inner(vm) {
         vm.stop();
     }
@@ -179,7 +180,7 @@ struct Loop<'a> {
 }
 
 impl Loop<'_> {
-    /// Serves until the guest has ended.
+    /// Handles events until the guest has ended.
     fn run(&mut self) -> Result<Ended, Failure> {
         let mut events = [EpollEvent::default(); EVENTS];
         loop {
@@ -192,7 +193,8 @@ impl Loop<'_> {
                 match event.data() {
                     CONTROL => self.request()?,
                     OUTCOME => {
-                        // Those that are there; the counter tells of those to come.
+                        // Reset the counter before reading the queue: a later outcome sets it
+                        // again.
                         let _ = self.wake.read();
                         while let Ok(outcome) = self.outcomes.try_recv() {
                             match outcome {
@@ -228,8 +230,8 @@ impl Loop<'_> {
 
     fn request(&mut self) -> Result<(), Failure> {
         let request = wire::receive(&mut self.requests)
-            .during("understand a request")?
-            .ok_or_else(|| Failure::new("go on: the parent is gone"))?;
+            .during("parse a request")?
+            .ok_or_else(|| Failure::new("continue: the parent has closed the control socket"))?;
         let reply = match request {
             Request::Pause => {
                 self.pause();
@@ -252,14 +254,16 @@ impl Loop<'_> {
             Request::Registers => Reply::Registers(self.registers()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
-                // What does not fit is pressed again, as what was not heard is.
+                // A key that does not fit is lost; the parent presses it again when it gets no
+                // answer.
                 if serial.send_break() {
                     serial.send(&[key]);
                 }
                 Reply::Done
             }
         };
-        wire::send(&mut *self.control, &Message::Reply(reply)).during("answer")
+        wire::send(&mut *self.control, &Message::Reply(reply))
+            .during("send a message to the parent")
     }
 
     fn pause(&self) {
@@ -276,7 +280,7 @@ impl Loop<'_> {
         }
     }
 
-    /// The registers of all vCPUs, which stand still for that.
+    /// Returns the registers of all vCPUs, which are paused meanwhile.
     fn registers(&self) -> Vec<String> {
         self.vm.pause();
         let lines = self
@@ -294,7 +298,7 @@ impl Loop<'_> {
         lines
     }
 
-    /// Has the device work that this token belongs to.
+    /// Lets the device handle the event with this token.
     fn device(&self, token: u64) {
         let index = (token.saturating_sub(DEVICES) / TOKENS) as usize;
         match self.vm.bus.transports.get(index) {

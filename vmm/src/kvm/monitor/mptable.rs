@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The table that tells the guest of its processors and interrupts.
+//! The MP table, which describes processors and interrupts to the guest.
 //!
-//! Source: Intel MultiProcessor Specification 1.4, chapter 4. Linux reads it where there
-//! is no ACPI (`arch/x86/kernel/mpparse.c`).
+//! Source: Intel MultiProcessor Specification 1.4, chapter 4. Linux reads it if there is no ACPI
+//! (`arch/x86/kernel/mpparse.c`).
 
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory::Memory;
 
-/// The last kilobyte of base memory is one of the places where it is looked for.
+/// The last kilobyte of base memory is one of the places where the kernel looks for the table.
 pub(super) const ADDRESS: u64 = 0x9_fc00;
 
-/// The processors' and the I/O APIC's registers, where KVM has them.
+/// The addresses at which KVM has the registers of the local APICs and the I/O APIC.
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
-/// KVM's I/O APIC.
+/// Number of pins of KVM's I/O APIC.
 pub(super) const IO_APIC_PINS: u8 = 24;
 
 /// Entry types (4.3).
@@ -31,7 +31,7 @@ const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXT_INT: u8 = 3;
 
-/// Writes the table for `vcpus` processors, whose APIC ids are 0, 1, ….
+/// Writes the table for `vcpus` processors, whose APIC IDs are 0, 1, ….
 pub(super) fn write(memory: &Memory, vcpus: u8) -> Result<(), Failure> {
     memory
         .write_slice(&table(vcpus), GuestAddress(ADDRESS))
@@ -41,10 +41,11 @@ pub(super) fn write(memory: &Memory, vcpus: u8) -> Result<(), Failure> {
 fn table(vcpus: u8) -> Vec<u8> {
     let mut entries = Entries::default();
     for id in 0..vcpus {
-        // Version of an integrated APIC; enabled, and the first one boots.
+        // Version of an integrated APIC; all processors are enabled, and the first is the boot
+        // processor.
         let flags = if id == 0 { 0b11 } else { 0b01 };
         let mut entry = vec![PROCESSOR, id, 0x14, flags];
-        // Signature and features: Linux asks CPUID instead.
+        // Signature and features are 0: Linux uses CPUID instead.
         entry.extend([0; 16]);
         entries.push(&entry);
     }
@@ -94,7 +95,7 @@ impl Entries {
     }
 }
 
-/// All bytes of a table have the sum 0.
+/// Sets the byte at `at` so that the sum of all bytes of the table is 0.
 fn set_checksum(table: &mut [u8], at: usize) {
     let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     table[at] = 0u8.wrapping_sub(sum);
@@ -105,9 +106,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_as_the_specification_has_it() {
+    fn the_table_follows_the_specification() {
         let table = table(8);
-        assert!(table.len() <= 1024, "it ends with base memory");
+        assert!(table.len() <= 1024, "it fits below the end of base memory");
         let (pointer, config) = table.split_at(16);
         for part in [pointer, config] {
             let sum = part.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How a monitor saves its guest: it says all of it on a socket, and its parent writes it.
+//! The monitor's side of a save: it sends the guest on a socket, and its parent writes the files.
 
 use std::os::unix::net::UnixStream;
 
@@ -13,18 +13,18 @@ use crate::kvm::saved::PAGE;
 use crate::kvm::saved::hash::is_zero;
 use crate::kvm::saved::stream::{PIECE, Piece, send};
 
-const WHAT: &str = "send the guest to be saved";
+const WHAT: &str = "send the guest's state";
 
-/// Which pages are saved.
+/// The pages that are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
-    /// All but those that are all zeros.
+    /// All pages that are not entirely zero.
     All,
-    /// Those that have changed.
+    /// The pages that have changed since the base snapshot.
     Changes,
 }
 
-/// Saves the guest, whose vCPUs are paused. `dirty` is where changes are noted.
+/// Sends the guest, whose vCPUs must be paused. `dirty` tracks its changes.
 pub(super) fn save(
     vm: &Vm,
     what: What,
@@ -47,7 +47,7 @@ fn try_save(
     to: &UnixStream,
 ) -> Result<(), Failure> {
     let state = vm.save()?.to_bytes()?;
-    // Only now: devices may do their last work while they are saved.
+    // Collect only now: devices may complete requests while their state is saved.
     if let Some(dirty) = dirty {
         dirty.collect(&vm.fd, &vm.memory)?;
     }
@@ -61,11 +61,13 @@ fn try_save(
             Ok(())
         }
         (What::Changes, Some(dirty)) => memory(&vm.memory, to, |number, _| dirty.contains(number)),
-        (What::Changes, None) => Err(Failure::new("tell what has changed: it was not noted")),
+        (What::Changes, None) => Err(Failure::new(
+            "save the changes: the monitor does not track them",
+        )),
     }
 }
 
-/// Says the pages that are wanted, by their number and content.
+/// Sends the pages that `wanted` selects by their number and content.
 fn memory(
     memory: &Memory,
     to: &UnixStream,
@@ -81,15 +83,15 @@ fn memory(
             region
                 .read_slice(bytes, MemoryRegionAddress(first * PAGE as u64))
                 .during("read the guest's memory")?;
-            say(number + first, bytes, to, &wanted)?;
+            send_wanted(number + first, bytes, to, &wanted)?;
         }
         number += pages;
     }
     Ok(())
 }
 
-/// Says those of some pages that are wanted.
-fn say(
+/// Sends the wanted ones of consecutive pages, in runs.
+fn send_wanted(
     first: u64,
     pages: &[u8],
     to: &UnixStream,

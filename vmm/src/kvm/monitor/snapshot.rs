@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a monitor saves of its guest, but for its memory.
+//! The state of a guest that a monitor saves, without its memory.
 
 use std::fs::File;
 
@@ -11,15 +11,15 @@ use crate::kvm::devices::serial::SerialState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::saved::format;
 
-/// All of a guest but its memory.
+/// The complete state of a guest except its memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Snapshot {
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// The disks' sizes are the guest's to know; so are their number and what may be
-    /// written, which the transports' features tell.
+    /// The virtio transports. The number of disks, their sizes and whether they are writable are
+    /// part of the state that the guest has seen; the transports' features include the latter.
     pub transports: Vec<TransportState>,
-    /// The serial line.
+    /// The serial port.
     pub serial: SerialState,
     /// The vCPUs.
     pub vcpus: Vec<VcpuState>,
@@ -28,17 +28,16 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// As it is saved.
+    /// Serialises the state as JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Failure> {
-        serde_json::to_vec(self).during("write down the guest's state")
+        serde_json::to_vec(self).during("serialise the guest's state")
     }
 
-    /// Reads it from a saved guest's file; only what this build wrote.
+    /// Reads the state from a snapshot's file. Fails if a different build wrote it.
     pub fn read(file: &mut File, build: &str) -> Result<Self, Failure> {
         let bytes = format::read(file).during("read the guest's state")?;
         let parts = format::open(&bytes, build)
-            .map_err(|why| Failure::new(format!("start the guest that was saved: {why}")))?;
-        serde_json::from_slice(parts.state)
-            .during("understand the state of the guest that was saved")
+            .map_err(|why| Failure::new(format!("start the snapshot: {why}")))?;
+        serde_json::from_slice(parts.state).during("parse the snapshot's state")
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The state of vCPUs and of KVM's own devices, as a snapshot holds it.
+//! The state of vCPUs and of KVM's own devices, as a snapshot contains it.
 //!
-//! KVM's structures go into it as they are. The order in which they are set is KVM's
-//! (`Documentation/virt/kvm/api.rst`): CPUID before all that depends on it, the local
-//! APIC before the MSR of its timer.
+//! KVM's structures are stored unchanged. They are set in the order that KVM requires
+//! (`Documentation/virt/kvm/api.rst`): CPUID before all that depends on it, the local APIC before
+//! the MSR of its timer.
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, Msrs, kvm_clock_data,
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::kvm::failure::{During, Failure};
 
-/// `IA32_TSC_DEADLINE`: it arms a timer, which needs the time to be right.
+/// `IA32_TSC_DEADLINE`: it arms a timer, so it must be set after the TSC.
 const TSC_DEADLINE: u32 = 0x6e0;
 
-/// A vCPU.
+/// The state of a vCPU.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VcpuState {
     mp_state: kvm_mp_state,
@@ -34,10 +34,10 @@ pub(super) struct VcpuState {
 }
 
 impl VcpuState {
-    /// The state of a vCPU that does not run. `msrs` are those that KVM keeps.
+    /// Reads the state of a vCPU that does not run. `msrs` are the MSRs that KVM saves.
     pub fn save(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, Failure> {
         const WHAT: &str = "read a vCPU's state";
-        // First, since it makes KVM take in start-up interrupts that wait.
+        // Read this first: it makes KVM process pending start-up interrupts.
         let mp_state = vcpu.get_mp_state().during(WHAT)?;
         Ok(Self {
             mp_state,
@@ -53,19 +53,19 @@ impl VcpuState {
         })
     }
 
-    /// Gives a vCPU, whose CPUID is set, this state.
+    /// Sets this state in a vCPU whose CPUID is set.
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), Failure> {
         const WHAT: &str = "set a vCPU's state";
         if vcpu.get_tsc_khz().during(WHAT)? != self.tsc_khz {
             vcpu.set_tsc_khz(self.tsc_khz)
-                .during("give the guest the rate of the clock that it was saved with")?;
+                .during("set the TSC rate of the snapshot")?;
         }
         vcpu.set_mp_state(self.mp_state).during(WHAT)?;
         vcpu.set_regs(&self.regs).during(WHAT)?;
         vcpu.set_sregs(&self.sregs).during(WHAT)?;
         vcpu.set_xcrs(&self.xcrs).during(WHAT)?;
-        // SAFETY: no more than the structure is read, as long as no feature that was
-        // enabled by `arch_prctl` makes it longer; none is.
+        // SAFETY: KVM reads no more than the structure, as long as no feature that is enabled by
+        // `arch_prctl` makes the state longer; none is enabled.
         unsafe { vcpu.set_xsave(&self.xsave) }.during(WHAT)?;
         vcpu.set_debug_regs(&self.debugregs).during(WHAT)?;
         vcpu.set_lapic(&self.lapic).during(WHAT)?;
@@ -85,8 +85,8 @@ impl VcpuState {
             }
         }
         vcpu.set_vcpu_events(&self.events).during(WHAT)?;
-        // Or a guest's watchdog counts the time in which it did not exist. A guest
-        // without KVM's clock has no need of it, which is EINVAL.
+        // Otherwise a watchdog in the guest would count the time in which the guest was not
+        // running. A guest that does not use kvmclock does not need this (EINVAL).
         match vcpu.kvmclock_ctrl() {
             Err(error) if error.errno() != libc::EINVAL => Err(error).during(WHAT),
             _ => Ok(()),
@@ -94,15 +94,14 @@ impl VcpuState {
     }
 }
 
-/// The MSRs that KVM keeps for a guest.
+/// Returns the MSRs that KVM saves for a guest.
 pub(super) fn msr_indices(kvm: &Kvm) -> Result<Vec<u32>, Failure> {
-    let list = kvm
-        .get_msr_index_list()
-        .during("ask KVM which MSRs there are")?;
+    let list = kvm.get_msr_index_list().during("read KVM's list of MSRs")?;
     Ok(list.as_slice().to_vec())
 }
 
-/// Reads those of the MSRs that this vCPU has: KVM stops at the first that it has not.
+/// Reads the MSRs that this vCPU has. KVM stops at the first one that the vCPU lacks, so continue
+/// after that.
 fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Failure> {
     let mut entries = Vec::new();
     let mut rest = indices;
@@ -122,7 +121,7 @@ fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Failu
     Ok(entries)
 }
 
-/// KVM's own devices.
+/// The state of KVM's own devices.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct VmState {
     irqchips: Vec<kvm_irqchip>,
@@ -131,7 +130,7 @@ pub(super) struct VmState {
 }
 
 impl VmState {
-    /// Their state. No vCPU runs.
+    /// Reads the state. No vCPU may run.
     pub fn save(vm: &VmFd) -> Result<Self, Failure> {
         let mut irqchips = Vec::new();
         for chip_id in [
@@ -154,15 +153,15 @@ impl VmState {
         })
     }
 
-    /// Gives them this state. The guest's clock goes on from where it was saved: the time
-    /// between is not the guest's.
+    /// Sets this state. The guest's clock continues from the time of the save: the time in between
+    /// is not visible to the guest.
     pub fn restore(&self, vm: &VmFd) -> Result<(), Failure> {
         for chip in &self.irqchips {
             vm.set_irqchip(chip)
                 .during("set the interrupt controllers")?;
         }
         vm.set_pit2(&self.pit).during("set the timer")?;
-        // The flags tell what was read; set, they would ask for more than that.
+        // The flags describe what was read; if they were set here, KVM would also adjust the clock.
         let clock = kvm_clock_data {
             clock: self.clock.clock,
             ..Default::default()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A thread that runs a vCPU.
+//! The thread that runs a vCPU.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,46 +18,46 @@ use super::state::VcpuState;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
 
-/// What a vCPU's thread is told.
+/// A command to a vCPU's thread.
 pub(super) enum Command {
-    /// Stop running the guest, answer, and wait for the next command.
+    /// Stop running the guest, reply, and wait for the next command.
     Pause(Sender<()>),
     /// Run the guest.
     Resume,
-    /// Do this with the vCPU; only while paused.
+    /// Call this function with the vCPU; only while paused.
     Do(Box<dyn FnOnce(&VcpuFd) + Send>),
-    /// Stop the guest for these things, and answer; only while paused, and only where a
-    /// debugger may come.
+    /// Set the conditions on which the guest stops for the debugger, and reply; only while paused,
+    /// and only if a debugger may connect.
     Debug(Box<kvm_guest_debug>, Sender<Result<(), Failure>>),
     /// End the thread.
     Stop,
 }
 
-/// What a vCPU's thread tells.
+/// A message from a vCPU's thread.
 pub(super) enum Outcome {
-    /// The guest has ended; the vCPU runs no more.
+    /// The guest has ended; the vCPU does not run again.
     Ended(Ended),
-    /// It met what a debugger waits for, and is paused.
+    /// The vCPU has stopped for the debugger, and is paused.
     Debug {
-        /// Which vCPU.
+        /// The index of the vCPU.
         index: u8,
-        /// What it met.
+        /// The reason of the stop.
         met: Met,
     },
 }
 
-/// A vCPU's thread, from outside.
+/// The handle with which other threads control a vCPU's thread.
 pub(super) struct Handle {
     commands: Sender<Command>,
     leave: Leave,
     msrs: Arc<[u32]>,
-    /// Gives the vCPU back, so that it exists for as long as this handle does.
+    /// The thread returns the vCPU, so that it exists for as long as this handle does.
     thread: JoinHandle<Runner>,
 }
 
 impl Handle {
-    /// Starts the thread. The vCPU waits for [`Command::Resume`]. `msrs` are those that
-    /// KVM keeps; there is a `watcher` where a debugger may come.
+    /// Starts the thread. The vCPU waits for [`Command::Resume`]. `msrs` are the MSRs that KVM
+    /// saves; `watcher` is `Some` if a debugger may connect.
     pub fn start(
         index: u8,
         mut vcpu: VcpuFd,
@@ -104,74 +104,75 @@ impl Handle {
         })
     }
 
-    /// Tells the thread something, and has it leave the guest to hear it.
-    pub fn tell(&self, command: Command) {
-        // A thread that has ended needs telling nothing.
+    /// Sends a command to the thread, and makes the vCPU leave the guest to receive it.
+    pub fn send(&self, command: Command) {
+        // A thread that has ended needs no command.
         if self.commands.send(command).is_ok() {
             self.leave.0.store(1, Ordering::SeqCst);
             let _ = self.thread.kill(SIGRTMIN());
         }
     }
 
-    /// Stops the guest on this vCPU; the receiver hears when it has.
+    /// Stops the guest on this vCPU; the receiver gets a message when it has stopped.
     pub fn pause(&self) -> Receiver<()> {
         let (done, paused) = mpsc::channel();
-        self.tell(Command::Pause(done));
+        self.send(Command::Pause(done));
         paused
     }
 
-    /// Does something with the vCPU, which must be paused, in its thread: KVM keeps a
-    /// vCPU's state at hand for the thread that runs it.
+    /// Calls `act` with the vCPU, which must be paused, in its thread: KVM caches a vCPU's state
+    /// for the thread that runs it.
     pub fn with<T: Send + 'static>(
         &self,
         act: impl FnOnce(&VcpuFd) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let (answer, result) = mpsc::channel();
-        self.tell(Command::Do(Box::new(move |vcpu| {
-            // Whoever asked waits.
+        self.send(Command::Do(Box::new(move |vcpu| {
+            // The receiver exists until this is sent.
             let _ = answer.send(act(vcpu));
         })));
-        result.recv().during("reach a vCPU, whose thread has ended")
+        result.recv().during("access a vCPU: its thread has ended")
     }
 
-    /// Sets what the vCPU is stopped for, which must be paused.
+    /// Sets the conditions on which the vCPU, which must be paused, stops for the debugger.
     pub fn debug(&self, settings: kvm_guest_debug) -> Result<(), Failure> {
         let (done, result) = mpsc::channel();
-        self.tell(Command::Debug(Box::new(settings), done));
+        self.send(Command::Debug(Box::new(settings), done));
         result
             .recv()
-            .during("reach a vCPU, whose thread has ended")?
+            .during("access a vCPU: its thread has ended")?
     }
 
-    /// The registers; the vCPU must be paused.
+    /// Returns the registers as lines of text. The vCPU must be paused.
     pub fn registers(&self) -> Vec<String> {
         self.with(registers).unwrap_or_default()
     }
 
-    /// The state; the vCPU must be paused.
+    /// Returns the vCPU's state. The vCPU must be paused.
     pub fn save(&self) -> Result<VcpuState, Failure> {
         let msrs = Arc::clone(&self.msrs);
         self.with(move |vcpu| VcpuState::save(vcpu, &msrs))?
     }
 
-    /// Ends the thread.
+    /// Ends the thread and waits for it.
     pub fn stop(self) {
-        self.tell(Command::Stop);
+        self.send(Command::Stop);
         let _ = self.thread.join();
     }
 }
 
-/// The signal interrupts `KVM_RUN`, and has nothing else to do.
+/// The signal's only purpose is to interrupt `KVM_RUN`.
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-/// Lets [`Handle::tell`] interrupt vCPUs. Once per process, before the first of them.
+/// Installs the signal handler with which [`Handle::send`] interrupts vCPUs. Call it once per
+/// process, before the first vCPU is created.
 pub(super) fn prepare() -> Result<(), Failure> {
     register_signal_handler(SIGRTMIN(), interrupt).during("handle the vCPUs' signal")
 }
 
-/// `kvm_run.immediate_exit` of a vCPU: not 0 makes `KVM_RUN` return at once. A signal
-/// alone would be lost where it arrives just before the system call
-/// (`Documentation/virt/kvm/api.rst`, "5. The kvm_run structure").
+/// `kvm_run.immediate_exit` of a vCPU: a nonzero value makes `KVM_RUN` return at once. A signal
+/// alone would be lost if it arrived just before the system call (`Documentation/virt/kvm/api.rst`,
+/// "5. The kvm_run structure").
 #[derive(Clone)]
 struct Leave(Arc<AtomicPtrByte>);
 
@@ -187,9 +188,8 @@ impl std::ops::Deref for AtomicPtrByte {
     type Target = AtomicU8;
 
     fn deref(&self) -> &AtomicU8 {
-        // SAFETY: the page is mapped for as long as the vCPU exists. Its thread owns that
-        // and gives it back at its end to the `Handle`, the only one that comes here
-        // from another thread.
+        // SAFETY: the page is mapped for as long as the vCPU exists. Its thread owns the vCPU and
+        // returns it at its end to the `Handle`, which is the only user in a different thread.
         unsafe { &*self.0 }
     }
 }
@@ -213,20 +213,20 @@ struct Runner {
 }
 
 impl Runner {
-    /// Runs until the guest ends, or until told to stop: `None`.
+    /// Runs until the guest ends. Returns `None` if a command stops the thread.
     fn run(&mut self) -> Option<Ended> {
         let mut paused = true;
         loop {
-            if !self.obey(&mut paused) {
+            if !self.handle_commands(&mut paused) {
                 return None;
             }
             let met = match self.vcpu.run() {
                 Ok(VcpuExit::Debug(debug)) => {
-                    self.tell_debugger(|watcher, vcpu| watcher.debug_exit(vcpu, &debug))
+                    self.report_to_debugger(|watcher, vcpu| watcher.debug_exit(vcpu, &debug))
                 }
                 Ok(VcpuExit::IoOut(gdb::PORT, _)) if self.watcher.is_some() => {
                     self.complete();
-                    self.tell_debugger(Watcher::port_exit)
+                    self.report_to_debugger(Watcher::port_exit)
                 }
                 Ok(exit) => {
                     if let Some(ended) = handle(&self.bus, exit) {
@@ -238,7 +238,8 @@ impl Runner {
                     self.leave.0.store(0, Ordering::SeqCst);
                     continue;
                 }
-                // A vCPU that waits for its start-up interrupt says so now and then.
+                // KVM_RUN returns EAGAIN now and then while the vCPU waits for its start-up
+                // interrupt.
                 Err(error) if error.errno() == libc::EAGAIN => continue,
                 Err(error) => {
                     return Some(self.with_registers(Ended::Kvm {
@@ -258,17 +259,19 @@ impl Runner {
         }
     }
 
-    /// Has KVM complete the instruction that it has just left the guest in.
+    /// Makes KVM complete the instruction at which it has just left the guest.
     fn complete(&mut self) {
         self.leave.0.store(1, Ordering::SeqCst);
-        // It fails, being interrupted; or it tells of a step that ends with this.
+        // KVM_RUN fails with EINTR, or reports a single step that ends with this instruction.
         let _ = self.vcpu.run();
-        // Whoever wanted the vCPU to leave has said why before: see `Handle::tell`.
+        // A request to leave is not lost by this reset: its command is already in the queue, see
+        // `Handle::send`.
         self.leave.0.store(0, Ordering::SeqCst);
     }
 
-    /// Tells the debugger what its vCPU has met, if that is its business. True: it is.
-    fn tell_debugger(
+    /// Reports a stop to the debugger, if `look` finds that the debugger requested it. Returns true
+    /// if it did.
+    fn report_to_debugger(
         &self,
         look: impl FnOnce(&Watcher, &VcpuFd) -> Result<Option<Met>, Failure>,
     ) -> Result<bool, Failure> {
@@ -284,13 +287,13 @@ impl Runner {
     }
 
     fn report(&self, outcome: Outcome) {
-        // The other end is gone only when the process is about to be.
+        // The receiver is dropped only when the process is about to exit.
         let _ = self.outcomes.send(outcome);
         let _ = self.wake.write(1);
     }
 
-    /// Does what was told meanwhile; waits for more while paused. False: stop.
-    fn obey(&mut self, paused: &mut bool) -> bool {
+    /// Handles queued commands, and waits for further ones while paused. Returns false to stop.
+    fn handle_commands(&mut self, paused: &mut bool) -> bool {
         loop {
             let command = if *paused {
                 self.inbox.recv().unwrap_or(Command::Stop)
@@ -309,8 +312,8 @@ impl Runner {
                 Command::Resume => {
                     *paused = false;
                     if self.watcher.is_some() {
-                        // The guest's watchdogs must not bark; where it has none, there
-                        // is nothing to tell.
+                        // Otherwise the guest's watchdogs would report the time of the pause as a
+                        // lockup. A guest that does not use kvmclock needs no notice.
                         let _ = self.vcpu.kvmclock_ctrl();
                     }
                 }
@@ -318,7 +321,9 @@ impl Runner {
                 Command::Debug(settings, done) => {
                     let result = match &mut self.watcher {
                         Some(watcher) => watcher.set(&self.vcpu, *settings),
-                        None => Err(Failure::new("debug a guest that is not debugged")),
+                        None => Err(Failure::new(
+                            "debug a guest that was started without a debugger",
+                        )),
                     };
                     let _ = done.send(result);
                 }
@@ -327,10 +332,10 @@ impl Runner {
         }
     }
 
-    /// Answers for a vCPU that runs no more, until told to end.
+    /// Handles commands to a vCPU that does not run again, until a command ends the thread.
     fn serve_stopped(&mut self) {
         let mut paused = true;
-        while self.obey(&mut paused) {
+        while self.handle_commands(&mut paused) {
             paused = true;
         }
     }
@@ -345,7 +350,7 @@ impl Runner {
     }
 }
 
-/// What an exit asks for. `Some`: the guest has ended.
+/// Handles an exit. Returns the reason if the guest has ended.
 fn handle(bus: &Bus, exit: VcpuExit<'_>) -> Option<Ended> {
     let kvm = |detail: String| {
         Some(Ended::Kvm {
@@ -374,12 +379,12 @@ fn handle(bus: &Bus, exit: VcpuExit<'_>) -> Option<Ended> {
                 "KVM_EXIT_FAIL_ENTRY: reason {reason:#x} on CPU {cpu}"
             ));
         }
-        other => return kvm(format!("an exit that nobody asked for: {other:?}")),
+        other => return kvm(format!("unexpected KVM exit: {other:?}")),
     }
     None
 }
 
-/// The registers as text, in QEMU's manner.
+/// Returns the registers as lines of text, in QEMU's format.
 fn registers(vcpu: &VcpuFd) -> Vec<String> {
     let mut lines = Vec::new();
     if let Ok(r) = vcpu.get_regs() {

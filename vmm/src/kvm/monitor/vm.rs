@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A virtual machine: KVM's part, memory, devices and vCPUs, put together.
+//! A virtual machine: KVM's VM, memory, devices and vCPUs.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
@@ -30,27 +30,27 @@ use crate::kvm::memory::{self, Memory};
 use crate::kvm::phases::Phases;
 use crate::kvm::wire::Config;
 
-/// Pages that VMX needs for real mode, in the hole below 4 GiB.
+/// Pages that VMX needs to run real-mode code, in the hole below 4 GiB.
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TASK_STATE: usize = 0xfffb_d000;
 
-/// Interrupts: the serial line's, where PCs have it, and the first transport's.
+/// Interrupt numbers: that of the serial port as on PCs, and that of the first transport.
 const SERIAL_GSI: u32 = 4;
 const FIRST_GSI: u32 = 5;
 
-/// The host's ends of what the guest talks through.
+/// The host's ends of the guest's console and byte channels.
 pub(super) struct Ends {
     pub console: UnixStream,
     pub channel: UnixStream,
     pub terminal: UnixStream,
 }
 
-/// Where a guest begins that was saved.
+/// The snapshot from which a guest starts.
 pub(super) struct Saved {
     pub state: Snapshot,
-    /// Its memory, but for
+    /// Guest memory of the base snapshot.
     pub pages: File,
-    /// the pages that differ.
+    /// Pages that replace those of the base, for an incremental snapshot.
     pub changes: Option<File>,
 }
 
@@ -64,12 +64,12 @@ pub(super) struct Vm {
     holds: Mutex<Holds>,
 }
 
-/// Who keeps vCPUs from running.
+/// The reasons that keep vCPUs from running.
 #[derive(Debug)]
 struct Holds {
-    /// The parent, all of them.
+    /// The parent has paused all of them.
     parent: bool,
-    /// The debugger, each.
+    /// The debugger has stopped this vCPU.
     debugger: Vec<bool>,
 }
 
@@ -86,17 +86,17 @@ impl Irq {
 
 impl Interrupt for Irq {
     fn raise(&self) {
-        // It fails only when the counter is full, and then it is raised already.
+        // It fails only if the counter is full; then the interrupt is already pending.
         let _ = self.0.write(1);
     }
 }
 
 impl Vm {
-    /// Builds the machine and starts its vCPUs' threads, which wait to be resumed. With
-    /// `saved` the guest is where it was then, else before its first instruction.
+    /// Builds the machine and starts its vCPUs' threads, which wait to be resumed. With `saved` the
+    /// guest continues from that snapshot, otherwise from its first instruction.
     ///
-    /// Sockets are watched by `epoll`, from the token `tokens` on. Each vCPU's thread gets
-    /// a `watcher`.
+    /// `epoll` watches the sockets, with the tokens from `tokens` on. Each vCPU's thread gets a
+    /// result of `watcher`.
     pub fn new(
         config: &Config,
         ends: Ends,
@@ -119,10 +119,10 @@ impl Vm {
             }),
         ) = (&config.changes, &saved)
         {
-            memory::lay(&memory, changes, runs)?;
+            memory::overlay(&memory, changes, runs)?;
         }
         phases.own("memory");
-        // SAFETY: `Vm` keeps both; its vCPUs' threads end before it drops them.
+        // SAFETY: `Vm` owns both; its vCPUs' threads end before it drops them.
         unsafe { memory::register(&fd, &memory, config.track)? };
         phases.kvm("memory's slots");
         let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
@@ -142,7 +142,7 @@ impl Vm {
                 Arc::clone(&bus),
                 Arc::clone(&msrs),
                 outcomes.clone(),
-                wake.try_clone().during("share an eventfd")?,
+                wake.try_clone().during("duplicate an eventfd")?,
                 watcher(),
             )?);
         }
@@ -159,7 +159,7 @@ impl Vm {
         })
     }
 
-    /// The guest's state, but for its memory. Its vCPUs must be paused.
+    /// Returns the guest's state without its memory. Its vCPUs must be paused.
     pub fn save(&self) -> Result<Snapshot, Failure> {
         let vcpus = self
             .vcpus
@@ -188,17 +188,18 @@ impl Vm {
         })
     }
 
-    /// The guest's memory.
+    /// Returns the guest's memory.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// Whether the parent keeps the guest from running, from the next [`Self::resume`] on.
+    /// Sets whether the parent keeps the guest paused, which takes effect at the next
+    /// [`Self::resume`].
     pub fn parent_holds(&self, hold: bool) {
         self.holds().parent = hold;
     }
 
-    /// Which vCPUs the debugger keeps from running, likewise.
+    /// Sets which vCPUs the debugger keeps paused, which takes effect at the next [`Self::resume`].
     pub fn debugger_holds(&self, hold: impl Fn(usize) -> bool) {
         let mut holds = self.holds();
         for (index, held) in holds.debugger.iter_mut().enumerate() {
@@ -210,26 +211,26 @@ impl Vm {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops all vCPUs.
+    /// Pauses all vCPUs, and waits until they have stopped.
     pub fn pause(&self) {
         let paused: Vec<_> = self.vcpus.iter().map(Handle::pause).collect();
         for vcpu in paused {
-            // A thread that is gone runs no guest.
+            // A vCPU whose thread has ended is not running.
             let _ = vcpu.recv();
         }
     }
 
-    /// Lets all vCPUs run that nobody holds.
+    /// Resumes all vCPUs that neither the parent nor the debugger keeps paused.
     pub fn resume(&self) {
         let holds = self.holds();
         for (vcpu, &held) in self.vcpus.iter().zip(&holds.debugger) {
             if !held && !holds.parent {
-                vcpu.tell(Command::Resume);
+                vcpu.send(Command::Resume);
             }
         }
     }
 
-    /// Ends all threads.
+    /// Ends all threads of vCPUs.
     pub fn stop(self) {
         for vcpu in self.vcpus {
             vcpu.stop();
@@ -237,7 +238,7 @@ impl Vm {
     }
 }
 
-/// KVM's part of the machine.
+/// Creates KVM's VM with its in-kernel devices.
 fn create(kvm: &Kvm) -> Result<VmFd, Failure> {
     let fd = kvm.create_vm().during("create a virtual machine")?;
     fd.set_identity_map_address(IDENTITY_MAP)
@@ -254,7 +255,7 @@ fn create(kvm: &Kvm) -> Result<VmFd, Failure> {
     Ok(fd)
 }
 
-/// The vCPUs, as they are after power-on.
+/// Creates the vCPUs in their state after power-on.
 fn vcpus(kvm: &Kvm, fd: &VmFd, config: &Config) -> Result<Vec<VcpuFd>, Failure> {
     let supported = cpuid::supported(kvm)?;
     (0..config.vcpus)
@@ -267,7 +268,7 @@ fn vcpus(kvm: &Kvm, fd: &VmFd, config: &Config) -> Result<Vec<VcpuFd>, Failure> 
         .collect()
 }
 
-/// Loads the kernel and readies the vCPU that boots; the others wait for its start-up
+/// Loads the kernel and prepares the boot vCPU; the others wait for the guest's start-up
 /// interrupts.
 fn boot(
     config: &Config,
@@ -300,7 +301,7 @@ fn boot(
     Ok(())
 }
 
-/// Gives the machine the state of the one that was saved.
+/// Restores the state of a snapshot into the machine.
 fn restore(
     config: &Config,
     saved: &Snapshot,
@@ -314,7 +315,7 @@ fn restore(
         && saved.transports.len() == bus.transports.len();
     if !same {
         return Err(Failure::new(
-            "start the guest that was saved: its machine was another",
+            "start the snapshot: its memory size or its number of vCPUs or devices differs",
         ));
     }
     for (state, vcpu) in saved.vcpus.iter().zip(vcpus) {
@@ -329,7 +330,7 @@ fn restore(
         let mut transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
         transport.restore(state).during("restore a device")?;
     }
-    // Only once all is in place: they may send interrupts.
+    // Resume them only after everything is restored, because they may raise interrupts.
     bus.resume();
     phases.own("devices' state");
     Ok(())
@@ -352,21 +353,23 @@ fn bus(
     }
     devices.push(Box::new(Rng::new()));
     let console = Console::new(ends.channel, ends.terminal, &events(devices.len()))
-        .during("make the channel's device")?;
+        .during("create the channel's device")?;
     devices.push(Box::new(console));
     if FIRST_GSI + devices.len() as u32 > mptable::IO_APIC_PINS.into() {
-        return Err(Failure::new("have more devices than interrupts"));
+        return Err(Failure::new(
+            "create more devices than there are interrupts",
+        ));
     }
     let mut transports = Vec::new();
     for (index, device) in devices.into_iter().enumerate() {
         let interrupt = Arc::new(Irq::new(vm, FIRST_GSI + index as u32)?);
         let transport = Transport::new(device, Arc::clone(memory), interrupt, events(index))
-            .during("make a device's transport")?;
+            .during("create a device's transport")?;
         transports.push(Mutex::new(transport));
     }
     let interrupt = Arc::new(Irq::new(vm, SERIAL_GSI)?);
     let console =
-        Output::stream(ends.console, events(transports.len())).during("make the serial line")?;
+        Output::stream(ends.console, events(transports.len())).during("create the serial port")?;
     Ok(Bus {
         serial: Mutex::new(Serial::new(interrupt, console)),
         transports,

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest of the probe: instructions that Linux needs in ring 0, in long mode.
 //!
-//! It marks each step in memory before it tries it; so where KVM stops, it is known at
-//! what. After the last it counts, and says by a port write after each round that it did.
+//! The guest records each step in memory before it executes it, so the step at which KVM fails is
+//! known. After the last step it runs a counting loop, and writes to a port after each round.
 
 use std::arch::global_asm;
 
-/// Where things are in its memory, all of it mapped to itself.
+/// Addresses in the guest's memory, which is identity-mapped.
 pub(super) mod layout {
     pub const GDT: u64 = 0x500;
     pub const IDT: u64 = 0x1000;
     pub const PAGE_TABLES: u64 = 0x2000;
     pub const STACK: u64 = 0x7000;
-    /// The step that is being tried.
+    /// The step that is being executed.
     pub const STEP: u64 = 0x7000;
     pub const CODE: u64 = 0x8000;
-    /// How much there is of it.
+    /// Size of the memory in MiB.
     pub const MIB: u32 = 1;
 }
 
-/// The port at which it ends each round.
+/// The port that the guest writes to at the end of each round.
 pub(super) const PORT: u16 = 0x80;
 
-/// So often it counts in a round; each takes two instructions.
+/// Iterations of the counting loop in a round; each takes two instructions.
 pub(super) const COUNTS: u64 = 4096;
 
-/// The steps, as people know them.
+/// The steps, in the terms of messages.
 pub(super) const STEPS: [&str; 5] = [
     "enter long mode",
     "int3 (the kernel's jump labels and alternatives are patched by it)",
@@ -39,7 +39,7 @@ pub(super) const BREAKPOINT: u64 = 3;
 
 global_asm!(
     ".pushsection .rodata.crucible_probe, \"a\"",
-    // The compiler may put this into another object file than what uses it.
+    // The compiler may place this in a different object file than its users.
     ".globl crucible_probe_code, crucible_probe_handler, crucible_probe_end",
     ".hidden crucible_probe_code, crucible_probe_handler, crucible_probe_end",
     ".balign 16",
@@ -83,7 +83,7 @@ unsafe extern "C" {
     static END: u8;
 }
 
-/// Its code, and where in it the handler of `int3` begins.
+/// Returns the guest's code, and the offset in it of the handler of `int3`.
 pub(super) fn code() -> (&'static [u8], u64) {
     let [start, handler, end] = [&raw const CODE, &raw const HANDLER, &raw const END];
     // SAFETY: the assembly above puts the three labels in this order into one read-only
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_what_was_written() {
+    fn the_labels_delimit_the_code() {
         let (code, handler) = code();
         assert!(code.len() < ((u64::from(layout::MIB) << 20) - layout::CODE) as usize);
         assert_eq!(code[8], 0xcc, "int3 after the first mark");

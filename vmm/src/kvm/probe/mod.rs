@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whether this host's KVM can run a kernel.
+//! Checks whether this host's KVM can run a kernel.
 //!
-//! That `/dev/kvm` opens says nothing: there are hosts whose KVM emulates the guest's
-//! kernel code and knows too few instructions, or takes a hundred times too long. So a
-//! guest of a few instructions is run and timed.
+//! Being able to open `/dev/kvm` is not enough: some hosts have a KVM that emulates the guest's
+//! kernel code and supports too few instructions, or is a hundred times too slow. The probe
+//! therefore runs and times a guest of a few instructions.
 
 mod guest;
 
@@ -24,56 +24,57 @@ use super::cpuid;
 use super::failure::{During, Failure};
 use super::memory::{self, Memory};
 
-/// The device.
+/// The path of KVM's device.
 const DEVICE: &str = "/dev/kvm";
 
-/// KVM's API has had this number since Linux 2.6.22.
+/// The version of KVM's API since Linux 2.6.22.
 const API: i32 = 12;
 
-/// So often the guest counts at most, and no more once this time is over; but so often at
-/// least, or a host that is busy just then would seem to be a slow one.
+/// Bounds of the measurement: at most `ROUNDS` rounds, and no further round after `LIMIT`; but at
+/// least `LEAST_ROUNDS`, or a host that is briefly busy would be taken for a slow one.
 const ROUNDS: u32 = 64;
 const LEAST_ROUNDS: u32 = 4;
 const LIMIT: Duration = Duration::from_millis(40);
 
-/// The least rate, in instructions a second, at which a kernel boots in reasonable time.
-/// An emulator reaches ten times this; a KVM that emulates does not reach it.
+/// Minimum rate, in instructions per second, at which a kernel boots in reasonable time. QEMU's
+/// emulation reaches ten times this; a KVM that emulates does not reach it.
 const LEAST: f64 = 10e6;
 
-/// When the thread that probes is given up.
+/// Time after which the probing thread is abandoned.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the monitor needs of KVM.
+/// The capabilities of KVM that the monitor needs.
 const NEEDED: [(Cap, &str); 6] = [
     (Cap::Irqchip, "in-kernel interrupt controllers"),
     (Cap::Irqfd, "interrupts by eventfd"),
     (Cap::Pit2, "the in-kernel timer"),
-    (Cap::UserMemory, "memory of its user"),
-    (Cap::ImmediateExit, "leaving a vCPU at once"),
-    (Cap::ExtCpuid, "CPUs that are told apart"),
+    (Cap::UserMemory, "guest memory in user space"),
+    (Cap::ImmediateExit, "immediate exit of a vCPU"),
+    (Cap::ExtCpuid, "configurable CPUID"),
 ];
 
-/// What the probe found.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Whether a kernel can be expected to run.
+    /// True if a kernel is expected to run.
     pub usable: bool,
-    /// Why, or why not, in one line.
+    /// The reason, in one line.
     pub detail: String,
-    /// Which boot of the host it is true for (`/proc/sys/kernel/random/boot_id`).
+    /// The host's boot for which the result is valid (`/proc/sys/kernel/random/boot_id`).
     boot: String,
 }
 
-/// Probes KVM, or reads in `cache` what was found since this host was booted.
+/// Returns the result of an earlier probe since the host's boot from the file `cache`, or probes
+/// KVM and writes the result there.
 ///
 /// # Errors
-/// Where `cache` cannot be written. That it cannot be read only costs time.
+/// Fails if `cache` cannot be written. If it cannot be read, KVM is probed again.
 pub fn cached(cache: &Path) -> io::Result<Finding> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let known = fs::read(cache)
         .ok()
         .and_then(|text| serde_json::from_slice::<Finding>(&text).ok());
-    // A device may come and go, and so may the right to use it.
+    // The device may appear or disappear, and so may the permission to use it.
     if let Some(known) = known
         && known.boot == boot
         && known.usable == access().is_ok()
@@ -84,14 +85,14 @@ pub fn cached(cache: &Path) -> io::Result<Finding> {
     if let Some(parent) = cache.parent() {
         fs::create_dir_all(parent)?;
     }
-    // Whoever reads at the same time finds the old one or the new one.
+    // Rename, so that a concurrent reader finds either the old or the new result.
     let new = cache.with_extension(std::process::id().to_string());
     fs::write(&new, serde_json::to_vec(&finding)?)?;
     fs::rename(&new, cache)?;
     Ok(finding)
 }
 
-/// Probes KVM. Takes less than 100 ms.
+/// Probes KVM. Takes less than 100 ms, unless the vCPU hangs.
 pub fn probe() -> Finding {
     let (usable, detail) = match run_apart() {
         Ok(detail) => (true, detail),
@@ -110,14 +111,14 @@ fn access() -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(Failure::new(format!("find {DEVICE}: this host has no KVM")))
         }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(error).during(format!("open {DEVICE}; its group may (usermod -aG kvm)"))
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error).during(
+            format!("open {DEVICE}; members of its group may (usermod -aG kvm)"),
+        ),
         Err(error) => Err(error).during(format!("open {DEVICE}")),
     }
 }
 
-/// Probes in a thread of its own: a KVM that never comes back must not keep us.
+/// Probes in a separate thread, because a vCPU may hang inside KVM and must not block the caller.
 fn run_apart() -> Result<String, Failure> {
     access()?;
     let (sender, result) = mpsc::channel();
@@ -127,7 +128,7 @@ fn run_apart() -> Result<String, Failure> {
         .during("start a thread")?;
     result
         .recv_timeout(PATIENCE)
-        .unwrap_or_else(|_| Err(Failure::new("wait for KVM any longer: its vCPU hangs")))
+        .unwrap_or_else(|_| Err(Failure::new("probe KVM: its vCPU hangs")))
 }
 
 fn run() -> Result<String, Failure> {
@@ -145,11 +146,11 @@ fn run() -> Result<String, Failure> {
     vm.create_irq_chip()
         .during("create interrupt controllers")?;
     let memory = memory::map(layout::MIB, None, false)?;
-    // SAFETY: it is dropped after the vCPU has run for the last time.
+    // SAFETY: the memory is dropped after the vCPU has run for the last time.
     unsafe { memory::register(&vm, &memory, false)? };
     let mut vcpu = prepare(&kvm, &vm, &memory)?;
     let began = Instant::now();
-    // The best of all rounds counts: a busy host holds up some of them.
+    // The fastest round counts: a busy host delays some of them.
     let mut best = Duration::MAX;
     for done in 1..=ROUNDS {
         let round = Instant::now();
@@ -190,7 +191,7 @@ fn run() -> Result<String, Failure> {
     ))
 }
 
-/// A vCPU in long mode, about to run the guest's code.
+/// Returns a vCPU in long mode, about to run the guest's code.
 fn prepare(kvm: &Kvm, vm: &VmFd, memory: &Memory) -> Result<VcpuFd, Failure> {
     let (code, handler) = guest::code();
     let put = |at: u64, value: u64| {
@@ -201,7 +202,7 @@ fn prepare(kvm: &Kvm, vm: &VmFd, memory: &Memory) -> Result<VcpuFd, Failure> {
     memory
         .write_slice(code, GuestAddress(layout::CODE))
         .during("write a guest's memory")?;
-    // One page of 2 MiB, at 0.
+    // One page of 2 MiB, at address 0.
     let tables = layout::PAGE_TABLES;
     put(tables, (tables + 0x1000) | 0b11)?;
     put(tables + 0x1000, (tables + 0x2000) | 0b11)?;
@@ -257,7 +258,7 @@ fn prepare(kvm: &Kvm, vm: &VmFd, memory: &Memory) -> Result<VcpuFd, Failure> {
         nr_xcrs: 1,
         ..Default::default()
     };
-    // The FPU and SSE.
+    // Enable the FPU and SSE.
     xcrs.xcrs[0] = kvm_xcr {
         xcr: 0,
         value: 0b11,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The directory that a guest is saved in, and how it changes from one saved guest to the
-//! next: by one rename, whatever ends us and when.
+//! The directory that holds a snapshot. One snapshot replaces the previous one by a single rename,
+//! so that a process may be killed at any time.
 //!
-//! The file `state` names the file with the pages, whose name no other guest has. So both
-//! are made beside the old ones and are whole, and on the disk, before the new state takes
-//! the old one's place. What somebody who was killed has left is removed by the next one
-//! who saves there, or who starts a guest to be saved there.
+//! The file `state` names the file with the pages, whose name is unique to the snapshot. Both are
+//! created beside the old ones, and are complete and synced to disk, before the new state replaces
+//! the old one. Files that a killed process has left are removed by the next process that saves in
+//! the directory, or that starts a guest to be saved there.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
@@ -15,18 +15,18 @@ use std::path::{Path, PathBuf};
 use super::format::{self, STATE};
 use crate::{Error, Result};
 
-/// Beginnings of the names of what may be left over; a guest's `id` follows.
+/// Prefixes of the names of possible leftovers; the snapshot's `id` follows.
 const OURS: [&str; 3] = ["state.new-", "memory-", "changes-"];
 
-/// A directory that only we save to.
+/// A directory that this process has locked for saving.
 pub struct Directory {
     path: PathBuf,
-    /// The directory itself; it carries the lock, which ends with this process.
+    /// The directory itself; it holds the lock, which ends with this process.
     file: File,
 }
 
 impl Directory {
-    /// Takes the directory, which must be there, and cleans it.
+    /// Locks the directory, which must exist, and removes leftovers.
     pub fn take(path: &Path) -> Result<Self> {
         let failed = |source| Error::File {
             path: path.to_owned(),
@@ -50,14 +50,15 @@ impl Directory {
         Ok(directory)
     }
 
-    /// The name of the guest that is saved there, if one is and can be told.
+    /// Returns the `id` of the snapshot in the directory, or `None` if there is none or it cannot
+    /// be read.
     pub fn current(&self) -> Option<String> {
         let mut file = File::open(self.path.join(STATE)).ok()?;
         let bytes = format::read(&mut file).ok()?;
         Some(format::open_any(&bytes).ok()?.manifest.id)
     }
 
-    /// Makes a file in it.
+    /// Creates a file in the directory.
     pub fn create(&self, name: &str) -> Result<New> {
         let path = self.path.join(name);
         match File::options()
@@ -75,11 +76,11 @@ impl Directory {
         }
     }
 
-    /// Makes `state` the directory's, and with it `pages`, which it names. Both are
-    /// written.
+    /// Makes `state` the directory's snapshot, together with the file `pages` that it names. Both
+    /// must be completely written.
     pub fn commit(&self, mut state: New, mut pages: New) -> Result<()> {
-        // A rename that outlived a crash of the host, without what it names, would be the
-        // end of both.
+        // If the rename survived a crash of the host but the new files did not, both the old and
+        // the new snapshot would be lost.
         for new in [&state, &pages] {
             new.file.sync_all().map_err(|source| new.error(source))?;
         }
@@ -95,13 +96,13 @@ impl Directory {
         self.sweep().map_err(failed)
     }
 
-    /// Removes what belongs to no saved guest.
+    /// Removes files that belong to no snapshot.
     fn sweep(&self) -> io::Result<()> {
         let path = self.path.join(STATE);
         let current = match File::open(&path) {
             Ok(mut file) => match format::open_any(&format::read(&mut file)?) {
                 Ok(parts) => Some(parts.manifest.file_name()),
-                // Whatever this is, it may need what is there.
+                // A state of unknown format may need the files beside it.
                 Err(_) => return Ok(()),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -123,16 +124,16 @@ fn is_ours(name: &OsStr) -> bool {
     ids.any(format::is_id)
 }
 
-/// A file that is removed again unless it comes to stay.
+/// A new file, which is removed when this is dropped unless it was committed.
 pub struct New {
     path: PathBuf,
-    /// To be written.
+    /// The open file, for writing.
     pub file: File,
     stays: bool,
 }
 
 impl New {
-    /// What went wrong with it.
+    /// Returns the error for a failed operation on this file.
     pub fn error(&self, source: io::Error) -> Error {
         Error::File {
             path: self.path.clone(),
@@ -144,7 +145,7 @@ impl New {
 impl Drop for New {
     fn drop(&mut self) {
         if !self.stays {
-            // The next one to save here removes it, if we cannot.
+            // If the removal fails, the next process that saves here removes it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leftovers_go_and_what_is_not_ours_stays() {
+    fn leftovers_are_removed_and_other_files_stay() {
         let directory = tempfile::tempdir().unwrap();
         let id = "0123456789abcdef".repeat(2);
         let mut others = ["changes-", "memory", "memory-of-old-times", "other"].map(String::from);
@@ -174,7 +175,7 @@ mod tests {
         others.sort();
         assert_eq!(names, others);
         drop(taken);
-        // What is there and no state of ours may need what lies beside it.
+        // A state of a different format may need the files beside it.
         fs::write(directory.path().join(STATE), "of a later version").unwrap();
         let memory = directory.path().join(format!("memory-{id}"));
         fs::write(&memory, "").unwrap();
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_saves_in_a_directory() {
+    fn a_directory_is_locked_while_a_guest_is_saved() {
         let directory = tempfile::tempdir().unwrap();
         let first = Directory::take(directory.path()).unwrap();
         let second = Directory::take(directory.path()).err();
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_to_stay_is_removed() {
+    fn an_uncommitted_file_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let taken = Directory::take(directory.path()).unwrap();
         let new = taken.create("new").unwrap();

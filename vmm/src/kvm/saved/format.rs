@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The file `state` of a saved guest: all but its pages, which are in a file of their own.
+//! The file `state` of a snapshot: everything but its pages, which are in a separate file.
 //!
 //! | offset | length | what |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | 32 | 8 | xxh64 of all that follows |
 //! | 40 | | the build's name, the [`Manifest`] as JSON, the machine's state as JSON |
 //!
-//! A state is of one build: what is in it follows the code's structures.
+//! A state can be read only by the build that wrote it: its content follows the code's structures.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,65 +21,67 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::PAGE;
 
-/// The name of the file.
+/// The name of the state's file.
 pub const STATE: &str = "state";
 
 const MAGIC: &[u8; 8] = b"CRUCIVM\n";
 
-/// Change this with the table above; what is in the state goes by the build.
+/// The version of the header and the table above; changes of the state's content are covered by the
+/// build's name.
 const VERSION: u32 = 2;
 
 const HEADER: usize = 40;
 
-/// A guest with eight vCPUs and full buffers, whose pages were changed here and there,
-/// takes less. In bytes.
+/// Maximum size of the file in bytes. A guest with eight vCPUs and full buffers, whose changed
+/// pages are scattered, takes less.
 pub const LIMIT: u64 = 64 << 20;
 
-/// Pages that lie one after the other: the first one's number, and how many.
+/// A run of consecutive pages: the first page's number, and the number of pages.
 pub type Run = (u64, u64);
 
-/// What belongs together.
+/// Describes the files of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// A name that no other saved guest has: 32 hexadecimal digits.
+    /// The unique name of the snapshot: 32 hexadecimal digits.
     pub id: String,
     /// The guest's memory in MiB.
     pub memory_mib: u32,
-    /// The file with its pages.
+    /// Describes the file with the pages.
     pub pages: Pages,
-    /// Where the file has not all pages: which ones, and where the others are.
+    /// The pages in the file of an incremental snapshot, and its base; `None` if the file has all
+    /// pages.
     pub changes: Option<Changes>,
 }
 
-/// What is known of a file with pages, without its name, which the [`Manifest`] gives.
+/// Properties of a file with pages. Its name follows from the [`Manifest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pages {
     /// Its length in bytes.
     pub length: u64,
-    /// When it was written last: seconds and nanoseconds since 1970.
+    /// Modification time: seconds and nanoseconds since 1970.
     pub modified: (i64, i64),
     /// The hash of its content; see [`Hash`](super::hash::Hash).
     pub hash: u64,
 }
 
-/// The pages of a guest that are not as in another saved guest.
+/// The pages of an incremental snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// The other's `id`.
+    /// The `id` of the base snapshot.
     pub base: String,
-    /// The hash of its pages.
+    /// The hash of the base snapshot's pages.
     pub base_hash: u64,
-    /// Which pages of the guest's memory the file has, one after the other.
+    /// The runs of the guest's pages that the file has, one after the other.
     pub runs: Vec<Run>,
 }
 
 impl Changes {
-    /// How many pages there are.
+    /// Returns the number of pages.
     pub fn pages(&self) -> u64 {
         self.runs.iter().map(|(_, count)| count).sum()
     }
 
-    /// Adds pages behind all others.
+    /// Appends pages, whose numbers must be greater than those of all others.
     pub fn add(&mut self, first: u64, count: u64) {
         match self.runs.last_mut() {
             Some((last, length)) if *last + *length == first => *length += count,
@@ -89,25 +91,25 @@ impl Changes {
 }
 
 impl Manifest {
-    /// The name of the file with the pages.
+    /// Returns the name of the file with the pages.
     pub fn file_name(&self) -> String {
         file_name(&self.id, self.changes.is_some())
     }
 
-    /// Whether what it says can be. Its file may come from anywhere; and its names become
-    /// names of files.
+    /// Returns true if the content is consistent. A state's file may come from an untrusted source,
+    /// and its names become names of files.
     fn is_sound(&self) -> bool {
         let memory = u64::from(self.memory_mib) << 20;
         let Some(changes) = &self.changes else {
             return is_id(&self.id) && self.pages.length == memory;
         };
-        // Where each run ends, if it begins behind the one before and ends in the memory.
+        // The end of each run, if it begins after the previous one and ends within the memory.
         let all = memory / PAGE as u64;
         let end = changes.runs.iter().try_fold(0, |next, &(first, count)| {
             let end = first.checked_add(count)?;
             (first >= next && count > 0 && end <= all).then_some(end)
         });
-        // So there are not more of them than the memory has.
+        // The runs are disjoint, so they have at most as many pages as the memory.
         is_id(&self.id)
             && is_id(&changes.base)
             && end.is_some()
@@ -115,18 +117,18 @@ impl Manifest {
     }
 }
 
-/// Whether this can be the name of a saved guest.
+/// Returns true if this can be the `id` of a snapshot.
 pub fn is_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The name of a file with pages.
+/// Returns the name of a file with pages.
 pub fn file_name(id: &str, changes: bool) -> String {
     let kind = if changes { "changes" } else { "memory" };
     format!("{kind}-{id}")
 }
 
-/// The content of the file.
+/// Returns the content of a state's file.
 pub fn seal(build: &str, manifest: &Manifest, state: &[u8]) -> io::Result<Vec<u8>> {
     let manifest = serde_json::to_vec(manifest)?;
     let mut body = build.as_bytes().to_vec();
@@ -142,34 +144,38 @@ pub fn seal(build: &str, manifest: &Manifest, state: &[u8]) -> io::Result<Vec<u8
     Ok(bytes)
 }
 
-/// Reads a file from where it stands to its end.
+/// Reads a file from its current position to its end, at most [`LIMIT`] bytes.
 pub fn read(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The parts of a file's content.
+/// The parts of a state's file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Parts<'a> {
-    /// Who wrote it.
+    /// The build that wrote it.
     pub build: &'a str,
-    /// What belongs to it.
+    /// Describes the snapshot's files.
     pub manifest: Manifest,
-    /// The machine's state.
+    /// The machine's state, as JSON.
     pub state: &'a [u8],
 }
 
-/// Takes a file's content apart, if this build wrote it and it is whole; else says why not.
+/// Parses the content of a state's file that `build` wrote. Returns the reason if it is damaged or
+/// a different build wrote it.
 pub fn open<'a>(bytes: &'a [u8], build: &str) -> Result<Parts<'a>, String> {
     let parts = open_any(bytes)?;
     if parts.build != build {
-        return Err(format!("it is of another build ({})", parts.build));
+        return Err(format!(
+            "it was saved by a different build ({})",
+            parts.build
+        ));
     }
     Ok(parts)
 }
 
-/// The same, whichever build wrote it.
+/// Parses the content of a state's file that any build wrote.
 pub fn open_any(bytes: &[u8]) -> Result<Parts<'_>, String> {
     let field = |at: usize, length: usize| {
         let mut value = [0; 8];
@@ -177,7 +183,7 @@ pub fn open_any(bytes: &[u8]) -> Result<Parts<'_>, String> {
         u64::from_le_bytes(value)
     };
     if bytes.len() < HEADER || &bytes[..8] != MAGIC {
-        return Err("this is no state of a guest".into());
+        return Err("this is not the state of a guest".into());
     }
     let version = field(8, 4);
     if version != u64::from(VERSION) {
@@ -191,18 +197,18 @@ pub fn open_any(bytes: &[u8]) -> Result<Parts<'_>, String> {
         .checked_add(manifest)
         .and_then(|sum| sum.checked_add(state));
     if sum != Some(body.len() as u64) {
-        return Err("it is truncated, or has too much".into());
+        return Err("it is truncated, or too long".into());
     }
     if xxh64(body, 0) != field(32, 8) {
         return Err("it is damaged".into());
     }
     let (name, rest) = body.split_at(name as usize);
     let (manifest, state) = rest.split_at(manifest as usize);
-    let build = std::str::from_utf8(name).map_err(|_| "its build has no name")?;
+    let build = std::str::from_utf8(name).map_err(|_| "the name of its build is not UTF-8")?;
     let manifest: Manifest = serde_json::from_slice(manifest)
-        .map_err(|error| format!("it is of another make ({error})"))?;
+        .map_err(|error| format!("its manifest cannot be parsed ({error})"))?;
     if !manifest.is_sound() {
-        return Err("what it says of its pages cannot be".into());
+        return Err("its manifest is inconsistent".into());
     }
     Ok(Parts {
         build,

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the fuzz target `saved` does with an input.
+//! Runs one input of the fuzz target `saved`.
 
 use super::format::{self, Manifest};
 use super::pages_of;
 use super::stream::{PIECE, Piece, Receiver};
 
-/// How many pages the guest has whose monitor says the input.
+/// Number of pages of the guest whose monitor sends the input.
 const PAGES: u64 = 64;
 
-/// Takes the input for a file `state`, for a manifest in one that is right otherwise, and for
-/// what a monitor says while it saves.
+/// Uses the input as a file `state`, as a manifest in an otherwise valid state, and as the stream
+/// of a monitor that saves its guest.
 pub fn play(data: &[u8]) {
-    // A right checksum is not guessed; so the other parts are tried by themselves, too.
+    // A fuzzer does not find a valid checksum; so the other parts are also tried separately.
     let _ = format::open_any(data);
     if let Ok(manifest) = serde_json::from_slice::<Manifest>(data) {
         let bytes = format::seal("build", &manifest, b"{}").expect("a state");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a guest's pages are told apart by.
+//! The hash that identifies the content of a guest's pages.
 
 use std::fs::File;
 use std::io;
@@ -11,19 +11,18 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::PAGE;
 
-/// How many bytes are looked at at once.
+/// Number of bytes that are read at once.
 const CHUNK: usize = 256 * PAGE;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
-/// Whether a page has nothing but zeros.
+/// Returns true if the page contains only zeros.
 pub fn is_zero(page: &[u8]) -> bool {
     page == ZEROS
 }
 
-/// The hash of a file with pages: xxh64 of the number and the content of each page, in
-/// order, but for those that are all zeros. So a copy without the file's holes has the
-/// same.
+/// The hash of a file with pages: xxh64 of the number and the content of each page, in order,
+/// except for pages of zeros. A copy without the file's holes therefore has the same hash.
 #[derive(Clone)]
 pub struct Hash(Xxh64);
 
@@ -32,7 +31,7 @@ impl Hash {
         Self(Xxh64::new(0))
     }
 
-    /// Adds pages that lie one after the other in the file, from the page `first` on.
+    /// Adds consecutive pages of the file, from page `first` on.
     pub fn add(&mut self, first: u64, pages: &[u8]) {
         for (number, page) in (first..).zip(pages.chunks(PAGE)) {
             if !is_zero(page) {
@@ -46,13 +45,13 @@ impl Hash {
         self.0.digest()
     }
 
-    /// That of a file of `length` bytes, whole pages.
+    /// Returns the hash of a file of `length` bytes, which must be a multiple of the page size.
     pub fn of_file(file: &File, length: u64) -> io::Result<u64> {
         let mut hash = Self::new();
         let mut chunk = vec![0; CHUNK];
         let mut at = 0;
         while let Some(data) = next_data(file, at)? {
-            // Data need not begin where a page does.
+            // A data range need not begin at a page boundary.
             at = data / PAGE as u64 * PAGE as u64;
             let size = length.saturating_sub(at).min(CHUNK as u64) as usize;
             if size == 0 {
@@ -66,11 +65,11 @@ impl Hash {
     }
 }
 
-/// Where the file has the next data that is not a hole, from `at` on.
+/// Returns the offset of the next data in the file from `at` on, or `None` if only a hole follows.
 fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
     match seek(file, SeekFrom::Data(at)) {
         Ok(data) => Ok(Some(data)),
-        // There is no more.
+        // No data follows.
         Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holes_and_zeros_are_the_same_and_nothing_else_is() {
+    fn only_holes_and_zeros_have_the_same_hash() {
         let hash = |file: &File| Hash::of_file(file, 1 << 22).unwrap();
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(1 << 22).unwrap();
@@ -95,7 +94,7 @@ mod tests {
         let mut added = Hash::new();
         added.add((3 << 20) / PAGE as u64, &[7; PAGE]);
         assert_eq!(hash(&full), added.finish());
-        // The same page elsewhere.
+        // The same page at a different offset.
         let moved = tempfile::tempfile().unwrap();
         moved.set_len(1 << 22).unwrap();
         moved.write_all_at(&[7; PAGE], 2 << 20).unwrap();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Saved guests, from the side of a monitor's parent, which opens and writes their files;
-//! the monitor itself may open none.
+//! Snapshots, as a monitor's parent handles them: it opens and writes their files, because the
+//! monitor itself may not open any.
 //!
-//! A guest is saved in a directory of its own: the file `state` (`format.rs`) and the
-//! one with its memory's pages, which the state names. Those who start there map the pages
+//! A snapshot has a directory of its own, with the file `state` (`format.rs`) and the file with the
+//! memory's pages, which the state names. Guests that start from the snapshot map the pages
 //! privately.
 
 mod directory;
@@ -27,40 +27,40 @@ use crate::{Error, Result, Start};
 /// The size of a page in bytes.
 pub(super) const PAGE: usize = 4096;
 
-/// How many pages a guest with `mib` MiB of memory has.
+/// Returns the number of pages of a guest with `mib` MiB of memory.
 pub(super) fn pages_of(mib: u32) -> u64 {
     (u64::from(mib) << 20) / PAGE as u64
 }
 
-/// The files of a saved guest, to be handed to a monitor.
+/// The open files of a snapshot, to be passed to a monitor.
 pub(super) struct Opened {
-    /// What belongs together.
+    /// Describes the files.
     pub manifest: Manifest,
-    /// The file `state`, at its beginning.
+    /// The file `state`, positioned at its beginning.
     pub state: File,
     /// The file with the pages.
     pub pages: File,
 }
 
-/// Removes what others, who were killed, have left in a directory in which a guest is
-/// going to be saved.
+/// Removes files that killed processes have left in a directory in which a guest is going to be
+/// saved.
 fn clean(directory: &Path) -> Result<()> {
     match Directory::take(directory) {
-        // Then somebody else will.
+        // The process that saves there now removes them.
         Err(Error::Saving { .. }) => Ok(()),
         result => result.map(drop),
     }
 }
 
-/// Where a guest begins, opened, and what its changes are to be counted from.
+/// The open files that a guest starts from, including the base of its changes.
 pub(super) struct Beginning {
-    /// The guest that is saved whole.
+    /// The snapshot with all pages.
     pub base: Opened,
-    /// What differs from it.
+    /// The incremental snapshot on top of it.
     pub changes: Option<Opened>,
 }
 
-/// Opens what a guest begins with; `None`: it boots.
+/// Opens the files that a guest starts from. Returns `None` if the guest boots.
 pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
     let (base, changes) = match start {
         Start::Boot => return Ok(None),
@@ -75,7 +75,7 @@ pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
     if opened.manifest.changes.is_some() {
         return Err(refused(
             base,
-            "it has only what differs from another saved guest",
+            "it is an incremental snapshot and needs its base",
         ));
     }
     let changes = match changes {
@@ -88,13 +88,13 @@ pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
     }))
 }
 
-/// Opens what differs from the guest `whole`, saved in `base`.
+/// Opens an incremental snapshot of the base snapshot `whole`, which is in `base`.
 fn open_changes(directory: &Path, base: &Path, whole: &Manifest, build: &str) -> Result<Opened> {
     let opened = open(directory, build)?;
     match &opened.manifest.changes {
         None => Err(refused(
             directory,
-            "it is one of its own, and no changes of another",
+            "it is a complete snapshot, not an incremental one",
         )),
         Some(changes)
             if (&changes.base, changes.base_hash) != (&whole.id, whole.pages.hash)
@@ -102,20 +102,17 @@ fn open_changes(directory: &Path, base: &Path, whole: &Manifest, build: &str) ->
         {
             Err(refused(
                 directory,
-                format!(
-                    "it differs from another saved guest than the one in {}",
-                    base.display()
-                ),
+                format!("its base is not the snapshot in {}", base.display()),
             ))
         }
         Some(_) => Ok(opened),
     }
 }
 
-/// Opens what is saved in `directory`, if `build` has saved it and it is whole.
+/// Opens the snapshot in `directory`, if `build` has saved it and it is complete.
 ///
-/// The pages are looked at only where their file is not as it was when they were saved:
-/// a copy, or one that somebody has written to.
+/// The content of the pages is verified only if the modification time of their file differs from
+/// the recorded one: it may be a copy, or a different process may have written to it.
 fn open(directory: &Path, build: &str) -> Result<Opened> {
     let mut last = None;
     loop {
@@ -123,7 +120,7 @@ fn open(directory: &Path, build: &str) -> Result<Opened> {
         let path = directory.join(manifest.file_name());
         let pages = match File::open(&path) {
             Ok(pages) => pages,
-            // Another guest may have been saved there meanwhile.
+            // A different snapshot may have replaced it since the state was read.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
                     && last.as_ref() != Some(&manifest.id) =>
@@ -169,8 +166,8 @@ fn open_state(directory: &Path, build: &str) -> Result<(File, Manifest)> {
     }
 }
 
-/// Whether a file with pages is what it was when it was saved. Its content is looked at
-/// where it must be, or with `thorough`.
+/// Checks that a file with pages is unchanged since it was saved. Its content is read only if its
+/// modification time differs, or with `thorough`.
 fn check_pages(file: &File, saved: &Pages, thorough: bool) -> io::Result<Result<(), String>> {
     let metadata = file.metadata()?;
     let length = metadata.len();
@@ -187,24 +184,24 @@ fn check_pages(file: &File, saved: &Pages, thorough: bool) -> io::Result<Result<
     Ok(Ok(()))
 }
 
-/// A saved guest that is whole.
+/// A verified snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The name that no other saved guest has.
+    /// The unique name of the snapshot.
     pub id: String,
-    /// The file with its pages: its memory, from the first byte to the last; or, where it
-    /// differs from another, only the pages that do.
+    /// The file with its pages: the guest's memory from the first byte to the last, or only the
+    /// pages that differ from the base.
     pub pages: PathBuf,
-    /// The `id` of the guest that it differs from.
+    /// The `id` of the base of an incremental snapshot.
     pub base: Option<String>,
-    /// Whatever else lies in the directory.
+    /// All other files in the directory.
     pub leftovers: Vec<PathBuf>,
 }
 
-/// Reads all that is saved in `directory` and makes sure that it is what `program` has
-/// saved there, byte for byte. Starting a guest does not: it would not be fast.
+/// Reads the whole snapshot in `directory` and verifies that it is byte for byte what `program` has
+/// saved. Starting a guest does not do this, because it is slow.
 ///
-/// An error tells what is missing or damaged.
+/// The error describes what is missing or damaged.
 pub fn verify(directory: &Path, options: &super::Options) -> Result<Verified> {
     let opened = open(directory, &super::build(&options.program)?)?;
     let pages = directory.join(opened.manifest.file_name());

@@ -1,39 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a monitor says on the socket [`SAVED`](crate::child::fd) while it saves its guest.
+//! The stream that a monitor sends on the socket [`SAVED`](crate::child::fd) while it saves its
+//! guest.
 //!
-//! Its parent writes the files: a monitor may open none. First comes the machine's state,
-//! then pages in the order of their numbers, then the end; or, at any time, why not.
-//! Numbers are little-endian.
+//! The parent writes the files, because a monitor may not open any. The stream has the machine's
+//! state, followed by the pages in the order of their numbers and the end marker. At any point, a
+//! failure may follow instead. Numbers are little-endian.
 //!
-//! | tag | then |
+//! | tag | payload |
 //! |---|---|
 //! | `S` | u64: length; the state |
-//! | `P` | u64: number of the first page, u64: how many; the pages |
-//! | `E` | the end |
-//! | `F` | u64: length; why it cannot be saved |
+//! | `P` | u64: number of the first page, u64: number of pages; the pages |
+//! | `E` | none: end marker |
+//! | `F` | u64: length; the reason why the guest cannot be saved |
 
 use std::io::{self, Read, Write};
 
 use super::PAGE;
 use super::format::LIMIT;
 
-/// The most pages in one piece.
+/// Maximum number of pages in one piece.
 pub const PIECE: usize = 256;
 
-/// A piece of what is said.
+/// A piece of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// The machine's state.
     State(Vec<u8>),
-    /// Pages, the first of which has this number.
+    /// Consecutive pages, with the number of the first one.
     Pages(u64, &'a [u8]),
-    /// The end.
+    /// The end marker.
     End,
-    /// Why the guest is not saved.
+    /// The reason why the guest cannot be saved.
     Failed(String),
 }
 
-/// Says a piece.
+/// Sends a piece.
 pub fn send(mut to: impl Write, piece: &Piece<'_>) -> io::Result<()> {
     let long = |tag: &[u8], bytes: &[u8]| {
         let length = (bytes.len() as u64).to_le_bytes();
@@ -49,52 +50,52 @@ pub fn send(mut to: impl Write, piece: &Piece<'_>) -> io::Result<()> {
             to.write_all(pages)
         }
         Piece::End => to.write_all(b"E"),
-        Piece::Failed(words) => to.write_all(&long(b"F", words.as_bytes())),
+        Piece::Failed(reason) => to.write_all(&long(b"F", reason.as_bytes())),
     }
 }
 
-/// The other end. A monitor may have been taken over by its guest, so nothing that it says
-/// makes this end take more memory than a piece or a state needs, or listen without end.
+/// The receiving end. A guest may have compromised its monitor, so nothing that the monitor sends
+/// makes this end allocate more memory than a piece or a state needs, or receive endlessly.
 pub struct Receiver<R> {
     from: R,
     buffer: Vec<u8>,
-    /// The first page that may come.
+    /// The smallest page number that may follow.
     next: u64,
-    /// How many pages there are.
+    /// The number of pages of the guest.
     pages: u64,
-    /// The state has come, of which there is one.
-    stated: bool,
+    /// True once the state was received; a stream has only one.
+    has_state: bool,
     ended: bool,
 }
 
 impl<R: Read> Receiver<R> {
-    /// For a guest of `pages` pages.
+    /// Returns a receiver for a guest of `pages` pages.
     pub fn new(from: R, pages: u64) -> Self {
         Self {
             from,
             buffer: Vec::new(),
             next: 0,
             pages,
-            stated: false,
+            has_state: false,
             ended: false,
         }
     }
 
-    /// Whether nothing more is to come, or can be understood.
+    /// Returns true after the last piece or a protocol error.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// The next piece.
+    /// Receives the next piece.
     pub fn receive(&mut self) -> io::Result<Piece<'_>> {
-        // Unless it turns out that there is more.
+        // Reset below, if the piece is valid and not the last one.
         self.ended = true;
         let mut tag = [0];
         self.from.read_exact(&mut tag)?;
         match tag {
             [b'S'] => {
-                if std::mem::replace(&mut self.stated, true) {
-                    return Err(nonsense("two states"));
+                if std::mem::replace(&mut self.has_state, true) {
+                    return Err(invalid("a second state"));
                 }
                 let state = self.long()?;
                 self.ended = false;
@@ -105,7 +106,7 @@ impl<R: Read> Receiver<R> {
                 let end = first.checked_add(count).filter(|end| {
                     first >= self.next && (1..=PIECE as u64).contains(&count) && *end <= self.pages
                 });
-                self.next = end.ok_or_else(|| nonsense("pages that cannot be"))?;
+                self.next = end.ok_or_else(|| invalid("pages out of order or out of range"))?;
                 self.buffer.resize(count as usize * PAGE, 0);
                 self.from.read_exact(&mut self.buffer)?;
                 self.ended = false;
@@ -113,10 +114,10 @@ impl<R: Read> Receiver<R> {
             }
             [b'E'] => Ok(Piece::End),
             [b'F'] => {
-                let words = self.long()?;
-                Ok(Piece::Failed(String::from_utf8_lossy(&words).into_owned()))
+                let reason = self.long()?;
+                Ok(Piece::Failed(String::from_utf8_lossy(&reason).into_owned()))
             }
-            _ => Err(nonsense("something that is no piece of a saved guest")),
+            _ => Err(invalid("an unknown tag")),
         }
     }
 
@@ -129,7 +130,7 @@ impl<R: Read> Receiver<R> {
     fn long(&mut self) -> io::Result<Vec<u8>> {
         let length = self.number()?;
         if length > LIMIT {
-            return Err(nonsense("a state that is too long"));
+            return Err(invalid("a length above the limit"));
         }
         let mut bytes = vec![0; length as usize];
         self.from.read_exact(&mut bytes)?;
@@ -137,8 +138,11 @@ impl<R: Read> Receiver<R> {
     }
 }
 
-fn nonsense(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("it says {what}"))
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the monitor sent {what}"),
+    )
 }
 
 #[cfg(test)]
@@ -146,9 +150,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_arrives() {
+    fn sent_pieces_are_received() {
         let pages = vec![7; 2 * PAGE];
-        let said = [
+        let pieces = [
             Piece::State(b"state".to_vec()),
             Piece::Pages(1, &pages),
             Piece::Pages(3, &pages),
@@ -156,11 +160,11 @@ mod tests {
             Piece::End,
         ];
         let mut bytes = Vec::new();
-        for piece in &said {
+        for piece in &pieces {
             send(&mut bytes, piece).unwrap();
         }
         let mut receiver = Receiver::new(bytes.as_slice(), 5);
-        for piece in &said {
+        for piece in &pieces {
             assert_eq!(receiver.receive().unwrap(), *piece);
         }
         let end = receiver.receive().unwrap_err();
@@ -168,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_pieces_are_refused() {
         let pages = |first: u64, count: u64| {
             let mut bytes = b"P".to_vec();
             bytes.extend(first.to_le_bytes());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Writes the files of a guest that its monitor saves.
+//! Writes the files of a snapshot that a monitor sends.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
@@ -19,11 +19,12 @@ use crate::{Error, Result};
 
 const WHAT: &str = "save";
 
-/// Takes what a monitor says of a guest with `memory_mib` MiB from `stream`, and makes it
-/// what is saved in `directory`. On any error that is what it was before. With `base`, the
-/// monitor says what differs from that.
+/// Receives the snapshot of a guest with `memory_mib` MiB from `stream`, and replaces the snapshot
+/// in `directory` with it. On an error the directory's snapshot is unchanged. With `base`, the
+/// monitor sends an incremental snapshot on top of it.
 ///
-/// However this ends, the monitor is heard to the end, if it has one.
+/// In any case the stream is read to its end, unless the monitor does not send it within
+/// [`ANSWER`].
 pub fn write(
     directory: &Path,
     build: &str,
@@ -33,7 +34,7 @@ pub fn write(
 ) -> Result<Manifest> {
     let setting = stream.set_read_timeout(Some(ANSWER));
     setting.map_err(|source| Error::Io {
-        what: "limit the time of a save",
+        what: "set a timeout on the monitor's stream",
         source,
     })?;
     let mut receiver = Receiver::new(stream, pages_of(memory_mib));
@@ -41,8 +42,8 @@ pub fn write(
         files.receive(&mut receiver)?;
         files.commit(build)
     });
-    // The monitor goes on only when all that it has to say was heard. Should it end before,
-    // that is for its next answer to tell.
+    // The monitor blocks until all that it sends has been read. If it exits before, its missing
+    // reply reports that.
     while !receiver.ended() {
         let _ = receiver.receive();
     }
@@ -59,20 +60,20 @@ fn stream_error(source: io::Error) -> Error {
             after: ANSWER,
         },
         _ => Error::Io {
-            what: "understand the monitor",
+            what: "parse the monitor's stream",
             source,
         },
     }
 }
 
-/// The files of a guest that is being saved.
+/// The files of a snapshot that is being written.
 struct Files {
     directory: Directory,
     id: String,
     memory_mib: u32,
     pages: New,
     changes: Option<Changes>,
-    /// How many changed pages were written.
+    /// Number of changed pages written so far.
     written: u64,
     hash: Hash,
     state: Vec<u8>,
@@ -88,12 +89,12 @@ impl Files {
             });
         }
         let id = new_id().map_err(|source| Error::Io {
-            what: "name a saved guest",
+            what: "generate an id for the snapshot",
             source,
         })?;
         let pages = directory.create(&format::file_name(&id, base.is_some()))?;
         if base.is_none() {
-            // What is not written is zeros.
+            // Pages that are not written are zeros.
             let length = pages_of(memory_mib) * PAGE as u64;
             pages
                 .file
@@ -140,17 +141,17 @@ impl Files {
                 Piece::State(state) => self.state = state,
                 Piece::Pages(first, pages) => self.add(first, pages)?,
                 Piece::End => return Ok(()),
-                Piece::Failed(words) => {
+                Piece::Failed(reason) => {
                     return Err(Error::Refused {
                         command: WHAT.into(),
-                        words,
+                        reason,
                     });
                 }
             }
         }
     }
 
-    /// Makes them the directory's.
+    /// Makes the files the directory's snapshot.
     fn commit(self, build: &str) -> Result<Manifest> {
         let Self {
             directory,
@@ -185,12 +186,12 @@ impl Files {
     }
 }
 
-/// A name that no other saved guest has.
+/// Returns a new random `id`.
 fn new_id() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(bytes.iter().fold(String::new(), |mut id, byte| {
-        // A string takes all that it is given.
+        // Writing to a string cannot fail.
         let _ = write!(id, "{byte:02x}");
         id
     }))

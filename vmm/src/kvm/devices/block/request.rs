@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One request of the driver's (virtio 1.2, section 5.2.6).
+//! A request of the driver (virtio 1.2, section 5.2.6).
 
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -13,31 +13,30 @@ use crate::kvm::devices::queue::{self, Chain, Segment};
 use crate::kvm::devices::{Error, Result};
 use crate::kvm::memory::Memory;
 
-/// The bytes of a request's header: type, reserved, sector.
+/// Size of a request's header in bytes: type, reserved, sector.
 const HEADER: usize = 16;
 
-/// The bytes that describe a range to discard or to zero.
+/// Size in bytes of the structure that describes a range to discard or to zero.
 const RANGE: usize = 16;
 
-/// A request, taken apart. How it is cut into descriptors says nothing
-/// (virtio 1.2, 2.7.4): it begins with the header's bytes and ends with the
-/// status byte.
+/// A parsed request. Its division into descriptors has no meaning (virtio 1.2, 2.7.4): it begins
+/// with the header's bytes and ends with the status byte.
 pub(super) struct Request {
     kind: u32,
     sector: u64,
-    /// What the driver sends.
+    /// Data from the driver.
     output: Vec<Segment>,
-    /// What the driver wants.
+    /// Buffers for data to the driver.
     input: Vec<Segment>,
     status: GuestAddress,
 }
 
-/// Why a request fails.
+/// The reason why a request fails.
 #[derive(Debug)]
 enum Failure {
-    /// It was done wrong, or the host could not do it.
+    /// The request is invalid, or an operation of the host failed.
     Io,
-    /// It is of a kind that we do not do.
+    /// The device does not support the request.
     Unsupported,
 }
 
@@ -47,7 +46,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// An address in a request that is not in memory fails that request only.
+/// An address outside of memory fails only the request that contains it.
 impl From<Error> for Failure {
     fn from(_: Error) -> Self {
         Self::Io
@@ -55,7 +54,7 @@ impl From<Error> for Failure {
 }
 
 impl Request {
-    /// Takes a chain apart. An error if there is no room for an answer.
+    /// Parses a chain. Fails if there is no room for a status.
     pub fn parse(memory: &Memory, chain: &Chain) -> Result<Self> {
         let mut header = [0; HEADER];
         queue::read(memory, chain.readable(), &mut header)?;
@@ -83,7 +82,7 @@ impl Request {
         })
     }
 
-    /// The bytes to move. Punching a hole is work too, of a kind.
+    /// Returns the number of bytes to transfer, or an equivalent for the work of punching a hole.
     pub fn cost(&self) -> u64 {
         match self.kind {
             VIRTIO_BLK_T_IN => queue::total(&self.input),
@@ -94,7 +93,7 @@ impl Request {
     }
 }
 
-/// Four little-endian words.
+/// Splits a structure into four little-endian words.
 fn words(bytes: &[u8; 16]) -> [u32; 4] {
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
@@ -103,11 +102,11 @@ fn words(bytes: &[u8; 16]) -> [u32; 4] {
     words
 }
 
-/// Leaves out the first `bytes`, of which there are as many.
+/// Drops the first `bytes` bytes. The segments are at least that long.
 fn skip(segments: &mut [Segment], mut bytes: u32) {
     for segment in segments {
         let here = bytes.min(segment.len);
-        // An address that overflows here is not in memory; nor is the last one.
+        // An address that overflows here is not in memory, and neither is the saturated one.
         segment.addr = GuestAddress(segment.addr.0.saturating_add(here.into()));
         segment.len -= here;
         bytes -= here;
@@ -115,8 +114,8 @@ fn skip(segments: &mut [Segment], mut bytes: u32) {
 }
 
 impl Block {
-    /// Does a request and tells its status. Returns how many bytes were
-    /// written; an error if not even the status could be.
+    /// Executes a request and writes its status. Returns the number of bytes written to the chain;
+    /// fails if not even the status could be written.
     pub(super) fn execute(&mut self, memory: &Memory, request: &Request) -> Result<u32> {
         let status = match self.attempt(memory, request) {
             Ok(()) => VIRTIO_BLK_S_OK,
@@ -128,7 +127,7 @@ impl Block {
             len: 1,
         };
         queue::write(memory, &[place], &[status as u8])?;
-        // The status is the last byte, so with it all count as written.
+        // The status is the last byte, so all bytes up to it count as written.
         Ok(u32::try_from(queue::total(&request.input) + 1).unwrap_or(u32::MAX))
     }
 
@@ -169,10 +168,10 @@ impl Block {
         })
     }
 
-    /// Moves data, segment by segment, from `offset` of the file on.
+    /// Transfers data, segment by segment, from `offset` of the file on.
     ///
-    /// There is no safe way to give the guest's memory to `preadv`. What
-    /// follows on the last request, as most do, needs no `lseek`.
+    /// There is no safe way to pass the guest's memory to `preadv`. A request that continues where
+    /// the last one ended, as most do, needs no `lseek`.
     fn transfer(
         &mut self,
         offset: u64,
@@ -185,12 +184,12 @@ impl Block {
         for &segment in segments {
             each(&mut &self.file, segment)?;
         }
-        // Wherever it failed, the offset is unknown.
+        // If a segment failed, the file's offset is unknown: `position` is `None`.
         self.position = Some(offset + queue::total(segments));
         Ok(())
     }
 
-    /// Discards, or writes zeros.
+    /// Discards a range, or writes zeros to it.
     fn zero(&mut self, memory: &Memory, request: &Request) -> Result<(), Failure> {
         if self.readonly || queue::total(&request.output) != RANGE as u64 {
             return Err(Failure::Io);
@@ -212,7 +211,7 @@ impl Block {
         if length == 0 {
             return Ok(());
         }
-        // A hole reads as zeros too, and some file systems know no other way.
+        // A hole also reads as zeros, and some file systems support only this mode.
         let modes = if discard || unmap {
             &[FallocateMode::PunchHole][..]
         } else {
@@ -226,11 +225,12 @@ impl Block {
             };
             fallocate(file, mode, true, offset, length).is_ok()
         });
-        // The driver then does without, or writes zeros itself.
+        // On this status the driver stops using the request, or writes zeros itself.
         done.then_some(()).ok_or(Failure::Unsupported)
     }
 
-    /// Where in the file a transfer begins, if it may be done.
+    /// Returns the offset in the file where a transfer begins. Fails if the transfer is not
+    /// allowed.
     fn check(&self, sector: u64, segments: &[Segment]) -> Result<u64, Failure> {
         let segments = || segments.iter().filter(|segment| segment.len != 0);
         if segments().count() > SEG_MAX as usize || segments().any(|s| s.len > SIZE_MAX) {
@@ -239,8 +239,8 @@ impl Block {
         self.range(sector, segments().map(|s| u64::from(s.len)).sum())
     }
 
-    /// Where in the file a range of the disk begins, if it is one: whole sectors,
-    /// all on the disk.
+    /// Returns the offset in the file where a range of the disk begins. Fails unless the range has
+    /// whole sectors and is within the disk.
     fn range(&self, sector: u64, length: u64) -> Result<u64, Failure> {
         let end = sector.checked_add(length / SECTOR);
         if !length.is_multiple_of(SECTOR) || end.is_none_or(|end| end > self.sectors) {
@@ -250,8 +250,8 @@ impl Block {
     }
 }
 
-/// What reading and writing volatile memory can meet: only the file's errors, since the
-/// slices have been checked.
+/// Converts an error of reading or writing volatile memory. Only the file's errors can occur,
+/// because the slices have been checked.
 fn volatile(_: vm_memory::VolatileMemoryError) -> Failure {
     Failure::Io
 }

@@ -8,22 +8,22 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::*;
 use crate::kvm::devices::driver::{Driver, NEXT};
-use crate::kvm::devices::harness::{BUFFERS, Bench};
+use crate::kvm::devices::harness::{BUFFERS, Fixture};
 
 const HEADER: u64 = BUFFERS;
 const DATA: u64 = BUFFERS + 0x1000;
 const STATUS: u64 = BUFFERS + 0xf00;
 
-/// Sectors of the test's disk.
+/// Number of sectors of the test's disk.
 const SECTORS: u64 = 64;
 
 struct Disk {
-    bench: Bench,
+    fixture: Fixture,
     driver: Driver,
     image: NamedTempFile,
 }
 
-/// A disk whose every byte is its sector's number, and half a sector more.
+/// Returns a disk, each byte of which is its sector's number, followed by half a sector.
 fn disk(readonly: bool) -> Disk {
     let mut image = NamedTempFile::new().unwrap();
     for sector in 0..SECTORS {
@@ -31,11 +31,11 @@ fn disk(readonly: bool) -> Disk {
     }
     image.write_all(&[0xff; 256]).unwrap();
     let block = Block::open(image.path(), readonly, "a serial number of 22").unwrap();
-    let mut bench = Bench::new(|_| Box::new(block));
-    bench.start();
-    let driver = Driver::new(&bench, 0, QUEUE_SIZE);
+    let mut fixture = Fixture::new(|_| Box::new(block));
+    fixture.start();
+    let driver = Driver::new(&fixture, 0, QUEUE_SIZE);
     Disk {
-        bench,
+        fixture,
         driver,
         image,
     }
@@ -51,27 +51,27 @@ impl Disk {
     }
 
     fn put(&self, address: u64, bytes: &[u8]) {
-        let memory = &self.bench.memory;
+        let memory = &self.fixture.memory;
         memory.write_slice(bytes, GuestAddress(address)).unwrap();
     }
 
     fn get(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        let memory = &self.bench.memory;
+        let memory = &self.fixture.memory;
         memory
             .read_slice(&mut bytes, GuestAddress(address))
             .unwrap();
         bytes
     }
 
-    /// Does a request; returns its status and how many bytes were written.
+    /// Makes a request; returns its status and the number of bytes written.
     fn request(&mut self, kind: u32, sector: u64, data: &[(u64, u32, bool)]) -> (u32, u32) {
         self.header(kind, sector);
         let mut chain = vec![(HEADER, 16, false)];
         chain.extend(data);
         chain.push((STATUS, 1, true));
         let head = self.driver.add(&chain);
-        self.bench.notify(0);
+        self.fixture.notify(0);
         let used = self.driver.used().expect("a used chain");
         assert_eq!(used.0, head);
         (self.get(STATUS, 1)[0].into(), used.1)
@@ -96,21 +96,21 @@ impl Disk {
 
 #[test]
 fn describes_itself() {
-    let Disk { mut bench, .. } = disk(false);
-    assert_eq!(bench.get(VIRTIO_MMIO_DEVICE_ID), 2);
+    let Disk { mut fixture, .. } = disk(false);
+    assert_eq!(fixture.get(VIRTIO_MMIO_DEVICE_ID), 2);
     let mut capacity = [0; 8];
-    bench.transport.read(0x100, &mut capacity);
+    fixture.transport.read(0x100, &mut capacity);
     assert_eq!(u64::from_le_bytes(capacity), SECTORS);
     let mut seg_max = [0; 4];
-    bench.transport.read(0x100 + 12, &mut seg_max);
+    fixture.transport.read(0x100 + 12, &mut seg_max);
     assert_eq!(u32::from_le_bytes(seg_max), SEG_MAX);
     let writable = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
     assert_eq!(
-        bench.offered() & (writable | 1 << VIRTIO_BLK_F_RO),
+        fixture.offered() & (writable | 1 << VIRTIO_BLK_F_RO),
         writable
     );
-    let Disk { mut bench, .. } = disk(true);
-    let offered = bench.offered() & (writable | 1 << VIRTIO_BLK_F_RO);
+    let Disk { mut fixture, .. } = disk(true);
+    let offered = fixture.offered() & (writable | 1 << VIRTIO_BLK_F_RO);
     assert_eq!(offered, 1 << VIRTIO_BLK_F_RO);
 }
 
@@ -123,13 +123,13 @@ fn reads_into_segments_and_marks_them_dirty() {
     assert_eq!(disk.get(DATA, 513), [vec![3; 512], vec![0]].concat());
     let second = [vec![4; 512], vec![5; 512]].concat();
     assert_eq!(disk.get(DATA + 0x8000, 1024), second);
-    // The one that follows needs no seek; the one after it does.
+    // The next request continues this one and needs no seek; the one after it does.
     let done = disk.request(VIRTIO_BLK_T_IN, 6, &[(DATA, 512, true)]);
     assert_eq!((done.0, disk.get(DATA, 1)), (VIRTIO_BLK_S_OK, vec![6]));
     let done = disk.request(VIRTIO_BLK_T_IN, 63, &[(DATA, 512, true)]);
     assert_eq!((done.0, disk.get(DATA, 1)), (VIRTIO_BLK_S_OK, vec![63]));
 
-    let region = disk.bench.memory.find_region(GuestAddress(0)).unwrap();
+    let region = disk.fixture.memory.find_region(GuestAddress(0)).unwrap();
     let dirty = |address: u64| region.bitmap().dirty_at(address as usize);
     assert!(dirty(DATA) && dirty(DATA + 0x8000) && dirty(STATUS));
     assert!(!dirty(DATA + 0x1000));
@@ -151,7 +151,7 @@ fn writes() {
     );
     assert_eq!(image[62 * 512..64 * 512], [0xaa; 1024]);
     assert_eq!(image[64 * 512..], [0xff; 256]);
-    // One that reads follows on what was written.
+    // A read after a write at the file's current offset.
     let done = disk.request(VIRTIO_BLK_T_IN, 0, &[(DATA, 512, true)]);
     assert_eq!((done.0, disk.get(DATA, 1)), (VIRTIO_BLK_S_OK, vec![0]));
     let done = disk.request(VIRTIO_BLK_T_FLUSH, 0, &[]);
@@ -159,7 +159,7 @@ fn writes() {
 }
 
 #[test]
-fn a_read_only_disk_takes_nothing() {
+fn a_read_only_disk_refuses_writes() {
     let mut disk = disk(true);
     let before = disk.image();
     let done = disk.request(VIRTIO_BLK_T_OUT, 0, &[(DATA, 512, false)]);
@@ -172,7 +172,7 @@ fn a_read_only_disk_takes_nothing() {
 }
 
 #[test]
-fn requests_stay_on_the_disk() {
+fn requests_beyond_the_disk_fail() {
     let mut disk = disk(false);
     let before = disk.image();
     let sector = |write| [(DATA, 512, write)];
@@ -185,7 +185,7 @@ fn requests_stay_on_the_disk() {
     let two = [(DATA, 1024, true)];
     let done = disk.request(VIRTIO_BLK_T_IN, SECTORS - 1, &two);
     assert_eq!(done.0, VIRTIO_BLK_S_IOERR);
-    // Not a whole sector; too large a segment; not in memory.
+    // A partial sector; a segment that is too large; an address outside of memory.
     for bad in [
         (DATA, 511, true),
         (DATA, SIZE_MAX + 512, true),
@@ -200,8 +200,8 @@ fn requests_stay_on_the_disk() {
         assert_eq!(done.0, VIRTIO_BLK_S_IOERR, "{bad:x?}");
     }
     assert_eq!(disk.image()[512..], before[512..]);
-    assert!(disk.bench.transport.broken().is_none());
-    // A file that shrinks under a disk gives errors.
+    assert!(disk.fixture.transport.broken().is_none());
+    // If the file of a disk shrinks, requests fail.
     disk.image.as_file().set_len(1024).unwrap();
     let done = disk.request(VIRTIO_BLK_T_IN, 8, &sector(true));
     assert_eq!(done.0, VIRTIO_BLK_S_IOERR);
@@ -210,7 +210,7 @@ fn requests_stay_on_the_disk() {
 }
 
 #[test]
-fn names_itself_and_knows_what_it_does_not_know() {
+fn returns_its_serial_and_refuses_unknown_requests() {
     let mut disk = disk(false);
     let done = disk.request(VIRTIO_BLK_T_GET_ID, 0, &[(DATA, 20, true)]);
     assert_eq!(done, (VIRTIO_BLK_S_OK, 21));
@@ -238,7 +238,7 @@ fn discards_and_zeroes() {
                 assert!(image[8 * 512..24 * 512].iter().all(|&byte| byte == 0));
                 assert_eq!(image[24 * 512], 24);
             }
-            // Where the tests run, the file system may know neither.
+            // The tests' file system may support neither mode.
             done => assert_eq!(done, (VIRTIO_BLK_S_UNSUPP, 1)),
         }
         let empty = disk.range(64, 0, flags);
@@ -259,11 +259,11 @@ fn discards_and_zeroes() {
 }
 
 #[test]
-fn requests_may_be_cut_anyhow() {
+fn requests_may_be_divided_into_descriptors_arbitrarily() {
     let mut disk = disk(false);
     disk.header(VIRTIO_BLK_T_OUT, 1);
     disk.put(HEADER + 16, &[0x55; 512]);
-    // The header in three parts, the last with data; the status behind an empty buffer.
+    // The header in three parts, the last one with data; an empty buffer after the status.
     disk.driver.add(&[
         (HEADER, 3, false),
         (HEADER + 3, 0, false),
@@ -272,71 +272,71 @@ fn requests_may_be_cut_anyhow() {
         (STATUS, 1, true),
         (STATUS, 0, true),
     ]);
-    disk.bench.notify(0);
+    disk.fixture.notify(0);
     assert!(disk.driver.used().is_some());
     assert_eq!(disk.get(STATUS, 1), [VIRTIO_BLK_S_OK as u8]);
     assert_eq!(disk.image()[512..1024], [0x55; 512]);
 }
 
 #[test]
-fn chains_without_sense_break_it() {
+fn invalid_chains_break_the_device() {
     let header = (HEADER, 16, false);
     let status = (STATUS, 1, true);
     let much = (0, u32::MAX, true);
     let chains: [&[(u64, u32, bool)]; 7] = [
-        &[header, much, much, status],            // longer than chains may be
-        &[header],                                // no status
-        &[header, (STATUS, 0, true)],             // no room for it
-        &[(HEADER, 15, false), status],           // no header
-        &[status, header],                        // the wrong way round
-        &[header, (1 << 50, 1, true)],            // a status not in memory
-        &[header, (u64::MAX, 0xffff_ffff, true)], // and one beyond everything
+        &[header, much, much, status],  // exceeds the maximum length of a chain
+        &[header],                      // no status
+        &[header, (STATUS, 0, true)],   // no room for it
+        &[(HEADER, 15, false), status], // no header
+        &[status, header],              // readable after writable
+        &[header, (1 << 50, 1, true)],  // a status not in memory
+        &[header, (u64::MAX, 0xffff_ffff, true)], // and one beyond the address space
     ];
     for chain in chains {
         let mut disk = disk(false);
         disk.header(VIRTIO_BLK_T_FLUSH, 0);
         disk.driver.add(chain);
-        disk.bench.notify(0);
+        disk.fixture.notify(0);
         assert_eq!(disk.driver.used(), None);
-        assert!(disk.bench.transport.broken().is_some(), "{chain:x?}");
-        assert_eq!(disk.bench.get(VIRTIO_MMIO_STATUS), 0x4f);
-        assert_eq!(disk.bench.get(VIRTIO_MMIO_INTERRUPT_STATUS), 2);
-        assert_eq!(disk.bench.line.take(), 1);
-        // Dead until reset; then as good as new.
-        disk.bench.notify(0);
-        assert_eq!(disk.bench.line.take(), 0);
-        disk.bench.start();
-        assert_eq!(disk.bench.get(VIRTIO_MMIO_STATUS), 0xf);
+        assert!(disk.fixture.transport.broken().is_some(), "{chain:x?}");
+        assert_eq!(disk.fixture.get(VIRTIO_MMIO_STATUS), 0x4f);
+        assert_eq!(disk.fixture.get(VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+        assert_eq!(disk.fixture.line.take(), 1);
+        // The device does nothing until it is reset, and works afterwards.
+        disk.fixture.notify(0);
+        assert_eq!(disk.fixture.line.take(), 0);
+        disk.fixture.start();
+        assert_eq!(disk.fixture.get(VIRTIO_MMIO_STATUS), 0xf);
     }
 }
 
 #[test]
-fn a_chain_that_bites_its_tail_breaks_it() {
+fn a_looping_chain_breaks_the_device() {
     let mut disk = disk(false);
     disk.header(VIRTIO_BLK_T_IN, 0);
     disk.driver.descriptor(0, HEADER, 16, NEXT, 1);
     disk.driver.descriptor(1, DATA, 512, NEXT | 2, 1);
     disk.driver.offer(0);
-    disk.bench.notify(0);
-    assert!(disk.bench.transport.broken().is_some());
+    disk.fixture.notify(0);
+    assert!(disk.fixture.transport.broken().is_some());
 }
 
 #[test]
-fn too_much_at_once_is_done_by_and_by() {
+fn requests_beyond_the_budget_are_deferred() {
     let mut disk = disk(false);
     let big = tempfile().unwrap();
     big.set_len(BUDGET).unwrap();
-    disk.bench = Bench::new(|_| Box::new(Block::new(big, false, "").unwrap()));
-    disk.bench.start();
-    disk.driver = Driver::new(&disk.bench, 0, QUEUE_SIZE);
+    disk.fixture = Fixture::new(|_| Box::new(Block::new(big, false, "").unwrap()));
+    disk.fixture.start();
+    disk.driver = Driver::new(&disk.fixture, 0, QUEUE_SIZE);
     // Three requests of 3/8 of the budget each; the file is a hole.
     let count = (BUDGET * 3 / 8 / u64::from(SIZE_MAX)) as u32;
     disk.header(VIRTIO_BLK_T_IN, 0);
     disk.put(STATUS, &[0; 3]);
     let table = BUFFERS + 0x8000;
     for n in 0..3 {
-        // An indirect table is not offered, but followed: the only way to have
-        // three such chains in one queue.
+        // An indirect table is not offered, but is followed: this is the only way to have three
+        // such chains in one queue.
         let entry = |at: u32, address: u64, len: u32, flags: u16| {
             let mut bytes = [0; 16];
             bytes[..8].copy_from_slice(&address.to_le_bytes());
@@ -354,24 +354,24 @@ fn too_much_at_once_is_done_by_and_by() {
             .descriptor(n as u16, table + n * 0x1000, (count + 2) * 16, 4, 0);
         disk.driver.offer(n as u16);
     }
-    disk.bench.notify(0);
+    disk.fixture.notify(0);
     assert!(disk.driver.used().is_some());
     assert!(disk.driver.used().is_some());
     assert_eq!(disk.driver.used(), None);
-    assert_eq!(disk.bench.turn(), 1);
+    assert_eq!(disk.fixture.turn(), 1);
     assert!(disk.driver.used().is_some());
-    assert_eq!(disk.bench.turn(), 0);
+    assert_eq!(disk.fixture.turn(), 0);
     assert_eq!(disk.get(STATUS, 3), [0; 3]);
 }
 
 #[test]
 fn restores_only_the_same_disk() {
     let mut here = disk(false);
-    let state = here.bench.transport.save();
-    assert!(disk(false).bench.transport.restore(&state).is_ok());
-    assert!(disk(true).bench.transport.restore(&state).is_err());
+    let state = here.fixture.transport.save();
+    assert!(disk(false).fixture.transport.restore(&state).is_ok());
+    assert!(disk(true).fixture.transport.restore(&state).is_err());
     let small = tempfile().unwrap();
     small.set_len((SECTORS - 1) * 512).unwrap();
-    let mut other = Bench::new(|_| Box::new(Block::new(small, false, "").unwrap()));
+    let mut other = Fixture::new(|_| Box::new(Block::new(small, false, "").unwrap()));
     assert!(other.transport.restore(&state).is_err());
 }

@@ -5,19 +5,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{NAMES, PORTS};
 
-/// What a message is about.
+/// The kind of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Event {
     /// The driver is initialised.
     DeviceReady,
-    /// There is such a port.
+    /// The device has a port with this ID.
     DeviceAdd,
     /// The driver has set up the port.
     PortReady,
-    /// The port is open, or not, on the sender's side.
+    /// The sender's side of the port is open or closed.
     PortOpen,
-    /// The port's name follows.
+    /// The port's name follows the message.
     PortName,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// The bytes of a message without a name.
+    /// Size in bytes of a message without a name.
     pub const HEADER: usize = 8;
 
     pub fn new(port: usize, event: Event, value: u16) -> Self {
@@ -50,7 +50,7 @@ impl Message {
         Self { port, event, value }
     }
 
-    /// A message of the driver's, if it is of a kind that a driver sends.
+    /// Parses a message of the driver. Returns `None` if it is not of a kind that a driver sends.
     pub fn parse(bytes: &[u8; Self::HEADER]) -> Option<Self> {
         let [p0, p1, p2, p3, e0, e1, v0, v1] = *bytes;
         let number = u16::from_le_bytes([e0, e1]);
@@ -64,7 +64,7 @@ impl Message {
         })
     }
 
-    /// A message as the driver reads it. A name ends with a zero, as QEMU's do.
+    /// Returns the message's bytes for the driver. A name ends with a zero, as QEMU's do.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.port.to_le_bytes().to_vec();
         bytes.extend(self.event.number().to_le_bytes());
@@ -78,7 +78,7 @@ impl Message {
         bytes
     }
 
-    /// Whether it is one that we could have sent.
+    /// Returns true if it is a valid message to the driver.
     pub fn is_ours(&self) -> bool {
         let event = matches!(
             self.event,

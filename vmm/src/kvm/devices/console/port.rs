@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A port: a socket on one side, two queues on the other.
+//! A port: a socket on the host's side, two queues on the guest's side.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
@@ -13,36 +13,36 @@ use crate::kvm::devices::queue::{self, Outcome, Rings, Segment, Step};
 use crate::kvm::devices::{Error, Events, Result, Source};
 use crate::kvm::memory::Memory;
 
-/// The most bytes to read into one chain.
+/// Maximum number of bytes to read into one chain.
 const CHAIN_MAX: u64 = 64 << 10;
 
-/// The most bytes to write for one notification; whoever reads them may read as fast
-/// as they are written.
+/// Maximum number of bytes to write for one notification: a reader may consume them as fast as they
+/// are written, so the socket alone is no bound.
 const TRANSMIT_MAX: usize = 1 << 20;
 
-/// The most bytes on their way to the guest that a snapshot takes along. A
-/// socket holds less, with the host's default limits.
+/// Maximum number of bytes on their way to the guest that a snapshot includes. A socket holds less,
+/// with the host's default limits.
 const BACKLOG_MAX: usize = 1 << 20;
 
 pub(super) struct Port {
-    // Before the socket, so that it leaves the event loop while that is open.
+    // Dropped before the socket, so that it leaves the event loop while the socket is open.
     source: Source,
     stream: UnixStream,
-    /// The guest has opened it.
+    /// True if the guest has opened the port.
     pub guest_open: bool,
-    /// The host's end has not said that it sends no more.
+    /// True until the host's end has been closed for sending.
     pub host_open: bool,
-    /// The socket may have something to read.
+    /// True if the socket may have data to read.
     readable: bool,
-    /// The host's end takes no more, ever.
+    /// True if writing to the host's end has failed permanently.
     gone: bool,
-    /// Bytes for the guest that come before those in the socket.
+    /// Bytes for the guest that precede those in the socket.
     backlog: VecDeque<u8>,
-    /// How much of the first chain to the host has been sent, in bytes.
+    /// Number of bytes of the first chain to the host that have been sent.
     sent: u32,
-    /// There is a buffer for what the socket will have to read.
+    /// True if there is a buffer for further data from the socket.
     wants_input: bool,
-    /// There is something to send when the socket takes it.
+    /// True if there is data to send when the socket is writable.
     wants_output: bool,
 }
 
@@ -56,18 +56,18 @@ pub(super) struct PortState {
 }
 
 impl PortState {
-    /// Whether it could be a port's. How much was sent is anything: it is
-    /// compared with the chain's length where it is used.
+    /// Returns true if the state is valid. `sent` may have any value: it is compared with the
+    /// chain's length when it is used.
     pub fn is_valid(&self) -> bool {
         self.backlog.len() <= BACKLOG_MAX
     }
 }
 
-/// What an attempt to read or write came to.
+/// The result of an attempt to read or write.
 enum Attempt {
     Done(usize),
     WouldBlock,
-    /// The other end is gone.
+    /// The other end is closed.
     Failed,
 }
 
@@ -91,8 +91,8 @@ impl Port {
         })
     }
 
-    /// The driver is gone; its chains are too. What was on its way to the
-    /// guest waits for the next driver.
+    /// Discards the state of the driver, whose chains are gone. Bytes on their way to the guest are
+    /// kept for the next driver.
     pub fn reset(&mut self) {
         self.guest_open = false;
         self.sent = 0;
@@ -100,13 +100,13 @@ impl Port {
         self.wants_output = false;
     }
 
-    /// The socket became readable or writable, or both.
+    /// Records that the socket became readable or writable, or both.
     pub fn fired(&mut self) {
         self.source.fired();
         self.readable = true;
     }
 
-    /// Has the event loop tell of what would bring progress, and of nothing else.
+    /// Arms the event source for exactly the events that allow progress.
     pub fn arm(&mut self) {
         let mut wanted = EventSet::empty();
         wanted.set(EventSet::IN, self.wants_input);
@@ -114,7 +114,7 @@ impl Port {
         self.source.arm(wanted);
     }
 
-    /// Moves bytes from the host to the guest, if that has the port `open`.
+    /// Transfers bytes from the host to the guest, if the guest has the port `open`.
     pub fn receive(&mut self, rings: &mut Rings<'_>, queue: usize, open: bool) -> Result<()> {
         self.wants_input = false;
         if !open || !self.host_open && self.backlog.is_empty() {
@@ -122,7 +122,7 @@ impl Port {
         }
         let outcome = rings.drain(queue, |memory, chain| {
             if !chain.readable().is_empty() || queue::total(chain.writable()) == 0 {
-                return Err(Error::Protocol("a buffer that nothing can be put into"));
+                return Err(Error::Protocol("a receive buffer that is not writable"));
             }
             match self.fill(memory, chain.writable())? {
                 0 => Ok(Step::Keep),
@@ -133,7 +133,7 @@ impl Port {
         Ok(())
     }
 
-    /// Fills a chain with what there is; 0 if there is nothing.
+    /// Fills a chain with available bytes; returns their number, 0 if there are none.
     fn fill(&mut self, memory: &Memory, segments: &[Segment]) -> Result<u32> {
         if !self.backlog.is_empty() {
             let written = queue::write(memory, segments, self.backlog.make_contiguous())?;
@@ -154,9 +154,8 @@ impl Port {
                         }
                         Attempt::WouldBlock => self.readable = false,
                         Attempt::Done(read) => {
-                            // Less than there was room for: there was no
-                            // more. Asking again would be a system call to
-                            // learn what the event loop tells anyway.
+                            // A short read means that the socket is empty. Reading again would be a
+                            // system call only to learn what the event loop reports anyway.
                             self.readable = read == len;
                             filled += read as u32;
                             slice = slice.offset(read)?;
@@ -168,12 +167,12 @@ impl Port {
         Ok(filled)
     }
 
-    /// Moves bytes from the guest to the host.
+    /// Transfers bytes from the guest to the host.
     pub fn transmit(&mut self, rings: &mut Rings<'_>, queue: usize) -> Result<()> {
         let mut budget = TRANSMIT_MAX;
         let outcome = rings.drain(queue, |memory, chain| {
             if !chain.writable().is_empty() {
-                return Err(Error::Protocol("a buffer to send that is to be written"));
+                return Err(Error::Protocol("a transmit buffer that is not readable"));
             }
             let step = self.send(memory, chain.readable(), &mut budget)?;
             if let Step::Used(_) = step {
@@ -185,7 +184,7 @@ impl Port {
         Ok(())
     }
 
-    /// Sends what is left of a chain.
+    /// Sends the remaining bytes of a chain.
     fn send(&mut self, memory: &Memory, segments: &[Segment], budget: &mut usize) -> Result<Step> {
         let mut skip = self.sent;
         for &segment in segments {
@@ -214,15 +213,14 @@ impl Port {
         Ok(Step::Used(0))
     }
 
-    /// Its state. What the socket holds for the guest moves to the backlog,
-    /// so that the guest gets it whether it goes on here or elsewhere; the
-    /// event loop will not tell of it again, but the transport looks when it
-    /// is resumed.
+    /// Returns the state. Data in the socket for the guest moves to the backlog, so that the guest
+    /// receives it whether this machine continues or the snapshot is restored. The event loop will
+    /// not report that data again, but the transport notifies the queue when it is resumed.
     pub fn save(&mut self) -> PortState {
         let mut part = [0; 4096];
         while self.host_open && self.backlog.len() + part.len() <= BACKLOG_MAX {
             match attempt(|| self.stream.read(&mut part)) {
-                // An end is found again when the guest gets that far.
+                // The end of the stream is found again when the guest has read the backlog.
                 Attempt::Done(0) | Attempt::WouldBlock | Attempt::Failed => break,
                 Attempt::Done(read) => self.backlog.extend(&part[..read]),
             }
@@ -235,7 +233,7 @@ impl Port {
         }
     }
 
-    /// Takes on a valid state, with this port's own host end.
+    /// Replaces the state by a valid one, except for the host's end.
     pub fn restore(&mut self, state: &PortState) {
         self.guest_open = state.guest_open;
         self.host_open = true;
@@ -247,7 +245,7 @@ impl Port {
     }
 }
 
-/// Tries until no signal interrupts.
+/// Repeats an operation until it is not interrupted by a signal.
 fn attempt<E: Interruptible>(mut what: impl FnMut() -> Result<usize, E>) -> Attempt {
     loop {
         return match what() {
@@ -261,7 +259,7 @@ fn attempt<E: Interruptible>(mut what: impl FnMut() -> Result<usize, E>) -> Atte
     }
 }
 
-/// An error of the standard library's, or one of vm-memory's around it.
+/// An error of the standard library, or one of vm-memory that wraps it.
 trait Interruptible {
     fn kind(&self) -> Option<ErrorKind>;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/// Bytes to be taken from the front. At the end there are no more, or zeros.
+/// An input that is read from the front. At its end, reads return `None` or zeros.
 pub(super) struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -25,7 +25,7 @@ impl<'a> Input<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A length of one byte, and so many bytes, or what is left of them.
+    /// Reads a length of one byte, followed by this number of bytes, or as many as are left.
     pub fn bytes(&mut self) -> &'a [u8] {
         let wanted = usize::from(self.u8().unwrap_or(0));
         let (first, rest) = self.0.split_at(wanted.min(self.0.len()));

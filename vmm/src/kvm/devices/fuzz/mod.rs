@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the fuzz targets of `vmm/fuzz` call, and this crate's tests with each target's
-//! seeds. Anything that panics here, or takes long, is a finding.
+//! The entry points for the fuzz targets of `vmm/fuzz`, and for this crate's tests with each
+//! target's seeds. A panic or a long run time is a finding.
 
 mod input;
 mod script;
@@ -14,14 +14,14 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::block::Block;
 use super::console::Console;
-use super::harness::{Bench, Line, MEMORY};
+use super::harness::{Fixture, Line, MEMORY};
 use super::mmio::TransportState;
 use super::rng::Rng;
 use super::serial::{Output, Serial, SerialState};
 use input::Input;
 pub use script::Writer;
 
-/// A target: its name, and what it does with an input.
+/// A target: its name, and the function that runs an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
@@ -35,25 +35,26 @@ pub const TARGETS: [Target; 7] = [
     ("saved", saved),
 ];
 
-/// The size of the fuzzed disk in bytes. Small: what fails beyond it, fails anywhere.
+/// The size of the fuzzed disk in bytes. It is small because an access beyond the end fails in the
+/// same way on a disk of any size.
 pub const DISK: u64 = 64 << 10;
 
-/// A driver's doings ([`Writer`]) with a disk.
+/// Runs a driver's script ([`Writer`]) with a disk.
 pub fn block(data: &[u8]) {
     let mut input = Input(data);
     let readonly = input.u8().is_some_and(|flags| flags & 1 != 0);
     script::run(&mut disk(readonly), input, |_| ());
 }
 
-/// The same with a console; the host's ends send, take and close.
+/// Runs a driver's script with a console; the host's ends send, receive and close.
 pub fn console(data: &[u8]) {
-    let (mut bench, ends) = ports();
+    let (mut fixture, ends) = ports();
     let mut ends = ends.map(Some);
-    script::run(&mut bench, Input(data), |input| {
+    script::run(&mut fixture, Input(data), |input| {
         let Some(what) = input.u8() else { return };
         let end = &mut ends[usize::from(what >> 7)];
         match (what & 3, end.as_mut()) {
-            // A socket that takes no more is no finding.
+            // A full socket is not a finding.
             (0, Some(end)) => drop(end.write(input.bytes())),
             (1, Some(end)) => drop(end.read(&mut [0; 4096])),
             (2, _) => *end = None,
@@ -62,13 +63,13 @@ pub fn console(data: &[u8]) {
     });
 }
 
-/// The same with a source of random numbers.
+/// Runs a driver's script with a random number generator.
 pub fn rng(data: &[u8]) {
-    let mut bench = Bench::new(|_| Box::new(Rng::new()));
-    script::run(&mut bench, Input(data), |_| ());
+    let mut fixture = Fixture::new(|_| Box::new(Rng::new()));
+    script::run(&mut fixture, Input(data), |_| ());
 }
 
-/// Accesses to a UART, and what the host does to it.
+/// Performs accesses to a UART, and operations of the host on it.
 pub fn serial(data: &[u8]) {
     let mut uart = uart();
     let mut input = Input(data);
@@ -92,34 +93,35 @@ pub fn serial(data: &[u8]) {
     }
 }
 
-/// Accesses to a transport's registers, whatever they are: which device, then a width and
-/// offset and a value each. Its memory is full of the same bytes, so that rings can be anywhere.
+/// Performs arbitrary accesses to a transport's registers. The input selects the device, then a
+/// width, offset and value for each access. The memory is filled with the same bytes, so that rings
+/// can be anywhere.
 pub fn registers(data: &[u8]) {
     let mut input = Input(data);
-    // The console's host ends stay open.
-    let (mut bench, _ends) = match input.u8().unwrap_or(0) % 4 {
+    // The host's ends of the console's ports stay open.
+    let (mut fixture, _ends) = match input.u8().unwrap_or(0) % 4 {
         0 => (disk(false), None),
         1 => (disk(true), None),
-        2 => (Bench::new(|_| Box::new(Rng::new())), None),
+        2 => (Fixture::new(|_| Box::new(Rng::new())), None),
         _ => {
-            let (bench, ends) = ports();
-            (bench, Some(ends))
+            let (fixture, ends) = ports();
+            (fixture, Some(ends))
         }
     };
-    fill(&mut bench, data);
+    fill(&mut fixture, data);
     while let (Some(offset), Some(value)) = (input.u16(), input.u32()) {
-        // Registers are multiples of 4, below 0x120 all of them.
+        // Registers are at multiples of 4 below 0x120.
         let width = usize::from(offset >> 12 & 7);
         let offset = u64::from(offset & 0xfff);
         let mut bytes = u64::from(value).to_le_bytes();
-        bench.transport.write(offset, &bytes[..width]);
-        bench.transport.read(offset, &mut bytes[..width]);
-        bench.turn();
+        fixture.transport.write(offset, &bytes[..width]);
+        fixture.transport.read(offset, &mut bytes[..width]);
+        fixture.turn();
     }
 }
 
-/// Saved states, as JSON. One that is accepted must not be a trap: neither for the
-/// device that goes on with it, nor for the one that is saved from that.
+/// Restores saved states, in JSON. After a state was accepted, the device must work, and its own
+/// state must be valid.
 pub fn restore(data: &[u8]) {
     if let Ok(state) = serde_json::from_slice::<SerialState>(data) {
         let mut uart = uart();
@@ -135,39 +137,39 @@ pub fn restore(data: &[u8]) {
         return;
     };
     let (console, _ends) = ports();
-    let rng = Bench::new(|_| Box::new(Rng::new()));
-    for mut bench in [disk(false), disk(true), rng, console] {
-        fill(&mut bench, data);
-        if bench.transport.restore(&state).is_ok() {
-            bench.transport.resume();
-            bench.notify_all();
-            let state = again(&bench.transport.save());
-            // What it does since is in memory, which its state is not checked against
-            // but for its rings; and these have not moved.
-            bench.transport.restore(&state).expect("its own state");
-            bench.transport.resume();
-            bench.notify_all();
-            bench.start();
-            bench.notify_all();
+    let rng = Fixture::new(|_| Box::new(Rng::new()));
+    for mut fixture in [disk(false), disk(true), rng, console] {
+        fill(&mut fixture, data);
+        if fixture.transport.restore(&state).is_ok() {
+            fixture.transport.resume();
+            fixture.notify_all();
+            let state = again(&fixture.transport.save());
+            // Of the memory that the device has changed since, only the rings' addresses are
+            // validated against its state, and these have not changed.
+            fixture.transport.restore(&state).expect("its own state");
+            fixture.transport.resume();
+            fixture.notify_all();
+            fixture.start();
+            fixture.notify_all();
         }
     }
 }
 
-/// The file of a saved guest, and what a monitor says while it saves one.
+/// Parses a snapshot's file, and the stream of a monitor that saves a guest.
 pub fn saved(data: &[u8]) {
     crate::kvm::saved::fuzz::play(data);
 }
 
-fn disk(readonly: bool) -> Bench {
+fn disk(readonly: bool) -> Fixture {
     let file = memfd_create("crucible-fuzz", MemfdFlags::CLOEXEC).expect("a file in memory");
     let file = File::from(file);
     file.set_len(DISK).expect("a file in memory");
     let disk = Block::new(file, readonly, "disk").expect("a disk");
-    Bench::new(|_| Box::new(disk))
+    Fixture::new(|_| Box::new(disk))
 }
 
-/// A console, and the host's ends of its ports.
-fn ports() -> (Bench, [UnixStream; 2]) {
+/// Returns a console, and the host's ends of its ports.
+fn ports() -> (Fixture, [UnixStream; 2]) {
     let pair = || {
         let (host, guest) = UnixStream::pair().expect("a pair of sockets");
         host.set_nonblocking(true).expect("a socket");
@@ -178,19 +180,19 @@ fn ports() -> (Bench, [UnixStream; 2]) {
         let console = Console::new(channel, terminal, &events).expect("a console");
         Box::new(console) as _
     };
-    (Bench::new(console), [first, second])
+    (Fixture::new(console), [first, second])
 }
 
 fn uart() -> Serial {
     Serial::new(Arc::new(Line::default()), Output::sink(std::io::sink()))
 }
 
-/// Fills the whole memory with `bytes` over and over.
-fn fill(bench: &mut Bench, bytes: &[u8]) {
-    bench.fill(&bytes.repeat(MEMORY / bytes.len().max(1)));
+/// Fills the whole memory with `bytes`, repeatedly.
+fn fill(fixture: &mut Fixture, bytes: &[u8]) {
+    fixture.fill(&bytes.repeat(MEMORY / bytes.len().max(1)));
 }
 
-/// A state, written to a snapshot and read from it.
+/// Returns a state after serialising and parsing it.
 fn again<T: serde::Serialize + serde::de::DeserializeOwned>(state: &T) -> T {
     let bytes = serde_json::to_vec(state).expect("a state as JSON");
     serde_json::from_slice(&bytes).expect("a state from JSON")

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a driver does with a device, as bytes: steps, each a byte that says which and
-//! what it needs. Any bytes are some script, and most small changes of one change one
-//! step. Good values are short and wild ones long, so that both are found.
+//! Scripts of a driver's operations on a device, in bytes: each step is a byte that selects the
+//! operation, followed by its operands. All bytes are a valid script, and most small changes of a
+//! script change one step. Valid values have a short encoding and wild ones a long one, so that the
+//! fuzzer finds both.
 
 use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Input;
-use crate::kvm::devices::harness::{self, BUFFERS, Bench, MEMORY};
+use crate::kvm::devices::harness::{self, BUFFERS, Fixture, MEMORY};
 
-/// A step's first byte, modulo the number of kinds.
+/// The first byte of a step, modulo the number of kinds.
 mod step {
     pub const DESCRIPTOR: u8 = 0;
     pub const OFFER: u8 = 1;
@@ -27,29 +28,33 @@ mod step {
     pub const KINDS: u8 = 12;
 }
 
-/// The byte that a wild value follows, instead of a good one.
+/// The byte that precedes a wild value, in place of a valid one.
 const WILD: u8 = 0xff;
 
-/// Buffers are named by their number, and lie so many bytes apart.
+/// Distance between buffers in bytes; a script identifies them by number.
 const BUFFER: u64 = 256;
 
-/// The most queues that a device has.
+/// Maximum number of queues of a device.
 const QUEUES: usize = 6;
 
-/// Plays a script on a bench that was not started yet. `host` is called for what the
-/// host does, and takes what it needs.
-pub(super) fn run(bench: &mut Bench, mut input: Input<'_>, mut host: impl FnMut(&mut Input<'_>)) {
+/// Runs a script on a fixture that was not started yet. `host` is called for operations of the
+/// host, and reads their operands.
+pub(super) fn run(
+    fixture: &mut Fixture,
+    mut input: Input<'_>,
+    mut host: impl FnMut(&mut Input<'_>),
+) {
     let mut available = [0u16; QUEUES];
-    bench.start();
-    while let Some(()) = play(bench, &mut input, &mut available, &mut host) {}
-    bench.notify_all();
-    let broken = bench.transport.broken().is_some();
-    let told = bench.get(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0;
-    assert_eq!(broken, told, "DEVICE_NEEDS_RESET");
+    fixture.start();
+    while let Some(()) = play(fixture, &mut input, &mut available, &mut host) {}
+    fixture.notify_all();
+    let broken = fixture.transport.broken().is_some();
+    let reported = fixture.get(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET != 0;
+    assert_eq!(broken, reported, "DEVICE_NEEDS_RESET");
 }
 
 fn play(
-    bench: &mut Bench,
+    fixture: &mut Fixture,
     input: &mut Input<'_>,
     available: &mut [u16; QUEUES],
     host: &mut impl FnMut(&mut Input<'_>),
@@ -66,61 +71,61 @@ fn play(
                 WILD => input.u32()?,
                 len => len.into(),
             };
-            put(bench, place, &address.to_le_bytes());
-            put(bench, place + 8, &len.to_le_bytes());
-            put(bench, place + 12, &[input.u8()?, 0, input.u8()?, 0]);
+            put(fixture, place, &address.to_le_bytes());
+            put(fixture, place + 8, &len.to_le_bytes());
+            put(fixture, place + 12, &[input.u8()?, 0, input.u8()?, 0]);
         }
         step::OFFER => {
             let queue = queue(input)?;
             let [_, ring, _] = harness::queue(queue.into());
             let index = &mut available[usize::from(queue)];
-            bench.set(VIRTIO_MMIO_QUEUE_SEL, queue.into());
-            let max = bench.get(VIRTIO_MMIO_QUEUE_NUM_MAX);
+            fixture.set(VIRTIO_MMIO_QUEUE_SEL, queue.into());
+            let max = fixture.get(VIRTIO_MMIO_QUEUE_NUM_MAX);
             let entry = u64::from(*index) % u64::from(max.max(1));
-            put(bench, ring + 4 + 2 * entry, &[input.u8()?, 0]);
+            put(fixture, ring + 4 + 2 * entry, &[input.u8()?, 0]);
             *index = index.wrapping_add(1);
-            put(bench, ring + 2, &index.to_le_bytes());
+            put(fixture, ring + 2, &index.to_le_bytes());
         }
-        step::NOTIFY => bench.notify(queue(input)?.into()),
+        step::NOTIFY => fixture.notify(queue(input)?.into()),
         step::TURN => {
-            bench.turn();
+            fixture.turn();
         }
         step::FILL => {
             let place = BUFFERS + u64::from(input.u8()?) * BUFFER;
             let bytes = input.bytes();
-            put(bench, place, bytes);
+            put(fixture, place, bytes);
         }
         step::REGISTER => {
             let register = u32::from(input.u8()?) * 4;
-            bench.set(register, input.u32()?);
+            fixture.set(register, input.u32()?);
         }
         step::START => {
-            // Each bit of the first byte takes a feature away.
+            // Each bit of the first byte disables a feature.
             let features = match input.u8()? {
-                0 => bench.offered(),
-                less => bench.offered() & !u64::from(less) | u64::from(less & 1) << 32,
+                0 => fixture.offered(),
+                less => fixture.offered() & !u64::from(less) | u64::from(less & 1) << 32,
             };
             *available = [0; QUEUES];
-            bench.start_with(features);
+            fixture.start_with(features);
         }
         step::HOST => host(input),
         step::SAVE => {
-            // Whatever a driver does, the machine can be saved, and that restored.
-            let state = super::again(&bench.transport.save());
-            let restored = bench.transport.restore(&state);
+            // In any state of a driver, the device can be saved and the result restored.
+            let state = super::again(&fixture.transport.save());
+            let restored = fixture.transport.restore(&state);
             restored.expect("its own state");
-            bench.transport.resume();
+            fixture.transport.resume();
         }
         step::POKE => {
             let place = u64::from(input.u32()?) % (MEMORY as u64 - 2);
-            put(bench, place, &input.u16()?.to_le_bytes());
+            put(fixture, place, &input.u16()?.to_le_bytes());
         }
         step::AVAILABLE => {
             let queue = queue(input)?;
             let [_, ring, _] = harness::queue(queue.into());
             available[usize::from(queue)] = input.u16()?;
             put(
-                bench,
+                fixture,
                 ring + 2,
                 &available[usize::from(queue)].to_le_bytes(),
             );
@@ -128,7 +133,7 @@ fn play(
         _ => {
             let offset = input.u16()?;
             let len = usize::from(offset >> 12) % 9;
-            bench
+            fixture
                 .transport
                 .read(u64::from(offset & 0xfff), &mut [0; 8][..len]);
         }
@@ -140,17 +145,17 @@ fn queue(input: &mut Input<'_>) -> Option<u8> {
     input.u8().map(|queue| queue % QUEUES as u8)
 }
 
-fn put(bench: &Bench, address: u64, bytes: &[u8]) {
-    // Descriptors can be named that the table of the last queue does not have.
-    let _ = bench.memory.write_slice(bytes, GuestAddress(address));
+fn put(fixture: &Fixture, address: u64, bytes: &[u8]) {
+    // Ignore a failure: the last queue's table does not have all descriptors that can be named.
+    let _ = fixture.memory.write_slice(bytes, GuestAddress(address));
 }
 
-/// Writes scripts: the seeds of the fuzz targets.
+/// Writes scripts, for the seeds of the fuzz targets.
 #[derive(Debug, Default)]
 pub struct Writer(Vec<u8>);
 
 impl Writer {
-    /// An empty one, but for what comes before a target's steps.
+    /// Returns a script without steps; `before` precedes the steps of a target.
     pub fn new(before: &[u8]) -> Self {
         Self(before.to_vec())
     }
@@ -161,13 +166,13 @@ impl Writer {
         self
     }
 
-    /// Sets descriptor `at` of a queue: buffer number, length, flags (1: there is a next
-    /// one; 2: for the device to write), the next one's number.
+    /// Sets descriptor `at` of a queue: buffer number, length, flags (1: has a next descriptor; 2:
+    /// for the device to write), number of the next descriptor.
     pub fn descriptor(self, queue: u8, at: u8, buffer: u8, len: u8, flags: u8, next: u8) -> Self {
         self.add(step::DESCRIPTOR, &[queue, at, buffer, len, flags, next])
     }
 
-    /// The same with any address and length.
+    /// Sets a descriptor with an arbitrary address and length.
     pub fn wild(self, queue: u8, at: u8, address: u64, len: u32, flags: u8, next: u8) -> Self {
         let mut bytes = vec![queue, at, WILD];
         bytes.extend(address.to_le_bytes());
@@ -187,12 +192,12 @@ impl Writer {
         self.add(step::NOTIFY, &[queue])
     }
 
-    /// Lets the event loop go round.
+    /// Runs the event loop once.
     pub fn turn(self) -> Self {
         self.add(step::TURN, &[])
     }
 
-    /// Fills a buffer, with no more than 255 bytes.
+    /// Fills a buffer with at most 255 bytes.
     pub fn fill(self, buffer: u8, bytes: &[u8]) -> Self {
         let len = u8::try_from(bytes.len()).expect("255 bytes at most");
         let mut all = vec![buffer, len];
@@ -211,12 +216,12 @@ impl Writer {
         self.add(step::START, &[without])
     }
 
-    /// What the host does; its bytes are the target's.
+    /// Performs an operation of the host; the target defines the bytes.
     pub fn host(self, bytes: &[u8]) -> Self {
         self.add(step::HOST, bytes)
     }
 
-    /// Saves the device and goes on with what was saved.
+    /// Saves the device and restores the result.
     pub fn save(self) -> Self {
         self.add(step::SAVE, &[])
     }
@@ -227,13 +232,13 @@ impl Writer {
         self.add(step::AVAILABLE, &[queue, low, high])
     }
 
-    /// Reads so many bytes, 8 at most, of the transport's addresses.
+    /// Reads `len` bytes, at most 8, of the transport's address range.
     pub fn read(self, offset: u16, len: u16) -> Self {
         let [low, high] = (offset & 0xfff | len << 12).to_le_bytes();
         self.add(step::READ, &[low, high])
     }
 
-    /// The script.
+    /// Returns the script.
     pub fn finish(self) -> Vec<u8> {
         self.0
     }

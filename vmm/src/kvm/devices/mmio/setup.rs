@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How a driver sets up a device: the device status, features and queues
-//! (virtio 1.2, sections 2.1, 2.2 and 3.1.1).
+//! The initialisation of a device by its driver: device status, features and queues (virtio 1.2,
+//! sections 2.1, 2.2 and 3.1.1).
 
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
@@ -30,7 +30,7 @@ impl Transport {
         match self.driver_features_sel {
             0 => self.driver_features = self.driver_features >> 32 << 32 | value,
             1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
-            // Features that do not exist: not to be accepted.
+            // These features do not exist, so store a value that is not accepted.
             _ if value != 0 => self.driver_features = u64::MAX,
             _ => {}
         }
@@ -40,8 +40,8 @@ impl Transport {
         if value == 0 {
             return self.reset();
         }
-        // Only a reset clears bits; NEEDS_RESET is not the driver's to set,
-        // but it writes back what it has read.
+        // Only a reset clears bits. The driver must not set NEEDS_RESET, but it writes back the
+        // bits that it has read.
         let owned = self.status & !VIRTIO_CONFIG_S_NEEDS_RESET;
         if owned & !value != 0 {
             return;
@@ -64,7 +64,8 @@ impl Transport {
         }
     }
 
-    /// Whether the driver's features are among those offered, and enough.
+    /// Returns true if the driver's features are among those offered, and include the required
+    /// ones.
     fn accept_features(&mut self) -> bool {
         let features = self.driver_features;
         if features & !self.offered() != 0 || features & 1 << VIRTIO_F_VERSION_1 == 0 {
@@ -85,15 +86,15 @@ impl Transport {
             return;
         };
         let queue = &mut ring.queue;
-        // A driver may stop a queue at any time, but set it up only now.
+        // A driver may stop a queue at any time, but set it up only in this phase.
         if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 {
             return queue.set_ready(false);
         }
         if !allowed || queue.ready() {
             return;
         }
-        // The setters leave the queue as it is where a value is not valid. A
-        // driver that does not find out will see the device break when it is used.
+        // The setters ignore invalid values. If the driver does not notice this, the device fails
+        // when the queue is used.
         match offset {
             VIRTIO_MMIO_QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
             VIRTIO_MMIO_QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),

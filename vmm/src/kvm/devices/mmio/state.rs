@@ -12,7 +12,7 @@ use super::setup::STEPS;
 use crate::kvm::devices::queue::Ring;
 use crate::kvm::devices::{DeviceState, Error, Result};
 
-/// A transport with its device and queues.
+/// The state of a transport with its device and queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransportState {
     status: u32,
@@ -27,8 +27,8 @@ pub struct TransportState {
 }
 
 impl Transport {
-    /// The state of transport and device. No vCPU and no event may use it
-    /// meanwhile. The machine may go on after a [`resume`](Self::resume).
+    /// Returns the state of the transport and its device. No vCPU and no event may use them
+    /// meanwhile. The machine may continue after a [`resume`](Self::resume).
     pub fn save(&mut self) -> TransportState {
         TransportState {
             status: self.status,
@@ -42,9 +42,9 @@ impl Transport {
         }
     }
 
-    /// Takes on a saved state. The memory must have been restored before.
-    /// Raises no interrupt and touches no queue; [`resume`](Self::resume) does.
-    /// On an error it stays as it is.
+    /// Replaces the state by a saved one. The memory must have been restored before. Raises no
+    /// interrupt and accesses no queue; [`resume`](Self::resume) does. On an error the state is
+    /// unchanged.
     pub fn restore(&mut self, state: &TransportState) -> Result<()> {
         self.check(state)?;
         let rings = self.check_queues(state)?;
@@ -60,7 +60,7 @@ impl Transport {
             self.device.activate(self.driver_features);
         }
         self.broken = (state.status & VIRTIO_CONFIG_S_NEEDS_RESET != 0)
-            .then_some(Error::Protocol("it did so before the snapshot"));
+            .then_some(Error::Protocol("the error occurred before the snapshot"));
         Ok(())
     }
 
@@ -70,43 +70,43 @@ impl Transport {
         let reachable =
             (0..=STEPS.len()).any(|n| STEPS[..n].iter().fold(0, |bits, s| bits | s) == steps);
         if !reachable {
-            return Err(Error::State("no driver reaches this status"));
+            return Err(Error::State("the status is invalid"));
         }
         if state.interrupt_status & !(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG) != 0 {
-            return Err(Error::State("no such interrupts"));
+            return Err(Error::State("the interrupt status is invalid"));
         }
         let negotiated = steps & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         if negotiated
             && (state.driver_features & !self.offered() != 0
                 || state.driver_features & 1 << VIRTIO_F_VERSION_1 == 0)
         {
-            return Err(Error::State("its features are not this device's"));
+            return Err(Error::State("the features do not match this device"));
         }
         Ok(())
     }
 
-    /// The saved queues, if the device could have them.
+    /// Returns the saved queues. Fails if the device cannot have them.
     ///
-    /// The indices need no check: any is in the ring, modulo its size. One that
-    /// does not fit the driver's is found at the next notification, as it would be
-    /// without a snapshot.
+    /// The indices need not be checked: any index is within the ring, modulo its size. One that is
+    /// inconsistent with the driver's is detected at the next notification, as it would be without
+    /// a snapshot.
     fn check_queues(&self, state: &TransportState) -> Result<Vec<Ring>> {
         let negotiated = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         let event_idx = negotiated && state.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         if state.queues.len() != self.rings.len() {
-            return Err(Error::State("it has another number of queues"));
+            return Err(Error::State("the number of queues differs"));
         }
         let queues = state.queues.iter().zip(&self.rings);
         queues
             .map(|(saved, ring)| {
                 if saved.max_size != ring.queue.max_size() {
-                    return Err(Error::State("a queue has another size"));
+                    return Err(Error::State("the size of a queue differs"));
                 }
                 if saved.event_idx_enabled != event_idx || saved.ready && !negotiated {
-                    return Err(Error::State("a queue is not as negotiated"));
+                    return Err(Error::State("a queue contradicts the negotiated features"));
                 }
                 let queue =
-                    Queue::try_from(*saved).map_err(|_| Error::State("a queue is out of shape"))?;
+                    Queue::try_from(*saved).map_err(|_| Error::State("a queue is invalid"))?;
                 if queue.ready() && !queue.is_valid(&*self.memory) {
                     return Err(Error::State("a ring is not in memory"));
                 }
@@ -120,7 +120,7 @@ impl Transport {
     }
 }
 
-/// Queues as serde sees them: virtio-queue's own states have no serde.
+/// Serialises queues: the states of virtio-queue do not implement serde's traits.
 mod queues {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use virtio_queue::QueueState;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where a UART's output goes.
+//! The sink of a UART's output.
 //!
-//! A line at a time, not a byte at a time: each is a system call. A sink that
-//! takes nothing for a while never holds up the guest's CPU; its output is
-//! buffered then, and what does not fit is counted and left out, with a note in its
-//! place.
+//! The output is written line by line, because each write is a system call. A sink that is
+//! temporarily full never blocks the guest's CPU; the output is then buffered, and bytes that do
+//! not fit are dropped and counted, with a note in their place.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -13,30 +12,30 @@ use vmm_sys_util::epoll::EventSet;
 
 use crate::kvm::devices::{Error, Events, Result, Source};
 
-/// The longest run of bytes without a line's end to keep back.
+/// Maximum number of bytes to keep back while no newline follows.
 const LINE_MAX: usize = 256;
 
-/// The most to buffer for a sink that does not take it.
+/// Maximum number of bytes to buffer for a full sink.
 const BUFFER_MAX: usize = 1 << 20;
 
-/// The sink for what a UART sends.
+/// The sink for the bytes that a UART sends.
 pub struct Output {
-    // Before the sink, so that it leaves the event loop while that is open.
+    // Dropped before the sink, so that it leaves the event loop while the sink is open.
     source: Option<Source>,
     events: Option<Events>,
     sink: Box<dyn Write + Send>,
     buffer: Vec<u8>,
-    /// The sink did not take everything, and will say when it does.
+    /// True if the sink was full, and an event will report when it is writable.
     waiting: bool,
-    /// The bytes that were left out since the last note.
+    /// Number of bytes dropped since the last note.
     lost: u64,
-    /// Nobody will ever take anything.
+    /// True if writing to the sink has failed permanently.
     gone: bool,
 }
 
 impl Output {
-    /// Sends to a socket, which becomes non-blocking. `events` are the
-    /// event tokens; one is used.
+    /// Returns the output to a socket, which becomes non-blocking. `events` are the event tokens;
+    /// one of them is used.
     pub fn stream(stream: UnixStream, events: Events) -> Result<Self> {
         stream.set_nonblocking(true).map_err(|source| Error::Io {
             what: "make the console's socket non-blocking",
@@ -50,8 +49,8 @@ impl Output {
         })
     }
 
-    /// Sends to a sink that never blocks: a file, memory. Where it says
-    /// "would block", what it did not take goes with what follows.
+    /// Returns the output to a sink that never blocks, such as a file or memory. If a write to it
+    /// returns "would block", the remaining bytes are written together with later ones.
     pub fn sink(sink: impl Write + Send + 'static) -> Self {
         Self {
             source: None,
@@ -64,7 +63,7 @@ impl Output {
         }
     }
 
-    /// Takes what was sent.
+    /// Takes bytes that the UART has sent.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.gone {
             return;
@@ -79,7 +78,7 @@ impl Output {
         }
     }
 
-    /// Passes on all that the sink takes.
+    /// Writes as much as the sink accepts.
     pub(super) fn flush(&mut self) {
         let mut done = 0;
         self.waiting = false;
@@ -115,7 +114,7 @@ impl Output {
         }
     }
 
-    /// The sink takes something again.
+    /// Handles an event of the sink.
     pub(super) fn ready(&mut self, token: u64) {
         let ours = |events: &Events| events.source(token).is_some();
         if self.events.as_ref().is_some_and(ours)

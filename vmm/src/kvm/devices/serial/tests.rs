@@ -14,7 +14,7 @@ const IIR: u8 = 2;
 const LCR: u8 = 3;
 const MCR: u8 = 4;
 
-/// A sink that can be looked into, and that takes as much as it is told to.
+/// A sink that records its bytes, and accepts a limited number of them.
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -82,7 +82,7 @@ fn bytes(text: &[u8]) -> Vec<Option<u8>> {
 }
 
 #[test]
-fn a_break_comes_in_its_place() {
+fn a_break_is_received_in_order() {
     let (mut serial, line, _) = serial();
     serial.write(IER, &[1]);
     assert_eq!(serial.send(b"ab"), 2);
@@ -115,7 +115,7 @@ fn a_break_interrupts_and_stays_until_it_is_read() {
     for _ in 0..3 {
         assert_eq!(get(&mut serial, LSR), 0x71);
     }
-    // With the divisor latch, the same port is another register.
+    // With the divisor latch, the same port is a different register.
     serial.write(LCR, &[0x83]);
     get(&mut serial, DATA);
     assert_eq!(get(&mut serial, LSR), 0x71);
@@ -125,7 +125,7 @@ fn a_break_interrupts_and_stays_until_it_is_read() {
 }
 
 #[test]
-fn more_than_the_fifo_holds_waits() {
+fn input_beyond_the_fifo_waits() {
     let (mut serial, _, _) = serial();
     let text: Vec<u8> = (0..=255).cycle().take(PENDING_MAX + 1000).collect();
     let sent = serial.send(&text);
@@ -137,7 +137,7 @@ fn more_than_the_fifo_holds_waits() {
 }
 
 #[test]
-fn loop_mode_takes_no_input_and_loses_none() {
+fn loopback_mode_delays_input_without_losing_it() {
     let (mut serial, _, sink) = serial();
     serial.write(MCR, &[0x10]);
     serial.send_break();
@@ -151,13 +151,13 @@ fn loop_mode_takes_no_input_and_loses_none() {
 }
 
 #[test]
-fn output_goes_by_lines() {
+fn output_is_written_line_by_line() {
     let (mut serial, _, sink) = serial();
     serial.write(DATA, b"abc");
     assert_eq!(sink.take(), b"");
     serial.write(DATA, b"def\n");
     assert_eq!(sink.take(), b"abcdef\n");
-    // The end of a print, and a line without an end.
+    // The end of a print, and an unterminated line.
     serial.write(DATA, b"# ");
     serial.write(IER, &[5]);
     assert_eq!(sink.take(), b"# ");
@@ -172,7 +172,7 @@ fn output_goes_by_lines() {
 }
 
 #[test]
-fn a_sink_that_is_full_gets_what_fits_and_a_note() {
+fn a_full_sink_receives_a_note_about_dropped_bytes() {
     let (line, sink) = (Arc::new(harness::Line::default()), Sink::taking(10));
     let mut serial = Serial::new(line, Output::sink(sink.clone()));
     let lines = 200_000;
@@ -193,7 +193,7 @@ fn a_sink_that_is_full_gets_what_fits_and_a_note() {
 }
 
 #[test]
-fn a_socket_that_was_full_is_filled_again_by_the_event_loop() {
+fn the_event_loop_resumes_output_to_a_full_socket() {
     let epoll = Arc::new(Epoll::new().unwrap());
     let (stream, mut host) = UnixStream::pair().unwrap();
     host.set_nonblocking(true).unwrap();
@@ -219,7 +219,7 @@ fn a_socket_that_was_full_is_filled_again_by_the_event_loop() {
         }
     }
     assert_eq!(count, 400_000);
-    // Nobody there: nothing happens.
+    // Output to a closed socket is discarded.
     drop(host);
     serial.write(DATA, b"hello?\n");
     serial.write(DATA, b"hello?\n");
@@ -227,7 +227,7 @@ fn a_socket_that_was_full_is_filled_again_by_the_event_loop() {
 }
 
 #[test]
-fn a_saved_uart_goes_on_elsewhere() {
+fn a_saved_uart_continues_in_a_new_machine() {
     let (mut serial, ..) = self::serial();
     serial.write(IER, &[1]);
     serial.write(7, &[0x5a]);
@@ -244,12 +244,12 @@ fn a_saved_uart_goes_on_elsewhere() {
     assert_eq!(other.save(), state);
     line.take();
     other.resume();
-    // It was read from, so no interrupt is pending; a new one can come.
+    // The guest has read from the FIFO, so no interrupt is pending; a new one is possible.
     assert_eq!(line.take(), 0);
     assert_eq!(get(&mut other, 7), 0x5a);
     let expected = [bytes(b"efore"), vec![None], bytes(b"t")].concat();
     assert_eq!(receive(&mut other), expected);
-    // In the middle of a break, not yet looked at.
+    // A break that the guest has not read yet.
     other.send_break();
     let state = other.save();
     let (mut third, line, _) = self::serial();
@@ -261,7 +261,7 @@ fn a_saved_uart_goes_on_elsewhere() {
 }
 
 #[test]
-fn what_the_guest_loops_behind_a_break_is_no_hostile_state() {
+fn loopback_bytes_behind_a_break_can_be_restored() {
     let (mut serial, ..) = self::serial();
     serial.send_break();
     serial.write(MCR, &[0x10]);

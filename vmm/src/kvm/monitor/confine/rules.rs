@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The system calls that each kind of thread may make, and with which arguments.
 //!
-//! A call that is missing ends the process; `strace -f` shows which one it was.
-//! seccompiler compares numbers one after another, so a longer list is a slower one.
+//! A call that is missing here kills the process; `strace -f` shows which call it was. seccompiler
+//! compares the numbers sequentially, so a longer list is slower.
 
 use std::collections::BTreeMap;
 use std::mem::size_of;
@@ -20,30 +20,31 @@ use crate::kvm::failure::{During, Failure};
 /// A kind of thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kvm::monitor) enum Role {
-    /// It runs a vCPU, and the devices that this notifies.
+    /// Runs a vCPU, and the devices that it notifies.
     Vcpu,
-    /// It waits for all events: the main thread.
+    /// Waits for all events: the main thread.
     Loop,
 }
 
-/// What an argument must be. The kernel looks at the lower 32 bits of all those here.
+/// A condition on an argument. The kernel uses only the lower 32 bits of all arguments here.
 #[derive(Clone, Copy)]
 enum Arg {
-    /// The argument of this number is this.
+    /// The argument with this index has this value.
     Is(u8, u32),
-    /// It has these bits.
+    /// The argument has all of these bits.
     Has(u8, u32),
-    /// It has none of these bits.
+    /// The argument has none of these bits.
     Lacks(u8, u32),
 }
 use Arg::{Has, Is, Lacks};
 
-/// A system call, and the ways in which it may be made; no way: with any arguments.
+/// A system call, and the alternative sets of conditions under which it is allowed; without any,
+/// all arguments are allowed.
 type Call = (c_long, &'static [&'static [Arg]]);
 
 const ANY: &[&[Arg]] = &[];
 
-/// What both kinds of threads do: the devices' work, locks, memory.
+/// Calls of both kinds of threads: for the devices' work, locks and memory.
 const BOTH: &[Call] = &[
     // Disks, sockets, eventfds.
     (SYS_read, ANY),
@@ -51,13 +52,13 @@ const BOTH: &[Call] = &[
     (SYS_lseek, ANY),
     (SYS_sendto, ANY),
     (SYS_recvfrom, ANY),
-    // A disk's holes; never its size.
+    // Punching and filling holes in a disk; its size never changes.
     (SYS_fallocate, &[&[Has(1, FALLOC_FL_KEEP_SIZE as u32)]]),
-    // Sources are armed again.
+    // Rearming event sources.
     (SYS_epoll_ctl, ANY),
     // The guest's random numbers, and the keys of hash tables.
     (SYS_getrandom, ANY),
-    // Locks and channels of Rust's, locks of the allocator's.
+    // Locks and channels of Rust's library, and locks of the allocator.
     (
         SYS_futex,
         &[
@@ -66,10 +67,10 @@ const BOTH: &[Call] = &[
             &[Is(1, (FUTEX_WAKE | FUTEX_PRIVATE_FLAG) as u32)],
         ],
     ),
-    // Channels give way so while they spin.
+    // Rust's channels yield while they spin.
     (SYS_sched_yield, ANY),
-    // The allocator's memory, and stacks that are given back. Nothing is ever mapped
-    // from a file or made executable.
+    // The allocator's memory, and freed stacks. Nothing is ever mapped from a file or made
+    // executable.
     (SYS_brk, ANY),
     (
         SYS_mmap,
@@ -82,17 +83,17 @@ const BOTH: &[Call] = &[
     (SYS_mremap, &[&[Is(3, MREMAP_MAYMOVE as u32)]]),
     (SYS_munmap, ANY),
     (SYS_madvise, &[&[Is(2, MADV_DONTNEED as u32)]]),
-    // What is dropped is closed; Rust's debug builds see that it was open.
+    // Dropped files are closed; debug builds of Rust's library first check that they are open.
     (SYS_close, ANY),
     (SYS_fcntl, &[&[Is(1, F_GETFD as u32)]]),
-    // The signal that interrupts KVM_RUN returns; C libraries block signals while they
-    // send one or end a thread.
+    // The return from the signal that interrupts KVM_RUN; C libraries block signals while they send
+    // one or end a thread.
     (SYS_rt_sigreturn, ANY),
     (SYS_rt_sigprocmask, ANY),
-    // The end of a thread: Rust's stack for signals goes.
+    // The end of a thread: Rust frees its signal stack.
     (SYS_sigaltstack, ANY),
-    // abort(3), and the handler that tells a stack overflow from other faults: they
-    // end in a signal that says more than SIGSYS would. `tgkill` is in `filter`.
+    // abort(3), and the handler that distinguishes a stack overflow from other faults: their
+    // signals are more informative than SIGSYS. `tgkill` is in `filter`.
     (
         SYS_rt_sigaction,
         &[
@@ -106,13 +107,13 @@ const BOTH: &[Call] = &[
     (SYS_exit_group, ANY),
 ];
 
-/// What only threads of vCPUs do. KVM_RUN is tried first, being called most.
+/// Calls of vCPU threads only. KVM_RUN comes first, because it is the most frequent.
 const VCPU: &[Call] = &[
     (
         SYS_ioctl,
         &[
             &[Is(1, io(0x80))], // KVM_RUN
-            // Registers, to be shown and saved.
+            // Reading registers for display and saves.
             &[Is(1, ior::<kvm_regs>(0x81))],        // KVM_GET_REGS
             &[Is(1, ior::<kvm_sregs>(0x83))],       // KVM_GET_SREGS
             &[Is(1, iowr::<kvm_msrs>(0x88))],       // KVM_GET_MSRS
@@ -126,7 +127,7 @@ const VCPU: &[Call] = &[
             &[Is(1, ior::<kvm_xsave>(0xa4))],       // KVM_GET_XSAVE
             &[Is(1, ior::<kvm_xsave>(0xcf))],       // KVM_GET_XSAVE2
             &[Is(1, ior::<kvm_xcrs>(0xa6))],        // KVM_GET_XCRS
-            // After a pause: the guest's watchdogs must not bark.
+            // After a pause, to keep the guest's watchdogs from reporting it as a lockup.
             &[Is(1, io(0xad))], // KVM_KVMCLOCK_CTRL
         ],
     ),
@@ -134,10 +135,10 @@ const VCPU: &[Call] = &[
     (SYS_exit, ANY),
 ];
 
-/// What only the main thread does.
+/// Calls of the main thread only.
 const LOOP: &[Call] = &[
     (SYS_epoll_wait, ANY),
-    // The state of the virtual machine, to be saved.
+    // Reading the state of the virtual machine for saves.
     (
         SYS_ioctl,
         &[
@@ -149,17 +150,17 @@ const LOOP: &[Call] = &[
             &[Is(1, iowr::<kvm_msr_list>(0x02))],  // KVM_GET_MSR_INDEX_LIST
         ],
     ),
-    // The wall clock, where the kernel does not let user space read it by itself.
+    // The wall clock, if the vDSO cannot read it in user space.
     (SYS_clock_gettime, ANY),
-    // Waiting for a thread's end.
+    // Waiting for the end of a thread.
     (
         SYS_futex,
         &[&[Is(1, (FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME) as u32)]],
     ),
 ];
 
-/// What a debugger needs besides: registers and breakpoints to be set, in threads of
-/// vCPUs; to be let in, in the main thread.
+/// Additional calls for a debugger: vCPU threads set registers and breakpoints; the main thread
+/// accepts the connection.
 const VCPU_DEBUGGED: &[Call] = &[(
     SYS_ioctl,
     &[
@@ -190,7 +191,7 @@ const fn iowr<T>(number: u32) -> u32 {
     ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, number, size_of::<T>() as u32) as u32
 }
 
-/// The filter for a kind of thread of this process.
+/// Returns the filter for a kind of thread of this process.
 pub(super) fn filter(role: Role, debugged: bool) -> Result<BpfProgram, Failure> {
     let (ours, more) = match role {
         Role::Vcpu => (VCPU, VCPU_DEBUGGED),
@@ -204,8 +205,8 @@ pub(super) fn filter(role: Role, debugged: bool) -> Result<BpfProgram, Failure> 
             rules.push(rule(way)?);
         }
     }
-    // Signals go to this process only: the one that a panic ends it with, and the one
-    // by which the main thread interrupts vCPUs.
+    // Signals may go to this process only: the one by which abort(3) ends it, and the one by which
+    // the main thread interrupts vCPUs.
     let signals = match role {
         Role::Vcpu => &[SIGABRT][..],
         Role::Loop => &[SIGABRT, SIGRTMIN()],
@@ -221,7 +222,7 @@ pub(super) fn filter(role: Role, debugged: bool) -> Result<BpfProgram, Failure> 
         TargetArch::x86_64,
     )
     .and_then(BpfProgram::try_from)
-    .during("make a system call filter")
+    .during("build a system call filter")
 }
 
 fn rule(way: &[Arg]) -> Result<SeccompRule, Failure> {
@@ -236,5 +237,5 @@ fn rule(way: &[Arg]) -> Result<SeccompRule, Failure> {
     conditions
         .collect::<Result<_, _>>()
         .and_then(SeccompRule::new)
-        .during("make a system call filter")
+        .during("build a system call filter")
 }

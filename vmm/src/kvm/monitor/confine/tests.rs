@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a confined thread may do, and what kills it. Each case is a process of its own:
-//! this program again, with the case's name in its environment.
+//! Tests what a confined thread may do, and what kills it. Each case runs in a separate process:
+//! this program, with the case's name in its environment.
 
 use std::env;
 use std::fs::File;
@@ -22,14 +22,14 @@ use super::*;
 
 const CASE: &str = "CRUCIBLE_CONFINE_CASE";
 
-/// A name, and what a process does.
+/// A case: its name, and what its process does.
 type Case = (&'static str, fn());
 
-/// What neither kind of thread may do.
+/// Actions that are forbidden in both kinds of thread.
 const FORBIDDEN: [Case; 10] = [
     ("open", || drop(File::open("/dev/null"))),
     ("connect", || drop(UdpSocket::bind("127.0.0.1:0"))),
-    // Only a debugger is let in, where one may come.
+    // A connection is accepted only if a debugger may connect.
     ("accept", || drop(rustix::net::accept(std::io::stdin()))),
     ("start a thread", || {
         drop(thread::Builder::new().spawn(|| ()))
@@ -43,10 +43,10 @@ const FORBIDDEN: [Case; 10] = [
     }),
     ("map code", || {
         let code = ProtFlags::READ | ProtFlags::EXEC;
-        // SAFETY: memory of its own, which nothing uses.
+        // SAFETY: this maps new memory, which nothing uses.
         let _ = unsafe { mmap_anonymous(null_mut(), 4096, code, MapFlags::PRIVATE) };
     }),
-    ("another ioctl", || {
+    ("unlisted ioctl", || {
         let _ = rustix::io::ioctl_fionread(std::io::stdin());
     }),
     ("grow a disk", || {
@@ -54,7 +54,7 @@ const FORBIDDEN: [Case; 10] = [
     }),
 ];
 
-/// What both kinds of threads must be able to do.
+/// Actions that both kinds of threads must be able to do.
 fn work() {
     let (sender, receiver) = mpsc::channel();
     sender.send(vec![1u8; 8 << 20]).unwrap();
@@ -63,7 +63,7 @@ fn work() {
     assert_eq!(bytes[63 << 20], 2);
 }
 
-/// With what it was before, and no other: nothing can be opened any more.
+/// Uses files that were opened before the confinement, which allows no new ones.
 fn use_files(role: Role) {
     let (mut near, mut far) = UnixStream::pair().unwrap();
     let mut file = tempfile::tempfile().unwrap();
@@ -94,7 +94,7 @@ fn config() -> Config {
     }
 }
 
-/// Runs a case in this process, confined in the way of `role`.
+/// Runs a case in this process, confined as `role`.
 fn play(name: &str, role: Role) {
     abort_on_panic();
     match name {
@@ -111,7 +111,7 @@ fn play(name: &str, role: Role) {
     }
 }
 
-/// Runs a case in a process of its own.
+/// Runs a case in a separate process.
 fn run(name: &str, role: Role) -> Output {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", "--nocapture", "--test-threads=1"])
@@ -121,7 +121,7 @@ fn run(name: &str, role: Role) -> Output {
         .unwrap()
 }
 
-/// Not a test of its own: the process of a case.
+/// The entry of a case's process. Without a case in the environment it tests nothing.
 #[test]
 fn case() {
     let Ok(wanted) = env::var(CASE) else {
@@ -137,7 +137,7 @@ fn case() {
 }
 
 #[test]
-fn what_is_not_allowed_kills_the_process() {
+fn a_forbidden_action_kills_the_process() {
     for role in [Role::Vcpu, Role::Loop] {
         for (name, _) in FORBIDDEN {
             let output = run(name, role);
@@ -151,7 +151,7 @@ fn what_is_not_allowed_kills_the_process() {
 }
 
 #[test]
-fn what_is_needed_is_allowed() {
+fn needed_actions_are_allowed() {
     for role in [Role::Vcpu, Role::Loop] {
         for name in ["work", "files"] {
             let output = run(name, role);
@@ -161,15 +161,15 @@ fn what_is_needed_is_allowed() {
 }
 
 #[test]
-fn a_panic_says_one_line_and_aborts() {
+fn a_panic_prints_one_line_and_aborts() {
     let output = run("panic", Role::Vcpu);
     assert_eq!(output.status.signal(), Some(SIGABRT), "{output:?}");
-    let words = String::from_utf8(output.stderr).unwrap();
-    assert!(words.starts_with("crucible: the monitor panicked at "));
-    assert!(words.ends_with(": first; second\n"), "{words}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("crucible: the monitor panicked at "));
+    assert!(stderr.ends_with(": first; second\n"), "{stderr}");
 }
 
 #[test]
-fn a_file_may_grow_to_what_the_guest_has() {
+fn a_file_may_grow_to_the_size_of_the_largest_disk() {
     assert_eq!(largest_file(&config()), ROOM);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The way to gdb: a packet is one write.
+//! The connection to gdb. Each packet is sent with one write.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use gdbstub::conn::Connection;
 use rustix::net::RecvFlags;
 
-/// A connection, Unix or TCP: what is done here is the same with both.
+/// A connection by a Unix or TCP socket: the operations used here are the same for both.
 #[derive(Debug)]
 pub(super) struct Line {
     stream: Arc<UnixStream>,
@@ -17,7 +17,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// On this socket.
+    /// Returns a connection on this socket.
     pub fn new(socket: OwnedFd) -> Self {
         Self {
             stream: Arc::new(socket.into()),
@@ -25,7 +25,7 @@ impl Line {
         }
     }
 
-    /// Another handle, to read from.
+    /// Returns a second handle, for reading.
     pub fn reader(&self) -> Reader {
         Reader(Arc::clone(&self.stream))
     }
@@ -46,17 +46,17 @@ impl Connection for Line {
     }
 }
 
-/// What gdb says.
+/// The receiving side of the connection.
 #[derive(Debug)]
 pub(super) struct Reader(Arc<UnixStream>);
 
 impl Reader {
-    /// Some of it; nothing at its end.
+    /// Reads some bytes; returns 0 at the end of the connection.
     pub fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
         (&*self.0).read(bytes)
     }
 
-    /// Whether gdb has closed it, and said nothing before.
+    /// Returns true if gdb has closed the connection and all of its data has been read.
     pub fn is_at_end(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = rustix::net::recv(&*self.0, &mut [0], flags);

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A debugger for the guest's kernel, by gdb's remote protocol.
 //!
-//! The guest waits for the first one before it runs. Then a debugger may come and go:
-//! while it is there the guest is stopped or runs as it says, and when it goes, in
-//! whatever way, its breakpoints go too and the guest goes on.
+//! The guest waits for the first debugger before it runs. Later, debuggers may connect and
+//! disconnect at any time: while one is connected it controls whether the guest runs, and when it
+//! disconnects, for whatever reason, its breakpoints are removed and the guest continues.
 //!
-//! | module | what |
+//! | module | purpose |
 //! |---|---|
 //! | `connection` | the socket |
-//! | `target` | vCPUs, memory and breakpoints, as `gdbstub` asks for them |
-//! | `resume` | how the guest goes on, and why it stops |
+//! | `target` | vCPUs, memory and breakpoints, in the form that `gdbstub` requires |
+//! | `resume` | how the guest is resumed, and why it stops |
 //! | `registers`, `paging` | the guest's registers, and its page tables |
-//! | `traps` | breakpoints in memory (`break`) |
-//! | `points` | the CPU's own (`hbreak`, `watch`) |
-//! | `thread` | what vCPUs' threads do |
-//! | `probe` | what this host's KVM can do |
+//! | `traps` | software breakpoints (`break`) |
+//! | `points` | hardware breakpoints and watchpoints (`hbreak`, `watch`) |
+//! | `thread` | the part of the vCPU threads |
+//! | `probe` | the capabilities of this host's KVM |
 
 mod connection;
 mod paging;
@@ -43,20 +43,20 @@ use self::traps::Traps;
 use super::vm::Vm;
 use crate::kvm::failure::{During, Failure};
 
-/// So much is taken from gdb at once.
+/// Maximum number of bytes that are read from gdb at once.
 const CHUNK: usize = 4096;
 
-type Broken = GdbStubError<Failure, std::io::Error>;
+type SessionError = GdbStubError<Failure, std::io::Error>;
 type Session = Machine<'static, Target, Line>;
 
-/// What is known before there is a machine.
-pub(super) struct Means {
+/// The debugger's state that exists before the machine does.
+pub(super) struct Setup {
     abilities: Abilities,
     traps: Arc<Mutex<Traps>>,
 }
 
-impl Means {
-    /// Finds out how this host's KVM lets a debugger in.
+impl Setup {
+    /// Determines which debugging features this host's KVM supports.
     pub fn find() -> Result<Self, Failure> {
         let abilities = Abilities::find()?;
         Ok(Self {
@@ -65,16 +65,16 @@ impl Means {
         })
     }
 
-    /// The debugger's part of a vCPU's thread.
+    /// Returns the debugger's part of a vCPU's thread.
     pub fn watcher(&self) -> Watcher {
         Watcher::new(&self.traps)
     }
 }
 
-/// Waits for a debugger, and serves it.
+/// Listens for a debugger, and serves it.
 pub(super) struct Debugger {
     listener: OwnedFd,
-    means: Means,
+    setup: Setup,
     epoll: Arc<Epoll>,
     /// The token of the connection.
     token: u64,
@@ -85,16 +85,16 @@ pub(super) struct Debugger {
 struct Connected {
     reader: Reader,
     target: Target,
-    /// `None` only while it is at work, and when it is over.
+    /// `None` only during a step of the session, and after its end.
     session: Option<Session>,
 }
 
 impl Debugger {
-    /// Waits at `listener`, with the first of two event tokens; the second is for the
-    /// connection. The guest waits too.
+    /// Listens at `listener`, with the first of two event tokens; the second is for the connection.
+    /// The guest does not run until a debugger resumes it.
     pub fn new(
         listener: OwnedFd,
-        means: Means,
+        setup: Setup,
         epoll: &Arc<Epoll>,
         tokens: [u64; 2],
         vm: &Arc<Vm>,
@@ -102,11 +102,11 @@ impl Debugger {
         let event = EpollEvent::new(EventSet::IN, tokens[0]);
         epoll
             .ctl(ControlOperation::Add, listener.as_raw_fd(), event)
-            .during("wait for a debugger")?;
+            .during("listen for a debugger")?;
         vm.debugger_holds(|_| true);
         Ok(Self {
             listener,
-            means,
+            setup,
             epoll: Arc::clone(epoll),
             token: tokens[1],
             vm: Arc::clone(vm),
@@ -114,9 +114,9 @@ impl Debugger {
         })
     }
 
-    /// Somebody connects. The guest stops, as gdb expects. A second one is sent away.
+    /// Accepts a connection. The guest stops, as gdb expects. A second debugger is disconnected.
     pub fn accept(&mut self) -> Result<(), Failure> {
-        // A connection that is gone already is nobody's loss.
+        // The connection may already have been closed, which is not an error.
         let Ok(socket) = rustix::net::accept(&self.listener) else {
             return Ok(());
         };
@@ -124,7 +124,7 @@ impl Debugger {
             if !connected.reader.is_at_end() {
                 return Ok(());
             }
-            // That the one before has left is about to be told.
+            // The event for the previous connection's end is still queued.
             self.leave();
         }
         let line = Line::new(socket);
@@ -132,8 +132,8 @@ impl Debugger {
         let event = EpollEvent::new(EventSet::IN, self.token);
         self.epoll
             .ctl(ControlOperation::Add, reader.as_raw_fd(), event)
-            .during("listen to the debugger")?;
-        let mut target = Target::new(&self.vm, self.means.abilities, &self.means.traps);
+            .during("watch the debugger's connection")?;
+        let mut target = Target::new(&self.vm, self.setup.abilities, &self.setup.traps);
         target.stop();
         let session = GdbStub::new(line).run_state_machine(&mut target);
         let mut connected = Connected {
@@ -149,24 +149,24 @@ impl Debugger {
         Ok(())
     }
 
-    /// The debugger says something, or leaves.
+    /// Handles data from the debugger, or its disconnection.
     pub fn input(&mut self) {
         let mut bytes = [0; CHUNK];
         let Some(connected) = &mut self.connected else {
             return;
         };
-        let heard = match connected.reader.read(&mut bytes) {
-            Ok(count) if count > 0 => connected.hear(&bytes[..count]),
+        let received = match connected.reader.read(&mut bytes) {
+            Ok(count) if count > 0 => connected.receive(&bytes[..count]),
             _ => false,
         };
-        if !heard {
+        if !received {
             self.leave();
         }
     }
 
-    /// A vCPU has met what the debugger waits for, and is paused.
+    /// Reports to the debugger that a vCPU has stopped for it, and is paused.
     pub fn stopped(&mut self, index: u8, met: Met) {
-        // One that has just left has let all vCPUs go on.
+        // After a disconnection all vCPUs have been resumed already, so no stop is reported.
         if let Some(connected) = &mut self.connected
             && !connected.stopped(index, met)
         {
@@ -174,7 +174,7 @@ impl Debugger {
         }
     }
 
-    /// The guest has ended.
+    /// Reports to the debugger that the guest has ended.
     pub fn ended(&mut self) {
         if let Some(connected) = &mut self.connected {
             connected.step(|session, target| match session {
@@ -186,13 +186,13 @@ impl Debugger {
         }
     }
 
-    /// Lets the guest go on without a debugger.
+    /// Disconnects the debugger and resumes the guest.
     fn leave(&mut self) {
         let Some(mut connected) = self.connected.take() else {
             return;
         };
         let nothing = EpollEvent::new(EventSet::empty(), 0);
-        // Closed, it would leave the loop by itself but for its other handle.
+        // Closing it is not enough to remove it from the event loop, because of its second handle.
         let fd = connected.reader.as_raw_fd();
         let _ = self.epoll.ctl(ControlOperation::Delete, fd, nothing);
         connected.target.forget();
@@ -200,14 +200,14 @@ impl Debugger {
 }
 
 impl Connected {
-    /// Takes what the debugger says. False: it is the end.
-    fn hear(&mut self, bytes: &[u8]) -> bool {
+    /// Handles the debugger's data. Returns false when the session has ended.
+    fn receive(&mut self, bytes: &[u8]) -> bool {
         bytes
             .iter()
-            .all(|&byte| self.hear_byte(byte) && self.interrupt() && self.tell_pending())
+            .all(|&byte| self.receive_byte(byte) && self.interrupt() && self.report_pending())
     }
 
-    fn hear_byte(&mut self, byte: u8) -> bool {
+    fn receive_byte(&mut self, byte: u8) -> bool {
         self.step(|session, target| match session {
             Machine::Idle(idle) => idle.incoming_data(target, byte),
             Machine::Running(running) => running.incoming_data(target, byte),
@@ -215,7 +215,8 @@ impl Connected {
         })
     }
 
-    /// Stops the guest if the debugger has asked for that.
+    /// Stops the guest if the debugger has requested an interrupt. Returns false when the session
+    /// has ended.
     fn interrupt(&mut self) -> bool {
         self.step(|session, target| match session {
             Machine::CtrlCInterrupt(interrupt) => {
@@ -227,9 +228,9 @@ impl Connected {
         })
     }
 
-    /// Tells what was met while the debugger was busy with something else, if it wants
-    /// the guest to run.
-    fn tell_pending(&mut self) -> bool {
+    /// Reports a stop that occurred while the debugger was handling a different one, if it has
+    /// resumed the guest meanwhile. Returns false when the session has ended.
+    fn report_pending(&mut self) -> bool {
         let is_running = matches!(self.session, Some(Machine::Running(_)));
         let next = match is_running {
             true => self.target.pending.pop_front(),
@@ -238,7 +239,8 @@ impl Connected {
         next.is_none_or(|(index, met)| self.stopped(index, met))
     }
 
-    /// Tells it that the guest has stopped. False: it is the end.
+    /// Reports to the debugger that the guest has stopped. Returns false when the session has
+    /// ended.
     fn stopped(&mut self, index: u8, met: Met) -> bool {
         self.step(|session, target| {
             let Machine::Running(running) = session else {
@@ -250,17 +252,21 @@ impl Connected {
             match target.reason(index, met, was_step_off) {
                 Ok(Some(reason)) => running.report_stop(target, reason),
                 Ok(None) => Ok(running.into()),
-                // gdb has no words for it.
+                // gdb's protocol has no error for this.
                 Err(failure) => {
-                    eprintln!("crucible: the debugged guest does not go on: {failure}");
+                    eprintln!("crucible: cannot resume the debugged guest: {failure}");
                     running.report_stop(target, MultiThreadStopReason::Signal(Signal::SIGABRT))
                 }
             }
         })
     }
 
-    /// One step of the session. False: it is over, in whatever way.
-    fn step(&mut self, act: impl FnOnce(Session, &mut Target) -> Result<Session, Broken>) -> bool {
+    /// Performs one step of the session. Returns false when the session has ended, for whatever
+    /// reason.
+    fn step(
+        &mut self,
+        act: impl FnOnce(Session, &mut Target) -> Result<Session, SessionError>,
+    ) -> bool {
         let Some(session) = self.session.take() else {
             return false;
         };
@@ -268,13 +274,13 @@ impl Connected {
         self.take(result)
     }
 
-    fn take(&mut self, result: Result<Session, Broken>) -> bool {
+    fn take(&mut self, result: Result<Session, SessionError>) -> bool {
         self.session = match result {
             Ok(Machine::Disconnected(_)) => None,
             Ok(session) => Some(session),
             Err(error) => {
-                // To the monitor's log: gdb only learns that nobody is there.
-                eprintln!("crucible: the debugger is let go: {error}");
+                // Report it in the monitor's log: gdb only notices that the connection was closed.
+                eprintln!("crucible: the debugger is disconnected: {error}");
                 None
             }
         };

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's page tables, walked as its CPU does (Intel SDM 3A, 4.5).
+//! Walks the guest's page tables as its CPU does (Intel SDM 3A, 4.5).
 
 use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::kvm::memory::Memory;
 
-/// The smallest page.
+/// Size of the smallest page in bytes.
 pub(super) const PAGE: u64 = 1 << PAGE_SHIFT;
 const PAGE_SHIFT: u32 = 12;
 
@@ -15,30 +15,30 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
 
-/// Bits of an entry. The address is in bits 12 to 51.
+/// Bits of an entry. Bits 12 to 51 are the address.
 const PRESENT: u64 = 1 << 0;
 const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Entries of a table, as a number of bits.
+/// Number of address bits that index a table.
 const INDEX_BITS: u32 = 9;
 
-/// Levels at which an entry may be a page: 2 MiB, and 1 GiB.
+/// Levels at which an entry may map a page, of 2 MiB or 1 GiB.
 const LARGE_LEVELS: std::ops::RangeInclusive<u32> = 1..=2;
 
-/// With page table isolation, the tables of user mode are this far behind the kernel's.
+/// Offset of the user mode's tables from the kernel's, with page table isolation.
 const USER_TABLES: u64 = PAGE;
 
-/// Where the kernel is linked to, less where it is loaded (`__START_KERNEL_map`).
+/// Difference between the kernel's link address and its load address (`__START_KERNEL_map`).
 const KERNEL: u64 = 0xffff_ffff_8000_0000;
 
-/// What is at an address.
+/// The translation of a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mapped {
-    /// Where it is in the guest's memory, if it is memory.
+    /// The guest-physical address, which may be outside the guest's memory.
     pub physical: u64,
-    /// Whether user mode may access it.
+    /// True if user mode may access it.
     pub user: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Paging {
 }
 
 impl Paging {
-    /// From a vCPU's registers.
+    /// Returns the paging mode of a vCPU's special registers.
     pub fn of(sregs: &kvm_sregs) -> Self {
         Self {
             enabled: sregs.cr0 & CR0_PG != 0,
@@ -62,12 +62,12 @@ impl Paging {
         }
     }
 
-    /// What is at `address`. `None`: nothing, or it is not known, as in the 32-bit
-    /// tables, which our guests' kernels never use.
+    /// Translates `address`. Returns `None` if it is not mapped, or with 32-bit page tables, which
+    /// the kernels of our guests never use.
     pub fn translate(&self, memory: &Memory, address: u64) -> Option<Mapped> {
         if !self.enabled {
-            // So breakpoints can be set before the kernel has its first tables: it runs
-            // where it was loaded, and nothing moves it.
+            // This allows breakpoints before the kernel has set up its first tables: it runs at its
+            // load address, and is not relocated.
             let physical = address.checked_sub(KERNEL).unwrap_or(address);
             return Some(Mapped {
                 physical,
@@ -79,13 +79,13 @@ impl Paging {
         }
         let kernels = self.tables & !USER_TABLES;
         self.walk(memory, self.tables, address).or_else(|| {
-            // In user mode, the kernel may be missing from the tables.
+            // In user mode, the tables may lack the kernel.
             let other = (address as i64) < 0 && kernels != self.tables;
             other.then(|| self.walk(memory, kernels, address))?
         })
     }
 
-    /// Whether the bits that are not translated are as the highest that is.
+    /// Returns true if the untranslated high bits equal the highest translated bit.
     fn is_canonical(&self, address: u64) -> bool {
         let unused = u64::BITS - PAGE_SHIFT - self.levels * INDEX_BITS;
         ((address << unused) as i64 >> unused) as u64 == address
@@ -96,7 +96,7 @@ impl Paging {
         for level in (0..self.levels).rev() {
             let shift = PAGE_SHIFT + level * INDEX_BITS;
             let index = address >> shift & ((1 << INDEX_BITS) - 1);
-            // Tables may lie where there is no memory.
+            // Tables may be outside the guest's memory.
             let entry: u64 = memory.read_obj(GuestAddress(table + 8 * index)).ok()?;
             if entry & PRESENT == 0 {
                 return None;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::kvm::memory;
 
-    /// The tables: four or five levels, one table each, from here on.
+    /// Address of the tables: one table for each of four or five levels.
     const TABLES: u64 = 0x1_0000;
 
     const KERNEL_TEXT: u64 = 0xffff_ffff_8123_4567;
@@ -139,7 +139,7 @@ mod tests {
         })
     }
 
-    /// Maps `address`: each table's entry has the next one, the last one `entry`.
+    /// Maps `address`: the entry of each table refers to the next table, the last one is `entry`.
     fn map(memory: &Memory, tables: u64, levels: u32, last: u32, address: u64, entry: u64) {
         for (depth, level) in (last..levels).rev().enumerate() {
             let table = tables + depth as u64 * 2 * PAGE;
@@ -163,7 +163,7 @@ mod tests {
         for levels in [4, 5] {
             for (last, size) in [(0, 1 << 12), (1, 1 << 21), (2, 1u64 << 30)] {
                 let memory = memory();
-                // The attributes above and below the address are none of it.
+                // The attributes above and below the address are not part of it.
                 let large = if last > 0 { LARGE } else { 0 };
                 let entry = (5 * size) | PRESENT | (1 << 63) | large;
                 map(&memory, TABLES, levels, last, KERNEL_TEXT, entry);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_attribute_bit_of_a_large_page_is_none_of_its_address() {
+    fn the_attribute_bit_of_a_large_page_is_not_part_of_its_address() {
         let memory = memory();
         let pat = 1 << 12;
         map(
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_the_users_where_all_levels_say_so() {
+    fn a_user_page_needs_the_user_bit_at_all_levels() {
         let memory = memory();
         map(&memory, TABLES, 4, 0, 0x40_0000, 0x3000 | PRESENT | USER);
         let mapped = long(4).translate(&memory, 0x40_0000).unwrap();
@@ -201,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_found() {
+    fn unmapped_addresses_are_not_translated() {
         let memory = memory();
-        // Absent at once, and after some levels.
+        // Absent at the first level, and at a later one.
         assert_eq!(physical(long(4), &memory, KERNEL_TEXT), None);
         map(&memory, TABLES, 4, 0, KERNEL_TEXT, 0x3000);
         assert_eq!(physical(long(4), &memory, KERNEL_TEXT), None);
-        // Addresses that are none.
+        // Non-canonical addresses.
         map(&memory, TABLES, 4, 0, 0, 0x3000 | PRESENT);
         assert_eq!(physical(long(4), &memory, 0x8), Some(0x3008));
         assert_eq!(physical(long(4), &memory, 1 << 48), None);
@@ -222,7 +222,7 @@ mod tests {
     fn the_kernel_is_found_from_user_mode() {
         let memory = memory();
         let entry = 0x7000 | PRESENT;
-        // The map leaves every second page out, for the tables of user mode.
+        // The map leaves out every second page, for the tables of user mode.
         map(&memory, TABLES, 4, 0, KERNEL_TEXT, entry);
         let user = Paging {
             tables: TABLES | USER_TABLES,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_32_bits_are_not_guessed_at() {
+    fn tables_of_32_bits_are_not_supported() {
         let paging = Paging {
             long: false,
             ..long(4)

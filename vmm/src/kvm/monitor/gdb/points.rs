@@ -1,38 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The CPU's own breakpoints and watchpoints (Intel SDM 3B, 17.2).
+//! The CPU's hardware breakpoints and watchpoints (Intel SDM 3B, 17.2).
 
 use gdbstub::target::ext::breakpoints::WatchKind;
 use kvm_bindings::kvm_guest_debug_arch;
 
-/// So many a CPU has.
+/// Number of breakpoints of a CPU.
 const POINTS: usize = 4;
 
-/// Debug register 7: a bit that is always set, and one that should be.
+/// Bits of debug register 7: one that is always set, and one that should be.
 const DR7_FIXED: u64 = 0x600;
 
 /// The bits of a point in debug register 7 that enable it: local and global.
 const ENABLED: u64 = 0b11;
 
-/// What one waits for.
+/// The condition of a breakpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// An instruction at the address.
+    /// The execution of the instruction at the address.
     Execute,
-    /// An access to so many bytes.
+    /// An access of this kind to this number of bytes.
     Access(WatchKind, u64),
 }
 
-/// One of them.
+/// A hardware breakpoint or watchpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Point {
-    /// Where it waits.
+    /// The address.
     pub address: u64,
-    /// For what.
+    /// The condition.
     pub wait: Wait,
 }
 
 impl Point {
-    /// Whether a CPU can do that: so many bytes, at a multiple of that.
+    /// Returns true if a CPU supports it: the length must be supported and the address be a
+    /// multiple of it.
     fn is_possible(self) -> bool {
         match self.wait {
             Wait::Execute => true,
@@ -42,12 +43,12 @@ impl Point {
         }
     }
 
-    /// Its condition and length in debug register 7.
+    /// Returns the condition and length as bits of debug register 7.
     fn condition(self) -> u64 {
         let (kind, length) = match self.wait {
             Wait::Execute => return 0,
             Wait::Access(WatchKind::Write, length) => (0b01, length),
-            // There is none for reads alone.
+            // x86 has no condition for reads only.
             Wait::Access(_, length) => (0b11, length),
         };
         let length = match length {
@@ -60,17 +61,17 @@ impl Point {
     }
 }
 
-/// Those that are set, on all vCPUs alike.
+/// The breakpoints that are set, on all vCPUs alike.
 #[derive(Debug, Default)]
 pub(super) struct Points([Option<Point>; POINTS]);
 
 impl Points {
-    /// Whether none is set.
+    /// Returns true if none is set.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }
 
-    /// Sets one. False: a CPU cannot do that, or has no more of them.
+    /// Sets a breakpoint. Returns false if a CPU does not support it, or all are in use.
     pub fn insert(&mut self, point: Point) -> bool {
         let place = self.0.iter_mut().find(|place| place.is_none());
         match place {
@@ -82,13 +83,13 @@ impl Points {
         }
     }
 
-    /// Takes one back. False: there is none.
+    /// Removes a breakpoint. Returns false if it is not set.
     pub fn remove(&mut self, point: Point) -> bool {
         let place = self.0.iter_mut().find(|place| **place == Some(point));
         place.and_then(Option::take).is_some()
     }
 
-    /// What the debug registers are to be.
+    /// Returns the debug registers for the breakpoints.
     pub fn registers(&self) -> kvm_guest_debug_arch {
         let mut arch = kvm_guest_debug_arch::default();
         arch.debugreg[7] = DR7_FIXED;
@@ -101,7 +102,7 @@ impl Points {
         arch
     }
 
-    /// The first one that was met, by debug register 6.
+    /// Returns the first breakpoint that was hit, according to debug register 6.
     pub fn met(&self, dr6: u64) -> Option<Point> {
         (0..POINTS)
             .filter(|index| dr6 & 1 << index != 0)
@@ -109,7 +110,7 @@ impl Points {
     }
 }
 
-/// Whether debug register 6 tells of a point that register 7 enables.
+/// Returns true if debug register 6 reports a breakpoint that register 7 enables.
 pub(super) fn is_met(dr6: u64, dr7: u64) -> bool {
     (0..POINTS).any(|index| dr6 & 1 << index != 0 && dr7 & ENABLED << (2 * index) != 0)
 }
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registers_are_as_the_manual_says() {
+    fn the_registers_match_the_manual() {
         let mut points = Points::default();
         assert_eq!(points.registers().debugreg[7], 0x600);
         assert!(points.insert(CODE));
@@ -137,12 +138,12 @@ mod tests {
         assert!(points.insert(data(0x1004, WatchKind::ReadWrite, 4)));
         let registers = points.registers().debugreg;
         assert_eq!(registers[..3], [CODE.address, 0x1008, 0x1004]);
-        // LEN 8 and write at 1, LEN 4 and access at 2; G0 to G2.
+        // LEN 8 and write at index 1, LEN 4 and access at index 2; G0 to G2.
         assert_eq!(registers[7], 0x0f90_0000 | 0x600 | 0b10_1010);
     }
 
     #[test]
-    fn there_are_four_and_they_come_back() {
+    fn four_can_be_set_and_removed() {
         let mut points = Points::default();
         assert!(points.is_empty());
         for _ in 0..4 {
@@ -157,15 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_watches_only_what_it_can() {
+    fn unsupported_watchpoints_are_refused() {
         let mut points = Points::default();
-        assert!(!points.insert(data(0x1004, WatchKind::Write, 8)), "uneven");
-        assert!(!points.insert(data(0x1000, WatchKind::Write, 16)), "long");
+        assert!(
+            !points.insert(data(0x1004, WatchKind::Write, 8)),
+            "unaligned"
+        );
+        assert!(
+            !points.insert(data(0x1000, WatchKind::Write, 16)),
+            "too long"
+        );
         assert!(!points.insert(data(0x1000, WatchKind::Write, 0)), "empty");
     }
 
     #[test]
-    fn only_what_is_enabled_was_met() {
+    fn only_enabled_breakpoints_are_hit() {
         let mut points = Points::default();
         points.insert(CODE);
         let dr7 = points.registers().debugreg[7];

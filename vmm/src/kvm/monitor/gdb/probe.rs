@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What this host's KVM can do for a debugger.
+//! Probes which debugging features this host's KVM supports.
 
 use kvm_bindings::{
     KVM_CAP_SET_GUEST_DEBUG2, KVM_GUESTDBG_BLOCKIRQ, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_SW_BP,
@@ -12,41 +12,41 @@ use super::traps::Trap;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory;
 
-/// Pages that VMX needs for real mode.
+/// Page that VMX needs to run real-mode code.
 const TASK_STATE: usize = 0xfffb_d000;
 
-/// Where the guest's code is, and its handler of `int3`.
+/// Addresses of the guest's code, and of its handler of `int3`.
 const CODE: u64 = 0x1000;
 const HANDLER: u16 = 0x2000;
 
-/// `int3; hlt`, and `hlt`.
+/// The guest's code (`int3; hlt`), and the handler (`hlt`).
 const HIT: [u8; 2] = [0xcc, 0xf4];
 const MISSED: u8 = 0xf4;
 
-/// The vector of `int3`; real mode's table has four bytes for each.
+/// The vector of `int3`; an entry of the real-mode vector table has four bytes.
 const VECTOR: u64 = 3;
 
-/// What it can do.
+/// The debugging features of KVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kvm::monitor) struct Abilities {
-    /// What stops a vCPU.
+    /// The instruction that stops a vCPU.
     pub(super) trap: Trap,
-    /// Whether interrupts can be kept back while a vCPU steps.
+    /// True if KVM can block interrupts while a vCPU single-steps.
     pub(super) block_irq: bool,
 }
 
 impl Abilities {
-    /// Finds out. To be called while files can still be opened.
+    /// Probes KVM. Call it while files can still be opened.
     pub fn find() -> Result<Self, Failure> {
         let kvm = Kvm::new().during("open /dev/kvm")?;
         if !kvm.check_extension(Cap::SetGuestDebug) {
             return Err(Failure::new(
-                "let a debugger in: this KVM has no such means",
+                "debug the guest: this KVM lacks KVM_CAP_SET_GUEST_DEBUG",
             ));
         }
         let controls = kvm.check_extension_raw(KVM_CAP_SET_GUEST_DEBUG2.into());
         Ok(Self {
-            trap: match tells_of_int3(&kvm)? {
+            trap: match reports_int3(&kvm)? {
                 true => Trap::Int3,
                 false => Trap::Port,
             },
@@ -55,14 +55,14 @@ impl Abilities {
     }
 }
 
-/// Whether KVM tells of an `int3` rather than let the guest have it. A guest of one such
-/// instruction is run, in real mode.
-fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
+/// Returns true if KVM reports an `int3` as a debug exit instead of delivering it to the guest.
+/// Runs a guest with one such instruction, in real mode.
+fn reports_int3(kvm: &Kvm) -> Result<bool, Failure> {
     let vm = kvm.create_vm().during("create a virtual machine")?;
     vm.set_tss_address(TASK_STATE)
         .during("place the task state")?;
     let memory = memory::map(1, None, false)?;
-    // SAFETY: it is dropped after the virtual machine has run for the last time.
+    // SAFETY: the memory is dropped after the virtual machine has run for the last time.
     unsafe { memory::register(&vm, &memory, false)? };
     memory
         .write_obj(HIT, GuestAddress(CODE))
@@ -77,7 +77,7 @@ fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
     let regs = kvm_regs {
         rip: CODE,
         rsp: CODE,
-        // The bit that is always set.
+        // Bit 1 is always set.
         rflags: 2,
         ..Default::default()
     };
@@ -89,7 +89,7 @@ fn tells_of_int3(kvm: &Kvm) -> Result<bool, Failure> {
     vcpu.set_guest_debug(&debug).during("debug a vCPU")?;
     match vcpu.run() {
         Ok(VcpuExit::Debug(_)) => Ok(true),
-        // Its own handler had it, or this KVM knows no `int3` at all.
+        // The guest's own handler received it, or this KVM cannot emulate `int3` at all.
         Ok(_) => Ok(false),
         Err(error) => Err(error).during("run a vCPU"),
     }

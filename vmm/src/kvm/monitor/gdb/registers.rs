@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A vCPU's registers, KVM's way and gdb's.
+//! Converts a vCPU's registers between KVM's and gdb's formats.
 
 use gdbstub_arch::x86::reg::X86_64CoreRegs;
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
@@ -7,7 +7,7 @@ use kvm_ioctls::VcpuFd;
 
 use crate::kvm::failure::{During, Failure};
 
-/// Those of KVM's kinds that gdb wants to see.
+/// KVM's register sets that gdb displays.
 pub(super) struct Registers {
     general: kvm_regs,
     special: kvm_sregs,
@@ -15,7 +15,7 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// Reads a vCPU's.
+    /// Reads the registers of a vCPU.
     pub fn read(vcpu: &VcpuFd) -> Result<Self, Failure> {
         const WHAT: &str = "read a vCPU's registers";
         Ok(Self {
@@ -25,8 +25,8 @@ impl Registers {
         })
     }
 
-    /// Fills in gdb's.
-    pub fn tell(&self, to: &mut X86_64CoreRegs) {
+    /// Fills in gdb's registers.
+    pub fn copy_to(&self, to: &mut X86_64CoreRegs) {
         let (regs, sregs, fpu) = (&self.general, &self.special, &self.fpu);
         to.regs = [
             regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.rsp,
@@ -53,7 +53,7 @@ impl Registers {
     }
 }
 
-/// The general registers, from gdb's.
+/// Returns the general registers from gdb's.
 pub(super) fn general(from: &X86_64CoreRegs) -> kvm_regs {
     let regs = &from.regs;
     kvm_regs {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_gdb_is_told_and_says_again_is_the_same() {
+    fn general_registers_survive_a_round_trip() {
         let registers = Registers {
             general: kvm_regs {
                 rax: 1,
@@ -96,8 +96,8 @@ mod tests {
             special: kvm_sregs::default(),
             fpu: kvm_fpu::default(),
         };
-        let mut told = X86_64CoreRegs::default();
-        registers.tell(&mut told);
-        assert_eq!(general(&told), registers.general);
+        let mut sent = X86_64CoreRegs::default();
+        registers.copy_to(&mut sent);
+        assert_eq!(general(&sent), registers.general);
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How the guest goes on, and why it stops.
+//! How the guest is resumed, and why it stops.
 //!
-//! All vCPUs run or all stand still, but where gdb has one of them step over a
-//! breakpoint, which it takes away for that: then the others wait.
+//! Either all vCPUs run or all are stopped, except when gdb makes one of them step over a
+//! breakpoint, which gdb removes meanwhile: then the others wait.
 
 use gdbstub::common::{Signal, Tid};
 use gdbstub::stub::MultiThreadStopReason;
@@ -21,19 +21,19 @@ use super::thread::Met;
 use super::traps::Lifted;
 use crate::kvm::failure::{During, Failure};
 
-/// What a vCPU is to do.
+/// What a vCPU does when the guest is resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
-    /// What all do that are not mentioned.
+    /// The default for vCPUs for which gdb requested no action.
     Any,
     /// Run.
     Continue,
-    /// Run one instruction.
+    /// Execute one instruction.
     Step,
 }
 
-/// A vCPU steps away from the middle of a breakpoint that was set around it, and which
-/// is not there for so long. gdb does not know that ours may have two bytes.
+/// A vCPU steps away from the middle of a breakpoint that was set around its program counter, and
+/// which is removed during the step. gdb does not know that our breakpoints may have two bytes.
 #[derive(Debug)]
 pub(super) struct StepOff {
     index: usize,
@@ -41,7 +41,7 @@ pub(super) struct StepOff {
 }
 
 impl Target {
-    /// Keeps all vCPUs from running, and has them stand still.
+    /// Stops all vCPUs and keeps them stopped.
     pub fn stop(&mut self) {
         self.vm.debugger_holds(|_| true);
         self.vm.pause();
@@ -50,20 +50,20 @@ impl Target {
         }
     }
 
-    /// Takes all breakpoints back, and lets the guest run.
+    /// Removes all breakpoints, and resumes the guest.
     pub fn forget(&mut self) {
         self.stop();
         self.traps().clear(self.vm.memory());
         for vcpu in &self.vm.vcpus {
-            // Of a vCPU that has ended there is nothing to take back.
+            // A vCPU that has ended has no settings to reset.
             let _ = vcpu.debug(kvm_guest_debug::default());
         }
         self.vm.debugger_holds(|_| false);
         self.vm.resume();
     }
 
-    /// Something that a vCPU met; the guest stands still. `None`: gdb need not know, the
-    /// guest goes on.
+    /// Returns the reason of a vCPU's stop; the guest is stopped. Returns `None` if gdb need not
+    /// know; the guest is then resumed.
     pub fn reason(
         &mut self,
         index: u8,
@@ -72,7 +72,7 @@ impl Target {
     ) -> Result<Option<MultiThreadStopReason<u64>>, Failure> {
         let tid = tid(index.into());
         if was_step_off && self.actions[usize::from(index)] != Action::Step {
-            self.go_on()?;
+            self.run()?;
             return Ok(None);
         }
         let point = match met {
@@ -96,13 +96,14 @@ impl Target {
         }))
     }
 
-    /// Whether this vCPU makes a step that gdb does not know of.
+    /// Returns true if this vCPU performs a step that gdb does not know of.
     pub fn is_step_off(&self, index: u8) -> bool {
         let step = self.step_off.as_ref();
         step.is_some_and(|step| step.index == usize::from(index))
     }
 
-    /// Keeps for later what a vCPU met, if it does not meet it again by itself.
+    /// Queues a stop for a later report, unless the vCPU will stop again for the same reason when
+    /// it is resumed.
     pub fn postpone(&mut self, index: u8, met: Met) {
         let again = match met {
             Met::Trap => true,
@@ -119,8 +120,8 @@ impl Target {
         }
     }
 
-    /// Lets the guest run as gdb wants it.
-    fn go_on(&mut self) -> Result<(), Failure> {
+    /// Resumes the guest as gdb requested.
+    fn run(&mut self) -> Result<(), Failure> {
         let straddling = self.straddling()?;
         if let Some((index, address)) = straddling {
             let lifted = self.traps().lift(self.vm.memory(), address);
@@ -141,7 +142,8 @@ impl Target {
         Ok(())
     }
 
-    /// A vCPU that would run from the middle of a breakpoint, and where that is.
+    /// Returns a vCPU whose program counter is in the middle of a breakpoint, and the breakpoint's
+    /// address.
     fn straddling(&self) -> Result<Option<(usize, u64)>, Failure> {
         for (index, vcpu) in self.vm.vcpus.iter().enumerate() {
             let regs = vcpu.with(|vcpu| vcpu.get_regs())?;
@@ -153,7 +155,7 @@ impl Target {
         Ok(None)
     }
 
-    /// What KVM is told for a vCPU.
+    /// Returns KVM's debug settings for a vCPU.
     fn settings(&self, step: bool) -> kvm_guest_debug {
         let mut control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
         if !self.points.is_empty() {
@@ -162,7 +164,7 @@ impl Target {
         if step {
             control |= KVM_GUESTDBG_SINGLESTEP;
             if self.abilities.block_irq {
-                // Else a step might be one into the timer's interrupt.
+                // Otherwise a step might enter the handler of a timer interrupt.
                 control |= KVM_GUESTDBG_BLOCKIRQ;
             }
         }
@@ -182,9 +184,9 @@ impl Target {
 
 impl MultiThreadResume for Target {
     fn resume(&mut self) -> Result<(), Failure> {
-        // What is pending is told instead.
+        // With a pending stop the guest is not resumed; the stop is reported instead.
         match self.pending.is_empty() {
-            true => self.go_on(),
+            true => self.run(),
             false => Ok(()),
         }
     }

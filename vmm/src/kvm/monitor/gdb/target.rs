@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest as gdb sees it: a thread for each vCPU, and memory.
+//! The guest in gdb's view: a thread for each vCPU, and memory.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,19 +27,19 @@ use crate::kvm::failure::{During, Failure};
 use crate::kvm::monitor::vcpu::Handle;
 use crate::kvm::monitor::vm::Vm;
 
-/// The guest, and what gdb wants of it.
+/// The guest, and the actions that gdb has requested.
 pub(super) struct Target {
     pub(super) vm: Arc<Vm>,
     pub(super) abilities: Abilities,
     pub(super) traps: Arc<Mutex<Traps>>,
     pub(super) points: Points,
-    /// What each vCPU is to do.
+    /// The action of each vCPU.
     pub(super) actions: Vec<Action>,
-    /// Whether those that were not mentioned stay stopped.
+    /// True if vCPUs without a requested action stay stopped.
     pub(super) locked: bool,
-    /// A step that gdb knows nothing of.
+    /// A step that gdb does not know of.
     pub(super) step_off: Option<StepOff>,
-    /// What vCPUs met while gdb was being told of another.
+    /// Stops of vCPUs that occurred while an earlier one was reported to gdb.
     pub(super) pending: VecDeque<(u8, Met)>,
 }
 
@@ -73,8 +73,9 @@ impl Target {
         Ok(Paging::of(&sregs.during("read a vCPU's registers")?))
     }
 
-    /// Does something with each page of a range of the guest's virtual memory: the
-    /// physical address, and which part of the range it is. Gives how far it came.
+    /// Calls `act` for each page of a range of the guest's virtual memory, with the physical
+    /// address and the part of the range that the page covers. Returns the number of bytes that
+    /// were handled before `act` failed or an address was not mapped.
     fn pages(
         &self,
         start: u64,
@@ -102,7 +103,7 @@ impl Target {
     }
 }
 
-/// gdb's number of a vCPU.
+/// Returns gdb's thread number of a vCPU.
 pub(super) fn tid(index: usize) -> Tid {
     Tid::MIN.saturating_add(index)
 }
@@ -128,16 +129,16 @@ impl GdbTarget for Target {
 
 impl MultiThreadBase for Target {
     fn read_registers(&mut self, to: &mut X86_64CoreRegs, tid: Tid) -> TargetResult<(), Self> {
-        self.vcpu(tid)?.with(Registers::read)??.tell(to);
+        self.vcpu(tid)?.with(Registers::read)??.copy_to(to);
         Ok(())
     }
 
-    /// The general registers; segments and the FPU stay as they are.
+    /// Writes the general registers; segments and the FPU are not changed.
     fn write_registers(&mut self, from: &X86_64CoreRegs, tid: Tid) -> TargetResult<(), Self> {
         let regs = registers::general(from);
         self.vcpu(tid)?
             .with(move |vcpu| vcpu.set_regs(&regs))?
-            // gdb may have asked for flags that no CPU can have.
+            // gdb may have requested flags that KVM rejects.
             .map_err(|_| TargetError::NonFatal)
     }
 
@@ -189,8 +190,8 @@ impl Breakpoints for Target {
 }
 
 impl SwBreakpoint for Target {
-    /// By the tables of whichever vCPU has the address: gdb does not say which it means,
-    /// and the kernel is in all of them.
+    /// Sets the breakpoint by the page tables of the first vCPU that maps the address: gdb does not
+    /// specify a vCPU, and all of them map the kernel.
     fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
         for index in 0..self.vm.vcpus.len() {
             let paging = self.paging(tid(index))?;

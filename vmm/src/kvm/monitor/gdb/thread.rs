@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the thread of a debugged vCPU does when KVM stops that for the debugger's sake.
+//! Handles debug exits of KVM in a vCPU's thread.
 //!
-//! What the debugger has not asked for is the guest's own, and is given back to it: it
-//! may trace processes, and patches itself by `int3`.
+//! A debug exception that the debugger did not cause is injected into the guest: the guest may
+//! trace processes, and patches its own code by means of `int3`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,15 +16,15 @@ use super::points;
 use super::traps::Traps;
 use crate::kvm::failure::{During, Failure};
 
-/// The vector of `int3`. All else that KVM tells of is a debug exception.
+/// The vector of `int3`. All other debug exits report a debug exception.
 const BREAKPOINT: u32 = 3;
 
-/// What a vCPU has met that the debugger waits for.
+/// A reason to stop a vCPU for the debugger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kvm::monitor) enum Met {
-    /// A breakpoint in memory. The vCPU stands at it.
+    /// A software breakpoint. The vCPU's program counter is its address.
     Trap,
-    /// The end of a step, or a breakpoint of its own: debug register 6.
+    /// The end of a single step, or a hardware breakpoint: debug register 6.
     Debug(u64),
 }
 
@@ -32,12 +32,12 @@ pub(in crate::kvm::monitor) enum Met {
 #[derive(Debug)]
 pub(in crate::kvm::monitor) struct Watcher {
     traps: Arc<Mutex<Traps>>,
-    /// What KVM was told last.
+    /// The settings that KVM was given last.
     settings: kvm_guest_debug,
 }
 
 impl Watcher {
-    /// Knows of these breakpoints.
+    /// Returns a watcher for these breakpoints.
     pub(super) fn new(traps: &Arc<Mutex<Traps>>) -> Self {
         Self {
             traps: Arc::clone(traps),
@@ -45,13 +45,13 @@ impl Watcher {
         }
     }
 
-    /// Tells KVM what to stop the vCPU for.
+    /// Sets the conditions on which KVM stops the vCPU.
     pub fn set(&mut self, vcpu: &VcpuFd, settings: kvm_guest_debug) -> Result<(), Failure> {
         self.settings = settings;
         set(vcpu, &settings)
     }
 
-    /// KVM has stopped the vCPU. `None`: it shall go on.
+    /// Handles a debug exit. Returns `None` if the vCPU shall continue.
     pub fn debug_exit(
         &self,
         vcpu: &VcpuFd,
@@ -64,14 +64,15 @@ impl Watcher {
                 KVM_GUESTDBG_INJECT_BP,
             ),
             _ => {
-                // Who steps is told of everything: a step must not be missed.
+                // While the vCPU single-steps, every debug exception is reported, so that no step
+                // is missed.
                 let ours = control & KVM_GUESTDBG_SINGLESTEP != 0 || points::is_met(exit.dr6, dr7);
                 (ours.then_some(Met::Debug(exit.dr6)), KVM_GUESTDBG_INJECT_DB)
             }
         };
         if ours.is_none() {
             if inject == KVM_GUESTDBG_INJECT_DB {
-                // The guest's handler looks there for what it was.
+                // The guest's handler reads the cause there.
                 let mut registers = vcpu.get_debug_regs().during("read debug registers")?;
                 registers.dr6 = exit.dr6;
                 vcpu.set_debug_regs(&registers)
@@ -86,8 +87,8 @@ impl Watcher {
         Ok(ours)
     }
 
-    /// The vCPU has written to the port that stands for a breakpoint, and is behind that.
-    /// `None`: it shall go on.
+    /// Handles a write to the port that implements a breakpoint; the program counter is behind it.
+    /// Returns `None` if the vCPU shall continue.
     pub fn port_exit(&self, vcpu: &VcpuFd) -> Result<Option<Met>, Failure> {
         let mut regs = vcpu.get_regs().during("read a vCPU's registers")?;
         let Some(address) = self.trap_at(regs.rip) else {
@@ -106,5 +107,5 @@ impl Watcher {
 
 fn set(vcpu: &VcpuFd, settings: &kvm_guest_debug) -> Result<(), Failure> {
     vcpu.set_guest_debug(settings)
-        .during("set what a vCPU is stopped for")
+        .during("set a vCPU's debug settings")
 }

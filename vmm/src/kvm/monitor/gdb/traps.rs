@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Breakpoints in the guest's memory.
+//! Software breakpoints in the guest's memory.
 //!
-//! A breakpoint of gdb's `break` is an instruction of ours in place of the guest's. Who
-//! reads or writes the memory by us sees what the guest has there; the guest itself sees
-//! the trap, as it would that of a debugger of its own.
+//! A breakpoint of gdb's `break` replaces an instruction of the guest by a trap. Accesses through
+//! this module see the guest's original bytes; the guest itself sees the trap, as it would with a
+//! debugger of its own.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,23 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use super::paging::Mapped;
 use crate::kvm::memory::Memory;
 
-/// The port of [`Trap::Port`]. Nothing is there: it is a channel of an ISA DMA
-/// controller, which our machine has not. Its number is that of `int3`, so that what
-/// jumps into the middle of the trap does not go on unseen.
+/// The port of [`Trap::Port`]. No device uses it: on PCs it is a channel of an ISA DMA
+/// controller, which our machine lacks. Its number is the opcode of `int3`, so that a jump into
+/// the middle of the trap is noticed.
 pub(in crate::kvm::monitor) const PORT: u16 = INT3 as u16;
 
 /// `int3`, and `out %al, $imm8`.
 const INT3: u8 = 0xcc;
 const OUT: u8 = 0xe6;
 
-/// What stands for a breakpoint.
+/// The instruction that implements a breakpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trap {
-    /// `int3`, where KVM tells of it.
+    /// `int3`, if KVM reports it.
     Int3,
-    /// A write to [`PORT`], where it does not: a CPU that QEMU emulates knows no
-    /// intercept of `int3` (it takes that for a software interrupt's), nor does a KVM
-    /// that is emulated. Any KVM tells of ports. The kernel may write to them, user mode
-    /// may not.
+    /// A write to [`PORT`], if KVM does not report `int3`: a CPU that QEMU emulates does not
+    /// intercept `int3` (it treats it as a software interrupt), and neither does a KVM that is
+    /// emulated. Every KVM reports port writes. The kernel may write to ports, user mode may not.
     Port,
 }
 
@@ -41,7 +40,8 @@ impl Trap {
         }
     }
 
-    /// How far behind its address a vCPU stands that has met it.
+    /// Returns how many bytes behind the trap's address the program counter is when a vCPU has hit
+    /// it.
     fn passed(self) -> u64 {
         match self {
             Self::Int3 => 0,
@@ -50,7 +50,7 @@ impl Trap {
     }
 }
 
-/// A byte of a trap.
+/// A byte of a trap in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     physical: u64,
@@ -58,14 +58,14 @@ struct Place {
     trap: u8,
 }
 
-/// A breakpoint that is to come back soon.
+/// A breakpoint that is temporarily removed.
 #[derive(Debug)]
 pub(super) struct Lifted {
     address: u64,
     places: Vec<Place>,
 }
 
-/// All that are set.
+/// All breakpoints that are set.
 #[derive(Debug)]
 pub(super) struct Traps {
     trap: Trap,
@@ -73,7 +73,7 @@ pub(super) struct Traps {
 }
 
 impl Traps {
-    /// None yet.
+    /// Returns an empty set.
     pub fn new(trap: Trap) -> Self {
         Self {
             trap,
@@ -81,19 +81,19 @@ impl Traps {
         }
     }
 
-    /// The address of the breakpoint that a vCPU has met whose program counter is this.
+    /// Returns the address of the breakpoint that a vCPU with this program counter has hit.
     pub fn met(&self, pc: u64) -> Option<u64> {
         let address = pc.wrapping_sub(self.trap.passed());
         self.set.contains_key(&address).then_some(address)
     }
 
-    /// The address of the breakpoint that this program counter is in the middle of.
+    /// Returns the address of the breakpoint that this program counter is in the middle of.
     pub fn around(&self, pc: u64) -> Option<u64> {
         let (&address, places) = self.set.range(..pc).next_back()?;
         (pc - address < places.len() as u64).then_some(address)
     }
 
-    /// Sets one; the guest must stand still. False: it cannot be.
+    /// Sets a breakpoint; the guest must be stopped. Returns false if that is not possible.
     pub fn insert(
         &mut self,
         memory: &Memory,
@@ -113,7 +113,7 @@ impl Traps {
                 return false;
             };
             let refused = user && self.trap == Trap::Port;
-            // Two traps, one upon the other, could not be taken back in any order.
+            // Overlapping traps could not be removed in arbitrary order.
             if refused || self.places().any(|place| place.physical == physical) {
                 return false;
             }
@@ -127,17 +127,17 @@ impl Traps {
         true
     }
 
-    /// Takes one back; the guest must stand still. False: there is none.
+    /// Removes a breakpoint; the guest must be stopped. Returns false if it is not set.
     pub fn remove(&mut self, memory: &Memory, address: u64) -> bool {
         self.lift(memory, address).is_some()
     }
 
-    /// Takes one away for a while; the guest must stand still.
+    /// Removes a breakpoint temporarily; the guest must be stopped.
     pub fn lift(&mut self, memory: &Memory, address: u64) -> Option<Lifted> {
         let places = self.set.remove(&address)?;
         for place in &places {
             let at = GuestAddress(place.physical);
-            // Where the guest has put something else meanwhile, that is what it wants.
+            // If the guest has overwritten the trap meanwhile, keep what it has written.
             if memory.read_obj(at).is_ok_and(|now: u8| now == place.trap) {
                 let _ = memory.write_obj(place.original, at);
             }
@@ -145,7 +145,7 @@ impl Traps {
         Some(Lifted { address, places })
     }
 
-    /// Sets it again.
+    /// Sets a breakpoint again that was temporarily removed.
     pub fn put_back(&mut self, memory: &Memory, lifted: Lifted) {
         let Lifted {
             address,
@@ -153,21 +153,22 @@ impl Traps {
         } = lifted;
         for place in &mut places {
             let at = GuestAddress(place.physical);
-            // It was memory before, and is.
+            // The address was in the guest's memory before, so this cannot fail.
             place.original = memory.read_obj(at).unwrap_or(place.original);
             let _ = memory.write_obj(place.trap, at);
         }
         self.set.insert(address, places);
     }
 
-    /// Takes all back.
+    /// Removes all breakpoints.
     pub fn clear(&mut self, memory: &Memory) {
         while let Some((&address, _)) = self.set.first_key_value() {
             self.remove(memory, address);
         }
     }
 
-    /// Reads from the guest's memory what the guest has there. False: it is none.
+    /// Reads from the guest's memory, with the original bytes in place of traps. Returns false if
+    /// the range is outside the memory.
     pub fn read(&self, memory: &Memory, physical: u64, to: &mut [u8]) -> bool {
         if memory.read_slice(to, GuestAddress(physical)).is_err() {
             return false;
@@ -182,10 +183,11 @@ impl Traps {
         true
     }
 
-    /// Writes to the guest's memory, behind the traps. False: it is none.
+    /// Writes to the guest's memory, keeping traps in place. Returns false if the range is outside
+    /// the memory.
     pub fn write(&mut self, memory: &Memory, physical: u64, from: &[u8]) -> bool {
         let mut bytes = from.to_vec();
-        // First find out whether it can be done, as nothing shall be half done.
+        // Check the range first, so that a failed write changes nothing.
         if !memory.check_range(GuestAddress(physical), bytes.len()) {
             return false;
         }
@@ -202,7 +204,7 @@ impl Traps {
     }
 }
 
-/// The byte at `wanted` of those that begin at `start`.
+/// Returns the byte at the address `wanted` of the bytes that begin at `start`.
 fn at(bytes: &mut [u8], start: u64, wanted: u64) -> Option<&mut u8> {
     let offset = usize::try_from(wanted.checked_sub(start)?).ok()?;
     bytes.get_mut(offset)
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
     use crate::kvm::memory;
 
-    /// Addresses here are this much above memory.
+    /// Offset of the virtual addresses here from the physical ones.
     const BASE: u64 = 0xffff_ffff_8000_0000;
 
     fn memory() -> Memory {
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guests_bytes_come_back() {
+    fn removing_a_trap_restores_the_guests_bytes() {
         for (trap, there) in [(Trap::Int3, [0xcc, 0x11]), (Trap::Port, [0xe6, 0xcc])] {
             let memory = memory();
             let mut traps = Traps::new(trap);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_stands_at_the_trap_or_behind_it() {
+    fn the_program_counter_is_at_the_trap_or_behind_it() {
         for (trap, pc) in [(Trap::Int3, 0x1010), (Trap::Port, 0x1012)] {
             let mut traps = Traps::new(trap);
             traps.insert(&memory(), BASE + 0x1010, kernel);
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_may_stand_in_the_middle_of_one() {
+    fn a_program_counter_in_the_middle_of_a_trap_is_found() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Port);
         let address = BASE + 0x1010;
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(around, [None, Some(address), None]);
         let lifted = traps.lift(&memory, address).unwrap();
         assert_eq!(raw(&memory, 0x1010), [0x10, 0x11]);
-        // It is none meanwhile.
+        // It is not set meanwhile.
         assert_eq!(traps.met(address + 2), None);
         memory.write_obj(0x99u8, GuestAddress(0x1011)).unwrap();
         traps.put_back(&memory, lifted);
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trap_may_lie_on_two_pages() {
+    fn a_trap_may_straddle_two_pages() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Port);
         let apart = |address: u64| {
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_and_changes_nothing() {
+    fn impossible_traps_are_refused_and_change_nothing() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Port);
         assert!(!traps.insert(&memory, 0x1010, kernel), "not mapped");
@@ -316,10 +318,13 @@ mod tests {
             let user = true;
             Some(Mapped { physical, user })
         };
-        assert!(!traps.insert(&memory, 0x1010, user), "it may not use ports");
+        assert!(
+            !traps.insert(&memory, 0x1010, user),
+            "user mode may not use ports"
+        );
         assert!(traps.insert(&memory, BASE + 0x1020, kernel));
         for address in [BASE + 0x101f, BASE + 0x1021] {
-            assert!(!traps.insert(&memory, address, kernel), "upon the other");
+            assert!(!traps.insert(&memory, address, kernel), "overlapping");
         }
         traps.clear(&memory);
         assert_eq!(raw(&memory, 0x101f), [0x1f, 0x20, 0x21, 0x22]);
@@ -328,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_and_writes_by_us_does_not_see_them() {
+    fn debugger_accesses_do_not_see_traps() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Port);
         traps.insert(&memory, BASE + 0x1010, kernel);
@@ -344,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_memory_nothing_is_read_or_written() {
+    fn accesses_beyond_the_memory_fail() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Int3);
         let end = (1 << 20) - 1;
@@ -355,11 +360,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_has_put_there_stays() {
+    fn a_trap_that_the_guest_has_overwritten_is_kept() {
         let memory = memory();
         let mut traps = Traps::new(Trap::Int3);
         traps.insert(&memory, BASE + 0x1010, kernel);
-        // A jump label is switched, say.
+        // For example when the guest switches a jump label.
         memory.write_obj(0xe9u8, GuestAddress(0x1010)).unwrap();
         let mut byte = [0];
         assert!(traps.read(&memory, 0x1010, &mut byte));

@@ -38,7 +38,7 @@ fn refusal(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_was_sealed_is_opened() {
+fn a_sealed_state_is_opened() {
     for manifest in [manifest(), differing(&[(0, 1), (1, 2), (255, 1)], 4)] {
         let bytes = sealed("b1", &manifest);
         let parts = open(&bytes, "b1").unwrap();
@@ -48,9 +48,9 @@ fn what_was_sealed_is_opened() {
 }
 
 #[test]
-fn what_is_of_another_make_is_refused_for_what_it_is() {
-    assert!(refusal(b"\x7fELF").contains("no state of a guest"));
-    assert!(refusal(&sealed("b2", &manifest())).contains("another build (b2)"));
+fn foreign_files_are_refused_with_their_reason() {
+    assert!(refusal(b"\x7fELF").contains("not the state of a guest"));
+    assert!(refusal(&sealed("b2", &manifest())).contains("a different build (b2)"));
     let mut bytes = sealed("b1", &manifest());
     bytes[8] += 1;
     assert!(refusal(&bytes).contains("version 3"));
@@ -79,7 +79,7 @@ fn lengths_that_overflow_are_refused() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_is_refused() {
+fn an_inconsistent_manifest_is_refused() {
     let short = Manifest {
         pages: Pages {
             length: 4096,
@@ -104,6 +104,6 @@ fn a_manifest_that_cannot_be_is_refused() {
     ];
     for manifest in bad {
         let why = refusal(&sealed("b1", &manifest));
-        assert!(why.contains("cannot be"), "{manifest:?}: {why}");
+        assert!(why.contains("inconsistent"), "{manifest:?}: {why}");
     }
 }
