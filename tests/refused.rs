@@ -91,6 +91,11 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: pipe:[", "]: F_SETOWN or O_ASYNC"],
     ),
+    (
+        "no-owner",
+        "EOPNOTSUPP",
+        &["pid 3: pipe:[", "]: F_SETOWN or O_ASYNC"],
+    ),
     ("pidfd", "EOPNOTSUPP", &["pid 3: anon_inode:[pidfd]: "]),
     (
         "hung-up",

@@ -19,7 +19,7 @@
 
 #include "nonce.h"
 
-#define NR_THREADS 4
+#define NR_THREADS 6
 #define QUEUED 40
 
 /* As linux/sched/types.h has it. */
@@ -69,11 +69,22 @@ static void tell(const char *who)
 	printf("%s: policy %u, nice %d, priority %u, reset %llu, %s, slice %llu us\n", who,
 	       attr.policy, attr.nice, attr.priority, (unsigned long long)attr.flags & 1,
 	       CPU_COUNT(&cpus) == sysconf(_SC_NPROCESSORS_ONLN) ? "all CPUs" : "some CPUs",
-	       (unsigned long long)(attr.policy == SCHED_OTHER && attr.runtime > 50000000 ?
-				    attr.runtime / 1000 : 0));
+	       (unsigned long long)((attr.policy == SCHED_OTHER || attr.policy == SCHED_IDLE) &&
+				    attr.runtime > 50000000 ? attr.runtime / 1000 : 0));
 }
 
-static const char *const names[] = { "plain", "batch", "round robin", "sliced" };
+static const char *const names[] = {
+	"plain", "batch", "round robin", "sliced", "sliced and idle", "sliced and FIFO before",
+};
+
+/* Unlike sched_setattr(2), leaves the slice. */
+static void set_policy(int policy, int priority)
+{
+	struct sched_param param = { .sched_priority = priority };
+
+	if (sched_setscheduler(0, policy, &param))
+		die("sched_setscheduler");
+}
 
 static void *thread(void *arg)
 {
@@ -89,10 +100,20 @@ static void *thread(void *arg)
 	case 3:
 		set(SCHED_OTHER, -3, 0, 77000000);
 		break;
+	case 4:
+		set(SCHED_OTHER, 0, 0, 77000000);
+		set_policy(SCHED_IDLE, 0);
+		break;
+	case 5:
+		set(SCHED_OTHER, 0, 0, 66000000);
+		set_policy(SCHED_FIFO, 3);
+		break;
 	}
 	pthread_barrier_wait(&ready);
 	while (sem_wait(&turn[i]))
 		;
+	if (i == 5)
+		set_policy(SCHED_OTHER, 0);
 	tell(names[i]);
 	sem_post(&turn[i + 1]);
 	return NULL;

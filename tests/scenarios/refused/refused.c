@@ -237,6 +237,19 @@ static void owner(void)
 	check(fcntl(ends[0], F_GETOWN) != getpid(), "F_GETOWN");
 }
 
+/* An owner that was taken away: its kind is left. */
+static void no_owner(void)
+{
+	struct f_owner_ex owner;
+	int ends[2];
+
+	check(pipe(ends) || fcntl(ends[0], F_SETOWN, getpid()) ||
+	      fcntl(ends[0], F_SETOWN, 0), "F_SETOWN");
+	stop_here();
+	check(fcntl(ends[0], F_GETOWN_EX, &owner) || owner.type != F_OWNER_PID || owner.pid,
+	      "F_GETOWN_EX");
+}
+
 static void pidfd(void)
 {
 	int fd = syscall(SYS_pidfd_open, getpid(), 0);
@@ -348,7 +361,8 @@ static const struct {
 	{ "flying", flying },	    { "watched", watched },   { "lock", lock },
 	{ "fifo", fifo },	    { "timer", timer },	    { "mlock", locked_memory },
 	{ "semaphore", semaphore }, { "vmsplice", vmsplice_case }, { "spliced", spliced },
-	{ "symlink", symlink_case }, { "owner", owner },	    { "pidfd", pidfd },
+	{ "symlink", symlink_case }, { "owner", owner },	    { "no-owner", no_owner },
+	{ "pidfd", pidfd },
 	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
 	{ "namespace", namespace }, { "children", children },
 	{ "option", option },	    { "segment", segment },

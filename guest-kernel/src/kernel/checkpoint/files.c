@@ -58,6 +58,14 @@ static bool has_locks(struct file *file)
 	return found;
 }
 
+/* Also what F_SETOWN leaves of an owner that it takes away: F_GETOWN_EX shows it. */
+static bool has_owner(const struct fown_struct *owner)
+{
+	return owner && (owner->pid || owner->pid_type ||
+			 !uid_eq(owner->uid, GLOBAL_ROOT_UID) ||
+			 !uid_eq(owner->euid, GLOBAL_ROOT_UID));
+}
+
 /*
  * Bits of an open file that a restart cannot set: an error that the next fsync(2)
  * is to report. And F_SETOWN names a process that may be anyone's.
@@ -68,7 +76,7 @@ static int check_state(struct ckpt_ctx *ctx, struct file *file, const char *name
 
 	if (has_locks(file))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: file locks", name);
-	if (file->f_flags & FASYNC || (owner && owner->pid))
+	if (file->f_flags & FASYNC || has_owner(owner))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: F_SETOWN or O_ASYNC", name);
 	if (!(file->f_mode & FMODE_PATH) && S_ISREG(file_inode(file)->i_mode) &&
 	    errseq_check(&file->f_mapping->wb_err, READ_ONCE(file->f_wb_err)))

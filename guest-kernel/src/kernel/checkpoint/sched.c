@@ -74,6 +74,24 @@ static int apply_affinity(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
 }
 
+/*
+ * sched_setattr(2) sets the slice with SCHED_OTHER and SCHED_BATCH only. With
+ * another policy a task keeps the slice that it asked for before, or here the one
+ * that it has inherited from the caller. The scheduler only reads both members, of
+ * the running task.
+ */
+static void apply_slice(const struct ckpt_task *rec)
+{
+	struct sched_entity *se = &current->se;
+
+	if (current->policy == SCHED_NORMAL || current->policy == SCHED_BATCH)
+		return;
+	se->custom_slice = rec->slice_ns != 0;
+	if (rec->slice_ns)
+		se->slice = clamp_t(u64, rec->slice_ns, NSEC_PER_MSEC / 10,
+				    NSEC_PER_MSEC * 100);
+}
+
 /**
  * ckpt_apply_sched - schedule current as it was
  * @ctx: the restart
@@ -105,5 +123,6 @@ int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	if (rec->nice < task_nice(current) && !can_nice(current, rec->nice))
 		return ckpt_err(ctx, -EPERM, "nice %d", rec->nice);
 	set_user_nice(current, rec->nice);
+	apply_slice(rec);
 	return apply_affinity(ctx, rec);
 }

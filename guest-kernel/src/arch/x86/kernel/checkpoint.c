@@ -99,6 +99,7 @@ static bool at_syscall_entry(struct task_struct *t)
 
 static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 {
+	const struct fpu *fpu;
 	unsigned int i;
 
 	for (i = 0; i < GDT_ENTRY_TLS_ENTRIES; i++)
@@ -108,10 +109,20 @@ static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: I/O port access", t->comm);
 	if (test_tsk_thread_flag(t, TIF_NOCPUID))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: ARCH_SET_CPUID", t->comm);
-	if (READ_ONCE(t->group_leader->thread.fpu.perm.__state_perm) &
+	fpu = &t->group_leader->thread.fpu;
+	if ((READ_ONCE(fpu->perm.__state_perm) |
+	     READ_ONCE(fpu->guest_perm.__state_perm)) &
 	    ~(fpu_kernel_cfg.default_features | FPU_GUEST_PERM_LOCKED))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: ARCH_REQ_XCOMP_PERM (AMX)", t->comm);
+				"%s: ARCH_REQ_XCOMP_PERM or ARCH_REQ_XCOMP_GUEST_PERM (AMX)",
+				t->comm);
+	/* of a tracer that has died: the next trap would take them off */
+	if (!t->ptrace && (test_tsk_thread_flag(t, TIF_SINGLESTEP) ||
+			   test_tsk_thread_flag(t, TIF_FORCED_TF) ||
+			   test_tsk_thread_flag(t, TIF_BLOCKSTEP)))
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"%s: a single step that a dead tracer has left",
+				t->comm);
 #ifdef CONFIG_X86_USER_SHADOW_STACK
 	if (t->thread.features || t->thread.features_locked)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: shadow stack features",
@@ -372,6 +383,8 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 
 	if (test_thread_flag(TIF_NOCPUID))
 		return ckpt_err(ctx, -EPERM, "the caller has ARCH_SET_CPUID");
+	/* unlike the bitmap of ports, the caller's iopl(2) is inherited */
+	current->thread.iopl_emul = 0;
 	regs->r15 = rec->r15;
 	regs->r14 = rec->r14;
 	regs->r13 = rec->r13;
