@@ -130,7 +130,7 @@ mod tests {
         let failed = Cell {
             cell: name.to_owned(),
             class: Class::Failed,
-            why: Some("the restarted run saw something else".to_owned()),
+            why: Some("the restarted run observed something different".to_owned()),
             differs: Some(["one".to_owned(), "other".to_owned()]),
             ms: 9,
         };
