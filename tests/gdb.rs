@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! gdb and a guest of QEMU's. One of our own monitor's is debugged in `kvm.rs`.
+//! gdb and a guest of QEMU's. `kvm.rs` debugs a guest of our own VMM.
 
 mod common;
 mod debugger;
@@ -11,18 +11,18 @@ use std::time::Instant;
 use common::LONG;
 use serde_json::Value;
 
-/// Ends a guest that nobody debugs any more: it would wait for ever.
+/// Kills the guest's process on drop: without a debugger it would wait forever.
 struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It has ended by itself where all is well.
+        // If the test passed, the process has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// gdb, for at most ten minutes: the end of patience with a busy host.
+/// Runs gdb for at most ten minutes, which only bounds a hung test.
 fn gdb(arguments: &[String]) -> Output {
     Command::new("timeout")
         .args(["600", "gdb"])
@@ -34,8 +34,8 @@ fn gdb(arguments: &[String]) -> Output {
 
 #[test]
 fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
-    // It brings gdb, too.
-    common::bed();
+    // This also installs gdb.
+    common::fixture();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let socket = path("gdb").to_string_lossy().into_owned();
@@ -47,12 +47,12 @@ fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
             .stdout(File::create(path("record")).unwrap())
             .stderr(File::create(path("words")).unwrap())
             .spawn()
-            .expect("the binary that cargo has just built"),
+            .expect("the crucible binary to run"),
     );
     let read = |name: &str| fs::read_to_string(path(name)).unwrap();
     let began = Instant::now();
     let kernel = loop {
-        // The command that it says is the one to be used.
+        // The printed command must be the one to use.
         let words = read("words");
         let line = words.split_once("the guest waits for: gdb -ex ");
         let target = format!("'target remote {socket}' ");

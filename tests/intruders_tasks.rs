@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who may call checkpoint(2) and restart(2), of what, and what comes of it: namespaces,
-//! credentials, tracers and signals from outside. Each script runs in a guest of its own as
-//! root, and becomes somebody else where it says so. That checkpoint(2) is in the middle is no
-//! matter of time: its image goes to a pipe that nobody empties.
+//! Permissions of checkpoint(2) and restart(2), and their interaction with namespaces,
+//! credentials, tracers and signals from outside. Each script runs as root in a guest of its own,
+//! and switches to a different user where needed. The scripts do not depend on timing to be in the
+//! middle of a checkpoint(2): its image goes to a pipe that no process reads.
 
 mod common;
 
-use common::scripts::{assert_lines, said_by};
+use common::scripts::{assert_lines, run_script};
 
 #[test]
-fn a_namespace_that_is_not_the_callers_is_refused_by_name() {
-    let said = said_by(
+fn a_namespace_different_from_the_callers_is_refused_by_name() {
+    let said = run_script(
         r#"
 for option in -Ur -n -u -i -C -T; do
 	begin unshare $option sleep 1000
@@ -45,7 +45,7 @@ end
 
 #[test]
 fn another_cgroup_of_version_one_is_refused() {
-    let said = said_by(
+    let said = run_script(
         r#"
 mkdir one
 mount -t cgroup -o none,name=ours none one
@@ -73,7 +73,7 @@ umount one
 
 #[test]
 fn mounts_of_its_own_are_permitted_listed_and_compared() {
-    let said = said_by(
+    let said = run_script(
         r#"
 mkdir data
 begin unshare -m sh -c 'mount -t tmpfs -o size=1m ours /tmp/t/data; exec sleep 1000'
@@ -112,8 +112,8 @@ again 'mount -t tmpfs -o size=1m,ro ours data' --equal-mounts
 }
 
 #[test]
-fn who_may_not_trace_the_root_is_told_so_first() {
-    let said = said_by(
+fn a_caller_that_may_not_trace_the_root_is_refused_first() {
+    let said = run_script(
         r#"
 # the caller is below this one, which would be found out by a walk through all of it
 setpriv --reuid 1000 --clear-groups sh -c "$tools/checkpoint --check 1 2>&1" | head -1
@@ -137,8 +137,8 @@ echo vfork 1 > $cg/cgroup.freeze_at && echo armed
 }
 
 #[test]
-fn a_tracer_that_comes_during_a_checkpoint_is_noticed() {
-    let said = said_by(
+fn a_tracer_that_attaches_during_a_checkpoint_is_noticed() {
+    let said = run_script(
         r#"
 # Begins to trace a task that does not notice: PTRACE_SEIZE wakes nobody.
 cat > seize.c <<'END'
@@ -177,8 +177,8 @@ end
 }
 
 #[test]
-fn a_signal_does_not_begin_the_image_anew() {
-    let said = said_by(
+fn a_signal_does_not_restart_the_image() {
+    let said = run_script(
         r#"
 gcc -o big big.c || die gcc
 begin ./big
@@ -210,8 +210,8 @@ end
 }
 
 #[test]
-fn a_cgroup_made_during_a_checkpoint_is_not_frozen_for_ever() {
-    let said = said_by(
+fn a_cgroup_created_during_a_checkpoint_does_not_stay_frozen() {
+    let said = run_script(
         r#"
 gcc -o big big.c || die gcc
 begin ./big
@@ -231,8 +231,8 @@ end
 }
 
 #[test]
-fn a_restarter_cannot_give_what_it_could_not_set() {
-    let said = said_by(
+fn a_restart_gives_no_credentials_that_the_caller_could_not_set() {
+    let said = run_script(
         r#"
 # try WHAT RESTARTER-OPTIONS -- TREE-OPTIONS
 try() {
@@ -297,8 +297,8 @@ try ./bits 40 -- $raised
 }
 
 #[test]
-fn a_restarter_does_not_pass_on_how_it_is_scheduled() {
-    let said = said_by(
+fn a_restarted_tree_does_not_inherit_the_callers_scheduling() {
+    let said = run_script(
         r#"
 begin sleep 1000
 at_rest sleep
@@ -319,7 +319,7 @@ kill $root
 
 #[test]
 fn a_timer_that_expires_during_a_checkpoint_is_not_lost() {
-    let said = said_by(
+    let said = run_script(
         r#"
 cat > alarm.c <<'END'
 #include <signal.h>
@@ -371,8 +371,8 @@ until grep SIGALRM out; do :; done
 }
 
 #[test]
-fn a_lock_that_somebody_outside_holds_does_not_hold_the_caller() {
-    let said = said_by(
+fn waiting_for_a_lock_held_outside_can_be_killed() {
+    let said = run_script(
         r#"
 cat > hold.c <<'END'
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! States that a number chooses (`tests/states/states.c`): checkpoint refuses one and the tree
-//! goes on undisturbed, or it restarts and the program finds all as it was. There is no third
-//! outcome. Each number and its outcome is printed.
+//! Random states, chosen by a seed (`tests/states/states.c`): either checkpoint refuses one and
+//! the tree continues undisturbed, or it restarts and the program finds its state unchanged. No
+//! other outcome is permitted. The test prints each seed with its outcome.
 //!
-//! `CRUCIBLE_STATES` says how many are tried, `CRUCIBLE_STATES_FROM` which number is the first.
+//! `CRUCIBLE_STATES` sets the number of states to try, `CRUCIBLE_STATES_FROM` the first seed.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{LONG, boot};
 use crucible_engine::guest::Guest;
 use crucible_protocol::{Ended, EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
 
-/// getppid(2), which the program calls when it is in its state.
+/// The trigger for getppid(2), which the program calls once its state is complete.
 const EVENT: Trigger = Trigger::Count {
     kind: EventKind::Syscall { number: Some(110) },
     task: None,
@@ -23,13 +23,13 @@ const EVENT: Trigger = Trigger::Count {
 
 const STASH: &str = "states";
 
-/// As many as a run of all tests has time for.
+/// Number of states to try by default, chosen for the time that a run of all tests can spend.
 const FEW: u64 = 40;
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| {
         text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
     })
 }
 
@@ -41,7 +41,7 @@ fn run(guest: &mut Guest, script: &str) -> String {
     run.stdout
 }
 
-/// Lets a frozen container end by itself; what it printed, and how it ended.
+/// Thaws a container and waits until it ends on its own. Returns its output and its exit status.
 fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
     guest.thaw(name).unwrap();
     let stopped = guest.wait(name, LONG).unwrap();
@@ -57,10 +57,10 @@ fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
     (said, workload)
 }
 
-/// What became of one state.
+/// The outcome of one state.
 struct Outcome {
     restarted: bool,
-    /// The parts that it had.
+    /// The names of the parts of the state.
     parts: Vec<String>,
 }
 
@@ -87,13 +87,13 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
         let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
         assert!(
             restarted.is_ok(),
-            "state {seed} was saved and cannot be restarted: {words}{restarted:#?}"
+            "state {seed} was saved but cannot be restarted: {words}{restarted:#?}"
         );
         finish(guest, &again)
     } else {
         assert!(
             !words.is_empty(),
-            "state {seed} is refused without a word: {saved:#?}"
+            "state {seed} is refused without a reason: {saved:#?}"
         );
         finish(guest, &name)
     };
@@ -117,7 +117,7 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
 }
 
 #[test]
-fn a_state_is_refused_or_comes_back_whole() {
+fn a_state_is_refused_or_restored_completely() {
     let (from, count) = (
         number("CRUCIBLE_STATES_FROM", 1),
         number("CRUCIBLE_STATES", FEW),
@@ -141,15 +141,15 @@ fn a_state_is_refused_or_comes_back_whole() {
         restarted += u64::from(outcome.restarted);
         assert!(!outcome.parts.is_empty(), "state {seed} has no parts");
         for part in outcome.parts {
-            *met.get_mut(&part).expect("a part of the list") += 1;
+            *met.get_mut(&part).expect("a known part") += 1;
         }
         guest.check_alerts().unwrap();
     }
     println!("{restarted} of {count} restarted; parts: {met:?}");
     assert!(restarted * 2 >= count, "{restarted} of {count} restarted");
-    // Each part is met about as often as any other: five times in 40.
+    // Each part occurs about equally often: five times in 40 states.
     for (part, times) in met {
-        assert!(times * 40 >= count * 2, "{part} was met {times} times");
+        assert!(times * 40 >= count * 2, "{part} occurred {times} times");
     }
     guest.shutdown().unwrap();
 }
