@@ -34,11 +34,11 @@ fn the_lists_are_those_of(flavour: Flavour) {
     // A much lower number would mean that objects were missed or could not be read.
     assert!(census.len() > 400, "{} functions", census.len());
     let differences = census::compare(&entries, &census, flavour);
-    let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
     assert!(
-        words.is_empty(),
+        lines.is_empty(),
         "{}\n`crucible kernel census` prints the entries to write",
-        words.join("\n")
+        lines.join("\n")
     );
 }
 
@@ -87,8 +87,8 @@ fn planted_sleeps_of_every_form_are_found() {
         let calls = |function: &str| {
             let calls = found.get(function);
             let calls = calls.unwrap_or_else(|| panic!("no {function}: {found:#?}"));
-            let words = calls.iter().map(|(name, count)| format!("{name}:{count}"));
-            words.collect::<Vec<_>>().join(" ")
+            let lines = calls.iter().map(|(name, count)| format!("{name}:{count}"));
+            lines.collect::<Vec<_>>().join(" ")
         };
         let event = calls("planted_wait_event");
         assert!(event.starts_with("prepare_to_wait_event:"), "{event}");

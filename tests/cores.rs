@@ -56,9 +56,9 @@ echo $(( $(stat -c %s begin) + $(stat -c %s rest) ))
 fn size_of_core(freeze: &str) -> u64 {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", SCRIPT, "cores", freeze].map(String::from);
+    let argv = ["/bin/bash", "-c", SCRIPT, "cores", freeze].map(String::from);
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
         .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");

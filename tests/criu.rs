@@ -14,8 +14,8 @@ fn criu(scenario: &str) -> (Option<i32>, Value) {
         .output()
         .expect("the binary that cargo has just built");
     let record = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); stderr: {said}")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("no record ({error}); stderr: {stderr}")
     });
     (output.status.code(), record)
 }
@@ -41,14 +41,14 @@ fn criu_refuses_a_vfork_with_lines_of_its_own_log() {
     for case in record["cases"].as_array().expect("cases") {
         assert_eq!(case["verdict"], "refused", "{case:#}");
         let lines = case["lines"].as_array().expect("CRIU's own lines");
-        let said = |words: &str| {
+        let has_line = |text: &str| {
             lines
                 .iter()
-                .any(|l| l.as_str().unwrap_or("").contains(words))
+                .any(|l| l.as_str().unwrap_or("").contains(text))
         };
-        assert!(said("Error (criu/"), "{case:#}");
+        assert!(has_line("Error (criu/"), "{case:#}");
         assert!(
-            said("the tree was thawed and completed its work"),
+            has_line("the tree was thawed and completed its work"),
             "{case:#}"
         );
         let kept = case["files"].as_array().expect("files kept");

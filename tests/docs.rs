@@ -269,8 +269,8 @@ fn commands_are_accepted() {
                 .expect("crucible");
             checked += 1;
             if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr);
-                wrong.push(format!("{name}: {}: {said}", line.trim()));
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                wrong.push(format!("{name}: {}: {stderr}", line.trim()));
             }
         }
     }

@@ -45,7 +45,7 @@ fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
             .args(["--machine", "qemu", "--gdb", &socket])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(File::create(path("record")).unwrap())
-            .stderr(File::create(path("words")).unwrap())
+            .stderr(File::create(path("stderr")).unwrap())
             .spawn()
             .expect("the crucible binary to run"),
     );
@@ -53,25 +53,25 @@ fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
     let began = Instant::now();
     let kernel = loop {
         // The printed command must be the one to use.
-        let words = read("words");
-        let line = words.split_once("the guest waits for: gdb -ex ");
+        let stderr = read("stderr");
+        let line = stderr.split_once("the guest waits for: gdb -ex ");
         let target = format!("'target remote {socket}' ");
         if let Some((_, line)) = line
             && let Some((command, _)) = line.split_once('\n')
         {
-            break command.strip_prefix(&target).expect(&words).to_owned();
+            break command.strip_prefix(&target).expect(&stderr).to_owned();
         }
         let ended = child.0.try_wait().unwrap();
-        assert!(ended.is_none() && began.elapsed() < 2 * LONG, "{words}");
+        assert!(ended.is_none() && began.elapsed() < 2 * LONG, "{stderr}");
         std::thread::sleep(LONG / 1000);
     };
     let mut arguments = debugger::arguments(&socket);
     arguments.push(kernel);
     let output = gdb(&arguments);
-    let said = String::from_utf8_lossy(&output.stdout);
-    debugger::check(&said);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    debugger::check(&stdout);
     let status = child.0.wait().unwrap();
-    assert!(status.success(), "{status}: {}", read("words"));
+    assert!(status.success(), "{status}: {}", read("stderr"));
     let record: Value = serde_json::from_str(&read("record")).unwrap();
     assert_eq!(record["verdict"], "pass", "{record:#}");
 }

@@ -106,8 +106,8 @@ fn no_process_reaches_a_tree_that_is_being_restarted() {
             &mut guest,
             &format!("for f in {RUN_DIR}/*; do : > $f; done"),
         );
-        let said = intrude(&mut guest, &image, "attack", record, VERSION1);
-        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
+        let output = intrude(&mut guest, &image, "attack", record, VERSION1);
+        assert_eq!(output, "status 0\n", "behind record {record} of {records}");
         let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
         let victim = String::from_utf8(victim).unwrap();
         assert_eq!(victim, "unharmed\n", "behind record {record} of {records}");
@@ -126,10 +126,10 @@ fn killing_the_tasks_ends_a_restart_at_every_moment() {
             if how == "cgroup" && record < TREE {
                 continue;
             }
-            let said = intrude(&mut guest, &image, "end", record, how);
+            let output = intrude(&mut guest, &image, "end", record, how);
             assert!(
-                said.ends_with("status 0\n"),
-                "{how} behind record {record} of {records}: {said}"
+                output.ends_with("status 0\n"),
+                "{how} behind record {record} of {records}: {output}"
             );
         }
         guest.check_alerts().unwrap();
@@ -149,12 +149,15 @@ fn the_end_of_the_namespace_and_the_oom_killer_end_a_restart_at_every_moment() {
     );
     let mut called = 0;
     for record in 1..records {
-        let said = intrude(&mut guest, &image, "end", record, "namespace");
-        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
-        let said = intrude(&mut guest, &image, "end", record, "memory");
-        let ended = said.ends_with("status 0\n");
-        assert!(ended, "memory behind record {record} of {records}: {said}");
-        called += usize::from(said.contains("the OOM killer was called\n"));
+        let output = intrude(&mut guest, &image, "end", record, "namespace");
+        assert_eq!(output, "status 0\n", "behind record {record} of {records}");
+        let output = intrude(&mut guest, &image, "end", record, "memory");
+        let ended = output.ends_with("status 0\n");
+        assert!(
+            ended,
+            "memory behind record {record} of {records}: {output}"
+        );
+        called += usize::from(output.contains("the OOM killer was called\n"));
         guest.check_alerts().unwrap();
     }
     // While there is no task yet, there is no memory for the OOM killer to reclaim.
@@ -167,11 +170,11 @@ fn a_failed_restart_leaves_no_task_and_harms_no_other() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     for record in 1..records {
-        let said = intrude(&mut guest, &image, "fail", record, "");
-        let words = "the image ends in the middle";
+        let output = intrude(&mut guest, &image, "fail", record, "");
+        let expected = "the image ends in the middle";
         assert!(
-            said.ends_with("status 0\n") && said.contains(words),
-            "behind record {record} of {records}: {said}"
+            output.ends_with("status 0\n") && output.contains(expected),
+            "behind record {record} of {records}: {output}"
         );
         guest.check_alerts().unwrap();
     }
@@ -196,13 +199,13 @@ fn a_proc_file_recorded_as_a_plain_file_is_refused() {
              TEXT=/proc/2/maps ./forge {image} {KEEP_DIR}/forged 11 0 0 4 1"
         ),
     );
-    let said = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
+    let output = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
     assert!(
-        said.contains("maps is a file of proc, not saved as one (-EINVAL)"),
-        "{said}"
+        output.contains("maps is a file of proc, not saved as one (-EINVAL)"),
+        "{output}"
     );
-    let said = intrude(&mut guest, &image, "restart", 0, "");
-    assert_eq!(said, "status 0\n");
+    let output = intrude(&mut guest, &image, "restart", 0, "");
+    assert_eq!(output, "status 0\n");
     guest.shutdown().unwrap();
 }
 
@@ -210,8 +213,8 @@ fn a_proc_file_recorded_as_a_plain_file_is_refused() {
 fn seccomp_filters_of_the_caller_stay_in_force() {
     let (_directory, mut guest) = boot();
     let (image, _) = image(&mut guest, &["./victim", "filtered"]);
-    let said = intrude(&mut guest, &image, "cage", 0, "");
-    assert_eq!(said, "status 0\n");
+    let output = intrude(&mut guest, &image, "cage", 0, "");
+    assert_eq!(output, "status 0\n");
     let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
     let victim = String::from_utf8(victim).unwrap();
     assert_eq!(victim, "mkdir: Operation not permitted\n");

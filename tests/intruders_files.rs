@@ -50,7 +50,7 @@ save() { $user /opt/crucible/checkpoint -o $1.img -l $1.log $child && echo "$1: 
 fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = [
+    let argv = [
         "/bin/bash".to_owned(),
         "-c".to_owned(),
         format!(
@@ -59,7 +59,7 @@ fn run_script(script: &str) -> String {
         ),
     ];
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
         .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
@@ -71,7 +71,7 @@ fn run_script(script: &str) -> String {
 /// the caller of checkpoint(2) may read the file.
 #[test]
 fn an_unlinked_file_is_saved_only_if_the_caller_may_read_it() {
-    let said = run_script(
+    let output = run_script(
         r#"
 cat > holder.py <<'END'
 import os, sys, time
@@ -118,27 +118,30 @@ true
 "#,
     );
     for how in ["path", "write"] {
-        assert!(!said.contains(&format!("{how}: saved\n")), "{said}");
-        assert!(said.contains("secret"), "{said}");
+        assert!(!output.contains(&format!("{how}: saved\n")), "{output}");
+        assert!(output.contains("secret"), "{output}");
         assert!(
-            said.contains("the caller may not read it (-EACCES)"),
-            "{said}"
+            output.contains("the caller may not read it (-EACCES)"),
+            "{output}"
         );
-        assert!(said.contains(&format!("{how}: secrets 0")), "{said}");
-        assert!(said.contains(&format!("{how}: saved by root")), "{said}");
-        assert!(said.contains(&format!("{how}: root has 1")), "{said}");
+        assert!(output.contains(&format!("{how}: secrets 0")), "{output}");
+        assert!(
+            output.contains(&format!("{how}: saved by root")),
+            "{output}"
+        );
+        assert!(output.contains(&format!("{how}: root has 1")), "{output}");
     }
-    assert!(said.contains("drop: saved\n"), "{said}");
-    assert!(said.contains("drop: secrets 0"), "{said}");
-    assert!(said.contains("own: saved\n"), "{said}");
-    assert!(said.contains("own: content"), "{said}");
+    assert!(output.contains("drop: saved\n"), "{output}");
+    assert!(output.contains("drop: secrets 0"), "{output}");
+    assert!(output.contains("own: saved\n"), "{output}");
+    assert!(output.contains("own: content"), "{output}");
 }
 
 /// A user restarts an image that checkpoint(2) wrote, then variants that it could not have
 /// written.
 #[test]
 fn a_restart_gives_a_user_no_new_rights() {
-    let said = run_script(
+    let output = run_script(
         r#"
 mkdir mine
 chown 1000 mine
@@ -219,7 +222,7 @@ restart noexec
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("plain", "restart: done"),
         ("dumpable", "only root may have a core file (-EPERM)"),
         ("path", "restart: done"),
@@ -233,9 +236,10 @@ true
         ("noexec", "which vm.memfd_noexec forbids (-EACCES)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
@@ -244,7 +248,7 @@ true
 /// the same restart has created it.
 #[test]
 fn a_seal_of_a_foreign_memfd_is_respected() {
-    let said = run_script(
+    let output = run_script(
         r#"
 mkdir mine
 chown 1000 mine
@@ -312,15 +316,16 @@ $user unshare -Ucpf --keep-caps /tmp/sealed sh seal.sh 2>&1 | sed "s/^/seal: /"
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("share", "restart: done"),
         ("unsealed", "mapping 414141410000-414141411000 (-E"),
         ("seal", "mapping 414141410000-414141411000 (-EPERM)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
@@ -329,7 +334,7 @@ true
 /// that belong to other users, nor ones with a longer backlog than the administrator permits.
 #[test]
 fn a_restart_creates_no_socket_of_another_user() {
-    let said = run_script(
+    let output = run_script(
         r#"
 cat > holder.py <<'END'
 import socket, time
@@ -353,7 +358,7 @@ TEXT=datagrams ./forge own.img backlog.img 36 0 84 4 1000000 && restart backlog
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("own", "restart: done"),
         ("uid", "a socket of uid 0, gid 1000, mode 140777 (-EPERM)"),
         ("gid", "a socket of uid 1000, gid 5, mode 140777 (-EPERM)"),
@@ -362,19 +367,20 @@ true
         ("backlog", "more than net.unix.max_dgram_qlen (-EPERM)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
 
 /// Services such as polkit identify a process by its pid and start time. A caller that could also
-/// choose the start time would only have to wait for the pid to be free, so only a caller with
-/// CAP_CHECKPOINT_RESTORE in the initial user namespace may choose it.
+/// choose the start time would only have to wait for the pid to be free, so only a caller that may
+/// choose pids in all pid namespaces of the task may choose it.
 #[test]
 fn a_user_cannot_choose_the_start_time_of_a_process() {
-    let said = run_script(
+    let output = run_script(
         r#"
 freeze born /bin/sleep 1000
 hold
@@ -388,18 +394,18 @@ true
 "#,
     );
     let began = |prefix: &str| {
-        let mut lines = said.lines().filter_map(|line| line.strip_prefix(prefix));
+        let mut lines = output.lines().filter_map(|line| line.strip_prefix(prefix));
         let number = lines.next().and_then(|number| number.parse::<u64>().ok());
-        number.unwrap_or_else(|| panic!("{prefix}: {said}"))
+        number.unwrap_or_else(|| panic!("{prefix}: {output}"))
     };
     let original = began("born: it began at ");
     assert!(
         began("born: restart: it began at ") > original,
-        "a user's restart: {said}"
+        "a user's restart: {output}"
     );
     assert_eq!(
         began("root: restart: it began at "),
         original,
-        "root's restart: {said}"
+        "root's restart: {output}"
     );
 }

@@ -38,9 +38,9 @@ fn a_setuid_program_that_is_executed_during_a_checkpoint_is_not_saved() {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
     let script = format!("cat > /tmp/setuid.c <<'END'\n{SETUID}END\n{SCRIPT}");
-    let words = ["/bin/bash", "-c", &script].map(String::from);
+    let argv = ["/bin/bash", "-c", &script].map(String::from);
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
         .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert_eq!(run.stdout, "refused\nstatus 0\n", "{run:#?}");

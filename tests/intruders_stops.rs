@@ -57,13 +57,13 @@ again strict ./cage
 
 #[test]
 fn an_image_does_not_bypass_a_seccomp_filter() {
-    let said = run_script(&format!(
+    let output = run_script(&format!(
         "cat > forge.c <<'END'\n{FORGE}END\n\
          cat > stops.c <<'END'\n{STOPS}END\n\
          cat > cage.c <<'END'\n{CAGE}END\n{SCRIPT}"
     ));
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "restarted",
@@ -80,7 +80,7 @@ fn an_image_does_not_bypass_a_seccomp_filter() {
         ],
     );
     assert!(
-        said.contains("a seccomp stop, restarted from under seccomp filters (-EPERM)"),
-        "{said}"
+        output.contains("a seccomp stop, restarted from under seccomp filters (-EPERM)"),
+        "{output}"
     );
 }

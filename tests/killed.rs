@@ -141,12 +141,12 @@ fn try_case(guest: &mut Guest, number: usize, case: &Case) {
         ),
     );
     assert_eq!(printed.trim(), answer, "{case:?}");
-    let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+    let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
     // If the parent was killed before it was written, the wait of its vfork child is not found
     // either.
     let known = ["has moved during the checkpoint", "of its vfork is done"];
-    let told = known.iter().any(|known| words.contains(known));
-    assert_eq!(told, answer == "EAGAIN", "{case:?}: {words}");
+    let reported = known.iter().any(|known| log_text.contains(known));
+    assert_eq!(reported, answer == "EAGAIN", "{case:?}: {log_text}");
     if victim == "all" {
         let stopped = guest.wait(&name, LONG).unwrap();
         assert!(matches!(stopped, Stopped::Exited { .. }), "{stopped:?}");

@@ -21,8 +21,8 @@ fn crucible(arguments: &[&str]) -> Output {
 fn records(output: &Output) -> Vec<Value> {
     let records = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
     let records: Result<Vec<Value>, _> = records.collect();
-    let said = String::from_utf8_lossy(&output.stderr);
-    records.unwrap_or_else(|error| panic!("no record ({error}); stderr: {said}"))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    records.unwrap_or_else(|error| panic!("no record ({error}); stderr: {stderr}"))
 }
 
 /// Source of a program that checks that the outer Linux's timer keeps running.
@@ -32,7 +32,7 @@ const TIMER: &str = include_str!("outer/timer.c");
 /// snapshot; a scenario from the same snapshot under gdb; and several guests in parallel from a
 /// snapshot that contains changes made by another guest. Only records go to standard output.
 fn script() -> String {
-    let quote = |words: String| format!("'{words}'");
+    let quote = |argument: String| format!("'{argument}'");
     let arguments = debugger::arguments("/tmp/gdb").into_iter().map(quote);
     format!(
         "cat > /tmp/timer.c <<'END'
@@ -56,18 +56,21 @@ END
 fn the_main_scenario_passes_in_our_own_vmm() {
     let output = crucible(&["-q", "nested", "--script", &script()]);
     let records = records(&output);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(records.len(), 3, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(records.len(), 3, "{stderr}");
     for (record, start) in records.iter().zip(["cold", "warm", "warm"]) {
         assert_eq!(record["verdict"], "pass", "{record:#}");
         let machine = &record["versions"]["machine"];
         assert_eq!(machine["kind"], "kvm", "{machine}");
         assert_eq!(machine["start"], start, "{machine}");
     }
-    assert!(said.contains("in a sleep"), "{said}");
-    assert!(said.contains("4 clones of one snapshot: pass"), "{said}");
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    debugger::check(&said);
+    assert!(stderr.contains("in a sleep"), "{stderr}");
+    assert!(
+        stderr.contains("4 clones of one snapshot: pass"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    debugger::check(&stderr);
 }
 
 #[test]
@@ -83,10 +86,14 @@ fn thirty_two_clones_have_their_own_identities() {
         "--machine",
         "kvm",
     ]);
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     let verdict = "32 clones of one snapshot: pass";
-    assert_eq!(said.lines().last(), Some(verdict), "{said}\n{complaints}");
+    assert_eq!(
+        stdout.lines().last(),
+        Some(verdict),
+        "{stdout}\n{complaints}"
+    );
     assert_eq!(output.status.code(), Some(0), "{complaints}");
 }
 

@@ -90,10 +90,10 @@ fn refusal(options: &str, root: &str) -> String {
 fn run_script(script: &[&str]) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c"].iter().chain(script);
-    let words: Vec<String> = words.map(ToString::to_string).collect();
+    let argv = ["/bin/bash", "-c"].iter().chain(script);
+    let argv: Vec<String> = argv.map(ToString::to_string).collect();
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
         .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
@@ -103,39 +103,39 @@ fn run_script(script: &[&str]) -> String {
 
 #[test]
 fn a_tracer_outside_is_reported() {
-    let said = refusal("", "tracee");
+    let output = refusal("", "tracee");
     assert!(
-        said.contains("sleep: is traced by pid TRACER (strace), which is not in the tree"),
-        "{said}"
+        output.contains("sleep: is traced by pid TRACER (strace), which is not in the tree"),
+        "{output}"
     );
 }
 
 #[test]
 fn a_tracee_outside_is_reported() {
     // With -D the tracer is not the tracee's parent but its orphaned grandchild.
-    let said = refusal("-D", "tracer");
+    let output = refusal("-D", "tracer");
     assert!(
-        said.contains("strace: traces pid TRACEE (sleep), which is not in the tree"),
-        "{said}"
+        output.contains("strace: traces pid TRACEE (sleep), which is not in the tree"),
+        "{output}"
     );
 }
 
 #[test]
 fn a_socket_whose_peer_is_outside_is_refused() {
-    let said = run_script(&[SOCKETS, "outside", "here"]);
+    let output = run_script(&[SOCKETS, "outside", "here"]);
     assert!(
-        said.contains("is connected to one outside the tree"),
-        "{said}"
+        output.contains("is connected to one outside the tree"),
+        "{output}"
     );
-    assert!(said.contains("the child exited 7"), "{said}");
+    assert!(output.contains("the child exited 7"), "{output}");
 }
 
 #[test]
 fn a_socket_that_is_open_outside_is_refused() {
-    let said = run_script(&[SOCKETS, "outside", "nothing"]);
+    let output = run_script(&[SOCKETS, "outside", "nothing"]);
     assert!(
-        said.contains("is held 2 times, 1 of them in the tree"),
-        "{said}"
+        output.contains("is held 2 times, 1 of them in the tree"),
+        "{output}"
     );
-    assert!(said.contains("the child exited 7"), "{said}");
+    assert!(output.contains("the child exited 7"), "{output}");
 }

@@ -100,22 +100,23 @@ done
 
 #[test]
 fn an_object_of_an_unmapped_user_is_refused() {
-    let said = run_script(FOREIGN);
-    assert!(said.contains("nothing: saved"), "{said}");
+    let output = run_script(FOREIGN);
+    assert!(output.contains("nothing: saved"), "{output}");
     for (what, name) in [
         ("pipe", "pipe:["),
         ("socket", "socket:["),
         ("memory", "inode:["),
     ] {
-        assert!(said.contains(&format!("{what}: refused")), "{said}");
+        assert!(output.contains(&format!("{what}: refused")), "{output}");
         assert!(
-            said.lines()
+            output
+                .lines()
                 .any(|line| line.starts_with(&format!("{what}: pid "))
                     && line.contains(name)
                     && line.contains(
                         "belongs to a user or group that the tree's user namespace has not"
                     )),
-            "{what}: {said}"
+            "{what}: {output}"
         );
     }
 }
@@ -123,9 +124,9 @@ fn an_object_of_an_unmapped_user_is_refused() {
 fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
+    let argv = ["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
         .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
@@ -134,22 +135,23 @@ fn run_script(script: &str) -> String {
 
 #[test]
 fn an_object_shared_with_a_task_outside_is_refused() {
-    let said = run_script(&format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"));
-    for (what, words) in REFUSED {
-        assert!(said.contains(&format!("{what}: refused")), "{said}");
+    let output = run_script(&format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"));
+    for (what, expected) in REFUSED {
+        assert!(output.contains(&format!("{what}: refused")), "{output}");
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{what}: pid ")) && line.contains(words)),
-            "{what}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{what}: pid ")) && line.contains(expected)),
+            "{what}: {output}"
         );
     }
     for what in SAVED {
-        assert!(said.contains(&format!("{what}: saved")), "{said}");
+        assert!(output.contains(&format!("{what}: saved")), "{output}");
     }
     for what in REFUSED.iter().map(|(what, _)| what).chain(SAVED) {
         assert!(
-            said.contains(&format!("{what}: still shared")),
-            "{what}: {said}"
+            output.contains(&format!("{what}: still shared")),
+            "{what}: {output}"
         );
     }
 }

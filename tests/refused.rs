@@ -144,7 +144,7 @@ fn unsupported_state_is_refused_and_the_tree_continues() {
     assert_eq!(record["verdict"], "refused", "{record:#}");
     let cases = record["cases"].as_array().expect("an array of cases");
     assert_eq!(cases.len(), REFUSALS.len());
-    for (name, errno, words) in REFUSALS {
+    for (name, errno, texts) in REFUSALS {
         let case = cases.iter().find(|case| case["name"] == *name);
         let case = case.unwrap_or_else(|| panic!("no case {name}: {record:#}"));
         assert_eq!(case["verdict"], "refused", "{case:#}");
@@ -152,8 +152,8 @@ fn unsupported_state_is_refused_and_the_tree_continues() {
         assert!(why.contains("checkpoint refused: "), "{case:#}");
         assert!(why.contains(errno), "{case:#}");
         let lines = case["lines"].to_string();
-        for word in *words {
-            assert!(lines.contains(word), "no `{word}`: {case:#}");
+        for text in *texts {
+            assert!(lines.contains(text), "no `{text}`: {case:#}");
         }
         assert!(
             lines.contains("the tree was thawed and completed its work"),

@@ -21,8 +21,8 @@ fn crucible(arguments: &[&str]) -> Output {
 
 fn record(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); stderr: {said}")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("no record ({error}); stderr: {stderr}")
     })
 }
 

@@ -34,8 +34,8 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 fn run(guest: &mut Guest, script: &str) -> String {
-    let words = ["/bin/sh", "-c", script].map(String::from);
-    let run = guest.exec(&words, &BTreeMap::new(), "/work", LONG);
+    let argv = ["/bin/sh", "-c", script].map(String::from);
+    let run = guest.exec(&argv, &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
     assert!(run.success(), "{script}: {run:#?}");
     run.stdout
@@ -49,12 +49,12 @@ fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
         panic!("{name} did not end: {stopped:?}");
     };
     guest.kill(name).unwrap();
-    let mut said = String::new();
+    let mut output = String::new();
     for stream in ["stdout", "stderr"] {
         let bytes = guest.read_file(&format!("{RUN_DIR}/{stream}")).unwrap();
-        said.push_str(&String::from_utf8_lossy(&bytes));
+        output.push_str(&String::from_utf8_lossy(&bytes));
     }
-    (said, workload)
+    (output, workload)
 }
 
 /// The outcome of one state.
@@ -79,20 +79,20 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
         run(guest, &format!("cat {RUN_DIR}/stdout {RUN_DIR}/stderr"))
     );
     let saved = guest.checkpoint(&name, &image, &log, LONG).unwrap();
-    let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
-    let (said, ended) = if saved.success() {
+    let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+    let (output, ended) = if saved.success() {
         guest.kill(&name).unwrap();
         let again = format!("{name}-again");
         let restarted = guest.restart(&again, &image, &log, LONG).unwrap();
-        let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+        let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
         assert!(
             restarted.is_ok(),
-            "state {seed} was saved but cannot be restarted: {words}{restarted:#?}"
+            "state {seed} was saved but cannot be restarted: {log_text}{restarted:#?}"
         );
         finish(guest, &again)
     } else {
         assert!(
-            !words.is_empty(),
+            !log_text.is_empty(),
             "state {seed} is refused without a reason: {saved:#?}"
         );
         finish(guest, &name)
@@ -100,15 +100,19 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
     let restarted = saved.success();
     println!(
         "state {seed}: {}",
-        if restarted { "restarted" } else { words.trim() }
+        if restarted {
+            "restarted"
+        } else {
+            log_text.trim()
+        }
     );
     assert_eq!(
         ended,
         Some(Ended::Exited { code: 0 }),
-        "state {seed}, {}: {said}",
+        "state {seed}, {}: {output}",
         if restarted { "restarted" } else { "refused" }
     );
-    let parts = said
+    let parts = output
         .lines()
         .filter_map(|line| line.strip_suffix(": as it was"))
         .map(str::to_owned)

@@ -36,11 +36,11 @@ const CASES: &[(&str, &str, &str)] = &[
 ];
 
 /// Runs a command that must succeed, and returns its output.
-fn run(guest: &mut Guest, words: &[&str]) -> String {
-    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-    let run = guest.exec(&words, &BTreeMap::new(), "/work", LONG);
+fn run(guest: &mut Guest, argv: &[&str]) -> String {
+    let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
+    let run = guest.exec(&argv, &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
-    assert!(run.success(), "{words:?}: {run:#?}");
+    assert!(run.success(), "{argv:?}: {run:#?}");
     run.stdout
 }
 
@@ -53,22 +53,22 @@ fn a_task_that_does_not_freeze_is_reported_with_its_place_and_the_remedy() {
     let build = "gcc -O2 -Wall -Wextra -Werror -o stuck stuck.c";
     run(&mut guest, &["/bin/sh", "-c", build]);
     for (case, place, ender) in CASES {
-        let said = run(&mut guest, &["/work/stuck", case]);
+        let output = run(&mut guest, &["/work/stuck", case]);
         // The pid is that of the stuck task, which is the root of the tree.
-        let line = said.lines().find(|line| line.contains("not at rest, ("));
-        let line = line.unwrap_or_else(|| panic!("{case}: no task is named: {said}"));
+        let line = output.lines().find(|line| line.contains("not at rest, ("));
+        let line = line.unwrap_or_else(|| panic!("{case}: no task is named: {output}"));
         assert!(line.starts_with("pid "), "{case}: {line}");
         assert!(line.contains(": stuck: not at rest"), "{case}: {line}");
         assert!(line.contains(&format!(" in {place}: ")), "{case}: {line}");
         assert!(line.contains(ender), "{case}: {line}");
-        assert!(said.contains("checkpoint exits 1"), "{case}: {said}");
-        assert!(said.contains("cgroup.freeze is 0"), "{case}: {said}");
-        assert!(said.contains("the task exits 7"), "{case}: {said}");
+        assert!(output.contains("checkpoint exits 1"), "{case}: {output}");
+        assert!(output.contains("cgroup.freeze is 0"), "{case}: {output}");
+        assert!(output.contains("the task exits 7"), "{case}: {output}");
     }
     // A sleep that the freeze interrupts must not be reported.
-    let said = run(&mut guest, &["/work/stuck", "pipe"]);
-    assert!(!said.contains("not at rest"), "{said}");
-    assert!(said.contains("the task exits 7"), "{said}");
+    let output = run(&mut guest, &["/work/stuck", "pipe"]);
+    assert!(!output.contains("not at rest"), "{output}");
+    assert!(output.contains("the task exits 7"), "{output}");
     guest.check_alerts().unwrap();
     guest.shutdown().unwrap();
 }

@@ -48,12 +48,12 @@ fn clones_of_one_guest_have_their_own_identities() {
         .collect();
     let mut seen = HashSet::new();
     for (_, guest) in &mut clones {
-        let told = guest.identity().clone();
-        assert_eq!(ask(guest, "cat /run/crucible/instance"), told.instance);
-        let mac = told.mac.expect("a kernel with TAP").to_string();
+        let identity = guest.identity().clone();
+        assert_eq!(ask(guest, "cat /run/crucible/instance"), identity.instance);
+        let mac = identity.mac.expect("a kernel with TAP").to_string();
         assert_eq!(ask(guest, "cat /sys/class/net/eth0/address"), mac);
-        assert_eq!(told.random.len(), 32);
-        assert!(seen.insert(format!("{:?}", told.random)));
+        assert_eq!(identity.random.len(), 32);
+        assert!(seen.insert(format!("{:?}", identity.random)));
         for script in [
             "cat /run/crucible/instance",
             "cat /sys/class/net/eth0/address",

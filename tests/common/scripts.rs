@@ -12,13 +12,13 @@ const TOOLS: &str = include_str!("tools.sh");
 pub fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
+    let argv = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
     let env = BTreeMap::from([(
         "PATH".to_owned(),
         "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
     )]);
     let run = guest
-        .exec(&words, &env, "/", LONG)
+        .exec(&argv, &env, "/", LONG)
         .expect("the script to end");
     assert!(run.success(), "{run:#?}");
     // Fails if the kernel has reported a fault.
@@ -27,10 +27,13 @@ pub fn run_script(script: &str) -> String {
 }
 
 /// Checks that the output has as many lines as `lines`, and that each contains the expected text.
-pub fn assert_lines(said: &str, lines: &[&str]) {
-    let told: Vec<&str> = said.lines().collect();
-    assert_eq!(told.len(), lines.len(), "{said}");
-    for (told, line) in told.iter().zip(lines) {
-        assert!(told.contains(line), "no `{line}` in `{told}`: {said}");
+pub fn assert_lines(output: &str, lines: &[&str]) {
+    let found: Vec<&str> = output.lines().collect();
+    assert_eq!(found.len(), lines.len(), "{output}");
+    for (line, expected) in found.iter().zip(lines) {
+        assert!(
+            line.contains(expected),
+            "no `{expected}` in `{line}`: {output}"
+        );
     }
 }

@@ -33,8 +33,8 @@ pub fn arguments(socket: &str) -> Vec<String> {
 }
 
 /// Checks the output of gdb.
-pub fn check(said: &str) {
-    for words in [
+pub fn check(output: &str) {
+    for text in [
         "Breakpoint 1, 0x",
         "in ckpt_vfork_wait ()",
         // The caller: the function in which a restarted task begins.
@@ -44,9 +44,9 @@ pub fn check(said: &str) {
         "again at the function: 1",
         "detached]",
     ] {
-        assert!(said.contains(words), "no `{words}` in: {said}");
+        assert!(output.contains(text), "no `{text}` in: {output}");
     }
     // The pids of a chain of processes; the order in which they reach the breakpoint is undefined.
     let waits = ["waits for 3\n", "waits for 4\n", "waits for 5\n"];
-    assert!(waits.iter().any(|words| said.contains(words)), "{said}");
+    assert!(waits.iter().any(|text| output.contains(text)), "{output}");
 }

@@ -192,7 +192,8 @@ impl Signer {
     /// Returns the author that git would record for a commit in this directory.
     pub fn from_git(directory: &Path) -> Result<Self> {
         let identity = output(
-            "reading the author from git (set it with `git config --global user.name` and `user.email`)",
+            "reading the author from git (set it with `git config --global user.name` and \
+             `user.email`)",
             Command::new("git")
                 .args(["var", "GIT_AUTHOR_IDENT"])
                 .current_dir(directory),

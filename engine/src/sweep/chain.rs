@@ -36,7 +36,7 @@ pub struct Chain {
     pub cause: String,
     /// Further details.
     pub lines: Vec<String>,
-    /// How often it was checkpointed, killed and restarted.
+    /// Number of links: how often the run was checkpointed, killed and restarted.
     pub links: u64,
     /// Number of events that happened while the tasks were being frozen for an earlier event. They
     /// are covered by that event's checkpoint and have none of their own.

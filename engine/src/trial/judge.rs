@@ -134,8 +134,8 @@ pub(crate) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> 
     checks
 }
 
-/// The nonce drawn before the checkpoint is the one printed at the end: the run that ended
-/// is the one that was begun.
+/// Checks that the output contains the nonce that was drawn before the checkpoint, which shows
+/// that the run that ended is the run that was started.
 pub(super) fn nonce_kept(case: &Case, run: &str, outcome: &Outcome) -> Option<Check> {
     case.nonce.as_ref()?;
     let name = format!("{run}: prints the nonce that it drew");

@@ -182,8 +182,8 @@ impl Report {
                     .map(|phase| phase.micros),
             );
             before += micros;
-            let who = if phase.in_kvm { "KVM" } else { "monitor" };
-            writeln!(out, "  {who:<8} {:<35} {:>7.1}", phase.name, ms(micros))?;
+            let owner = if phase.in_kvm { "KVM" } else { "VMM" };
+            writeln!(out, "  {owner:<8} {:<35} {:>7.1}", phase.name, ms(micros))?;
         }
         let whole = self.start("starts", contender) as u64;
         writeln!(

@@ -103,7 +103,8 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             if chain.along > 0 {
                 let _ = writeln!(
                     text,
-                    "  {} more events happened while the tasks were being frozen for an earlier one, whose checkpoint covers them",
+                    "  {} more events happened while the tasks were being frozen for an earlier one, \
+                     whose checkpoint covers them",
                     chain.along
                 );
             }
@@ -116,7 +117,7 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             }
             let _ = writeln!(
                 text,
-                "  {} ms, {} ms a link; {} ms an undisturbed run",
+                "  {} ms, {} ms per link; an undisturbed run takes {} ms",
                 chain.ms,
                 chain.ms / chain.links.max(1),
                 chain.undisturbed_ms

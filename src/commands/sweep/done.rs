@@ -72,7 +72,8 @@ impl Done {
                 path.display()
             )),
             Some(line) if line != identity => Err(
-                "cannot resume: the earlier sweep had a different kernel, machine or scenario; run without --resume"
+                "cannot resume: the earlier sweep had a different kernel, machine or scenario; \
+                 run without --resume"
                     .to_owned(),
             ),
             Some(_) => {

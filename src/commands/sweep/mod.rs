@@ -130,7 +130,8 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     };
     if args.guest.machine.vcpus > 1 {
         eprintln!(
-            "crucible: a sweep runs on one CPU: with several, events have no fixed order by which to name them"
+            "crucible: a sweep runs on one CPU: with several, events have no fixed order by which \
+             to name them"
         );
         return Ok(exit::USAGE.into());
     }

@@ -264,11 +264,13 @@ fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Res
             states(cgroup)
         )));
     }
-    let mut told = String::new();
-    File::from(answer).read_to_string(&mut told)?;
-    if told != "restored" {
+    let mut response = String::new();
+    File::from(answer).read_to_string(&mut response)?;
+    if response != "restored" {
         let why = log_text(log)?;
-        return Ok(Outcome::Failed(format!("restart(2) failed: {told}: {why}")));
+        return Ok(Outcome::Failed(format!(
+            "restart(2) failed: {response}: {why}"
+        )));
     }
     if !cgroup.wait_frozen(LIMIT)? {
         return Ok(Outcome::Failed(format!(
@@ -351,23 +353,23 @@ fn finish(cgroup: &Cgroup, at: &Path) -> Result<Outcome> {
         )));
     }
     let mut seen = Vec::new();
-    for (name, who) in LOGS {
+    for (name, author) in LOGS {
         let mut lines = match lines_of(&at.join(name)) {
             Ok(lines) => lines,
             // The task that writes this file died first.
             Err(error) => {
-                let words = messages(at);
-                return Ok(Outcome::Failed(format!("no {name} ({error}); {words}")));
+                let stderr = messages(at);
+                return Ok(Outcome::Failed(format!("no {name} ({error}); {stderr}")));
             }
         };
         // The order between tasks is undefined. The stable sort groups the lines by task and keeps
         // the order of each task's lines.
         lines.sort_by_key(|line| line.split(' ').next().unwrap_or_default().to_owned());
-        seen.extend(lines.iter().map(|line| format!("{who}: {line}")));
+        seen.extend(lines.iter().map(|line| format!("{author}: {line}")));
     }
-    let words = messages(at);
-    if !words.is_empty() {
-        seen.push(format!("cell fails: {words}"));
+    let stderr = messages(at);
+    if !stderr.is_empty() {
+        seen.push(format!("cell fails: {stderr}"));
     }
     Ok(Outcome::Seen(seen))
 }

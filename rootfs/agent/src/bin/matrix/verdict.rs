@@ -138,15 +138,15 @@ fn has_failed(line: &str) -> bool {
 
 /// Returns the class of a cell that an undisturbed run excludes, or `None` for a usable cell.
 fn not_a_cell(seen: &[String]) -> Option<Judgement> {
-    let said = |what: &str| {
+    let find = |what: &str| {
         let found = seen.iter().find_map(|line| line.strip_prefix(what));
         found.map(|rest| rest.trim().to_owned())
     };
-    if let Some(call) = said("tracer sees: tracer excluded ") {
+    if let Some(call) = find("tracer sees: tracer excluded ") {
         return Some(Judgement::because(Class::Excluded, call));
     }
-    let came = said("tracer sees: tracer no such stop: ")?;
-    Some(Judgement::because(Class::NoSuchStop, came))
+    let reached = find("tracer sees: tracer no such stop: ")?;
+    Some(Judgement::because(Class::NoSuchStop, reached))
 }
 
 /// Returns true when the cell tests block steps.

@@ -99,19 +99,19 @@ impl Attempt {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 drop((answer, release));
-                let told = self.call(cgroup, file.as_fd(), log.as_fd());
-                let told = told.unwrap_or_else(|error| format!("error {error:#}"));
+                let response = self.call(cgroup, file.as_fd(), log.as_fd());
+                let response = response.unwrap_or_else(|error| format!("error {error:#}"));
                 // This process is the parent of the restarted tasks, so it must live until they
                 // have been inspected.
                 let done = File::from(to_answer)
-                    .write_all(told.as_bytes())
+                    .write_all(response.as_bytes())
                     .and_then(|()| File::from(hold).read_to_end(&mut Vec::new()));
                 std::process::exit(i32::from(done.is_err()));
             }
         };
         drop((to_answer, hold));
-        let told = read_answer(answer.into(), caller)?;
-        let outcome = match told.split_once(' ') {
+        let response = read_answer(answer.into(), caller)?;
+        let outcome = match response.split_once(' ') {
             Some(("restored", _)) => {
                 check_credentials(cgroup, self.user)?;
                 cgroup.thaw()?;
@@ -133,7 +133,7 @@ impl Attempt {
                     reason: text.lines().next().unwrap_or("no reason").to_owned(),
                 }
             }
-            _ => bail!("the caller of restart(2) failed: {told}"),
+            _ => bail!("the caller of restart(2) failed: {response}"),
         };
         cgroup.kill()?;
         drop(release);
@@ -193,10 +193,10 @@ fn read_answer(mut answer: File, caller: Pid) -> Result<String> {
         kill(caller, Signal::SIGKILL)?;
         bail!("restart(2) did not return within {} s", LIMIT.as_secs());
     }
-    let mut told = vec![0; 4096];
-    let length = answer.read(&mut told)?;
-    told.truncate(length);
-    String::from_utf8(told).context("the answer is not UTF-8")
+    let mut response = vec![0; 4096];
+    let length = answer.read(&mut response)?;
+    response.truncate(length);
+    String::from_utf8(response).context("the answer is not UTF-8")
 }
 
 /// Drops all capabilities except `CAP_CHECKPOINT_RESTORE`, and all groups.

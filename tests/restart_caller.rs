@@ -6,13 +6,13 @@ mod common;
 
 use common::scripts::{assert_lines, run_script};
 
-const ASKED: &str = include_str!("restarter/asked.c");
-const ODD: &str = include_str!("restarter/odd.c");
+const ASKED: &str = include_str!("restart_caller/asked.c");
+const ODD: &str = include_str!("restart_caller/odd.c");
 
 /// restart(2) creates the tasks as children of its caller, and children inherit attributes.
 #[test]
 fn a_tree_does_not_inherit_from_the_caller() {
-    let said = run_script(&format!(
+    let output = run_script(&format!(
         r#"
 cat > asked.c <<'END'
 {ASKED}END
@@ -32,13 +32,13 @@ diff before after && echo the same
 cat out
 "#
     ));
-    assert_lines(&said, &["saved", "restarted", "26", "the same"]);
+    assert_lines(&output, &["saved", "restarted", "26", "the same"]);
 }
 
 /// If the caller has a restriction that no process can lift, a tree that it restarts has it too.
 #[test]
 fn irrevocable_restrictions_of_the_caller_stay_in_force() {
-    let said = run_script(&format!(
+    let output = run_script(&format!(
         r#"
 cat > asked.c <<'END'
 {ASKED}END
@@ -68,7 +68,7 @@ diff before after | grep '^[<>]'
 "#
     ));
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "< no gain of execution: 0",
@@ -83,7 +83,7 @@ diff before after | grep '^[<>]'
 /// restart(2) may be.
 #[test]
 fn orphans_of_a_restarted_tree_go_to_a_subreaper_caller() {
-    let said = run_script(
+    let output = run_script(
         r#"
 cat > reaper.c <<'END'
 #include <sys/prctl.h>
@@ -117,13 +117,13 @@ kill $orphan $root
 wait
 "#,
     );
-    assert_lines(&said, &["saved", "adopted"]);
+    assert_lines(&output, &["saved", "adopted"]);
 }
 
 /// The remaining time of a CLOCK_TAI sleep is preserved, although the clocks are set in between.
 #[test]
 fn a_sleep_continues_on_its_own_clock() {
-    let said = run_script(
+    let output = run_script(
         r#"
 cat > tai.c <<'END'
 #include <signal.h>
@@ -160,7 +160,7 @@ until [ -s out ]; do kill -USR1 $root 2> /dev/null; done
 cat out
 "#,
     );
-    assert_lines(&said, &["saved", "goes on"]);
+    assert_lines(&output, &["saved", "goes on"]);
 }
 
 /// A process that changes to a user with more processes than RLIMIT_NPROC permits must fail in its
@@ -168,7 +168,7 @@ cat out
 /// afterwards, is not bound by it.
 #[test]
 fn a_restart_respects_the_limit_of_processes() {
-    let said = run_script(
+    let output = run_script(
         r#"
 cat > limited.c <<'END'
 #include <stdio.h>
@@ -212,7 +212,7 @@ kill %1 %2
 "#,
     );
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "executed",
