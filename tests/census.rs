@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The census: the lists in `guest-kernel/census/` are those of the kernel, and a new sleep in
-//! any form is found.
+//! The census: the lists in `guest-kernel/census/` match the kernel, and the census finds a new
+//! sleep of any form.
 
 mod common;
 
@@ -9,30 +9,36 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::bed;
+use common::fixture;
 use crucible_artefacts::Silent;
 use crucible_artefacts::kernel::Flavour;
 use crucible_artefacts::kernel::census::{self, Difference};
 use crucible_protocol::census::{Calls, Class, Entry, Function, LISTS, entries};
 
 fn listed() -> Vec<Entry> {
-    entries().expect("lists that can be read")
+    entries().expect("the census lists")
 }
 
 fn the_lists_are_those_of(flavour: Flavour) {
-    let bed = bed();
+    let fixture = fixture();
     let entries = listed();
     let primitives = census::primitives(&entries);
-    let census =
-        census::census(&bed.cache, &bed.sources, flavour, &primitives, &Silent).expect("a census");
-    // Far fewer would mean that objects were not found, or not read.
+    let census = census::census(
+        &fixture.cache,
+        &fixture.sources,
+        flavour,
+        &primitives,
+        &Silent,
+    )
+    .expect("a census");
+    // A much lower number would mean that objects were missed or could not be read.
     assert!(census.len() > 400, "{} functions", census.len());
     let differences = census::compare(&entries, &census, flavour);
-    let words: Vec<_> = differences.iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
     assert!(
-        words.is_empty(),
-        "{}\n`crucible kernel census` says what to write",
-        words.join("\n")
+        lines.is_empty(),
+        "{}\n`crucible kernel census` prints the entries to write",
+        lines.join("\n")
     );
 }
 
@@ -47,7 +53,7 @@ fn every_sleep_of_the_debug_flavour_is_listed() {
 }
 
 #[test]
-fn every_list_is_read() {
+fn every_file_in_the_census_directory_is_a_list() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-kernel/census");
     let files: BTreeSet<_> = fs::read_dir(directory)
         .expect("the lists")
@@ -57,7 +63,7 @@ fn every_list_is_read() {
     assert_eq!(files, read);
 }
 
-/// Compiles the planted sleeps as the kernel is compiled, with or without optimisation.
+/// Compiles the added sleeps with the kernel's compiler options and the given optimisation.
 fn planted(optimise: &str, primitives: &BTreeSet<String>) -> BTreeMap<String, Calls> {
     let directory = tempfile::tempdir().unwrap();
     let object = directory.path().join("planted.o");
@@ -81,8 +87,8 @@ fn planted_sleeps_of_every_form_are_found() {
         let calls = |function: &str| {
             let calls = found.get(function);
             let calls = calls.unwrap_or_else(|| panic!("no {function}: {found:#?}"));
-            let words = calls.iter().map(|(name, count)| format!("{name}:{count}"));
-            words.collect::<Vec<_>>().join(" ")
+            let lines = calls.iter().map(|(name, count)| format!("{name}:{count}"));
+            lines.collect::<Vec<_>>().join(" ")
         };
         let event = calls("planted_wait_event");
         assert!(event.starts_with("prepare_to_wait_event:"), "{event}");
@@ -95,13 +101,13 @@ fn planted_sleeps_of_every_form_are_found() {
         assert_eq!(calls("planted_static"), "schedule:2");
         assert_eq!(calls("calls_planted_static"), "planted_static:1");
         assert!(!found.contains_key("planted_nothing"), "{found:#?}");
-        // Its callee is none of the primitives, and has an entry of its own.
+        // The function that it calls is not a primitive, and has an entry of its own.
         assert!(!found.contains_key("calls_planted_io"), "{found:#?}");
     }
 }
 
 #[test]
-fn a_planted_sleep_is_a_difference_and_so_is_a_second_one() {
+fn an_added_sleep_is_reported_as_a_difference() {
     let entries = listed();
     let primitives = census::primitives(&entries);
     let mut census: census::Census = entries
@@ -118,9 +124,9 @@ fn a_planted_sleep_is_a_difference_and_so_is_a_second_one() {
         assert_eq!(differences, [Difference::Unlisted(function.clone(), calls)]);
         census.remove(&function);
     }
-    // One sleep more in a function that has one, and one less.
+    // Add one more sleep to a function that has one, and remove one elsewhere.
     let bounded = entries.iter().find(|entry| entry.class == Class::Bounded);
-    let function = &bounded.expect("one of them").function;
+    let function = &bounded.expect("a bounded entry").function;
     let calls = census.get_mut(function).expect("its calls");
     *calls.values_mut().next().expect("a call") += 1;
     let differences = census::compare(&entries, &census, Flavour::Base);

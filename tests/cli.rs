@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The command line as scripts meet it: exit codes and JSON.
+//! The command line as scripts use it: exit codes and JSON.
 
 use std::process::{Command, Output};
 
@@ -15,7 +15,7 @@ fn code(output: &Output) -> i32 {
 }
 
 #[test]
-fn a_wrong_command_line_is_128() {
+fn a_wrong_command_line_exits_with_128() {
     for args in [
         &["no-such-command"][..],
         &["kernel"],
@@ -31,13 +31,13 @@ fn a_wrong_command_line_is_128() {
 }
 
 #[test]
-fn help_and_version_are_no_failures() {
+fn help_and_version_exit_with_0() {
     assert_eq!(code(&crucible(&["--help"])), 0);
     assert_eq!(code(&crucible(&["--version"])), 0);
 }
 
 #[test]
-fn the_doctor_speaks_json() {
+fn doctor_prints_json() {
     let output = crucible(&["doctor", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let ready = report["ready"].as_bool().unwrap();
@@ -49,8 +49,8 @@ fn the_doctor_speaks_json() {
 }
 
 #[test]
-fn a_host_without_the_packages_is_129_and_told_what_to_do() {
-    // A PATH of one directory, in which dpkg-query knows no package.
+fn missing_packages_exit_with_129_and_the_command_to_install_them() {
+    // A PATH of one directory, whose fake dpkg-query reports every package as missing.
     let directory = tempfile::tempdir().unwrap();
     let fake = directory.path().join("dpkg-query");
     std::fs::write(&fake, "#!/bin/sh\nexit 1\n").unwrap();
@@ -68,7 +68,7 @@ fn a_host_without_the_packages_is_129_and_told_what_to_do() {
 }
 
 #[test]
-fn what_is_no_kernel_is_refused_with_its_reason() {
+fn a_file_that_is_not_a_kernel_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("bzImage");
     std::fs::write(&image, b"MZ no kernel").unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A process that writes its core is on its way out, and a freeze does not stop it there: a
-//! signal would end its write to a full pipe, and half a core would be left.
+//! A process that writes its core is exiting, and a freeze must not stop it there: the freezer's
+//! signal would interrupt its write to a full pipe and truncate the core.
 
 mod common;
 
@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-/// Has a process with four MiB of memory dump its core into a pipe whose reader takes a page and
-/// waits; freezes it there; lets the reader go on. Argument: `freeze` or `leave`.
+/// Makes a process with 4 MiB of memory dump its core into a pipe whose reader reads one page and
+/// waits; freezes the process there, then lets the reader continue. Argument: `freeze` or `leave`.
 const SCRIPT: &str = r#"
 cd /tmp
 cat > reader <<'END'
@@ -56,10 +56,10 @@ echo $(( $(stat -c %s begin) + $(stat -c %s rest) ))
 fn size_of_core(freeze: &str) -> u64 {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", SCRIPT, "cores", freeze].map(String::from);
+    let argv = ["/bin/bash", "-c", SCRIPT, "cores", freeze].map(String::from);
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
-        .expect("the script's end");
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
+        .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
     run.stdout

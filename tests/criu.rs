@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The same scenarios under CRIU, in the same guest: what it can do passes, what it cannot
-//! do is told in its own words.
+//! The same scenarios with CRIU as the backend, in the same guest: supported ones pass, and for
+//! unsupported ones the report quotes CRIU's own log.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// The exit status and the record of a scenario under CRIU.
+/// Returns the exit status and the record of a scenario under CRIU.
 fn criu(scenario: &str) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
         .args(["-q", "scenario", scenario, "--engine", "criu", "--json"])
@@ -14,8 +14,8 @@ fn criu(scenario: &str) -> (Option<i32>, Value) {
         .output()
         .expect("the binary that cargo has just built");
     let record = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); it said: {said}")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("no record ({error}); stderr: {stderr}")
     });
     (output.status.code(), record)
 }
@@ -25,7 +25,7 @@ fn version(record: &Value) -> &str {
 }
 
 #[test]
-fn criu_brings_hello_back() {
+fn criu_restarts_hello() {
     let (status, record) = criu("hello");
     assert_eq!(record["verdict"], "pass", "{record:#}");
     assert_eq!(status, Some(0));
@@ -33,7 +33,7 @@ fn criu_brings_hello_back() {
 }
 
 #[test]
-fn what_criu_does_with_a_vfork_is_told_in_its_own_words() {
+fn criu_refuses_a_vfork_with_lines_of_its_own_log() {
     let (status, record) = criu("vfork");
     assert_eq!(record["verdict"], "refused", "{record:#}");
     assert_eq!(status, Some(1));
@@ -41,13 +41,16 @@ fn what_criu_does_with_a_vfork_is_told_in_its_own_words() {
     for case in record["cases"].as_array().expect("cases") {
         assert_eq!(case["verdict"], "refused", "{case:#}");
         let lines = case["lines"].as_array().expect("CRIU's own lines");
-        let said = |words: &str| {
+        let has_line = |text: &str| {
             lines
                 .iter()
-                .any(|l| l.as_str().unwrap_or("").contains(words))
+                .any(|l| l.as_str().unwrap_or("").contains(text))
         };
-        assert!(said("Error (criu/"), "{case:#}");
-        assert!(said("the tree was thawed and ended its work"), "{case:#}");
+        assert!(has_line("Error (criu/"), "{case:#}");
+        assert!(
+            has_line("the tree was thawed and completed its work"),
+            "{case:#}"
+        );
         let kept = case["files"].as_array().expect("files kept");
         assert!(
             kept.iter()

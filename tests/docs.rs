@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Holds the pages to the repository: links lead somewhere, files and functions that are
-//! named exist, and commands are ones that crucible understands.
+//! Holds the pages to the repository: links resolve, the files and functions that the pages name
+//! exist, and crucible accepts the commands.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,7 +43,7 @@ fn pages() -> Vec<Page> {
     names.into_iter().map(read).collect()
 }
 
-/// The parts of a text that stand between `open` and `close` on one line.
+/// Returns the parts of a text between `open` and `close` on one line.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
     text.lines().flat_map(move |line| {
         line.split(open)
@@ -52,13 +52,13 @@ fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<It
     })
 }
 
-/// The code spans of a page: what stands in single backquotes.
+/// Returns the code spans of a page: the text in single backquotes.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// The anchor that a heading gets.
+/// Returns the anchor that a renderer gives to a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading
         .chars()
@@ -78,7 +78,7 @@ fn has_anchor(page: &Path, wanted: &str) -> bool {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_resolve() {
     let mut dead = Vec::new();
     for Page { name, text } in pages() {
         let here = Path::new(ROOT).join(&name);
@@ -117,12 +117,12 @@ fn is_path(span: &str) -> bool {
         && span
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
-        // A placeholder for a name.
+        // `NAME` is a placeholder.
         && !span.contains("NAME")
 }
 
 #[test]
-fn files_that_are_named_exist() {
+fn named_files_exist() {
     let mut missing = Vec::new();
     for Page { name, text } in pages() {
         for span in spans(&text).filter(|span| is_path(span)) {
@@ -134,7 +134,7 @@ fn files_that_are_named_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The functions that the pages name: `name()`.
+/// Returns the functions that the pages name, such as `name()`, with the page.
 fn functions() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     for Page { name, text } in pages() {
@@ -163,7 +163,7 @@ impl Progress for Quiet {
     fn note(&self, _: &str) {}
 }
 
-/// The pinned kernel's source.
+/// Returns the directory of the pinned kernel's source.
 fn linux_source() -> PathBuf {
     host::ensure(true, &Quiet).expect("host packages");
     let cache = Cache::from_env().expect("a cache");
@@ -171,7 +171,7 @@ fn linux_source() -> PathBuf {
     kernel::source(&cache, &sources, &Quiet).expect("the kernel's source")
 }
 
-/// The words of all files below `directory` with these endings that are in `wanted`.
+/// Returns the words of `wanted` that occur in files below `directory` with these extensions.
 fn words_in(directory: &Path, wanted: &Path, endings: &[&str]) -> BTreeSet<String> {
     let includes = endings.iter().map(|ending| format!("--include=*.{ending}"));
     let output = Command::new("grep")
@@ -188,7 +188,7 @@ fn words_in(directory: &Path, wanted: &Path, endings: &[&str]) -> BTreeSet<Strin
 }
 
 #[test]
-fn functions_that_are_named_exist() {
+fn named_functions_exist() {
     let functions = functions();
     assert!(functions.len() > 50, "{}", functions.len());
     let directory = tempfile::tempdir().expect("a directory");
@@ -219,7 +219,8 @@ fn functions_that_are_named_exist() {
     assert!(stale.is_empty(), "{stale:#?}");
 }
 
-/// The words of a command line behind `crucible`; none where a line is none of ours.
+/// Returns the words of a command line after `crucible`, or `None` for a line that does not run
+/// crucible.
 fn arguments(line: &str) -> Option<Vec<String>> {
     let line = line.trim_start_matches("$ ").trim();
     let line = line.split(" #").next().unwrap_or(line);
@@ -233,14 +234,14 @@ fn arguments(line: &str) -> Option<Vec<String>> {
     Some(words[ours..].to_vec())
 }
 
-/// Returns true for a word that stands for something, or that a shell would replace.
+/// Returns true for a placeholder, or a word that a shell would expand.
 fn is_placeholder(word: &str) -> bool {
     word.contains(['[', ']', '…', '|', '$', '"', '\'', '\\', '<', '>'])
         || word.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
 #[test]
-fn commands_are_understood() {
+fn commands_are_accepted() {
     let (mut checked, mut wrong) = (0, Vec::new());
     for Page { name, text } in pages() {
         let code = text.lines().filter(|line| line.starts_with("    "));
@@ -251,8 +252,9 @@ fn commands_are_understood() {
             if words.is_empty() || words.iter().any(|word| is_placeholder(word)) {
                 continue;
             }
-            // clap reads the line to its end, then prints the help instead of running it;
-            // nested passes what follows its own options on.
+            // `--help` makes clap parse the whole line, then print the help instead of running the
+            // command. `nested` passes all arguments after its own options on, so its line is cut
+            // there.
             let words = match words.iter().position(|word| word == "nested") {
                 Some(at) => match words.iter().position(|word| word == "--") {
                     Some(dashes) => &words[dashes + 1..],
@@ -267,8 +269,8 @@ fn commands_are_understood() {
                 .expect("crucible");
             checked += 1;
             if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr);
-                wrong.push(format!("{name}: {}: {said}", line.trim()));
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                wrong.push(format!("{name}: {}: {stderr}", line.trim()));
             }
         }
     }
@@ -276,7 +278,8 @@ fn commands_are_understood() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The parts of a kernel file that stand in `open`…`close` on lines that contain `mark`.
+/// Returns the texts between `open` and `close` on those lines of a kernel file that contain
+/// `mark`.
 fn listed<'a>(text: &'a str, mark: &str, open: &str, close: &str) -> Vec<&'a str> {
     text.lines()
         .filter(|line| line.contains(mark))
@@ -310,7 +313,7 @@ fn flags_events_and_sites_of_the_kernel_are_documented() {
 }
 
 #[test]
-fn the_readme_has_every_command() {
+fn the_readme_names_every_command() {
     let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
         .arg("--help")
         .output()

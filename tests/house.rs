@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rules of the repository itself that a program can check (CONTRIBUTING.md).
+//! Rules of the repository that a program can check (CONTRIBUTING.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +21,7 @@ impl Progress for Quiet {
     fn note(&self, _: &str) {}
 }
 
-/// Installs what the checks run; once, since apt has one lock.
+/// Installs the tools that the checks run. Only once, because apt allows one process at a time.
 static TOOLS: LazyLock<()> =
     LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Quiet).expect("host packages"));
 
@@ -45,7 +45,7 @@ fn check(program: &str, args: &[&str]) {
     );
 }
 
-/// The files that git tracks.
+/// Returns the paths of the files that git tracks.
 fn files() -> Vec<String> {
     let output = run("git", &["ls-files", "-z"]);
     assert!(output.status.success(), "{output:?}");
@@ -57,7 +57,7 @@ fn files() -> Vec<String> {
         .collect()
 }
 
-/// Returns true for a file that is written in a language with comments, and by us.
+/// Returns true for one of our own files in a language that has comments.
 fn is_source(name: &str) -> bool {
     let path = Path::new(name);
     let is_named = |names: &[&str]| names.iter().any(|n| path.ends_with(n));
@@ -70,12 +70,12 @@ fn is_source(name: &str) -> bool {
 }
 
 #[test]
-fn every_file_has_a_licence_whose_text_is_there() {
+fn every_file_has_a_licence_and_its_text_exists() {
     check("reuse", &["lint"]);
 }
 
 #[test]
-fn every_source_file_names_its_licence_itself() {
+fn every_source_file_has_an_spdx_line() {
     let files = files();
     let sources: Vec<_> = files.iter().filter(|name| is_source(name)).collect();
     assert!(sources.len() > 300, "{}", sources.len());
@@ -84,7 +84,8 @@ fn every_source_file_names_its_licence_itself() {
         .filter(|name| {
             let text = fs::read_to_string(Path::new(ROOT).join(name)).expect("a source file");
             let lines: Vec<_> = text.lines().collect();
-            // gdb's sessions show line numbers, so the line stands last in what they debug.
+            // The documented gdb sessions show line numbers, so the SPDX line is the last one in
+            // the files that they debug.
             let named = |line: &&str| line.contains("SPDX-License-Identifier: ");
             !lines.iter().take(5).any(named) && !lines.last().is_some_and(named)
         })
@@ -93,13 +94,13 @@ fn every_source_file_names_its_licence_itself() {
 }
 
 #[test]
-fn no_word_is_misspelt() {
+fn the_spelling_is_right() {
     check("codespell", &[]);
 }
 
 #[test]
-fn no_path_of_a_machine_is_in_the_repository() {
-    // Split, so that this file does not hold them.
+fn no_file_contains_a_local_path() {
+    // Split, so that this file does not contain them.
     let paths = [
         concat!("/", "home/"),
         concat!("/", "work/main"),
@@ -116,8 +117,8 @@ fn no_path_of_a_machine_is_in_the_repository() {
     assert!(with.is_empty(), "{with:#?}");
 }
 
-/// The part of `cargo deny check licenses bans sources` that needs no download: the same
-/// rules, from deny.toml.
+/// Checks the rules of deny.toml for licences, bans and sources without the download that `cargo
+/// deny` needs.
 #[test]
 fn dependencies_are_as_deny_toml_permits() {
     let text = fs::read_to_string(Path::new(ROOT).join("deny.toml")).expect("deny.toml");
@@ -157,7 +158,7 @@ fn dependencies_are_as_deny_toml_permits() {
         if !permitted {
             wrong.push(format!("{name} {version}: licence {licence}"));
         }
-        // Packages of the workspace have no source.
+        // The workspace's own packages have no source.
         let source = of("source");
         if !(source.is_empty() || source.starts_with("registry+")) {
             wrong.push(format!("{name} {version}: source {source}"));

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who gets at a tree that is being restarted: nobody. The image comes through a pipe that
-//! stalls behind one of its records, each in turn, and an intruder with all rights tries every
-//! way to a task or an object that is not whole (`tests/intruders/doors.c`). The tree must
-//! then find everything as it was; and what ends tasks must end it at each of these moments.
+//! Nothing outside may reach a tree that is being restarted. The image comes through a pipe that
+//! stalls after one of its records, each in turn, and an intruder with all rights tries every way
+//! to a task or an object that is not yet complete (`tests/intruders/doors.c`). The tree must then
+//! be restored correctly, and anything that kills tasks must also end the restart at each of these
+//! moments.
 
 mod common;
 
@@ -12,21 +13,21 @@ use common::{LONG, boot};
 use crucible_engine::guest::Guest;
 use crucible_protocol::{EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
 
-/// getppid(2), which the victim calls when it holds all that it is to hold.
+/// The trigger for getppid(2), which the victim calls when its state is complete.
 const EVENT: Trigger = Trigger::Count {
     kind: EventKind::Syscall { number: Some(110) },
     task: None,
     nth: 1,
 };
 
-/// How many records an image begins with until it has told of its tasks.
+/// Number of records at the beginning of an image that describe its tasks.
 const TREE: usize = 3;
 
 fn sh(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(String::from).to_vec()
 }
 
-/// Runs a script that must succeed; what it printed.
+/// Runs a script that must succeed, and returns its output.
 fn run(guest: &mut Guest, script: &str) -> String {
     let run = guest.exec(&sh(script), &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
@@ -34,8 +35,8 @@ fn run(guest: &mut Guest, script: &str) -> String {
     run.stdout
 }
 
-/// A guest with the two programs, and the victim's image; gives the image's path and the
-/// number of its records.
+/// Prepares a guest with both programs and checkpoints the victim. Returns the path of the image
+/// and the number of its records.
 fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     let sources = [
         ("victim.c", &include_bytes!("intruders/victim.c")[..]),
@@ -75,7 +76,7 @@ fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     (image, records.trim().parse().unwrap())
 }
 
-/// Runs the intruder in a new cgroup; what it complained of.
+/// Runs the intruder in a new cgroup, and returns its complaints.
 fn intrude(guest: &mut Guest, image: &str, what: &str, record: usize, how: &str) -> String {
     let script = format!(
         "cg=/sys/fs/cgroup/intruder; mkdir $cg && ./intruder {what} {image} $cg {record} {how} 2>&1; \
@@ -84,11 +85,11 @@ fn intrude(guest: &mut Guest, image: &str, what: &str, record: usize, how: &str)
     run(guest, &script)
 }
 
-/// Where a hierarchy of version 1 is mounted, with one cgroup for the restarter.
+/// The mount point of a version 1 cgroup hierarchy, with one cgroup for the caller of restart(2).
 const VERSION1: &str = "/tmp/version1";
 
 #[test]
-fn nobody_reaches_a_tree_that_is_being_restarted() {
+fn no_process_reaches_a_tree_that_is_being_restarted() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     assert!(records > 50, "an image of {records} records");
@@ -100,13 +101,13 @@ fn nobody_reaches_a_tree_that_is_being_restarted() {
         ),
     );
     for record in 1..records {
-        // The same files, since the victim has them open.
+        // Truncate the files but keep them, because the victim has them open.
         run(
             &mut guest,
             &format!("for f in {RUN_DIR}/*; do : > $f; done"),
         );
-        let said = intrude(&mut guest, &image, "attack", record, VERSION1);
-        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
+        let output = intrude(&mut guest, &image, "attack", record, VERSION1);
+        assert_eq!(output, "status 0\n", "behind record {record} of {records}");
         let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
         let victim = String::from_utf8(victim).unwrap();
         assert_eq!(victim, "unharmed\n", "behind record {record} of {records}");
@@ -116,19 +117,19 @@ fn nobody_reaches_a_tree_that_is_being_restarted() {
 }
 
 #[test]
-fn what_ends_tasks_ends_a_restart_at_every_moment() {
+fn killing_the_tasks_ends_a_restart_at_every_moment() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     for record in 1..records {
         for how in ["kill", "cgroup", "log"] {
-            // The tasks are created when the tree is known: before, the cgroup is empty.
+            // The tasks are created once the tree has been read; until then the cgroup is empty.
             if how == "cgroup" && record < TREE {
                 continue;
             }
-            let said = intrude(&mut guest, &image, "end", record, how);
+            let output = intrude(&mut guest, &image, "end", record, how);
             assert!(
-                said.ends_with("status 0\n"),
-                "{how} behind record {record} of {records}: {said}"
+                output.ends_with("status 0\n"),
+                "{how} behind record {record} of {records}: {output}"
             );
         }
         guest.check_alerts().unwrap();
@@ -136,10 +137,10 @@ fn what_ends_tasks_ends_a_restart_at_every_moment() {
     guest.shutdown().unwrap();
 }
 
-/// What ends a task by another way than its number: the end of the pid namespace that the
-/// restarter is in, and the OOM killer.
+/// Two ways to kill tasks without naming their pids: the end of the pid namespace that the caller
+/// is in, and the OOM killer.
 #[test]
-fn a_namespaces_end_and_the_oom_killer_end_a_restart_at_every_moment() {
+fn the_end_of_the_namespace_and_the_oom_killer_end_a_restart_at_every_moment() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     run(
@@ -148,45 +149,49 @@ fn a_namespaces_end_and_the_oom_killer_end_a_restart_at_every_moment() {
     );
     let mut called = 0;
     for record in 1..records {
-        let said = intrude(&mut guest, &image, "end", record, "namespace");
-        assert_eq!(said, "status 0\n", "behind record {record} of {records}");
-        let said = intrude(&mut guest, &image, "end", record, "memory");
-        let ended = said.ends_with("status 0\n");
-        assert!(ended, "memory behind record {record} of {records}: {said}");
-        called += usize::from(said.contains("the OOM killer was called\n"));
+        let output = intrude(&mut guest, &image, "end", record, "namespace");
+        assert_eq!(output, "status 0\n", "behind record {record} of {records}");
+        let output = intrude(&mut guest, &image, "end", record, "memory");
+        let ended = output.ends_with("status 0\n");
+        assert!(
+            ended,
+            "memory behind record {record} of {records}: {output}"
+        );
+        called += usize::from(output.contains("the OOM killer was called\n"));
         guest.check_alerts().unwrap();
     }
-    // Before there is any task nobody has memory.
+    // While there is no task yet, there is no memory for the OOM killer to reclaim.
     assert!(called > records / 2, "{called} of {records} times");
     guest.shutdown().unwrap();
 }
 
 #[test]
-fn a_restart_that_fails_leaves_nothing_and_takes_nothing() {
+fn a_failed_restart_leaves_no_task_and_harms_no_other() {
     let (_directory, mut guest) = boot();
     let (image, records) = image(&mut guest, &["./victim"]);
     for record in 1..records {
-        let said = intrude(&mut guest, &image, "fail", record, "");
-        let words = "the image ends in the middle";
+        let output = intrude(&mut guest, &image, "fail", record, "");
+        let expected = "the image ends in the middle";
         assert!(
-            said.ends_with("status 0\n") && said.contains(words),
-            "behind record {record} of {records}: {said}"
+            output.ends_with("status 0\n") && output.contains(expected),
+            "behind record {record} of {records}: {output}"
         );
         guest.check_alerts().unwrap();
     }
     guest.shutdown().unwrap();
 }
 
-/// `/proc/2/maps`, saved as what it is, is opened once more when there is a process 2; as a plain
-/// file it would stay what it was while the task had the restarter's memory.
+/// Recorded as a proc file, `/proc/2/maps` is reopened once process 2 exists. Recorded as a plain
+/// file it would still refer to the state in which the task had the memory of the caller of
+/// restart(2).
 #[test]
-fn a_file_of_proc_is_nothing_else() {
+fn a_proc_file_recorded_as_a_plain_file_is_refused() {
     let (_directory, mut guest) = boot();
     let (image, _) = image(&mut guest, &["./victim"]);
     guest
         .write_file("/work/forge.c", 0o644, include_bytes!("intruders/forge.c"))
         .unwrap();
-    // struct ckpt_file.kind: from CKPT_FILE_PROC to CKPT_FILE_PATH
+    // Changes ckpt_file.kind from CKPT_FILE_PROC to CKPT_FILE_PATH.
     run(
         &mut guest,
         &format!(
@@ -194,22 +199,22 @@ fn a_file_of_proc_is_nothing_else() {
              TEXT=/proc/2/maps ./forge {image} {KEEP_DIR}/forged 11 0 0 4 1"
         ),
     );
-    let said = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
+    let output = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
     assert!(
-        said.contains("maps is a file of proc, not saved as one (-EINVAL)"),
-        "{said}"
+        output.contains("maps is a file of proc, not saved as one (-EINVAL)"),
+        "{output}"
     );
-    let said = intrude(&mut guest, &image, "restart", 0, "");
-    assert_eq!(said, "status 0\n");
+    let output = intrude(&mut guest, &image, "restart", 0, "");
+    assert_eq!(output, "status 0\n");
     guest.shutdown().unwrap();
 }
 
 #[test]
-fn filters_of_the_restarter_stay_in_force() {
+fn seccomp_filters_of_the_caller_stay_in_force() {
     let (_directory, mut guest) = boot();
     let (image, _) = image(&mut guest, &["./victim", "filtered"]);
-    let said = intrude(&mut guest, &image, "cage", 0, "");
-    assert_eq!(said, "status 0\n");
+    let output = intrude(&mut guest, &image, "cage", 0, "");
+    assert_eq!(output, "status 0\n");
     let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
     let victim = String::from_utf8(victim).unwrap();
     assert_eq!(victim, "mkdir: Operation not permitted\n");

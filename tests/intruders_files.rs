@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a user without rights may not get by checkpoint(2) and restart(2): the content of files
-//! that he may not read, executables that he may not execute, core files of root's.
+//! Rights that an unprivileged user must not gain by checkpoint(2) and restart(2): the content of
+//! files without read permission, executables without execute permission, core files owned by
+//! root.
 
 mod common;
 
@@ -8,14 +9,14 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-/// Makes images other than any that checkpoint(2) writes.
+/// Source of a program that changes an image into one that checkpoint(2) would not write.
 const FORGE: &str = include_str!("intruders/forge.c");
 
-/// restart(2), without the tool's cgroup and namespaces.
+/// Source of a program that calls restart(2) without the tool's cgroup and namespaces.
 const RESTART: &str = include_str!("intruders/restart.c");
 
-/// Before each script: `freeze CGROUP COMMAND…` starts a command as uid 1000 in a new frozen
-/// cgroup, when it sleeps, and sets `child`; `save` has uid 1000 checkpoint it.
+/// Functions for each script: `freeze CGROUP COMMAND…` starts a command as uid 1000 in a new
+/// cgroup, freezes it once it sleeps, and sets `child`; `save` checkpoints it as uid 1000.
 const TOOLS: &str = r#"
 cd /tmp && chmod 1777 /tmp
 gcc -O1 -o /tmp/forge /tmp/forge.c || exit
@@ -46,10 +47,10 @@ restart() {
 save() { $user /opt/crucible/checkpoint -o $1.img -l $1.log $child && echo "$1: saved"; cat $1.log; }
 "#;
 
-fn said_by(script: &str) -> String {
+fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = [
+    let argv = [
         "/bin/bash".to_owned(),
         "-c".to_owned(),
         format!(
@@ -58,19 +59,19 @@ fn said_by(script: &str) -> String {
         ),
     ];
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
-        .expect("the script's end");
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
+        .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
     run.stdout
 }
 
-/// A path to a file that may not be read can be held, and so can a file that is only written.
-/// When the file is unlinked its content belongs into an image: but only into one of somebody who
-/// may read it.
+/// A process can hold a path descriptor of a file without read permission, or a descriptor that is
+/// only open for writing. If that file is unlinked, its content belongs in the image, but only if
+/// the caller of checkpoint(2) may read the file.
 #[test]
-fn an_unlinked_file_is_saved_for_its_readers_only() {
-    let said = said_by(
+fn an_unlinked_file_is_saved_only_if_the_caller_may_read_it() {
+    let output = run_script(
         r#"
 cat > holder.py <<'END'
 import os, sys, time
@@ -117,26 +118,30 @@ true
 "#,
     );
     for how in ["path", "write"] {
-        assert!(!said.contains(&format!("{how}: saved\n")), "{said}");
-        assert!(said.contains("secret"), "{said}");
+        assert!(!output.contains(&format!("{how}: saved\n")), "{output}");
+        assert!(output.contains("secret"), "{output}");
         assert!(
-            said.contains("the caller may not read it (-EACCES)"),
-            "{said}"
+            output.contains("the caller may not read it (-EACCES)"),
+            "{output}"
         );
-        assert!(said.contains(&format!("{how}: secrets 0")), "{said}");
-        assert!(said.contains(&format!("{how}: saved by root")), "{said}");
-        assert!(said.contains(&format!("{how}: root has 1")), "{said}");
+        assert!(output.contains(&format!("{how}: secrets 0")), "{output}");
+        assert!(
+            output.contains(&format!("{how}: saved by root")),
+            "{output}"
+        );
+        assert!(output.contains(&format!("{how}: root has 1")), "{output}");
     }
-    assert!(said.contains("drop: saved\n"), "{said}");
-    assert!(said.contains("drop: secrets 0"), "{said}");
-    assert!(said.contains("own: saved\n"), "{said}");
-    assert!(said.contains("own: content"), "{said}");
+    assert!(output.contains("drop: saved\n"), "{output}");
+    assert!(output.contains("drop: secrets 0"), "{output}");
+    assert!(output.contains("own: saved\n"), "{output}");
+    assert!(output.contains("own: content"), "{output}");
 }
 
-/// A user restarts an image as it was made, and then as nobody could make it.
+/// A user restarts an image that checkpoint(2) wrote, then variants that it could not have
+/// written.
 #[test]
-fn an_image_gives_a_user_no_more_than_he_has() {
-    let said = said_by(
+fn a_restart_gives_a_user_no_new_rights() {
+    let output = run_script(
         r#"
 mkdir mine
 chown 1000 mine
@@ -217,7 +222,7 @@ restart noexec
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("plain", "restart: done"),
         ("dumpable", "only root may have a core file (-EPERM)"),
         ("path", "restart: done"),
@@ -231,17 +236,19 @@ true
         ("noexec", "which vm.memfd_noexec forbids (-EACCES)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
 
-/// What nobody may map to write any more can be mapped so only where the same restart has made it.
+/// A memfd that is sealed against writable mappings can be mapped writable by a restart only if
+/// the same restart has created it.
 #[test]
-fn a_seal_of_somebody_elses_is_not_passed() {
-    let said = said_by(
+fn a_seal_of_a_foreign_memfd_is_respected() {
+    let output = run_script(
         r#"
 mkdir mine
 chown 1000 mine
@@ -309,24 +316,25 @@ $user unshare -Ucpf --keep-caps /tmp/sealed sh seal.sh 2>&1 | sed "s/^/seal: /"
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("share", "restart: done"),
         ("unsealed", "mapping 414141410000-414141411000 (-E"),
         ("seal", "mapping 414141410000-414141411000 (-EPERM)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
 
-/// Who may choose numbers of processes, and nothing else, gives sockets to nobody, and no more
-/// room than the administrator lets them have.
+/// A caller with only CAP_CHECKPOINT_RESTORE, which lets it choose pids, cannot create sockets
+/// that belong to other users, nor ones with a longer backlog than the administrator permits.
 #[test]
-fn a_socket_belongs_to_nobody_else() {
-    let said = said_by(
+fn a_restart_creates_no_socket_of_another_user() {
+    let output = run_script(
         r#"
 cat > holder.py <<'END'
 import socket, time
@@ -350,7 +358,7 @@ TEXT=datagrams ./forge own.img backlog.img 36 0 84 4 1000000 && restart backlog
 true
 "#,
     );
-    for (image, words) in [
+    for (image, expected) in [
         ("own", "restart: done"),
         ("uid", "a socket of uid 0, gid 1000, mode 140777 (-EPERM)"),
         ("gid", "a socket of uid 1000, gid 5, mode 140777 (-EPERM)"),
@@ -359,18 +367,20 @@ true
         ("backlog", "more than net.unix.max_dgram_qlen (-EPERM)"),
     ] {
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(words)),
-            "{image}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{image}: ")) && line.contains(expected)),
+            "{image}: {output}"
         );
     }
 }
 
-/// Services know a process by its number and by when it began (polkit does). Who could say when
-/// would only have to wait for the number, so that is for those who may choose numbers everywhere.
+/// Services such as polkit identify a process by its pid and start time. A caller that could also
+/// choose the start time would only have to wait for the pid to be free, so only a caller that may
+/// choose pids in all pid namespaces of the task may choose it.
 #[test]
-fn a_user_says_of_no_process_that_it_is_an_older_one() {
-    let said = said_by(
+fn a_user_cannot_choose_the_start_time_of_a_process() {
+    let output = run_script(
         r#"
 freeze born /bin/sleep 1000
 hold
@@ -384,18 +394,18 @@ true
 "#,
     );
     let began = |prefix: &str| {
-        let mut lines = said.lines().filter_map(|line| line.strip_prefix(prefix));
+        let mut lines = output.lines().filter_map(|line| line.strip_prefix(prefix));
         let number = lines.next().and_then(|number| number.parse::<u64>().ok());
-        number.unwrap_or_else(|| panic!("{prefix}: {said}"))
+        number.unwrap_or_else(|| panic!("{prefix}: {output}"))
     };
     let original = began("born: it began at ");
     assert!(
         began("born: restart: it began at ") > original,
-        "a user's restart: {said}"
+        "a user's restart: {output}"
     );
     assert_eq!(
         began("root: restart: it began at "),
         original,
-        "root's restart: {said}"
+        "root's restart: {output}"
     );
 }

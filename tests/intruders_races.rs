@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a user may not get by doing something at the right moment of a checkpoint(2).
+//! Rights that a user must not gain by racing with a checkpoint(2).
 
 mod common;
 
@@ -9,7 +9,7 @@ use common::{LONG, boot};
 
 const SETUID: &str = include_str!("intruders/setuid.c");
 
-/// A program of root's that anybody executes with root's rights, and a user who has cgroups.
+/// Installs a set-user-ID program of root's that every user may execute, and gives a user cgroups.
 const SCRIPT: &str = r#"
 cd /tmp && chmod 1777 /tmp
 cat > rooted.c <<'END'
@@ -31,17 +31,17 @@ sh -c "echo \$\$ > $all/user/cgroup.procs
 echo status $?
 "#;
 
-/// Whether the caller may trace a task is asked again when the task is at rest: until then it may
-/// execute a program that is not the caller's to look into.
+/// checkpoint(2) repeats the permission check when the task has quiesced: until then the task may
+/// execute a program that the caller may not trace.
 #[test]
-fn a_setuid_program_that_is_executed_meanwhile_is_not_saved() {
+fn a_setuid_program_that_is_executed_during_a_checkpoint_is_not_saved() {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
     let script = format!("cat > /tmp/setuid.c <<'END'\n{SETUID}END\n{SCRIPT}");
-    let words = ["/bin/bash", "-c", &script].map(String::from);
+    let argv = ["/bin/bash", "-c", &script].map(String::from);
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
-        .expect("the script's end");
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
+        .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert_eq!(run.stdout, "refused\nstatus 0\n", "{run:#?}");
 }

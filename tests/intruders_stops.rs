@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Seccomp: an image does not take a task past a filter, neither of the restarter's nor of its own.
-//! A stop that a filter has asked for "has happened", so that the call goes on without one.
+//! Seccomp: an image does not let a task bypass a seccomp filter, neither the caller's nor its
+//! own. A forged image may claim that a filter's stop has already been reported, after which the
+//! call would continue without one.
 
 mod common;
 
-use common::scripts::{assert_lines, said_by};
+use common::scripts::{assert_lines, run_script};
 
 const FORGE: &str = include_str!("intruders/forge.c");
 const STOPS: &str = include_str!("intruders/stops.c");
@@ -55,14 +56,14 @@ again strict ./cage
 "#;
 
 #[test]
-fn an_image_does_not_lead_past_a_filter() {
-    let said = said_by(&format!(
+fn an_image_does_not_bypass_a_seccomp_filter() {
+    let output = run_script(&format!(
         "cat > forge.c <<'END'\n{FORGE}END\n\
          cat > stops.c <<'END'\n{STOPS}END\n\
          cat > cage.c <<'END'\n{CAGE}END\n{SCRIPT}"
     ));
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "restarted",
@@ -79,7 +80,7 @@ fn an_image_does_not_lead_past_a_filter() {
         ],
     );
     assert!(
-        said.contains("a seccomp stop, restarted from under seccomp filters (-EPERM)"),
-        "{said}"
+        output.contains("a seccomp stop, restarted from under seccomp filters (-EPERM)"),
+        "{output}"
     );
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who may call checkpoint(2) and restart(2), of what, and what comes of it: namespaces,
-//! credentials, tracers and signals from outside. Each script runs in a guest of its own as
-//! root, and becomes somebody else where it says so. That checkpoint(2) is in the middle is no
-//! matter of time: its image goes to a pipe that nobody empties.
+//! Permissions of checkpoint(2) and restart(2), and their interaction with namespaces,
+//! credentials, tracers and signals from outside. Each script runs as root in a guest of its own,
+//! and switches to a different user where needed. The scripts do not depend on timing to be in the
+//! middle of a checkpoint(2): its image goes to a pipe that no process reads.
 
 mod common;
 
-use common::scripts::{assert_lines, said_by};
+use common::scripts::{assert_lines, run_script};
 
 #[test]
-fn a_namespace_that_is_not_the_callers_is_refused_by_name() {
-    let said = said_by(
+fn a_namespace_different_from_the_callers_is_refused_by_name() {
+    let output = run_script(
         r#"
 for option in -Ur -n -u -i -C -T; do
 	begin unshare $option sleep 1000
@@ -39,13 +39,13 @@ end
     let lines: Vec<&str> = refused
         .chain(["refused", "its children's time namespace"])
         .collect();
-    assert_lines(&said, &lines);
-    assert_eq!(said.matches("is not the caller's").count(), 7, "{said}");
+    assert_lines(&output, &lines);
+    assert_eq!(output.matches("is not the caller's").count(), 7, "{output}");
 }
 
 #[test]
 fn another_cgroup_of_version_one_is_refused() {
-    let said = said_by(
+    let output = run_script(
         r#"
 mkdir one
 mount -t cgroup -o none,name=ours none one
@@ -62,7 +62,7 @@ umount one
 "#,
     );
     assert_lines(
-        &said,
+        &output,
         &[
             "refused",
             "in another cgroup of a version 1 hierarchy than the caller",
@@ -73,7 +73,7 @@ umount one
 
 #[test]
 fn mounts_of_its_own_are_permitted_listed_and_compared() {
-    let said = said_by(
+    let output = run_script(
         r#"
 mkdir data
 begin unshare -m sh -c 'mount -t tmpfs -o size=1m ours /tmp/t/data; exec sleep 1000'
@@ -108,12 +108,12 @@ again 'mount -t tmpfs -o size=1m,ro ours data' --equal-mounts
     for _ in 0..4 {
         lines.extend(differs);
     }
-    assert_lines(&said, &lines);
+    assert_lines(&output, &lines);
 }
 
 #[test]
-fn who_may_not_trace_the_root_is_told_so_first() {
-    let said = said_by(
+fn a_caller_that_may_not_trace_the_root_is_refused_first() {
+    let output = run_script(
         r#"
 # the caller is below this one, which would be found out by a walk through all of it
 setpriv --reuid 1000 --clear-groups sh -c "$tools/checkpoint --check 1 2>&1" | head -1
@@ -125,7 +125,7 @@ echo vfork 1 > $cg/cgroup.freeze_at && echo armed
 "#,
     );
     assert_lines(
-        &said,
+        &output,
         &[
             "the caller may not trace it",
             "Operation not permitted",
@@ -137,8 +137,8 @@ echo vfork 1 > $cg/cgroup.freeze_at && echo armed
 }
 
 #[test]
-fn a_tracer_that_comes_during_a_checkpoint_is_noticed() {
-    let said = said_by(
+fn a_tracer_that_attaches_during_a_checkpoint_is_noticed() {
+    let output = run_script(
         r#"
 # Begins to trace a task that does not notice: PTRACE_SEIZE wakes nobody.
 cat > seize.c <<'END'
@@ -169,16 +169,16 @@ kill -9 $tracer
 end
 "#,
     );
-    assert!(said.starts_with("refused\n"), "{said}");
+    assert!(output.starts_with("refused\n"), "{output}");
     assert!(
-        said.contains("is traced by pid") && said.contains("(seize)"),
-        "{said}"
+        output.contains("is traced by pid") && output.contains("(seize)"),
+        "{output}"
     );
 }
 
 #[test]
-fn a_signal_does_not_begin_the_image_anew() {
-    let said = said_by(
+fn a_signal_does_not_restart_the_image() {
+    let output = run_script(
         r#"
 gcc -o big big.c || die gcc
 begin ./big
@@ -203,15 +203,15 @@ echo ended by $?
 end
 "#,
     );
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines[0], "saved", "{said}");
-    assert!(lines.contains(&"restarted"), "{said}");
-    assert_eq!(lines.last(), Some(&"ended by 143"), "{said}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[0], "saved", "{output}");
+    assert!(lines.contains(&"restarted"), "{output}");
+    assert_eq!(lines.last(), Some(&"ended by 143"), "{output}");
 }
 
 #[test]
-fn a_cgroup_made_during_a_checkpoint_is_not_frozen_for_ever() {
-    let said = said_by(
+fn a_cgroup_created_during_a_checkpoint_does_not_stay_frozen() {
+    let output = run_script(
         r#"
 gcc -o big big.c || die gcc
 begin ./big
@@ -227,12 +227,12 @@ timeout -s KILL 20 sh -c "echo \$\$ > $cg/child/cgroup.procs; echo alive"
 end
 "#,
     );
-    assert_lines(&said, &["frozen 1", "saved", "alive"]);
+    assert_lines(&output, &["frozen 1", "saved", "alive"]);
 }
 
 #[test]
-fn a_restarter_cannot_give_what_it_could_not_set() {
-    let said = said_by(
+fn a_restart_gives_no_credentials_that_the_caller_could_not_set() {
+    let output = run_script(
         r#"
 # try WHAT RESTARTER-OPTIONS -- TREE-OPTIONS
 try() {
@@ -278,7 +278,7 @@ try ./bits 40 -- $raised
 "#,
     );
     assert_lines(
-        &said,
+        &output,
         &[
             "restarted",
             "refused: ",
@@ -289,16 +289,17 @@ try ./bits 40 -- $raised
         ],
     );
     assert_eq!(
-        said.matches("that the caller may not give (-EPERM)")
+        output
+            .matches("that the caller may not give (-EPERM)")
             .count(),
         3,
-        "{said}"
+        "{output}"
     );
 }
 
 #[test]
-fn a_restarter_does_not_pass_on_how_it_is_scheduled() {
-    let said = said_by(
+fn a_restarted_tree_does_not_inherit_the_callers_scheduling() {
+    let output = run_script(
         r#"
 begin sleep 1000
 at_rest sleep
@@ -314,12 +315,12 @@ echo nice $(ps -o ni= -p $root)
 kill $root
 "#,
     );
-    assert_lines(&said, &["saved", "SCHED_OTHER", "nice 0"]);
+    assert_lines(&output, &["saved", "SCHED_OTHER", "nice 0"]);
 }
 
 #[test]
 fn a_timer_that_expires_during_a_checkpoint_is_not_lost() {
-    let said = said_by(
+    let output = run_script(
         r#"
 cat > alarm.c <<'END'
 #include <signal.h>
@@ -367,12 +368,12 @@ touch go
 until grep SIGALRM out; do :; done
 "#,
     );
-    assert_lines(&said, &["saved", "saved", "SIGALRM came"]);
+    assert_lines(&output, &["saved", "saved", "SIGALRM came"]);
 }
 
 #[test]
-fn a_lock_that_somebody_outside_holds_does_not_hold_the_caller() {
-    let said = said_by(
+fn waiting_for_a_lock_held_outside_can_be_killed() {
+    let output = run_script(
         r#"
 cat > hold.c <<'END'
 #include <fcntl.h>
@@ -435,5 +436,5 @@ echo 0 > $cg/cgroup.freeze
 wait $holder || :
 "#,
     );
-    assert_lines(&said, &["ended by 137"]);
+    assert_lines(&output, &["ended by 137"]);
 }

@@ -1,32 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's series, as it would be mailed.
+//! The kernel series in the form in which it would be mailed.
 
 mod common;
 
 use std::fs;
 use std::process::Command;
 
-use common::bed;
+use common::fixture;
 use crucible_artefacts::Silent;
 use crucible_artefacts::kernel::{self, Signer};
 
 #[test]
 fn the_exported_series_passes_checkpatch() {
-    let bed = bed();
+    let fixture = fixture();
     let directory = tempfile::tempdir().unwrap();
     let signer = Signer {
         name: "Crucible Tests".into(),
         email: "tests@crucible.example".into(),
     };
-    let export =
-        kernel::export(&bed.cache, &bed.sources, directory.path(), &signer, &Silent).unwrap();
+    let export = kernel::export(
+        &fixture.cache,
+        &fixture.sources,
+        directory.path(),
+        &signer,
+        &Silent,
+    )
+    .unwrap();
     assert!(!export.patches.is_empty());
     let mut complaints = String::new();
     for patch in &export.patches {
         let text = fs::read_to_string(patch).unwrap();
         assert!(text.contains("\nSubject: [PATCH "), "{}", patch.display());
         assert!(text.contains("\nSigned-off-by: "), "{}", patch.display());
-        // Who maintains a directory is for whoever takes the series to say.
+        // FILE_PATH_CHANGES asks for a MAINTAINERS entry; the maintainer is for the upstream
+        // community to decide.
         let output = Command::new(&export.checkpatch)
             .args(["--no-tree", "--strict", "--terse", "--summary-file"])
             .args(["--ignore", "FILE_PATH_CHANGES"])

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tasks that are killed in the middle of a checkpoint: they stay where they are for as long
-//! as checkpoint(2) reads them, and nothing is freed under it. That it is in the middle is
-//! no matter of time: the image goes to a pipe that nobody empties (`tests/killed/stalled.c`).
+//! Tasks that are killed in the middle of a checkpoint stay in place for as long as checkpoint(2)
+//! reads them, so that nothing it reads is freed. The tests do not depend on timing to be in the
+//! middle: the image goes to a pipe that no process reads (`tests/killed/stalled.c`).
 
 mod common;
 
@@ -11,23 +11,24 @@ use common::{LONG, boot};
 use crucible_engine::guest::Guest;
 use crucible_protocol::{Ended, EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
 
-/// getppid(2), which the workload calls when all its tasks are there.
+/// The trigger for getppid(2), which the workload calls once all its tasks exist.
 const EVENT: Trigger = Trigger::Count {
     kind: EventKind::Syscall { number: Some(110) },
     task: None,
     nth: 1,
 };
 
-/// Where built programs are kept between the cases.
+/// Name under which the built programs are kept between the cases.
 const STASH: &str = "killed";
 
-/// How far the image was read when the tasks are killed.
+/// The point up to which the image has been read when the tasks are killed.
 const FIRST: &str = "first";
 const MIDDLE: &str = "middle";
 const LAST: &str = "last";
 
-/// A kind of worker, how far the image was read, who is killed, what becomes of the reader,
-/// what checkpoint(2) returns, and how the worker ends in the restarted tree.
+/// A case: the kind of worker, the point up to which the image has been read, the task that is
+/// killed, the fate of the reader, the result of checkpoint(2), and the way in which the worker
+/// ends in the restarted tree.
 type Case = (
     &'static str,
     &'static str,
@@ -79,7 +80,7 @@ fn sh(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(String::from).to_vec()
 }
 
-/// Runs a script that must succeed; what it printed.
+/// Runs a script that must succeed, and returns its output.
 fn run(guest: &mut Guest, script: &str) -> String {
     let run = guest.exec(&sh(script), &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
@@ -105,7 +106,7 @@ fn build(guest: &mut Guest) {
     guest.stash(STASH).unwrap();
 }
 
-/// Lets a frozen container end by itself; what it printed.
+/// Thaws a container, waits until it ends on its own, and returns its output.
 fn finish(guest: &mut Guest, run: &str) -> String {
     guest.thaw(run).unwrap();
     let stopped = guest.wait(run, LONG).unwrap();
@@ -140,18 +141,19 @@ fn try_case(guest: &mut Guest, number: usize, case: &Case) {
         ),
     );
     assert_eq!(printed.trim(), answer, "{case:?}");
-    let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
-    // Of a parent that was killed before it was written, no child's wait is found either.
+    let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+    // If the parent was killed before it was written, the wait of its vfork child is not found
+    // either.
     let known = ["has moved during the checkpoint", "of its vfork is done"];
-    let told = known.iter().any(|known| words.contains(known));
-    assert_eq!(told, answer == "EAGAIN", "{case:?}: {words}");
+    let reported = known.iter().any(|known| log_text.contains(known));
+    assert_eq!(reported, answer == "EAGAIN", "{case:?}: {log_text}");
     if victim == "all" {
         let stopped = guest.wait(&name, LONG).unwrap();
         assert!(matches!(stopped, Stopped::Exited { .. }), "{stopped:?}");
         guest.kill(&name).unwrap();
         return;
     }
-    // What is left of the tree is sound: it can be saved once more, and its image restarts.
+    // The remaining tree must be intact: it can be checkpointed once more, and its image restarts.
     if answer != "saved" {
         let saved = guest.checkpoint(&name, &image, &log, LONG).unwrap();
         assert!(saved.success(), "{case:?}: {saved:#?}");
@@ -164,13 +166,13 @@ fn try_case(guest: &mut Guest, number: usize, case: &Case) {
 }
 
 #[test]
-fn a_task_killed_during_a_checkpoint_stays_until_it_was_read() {
+fn a_task_killed_during_a_checkpoint_stays_until_it_has_been_read() {
     let (_directory, mut guest) = boot();
     build(&mut guest);
     for (number, case) in CASES.iter().enumerate() {
         try_case(&mut guest, number, case);
         guest.check_alerts().unwrap();
     }
-    // Fails where the kernel has said anything that it should not.
+    // Fails if the kernel has reported a fault.
     guest.shutdown().unwrap();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Our own monitor on a KVM that works: in a Linux that QEMU gives a CPU with
-//! virtualisation, so that it is the same on every host.
+//! Our own VMM on a working KVM: in an outer Linux, to which QEMU gives a CPU with virtualisation,
+//! so that the test is the same on every host.
 
 mod debugger;
 
@@ -14,26 +14,25 @@ fn crucible(arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .expect("the binary that cargo has just built")
+        .expect("the crucible binary to run")
 }
 
-/// The records, one after the other.
+/// Returns the records on standard output, in order.
 fn records(output: &Output) -> Vec<Value> {
     let records = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
     let records: Result<Vec<Value>, _> = records.collect();
-    let said = String::from_utf8_lossy(&output.stderr);
-    records.unwrap_or_else(|error| panic!("no record ({error}); it said: {said}"))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    records.unwrap_or_else(|error| panic!("no record ({error}); stderr: {stderr}"))
 }
 
-/// Whether the outer Linux's timer can be relied on.
+/// Source of a program that checks that the outer Linux's timer keeps running.
 const TIMER: &str = include_str!("outer/timer.c");
 
-/// First that the outer Linux's timer goes on; hello, cold with two vCPUs; then the main scenario,
-/// from a guest that was saved; and from the same one, another that gdb looks at; then some
-/// guests at once that begin with what another has changed since. Standard output is for
-/// records.
+/// Checks the outer Linux's timer; then runs hello, cold with two vCPUs; the main scenario from a
+/// snapshot; a scenario from the same snapshot under gdb; and several guests in parallel from a
+/// snapshot that contains changes made by another guest. Only records go to standard output.
 fn script() -> String {
-    let quote = |words: String| format!("'{words}'");
+    let quote = |argument: String| format!("'{argument}'");
     let arguments = debugger::arguments("/tmp/gdb").into_iter().map(quote);
     format!(
         "cat > /tmp/timer.c <<'END'
@@ -54,26 +53,29 @@ END
 }
 
 #[test]
-fn the_main_scenario_passes_in_our_own_machine() {
+fn the_main_scenario_passes_in_our_own_vmm() {
     let output = crucible(&["-q", "nested", "--script", &script()]);
     let records = records(&output);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(records.len(), 3, "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(records.len(), 3, "{stderr}");
     for (record, start) in records.iter().zip(["cold", "warm", "warm"]) {
         assert_eq!(record["verdict"], "pass", "{record:#}");
         let machine = &record["versions"]["machine"];
         assert_eq!(machine["kind"], "kvm", "{machine}");
         assert_eq!(machine["start"], start, "{machine}");
     }
-    assert!(said.contains("in a sleep"), "{said}");
-    assert!(said.contains("4 clones of one snapshot: pass"), "{said}");
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    debugger::check(&said);
+    assert!(stderr.contains("in a sleep"), "{stderr}");
+    assert!(
+        stderr.contains("4 clones of one snapshot: pass"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    debugger::check(&stderr);
 }
 
 #[test]
-#[ignore = "an outer Linux with 8 GiB, for ten minutes"]
-fn thirty_two_clones_are_guests_of_their_own() {
+#[ignore = "needs an outer Linux with 8 GiB, runs ten minutes"]
+fn thirty_two_clones_have_their_own_identities() {
     let output = crucible(&[
         "-q",
         "nested",
@@ -84,15 +86,19 @@ fn thirty_two_clones_are_guests_of_their_own() {
         "--machine",
         "kvm",
     ]);
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     let verdict = "32 clones of one snapshot: pass";
-    assert_eq!(said.lines().last(), Some(verdict), "{said}\n{complaints}");
+    assert_eq!(
+        stdout.lines().last(),
+        Some(verdict),
+        "{stdout}\n{complaints}"
+    );
     assert_eq!(output.status.code(), Some(0), "{complaints}");
 }
 
 #[test]
-fn the_doctor_says_why_kvm_is_not_used() {
+fn doctor_reports_why_kvm_is_not_used() {
     let output = crucible(&["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
     let finding = report["findings"]

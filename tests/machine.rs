@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Machines as the engine meets them: how they end, and what they tell.
+//! Machines as the engine uses them: how they end, and what they report.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn a_guest_runs_debian_and_shuts_down() {
 }
 
 #[test]
-fn a_panic_is_a_verdict_within_a_second() {
+fn a_panic_is_reported_within_a_second() {
     let (_directory, mut guest) = boot();
     let began = Instant::now();
     let error = guest
@@ -60,14 +60,14 @@ fn a_panic_is_a_verdict_within_a_second() {
             .iter()
             .any(|line| line.contains(&panic.headline))
     );
-    // The engine waits two seconds for what may follow an alert.
+    // After an alert the engine waits two seconds for the lines that may follow it.
     assert!(took < Duration::from_secs(10), "{took:?}");
     let exit = guest.machine().wait(LONG).unwrap();
     assert_eq!(exit, Some(Exit::Panic));
 }
 
 #[test]
-fn a_busy_guest_tells_what_its_tasks_do() {
+fn a_busy_guest_reports_the_states_of_its_tasks() {
     let (_directory, mut guest) = boot();
     let states = guest.machine().task_states(LONG).unwrap();
     assert!(states.answered, "{:?}", guest.machine().console_tail(20));
@@ -84,7 +84,7 @@ fn a_busy_guest_tells_what_its_tasks_do() {
 }
 
 #[test]
-fn a_killed_machine_is_gone() {
+fn a_killed_machine_does_not_answer() {
     let (_directory, mut guest) = boot();
     guest.machine().kill().unwrap();
     assert_eq!(guest.machine().try_exit().unwrap(), Some(Exit::Killed));
@@ -103,7 +103,7 @@ fn a_kernel_without_a_root_panics_at_once() {
 }
 
 #[test]
-fn emulators_that_cannot_run_the_machine_say_so() {
+fn an_emulator_that_cannot_run_the_machine_reports_why() {
     let (directory, spec) = spec();
     let nothing = Options {
         binary: "no-such-emulator".into(),
@@ -112,7 +112,7 @@ fn emulators_that_cannot_run_the_machine_say_so() {
     let error = QemuMachine::start(&spec, &nothing).err().unwrap();
     assert!(matches!(error, Error::NoEmulator { .. }), "{error}");
 
-    // Eight disks and two other devices are more than there is room for.
+    // Eight disks and two more devices need more slots than the machine has.
     let mut many = spec.clone();
     let disk = Disk::readonly(many.disks[0].path.clone());
     many.disks = vec![disk; 8];

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A fixed sample of the matrix of ptrace stops: every cell of it that the API allows is the
-//! same after a restart, and each stop and each way of attaching is in it.
+//! A fixed sample of the matrix of ptrace stops. Each cell that the ptrace API permits must behave
+//! the same after a restart, and the sample contains each kind of stop and each way of attaching.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// So that each stop, each way, each next and so on has a cell that is more than excluded.
+/// Sampling step, chosen so that each value of each dimension has a cell that is not excluded.
 const EVERY: &str = "101";
 
-/// What a cell of the sample may be.
+/// The acceptable classes of a cell.
 const FINE: [&str; 4] = ["passed", "excluded", "no-such-stop", "indistinguishable"];
 
 fn text<'a>(cell: &'a Value, field: &str) -> &'a str {
@@ -37,7 +37,7 @@ fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
     assert!(bad.is_empty(), "{bad:#?}");
     assert_eq!(output.status.code(), Some(0), "{}", report["counts"]);
 
-    // That nothing failed says little where nothing was tried.
+    // The absence of failures means little if no cell was actually tested.
     for class in ["passed", "excluded", "no-such-stop"] {
         let count = report["counts"][class].as_u64().unwrap_or_default();
         assert!(count > 0, "no cell is {class}: {}", report["counts"]);
@@ -55,7 +55,7 @@ fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
 
     let part = |cell: &Value, nth: usize| {
         let part = text(cell, "cell").split('/').nth(nth).map(str::to_owned);
-        part.expect("a name of five parts")
+        part.expect("five parts in the cell's name")
     };
     for nth in 0..5 {
         let all: BTreeSet<_> = cells.iter().map(|cell| part(cell, nth)).collect();
@@ -64,6 +64,6 @@ fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
             .filter(|cell| ["passed", "indistinguishable"].contains(&text(cell, "class")))
             .map(|cell| part(cell, nth))
             .collect();
-        assert_eq!(all, tried, "no cell of some was more than excluded");
+        assert_eq!(all, tried, "some values have only excluded cells");
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The list of a task's state (`guest-kernel/state/`) against the kernel's own structs.
+//! Compares the list of a task's state (`guest-kernel/state/`) with the kernel's own structs.
 
 mod common;
 
@@ -10,7 +10,8 @@ use crucible_artefacts::kernel::state::{Class, List};
 use crucible_artefacts::kernel::{self, Flavour, Members};
 use crucible_artefacts::{Cache, Sources, host};
 
-/// Set to anything, writes the generated parts of the document instead of comparing them.
+/// If this variable is set, the test writes the generated parts of the document instead of
+/// comparing them.
 const UPDATE: &str = "CRUCIBLE_UPDATE";
 const DOCUMENT: &str = "docs/state.md";
 
@@ -19,9 +20,9 @@ fn list(sources: &Sources) -> List {
 }
 
 fn members(sources: &Sources, list: &List, flavour: Flavour) -> Members {
-    host::ensure(true, &common::Told).unwrap();
+    host::ensure(true, &common::PrintProgress).unwrap();
     let cache = Cache::from_env().unwrap();
-    kernel::members(&cache, sources, list, flavour, &common::Told).unwrap()
+    kernel::members(&cache, sources, list, flavour, &common::PrintProgress).unwrap()
 }
 
 #[test]
@@ -34,19 +35,20 @@ fn every_member_has_one_entry_and_every_entry_a_member() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// The part of the document between two marks of this name, with what is around it.
+/// Returns the part of the document between two marks of this name, with the text before and
+/// after.
 fn generated<'a>(text: &'a str, name: &str) -> [&'a str; 3] {
     let (begin, end) = (
         format!("<!-- {name} -->\n"),
         format!("<!-- end of {name} -->"),
     );
-    let from = text.find(&begin).expect("a mark") + begin.len();
-    let to = from + text[from..].find(&end).expect("the end of it");
+    let from = text.find(&begin).expect("the begin mark") + begin.len();
+    let to = from + text[from..].find(&end).expect("the end mark");
     [&text[..from], &text[from..to], &text[to..]]
 }
 
 #[test]
-fn the_document_counts_what_is_in_the_list() {
+fn the_document_matches_the_list() {
     let sources = Sources::find().unwrap();
     let list = list(&sources);
     let path = sources.root().join(DOCUMENT);

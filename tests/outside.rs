@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is saved together or not at all: where a tracer or its tracee, or an end of a pair of
-//! sockets is outside the tree, checkpoint(2) refuses, with names, and neither notices.
+//! Relations that must be checkpointed completely or not at all: if a tracer, a tracee or the
+//! other end of a socket pair is outside the tree, checkpoint(2) refuses and names it, and neither
+//! side notices.
 
 mod common;
 
@@ -8,8 +9,8 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-/// Has strace follow a sleep, freezes both in their cgroup, checkpoints the tree of one of
-/// the two, and thaws. Arguments: options of strace, `tracer` or `tracee`.
+/// Makes strace follow a sleep, freezes both in their cgroup, checkpoints the tree of one of the
+/// two, and thaws. Arguments: options of strace; `tracer` or `tracee`.
 const SCRIPT: &str = r#"
 cg=/sys/fs/cgroup/outside
 mkdir $cg
@@ -31,8 +32,8 @@ while grep -q 'populated 1' $cg/cgroup.events; do :; done
 grep -o 'killed by SIGTERM' /tmp/trace
 "#;
 
-/// Has a process in a cgroup of its own share a pair of sockets with its parent, freezes it,
-/// checkpoints it, thaws it, and has it answer. Argument: what the child closes.
+/// Makes a process in a cgroup of its own share a socket pair with its parent, freezes it,
+/// checkpoints it, thaws it, and has it answer. Argument: the ends that the child closes.
 const SOCKETS: &str = r#"
 cg=/sys/fs/cgroup/outside
 mkdir $cg
@@ -83,17 +84,17 @@ wait
 "#;
 
 fn refusal(options: &str, root: &str) -> String {
-    said_by(&[SCRIPT, "outside", options, root])
+    run_script(&[SCRIPT, "outside", options, root])
 }
 
-fn said_by(script: &[&str]) -> String {
+fn run_script(script: &[&str]) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c"].iter().chain(script);
-    let words: Vec<String> = words.map(ToString::to_string).collect();
+    let argv = ["/bin/bash", "-c"].iter().chain(script);
+    let argv: Vec<String> = argv.map(ToString::to_string).collect();
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
-        .expect("the script's end");
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
+        .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
     assert!(!run.stdout.contains("saved"), "{run:?}");
@@ -101,40 +102,40 @@ fn said_by(script: &[&str]) -> String {
 }
 
 #[test]
-fn a_tracer_outside_is_named() {
-    let said = refusal("", "tracee");
+fn a_tracer_outside_is_reported() {
+    let output = refusal("", "tracee");
     assert!(
-        said.contains("sleep: is traced by pid TRACER (strace), which is not in the tree"),
-        "{said}"
+        output.contains("sleep: is traced by pid TRACER (strace), which is not in the tree"),
+        "{output}"
     );
 }
 
 #[test]
-fn a_tracee_outside_is_named() {
+fn a_tracee_outside_is_reported() {
     // With -D the tracer is not the tracee's parent but its orphaned grandchild.
-    let said = refusal("-D", "tracer");
+    let output = refusal("-D", "tracer");
     assert!(
-        said.contains("strace: traces pid TRACEE (sleep), which is not in the tree"),
-        "{said}"
+        output.contains("strace: traces pid TRACEE (sleep), which is not in the tree"),
+        "{output}"
     );
 }
 
 #[test]
 fn a_socket_whose_peer_is_outside_is_refused() {
-    let said = said_by(&[SOCKETS, "outside", "here"]);
+    let output = run_script(&[SOCKETS, "outside", "here"]);
     assert!(
-        said.contains("is connected to one outside the tree"),
-        "{said}"
+        output.contains("is connected to one outside the tree"),
+        "{output}"
     );
-    assert!(said.contains("the child exited 7"), "{said}");
+    assert!(output.contains("the child exited 7"), "{output}");
 }
 
 #[test]
-fn a_socket_that_is_held_outside_is_refused() {
-    let said = said_by(&[SOCKETS, "outside", "nothing"]);
+fn a_socket_that_is_open_outside_is_refused() {
+    let output = run_script(&[SOCKETS, "outside", "nothing"]);
     assert!(
-        said.contains("is held 2 times, 1 of them in the tree"),
-        "{said}"
+        output.contains("is held 2 times, 1 of them in the tree"),
+        "{output}"
     );
-    assert!(said.contains("the child exited 7"), "{said}");
+    assert!(output.contains("the child exited 7"), "{output}");
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Open files and memory that a process shares with its parent, which is outside the tree: a
-//! restarted one would have a copy. checkpoint(2) refuses, and neither notices; what is shared
-//! without any consequence is saved.
+//! Open files and memory that a process shares with its parent, which is outside the tree: the
+//! restarted process would have a copy of its own. checkpoint(2) refuses, and neither process
+//! notices. An object is saved if sharing it has no visible effect.
 
 mod common;
 
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-/// A child in a cgroup of its own shares one thing with its parent, and answers through it when it
-/// was thawed.
+/// Source of a program whose child, in a cgroup of its own, shares one object with its parent, and
+/// answers through it once it has been thawed.
 const SHARE: &str = include_str!("outside/share.c");
 
 const SCRIPT: &str = r#"
@@ -47,11 +47,11 @@ const REFUSED: &[(&str, &str)] = &[
     ("pipe", "pipe:["),
 ];
 
-/// Appended to, a directory that nothing was read of, memory that nobody can change.
+/// An appended file, a directory that has not been read from, and sealed memory.
 const SAVED: &[&str] = &["appended", "listed", "sealed"];
 
-/// In a user namespace that has user 0 only: a child with a pipe, a socket and a memfd, one of
-/// which is somebody else's, is checkpointed by its parent.
+/// A child in a user namespace that maps only user 0, with a pipe, a socket and a memfd, one of
+/// which belongs to an unmapped user. Its parent checkpoints it.
 const FOREIGN: &str = r#"
 cd /tmp
 cat > foreign.py <<'END'
@@ -99,57 +99,59 @@ done
 "#;
 
 #[test]
-fn what_belongs_to_somebody_whom_the_namespace_has_not_is_refused() {
-    let said = said_by(FOREIGN);
-    assert!(said.contains("nothing: saved"), "{said}");
+fn an_object_of_an_unmapped_user_is_refused() {
+    let output = run_script(FOREIGN);
+    assert!(output.contains("nothing: saved"), "{output}");
     for (what, name) in [
         ("pipe", "pipe:["),
         ("socket", "socket:["),
         ("memory", "inode:["),
     ] {
-        assert!(said.contains(&format!("{what}: refused")), "{said}");
+        assert!(output.contains(&format!("{what}: refused")), "{output}");
         assert!(
-            said.lines()
+            output
+                .lines()
                 .any(|line| line.starts_with(&format!("{what}: pid "))
                     && line.contains(name)
                     && line.contains(
                         "belongs to a user or group that the tree's user namespace has not"
                     )),
-            "{what}: {said}"
+            "{what}: {output}"
         );
     }
 }
 
-fn said_by(script: &str) -> String {
+fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
+    let argv = ["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
     let run = guest
-        .exec(&words, &BTreeMap::new(), "/", LONG)
-        .expect("the script's end");
+        .exec(&argv, &BTreeMap::new(), "/", LONG)
+        .expect("the script to end");
     guest.shutdown().expect("shutdown");
     assert!(run.success(), "{run:?}");
     run.stdout
 }
 
 #[test]
-fn what_is_shared_with_a_task_outside_is_refused() {
-    let said = said_by(&format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"));
-    for (what, words) in REFUSED {
-        assert!(said.contains(&format!("{what}: refused")), "{said}");
+fn an_object_shared_with_a_task_outside_is_refused() {
+    let output = run_script(&format!("cat > /tmp/share.c <<'END'\n{SHARE}END\n{SCRIPT}"));
+    for (what, expected) in REFUSED {
+        assert!(output.contains(&format!("{what}: refused")), "{output}");
         assert!(
-            said.lines()
-                .any(|line| line.starts_with(&format!("{what}: pid ")) && line.contains(words)),
-            "{what}: {said}"
+            output
+                .lines()
+                .any(|line| line.starts_with(&format!("{what}: pid ")) && line.contains(expected)),
+            "{what}: {output}"
         );
     }
     for what in SAVED {
-        assert!(said.contains(&format!("{what}: saved")), "{said}");
+        assert!(output.contains(&format!("{what}: saved")), "{output}");
     }
     for what in REFUSED.iter().map(|(what, _)| what).chain(SAVED) {
         assert!(
-            said.contains(&format!("{what}: still shared")),
-            "{what}: {said}"
+            output.contains(&format!("{what}: still shared")),
+            "{what}: {output}"
         );
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What cannot be checkpointed is refused before anything is disturbed, with pid, object and
-//! reason, and the tree ends its work as if nothing had happened.
+//! Unsupported state is refused with pid, object and reason before the checkpoint disturbs
+//! anything, and the tree completes its work normally.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Cases of `tests/scenarios/refused`, and what the log must say of each.
+/// Cases of `tests/scenarios/refused`, and texts that the log must contain for each.
 const REFUSALS: &[(&str, &str, &[&str])] = &[
     (
         "listening",
@@ -138,18 +138,18 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn what_cannot_be_saved_is_refused_and_goes_on() {
+fn unsupported_state_is_refused_and_the_tree_continues() {
     let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
         .args(["-q", "scenario", "tests/scenarios/refused", "--json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .expect("the binary that cargo has just built");
+        .expect("the crucible binary to run");
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
     assert_eq!(record["verdict"], "refused", "{record:#}");
     let cases = record["cases"].as_array().expect("an array of cases");
     assert_eq!(cases.len(), REFUSALS.len());
-    for (name, errno, words) in REFUSALS {
+    for (name, errno, texts) in REFUSALS {
         let case = cases.iter().find(|case| case["name"] == *name);
         let case = case.unwrap_or_else(|| panic!("no case {name}: {record:#}"));
         assert_eq!(case["verdict"], "refused", "{case:#}");
@@ -157,11 +157,11 @@ fn what_cannot_be_saved_is_refused_and_goes_on() {
         assert!(why.contains("checkpoint refused: "), "{case:#}");
         assert!(why.contains(errno), "{case:#}");
         let lines = case["lines"].to_string();
-        for word in *words {
-            assert!(lines.contains(word), "no `{word}`: {case:#}");
+        for text in *texts {
+            assert!(lines.contains(text), "no `{text}`: {case:#}");
         }
         assert!(
-            lines.contains("the tree was thawed and ended its work as it should"),
+            lines.contains("the tree was thawed and completed its work"),
             "{case:#}"
         );
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The built binary, with guests that really boot.
+//! The built binary with guests that boot.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-/// One guest at a time: several would only wait for each other's processors.
+/// Allows one guest at a time, because several would compete for the same CPUs.
 static GUEST: Mutex<()> = Mutex::new(());
 
 fn crucible(arguments: &[&str]) -> Output {
@@ -16,13 +16,13 @@ fn crucible(arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .expect("the binary that cargo has just built")
+        .expect("the crucible binary to run")
 }
 
 fn record(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); it said: {said}")
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        panic!("no record ({error}); stderr: {stderr}")
     })
 }
 
@@ -35,7 +35,7 @@ fn every_scenario_can_be_read() {
 }
 
 #[test]
-fn hello_comes_back_in_another_machine_and_its_image_can_be_read() {
+fn hello_restarts_in_a_fresh_machine_and_its_image_can_be_inspected() {
     let output = crucible(&["-q", "scenario", "hello", "--restart-in", "fresh", "--json"]);
     let record = record(&output);
     assert_eq!(record["verdict"], "pass", "{record:#}");
@@ -59,7 +59,7 @@ fn every_scenario_passes_in_one_boot() {
     let record = record(&output);
     assert_eq!(record["verdict"], "pass", "{record:#}");
     assert_eq!(output.status.code(), Some(0));
-    // A restart that is none to complain of has said nothing.
+    // A clean restart leaves an empty log.
     let mut logs = 0;
     for scenario in record["scenarios"].as_array().expect("a list") {
         let results = Path::new(scenario["results"].as_str().expect("a path"));
@@ -77,7 +77,7 @@ fn every_scenario_passes_in_one_boot() {
     assert!(logs >= 12, "{record:#}");
 }
 
-/// A vfork's child runs on one CPU while its parent is stopped on another.
+/// The child of a vfork runs on one CPU while its parent is stopped on another.
 #[test]
 fn the_main_scenario_passes_with_two_cpus() {
     let output = crucible(&["-q", "scenario", "vfork", "--vcpus", "2", "--json"]);
@@ -87,7 +87,7 @@ fn the_main_scenario_passes_with_two_cpus() {
 }
 
 #[test]
-fn a_guest_that_does_not_boot_is_told_with_its_console() {
+fn a_guest_that_does_not_boot_is_reported_with_its_console() {
     let output = crucible(&["-q", "kernel", "build"]);
     let path = String::from_utf8(output.stdout).expect("a path");
     let mut kernel = std::fs::read(path.trim()).expect("a kernel");
@@ -112,14 +112,16 @@ fn a_guest_that_does_not_boot_is_told_with_its_console() {
     assert_eq!(record["verdict"], "unknown", "{record:#}");
     assert_eq!(output.status.code(), Some(125));
     let why = record["cases"][0]["why"].as_str().expect("a text");
-    let (_, path) = why.split_once("its console is in ").expect("a place");
+    let (_, path) = why
+        .split_once("its console is in ")
+        .expect("the console's path");
     let (path, _) = path.split_once(": ").expect("a reason");
     assert!(Path::new(path).is_file(), "{why}");
 }
 
-/// A comparison that misses this does not look at the vfork wait.
+/// Checks that the comparison includes the vfork wait.
 #[test]
-fn a_restart_without_its_vfork_wait_is_found_out() {
+fn a_restart_without_its_vfork_wait_is_detected() {
     let output = crucible(&[
         "-q",
         "scenario",
@@ -145,7 +147,7 @@ fn damaged_and_forged_images_do_no_harm() {
 }
 
 #[test]
-fn an_event_that_never_comes_is_skipped_with_its_count() {
+fn an_event_that_never_happens_is_unknown_and_reported_with_its_count() {
     let output = crucible(&[
         "-q",
         "scenario",
@@ -167,7 +169,7 @@ fn an_event_that_never_comes_is_skipped_with_its_count() {
 }
 
 #[test]
-fn a_workload_that_meets_no_vfork_is_skipped() {
+fn a_workload_without_a_vfork_is_unknown() {
     let output = crucible(&["-q", "scenario", "hello", "--at", "vfork", "--json"]);
     assert_eq!(record(&output)["verdict"], "unknown");
     assert_eq!(output.status.code(), Some(125));

@@ -9,11 +9,11 @@ use common::{LONG, spec};
 use crucible_engine::guest::Guest;
 use crucible_vmm::qemu::{Options, QemuMachine};
 
-/// Toggles of the static key, and signals that run through it. Of a kernel with CONFIG_JUMP_LABEL=y, QEMU 7.2 has
-/// panicked within 13 s.
+/// Number of toggles of the static key, and of signals that run through it. With a kernel of
+/// CONFIG_JUMP_LABEL=y, QEMU 7.2 panicked within 13 s.
 const COUNT: u32 = 20_000;
 
-/// The guest's script; `$1` is the source, `$2` the count.
+/// The guest's script. `$1` is the source, `$2` the count.
 const SCRIPT: &str = r#"
 set -e
 cd /tmp
@@ -23,11 +23,10 @@ mkdir /sys/fs/cgroup/toggle
 ./toggle /sys/fs/cgroup/toggle/cgroup.freeze_at "$2"
 "#;
 
-/// QEMU before 8.1 reads the guest's code to be translated before it locks the code's
-/// page, so a CPU can keep a translation of an int3 that another CPU replaces at that
-/// moment (its commit deba78709ae8 is the fix). `text_poke_bp()` relies on that not
-/// happening: "Oops: int3" at a static key. The guest's kernel has none of those that
-/// are patched.
+/// QEMU before 8.1 reads the guest's code to be translated before it locks the page of the code,
+/// so a CPU can keep a translation of an int3 that another CPU replaces at that moment (fixed by
+/// QEMU's commit deba78709ae8). `text_poke_bp()` relies on this not happening; the result is
+/// "Oops: int3" at a static key. The guest's kernel therefore has no static keys that are patched.
 #[test]
 fn a_static_key_can_be_toggled_while_another_cpu_runs_through_it() {
     let (_directory, mut spec) = spec();
@@ -45,7 +44,7 @@ fn a_static_key_can_be_toggled_while_another_cpu_runs_through_it() {
     .map(String::from);
     let run = guest
         .exec(&argv, &BTreeMap::new(), "/", LONG * 5)
-        .expect("the script's end");
+        .expect("the script to end");
     assert!(run.success(), "{run:?}");
-    guest.shutdown().expect("an orderly end");
+    guest.shutdown().expect("a clean shutdown");
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! States that a number chooses (`tests/states/states.c`): checkpoint refuses one and the tree
-//! goes on undisturbed, or it restarts and the program finds all as it was. There is no third
-//! outcome. Each number and its outcome is printed.
+//! Random states, chosen by a seed (`tests/states/states.c`): either checkpoint refuses one and
+//! the tree continues undisturbed, or it restarts and the program finds its state unchanged. No
+//! other outcome is permitted. The test prints each seed with its outcome.
 //!
-//! `CRUCIBLE_STATES` says how many are tried, `CRUCIBLE_STATES_FROM` which number is the first.
+//! `CRUCIBLE_STATES` sets the number of states to try, `CRUCIBLE_STATES_FROM` the first seed.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{LONG, boot};
 use crucible_engine::guest::Guest;
 use crucible_protocol::{Ended, EventKind, KEEP_DIR, RUN_DIR, Stopped, Trigger};
 
-/// getppid(2), which the program calls when it is in its state.
+/// The trigger for getppid(2), which the program calls once its state is complete.
 const EVENT: Trigger = Trigger::Count {
     kind: EventKind::Syscall { number: Some(110) },
     task: None,
@@ -23,25 +23,25 @@ const EVENT: Trigger = Trigger::Count {
 
 const STASH: &str = "states";
 
-/// As many as a run of all tests has time for.
+/// Number of states to try by default, chosen for the time that a run of all tests can spend.
 const FEW: u64 = 40;
 
 fn number(name: &str, default: u64) -> u64 {
     env::var(name).map_or(default, |text| {
         text.parse()
-            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number"))
     })
 }
 
 fn run(guest: &mut Guest, script: &str) -> String {
-    let words = ["/bin/sh", "-c", script].map(String::from);
-    let run = guest.exec(&words, &BTreeMap::new(), "/work", LONG);
+    let argv = ["/bin/sh", "-c", script].map(String::from);
+    let run = guest.exec(&argv, &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
     assert!(run.success(), "{script}: {run:#?}");
     run.stdout
 }
 
-/// Lets a frozen container end by itself; what it printed, and how it ended.
+/// Thaws a container and waits until it ends on its own. Returns its output and its exit status.
 fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
     guest.thaw(name).unwrap();
     let stopped = guest.wait(name, LONG).unwrap();
@@ -49,18 +49,18 @@ fn finish(guest: &mut Guest, name: &str) -> (String, Option<Ended>) {
         panic!("{name} did not end: {stopped:?}");
     };
     guest.kill(name).unwrap();
-    let mut said = String::new();
+    let mut output = String::new();
     for stream in ["stdout", "stderr"] {
         let bytes = guest.read_file(&format!("{RUN_DIR}/{stream}")).unwrap();
-        said.push_str(&String::from_utf8_lossy(&bytes));
+        output.push_str(&String::from_utf8_lossy(&bytes));
     }
-    (said, workload)
+    (output, workload)
 }
 
-/// What became of one state.
+/// The outcome of one state.
 struct Outcome {
     restarted: bool,
-    /// The parts that it had.
+    /// The names of the parts of the state.
     parts: Vec<String>,
 }
 
@@ -79,36 +79,40 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
         run(guest, &format!("cat {RUN_DIR}/stdout {RUN_DIR}/stderr"))
     );
     let saved = guest.checkpoint(&name, &image, &log, LONG).unwrap();
-    let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
-    let (said, ended) = if saved.success() {
+    let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+    let (output, ended) = if saved.success() {
         guest.kill(&name).unwrap();
         let again = format!("{name}-again");
         let restarted = guest.restart(&again, &image, &log, LONG).unwrap();
-        let words = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
+        let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
         assert!(
             restarted.is_ok(),
-            "state {seed} was saved and cannot be restarted: {words}{restarted:#?}"
+            "state {seed} was saved but cannot be restarted: {log_text}{restarted:#?}"
         );
         finish(guest, &again)
     } else {
         assert!(
-            !words.is_empty(),
-            "state {seed} is refused without a word: {saved:#?}"
+            !log_text.is_empty(),
+            "state {seed} is refused without a reason: {saved:#?}"
         );
         finish(guest, &name)
     };
     let restarted = saved.success();
     println!(
         "state {seed}: {}",
-        if restarted { "restarted" } else { words.trim() }
+        if restarted {
+            "restarted"
+        } else {
+            log_text.trim()
+        }
     );
     assert_eq!(
         ended,
         Some(Ended::Exited { code: 0 }),
-        "state {seed}, {}: {said}",
+        "state {seed}, {}: {output}",
         if restarted { "restarted" } else { "refused" }
     );
-    let parts = said
+    let parts = output
         .lines()
         .filter_map(|line| line.strip_suffix(": as it was"))
         .map(str::to_owned)
@@ -117,7 +121,7 @@ fn attempt(guest: &mut Guest, seed: u64) -> Outcome {
 }
 
 #[test]
-fn a_state_is_refused_or_comes_back_whole() {
+fn a_state_is_refused_or_restored_completely() {
     let (from, count) = (
         number("CRUCIBLE_STATES_FROM", 1),
         number("CRUCIBLE_STATES", FEW),
@@ -141,15 +145,15 @@ fn a_state_is_refused_or_comes_back_whole() {
         restarted += u64::from(outcome.restarted);
         assert!(!outcome.parts.is_empty(), "state {seed} has no parts");
         for part in outcome.parts {
-            *met.get_mut(&part).expect("a part of the list") += 1;
+            *met.get_mut(&part).expect("a known part") += 1;
         }
         guest.check_alerts().unwrap();
     }
     println!("{restarted} of {count} restarted; parts: {met:?}");
     assert!(restarted * 2 >= count, "{restarted} of {count} restarted");
-    // Each part is met about as often as any other: five times in 40.
+    // Each part occurs about equally often: five times in 40 states.
     for (part, times) in met {
-        assert!(times * 40 >= count * 2, "{part} was met {times} times");
+        assert!(times * 40 >= count * 2, "{part} occurred {times} times");
     }
     guest.shutdown().unwrap();
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tasks that a freeze does not bring to rest: `checkpoint --freeze` names each with its place in
-//! the kernel and with who can end that, thaws the tree, and the task's work comes out
-//! (`tests/stuck/stuck.c`). That a task is at its place is read from its stack, not waited for.
+//! Tasks that a freeze cannot stop: `checkpoint --freeze` names each with its place in the kernel
+//! and with the way to end its wait, and thaws the tree; the task then completes its work
+//! (`tests/stuck/stuck.c`). The test reads the task's place from its stack and does not depend on
+//! timing.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use common::{LONG, boot};
 use crucible_engine::guest::Guest;
 
-/// Case, place, and a part of what must be said of who ends it.
+/// The case, the place, and a part of the expected advice on how to end the wait.
 const CASES: &[(&str, &str, &str)] = &[
     (
         "seccomp",
@@ -34,17 +35,17 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Runs a command that must succeed; what it printed.
-fn run(guest: &mut Guest, words: &[&str]) -> String {
-    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
-    let run = guest.exec(&words, &BTreeMap::new(), "/work", LONG);
+/// Runs a command that must succeed, and returns its output.
+fn run(guest: &mut Guest, argv: &[&str]) -> String {
+    let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
+    let run = guest.exec(&argv, &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
-    assert!(run.success(), "{words:?}: {run:#?}");
+    assert!(run.success(), "{argv:?}: {run:#?}");
     run.stdout
 }
 
 #[test]
-fn a_task_that_does_not_come_to_rest_is_named_with_its_place_and_who_ends_it() {
+fn a_task_that_does_not_freeze_is_reported_with_its_place_and_the_remedy() {
     let (_directory, mut guest) = boot();
     guest.prepare(None).unwrap();
     let source = include_bytes!("stuck/stuck.c");
@@ -52,22 +53,22 @@ fn a_task_that_does_not_come_to_rest_is_named_with_its_place_and_who_ends_it() {
     let build = "gcc -O2 -Wall -Wextra -Werror -o stuck stuck.c";
     run(&mut guest, &["/bin/sh", "-c", build]);
     for (case, place, ender) in CASES {
-        let said = run(&mut guest, &["/work/stuck", case]);
-        // The pid is that of the task, which is the root of the tree.
-        let line = said.lines().find(|line| line.contains("not at rest, ("));
-        let line = line.unwrap_or_else(|| panic!("{case}: nobody is named: {said}"));
+        let output = run(&mut guest, &["/work/stuck", case]);
+        // The pid is that of the stuck task, which is the root of the tree.
+        let line = output.lines().find(|line| line.contains("not at rest, ("));
+        let line = line.unwrap_or_else(|| panic!("{case}: no task is named: {output}"));
         assert!(line.starts_with("pid "), "{case}: {line}");
         assert!(line.contains(": stuck: not at rest"), "{case}: {line}");
         assert!(line.contains(&format!(" in {place}: ")), "{case}: {line}");
         assert!(line.contains(ender), "{case}: {line}");
-        assert!(said.contains("checkpoint exits 1"), "{case}: {said}");
-        assert!(said.contains("cgroup.freeze is 0"), "{case}: {said}");
-        assert!(said.contains("the task exits 7"), "{case}: {said}");
+        assert!(output.contains("checkpoint exits 1"), "{case}: {output}");
+        assert!(output.contains("cgroup.freeze is 0"), "{case}: {output}");
+        assert!(output.contains("the task exits 7"), "{case}: {output}");
     }
-    // A sleep that the freeze ends is none of these.
-    let said = run(&mut guest, &["/work/stuck", "pipe"]);
-    assert!(!said.contains("not at rest"), "{said}");
-    assert!(said.contains("the task exits 7"), "{said}");
+    // A sleep that the freeze interrupts must not be reported.
+    let output = run(&mut guest, &["/work/stuck", "pipe"]);
+    assert!(!output.contains("not at rest"), "{output}");
+    assert!(output.contains("the task exits 7"), "{output}");
     guest.check_alerts().unwrap();
     guest.shutdown().unwrap();
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A fixed sample of sweeps: each point is reached, saved, restarted, and ends as it should.
+//! A fixed sample of sweeps: each point is reached, checkpointed and restarted, and the run ends
+//! normally.
 
 use std::process::Command;
 
@@ -11,15 +12,15 @@ fn sweep(args: &[&str]) -> Value {
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .expect("the binary that cargo has just built");
+        .expect("the crucible binary to run");
     let text = String::from_utf8_lossy(&output.stdout);
     let record: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
     assert_eq!(output.status.code(), Some(0), "{record:#}");
     record
 }
 
-/// All of these points passed, and there were as many as was wanted, each like an undisturbed
-/// run; and each event has a name.
+/// Checks that the expected number of points was tried, that each passed like an undisturbed run,
+/// and that every event has a name.
 fn all_passed(record: &Value, points: u64) {
     let case = &record["cases"][0];
     assert_eq!(case["points"], points, "{record:#}");
@@ -48,16 +49,16 @@ fn a_sample_of_points_passes() {
 }
 
 #[test]
-fn a_point_is_tried_again_by_its_name() {
+fn a_single_point_can_be_tried_by_name() {
     let record = sweep(&[
         "vfork", "--case", "dash", "--event", "vfork", "--point", "2:1",
     ]);
     all_passed(&record, 1);
 }
 
-/// One run, restarted at each of its stops: what is saved was restarted itself.
+/// A chain restarts one run at each of its stops, so that it also checkpoints restarted tasks.
 #[test]
-fn a_chain_goes_through_all_of_a_run() {
+fn a_chain_covers_a_whole_run() {
     let record = sweep(&[
         "gdb",
         "--case",

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A comparison that cannot fail proves nothing: a program that behaves otherwise once it
-//! was restarted, in every way that has a verdict of its own.
+//! Checks that comparisons can fail: a program that behaves differently after a restart gets each
+//! of the verdicts for that.
 
 use std::process::Command;
 
 use serde_json::Value;
 
 #[test]
-fn a_program_that_notices_its_restart_is_found_out() {
+fn a_program_that_behaves_differently_after_a_restart_is_detected() {
     let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
         .args(["-q", "scenario", "tests/scenarios/notices", "--json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .expect("the binary that cargo has just built");
+        .expect("the crucible binary to run");
     assert_eq!(output.status.code(), Some(1));
     let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
     let cases = record["cases"].as_array().expect("an array of cases");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests that begin where another was saved.
+//! Guests that start from a snapshot of another guest.
 
 mod common;
 
@@ -14,7 +14,7 @@ use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Error, Exit, Start};
 use serde_json::Value;
 
-/// How far a guest's clock may be off: what it takes to ask on a busy host.
+/// Permitted error of a guest's clock, in seconds: the time that a query may take on a busy host.
 const CLOCK: f64 = 20.0;
 
 fn ask(guest: &mut Guest, script: &str) -> String {
@@ -32,14 +32,14 @@ fn start(start: Start) -> (tempfile::TempDir, QemuMachine) {
 }
 
 #[test]
-fn clones_of_one_guest_are_guests_of_their_own() {
+fn clones_of_one_guest_have_their_own_identities() {
     let saved = tempfile::tempdir().unwrap();
     let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
     let mut first = Guest::greet(Box::new(machine), LONG).unwrap();
     first.machine().save().unwrap();
     first.machine().kill().unwrap();
 
-    // All at once: they share the memory's file.
+    // All run in parallel, because they share the file of the memory.
     let mut clones: Vec<_> = (0..4)
         .map(|_| {
             let (files, machine) = start(Start::Saved(saved.path().into()));
@@ -48,12 +48,12 @@ fn clones_of_one_guest_are_guests_of_their_own() {
         .collect();
     let mut seen = HashSet::new();
     for (_, guest) in &mut clones {
-        let told = guest.identity().clone();
-        assert_eq!(ask(guest, "cat /run/crucible/instance"), told.instance);
-        let mac = told.mac.expect("a kernel with TAP").to_string();
+        let identity = guest.identity().clone();
+        assert_eq!(ask(guest, "cat /run/crucible/instance"), identity.instance);
+        let mac = identity.mac.expect("a kernel with TAP").to_string();
         assert_eq!(ask(guest, "cat /sys/class/net/eth0/address"), mac);
-        assert_eq!(told.random.len(), 32);
-        assert!(seen.insert(format!("{:?}", told.random)));
+        assert_eq!(identity.random.len(), 32);
+        assert!(seen.insert(format!("{:?}", identity.random)));
         for script in [
             "cat /run/crucible/instance",
             "cat /sys/class/net/eth0/address",
@@ -61,7 +61,10 @@ fn clones_of_one_guest_are_guests_of_their_own() {
             "cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id",
             "ip -o link 2>/dev/null; cat /work/mine 2>/dev/null; echo $$ > /work/mine; date +%N",
         ] {
-            assert!(seen.insert(ask(guest, script)), "two guests say: {script}");
+            assert!(
+                seen.insert(ask(guest, script)),
+                "two guests have the same output: {script}"
+            );
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let theirs: f64 = ask(guest, "date +%s.%N").parse().unwrap();
@@ -73,7 +76,7 @@ fn clones_of_one_guest_are_guests_of_their_own() {
 }
 
 #[test]
-fn what_is_no_saved_guest_is_refused() {
+fn a_directory_without_a_snapshot_is_refused() {
     let saved = tempfile::tempdir().unwrap();
     let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
@@ -92,12 +95,13 @@ fn what_is_no_saved_guest_is_refused() {
 }
 
 #[test]
-fn a_saved_guest_is_not_lost_to_another() {
+fn a_snapshot_is_not_overwritten() {
     let saved = tempfile::tempdir().unwrap();
     let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
     guest.machine().save().unwrap();
-    // Its memory is the file; whoever is to go on has to start from there.
+    // The file of the snapshot is the guest's memory, so this machine must not resume; a guest has
+    // to start from the snapshot instead.
     let error = guest.machine().resume().unwrap_err().to_string();
     assert!(error.contains("the file of the snapshot"), "{error}");
     guest.machine().kill().unwrap();
@@ -115,12 +119,12 @@ fn a_saved_guest_is_not_lost_to_another() {
 }
 
 #[test]
-fn a_machine_that_was_not_started_for_it_is_not_saved() {
+fn a_machine_that_was_not_started_for_a_snapshot_is_not_saved() {
     let (_files, machine) = start(Start::Boot);
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
     let error = guest.machine().save().unwrap_err().to_string();
     assert!(error.contains("not started with a directory"), "{error}");
-    // And it goes on.
+    // The machine continues to run.
     guest.machine().pause().unwrap();
     guest.machine().resume().unwrap();
     guest.machine().kill().unwrap();
@@ -128,7 +132,7 @@ fn a_machine_that_was_not_started_for_it_is_not_saved() {
 }
 
 #[test]
-fn the_record_says_how_the_machine_began() {
+fn the_record_has_the_kind_of_start() {
     for (option, expected) in [(None, "warm"), (Some("--cold"), "cold")] {
         let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
             .args(["-q", "scenario", "hello", "--machine", "qemu", "--json"])

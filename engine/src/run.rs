@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The runs of one case: undisturbed, control, restarted.
+//! The runs of one case: undisturbed, control and restarted.
 
 use std::{
     collections::BTreeMap,
@@ -21,71 +21,71 @@ use crate::{
     stop::{Phase, Stop},
 };
 
-/// How a restarted run is made.
+/// The place in which a run is restarted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartIn {
-    /// In the guest that it was checkpointed in.
+    /// In the guest in which it was checkpointed.
     #[default]
     Same,
-    /// In another machine, booted with the same disk.
+    /// In a fresh machine, booted with the same disk.
     Fresh,
 }
 
-/// A container at rest at its event.
+/// A container that is frozen at its event.
 #[derive(Clone, Debug)]
 pub struct Frozen {
-    /// What froze it.
+    /// The cause of the freeze.
     pub freeze: Freeze,
-    /// Its tasks.
+    /// The observed state of its tasks.
     pub tasks: Observation,
-    /// The nonce it had drawn.
+    /// The nonce that the workload had drawn by then.
     pub(crate) nonce: Option<String>,
 }
 
 /// A run that ended before its event.
 pub(crate) struct RunEnd {
-    /// How its workload did, where that is known.
+    /// The exit status of the workload, if known.
     pub workload: Option<Ended>,
-    /// How often the event had happened.
+    /// Number of events until the end, if known.
     pub count: Option<u64>,
 }
 
-/// A restarted run.
+/// The result of a restarted run.
 #[derive(Debug)]
 pub struct Restarted {
-    /// Before the checkpoint.
+    /// The state before the checkpoint.
     pub before: Frozen,
-    /// After the restart, still at rest.
+    /// The state after the restart, while still frozen.
     pub after: Option<Observation>,
-    /// Its end, or why there is none.
+    /// The result of the run, or the reason why it did not end.
     pub end: Result<Outcome, Stop>,
-    /// Where it was restarted.
+    /// The place of the restart.
     pub place: RestartIn,
 }
 
-/// Tells a workload in its environment how much longer things take in this guest.
+/// Environment variable that tells a workload how many times longer operations take in this guest.
 const SLOWNESS: &str = "SLOWNESS";
 
-/// A case on its way through a session.
+/// Runs a case in a session.
 pub struct Runner<'s, 'l> {
-    /// The guest.
+    /// The session whose guest runs the case.
     pub session: &'s mut Session<'l>,
-    /// The scenario's name, which is also that of its built tree.
+    /// The scenario's name, which is also the name of its built tree.
     pub stash: &'s str,
-    /// What is run.
+    /// The case to run.
     pub case: &'s Case,
-    /// Who saves and restores.
+    /// The backend for checkpoint and restart.
     pub engine: Engine,
-    /// Milliseconds by phase.
+    /// Durations in milliseconds, by phase.
     pub timings: &'s mut BTreeMap<String, u64>,
-    /// The container's init, in the agent's numbers, once it was started.
+    /// The pid of the container's init in the agent's pid namespace, once it has been started.
     pub root: i32,
-    /// How often an event may be missed before that is the result.
+    /// Maximal number of retries after an event was missed.
     pub patience: u32,
-    /// How often one was.
+    /// Number of times that an event was missed.
     pub missed: u32,
-    /// Whether any point will do, those too at which the nonce is not yet drawn.
+    /// Accepts every point, including those before the nonce is drawn.
     pub any_point: bool,
 }
 
@@ -98,7 +98,7 @@ impl Runner<'_, '_> {
         self.session.running()
     }
 
-    /// Does one step, timed and told.
+    /// Runs one step, records its duration, and reports its begin and end.
     fn step<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> T) -> T {
         self.session.tell(&Event::Step { name: name.into() });
         let begun = Instant::now();
@@ -115,7 +115,7 @@ impl Runner<'_, '_> {
         result
     }
 
-    /// A run that nobody disturbs.
+    /// Makes a run without a freeze.
     pub fn undisturbed(&mut self, number: u32) -> Result<Outcome, Stop> {
         self.step(&format!("undisturbed {number}"), |r| {
             let run = format!("undisturbed-{number}");
@@ -125,7 +125,7 @@ impl Runner<'_, '_> {
         })
     }
 
-    /// A run whose events are listed by a trigger that never fires.
+    /// Makes a run whose events are listed by a trigger that never fires.
     pub fn listed(&mut self, trigger: &Trigger) -> Result<Outcome, Stop> {
         self.step("listed", |r| {
             let run = "listed";
@@ -135,7 +135,7 @@ impl Runner<'_, '_> {
         })
     }
 
-    /// A run that is frozen at the event and thawed.
+    /// Makes a run that is frozen at the event and thawed.
     pub fn control(&mut self) -> Result<(Frozen, Outcome), Stop> {
         self.step("control", |r| {
             let frozen = r.reach_event("control")?;
@@ -146,7 +146,7 @@ impl Runner<'_, '_> {
         })
     }
 
-    /// A run that is checkpointed at the event, killed, and restarted.
+    /// Makes a run that is checkpointed at the event, killed, and restarted.
     pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Stop> {
         const RUN: &str = "restarted";
         let before = self.step("to the event", |r| r.reach_event(RUN))?;
@@ -175,7 +175,8 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// From the frozen tree to the frozen tree, by way of an image.
+    /// Checkpoints, kills and restarts the frozen tree of a run, and observes the restarted tree,
+    /// which is still frozen.
     pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Stop> {
         let after = |e| Stop::guest(Phase::After, e);
         let (engine, limit) = (self.engine, self.limit());
@@ -200,7 +201,8 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// A refused checkpoint must leave the tree as it was: it thaws and ends its work.
+    /// Thaws the tree after a refused checkpoint and checks that it completes its work, since the
+    /// refusal must leave the tree unchanged.
     fn after_refusal(&mut self, run: &str, mut refused: Stop) -> Stop {
         if !refused.guest_usable {
             return refused;
@@ -216,7 +218,7 @@ impl Runner<'_, '_> {
             Ok(Stopped::Exited {
                 workload: Some(Ended::Exited { code }),
                 ..
-            }) if code == status => "the tree was thawed and ended its work as it should".into(),
+            }) if code == status => "the tree was thawed and completed its work".into(),
             Ok(stopped) => format!("the tree was thawed, then: {stopped:?}"),
             Err(error) => {
                 refused.guest_usable = false;
@@ -239,7 +241,7 @@ impl Runner<'_, '_> {
         guest.start(run, &case.argv, &env, &case.cwd, trigger)
     }
 
-    /// Starts a run and waits until it is at rest at the event, for certain.
+    /// Starts a run and waits until it is frozen at its event. Retries missed events.
     fn reach_event(&mut self, run: &str) -> Result<Frozen, Stop> {
         loop {
             match self.try_event(run)? {
@@ -249,8 +251,8 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// The same, once. The inner error: the event came, but tasks had gone on from it until
-    /// they were at rest.
+    /// Tries once to freeze a run at its event. The inner error reports a miss: the event
+    /// happened, but the tasks moved on before they were frozen.
     fn try_event(&mut self, run: &str) -> Result<Result<Frozen, Stop>, Stop> {
         let before = |e| Stop::guest(Phase::Before, e);
         let at = self.case.at.clone();
@@ -261,7 +263,7 @@ impl Runner<'_, '_> {
                 self.guest().kill(run).map_err(before)?;
                 let end = ended
                     .workload
-                    .map_or("an unknown end".into(), |e| e.to_string());
+                    .map_or("unknown exit status".into(), |e| e.to_string());
                 return Err(Stop::missed(never(&at, ended.count, &end)));
             }
         };
@@ -286,7 +288,7 @@ impl Runner<'_, '_> {
         }))
     }
 
-    /// Waits until a run is at rest at the case's event, or has ended before.
+    /// Waits until a run is frozen at the case's event, or has ended before.
     pub(crate) fn frozen_or_ended(
         &mut self,
         run: &str,
@@ -302,14 +304,14 @@ impl Runner<'_, '_> {
             Stopped::Timeout {
                 fired: true, stuck, ..
             } => {
-                let why = "the trigger fired, but the tasks did not come to rest";
+                let why = "the trigger fired, but the tasks could not be frozen";
                 let mut stop = self.stuck(run, Phase::After, why);
                 stop.lines.splice(0..0, stuck);
                 Err(stop)
             }
             Stopped::Timeout { count, .. } => {
                 let why = format!(
-                    "the event {} did not happen in time; its count is {}",
+                    "the event {} did not happen within the time limit; its count is {}",
                     self.case.at,
                     count.unwrap_or(0)
                 );
@@ -318,7 +320,7 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// The whole line of the nonce's file, if it is there.
+    /// Returns the line of the nonce's file if it is complete.
     pub(crate) fn nonce(&mut self) -> Result<Option<String>, GuestError> {
         let Some(name) = &self.case.nonce else {
             return Ok(None);
@@ -334,7 +336,7 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// Waits for the end of a run and takes all that it left.
+    /// Waits for the end of a run and collects its output and files.
     pub(crate) fn finish(
         &mut self,
         run: &str,
@@ -345,7 +347,13 @@ impl Runner<'_, '_> {
         let fail = |e| Stop::guest(phase, e);
         let (root, workload) = match self.guest().wait(run, limit).map_err(fail)? {
             Stopped::Exited { root, workload, .. } => (root, workload),
-            _ => return Err(self.stuck(run, phase, "the workload did not end in time")),
+            _ => {
+                return Err(self.stuck(
+                    run,
+                    phase,
+                    "the workload did not end within the time limit",
+                ));
+            }
         };
         let at_end = self.nonce().map_err(fail)?;
         let guest = self.session.running();
@@ -369,8 +377,8 @@ impl Runner<'_, '_> {
         Ok(outcome)
     }
 
-    /// The file that holds the nonce has another content in each run; what it must hold
-    /// is checked by itself.
+    /// Hides the content of the file that holds the nonce, because it differs between runs. A
+    /// separate check covers the nonce.
     fn hide_nonce_file(&self, outcome: &mut Outcome) {
         for file in &mut outcome.files {
             if Some(&file.path) == self.case.nonce.as_ref()
@@ -381,7 +389,7 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// The logs among the files become texts.
+    /// Moves the logs from the files to the list of logs, as text.
     fn take_logs(&mut self, outcome: &mut Outcome) -> Result<(), GuestError> {
         let case = self.case;
         let (logs, files): (Vec<FileEntry>, _) = std::mem::take(&mut outcome.files)
@@ -398,7 +406,8 @@ impl Runner<'_, '_> {
         Ok(())
     }
 
-    /// A run that does not go on: what its tasks do is taken, and the guest is given up.
+    /// Handles a run that does not proceed: collects the states of its tasks, and marks the guest
+    /// as unusable.
     fn stuck(&mut self, run: &str, phase: Phase, why: &str) -> Stop {
         let tasks = self.guest().observe(run);
         let states = match self.guest().task_states() {
@@ -415,13 +424,13 @@ impl Runner<'_, '_> {
     }
 }
 
-/// What to say of a run that ended before its event.
+/// Returns the message for a run that ended before its event.
 fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
     match count {
         None => format!("the workload ended ({end}) before {at}: choose a shorter time"),
         Some(0) => format!(
             "the event {at} never happened: the workload ended ({end}) without any such event; \
-             choose another one"
+             choose a different one"
         ),
         Some(count) => format!(
             "the event {at} never happened: the workload ended ({end}) after {count} such events; \
@@ -430,7 +439,7 @@ fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
     }
 }
 
-/// Why the point is not the one that was asked for, if it is not.
+/// Returns how the point differs from the requested one, or `None` if it is the requested one.
 fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
     let at = &case.at;
     if matches!(at.trigger(), Trigger::Count { .. }) {

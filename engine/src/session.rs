@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A guest that lasts for many runs, and is booted anew when one was its last.
+//! A guest that serves many runs, and is replaced when a run has made it unusable.
 
 use std::{
     fs, io,
@@ -16,67 +16,68 @@ use crate::{
     results::Store,
 };
 
-/// How long a guest may take to boot.
+/// Time limit for the boot of a guest.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where machines come from: the face knows kernels, disks and emulators.
+/// Creates machines and disks. The CLI implements it, because it knows kernels, disks and
+/// emulators.
 pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError>;
 
-    /// Makes an empty scratch disk.
+    /// Creates an empty scratch disk.
     fn scratch(&self, path: &Path) -> Result<(), LabError>;
 
-    /// How much longer than usual everything may take in this guest.
+    /// Returns the factor by which operations take longer than usual in this guest.
     fn slowness(&self) -> u32;
 }
 
-/// The host could not make what a machine needs.
+/// A failure of the host to provide what a machine needs.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct LabError {
-    /// All that is known about it.
+    /// The complete error message.
     pub message: String,
 }
 
-/// Why there is no guest.
+/// The reason why there is no guest.
 #[derive(Debug, Error)]
 pub enum SessionError {
-    /// The host's part.
+    /// The host could not provide a machine.
     #[error("cannot start a machine: {0}")]
     Lab(#[from] LabError),
-    /// The guest's part.
+    /// The guest did not boot.
     #[error("the guest did not boot; its console is in {}", console.display())]
     Boot {
-        /// Where its console went.
+        /// Path of the console log.
         console: PathBuf,
-        /// What is known about it.
+        /// The underlying error.
         #[source]
         source: GuestError,
     },
-    /// The files of the results.
+    /// A results file could not be written.
     #[error("cannot write {}", path.display())]
     Io {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The underlying error.
         #[source]
         source: io::Error,
     },
 }
 
-/// What is known of the machine for the record.
+/// Description of a booted machine for the record.
 #[derive(Clone, Debug)]
 pub struct Booted {
-    /// The machine.
+    /// The machine and its configuration.
     pub machine: Description,
-    /// The guest.
+    /// Information from the guest's agent.
     pub guest: GuestInfo,
-    /// Milliseconds from its start to the agent's first answer.
+    /// Milliseconds from the start of the machine to the agent's first answer.
     pub ready_ms: u64,
 }
 
-/// A guest and what it takes to get another one.
+/// A guest, and the means to boot a new one.
 pub struct Session<'a> {
     lab: &'a dyn Lab,
     sink: Sink<'a>,
@@ -90,7 +91,8 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A session that keeps its disk and its logs in `store`. It boots when it is needed.
+    /// Returns a session that keeps its disk and its logs in `store`. The guest is booted on
+    /// demand.
     pub fn new(
         lab: &'a dyn Lab,
         store: &'a Store,
@@ -100,7 +102,8 @@ impl<'a> Session<'a> {
         Self::in_dir(lab, store, "", break_switch, sink)
     }
 
-    /// The same, one of several: its disk and its logs are in a directory of `store`.
+    /// Like [`Self::new`], for one of several sessions: its disk and its logs are in a
+    /// subdirectory of `store`.
     pub fn in_dir(
         lab: &'a dyn Lab,
         store: &'a Store,
@@ -122,7 +125,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The guest, booted if there is none. True: it is a new one, with an empty disk.
+    /// Returns the guest, and true if it has just been booted with an empty disk.
     pub fn guest(&mut self) -> Result<(&mut Guest, bool), SessionError> {
         let new = self.guest.is_none();
         if new {
@@ -138,20 +141,20 @@ impl<'a> Session<'a> {
         Ok((self.running(), new))
     }
 
-    /// Whether there is a guest.
+    /// Returns true when a guest is running.
     pub fn is_running(&self) -> bool {
         self.guest.is_some()
     }
 
-    /// The guest that [`Self::guest`] or [`Self::fresh`] has booted.
+    /// Returns the guest that [`Self::guest`] or [`Self::fresh`] has booted.
     ///
     /// # Panics
-    /// If there is none.
+    /// Panics if no guest is running.
     pub fn running(&mut self) -> &mut Guest {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots another one with the same disk.
+    /// Shuts the guest down and boots a new one with the same disk.
     pub fn fresh(&mut self) -> Result<(), GuestError> {
         if let Some(guest) = self.guest.take() {
             guest.shutdown()?;
@@ -162,32 +165,32 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Gives the guest up, whatever it is doing. The next one starts with an empty disk.
+    /// Kills the guest without a shutdown. The next guest starts with an empty disk.
     pub fn abandon(&mut self) {
         self.guest = None;
     }
 
-    /// What was booted last.
+    /// Returns the description of the last booted machine.
     pub fn booted(&self) -> Option<&Booted> {
         self.booted.as_ref()
     }
 
-    /// Where the console of the machine in use goes.
+    /// Returns the path of the console log of the current machine.
     pub fn console(&self) -> PathBuf {
         self.machine_dir().join("console.log")
     }
 
-    /// How much longer everything may take.
+    /// Returns the factor by which operations take longer than usual.
     pub fn slowness(&self) -> u32 {
         self.lab.slowness()
     }
 
-    /// Tells the listener.
+    /// Passes an event to the listener.
     pub fn tell(&self, event: &Event) {
         (self.sink)(event);
     }
 
-    /// Ends the guest in order.
+    /// Shuts the guest down.
     pub fn close(mut self) -> Result<(), GuestError> {
         match self.guest.take() {
             Some(guest) => guest.shutdown(),
@@ -212,7 +215,7 @@ impl<'a> Session<'a> {
         let machine = self.lab.boot(&dir, &self.scratch)?;
         let description = machine.describe();
         let limit = BOOT_LIMIT * self.lab.slowness();
-        // Whoever reads this finds it there: the results are finished by then.
+        // Report the path that the file has once the results are complete.
         let console = self
             .store
             .finished()

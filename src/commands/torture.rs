@@ -20,20 +20,21 @@ use crate::images::{FlavourArg, GuestArgs, Images};
 use crate::refusals;
 use crate::temporary::Temporary;
 
-/// How long the agent may take to answer.
+/// Time limit for an answer of the agent.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// How long one image may take in the mean; the debug kernel under TCG takes a tenth.
+/// Time limit per image on average; the debug kernel under TCG needs a tenth of it.
 const PER_IMAGE: Duration = Duration::from_secs(2);
 
-/// So many images are done between two words of progress. Each batch is of a program
-/// that was started and stopped anew, and has a seed of its own.
+/// Number of images between two reports of progress. Each batch starts and freezes the program
+/// anew, and has a seed of its own.
 const BATCH: u32 = 250;
 
-/// Whose image each batch damages, in turn: every second one has a bit of everything.
+/// The program whose image each batch damages, in turn. Every second one has a bit of every kind
+/// of state.
 const ORDER: [&str; 6] = ["tree", "many", "threads", "many", "chain", "many"];
 
-/// These programs, their sources in this checkout, and how one is compiled.
+/// The programs, with their sources in this checkout and their compiler commands.
 const PROGRAMS: [(&str, &[&str], &str); 4] = [
     (
         "tree",
@@ -49,11 +50,11 @@ const PROGRAMS: [(&str, &[&str], &str); 4] = [
     ("chain", &["scenarios/vfork-chain/chain.c"], "gcc -O2"),
 ];
 
-/// Where they stop: at their getppid(2).
+/// The event at which the programs are frozen: their getppid(2).
 const AT: &str = "syscall 110 1";
 
-/// kmemleak reports objects that have been unreachable for 5 s; the second scan clears
-/// what a register or a stack held at the first.
+/// kmemleak reports objects that have been unreachable for 5 s. The second scan clears objects
+/// that the first one missed because a register or a stack still referred to them.
 const LEAKS: &str = "cd /sys/kernel/debug 2>/dev/null && test -e kmemleak || exit 0
 echo scan > kmemleak && sleep 6 && echo scan > kmemleak && cat kmemleak";
 
@@ -92,8 +93,8 @@ pub struct TortureArgs {
     coverage: bool,
 }
 
-/// Feeds damaged and forged images to restart(2) in a guest, and looks for reports,
-/// leaks and left-over tasks. Prints one JSON object.
+/// Feeds damaged and forged images to restart(2) in a guest, and checks for kernel reports, memory
+/// leaks and remaining tasks. Prints one JSON object.
 pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     let mut wanted = args.guest.clone();
     if args.coverage {
@@ -129,7 +130,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     Ok(exit::DIVERGED.into())
 }
 
-/// Shows what was reached; the exit code.
+/// Prints the refusals that were reached, and returns the exit code.
 fn tell(coverage: &Coverage) -> u8 {
     for line in refusals::lines(coverage) {
         eprintln!("crucible: torture: {line}");
@@ -141,15 +142,14 @@ fn tell(coverage: &Coverage) -> u8 {
     }
 }
 
-/// Which refusals the guest has given, where that was asked for.
+/// Returns the refusals that the guest has reached, if `--coverage` requests them.
 fn counts(guest: &mut Guest, images: &Images, args: &TortureArgs) -> Result<Option<Coverage>> {
     if !args.coverage {
         return Ok(None);
     }
-    let counted = images
-        .kernel
-        .counted()
-        .context("nothing is kept of what this kernel counts: `crucible clean`, and again")?;
+    let counted = images.kernel.counted().context(
+        "the cached kernel lacks its coverage notes: run `crucible clean` and try again",
+    )?;
     let counts = coverage::fetch(guest, &counted)?;
     Ok(Some(coverage::measure(&counted, &counts)?))
 }
@@ -177,7 +177,7 @@ fn prepare(guest: &mut Guest, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What became of the images, or what went wrong.
+/// Returns the summary of all images. The inner error is a failure.
 fn torture(
     guest: &mut Guest,
     args: &TortureArgs,
@@ -195,11 +195,11 @@ fn torture(
     let leaked = leaks.stdout.trim();
     Ok(match leaked {
         "" => Ok(report),
-        _ => Err(format!("kernel memory has leaked:\n{leaked}")),
+        _ => Err(format!("the kernel has leaked memory:\n{leaked}")),
     })
 }
 
-/// The sum of all batches, or the words of the one that failed.
+/// Returns the sum of all batches. The inner error is the message of the batch that failed.
 fn batches(
     guest: &mut Guest,
     args: &TortureArgs,
@@ -234,7 +234,7 @@ fn batches(
     Ok(Ok(sum))
 }
 
-/// Adds the counts of a report to those of all.
+/// Adds the counts of a report to the sum.
 fn add(sum: &mut Value, report: &Value) {
     let (Some(sum), Some(report)) = (sum.as_object_mut(), report.as_object()) else {
         return;
@@ -245,7 +245,7 @@ fn add(sum: &mut Value, report: &Value) {
             _ => json!(0),
         });
         match value.as_u64() {
-            // Of these images the size is told, not the sum.
+            // The size of the image is reported, not summed.
             Some(size) if name == "image_bytes" => *total = size.into(),
             Some(count) => *total = (total.as_u64().unwrap_or(0) + count).into(),
             None => add(total, value),
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_add_up_and_sizes_do_not() {
+    fn counts_are_summed_and_sizes_are_not() {
         let mut sum = json!({ "seed": 1 });
         let report = json!({ "image_bytes": 9, "raw": { "refused": 2, "errnos": { "EIO": 2 } } });
         add(&mut sum, &report);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tests that boot share: artefacts from the builders, in the cache
-//! that everybody else uses too.
+//! Shared by the tests that boot a guest: artefacts from the builders, in the cache that crucible
+//! itself uses.
 
-// Each test program uses a part of it.
+// Each test program uses only some of these items.
 #![allow(dead_code)]
 
 pub mod scripts;
@@ -18,13 +18,13 @@ use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Disk, MachineSpec};
 use tempfile::TempDir;
 
-/// Long enough for a busy host; a guest that hangs is a failure anyway.
+/// Limit for each wait. It only bounds a hung test, even on a busy host.
 pub const LONG: Duration = Duration::from_secs(120);
 
-/// Tells long steps, so that a cold run is seen to go on.
-pub struct Told;
+/// Prints the steps of long preparations to standard error, so that a cold run shows progress.
+pub struct PrintProgress;
 
-impl Progress for Told {
+impl Progress for PrintProgress {
     fn begin(&self, step: &str) {
         eprintln!("test set-up: {step} …");
     }
@@ -35,8 +35,8 @@ impl Progress for Told {
     }
 }
 
-/// The artefacts.
-pub struct Bed {
+/// The artefacts that a guest needs.
+pub struct Fixture {
     /// The cache.
     pub cache: Cache,
     /// The checkout.
@@ -46,36 +46,43 @@ pub struct Bed {
     debian: PathBuf,
 }
 
-static BED: LazyLock<Bed> = LazyLock::new(|| {
-    host::ensure(true, &Told).expect("host packages");
+static BED: LazyLock<Fixture> = LazyLock::new(|| {
+    host::ensure(true, &PrintProgress).expect("host packages");
     let cache = Cache::from_env().expect("cache");
     let sources = Sources::find().expect("sources");
-    Bed {
-        agent: rootfs::agent(&cache, &sources, &Told).expect("agent"),
-        debian: rootfs::debian(&cache, &sources, &Told).expect("userland"),
-        kernel: kernel::kernel(&cache, &sources, &Origin::Pinned, Flavour::Base, &Told)
-            .expect("kernel")
-            .image,
+    Fixture {
+        agent: rootfs::agent(&cache, &sources, &PrintProgress).expect("agent"),
+        debian: rootfs::debian(&cache, &sources, &PrintProgress).expect("userland"),
+        kernel: kernel::kernel(
+            &cache,
+            &sources,
+            &Origin::Pinned,
+            Flavour::Base,
+            &PrintProgress,
+        )
+        .expect("kernel")
+        .image,
         cache,
         sources,
     }
 });
 
-/// The artefacts; made if they are not there.
-pub fn bed() -> &'static Bed {
+/// Returns the artefacts. Makes those that are not cached.
+pub fn fixture() -> &'static Fixture {
     &BED
 }
 
-/// A machine to be started, and the directory that its files are in.
+/// Returns the description of a machine that has not been started, and the directory of its files.
 pub fn spec() -> (TempDir, MachineSpec) {
-    let bed = bed();
+    let fixture = fixture();
     let directory = tempfile::tempdir().expect("a directory");
     let disk = directory.path().join("scratch.ext4");
-    scratch::create(&bed.cache, scratch::DEFAULT_MIB, &disk, &Told).expect("scratch disk");
-    let mut spec = MachineSpec::new(&bed.kernel, directory.path());
+    scratch::create(&fixture.cache, scratch::DEFAULT_MIB, &disk, &PrintProgress)
+        .expect("scratch disk");
+    let mut spec = MachineSpec::new(&fixture.kernel, directory.path());
     spec.disks = vec![
-        Disk::readonly(&bed.agent),
-        Disk::readonly(&bed.debian),
+        Disk::readonly(&fixture.agent),
+        Disk::readonly(&fixture.debian),
         Disk::writable(disk),
     ];
     spec.cmdline = ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/agent"]
@@ -84,7 +91,7 @@ pub fn spec() -> (TempDir, MachineSpec) {
     (directory, spec)
 }
 
-/// A guest that answers.
+/// Boots a guest, and waits until its agent answers.
 pub fn boot() -> (TempDir, Guest) {
     let (directory, spec) = spec();
     let machine = QemuMachine::start(&spec, &Options::default()).expect("machine");

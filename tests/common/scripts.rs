@@ -1,34 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests that run a script as root in a guest of its own, and go by what it says.
+//! Helpers for tests that run a script as root in a guest of its own, and check its output.
 
 use std::collections::BTreeMap;
 
 use super::{LONG, boot};
 
-/// What all scripts use.
+/// Shell functions that all scripts use.
 const TOOLS: &str = include_str!("tools.sh");
 
-/// What a script says that must succeed.
-pub fn said_by(script: &str) -> String {
+/// Runs a script that must succeed, and returns its output.
+pub fn run_script(script: &str) -> String {
     let (_directory, mut guest) = boot();
     guest.prepare(None).expect("an empty guest");
-    let words = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
+    let argv = ["/bin/bash", "-c", &format!("{TOOLS}{script}")].map(String::from);
     let env = BTreeMap::from([(
         "PATH".to_owned(),
         "/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
     )]);
-    let run = guest.exec(&words, &env, "/", LONG).expect("its end");
+    let run = guest
+        .exec(&argv, &env, "/", LONG)
+        .expect("the script to end");
     assert!(run.success(), "{run:#?}");
-    // Fails where the kernel has said anything that it should not.
+    // Fails if the kernel has reported a fault.
     guest.shutdown().expect("shutdown");
     run.stdout
 }
 
-/// It says as many lines, and each has these words.
-pub fn assert_lines(said: &str, lines: &[&str]) {
-    let told: Vec<&str> = said.lines().collect();
-    assert_eq!(told.len(), lines.len(), "{said}");
-    for (told, line) in told.iter().zip(lines) {
-        assert!(told.contains(line), "no `{line}` in `{told}`: {said}");
+/// Checks that the output has as many lines as `lines`, and that each contains the expected text.
+pub fn assert_lines(output: &str, lines: &[&str]) {
+    let found: Vec<&str> = output.lines().collect();
+    assert_eq!(found.len(), lines.len(), "{output}");
+    for (line, expected) in found.iter().zip(lines) {
+        assert!(
+            line.contains(expected),
+            "no `{expected}` in `{line}`: {output}"
+        );
     }
 }

@@ -12,16 +12,17 @@ use crate::progress::Step;
 use crate::run::run;
 use crate::{Error, Progress, Result};
 
-/// About how many steps a build from nothing has; the count of the last one
-/// takes its place.
+/// Approximate number of steps of a build from scratch. After the first build, the recorded count
+/// of the longest build is used instead.
 const STEPS: u64 = 1500;
 
-/// In the build directory: the fragments that it is configured from.
+/// File in the build directory that holds the merged configuration fragments.
 const FRAGMENTS: &str = "crucible.config";
-/// In the build directory: the steps of the longest build so far.
+/// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
-/// Configures and builds; gives the path of `vmlinux`. `lock` is the tree's.
+/// Configures and builds the kernel, and returns the path of `vmlinux`. `lock` is the lock of the
+/// source tree.
 pub(super) fn build(
     tree: &Path,
     out: &Path,
@@ -60,7 +61,7 @@ pub(super) fn build(
     Ok(out.join("vmlinux"))
 }
 
-/// Configures and compiles some objects only, with debug information.
+/// Configures the kernel and compiles only the given objects, with debug information.
 pub(super) fn objects(
     tree: &Path,
     out: &Path,
@@ -82,7 +83,8 @@ pub(super) fn objects(
     run(what, &mut make, |_| {})
 }
 
-/// Runs Kconfig. It leaves `.config` as it is when it comes out the same.
+/// Runs Kconfig. Leaves `.config` untouched, modification time included, if its content would not
+/// change.
 fn configure(tree: &Path, out: &Path, config: &Config) -> Result<()> {
     let fragments = out.join(FRAGMENTS);
     fs::write(&fragments, config.text()).map_err(Error::file("write", &fragments))?;
@@ -98,7 +100,7 @@ fn configure(tree: &Path, out: &Path, config: &Config) -> Result<()> {
     config.check(&text)
 }
 
-/// `make`, told to build the same bytes from the same input.
+/// Returns a `make` command set up for a reproducible build.
 fn make(tree: &Path, out: &Path) -> Command {
     let mut command = Command::new("make");
     command
@@ -111,13 +113,13 @@ fn make(tree: &Path, out: &Path) -> Command {
         .env("KBUILD_BUILD_HOST", "crucible")
         .env("KBUILD_BUILD_VERSION", "1")
         .env("LC_ALL", "C")
-        // An outer make's jobserver is not ours.
+        // Do not join the jobserver of an outer make.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL");
     command
 }
 
-/// Whether kbuild announces a step: `  CC      kernel/fork.o`.
+/// Returns true when kbuild announces a step, such as `  CC      kernel/fork.o`.
 fn is_step(line: &str) -> bool {
     line.starts_with("  ")
         && line
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_kbuilds_own_lines() {
+    fn kbuild_step_lines_are_recognised() {
         assert!(is_step("  CC      kernel/fork.o"));
         assert!(is_step("  HOSTCC  scripts/kconfig/conf.o"));
         assert!(!is_step("make[1]: Entering directory"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's configuration: fragments, merged, over `allnoconfig`.
+//! The kernel's configuration: fragments, merged, on top of `allnoconfig`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -15,7 +15,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Merges the fragments; of two lines for one symbol the later counts.
+    /// Merges the fragments. If several lines set one symbol, the last one wins.
     pub fn load(directory: &Path, names: &[&str]) -> Result<Self> {
         let mut wanted = BTreeMap::new();
         for name in names {
@@ -29,7 +29,7 @@ impl Config {
         })
     }
 
-    /// The fragments as one, for `KCONFIG_ALLCONFIG`.
+    /// Returns the merged fragments as one file, for `KCONFIG_ALLCONFIG`.
     pub fn text(&self) -> String {
         self.wanted
             .iter()
@@ -40,8 +40,8 @@ impl Config {
             .collect()
     }
 
-    /// Checks that `.config` holds every line: Kconfig silently drops what
-    /// lacks a dependency.
+    /// Checks that `.config` holds every line of the fragments, because Kconfig silently drops a
+    /// symbol whose dependencies are not met.
     pub fn check(&self, dot_config: &str) -> Result<()> {
         let have: HashMap<_, _> = dot_config
             .lines()
@@ -75,12 +75,18 @@ fn merge(wanted: &mut BTreeMap<String, String>, text: &str) -> Result<(), String
         let (symbol, value) = match unset {
             Some(symbol) => (symbol, "n"),
             None if line.is_empty() || line.starts_with('#') => continue,
-            None => line
-                .split_once('=')
-                .ok_or_else(|| format!("line {}: `{line}` is no CONFIG_X=value", index + 1))?,
+            None => line.split_once('=').ok_or_else(|| {
+                format!(
+                    "line {}: `{line}` is not of the form CONFIG_X=value",
+                    index + 1
+                )
+            })?,
         };
         if !symbol.starts_with("CONFIG_") || value.is_empty() {
-            return Err(format!("line {}: `{line}` is no CONFIG_X=value", index + 1));
+            return Err(format!(
+                "line {}: `{line}` is not of the form CONFIG_X=value",
+                index + 1
+            ));
         }
         wanted.insert(symbol.into(), value.into());
     }
@@ -115,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fell_away_is_named() {
+    fn dropped_symbols_are_reported() {
         let config = config(&["CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=n\nCONFIG_D=8\nCONFIG_E=n"]);
         config
             .check("CONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_D=8\n")
@@ -135,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_is_refused_with_its_number() {
+    fn a_malformed_line_is_refused_with_its_number() {
         let error = merge(&mut BTreeMap::new(), "CONFIG_A=y\nCONFIG_B\n").unwrap_err();
         assert!(error.starts_with("line 2"), "{error}");
     }

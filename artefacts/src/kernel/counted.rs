@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the counts of a kernel of [`Flavour::Coverage`](super::Flavour) are of: its sources,
-//! and the notes that the compiler has made on them.
+//! The sources that a kernel of [`Flavour::Coverage`](super::Flavour) counts, and the notes that
+//! the compiler has written for them.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,11 @@ use std::path::Path;
 use super::series::Series;
 use crate::{Error, Result};
 
-/// The notes of an object are beside it, and only a counted object has them.
+/// Extension of an object's notes. They lie beside the object, and only an instrumented object has
+/// them.
 const NOTES: &str = "gcno";
 
-/// Copies every counted source of the series with its notes, from the build in `out` to `to`.
+/// Copies every instrumented source of the series with its notes, from the build in `out` to `to`.
 pub(super) fn keep(series: &Series, out: &Path, to: &Path) -> Result<()> {
     for (path, content) in &series.files {
         let notes = out.join(path).with_extension(NOTES);

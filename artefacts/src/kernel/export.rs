@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The series as mails: what `git format-patch` would make of it, because it
-//! does.
+//! Exports the series as mails, with `git format-patch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,9 +12,9 @@ use crate::progress::Step;
 use crate::run::{output, run};
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// Writes the series to `directory` as numbered patches: first the new files,
-/// a patch for each directory of them, then the changes that call them.
-/// Returns the patches, and the tree's `checkpatch.pl` to check them with.
+/// Writes the series to `directory` as numbered patches: first the new files, one patch for each
+/// directory, then the changes to existing files, which call them. Returns the patches and the
+/// tree's `checkpatch.pl`.
 pub fn export(
     cache: &Cache,
     sources: &Sources,
@@ -81,16 +80,16 @@ pub fn export(
     })
 }
 
-/// What was exported.
+/// The exported series.
 #[derive(Debug)]
 pub struct Export {
     /// The patches, in their order.
     pub patches: Vec<PathBuf>,
-    /// The tree's own checker of style.
+    /// The tree's own style checker.
     pub checkpatch: PathBuf,
 }
 
-/// The new files of each directory.
+/// Returns the new files of each directory.
 fn by_directory(series: &Series) -> BTreeMap<PathBuf, Vec<&PathBuf>> {
     let mut places: BTreeMap<PathBuf, Vec<&PathBuf>> = BTreeMap::new();
     for path in series.files.keys() {
@@ -104,7 +103,7 @@ fn subject(place: &Path) -> String {
     format!("checkpoint: Add {}/", place.display())
 }
 
-/// The reason for new files: what each says about itself.
+/// Returns the message of a patch that adds files: the summary of each file.
 fn body(series: &Series, paths: &[&PathBuf]) -> String {
     let mut text = String::from("Checkpoint and restart of process trees, in the kernel.\n");
     for path in paths {
@@ -118,7 +117,7 @@ fn body(series: &Series, paths: &[&PathBuf]) -> String {
     text
 }
 
-/// The first sentence of a C file's first comment that is not its licence.
+/// Returns the first sentence of the first comment of a C file after its licence line.
 fn summary(content: &str) -> Option<String> {
     let start = content.find("/*\n")?;
     let comment = content[start + 3..].split("*/").next()?;
@@ -138,8 +137,8 @@ fn summary(content: &str) -> Option<String> {
     (!sentence.is_empty()).then_some(sentence)
 }
 
-/// A patch's reason, its paragraphs wrapped as mails are. What is indented or
-/// a list was laid out on purpose.
+/// Wraps the paragraphs of a patch's message to the width of a mail. Leaves indented text and
+/// lists as they are.
 fn reflow(body: &str) -> String {
     let paragraphs: Vec<_> = body
         .split("\n\n")
@@ -155,7 +154,7 @@ fn reflow(body: &str) -> String {
     paragraphs.join("\n\n")
 }
 
-/// A list item, wrapped as mails are.
+/// Wraps a list item to the width of a mail.
 fn wrap(text: &str) -> String {
     format!("\n{}\n", fill(text, "- ", "  "))
 }
@@ -180,7 +179,7 @@ fn fill(text: &str, first: &str, rest: &str) -> String {
     lines.join("\n")
 }
 
-/// Who signs the patches off, as whoever mails them must.
+/// The person who signs the patches off, as a mailed patch requires.
 #[derive(Debug, Clone)]
 pub struct Signer {
     /// The name.
@@ -190,10 +189,11 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Whoever git takes for the author of commits in this directory.
+    /// Returns the author that git would record for a commit in this directory.
     pub fn from_git(directory: &Path) -> Result<Self> {
         let identity = output(
-            "asking git who you are (`git config --global user.name` and `user.email` tell it)",
+            "reading the author from git (set it with `git config --global user.name` and \
+             `user.email`)",
             Command::new("git")
                 .args(["var", "GIT_AUTHOR_IDENT"])
                 .current_dir(directory),
@@ -201,7 +201,7 @@ impl Signer {
         Self::parse(&identity).ok_or_else(|| Error::Malformed {
             path: directory.to_owned(),
             problem: format!(
-                "git's author is `{}`, which is no NAME <ADDRESS>",
+                "git's author is `{}`, which is not of the form NAME <ADDRESS>",
                 identity.trim()
             ),
         })
@@ -217,7 +217,7 @@ impl Signer {
     }
 }
 
-/// A repository that holds only the files that the series is about.
+/// A repository that holds only the files that the series adds or changes.
 struct Repository<'a> {
     directory: &'a Path,
     signer: &'a Signer,
@@ -242,7 +242,7 @@ impl<'a> Repository<'a> {
             .env("GIT_AUTHOR_EMAIL", &self.signer.email)
             .env("GIT_COMMITTER_NAME", &self.signer.name)
             .env("GIT_COMMITTER_EMAIL", &self.signer.email)
-            // A hook's or an outer git's surroundings are not this one's.
+            // The environment of a hook or of an outer git must not redirect this one.
             .env_remove("GIT_DIR")
             .env_remove("GIT_INDEX_FILE")
             .env_remove("GIT_WORK_TREE");
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_says_what_it_is() {
+    fn the_first_comment_is_the_summary() {
         let text = "// SPDX-License-Identifier: GPL-2.0-only\n/*\n * The object table: what was seen\n * gets a number. More.\n */\n";
         assert_eq!(
             summary(text).as_deref(),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn gits_author_is_taken_apart() {
+    fn gits_author_is_parsed() {
         let signer = Signer::parse("A Name <a@b.example> 1700000000 +0000\n").unwrap();
         assert_eq!((&*signer.name, &*signer.email), ("A Name", "a@b.example"));
         assert!(Signer::parse("nobody").is_none());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_filled_and_lists_left_alone() {
+    fn paragraphs_are_filled_and_lists_left_alone() {
         let long = "word ".repeat(20);
         let text = reflow(&format!("{long}\n\n  laid  out\n\nshort\nlines"));
         assert!(text.lines().all(|line| line.len() <= 72));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Somebody's own image.
+//! A kernel image that the user has built.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,11 +9,11 @@ use super::{Identity, Kernel};
 use crate::hash::sha256_file;
 use crate::{Error, Result};
 
-/// Of the x86 boot protocol (`Documentation/arch/x86/boot.rst`): where its magic number
-/// is, and what it is.
+/// Offset and value of the magic number of the x86 boot protocol
+/// (`Documentation/arch/x86/boot.rst`).
 const BOOT_MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
 
-/// Somebody's own image, as it is: an ELF `vmlinux` or a bzImage.
+/// Returns the user's own image, unchanged: an ELF `vmlinux` or a bzImage.
 pub fn foreign(image: &Path) -> Result<Kernel> {
     let mut head = Vec::new();
     File::open(image)
@@ -22,7 +22,7 @@ pub fn foreign(image: &Path) -> Result<Kernel> {
     if !is_kernel(&head) {
         return Err(Error::Malformed {
             path: image.to_owned(),
-            problem: "this is no kernel's image: neither an ELF file, as `vmlinux` is, nor \
+            problem: "this is not a kernel image: neither an ELF file, such as `vmlinux`, nor \
                       a bzImage"
                 .into(),
         });
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_known_by_their_magic_numbers() {
+    fn images_are_recognised_by_their_magic_numbers() {
         let mut bzimage = vec![0; 0x202];
         bzimage.extend(b"HdrS");
         assert!(is_kernel(b"\x7fELF\x02"));

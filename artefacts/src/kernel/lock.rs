@@ -6,13 +6,13 @@ use serde::Deserialize;
 
 use crate::{Error, Result};
 
-/// `kernel.lock`: which source, exactly.
+/// Content of `kernel.lock`: the exact source package to use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KernelLock {
-    /// Debian's package.
+    /// The name of Debian's package.
     pub package: String,
-    /// The stable series whose later versions will do as well.
+    /// The stable series; a later version of it is acceptable too.
     pub series: String,
     /// The version of the package.
     pub version: String,
@@ -43,7 +43,7 @@ impl KernelLock {
         Ok(lock)
     }
 
-    /// Whether another version of the package will do.
+    /// Returns true when a version of the package belongs to the series.
     pub fn accepts(&self, version: &str) -> bool {
         version
             .strip_prefix(&self.series)
@@ -63,7 +63,7 @@ mod tests {
     "#;
 
     #[test]
-    fn a_newer_version_of_the_series_will_do_and_no_other() {
+    fn only_versions_of_the_series_are_accepted() {
         let lock = KernelLock::parse(GOOD).unwrap();
         assert!(lock.accepts("6.12.120-1"));
         assert!(!lock.accepts("6.120.1-1"));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn mistakes_are_reported() {
         let error = KernelLock::parse(&GOOD.replace("e849", "e84")).unwrap_err();
         assert!(error.contains("64 hex digits"), "{error}");
         let error = KernelLock::parse(&GOOD.replace("series", "serie")).unwrap_err();

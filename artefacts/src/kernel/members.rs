@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The members of kernel structs, as the compiler lays them out under a flavour's
-//! configuration: read from the debug information of objects that are compiled with `-g`,
-//! in a build directory of their own, so that the image stays what it is.
+//! The members of kernel structs, as the compiler lays them out under a flavour's configuration.
+//! They are read from the debug information of objects that are compiled with `-g` in a separate
+//! build directory, so that the kernel image does not change.
 
 mod dwarf;
 
@@ -17,20 +17,19 @@ use super::{Flavour, Plan, build, source, tree};
 use crate::progress::Step;
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// What the structs of a [`List`] have under one flavour's configuration.
+/// The members of the structs of a [`List`] under one flavour's configuration.
 #[derive(Debug, Clone)]
 pub struct Members {
     /// The flavour's name.
     pub flavour: String,
-    /// The members of each struct, in the order in which they lie.
+    /// The members of each struct, in the order of their offsets.
     pub structs: BTreeMap<String, Vec<Member>>,
-    /// The kernel's tree, our series applied.
+    /// The kernel's source tree, with our series applied.
     pub tree: PathBuf,
 }
 
-/// Compiles the sources that the list names and reads the members of its structs.
-///
-/// Only what a change makes stale is compiled again.
+/// Compiles the sources that the list names and reads the members of its structs. Objects that are
+/// up to date are not compiled again.
 pub fn members(
     cache: &Cache,
     sources: &Sources,

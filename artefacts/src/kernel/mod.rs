@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's kernel: Debian's source of a stable Linux, with our files laid
-//! over it and our patches applied, configured from fragments, and built.
+//! The guest's kernel: Debian's source of a stable Linux with our files added and our patches
+//! applied, configured from fragments, and built.
 //!
-//! The result is cached by a hash of source, series, configuration and
-//! compiler. The build tree is kept, and only what differs in it is written
-//! again: so a change to one C file rebuilds in seconds.
+//! The result is cached by a hash of source, series, configuration and compiler. The build tree is
+//! kept, and only files that differ are written again, so that a change to one C file rebuilds in
+//! seconds.
 
 mod build;
 pub mod census;
@@ -38,29 +38,29 @@ use lock::KernelLock;
 use series::Series;
 use source::Source;
 
-/// Change this when the way in which kernels are made changes.
+/// Version of the build procedure, part of the cache key. Change it when the procedure changes.
 const RECIPE: &str = "kernel 1";
 
-/// Beside the image of a kernel that counts its lines: what the counts are of.
+/// Directory beside the image of a coverage kernel: the instrumented sources and their notes.
 const COUNTED: &str = "counted";
 
-/// Which kernel is wanted.
+/// The configuration of a kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Flavour {
-    /// What people would run.
+    /// The configuration for normal use.
     #[default]
     Base,
-    /// With every checker that can catch a mistake in checkpoint or restart.
+    /// With every kernel checker that can catch a mistake in checkpoint or restart.
     Debug,
-    /// With a KVM of its own: no guest of a scenario, but a host for guests.
+    /// With KVM, as a host for guests. Scenarios do not run on it.
     Outer,
-    /// What people would run, counting how often each line of checkpoint and restart runs.
+    /// Like `Base`, and counts how often each line of checkpoint and restart runs.
     Coverage,
 }
 
 impl Flavour {
-    /// Its name, as on the command line.
+    /// The flavour's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -70,7 +70,7 @@ impl Flavour {
         }
     }
 
-    /// Its fragments, in the order in which they are merged.
+    /// The configuration fragments, in the order in which they are merged.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Base => &["base.config"],
@@ -80,8 +80,8 @@ impl Flavour {
         }
     }
 
-    /// What of our change is in it. A host for guests has none of it, so that it need not
-    /// be built anew with each change.
+    /// Returns the series that the flavour's source has applied. The outer kernel has none, so
+    /// that a change to the series does not rebuild it.
     fn series(self, directory: &Path) -> Result<Series> {
         match self {
             Self::Outer => Ok(Series::default()),
@@ -89,8 +89,7 @@ impl Flavour {
         }
     }
 
-    /// What is added to the name of a source tree: flavours with the same series are
-    /// built from the same one.
+    /// The suffix of the flavour's source tree. Flavours with the same series share one tree.
     fn tree(self) -> &'static str {
         match self {
             Self::Outer => "-pristine",
@@ -99,15 +98,15 @@ impl Flavour {
     }
 }
 
-/// Where the kernel comes from.
+/// The origin of a kernel.
 #[derive(Debug, Clone, Default)]
 pub enum Origin {
     /// The pinned source with our series.
     #[default]
     Pinned,
-    /// Somebody's tree, to a copy of which our series is applied.
+    /// The user's own source tree; our series is applied to a copy of it.
     Tree(PathBuf),
-    /// Somebody's own build, as it is.
+    /// The user's own kernel image, unchanged.
     Image(PathBuf),
 }
 
@@ -116,31 +115,32 @@ pub enum Origin {
 pub struct Kernel {
     /// The ELF image.
     pub image: PathBuf,
-    /// What it is, for the record of a run.
+    /// The kernel's identity, for the record of a run.
     pub identity: Identity,
 }
 
 impl Kernel {
-    /// A directory like the kernel's own tree, with the sources of checkpoint and restart
-    /// and the compiler's notes (`.gcno`) on them; only of [`Flavour::Coverage`].
+    /// Returns a directory laid out like the kernel's source tree, with the sources of checkpoint
+    /// and restart and the compiler's notes (`.gcno`) for them. Returns `None` for any flavour but
+    /// [`Flavour::Coverage`].
     pub fn counted(&self) -> Option<PathBuf> {
         let directory = self.image.with_file_name(COUNTED);
         directory.is_dir().then_some(directory)
     }
 }
 
-/// What a kernel was made from.
+/// The inputs that a kernel was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The version of its source; empty for an image of unknown making.
+    /// The version of its source; empty for the user's own image.
     pub version: String,
-    /// The flavour; empty for an image of unknown making.
+    /// The flavour; empty for the user's own image.
     pub flavour: String,
-    /// The hash that names it.
+    /// The hash of the kernel's inputs, or of the user's own image.
     pub hash: String,
 }
 
-/// The kernel of this origin and flavour; built if it is not there.
+/// Returns the kernel of this origin and flavour. Builds it if it is not cached.
 pub fn kernel(
     cache: &Cache,
     sources: &Sources,
@@ -155,8 +155,8 @@ pub fn kernel(
             match source::cached(cache, &lock) {
                 Some(source) => source,
                 None => {
-                    // The pinned version's kernel may be there although its
-                    // source was pruned.
+                    // The kernel of the pinned version may be cached even if its source was
+                    // pruned.
                     if let Some(kernel) = pinned_kernel(cache, sources, &lock, flavour)? {
                         return Ok(kernel);
                     }
@@ -173,13 +173,12 @@ pub fn kernel(
     plan.build(cache, &source, progress)
 }
 
-/// Returns the directory of the pinned source, without our series; fetched if it is not
-/// cached.
+/// Returns the directory of the pinned source, without our series. Fetches it if it is not cached.
 pub fn source(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     Ok(source::pinned(cache, sources, progress)?.directory)
 }
 
-/// The pinned source's kernel, if it is there; nothing is fetched or built.
+/// Returns the pinned source's kernel if it is cached. Fetches and builds nothing.
 pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Option<Kernel>> {
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
     match source::cached(cache, &lock) {
@@ -199,7 +198,7 @@ fn pinned_kernel(
     Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour)?.cached(cache))
 }
 
-/// All that decides what a kernel will be.
+/// All inputs that determine a kernel.
 struct Plan {
     flavour: Flavour,
     version: String,
@@ -263,8 +262,8 @@ impl Plan {
         Ok(self.kernel(&directory))
     }
 
-    /// Brings the tree and the build directory up to date, and hands over the latter while
-    /// nobody else can change it.
+    /// Brings the source tree and the build directory up to date, and calls `then` with the latter
+    /// while the tree is locked.
     fn make<T>(
         &self,
         cache: &Cache,
@@ -287,7 +286,7 @@ impl Plan {
     }
 }
 
-/// What compiles, in its own words.
+/// Returns the version lines of the compiler and the linker.
 fn toolchain() -> Result<String> {
     let mut versions = String::new();
     for program in ["gcc", "ld"] {
@@ -306,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_for_guests_is_not_built_anew_with_our_series() {
+    fn the_series_does_not_affect_the_outer_kernel() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = root.path().join("guest-kernel").join(path);

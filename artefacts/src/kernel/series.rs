@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Our change to the kernel: files that are new, and patches to files that are
-//! there.
+//! Our change to the kernel: new files, and patches to existing files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,23 +9,23 @@ use walkdir::WalkDir;
 
 use crate::{Error, Result};
 
-/// The whole change.
+/// The complete kernel change.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     /// New files, by their path in the kernel's tree.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
-    /// Patches, in their order.
+    /// The patches, in the order in which they apply.
     pub patches: Vec<Patch>,
 }
 
-/// One patch.
+/// A patch to existing files of the kernel.
 #[derive(Debug)]
 pub(super) struct Patch {
-    /// Its file.
+    /// The path of the patch file.
     pub path: PathBuf,
-    /// Its text.
+    /// The content of the patch file.
     pub text: String,
-    /// The files that it changes, by their path in the kernel's tree.
+    /// The files that the patch changes, by their path in the kernel's tree.
     pub targets: Vec<PathBuf>,
 }
 
@@ -65,7 +64,7 @@ impl Series {
         Ok(series)
     }
 
-    /// All that the series consists of, by name.
+    /// Returns all inputs of the series, each with its name.
     pub fn inputs(&self) -> impl Iterator<Item = (String, &[u8])> {
         let files = self
             .files
@@ -99,7 +98,7 @@ impl Patch {
         })
     }
 
-    /// What stands before the change: its subject, and the reason for it.
+    /// Returns the patch's message: its subject, and its body.
     pub fn message(&self) -> (String, String) {
         let mut subject = String::new();
         let mut body = Vec::new();
@@ -109,7 +108,7 @@ impl Patch {
             }
             let header = ["From ", "From: ", "Date: "];
             if let Some(text) = line.strip_prefix("Subject: ") {
-                // `[PATCH 3/9] ` is git's, not ours.
+                // Git adds the `[PATCH 3/9] ` prefix; it is not part of the subject.
                 subject = match text.split_once("] ") {
                     Some((tag, rest)) if tag.starts_with("[PATCH") => rest.into(),
                     _ => text.into(),
@@ -128,7 +127,7 @@ impl Patch {
     }
 }
 
-/// The files that a unified diff changes.
+/// Returns the files that a unified diff changes.
 fn targets(text: &str) -> Vec<PathBuf> {
     let mut targets = Vec::new();
     let mut lines = text.lines().peekable();
@@ -159,7 +158,7 @@ mod tests {
     use super::*;
 
     const PATCH: &str = "\
-Subject: [PATCH 2/3] signal: Say where a task stands
+Subject: [PATCH 2/3] signal: Report the site of a task
 
 A frozen task looks the same from outside wherever it sleeps.
 ---
@@ -180,7 +179,7 @@ diff --git a/kernel/fork.c b/kernel/fork.c
 ";
 
     #[test]
-    fn targets_and_message_of_a_mailed_patch() {
+    fn a_mailed_patch_is_parsed() {
         assert_eq!(
             targets(PATCH),
             [
@@ -194,7 +193,7 @@ diff --git a/kernel/fork.c b/kernel/fork.c
             targets: Vec::new(),
         };
         let (subject, body) = patch.message();
-        assert_eq!(subject, "signal: Say where a task stands");
+        assert_eq!(subject, "signal: Report the site of a task");
         assert_eq!(
             body,
             "A frozen task looks the same from outside wherever it sleeps."
@@ -202,7 +201,7 @@ diff --git a/kernel/fork.c b/kernel/fork.c
     }
 
     #[test]
-    fn a_plain_header_is_subject_and_reason_too() {
+    fn a_plain_header_is_parsed() {
         let patch = Patch {
             path: "x.patch".into(),
             text: "fork: Do it\n\nBecause.\n\n--- a/x\n+++ b/x\n".into(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The source before our series: Debian's package, or somebody's tree.
+//! The kernel source before our series: Debian's package, or the user's own tree.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,21 +15,21 @@ use crate::progress::Step;
 use crate::run::{output, run};
 use crate::{Cache, Error, Progress, Result, Sources, host};
 
-/// A kernel tree that is only read.
+/// A kernel source tree, which is never written to.
 pub(super) struct Source {
-    /// Its directory.
+    /// The top directory of the tree.
     pub directory: PathBuf,
-    /// Its version.
+    /// The kernel's version.
     pub version: String,
-    /// A hash that changes when it does.
+    /// A hash that changes with the content of the tree.
     pub identity: String,
-    /// The name of the directory of trees derived from it.
+    /// The directory name of the trees that are derived from it.
     pub tree_name: String,
-    /// Whether it can never change.
+    /// True when the tree never changes.
     pub immutable: bool,
 }
 
-/// What was fetched for a lock file.
+/// The package that was fetched for a lock file.
 #[derive(Serialize, Deserialize)]
 struct Fetched {
     version: String,
@@ -43,7 +43,7 @@ fn key(lock: &KernelLock) -> &str {
     &lock.sha256[..32]
 }
 
-/// The pinned source, if it is there.
+/// Returns the pinned source if it is cached.
 pub(super) fn cached(cache: &Cache, lock: &KernelLock) -> Option<Source> {
     let directory = cache.get(KIND, key(lock))?;
     load(&directory).ok()
@@ -65,7 +65,7 @@ fn load(directory: &Path) -> Result<Source> {
     })
 }
 
-/// Returns the pinned source; fetched if it is not cached.
+/// Returns the pinned source. Fetches it if it is not cached.
 pub(super) fn pinned(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<Source> {
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
     match cached(cache, &lock) {
@@ -74,7 +74,7 @@ pub(super) fn pinned(cache: &Cache, sources: &Sources, progress: &dyn Progress) 
     }
 }
 
-/// The pinned source; fetched if it is not there.
+/// Returns the source for a lock file. Fetches it if it is not cached.
 pub(super) fn fetch(cache: &Cache, lock: &KernelLock, progress: &dyn Progress) -> Result<Source> {
     let directory = cache.get_or_build(KIND, key(lock), progress, |directory| {
         let version = download(lock, directory, progress)?;
@@ -97,8 +97,8 @@ pub(super) fn fetch(cache: &Cache, lock: &KernelLock, progress: &dyn Progress) -
     load(&directory)
 }
 
-/// Downloads the pinned version, or another of its series when that one is
-/// gone from the archive; gives the version.
+/// Downloads the pinned version, or the newest version of its series if the archive no longer has
+/// the pinned one. Returns the version.
 fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Result<String> {
     let get = |version: &str| {
         let what = format!("fetching {} {version}", lock.package);
@@ -115,12 +115,12 @@ fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Res
     let Err(first) = get(&lock.version) else {
         return Ok(lock.version.clone());
     };
-    // Perhaps this host only has not heard of it yet.
+    // The host's package lists may be too old to know this version.
     if host::refresh(progress).is_ok() && get(&lock.version).is_ok() {
         return Ok(lock.version.clone());
     }
     let madison = output(
-        "asking apt for the kernel's versions",
+        "listing the kernel's versions with apt-cache",
         Command::new("apt-cache").args(["madison", &lock.package]),
     )?;
     let Some(version) = newest(&madison, lock) else {
@@ -138,7 +138,8 @@ fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Res
     Ok(version.into())
 }
 
-/// The first version of the series in apt-cache's table, which is sorted.
+/// Returns the first version of the series in apt-cache's table, which lists the newest version
+/// first.
 fn newest<'a>(madison: &'a str, lock: &KernelLock) -> Option<&'a str> {
     madison
         .lines()
@@ -154,11 +155,11 @@ fn find_package(directory: &Path) -> Result<PathBuf> {
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
         .ok_or_else(|| Error::Malformed {
             path: directory.to_owned(),
-            problem: "apt-get said that it downloaded a package, but there is none".into(),
+            problem: "apt-get reported a download, but left no package".into(),
         })
 }
 
-/// The package holds an archive of the tree.
+/// Extracts the source tree from the archive that the package contains.
 fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
     fs::create_dir(to).map_err(Error::file("make the directory", to))?;
     let member = format!("./usr/src/{}.tar.xz", lock.package);
@@ -203,7 +204,7 @@ fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Somebody's tree. It is never written to.
+/// Opens the user's own tree, which is never written to.
 pub(super) fn foreign(tree: &Path) -> Result<Source> {
     let directory = tree
         .canonicalize()
@@ -241,7 +242,7 @@ pub(super) fn foreign(tree: &Path) -> Result<Source> {
     })
 }
 
-/// The version that a kernel's Makefile states.
+/// Returns the version that a kernel's Makefile states.
 fn version(makefile: &str) -> Option<String> {
     let value = |name: &str| {
         makefile.lines().take(20).find_map(|line| {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The list of a task's state (`guest-kernel/state/`): every member of the structs that it
-//! consists of, and what becomes of it at checkpoint and restart.
+//! The list of a task's state (`guest-kernel/state/`): every member of the structs that make up a
+//! task, and how checkpoint and restart treat it.
 //!
-//! A file has a struct's name. Its first lines say `struct NAME` and `source FILE`, a source
-//! of the kernel whose object has the struct in its debug information. Entries follow,
-//! separated by empty lines: a class and what it refers to, the members (`a.{b,c}` is `a.b`
-//! and `a.c`), and lines that begin with `|` and say why. `leaves` has the names of structs
-//! that are not entered where they are embedded, with the reason.
+//! A file is named after its struct. Its first lines are `struct NAME` and `source FILE`, a source
+//! of the kernel whose object has the struct in its debug information. Entries follow, separated
+//! by empty lines: a line with a class and its references, lines with the members (`a.{b,c}`
+//! stands for `a.b` and `a.c`), and lines that begin with `|` and give the reason. `leaves` names
+//! the structs that are not entered where they are embedded, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,25 +16,25 @@ use std::path::Path;
 use super::members::Members;
 use crate::{Error, Result};
 
-/// What becomes of a member.
+/// How checkpoint and restart treat a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// It is in the image; refers to the record.
+    /// It is in the image; the entry names the record.
     Saved,
-    /// The restart makes it anew; refers to the function that does.
+    /// The restart creates it anew; the entry names the function that does so.
     Rebuilt,
     /// It is the same before and after, or the same in every image.
     Same,
-    /// A value other than the usual one is refused; refers to the check.
+    /// An unusual value is refused; the entry names the check.
     Refused,
-    /// It is not kept, and nobody can miss it.
+    /// It is not restored, and no task can notice.
     Lost,
-    /// It is not kept, and somebody could miss it.
+    /// It is not restored, and a task could notice.
     Gap,
 }
 
 impl Class {
-    /// All of them.
+    /// All classes, in the order of the table.
     pub const ALL: [Self; 6] = [
         Self::Saved,
         Self::Rebuilt,
@@ -44,7 +44,7 @@ impl Class {
         Self::Gap,
     ];
 
-    /// As it is written in the list.
+    /// The name of the class in the list.
     pub fn name(self) -> &'static str {
         match self {
             Self::Saved => "saved",
@@ -56,19 +56,19 @@ impl Class {
         }
     }
 
-    /// What it says, in a table.
+    /// The description of the class below the table.
     fn meaning(self) -> &'static str {
         match self {
             Self::Saved => "saved by a record",
-            Self::Rebuilt => "made anew by the restart",
+            Self::Rebuilt => "created anew by the restart",
             Self::Same => "cannot differ",
-            Self::Refused => "refused by a check where it is not as usual",
-            Self::Lost => "not kept, and nobody can miss it",
-            Self::Gap => "not kept, and somebody could miss it",
+            Self::Refused => "refused by a check if it has an unusual value",
+            Self::Lost => "not restored, and no task can notice",
+            Self::Gap => "not restored, and a task could notice",
         }
     }
 
-    /// Whether an entry has to refer to something, and whether it has to say why.
+    /// Returns whether an entry must have a reference, and whether it must have a reason.
     fn asks_for(self) -> (bool, bool) {
         match self {
             Self::Saved => (true, false),
@@ -78,46 +78,46 @@ impl Class {
     }
 }
 
-/// Some members of a struct that have the same fate.
+/// Some members of a struct that are treated alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What becomes of them.
+    /// How the members are treated.
     pub class: Class,
     /// Records (`CKPT_REC_TASK`) and functions (`kernel/fork.c:copy_process`; a file
     /// without a directory is one of `kernel/checkpoint`).
     pub refers: Vec<String>,
-    /// Their paths.
+    /// The paths of the members.
     pub members: Vec<String>,
-    /// The reason; may be empty.
+    /// The reason for the class; may be empty.
     pub why: String,
-    /// The line that it begins at.
+    /// The number of the line at which the entry begins.
     pub line: usize,
 }
 
-/// A struct of the list.
+/// A struct of the list, with its members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Struct {
-    /// Its name.
+    /// The name of the struct.
     pub name: String,
-    /// A source of the kernel whose debug information has it.
+    /// A source of the kernel whose object has the struct in its debug information.
     pub source: String,
-    /// What becomes of its members.
+    /// How its members are treated.
     pub entries: Vec<Entry>,
 }
 
-/// The whole list.
+/// The complete list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct List {
-    /// The structs, by their names.
+    /// The structs, sorted by name.
     pub structs: Vec<Struct>,
-    /// Structs that are not entered where they are embedded, with the reason.
+    /// Structs that are not entered where they are embedded, with the reason for each.
     pub leaves: BTreeMap<String, String>,
 }
 
 const LEAVES: &str = "leaves";
 
 impl List {
-    /// Reads the list that lies in `directory`.
+    /// Reads the list from `directory`.
     pub fn load(directory: &Path) -> Result<Self> {
         let mut list = Self::default();
         let mut paths = Vec::new();
@@ -145,14 +145,15 @@ impl List {
         Ok(list)
     }
 
-    /// The names of structs that are not entered: of the list itself, and the others.
+    /// Returns the names of the structs that are not entered: those with a list of their own, and
+    /// the leaves.
     pub fn whole(&self) -> BTreeSet<&str> {
         let own = self.structs.iter().map(|one| one.name.as_str());
         own.chain(self.leaves.keys().map(String::as_str)).collect()
     }
 
-    /// What is wrong with the list, by what the structs have under each flavour. `text` gives
-    /// the content of a file in the kernel's tree.
+    /// Returns the mistakes in the list, given the members that the structs have under each
+    /// flavour. `text` returns the content of a file of the kernel's tree.
     pub fn problems(
         &self,
         flavours: &[Members],
@@ -194,7 +195,7 @@ impl List {
                 }
                 if !seen.contains(member) {
                     problems.push(format!(
-                        "{}.{member} is in the list, but under no flavour in the struct",
+                        "{}.{member} is in the list, but not in the struct of any flavour",
                         one.name
                     ));
                 }
@@ -205,7 +206,7 @@ impl List {
             .keys()
             .filter(|name| !kinds.contains(name.as_str()))
         {
-            problems.push(format!("nothing embeds a {name}, which is in {LEAVES}"));
+            problems.push(format!("{LEAVES} lists {name}, but no struct embeds it"));
         }
         problems
     }
@@ -222,13 +223,13 @@ impl List {
         };
         let (refers, why) = entry.class.asks_for();
         if refers && entry.refers.is_empty() {
-            problem(format!("`{}` refers to nothing", entry.class.name()));
+            problem(format!("`{}` has no reference", entry.class.name()));
         }
         if why && entry.why.is_empty() {
-            problem(format!("`{}` without a reason", entry.class.name()));
+            problem(format!("`{}` has no reason", entry.class.name()));
         }
         if entry.class == Class::Saved && !entry.refers.iter().any(|r| r.starts_with(RECORD)) {
-            problem("`saved` refers to no record".into());
+            problem("`saved` has no reference to a record".into());
         }
         for reference in &entry.refers {
             let (file, word) = match reference.split_once(':') {
@@ -237,16 +238,16 @@ impl List {
                 None => ("include/uapi/linux/checkpoint.h".into(), reference.as_str()),
             };
             match text(&file) {
-                None => problem(format!("there is no {file}")),
+                None => problem(format!("{file} does not exist")),
                 Some(text) if !has_word(&text, word) => {
-                    problem(format!("there is no {word} in {file}"));
+                    problem(format!("{file} does not contain {word}"));
                 }
                 Some(_) => {}
             }
         }
     }
 
-    /// A table of how many members there are of each class.
+    /// Returns a Markdown table of the number of members of each class.
     pub fn table(&self) -> String {
         let mut table = String::from("| struct |");
         for class in Class::ALL {
@@ -275,7 +276,7 @@ impl List {
         table
     }
 
-    /// The entries of a class, a line each.
+    /// Returns the entries of a class, one per line.
     pub fn of_class(&self, class: Class) -> String {
         let mut text = String::new();
         for one in &self.structs {
@@ -353,7 +354,7 @@ impl Struct {
     }
 }
 
-/// `a.{b,c}` is `a.b` and `a.c`.
+/// Expands `a.{b,c}` to `a.b` and `a.c`.
 fn expand(word: &str) -> Vec<String> {
     let parts = word.split_once('{').and_then(|(head, rest)| {
         let (list, tail) = rest.split_once('}')?;
@@ -378,7 +379,7 @@ fn parse_leaves(text: &str) -> Result<BTreeMap<String, String>, String> {
         } else if line.is_empty() {
             for name in names.drain(..) {
                 if why.is_empty() || leaves.insert(name.to_owned(), why.clone()).is_some() {
-                    return Err(format!("`{name}` has no reason, or two"));
+                    return Err(format!("`{name}` has no reason, or more than one"));
                 }
             }
             why.clear();
@@ -389,7 +390,7 @@ fn parse_leaves(text: &str) -> Result<BTreeMap<String, String>, String> {
     Ok(leaves)
 }
 
-/// Whether `word` is in the text, not as a part of another word.
+/// Returns true when `word` occurs in the text as a whole word.
 fn has_word(text: &str, word: &str) -> bool {
     let part = |c: char| c == '_' || c.is_ascii_alphanumeric();
     !word.is_empty()

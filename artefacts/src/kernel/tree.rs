@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The tree that is built: a mirror of the source, of hard links where that is
-//! possible, with our series applied.
+//! The tree that is built: a mirror of the source, of hard links where possible, with our series
+//! applied.
 //!
-//! `make` goes by the times of files. So a file is only written where its
-//! content is to be another one, and then as a new file: the link to the
-//! source is broken, never followed.
+//! `make` compares modification times. A file is therefore written only if its content changes,
+//! and then as a new file, which breaks the hard link and leaves the source unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -20,12 +19,12 @@ use super::source::Source;
 use crate::run::run;
 use crate::{Error, Result};
 
-/// Beside the tree: the files in it that are not the source's.
+/// File beside the tree: the paths of the files in the tree that differ from the source.
 const TOUCHED: &str = "series.json";
-/// Beside the tree: the identity of the source that was mirrored whole.
+/// File beside the tree: the identity of the source that was completely mirrored.
 const MIRRORED: &str = "mirrored";
 
-/// The files of a source tree, without what a build in it has left.
+/// Returns the files of a source tree, without the products of a build in it.
 pub(super) fn files(directory: &Path) -> impl Iterator<Item = Result<DirEntry>> {
     let root = directory.to_owned();
     WalkDir::new(directory)
@@ -58,7 +57,7 @@ fn is_product(path: &Path) -> bool {
         || matches!(extension, Some("o" | "a" | "ko" | "cmd" | "mod"))
 }
 
-/// Makes `tree` a mirror of the source, but for the files of our series.
+/// Makes `tree` a mirror of the source, except for the files of our series.
 pub(super) fn mirror(source: &Source, tree: &Path) -> Result<()> {
     let mark = tree.with_file_name(MIRRORED);
     if source.immutable && fs::read_to_string(&mark).is_ok_and(|id| id == source.identity) {
@@ -124,7 +123,7 @@ fn mirror_one(from: &Path, to: &Path) -> Result<()> {
     }
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
-        // Another file system, or a file that may not be linked to.
+        // A different file system, or a file that may not be linked to.
         Err(_) => copy_with_time(from, to).map_err(Error::file("copy", from)),
     }
 }
@@ -137,7 +136,7 @@ fn copy_with_time(from: &Path, to: &Path) -> io::Result<()> {
         .set_modified(from.metadata()?.modified()?)
 }
 
-/// Brings the series into the tree.
+/// Writes the series to the tree.
 pub(super) fn apply(source: &Source, series: &Series, tree: &Path) -> Result<()> {
     let mut wanted = patched(source, series)?;
     for (path, content) in &series.files {
@@ -156,7 +155,8 @@ pub(super) fn apply(source: &Source, series: &Series, tree: &Path) -> Result<()>
     remember(tree, after.iter())
 }
 
-/// The files that the patches change, as they are after all of them.
+/// Returns the content of the files that the patches change, after all patches. `None` stands for
+/// a removed file.
 fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<Vec<u8>>>> {
     let work =
         tempfile::tempdir().map_err(Error::file("make a directory in", Path::new("/tmp")))?;
@@ -194,7 +194,7 @@ fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<
         .collect()
 }
 
-/// Gives a file its content, or removes it; leaves it alone if it is right.
+/// Writes the content of a file, or removes the file. Does not touch a file that is already right.
 fn settle(path: &Path, content: Option<&[u8]>) -> Result<()> {
     let there = read_if_there(path)?;
     if there.as_deref() == content {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A chain: one run of one case, checkpointed, killed and restarted at every event of a kind.
 //!
-//! A sweep's point shows that a checkpoint there can be gone on from. A chain shows that what
-//! was restarted can be checkpointed: its every task is a restarted one, of thousands of
-//! generations in the end.
+//! A point of a sweep shows that a run can be restarted from a checkpoint there. A chain shows
+//! that restarted tasks can be checkpointed again: at its end, every task has been restarted
+//! thousands of times.
 
 use std::{
     collections::BTreeMap,
@@ -26,29 +26,31 @@ use crate::{
 
 const RUN: &str = "restarted";
 
-/// What a chain came to.
+/// The result of a chain.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    /// How it ended.
+    /// The outcome of the chain.
     pub came: Came,
-    /// Why, in one line. Of one that passed by a control: what freezing alone had changed.
+    /// The reason in one line. If the chain passed by its control, the difference that freezing
+    /// alone makes.
     pub cause: String,
-    /// More about it.
+    /// Further details.
     pub lines: Vec<String>,
-    /// How often it was checkpointed, killed and restarted.
+    /// Number of links: how often the run was checkpointed, killed and restarted.
     pub links: u64,
-    /// Events that came while the tasks of another were coming to rest: they are saved with
-    /// that one's checkpoint, and have none of their own.
+    /// Number of events that happened while the tasks were being frozen for an earlier event. They
+    /// are covered by that event's checkpoint and have none of their own.
     pub along: u64,
-    /// The sites that it was stopped at, and how often.
+    /// Number of stops at each site.
     pub sites: BTreeMap<String, u64>,
-    /// The last of them, with its task.
+    /// The last site, with its task.
     pub last: String,
-    /// Whether it ended like a run that was frozen as often, freezing alone being visible.
+    /// True if the chain ended like a run that was frozen equally often, where freezing alone has
+    /// a visible effect.
     pub by_control: bool,
-    /// How long an undisturbed run takes, in milliseconds.
+    /// Duration of an undisturbed run, in milliseconds.
     pub undisturbed_ms: u64,
-    /// How long the chain took.
+    /// Duration of the chain, in milliseconds.
     pub ms: u64,
 }
 
@@ -58,7 +60,7 @@ impl Chain {
         self.along += freeze.count.saturating_sub(1);
         let task = tasks.tasks.iter().find(|task| task.tid == freeze.tid);
         let site = task.map_or("unknown", |task| task.site.as_str());
-        // What is `nr=5` or the like is of one task only.
+        // Words such as `nr=5` are specific to one task.
         let kind: Vec<_> = site.split(' ').filter(|w| !w.contains('=')).collect();
         *self.sites.entry(kind.join(" ")).or_default() += 1;
         self.last = format!(
@@ -75,10 +77,10 @@ impl Chain {
     }
 }
 
-/// Builds a case's workload, runs it undisturbed, then as a chain. `tell` hears of each link.
+/// Builds a case's workload, runs it undisturbed, then as a chain. Calls `tell` after each link.
 ///
 /// # Errors
-/// Where the undisturbed run fails: then there is nothing to say.
+/// Fails if the undisturbed run fails, because nothing can then be concluded.
 pub fn chain(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -129,8 +131,8 @@ pub fn chain(
     Ok(chain)
 }
 
-/// From event to event, each time by way of an image, to the end of the run. None: the tree
-/// was not after a restart what it had been.
+/// Checkpoints, kills and restarts the run at each event until it ends. Returns `None` if a
+/// restarted tree differs from its state before the checkpoint.
 fn links(
     runner: &mut Runner<'_, '_>,
     chain: &mut Chain,
@@ -153,7 +155,7 @@ fn links(
         let restarted = Restarted {
             before,
             after: Some(found),
-            end: Err(Stop::unknown("it goes on")),
+            end: Err(Stop::unknown("the run continues")),
             place: RestartIn::Same,
         };
         let checks = judge::around(runner, &restarted, &mut uses);
@@ -171,7 +173,7 @@ fn links(
     runner.finish(RUN, Phase::After, nonce).map(Some)
 }
 
-/// A run that is frozen and thawed at every event, and never checkpointed.
+/// Freezes and thaws a run at every event, without a checkpoint.
 fn control(runner: &mut Runner<'_, '_>) -> Result<Outcome, Stop> {
     let after = |e| Stop::guest(Phase::After, e);
     begin(runner)?;
@@ -182,7 +184,7 @@ fn control(runner: &mut Runner<'_, '_>) -> Result<Outcome, Stop> {
     runner.finish(RUN, Phase::After, nonce)
 }
 
-/// Starts a run, up to its first event.
+/// Starts a run and waits for its first event.
 fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Stop> {
     let before = |e| Stop::guest(Phase::Before, e);
     let at = runner.case.at.clone();
@@ -196,7 +198,7 @@ fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Stop> {
     }
 }
 
-/// To the next event; none: there was no other.
+/// Continues to the next event. Returns `None` if the run ended without a further one.
 fn go_on(runner: &mut Runner<'_, '_>) -> Result<Option<Freeze>, Stop> {
     let after = |e| Stop::guest(Phase::After, e);
     let at = runner.case.at.clone();

@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run was stopped at, as far as its frozen tree shows.
+//! The event at which a run was stopped, as far as its frozen tree shows.
 //!
-//! A point is a count of one task's events. Where two of them come in one order in one run and
-//! in the other in the next, as a wait and the signal that ends it do, the count is at another
-//! event than the one that was listed. The task's site and its system call tell them apart:
-//! exactly for ptrace stops, but for the signal that a signal-delivery stop is about; for all
-//! else as far as the place to which the task came after its event.
+//! A point is a count of one task's events. If two of them change their order between runs, as a
+//! wait and the signal that ends it may do, the count leads to a different event than the listed
+//! one. The task's site and its system call distinguish them: exactly for ptrace stops, except for
+//! the signal of a signal-delivery stop; for other events only by the site that the task reached
+//! after its event.
 
 use crucible_protocol::{EventKind, TaskFacts};
 
 use super::points::call;
 use crate::run::Frozen;
 
-/// Calls after which their caller may be gone.
+/// System calls after which the caller may have exited.
 const ENDINGS: [&str; 5] = ["exit", "exit_group", "kill", "tkill", "tgkill"];
 
-/// Where the task stands that stopped a run: `ptrace-stop syscall-exit read`, `freezer read`.
+/// Returns the site and the system call of the task that stopped a run: `ptrace-stop syscall-exit
+/// read`, `freezer read`.
 pub(super) fn place(frozen: &Frozen) -> String {
     let mut tasks = frozen.tasks.tasks.iter();
     tasks
@@ -24,11 +25,11 @@ pub(super) fn place(frozen: &Frozen) -> String {
 }
 
 fn place_of(task: &TaskFacts) -> String {
-    // What is `nr=5` or the like is of this run only.
+    // Words such as `nr=5` are specific to this run.
     let words = task.site.split(' ').filter(|word| !word.contains('='));
     let site = words.collect::<Vec<_>>().join(" ");
     match site.as_str() {
-        // As in a listing: what it interrupted does not matter. And the dead are in no call.
+        // As in a listing, the interrupted call does not matter. An exiting task is in no call.
         "ptrace-stop signal" | "exiting" => site,
         _ => {
             let facts = task.facts.get("syscall").map_or("", String::as_str);
@@ -41,37 +42,38 @@ fn place_of(task: &TaskFacts) -> String {
     }
 }
 
-/// What was met instead of the event that was listed; none: that one, as far as is known.
+/// Returns the event that was reached instead of the listed one, or `None` if it is the listed one
+/// as far as is known.
 pub(super) fn other(kind: EventKind, listed: &str, place: &str) -> Option<String> {
     if can_be(listed, place) {
         return None;
     }
     let call = place.split(' ').next_back().unwrap_or_default();
     Some(match kind {
-        // All events of the sweep are of this kind.
+        // All events of such a sweep are of this kind.
         EventKind::Syscall { .. } if place != "exiting" => format!("syscall {call}"),
         EventKind::SyscallExit { .. } if place != "exiting" => format!("syscall-exit {call}"),
         _ => place.to_owned(),
     })
 }
 
-/// Whether a task that had this event can stand here.
+/// Returns true when a task that had the listed event can be at this place.
 fn can_be(listed: &str, place: &str) -> bool {
     let listed: Vec<_> = listed.split(' ').collect();
     let place: Vec<_> = place.split(' ').collect();
-    // It is in no call any more after a handler's return.
+    // After a return from a signal handler the task is no longer in a call.
     let same =
         |wanted: &str, call: &str| call == wanted || (wanted, call) == ("rt_sigreturn", "none");
     match (&listed[..], &place[..]) {
         (["ptrace-stop", "signal", _], _) => place == ["ptrace-stop", "signal"],
         (["ptrace-stop", ..], _) => place == listed,
         (["vfork"], ["vfork", _]) => true,
-        // The tracer is told before the wait begins.
+        // The tracer is notified before the wait begins.
         (["vfork-new"], ["vfork", _] | ["ptrace-stop", "vfork", _]) => true,
         (["exec-wait"], ["exec" | "ptrace-stop" | "freezer", ..]) => true,
         (["signal", _], ["freezer" | "stopped", _]) => true,
         (["signal", _], ["ptrace-stop", "trap" | "handler", _]) => true,
-        // These come before the event.
+        // These stops precede the event.
         (["syscall", _], ["ptrace-stop", "syscall-enter" | "seccomp", _]) => false,
         (["syscall", wanted], ["exiting"]) => ENDINGS.contains(wanted),
         (["syscall", wanted], ["freezer" | "stopped" | "vfork", call])
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_the_triggering_task_s() {
+    fn the_place_is_that_of_the_triggering_task() {
         assert_eq!(
             at("ptrace-stop syscall-enter", "61 0xffff 0x0\n"),
             "ptrace-stop syscall-enter wait4"
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn another_stop_than_the_one_that_was_listed_is_told() {
+    fn a_stop_different_from_the_listed_one_is_reported() {
         let other = |listed, place| other(EventKind::All, listed, place);
         let wait = "ptrace-stop syscall-enter wait4";
         assert_eq!(other(wait, wait), None);
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_told_apart_by_where_their_task_came_to() {
+    fn other_events_are_distinguished_by_the_place_of_their_task() {
         let other = |listed, place| other(EventKind::All, listed, place).is_some();
         for (listed, place) in [
             ("syscall read", "freezer read"),

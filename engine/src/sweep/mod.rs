@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A sweep: one case, checkpointed at every event of a kind, one at a time.
+//! A sweep: one case, checkpointed at every event of a kind, one event at a time.
 //!
-//! The points come from a run that is only listened to. Each is then tried by itself: a run
-//! is stopped there, checkpointed, killed, restarted, and must end as an undisturbed run
-//! does. Where it does not, freezing alone may be what makes the difference: so a control is
-//! run at that point, and its end is what is wanted then.
+//! A run that only lists its events provides the points. Each point is then tried separately: a
+//! run is stopped there, checkpointed, killed and restarted, and must end like an undisturbed run.
+//! If it does not, freezing alone may cause the difference; a control is then run at that point,
+//! and the restarted run must end like the control.
 
 mod chain;
 mod met;
@@ -32,31 +32,31 @@ use crate::{
     verdict::Verdict,
 };
 
-/// How often a point that is not reached is tried.
+/// Maximal number of attempts to reach a point.
 const TRIES: u32 = 3;
 
-/// What a point came to.
+/// The outcome of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Came {
-    /// The restarted run ended as an undisturbed one does, or as the control does.
+    /// The restarted run ended like an undisturbed run, or like the control.
     Passed,
-    /// It did not.
+    /// The restarted run ended differently.
     Diverged,
-    /// `checkpoint` or `restart` said no.
+    /// `checkpoint` or `restart` refused.
     Refused,
-    /// It did not end in time.
+    /// The run did not end within the time limit.
     Hung,
     /// The guest's kernel reported a fault.
     Panicked,
-    /// The run came to its end without the event: it is not the same from run to run.
+    /// The run ended without reaching the event, because it differs from run to run.
     NotReached,
-    /// Something else went wrong, and nothing can be said.
+    /// A different failure, which says nothing about checkpoint or restart.
     Unknown,
 }
 
 impl Came {
-    /// Its name on the screen.
+    /// Returns the outcome's name in the report.
     pub fn name(self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -69,7 +69,7 @@ impl Came {
         }
     }
 
-    /// Whether checkpoint/restart is to blame.
+    /// Returns true when checkpoint or restart is at fault.
     pub fn is_bad(self) -> bool {
         matches!(
             self,
@@ -78,63 +78,63 @@ impl Came {
     }
 }
 
-/// One point, tried.
+/// The result of one point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tried {
-    /// Which.
+    /// The point that was tried.
     #[serde(flatten)]
     pub point: Point,
-    /// What it was stopped at, where that is another event than the one that was listed: all
-    /// that is said of the point is said of this one.
+    /// The event at which the run was stopped, if it differs from the listed one. The result then
+    /// applies to this event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<String>,
-    /// What it came to.
+    /// The outcome of the point.
     pub came: Came,
-    /// Why, in one line that is the same for points that fail alike. Of one that passed by a
-    /// control: what freezing alone had changed.
+    /// The reason in one line, equal for points that fail in the same way. If the point passed by
+    /// its control, the difference that freezing alone makes.
     pub cause: String,
-    /// More about it.
+    /// Further details.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lines: Vec<String>,
-    /// Ptrace stops that any task stood in when it was checkpointed.
+    /// Ptrace stops in which tasks were when the tree was checkpointed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stops: BTreeSet<String>,
-    /// How often it was not reached before.
+    /// Number of earlier attempts that did not reach the point.
     pub missed: u32,
-    /// Whether it was a control that it ended like, freezing alone being visible.
+    /// True if the run ended like a control, where freezing alone has a visible effect.
     pub by_control: bool,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub ms: u64,
 }
 
 impl Tried {
-    /// What it was stopped at, so far as is known.
+    /// Returns the event at which the run was stopped, as far as is known.
     pub fn what(&self) -> &str {
         self.met.as_ref().unwrap_or(&self.point.what)
     }
 
-    /// What kind of event that was.
+    /// Returns the kind of that event.
     pub fn kind(&self) -> &str {
         points::kind(self.what())
     }
 }
 
-/// What a sweep measures against.
+/// The reference that a sweep compares with.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    /// The end of an undisturbed run.
+    /// The result of an undisturbed run.
     pub outcome: Outcome,
-    /// How long it took, in milliseconds.
+    /// Its duration in milliseconds.
     pub ms: u64,
-    /// Its points.
+    /// The listed points.
     pub listing: Listing,
 }
 
-/// Builds a case's workload, runs it once undisturbed and once listened to.
+/// Builds a case's workload, runs it once undisturbed and once with its events listed.
 ///
 /// # Errors
-/// Where the two differ, or one of them fails, or the list makes no sense: then nothing can be
-/// said of any point.
+/// Fails if the two runs differ, if one of them fails, or if the list is malformed, because then
+/// nothing can be concluded about any point.
 pub fn baseline(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -157,7 +157,7 @@ pub fn baseline(
     );
     let checks = [judge::expected(case, "undisturbed", &first), checks].concat();
     if let Some(bad) = checks.iter().find(|check| !check.ok) {
-        let why = format!("the workload is not stable by itself: {}", bad.name);
+        let why = format!("undisturbed runs of the workload differ: {}", bad.name);
         return Err(Stop::unknown(why).with(bad.lines()));
     }
     let text = session
@@ -171,7 +171,7 @@ pub fn baseline(
     })
 }
 
-/// Tries one point. The workload is built anew where the guest is.
+/// Tries one point. Builds the workload if the guest is new.
 pub fn attempt(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -222,7 +222,7 @@ fn attempt_once(
     baseline: &Outcome,
     tried: &mut Tried,
 ) -> Result<(), Stop> {
-    // Of an earlier try.
+    // Reset the result of an earlier attempt.
     tried.met = None;
     tried.stops.clear();
     if !session.is_running() {
@@ -263,7 +263,8 @@ fn attempt_once(
     Ok(())
 }
 
-/// A control that was stopped where the restarted run was: another's end says nothing.
+/// Runs a control that is stopped at the same place as the restarted run. A control from a
+/// different place is no valid reference.
 fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<Outcome, Stop> {
     let mut others = BTreeSet::new();
     for _ in 0..TRIES {
@@ -280,7 +281,8 @@ fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<Outcome, Stop>
     )))
 }
 
-/// Where freezing alone breaks the workload, one that is broken alike has not passed.
+/// Checks that the control ended as the case expects. If freezing alone breaks the workload, a
+/// restarted run that breaks in the same way has not passed.
 fn good_control(case: &Case, control: &Outcome) -> Result<(), Stop> {
     let expected = judge::expected(case, "control", control);
     match expected.into_iter().find(|check| !check.ok) {
@@ -292,9 +294,9 @@ fn good_control(case: &Case, control: &Outcome) -> Result<(), Stop> {
     }
 }
 
-/// A tree that is not after the restart what it was. Where the run then hung, or the kernel
-/// reported a fault, that is what it came to; and whatever it came to, a guest that is lost
-/// is lost.
+/// Returns the result for a tree that differs after the restart. If the run then hung or the
+/// kernel reported a fault, that is the outcome. In every case the result records whether the
+/// guest is still usable.
 fn another_tree(bad: &Check, end: Result<Outcome, Stop>) -> Stop {
     let found = diverged(bad);
     let Err(mut stop) = end else {
@@ -316,7 +318,7 @@ fn another_tree(bad: &Check, end: Result<Outcome, Stop>) -> Stop {
     }
 }
 
-/// The ptrace stops that tasks are in.
+/// Returns the ptrace stops in which tasks are.
 fn stops(tasks: &Observation) -> BTreeSet<String> {
     let sites = tasks.tasks.iter();
     let stops = sites.filter_map(|task| task.site.strip_prefix("ptrace-stop ")?.split(' ').next());
@@ -360,7 +362,8 @@ fn came(stop: &Stop) -> Came {
     }
 }
 
-/// Of a refusal what the kernel said last, without numbers: they are another point's.
+/// Returns the cause in one line. For a refusal it is the kernel's last message without its
+/// numbers, which differ between points.
 fn cause(stop: &Stop) -> String {
     let told = match stop.verdict {
         Verdict::Refused => stop.lines.first().unwrap_or(&stop.why),
@@ -386,7 +389,7 @@ mod tests {
     use crucible_protocol::Ended;
 
     #[test]
-    fn points_that_fail_alike_have_one_cause() {
+    fn points_that_fail_in_the_same_way_have_the_same_cause() {
         let refused = |pid: u32| {
             let mut stop = Stop::unknown("checkpoint refused: exit status 125");
             stop.verdict = Verdict::Refused;
@@ -400,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_is_another_hides_no_dead_guest() {
+    fn a_different_tree_does_not_hide_an_unusable_guest() {
         let bad = Check::bad("restarted = checkpoint: process tree", "- a\n+ b");
         let end = |verdict| {
             let mut stop = Stop::unknown("it ended").with(vec!["last words".into()]);
@@ -425,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_freezing_alone_breaks_has_nothing_to_be_compared_with() {
+    fn a_control_that_freezing_alone_breaks_is_rejected() {
         let case = Case {
             name: "main".into(),
             argv: Vec::new(),
@@ -456,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_run_never_came_to_is_not_reached() {
+    fn only_a_missed_event_counts_as_not_reached() {
         let mut stop = Stop::unknown("the event never came");
         assert_eq!(came(&stop), Came::Unknown);
         stop.missed = true;

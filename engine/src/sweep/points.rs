@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The points of a sweep: which there are, and in which order they are tried.
+//! The points of a sweep, and the order in which they are tried.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,25 @@ use syscalls::x86_64::Sysno;
 
 use crate::event::EventSpec;
 
-/// One event of one task, named so that it is the same one in every run.
+/// One event of one task, named so that the name denotes the same event in every run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
-    /// The task's way through the tree.
+    /// The task's path in the process tree, such as `2.1`.
     pub task: String,
-    /// Which of that task's events, from 1.
+    /// The number of the event among that task's events, from 1.
     pub nth: u64,
-    /// What kind of event it was, with what it was about: `ptrace-stop syscall-exit read`.
+    /// The kind of event with its argument, such as `ptrace-stop syscall-exit read`.
     pub what: String,
 }
 
 impl Point {
-    /// What kind of event it was, without what it was about: `syscall-exit` of
-    /// `ptrace-stop syscall-exit read`.
+    /// Returns the kind of event without its argument: `syscall-exit` for `ptrace-stop
+    /// syscall-exit read`.
     pub fn kind(&self) -> &str {
         kind(&self.what)
     }
 
-    /// The event that stops a run there, in a sweep of events of this kind.
+    /// Returns the event that stops a run at this point, in a sweep of events of this kind.
     pub fn spec(&self, kind: EventKind) -> EventSpec {
         EventSpec::of_task(kind, &self.task, self.nth)
     }
@@ -41,25 +41,26 @@ pub(super) fn kind(what: &str) -> &str {
     }
 }
 
-/// What a run has listed (`cgroup.freeze_at` with a target of 0).
+/// The events that a run has listed (`cgroup.freeze_at` with a target of 0).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Its points, in the order in which they came.
+    /// The points, in the order in which the events happened.
     pub points: Vec<Point>,
-    /// Events of tasks that have no name, or for which there was no room.
+    /// Number of events of unnamed tasks, and of events for which the list had no room.
     pub unnamed: u64,
-    /// Calls by which the tree's first task ended, and all others with it: nobody is left to
-    /// be saved.
+    /// Number of calls by which the first task of the tree, and all others with it, ended. No task
+    /// remains that could be checkpointed.
     pub ends: u64,
 }
 
-/// The first task's name.
+/// The name of the first task.
 const FIRST: &str = "1";
 
 /// Reads lines of the form `at 2.1 5 ptrace-stop 1407 clone 56`.
 ///
 /// # Errors
-/// Without the count of all events nobody knows whether these are all: why there is none.
+/// Returns the problem if the count of all events is missing or malformed, because it is then
+/// unknown whether the list is complete.
 pub fn listing(text: &str) -> Result<Listing, String> {
     let mut listing = Listing::default();
     let mut count = None;
@@ -92,7 +93,7 @@ pub fn listing(text: &str) -> Result<Listing, String> {
     Ok(listing)
 }
 
-/// A system call's name; of what is none, `none`.
+/// Returns the name of a system call, or `none` for a number that is not one.
 pub(super) fn call(nr: &str) -> String {
     match nr.parse::<usize>().ok().and_then(Sysno::new) {
         Some(call) => call.name().to_owned(),
@@ -103,7 +104,7 @@ pub(super) fn call(nr: &str) -> String {
 fn describe(words: &[&str]) -> String {
     match words {
         [kind @ ("syscall" | "syscall-exit"), nr] => format!("{kind} {}", call(nr)),
-        // What a signal-delivery stop is about is its signal, not what it interrupted.
+        // The argument of a signal-delivery stop is its signal, not the interrupted call.
         [kind @ "ptrace-stop", code, stop @ "signal", _] => format!("{kind} {stop} {code}"),
         [kind @ "ptrace-stop", _, stop, nr] => format!("{kind} {stop} {}", call(nr)),
         [kind @ "signal", number] => format!("{kind} {number}"),
@@ -112,9 +113,10 @@ fn describe(words: &[&str]) -> String {
     }
 }
 
-/// Every `every`th point, ordered so that each beginning of the list has some of each kind
-/// of event, spread over the whole run: kinds take turns, in a kind's turn system calls (or
-/// signals) do, and of each of these come the ends of the run's halves, quarters, eighths.
+/// Returns every `every`th point, ordered so that each prefix of the list contains some points of
+/// each kind of event, spread over the whole run. The order alternates between kinds, and within a
+/// kind between system calls (or signals); the points of each of these are visited at the ends of
+/// the run's halves, then quarters, then eighths.
 pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
     let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Point>>> = BTreeMap::new();
     for point in points {
@@ -134,7 +136,7 @@ pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
     order.into_iter().step_by(every.max(1)).cloned().collect()
 }
 
-/// The first of each queue, then the second of each, and so on.
+/// Returns the first element of each queue, then the second of each, and so on.
 fn in_turns<T>(queues: impl Iterator<Item = Vec<T>>) -> Vec<T> {
     let mut queues: Vec<_> = queues.map(Vec::into_iter).collect();
     let mut order = Vec::new();
@@ -147,7 +149,7 @@ fn in_turns<T>(queues: impl Iterator<Item = Vec<T>>) -> Vec<T> {
     }
 }
 
-/// The numbers below `count` by their bits in reverse.
+/// Returns the numbers below `count` in bit-reversed order.
 fn spread(count: usize) -> Vec<usize> {
     let bits = count.next_power_of_two().trailing_zeros();
     (0..1usize << bits)
@@ -168,7 +170,7 @@ mod tests {
                         at 2.1 2 ptrace-stop 5 signal 0\nat ? 1 signal 17\n";
 
     #[test]
-    fn a_listing_names_tasks_and_counts_what_has_no_name() {
+    fn a_listing_names_tasks_and_counts_unnamed_events() {
         let listing = listing(TEXT).unwrap();
         let what: Vec<_> = listing.points.iter().map(|p| p.what.as_str()).collect();
         assert_eq!(
@@ -188,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_that_cannot_tell_how_much_it_lacks_is_none() {
+    fn a_listing_without_a_valid_count_is_an_error() {
         assert!(listing(&TEXT.replace("count 5", "count many")).is_err());
         assert!(listing(&TEXT.replace("count 5\n", "")).is_err());
     }
 
     #[test]
-    fn where_the_tree_has_ended_is_no_point() {
+    fn the_end_of_the_tree_is_not_a_point() {
         let end = "count 3\nat 2 1 syscall 231\nat 1 1 syscall 61\nat 1 2 syscall 231\n";
         let listing = listing(end).unwrap();
         assert_eq!((listing.ends, listing.unnamed), (1, 0));
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_with_many_system_calls_does_not_push_another_back() {
+    fn a_kind_with_many_system_calls_does_not_delay_other_kinds() {
         let all = points(&[
             ("ptrace-stop syscall-enter close", 2),
             ("ptrace-stop syscall-enter open", 2),
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_s_points_are_spread_over_the_run() {
+    fn points_of_a_kind_are_spread_over_the_run() {
         assert_eq!(spread(8), [0, 4, 2, 6, 1, 5, 3, 7]);
         assert_eq!(spread(5), [0, 4, 2, 1, 3]);
         assert_eq!(spread(1), [0]);

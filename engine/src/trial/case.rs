@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One case from its first undisturbed run to its record.
+//! Runs one case, from its first undisturbed run to its record.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -22,12 +22,12 @@ use crate::{
     verdict::Verdict,
 };
 
-/// How often a case's event may be missed where the guest has more than one CPU. While a
-/// task is stopped at it, what runs on another goes on until it is stopped too: a vfork's
-/// child may have executed something by then. With one CPU a miss is no matter of luck.
+/// Maximal number of retries after a missed event if the guest has several CPUs. While a task is
+/// being stopped at the event, tasks on other CPUs keep running until they are stopped too: a
+/// vfork child may have called execve(2) by then. With one CPU a miss is deterministic.
 const PATIENCE: u32 = 10;
 
-/// Runs one case. Whatever happens becomes its record.
+/// Runs one case. Every failure is reported in the record.
 pub fn case(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -38,7 +38,7 @@ pub fn case(
 ) -> CaseRecord {
     let mut case = case.clone();
     if let Some(at) = &options.at {
-        // The tasks that the scenario expects belong to its own event.
+        // The tasks that the scenario expects apply to its own event only.
         case.at = at.clone();
         case.tasks.clear();
     }
@@ -80,7 +80,7 @@ pub fn case(
     } else {
         record.verdict = Some(Verdict::Pass);
         record.why = format!(
-            "{} of {} restarts as the control",
+            "{} of {} restarts like the control",
             record.passed, record.repeat
         );
     }
@@ -110,7 +110,7 @@ fn run(
     );
     baseline.extend(expected(runner.case, "undisturbed 1", &first));
     if let Some(bad) = baseline.iter().find(|c| !c.ok) {
-        let why = format!("the workload is not stable by itself: {}", bad.name);
+        let why = format!("undisturbed runs of the workload differ: {}", bad.name);
         return Err(Stop::unknown(why).with(bad.lines()));
     }
     record.checks.extend(baseline);
@@ -128,7 +128,8 @@ fn run(
     let visible = checks.iter().find(|c| !c.ok).map(|c| c.name.clone());
     record.checks.extend(checks);
     if let Some(name) = visible {
-        // Not a matter of checkpoint/restart: freezing alone does it, by a rule not named.
+        // Not a failure of checkpoint or restart: freezing alone causes the difference, and no
+        // rule of the scenario ignores it.
         return Err(Stop::unknown(format!(
             "freezing alone changes the run: {name}"
         )));
@@ -163,7 +164,7 @@ fn run(
     Ok(())
 }
 
-/// Brings the image, the logs and the full facts to the host.
+/// Copies the image, the logs and the complete facts to the host.
 fn keep(
     runner: &mut Runner<'_, '_>,
     store: &Store,
@@ -193,7 +194,7 @@ fn keep(
     for (name, path) in runner.engine.files() {
         match runner.session.running().read_file(&path) {
             Ok(content) => add(name, &content)?,
-            // A step that was not reached has left no file.
+            // A step that was not reached has not created its file.
             Err(GuestError::Failed(_)) => {}
             Err(error) => return Err(Stop::guest(Phase::After, error)),
         }

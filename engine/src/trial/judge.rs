@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is held against what, once a case has run.
+//! The comparisons that decide the verdict of a case.
 
 use crucible_protocol::{Ended, Observation};
 
@@ -12,7 +12,7 @@ use crate::{
     scenario::Case,
 };
 
-/// The restarted run against the control, and against itself before the checkpoint.
+/// Compares the restarted run with the control, and with its own state before the checkpoint.
 pub(super) fn judge(
     runner: &Runner<'_, '_>,
     control_point: &Frozen,
@@ -33,7 +33,7 @@ pub(super) fn judge(
     checks
 }
 
-/// The tree after the restart against the one before the checkpoint.
+/// Compares the tree after the restart with the tree before the checkpoint.
 pub(crate) fn around(
     runner: &Runner<'_, '_>,
     restarted: &Restarted,
@@ -62,7 +62,7 @@ pub(crate) fn around(
     checks
 }
 
-/// How the restarted run ended against how it should have.
+/// Compares the end of the restarted run with the expected end.
 pub(crate) fn end(
     case: &Case,
     pair: &str,
@@ -75,7 +75,7 @@ pub(crate) fn end(
     checks
 }
 
-/// Both runs were stopped by the same task at the same site.
+/// Checks that both runs were stopped by the same task at the same site.
 fn same_point(control: &Frozen, restarted: &Frozen) -> Check {
     const NAME: &str = "restarted = control: triggering task";
     let show = |frozen: &Frozen| {
@@ -94,7 +94,8 @@ fn same_point(control: &Frozen, restarted: &Frozen) -> Check {
     }
 }
 
-/// Whoever waited for a vfork child before the checkpoint does so after the restart.
+/// Checks that each task that waited for a vfork child before the checkpoint waits for it after
+/// the restart.
 fn vfork_waits(before: &Observation, after: &Observation) -> Check {
     const NAME: &str = "restarted = checkpoint: vfork waits";
     let lost = before
@@ -127,20 +128,20 @@ pub(crate) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> 
             name,
             format!("{ended}; standard error:\n{}", outcome.stderr),
         ),
-        None => Check::bad(name, "how it ended is unknown"),
+        None => Check::bad(name, "its exit status is unknown"),
     }];
     checks.extend(nonce_kept(case, run, outcome));
     checks
 }
 
-/// The nonce drawn before the checkpoint is the one printed at the end: the run that ended
-/// is the one that was begun.
+/// Checks that the output contains the nonce that was drawn before the checkpoint, which shows
+/// that the run that ended is the run that was started.
 pub(super) fn nonce_kept(case: &Case, run: &str, outcome: &Outcome) -> Option<Check> {
     case.nonce.as_ref()?;
     let name = format!("{run}: prints the nonce that it drew");
     Some(match &outcome.nonce {
         Some(nonce) if outcome.stdout.contains(nonce.as_str()) => Check::good(name),
-        Some(nonce) => Check::bad(name, format!("{nonce} was drawn and is not in the output")),
-        None => Check::bad(name, "it drew none"),
+        Some(nonce) => Check::bad(name, format!("{nonce} was drawn but is not in the output")),
+        None => Check::bad(name, "the workload drew no nonce"),
     })
 }

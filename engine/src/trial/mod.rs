@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A scenario from its sources to its record.
+//! Runs a scenario, from its sources to its record.
 
 mod case;
 pub(crate) mod judge;
@@ -26,30 +26,30 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Limit of each command that builds a workload.
+/// Time limit for each command that builds a workload.
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
 
-/// How scenarios are to be run.
+/// Options for running scenarios.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Restarted runs of each case.
+    /// Number of restarted runs of each case.
     pub repeat: u32,
-    /// Another event than the scenario's.
+    /// Overrides the scenario's event.
     pub at: Option<EventSpec>,
-    /// Where to restart.
+    /// The place to restart in.
     pub restart_in: RestartIn,
-    /// Another limit than the scenario's, in seconds.
+    /// Overrides the scenario's time limit, in seconds.
     pub timeout: Option<u64>,
-    /// Who saves and restores.
+    /// The backend for checkpoint and restart.
     pub engine: Engine,
-    /// Number of the guests' CPUs.
+    /// Number of CPUs of each guest.
     pub vcpus: u8,
-    /// Makes the result of a scenario whose cases all pass the expected one.
+    /// If all cases pass, stores the result as the scenario's expected result.
     pub accept: bool,
 }
 
-/// Builds a scenario's workload in the guest and keeps it, so that each run starts from
-/// the same files.
+/// Builds a scenario's workload in the guest and keeps the built tree, so that each run starts
+/// from the same files.
 pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop> {
     let sources = scenario
         .sources()
@@ -77,7 +77,7 @@ pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop>
             let lines = format!("{}{}", run.stdout, run.stderr);
             let lines = lines.lines().map(str::to_owned).collect();
             return Err(
-                Stop::unknown(format!("the workload does not build: {command}")).with(lines),
+                Stop::unknown(format!("the workload's build failed: {command}")).with(lines),
             );
         }
     }
@@ -100,7 +100,7 @@ pub fn scenario(
     let mut timings = BTreeMap::new();
     let (mut cases, mut criu) = (Vec::new(), None);
     for case in &scenario.cases {
-        // A guest that had to be given up took the built workload with it.
+        // An abandoned guest took the built workload with it.
         let begun = Instant::now();
         let built = if cases.is_empty() || !session.is_running() {
             build(session, scenario)
@@ -108,7 +108,7 @@ pub fn scenario(
             Ok(())
         };
         *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
-        // Asked for now: after a hang there is nobody to ask.
+        // Ask now, because a hang may leave no guest to ask.
         if built.is_ok() && criu.is_none() {
             let version = options.engine.version(session.running());
             criu = version.unwrap_or_default();
@@ -142,7 +142,7 @@ pub fn scenario(
         expected: None,
         cases,
     };
-    // With another event or another backend the expected result does not apply.
+    // The expected result applies only to the scenario's own event and the crucible backend.
     if options.at.is_none() && options.engine == Engine::Crucible {
         compare_with_expected(scenario, options.accept, &mut record);
     }
@@ -170,8 +170,8 @@ fn not_run(session: &mut Session<'_>, case: &Case, stop: Stop) -> CaseRecord {
     }
 }
 
-/// Compares the result of a scenario whose cases have all passed with the expected one,
-/// or makes it the expected one.
+/// Compares the result of a scenario whose cases have all passed with the expected result, or
+/// stores it as the expected result.
 fn compare_with_expected(scenario: &Scenario, accept: bool, record: &mut ScenarioRecord) {
     if record.verdict != Verdict::Pass {
         return;
@@ -217,6 +217,6 @@ fn why(record: &ScenarioRecord) -> String {
         ),
         (_, Some(case), _) => format!("{}: {}", case.name, case.why),
         (_, None, Some(check)) if !check.ok => check.name.clone(),
-        _ => "nothing was run".into(),
+        _ => "no case was run".into(),
     }
 }

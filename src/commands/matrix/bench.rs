@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A guest in which cells are run.
+//! Runs cells in a guest.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use crate::context::Context;
 use crate::images::Images;
 use crate::temporary::Temporary;
 
-/// How long the agent may take to answer.
+/// Time limit for an answer of the agent.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// How long a cell may take; in the guest it gives up long before.
+/// Time limit per cell. It only bounds a hung guest, because the guest's own limits are much
+/// shorter.
 const PER_CELL: Duration = Duration::from_secs(60);
 
-/// A source of the program that a cell is.
+/// Embeds a source file of the cell program.
 macro_rules! source {
     ($name:literal) => {
         (
@@ -28,7 +29,7 @@ macro_rules! source {
     };
 }
 
-/// All of them; in here, so that they are those that this program was built with, wherever
+/// All sources of the cell program, embedded so that they match this build of crucible, wherever
 /// it runs.
 const SOURCES: [(&str, &str); 7] = [
     source!("cell.h"),
@@ -40,10 +41,11 @@ const SOURCES: [(&str, &str); 7] = [
     source!("tracer.c"),
 ];
 
-/// How they are compiled: addresses are the same in each run, and nothing is random.
+/// The compiler command. A static, non-PIE program has the same addresses in each run, without
+/// random canaries.
 const COMPILE: &str = "gcc -O2 -static -no-pie -fno-stack-protector -o cell *.c";
 
-/// Where cells are run: a guest, and another one where that has died of a cell.
+/// Runs cells in a guest, and boots a new guest after a cell has crashed one.
 pub struct Bench<'a> {
     images: &'a Images,
     context: &'a Context,
@@ -51,7 +53,7 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// One that boots its guest when it is needed.
+    /// Returns a runner that boots its guest on demand.
     pub fn new(images: &'a Images, context: &'a Context) -> Self {
         Self {
             images,
@@ -71,7 +73,7 @@ impl<'a> Bench<'a> {
         Ok((guest, directory))
     }
 
-    /// Ends its guest in order.
+    /// Shuts its guest down.
     pub fn shut_down(mut self) -> Result<()> {
         if let Some((guest, _)) = self.guest.take() {
             guest.shutdown()?;
@@ -79,11 +81,12 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// The names of all cells.
+    /// Returns the names of all cells.
     pub fn list(&mut self) -> Result<Vec<String>> {
         let (guest, _) = self.guest()?;
         let mut names = Vec::new();
-        // Stop by stop: all of them are more than the agent keeps of what a program prints.
+        // Lists the cells of one stop at a time, because the agent limits the captured output of a
+        // program, and the whole list is longer.
         for stop in 0.. {
             let list = sh(&format!("./cell --list {stop}"));
             let run = guest.exec(&list, &BTreeMap::new(), "/work", BOOT)?;
@@ -96,14 +99,14 @@ impl<'a> Bench<'a> {
         Ok(names)
     }
 
-    /// What the runs of each cell have seen, for people.
+    /// Returns the observations of each cell's runs as text.
     pub fn logs(&mut self, names: &[String]) -> Result<String> {
         let (guest, _) = self.guest()?;
         exec(guest, &["--logs"], names)?
     }
 
-    /// Runs some cells; where the guest dies of it, each of them in turn, to find the one.
-    /// Where none of them does it again, nothing is known of any.
+    /// Runs a batch of cells. If the guest crashes, runs each cell on its own to find the culprit.
+    /// If none of them crashes the guest again, the result of every cell is unknown.
     pub fn run_batch(&mut self, names: &[String]) -> Result<Vec<Cell>> {
         let began = Instant::now();
         let (guest, _) = self.guest()?;
@@ -142,30 +145,35 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Notes of cells that are fine one at a time that the guest died, of one of them or of
-/// one just before, when they ran in one go.
+/// Marks cells that passed on their own as unknown, because the guest crashed while, or just
+/// after, they ran in one batch.
 fn not_again(cells: &mut [Cell], fault: &str) {
     for cell in cells.iter_mut().filter(|cell| !cell.class.is_bad()) {
         cell.class = Class::Unknown;
-        cell.why = Some(format!("in one go with others, or just after: {fault}"));
+        cell.why = Some(format!(
+            "in a batch with other cells, or just after it: {fault}"
+        ));
     }
 }
 
 fn parse(output: &str, names: &[String]) -> Result<Vec<Cell>> {
     let cells: Vec<Cell> = output
         .lines()
-        .map(|line| serde_json::from_str(line).with_context(|| format!("no cell: {line}")))
+        .map(|line| {
+            serde_json::from_str(line).with_context(|| format!("malformed line for a cell: {line}"))
+        })
         .collect::<Result<_>>()?;
     ensure!(
         cells.len() == names.len(),
-        "{} cells were run and {} were asked for",
+        "{} cells were run, but {} were requested",
         cells.len(),
         names.len()
     );
     Ok(cells)
 }
 
-/// What the guest's `matrix` prints about some cells, or how it failed.
+/// Runs the guest's `matrix` on some cells and returns its output. The inner error is a failure of
+/// `matrix`.
 fn exec(
     guest: &mut Guest,
     options: &[&str],
@@ -185,7 +193,7 @@ fn exec(
     })
 }
 
-/// Compiles the program.
+/// Copies and compiles the cell program.
 fn prepare(guest: &mut Guest) -> Result<()> {
     guest.prepare(None)?;
     for (name, content) in SOURCES {
@@ -214,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_does_not_come_again_is_not_forgotten() {
+    fn a_fault_that_does_not_recur_is_reported() {
         let lines = concat!(
             r#"{"cell":"a/b/c/d/e","class":"passed","ms":3}"#,
             "\n",

@@ -21,10 +21,10 @@ use crate::images::{GuestArgs, Images};
 use bench::Bench;
 use report::Report;
 
-/// So many cells are run between two words of progress.
+/// Number of cells that run between two reports of progress.
 const BATCH: usize = 20;
 
-/// Which matrix.
+/// A matrix of cells.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Matrix {
     /// Kind of stop × way of attaching × the tracer's next request × wait status collected or
@@ -68,7 +68,7 @@ pub struct MatrixArgs {
     logs: bool,
 }
 
-/// Runs cells in a guest. Exit code 1 where one failed.
+/// Runs cells in guests. Exits with code 1 if a cell failed.
 pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     let Matrix::Ptrace = args.matrix;
     let began = Instant::now();
@@ -76,7 +76,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     let mut bench = Bench::new(&images, context);
     let names = chosen(&bench.list()?, args);
     if names.is_empty() {
-        bail!("no cell is like {}", args.cell);
+        bail!("no cell matches {}", args.cell);
     }
     if args.logs {
         print!("{}", bench.logs(&names)?);
@@ -93,7 +93,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     Ok(report.exit_code().into())
 }
 
-/// The cells that the command line asks for.
+/// Returns the cells that the command line selects.
 fn chosen(all: &[String], args: &MatrixArgs) -> Vec<String> {
     let like = all.iter().filter(|name| is_like(&args.cell, name));
     let mut names: Vec<_> = like.step_by(args.every as usize).cloned().collect();
@@ -106,14 +106,14 @@ fn chosen(all: &[String], args: &MatrixArgs) -> Vec<String> {
     names
 }
 
-/// Cells on their way: which batch is next, and what came of those before.
+/// The next batch of cells, and the results of the earlier batches.
 struct Queue<'a> {
     left: std::slice::Chunks<'a, String>,
     done: Vec<Cell>,
     failed: Option<anyhow::Error>,
 }
 
-/// Runs all of them, on all benches at once; gives them in their order.
+/// Runs all cells, on all runners in parallel. Returns the results in the order of the cells.
 fn run_all<'a>(
     benches: impl Iterator<Item = Bench<'a>>,
     names: &[String],
@@ -141,7 +141,7 @@ fn run_all<'a>(
     Ok(cells)
 }
 
-/// Takes batches until there is none, or one could not be run.
+/// Runs batches until none is left, or one could not be run.
 fn work(mut bench: Bench<'_>, queue: &Mutex<Queue<'_>>, all: usize, context: &Context) {
     let locked = || queue.lock().unwrap_or_else(PoisonError::into_inner);
     let next = || {
@@ -154,7 +154,8 @@ fn work(mut bench: Bench<'_>, queue: &Mutex<Queue<'_>>, all: usize, context: &Co
     let mut run = || -> Result<()> {
         while let Some(batch) = next() {
             let done = bench.run_batch(batch)?;
-            // A run may be long, and be ended before its report.
+            // Report failed cells at once, because a long run may be interrupted before its final
+            // report.
             for cell in done.iter().filter(|cell| cell.class.is_bad()) {
                 let told = format!("{}: {}", cell.cell, cell.class.name());
                 context.progress().note(&told);
@@ -173,7 +174,7 @@ fn work(mut bench: Bench<'_>, queue: &Mutex<Queue<'_>>, all: usize, context: &Co
     }
 }
 
-/// Whether a name is like a pattern, in which `*` stands for any text.
+/// Returns true when a name matches a pattern, in which `*` stands for any text.
 fn is_like(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_anything() {
+    fn a_star_matches_any_text() {
         assert!(is_like("*", "fork/seize/cont/pending/one"));
         assert!(is_like("fork/*/pending/*", "fork/seize/cont/pending/one"));
         assert!(is_like("*fork*", "newborn-fork/seize"));

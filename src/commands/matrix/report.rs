@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What became of the cells.
+//! The results of the cells.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,25 +9,26 @@ use serde::Serialize;
 
 use crate::exit;
 
-/// What is printed with `--json`.
+/// The object that `--json` prints.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// How many cells there are of each class.
+    /// Number of cells by class.
     pub counts: BTreeMap<Class, u64>,
-    /// How often each call of ptrace(2) has excluded a cell, and by which errno.
+    /// Number of excluded cells by the ptrace(2) request that failed and its errno.
     pub excluded: BTreeMap<String, u64>,
-    /// How often a tracee came to something else than the stop, and what that was.
+    /// Number of cells whose tracee did not reach the intended stop, by the state that it reached
+    /// instead.
     pub no_such_stop: BTreeMap<String, u64>,
-    /// Whether refused cells are no failure.
+    /// True if refused cells do not count as failures.
     pub allow_refused: bool,
-    /// How long all took, the set-up included.
+    /// Total duration in seconds, including the set-up.
     pub seconds: u64,
-    /// All cells.
+    /// The results of all cells.
     pub cells: Vec<Cell>,
 }
 
 impl Report {
-    /// Counts cells.
+    /// Summarises the results of cells.
     pub fn new(cells: Vec<Cell>, allow_refused: bool, took: Duration) -> Self {
         let mut counts: BTreeMap<_, _> = Class::ALL.map(|class| (class, 0)).into();
         for cell in &cells {
@@ -51,12 +52,12 @@ impl Report {
         }
     }
 
-    /// How many cells are of a class.
+    /// Returns the number of cells of a class.
     pub fn count(&self, class: Class) -> u64 {
         self.counts.get(&class).copied().unwrap_or_default()
     }
 
-    /// 1 where a cell failed, else 125 where nothing can be said of one.
+    /// Returns 1 if a cell failed, otherwise 125 if the result of a cell is unknown, otherwise 0.
     pub fn exit_code(&self) -> u8 {
         let refused = self.count(Class::Refused) > 0 && !self.allow_refused;
         if self.count(Class::Failed) > 0 || refused {
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_outweighs_what_is_unknown() {
+    fn a_failure_outweighs_an_unknown_result() {
         use Class::{Excluded, Failed, Passed, Refused, Unknown};
         assert_eq!(report(&[Passed, Excluded], false).exit_code(), exit::PASS);
         let both = report(&[Unknown, Failed], false);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn exclusions_are_told_by_call_and_errno() {
+    fn exclusions_are_counted_by_request_and_errno() {
         let report = report(&[Class::Excluded, Class::Excluded], false);
         assert_eq!(report.excluded["listen EIO"], 2);
     }

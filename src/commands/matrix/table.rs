@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The matrix on the screen: stops by ways of attaching, then what failed.
+//! The report of a matrix as text: a table of stops by ways of attaching, then the failures.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crucible_protocol::matrix::{Cell, Class};
 
 use super::report::Report;
 
-/// What is counted in a field: one character each, and what it counts.
+/// The marks of a field of the table, with the classes that each counts.
 const MARKS: [(&str, &[Class]); 4] = [
     ("+", &[Class::Passed]),
     ("!", &[Class::Failed, Class::Refused, Class::Unknown]),
@@ -15,7 +15,7 @@ const MARKS: [(&str, &[Class]); 4] = [
     ("~", &[Class::Indistinguishable]),
 ];
 
-/// The whole report, as text.
+/// Returns the complete report as text.
 pub fn render(report: &Report) -> String {
     let mut text = matrix(&report.cells);
     text.push_str("+ passed   ! failed, refused or unknown   x excluded or no such stop   ~ indistinguishable here\n\n");
@@ -31,8 +31,8 @@ pub fn render(report: &Report) -> String {
     for (came, count) in &report.no_such_stop {
         add(&mut text, format_args!("{count:>7} no such stop: {came}"));
     }
-    add(&mut text, format_args!("{:>7} s in all", report.seconds));
-    // Refusals that are allowed are a list of their own.
+    add(&mut text, format_args!("{:>7} s in total", report.seconds));
+    // Permitted refusals are listed separately.
     let allowed = |cell: &&Cell| cell.class == Class::Refused && report.allow_refused;
     let bad = |cell: &&Cell| cell.class.is_bad() && !allowed(cell);
     for cell in report.cells.iter().filter(bad) {
@@ -40,7 +40,7 @@ pub fn render(report: &Report) -> String {
     }
     let mut refused = report.cells.iter().filter(allowed).peekable();
     if refused.peek().is_some() {
-        text.push_str("\nrefused, as was allowed:\n");
+        text.push_str("\nrefused, as permitted by --allow-refused:\n");
     }
     for cell in refused {
         let why = cell.why.as_deref().unwrap_or_default();
@@ -50,7 +50,7 @@ pub fn render(report: &Report) -> String {
 }
 
 fn add(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{line}");
 }
 
@@ -60,7 +60,7 @@ fn tell(text: &mut String, cell: &Cell) {
     add(text, format_args!("\n{}: {class}: {why}", cell.cell));
     if let Some([control, other]) = &cell.differs {
         let other_run = match cell.class {
-            Class::Unknown => "control, again",
+            Class::Unknown => "2nd control",
             _ => "restarted",
         };
         add(text, format_args!("  control    {control}"));
@@ -125,12 +125,12 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_failed_is_shown_with_the_command_that_repeats_it() {
+    fn a_failure_is_shown_with_the_command_that_reproduces_it() {
         let name = "fork/seize/cont/pending/one";
         let failed = Cell {
             cell: name.to_owned(),
             class: Class::Failed,
-            why: Some("the restarted run saw something else".to_owned()),
+            why: Some("the restarted run observed something different".to_owned()),
             differs: Some(["one".to_owned(), "other".to_owned()]),
             ms: 9,
         };

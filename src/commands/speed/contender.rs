@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is started, and how its start is measured.
+//! Starts guests in different ways, and measures each start.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,42 +19,42 @@ use crate::images::Images;
 use crate::machines::{self, Kind};
 use crate::temporary::Temporary;
 
-/// How long an agent may take to answer.
+/// Time limit for an answer of the agent.
 const BOOT: Duration = Duration::from_secs(300);
 
-/// The usual first words for a kernel on a serial console.
+/// The usual kernel command line for a serial console.
 const PLAIN: [&str; 4] = ["console=ttyS0", "panic=-1", "reboot=t", "quiet"];
 
-/// Where KVM's CPU is emulated, it does not intercept `xsetbv` (QEMU's emulation of AMD's
-/// virtualisation), and a guest that finds extended states in CPUID warns of their size,
-/// at length. Our monitor goes around that, QEMU cannot; without them its guests have
-/// less to do, and nothing to say.
+/// QEMU's emulation of AMD's virtualisation does not intercept `xsetbv`. On such an emulated CPU,
+/// a guest that finds extended states in CPUID prints a long warning about their size. Our VMM
+/// works around this, but QEMU cannot; without the feature its guests have less to do and print no
+/// warning.
 const UNUSED: [&str; 1] = ["xsave"];
 
-/// Something that starts a guest: the same kernel, disks, vCPUs and channel each.
+/// A way to start a guest. Kernel, disks, vCPUs and channel are the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
-    /// Our own monitor boots it.
+    /// Our own VMM boots the guest.
     Crucible,
-    /// QEMU's `microvm` boots it, with the usual command line.
+    /// QEMU's `microvm` boots the guest, with the usual command line.
     QemuPlain,
-    /// QEMU's `microvm` boots it, with our command line.
+    /// QEMU's `microvm` boots the guest, with our command line.
     Qemu,
-    /// Our own monitor starts one that was saved.
+    /// Our own VMM starts the guest from a snapshot.
     Warm,
-    /// The same, with eight times the memory.
+    /// Like `Warm`, with eight times the memory.
     WarmLarge,
 }
 
 impl Contender {
-    /// The ways to get a guest.
+    /// The contenders of the comparison of start times.
     pub const STARTS: [Self; 4] = [Self::QemuPlain, Self::Qemu, Self::Crucible, Self::Warm];
 
-    /// The ways to tell what memory costs.
+    /// The contenders of the comparison of memory sizes.
     pub const MEMORY: [Self; 2] = [Self::Warm, Self::WarmLarge];
 
-    /// Its memory in MiB.
+    /// Returns the guest's memory size in MiB.
     pub fn memory_mib(self) -> u32 {
         match self {
             Self::WarmLarge => 2048,
@@ -67,16 +67,16 @@ impl Contender {
     }
 }
 
-/// A place to start guests in.
-pub struct Bench<'a> {
+/// Starts guests, in a directory of its own.
+pub struct GuestStarter<'a> {
     images: &'a Images,
     context: &'a Context,
     directory: Temporary,
     saved: BTreeMap<Contender, PathBuf>,
 }
 
-impl<'a> Bench<'a> {
-    /// Makes its directory.
+impl<'a> GuestStarter<'a> {
+    /// Creates the directory.
     pub fn new(images: &'a Images, context: &'a Context) -> Result<Self> {
         let directory = Temporary::new("speed")?;
         Ok(Self {
@@ -87,14 +87,14 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Makes what `contender` starts from.
+    /// Creates the snapshot that `contender` starts from, if it needs one.
     pub fn prepare(&mut self, contender: Contender) -> Result<()> {
         if !contender.is_warm() {
             return Ok(());
         }
         let name = format!("saved-{}", contender.memory_mib());
         let saved = self.directory.path().join(name);
-        fs::create_dir(&saved).with_context(|| format!("cannot make {}", saved.display()))?;
+        fs::create_dir(&saved).with_context(|| format!("cannot create {}", saved.display()))?;
         let mut spec = self.spec(contender)?;
         spec.start = Start::ToBeSaved(saved.clone());
         let mut guest = Guest::greet(machines::start(Kind::Kvm, &spec)?, BOOT)?;
@@ -104,12 +104,12 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Starts it once.
+    /// Starts a guest once and measures the start.
     pub fn measure(&self, contender: Contender) -> Result<Sample> {
         let mut spec = self.spec(contender)?;
         if contender.is_warm() {
             let saved = self.saved.get(&contender);
-            let saved = saved.ok_or_else(|| anyhow!("no guest was saved for {contender:?}"))?;
+            let saved = saved.ok_or_else(|| anyhow!("there is no snapshot for {contender:?}"))?;
             spec.start = Start::Saved(saved.clone());
         }
         let began = Instant::now();

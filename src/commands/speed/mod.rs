@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use crucible_artefacts::Step;
 use crucible_protocol::Ended;
 
-use self::contender::{Bench, Contender};
+use self::contender::{Contender, GuestStarter};
 use self::samples::{Group, Sample};
 use crate::context::Context;
 use crate::emulator;
@@ -23,7 +23,7 @@ use crate::images::{GuestArgs, Images, KernelArgs};
 use crate::machines::{self, MachineArg, MachineArgs};
 use crate::outer::{Outer, Size};
 
-/// How long the measurements in one outer Linux may take.
+/// Time limit for the measurements in one outer Linux.
 const LIMIT: Duration = Duration::from_secs(3600);
 
 /// The options of `crucible speed`.
@@ -46,7 +46,7 @@ pub struct SpeedArgs {
     json: bool,
 }
 
-/// [`Group`], on the command line.
+/// Command line form of [`Group`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum GroupArg {
     Starts,
@@ -61,7 +61,7 @@ impl GroupArg {
         }
     }
 
-    /// What is started in turn.
+    /// Returns the contenders, which are started in turn.
     fn contenders(self) -> &'static [Contender] {
         match self {
             Self::Starts => &Contender::STARTS,
@@ -69,7 +69,7 @@ impl GroupArg {
         }
     }
 
-    /// The outer Linux, with room for saved guests in memory.
+    /// Returns the size of the outer Linux, which must have room for the snapshots in memory.
     fn outer(self) -> Size {
         Size {
             memory_mib: match self {
@@ -81,7 +81,7 @@ impl GroupArg {
     }
 }
 
-/// Measures how fast guests start, in our own monitor and in QEMU on the same KVM.
+/// Measures the start times of guests in our own VMM and in QEMU, on the same KVM.
 pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
     if let Some(group) = args.here {
         let rounds = match group {
@@ -100,7 +100,7 @@ pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
             continue;
         }
         groups.push(match nested {
-            true => elsewhere(group, rounds, context)?,
+            true => in_outer_linux(group, rounds, context)?,
             false => here(group, rounds, context)?,
         });
     }
@@ -125,18 +125,18 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
         },
     };
     let images = Images::prepare(context, &guest)?;
-    let mut bench = Bench::new(&images, context)?;
+    let mut starter = GuestStarter::new(&images, context)?;
     let contenders = group.contenders();
     for &contender in contenders {
-        bench.prepare(contender)?;
+        starter.prepare(contender)?;
     }
     let mut samples: Vec<Sample> = Vec::new();
     let step = Step::begin(context.progress(), "starting guests");
     for round in 0..rounds {
-        // Who is first changes, so that none has the freshest host always.
+        // Rotate the order, so that no contender always gets the freshest host.
         for turn in 0..contenders.len() {
             let contender = contenders[(turn + usize::from(round)) % contenders.len()];
-            samples.push(bench.measure(contender)?);
+            samples.push(starter.measure(contender)?);
         }
         step.advance(u64::from(round) + 1, rounds.into());
     }
@@ -147,7 +147,7 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
 }
 
 /// Measures in a fresh outer Linux.
-fn elsewhere(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
+fn in_outer_linux(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
     let outer = Outer::prepare(context, &KernelArgs::default(), true)?;
     let rounds = rounds.to_string();
     let script = format!(
@@ -160,8 +160,9 @@ fn elsewhere(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
     let run = outer.run(context, group.outer(), &script, &[], LIMIT)?;
     drop(step);
     match run.ended {
-        Some(Ended::Exited { code: 0 }) => serde_json::from_str(&run.stdout)
-            .context("the outer Linux has printed something else than samples"),
+        Some(Ended::Exited { code: 0 }) => {
+            serde_json::from_str(&run.stdout).context("the outer Linux printed malformed samples")
+        }
         ended => bail!(
             "measuring in the outer Linux failed ({ended:?}): {}",
             run.stderr.trim_end()

@@ -1,38 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What was measured.
+//! The measured values.
 
 use crucible_vmm::Phase;
 use serde::{Deserialize, Serialize};
 
 use super::contender::Contender;
 
-/// Starts on one host, in turn.
+/// Starts of several contenders in turn, on one host.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Group {
-    /// Which contenders.
+    /// The name of the group of contenders.
     pub name: String,
-    /// One for each start, in their order.
+    /// One sample per start, in order.
     pub samples: Vec<Sample>,
 }
 
-/// One start.
+/// The measurement of one start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
-    /// What was started.
+    /// The contender that was started.
     pub contender: Contender,
-    /// From before the machine's process was made to the agent's first answer, in
+    /// Time from just before the creation of the machine's process to the agent's first answer, in
     /// microseconds.
     pub micros: u64,
-    /// The guest kernel's age at that answer, in milliseconds; of no meaning for one
-    /// that was saved.
+    /// Uptime of the guest's kernel at that answer, in milliseconds; meaningless for a guest that
+    /// started from a snapshot.
     pub uptime_ms: u64,
-    /// The memory of the machine's process beyond the guest's, in KiB.
+    /// Memory of the machine's process without the guest's memory, in KiB.
     pub footprint_kib: u64,
-    /// What the process did before the guest ran, where it tells.
+    /// Phases of the process before the guest ran; empty if the VMM does not report them.
     pub phases: Vec<Phase>,
 }
 
-/// The middle one; of an even number, the mean of the two. 0 of none.
+/// Returns the median; for an even number of values the mean of the middle two, and 0 for none.
 pub fn median(values: impl IntoIterator<Item = u64>) -> u64 {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_unstable();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the measurements say, in one table.
+//! The measurements as one table.
 
 use std::fmt::Write;
 
@@ -8,28 +8,28 @@ use serde::Serialize;
 use super::contender::Contender;
 use super::samples::{Group, Sample, median};
 
-/// What is wanted: of a cold boot against QEMU's, with the usual and with our command
-/// line; of a restore against QEMU's cold boot; of a restore with much memory against one
-/// with little; of the monitor's memory, in KiB; of its own code, in parts of a cold boot.
+/// The targets: a cold boot relative to QEMU's, with the usual and with our command line; a
+/// restore relative to QEMU's cold boot; a restore with much memory relative to one with little;
+/// the VMM's memory in KiB; the time in our own code as a fraction of a cold boot.
 mod wanted {
     pub const COLD: f64 = 0.70;
-    pub const COLD_SAME_WORDS: f64 = 1.0;
+    pub const COLD_SAME_CMDLINE: f64 = 1.0;
     pub const WARM: f64 = 0.06;
     pub const MEMORY: f64 = 1.2;
     pub const FOOTPRINT_KIB: f64 = 5.0 * 1024.0;
     pub const OWN_CODE: f64 = 0.02;
 }
 
-/// All that was measured, and what follows.
+/// The measurements, and the claims derived from them.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether in an outer Linux, on an emulated CPU: then only ratios mean something.
+    /// True if measured in an outer Linux on an emulated CPU, where only ratios are meaningful.
     nested: bool,
     claims: Vec<Claim>,
     groups: Vec<Group>,
 }
 
-/// A number, and what it should be at most.
+/// A measured value, and its permitted maximum.
 #[derive(Debug, Serialize)]
 struct Claim {
     what: &'static str,
@@ -39,7 +39,7 @@ struct Claim {
 }
 
 impl Report {
-    /// From the groups of samples.
+    /// Derives the report from groups of samples.
     pub fn of(nested: bool, groups: Vec<Group>) -> Self {
         let mut report = Self {
             nested,
@@ -58,7 +58,7 @@ impl Report {
             .filter(move |sample| sample.contender == contender)
     }
 
-    /// The median start in microseconds.
+    /// Returns the median start time in microseconds.
     fn start(&self, group: &str, contender: Contender) -> f64 {
         median(self.samples(group, contender).map(|sample| sample.micros)) as f64
     }
@@ -74,32 +74,32 @@ impl Report {
         let own = median(self.samples("starts", Crucible).map(own_micros)) as f64;
         [
             (
-                "cold boot, of QEMU's",
+                "cold boot, relative to QEMU's",
                 ratio("starts", Crucible, QemuPlain),
                 wanted::COLD,
             ),
             (
-                "cold boot, of QEMU's with the same command line",
+                "cold boot, relative to QEMU's, same command line",
                 ratio("starts", Crucible, Qemu),
-                wanted::COLD_SAME_WORDS,
+                wanted::COLD_SAME_CMDLINE,
             ),
             (
-                "restore, of QEMU's cold boot",
+                "restore, relative to QEMU's cold boot",
                 ratio("starts", Warm, QemuPlain),
                 wanted::WARM,
             ),
             (
-                "restore of 2048 MiB, of one of 256 MiB",
+                "restore of 2048 MiB, relative to 256 MiB",
                 ratio("memory", WarmLarge, Warm),
                 wanted::MEMORY,
             ),
             (
-                "monitor's memory beyond the guest's, KiB",
+                "VMM's memory without the guest's, KiB",
                 footprint as f64,
                 wanted::FOOTPRINT_KIB,
             ),
             (
-                "own code before the guest runs, of a cold boot",
+                "own code before guest runs, relative to cold boot",
                 own / self.start("starts", Crucible),
                 wanted::OWN_CODE,
             ),
@@ -115,7 +115,7 @@ impl Report {
         .collect()
     }
 
-    /// For the screen.
+    /// Returns the report as text.
     pub fn table(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
@@ -125,10 +125,13 @@ impl Report {
 
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let place = match self.nested {
-            true => " on an emulated CPU, where only ratios mean something",
+            true => " on an emulated CPU, where only ratios are meaningful",
             false => "",
         };
-        writeln!(out, "start to the agent's first answer{place}, ms")?;
+        writeln!(
+            out,
+            "time from start to the agent's first answer{place}, ms"
+        )?;
         let rows = Contender::STARTS.map(|contender| ("starts", contender));
         let more = Contender::MEMORY.map(|contender| ("memory", contender));
         for (group, contender) in rows.into_iter().chain(more) {
@@ -149,7 +152,7 @@ impl Report {
                 starts.len()
             )?;
         }
-        writeln!(out, "what is wanted")?;
+        writeln!(out, "targets")?;
         for claim in &self.claims {
             let mark = if claim.holds { "" } else { "  MISSED" };
             let digits = if claim.value < 100.0 { 3 } else { 0 };
@@ -165,12 +168,12 @@ impl Report {
         Ok(())
     }
 
-    /// Where the time of a start goes.
+    /// Writes the phases of a start with their durations.
     fn breakdown(&self, out: &mut String, contender: Contender) -> std::fmt::Result {
         let Some(first) = self.samples("starts", contender).next() else {
             return Ok(());
         };
-        writeln!(out, "{}, from start to end, ms", name(contender, "starts"))?;
+        writeln!(out, "{}, phases of a start, ms", name(contender, "starts"))?;
         let mut before = 0;
         for (index, phase) in first.phases.iter().enumerate() {
             let micros = median(
@@ -179,8 +182,8 @@ impl Report {
                     .map(|phase| phase.micros),
             );
             before += micros;
-            let who = if phase.in_kvm { "KVM" } else { "monitor" };
-            writeln!(out, "  {who:<8} {:<35} {:>7.1}", phase.name, ms(micros))?;
+            let owner = if phase.in_kvm { "KVM" } else { "VMM" };
+            writeln!(out, "  {owner:<8} {:<35} {:>7.1}", phase.name, ms(micros))?;
         }
         let whole = self.start("starts", contender) as u64;
         writeln!(
@@ -193,7 +196,7 @@ impl Report {
     }
 }
 
-/// What our own code took before the guest ran.
+/// Returns the time that our own code took before the guest ran, in microseconds.
 fn own_micros(sample: &Sample) -> u64 {
     sample
         .phases
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_about_what_was_measured() {
+    fn claims_need_samples() {
         let samples = vec![
             sample(Contender::QemuPlain, 2_000_000),
             sample(Contender::Crucible, 1_500_000),

@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::lab::HostLab;
 
-/// Runs each case as a chain and tells what came out.
+/// Runs each case as a chain and reports the results.
 pub fn run(
     args: &SweepArgs,
     context: &Context,
@@ -103,17 +103,21 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             if chain.along > 0 {
                 let _ = writeln!(
                     text,
-                    "  {} more events came while another's tasks came to rest, and were saved with it",
+                    "  {} more events happened while the tasks were being frozen for an earlier one, \
+                     whose checkpoint covers them",
                     chain.along
                 );
             }
             if chain.by_control {
-                let _ = writeln!(text, "  ended like a control, frozen alone being visible");
-                let _ = writeln!(text, "      it had: {}", chain.cause);
+                let _ = writeln!(
+                    text,
+                    "  ended like the control; freezing alone has a visible effect"
+                );
+                let _ = writeln!(text, "      difference: {}", chain.cause);
             }
             let _ = writeln!(
                 text,
-                "  {} ms, {} ms a link; {} ms an undisturbed run",
+                "  {} ms, {} ms per link; an undisturbed run takes {} ms",
                 chain.ms,
                 chain.ms / chain.links.max(1),
                 chain.undisturbed_ms

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a sweep has tried already, a line a point, so that it can be interrupted.
+//! The journal of a sweep: one line per tried point, so that an interrupted sweep can be resumed.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,17 +13,17 @@ use crucible_engine::record::Versions;
 use crucible_engine::scenario::Case;
 use crucible_engine::sweep::{Point, Tried};
 
-/// The file of a sweep under way, or done.
+/// The journal of a running or finished sweep.
 pub struct Done {
     path: PathBuf,
     identity: String,
-    /// None until something is to be kept.
+    /// `None` until the first result is to be written.
     file: Option<File>,
     tried: HashMap<(String, u64), Tried>,
 }
 
-/// What the points depend on, in one line: of other kernels, programs, sources or machines they
-/// are other points.
+/// Returns a hash of everything that the points depend on. The points of a different kernel,
+/// program, source or machine are not comparable.
 pub fn identity(
     scenario: &Scenario,
     case: &Case,
@@ -52,8 +52,8 @@ pub fn identity(
 }
 
 impl Done {
-    /// An empty one, or what was tried before. Nothing is written: what is there stays until
-    /// [`Self::begin`]. The inner error is a wrong command line.
+    /// Opens the journal, empty or with the earlier results. Writes nothing: an existing file
+    /// stays unchanged until [`Self::begin`]. The error is a mistake on the command line.
     pub fn open(path: &Path, identity: &str, resume: bool) -> Result<Self, String> {
         let mut done = Self {
             path: path.to_owned(),
@@ -68,15 +68,16 @@ impl Done {
         let mut lines = text.lines();
         match lines.next() {
             None => Err(format!(
-                "there is nothing to resume: {} is not there; leave --resume out",
+                "cannot resume: {} does not exist; run without --resume",
                 path.display()
             )),
             Some(line) if line != identity => Err(
-                "the sweep to resume was of another kernel, machine or scenario; leave --resume out"
+                "cannot resume: the earlier sweep had a different kernel, machine or scenario; \
+                 run without --resume"
                     .to_owned(),
             ),
             Some(_) => {
-                // The last line may have been cut off: that point is tried again.
+                // The last line may be incomplete; that point is tried again.
                 for one in lines.map_while(|line| serde_json::from_str::<Tried>(line).ok()) {
                     done.tried
                         .insert((one.point.task.clone(), one.point.nth), one);
@@ -86,8 +87,8 @@ impl Done {
         }
     }
 
-    /// Begins the file, with what is gone on with: whole lines only. It takes the old one's
-    /// place when it is complete.
+    /// Begins the journal with the resumed results, complete lines only. Replaces the old file
+    /// once the new one is complete.
     pub fn begin(&mut self) -> Result<()> {
         let at = || format!("cannot write {}", self.path.display());
         if let Some(parent) = self.path.parent() {
@@ -106,7 +107,7 @@ impl Done {
         Ok(())
     }
 
-    /// What was tried of some points, and what is left of them.
+    /// Separates points into the results of those already tried, and the points left to try.
     pub fn split(&mut self, points: &[Point]) -> (Vec<Tried>, Vec<Point>) {
         let mut tried = Vec::new();
         let mut left = Vec::new();
@@ -119,14 +120,14 @@ impl Done {
         (tried, left)
     }
 
-    /// Keeps one more, where the file was begun.
+    /// Appends one result, if the journal was begun.
     pub fn add(&mut self, tried: &Tried) -> Result<()> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
         let line = format!("{}\n", serde_json::to_string(tried)?);
         file.write_all(line.as_bytes())
-            .context("cannot keep what a point came to")
+            .context("cannot write the result of a point")
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_sweep_goes_on_behind_its_last_whole_line() {
+    fn an_interrupted_sweep_resumes_after_its_last_complete_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         let mut done = begun(&path);
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays_until_a_sweep_has_begun() {
+    fn an_existing_journal_stays_until_a_sweep_begins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         begun(&path).add(&one(1)).unwrap();
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kernel_s_points_are_not_gone_on_with() {
+    fn a_sweep_of_a_different_kernel_is_not_resumed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
         assert!(Done::open(&path, "x", true).is_err());
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_is_of_its_whole_description_and_its_machine() {
+    fn the_identity_depends_on_the_description_and_the_machine() {
         let dir = tempfile::tempdir().unwrap();
         let identity = |text: &str, machine: &str| {
             fs::write(dir.path().join("scenario.toml"), text).unwrap();

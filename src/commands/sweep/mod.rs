@@ -130,7 +130,8 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     };
     if args.guest.machine.vcpus > 1 {
         eprintln!(
-            "crucible: a sweep runs on one CPU: with more, events have no order to name them by"
+            "crucible: a sweep runs on one CPU: with several, events have no fixed order by which \
+             to name them"
         );
         return Ok(exit::USAGE.into());
     }
@@ -186,7 +187,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     Ok(screen.exit_code().into())
 }
 
-/// Writes the record, and ends what the sweep leaves behind; gives the record's path.
+/// Writes the record and completes the results directory. Returns the path of the record.
 fn keep(store: Store, root: &Path, json: &str) -> Result<String> {
     store.write(Path::new("sweep.json"), json.as_bytes())?;
     let finished = store.finished();
@@ -200,7 +201,7 @@ fn keep(store: Store, root: &Path, json: &str) -> Result<String> {
     Ok(record)
 }
 
-/// The scenario, with the cases that were asked for; or what is wrong.
+/// Returns the scenario with the selected cases. The error is a mistake on the command line.
 fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
     let names = std::slice::from_ref(&args.scenario);
     let mut scenario = scenario::load(names, false, root)?.remove(0);
@@ -209,7 +210,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
         scenario.cases.retain(|case| case.name == *wanted);
         if scenario.cases.is_empty() {
             return Err(format!(
-                "there is no case `{wanted}`; there are {}",
+                "there is no case `{wanted}`; the cases are {}",
                 known.join(", ")
             ));
         }
@@ -217,7 +218,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
     Ok(scenario)
 }
 
-/// The command of one point, up to its name.
+/// Returns the command that tries one point, without the point's name.
 fn reproduce(args: &SweepArgs) -> String {
     let mut words = vec![
         "cargo run --release -q -- sweep".to_owned(),
@@ -232,7 +233,7 @@ fn reproduce(args: &SweepArgs) -> String {
     words.join(" ")
 }
 
-/// One case on its way.
+/// A case that is being swept.
 struct Sweep<'a> {
     args: &'a SweepArgs,
     context: &'a Context,
@@ -246,7 +247,7 @@ impl Sweep<'_> {
     fn run(&self, done: &mut Done) -> Result<CaseSweep> {
         let name = format!("{} {}", self.scenario.name, self.case.name);
         let progress = self.context.progress();
-        progress.note(&format!("sweep of {name}: a run that is only listened to"));
+        progress.note(&format!("sweep of {name}: listing the events of a run"));
         let mut session = self.session("job-1");
         let kind = self.args.event.kind();
         let baseline = sweep::baseline(&mut session, self.scenario, self.case, kind);
@@ -261,13 +262,13 @@ impl Sweep<'_> {
                 return Ok(CaseSweep::stopped(&self.case.name, stop));
             }
         };
-        // One point by its name is no sweep, and must not take the place of one.
+        // A single point is not a sweep, and must not replace the journal of one.
         if self.args.point.is_none() {
             done.begin()?;
         }
         let (mut tried, left) = done.split(&points);
         progress.note(&format!(
-            "sweep of {name}: {} events, {} points, {} of them left to try",
+            "sweep of {name}: {} events, {} points, {} left to try",
             baseline.listing.points.len(),
             points.len(),
             left.len()
@@ -329,7 +330,7 @@ impl Sweep<'_> {
         Session::in_dir(self.lab, self.store, name, switch, &|_| {})
     }
 
-    /// Takes points from the queue until there is none.
+    /// Tries points from the queue until it is empty.
     fn work(&self, mut session: Session<'_>, baseline: &Baseline, queue: &Mutex<Queue<'_>>) {
         let locked = || queue.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -370,7 +371,7 @@ impl Sweep<'_> {
     }
 }
 
-/// What the guests of a case share.
+/// State that the guests of a case share.
 struct Queue<'a> {
     points: std::slice::Iter<'a, Point>,
     total: usize,
@@ -382,7 +383,7 @@ struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// The next point; none when a result could not be kept.
+    /// Returns the next point, or `None` once the queue is empty or a result could not be written.
     fn next(&mut self) -> Option<&'a Point> {
         match self.failed {
             Some(_) => None,

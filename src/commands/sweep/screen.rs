@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a sweep came to, on one screen and as JSON.
+//! The results of a sweep, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,41 +11,42 @@ use serde_json::{Value, json};
 
 use crate::exit;
 
-/// How many commands are shown of points that failed alike; the record has all.
+/// Maximal number of reproduce commands shown for points that fail in the same way; the record has
+/// all of them.
 const COMMANDS: usize = 3;
 
-/// A whole sweep.
+/// The results of a complete sweep.
 pub struct Screen {
     scenario: String,
     event: String,
     reproduce: String,
     sampled: bool,
-    /// Its cases.
+    /// The results of each case.
     pub cases: Vec<CaseSweep>,
 }
 
-/// One case.
+/// The results of one case.
 pub struct CaseSweep {
-    /// Its name.
+    /// The name of the case.
     pub name: String,
-    /// Events of the baseline.
+    /// Number of events of the baseline.
     pub events: usize,
-    /// Events that no point could be named for.
+    /// Number of events that have no name by which to try them.
     pub unnamed: u64,
-    /// Events with which the tree is gone.
+    /// Number of events that end the whole tree.
     pub ends: u64,
-    /// Points that were to be tried.
+    /// Number of points to try.
     pub points: usize,
-    /// How long an undisturbed run takes.
+    /// Duration of an undisturbed run, in milliseconds.
     pub undisturbed_ms: u64,
-    /// Why nothing was tried.
+    /// The reason why no point was tried.
     pub stop: Option<Stop>,
-    /// What was tried.
+    /// The results of the tried points.
     pub tried: Vec<Tried>,
 }
 
 impl CaseSweep {
-    /// A case of which no point could be tried.
+    /// Returns the result of a case without any tried point.
     pub fn stopped(name: &str, stop: Stop) -> Self {
         Self {
             name: name.to_owned(),
@@ -72,7 +73,8 @@ impl CaseSweep {
         sum.checked_div(self.tried.len() as u64).unwrap_or(0)
     }
 
-    /// What was met where something else was listed, with how many points that was at.
+    /// Returns pairs of the event that was reached and the different event that was listed, with
+    /// the number of points.
     fn met(&self) -> BTreeMap<(&str, &str), usize> {
         let mut met = BTreeMap::new();
         for one in &self.tried {
@@ -84,7 +86,8 @@ impl CaseSweep {
         met
     }
 
-    /// What freezing alone changed where points passed by their controls.
+    /// Returns the differences that freezing alone makes at points that passed by their controls,
+    /// with the number of points.
     fn visible(&self) -> BTreeMap<&str, usize> {
         let mut visible = BTreeMap::new();
         for one in self.tried.iter().filter(|one| one.by_control) {
@@ -93,8 +96,8 @@ impl CaseSweep {
         visible
     }
 
-    /// Of each kind of event, how many points were tried and how many of them passed. A point
-    /// counts for the event that it met.
+    /// Returns the numbers of tried and of passed points by kind of event. A point counts for the
+    /// event that it reached.
     fn kinds(&self) -> BTreeMap<&str, (usize, usize)> {
         let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for one in &self.tried {
@@ -105,8 +108,8 @@ impl CaseSweep {
         kinds
     }
 
-    /// The ptrace stop that a task stood in at all points that went wrong, and at the fewest
-    /// of those that passed; with how many there are of each.
+    /// Returns the ptrace stop that some task was in at all failed points and at the fewest of the
+    /// other points, with the number of failed and of other points.
     fn suspect(&self) -> Option<(&str, usize, usize)> {
         let bad: Vec<_> = self.tried.iter().filter(|one| one.came.is_bad()).collect();
         let at = |stop: &str, came: bool| {
@@ -121,7 +124,8 @@ impl CaseSweep {
             .min_by_key(|(_, _, passed)| *passed)
     }
 
-    /// Points that did not pass, by what they came to, why, and what event it was.
+    /// Returns the points that did not pass, grouped by outcome and cause, the largest group
+    /// first.
     fn causes(&self) -> Vec<Vec<&Tried>> {
         let mut causes: BTreeMap<_, Vec<&Tried>> = BTreeMap::new();
         for one in self.tried.iter().filter(|one| one.came != Came::Passed) {
@@ -134,8 +138,8 @@ impl CaseSweep {
 }
 
 impl Screen {
-    /// An empty one; `reproduce` is the command of a point, up to its name. It is sampled where
-    /// not all points were asked for.
+    /// Returns empty results. `reproduce` is the command that tries a point, without the point's
+    /// name. `sampled` is true if not all points were selected.
     pub fn new(scenario: &str, event: &str, reproduce: String, sampled: bool) -> Self {
         Self {
             scenario: scenario.to_owned(),
@@ -146,8 +150,8 @@ impl Screen {
         }
     }
 
-    /// 1 where a point went wrong, 125 where one was not tried, could not be, or was not
-    /// reached; or where all were asked for and some have no name to be tried by.
+    /// Returns 1 if a point failed; 125 if a point was not tried, could not be tried or was not
+    /// reached, or if all points were selected and some events have no name; otherwise 0.
     pub fn exit_code(&self) -> u8 {
         let tried = || self.cases.iter().flat_map(|case| &case.tried);
         if tried().any(|one| one.came.is_bad()) {
@@ -170,7 +174,7 @@ impl Screen {
         )
     }
 
-    /// For people.
+    /// Returns the results as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for case in &self.cases {
@@ -211,7 +215,7 @@ impl Screen {
         if let Some((stop, bad, others)) = case.suspect() {
             let _ = writeln!(
                 text,
-                "  suspect: {stop}: a task stood in it at all {bad} points that went wrong, and at \
+                "  suspect: {stop}: a task was in it at all {bad} failed points, and at \
                  {others} of the others"
             );
         }
@@ -220,26 +224,26 @@ impl Screen {
         if control > 0 {
             let _ = writeln!(
                 text,
-                "  {control} of them ended like a control, frozen alone being visible"
+                "  {control} ended like a control; freezing alone has a visible effect"
             );
         }
         for (what, count) in case.visible() {
-            let _ = writeln!(text, "      {count} had: {what}");
+            let _ = writeln!(text, "      {count} with the difference: {what}");
         }
         let met = case.met();
         if !met.is_empty() {
             let _ = writeln!(
                 text,
-                "  {} met another event than was listed, and count for what they met",
+                "  {} reached a different event than the listed one, and count for the event reached",
                 met.values().sum::<usize>()
             );
         }
         for ((other, listed), count) in met {
-            let _ = writeln!(text, "      {count} met {other}, listed as {listed}");
+            let _ = writeln!(text, "      {count} reached {other}, listed as {listed}");
         }
         let missed = count(&|one| one.missed > 0);
         if missed > 0 {
-            let _ = writeln!(text, "  {missed} were not reached at the first try");
+            let _ = writeln!(text, "  {missed} were not reached at the first attempt");
         }
         if case.unnamed > 0 {
             let _ = writeln!(
@@ -251,13 +255,13 @@ impl Screen {
         if case.ends > 0 {
             let _ = writeln!(
                 text,
-                "  {} events end the tree, of which nothing is left to checkpoint",
+                "  {} events end the tree, which leaves no task to checkpoint",
                 case.ends
             );
         }
         let _ = writeln!(
             text,
-            "  {} ms a point, {} ms an undisturbed run; the run has {} such events",
+            "  {} ms per point; an undisturbed run takes {} ms and has {} such events",
             case.mean_ms(),
             case.undisturbed_ms,
             case.events
@@ -287,7 +291,7 @@ impl Screen {
         }
     }
 
-    /// For programs.
+    /// Returns the results as a JSON object.
     pub fn json(&self) -> Result<String> {
         let cases: Vec<Value> = self
             .cases
@@ -391,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn events_without_a_name_are_not_passed_over() {
+    fn unnamed_events_are_not_ignored() {
         let mut screen = screen(vec![one(1, Came::Passed)], 1);
         screen.cases[0].unnamed = 1;
         assert_eq!(screen.exit_code(), exit::UNKNOWN);
@@ -400,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_counts_for_what_it_met() {
+    fn a_point_counts_for_the_event_that_it_reached() {
         let mut other = one(1, Came::Passed);
         other.point.what = "ptrace-stop syscall-enter wait4".into();
         other.met = Some("ptrace-stop signal".into());
@@ -410,25 +414,27 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("1 met ptrace-stop signal, listed as ptrace-stop syscall-enter wait4"),
+            text.contains(
+                "1 reached ptrace-stop signal, listed as ptrace-stop syscall-enter wait4"
+            ),
             "{text}"
         );
     }
 
     #[test]
-    fn what_freezing_alone_changed_is_told() {
+    fn the_effect_of_freezing_alone_is_reported() {
         let mut one = one(1, Came::Passed);
         one.by_control = true;
         one.cause = "restarted = undisturbed: stderr".into();
         let text = screen(vec![one], 1).text();
         assert!(
-            text.contains("1 had: restarted = undisturbed: stderr"),
+            text.contains("1 with the difference: restarted = undisturbed: stderr"),
             "{text}"
         );
     }
 
     #[test]
-    fn the_stop_that_only_bad_points_have_is_suspect() {
+    fn a_stop_that_only_failed_points_have_is_suspect() {
         let with = |nth, came, stops: &[&str]| {
             let mut one = one(nth, came);
             one.stops = stops.iter().map(|&stop| stop.to_owned()).collect();
@@ -445,7 +451,7 @@ mod tests {
         ];
         let text = screen(tried.clone(), 3).text();
         assert!(
-            text.contains("suspect: syscall-exit: a task stood in it at all 2 points"),
+            text.contains("suspect: syscall-exit: a task was in it at all 2 failed points"),
             "{text}"
         );
         tried.truncate(1);
@@ -453,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn points_that_fail_alike_are_told_once_with_their_commands() {
+    fn points_that_fail_in_the_same_way_are_reported_once_with_their_commands() {
         let text = screen(vec![one(3, Came::Diverged), one(4, Came::Diverged)], 2).text();
         assert!(
             text.contains("2 diverged: restarted = control: stdout"),

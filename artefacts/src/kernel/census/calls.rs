@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which functions of an object call which of a set, by its relocations and its code.
+//! Finds the functions of an object that call any of a set of functions, from its relocations and
+//! its machine code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +9,10 @@ use object::{
     Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SectionKind, SymbolKind,
 };
 
-/// What functions call, of all objects.
+/// The calls of each function, of all objects.
 pub type Census = BTreeMap<Function, Calls>;
 
-/// A function's code.
+/// The machine code of a function.
 struct Code {
     name: String,
     section: SectionIndex,
@@ -19,8 +20,10 @@ struct Code {
     end: u64,
 }
 
-/// The functions of an object that call one of `wanted`, and how often each. An error says
-/// why the object cannot be read.
+/// Returns the functions of an object that call one of `wanted`, with the number of calls.
+///
+/// # Errors
+/// The reason why the object cannot be read.
 pub fn object_calls(
     data: &[u8],
     wanted: &BTreeSet<String>,
@@ -43,8 +46,8 @@ pub fn object_calls(
             let caller = here
                 .iter()
                 .find(|code| (code.start..code.end).contains(&at));
-            // Code outside of all functions is a padding or a section of alternatives,
-            // which the function that it belongs to calls by itself.
+            // Code outside of any function is padding or an alternatives section; the function
+            // that an alternative belongs to contains the call as well.
             if let Some(caller) = caller.filter(|c| c.name != callee) {
                 let calls: &mut Calls = found.entry(caller.name.clone()).or_default();
                 *calls.entry(callee.to_owned()).or_default() += 1;
@@ -58,7 +61,8 @@ pub fn object_calls(
             };
             let symbol = object.symbol_by_index(index).map_err(|e| e.to_string())?;
             if symbol.kind() == SymbolKind::Section {
-                // A static function of another section: its place, from behind the operand.
+                // A static function in a different section: its address is relative to the end of
+                // the operand.
                 let target = relocation.addend().wrapping_add(4) as u64;
                 let to = functions.iter().find(|code| {
                     Some(code.section) == symbol.section_index() && code.start == target
@@ -102,14 +106,16 @@ fn functions(object: &object::File<'_>) -> Result<Vec<Code>, String> {
     Ok(functions)
 }
 
-/// A function's name without what the compiler adds: `.part.0`, `.constprop.0`, `.cold`.
+/// Returns a function's name without the suffixes that the compiler adds: `.part.0`,
+/// `.constprop.0`, `.cold`.
 fn plain(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// Every `call`, `jmp` and conditional jump with a 32-bit displacement: where that is, and
-/// where it leads. Bytes are not decoded in their order, so some are none; that one of these
-/// leads to the very first byte of a function is left to chance.
+/// Returns the offset and the target of every `call`, `jmp` and conditional jump with a 32-bit
+/// displacement. The bytes are matched at every offset instead of being decoded in order, so some
+/// matches are not instructions; such a match counts only in the unlikely case that it leads to
+/// the first byte of a function.
 fn direct_calls(code: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     (1..code.len().saturating_sub(3)).filter_map(|at| {
         let near = matches!(code[at - 1], 0xe8 | 0xe9);

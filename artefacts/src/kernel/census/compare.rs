@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The lists against what a kernel has.
+//! Compares the census lists with a built kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,14 +8,14 @@ use crucible_protocol::census::{Calls, Entry, Function, write_calls};
 
 use super::{Census, Flavour};
 
-/// Where a list and a kernel differ.
+/// A difference between a list and a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// A function that is in no list.
+    /// A function that no list contains, with its calls.
     Unlisted(Function, Calls),
-    /// One that calls something else than its entry says.
+    /// A function whose calls differ from its entry: the calls found, then those of the entry.
     Changed(Function, Calls, Calls),
-    /// An entry for what the kernel does not have.
+    /// An entry whose function does not sleep in this kernel.
     Stale(Function),
 }
 
@@ -24,22 +24,22 @@ impl fmt::Display for Difference {
         match self {
             Self::Unlisted(function, calls) => {
                 write!(f, "{function}: sleeps by {}, ", write_calls(calls, calls))?;
-                write!(f, "and is in no list")
+                write!(f, "but is not in any list")
             }
             Self::Changed(function, listed, found) => write!(
                 f,
-                "{function}: sleeps by {}, and its entry says {}",
+                "{function}: sleeps by {}, but its entry has {}",
                 write_calls(found, found),
                 write_calls(listed, listed),
             ),
             Self::Stale(function) => {
-                write!(f, "{function}: has an entry, and does not sleep there")
+                write!(f, "{function}: has an entry, but does not sleep")
             }
         }
     }
 }
 
-/// What has to be done to the lists so that they are those of a kernel.
+/// Returns the changes that make the lists match a kernel.
 pub fn compare(entries: &[Entry], census: &Census, flavour: Flavour) -> Vec<Difference> {
     let calls_of = |entry: &Entry| match flavour {
         Flavour::Debug => entry.debug.clone(),
@@ -66,7 +66,7 @@ pub fn compare(entries: &[Entry], census: &Census, flavour: Flavour) -> Vec<Diff
         .collect()
 }
 
-/// The calls of both flavours, as an entry has them.
+/// Returns the calls of both flavours, in the notation of an entry.
 pub fn merged(base: &Census, debug: &Census) -> BTreeMap<Function, String> {
     let functions: BTreeSet<_> = base.keys().chain(debug.keys()).collect();
     let none = Calls::new();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Loops that try again: what a task does that waits for another without sleeping.
+//! Finds loops in which a task waits for a different task without sleeping.
 
 use std::fs;
 use std::path::Path;
 
-/// Called by a loop that can take long, to give up the CPU in between.
+/// The function that a long-running loop calls to give up the CPU between iterations.
 pub(super) const RESCHEDULE: &str = "__cond_resched";
 
-/// Whether a function's source jumps back to a label or has a loop without a condition. Where
-/// its definition is not found, it may.
+/// Returns true when the source of a function jumps back to a label or has a loop without a
+/// condition. Also returns true when the definition is not found.
 pub(super) fn tries_again(tree: &Path, file: &str, name: &str) -> bool {
     let Ok(text) = fs::read_to_string(tree.join(file)) else {
         return true;
@@ -16,7 +16,7 @@ pub(super) fn tries_again(tree: &Path, file: &str, name: &str) -> bool {
     body(&text, name).is_none_or(has_loop)
 }
 
-/// The body of a function, from its definition in the kernel's style.
+/// Returns the body of a function, located by its definition in the kernel's coding style.
 fn body<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.match_indices(name).find_map(|(at, _)| {
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -84,7 +84,7 @@ void endless(void)
 ";
 
     #[test]
-    fn a_jump_back_is_told_from_one_ahead() {
+    fn only_a_backward_jump_is_a_loop() {
         assert!(has_loop(body(TEXT, "again").unwrap()));
         assert!(!has_loop(body(TEXT, "forth").unwrap()));
         assert!(has_loop(body(TEXT, "endless").unwrap()));
@@ -92,7 +92,7 @@ void endless(void)
     }
 
     #[test]
-    fn what_is_not_found_may_be_a_loop() {
+    fn a_missing_definition_counts_as_a_loop() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("a.c"), TEXT).unwrap();
         assert!(tries_again(directory.path(), "a.c", "again"));

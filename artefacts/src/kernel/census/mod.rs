@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The census: finds every function of a built kernel in which a task can sleep, so that
-//! the lists in `guest-kernel/census/` can be compared with it.
+//! The census finds every function of a built kernel in which a task can sleep, so that the lists
+//! in `guest-kernel/census/` can be compared with it.
 //!
-//! All sleeps end in `__schedule()`. A function that calls it is listed; where the list
-//! says that it is a primitive, so are the functions that call it, and so on. What calls what is
-//! in the objects: a relocation, or for a function that is static in its file a displacement
-//! that the assembler has already filled in. An inlined function counts as the one that it is in.
+//! All sleeps end in `__schedule()`. A function that calls it is listed; if the list marks the
+//! function as a primitive, its callers are listed as well, and so on. The objects show the calls:
+//! as a relocation or, for a static function of the same file, as a displacement that the
+//! assembler has already filled in. An inlined function counts as the function that contains it.
 //!
-//! A task can also wait without sleeping, in a loop. Such loops are looked for in the sources: a
-//! function that gives up the CPU in between and whose source jumps back or loops endlessly.
+//! A task can also wait without sleeping, in a loop. The sources show such loops: a function that
+//! gives up the CPU between iterations and whose source jumps back or loops endlessly.
 
 mod calls;
 mod compare;
@@ -27,14 +27,15 @@ pub use compare::{Difference, compare, merged};
 use super::{Flavour, Plan, source};
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// Where every sleep ends.
+/// The function in which every sleep ends.
 pub const ROOT: &str = "__schedule";
 
-/// What does not sleep, and is called again and again while what it waits for is not there: a
-/// page fault that a signal or another task has interrupted.
+/// Functions that do not sleep, but that their callers retry until the resource they need is
+/// available: a page fault that a signal or another task has interrupted.
 const RETRIED: [&str; 2] = ["handle_mm_fault", "fixup_user_fault"];
 
-/// What puts a task in a queue, and in the state in which `schedule()` then leaves it asleep.
+/// Functions that add a task to a wait queue and set the task state in which a following
+/// `schedule()` sleeps.
 const PREPARES: [&str; 5] = [
     "prepare_to_wait",
     "prepare_to_wait_exclusive",
@@ -43,10 +44,11 @@ const PREPARES: [&str; 5] = [
     "prepare_to_swait_event",
 ];
 
-/// What the kernel is linked from, in its build directory.
+/// Archives in the build directory from which the kernel is linked.
 const ARCHIVES: [&str; 3] = ["vmlinux.a", "lib/lib.a", "arch/x86/lib/lib.a"];
 
-/// The functions whose callers are places: those above, and what the lists call primitives.
+/// Returns the functions whose callers are places: those above, and those that the lists mark as
+/// primitives.
 pub fn primitives(entries: &[Entry]) -> BTreeSet<String> {
     let listed = entries.iter().filter(|e| e.class == Class::Primitive);
     let names = listed.map(|e| e.function.name.clone());
@@ -56,7 +58,8 @@ pub fn primitives(entries: &[Entry]) -> BTreeSet<String> {
     names.chain(fixed).collect()
 }
 
-/// The places of the pinned kernel in a flavour; what of it is not built yet, is.
+/// Returns the places of the pinned kernel in a flavour. Builds the objects that are missing or
+/// stale.
 pub fn census(
     cache: &Cache,
     sources: &Sources,
@@ -69,7 +72,7 @@ pub fn census(
     plan.make(cache, &source, progress, |out| of_build(out, primitives))
 }
 
-/// The places of a kernel that was built in `out`.
+/// Returns the places of a kernel that was built in `out`.
 pub fn of_build(out: &Path, primitives: &BTreeSet<String>) -> Result<Census> {
     let tree = out.join("source");
     let mut census = Census::new();
@@ -95,8 +98,8 @@ pub fn of_build(out: &Path, primitives: &BTreeSet<String>) -> Result<Census> {
     Ok(census)
 }
 
-/// The objects that the kernel is linked from; what an older configuration has left in the
-/// build directory is not among them.
+/// Returns the objects that the kernel is linked from. Objects that an older configuration has
+/// left in the build directory are not included.
 fn objects(out: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut objects = BTreeSet::new();
     for archive in ARCHIVES {

@@ -10,20 +10,20 @@ use gimli::{
 };
 use object::{Object, ObjectSection};
 
-/// A member of a struct: of one that is embedded in it, its members.
+/// A member of a struct. An embedded struct is represented by its own members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Where it is: names with dots between them, `[]` for the elements of an array. Structs
-    /// and unions without a name have no part in it.
+    /// The path of the member: names joined by dots, with `[]` for the elements of an array.
+    /// Unnamed structs and unions add nothing to it.
     pub path: String,
-    /// The name of its type, the elements' for an array; the one in the list of those that
-    /// are not entered, if it is one; empty where it has none.
+    /// The name of the type (for an array, of the elements). If the type has several names, by
+    /// typedefs, and one of them is in the list of structs that are not entered, it is that one.
+    /// Empty for an unnamed type.
     pub kind: String,
 }
 
-/// The members of `name` in the object, in the order in which they lie. Structs that are
-/// embedded in it are entered, except for those whose names are in `whole`, and those
-/// that are empty.
+/// Returns the members of `name` in the object, in the order of their offsets. Embedded structs
+/// are entered, except for empty ones and those whose names are in `whole`.
 pub(in crate::kernel) fn leaves(
     object: &[u8],
     name: &str,
@@ -56,7 +56,7 @@ pub(in crate::kernel) fn leaves(
     Err(format!("no struct {name} in its debug information"))
 }
 
-/// A section, and what is to be added to its words.
+/// A section, and the relocations of its words.
 #[derive(Default)]
 struct Section<'a> {
     data: Cow<'a, [u8]>,
@@ -86,24 +86,24 @@ fn section<'a>(file: &object::File<'a>, id: SectionId) -> object::Result<Section
     })
 }
 
-/// A compilation unit in which types are followed.
+/// A compilation unit whose types are followed.
 struct Walk<'a, R: Reader> {
     dwarf: &'a gimli::Dwarf<R>,
     unit: &'a Unit<R>,
     whole: &'a BTreeSet<&'a str>,
 }
 
-/// A type without its qualifiers, typedefs and dimensions.
+/// A type without its qualifiers, typedefs and array dimensions.
 struct Resolved<O> {
     offset: Option<UnitOffset<O>>,
-    /// The names that were passed, the type's own last.
+    /// The names of the typedefs that were passed; the type's own name is last.
     names: Vec<String>,
     array: usize,
     compound: bool,
 }
 
 impl<R: Reader> Walk<'_, R> {
-    /// The struct of this name that the unit defines.
+    /// Returns the struct of this name that the unit defines.
     fn find(&self, name: &str) -> gimli::Result<Option<UnitOffset<R::Offset>>> {
         let mut entries = self.unit.entries();
         while let Some(entry) = entries.next_dfs()? {
@@ -117,7 +117,7 @@ impl<R: Reader> Walk<'_, R> {
         Ok(None)
     }
 
-    /// Adds the members of the struct or union at `offset`; gives how many there were.
+    /// Adds the members of the struct or union at `offset`, and returns their number.
     fn enter(
         &self,
         offset: UnitOffset<R::Offset>,
@@ -242,7 +242,7 @@ mod tests {
         ";
 
     #[test]
-    fn members_are_followed_to_the_leaves() {
+    fn embedded_structs_are_entered() {
         let object = compile(&TEXT.replace("PLANTED", ""));
         assert_eq!(
             paths(&object, &["list_head", "atomic_t"]),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_member_is_seen_wherever_it_is() {
+    fn an_added_member_is_found_at_any_depth() {
         let before = paths(&compile(&TEXT.replace("PLANTED", "")), &[]);
         let inside = TEXT.replace("char c[3];", "char c[3]; int planted;");
         let mut after = paths(&compile(&inside.replace("PLANTED", "")), &[]);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_that_is_not_there_is_an_error() {
+    fn a_missing_struct_is_an_error() {
         let object = compile("struct outer; struct outer *outer;");
         assert!(leaves(&object, "outer", &BTreeSet::new()).is_err());
     }

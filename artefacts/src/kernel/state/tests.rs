@@ -49,17 +49,17 @@ fn text(path: &str) -> Option<String> {
 const ALL: [&str; 5] = ["comm[]", "se.slice", "se.vlag", "pid", "io_uring"];
 
 #[test]
-fn a_list_that_has_every_member_once_is_right() {
+fn a_list_with_every_member_once_has_no_problems() {
     let list = list(TEXT);
     assert_eq!(list.structs[0].entries[1].why, "Each task is created.");
     assert_eq!(list.problems(&[members(&ALL)], &text), [""; 0]);
-    // A member may be there under one configuration only.
+    // A member may exist under one configuration only.
     let (base, debug) = (members(&ALL[..4]), members(&ALL[1..]));
     assert_eq!(list.problems(&[base, debug], &text), [""; 0]);
 }
 
 #[test]
-fn a_new_member_is_named() {
+fn a_new_member_is_reported() {
     let with = [&ALL[..], &["planted"]].concat();
     assert_eq!(
         list(TEXT).problems(&[members(&ALL), members(&with)], &text),
@@ -68,15 +68,15 @@ fn a_new_member_is_named() {
 }
 
 #[test]
-fn a_member_that_is_gone_is_named() {
+fn a_removed_member_is_reported() {
     assert_eq!(
         list(TEXT).problems(&[members(&ALL[..4])], &text),
-        ["task_struct.io_uring is in the list, but under no flavour in the struct"]
+        ["task_struct.io_uring is in the list, but not in the struct of any flavour"]
     );
 }
 
 #[test]
-fn a_member_with_two_fates_is_named() {
+fn a_member_with_two_entries_is_reported() {
     let twice = format!("{TEXT}\nlost\n  pid\n  | No.\n");
     assert_eq!(
         list(&twice).problems(&[members(&ALL)], &text),
@@ -85,30 +85,30 @@ fn a_member_with_two_fates_is_named() {
 }
 
 #[test]
-fn what_an_entry_refers_to_has_to_exist() {
+fn the_references_of_an_entry_must_exist() {
     for (from, to, problem) in [
         (
             "CKPT_REC_TASK",
             "CKPT_REC_TAS",
-            "there is no CKPT_REC_TAS in include/uapi",
+            "include/uapi/linux/checkpoint.h does not contain CKPT_REC_TAS",
         ),
         (
             "CKPT_REC_TASK",
             "task.c:check_task",
-            "`saved` refers to no record",
+            "`saved` has no reference to a record",
         ),
-        (" CKPT_REC_TASK", "", "`saved` refers to nothing"),
+        (" CKPT_REC_TASK", "", "`saved` has no reference"),
         (
             "copy_process",
             "process",
-            "there is no process in kernel/fork.c",
+            "kernel/fork.c does not contain process",
         ),
-        ("task.c:", "tusk.c:", "there is no kernel/checkpoint/tusk.c"),
         (
-            "  | One that has a ring.\n",
-            "",
-            "`refused` without a reason",
+            "task.c:",
+            "tusk.c:",
+            "kernel/checkpoint/tusk.c does not exist",
         ),
+        ("  | One that has a ring.\n", "", "`refused` has no reason"),
     ] {
         let problems = list(&TEXT.replace(from, to)).problems(&[members(&ALL)], &text);
         assert!(problems.iter().any(|p| p.contains(problem)), "{problems:?}");
@@ -116,14 +116,14 @@ fn what_an_entry_refers_to_has_to_exist() {
 }
 
 #[test]
-fn a_struct_that_nothing_embeds_is_named() {
+fn a_leaf_that_no_struct_embeds_is_reported() {
     let mut list = list(TEXT);
     list.leaves = parse_leaves("list_head mutex\n  | Links.\n").unwrap();
     assert_eq!(
         list.problems(&[members(&ALL)], &text),
         [
-            "nothing embeds a list_head, which is in leaves",
-            "nothing embeds a mutex, which is in leaves"
+            "leaves lists list_head, but no struct embeds it",
+            "leaves lists mutex, but no struct embeds it"
         ]
     );
 }

@@ -4,18 +4,18 @@ use std::time::SystemTime;
 use super::super::series::Series;
 use super::*;
 
-struct Bed {
+struct Fixture {
     _dir: tempfile::TempDir,
     source: Source,
     tree: PathBuf,
     ours: PathBuf,
 }
 
-impl Bed {
+impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_owned();
-        let bed = Self {
+        let fixture = Self {
             source: Source {
                 directory: root.join("linux"),
                 version: "6.12.1".into(),
@@ -27,13 +27,13 @@ impl Bed {
             ours: root.join("guest-kernel"),
             _dir: dir,
         };
-        bed.source("kernel/fork.c", "a\nb\nc\n");
-        bed.source("kernel/exit.c", "exit\n");
-        bed.source("kernel/exit.o", "object");
-        bed.source(".config", "CONFIG_X=y");
-        bed.ours("src/kernel/checkpoint/sys.c", "one\n");
-        bed.ours("patches/0001.patch", &Self::patch("b", "B"));
-        bed
+        fixture.source("kernel/fork.c", "a\nb\nc\n");
+        fixture.source("kernel/exit.c", "exit\n");
+        fixture.source("kernel/exit.o", "object");
+        fixture.source(".config", "CONFIG_X=y");
+        fixture.ours("src/kernel/checkpoint/sys.c", "one\n");
+        fixture.ours("patches/0001.patch", &Self::patch("b", "B"));
+        fixture
     }
 
     fn patch(from: &str, to: &str) -> String {
@@ -60,7 +60,7 @@ impl Bed {
         fs::read_to_string(self.tree.join(path)).ok()
     }
 
-    /// Sets a file's time far back, so that a rewrite shows.
+    /// Sets a file's modification time far back, so that a rewrite can be detected.
     fn age(&self, path: &str) {
         let file = File::options()
             .append(true)
@@ -76,66 +76,70 @@ impl Bed {
 }
 
 #[test]
-fn the_series_is_laid_over_and_the_source_left_alone() {
-    let bed = Bed::new();
-    bed.derive();
-    assert_eq!(bed.read("kernel/fork.c").unwrap(), "a\nB\nc\n");
-    assert_eq!(bed.read("kernel/checkpoint/sys.c").unwrap(), "one\n");
-    assert_eq!(bed.read("kernel/exit.o"), None, "products are left out");
-    assert_eq!(bed.read(".config"), None);
-    let pristine = fs::read_to_string(bed.source.directory.join("kernel/fork.c")).unwrap();
+fn the_series_is_applied_and_the_source_left_alone() {
+    let fixture = Fixture::new();
+    fixture.derive();
+    assert_eq!(fixture.read("kernel/fork.c").unwrap(), "a\nB\nc\n");
+    assert_eq!(fixture.read("kernel/checkpoint/sys.c").unwrap(), "one\n");
+    assert_eq!(
+        fixture.read("kernel/exit.o"),
+        None,
+        "build products are not mirrored"
+    );
+    assert_eq!(fixture.read(".config"), None);
+    let pristine = fs::read_to_string(fixture.source.directory.join("kernel/fork.c")).unwrap();
     assert_eq!(pristine, "a\nb\nc\n");
 }
 
 #[test]
-fn only_what_differs_is_written_again() {
-    let bed = Bed::new();
-    bed.derive();
-    bed.age("kernel/fork.c");
-    bed.age("kernel/checkpoint/sys.c");
-    bed.derive();
-    assert!(bed.is_aged("kernel/fork.c"));
-    assert!(bed.is_aged("kernel/checkpoint/sys.c"));
+fn only_changed_files_are_written() {
+    let fixture = Fixture::new();
+    fixture.derive();
+    fixture.age("kernel/fork.c");
+    fixture.age("kernel/checkpoint/sys.c");
+    fixture.derive();
+    assert!(fixture.is_aged("kernel/fork.c"));
+    assert!(fixture.is_aged("kernel/checkpoint/sys.c"));
 
-    bed.ours("src/kernel/checkpoint/sys.c", "two\n");
-    bed.derive();
-    assert!(bed.is_aged("kernel/fork.c"));
-    assert_eq!(bed.read("kernel/checkpoint/sys.c").unwrap(), "two\n");
-    assert!(!bed.is_aged("kernel/checkpoint/sys.c"));
+    fixture.ours("src/kernel/checkpoint/sys.c", "two\n");
+    fixture.derive();
+    assert!(fixture.is_aged("kernel/fork.c"));
+    assert_eq!(fixture.read("kernel/checkpoint/sys.c").unwrap(), "two\n");
+    assert!(!fixture.is_aged("kernel/checkpoint/sys.c"));
 }
 
 #[test]
-fn what_leaves_the_series_is_undone() {
-    let bed = Bed::new();
-    bed.derive();
-    fs::remove_file(bed.ours.join("patches/0001.patch")).unwrap();
-    fs::remove_file(bed.ours.join("src/kernel/checkpoint/sys.c")).unwrap();
-    bed.derive();
-    assert_eq!(bed.read("kernel/fork.c").unwrap(), "a\nb\nc\n");
-    assert_eq!(bed.read("kernel/checkpoint/sys.c"), None);
+fn a_file_removed_from_the_series_is_reverted() {
+    let fixture = Fixture::new();
+    fixture.derive();
+    fs::remove_file(fixture.ours.join("patches/0001.patch")).unwrap();
+    fs::remove_file(fixture.ours.join("src/kernel/checkpoint/sys.c")).unwrap();
+    fixture.derive();
+    assert_eq!(fixture.read("kernel/fork.c").unwrap(), "a\nb\nc\n");
+    assert_eq!(fixture.read("kernel/checkpoint/sys.c"), None);
 }
 
 #[test]
-fn a_foreign_tree_is_followed() {
-    let bed = Bed::new();
-    bed.derive();
-    bed.source("kernel/new.c", "new\n");
-    fs::remove_file(bed.source.directory.join("kernel/exit.c")).unwrap();
-    bed.source("kernel/fork.c", "a\nb\nc\nd\n");
-    bed.derive();
-    assert_eq!(bed.read("kernel/new.c").unwrap(), "new\n");
-    assert_eq!(bed.read("kernel/exit.c"), None);
-    assert_eq!(bed.read("kernel/fork.c").unwrap(), "a\nB\nc\nd\n");
-    assert!(bed.read("kernel/checkpoint/sys.c").is_some());
+fn changes_of_a_foreign_tree_are_followed() {
+    let fixture = Fixture::new();
+    fixture.derive();
+    fixture.source("kernel/new.c", "new\n");
+    fs::remove_file(fixture.source.directory.join("kernel/exit.c")).unwrap();
+    fixture.source("kernel/fork.c", "a\nb\nc\nd\n");
+    fixture.derive();
+    assert_eq!(fixture.read("kernel/new.c").unwrap(), "new\n");
+    assert_eq!(fixture.read("kernel/exit.c"), None);
+    assert_eq!(fixture.read("kernel/fork.c").unwrap(), "a\nB\nc\nd\n");
+    assert!(fixture.read("kernel/checkpoint/sys.c").is_some());
 }
 
 #[test]
-fn a_patch_that_does_not_fit_is_named() {
-    let bed = Bed::new();
-    bed.ours("patches/0002.patch", &Bed::patch("x", "y"));
-    mirror(&bed.source, &bed.tree).unwrap();
-    let series = Series::load(&bed.ours).unwrap();
-    let error = apply(&bed.source, &series, &bed.tree).unwrap_err();
+fn a_patch_that_does_not_apply_is_reported() {
+    let fixture = Fixture::new();
+    fixture.ours("patches/0002.patch", &Fixture::patch("x", "y"));
+    mirror(&fixture.source, &fixture.tree).unwrap();
+    let series = Series::load(&fixture.ours).unwrap();
+    let error = apply(&fixture.source, &series, &fixture.tree).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("0002.patch does not apply"), "{text}");
     assert!(text.contains("--kernel-src"), "{text}");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `matrix`: runs cells of the matrix of ptrace stops, and says what became of each.
+//! `matrix`: runs cells of the matrix of ptrace stops and reports the result of each.
 //!
-//! A cell is a program with a tracer and a tracee (`rootfs/matrix`). It runs undisturbed,
-//! frozen and thawed where its tracer parks, and restarted there. What the last two have
-//! seen must be the same. One line of JSON a cell.
+//! A cell is a program with a tracer and a tracee (`rootfs/matrix`). It runs undisturbed, frozen
+//! and thawed where its tracer parks, and restarted at the same place. The last two runs must
+//! observe the same. The output has one line of JSON per cell.
 
 mod run;
 mod verdict;
@@ -17,23 +17,23 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use run::Bench;
+use run::CellRunner;
 
 /// Run cells of the matrix of ptrace stops.
 ///
-/// Exit status: 0 each cell has its line, 1 not, 2 wrong usage.
+/// Exit status: 0 each cell has its line, 1 an error occurred, 2 wrong usage.
 #[derive(Parser)]
 struct Options {
-    /// The program that a cell is.
+    /// Path of the cell program.
     #[arg(long)]
     program: PathBuf,
-    /// Where the cells write; created anew for each run.
+    /// Working directory of the cells; created anew for each run.
     #[arg(long, default_value = "/work/matrix")]
     directory: PathBuf,
-    /// Print what each run has seen instead.
+    /// Print the observations of each run instead.
     #[arg(long)]
     logs: bool,
-    /// The names of the cells.
+    /// Names of the cells to run.
     #[arg(required = true)]
     cells: Vec<String>,
 }
@@ -49,14 +49,14 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let bench = Bench::new(&options.program, &options.directory);
+    let runner = CellRunner::new(&options.program, &options.directory);
     let mut stdout = io::stdout();
     for name in &options.cells {
         if options.logs {
-            writeln!(stdout, "{}", verdict::logs(&bench, name)?)?;
+            writeln!(stdout, "{}", verdict::logs(&runner, name)?)?;
             continue;
         }
-        let cell = verdict::judge(&bench, name).with_context(|| format!("cell {name}"))?;
+        let cell = verdict::judge(&runner, name).with_context(|| format!("cell {name}"))?;
         writeln!(stdout, "{}", serde_json::to_string(&cell)?)?;
     }
     Ok(())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One run of a cell: started, perhaps frozen, perhaps restarted, and what it has seen.
+//! Runs a cell once: starts it, may freeze or restart it, and collects its observations.
 
 use std::{
     cell::Cell,
@@ -37,61 +37,61 @@ use nix::{
     },
 };
 
-/// How long a cell may take to any point; it takes milliseconds.
+/// Time limit for each phase of a cell; a phase normally takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a tree that reads as frozen may still be settling.
+/// Time that a tree may still need to settle after it reads as frozen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Where the tracer parks: at its getppid(2), which no other task calls.
+/// The trigger for the tracer's getppid(2), at which it parks; no other task makes this call.
 const AT: &str = "syscall 110 1";
 
-/// What the cell leaves behind, and whose words these are.
+/// The files that a cell writes, with a label for their author.
 const LOGS: [(&str, &str); 3] = [
     ("tracer.log", "tracer sees"),
     ("init.log", "init sees"),
     ("seen.log", "tasks see"),
 ];
 
-/// What is done to a cell on its way.
+/// The way in which a cell is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing.
+    /// Run to the end without interruption.
     Undisturbed,
-    /// Nothing, but its block steps are single steps.
+    /// Like `Undisturbed`, but block steps are replaced by single steps.
     Absent,
-    /// Frozen where the tracer parks, and thawed.
+    /// Frozen where the tracer parks, then thawed.
     Control,
-    /// Frozen there, saved, killed, restarted, and thawed.
+    /// Frozen where the tracer parks, checkpointed, killed, restarted, and thawed.
     Restarted,
 }
 
-/// How it went.
+/// The result of a run.
 #[derive(Debug)]
 pub enum Outcome {
-    /// To its end: what was seen, by whom.
+    /// The run ended normally: its observations, each with its author.
     Seen(Vec<String>),
-    /// checkpoint(2) refused it.
+    /// checkpoint(2) refused the tree, for this reason.
     Refused(String),
-    /// It did not come to its end.
+    /// The run did not end normally, for this reason.
     Failed(String),
 }
 
-/// Where cells are run.
-pub struct Bench {
+/// Runs cells.
+pub struct CellRunner {
     program: PathBuf,
     directory: PathBuf,
     runs: Cell<u32>,
 }
 
-/// How the tree was brought to rest, or why it was not.
-enum Rest {
+/// Result of waiting for the tracer to park.
+enum Parked {
     Frozen,
     Failed(String),
 }
 
-impl Bench {
-    /// Runs cells of `program` in a directory that it makes.
+impl CellRunner {
+    /// Returns a runner for cells of `program`, which work in `directory`.
     pub fn new(program: &Path, directory: &Path) -> Self {
         Self {
             program: program.to_owned(),
@@ -103,7 +103,7 @@ impl Bench {
     /// Runs a cell once.
     ///
     /// # Errors
-    /// Where nothing can be said about the cell, or tasks of it cannot be removed.
+    /// Fails if the result of the cell cannot be determined, or if its tasks cannot be removed.
     pub fn run(&self, name: &str, mode: Mode) -> Result<Outcome> {
         self.runs.set(self.runs.get() + 1);
         let directory = self.directory.join("run");
@@ -111,11 +111,11 @@ impl Bench {
             fs::remove_dir_all(&directory)?;
         }
         fs::create_dir_all(&directory)?;
-        let cgroup = Cgroup::create(self.cgroup("")).context("cannot make a cgroup")?;
+        let cgroup = Cgroup::create(self.cgroup("")).context("cannot create a cgroup")?;
         let outcome = self.run_in(&cgroup, &directory, name, mode);
         cgroup.kill()?;
         ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
-        cgroup.remove().context("tasks are left in the cgroup")?;
+        cgroup.remove().context("tasks remain in the cgroup")?;
         outcome
     }
 
@@ -136,47 +136,45 @@ impl Bench {
             std::process::exit(127);
         };
         if matches!(mode, Mode::Control | Mode::Restarted) {
-            cgroup
-                .arm(AT)
-                .context("the kernel does not take the trigger")?;
+            cgroup.arm(AT).context("the kernel rejected the trigger")?;
         }
         File::from(gate).write_all(b"g")?;
         let outcome = match mode {
             Mode::Undisturbed | Mode::Absent => finish(cgroup, at),
-            Mode::Control => match rest(cgroup, at)? {
-                Rest::Failed(why) => Ok(Outcome::Failed(why)),
-                Rest::Frozen => {
+            Mode::Control => match wait_parked(cgroup, at)? {
+                Parked::Failed(why) => Ok(Outcome::Failed(why)),
+                Parked::Frozen => {
                     cgroup.thaw()?;
                     finish(cgroup, at)
                 }
             },
-            Mode::Restarted => match rest(cgroup, at)? {
-                Rest::Failed(why) => Ok(Outcome::Failed(why)),
-                Rest::Frozen => self.restart(cgroup, root, at),
+            Mode::Restarted => match wait_parked(cgroup, at)? {
+                Parked::Failed(why) => Ok(Outcome::Failed(why)),
+                Parked::Frozen => self.restart(cgroup, root, at),
             },
         };
-        // All that has ended by itself has done so by now.
+        // Tasks that exit on their own have done so by now.
         cgroup.kill()?;
         ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
         match waitpid(root, None) {
-            // The restarted run has reaped the first root before it made the second.
+            // The restarted run has already reaped the first root, before it created the second.
             Ok(_) | Err(Errno::ECHILD) => outcome,
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// In the child: becomes the first process of a cell.
+    /// In the child: sets up and executes the first process of a cell.
     fn become_cell(&self, go: &OwnedFd, at: &Path, name: &str, mode: Mode) -> Result<Infallible> {
         setsid()?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        // As restart(2) mounts it: the mounts have to be equal.
+        // Mounts /proc with the flags that restart(2) uses, because the mounts must be equal.
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, none)?;
         chdir(at)?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         let messages = File::create("messages")?;
-        // Addresses are compared.
+        // The observations contain addresses.
         personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
         read(go, &mut [0])?;
         dup2_stdin(&null)?;
@@ -191,7 +189,7 @@ impl Bench {
         Ok(execv(&path, &argv)?)
     }
 
-    /// Saves the frozen tree, kills it, brings it back, and sees it end.
+    /// Checkpoints the frozen tree, kills it, restarts it, and waits for its end.
     fn restart(&self, cgroup: &Cgroup, root: Pid, at: &Path) -> Result<Outcome> {
         let mut image = memory_file(c"image")?;
         let mut log = memory_file(c"log")?;
@@ -200,29 +198,31 @@ impl Bench {
         ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
         waitpid(root, None)?;
         if let Err(errno) = saved {
-            let why = format!("checkpoint(2): {errno:?}: {}", words(&mut log)?);
+            let why = format!("checkpoint(2): {errno:?}: {}", log_text(&mut log)?);
             return Ok(match errno {
-                // It was about to, and could not.
+                // Errors of the checkpoint itself, not refusals.
                 Errno::EAGAIN | Errno::EFAULT | Errno::ENOMEM | Errno::EIO => Outcome::Failed(why),
                 _ => Outcome::Refused(why),
             });
         }
         image.rewind()?;
-        let second = Cgroup::create(self.cgroup(".again")).context("cannot make a cgroup")?;
+        let second = Cgroup::create(self.cgroup(".again")).context("cannot create a cgroup")?;
         second.freeze()?;
-        let outcome = come_back(&second, &image, &mut log, at);
+        let outcome = restart_image(&second, &image, &mut log, at);
         second.kill()?;
         ensure!(
             second.wait_empty(LIMIT)?,
             "restarted tasks cannot be killed"
         );
-        second.remove().context("restarted tasks are left")?;
+        second
+            .remove()
+            .context("restarted tasks remain in the cgroup")?;
         outcome
     }
 }
 
-/// Restarts an image in a frozen cgroup, thaws that, and waits for the end.
-fn come_back(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result<Outcome> {
+/// Restarts an image in a frozen cgroup, thaws the cgroup, and waits for the end of the tasks.
+fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result<Outcome> {
     let (answer, to_answer) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this program has a single thread.
     let caller = match unsafe { fork() }? {
@@ -238,7 +238,7 @@ fn come_back(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result
     };
     drop(to_answer);
     let outcome = restarted(cgroup, answer, log, at);
-    // Its child is that of the restarted tree's root, and must be dead for it to end.
+    // The caller waits for its child, the root of the restarted tree, so that must be dead.
     cgroup.kill()?;
     if !cgroup.wait_empty(LIMIT)? {
         bail!("restarted tasks cannot be killed");
@@ -247,7 +247,7 @@ fn come_back(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result
         WaitStatus::Exited(_, 0) => outcome,
         status => match outcome? {
             Outcome::Seen(_) => Ok(Outcome::Failed(format!(
-                "the root of the restarted tree ended otherwise: {status:?}"
+                "the root of the restarted tree did not exit with status 0: {status:?}"
             ))),
             outcome => Ok(outcome),
         },
@@ -259,20 +259,22 @@ fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Res
     let mut fds = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
     if poll(&mut fds, cgroup::poll_timeout(LIMIT))? == 0 {
         return Ok(Outcome::Failed(format!(
-            "restart(2) gives no answer in {} s: {}",
+            "restart(2) did not return within {} s: {}",
             LIMIT.as_secs(),
             states(cgroup)
         )));
     }
-    let mut told = String::new();
-    File::from(answer).read_to_string(&mut told)?;
-    if told != "restored" {
-        let why = words(log)?;
-        return Ok(Outcome::Failed(format!("restart(2) failed: {told}: {why}")));
+    let mut response = String::new();
+    File::from(answer).read_to_string(&mut response)?;
+    if response != "restored" {
+        let why = log_text(log)?;
+        return Ok(Outcome::Failed(format!(
+            "restart(2) failed: {response}: {why}"
+        )));
     }
     if !cgroup.wait_frozen(LIMIT)? {
         return Ok(Outcome::Failed(format!(
-            "the restarted tasks do not come to rest: {}",
+            "the restarted tasks do not freeze: {}",
             states(cgroup)
         )));
     }
@@ -280,7 +282,7 @@ fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Res
     finish(cgroup, at)
 }
 
-/// In the child: calls restart(2), and ends as the root of the tree does.
+/// In the child: calls restart(2), and returns the exit status of the root of the tree.
 fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i32> {
     let dir = cgroup.open()?;
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
@@ -311,7 +313,7 @@ fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i3
     }
 }
 
-/// checkpoint(2), again while tasks that are already counted as frozen settle.
+/// Calls checkpoint(2), and retries it while tasks that already count as frozen settle.
 fn save(root: Pid, image: &File, log: &File) -> nix::Result<()> {
     let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
@@ -329,44 +331,45 @@ fn save(root: Pid, image: &File, log: &File) -> nix::Result<()> {
     }
 }
 
-/// Waits for the tracer to park.
-fn rest(cgroup: &Cgroup, at: &Path) -> Result<Rest> {
+/// Waits until the tracer has parked and the tree is frozen.
+fn wait_parked(cgroup: &Cgroup, at: &Path) -> Result<Parked> {
     let events = cgroup.wait_frozen_or_empty(LIMIT)?;
     Ok(if events.frozen {
-        Rest::Frozen
+        Parked::Frozen
     } else if events.populated {
-        Rest::Failed(format!("does not come to rest: {}", hung(cgroup, at)))
+        Parked::Failed(format!("the tree does not freeze: {}", hung(cgroup, at)))
     } else {
-        Rest::Failed("it ended before its tracer had parked".to_owned())
+        Parked::Failed("the tree ended before its tracer parked".to_owned())
     })
 }
 
-/// Waits for the end of all tasks, and reads what they have seen.
+/// Waits for the end of all tasks, and reads their observations.
 fn finish(cgroup: &Cgroup, at: &Path) -> Result<Outcome> {
     if !cgroup.wait_empty(LIMIT)? {
         return Ok(Outcome::Failed(format!(
-            "did not end in {} s: {}",
+            "did not end within {} s: {}",
             LIMIT.as_secs(),
             hung(cgroup, at)
         )));
     }
     let mut seen = Vec::new();
-    for (name, who) in LOGS {
+    for (name, author) in LOGS {
         let mut lines = match lines_of(&at.join(name)) {
             Ok(lines) => lines,
-            // Who should have written it died before.
+            // The task that writes this file died first.
             Err(error) => {
-                let words = messages(at);
-                return Ok(Outcome::Failed(format!("no {name} ({error}); {words}")));
+                let stderr = messages(at);
+                return Ok(Outcome::Failed(format!("no {name} ({error}); {stderr}")));
             }
         };
-        // Between tasks there is no order to compare; the sort keeps that of each.
+        // The order between tasks is undefined. The stable sort groups the lines by task and keeps
+        // the order of each task's lines.
         lines.sort_by_key(|line| line.split(' ').next().unwrap_or_default().to_owned());
-        seen.extend(lines.iter().map(|line| format!("{who}: {line}")));
+        seen.extend(lines.iter().map(|line| format!("{author}: {line}")));
     }
-    let words = messages(at);
-    if !words.is_empty() {
-        seen.push(format!("cell fails: {words}"));
+    let stderr = messages(at);
+    if !stderr.is_empty() {
+        seen.push(format!("cell fails: {stderr}"));
     }
     Ok(Outcome::Seen(seen))
 }
@@ -381,12 +384,12 @@ fn lines_of(path: &Path) -> std::io::Result<Vec<String>> {
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// Where the tasks stand, and the last that the tracer has written.
+/// Returns the states of the tasks and the last line that the tracer has written.
 fn hung(cgroup: &Cgroup, at: &Path) -> String {
     let lines = lines_of(&at.join("tracer.log")).unwrap_or_default();
     let last = lines.iter().rev().find(|line| !line.contains("  "));
     format!(
-        "{}; the tracer's last: {}",
+        "{}; the tracer's last line: {}",
         states(cgroup),
         last.map_or("nothing", String::as_str)
     )
@@ -420,8 +423,8 @@ fn memory_file(name: &std::ffi::CStr) -> Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
 }
 
-/// What the kernel has written to its log.
-fn words(log: &mut File) -> Result<String> {
+/// Returns the messages that the kernel has written to the log, on one line.
+fn log_text(log: &mut File) -> Result<String> {
     log.rewind()?;
     let mut text = Vec::new();
     log.read_to_end(&mut text)?;

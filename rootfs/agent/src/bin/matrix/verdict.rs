@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What becomes of a cell: its runs, and how they compare.
+//! Judges a cell: runs it in each mode and compares the observations.
 
 use std::{fmt::Write, time::Instant};
 
 use anyhow::Result;
 use crucible_protocol::matrix::{Cell, Class};
 
-use crate::run::{Bench, Mode, Outcome};
+use crate::run::{CellRunner, Mode, Outcome};
 
 #[derive(Debug, PartialEq, Eq)]
 struct Judgement {
@@ -32,10 +32,10 @@ impl Judgement {
     }
 }
 
-/// Runs a cell as often as it takes.
-pub fn judge(bench: &Bench, name: &str) -> Result<Cell> {
+/// Runs a cell in each mode that is needed, and returns the result.
+pub fn judge(runner: &CellRunner, name: &str) -> Result<Cell> {
     let began = Instant::now();
-    let judgement = judgement(bench, name)?;
+    let judgement = judgement(runner, name)?;
     Ok(Cell {
         cell: name.to_owned(),
         class: judgement.class,
@@ -45,19 +45,19 @@ pub fn judge(bench: &Bench, name: &str) -> Result<Cell> {
     })
 }
 
-fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
-    let alone = match undisturbed(bench, name, Mode::Undisturbed)? {
+fn judgement(runner: &CellRunner, name: &str) -> Result<Judgement> {
+    let alone = match undisturbed(runner, name, Mode::Undisturbed)? {
         Ok(alone) => alone,
         Err(judgement) => return Ok(judgement),
     };
     if let Some(judgement) = not_a_cell(&alone) {
-        // What is left out on the word of one run might have been chance.
-        return Ok(match undisturbed(bench, name, Mode::Undisturbed)? {
+        // Confirm the exclusion with a second run, because a single one may be a coincidence.
+        return Ok(match undisturbed(runner, name, Mode::Undisturbed)? {
             Ok(again) if not_a_cell(&again).as_ref() == Some(&judgement) => judgement,
             Ok(_) => Judgement::because(
                 Class::Unknown,
                 format!(
-                    "undisturbed it is no cell ({}), and then it is",
+                    "the first undisturbed run excludes the cell ({}), but the second does not",
                     judgement.why.unwrap_or_default()
                 ),
             ),
@@ -65,27 +65,27 @@ fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
         });
     }
     if steps_by_blocks(name) {
-        let without = match undisturbed(bench, name, Mode::Absent)? {
+        let without = match undisturbed(runner, name, Mode::Absent)? {
             Ok(without) => without,
             Err(judgement) => return Ok(judgement),
         };
         if without == alone {
             return Ok(Judgement::because(
                 Class::Indistinguishable,
-                "block steps do here what single steps do",
+                "block steps and single steps have the same effect here",
             ));
         }
     }
-    let control = match undisturbed(bench, name, Mode::Control)? {
+    let control = match undisturbed(runner, name, Mode::Control)? {
         Ok(control) => control,
         Err(judgement) => return Ok(judgement),
     };
     if let Some(none) = not_a_cell(&control) {
         let why = none.why.unwrap_or_default();
-        let why = format!("frozen and thawed it is no cell any more: {why}");
+        let why = format!("the cell is excluded once it is frozen and thawed: {why}");
         return Ok(Judgement::because(Class::Unknown, why));
     }
-    let restarted = match bench.run(name, Mode::Restarted)? {
+    let restarted = match runner.run(name, Mode::Restarted)? {
         Outcome::Seen(restarted) => restarted,
         Outcome::Refused(why) => return Ok(Judgement::because(Class::Refused, why)),
         Outcome::Failed(why) => return Ok(Judgement::because(Class::Failed, why)),
@@ -93,15 +93,19 @@ fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
     let Some(differs) = difference(&control, &restarted) else {
         return Ok(Judgement::new(Class::Passed));
     };
-    // A cell that is not the same twice says nothing about the restart.
-    let again = match undisturbed(bench, name, Mode::Control)? {
+    // If two controls differ, the cell is not deterministic, and a difference after the restart
+    // proves nothing.
+    let again = match undisturbed(runner, name, Mode::Control)? {
         Ok(again) => again,
         Err(judgement) => return Ok(judgement),
     };
     Ok(match difference(&control, &again) {
         None => Judgement {
             differs: Some(differs),
-            ..Judgement::because(Class::Failed, "the restarted run saw something else")
+            ..Judgement::because(
+                Class::Failed,
+                "the restarted run observed something different",
+            )
         },
         Some(differs) => Judgement {
             differs: Some(differs),
@@ -110,10 +114,15 @@ fn judgement(bench: &Bench, name: &str) -> Result<Judgement> {
     })
 }
 
-/// What a run saw that nobody has restarted, or why nothing can be said of the cell.
-fn undisturbed(bench: &Bench, name: &str, mode: Mode) -> Result<Result<Vec<String>, Judgement>> {
+/// Returns the observations of a run without a restart, or the judgement that the cell's result is
+/// unknown.
+fn undisturbed(
+    runner: &CellRunner,
+    name: &str,
+    mode: Mode,
+) -> Result<Result<Vec<String>, Judgement>> {
     let unknown = |why: String| Judgement::because(Class::Unknown, format!("{mode:?}: {why}"));
-    Ok(match bench.run(name, mode)? {
+    Ok(match runner.run(name, mode)? {
         Outcome::Seen(seen) => match seen.iter().find(|line| has_failed(line)) {
             Some(line) => Err(unknown(line.clone())),
             None => Ok(seen),
@@ -122,33 +131,33 @@ fn undisturbed(bench: &Bench, name: &str, mode: Mode) -> Result<Result<Vec<Strin
     })
 }
 
-/// Whether the program says that it could not do what the cell is about.
+/// Returns true when the program reports that it could not set up the cell's situation.
 fn has_failed(line: &str) -> bool {
     line.contains("cell fails") || line.contains("too many stops")
 }
 
-/// The class of a cell that the undisturbed run has shown to be none.
+/// Returns the class of a cell that an undisturbed run excludes, or `None` for a usable cell.
 fn not_a_cell(seen: &[String]) -> Option<Judgement> {
-    let said = |what: &str| {
+    let find = |what: &str| {
         let found = seen.iter().find_map(|line| line.strip_prefix(what));
         found.map(|rest| rest.trim().to_owned())
     };
-    if let Some(call) = said("tracer sees: tracer excluded ") {
+    if let Some(call) = find("tracer sees: tracer excluded ") {
         return Some(Judgement::because(Class::Excluded, call));
     }
-    let came = said("tracer sees: tracer no such stop: ")?;
-    Some(Judgement::because(Class::NoSuchStop, came))
+    let reached = find("tracer sees: tracer no such stop: ")?;
+    Some(Judgement::because(Class::NoSuchStop, reached))
 }
 
-/// Whether a block step is what the cell is about.
+/// Returns true when the cell tests block steps.
 fn steps_by_blocks(name: &str) -> bool {
     name.split('/').any(|part| part == "block")
 }
 
-/// The first line that is not the same.
+/// Returns the first line that differs, from both runs.
 fn difference(control: &[String], other: &[String]) -> Option<[String; 2]> {
     let line = |lines: &[String], at: usize| {
-        let line = lines.get(at).map_or("nothing more", String::as_str);
+        let line = lines.get(at).map_or("end of the log", String::as_str);
         line.to_owned()
     };
     (0..control.len().max(other.len()))
@@ -156,12 +165,12 @@ fn difference(control: &[String], other: &[String]) -> Option<[String; 2]> {
         .map(|at| [line(control, at), line(other, at)])
 }
 
-/// What a control and a restarted run have seen, for somebody who reads it.
-pub fn logs(bench: &Bench, name: &str) -> Result<String> {
+/// Returns the observations of a control and of a restarted run as text.
+pub fn logs(runner: &CellRunner, name: &str) -> Result<String> {
     let mut text = String::new();
     for mode in [Mode::Undisturbed, Mode::Control, Mode::Restarted] {
         writeln!(text, "{name} {mode:?}")?;
-        match bench.run(name, mode)? {
+        match runner.run(name, mode)? {
             Outcome::Seen(seen) => writeln!(text, "{}", seen.join("\n"))?,
             outcome => writeln!(text, "{outcome:?}")?,
         }
@@ -182,7 +191,7 @@ mod tests {
         let (long, short) = (lines(&["a", "b"]), lines(&["a"]));
         assert_eq!(difference(&long, &long), None);
         let differs = difference(&long, &short).unwrap();
-        assert_eq!(differs, ["b".to_owned(), "nothing more".to_owned()]);
+        assert_eq!(differs, ["b".to_owned(), "end of the log".to_owned()]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One restart of a doubtful image, and what is left of it.
+//! Restarts a damaged or forged image once, and checks what the restart leaves behind.
 
 use std::{
     fs::{self, File},
@@ -28,23 +28,23 @@ use nix::{
     unistd::{ForkResult, Gid, Pid, Uid, chown, fork, pipe2, setgroups, setresgid, setresuid},
 };
 
-/// `CAP_CHECKPOINT_RESTORE`.
+/// The capability number of `CAP_CHECKPOINT_RESTORE`.
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
-/// How long restart(2) may take over an image, and killed tasks to die.
+/// Time limit for restart(2) of one image, and for killed tasks to exit.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a restored forgery may run before it is killed.
+/// Time that the tasks of a restored forgery may run before they are killed.
 const RUN: Duration = Duration::from_millis(20);
 
-/// How the kernel took an image.
+/// The kernel's response to an image.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It created the tasks.
+    /// restart(2) created the tasks.
     Restored,
-    /// It did not.
+    /// restart(2) failed.
     Refused {
-        /// Its answer.
+        /// The error that restart(2) returned.
         errno: Errno,
         /// The first line of its log.
         reason: String,
@@ -58,24 +58,24 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Makes a cgroup that the user may create tasks below.
+    /// Makes a cgroup below which the user may create tasks.
     pub fn prepare(user: u32) -> Result<Self> {
         let parent = Cgroup::create(Path::new(cgroup::ROOT).join("torture"))
-            .context("cannot make a cgroup")?;
+            .context("cannot create a cgroup")?;
         give(&parent, user)?;
         Ok(Self { user, parent })
     }
 
     /// Removes the cgroup.
     pub fn finish(self) -> Result<()> {
-        self.parent.remove().context("tasks are left in the cgroup")
+        self.parent.remove().context("tasks remain in the cgroup")
     }
 
-    /// Asks the kernel to restart an image; ends what comes of it.
+    /// Restarts an image and kills the tasks that it creates.
     ///
     /// # Errors
-    /// Where the kernel hangs, gives a task rights that the user has not, or leaves
-    /// something behind.
+    /// Fails if the kernel hangs, gives a task rights that the user does not have, or leaves tasks
+    /// behind.
     pub fn restart(&self, image: &[u8]) -> Result<Outcome> {
         let cgroup = Cgroup::create(self.parent.dir().join("tasks"))?;
         give(&cgroup, self.user)?;
@@ -83,7 +83,7 @@ impl Attempt {
         let outcome = self.restart_in(&cgroup, image);
         cgroup.kill()?;
         ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
-        cgroup.remove().context("tasks are left in the cgroup")?;
+        cgroup.remove().context("tasks remain in the cgroup")?;
         outcome
     }
 
@@ -99,20 +99,21 @@ impl Attempt {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 drop((answer, release));
-                let told = self.call(cgroup, file.as_fd(), log.as_fd());
-                let told = told.unwrap_or_else(|error| format!("error {error:#}"));
-                // The tasks are this process' children: it stays until they were looked at.
+                let response = self.call(cgroup, file.as_fd(), log.as_fd());
+                let response = response.unwrap_or_else(|error| format!("error {error:#}"));
+                // This process is the parent of the restarted tasks, so it must live until they
+                // have been inspected.
                 let done = File::from(to_answer)
-                    .write_all(told.as_bytes())
+                    .write_all(response.as_bytes())
                     .and_then(|()| File::from(hold).read_to_end(&mut Vec::new()));
                 std::process::exit(i32::from(done.is_err()));
             }
         };
         drop((to_answer, hold));
-        let told = read_answer(answer.into(), caller)?;
-        let outcome = match told.split_once(' ') {
+        let response = read_answer(answer.into(), caller)?;
+        let outcome = match response.split_once(' ') {
             Some(("restored", _)) => {
-                look_at(cgroup, self.user)?;
+                check_credentials(cgroup, self.user)?;
                 cgroup.thaw()?;
                 cgroup.wait_empty(RUN)?;
                 Outcome::Restored
@@ -120,42 +121,43 @@ impl Attempt {
             Some(("refused", errno)) => {
                 ensure!(
                     !cgroup.events()?.populated,
-                    "refused, but tasks are left in the cgroup"
+                    "the image was refused, but tasks remain in the cgroup"
                 );
                 log.rewind()?;
                 let mut text = Vec::new();
                 log.read_to_end(&mut text)?;
-                // File names in it are the image's bytes.
+                // The log contains file names from the image, which may not be UTF-8.
                 let text = String::from_utf8_lossy(&text);
                 Outcome::Refused {
                     errno: Errno::from_raw(errno.parse()?),
                     reason: text.lines().next().unwrap_or("no reason").to_owned(),
                 }
             }
-            _ => bail!("the caller of restart(2) failed: {told}"),
+            _ => bail!("the caller of restart(2) failed: {response}"),
         };
         cgroup.kill()?;
         drop(release);
         match waitpid(caller, Some(WaitPidFlag::WUNTRACED))? {
             WaitStatus::Exited(_, 0) => Ok(outcome),
-            // No image may reach its restarter: not by the signal of its root's end, either.
+            // No image may affect the caller of restart(2), not even by the exit signal of its
+            // root.
             status => {
                 if matches!(status, WaitStatus::Stopped(..)) {
                     kill(caller, Signal::SIGKILL)?;
                 }
-                bail!("the caller of restart(2) did not end by itself: {status:?}");
+                bail!("the caller of restart(2) did not exit normally: {status:?}");
             }
         }
     }
 
-    /// In the child: becomes the user and calls restart(2).
+    /// In the child: switches to the user and calls restart(2).
     fn call(&self, cgroup: &Cgroup, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result<String> {
         self.parent.attach(std::process::id())?;
         let dir = cgroup.open()?;
         unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        // As the victim does: an image restarts where the mounts are equal.
+        // Mounts the same as the victim, because an image restarts only under equal mounts.
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
         become_user(self.user)?;
         let flags = sys::RESTART_EQUAL_MOUNTS;
@@ -172,14 +174,15 @@ impl Attempt {
 fn give(cgroup: &Cgroup, user: u32) -> Result<()> {
     let procs = cgroup.dir().join("cgroup.procs");
     chown(&procs, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))
-        .with_context(|| format!("cannot give {} away", procs.display()))
+        .with_context(|| format!("cannot change the owner of {}", procs.display()))
 }
 
 fn memory_file(name: &std::ffi::CStr) -> Result<File> {
     Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
 }
 
-/// Waits for the caller's answer; a kernel that hangs is killed out of it if it can be.
+/// Waits for the answer of the process that calls restart(2). Kills that process on timeout, if a
+/// hung kernel permits it.
 fn read_answer(mut answer: File, caller: Pid) -> Result<String> {
     use nix::poll::{PollFd, PollFlags, poll};
     let ready = poll(
@@ -188,15 +191,15 @@ fn read_answer(mut answer: File, caller: Pid) -> Result<String> {
     )?;
     if ready == 0 {
         kill(caller, Signal::SIGKILL)?;
-        bail!("restart(2) gives no answer in {} s", LIMIT.as_secs());
+        bail!("restart(2) did not return within {} s", LIMIT.as_secs());
     }
-    let mut told = vec![0; 4096];
-    let length = answer.read(&mut told)?;
-    told.truncate(length);
-    String::from_utf8(told).context("no text")
+    let mut response = vec![0; 4096];
+    let length = answer.read(&mut response)?;
+    response.truncate(length);
+    String::from_utf8(response).context("the answer is not UTF-8")
 }
 
-/// Gives up all rights but that to restart.
+/// Drops all capabilities except `CAP_CHECKPOINT_RESTORE`, and all groups.
 fn become_user(user: u32) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
     setgroups(&[])?;
@@ -207,18 +210,19 @@ fn become_user(user: u32) -> Result<()> {
     Ok(())
 }
 
-/// The file of a task that is gone, before it was opened or after.
+/// Returns true for the error of a /proc file whose task has exited, before or after the open.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// No task may be another user's, or have a capability that the restarter has not.
-fn look_at(cgroup: &Cgroup, user: u32) -> Result<()> {
+/// Checks that every task has the user's ids, and no capability or group that the caller of
+/// restart(2) does not have.
+fn check_credentials(cgroup: &Cgroup, user: u32) -> Result<()> {
     let procs = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
     for pid in procs.split_whitespace() {
         let path = PathBuf::from("/proc").join(pid).join("status");
         let status = match fs::read_to_string(&path) {
-            // A timer of the image may have killed it, frozen as it is.
+            // A timer of the image may have killed the task, although it is frozen.
             Err(error) if is_gone(&error) => continue,
             status => status.with_context(|| path.display().to_string())?,
         };

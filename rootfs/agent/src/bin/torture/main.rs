@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `torture`: feeds damaged and forged images of a program to `restart(2)`.
 //!
-//! The program runs as an unprivileged user until a trigger stops it, and is
-//! checkpointed. Every restart is asked for by that user, who has
-//! CAP_CHECKPOINT_RESTORE and nothing else. Raw damage must be refused. A forgery must be
-//! refused, or be restored with no more rights than the user has. After each, no task
-//! may be left.
+//! The program runs as an unprivileged user until a trigger freezes it, and is checkpointed. That
+//! user then restarts each image with CAP_CHECKPOINT_RESTORE and no other capability. Damaged
+//! images must be refused. A forged image must either be refused, or be restored with no more
+//! rights than the user has. After each attempt, no task may remain.
 
 mod attempt;
 mod victim;
@@ -22,22 +21,23 @@ use attempt::{Attempt, Outcome};
 
 /// Feed damaged and forged images of a program to restart(2).
 ///
-/// Exit status: 0 all as it should be, 1 something was not, 2 wrong usage.
+/// Exit status: 0 all images were handled correctly, 1 an image was not or another error occurred,
+/// 2 wrong usage.
 #[derive(Parser)]
 struct Options {
-    /// Images with bytes that went wrong.
+    /// Number of images with changed bytes.
     #[arg(long, default_value_t = 1000)]
     raw: u32,
-    /// Images with changed structure and right checksums.
+    /// Number of images with changed records and correct checksums.
     #[arg(long, default_value_t = 5000)]
     forged: u32,
-    /// Seed of both; the same seed gives the same images of the same program state.
+    /// Seed for both kinds; the same seed generates the same images from the same program state.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// User and group that the program and the restarts run as.
     #[arg(long, default_value_t = 65534)]
     user: u32,
-    /// Where to stop the program, as `cgroup.freeze_at` takes it.
+    /// Event at which to freeze the program, in the syntax of `cgroup.freeze_at`.
     #[arg(long)]
     at: String,
     /// Path of the program, then its arguments.
@@ -45,24 +45,24 @@ struct Options {
     argv: Vec<OsString>,
 }
 
-/// What became of the images of one kind.
+/// Results of the images of one kind.
 #[derive(Default, Serialize)]
 struct Tally {
     refused: u32,
     restored: u32,
-    /// How often each errno was the answer.
+    /// Number of refusals by errno.
     errnos: BTreeMap<String, u32>,
 }
 
-/// What the host reads.
+/// The report on standard output, which the host reads.
 #[derive(Default, Serialize)]
 struct Report {
     image_bytes: usize,
     raw: Tally,
     forged: Tally,
-    /// How often each reason was given, numbers left out.
+    /// Number of refusals by reason, with the numbers in the reason replaced.
     reasons: BTreeMap<String, u32>,
-    /// Refused forgeries by the type of record that was changed first.
+    /// Number of refused forgeries by the type of the first changed record.
     refused_by_type: BTreeMap<String, u32>,
 }
 
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let image = victim::image(&options.argv, &options.at, options.user)?;
-    let records = damage::take_apart(&image[..]).context("the image is not sound")?;
+    let records = damage::take_apart(&image[..]).context("the undamaged image cannot be parsed")?;
     let attempt = Attempt::prepare(options.user)?;
     if let Outcome::Refused { errno, reason } = attempt.restart(&image)? {
         bail!("the undamaged image was refused: {reason} ({errno})");
@@ -96,7 +96,7 @@ fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("raw damage {number} ({what}), seed {}", options.seed))?;
         ensure!(
             !matches!(outcome, Outcome::Restored),
-            "raw damage {number} ({what}), seed {}, was not noticed",
+            "raw damage {number} ({what}), seed {}, was not refused",
             options.seed
         );
         report.raw.count(&outcome);
@@ -115,7 +115,7 @@ fn run(options: &Options) -> Result<()> {
         report.note(outcome);
     }
     if let Outcome::Refused { errno, reason } = attempt.restart(&image)? {
-        bail!("after it all the undamaged image was refused: {reason} ({errno})");
+        bail!("the undamaged image was refused after all attempts: {reason} ({errno})");
     }
     attempt.finish()?;
     println!("{}", serde_json::to_string(&report)?);
@@ -142,7 +142,8 @@ impl Report {
     }
 }
 
-/// The kernel's message with every number made `N`, so that like is counted with like.
+/// Returns the kernel's message with `N` for every word with a digit, so that similar messages are
+/// counted together.
 fn without_numbers(reason: &str) -> String {
     let mut text = String::new();
     for word in reason.split_whitespace() {
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn like_reasons_are_one() {
+    fn reasons_that_differ_in_numbers_are_equal() {
         let a = without_numbers("pid 3: descriptor 17 (-EBADF)");
         assert_eq!(a, without_numbers("pid 4: descriptor 9 (-EBADF)"));
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The program whose image is damaged: started, stopped, saved, and killed.
+//! Runs the program whose image is damaged: starts it, freezes it at the event, checkpoints and
+//! kills it.
 
 use std::{
     ffi::{CString, OsString},
@@ -30,16 +31,16 @@ use nix::{
     },
 };
 
-/// How long the program may take to its event, and to die.
+/// Time limit for the program to reach its event, and for its tasks to exit once killed.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The image of a program that was stopped at an event.
+/// Returns the image of a program that was frozen at an event.
 ///
 /// # Errors
-/// Where the program does not get there, or cannot be saved.
+/// Fails if the program does not reach the event, or cannot be checkpointed.
 pub fn image(argv: &[OsString], at: &str, user: u32) -> Result<Vec<u8>> {
     let cgroup = Cgroup::create(Path::new(cgroup::ROOT).join("torture.victim"))
-        .context("cannot make a cgroup")?;
+        .context("cannot create a cgroup")?;
     let (go, gate) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let dir = cgroup.open()?;
     // SAFETY: this program has a single thread.
@@ -50,24 +51,28 @@ pub fn image(argv: &[OsString], at: &str, user: u32) -> Result<Vec<u8>> {
     };
     cgroup
         .arm(at)
-        .with_context(|| format!("the kernel does not take the trigger {at:?}"))?;
-    write(&gate, b"g").context("the program is gone before it began")?;
+        .with_context(|| format!("the kernel rejected the trigger {at:?}"))?;
+    write(&gate, b"g").context("the program exited before it was started")?;
     let image = save(&cgroup, root, at);
     cgroup.kill().context("cannot kill the program")?;
     waitpid(root, None).context("cannot reap the program")?;
-    ensure!(cgroup.wait_empty(LIMIT)?, "the program does not die");
+    ensure!(cgroup.wait_empty(LIMIT)?, "the program cannot be killed");
     cgroup.remove().context("cannot remove its cgroup")?;
     image
 }
 
 fn save(cgroup: &Cgroup, root: Pid, at: &str) -> Result<Vec<u8>> {
     if !cgroup.wait_frozen(LIMIT)? {
-        bail!("the program did not come to {at}, or not to rest there");
+        bail!("the program did not reach {at}, or could not be frozen there");
     }
     let mut image = File::from(memfd_create(c"image", MFdFlags::MFD_CLOEXEC)?);
     let (flags, log) = (sys::CHECKPOINT_OWN_MOUNTS, std::io::stderr());
-    sys::checkpoint(root, image.as_fd(), flags, Some(log.as_fd()))
-        .map_err(|errno| anyhow::anyhow!("cannot save it: {}", explain::checkpoint(errno)))?;
+    sys::checkpoint(root, image.as_fd(), flags, Some(log.as_fd())).map_err(|errno| {
+        anyhow::anyhow!(
+            "cannot checkpoint the program: {}",
+            explain::checkpoint(errno)
+        )
+    })?;
     image.rewind()?;
     let mut bytes = Vec::new();
     image.read_to_end(&mut bytes)?;

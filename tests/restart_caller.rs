@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What comes of who restarts a tree, and when: it gets nothing that its restarter has asked for
-//! for itself, and loses nothing that the restarter could not have set.
+//! The influence of the caller of restart(2) on the tree: the tree inherits no attributes that the
+//! caller has set for itself, and keeps all restrictions that the caller could not lift.
 
 mod common;
 
-use common::scripts::{assert_lines, said_by};
+use common::scripts::{assert_lines, run_script};
 
-const ASKED: &str = include_str!("restarter/asked.c");
-const ODD: &str = include_str!("restarter/odd.c");
+const ASKED: &str = include_str!("restart_caller/asked.c");
+const ODD: &str = include_str!("restart_caller/odd.c");
 
-/// Tasks are created as the restarter's children, and children inherit.
+/// restart(2) creates the tasks as children of its caller, and children inherit attributes.
 #[test]
-fn a_tree_does_not_inherit_from_its_restarter() {
-    let said = said_by(&format!(
+fn a_tree_does_not_inherit_from_the_caller() {
+    let output = run_script(&format!(
         r#"
 cat > asked.c <<'END'
 {ASKED}END
@@ -32,13 +32,13 @@ diff before after && echo the same
 cat out
 "#
     ));
-    assert_lines(&said, &["saved", "restarted", "26", "the same"]);
+    assert_lines(&output, &["saved", "restarted", "26", "the same"]);
 }
 
-/// What nobody can get rid of, a tree of somebody who has it does not, either.
+/// If the caller has a restriction that no process can lift, a tree that it restarts has it too.
 #[test]
-fn what_cannot_be_given_up_stays_in_force() {
-    let said = said_by(&format!(
+fn irrevocable_restrictions_of_the_caller_stay_in_force() {
+    let output = run_script(&format!(
         r#"
 cat > asked.c <<'END'
 {ASKED}END
@@ -68,7 +68,7 @@ diff before after | grep '^[<>]'
 "#
     ));
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "< no gain of execution: 0",
@@ -79,10 +79,11 @@ diff before after | grep '^[<>]'
     );
 }
 
-/// Orphans go to the next of their ancestors that asks for them; the restarter is one.
+/// Orphans are reparented to the nearest ancestor that is a child subreaper, which the caller of
+/// restart(2) may be.
 #[test]
-fn orphans_of_a_restarted_tree_go_to_a_restarter_that_reaps_them() {
-    let said = said_by(
+fn orphans_of_a_restarted_tree_go_to_a_subreaper_caller() {
+    let output = run_script(
         r#"
 cat > reaper.c <<'END'
 #include <sys/prctl.h>
@@ -116,13 +117,13 @@ kill $orphan $root
 wait
 "#,
     );
-    assert_lines(&said, &["saved", "adopted"]);
+    assert_lines(&output, &["saved", "adopted"]);
 }
 
-/// What was left of a sleep by CLOCK_TAI is left, though somebody sets the clocks.
+/// The remaining time of a CLOCK_TAI sleep is preserved, although the clocks are set in between.
 #[test]
-fn a_sleep_goes_on_by_its_own_clock() {
-    let said = said_by(
+fn a_sleep_continues_on_its_own_clock() {
+    let output = run_script(
         r#"
 cat > tai.c <<'END'
 #include <signal.h>
@@ -159,14 +160,15 @@ until [ -s out ]; do kill -USR1 $root 2> /dev/null; done
 cat out
 "#,
     );
-    assert_lines(&said, &["saved", "goes on"]);
+    assert_lines(&output, &["saved", "goes on"]);
 }
 
-/// Who becomes a user that has more processes than the limit lets him may not exec: so setuid(2)
-/// has it. Who can raise the limit, and lower it behind, is not held by it.
+/// A process that changes to a user with more processes than RLIMIT_NPROC permits must fail in its
+/// next execve(2), as after setuid(2). A caller that may raise the limit, and lower it again
+/// afterwards, is not bound by it.
 #[test]
-fn a_limit_of_processes_is_not_passed_by_a_restart() {
-    let said = said_by(
+fn a_restart_respects_the_limit_of_processes() {
+    let output = run_script(
         r#"
 cat > limited.c <<'END'
 #include <stdio.h>
@@ -210,7 +212,7 @@ kill %1 %2
 "#,
     );
     assert_lines(
-        &said,
+        &output,
         &[
             "saved",
             "executed",
