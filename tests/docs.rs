@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crucible_artefacts::{Cache, Progress, Sources, host, kernel};
+use crucible_artefacts::{Cache, Silent, Sources, host, kernel};
 
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -154,21 +154,12 @@ fn functions() -> BTreeSet<(String, String)> {
     found
 }
 
-struct Quiet;
-
-impl Progress for Quiet {
-    fn begin(&self, _: &str) {}
-    fn advance(&self, _: u64, _: u64) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-}
-
 /// Returns the directory of the pinned kernel's source.
 fn linux_source() -> PathBuf {
-    host::ensure(true, &Quiet).expect("host packages");
+    host::ensure(true, &Silent).expect("host packages");
     let cache = Cache::from_env().expect("a cache");
     let sources = Sources::find().expect("a checkout");
-    kernel::source(&cache, &sources, &Quiet).expect("the kernel's source")
+    kernel::source(&cache, &sources, &Silent).expect("the kernel's source")
 }
 
 /// Returns the words of `wanted` that occur in files below `directory` with these extensions.

@@ -7,23 +7,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use crucible_artefacts::{Progress, host};
+use crucible_artefacts::{Silent, host};
 
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-struct Quiet;
-
-impl Progress for Quiet {
-    fn begin(&self, _: &str) {}
-    fn advance(&self, _: u64, _: u64) {}
-    fn end(&self) {}
-    fn note(&self, _: &str) {}
-}
-
 /// Installs the tools that the checks run. Only once, because apt allows one process at a time.
 static TOOLS: LazyLock<()> =
-    LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Quiet).expect("host packages"));
+    LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Silent).expect("host packages"));
 
 fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program)
