@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use crucible_engine::guest::{Guest, GuestError};
 use crucible_protocol::matrix::{Cell, Class};
 
+use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
-use crate::images::Images;
 use crate::temporary::Temporary;
 
 /// Time limit for an answer of the agent.
@@ -46,15 +46,15 @@ const SOURCES: [(&str, &str); 7] = [
 const COMPILE: &str = "gcc -O2 -static -no-pie -fno-stack-protector -o cell *.c";
 
 /// Runs cells in a guest, and boots a new guest after a cell has crashed one.
-pub struct Bench<'a> {
-    images: &'a Images,
+pub struct GuestPool<'a> {
+    images: &'a BootArtefacts,
     context: &'a Context,
     guest: Option<(Guest, Temporary)>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> GuestPool<'a> {
     /// Returns a runner that boots its guest on demand.
-    pub fn new(images: &'a Images, context: &'a Context) -> Self {
+    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
         Self {
             images,
             context,

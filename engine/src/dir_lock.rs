@@ -15,11 +15,11 @@ const LOCK: &str = ".lock";
 
 /// Ownership of a directory; released when dropped.
 #[derive(Debug)]
-pub struct Claim {
+pub struct DirLock {
     _lock: File,
 }
 
-impl Claim {
+impl DirLock {
     /// Claims a directory that was just created. Returns `None` if another process has
     /// removed it meanwhile.
     pub fn new(directory: &Path) -> io::Result<Option<Self>> {
@@ -82,7 +82,7 @@ mod tests {
         };
         let claim = |path: &Path| {
             fs::write(path.join("file"), "").unwrap();
-            Claim::new(path).unwrap().unwrap()
+            DirLock::new(path).unwrap().unwrap()
         };
         let alive = make("x-alive");
         let _held = claim(&alive);

@@ -13,7 +13,7 @@ use crate::{
 /// An implementation of checkpoint and restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Engine {
+pub enum Backend {
     /// `checkpoint(2)` and `restart(2)`.
     #[default]
     Crucible,
@@ -21,7 +21,7 @@ pub enum Engine {
     Criu,
 }
 
-impl Engine {
+impl Backend {
     /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -49,7 +49,7 @@ fn path(name: &str) -> String {
     format!("{KEEP_DIR}/{name}")
 }
 
-impl Engine {
+impl Backend {
     /// Checkpoints a frozen container. CRIU kills it afterwards.
     pub fn save(
         self,

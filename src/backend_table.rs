@@ -12,15 +12,15 @@ const LONGEST: usize = 100;
 /// Formats the table, with a row for each case and a column for each backend. The records of a
 /// scenario must be adjacent and have the same cases.
 pub fn table(records: &[ScenarioRecord]) -> String {
-    let mut engines: Vec<&str> = Vec::new();
+    let mut backends: Vec<&str> = Vec::new();
     for record in records {
-        if !engines.contains(&record.engine.name()) {
-            engines.push(record.engine.name());
+        if !backends.contains(&record.backend.name()) {
+            backends.push(record.backend.name());
         }
     }
-    let mut text = format!("| scenario | case | at | {} |\n", engines.join(" | "));
-    let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(engines.len()));
-    for alike in records.chunks(engines.len()) {
+    let mut text = format!("| scenario | case | at | {} |\n", backends.join(" | "));
+    let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(backends.len()));
+    for alike in records.chunks(backends.len()) {
         let Some(first) = alike.first() else { continue };
         for (n, case) in first.cases.iter().enumerate() {
             let cells: Vec<_> = alike
@@ -38,17 +38,17 @@ pub fn table(records: &[ScenarioRecord]) -> String {
         }
     }
     text.push('\n');
-    for engine in &engines {
+    for backend in &backends {
         let cases = records
             .iter()
-            .filter(|record| record.engine.name() == *engine)
+            .filter(|record| record.backend.name() == *backend)
             .flat_map(|record| &record.cases);
         let (mut all, mut passed) = (0, 0);
         for case in cases {
             all += 1;
             passed += usize::from(case.verdict == Some(Verdict::Pass));
         }
-        let _ = writeln!(text, "{engine}: {passed} of {all} cases pass");
+        let _ = writeln!(text, "{backend}: {passed} of {all} cases pass");
     }
     text
 }
@@ -70,9 +70,9 @@ fn cell(case: &CaseRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crucible_engine::{Engine, RestartIn};
+    use crucible_engine::{Backend, RestartIn};
 
-    fn record(engine: Engine, verdict: Verdict) -> ScenarioRecord {
+    fn record(backend: Backend, verdict: Verdict) -> ScenarioRecord {
         ScenarioRecord {
             schema: 2,
             scenario: "strace".into(),
@@ -88,7 +88,7 @@ mod tests {
             }],
             expected: None,
             reproduce: String::new(),
-            engine,
+            backend,
             restart_in: RestartIn::Same,
             versions: Default::default(),
             timings: Default::default(),
@@ -99,8 +99,8 @@ mod tests {
     #[test]
     fn each_case_has_one_row_with_both_verdicts() {
         let records = [
-            record(Engine::Crucible, Verdict::Pass),
-            record(Engine::Criu, Verdict::Refused),
+            record(Backend::Crucible, Verdict::Pass),
+            record(Backend::Criu, Verdict::Refused),
         ];
         let text = table(&records);
         assert!(

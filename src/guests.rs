@@ -7,23 +7,23 @@ use crucible_artefacts::kernel::Flavour;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
 
+use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
 use crate::exit;
-use crate::images::Images;
 
 /// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
 
 /// Starts machines on this host.
 pub struct HostLab<'a> {
-    images: &'a Images,
+    images: &'a BootArtefacts,
     context: &'a Context,
     slowness: u32,
 }
 
 impl<'a> HostLab<'a> {
     /// Creates a lab whose machines boot these images.
-    pub fn new(images: &'a Images, context: &'a Context) -> Self {
+    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,
             Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,

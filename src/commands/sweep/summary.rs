@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::Result;
-use crucible_engine::stop::Stop;
-use crucible_engine::sweep::{Came, Tried};
+use crucible_engine::abort::Abort;
+use crucible_engine::sweep::{PointOutcome, PointResult};
 use serde_json::{Value, json};
 
 use crate::exit;
@@ -16,7 +16,7 @@ use crate::exit;
 const COMMANDS: usize = 3;
 
 /// The results of a complete sweep.
-pub struct Screen {
+pub struct Summary {
     scenario: String,
     event: String,
     reproduce: String,
@@ -40,14 +40,14 @@ pub struct CaseSweep {
     /// Duration of an undisturbed run, in milliseconds.
     pub undisturbed_ms: u64,
     /// The reason why no point was tried.
-    pub stop: Option<Stop>,
+    pub stop: Option<Abort>,
     /// The results of the tried points.
-    pub tried: Vec<Tried>,
+    pub tried: Vec<PointResult>,
 }
 
 impl CaseSweep {
     /// Returns the result of a case without any tried point.
-    pub fn stopped(name: &str, stop: Stop) -> Self {
+    pub fn stopped(name: &str, stop: Abort) -> Self {
         Self {
             name: name.to_owned(),
             events: 0,
@@ -60,10 +60,10 @@ impl CaseSweep {
         }
     }
 
-    fn counts(&self) -> BTreeMap<Came, usize> {
+    fn counts(&self) -> BTreeMap<PointOutcome, usize> {
         let mut counts = BTreeMap::new();
         for one in &self.tried {
-            *counts.entry(one.came).or_default() += 1;
+            *counts.entry(one.outcome).or_default() += 1;
         }
         counts
     }
@@ -103,7 +103,7 @@ impl CaseSweep {
         for one in &self.tried {
             let (tried, passed) = kinds.entry(one.kind()).or_default();
             *tried += 1;
-            *passed += usize::from(one.came == Came::Passed);
+            *passed += usize::from(one.outcome == PointOutcome::Passed);
         }
         kinds
     }
@@ -111,10 +111,15 @@ impl CaseSweep {
     /// Returns the ptrace stop that some task was in at all failed points and at the fewest of the
     /// other points, with the number of failed and of other points.
     fn suspect(&self) -> Option<(&str, usize, usize)> {
-        let bad: Vec<_> = self.tried.iter().filter(|one| one.came.is_bad()).collect();
-        let at = |stop: &str, came: bool| {
+        let bad: Vec<_> = self
+            .tried
+            .iter()
+            .filter(|one| one.outcome.is_bad())
+            .collect();
+        let at = |stop: &str, outcome: bool| {
             let tried = self.tried.iter();
-            let with = tried.filter(|one| one.came.is_bad() == came && one.stops.contains(stop));
+            let with =
+                tried.filter(|one| one.outcome.is_bad() == outcome && one.stops.contains(stop));
             with.count()
         };
         let stops = bad.first()?.stops.iter();
@@ -126,10 +131,17 @@ impl CaseSweep {
 
     /// Returns the points that did not pass, grouped by outcome and cause, the largest group
     /// first.
-    fn causes(&self) -> Vec<Vec<&Tried>> {
-        let mut causes: BTreeMap<_, Vec<&Tried>> = BTreeMap::new();
-        for one in self.tried.iter().filter(|one| one.came != Came::Passed) {
-            causes.entry((one.came, &one.cause)).or_default().push(one);
+    fn causes(&self) -> Vec<Vec<&PointResult>> {
+        let mut causes: BTreeMap<_, Vec<&PointResult>> = BTreeMap::new();
+        for one in self
+            .tried
+            .iter()
+            .filter(|one| one.outcome != PointOutcome::Passed)
+        {
+            causes
+                .entry((one.outcome, &one.cause))
+                .or_default()
+                .push(one);
         }
         let mut causes: Vec<_> = causes.into_values().collect();
         causes.sort_by_key(|alike| std::cmp::Reverse(alike.len()));
@@ -137,7 +149,7 @@ impl CaseSweep {
     }
 }
 
-impl Screen {
+impl Summary {
     /// Returns empty results. `reproduce` is the command that tries a point, without the point's
     /// name. `sampled` is true if not all points were selected.
     pub fn new(scenario: &str, event: &str, reproduce: String, sampled: bool) -> Self {
@@ -154,10 +166,10 @@ impl Screen {
     /// reached, or if all points were selected and some events have no name; otherwise 0.
     pub fn exit_code(&self) -> u8 {
         let tried = || self.cases.iter().flat_map(|case| &case.tried);
-        if tried().any(|one| one.came.is_bad()) {
+        if tried().any(|one| one.outcome.is_bad()) {
             exit::DIVERGED
         } else if self.cases.iter().any(|case| case.stop.is_some())
-            || tried().any(|one| one.came != Came::Passed)
+            || tried().any(|one| one.outcome != PointOutcome::Passed)
             || self.cases.iter().any(|case| case.tried.len() < case.points)
             || (!self.sampled && self.cases.iter().any(|case| case.unnamed > 0))
         {
@@ -167,7 +179,7 @@ impl Screen {
         }
     }
 
-    fn command(&self, case: &CaseSweep, one: &Tried) -> String {
+    fn command(&self, case: &CaseSweep, one: &PointResult) -> String {
         format!(
             "{} --case {} --point {}:{}",
             self.reproduce, case.name, one.point.task, one.point.nth
@@ -195,7 +207,7 @@ impl Screen {
         let counts: Vec<_> = case
             .counts()
             .into_iter()
-            .map(|(came, count)| format!("{count} {}", came.name()))
+            .map(|(outcome, count)| format!("{count} {}", outcome.name()))
             .collect();
         let _ = writeln!(
             text,
@@ -219,7 +231,7 @@ impl Screen {
                  {others} of the others"
             );
         }
-        let count = |is: &dyn Fn(&&Tried) -> bool| case.tried.iter().filter(is).count();
+        let count = |is: &dyn Fn(&&PointResult) -> bool| case.tried.iter().filter(is).count();
         let control = count(&|one| one.by_control);
         if control > 0 {
             let _ = writeln!(
@@ -272,7 +284,7 @@ impl Screen {
                 text,
                 "  {} {}: {}",
                 alike.len(),
-                first.came.name(),
+                first.outcome.name(),
                 first.cause
             );
             let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
@@ -300,16 +312,16 @@ impl Screen {
                 let counts: BTreeMap<_, _> = case
                     .counts()
                     .into_iter()
-                    .map(|(came, count)| (came.name(), count))
+                    .map(|(outcome, count)| (outcome.name(), count))
                     .collect();
-                let told = |is: &dyn Fn(&&Tried) -> bool| -> Vec<Value> {
+                let told = |is: &dyn Fn(&&PointResult) -> bool| -> Vec<Value> {
                     let tried = case.tried.iter().filter(is);
                     tried.map(|one| json!(one)).collect()
                 };
                 let bad: Vec<_> = case
                     .tried
                     .iter()
-                    .filter(|one| one.came != Came::Passed)
+                    .filter(|one| one.outcome != PointOutcome::Passed)
                     .map(|one| json!({ "tried": one, "again": self.command(case, one) }))
                     .collect();
                 json!({
@@ -350,15 +362,15 @@ mod tests {
     use super::*;
     use crucible_engine::sweep::Point;
 
-    fn one(nth: u64, came: Came) -> Tried {
-        Tried {
+    fn one(nth: u64, outcome: PointOutcome) -> PointResult {
+        PointResult {
             point: Point {
                 task: "2.1".into(),
                 nth,
                 what: "vfork".into(),
             },
             met: None,
-            came,
+            outcome,
             cause: "restarted = control: stdout".into(),
             lines: vec!["differs".into()],
             stops: ["syscall-enter".to_owned()].into(),
@@ -368,9 +380,9 @@ mod tests {
         }
     }
 
-    fn screen(tried: Vec<Tried>, points: usize) -> Screen {
-        let mut screen = Screen::new("vfork", "vfork", "crucible sweep vfork".into(), false);
-        screen.cases.push(CaseSweep {
+    fn summary(tried: Vec<PointResult>, points: usize) -> Summary {
+        let mut summary = Summary::new("vfork", "vfork", "crucible sweep vfork".into(), false);
+        summary.cases.push(CaseSweep {
             name: "make".into(),
             events: points,
             unnamed: 0,
@@ -380,35 +392,41 @@ mod tests {
             stop: None,
             tried,
         });
-        screen
+        summary
     }
 
     #[test]
     fn a_point_that_was_not_tried_or_not_reached_never_counts_as_passed() {
-        let passed = || one(1, Came::Passed);
-        assert_eq!(screen(vec![passed()], 1).exit_code(), exit::PASS);
-        assert_eq!(screen(vec![passed()], 2).exit_code(), exit::UNKNOWN);
-        let missed = screen(vec![passed(), one(2, Came::NotReached)], 2);
+        let passed = || one(1, PointOutcome::Passed);
+        assert_eq!(summary(vec![passed()], 1).exit_code(), exit::PASS);
+        assert_eq!(summary(vec![passed()], 2).exit_code(), exit::UNKNOWN);
+        let missed = summary(vec![passed(), one(2, PointOutcome::NotReached)], 2);
         assert_eq!(missed.exit_code(), exit::UNKNOWN);
-        let bad = screen(vec![one(1, Came::NotReached), one(2, Came::Diverged)], 2);
+        let bad = summary(
+            vec![
+                one(1, PointOutcome::NotReached),
+                one(2, PointOutcome::Diverged),
+            ],
+            2,
+        );
         assert_eq!(bad.exit_code(), exit::DIVERGED);
     }
 
     #[test]
     fn unnamed_events_are_not_ignored() {
-        let mut screen = screen(vec![one(1, Came::Passed)], 1);
-        screen.cases[0].unnamed = 1;
-        assert_eq!(screen.exit_code(), exit::UNKNOWN);
-        screen.sampled = true;
-        assert_eq!(screen.exit_code(), exit::PASS);
+        let mut summary = summary(vec![one(1, PointOutcome::Passed)], 1);
+        summary.cases[0].unnamed = 1;
+        assert_eq!(summary.exit_code(), exit::UNKNOWN);
+        summary.sampled = true;
+        assert_eq!(summary.exit_code(), exit::PASS);
     }
 
     #[test]
     fn a_point_counts_for_the_event_that_it_reached() {
-        let mut other = one(1, Came::Passed);
+        let mut other = one(1, PointOutcome::Passed);
         other.point.what = "ptrace-stop syscall-enter wait4".into();
         other.met = Some("ptrace-stop signal".into());
-        let text = screen(vec![other, one(2, Came::Passed)], 2).text();
+        let text = summary(vec![other, one(2, PointOutcome::Passed)], 2).text();
         assert!(
             text.contains("passed by kind: signal 1/1, vfork 1/1"),
             "{text}"
@@ -423,10 +441,10 @@ mod tests {
 
     #[test]
     fn the_effect_of_freezing_alone_is_reported() {
-        let mut one = one(1, Came::Passed);
+        let mut one = one(1, PointOutcome::Passed);
         one.by_control = true;
         one.cause = "restarted = undisturbed: stderr".into();
-        let text = screen(vec![one], 1).text();
+        let text = summary(vec![one], 1).text();
         assert!(
             text.contains("1 with the difference: restarted = undisturbed: stderr"),
             "{text}"
@@ -435,32 +453,43 @@ mod tests {
 
     #[test]
     fn a_stop_that_only_failed_points_have_is_suspect() {
-        let with = |nth, came, stops: &[&str]| {
-            let mut one = one(nth, came);
+        let with = |nth, outcome, stops: &[&str]| {
+            let mut one = one(nth, outcome);
             one.stops = stops.iter().map(|&stop| stop.to_owned()).collect();
             one
         };
         let mut tried = vec![
-            with(1, Came::Passed, &["syscall-enter"]),
-            with(2, Came::Diverged, &["syscall-enter", "syscall-exit"]),
+            with(1, PointOutcome::Passed, &["syscall-enter"]),
+            with(
+                2,
+                PointOutcome::Diverged,
+                &["syscall-enter", "syscall-exit"],
+            ),
             with(
                 3,
-                Came::Diverged,
+                PointOutcome::Diverged,
                 &["exit", "syscall-enter", "syscall-exit"],
             ),
         ];
-        let text = screen(tried.clone(), 3).text();
+        let text = summary(tried.clone(), 3).text();
         assert!(
             text.contains("suspect: syscall-exit: a task was in it at all 2 failed points"),
             "{text}"
         );
         tried.truncate(1);
-        assert!(!screen(tried, 1).text().contains("suspect"));
+        assert!(!summary(tried, 1).text().contains("suspect"));
     }
 
     #[test]
     fn points_that_fail_in_the_same_way_are_reported_once_with_their_commands() {
-        let text = screen(vec![one(3, Came::Diverged), one(4, Came::Diverged)], 2).text();
+        let text = summary(
+            vec![
+                one(3, PointOutcome::Diverged),
+                one(4, PointOutcome::Diverged),
+            ],
+            2,
+        )
+        .text();
         assert!(
             text.contains("2 diverged: restarted = control: stdout"),
             "{text}"

@@ -14,7 +14,7 @@ use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::machines::{self, Kind, MachineArgs};
-use crate::warm;
+use crate::vm_snapshot;
 
 /// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
 /// shadow, and delays the reuse of freed memory.
@@ -102,7 +102,7 @@ impl KernelArgs {
 }
 
 /// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
-pub struct Images {
+pub struct BootArtefacts {
     cache: Cache,
     /// The empty disk that writable disks are copied from; none where they are made.
     template: Option<PathBuf>,
@@ -119,7 +119,7 @@ pub struct Images {
     pub debian: PathBuf,
 }
 
-impl Images {
+impl BootArtefacts {
     /// Builds or finds everything, after installing missing host packages.
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
@@ -186,7 +186,7 @@ impl Images {
     /// Returns the directory of a snapshot that such a machine can start from. Without one,
     /// boots a guest and takes it.
     pub fn saved(&self, context: &Context, spec: &MachineSpec) -> Result<PathBuf> {
-        warm::saved(&self.cache, self, spec, self.kind, context)
+        vm_snapshot::saved(&self.cache, self, spec, self.kind, context)
     }
 
     /// The kind of machine.

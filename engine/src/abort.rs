@@ -3,11 +3,11 @@
 
 use crucible_vmm::TaskStates;
 
-use crate::{engine::Refusal, guest::GuestError, session::SessionError, verdict::Verdict};
+use crate::{backend::Refusal, guest::GuestError, session::SessionError, verdict::Verdict};
 
 /// The early end of a case.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub struct Abort {
     /// The verdict.
     pub verdict: Verdict,
     /// Reason in one line.
@@ -30,7 +30,7 @@ pub enum Phase {
     After,
 }
 
-impl Stop {
+impl Abort {
     /// A case without a result.
     pub fn unknown(why: impl Into<String>) -> Self {
         Self {
@@ -163,20 +163,20 @@ mod tests {
             GuestError::Alert(Vec::new()),
             GuestError::Ended(None),
         ] {
-            assert_eq!(Stop::guest(Phase::Before, error).verdict, Verdict::Unknown);
+            assert_eq!(Abort::guest(Phase::Before, error).verdict, Verdict::Unknown);
         }
     }
 
     #[test]
     fn from_the_trigger_on_it_counts() {
-        assert_eq!(Stop::guest(Phase::After, silent()).verdict, Verdict::Hang);
+        assert_eq!(Abort::guest(Phase::After, silent()).verdict, Verdict::Hang);
         let alert = GuestError::Alert(Vec::new());
-        assert_eq!(Stop::guest(Phase::After, alert).verdict, Verdict::Panic);
+        assert_eq!(Abort::guest(Phase::After, alert).verdict, Verdict::Panic);
     }
 
     #[test]
     fn a_failed_question_is_crucibles_own_failure() {
-        let stop = Stop::guest(Phase::After, GuestError::Failed("no".into()));
+        let stop = Abort::guest(Phase::After, GuestError::Failed("no".into()));
         assert_eq!(stop.verdict, Verdict::Unknown);
         assert!(stop.guest_usable);
     }

@@ -11,15 +11,15 @@ use crucible_artefacts::Fingerprint;
 use crucible_engine::Scenario;
 use crucible_engine::record::Versions;
 use crucible_engine::scenario::Case;
-use crucible_engine::sweep::{Point, Tried};
+use crucible_engine::sweep::{Point, PointResult};
 
 /// The journal of a running or finished sweep.
-pub struct Done {
+pub struct Journal {
     path: PathBuf,
     identity: String,
     /// `None` until the first result is to be written.
     file: Option<File>,
-    tried: HashMap<(String, u64), Tried>,
+    tried: HashMap<(String, u64), PointResult>,
 }
 
 /// Returns a hash of everything that the points depend on. The points of a different kernel,
@@ -51,18 +51,18 @@ pub fn identity(
     Ok(format!("{{\"sweep\":\"{}\"}}", hash.finish()))
 }
 
-impl Done {
+impl Journal {
     /// Opens the journal, empty or with the earlier results. Writes nothing: an existing file
     /// stays unchanged until [`Self::begin`]. The error is a mistake on the command line.
     pub fn open(path: &Path, identity: &str, resume: bool) -> Result<Self, String> {
-        let mut done = Self {
+        let mut journal = Self {
             path: path.to_owned(),
             identity: identity.to_owned(),
             file: None,
             tried: HashMap::new(),
         };
         if !resume {
-            return Ok(done);
+            return Ok(journal);
         }
         let text = fs::read_to_string(path).unwrap_or_default();
         let mut lines = text.lines();
@@ -78,11 +78,12 @@ impl Done {
             ),
             Some(_) => {
                 // The last line may be incomplete; that point is tried again.
-                for one in lines.map_while(|line| serde_json::from_str::<Tried>(line).ok()) {
-                    done.tried
+                for one in lines.map_while(|line| serde_json::from_str::<PointResult>(line).ok()) {
+                    journal
+                        .tried
                         .insert((one.point.task.clone(), one.point.nth), one);
                 }
-                Ok(done)
+                Ok(journal)
             }
         }
     }
@@ -108,7 +109,7 @@ impl Done {
     }
 
     /// Separates points into the results of those already tried, and the points left to try.
-    pub fn split(&mut self, points: &[Point]) -> (Vec<Tried>, Vec<Point>) {
+    pub fn split(&mut self, points: &[Point]) -> (Vec<PointResult>, Vec<Point>) {
         let mut tried = Vec::new();
         let mut left = Vec::new();
         for point in points {
@@ -121,7 +122,7 @@ impl Done {
     }
 
     /// Appends one result, if the journal was begun.
-    pub fn add(&mut self, tried: &Tried) -> Result<()> {
+    pub fn add(&mut self, tried: &PointResult) -> Result<()> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
@@ -134,17 +135,17 @@ impl Done {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crucible_engine::sweep::Came;
+    use crucible_engine::sweep::PointOutcome;
 
-    fn one(nth: u64) -> Tried {
-        Tried {
+    fn one(nth: u64) -> PointResult {
+        PointResult {
             point: Point {
                 task: "2".into(),
                 nth,
                 what: "vfork".into(),
             },
             met: None,
-            came: Came::Passed,
+            outcome: PointOutcome::Passed,
             cause: String::new(),
             lines: Vec::new(),
             stops: Default::default(),
@@ -154,31 +155,31 @@ mod tests {
         }
     }
 
-    fn begun(path: &Path) -> Done {
-        let mut done = Done::open(path, "x", false).unwrap();
-        done.begin().unwrap();
-        done
+    fn begun(path: &Path) -> Journal {
+        let mut journal = Journal::open(path, "x", false).unwrap();
+        journal.begin().unwrap();
+        journal
     }
 
     #[test]
     fn an_interrupted_sweep_resumes_after_its_last_complete_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
-        let mut done = begun(&path);
-        done.add(&one(1)).unwrap();
-        done.add(&one(2)).unwrap();
-        drop(done);
+        let mut journal = begun(&path);
+        journal.add(&one(1)).unwrap();
+        journal.add(&one(2)).unwrap();
+        drop(journal);
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 9]).unwrap();
         let points: Vec<_> = (1..4).map(|nth| one(nth).point).collect();
-        let mut done = Done::open(&path, "x", true).unwrap();
-        done.begin().unwrap();
-        let (tried, left) = done.split(&points);
+        let mut journal = Journal::open(&path, "x", true).unwrap();
+        journal.begin().unwrap();
+        let (tried, left) = journal.split(&points);
         assert_eq!(tried.len(), 1);
         assert_eq!(left, points[1..]);
-        done.add(&one(2)).unwrap();
-        let mut done = Done::open(&path, "x", true).unwrap();
-        assert_eq!(done.split(&points).1, points[2..]);
+        journal.add(&one(2)).unwrap();
+        let mut journal = Journal::open(&path, "x", true).unwrap();
+        assert_eq!(journal.split(&points).1, points[2..]);
     }
 
     #[test]
@@ -187,8 +188,8 @@ mod tests {
         let path = dir.path().join("a.jsonl");
         begun(&path).add(&one(1)).unwrap();
         let before = fs::read_to_string(&path).unwrap();
-        let mut done = Done::open(&path, "y", false).unwrap();
-        done.add(&one(2)).unwrap();
+        let mut journal = Journal::open(&path, "y", false).unwrap();
+        journal.add(&one(2)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), before);
     }
 
@@ -196,9 +197,9 @@ mod tests {
     fn a_sweep_of_a_different_kernel_is_not_resumed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
-        assert!(Done::open(&path, "x", true).is_err());
+        assert!(Journal::open(&path, "x", true).is_err());
         begun(&path);
-        assert!(Done::open(&path, "y", true).is_err());
+        assert!(Journal::open(&path, "y", true).is_err());
     }
 
     #[test]

@@ -15,11 +15,11 @@ use crucible_protocol::ToolRun;
 use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Disk, MachineSpec};
 
+use crate::boot_artefacts::{BootArtefacts, GuestArgs, KernelArgs};
 use crate::bundle::{Bundle, Parts};
 use crate::context::Context;
-use crate::emulator;
 use crate::host_program::succeed;
-use crate::images::{GuestArgs, Images, KernelArgs};
+use crate::host_qemu;
 use crate::machines::{MachineArg, MachineArgs};
 use crate::temporary::Temporary;
 
@@ -57,7 +57,7 @@ pub struct Size {
 
 /// A disk with a bundle, and the images that boot the outer Linux.
 pub struct Outer {
-    images: Images,
+    images: BootArtefacts,
     kernel: PathBuf,
     directory: Temporary,
     disk: PathBuf,
@@ -77,7 +77,7 @@ impl Outer {
                 cold: true,
             },
         };
-        let images = Images::prepare(context, &guest)?;
+        let images = BootArtefacts::prepare(context, &guest)?;
         let outer = kernel::kernel(
             &context.cache()?,
             &context.sources()?,
@@ -167,7 +167,7 @@ impl Outer {
 
 /// Creates a disk with a bundle of `images`.
 fn bundle(
-    images: &Images,
+    images: &BootArtefacts,
     context: &Context,
     directory: &Temporary,
     emulator: bool,
@@ -185,7 +185,7 @@ fn bundle(
     };
     Bundle::create(&root, &parts, Some(Path::new(USERLAND)))?;
     if emulator {
-        emulator::bring(&root)?;
+        host_qemu::bring(&root)?;
     }
     fs::remove_file(&template).context("cannot remove the template of the disk")?;
     let disk = directory.path().join("bundle.ext4");

@@ -9,8 +9,8 @@ use crucible_artefacts::{Cache, Fingerprint, Step};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{MachineSpec, Start};
 
+use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
-use crate::images::Images;
 use crate::machines::{self, Kind};
 use crate::temporary::Temporary;
 
@@ -31,7 +31,7 @@ const BOOT: Duration = Duration::from_secs(120);
 /// takes it.
 pub fn saved(
     cache: &Cache,
-    images: &Images,
+    images: &BootArtefacts,
     spec: &MachineSpec,
     kind: Kind,
     context: &Context,
@@ -52,13 +52,13 @@ pub fn saved(
     Ok(saved)
 }
 
-fn save(directory: &Path, images: &Images, kind: Kind, context: &Context) -> Result<()> {
+fn save(directory: &Path, images: &BootArtefacts, kind: Kind, context: &Context) -> Result<()> {
     let _step = Step::begin(context.progress(), "booting a guest to be saved");
     let run_dir = Temporary::new("warm")?;
     let scratch = run_dir.path().join("scratch.ext4");
     images.scratch(context, &scratch)?;
     let spec = MachineSpec {
-        start: Start::ToBeSaved(directory.to_owned()),
+        start: Start::BootForSnapshot(directory.to_owned()),
         ..images.machine(&scratch, run_dir.path())
     };
     let mut guest = Guest::greet(machines::start(kind, &spec)?, BOOT)?;
