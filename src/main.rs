@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 mod context;
 mod coverage_report;
+mod embedded;
 mod exit;
 mod guests;
 mod host_program;

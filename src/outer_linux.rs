@@ -136,8 +136,8 @@ impl Outer {
         Ok(run)
     }
 
-    /// Copies the results of runs in the bundle to `results/` in `root`.
-    pub fn bring_results(&self, root: &Path) -> Result<()> {
+    /// Copies the results of runs in the bundle to `results`.
+    pub fn bring_results(&self, results: &Path) -> Result<()> {
         let directory = self.directory.path();
         let request = format!("rdump /results \"{}\"", directory.display());
         // debugfs reports failures only as text, and the directory may not exist.
@@ -146,11 +146,13 @@ impl Outer {
                 .args(["-R", &request])
                 .arg(&self.disk),
         )?;
+        fs::create_dir_all(results)
+            .with_context(|| format!("cannot make {}", results.display()))?;
         succeed(
             Command::new("cp")
                 .args(["--recursive", "--no-target-directory"])
                 .arg(directory.join("results"))
-                .arg(root.join("results")),
+                .arg(results),
         )
     }
 

@@ -70,7 +70,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     });
     match code {
         Ok(code) => {
-            outer.bring_results(&context.root()?)?;
+            outer.bring_results(&context.results()?)?;
             Ok(code)
         }
         Err(error) => {

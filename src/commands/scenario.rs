@@ -16,7 +16,8 @@ use crucible_engine::{Backend, EventSpec, RestartIn, Scenario, Session, Verdict}
 
 use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
 use crate::breaks::BreakArgs;
-use crate::context::Context;
+use crate::context::{self, Context};
+use crate::embedded;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::machines::MachineArgs;
@@ -116,13 +117,21 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             return Ok(exit::USAGE.into());
         }
     };
+    if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
+        eprintln!(
+            "crucible: --accept changes a scenario's expected result, and the scenarios that come \
+             with the program cannot be changed; run crucible in a checkout, or copy the \
+             scenario's directory"
+        );
+        return Ok(exit::USAGE.into());
+    }
     let images = BootArtefacts::prepare(context, &args.broken.guest(&args.guest))?;
     let lab = HostLab::new(&images, context);
     let what = match &scenarios[..] {
         [one] => one.name.as_str(),
         _ => "all",
     };
-    let results = root.join("results");
+    let results = context.results()?;
     let store = Store::begin(&results, what)
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let progress = Steps::new(context);
@@ -159,13 +168,9 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             .progress()
             .note(&format!("the guest did not shut down: {error}"));
     }
-    let finished = store.finished();
+    let finished = context::shown(store.finished());
     for record in &mut records {
-        record.results = finished
-            .strip_prefix(root)
-            .unwrap_or(finished)
-            .to_string_lossy()
-            .into();
+        record.results.clone_from(&finished);
     }
     let first = Backend::from(args.backend[0]);
     let decides = records.iter().filter(|record| record.backend == first);
@@ -239,10 +244,7 @@ fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
 
 /// The command that runs one scenario again with the same options.
 fn reproduce(args: &ScenarioArgs, backend: BackendArg, name: &str) -> String {
-    let mut words = vec![
-        "cargo run --release -q -- scenario".to_owned(),
-        name.to_owned(),
-    ];
+    let mut words = vec![format!("{} scenario", context::program()), name.to_owned()];
     let mut add = |option: &str, value: Option<String>| {
         words.extend(value.map(|value| format!("{option} {value}")));
     };
@@ -405,7 +407,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             reproduce(&args, BackendArg::Crucible, "vfork"),
-            "cargo run --release -q -- scenario vfork --at vfork:2 --restart-in fresh"
+            "cargo run -q -- scenario vfork --at vfork:2 --restart-in fresh"
         );
     }
 }

@@ -59,7 +59,7 @@ pub fn run(
         "chains": chains.iter().map(|(case, chain)| value(case, chain)).collect::<Vec<_>>(),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    let record = keep(store, &context.root()?, &json)?;
+    let record = keep(store, &json)?;
     if args.json {
         println!("{json}");
     } else {

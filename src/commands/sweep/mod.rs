@@ -23,7 +23,7 @@ use crucible_protocol::EventKind;
 use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
 use crate::breaks::BreakArgs;
 use crate::commands::scenario;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::exit;
 use crate::guests::HostLab;
 use journal::Journal;
@@ -138,7 +138,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     let guest = args.broken.guest(&args.guest);
     let images = BootArtefacts::prepare(context, &guest)?;
     let lab = HostLab::new(&images, context);
-    let results = root.join("results");
+    let results = context.results()?;
     let store = Store::begin(&results, &format!("sweep-{}", scenario.name))
         .with_context(|| format!("cannot write to {}", results.display()))?;
     if args.chain {
@@ -177,7 +177,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         summary.cases.push(sweep.run(&mut journal)?);
     }
     let json = summary.json()?;
-    let record = keep(store, root, &json)?;
+    let record = keep(store, &json)?;
     if args.json {
         println!("{json}");
     } else {
@@ -188,15 +188,9 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
 }
 
 /// Writes the record and completes the results directory. Returns the path of the record.
-fn keep(store: Store, root: &Path, json: &str) -> Result<String> {
+fn keep(store: Store, json: &str) -> Result<String> {
     store.write(Path::new("sweep.json"), json.as_bytes())?;
-    let finished = store.finished();
-    let record = finished
-        .strip_prefix(root)
-        .unwrap_or(finished)
-        .join("sweep.json")
-        .to_string_lossy()
-        .into_owned();
+    let record = context::shown(&store.finished().join("sweep.json"));
     store.finish(false)?;
     Ok(record)
 }
@@ -221,7 +215,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 /// Returns the command that tries one point, without the point's name.
 fn reproduce(args: &SweepArgs) -> String {
     let mut words = vec![
-        "cargo run --release -q -- sweep".to_owned(),
+        format!("{} sweep", context::program()),
         args.scenario.clone(),
         format!("--event {}", args.event.name()),
     ];

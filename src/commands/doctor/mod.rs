@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible doctor`
 
+mod first_run;
+mod paths;
+
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -14,9 +17,8 @@ use crate::context::Context;
 use crate::exit;
 use crate::machines;
 
-/// Disk space for a first run, in GiB: the kernel's source and two build trees, the
-/// userland, and the disks of a run.
-const NEEDED_GIB: u64 = 8;
+/// A finding that no run needs.
+const DEBUG_KERNEL: &str = "debug kernel";
 
 /// The options of `crucible doctor`.
 #[derive(Debug, Args)]
@@ -56,6 +58,16 @@ enum State {
     Note,
 }
 
+impl Finding {
+    fn new(state: State, what: &'static str, detail: String) -> Self {
+        Self {
+            state,
+            what,
+            detail,
+        }
+    }
+}
+
 /// Examines this host and prints the findings.
 pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     let report = examine(context)?;
@@ -74,14 +86,26 @@ fn examine(context: &Context) -> Result<Report> {
     findings.push(packages(&missing));
 
     let cache = context.cache()?;
-    findings.push(space(&cache)?);
+    findings.push(paths::cache(cache.root()));
+    findings.push(paths::writable("results", &context.results()?));
+    let mut built = false;
     match context.sources() {
-        Ok(sources) => findings.extend(artefacts(&cache, &sources)?),
-        Err(error) => findings.push(Finding {
-            state: State::Missing,
-            what: "sources",
-            detail: error.to_string(),
-        }),
+        Ok(sources) => {
+            findings.push(paths::readable("sources", sources.root()));
+            let artefacts = artefacts(&cache, &sources)?;
+            // The debug kernel is built by those who ask for it.
+            built = artefacts
+                .iter()
+                .all(|f| f.state == State::Ok || f.what == DEBUG_KERNEL);
+            findings.extend(artefacts);
+        }
+        Err(error) => findings.push(Finding::new(State::Missing, "sources", error.to_string())),
+    }
+    findings.push(first_run::memory()?);
+    findings.push(first_run::disk(cache.root())?);
+    if !built {
+        findings.push(first_run::network());
+        findings.push(first_run::time());
     }
     let mend = (!missing.is_empty()).then(|| host::install_command(&missing));
     Ok(Report {
@@ -148,28 +172,6 @@ fn packages(missing: &[host::Package]) -> Finding {
     }
 }
 
-fn space(cache: &Cache) -> Result<Finding> {
-    let stat = rustix::fs::statvfs(cache.root())?;
-    let free = (stat.f_bavail * stat.f_frsize) >> 30;
-    let detail = format!("{}, {free} GiB free", cache.root().display());
-    Ok(if free >= NEEDED_GIB {
-        Finding {
-            state: State::Ok,
-            what: "cache",
-            detail,
-        }
-    } else {
-        Finding {
-            state: State::Missing,
-            what: "cache",
-            detail: format!(
-                "{detail}, {NEEDED_GIB} GiB are needed; free some space, or set \
-                 CRUCIBLE_CACHE to a directory on another disk"
-            ),
-        }
-    })
-}
-
 fn artefacts(cache: &Cache, sources: &Sources) -> Result<Vec<Finding>> {
     let finding = |what, path: Option<std::path::PathBuf>| match path {
         Some(path) => Finding {
@@ -192,7 +194,7 @@ fn artefacts(cache: &Cache, sources: &Sources) -> Result<Vec<Finding>> {
     };
     Ok(vec![
         finding("base kernel", image(Flavour::Base)),
-        finding("debug kernel", image(Flavour::Debug)),
+        finding(DEBUG_KERNEL, image(Flavour::Debug)),
         finding("userland", rootfs::debian_cached(cache, sources)?),
     ])
 }
