@@ -49,7 +49,7 @@ pub struct GuestArgs {
     #[command(flatten, next_help_heading = "Machine")]
     pub machine: MachineArgs,
     /// Let each guest wait for gdb on this TCP port of localhost, or this Unix socket,
-    /// without any time limits; see docs/debugging.md
+    /// without any time limits; see docs/howto/debug-with-gdb.md
     #[arg(long, help_heading = "Machine", value_name = "PORT|SOCKET")]
     pub gdb: Option<DebuggerAddress>,
 }

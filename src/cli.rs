@@ -81,7 +81,7 @@ impl Command {
             Self::Speed(args) => speed::run(&args, context),
             Self::Clones(args) => clones::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
-            Self::Completions(args) => completions::run(&args),
+            Self::Completions(args) => completions::run(&args, context),
         }
     }
 }

@@ -17,6 +17,7 @@ mod host_qemu;
 mod machines;
 mod outer_linux;
 mod progress;
+mod reference;
 mod report;
 mod temporary;
 mod vm_snapshot;

@@ -40,7 +40,7 @@ exec 3>&1
 /// interrupts without a lock and not atomically (`interrupt_request` in `helper_vmrun`,
 /// target/i386/tcg/sysemu/svm_helper.c), so an interrupt at that moment is only delivered
 /// with the next one to that CPU. Without a tick there is no next one if it was a one-shot
-/// timer or was to wake that CPU. See docs/testing.md.
+/// timer or was to wake that CPU. See docs/design/testing.md.
 const TICKS: [&str; 2] = ["nohz=off", "highres=off"];
 
 /// Device of the userland's disk in the outer Linux.

@@ -8,7 +8,7 @@ use crucible_protocol::Observation;
 use regex::{Captures, Regex};
 use serde::Serialize;
 
-/// A rule; docs/scenarios.md describes each.
+/// A rule; [`Rule::ignores`] describes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -91,6 +91,71 @@ impl Rule {
             Self::SystemLoad => "system-load",
             Self::SigchldOrder => "sigchld-order",
             Self::InterruptedCalls => "interrupted-calls",
+        }
+    }
+
+    /// Returns true for a rule that only applies to logs of strace, and only if the scenario names
+    /// it.
+    pub fn is_for_logs(self) -> bool {
+        !matches!(
+            self,
+            Self::Nonce
+                | Self::PipeNumbers
+                | Self::UnlinkedInodes
+                | Self::ZombieState
+                | Self::ExpiredTimers
+                | Self::CriuSystemCall
+                | Self::CriuTimeNamespace
+                | Self::StartTimes
+        )
+    }
+
+    /// Returns what the rule ignores, for the reference.
+    pub fn ignores(self) -> &'static str {
+        match self {
+            Self::Nonce => "the number that each run draws",
+            Self::PipeNumbers => {
+                "inode numbers of pipes and sockets; which ends belong together is compared"
+            }
+            Self::UnlinkedInodes => "inode numbers of mapped files without a name",
+            Self::ZombieState => "what `/proc` shows of a zombie, except its ids and exit code",
+            Self::ExpiredTimers => {
+                "a pending signal that one of the process's timers can have sent since the \
+                 checkpoint, since timers run while the restarted tasks are still frozen: the \
+                 signal of a POSIX timer that the process has, or SIGALRM, which any process may \
+                 have newly pending, since `/proc` does not show interval timers"
+            }
+            Self::CriuSystemCall => {
+                "with `--backend criu` only: the system call that `/proc` shows for a task"
+            }
+            Self::CriuTimeNamespace => {
+                "with `--backend criu` only: the number of the time namespace"
+            }
+            Self::StartTimes => {
+                "creation times of tasks, in another machine (`--restart-in fresh`), which may \
+                 have started after them, and with `--backend criu`, which creates the tasks anew"
+            }
+            Self::StracePids => {
+                "process ids in calls and signals, and the thread ids that `pthread_join` waits for"
+            }
+            Self::StraceAddresses => "addresses",
+            Self::StraceTimes => "clocks and used CPU time",
+            Self::TemporaryNames => "names that `mkstemp` makes up",
+            Self::RandomBytes => "calls of `getrandom`",
+            Self::SystemLoad => "the result of `sysinfo`",
+            Self::SigchldOrder => {
+                "at which call and in which order SIGCHLD arrives, with the return from a handler \
+                 that makes no calls; the set of signals is compared, under the other rules"
+            }
+            Self::InterruptedCalls => {
+                "that a call was interrupted and restarted: both count as one call, since freezing \
+                 alone interrupts calls. A call counts as restarted if the next call that is not a \
+                 return from a handler has its name or is `restart_syscall`; `pause` and \
+                 `rt_sigsuspend` do not if the return from the handler reports `EINTR`, since they \
+                 are complete then. `restart_syscall` shows only a result, so `poll`, `nanosleep`, \
+                 `clock_nanosleep` and `futex` are compared by their arguments (except the \
+                 remaining time), number and error"
+            }
         }
     }
 
