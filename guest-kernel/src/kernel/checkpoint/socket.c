@@ -371,7 +371,7 @@ static int check_outside(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		sock_put(peer);
 	if (outside)
 		return ckpt_err(ctx, -EBUSY,
-				"socket:[%lu] is connected to one outside the tree, or that was not accepted yet",
+				"socket:[%lu] is connected to a socket outside the tree or not accepted yet",
 				file_inode(file)->i_ino);
 	/* the object table has it once itself */
 	if (file_count(file) != obj->uses + 1)
@@ -398,9 +398,9 @@ int ckpt_check_sockets(struct ckpt_ctx *ctx)
 	xa_for_each(&ctx->objs, i, obj) {
 		if (obj->type != CKPT_REC_FILE)
 			continue;
-		if (ckpt_is_epoll(obj->ptr) && !obj->told)
+		if (ckpt_is_epoll(obj->ptr) && !obj->written)
 			return ckpt_err(ctx, -EOPNOTSUPP,
-					"an epoll file that is on its way through a socket");
+					"an epoll file in flight on a socket");
 		if (unix_get_socket(obj->ptr))
 			ret = check_outside(ctx, obj);
 		if (ret)
@@ -596,7 +596,7 @@ static int check_free(struct ckpt_ctx *ctx, struct socket *sock,
 	ret = bind_name(probe, name, len);
 	sock_release(probe);
 	return ret == -EADDRINUSE ?
-		ckpt_err(ctx, -EPERM, "the name of another socket that is in use") :
+		ckpt_err(ctx, -EPERM, "a name that a different socket is bound to") :
 		ret;
 }
 
