@@ -162,7 +162,7 @@ __printf(3, 4) int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
 void ckpt_log_write(struct ckpt_ctx *ctx);
 void ckpt_log_free(struct ckpt_ctx *ctx);
 
-/* sys.c: contexts */
+/* ctx.c: contexts */
 struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags);
 void ckpt_ctx_put(struct ckpt_ctx *ctx);
 
@@ -377,7 +377,7 @@ struct file *ckpt_open_inotify(struct ckpt_ctx *ctx);
 void ckpt_arm_watches(struct ckpt_ctx *ctx);
 void ckpt_free_watches(struct ckpt_ctx *ctx);
 
-/* socket.c, message.c */
+/* socket.c, socket_check.c, message.c */
 struct ckpt_sockets_made;
 int ckpt_check_socket(struct ckpt_ctx *ctx, struct file *file);
 int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,
