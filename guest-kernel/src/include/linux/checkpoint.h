@@ -119,32 +119,32 @@ static inline void ckpt_site_enter_ptrace(void)
  * checkpoint, so the task sends no notification and counts no event
  * (kernel/checkpoint/stop.c).
  */
-static inline bool ckpt_stop_again(void)
+static inline bool ckpt_resuming_stop(void)
 {
-	return unlikely(current->ckpt_site.again) && !current->ckpt_site.dying;
+	return unlikely(current->ckpt_site.resume) && !current->ckpt_site.dying;
 }
 
-static inline bool ckpt_exit_again(void)
+static inline bool ckpt_resuming_exit(void)
 {
 	return unlikely(current->ckpt_site.dying);
 }
 
 int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type);
 void ckpt_stop_entered(struct kernel_siginfo *info);
-int ckpt_stop_left_out(void);
+int ckpt_skip_stop(void);
 void ckpt_gate_pass(void);
 
 /* In do_exit(), after the exit stop. */
 static inline void ckpt_exit_stopped(void)
 {
-	if (ckpt_stop_again())
-		ckpt_stop_left_out();
+	if (ckpt_resuming_stop())
+		ckpt_skip_stop();
 }
 
 /* At the end of exit_notify(). */
 static inline void ckpt_exit_done(void)
 {
-	if (ckpt_exit_again())
+	if (ckpt_resuming_exit())
 		ckpt_gate_pass();
 }
 
@@ -180,15 +180,15 @@ static inline bool ckpt_task_visible(const struct task_struct *t)
 }
 
 /* kernel/checkpoint/exec.c, for fs/exec.c */
-bool __ckpt_exec_again(void);
+bool __ckpt_resuming_exec(void);
 bool ckpt_exec_traced(void);
 int ckpt_exec_begin(struct linux_binprm *bprm);
 void ckpt_exec_sleep(struct linux_binprm *bprm);
 
 /* True if current is being restarted into an execve(2). */
-static inline bool ckpt_exec_again(void)
+static inline bool ckpt_resuming_exec(void)
 {
-	return unlikely(current->ckpt_site.restart) && __ckpt_exec_again();
+	return unlikely(current->ckpt_site.restart) && __ckpt_resuming_exec();
 }
 
 void ckpt_unhide_dead(struct task_struct *t);
@@ -357,17 +357,17 @@ static inline void ckpt_site_leave(void) { }
 static inline bool ckpt_counts_events(void) { return false; }
 static inline void ckpt_stop_at(u32 stop, int arg) { }
 static inline void ckpt_site_enter_ptrace(void) { }
-static inline bool ckpt_stop_again(void) { return false; }
-static inline bool ckpt_exit_again(void) { return false; }
+static inline bool ckpt_resuming_stop(void) { return false; }
+static inline bool ckpt_resuming_exit(void) { return false; }
 static inline void ckpt_exit_stopped(void) { }
 static inline void ckpt_exit_done(void) { }
 static inline void ckpt_gate_pass(void) { }
 static inline void ckpt_stop_entered(struct kernel_siginfo *info) { }
-static inline int ckpt_stop_left_out(void) { return 0; }
+static inline int ckpt_skip_stop(void) { return 0; }
 static inline void cgroup_freeze_resume(void) { }
 static inline void ckpt_task_init(struct task_struct *child) { }
 static inline void ckpt_unhide_dead(struct task_struct *t) { }
-static inline bool ckpt_exec_again(void) { return false; }
+static inline bool ckpt_resuming_exec(void) { return false; }
 static inline bool ckpt_exec_traced(void) { return false; }
 static inline int ckpt_exec_begin(struct linux_binprm *bprm) { return 0; }
 static inline void ckpt_exec_sleep(struct linux_binprm *bprm) { schedule(); }

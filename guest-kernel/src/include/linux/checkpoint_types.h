@@ -40,7 +40,7 @@ struct ckpt_name {
  *	enum ckpt_stop_kind
  * @stop_arg: argument of @stop, see enum ckpt_stop_kind
  * @dying: a restarted dead thread is exiting; it reports nothing
- * @again: the stop or exit that a restarted task has yet to re-enter
+ * @resume: the stop or exit that a restarted task has yet to re-enter
  * @pty: index plus 1 of the pty that a restarted task is opening, else 0
  * @restart: number of the restart(2) that the task works for, 0 for none. The
  *	task finds the tasks that this restart hides. Written by the task itself
@@ -61,7 +61,7 @@ struct ckpt_site {
 	u32 stop;
 	s32 stop_arg;
 	bool dying;
-	struct ckpt_stop *again;
+	struct ckpt_stop *resume;
 	int pty;
 	u64 restart;
 	u64 hidden;

@@ -52,7 +52,7 @@ struct ckpt_tsk {
 	u32 group_stop_count;		/* restart, of a process */
 	struct ckpt_ptrace ptrace;	/* restart: CKPT_REC_PTRACE as read */
 	const struct cred *ptracer_cred;	/* restart: reference held */
-	struct ckpt_stop *again;	/* restart: stop or exit to re-enter */
+	struct ckpt_stop *resume;	/* restart: stop or exit to re-enter */
 	struct ckpt_terminal *tty;	/* restart, of a process: controlling */
 	pid_t tty_old_pgrp;		/* restart, of a process */
 	bool lives;			/* its process has a live thread */

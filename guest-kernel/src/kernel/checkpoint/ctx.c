@@ -24,7 +24,7 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 		if (ctx->tsks[i].task)
 			put_task_struct(ctx->tsks[i].task);
 		put_cred(ctx->tsks[i].ptracer_cred);
-		ckpt_stop_free(ctx->tsks[i].again);
+		ckpt_stop_free(ctx->tsks[i].resume);
 	}
 	ckpt_gate_put(ctx->gate);
 	ckpt_free_procs(ctx);

@@ -90,7 +90,7 @@ static struct exec_wait *find_wait(const struct task_struct *task)
  */
 
 /* True if current repeats an execve(2) for a restart. */
-bool __ckpt_exec_again(void)
+bool __ckpt_resuming_exec(void)
 {
 	return find_wait(current);
 }
@@ -101,7 +101,7 @@ bool __ckpt_exec_again(void)
  */
 bool ckpt_exec_traced(void)
 {
-	struct exec_wait *wait = ckpt_exec_again() ? find_wait(current) : NULL;
+	struct exec_wait *wait = ckpt_resuming_exec() ? find_wait(current) : NULL;
 
 	return wait && wait->ct->ptrace.tracer;
 }
@@ -167,7 +167,7 @@ static int arrive(struct exec_wait *wait, struct linux_binprm *bprm)
  */
 int ckpt_exec_begin(struct linux_binprm *bprm)
 {
-	struct exec_wait *wait = ckpt_exec_again() ? find_wait(current) : NULL;
+	struct exec_wait *wait = ckpt_resuming_exec() ? find_wait(current) : NULL;
 
 	if (wait)
 		return arrive(wait, bprm);

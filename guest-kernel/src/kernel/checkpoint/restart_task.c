@@ -318,13 +318,13 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	int code = ct->tree.exit_code;
 
 	go_live(ctx, ct);
-	current->ckpt_site.again = ct->again;
-	ct->again = NULL;
+	current->ckpt_site.resume = ct->resume;
+	ct->resume = NULL;
 	ckpt_gate_get(gate);
 	ckpt_hide_end();
 	ckpt_ctx_put(ctx);
 
-	if (current->ckpt_site.again) {
+	if (current->ckpt_site.resume) {
 		ckpt_gate_put(gate);
 		if (!dead)
 			return ckpt_resume_stop(&rec, &ptrace, vfork);

@@ -112,7 +112,7 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	bool late = ckpt_dead_thread(ct);
 	bool stopped = ct->ptrace.stop != CKPT_STOP_NONE;
 	bool at_stop = ct->rec.site == CKPT_SITE_PTRACE;
-	struct ckpt_stop *again;
+	struct ckpt_stop *resume;
 
 	if (stopped != at_stop ||
 	    (stopped && !valid_stop_arg(ct->ptrace.stop, ct->rec.site_arg)) ||
@@ -128,15 +128,15 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 				"a seccomp stop, restarted from under seccomp filters");
 	if (!stopped && !late)
 		return 0;
-	again = kmalloc(sizeof(*again), GFP_KERNEL_ACCOUNT);
-	if (!again)
+	resume = kmalloc(sizeof(*resume), GFP_KERNEL_ACCOUNT);
+	if (!resume)
 		return -ENOMEM;
-	again->type = ct->rec.site_arg;
-	again->rec = ct->ptrace;
-	again->gate = ctx->gate;
+	resume->type = ct->rec.site_arg;
+	resume->rec = ct->ptrace;
+	resume->gate = ctx->gate;
 	refcount_inc(&ctx->gate->users);
 	atomic_inc(&ctx->gate->left);
-	ct->again = again;
+	ct->resume = resume;
 	return 0;
 }
 
@@ -181,11 +181,11 @@ void ckpt_gate_wait(struct ckpt_gate *gate)
 	ckpt_gate_put(gate);
 }
 
-void ckpt_stop_free(struct ckpt_stop *again)
+void ckpt_stop_free(struct ckpt_stop *resume)
 {
-	if (again)
-		ckpt_gate_put(again->gate);
-	kfree(again);
+	if (resume)
+		ckpt_gate_put(resume->gate);
+	kfree(resume);
 }
 
 /**
@@ -196,12 +196,12 @@ void ckpt_stop_free(struct ckpt_stop *again)
  */
 void ckpt_gate_pass(void)
 {
-	struct ckpt_stop *again = current->ckpt_site.again;
+	struct ckpt_stop *resume = current->ckpt_site.resume;
 
-	current->ckpt_site.again = NULL;
+	current->ckpt_site.resume = NULL;
 	current->ckpt_site.dying = false;
-	ckpt_gate_count(again->gate);
-	ckpt_stop_free(again);
+	ckpt_gate_count(resume->gate);
+	ckpt_stop_free(resume);
 }
 
 /*
@@ -211,10 +211,10 @@ void ckpt_gate_pass(void)
 /* Return the signal of a signal-delivery stop, for ptrace_signal(). */
 int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type)
 {
-	const struct ckpt_stop *again = current->ckpt_site.again;
+	const struct ckpt_stop *resume = current->ckpt_site.resume;
 
-	memcpy(info, again->rec.info, sizeof(*info));
-	*type = again->type;
+	memcpy(info, resume->rec.info, sizeof(*info));
+	*type = resume->type;
 	return info->si_signo;
 }
 
@@ -224,7 +224,7 @@ int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type)
  */
 void ckpt_stop_entered(struct kernel_siginfo *info)
 {
-	const struct ckpt_ptrace *rec = &current->ckpt_site.again->rec;
+	const struct ckpt_ptrace *rec = &current->ckpt_site.resume->rec;
 
 	if (info)
 		memcpy(info, rec->info, sizeof(*info));
@@ -245,9 +245,9 @@ void ckpt_stop_entered(struct kernel_siginfo *info)
  * Skip the stop, as ptrace_stop() does when the tracer is gone or current is
  * killed. Returns the exit code of the stop.
  */
-int ckpt_stop_left_out(void)
+int ckpt_skip_stop(void)
 {
-	int exit_code = current->ckpt_site.again->rec.exit_code;
+	int exit_code = current->ckpt_site.resume->rec.exit_code;
 
 	ckpt_gate_pass();
 	return exit_code;
@@ -262,7 +262,7 @@ static void send_chosen(int signr)
 /**
  * ckpt_resume_stop - re-enter a stop, then do the work that is left after it
  * @rec: current's task record
- * @ptrace: current's ptrace record; current->ckpt_site.again is set
+ * @ptrace: current's ptrace record; current->ckpt_site.resume is set
  * @vfork: linked if a vfork wait follows
  *
  * Return: the value that ckpt_task_main() returns to ret_from_fork().
