@@ -201,7 +201,7 @@ fn a_proc_file_recorded_as_a_plain_file_is_refused() {
     );
     let output = intrude(&mut guest, &format!("{KEEP_DIR}/forged"), "restart", 0, "");
     assert!(
-        output.contains("maps is a file of proc, not saved as one (-EINVAL)"),
+        output.contains("maps is in /proc, but was not saved as such (-EINVAL)"),
         "{output}"
     );
     let output = intrude(&mut guest, &image, "restart", 0, "");

@@ -224,15 +224,18 @@ true
     );
     for (image, expected) in [
         ("plain", "restart: done"),
-        ("dumpable", "only root may have a core file (-EPERM)"),
+        ("dumpable", "core dumps only root may read (-EPERM)"),
         ("path", "restart: done"),
         ("exe", "execs as an executable (-EACCES)"),
         ("cwd", "/tmp/root (-EACCES)"),
         ("alarm", "a sleep that wakes the machine (-EPERM)"),
         ("bound", "restart: done"),
-        ("inherit", "that the caller may not give (-EPERM)"),
+        ("inherit", "that the caller may not set (-EPERM)"),
         ("socket", "restart: done"),
-        ("name", "another socket that is in use (-EPERM)"),
+        (
+            "name",
+            "a name that a different socket is bound to (-EPERM)",
+        ),
         ("noexec", "which vm.memfd_noexec forbids (-EACCES)"),
     ] {
         assert!(

@@ -65,7 +65,7 @@ umount one
         &output,
         &[
             "refused",
-            "in another cgroup of a version 1 hierarchy than the caller",
+            "its cgroup in a version 1 hierarchy differs from the caller's",
             "saved",
         ],
     );
@@ -102,7 +102,7 @@ again 'mount -t tmpfs -o size=1m,ro ours data' --equal-mounts
         "its mount namespace is not the caller's: permit it (checkpoint --own-mounts)",
         "saved",
         "refused",
-        "the tree had a mount namespace of its own: make equal mounts and say so",
+        "the tree had a mount namespace of its own: make equal mounts and confirm it",
         "restarted",
     ];
     for _ in 0..4 {
@@ -290,7 +290,7 @@ try ./bits 40 -- $raised
     );
     assert_eq!(
         output
-            .matches("that the caller may not give (-EPERM)")
+            .matches("that the caller may not set (-EPERM)")
             .count(),
         3,
         "{output}"

@@ -124,7 +124,7 @@ fn a_tracee_outside_is_reported() {
 fn a_socket_whose_peer_is_outside_is_refused() {
     let output = run_script(&[SOCKETS, "outside", "here"]);
     assert!(
-        output.contains("is connected to one outside the tree"),
+        output.contains("is connected to a socket outside the tree"),
         "{output}"
     );
     assert!(output.contains("the child exited 7"), "{output}");

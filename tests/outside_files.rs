@@ -113,9 +113,8 @@ fn an_object_of_an_unmapped_user_is_refused() {
                 .lines()
                 .any(|line| line.starts_with(&format!("{what}: pid "))
                     && line.contains(name)
-                    && line.contains(
-                        "belongs to a user or group that the tree's user namespace has not"
-                    )),
+                    && line
+                        .contains("belongs to a user or group outside the tree's user namespace")),
             "{what}: {output}"
         );
     }

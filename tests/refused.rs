@@ -26,20 +26,20 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &[
             "pid 3: a listening socket",
-            "pid 3: a file on its way through a socket cannot be saved",
+            "pid 3: a file in flight on a socket cannot be saved",
         ],
     ),
     (
         "flying",
         "EOPNOTSUPP",
-        &["an epoll file that is on its way through a socket"],
+        &["an epoll file in flight on a socket"],
     ),
     (
         "watched",
         "EBUSY",
         &[
             "pid 3: inotify watches inode",
-            "to which no path leads",
+            "which has no path",
             "fd 3 cannot be saved",
         ],
     ),
@@ -56,7 +56,7 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
     (
         "timer",
         "EOPNOTSUPP",
-        &["pid 3: refused: POSIX timer 0 by clock"],
+        &["pid 3: refused: POSIX timer 0 on clock"],
     ),
     (
         "mlock",
@@ -105,12 +105,12 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
     (
         "attributes",
         "EOPNOTSUPP",
-        &["pid 3: attributes: no name, and extended attributes"],
+        &["pid 3: attributes: has no name, but extended attributes"],
     ),
     (
         "overmounted",
         "EBUSY",
-        &["pid 3: /work/under: the name leads to another file"],
+        &["pid 3: /work/under: the name leads to a different file"],
     ),
     (
         "namespace",

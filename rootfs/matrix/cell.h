@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * One cell of the matrix of ptrace stops: a tracee is brought into a stop, its tracer parks
- * there, which is where a checkpoint may come, and then does something.
+ * One cell of the matrix of ptrace stops: a tracer brings its tracee into a stop, parks, which
+ * is when a checkpoint may happen, and then makes a request.
  *
- *	pid 1		starts the others, reaps, says how they ended
- *	tracer		attaches, leads the tracee to the stop, parks, goes on
- *	tracee		does the deed that has the stop in it
+ *	pid 1		starts the others, reaps them, logs how they ended
+ *	tracer		attaches, leads the tracee to the stop, parks, continues
+ *	tracee		performs the deed that contains the stop
  *	second		the other thread of its process, which is parked in a read, if the
  *			cell has one
- *	child		who is born in the deed
+ *	child		the task that the deed creates
  *
- * Each writes down what it sees, under such a name and not under its number: what is born
- * after a restart may have another. The order is kept within each name only.
+ * Each logs its observations under its role, not under its pid, because tasks created after a
+ * restart may have different pids. Only lines of the same role are ordered.
  */
 #ifndef CELL_H
 #define CELL_H
@@ -23,12 +23,12 @@
 #include <sys/types.h>
 
 enum deed {
-	DEED_NONE,		/* nothing but the end */
+	DEED_NONE,		/* only exits */
 	DEED_STEPS,
 	DEED_SYSCALL,
-	DEED_READ,		/* blocks until it is fed */
+	DEED_READ,		/* blocks until the tracer writes */
 	DEED_KILL,		/* SIGUSR1 to the process */
-	DEED_TGKILL,		/* and to the thread */
+	DEED_TGKILL,		/* SIGUSR1 to the thread */
 	DEED_QUEUE,		/* a real-time signal with a value */
 	DEED_ALTSTACK,
 	DEED_FATAL,
@@ -45,7 +45,7 @@ enum deed {
 	DEED_SECCOMP,
 };
 
-/* How the tracee gets from its mark to the stop. */
+/* How the tracee gets from its starting point to the stop. */
 enum lead {
 	LEAD_SIGNAL,
 	LEAD_SENT,		/* the tracer sends the signal into a read */
@@ -63,7 +63,7 @@ enum lead {
 	LEAD_BLOCK,
 	LEAD_STEP_SYSCALL,
 	LEAD_HANDLER,
-	LEAD_KILLED,		/* PTRACE_EVENT_EXIT of one that a signal kills */
+	LEAD_KILLED,		/* PTRACE_EVENT_EXIT after a fatal signal */
 };
 
 struct stop {
@@ -71,7 +71,7 @@ struct stop {
 	enum deed deed;
 	enum lead lead;
 	int arg;		/* the signal, or the event */
-	int options;		/* PTRACE_O_*, besides those that all have */
+	int options;		/* PTRACE_O_* in addition to those of all cells */
 	bool plain;		/* without PTRACE_O_TRACESYSGOOD */
 	bool restarts;		/* SIGUSR1 has SA_RESTART */
 };
@@ -79,9 +79,9 @@ struct stop {
 enum way { WAY_TRACEME, WAY_ATTACH, WAY_SEIZE, NR_WAYS };
 
 enum next {
-	NEXT_CONT,		/* with what the stop was about */
+	NEXT_CONT,		/* with the signal of the stop */
 	NEXT_CONT_0,
-	NEXT_CONT_SIG,		/* with another signal, which has a handler */
+	NEXT_CONT_SIG,		/* with a different signal, which has a handler */
 	NEXT_CONT_FATAL,
 	NEXT_CONT_STOP,
 	NEXT_SYSCALL,
@@ -115,7 +115,7 @@ enum threads {
 	THREADS_ONE,
 	THREADS_TWO,
 	THREADS_TWO_TRACED,
-	THREADS_OTHER,		/* the tracee is the second one; the first parks */
+	THREADS_OTHER,		/* the tracee is the second thread; the leader parks */
 	NR_THREADS
 };
 
@@ -125,7 +125,7 @@ struct cell {
 	enum next next;
 	bool collected;
 	enum threads threads;
-	/* SINGLESTEP in place of SINGLEBLOCK: the run without the feature */
+	/* SINGLESTEP instead of SINGLEBLOCK, for CPUs without block steps */
 	bool absent;
 	const char *program;
 };
@@ -135,26 +135,26 @@ enum role { ROLE_INIT, ROLE_TRACER, ROLE_TRACEE, ROLE_SECOND, ROLE_CHILD, NR_ROL
 /* The real-time signal that is queued. */
 #define RT_SIGNAL 36
 
-/* A file that all have mapped, so that it outlives each of them. */
+/* A file that all tasks map, so that it outlives each of them. */
 struct shared {
-	int pids[NR_ROLES];	/* the child's once it is born, and the tracer knows */
+	int pids[NR_ROLES];	/* the child's is set by the tracer, after its creation */
 	int poked;
-	int tracee_waits;	/* for the tracer: to attach, or as a tracee of its own will */
+	int tracee_waits;	/* for the tracer, to attach or after PTRACE_TRACEME */
 	int second_parks;
-	int execed;		/* the tracee has, and is the only thread */
-	int thread_born;	/* the child is one */
-	int counter;		/* a descriptor that an exec leaves open */
+	int execed;		/* the tracee has called exec, and is the only thread */
+	int thread_born;	/* the child is a thread */
+	int counter;		/* a descriptor that exec leaves open */
 	unsigned int used;
 	char text[1 << 14];
 };
 
 extern struct shared *shared;
 
-/* Pipes, and a file whose offset counts: a system call on it shows that it was done. */
+/* Pipes, and a file whose offset counts the system calls that were executed on it. */
 struct channels {
-	int go[2];		/* tracer to tracee: you are attached */
+	int go[2];		/* tracer to tracee: the tracer has attached */
 	int feed[2];		/* tracer to tracee: lets DEED_READ end */
-	int park[2];		/* nobody ever writes to it */
+	int park[2];		/* never written to */
 	int counter;
 };
 

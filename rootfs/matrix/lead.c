@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* The tracer's way to the stop: attaching, and what has to happen before it. */
+/* The tracer's way to the stop: attaching, and the requests before the stop. */
 #include "cell.h"
 
 #include <errno.h>
@@ -15,12 +15,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Far more steps than there are to any stop. */
+/* Far more steps than any stop requires. */
 #define MAX_STEPS 300
 
 #define SYSCALL_STOP (SIGTRAP | 0x80)
 
-/* The cell ends here, and all in it. */
+/* Reports an error and kills all tasks of the cell. */
 void give_up(const char *format, ...)
 {
 	char line[256];
@@ -34,7 +34,7 @@ void give_up(const char *format, ...)
 	_exit(0);
 }
 
-/* ptrace(2), its errno in the log. */
+/* Calls ptrace(2) and logs its errno. */
 long trace(const char *what, int request, pid_t pid, unsigned long addr, unsigned long data)
 {
 	long ret = ptrace(request, pid, addr, data);
@@ -44,14 +44,14 @@ long trace(const char *what, int request, pid_t pid, unsigned long addr, unsigne
 	return ret;
 }
 
-/* One that the cell is about: without it there is no such cell. */
+/* Calls ptrace(2) for a request that the cell requires: its failure ends the cell. */
 void must(const char *what, int request, pid_t pid, unsigned long addr, unsigned long data)
 {
 	if (ptrace(request, pid, addr, data))
 		give_up("excluded %s %s", what, strerrorname_np(errno));
 }
 
-/* Waits for a task's stop, and leaves it to be waited for; its status, 0 where it died. */
+/* Waits for a task's stop without consuming it. Returns its status, 0 if it has died. */
 static int peek(pid_t pid)
 {
 	siginfo_t info = { };
@@ -69,7 +69,7 @@ static void expect(pid_t pid, int status)
 		give_up("no such stop: %#x came, not %#x", came, status);
 }
 
-/* Waits for a task and writes down what there is to see. */
+/* Waits for a task and logs its stop or exit. */
 void collect(pid_t pid)
 {
 	int status;
@@ -99,12 +99,12 @@ static void attach_to(const struct cell *cell, pid_t pid)
 	collect(pid);
 	must("setoptions", PTRACE_SETOPTIONS, pid, 0, options_of(cell));
 	must("cont", PTRACE_CONT, pid, 0, 0);
-	/* Back in its read: on its way it might take a signal that is for another thread. */
+	/* until it is back in its read: before, it might take a signal for a different thread */
 	while (state_of(pid) != 'S')
 		sched_yield();
 }
 
-/* Makes the tracee one; it is at its mark then. */
+/* Attaches to the tracee, which is then at its starting point. */
 pid_t attach(const struct cell *cell)
 {
 	volatile int *waits = &shared->tracee_waits;
@@ -116,7 +116,7 @@ pid_t attach(const struct cell *cell)
 			die("fork");
 		if (!pid)
 			tracee(cell);
-		/* It may be another thread than the first. */
+		/* it may be a thread other than the leader */
 		while (!*waits)
 			sched_yield();
 		pid = shared->pids[ROLE_TRACEE];
@@ -137,7 +137,7 @@ pid_t attach(const struct cell *cell)
 	return pid;
 }
 
-/* Until it sleeps in the read of its deed. */
+/* Waits until it sleeps in the read of its deed. */
 static void await_read(pid_t pid)
 {
 	char path[40], wanted[40], line[40];
@@ -154,7 +154,7 @@ static void await_read(pid_t pid)
 	} while (strncmp(line, wanted, strlen(wanted)));
 }
 
-/* Until a task has come to where it stays. */
+/* Waits until a task sleeps, is stopped, or has exited. */
 static void await_rest(pid_t pid)
 {
 	while (!strchr("StTZ-", state_of(pid)))
@@ -192,7 +192,7 @@ static void step_emulated(pid_t pid)
 	give_up("no such stop: the system call does not come");
 }
 
-/* The tracee's number, which an exec by another thread than the first changes. */
+/* Resumes the tracee into its deed. Returns its tid, which exec in a second thread changes. */
 static pid_t cont_to_deed(const struct cell *cell, pid_t pid)
 {
 	siginfo_t info;
@@ -200,7 +200,7 @@ static pid_t cont_to_deed(const struct cell *cell, pid_t pid)
 	must("cont", PTRACE_CONT, pid, 0, 0);
 	if (cell->stop->deed != DEED_EXEC)
 		return pid;
-	/* An exec waits for the other threads to be gone, and they for their tracer. */
+	/* exec waits for the other threads to be gone, and they wait for their tracer */
 	if (cell->threads == THREADS_TWO_TRACED)
 		collect(shared->pids[ROLE_SECOND]);
 	if (cell->threads != THREADS_OTHER)
@@ -223,7 +223,7 @@ static void lead_group(const struct cell *cell, pid_t pid)
 	collect(pid);
 	must("cont", PTRACE_CONT, pid, 0, signo);
 	expect(pid, cell->way == WAY_SEIZE ? signo | PTRACE_EVENT_STOP << 8 : signo);
-	/* The other thread takes part, and must have before the stop can be over. */
+	/* the other thread takes part in the group stop, and must enter it first */
 	if (cell->threads != THREADS_ONE)
 		await_rest(shared->pids[ROLE_SECOND]);
 }
@@ -234,7 +234,7 @@ static void lead_listen(const struct cell *cell, pid_t pid)
 	collect(pid);
 	must("listen", PTRACE_LISTEN, pid, 0, 0);
 	if (!cell->collected) {
-		/* It has something to tell only once the stop is over. */
+		/* its next stop is reported only when the group stop is over */
 		syscall(SYS_tkill, pid, SIGCONT);
 		expect(pid, SIGTRAP | PTRACE_EVENT_STOP << 8);
 	}
@@ -248,8 +248,8 @@ static bool has_child(const struct cell *cell)
 }
 
 /*
- * Who is in the stop that the cell is about, uncollected; all others are at rest, @born
- * among them, if somebody was.
+ * Leads the tracee to the stop of the cell. Returns the task in that stop, which has not been
+ * waited for; all other tasks are at rest. @born gets the created task, if there is one.
  */
 pid_t lead(const struct cell *cell, pid_t tracee, pid_t *born)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Writing down what is seen, in words that are the same in each run. */
+/* Logs observations in a form that is the same in each run. */
 #include "cell.h"
 
 #include <elf.h>
@@ -42,7 +42,7 @@ const char *role_name(pid_t pid)
 			return names[role];
 	if (pid <= 1)
 		return pid == 1 ? names[ROLE_INIT] : "nobody";
-	/* Nobody's that should be seen. */
+	/* the pid of a task that is not part of the cell */
 	number = numbers[next++ % 4];
 	snprintf(number, sizeof(numbers[0]), "%d", pid);
 	return number;
@@ -54,7 +54,7 @@ void map_shared(void)
 
 	if (fd < 0 || ftruncate(fd, sizeof(*shared)))
 		die("shared");
-	/* The same place after an exec: the tracer pokes there. */
+	/* the same address after exec, because the tracer pokes there */
 	shared = mmap((void *)0x10000000, sizeof(*shared), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
 	if (shared == MAP_FAILED)
@@ -62,7 +62,7 @@ void map_shared(void)
 	close(fd);
 }
 
-/* Needs no system call: the tracer may have each of them stopped, or skipped. */
+/* Logs without a system call, because the tracer may stop at or skip each call. */
 void observe(const char *format, ...)
 {
 	unsigned int at, length;
@@ -106,7 +106,7 @@ void log_line(const char *role, const char *format, ...)
 
 void log_end(const char *role, int status)
 {
-	/* A thread's status is its own, or, once that has one, its process'. */
+	/* a thread's exit status is its own, or that of its process if that is exiting */
 	if (!strcmp(role, names[ROLE_CHILD]) && shared->thread_born)
 		log_line(role, "ended");
 	else if (WIFEXITED(status))
@@ -117,7 +117,7 @@ void log_end(const char *role, int status)
 		log_line(role, "status %#x", status);
 }
 
-/* '-' where there is no such task. */
+/* Returns the state letter of a task, '-' if there is no such task. */
 char state_of(pid_t pid)
 {
 	char path[32], line[256];
@@ -158,7 +158,7 @@ static void log_siginfo(pid_t pid)
 		log_line(role_name(pid), "  siginfo: %s", strerrorname_np(errno));
 		return;
 	}
-	/* A fault has an address where others have the sender. */
+	/* a fault has an address in place of the sender */
 	if ((info.si_code == 1 || info.si_code == 2) &&
 	    (info.si_signo == SIGSEGV || info.si_signo == SIGTRAP))
 		log_line(role_name(pid), "  siginfo %d code %#x errno %d address %p",
@@ -194,7 +194,7 @@ static void log_syscall(pid_t pid)
 	}
 }
 
-/* Register sets as a whole: a sum says that they are the same. */
+/* Logs a checksum of a register set. */
 static void log_set(pid_t pid, const char *what, unsigned long type)
 {
 	static unsigned char set[1 << 14];
@@ -210,7 +210,7 @@ static void log_set(pid_t pid, const char *what, unsigned long type)
 	log_line(role_name(pid), "  %s size %zu sum %#x", what, where.iov_len, sum);
 }
 
-/* What is in its memory where it goes on, and the signals that wait for it. */
+/* Logs the memory at its instruction pointer, and its pending signals. */
 static void log_pending(pid_t pid, unsigned long ip)
 {
 	struct __ptrace_peeksiginfo_args args = { .nr = 8 };
@@ -252,7 +252,7 @@ static void log_regs(pid_t pid)
 		log_line(role_name(pid), "  blocked %#llx", mask);
 }
 
-/* All that a tracer can see of a stop, its wait status first. */
+/* Logs all that a tracer can see of a stop, its wait status first. */
 void log_stop(pid_t pid, int status)
 {
 	int event = status >> 16;

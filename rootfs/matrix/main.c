@@ -3,8 +3,8 @@
  * cell --list NUMBER
  * cell NAME blocks|absent
  *
- * Runs one cell in the current directory, as the first process of a pid namespace. Leaves
- * there what the tracer, the tracee and the first process saw: tracer.log, seen.log, init.log.
+ * Runs one cell in the current directory, as the first process of a pid namespace. Writes the
+ * observations of the tracer, the tracee and the first process: tracer.log, seen.log, init.log.
  */
 #include "cell.h"
 
@@ -18,7 +18,7 @@
 
 struct channels channels;
 
-/* More than there are processes in any cell. */
+/* More than the number of processes in any cell. */
 #define LAST_PID 40
 
 static void open_channels(void)
@@ -52,13 +52,13 @@ static void run_tracer(const struct cell *cell)
 }
 
 /*
- * The tracer is dead. Whoever is stopped now was left so, and nobody else will have it go
- * on; it need not be a child of this process.
+ * Wakes tasks that are still stopped after the tracer has died, which no other process does;
+ * they are not necessarily children of this process.
  */
 static void wake_stopped(const struct cell *cell)
 {
 	for (pid_t pid = 2; pid < LAST_PID; pid++) {
-		/* Threads stop with their first one. */
+		/* threads stop together with their leader */
 		bool other = cell->threads == THREADS_OTHER && !shared->execed;
 		bool child = pid != shared->pids[ROLE_TRACEE] && pid != shared->pids[ROLE_SECOND];
 
@@ -72,7 +72,7 @@ static void wake_stopped(const struct cell *cell)
 	}
 }
 
-/* What the others have seen themselves, for who compares. */
+/* Writes the observations of the other tasks to a file, for the comparison. */
 static void keep_observations(void)
 {
 	int fd = open("seen.log", O_WRONLY | O_CREAT, 0600);
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
 	}
 	if (argc != 3 || !cell_parse(&cell, argv[1]))
 		die("what cell is that");
-	/* Words of one length: how high the stack is depends on them. */
+	/* both words have the same length, because the height of the stack depends on it */
 	cell.absent = !strcmp(argv[2], "absent");
 	map_shared();
 	open_channels();
@@ -128,7 +128,7 @@ int main(int argc, char **argv)
 		volatile int *waits = &shared->tracee_waits;
 
 		start(&cell, run_tracee);
-		/* So that numbers are given in one order. */
+		/* so that pids are always allocated in the same order */
 		while (!*waits)
 			sched_yield();
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Which cells there are, and their names: STOP/WAY/NEXT/COLLECTED/THREADS. */
+/* The list of cells, and their names: STOP/WAY/NEXT/COLLECTED/THREADS. */
 #include "cell.h"
 
 #include <signal.h>
@@ -91,7 +91,7 @@ static const char *const threadings[NR_THREADS] = { "one", "two", "two-traced", 
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Whether it is about a signal, with which the tracee may go on. */
+/* Returns true if a stop has a signal with which the tracee can be resumed. */
 bool at_signal(const struct stop *stop)
 {
 	return stop->lead == LEAD_SIGNAL || stop->lead == LEAD_SENT;
@@ -103,7 +103,7 @@ static bool at_syscall(const struct stop *stop)
 	       stop->lead == LEAD_SYSEMU_STEP || stop->deed == DEED_SECCOMP;
 }
 
-/* Whether it is another cell at all: without a signal, CONT with 0 is CONT. */
+/* Returns true if a cell differs from the others: without a signal, CONT with 0 is CONT. */
 static bool is_of_its_own(const struct stop *stop, enum next next)
 {
 	switch (next) {
@@ -117,7 +117,7 @@ static bool is_of_its_own(const struct stop *stop, enum next next)
 	}
 }
 
-/* The cells of one stop; none where there is no such stop. */
+/* Prints the cells of one stop; none if there is no such stop. */
 void cells_list(unsigned int stop)
 {
 	if (stop >= COUNT(stops))

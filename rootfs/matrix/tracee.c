@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Who is traced: brings itself to its mark, does a deed, and tells how it went. */
+/* The tracee: goes to its starting point, performs its deed, and logs the results. */
 #include "cell.h"
 
 #include <linux/audit.h>
@@ -20,8 +20,8 @@
 #define MASK_SIZE 8
 
 /*
- * System calls by hand: threads here share all, errno included, and the path from one to
- * the next is to be short.
+ * System calls without libc: threads here share everything, including errno, and there must
+ * be few instructions between two calls.
  */
 static long sys(long nr, long a, long b, long c, long d)
 {
@@ -33,7 +33,7 @@ static long sys(long nr, long a, long b, long c, long d)
 	return ret;
 }
 
-/* The one that a tracer steps over, by its address. */
+/* A system call that a tracer finds by its address and steps over. */
 static long count(void)
 {
 	long ret;
@@ -45,7 +45,7 @@ static long count(void)
 	return ret;
 }
 
-/* clone(2) with a stack of the child's, which runs @run on it. */
+/* clone(2) of a child that runs @run on its own stack. */
 long clone_on(unsigned long flags, void *stack, void (*run)(void), int *cleared);
 asm(".text\n"
     "clone_on:\n"
@@ -88,7 +88,7 @@ static void finish(void)
 	end(33);
 }
 
-/* Where PTRACE_SETREGS leads. */
+/* The function that PTRACE_SETREGS calls. */
 void elsewhere(void)
 {
 	observe("%s is elsewhere", role_name(sys(SYS_gettid, 0, 0, 0, 0)));
@@ -113,7 +113,7 @@ static void handle(int signo, int flags)
 		die("sigaction");
 }
 
-/* The thread that only parks. */
+/* The thread that is not traced parks here. */
 static void __attribute__((noreturn)) park(void)
 {
 	unsigned long all = ~0ul;
@@ -180,7 +180,10 @@ static void do_vfork(void)
 	wait_child("vfork", pid);
 }
 
-/* The kernel clears it when the thread is gone; in shared memory that would outlast a kill. */
+/*
+ * The kernel clears it when the thread has exited. Not in shared memory, where its value would
+ * survive the kill before a restart.
+ */
 static volatile int lives;
 
 static void do_clone(void)
@@ -209,7 +212,7 @@ static void do_timer(void)
 	struct itimerval soon = { .it_value.tv_usec = 1000 };
 	unsigned long alarm = 1ul << (SIGALRM - 1), pending = 0;
 
-	/* Blocked until it is there, so that it is delivered at one place. */
+	/* blocked until it is pending, so that it is always delivered at the same place */
 	sys(SYS_rt_sigprocmask, SIG_BLOCK, (long)&alarm, 0, MASK_SIZE);
 	sys(SYS_setitimer, ITIMER_REAL, (long)&soon, 0, 0);
 	while (!(pending & alarm))
@@ -245,7 +248,7 @@ static void do_steps(void)
 {
 	long turns = 3;
 
-	/* Straight on, then branches: a block step goes to the first of them. */
+	/* straight code, then branches: a block step ends at the first branch */
 	asm volatile("nop; nop; nop; nop\n1: nop; dec %0; jnz 1b" : "+r"(turns) : : "cc");
 	observe("tracee steps %ld", turns);
 }
@@ -253,8 +256,8 @@ static void do_steps(void)
 #define LOAD_YMM(n) "vmovups 32*" #n "(%0), %%ymm" #n "\n"
 
 /*
- * No register is as a process begins with it, so that one which is not restored is seen;
- * and none has what was read in /proc, which is not the same twice.
+ * Sets all registers to values other than those of a new process, so that a register that is
+ * not restored is noticed. None of them holds data from /proc, which differs between runs.
  */
 static void fill_floating_point(void)
 {
@@ -285,7 +288,7 @@ static void do_deed(void)
 	long ret;
 	char byte;
 
-	/* Right before the first step, and the call that is emulated. */
+	/* right before the first step and the emulated call */
 	sys(SYS_tgkill, pid, tid, SIGWINCH, 0);
 	switch (cell->stop->deed) {
 	case DEED_STEPS:
@@ -342,7 +345,7 @@ static void do_deed(void)
 	}
 }
 
-/* The thread that is traced. */
+/* The traced thread. */
 static void __attribute__((noreturn)) be_traced(void)
 {
 	stack_t stack = { .ss_sp = stacks[2], .ss_size = sizeof(stacks[2]) };
@@ -355,7 +358,7 @@ static void __attribute__((noreturn)) be_traced(void)
 	       (!shared->second_parks || state_of(shared->pids[ROLE_SECOND]) != 'S'))
 		sched_yield();
 	fill_floating_point();
-	/* Only then may the tracer wait for it, if it is not its process' first thread. */
+	/* from now on the tracer can wait for it, even if it is not the leader */
 	if (cell->way == WAY_TRACEME && sys(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0))
 		die("traceme");
 	shared->tracee_waits = 1;
@@ -370,9 +373,9 @@ void tracee(const struct cell *which)
 	unsigned long chld = 1ul << (SIGCHLD - 1);
 
 	cell = which;
-	/* A group whose leader's parent is in another: SIGTSTP is for those only. */
+	/* a process group that is not orphaned, in which SIGTSTP has an effect */
 	setpgid(0, 0);
-	/* Children's ends come at any time, and would be stops of their own. */
+	/* a child exits at any time, and its SIGCHLD would cause a stop of its own */
 	sys(SYS_rt_sigprocmask, SIG_BLOCK, (long)&chld, 0, MASK_SIZE);
 	handle(SIGUSR1, (cell->stop->deed == DEED_ALTSTACK ? SA_ONSTACK : 0) |
 	       (cell->stop->restarts ? SA_RESTART : 0));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* The tracer from the stop on: what it does next, and what it then sees. */
+/* The tracer after the stop: its next request, and its observations. */
 #include "cell.h"
 
 #include <errno.h>
@@ -14,24 +14,24 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How often the tracee goes on by the same request before it may run. */
+/* Number of times that the tracee is resumed by the same request, before PTRACE_CONT. */
 #define TIMES 8
 
-/* More stops than any cell has. */
+/* More than the number of stops in any cell. */
 #define MAX_STOPS 100
 
 struct going {
 	const struct cell *cell;
 	pid_t subject;
-	pid_t others[3];	/* tracees, once they are; 0 for none */
+	pid_t others[3];	/* the other tracees, 0 for none */
 	bool detached;
-	bool woken;		/* from the stop that it was left in: all its threads run */
-	int request;		/* by which the subject goes on */
-	int times;		/* so often; then PTRACE_CONT */
+	bool woken;		/* all threads run, after the subject was left in its stop */
+	int request;		/* resumes the subject */
+	int times;		/* remaining uses of @request; then PTRACE_CONT */
 	int stops;
 };
 
-/* The SIGCHLD that a stop has sent, of which there is one at most. */
+/* Logs the SIGCHLD that a stop has sent; at most one is pending. */
 static void log_sigchld(const struct cell *cell)
 {
 	struct timespec now = { };
@@ -44,7 +44,7 @@ static void log_sigchld(const struct cell *cell)
 		log_line("tracer", "no SIGCHLD");
 	else if (cell->threads != THREADS_ONE || cell->stop->deed == DEED_FORK ||
 		 cell->stop->deed == DEED_VFORK || cell->stop->deed == DEED_CLONE)
-		/* of which of several tasks, is chance */
+		/* the task that it is about varies */
 		log_line("tracer", "SIGCHLD");
 	else
 		log_line("tracer", "SIGCHLD code %d from %s status %#x", info.si_code,
@@ -76,7 +76,7 @@ static void set_regs(pid_t pid)
 
 	must("getregs", PTRACE_GETREGS, pid, 0, (unsigned long)&regs);
 	regs.rip = (unsigned long)elsewhere;
-	/* as behind a call, and clear of the red zone */
+	/* aligned as after a call, and below the red zone */
 	regs.rsp = ((regs.rsp - 256) & ~15ul) - 8;
 	must("setregs", PTRACE_SETREGS, pid, 0, (unsigned long)&regs);
 }
@@ -104,7 +104,7 @@ static void detach(struct going *going, int signo)
 	going->detached = true;
 }
 
-/* The signal that a task goes on with after a stop that the cell is not about. */
+/* Returns the signal to resume a task with after a stop that is not the cell's. */
 static int signal_of(pid_t pid, int status)
 {
 	siginfo_t info;
@@ -113,23 +113,23 @@ static int signal_of(pid_t pid, int status)
 	/* events, stops of system calls, steps */
 	if (signo & ~0x7f || signo == SIGTRAP)
 		return 0;
-	/* a legacy tracee's group stop, over which there is nothing to decide */
+	/* a group stop without PTRACE_SEIZE, which has no signal to deliver */
 	if (ptrace(PTRACE_GETSIGINFO, pid, 0, &info))
 		return 0;
-	/* that of the newborn is only its tracer's */
+	/* the SIGSTOP of a new tracee is for its tracer only */
 	if (signo == SIGSTOP && pid != shared->pids[ROLE_TRACEE])
 		return 0;
 	return signo;
 }
 
-/* What another task than the subject is stopped at, or has ended with. */
+/* Handles a stop or exit of a task other than the subject. */
 static void handle_other(struct going *going, pid_t pid, int status)
 {
 	if (!WIFSTOPPED(status)) {
 		log_end(role_name(pid), status);
 		return;
 	}
-	/* Whether it tells of that before the subject's exit kills it, is chance. */
+	/* the subject's exit may kill it before it reports this */
 	if (going->woken) {
 		ptrace(PTRACE_CONT, pid, 0, signal_of(pid, status));
 		return;
@@ -141,8 +141,8 @@ static void handle_other(struct going *going, pid_t pid, int status)
 }
 
 /*
- * Has all others go on until they sleep or have ended: what comes of two tasks that run at
- * a time would be chance.
+ * Resumes all other tasks until they sleep or have exited: the result of two tasks running
+ * concurrently would vary.
  */
 static void settle_others(struct going *going)
 {
@@ -150,7 +150,7 @@ static void settle_others(struct going *going)
 		pid_t pid = going->others[n];
 
 		while (pid && pid != going->subject) {
-			/* First the state: one that ends right after this has something to tell. */
+			/* read the state first: a task that exits after this reports its exit */
 			char state = state_of(pid);
 			int status;
 			pid_t told = waitpid(pid, &status, __WALL | WNOHANG);
@@ -172,7 +172,7 @@ static void send_sigcont(struct going *going)
 	settle_others(going);
 }
 
-/* SIGKILL is not for a process that exits already: it stays in its stop. */
+/* Sends SIGKILL. A process that is already exiting stays in its stop. */
 static void be_killed(struct going *going)
 {
 	if (state_of(going->subject) != 't')
@@ -213,7 +213,7 @@ static void do_next(struct going *going)
 		return send_sigcont(going);
 	case NEXT_INTERRUPT:
 		must("interrupt", PTRACE_INTERRUPT, pid, 0, 0);
-		/* One that listens comes out of it by that alone. */
+		/* a listening tracee leaves its stop without a request */
 		if (cell->stop->lead != LEAD_LISTEN || !cell->collected)
 			cont(going, pass);
 		return;
@@ -248,7 +248,7 @@ static void do_next(struct going *going)
 		return cont(going, pass);
 	case NEXT_SIGCONT:
 		send_sigcont(going);
-		/* One that listens comes out of it by that alone. */
+		/* a listening tracee leaves its stop without a request */
 		if (cell->stop->lead != LEAD_LISTEN || !cell->collected)
 			cont(going, pass);
 		return;
@@ -292,7 +292,7 @@ static void handle(struct going *going, pid_t pid, int status)
 	trace("on", request, pid, 0, signal_of(pid, status));
 }
 
-/* The subject goes its own way; where it was left stopped, nobody else will wake it. */
+/* Wakes the subject if it was left stopped, since no other task does. True if it has exited. */
 static bool left_alone(struct going *going)
 {
 	pid_t pid = going->subject;
@@ -337,13 +337,13 @@ void tracer(const struct cell *cell)
 	tracee = attach(cell);
 	log_sigchld(cell);
 	going.subject = lead(cell, tracee, &going.others[0]);
-	/* An exec has given the tracee its process' number. */
+	/* exec has changed the tracee's tid to that of its leader */
 	going.others[1] = shared->pids[ROLE_TRACEE];
 	if (cell->threads == THREADS_TWO_TRACED)
 		going.others[2] = shared->pids[ROLE_SECOND];
 	if (cell->collected && cell->stop->lead != LEAD_LISTEN)
 		collect(going.subject);
-	/* Here a checkpoint may come. */
+	/* the event: a checkpoint may happen here */
 	getppid();
 	if (!cell->collected)
 		collect(going.subject);
@@ -354,7 +354,7 @@ void tracer(const struct cell *cell)
 	log_sigchld(cell);
 	if (write(channels.feed[1], "f", 1) != 1)
 		die("feed");
-	/* Who dies leaves them as they are. */
+	/* a tracer that exits leaves them as they are */
 	if (cell->next < NEXT_EXIT)
 		settle_others(&going);
 	do_next(&going);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A bit of everything that an image can hold, for crucible torture: two processes with
- * threads, one that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
+ * An example of every object that an image can contain, for crucible torture: two processes with
+ * threads, a process that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
  * memory, queued signals, timers, event files, a controlling terminal, watches, sockets with
- * messages that hold files. The vfork's child calls getppid() when all are there.
+ * messages that contain files. The vfork's child calls getppid() when all of them exist.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -111,7 +111,7 @@ static void open_event_files(void)
 	watch(outer, timer, EPOLLIN | EPOLLONESHOT);
 }
 
-/* One that goes on, and one whose signal waits to be taken. */
+/* A running timer, and one whose signal is pending. */
 static void start_timers(void)
 {
 	const struct itimerspec hour = { .it_value.tv_sec = 3600 },
@@ -129,7 +129,7 @@ static void start_timers(void)
 	while (!sigismember(&pending, SIGRTMIN));
 }
 
-/* Its master stays open here too; so the terminal does not hang up. */
+/* The master stays open here, too, so that the terminal does not hang up. */
 static void open_terminal(void)
 {
 	int master = posix_openpt(O_RDWR | O_NOCTTY), slave;
@@ -159,7 +159,7 @@ static void send_file(int socket, int fd)
 		die("sendmsg");
 }
 
-/* Part of a stream, a socket in its own queue, one with a name, one whose peer is closed. */
+/* A partly read stream, a socket in its own queue, a bound socket, a socket with a closed peer. */
 static void open_sockets(void)
 {
 	struct sockaddr_un name = { AF_UNIX, "" };
@@ -187,7 +187,7 @@ static void open_sockets(void)
 		die("bind");
 }
 
-/* Of a directory and a file; one watch is gone, and has said so. */
+/* Watches a directory and a file; one watch has been removed, which is a queued event. */
 static void open_watches(void)
 {
 	int fd = inotify_init1(IN_NONBLOCK), gone;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Uses CPU time, is stopped, and looks at every clock of it again: none may have gone back,
- * nor run on while there was nobody to use it.
+ * Uses CPU time, is stopped, and reads every CPU clock again: none may have decreased, or
+ * advanced while the process did not exist.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,7 +20,7 @@
 
 /* CPU time that is used before the event, in s. */
 #define USED 1.0
-/* What a process may use between two looks, on a slow machine, in s. */
+/* CPU time that a process may use between two reads, on a slow machine, in s. */
 #define ROOM (2.0 * slowness())
 
 static double slowness(void)
@@ -97,7 +97,7 @@ static void look(double *v)
 	getrusage(RUSAGE_SELF, &usage);
 	v[USAGE_USER] = seconds(usage.ru_utime);
 	v[USAGE_SYSTEM] = seconds(usage.ru_stime);
-	/* counts, which go on by far less than a program that begins anew has */
+	/* counters, which increase by far less than a newly started program needs */
 	v[SWITCHES] = usage.ru_nvcsw + usage.ru_nivcsw;
 	v[FAULTS] = usage.ru_minflt;
 	getrusage(RUSAGE_THREAD, &usage);
@@ -112,7 +112,7 @@ static void *use_some(void *arg)
 	return NULL;
 }
 
-/* One thread has used its time and is gone, one is there, and so is the first. */
+/* One thread has used CPU time and exited, one is alive, and so is the leader. */
 static void own(void)
 {
 	double before[NR_VALUES], after[NR_VALUES];
@@ -191,7 +191,7 @@ static void limit(void)
 		die("RLIMIT_CPU");
 	use(CLOCK_PROCESS_CPUTIME_ID, USED);
 	syscall(SYS_getppid);
-	/* it goes by ticks, which a busy machine misses */
+	/* the limit is checked at ticks, which a busy machine misses */
 	while (!over && now(CLOCK_PROCESS_CPUTIME_ID) < lim.rlim_cur + 5 * ROOM)
 		;
 	printf("SIGXCPU: %s\n", over ? "came" : "did not come");

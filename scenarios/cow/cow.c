@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * Three generations that share memory copy-on-write: each has changed a part of what it
- * got from its parent. Afterwards each tells whether its content is its own, and whether
- * it still shares what it did: Pss_Anon divides a page among those that map it. The last
- * one has memory where the others have their vdso.
+ * inherited from its parent. Afterwards each reports whether its content is intact, and
+ * whether it shares the same pages as before: Pss_Anon divides a page among the processes
+ * that map it. The last one has anonymous memory where the others have their vdso.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -23,10 +23,7 @@ enum who { PARENT, CHILD, GRANDCHILD };
 
 static const char *const names[] = { "parent", "child", "grandchild" };
 
-/*
- * Of 100 pages: those that nobody else maps count whole, those of two by half, those of
- * three by a third.
- */
+/* Percentage of the pages: a page that two processes map counts half, of three a third. */
 static const long shares[] = {
 	[PARENT] = 100 * (256 + 640 / 3 + 128 / 2) / PAGES,
 	[CHILD] = 100 * (256 / 2 + 640 / 3 + 128 / 2) / PAGES,
@@ -57,7 +54,7 @@ static void change(enum who who, long from, long to)
 		*word(page) = expected(who, page);
 }
 
-/* Pages that @who itself wrote later are in @but. */
+/* @but is a page that @who has written later. */
 static void check_content(enum who who, long but)
 {
 	long wrong = 0;
@@ -118,7 +115,7 @@ static void make_pipe(int ends[2])
 		die("pipe");
 }
 
-/* Tells what it has, then writes a page of its own and tells again when the others have. */
+/* Reports its pages, then writes a page and reports again when the others have written, too. */
 static void answer(enum who who, int go, int done)
 {
 	receive(go);
@@ -133,7 +130,7 @@ static void answer(enum who who, int go, int done)
 	send(done);
 }
 
-/* A mapping of its own begins where one of its parent's does that is none of memory. */
+/* Maps memory at the address of its parent's vdso, a special mapping. */
 static void replace_vdso(void)
 {
 	FILE *file = fopen("/proc/self/maps", "r");
@@ -195,7 +192,7 @@ int main(void)
 	receive(done[0]);
 	receive(done[0]);
 
-	/* Here each has changed its part. */
+	/* the event: each process has changed its part */
 	syscall(SYS_getppid);
 
 	check_content(PARENT, -1);

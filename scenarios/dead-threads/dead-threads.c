@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A tracer of one thread, which is not its process' first, has not yet waited for that
- * thread when it calls getppid(). argv[1] says whether the process is dead by then as well:
- * its parent, the same, hears of that only when the thread has been waited for.
+ * A tracer of one thread, which is not the leader, has not reaped that dead thread yet when it
+ * calls getppid(). argv[1] selects whether the process is dead by then, too: its parent, the
+ * same process as the tracer, is notified only after the thread has been reaped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,7 +28,7 @@ static void *second(void *argument)
 	char go;
 
 	prctl(PR_SET_NAME, "second");
-	/* Told, it ends; its tracer is there by then. */
+	/* exits on request, when its tracer is attached */
 	if (write(from_child[1], &tid, sizeof(tid)) != sizeof(tid) ||
 	    read(to_child[0], &go, 1) != 1)
 		die("second");
@@ -44,14 +44,14 @@ static void child(void)
 	prctl(PR_SET_NAME, "first");
 	if (pthread_create(&thread, NULL, second, NULL))
 		die("pthread_create");
-	/* A letter that is not its own it gives back. */
+	/* puts letters for the other thread back */
 	while (read(to_child[0], &go, 1) == 1 && go != 'f')
 		if (write(to_child[1], &go, 1) != 1)
 			die("write");
 	_exit(STATUS);
 }
 
-/* The letter that /proc has for the state of a task. */
+/* Returns the state letter of a task in /proc. */
 static char state(int pid, int tid)
 {
 	char path[64], text[256], *end;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * What open files are besides their content.
+ * State of descriptors and open files, other than content.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -75,7 +75,7 @@ static void pipes(void)
 	       fcntl(ends[0], F_GETFL), fcntl(ends[1], F_GETFL));
 }
 
-/* A directory that is half read, and bits that only fcntl(2) knows. */
+/* A partly read directory, and flags that only fcntl(2) sets. */
 static void bits(void)
 {
 	int fd = open("hinted", O_CREAT | O_RDWR, 0644), i, n = 0;
@@ -108,7 +108,7 @@ static void bits(void)
 	rmdir("many");
 }
 
-/* One that watches another, which is ready first. */
+/* An epoll file watches a second one, which becomes ready first. */
 static void order(void)
 {
 	int outer = epoll_create1(0), inner = epoll_create1(0), first[2], second[2], i, n;
@@ -129,9 +129,8 @@ static void order(void)
 }
 
 /*
- * One wake-up makes several ready, in an order that comes of that in which they were added, and
- * neither of their numbers nor of their files: descriptors of one file, and files that wait for
- * one signal.
+ * One wake-up makes several items ready, in an order that depends on the order of addition, not
+ * on their descriptors or files: descriptors of one file, and signalfds for one signal.
  */
 static void wake(void)
 {
@@ -157,7 +156,7 @@ static void wake(void)
 		event.data.u32 = numbers[i] + 10;
 		check(epoll_ctl(epoll, EPOLL_CTL_ADD, numbers[i] + 10, &event), "epoll_ctl");
 	}
-	/* one of them anew: it is the last now */
+	/* add one of them again, which makes it the last */
 	event.data.u32 = 52;
 	check(epoll_ctl(epoll, EPOLL_CTL_DEL, 52, NULL) ||
 	      epoll_ctl(epoll, EPOLL_CTL_ADD, 52, &event), "epoll_ctl");
@@ -199,8 +198,8 @@ static int take(int socket)
 }
 
 /*
- * Messages to a socket bring another that has a name, and the socket itself: when the tree is
- * killed nobody can reach either, and the name is taken all the same.
+ * The messages to a socket contain a second socket, which has a name, and the socket itself:
+ * when the tree is killed, no task can reach either, but the name stays in use.
  */
 static void names(void)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A fault whose signal a tracer holds back; and what a thread has forbidden itself, tried
- * after the event by a child that the kernel may kill for it.
+ * A fault whose signal a tracer has intercepted; and instructions and system calls that a thread
+ * has forbidden itself, tried after the event by a child that the kernel may kill.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,7 +48,7 @@ static void fault(void)
 		die("fork");
 	if (!pid) {
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
-		/* so that there is a page, and writing to it is a violation */
+		/* read first, so that a page exists and writing violates its protection */
 		__asm__ volatile("" : : "r"(*(volatile char *)page));
 		*(volatile char *)(page + 8) = 1;
 		_exit(1);
@@ -103,7 +103,7 @@ static void tsc(void)
 	printf("permitted: %s\n", read_counter() ? "read" : "0");
 }
 
-/* A child in strict mode: it may read, write and end, and nothing else. */
+/* A child in strict mode, which may only read, write and exit. */
 static pid_t strict_child(int from, int what)
 {
 	pid_t pid = fork();
@@ -164,7 +164,7 @@ static void segments(void)
 {
 	uint16_t ds, es, gs;
 	uint64_t base = 0xffff800000001000, got;
-	/* AT_HWCAP2: the instructions that set a base are there */
+	/* AT_HWCAP2: the CPU has the instructions that set a base */
 	int can = 0;
 	FILE *auxv = fopen("/proc/self/auxv", "r");
 	uint64_t pair[2];
@@ -181,7 +181,7 @@ static void segments(void)
 	if (can)
 		__asm__ volatile("rdgsbase %0" : "=r"(got));
 	__asm__ volatile("mov %%ds, %0; mov %%es, %1; mov %%gs, %2" : "=r"(ds), "=r"(es), "=r"(gs));
-	/* which of the four null selectors, an interrupt's return may have changed */
+	/* any null selector: the return from an interrupt may have changed which */
 	printf("selectors %s, base %s\n", ds <= 3 && es <= 3 && gs <= 3 ? "null" : "not null",
 	       got == base ? "as it was" : "another");
 }

@@ -3,7 +3,7 @@ set pagination off
 set confirm off
 set print thread-events off
 catch exec
-# which of gdb's thread numbers it has is chance
+# gdb's number for this thread varies
 commands
 silent
 echo caught an exec\n

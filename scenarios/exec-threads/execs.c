@@ -1,6 +1,6 @@
 /*
- * A process with four threads, the second of which executes this program once more. The
- * first thread and two others are killed by that.
+ * A process with four threads, the second of which executes this program again. That kills
+ * the leader and the two other threads.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

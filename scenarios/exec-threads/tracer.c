@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Traces ./execs, all its threads, and writes down what it is told: a line an event, those of
- * a thread together, threads by the order in which they began.
+ * Traces all threads of ./execs and logs the events, a line each, grouped by thread, threads in
+ * order of creation.
  *
  *	tracer [exits] [late]
  *
- * exits: the threads stop before they exit (PTRACE_O_TRACEEXIT). late: no dead or stopped
- * thread is let go before execve(2) waits for it; then getppid(2) is called, an event.
+ * exits: the threads stop before they exit (PTRACE_O_TRACEEXIT). late: dead and stopped threads
+ * are not released before execve(2) waits for them; then the tracer calls getppid(2), an event.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -61,7 +61,7 @@ static long must(long ret, const char *what)
 	return ret;
 }
 
-/* Does a thread sleep in its execve(2) for the others? */
+/* Returns true if a thread sleeps in its execve(2), waiting for the others. */
 static int waits_in_execve(pid_t pid, pid_t tid)
 {
 	char path[64], text[64] = "";
@@ -104,7 +104,7 @@ int main(int argc, char **argv)
 	must(ptrace(PTRACE_CONT, pid, 0, 0), "cont");
 	for (;;) {
 		if (late && executes && begun == 3 && !held) {
-			/* all are there; none is listened to before execve waits */
+			/* all threads exist; events are not read before execve waits */
 			while (!waits_in_execve(pid, executes))
 				sched_yield();
 			held = 1;

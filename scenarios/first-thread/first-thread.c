@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A child whose first thread has exited when another one calls getppid(). The process has
- * its memory, its files, its handlers and its timer from then on by its other threads only;
- * its first thread stays a zombie, of which the parent hears when the last one is gone.
+ * A child whose leader has exited when a different thread calls getppid(). From then on only
+ * the other threads hold the process's memory, files, handlers and timer. The leader stays a
+ * zombie, and the parent is notified when the last thread has exited.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,7 +40,7 @@ static void on_death(int signal)
 	atomic_fetch_add(&deaths, 1);
 }
 
-/* The letter that /proc has for the state of this process' first thread. */
+/* Returns the state letter of this process's leader in /proc. */
 static char first_state(void)
 {
 	char path[64], text[256], *end;
@@ -103,7 +103,7 @@ static void *survivor(void *argument)
 	puts(said);
 	nonce_print();
 	fflush(stdout);
-	/* The last thread's end is not what the process ends with: this is. */
+	/* exit status of the process, which the last thread's exit does not set */
 	exit(STATUS);
 }
 
@@ -140,7 +140,7 @@ int main(void)
 		die("fork");
 	if (!pid)
 		child();
-	/* Neither sees the zombie while its process lives. */
+	/* neither call reports the zombie while its process is alive */
 	early = waitpid(pid, &status, WNOHANG);
 	if (early || waitpid(pid, &status, 0) != pid)
 		die("waitpid");

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Attaches gdb to a program that waits with both its threads in their sigwait().
+# Attaches gdb to a program, both threads of which wait in sigwait().
 ./waits &
 waits=$!
-# Nobody is born before its thread, whose number is so always the same.
+# No task is created before the program's thread, so the thread's tid is always the same.
 until [ -s ready ]; do :; done
 waiting() { grep -lsx "128 .*" /proc/$waits/task/*/syscall | wc -l; }
 until [ "$(waiting)" = 2 ]; do :; done

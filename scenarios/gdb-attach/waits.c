@@ -1,4 +1,4 @@
-/* Waits for SIGUSR1 with a thread beside it, then counts. */
+/* Waits for SIGUSR1 with a second thread, then counts. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,7 +44,7 @@ int main(void)
 		count();
 	pthread_kill(t, SIGUSR2);
 	pthread_join(t, NULL);
-	/* where gdb does not write: it is chance which of them is first */
+	/* gdb writes to stdout: the order of both outputs would vary */
 	fprintf(stderr, "counted %d\n", counted);
 	return 0;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Types at a gdb on a pseudo-terminal, as a person would: each step waits for
- * what the screen must show and then types something. One step is a call of
- * getppid(): there it is saved. argv[1] says where: "half" in a line that is
- * half typed, "runs" while the program runs under gdb.
+ * Operates a gdb on a pseudo-terminal: each step waits for an expected output
+ * and then types something. One step is a call of getppid(), the event of the
+ * checkpoint. argv[1] says where: "half" in an incomplete line, "runs" while
+ * the program runs under gdb.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -30,7 +30,7 @@ static void check(int bad, const char *what)
 	}
 }
 
-/* Until this is on the screen, behind what was waited for before. */
+/* Waits until this text follows the text that was expected before. */
 static void expect(const char *text)
 {
 	char *found;
@@ -51,7 +51,7 @@ static void expect(const char *text)
 static void type(const char *text)
 {
 	check(write(master, text, strlen(text)) != (ssize_t)strlen(text), "write");
-	/* readline shows what is typed */
+	/* readline echoes the typed text */
 	if (text[0] >= ' ' && !strchr(text, '\n'))
 		expect(text);
 }
@@ -98,7 +98,7 @@ int main(int argc, char **argv)
 	expect(PROMPT);
 	type("set confirm off\n");
 	expect(PROMPT);
-	/* a line, interrupted by a change of mind, and one that is completed */
+	/* a line that is edited, and one that is completed by readline */
 	type("print 1 + ");
 	here(where, "half");
 	type("41\n");
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
 	expect("Continuing.");
 	expect("waiting");
 	here(where, "runs");
-	/* ^C, to the group that is in the foreground */
+	/* ^C, to the foreground group */
 	type("\003");
 	expect("SIGINT");
 	expect(PROMPT);

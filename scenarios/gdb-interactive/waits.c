@@ -1,4 +1,4 @@
-/* Waits for a signal that never comes: until somebody interrupts it. */
+/* Waits for a signal that is never sent, until it is interrupted. */
 #include <stdio.h>
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 /*
- * Something of all that a debugger is asked to look at; argv[1] says what. It
- * writes where gdb does not: it is chance which of them is first.
+ * An example of each feature that the debugger uses, selected by argv[1]. It
+ * writes to stderr, because the order with gdb's output to stdout would vary.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -86,7 +86,7 @@ static void *in_thread(void *arg)
 	return NULL;
 }
 
-/* The links of /proc/PID/task of a process with one thread: 2, and one a thread. */
+/* The links of /proc/PID/task of a process with one thread: 2, and 1 per thread. */
 #define ALONE 3
 
 static void threads(void)
@@ -101,8 +101,8 @@ static void threads(void)
 	pthread_barrier_wait(&both);
 	pthread_join(thread, NULL);
 	/*
-	 * It is only gone when gdb has been told of its end. Until then it is chance whether
-	 * gdb sees this thread a zombie before, and calls it exited, too.
+	 * The thread disappears only after gdb has been notified of its exit. If main exited
+	 * before that, gdb would sometimes report this thread as exited, too.
 	 */
 	while (stat("/proc/self/task", &tasks) || tasks.st_nlink > ALONE)
 		sched_yield();

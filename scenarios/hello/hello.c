@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Draws a nonce, counts to ten with a system call a step, prints the nonce. */
+/* Draws a nonce, counts to ten with a system call at each step, prints the nonce. */
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Inotify files, and what they say after the stop. */
+/* Inotify files, and their events after the event of the checkpoint. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@ static void check(int failed, const char *what)
 		die(what);
 }
 
-/* Says whether it holds; where it does not, the program fails in the end. */
+/* Prints whether a condition holds; if not, the program's exit status is 1. */
 static void expect(int holds, const char *what)
 {
 	printf("%s: %s\n", what, holds ? "yes" : "NO");
@@ -66,7 +66,7 @@ static void append(const char *path, const char *text)
 	check(fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text) || close(fd), path);
 }
 
-/* The next event is this one; the others wait. */
+/* Expects this event next; later events stay queued. */
 static uint32_t expect_event(int fd, int wd, uint32_t mask, const char *name)
 {
 	static char buffer[65536] __attribute__((aligned(8)));
@@ -174,7 +174,7 @@ static void events(void)
 
 	check(ioctl(fd, FIONREAD, &length), "FIONREAD");
 	expect(length == before, "as much to read");
-	/* equal to the last one that waits: they are one */
+	/* merged with the equal event at the end of the queue */
 	append("dir/a name that is longer than the others are", "");
 	expect_event(fd, dir, IN_CREATE, "a");
 	expect_event(fd, dir, IN_CLOSE_WRITE, "a");
@@ -194,7 +194,7 @@ static void events(void)
 	expect_event(fd, dir, IN_IGNORED, "");
 }
 
-/* Two alternate, or they would be one. */
+/* Counts two alternating events: equal ones in a row would be merged. */
 static int count(int fd, int wd, int *overflows)
 {
 	char buffer[4096] __attribute__((aligned(8)));
@@ -260,7 +260,7 @@ static void blocked(void)
 			      2);
 	}
 	check(read(ready[0], buffer, 1) != 1, "read");
-	/* until it sleeps */
+	/* gives the child time to sleep */
 	usleep(200000);
 
 	stop_here();
@@ -345,7 +345,7 @@ static void unseen(void)
 	int fd = made(IN_NONBLOCK), dir, open_one, deleted, self;
 	char *memory, text[8];
 
-	/* not the directory of the nonce, which is read by those who watch this program */
+	/* not the directory of the nonce, which observers of this program read */
 	check(mkdir("dir", 0755), "mkdir");
 	open_one = open("dir/open", O_RDWR | O_CREAT, 0644);
 	deleted = open("dir/deleted", O_RDWR | O_CREAT, 0644);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * What mappings are besides their content.
+ * Properties of mappings, other than content.
  */
 #define _GNU_SOURCE
 #include <string.h>
@@ -51,7 +51,7 @@ static void tell_flags(const char *when, const char *what, const void *at)
 
 static char *map(int prot, int flags)
 {
-	/* a hole on either side: neighbours with the same flags are one mapping */
+	/* holes on both sides: neighbours with equal flags would be merged */
 	char *p = mmap(NULL, 6 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		       -1, 0);
 
@@ -76,7 +76,7 @@ static void flags(void)
 	strcpy(hidden, "read-only");
 	strcpy(shared, "shared");
 	strcpy(droppable, "a secret");
-	/* it was committed, and stays so */
+	/* it stays committed memory */
 	mprotect(hidden, 4 * PAGE, PROT_READ);
 	for (i = 0; i < 4; i++)
 		tell_flags("before", names[i], maps[i]);
@@ -161,7 +161,7 @@ static void tell_peak(const char *when)
 	       usage.ru_maxrss >= 65536, status_of("VmRSS:") >= 65536);
 }
 
-/* Memory that is gone: what is left of it is that it was there. */
+/* Memory that has been unmapped: only the peak values show it. */
 static void peak(void)
 {
 	const size_t size = 64 << 20;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Inodes that only the kernel has: memory, a pipe, sockets. Their owner, mode and times, the
- * change time too; and whose credentials a file was opened with.
+ * Inodes that cannot have a name: memory, a pipe, sockets. Their owner, mode and times, including
+ * the change time; and the credentials that a file was opened with.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +32,7 @@ static void look(int fd, struct statx *st)
 		fail("statx");
 }
 
-/* A set-user-id object of somebody else's, from another time. */
+/* Makes it a set-user-id object of a different owner, with old times. */
 static void adorn(int fd, uid_t owner)
 {
 	const struct timespec times[2] = { { 1000000007, 123456789 }, { 7, 5 } };
@@ -103,8 +103,8 @@ static void link_by_descriptor(const char *name, int fd)
 }
 
 /*
- * Who may not search all directories may link a descriptor only where he has opened it himself,
- * with the very credentials that he has now: not those that he had before, nor his parent's.
+ * Without CAP_DAC_READ_SEARCH a task may link a descriptor only if it was opened with the
+ * credentials that the task has now: not earlier ones, nor those of its parent.
  */
 void opener(void)
 {
@@ -122,7 +122,7 @@ void opener(void)
 	if (!pid) {
 		int mine = open_nameless();
 
-		/* until the parent has linked its own */
+		/* wait until the parent has linked its own file */
 		if (write(ready[1], "", 1) != 1 || read(go[0], &byte, 1) != 1)
 			fail("the parent");
 		link_by_descriptor("the-child-s", mine);

@@ -5,9 +5,9 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* As perror(), and the end. */
+/* Calls perror() and exits. */
 void fail(const char *what) __attribute__((noreturn));
-/* The system call at which everything is stopped. */
+/* The system call that is the event of the checkpoint. */
 void stop_here(void);
 
 void kernel(void);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Files that no path leads to, and all that is asked of one besides its content.
+ * Files without a path, and their properties other than content.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,7 +28,7 @@ static int open_or_die(const char *path, int flags, mode_t mode)
 	return fd;
 }
 
-/* What stat(2), lsattr and /proc tell of it. */
+/* Prints the results of stat(2), lsattr and /proc. */
 static void tell(const char *what, int fd)
 {
 	char link[64], name[512];
@@ -62,7 +62,7 @@ static void tell_link(const char *what, int fd)
 	printf("%s: %s\n", what, name);
 }
 
-/* A set-user-id file of somebody else's, from another time. */
+/* Makes it a set-user-id file of a different owner, with old times. */
 static void adorn(int fd)
 {
 	const struct timespec times[2] = { { 1000000007, 123456789 }, { 7, 5 } };
@@ -125,7 +125,7 @@ static void unlinked(void)
 		printf("an unlinked file cannot be linked again: %s\n", strerror(errno));
 }
 
-/* As sem_open(3) makes a semaphore: under a name of its own, which is unlinked. */
+/* Creates a file as sem_open(3) does: under a temporary name, which is unlinked. */
 static void linked(void)
 {
 	struct stat before, after;
@@ -195,7 +195,7 @@ static void memfd(char **argv)
 		if (write(fd, buf, n) != n)
 			die("write");
 	if (!argv[2]) {
-		/* go on as a process whose executable is a memfd that it can write to */
+		/* continue as a process whose executable is a memfd that it can write to */
 		char *const again[] = { "nameless", "memfd", "again", NULL };
 
 		fcntl(fd, F_SETFD, 0);

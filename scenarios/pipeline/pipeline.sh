@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# Numbers go through four programs; the sums tell whether any was lost or doubled.
+# Passes numbers through four programs; the sums show whether any was lost or duplicated.
 set -eu -o pipefail
 read -r nonce </proc/sys/kernel/random/uuid
 echo "$nonce" >nonce

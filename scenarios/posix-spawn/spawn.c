@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Spawns a program with actions and attributes, then one that is not there. A parent
- * that was let go too early would find no error, or its signals still blocked.
+ * Spawns a program with actions and attributes, then one that does not exist. A parent
+ * that was released too early would see no error, or its signals still blocked.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Files in /proc that are open: of a thread, by two paths; of a process that is dead by now,
- * which say so when they are read; and a directory of such a process.
+ * Open files in /proc: of a thread, by two paths; of a process that has exited, reads of which
+ * fail; and a directory of such a process.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -49,7 +49,7 @@ static void *second(void *unused)
 	return unused;
 }
 
-/* What reading gives, without numbers that differ from run to run. */
+/* Prints the content, without numbers that differ from run to run. */
 static void tell(const char *what, int fd)
 {
 	char text[64] = "";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Threads that are scheduled otherwise than the one that created them, each told of by
- * itself after the event; and a process that has more than its limits would let it have.
+ * Threads whose scheduling differs from that of their creator, each reported by the thread itself
+ * after the event; and a process whose use exceeds its limits.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,7 +22,7 @@
 #define NR_THREADS 6
 #define QUEUED 40
 
-/* As linux/sched/types.h has it. */
+/* struct sched_attr of linux/sched/types.h. */
 struct attr {
 	uint32_t size;
 	uint32_t policy;
@@ -34,7 +34,7 @@ struct attr {
 };
 
 static pthread_barrier_t ready;
-/* each tells after the one before */
+/* the threads print in order */
 static sem_t turn[NR_THREADS + 1];
 
 static void set(uint32_t policy, int nice, uint32_t priority, uint64_t slice)
@@ -77,7 +77,7 @@ static const char *const names[] = {
 	"plain", "batch", "round robin", "sliced", "sliced and idle", "sliced and FIFO before",
 };
 
-/* Unlike sched_setattr(2), leaves the slice. */
+/* Unlike sched_setattr(2), does not change the slice. */
 static void set_policy(int policy, int priority)
 {
 	struct sched_param param = { .sched_priority = priority };
@@ -119,7 +119,7 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-/* The first is a real-time one on a single CPU; the others were made before it was. */
+/* The leader has a real-time policy and a single CPU, set after it created the others. */
 static void threads(void)
 {
 	pthread_t made[NR_THREADS];
@@ -158,7 +158,7 @@ static void lower(int what, rlim_t to)
 		die("setrlimit");
 }
 
-/* Root is not held by RLIMIT_NPROC: so it becomes somebody else. */
+/* RLIMIT_NPROC does not apply to root, so it becomes a different user. */
 static void limits(void)
 {
 	union sigval value = { .sival_int = 0 };
@@ -205,7 +205,7 @@ int main(int argc, char **argv)
 	else
 		limits();
 	nonce_print();
-	/* the idle threads end with it */
+	/* the idle threads exit with the process */
 	fflush(stdout);
 	_exit(0);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Files that stand for what the kernel counts and keeps, and what they say after the stop. */
+/* Files of anon_inodefs, and their state after the event. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -56,7 +56,7 @@ void receive_byte(int fd)
 	check(read(fd, &byte, 1) != 1, "receive");
 }
 
-/* What a read gives, or its error. */
+/* Prints the result of a read, or its error. */
 static void print_count(const char *what, int fd)
 {
 	uint64_t count;
@@ -141,7 +141,7 @@ void signalfds(void)
 	print_signal("user", one);
 	print_signal("real", two);
 	print_signal("real", two);
-	/* the mask of the open file, seen by both its descriptors */
+	/* the mask of the open file, which both its descriptors share */
 	sigdelset(&users, SIGUSR2);
 	check(signalfd(one, &users, 0) != one, "signalfd");
 	check(raise(SIGUSR2) || raise(SIGUSR1), "raise");
@@ -160,7 +160,7 @@ static int timer(int clock, int flags, long seconds, long nanoseconds, long inte
 	return fd;
 }
 
-/* Of what remains, whether it is something, and no more than it can be. */
+/* Prints whether the remaining time is positive and does not exceed @most. */
 static void print_left(const char *what, int fd, long most)
 {
 	struct itimerspec time;
@@ -192,7 +192,7 @@ void timerfds(void)
 	boot = timer(CLOCK_BOOTTIME, 0, 2000, 0, 0);
 	ended = timer(CLOCK_MONOTONIC, 0, 0, 1, 0);
 	never = timerfd_create(CLOCK_REALTIME, 0);
-	/* expired once, its interval begun: a second tick is far away */
+	/* expired once; its next expiration is far away */
 	slow = timer(CLOCK_MONOTONIC, 0, 0, 1, 1000);
 	ticks = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
 	check(ticks < 0 || never < 0 || timerfd_settime(ticks, 0, &fast, NULL), "timerfd");

@@ -4,12 +4,12 @@
 
 #include <sys/types.h>
 
-/* As perror(), and the end, where `failed`. */
+/* Calls perror() and exits if `failed`. */
 void check(int failed, const char *what);
-/* The system call at which everything is stopped. */
+/* The system call that is the event of the checkpoint. */
 void stop_here(void);
 pid_t forked(void);
-/* One byte through a pipe, and back. */
+/* Send and receive one byte through a pipe. */
 void send_byte(int fd);
 void receive_byte(int fd);
 

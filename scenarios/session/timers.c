@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* POSIX timers: what they are called, what is left on them, and what they have sent. */
+/* POSIX timers: their ids, the time left, and the signals they have sent. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -22,7 +22,7 @@ static struct {
 	int ready[2], go[2];
 } other;
 
-/* The kernel's own number; glibc may have another. */
+/* Returns the kernel's id; glibc's may differ. */
 static int create(clockid_t clock, int notify, int signal, int value, pid_t thread)
 {
 	struct sigevent event = {
@@ -116,7 +116,7 @@ void timers(void)
 	clock_gettime(CLOCK_REALTIME, &now);
 	set(absolute, TIMER_ABSTIME, now.tv_sec + 4000, 0, 0);
 	set(none, 0, 3000, 0, 0);
-	/* two signals in the queue whose timers go on when they are taken */
+	/* two queued signals, whose delivery rearms their timers */
 	set(ticks, 0, 0, 1000000, 2000000);
 	set(to_thread, 0, 0, 1000000, 1000000000000);
 	/* a signal that outlives its timer */
@@ -134,7 +134,7 @@ void timers(void)
 	print_left("quiet", quiet, 0);
 	print_left("once", once, 0);
 	printf("deleted: %d\n", syscall(SYS_timer_delete, gone) && errno == EINVAL);
-	/* the ticks' signal, with its overrun; and that of the one that is gone */
+	/* the signal of ticks, with its overrun; and that of the deleted timer */
 	check(sigwaitinfo(&(sigset_t){ { 1ULL << (SIGRTMIN + 1 - 1) } }, &info) < 0, "sigwaitinfo");
 	printf("ticks: timer %d, value %d, overrun: %d, told again: %d\n", info.si_timerid,
 	       info.si_value.sival_int, info.si_overrun > 0,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Epoll files: what they watch, and what of it is ready. */
+/* Epoll files: their items, and which of them are ready. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@ static void watch(int epoll, int fd, uint32_t events, const char *name)
 	check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "EPOLL_CTL_ADD");
 }
 
-/* What is ready now, in the kernel's order. */
+/* Prints the ready items in the kernel's order. */
 static void print_ready(const char *when, int epoll)
 {
 	struct epoll_event events[16];
@@ -70,14 +70,14 @@ void epolls(void)
 	watch(epoll, late[0], EPOLLIN | EPOLLPRI, "late");
 	watch(epoll, quiet[0], EPOLLIN, "quiet");
 	watch(epoll, first[0], EPOLLIN | EPOLLET, "first");
-	/* the same file by another number, with other data */
+	/* the same file by a different descriptor, with different data */
 	watch(epoll, dup(early[0]), EPOLLIN, "twin");
 
 	put(edge[1]);
 	put(once[1]);
 	put(closed[1]);
 	print_ready("before", epoll);
-	/* disarmed, and an edge that has been told of: not to be told again */
+	/* a disarmed item and an edge that has been reported: not reported again */
 	print_ready("nothing", epoll);
 	put(first[1]);
 	put(late[1]);
@@ -107,8 +107,8 @@ void epolls(void)
 }
 
 /*
- * An inner epoll file stands behind the outer one in the table; a child has both, and what
- * it does to the event counter is seen here. The timer expires after the stop.
+ * An inner epoll file has a higher descriptor than the outer one; a child has both, and its
+ * writes to the event counter are seen here. The timer expires after the event.
  */
 void nested(void)
 {

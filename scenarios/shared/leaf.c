@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* What a vfork child becomes. */
+/* The program that a vfork child executes. */
 #include <stdio.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * A number that is drawn before the checkpoint and printed at the end: a run that
- * was silently begun again would print another one than it had written down.
+ * A random number that is drawn before the checkpoint and printed at the end. A run
+ * that was silently started again would print a different number than it has recorded.
  */
 #ifndef NONCE_H
 #define NONCE_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Signals in every state: queued with their values behind a mask, in a handler on its
- * own stack, awaited in sigsuspend(), interrupting a read(), and stopping a process.
+ * Signals in every state: blocked and queued with their values, in a handler on an alternate
+ * stack, awaited in sigsuspend(), interrupting a read(), and stopping a process.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -85,7 +85,7 @@ static void set_timer(int which, long seconds, long interval)
 		die("setitimer");
 }
 
-/* A hundred seconds may pass on a slow machine, and none may come back. */
+/* The time left may be up to 100 s less, because machines are slow, but not more. */
 static void print_timer(const char *name, int which, long seconds)
 {
 	struct itimerval timer;
@@ -97,7 +97,7 @@ static void print_timer(const char *name, int which, long seconds)
 	       (long)timer.it_interval.tv_sec);
 }
 
-/* Everything stays queued until after the stop, and is then taken one by one. */
+/* All signals stay queued until after the event, and are then received one by one. */
 static void queued(void)
 {
 	sigset_t all, pending;
@@ -119,7 +119,7 @@ static void queued(void)
 	queue(SIGRTMIN + 2, 22);
 	queue(SIGRTMIN + 1, 12);
 	queue(SIGRTMIN + 2, 23);
-	/* Only once: it is no real-time signal. */
+	/* queued only once: it is not a real-time signal */
 	queue(SIGUSR1, 1);
 	queue(SIGUSR1, 2);
 	pthread_kill(pthread_self(), SIGHUP);
@@ -136,7 +136,7 @@ static void queued(void)
 	for (;;) {
 		const struct timespec now = { 0 };
 
-		/* glibc's own would call a tgkill() a kill(). */
+		/* glibc's sigtimedwait() reports SI_TKILL as SI_USER */
 		signal = syscall(SYS_rt_sigtimedwait, &all, &info, &now, _NSIG / 8);
 		if (signal < 0)
 			break;
@@ -156,7 +156,7 @@ static void queued(void)
 static char stack[65536];
 static volatile int handled;
 
-/* Tells where it runs, what it was told, and what is blocked while it runs. */
+/* Prints its stack, the siginfo, and the signals that are blocked while it runs. */
 static void on_stack(int signal, siginfo_t *info, void *context)
 {
 	const ucontext_t *interrupted = context;
@@ -180,7 +180,7 @@ static void on_stack(int signal, siginfo_t *info, void *context)
 	handled++;
 }
 
-/* A handler is entered, or in the middle, on a stack of its own. */
+/* A handler on an alternate stack, at its entry or in the middle. */
 static void handler(int signal)
 {
 	struct sigaction action = { .sa_sigaction = on_stack,
@@ -210,7 +210,7 @@ static void on_usr1(int number)
 	handled++;
 }
 
-/* Whether a process is asleep in a system call, by /proc. */
+/* Returns true if a process sleeps in a system call, according to /proc. */
 static int sleeps_in(pid_t pid, long call)
 {
 	char path[64], text[64] = "";
@@ -254,7 +254,7 @@ static int suspended(void)
 	       !sigismember(&now, SIGWINCH) ? 41 : 2;
 }
 
-/* Reads until there is a byte, or until a signal. */
+/* Reads until there is a byte, or a signal interrupts it. */
 static int reads(int fd, int flags)
 {
 	struct sigaction action = { .sa_handler = on_usr1, .sa_flags = flags };
@@ -280,7 +280,7 @@ static void print_end(const char *who, pid_t pid)
 		printf("%s got signal %d\n", who, WTERMSIG(status));
 }
 
-/* Calls that a signal ends or begins again, and one that waits for it. */
+/* Calls that a signal interrupts or restarts, and one that waits for it. */
 static void interrupted(void)
 {
 	pid_t suspends, restarts, breaks;
@@ -358,7 +358,7 @@ static void await(pid_t pid, int options)
 		die("waitid");
 }
 
-/* Three that were stopped: known to be, not yet known to be, and continued again. */
+/* Three stopped processes: reported, not reported yet, and continued. */
 static void stopped(void)
 {
 	int one[2], two[2], three[2];
@@ -372,7 +372,7 @@ static void stopped(void)
 		_exit(stops(one[0], two[0]));
 	unknown = forked();
 	if (!unknown) {
-		/* In an orphaned group SIGTSTP would do nothing. */
+		/* in an orphaned process group SIGTSTP would have no effect */
 		setpgid(0, 0);
 		raise(SIGTSTP);
 		_exit(52);
@@ -414,7 +414,7 @@ static void told(int signal)
 	printf("told by signal %d\n", signal);
 }
 
-/* Another program than the one that has created the child: 17 is what it is told by. */
+/* Runs after execve(): the exit signal of its child is now 17, SIGCHLD. */
 static void adopt(int child, int end)
 {
 	int status;
@@ -429,7 +429,7 @@ static void adopt(int child, int end)
 	printf("its child, not like those of fork(), exited %d\n", WEXITSTATUS(status));
 }
 
-/* A child whose end is told by SIGUSR1, as long as its parent does not call execve(). */
+/* A child whose exit signal is SIGUSR1, unless its parent calls execve(). */
 static void stranger(char *self)
 {
 	char child[16], end[16];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One process for each way to sleep, all for the same time, and one that counts
- * ticks. Time that passes while nothing of this exists is nobody's: a sleep is
- * measured in ticks, which stand still as well.
+ * ticks. The time between checkpoint and restart must not count: so a sleep is
+ * measured in ticks, which stop in between, too.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,9 +22,9 @@
 
 #include "nonce.h"
 
-/* On a guest that is six times as slow, six times as much. */
+/* Scaled by the slowness of the guest. */
 #define SECONDS 4
-/* Long enough that a busy machine, which ticks late, does not seem to sleep short. */
+/* Long enough that late ticks of a busy machine do not make a sleep seem short. */
 #define TICK_MS 250
 
 struct board {
@@ -118,9 +118,9 @@ static void tick(void)
 }
 
 /*
- * One that ends at the restart has half of the ticks, and one that begins anew
- * there has half as many again. What is nearer to the right number is the
- * machine's: a sleep goes on while its task is frozen, when nothing ticks, and a
+ * A sleep that ends at the restart has half of the ticks, and one that starts again
+ * there has one and a half times as many. Smaller deviations are due to the machine:
+ * a sleep continues while its task is frozen, when the ticker stands still, and a
  * busy machine freezes slowly and ticks late.
  */
 static const char *judged(long ticks)
@@ -152,7 +152,7 @@ int main(void)
 			_exit(0);
 		}
 	}
-	/* It comes last, so that all of them sleep when it stops them. */
+	/* created last, so that all others sleep when it causes the event */
 	ticker = fork();
 	if (!ticker)
 		tick();

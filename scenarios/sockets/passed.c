@@ -62,8 +62,8 @@ static int same_inode(int one, int other)
 }
 
 /*
- * A file that is also open here: one offset. A pipe of which one end is only in a message.
- * A counter that a child has too. A file that was unlinked, and memory.
+ * A file that is also open here and shares its offset. A pipe of which one end is only in a
+ * message. An eventfd that a child has, too. An unlinked file, and memory.
  */
 void passed(void)
 {
@@ -103,7 +103,7 @@ void passed(void)
 
 	stop_here();
 
-	/* a read does not go over the border behind files, but over that before them */
+	/* a read stops after a message with files, but not before it */
 	take(stream[1], "in front, three", fds, 3);
 	check(read(fds[0], text, 4) != 4, "read");
 	expect(!memcmp(text, "file", 4) && lseek(file, 0, SEEK_CUR) == 6 && same_inode(file, fds[0]),
@@ -128,8 +128,8 @@ void passed(void)
 }
 
 /*
- * One that waits in its own queue; two of two pairs, each in the other's; and a chain: a
- * socket in a message, which has a message with a socket, which has one with a pipe's end.
+ * A socket in its own queue; two sockets, each in the other's queue; and a chain: a socket in a
+ * message, which has a message with a socket, which has a message with a pipe end.
  */
 void cycle(void)
 {
@@ -143,7 +143,7 @@ void cycle(void)
 	give(other[0], "the one's", &one[1], 1);
 	say(one[0], "more");
 	say(other[0], "more");
-	/* this one has the way in only by what is in it */
+	/* its peer is now only in its own queue */
 	close(other[1]);
 	check(pipe(ends), "pipe");
 	for (int n = 0; n < 3; n++)

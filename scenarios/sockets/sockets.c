@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Unix sockets, and what comes out of them after the stop. */
+/* Unix sockets, and the messages they receive after the event. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -127,14 +127,14 @@ static void queued(void)
 
 	stop_here();
 
-	/* a read goes on over the border of two pieces */
+	/* a read continues across two pieces of a stream */
 	expect_text(again, "first piece, the second");
 	expect_error(stream[1], EAGAIN, "and no more");
 	fill(big, 150000, 3);
 	check(send(stream[0], big, 150000, 0) != 150000, "send");
 	expect_data(stream[1], 150000, 3, "a long stream, after the stop");
 	expect_text(stream[0], "back");
-	/* datagrams keep their borders, the empty one too */
+	/* datagrams stay separate, including the empty one */
 	expect_text(dgram[1], "one");
 	expect_text(dgram[1], "");
 	expect_text(dgram[1], "three");
@@ -142,7 +142,7 @@ static void queued(void)
 	expect_error(dgram[1], EAGAIN, "and no more");
 	expect_text(dgram[0], "there");
 	expect_text(packet[1], "packet");
-	/* what of a packet is not taken is lost */
+	/* the rest of a packet that is read in part is lost */
 	check(recv(packet[0], part, 3, 0) != 3, "recv");
 	expect(!memcmp(part, "and", 3), "the start of a packet");
 	expect_data(packet[0], 70000, 9, "a large packet");
@@ -167,7 +167,7 @@ static void set(int fd, int name, int value)
 	check(setsockopt(fd, SOL_SOCKET, name, &value, sizeof(value)), "setsockopt");
 }
 
-/* How many small messages fit; their content is known. */
+/* Returns the number of small messages, with known content, that fit. */
 static int pour(int fd, size_t size)
 {
 	char data[512];
@@ -202,7 +202,7 @@ static void options(void)
 	say(ends[0], "peeked at");
 	check(recv(ends[1], text, 2, MSG_PEEK) != 2, "MSG_PEEK");
 
-	/* how much fits again when three messages have been taken */
+	/* the room after three messages have been received */
 	pair(SOCK_DGRAM, full);
 	set(full[0], SO_SNDBUF, 10000);
 	all = pour(full[0], 200);
@@ -214,7 +214,7 @@ static void options(void)
 	before = 0;
 	check(ioctl(full[1], FIONREAD, &before), "FIONREAD");
 
-	/* bytes in front of the urgent one, and behind; one that is behind what was read */
+	/* bytes before and after the urgent one; an urgent byte after those already read */
 	pair(SOCK_STREAM, urgent);
 	say(urgent[0], "before");
 	check(send(urgent[0], "!", 1, MSG_OOB) != 1, "MSG_OOB");
@@ -298,7 +298,7 @@ static void blocked(void)
 		_exit(send(full[0], "at last", 7, 0) == 7 ? 12 : 1);
 	}
 	check(read(done[0], text, 1) != 1 || read(done[0], text, 1) != 1, "read");
-	/* until both sleep; that they do is what their sites are expected to tell */
+	/* gives both time to sleep; the expected sites check that they do */
 	usleep(200000);
 
 	stop_here();
@@ -373,7 +373,7 @@ static void closed(void)
 	expect(recv(both[0], &byte, 1, 0) == 0 && recv(both[1], &byte, 1, 0) == 0, "both ways");
 }
 
-/* Whose message is next: a uid, and whether the pid is this one. */
+/* Receives a message and prints its sender's uid, and whether the pid is this one. */
 static void expect_sender(int fd, const char *text, pid_t pid, uid_t uid)
 {
 	char data[64], control[CMSG_SPACE(sizeof(struct ucred))];
@@ -432,7 +432,7 @@ static void credentials(void)
 	set(stream[1], SO_PASSCRED, 1);
 	set(packet[1], SO_PASSCRED, 1);
 	set(packet[0], SO_PASSCRED, 1);
-	/* two by one that will be gone, one by this: no read goes over that border */
+	/* two from a process that exits, one from this: no read continues across senders */
 	pair(SOCK_STREAM, carrier);
 	child = forked();
 	if (!child) {
@@ -472,7 +472,7 @@ static void watch(int epoll, int fd, uint32_t events, const char *name)
 	check(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "EPOLL_CTL_ADD");
 }
 
-/* What is ready now, in the kernel's order. */
+/* Prints the ready items in the kernel's order. */
 static void print_ready(const char *when, int epoll)
 {
 	struct epoll_event events[16];
@@ -600,7 +600,7 @@ static void names(void)
 		       !strcmp(other.sun_path + 1, "left"),
 	       "the name of one that is closed");
 	expect_name(left[0], "left", 1, "and still its peer's");
-	/* which others may take */
+	/* different sockets can bind it now */
 	second = named(SOCK_STREAM, "listening", &addr, &len);
 	expect(!bind(second, (struct sockaddr *)&addr, len), "nobody listens there");
 }
@@ -616,7 +616,7 @@ static void set_max_queue(const char *messages)
 	close(fd);
 }
 
-/* How many messages a socket holds is what the limit was when it was made. */
+/* The number of messages that a socket queues is the limit at its creation. */
 static void limit(void)
 {
 	int receiver, sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0), n = 0;

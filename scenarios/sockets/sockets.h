@@ -4,18 +4,18 @@
 
 #include <sys/types.h>
 
-/* As perror(), and the end, where `failed`. */
+/* Calls perror() and exits if `failed`. */
 void check(int failed, const char *what);
-/* Says whether it holds; where it does not, the program fails in the end. */
+/* Prints whether a condition holds; if not, the program's exit status is 1. */
 void expect(int holds, const char *what);
-/* The system call at which everything is stopped. */
+/* The system call that is the event of the checkpoint. */
 void stop_here(void);
 void pair(int type, int ends[2]);
-/* `text` arrives whole, and alone; "" is an empty message. */
+/* Expects exactly the message `text`; "" is an empty message. */
 void expect_text(int fd, const char *text);
 void say(int fd, const char *text);
 pid_t forked(void);
-/* The message `text`, with `n` open files. */
+/* Send and receive the message `text` with `n` open files. */
 void give(int fd, const char *text, const int *fds, int n);
 void take(int fd, const char *text, int *fds, int n);
 

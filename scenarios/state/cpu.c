@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* What the CPU holds while a system call is made, and what the kernel keeps in rseq. */
+/* The registers during a system call, and the rseq area. */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <errno.h>
@@ -20,7 +20,7 @@
 static unsigned char before[REGISTERS][BYTES], after[REGISTERS][BYTES];
 static uint64_t general[6];
 
-/* All vector registers are set, the call is made, and all of them are taken again. */
+/* Sets all vector registers, makes the call, and stores all of them. */
 static void stop_with_registers(void)
 {
 	const long number = SYS_getppid;
@@ -92,7 +92,7 @@ void cpu(void)
 	printf("rseq: size %u, cpu_id is a CPU: %d, it is where it runs: %d\n", __rseq_size,
 	       number < (unsigned int)sysconf(_SC_NPROCESSORS_CONF),
 	       number == (unsigned int)sched_getcpu());
-	/* Only an area that the kernel knows can be registered twice. */
+	/* registering it again fails with EBUSY only if the kernel knows the area */
 	errno = 0;
 	if (syscall(SYS_rseq, rseq_area(), 32, 0, RSEQ_SIG) != -1)
 		errno = 0;

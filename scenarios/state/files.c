@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Open files: what an open file has, and what descriptors share. */
+/* Open files: their state, and the state that descriptors share. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -47,7 +47,7 @@ static void print_flags(const char *what, int fd)
 	       !!(flags & O_PATH), fcntl(fd, F_GETFD));
 }
 
-/* Reads half of a directory; after the stop exactly the other half must come. */
+/* Reads half of a directory; after the event, reading must return exactly the other half. */
 static DIR *half_read(unsigned char seen[ENTRIES])
 {
 	struct dirent *entry;
@@ -64,7 +64,7 @@ static DIR *half_read(unsigned char seen[ENTRIES])
 	for (int n = 0; n < ENTRIES / 2 && (entry = readdir(dir)); n++)
 		if (entry->d_name[0] != '.')
 			seen[atoi(entry->d_name + 6)]++;
-	/* glibc has read ahead: from here on the kernel's position counts. */
+	/* glibc has read ahead: set the kernel's position */
 	seekdir(dir, telldir(dir));
 	return dir;
 }
@@ -118,7 +118,7 @@ void files(void)
 	child = forked();
 	if (!child) {
 		receive(go[0]);
-		/* The offset of `other` is the parent's too. */
+		/* `other` shares its offset with the parent */
 		put(other, "child,");
 		send(done[1]);
 		receive(go[0]);

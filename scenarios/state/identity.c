@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Rights and limits of a process, and its family. */
+/* Credentials and limits of a process, and its family. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <grp.h>
@@ -52,7 +52,7 @@ static void capabilities(int call, struct __user_cap_data_struct data[2])
 	check(syscall(call, &header, data), "capabilities");
 }
 
-/* An unprivileged user with two groups and one capability, in odd surroundings. */
+/* Becomes an unprivileged user with two groups, one capability, and unusual settings. */
 static void become(void)
 {
 	struct __user_cap_data_struct data[2] = { { KEPT, KEPT, KEPT } };
@@ -144,12 +144,12 @@ void identity(void)
 	fclose(file);
 	fputs(now, stdout);
 	printf("as before: %d\n", !strcmp(now, then));
-	/* And it is so, not only said to be. */
+	/* the state is in force, not only reported */
 	printf("nice 7 -> 0: %d, setuid(0): %d, a 101st file: %d\n",
 	       setpriority(PRIO_PROCESS, 0, 0), setuid(0), dup2(0, 100));
 }
 
-/* A grandchild that is told when its parent dies, and is then its grandparent's. */
+/* A grandchild gets a signal when its parent dies, and is then adopted by its grandparent. */
 void family(void)
 {
 	int ready[2], go[2], never[2], status, number;
@@ -170,7 +170,7 @@ void family(void)
 			sigprocmask(SIG_BLOCK, &set, NULL);
 			prctl(PR_SET_PDEATHSIG, SIGUSR2);
 			send(ready[1]);
-			/* freezing alone can make it EINTR, if it has begun to wait */
+			/* the freeze may interrupt the wait with EINTR */
 			do
 				number = sigwaitinfo(&set, NULL);
 			while (number < 0 && errno == EINTR);

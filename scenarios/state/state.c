@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* What the cases share, and the robust mutex. */
+/* Code that the cases share, and the robust mutex. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -74,8 +74,8 @@ void print_end(const char *who, pid_t pid)
 }
 
 /*
- * Two children share a robust mutex: one holds it until it is killed, which it is after
- * the stop, and one waits for it.
+ * Two children share a robust mutex: one holds it until it is killed after the event, and
+ * one waits for it.
  */
 void robust(void)
 {

@@ -7,13 +7,13 @@
 
 /* The nonce. */
 uint64_t drawn(void);
-/* As perror(), and the end. */
+/* Calls perror() and exits. */
 void fail(const char *what) __attribute__((noreturn));
-/* The system call at which everything is stopped. */
+/* The system call that is the event of the checkpoint. */
 void stop_here(void);
 pid_t forked(void);
 void make_pipe(int ends[2]);
-/* One byte through a pipe, and back. */
+/* Send and receive one byte through a pipe. */
 void send(int fd);
 void receive(int fd);
 /* Prints how a child ended. */

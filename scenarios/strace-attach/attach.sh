@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Attaches strace to a tree that runs already, then lets the tree go on.
+# Attaches strace to a running tree, then lets the tree continue.
 set -e
 ./pair &
 pair=$!
-# The child and its thread are there.
+# The child and its thread exist.
 until [ "$(cat /proc/$pair/task/*/children)" ]; do :; done
 child=$(cat /proc/$pair/task/$pair/children)
 until [ "$(ls /proc/${child% }/task | wc -l)" = 2 ]; do :; done

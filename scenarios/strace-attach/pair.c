@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A parent, its child and a thread of the child. All of them wait for SIGUSR1
- * to come to the parent, do a little, and end.
+ * A parent, its child and a thread of the child. All of them wait until the
+ * parent gets SIGUSR1, make some system calls, and exit.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -32,7 +32,7 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-/* The thread goes first, and its end is waited for: there is one order. */
+/* The thread runs first and is joined, so that the order is always the same. */
 static int child(int first, int second)
 {
 	pthread_t t;

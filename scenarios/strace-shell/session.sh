@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Two forks, a pipe, an exec. The first is busy for longer than the second takes to be forked,
-# and that for longer than it takes to hear of the first's end.
+# Two forks, a pipe, an exec. The first child runs for longer than forking the second takes, and
+# the second for longer than reaping the first takes, so that the order is always the same.
 busy() {
 	n=0
 	while [ $n -lt 3000 ]; do n=$((n + 1)); done

@@ -2,7 +2,7 @@
 #ifndef COUNT_H
 #define COUNT_H
 
-/* How many words a line has. */
+/* Returns the number of words in a line. */
 int count_words(const char *line);
 
 #endif

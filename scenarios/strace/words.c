@@ -4,8 +4,8 @@
 #include "count.h"
 
 /*
- * Much for the compiler to do, so that this is always the last to be compiled:
- * make's log then has its children in one order.
+ * Takes the compiler long, so that this file is always the last to be compiled
+ * and the children in make's log always have the same order.
  */
 #define MIX(n)                                                                 \
 	static unsigned int mix##n(unsigned int x)                             \

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Pairs of pseudo-terminals, stopped with something in them. */
+/* Pairs of pseudo-terminals with buffered characters. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -62,8 +62,8 @@ static void print_text(const unsigned char *text, ssize_t n)
 }
 
 /*
- * What is there, as C would write it; waits for it for @wait ms. What a master reads comes in
- * pieces of any size, so for one it waits until no more comes, @all.
+ * Prints the available characters with C escapes; waits @wait ms for them. A master reads
+ * pieces of any size, so with @all it reads until no more arrive.
  */
 static void show_some(const char *what, int fd, int wait, int all)
 {
@@ -130,11 +130,11 @@ static void modes(void)
 	check(tcsetattr(slave, TCSANOW, &raw), "tcsetattr");
 	check(ioctl(slave, TIOCSWINSZ, &small), "TIOCSWINSZ");
 	check(fchown(slave, 1234, 5) || fchmod(slave, 0620), "fchown");
-	/* packet mode, with two things to tell */
+	/* packet mode, with two status bits to report */
 	check(ioctl(one, TIOCPKT, &set), "TIOCPKT");
 	check(tcflow(slave, TCOOFF) || tcflush(slave, TCIOFLUSH), "tcflow");
 	check(ioctl(again, TIOCEXCL), "TIOCEXCL");
-	/* the number in the middle is free */
+	/* the index in the middle is free */
 	close(two);
 
 	stop_here();
@@ -167,7 +167,7 @@ static void modes(void)
 	show("closed", one, 1000);
 }
 
-/* What is typed is echoed by a worker of the kernel's; nothing tells when. */
+/* A kernel worker echoes typed characters; there is no way to wait for it. */
 static void settle(void)
 {
 	usleep(200000);
@@ -181,15 +181,15 @@ static void lines(void)
 	type(master, "first\nsecond\nha");
 	settle();
 	type(slave, "out\n");
-	/* a literal character is announced, and comes after the stop */
+	/* ^V makes the next character literal, which is typed after the event */
 	type(master, "lx\177\026");
-	/* another pair: ^S holds up what the slave writes */
+	/* a second pair: ^S stops the slave's output */
 	stopped = make_master();
 	waits = open_slave(stopped, O_NONBLOCK);
 	type(stopped, "\023");
 	settle();
 	printf("stopped: %d\n", write(waits, "held", 4) < 0 && errno == EAGAIN);
-	/* one whose slave is closed has still something to be read */
+	/* a master with unread characters, whose slave is closed */
 	type(other, "last words\n");
 	close(other);
 
@@ -209,12 +209,12 @@ static void lines(void)
 	show_all("other", stopped);
 	show_all("of a closed one", closed);
 	show("and then", closed, 1000);
-	/* an end of file that is typed */
+	/* a typed end of file */
 	type(master, "without end\004");
 	show("line", slave, 1000);
 }
 
-/* Without lines, so that nothing is thrown away: all must come, in order. */
+/* Without ICANON no characters are discarded: all must arrive in order. */
 static void flood(void)
 {
 	int master = make_master(), slave = open_slave(master, O_NONBLOCK);
@@ -269,7 +269,7 @@ static void count(int signal)
 		hangups++;
 }
 
-/* Reads a line of its controlling terminal, if that is what it may. */
+/* Reads a line from its controlling terminal, if it is in the foreground. */
 static void job(int start, int ready, const char *name)
 {
 	char text[64] = "";
@@ -314,7 +314,7 @@ static void print_end(const char *who, pid_t pid, int options)
 		printf("%s got signal %d\n", who, WTERMSIG(status));
 }
 
-/* A shell in a session of its own: one job before it, one behind it. */
+/* A shell in a session of its own: one job in the foreground, one in the background. */
 static void shell(int slave, int go, int done)
 {
 	struct sigaction counting = { .sa_handler = count };
@@ -371,7 +371,7 @@ static void jobs(void)
 	}
 	close(slave);
 	receive_byte(done[0]);
-	/* the job in front waits for a line, which is begun */
+	/* the foreground job waits for a line, which is incomplete */
 	type(master, "ha");
 	show_all("echo", master);
 

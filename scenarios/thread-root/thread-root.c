@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The first thread of a process lives in a root directory of its own; another one has left
- * that and its descriptors to it, and sees all files. What the other one has open is found by
- * its own paths.
+ * The leader of a process has a root directory of its own. A second thread has unshared its
+ * root directory and descriptors, and sees all files; its open files are found by its own
+ * paths.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

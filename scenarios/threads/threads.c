@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Threads of every kind when getppid() is called: three wait for a mutex, one for a
- * condition, one computes. Afterwards they go on, and each tells whether its name,
- * its signal mask, its thread-local data and its alternate stack are still its own.
+ * Threads in different states when getppid() is called: three wait for a mutex, one for a
+ * condition, one computes. Afterwards they continue, and each reports whether its name,
+ * signal mask, thread-local data and alternate stack are unchanged.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -78,7 +78,7 @@ static void *sleeper(void *argument)
 {
 	(void)argument;
 	block(SIGUSR1);
-	/* Dies with this one held, so the next owner must be told. */
+	/* exits while it holds the mutex, so the next owner gets EOWNERDEAD */
 	pthread_mutex_lock(&robust);
 	pthread_mutex_lock(&lock);
 	arrive("sleeper");
@@ -96,7 +96,7 @@ static void *counter(void *argument)
 	(void)argument;
 	block(SIGUSR2);
 	arrive("counter");
-	/* Floating point state that is live all the time. */
+	/* floating point state is always live */
 	while (!atomic_load(&stop)) {
 		value = value * 0.5 + 0.5;
 		n++;
@@ -127,7 +127,7 @@ int main(void)
 	while (atomic_load(&arrived) < WAITERS + 2)
 		sched_yield();
 
-	/* Here everything stands or computes. */
+	/* the event: all other threads wait or compute */
 	syscall(SYS_getppid);
 
 	pthread_mutex_unlock(&gate);

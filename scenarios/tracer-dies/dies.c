@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A tracer that dies while its tracee is in a stop: the tracee goes on by
- * itself, or is killed (PTRACE_O_EXITKILL). argv[1]: which stop; argv[2]:
- * "kill" for the latter.
+ * A tracer that dies while its tracee is in a stop: the tracee continues, or is
+ * killed with PTRACE_O_EXITKILL. argv[1] selects the stop; argv[2] is "kill" for
+ * the latter.
  */
 #include <errno.h>
 #include <signal.h>
@@ -29,7 +29,7 @@ static void on_signal(int number)
 	seen = number;
 }
 
-/* Its end is seen by the first of us, to whom it falls when the tracer dies. */
+/* The first process reaps it, as a child subreaper, when the tracer has died. */
 static void tracee(int ready, int go)
 {
 	char c;
@@ -75,13 +75,13 @@ static void tracer(const char *stop, int kill_it)
 	check(read(ready[0], &c, 1) != 1, "read");
 	check(ptrace(PTRACE_SEIZE, pid, NULL, options), "seize");
 	if (strcmp(stop, "none")) {
-		/* in its read, or on the way there: that is its next call */
+		/* in its read, or on the way to it: that is its next call */
 		check(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), "interrupt");
 		check(waitpid(pid, &status, 0) != pid, "waitpid");
 		check(write(go[1], "x", 1) != 1, "write");
 		go_to_stop(pid, stop);
 	}
-	/* here it is saved */
+	/* the event of the checkpoint */
 	getppid();
 	raise(SIGKILL);
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A tree of processes in which everything waits when getppid() is called: a reader
- * on an empty pipe, a grandchild whose parent is stuck in wait(), a session of its
- * own, a zombie. Pipes have content, signals are pending with their values. After
- * that each tells what it still has.
+ * A tree of processes that all wait when getppid() is called: a reader on an empty
+ * pipe, a grandchild whose parent sleeps in wait(), a session of its own, a zombie.
+ * Pipes have content, signals are pending with their values. After that each process
+ * reports its state.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -65,7 +65,7 @@ static void report(const char *who, pid_t pid, int status)
 		printf("%s (%d) got signal %d\n", who, pid, WTERMSIG(status));
 }
 
-/* Reads a line once the parent writes one, and gives it back through a second pipe. */
+/* Reads a line when the parent writes one, and returns it through a second pipe. */
 static int reader(int from, int to, int up)
 {
 	char line[32];
@@ -78,7 +78,7 @@ static int reader(int from, int to, int up)
 	return 11;
 }
 
-/* Waits for a grandchild that ends when the pipe is closed. */
+/* Waits for a grandchild, which exits when the pipe is closed. */
 static int middle(int from, int up)
 {
 	int status;
@@ -95,7 +95,7 @@ static int middle(int from, int up)
 	return WEXITSTATUS(status) + 1;
 }
 
-/* Leads a session; tells its numbers when it is told to. */
+/* Leads a session; reports its ids on request. */
 static int leader(int up)
 {
 	sigset_t none, block;
@@ -178,7 +178,7 @@ int main(void)
 	}
 	kill(getpid(), SIGUSR2);
 
-	/* Here everything stands. */
+	/* the event: all other processes wait */
 	syscall(SYS_getppid);
 
 	value.sival_int = 200;

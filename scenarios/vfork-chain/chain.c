@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * vfork inside vfork inside vfork. Every level writes into memory that all share, and
- * reads there what the level below wrote: it can only have been written while the
- * level itself stood still.
+ * vfork inside vfork inside vfork. Each level writes to memory that all share, and reads
+ * the values written by the level below, which can only have been written while the level
+ * itself waited.
  */
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -18,7 +18,7 @@ static char *const leaf[] = { "./leaf", "below the chain", NULL };
 
 static void level(int depth);
 
-/* A frame of its own for each vfork: the child returns into nothing that the parent needs. */
+/* Each vfork has its own stack frame, so that the child does not overwrite its parent's. */
 static __attribute__((noinline)) void descend(int depth)
 {
 	pid_t pid = vfork();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One vfork, with a child that works and then executes a program, exits, or is killed
- * by a third process. The parent tells what it finds when it is let go: that the
- * child's work was done by then proves that it waited.
+ * by a third process. The parent reports the child's progress when vfork returns: that
+ * the work was complete shows that the parent waited.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -41,7 +41,7 @@ static void child(const char *how, volatile int *ready)
 	_exit(101);
 }
 
-/* Kills the child once it is there. */
+/* Kills the child when it exists. */
 static pid_t killer(volatile int *ready)
 {
 	pid_t pid = fork();

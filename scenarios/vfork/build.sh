@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# Draws a nonce without starting a process, has make build the project, runs it.
+# Draws a nonce without starting a process, builds the project by make, runs it.
 set -eu
 read -r nonce </proc/sys/kernel/random/uuid
 echo "$nonce" >nonce

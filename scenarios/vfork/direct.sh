@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# The same without make: gcc is the one that waits for the compiler.
+# The same without make: gcc waits for the compiler.
 set -eu
 read -r nonce </proc/sys/kernel/random/uuid
 echo "$nonce" >nonce

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Writes a table of primes as a header, slowly enough to be at work when make goes on. */
+/* Writes a table of primes as a header, slowly enough that make starts its next child before. */
 #include <stdio.h>
 
 #define LIMIT 30000

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Sleeps as kernel code has them, one of each form, for the test of the census:
- * what the kernel's macros come to, without its headers.
+ * One sleep of each form that kernel code has, for the test of the census: the
+ * expansions of the kernel's macros, without its headers.
  */
 struct wait_queue_head;
 struct wait_queue_entry { void *words[5]; };
@@ -35,13 +35,13 @@ void planted_wait_event(struct wait_queue_head *wq)
 	finish_wait(wq, &entry);
 }
 
-/* a completion, as the last call: a jump and no call */
+/* a completion as a tail call, which is a jump */
 void planted_completion(struct completion *x)
 {
 	wait_for_completion(x);
 }
 
-/* a state that is set before schedule_timeout() */
+/* the task state is set before schedule_timeout() */
 long planted_state(void)
 {
 	current_task->state = 1;
@@ -68,7 +68,7 @@ void planted_msleep(void)
 		msleep(10);
 }
 
-/* a static inline helper with prepare_to_wait(): it counts for its caller */
+/* a static inline helper with prepare_to_wait(), which is attributed to its caller */
 static inline __attribute__((always_inline)) void helper(struct wait_queue_head *wq)
 {
 	struct wait_queue_entry entry;
@@ -84,7 +84,7 @@ void planted_inline(struct wait_queue_head *wq)
 		helper(wq);
 }
 
-/* a primitive that is static here: the assembler fills in its callers' calls */
+/* a static primitive: the assembler resolves calls to it */
 static __attribute__((noinline)) void planted_static(void)
 {
 	schedule();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* cage COMMAND...: runs it from under a seccomp filter, which allows everything. */
+/* cage COMMAND...: runs a command under a seccomp filter that allows everything. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stdio.h>

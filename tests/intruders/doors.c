@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Every way to a task or an object of a restart that is under way. */
+/* All ways to reach a task or an object of a restart in progress. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -23,7 +23,7 @@
 
 #include "intruder.h"
 
-/* Numbers that are somebody else's. */
+/* Pids of processes other than the test's own. */
 static int is_ours(pid_t pid)
 {
 	return pid == self || pid == first || pid == shared->thief;
@@ -83,7 +83,7 @@ static void on_number(pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
 	if (open(path, O_RDONLY) >= 0 || errno != ENOENT)
 		tell("%s is there", path);
-	/* ENOSYS: not in every configuration */
+	/* ENOSYS: depends on the configuration */
 	if (process_vm_readv(pid, &local, 1, &remote, 1, 0) >= 0 ||
 	    (errno != ESRCH && errno != ENOSYS))
 		tell("process_vm_readv finds %d", pid);
@@ -111,7 +111,7 @@ static void on_number(pid_t pid)
 	move(pid, path);
 }
 
-/* What comes at a descriptor is told to its owner; here nobody is one. */
+/* SIGIO for a descriptor must not reach an owner that is hidden. */
 static void on_owner(int type, pid_t pid)
 {
 	struct f_owner_ex owner = { .type = type, .pid = pid };
@@ -119,7 +119,7 @@ static void on_owner(int type, pid_t pid)
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		fail("socketpair: %m");
-	/* a number may be named that is not anybody's yet */
+	/* the owner may be a number that is not in use yet */
 	if (!fcntl(ends[0], F_SETOWN_EX, &owner)) {
 		if (fcntl(ends[0], F_SETFL, O_ASYNC) || send(ends[1], "i", 1, 0) != 1 ||
 		    send(ends[1], "u", 1, MSG_OOB) != 1)
@@ -131,7 +131,7 @@ static void on_owner(int type, pid_t pid)
 	close(ends[1]);
 }
 
-/* The numbers behind the restarter's, one of each process that it has created. */
+/* Tries the numbers after the restarting process's, which its new processes have. */
 static void on_numbers(void)
 {
 	for (pid_t pid = first + 1; pid < first + NUMBERS; pid++)
@@ -162,7 +162,7 @@ static void expect_empty(const char *path)
 		tell("%s lists %s", path, text);
 }
 
-/* All of the hierarchy's cgroup are known. */
+/* Lists the cgroup of a version 1 hierarchy: hidden tasks must not appear. */
 static void on_version1(const char *file)
 {
 	char path[128];
@@ -203,7 +203,7 @@ static void on_lists(void)
 	on_version1("cgroup.procs");
 }
 
-/* What is not blocked kills us: these are ignored by everybody who is not the target. */
+/* Sends signals to many: all processes that are not targets ignore them. */
 static void on_many(void)
 {
 	if (kill(-first, SIGWINCH))
@@ -283,7 +283,7 @@ static const struct {
 	{ "wait", on_wait },
 };
 
-/* Tries all, or the one of that name; the restarter's status, -1 where it goes on. */
+/* Tries all doors, or one by name. Returns the restarting process's status, -1 if it runs. */
 int attack(const char *door)
 {
 	size_t i, tried = 0;

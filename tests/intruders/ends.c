@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* What ends tasks, and whether it has ended all of a restart. */
+/* Ways to kill tasks, and checks that they have killed all tasks of a restart. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <signal.h>
@@ -44,7 +44,7 @@ static void put(const char *file, const char *text)
 	close(fd);
 }
 
-/* How often the OOM killer was called for the cgroup; whom it kills may be counted elsewhere. */
+/* Number of OOM killer calls for the cgroup; kills may be counted in a different cgroup. */
 static int calls_of_oom_killer(void)
 {
 	char path[128], text[512] = "", *line;
@@ -69,7 +69,7 @@ void end_it(const char *how, const void *rest, size_t len)
 		put("cgroup.kill", "1");
 	} else if (!strcmp(how, "memory")) {
 		put("memory.max", "0");
-		/* where nobody had any yet, there was nobody to be killed */
+		/* if no task had memory yet, the OOM killer had no victim */
 		called = calls_of_oom_killer();
 		if (!called)
 			write_all(feed, rest, len);
@@ -77,7 +77,7 @@ void end_it(const char *how, const void *rest, size_t len)
 		if (!strcmp(how, "log")) {
 			char bad[4 * HEAD];
 
-			/* no record is like it: everybody has something to say */
+			/* not a valid record, so that each task logs an error */
 			memset(bad, 0xff, sizeof(bad));
 			write(feed, bad, sizeof(bad));
 		}
@@ -99,7 +99,7 @@ void fill_log(void)
 		fail("pipe: %m");
 	while (write(ends[1], &byte, 1) == 1)
 		;
-	/* the restarter's end waits */
+	/* writes to the log block */
 	if (fcntl(ends[1], F_SETFL, 0))
 		fail("fcntl: %m");
 	log_end = ends[1];

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * forge IMAGE OUT TYPE NTH OFFSET SIZE VALUE: an image in which one number is another, with
- * checksums that hold. The record is the NTH (from 0) of its TYPE that holds TEXT, where the
- * environment has TEXT, else of all of its TYPE.
+ * forge IMAGE OUT TYPE NTH OFFSET SIZE VALUE: writes an image with one changed number and correct
+ * checksums. The record is the NTH (from 0) of its TYPE; if TEXT is in the environment, only
+ * records that contain TEXT count.
  *
- * forge IMAGE OUT TYPE NTH text STRING: likewise, with STRING of the same length in place of TEXT.
+ * forge IMAGE OUT TYPE NTH text STRING: the same, but replaces TEXT by STRING, of the same length.
  */
 #define _GNU_SOURCE
 #include <stdint.h>

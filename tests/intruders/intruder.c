@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Restarts an image through a pipe that stalls behind a record, and tries meanwhile to get
- * hold of what is being restarted, or ends it.
+ * Restarts an image through a pipe that stalls after a record, and in the meantime tries to reach
+ * the tasks that are being restarted, or kills them.
  *
  *	intruder list IMAGE
  *		prints the number of records
  *	intruder attack IMAGE CGROUP RECORD VERSION1 [DOOR]
- *		every attack there is, or the one of that name (doors.c); then the rest of
- *		the image, and the tree's end; at VERSION1 a hierarchy of cgroups of version 1
- *		is mounted
+ *		tries all attacks, or one by name (doors.c); then writes the rest of the image
+ *		and waits for the tree's exit; VERSION1 is a mounted cgroup hierarchy of
+ *		version 1
  *	intruder end IMAGE CGROUP RECORD HOW
- *		HOW: kill (the restarter), cgroup (cgroup.kill), log (the restarter, whose
- *		log is a full pipe, after a damaged record), namespace (the init of the pid
- *		namespace that the restarter is in), memory (the OOM killer, which CGROUP's
- *		limit calls)
+ *		HOW: kill (the caller of restart(2)), cgroup (cgroup.kill), log (the caller,
+ *		whose log is a full pipe, after a damaged record), namespace (the init of the
+ *		caller's pid namespace), memory (the OOM killer, by CGROUP's limit)
  *	intruder fail IMAGE CGROUP RECORD
- *		the image ends there, after a signal to the restarter: nothing is left of the
- *		restart, and what is the restarter's is as before
+ *		the image ends after the record, and the caller gets a signal: no task of the
+ *		restart is left, and the caller is unchanged
  *	intruder restart IMAGE CGROUP 0
- *		no attack at all
+ *		no attack
  *	intruder cage IMAGE CGROUP 0
- *		a restart from under a seccomp filter that lets nobody make directories
+ *		a restart under a seccomp filter that forbids creating directories
  *
- * Exit status 1 and a line on stderr for each thing that was reached, or not ended.
+ * Exit status 1 and a line on stderr for each task or object that was reached, or not killed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,7 +48,7 @@
 
 #include "intruder.h"
 
-/* what restart(2) is told: a proc of the new pid namespace, and the same mounts */
+/* flags of restart(2): mount a proc of the new pid namespace, equal mounts */
 #define RESTART_FLAGS	3UL
 
 int reached;
@@ -93,7 +92,7 @@ static void load(const char *path)
 	close(fd);
 }
 
-/* Where record @nr ends; 0 where there are not so many. */
+/* Returns the offset of the end of record @nr, 0 if there are fewer records. */
 static size_t end_of(int nr)
 {
 	size_t at = 0;
@@ -107,7 +106,7 @@ static size_t end_of(int nr)
 	return at <= size && nr < 0 ? at : 0;
 }
 
-/* Until nobody reads any more: then the restart has ended, and told why. */
+/* Writes until the pipe has no reader: then the restart has ended, and logged why. */
 void write_all(int fd, const void *data, size_t len)
 {
 	const char *at = data;
@@ -145,8 +144,8 @@ void until(int (*done)(void), const char *words)
 }
 
 /*
- * The restarter: a process of its own, with a second thread that waits for
- * children, whoever they are.
+ * The process that calls restart(2), with a second thread that waits for any
+ * child.
  */
 struct shared *shared;
 const char *cgroup, *version1;
@@ -190,7 +189,7 @@ static int mounts_at_proc(void)
 	return n;
 }
 
-/* Nothing of it is left, and what was there before is untouched. */
+/* Checks that no task of the restart is left, and that earlier state is unchanged. */
 static void check_undone(pid_t child, int mounts)
 {
 	siginfo_t info = { };
@@ -230,7 +229,7 @@ static int restarter(void)
 	pid_t child = 0;
 	long root;
 
-	/* signals to many are for those that are being restarted */
+	/* ignore the signals that the attacks send to many processes */
 	for (int sig = 1; sig < SIGRTMAX; sig++)
 		if (sig != SIGCHLD)
 			signal(sig, SIG_IGN);
@@ -243,16 +242,16 @@ static int restarter(void)
 			_exit(0);
 		if (child < 0 || waitid(P_PID, child, &info, WEXITED | WNOWAIT))
 			fail("a child: %m");
-		/* it would take that child */
+		/* the thread would reap that child */
 		shared->thief = -1;
 	}
-	/* before there is another namespace for children, which a thread is not for */
+	/* before unshare(CLONE_NEWPID), after which no thread can be created */
 	else if (pthread_create(&thread, NULL, steal, NULL))
 		fail("pthread_create");
 	if (dir < 0 || unshare(CLONE_NEWNS | CLONE_NEWPID) ||
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		fail("the restarter: %m");
-	/* the tree had no such mount */
+	/* the tree did not have this mount */
 	if (version1 && umount2(version1, MNT_DETACH))
 		fail("%s: %m", version1);
 	mounts = mounts_at_proc();
@@ -278,7 +277,7 @@ static int restarter(void)
 pid_t first, self;
 int feed;
 
-/* The restarter and all that it creates are in the cgroup below @version1. */
+/* Moves the caller of restart(2), and so its tasks, into the cgroup below @version1. */
 static void enter_version1(void)
 {
 	char path[256];
@@ -291,7 +290,7 @@ static void enter_version1(void)
 	close(fd);
 }
 
-/* As the init of a pid namespace: the restarter's parent. */
+/* The init of a pid namespace, parent of the process that calls restart(2). */
 static int init(void)
 {
 	pid_t pid = fork();
@@ -327,7 +326,7 @@ static void begin(void)
 	}
 	close(image_end);
 	setpgid(first, first);
-	/* nobody reads it but the restarter: without one, writing tells */
+	/* only the restart reads the pipe: when it has ended, writing fails */
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -372,7 +371,7 @@ int main(int argc, char **argv)
 	inside = !strcmp(argv[1], "end") && argc > 5 && !strcmp(argv[5], "namespace");
 	caged = !strcmp(argv[1], "cage");
 	fails = !strcmp(argv[1], "fail");
-	/* what is for many is not for us */
+	/* the attacks send it to many processes */
 	signal(SIGURG, SIG_IGN);
 	signal(SIGWINCH, SIG_IGN);
 	signal(SIGIO, SIG_IGN);
@@ -398,7 +397,7 @@ int main(int argc, char **argv)
 		if (status >= 0)
 			fail("the restarter is gone: %#x", status);
 	}
-	/* when it is there, the tree's root is anybody's to wait for */
+	/* after the restart, any thread may reap the tree's root */
 	__atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
 	until(thief_is_gone, "the restarter's second thread ends");
 	write_all(feed, image + at, size - at);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What the parts of the intruder have in common; intruder.c tells of the whole. */
+/* Declarations shared by the files of the intruder; intruder.c describes it. */
 #ifndef INTRUDER_H
 #define INTRUDER_H
 
@@ -8,39 +8,39 @@
 
 #define SYS_checkpoint	500
 #define SYS_restart	501
-/* end of patience, seconds */
+/* timeout, seconds */
 #define LIMIT		60
-/* what the kernel's struct ckpt_rec takes */
+/* size of struct ckpt_rec */
 #define HEAD		24
-/* as many processes as are looked for beyond the first */
+/* number of pids to try after the first */
 #define NUMBERS		32
 
-/* What the restarter, and its second thread, tell the others. */
+/* State of the process that calls restart(2), and of its second thread. */
 struct shared {
 	int begun;		/* the first thread is about to call restart(2) */
-	int stop;		/* the second thread is to end */
-	int waited;		/* it has tried once more */
-	int stolen;		/* pid of what it got; 0 for nothing */
-	int thief;		/* its own number */
+	int stop;		/* the second thread has to exit */
+	int waited;		/* it has called wait once more */
+	int stolen;		/* pid that it has reaped, 0 for none */
+	int thief;		/* its own tid */
 	long ret;		/* of restart(2) */
 	int error;
 };
 
 extern struct shared *shared;
-/* where the tree is restarted */
+/* the cgroup in which the tree is restarted */
 extern const char *cgroup;
-/* where a hierarchy of version 1 is mounted, NULL for nowhere */
+/* mount point of a version 1 hierarchy, NULL for none */
 extern const char *version1;
-/* the restarter and the intruder */
+/* pids of the caller of restart(2) and of the intruder */
 extern pid_t first, self;
 /* the image's pipe, and the restart's log */
 extern int feed, log_end;
-/* something was: exit status 1 */
+/* tell() has been called: the exit status is 1 */
 extern int reached;
 
-/* Something was reached, or not ended. */
+/* Reports a task or object that was reached, or a task that was not killed. */
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The test itself cannot go on. */
+/* Reports that the test itself has failed, and exits. */
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 void until(int (*done)(void), const char *words);
 void write_all(int fd, const void *data, size_t len);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * restart IMAGE [CAPABILITY]: restart(2) by the caller's own rights and into its own cgroup; says
- * what came of it. Findings go to standard error. CAPABILITY is one that it has, but takes out of
- * its inheritable and its bounding set before.
+ * restart IMAGE [CAPABILITY]: calls restart(2) with the caller's credentials and into its cgroup,
+ * and prints the result. The log goes to standard error. CAPABILITY is one that the caller has,
+ * but drops from its inheritable and bounding sets before.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,7 +28,7 @@ static int give_up(int capability)
 	return syscall(SYS_capset, &head, data);
 }
 
-/* When the caller's first child was created, as proc has it. */
+/* Prints the start time of the caller's first child in /proc. */
 static void tell_start(void)
 {
 	char path[64], stat[1024], *field;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * setuid CGROUP PROGRAM: tries to get an image of PROGRAM, whose owner is another user, by
- * executing it behind the moment at which checkpoint(2) asks whether the caller may trace the task,
- * and before the task is frozen.
+ * setuid CGROUP PROGRAM: tries to get an image of PROGRAM, which is set-user-id of a different
+ * user, by executing it after checkpoint(2) has checked that the caller may trace the task, and
+ * before the task is frozen.
  *
- * Both checkpoint(2) and a write to cgroup.freeze take the lock of all cgroups. Who moves a
- * process between cgroups has it for as long as RCU takes. So, each of these as soon as the one
- * before it is seen asleep: a mover, some processes that freeze, the caller of checkpoint(2). Then
+ * Both checkpoint(2) and a write to cgroup.freeze take the lock of all cgroups. Moving a process
+ * between cgroups holds it for an RCU grace period. So these are started in turn, each when the
+ * one before is asleep: a mover, several processes that freeze, the caller of checkpoint(2). Then
  * the child executes PROGRAM. It depends on the scheduler whether the child is at rest when the
- * caller goes on, for which there are more that freeze than one; so all of it is done until one try
- * has met the moment.
+ * caller continues, which several freezing processes make more likely; so all of this is repeated
+ * until a try has hit the window.
  *
- * CGROUP has the cgroups a, b, and tree; all are the user's. The image is the file "image". Says on
- * standard output what came of it: "refused", or "dumped" and exit status 1.
+ * CGROUP has the cgroups a, b, and tree; the user owns all of them. The image is the file "image".
+ * Prints the result: "refused", or "dumped" and exit status 1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,9 +28,9 @@
 #include <unistd.h>
 
 #define SYS_checkpoint	500
-/* end of patience */
+/* maximum number of tries */
 #define TRIES		300
-/* about as long as RCU takes to forget a mover, microseconds */
+/* about an RCU grace period, after which a mover waits again, microseconds */
 #define PAUSE		50000
 #define FREEZERS	5
 
@@ -69,7 +69,7 @@ static pid_t begin(void)
 	return pid;
 }
 
-/* A process that does one thing whenever it is told to, and then says what came of it. */
+/* A process that performs an action on request and reports its result. */
 struct helper {
 	pid_t pid;
 	int go, done, stat;
@@ -114,7 +114,7 @@ static int result(struct helper *helper)
 	return result;
 }
 
-/* Waits until it sleeps for a lock; false where it is done without. */
+/* Waits until it sleeps for a lock; returns false if it completes without sleeping. */
 static int waits(struct helper *helper)
 {
 	struct pollfd done = { .fd = helper->done, .events = POLLIN };
@@ -183,10 +183,10 @@ static pid_t begin_child(const char *program, int *start)
 
 enum outcome { MISSED, REFUSED, DUMPED };
 
-/* What became of all tries: how often all were asleep, and what the caller was told then. */
+/* Results: number of tries in which all were asleep, and the errnos that the caller got. */
 static int in_line, told[256];
 
-/* The child's real user is the caller: is its effective one? */
+/* Returns true if the child's effective user is the caller, as its real one. */
 static int is_the_callers(pid_t child)
 {
 	unsigned int real, effective;
@@ -210,7 +210,7 @@ static enum outcome attempt(const char *program, int turn)
 	int start, asked = 0, error = -1, told_to = 0, asleep;
 	pid_t child = begin_child(program, &start);
 
-	/* a mover that comes soon after another has nothing to wait for: then it is a miss */
+	/* a mover right after an earlier one does not wait, which misses the window */
 	usleep(PAUSE);
 	go(&mover, turn);
 	asleep = waits(&mover);
@@ -221,7 +221,7 @@ static enum outcome attempt(const char *program, int turn)
 	if (asleep) {
 		go(&caller, child);
 		asked = waits(&caller);
-		/* it has asked whether it may trace the child, which still is the user's */
+		/* it has checked that it may trace the child, which is still the user's */
 		if (asked && write(start, "x", 1) != 1)
 			fail("the child's start");
 		error = result(&caller);

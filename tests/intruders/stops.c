@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * stops KIND: a process that stands where an image could lie about it.
+ * stops KIND: a process in a state that a forged image could misrepresent.
  *
- *	seccomp	in the stop that a filter has asked its tracer for; the tracer is its parent
+ *	seccomp	in a SECCOMP stop; the tracer is its parent
  *	signal	in a signal-delivery stop, without any filter
  *	strict	in read(2), one of the four calls of the strict mode
  *
- * When it stands there, it or its parent has made the file "there".
+ * It or its parent creates the file "there" before it reaches that state.
  */
 #include <fcntl.h>
 #include <linux/filter.h>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A process that holds one of everything that somebody could take while it is being
- * restarted: a pseudo-terminal, sealed memory, a timer, files of /proc, a name, a zombie, a
- * second thread. It calls getppid(2), the event, and then looks at all of it: what was done
- * to it meanwhile is told on standard output, "unharmed" otherwise.
+ * A process that holds one of each kind of object that an intruder could reach during its
+ * restart: a pseudo-terminal, sealed memory, a timer, files in /proc, a socket name, a zombie, a
+ * second thread. It calls getppid(2), the event, then checks all of them, and prints each change,
+ * or "unharmed".
  *
  *	victim [filtered]
  *
- * filtered: it has a seccomp filter that allows everything, and makes a directory behind the
- * event; what became of that is told.
+ * filtered: it has a seccomp filter that allows everything, creates a directory after the event,
+ * and prints the result.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -53,7 +53,7 @@ static void must(int good, const char *what)
 
 static pthread_barrier_t barrier;
 
-/* What setpriority(2) and ioprio_set(2) of many would change. */
+/* State that setpriority(2) and ioprio_set(2) for a group or user would change. */
 struct priority {
 	int nice, io;
 };
@@ -87,7 +87,7 @@ static void *second_thread(void *unused)
 	return unused;
 }
 
-/* Where a file is mapped that a debugger would read. */
+/* Memory that an open /proc/PID/mem reads. */
 static char word[] = "the victim's own memory";
 
 static int filtered(void)
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
 	pid_t zombie;
 	ssize_t n;
 
-	/* a signal to many would pend */
+	/* signals to many would stay pending */
 	sigfillset(&set);
 	must(!sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
 
@@ -171,7 +171,7 @@ int main(int argc, char **argv)
 	syscall(SYS_getppid);
 
 	check_priority(before, "the first thread");
-	/* of the zombie's end, and nothing else */
+	/* only SIGCHLD of the zombie may be pending */
 	must(!sigpending(&set), "sigpending");
 	for (int sig = 1; sig < SIGRTMAX; sig++)
 		if (sigismember(&set, sig) == (sig != SIGCHLD))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A process and its child "worker", which calls getppid() alone, among threads of its own,
- * or from a child "spawned" whose vfork it waits for. Says in the end how the worker ended.
+ * A process and its child "worker", which calls getppid() alone, with other threads, or from a
+ * vfork child "spawned" that it waits for. Prints how the worker ended.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

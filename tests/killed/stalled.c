@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Checkpoints a frozen tree into a pipe that nobody empties from some byte on, and kills
- * tasks of the tree meanwhile. They must stay where they are for as long as checkpoint(2)
- * goes on, however far it gets, and be gone once it has returned.
+ * Checkpoints a frozen tree into a pipe that is not read beyond some byte, and kills tasks of
+ * the tree in the meantime. They must stay at their sites until checkpoint(2) returns, at
+ * whatever point it is, and be gone after that.
  *
  *	stalled CGROUP ROOT first|middle|last VICTIM read|kill IMAGE LOG
  *
- * VICTIM is the name of the task that is killed, "all" or "none". With "kill" the process
- * in checkpoint(2) is killed too, instead of its pipe being emptied. What checkpoint(2)
- * returned is printed; exit status 1 and a line on stderr where something was not so.
+ * VICTIM is the name of the task to kill, "all" or "none". With "kill" the process in
+ * checkpoint(2) is killed, too, instead of reading its pipe. Prints the result of
+ * checkpoint(2); exit status 1 and a line on stderr for each violation.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -29,10 +29,10 @@
 
 #define SYS_checkpoint	500
 #define CHECKPOINT_OWN_MOUNTS	2	/* a container has some */
-/* the smallest pipe there is */
+/* the smallest size of a pipe */
 #define ROOM		4096
 #define MAX_TASKS	64
-/* end of patience, seconds */
+/* timeout, seconds */
 #define LIMIT		60
 /* where a killed task waits for checkpoint(2) to end */
 #define WAITS		"ckpt_wait_unheld"
@@ -58,7 +58,7 @@ static void fail(const char *format, ...)
 	exit(1);
 }
 
-/* Reads /proc/TID/@file, up to the first newline or NUL; -1 where it is not there. */
+/* Reads /proc/TID/@file up to the first newline or NUL; -1 if it does not exist. */
 static int proc(int tid, const char *file, char *text, size_t size)
 {
 	char path[64];
@@ -78,7 +78,7 @@ static int proc(int tid, const char *file, char *text, size_t size)
 	return 0;
 }
 
-/* The letter in /proc/TID/stat; 0 where there is no such task. */
+/* Returns the state letter in /proc/TID/stat, 0 if there is no such task. */
 static char state(int tid)
 {
 	char text[512], *end;
@@ -131,7 +131,7 @@ static void list_tasks(const char *cgroup, const char *victim)
 	fclose(file);
 	if (!group && !all && strcmp(victim, "none"))
 		fail("no task named %s", victim);
-	/* SIGKILL to a thread is the end of its whole process */
+	/* SIGKILL to a thread kills its whole process */
 	for (int i = 0; i < nr_tasks; i++)
 		tasks[i].dies = all || tasks[i].tgid == group;
 }
@@ -159,7 +159,7 @@ static void kill_tasks(const char *cgroup, const char *victim)
 		}
 }
 
-/* The words for what is not as it must be while checkpoint(2) goes on; NULL: all is. */
+/* Describes a violation by a task while checkpoint(2) runs, NULL for none. */
 static const char *out_of_place(const struct task *t)
 {
 	char text[64];
@@ -188,7 +188,7 @@ static void check_places(const char *when)
 	}
 }
 
-/* Goes on until @done; there is nothing to poll(2) for in most of /proc. */
+/* Repeats until @done; most files in /proc do not support poll(2). */
 static void until(int (*done)(void *), void *what, const char *words)
 {
 	time_t end = time(NULL) + LIMIT;
@@ -218,11 +218,11 @@ struct reader {
 	int image;
 	pid_t writer;
 	long total;		/* bytes of the image */
-	long taken;		/* bytes of them that were read */
+	long taken;		/* bytes of the image that were read */
 	int ended;		/* checkpoint(2) has returned */
 };
 
-/* Asleep in checkpoint(2), for the pipe is full: it stays there until somebody reads. */
+/* Returns true if the caller sleeps in checkpoint(2) because the pipe is full. */
 static int stalled(const struct reader *r)
 {
 	char text[64];
@@ -237,7 +237,7 @@ static int stalled(const struct reader *r)
 	       strstr(text, "pipe_write");
 }
 
-/* Stalled, or ended: a checkpoint may find in its middle what a killed task has left. */
+/* Stalled, or ended: a checkpoint may notice a killed task before its end. */
 static int comes_to_rest(void *what)
 {
 	struct reader *r = what;
@@ -258,7 +258,7 @@ static void take_page(struct reader *r)
 {
 	char page[ROOM];
 
-	/* one page is there, or nothing of it */
+	/* a write of a page is atomic: the pipe contains a whole page or nothing */
 	if (read(r->from, page, ROOM) != ROOM ||
 	    write(r->image, page, ROOM) != ROOM)
 		fail("taking a page: %m");
@@ -288,14 +288,14 @@ static int create(const char *path)
 	return fd;
 }
 
-/* How long the image is; its tasks are frozen, so it will be as long again. */
+/* Returns the size of the image; the next one has the same size, as all tasks are frozen. */
 static long length(int root, const char *path)
 {
 	time_t end = time(NULL) + LIMIT;
 	int fd = create(path);
 	struct stat st;
 
-	/* what reads as frozen may be settling still */
+	/* tasks may not be at rest yet although the cgroup counts as frozen */
 	while (syscall(SYS_checkpoint, root, fd, CHECKPOINT_OWN_MOUNTS, -1))
 		if (errno != EAGAIN || time(NULL) > end || ftruncate(fd, 0) ||
 		    lseek(fd, 0, SEEK_SET))
@@ -335,7 +335,7 @@ int main(int argc, char **argv)
 	killed = !strcmp(argv[5], "kill");
 	list_tasks(cgroup, victim);
 	r.total = length(root, argv[6]);
-	/* the last page that is still in the pipe when the rest is in it too, less one */
+	/* one page before the last page that fits into the pipe with the rest */
 	from = (r.total - 1) / ROOM * ROOM - ROOM;
 	if (!strcmp(argv[3], "first"))
 		from = 0;

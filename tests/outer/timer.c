@@ -2,10 +2,10 @@
 /*
  * timer SECONDS
  *
- * Whether a CPU's timer goes on while that CPU enters a guest with an interrupt pending, again
- * and again: each entry is a chance for QEMU to lose an interrupt (src/outer.rs). Exit status
- * 0 where the guest was not entered too often in any sleep of 0.1 ms: by that, and not by
- * the time, since a slow host makes both slow.
+ * Checks that a CPU's timer keeps firing while the CPU repeatedly enters a guest with an
+ * interrupt pending: at each entry QEMU may lose an interrupt (src/outer.rs). Exit status 0 if
+ * the number of entries during each sleep of 0.1 ms was low enough. Entries are a measure that,
+ * unlike time, does not depend on the speed of the host.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -23,10 +23,10 @@
 
 #define PERIOD_NS 100000
 
-/* A second's entries; a tick is 4 ms. */
+/* The number of entries in a second; a tick is 4 ms. */
 #define TOO_MANY 30000
 
-/* How often the guest was entered. */
+/* Number of guest entries. */
 static volatile long *entries;
 
 static long long now(void)
@@ -109,7 +109,7 @@ int main(int argc, char **argv)
 			most = meanwhile;
 	}
 	must("wait", wait(&status));
-	/* Without the guest nothing was tried. */
+	/* without guest entries the test is void */
 	if (status || *entries < TOO_MANY)
 		errx(2, "the guest ended with %#x after %ld entries", status, *entries);
 	fprintf(stderr, "timer: %ld entries, at most %ld of them in a sleep\n", *entries, most);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * share WHAT CGROUP: a child in CGROUP sleeps until the file `thawed` is there, and then changes
- * what it shares with its parent, who looks.
+ * share WHAT CGROUP: a child in CGROUP sleeps until the file `thawed` exists, and then changes an
+ * object that it shares with its parent, which checks it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -148,7 +148,7 @@ int main(int argc, char **argv)
 		return 2;
 	what = argv[1];
 	set_up();
-	/* the standard files are not what this is about */
+	/* the child must not share the standard files */
 	pid = fork();
 	check(pid < 0, "fork");
 	if (!pid) {

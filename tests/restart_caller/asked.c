@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Writes to the file "before" what prctl(2) and others tell of a process, a line each; when there
- * is a file "go", to "after" as well.
+ * Writes the state that prctl(2) and other calls report to the file "before", a line each; when
+ * the file "go" exists, also to "after".
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * odd IMAGE LOG: restart(2) by a process that has asked for everything that a child inherits, into
+ * odd IMAGE LOG: calls restart(2) with non-default values of all state that a child inherits, into
  * its own cgroup and namespaces.
  */
 #define _GNU_SOURCE
@@ -68,12 +68,12 @@ int main(int argc, char **argv)
 	must(!prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0), "PR_SET_IO_FLUSHER");
 	must(!prctl(PR_SET_KEEPCAPS, 1), "PR_SET_KEEPCAPS");
 	must(!prctl(PR_SET_CHILD_SUBREAPER, 1), "PR_SET_CHILD_SUBREAPER");
-	/* not in every machine */
+	/* not supported by all machines */
 	prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0);
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_DISABLE, 0, 0);
 	must(!prctl(PR_SET_DUMPABLE, 0), "PR_SET_DUMPABLE");
-	/* nobody here may look at a clock from now on */
+	/* no code may read a clock from here on */
 	must(!prctl(PR_SET_TSC, PR_TSC_SIGSEGV), "PR_SET_TSC");
 	pid = syscall(SYS_restart, -1, image, 0UL, log);
 	must(!prctl(PR_SET_TSC, PR_TSC_ENABLE), "PR_SET_TSC");

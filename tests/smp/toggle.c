@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * One thread arms and disarms the triggers' static key, so that the kernel
- * patches its own text; the other one, on another CPU, runs through that text
- * by taking signals.
+ * patches its own text; a second thread, on a different CPU, executes that text
+ * by receiving signals.
  *
  * Usage: toggle FREEZE_AT COUNT
  * FREEZE_AT is cgroup.freeze_at of a cgroup without tasks. Ends after at least

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Gets into a state that a number chooses, calls getppid(2), the event, and looks whether all
- * is as it was.
+ * Sets up a combination of parts chosen by a number, calls getppid(2), the event, and checks that
+ * each part is unchanged.
  *
- *	states list		prints the names of all parts that a state can have
- *	states NUMBER		some of them, by that number; a line each, "NAME: as it was" or
- *				"NAME: lost: ...", and exit status 1 where anything was lost
+ *	states list		prints the names of all parts
+ *	states NUMBER		sets up some of them, chosen by NUMBER; prints a line for each,
+ *				"NAME: as it was" or "NAME: lost: ...", and exits with 1 if
+ *				anything was lost
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,7 +39,7 @@
 
 #define PAGE 4096
 
-static const char *part;	/* at hand, for messages */
+static const char *part;	/* the current part, for messages */
 static int lost;
 
 static void must(int good, const char *what)
@@ -71,7 +72,7 @@ static unsigned int draw(unsigned int n)
 	return (seed >> 33) % n;
 }
 
-/* A child that waits until it is told to look, and says by its status what it saw. */
+/* A child that performs a check on request and reports the result by its exit status. */
 struct child {
 	pid_t pid;
 	int tell;
@@ -107,7 +108,7 @@ static int ask(struct child c)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Pages that two children share with each other, and no more with their parent. */
+/* Pages that two children share with each other, but no longer with their parent. */
 static char *cow_pages;
 static struct child cow_children[2];
 
@@ -139,7 +140,7 @@ static void cow_end(void)
 	same(!a && !b, "the children end with %d and %d", a, b);
 }
 
-/* The program's own name was renamed over; so was a mapped file's. */
+/* The names of the executable and of a mapped file refer to different files now. */
 static char *mapped;
 static char exe_before[256];
 
@@ -187,7 +188,7 @@ static void replaced_end(void)
 	same(!stat("mapped", &st) && !st.st_size, "the file of that name now");
 }
 
-/* The vdso is gone. Clocks are read by system calls from then on. */
+/* The vdso is unmapped; clocks are read by system calls. */
 static struct child vdso_child;
 
 static int vdso_look(void)
@@ -231,7 +232,7 @@ static void vdso_end(void)
 	same(!ret, "the child without a vdso ends with %d", ret);
 }
 
-/* Descriptors beyond the limit that there is now. */
+/* A descriptor above the current limit. */
 static int high_fd;
 static struct rlimit high_limit;
 
@@ -278,7 +279,7 @@ static void packets_end(void)
 	     read(packets[0], text, 64) == 1, "it is in packet mode");
 }
 
-/* Pages that a program gave to a pipe and still has. */
+/* Pages that were spliced into a pipe and are still mapped. */
 static int given[2];
 static char *given_page;
 
@@ -289,7 +290,7 @@ static void given_begin(void)
 	given_page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must(given_page != MAP_FAILED && !pipe2(given, O_CLOEXEC), "pipe");
 	memset(given_page, 'a', PAGE);
-	/* else a fork of another part makes it a copy at the next write */
+	/* otherwise a fork of a different part would make the next write copy it */
 	must(!madvise(given_page, PAGE, MADV_DONTFORK), "madvise");
 	iov = (struct iovec){ given_page, PAGE };
 	must(vmsplice(given[1], &iov, 1, 0) == PAGE, "vmsplice");
@@ -303,7 +304,7 @@ static void given_end(void)
 	same(read(given[0], text, PAGE) == PAGE && text[5] == 'b', "the page is a copy");
 }
 
-/* A file of /proc, of a process that is dead. */
+/* An open file in /proc of a process that has exited. */
 static int dead_fd;
 
 static void dead_begin(void)
@@ -331,7 +332,7 @@ static void dead_end(void)
 	same(n < 0 ? errno == ESRCH : n == 0, "reading gives %zd", n);
 }
 
-/* A socket with an abstract name, which lives in a message only. */
+/* A socket with an abstract name that is only in a message. */
 static int flying[2];
 
 static void flying_begin(void)
@@ -375,7 +376,7 @@ static void flying_end(void)
 	     len == sizeof(sa_family_t) + 7 && !memcmp(name.sun_path, "\0flying", 7), "its name");
 }
 
-/* A program in memory, which is open and can be executed. */
+/* A program in a memfd that is open and executable. */
 static int program_fd;
 
 static void program_begin(void)
@@ -389,7 +390,7 @@ static void program_begin(void)
 	char path[64];
 	int fd;
 
-	/* open for reading only, as who executes it wants it */
+	/* read-only, because a file open for writing cannot be executed */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", program_fd);
 	fd = open(path, O_RDONLY);
 	must(fd >= 0 && !close(program_fd), "reopen");
@@ -412,7 +413,7 @@ static void program_end(void)
 	     strerror(WEXITSTATUS(status)));
 }
 
-/* Times, owner and mode of a file that has no name; one that can still get one. */
+/* Times, owner and mode of an unlinked file, and of one that can be linked. */
 static int nameless_fd, linkable;
 static struct stat nameless_stat;
 
@@ -492,7 +493,7 @@ static void flags_begin(void)
 			must(!madvise(flagged[i], 2 * PAGE, advices[draw(5)]), "madvise");
 		else
 			must(!mprotect(flagged[i], 2 * PAGE, PROT_READ), "mprotect");
-		/* so that neighbours are not one */
+		/* prevents merging of neighbours */
 		must(mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED,
 		     "mmap");
 	}
@@ -514,7 +515,7 @@ static void flags_end(void)
 	}
 }
 
-/* CPU clocks go on: of the process, of dead children that were and were not waited for. */
+/* CPU clocks continue: of the process, of reaped children and of a zombie. */
 static struct timespec cpu_before;
 static struct rusage children_before;
 static pid_t cpu_zombie;
@@ -572,7 +573,7 @@ static void cpu_end(void)
 	     usec(zombie.ru_utime) + usec(zombie.ru_stime) > 20000, "the zombie's time");
 }
 
-/* A host name of its own: in another namespace. */
+/* A host name in a UTS namespace of its own. */
 static void host_begin(void)
 {
 	must(!unshare(CLONE_NEWUTS) && !sethostname("elsewhere", 9), "uts");
@@ -586,7 +587,7 @@ static void host_end(void)
 	same(!strcmp(name, "elsewhere"), "the host's name is %s", name);
 }
 
-/* The order in which epoll tells what is ready. */
+/* The order in which epoll reports ready items. */
 #define WATCHED 6
 static int epoll_fd, watched[WATCHED], order[WATCHED];
 
@@ -638,7 +639,7 @@ static void strict_begin(void)
 		close(ends[1]);
 		prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
 		syscall(SYS_read, ends[0], &byte, 1);
-		/* what kills it */
+		/* a forbidden call, which kills it */
 		if (byte == '?')
 			syscall(SYS_getpid);
 		syscall(SYS_exit, 5);
@@ -654,7 +655,7 @@ static void strict_end(void)
 	same(ret == 128 + SIGKILL, "the child ends with %d", ret);
 }
 
-/* What is refused, by its name. */
+/* A pidfd, which checkpoint(2) refuses. */
 static int pidfd;
 
 static void pidfd_begin(void)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Has a task sleep where a freeze does not end it, saves its tree with
- * `checkpoint --freeze`, which must name it and thaw the tree, and then ends
- * the sleep. The task's work must come out as if nothing had been.
+ * Lets a task sleep where a freeze does not reach it, checkpoints its tree with
+ * `checkpoint --freeze`, which must name the task and thaw the tree, and then
+ * ends the sleep. The task must then complete its work.
  *
  *	stuck CASE
  */
@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #define CGROUP	"/sys/fs/cgroup/stuck"
-#define LIMIT	60	/* seconds in which the task must come to its place */
+#define LIMIT	60	/* seconds in which the task must reach its place */
 
 #define CHECK(what) \
 	do { \
@@ -39,7 +39,7 @@
 			die(#what, __LINE__); \
 	} while (0)
 
-/* What the task and who ends its sleep both see. */
+/* Memory shared by the task and the process that ends its sleep. */
 struct shared {
 	volatile int fd;
 	volatile int tid;
@@ -88,7 +88,7 @@ static void pass_time(void)
 	sched_yield();
 }
 
-/* Waits until a task's stack has this function. */
+/* Waits until a task's kernel stack contains this function. */
 static void wait_for_place(pid_t pid, const char *function)
 {
 	char path[64];
@@ -105,8 +105,8 @@ static void join(void)
 }
 
 /*
- * The checkpoint, which must fail, with words, and leave nothing frozen. Its
- * log goes to our own standard output; /run is on no disk.
+ * Runs the checkpoint, which must fail with a message and leave no task frozen.
+ * Its log goes to standard output; /run is not on a disk.
  */
 static void checkpoint(pid_t root)
 {
@@ -130,7 +130,7 @@ static void checkpoint(pid_t root)
 	fflush(stdout);
 }
 
-/* The task must end its work by itself. */
+/* Waits for the task, which must complete its work. */
 static void ends(pid_t pid)
 {
 	int status;
@@ -140,13 +140,13 @@ static void ends(pid_t pid)
 	       WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 }
 
-/* CLONE_FILES: a child that has our descriptors, so that we can be its supervisor. */
+/* Forks. CLONE_FILES shares the descriptors, so that the parent can be the supervisor. */
 static pid_t fork_with(unsigned long flags)
 {
 	return syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
 }
 
-/* A system call whose supervisor has read the notification, and is to answer. */
+/* A system call whose supervisor has read the notification, but not answered. */
 static void seccomp_notification(void)
 {
 	struct sock_filter code[] = {
@@ -182,7 +182,7 @@ static void seccomp_notification(void)
 	ends(pid);
 }
 
-/* A system call that writes to memory of which the monitor has to tell what is in it. */
+/* A system call that writes to memory whose content the userfaultfd monitor must provide. */
 static void userfault(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -221,7 +221,7 @@ static void userfault(void)
 	ends(pid);
 }
 
-/* The first process of a pid namespace, one of whose processes a tracer outside has not reaped. */
+/* The init of a pid namespace with a process that a tracer outside has not reaped. */
 static void pid_namespace(void)
 {
 	char path[64];
@@ -245,7 +245,7 @@ static void pid_namespace(void)
 	}
 	while (!shared->tid)
 		pass_time();
-	/* the child's number as we see it */
+	/* the child's pid in this namespace */
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
 	child = atoi(get(path));
 	CHECK(child > 0);
@@ -287,7 +287,7 @@ static void frozen_file_system(void)
 	ends(pid);
 }
 
-/* A pipe that is empty: a sleep that the freeze ends, to be saved. */
+/* A read from an empty pipe: a sleep that the freeze interrupts. */
 static void empty_pipe(void)
 {
 	int ends_of[2];
@@ -302,13 +302,13 @@ static void empty_pipe(void)
 		_exit(read(ends_of[0], &byte, 1) == 1 ? 7 : 1);
 	}
 	wait_for_place(pid, "pipe_read");
-	/* both ends are ours, too, so it cannot be saved; but it comes to rest */
+	/* not saved, because both ends are also open here; but it freezes */
 	checkpoint(pid);
 	CHECK(write(ends_of[1], "x", 1) == 1);
 	ends(pid);
 }
 
-/* Copies what was said to where it was to be said. */
+/* Copies the buffered output to the original standard output. */
 static void hand_over(int to)
 {
 	char text[4096];
@@ -341,7 +341,7 @@ int main(int argc, char **argv)
 	CHECK(shared != MAP_FAILED);
 	shared->fd = -1;
 	CHECK(!mkdir(CGROUP, 0755) || errno == EEXIST);
-	/* our output may lie on the disk that a case freezes */
+	/* standard output may be on the disk that a case freezes */
 	given = dup(1);
 	CHECK(given >= 0);
 	CHECK(dup2(memfd_create("output", 0), 1) == 1);

@@ -16,9 +16,9 @@ pub fn checkpoint(errno: Errno) -> &'static str {
         Errno::ESRCH => "there is no such process, or it is dying",
         Errno::EPERM => "not permitted; you must be allowed to trace every task of the tree",
         Errno::EINVAL => "the kernel refused the request; the reason is above",
-        Errno::ENOSPC => "there is no room left for the image",
+        Errno::ENOSPC => "there is no space left for the image",
         Errno::EIO => "the image could not be written",
-        _ => "the kernel refused it; the reason is above, if it gave one",
+        _ => "the kernel refused it; see its messages above, if any",
     }
 }
 
@@ -32,20 +32,20 @@ pub fn restart(errno: Errno) -> &'static str {
         Errno::EINVAL => {
             "the image is damaged or not one of this kernel's; the place is named above"
         }
-        Errno::EIO => "the image ends too early: it was cut off or not written to its end",
+        Errno::EIO => "the image is incomplete: it was truncated or not written to its end",
         Errno::EEXIST => "a process id of the image is taken; use --pidns, or end that process",
         Errno::EPERM => {
             "not permitted; you need CAP_CHECKPOINT_RESTORE and the rights of the tasks"
         }
         Errno::ECHILD => {
-            "its root was not the first process of a pid namespace, so it cannot begin one: \
+            "the root was not the init of a pid namespace, so it cannot start a new one: \
              use --pids"
         }
-        Errno::ENOENT => "a file that the tasks had open is not there any more; it is named above",
-        Errno::ESTALE => {
-            "a file is another than at the checkpoint, or the mounts are others, as told above"
+        Errno::ENOENT => {
+            "a file that the tasks had open does not exist any more; it is named above"
         }
+        Errno::ESTALE => "a file or the mounts differ from those at the checkpoint, see above",
         Errno::ENOMEM => "there is not enough memory for the tasks",
-        _ => "the kernel refused it; the reason is above, if it gave one",
+        _ => "the kernel refused it; see its messages above, if any",
     }
 }

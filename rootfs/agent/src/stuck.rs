@@ -187,20 +187,20 @@ fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String
     let innermost = stack.first().map_or("no known place", String::as_str);
     match census::place(entries, stack.iter().map(String::as_str)) {
         Some(entry) => {
-            let words = match entry.class {
+            let advice = match entry.class {
                 Class::Refused => entry.reason.clone(),
                 Class::Lock => format!("it waits for a lock: {}", entry.reason),
                 _ => format!("it should end by itself: {}", entry.reason),
             };
-            (entry.function.name.clone(), words)
+            (entry.function.name.clone(), advice)
         }
         None if state == 'R' => (
             innermost.to_owned(),
-            "it runs, and has not come to where it can be frozen".to_owned(),
+            "it runs, and has not reached a place at which it can freeze".to_owned(),
         ),
         None => (
             innermost.to_owned(),
-            "nothing is known of this place".to_owned(),
+            "this place is not in the census".to_owned(),
         ),
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_stack_gives_its_function() {
+    fn a_line_of_a_stack_is_parsed_to_its_function() {
         let line = "[<0>] zap_pid_ns_processes+0x10f/0x150";
         assert_eq!(function_of(line).unwrap(), "zap_pid_ns_processes");
         let clone = "[<0>] seccomp_do_user_notification.constprop.0+0x1/0x2";
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_that_others_end_is_named_with_who_ends_it() {
+    fn a_place_is_named_with_the_way_to_end_the_wait() {
         let stack = ["do_wait", "kernel_wait4", "zap_pid_ns_processes", "do_exit"];
         let (place, ender) = described(&stack, 'S');
         assert_eq!(place, "zap_pid_ns_processes");
@@ -238,10 +238,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_no_list_is_told_as_that() {
+    fn an_unknown_place_is_reported_as_such() {
         let (place, ender) = described(&["some_function"], 'D');
         assert_eq!(place, "some_function");
-        assert!(ender.contains("nothing is known"), "{ender}");
+        assert!(ender.contains("not in the census"), "{ender}");
         let (place, ender) = described(&[], 'R');
         assert_eq!(place, "no known place");
         assert!(ender.contains("it runs"), "{ender}");

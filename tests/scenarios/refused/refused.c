@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Holds one thing that cannot be checkpointed, in a child, and uses it after the event:
- * a refusal must have disturbed nothing.
+ * Holds an object that cannot be checkpointed, in a child, and uses it after the event: a
+ * refusal must not change it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -54,7 +54,7 @@ static void listening(void)
 	int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
 
 	check(server < 0 || client < 0, "socket");
-	/* the kernel finds a name for it */
+	/* the kernel chooses a name */
 	check(bind(server, (struct sockaddr *)&name, sizeof(name.sun_family)), "bind");
 	check(listen(server, 1), "listen");
 	stop_here();
@@ -89,7 +89,7 @@ static void give(int socket, int fd)
 	check(sendmsg(socket, &msg, 0) != 4, "sendmsg");
 }
 
-/* A listening one that only a message holds, with somebody waiting. */
+/* A listening socket that only a message holds, with a pending connection. */
 static void waiting(void)
 {
 	struct sockaddr_un name = { AF_UNIX, "" };
@@ -110,7 +110,7 @@ static void waiting(void)
 	check(send(client, "x", 1, MSG_NOSIGNAL) >= 0, "nobody is there any more");
 }
 
-/* What it watches, it watches by descriptors, and nobody has it among these. */
+/* An epoll file that is in no descriptor table, only in a message. */
 static void flying(void)
 {
 	int ends[2], epoll = epoll_create1(0);
@@ -123,7 +123,7 @@ static void flying(void)
 	check(recv(ends[1], &byte, 1, 0) != 1 || byte != 'f', "recv");
 }
 
-/* A file that has no name any more. */
+/* Watches a file that has been unlinked. */
 static void watched(void)
 {
 	int fd = inotify_init1(IN_NONBLOCK), file = open("watched", O_CREAT | O_RDWR, 0644);
@@ -188,7 +188,7 @@ static void semaphore(void)
 	check(semctl(id, 0, GETVAL) != 3 || semctl(id, 0, IPC_RMID), "semctl");
 }
 
-/* The program goes on writing to the pages that it gave away. */
+/* The program continues writing to the pages that it has spliced into a pipe. */
 static void vmsplice_case(void)
 {
 	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -237,7 +237,7 @@ static void owner(void)
 	check(fcntl(ends[0], F_GETOWN) != getpid(), "F_GETOWN");
 }
 
-/* An owner that was taken away: its kind is left. */
+/* An owner that was removed: its type is left. */
 static void no_owner(void)
 {
 	struct f_owner_ex owner;
@@ -281,7 +281,7 @@ static void attributes(void)
 	check(fgetxattr(fd, "trusted.kept", value, sizeof(value)) != 5, "fgetxattr");
 }
 
-/* A directory is open, and its name leads to what was mounted there since. */
+/* An open directory, over which a file system has been mounted since. */
 static void overmounted(void)
 {
 	int fd;
@@ -293,7 +293,7 @@ static void overmounted(void)
 	check(faccessat(fd, "file", F_OK, 0) || umount("under"), "it is another directory");
 }
 
-/* A host name of its own. */
+/* A UTS namespace of its own. */
 static void namespace(void)
 {
 	char name[64] = "";
@@ -303,7 +303,7 @@ static void namespace(void)
 	check(gethostname(name, sizeof(name)) || strcmp(name, "other"), "gethostname");
 }
 
-/* Its children are to be in another time namespace than itself. */
+/* Its children will be in a different time namespace. */
 static void children(void)
 {
 	int status;
@@ -317,7 +317,7 @@ static void children(void)
 	check(pid < 0 || waitpid(pid, &status, 0) != pid || WEXITSTATUS(status) != 7, "fork");
 }
 
-/* An option that means nothing to it, and that it can be asked for. */
+/* An option without effect on a Unix socket, which getsockopt(2) reports. */
 static void option(void)
 {
 	int ends[2], rate = 0;
@@ -339,7 +339,7 @@ static void set_rmid_forced(const char *on)
 	close(fd);
 }
 
-/* A segment that nobody has attached, and that goes with who has created it. */
+/* An unattached segment that is removed when its creator exits. */
 static void segment(void)
 {
 	int id = shmget(IPC_PRIVATE, 4096, 0600);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the core kernel calls when it is built with checkpoint/restart:
- * site markers, trigger events, and the cgroup.freeze_at control file.
+ * Interfaces between the core kernel and checkpoint/restart: site markers,
+ * trigger events, the cgroup.freeze_at control file, and access to state that
+ * other subsystems keep private.
  */
 #ifndef _LINUX_CHECKPOINT_H
 #define _LINUX_CHECKPOINT_H
@@ -48,15 +49,15 @@ enum ckpt_event {
 	CKPT_EVENT_SIGNAL,
 	CKPT_EVENT_PTRACE_STOP,
 	CKPT_EVENT_EXEC_WAIT,
-	CKPT_EVENT_ALL,		/* a trigger's only: any of them */
+	CKPT_EVENT_ALL,		/* in triggers only: any event */
 	NR_CKPT_EVENTS
 };
 
-/* What a restarted task's function returns to ret_from_fork(). */
-#define CKPT_SYSCALL_LEFT	1	/* the work of leaving it has been done */
-#define CKPT_SYSCALL_LEAVES	2	/* and here it is still to be done */
+/* Return values of a restarted task's function, for ret_from_fork(). */
+#define CKPT_SYSCALL_LEFT	1	/* syscall exit work has been done */
+#define CKPT_SYSCALL_LEAVES	2	/* syscall exit work is still to do */
 
-/* System calls that go on where they were: their restart functions. */
+/* Restart functions of the system calls that restart_syscall(2) resumes. */
 long hrtimer_nanosleep_restart(struct restart_block *restart);
 long alarm_timer_nsleep_restart(struct restart_block *restart);
 long posix_cpu_nsleep_restart(struct restart_block *restart);
@@ -72,10 +73,10 @@ void __ckpt_event(enum ckpt_event event, long arg);
 
 /**
  * ckpt_event - count an event against the triggers of current's cgroup
- * @event: what happened
- * @arg: its system call or signal number, 0 for others
+ * @event: the event
+ * @arg: the system call or signal number, 0 for other events
  *
- * May sleep: freezing takes cgroup_mutex.
+ * May sleep, because freezing takes cgroup_mutex.
  */
 static inline void ckpt_event(enum ckpt_event event, long arg)
 {
@@ -89,16 +90,16 @@ static inline void ckpt_site_enter(u32 kind, int arg)
 	WRITE_ONCE(current->ckpt_site.kind, kind);
 }
 
-/* Is anything to be counted at all? Without it, ckpt_event() does nothing. */
+/* True if a trigger is armed. Otherwise ckpt_event() does nothing. */
 static inline bool ckpt_counts_events(void)
 {
 	return static_branch_unlikely(&ckpt_events_armed);
 }
 
 /**
- * ckpt_stop_at - mark which ptrace stop comes next
+ * ckpt_stop_at - mark the ptrace stop that current is about to enter
  * @stop: enum ckpt_stop_kind
- * @arg: what the code behind the stop needs, see there
+ * @arg: argument of the stop, see enum ckpt_stop_kind
  */
 static inline void ckpt_stop_at(u32 stop, int arg)
 {
@@ -113,78 +114,81 @@ static inline void ckpt_site_enter_ptrace(void)
 }
 
 /*
- * A restarted task enters a stop, or dies, for the second time: nobody is told,
- * and nothing is counted (kernel/checkpoint/stop.c).
+ * True while a restarted task re-enters the stop, or repeats the exit, that it
+ * was checkpointed in. The tracer or parent has been notified before the
+ * checkpoint, so the task sends no notification and counts no event
+ * (kernel/checkpoint/stop.c).
  */
-static inline bool ckpt_stop_again(void)
+static inline bool ckpt_resuming_stop(void)
 {
-	return unlikely(current->ckpt_site.again) && !current->ckpt_site.dying;
+	return unlikely(current->ckpt_site.resume) && !current->ckpt_site.dying;
 }
 
-static inline bool ckpt_exit_again(void)
+static inline bool ckpt_resuming_exit(void)
 {
 	return unlikely(current->ckpt_site.dying);
 }
 
 int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type);
 void ckpt_stop_entered(struct kernel_siginfo *info);
-int ckpt_stop_left_out(void);
+int ckpt_skip_stop(void);
 void ckpt_gate_pass(void);
 
-/* do_exit() is past its stop, and exit_notify() past its notes. */
+/* In do_exit(), after the exit stop. */
 static inline void ckpt_exit_stopped(void)
 {
-	if (ckpt_stop_again())
-		ckpt_stop_left_out();
+	if (ckpt_resuming_stop())
+		ckpt_skip_stop();
 }
 
+/* At the end of exit_notify(). */
 static inline void ckpt_exit_done(void)
 {
-	if (ckpt_exit_again())
+	if (ckpt_resuming_exit())
 		ckpt_gate_pass();
 }
 
 /**
- * ckpt_task_hidden - is a restart(2) still building this task?
+ * ckpt_task_hidden - check whether a restart(2) is still building a task
  * @t: any task
  *
- * For walks over many tasks that deliver something: signals, priorities.
+ * For loops over many tasks that send signals or set priorities.
  *
- * Return: true until the restart lets its tasks go.
+ * Return: true until the restart releases its tasks.
  */
 static inline bool ckpt_task_hidden(const struct task_struct *t)
 {
-	/* pairs with ckpt_unhide(): who sees the task sees it complete */
+	/* pairs with ckpt_unhide(): a visible task is seen complete */
 	return unlikely(smp_load_acquire(&t->ckpt_site.hidden));
 }
 
 /**
- * ckpt_task_visible - may current find this task?
+ * ckpt_task_visible - check whether current may find a task
  * @t: any task
  *
- * For look-ups.
+ * For look-ups by number.
  *
- * Return: false where a restart(2) that current does not work for is still
- * building @t.
+ * Return: false if a restart(2) is still building @t and current does not work
+ * for that restart.
  */
 static inline bool ckpt_task_visible(const struct task_struct *t)
 {
-	/* pairs with ckpt_unhide(), likewise */
+	/* pairs with ckpt_unhide(): a visible task is seen complete */
 	u64 hidden = smp_load_acquire(&t->ckpt_site.hidden);
 
 	return likely(!hidden) || hidden == current->ckpt_site.restart;
 }
 
 /* kernel/checkpoint/exec.c, for fs/exec.c */
-bool __ckpt_exec_again(void);
+bool __ckpt_resuming_exec(void);
 bool ckpt_exec_traced(void);
 int ckpt_exec_begin(struct linux_binprm *bprm);
 void ckpt_exec_sleep(struct linux_binprm *bprm);
 
-/* Is current being restarted into an execve(2)? */
-static inline bool ckpt_exec_again(void)
+/* True if current is being restarted into an execve(2). */
+static inline bool ckpt_resuming_exec(void)
 {
-	return unlikely(current->ckpt_site.restart) && __ckpt_exec_again();
+	return unlikely(current->ckpt_site.restart) && __ckpt_resuming_exec();
 }
 
 void ckpt_unhide_dead(struct task_struct *t);
@@ -192,7 +196,7 @@ void ckpt_task_init(struct task_struct *child);
 void ckpt_name_child(struct task_struct *child);
 void ckpt_wait_unheld(void);
 
-/* May sleep: a killed task stays until who reads it is done (quiesce.c). */
+/* May sleep: a killed task stays until no checkpoint reads it (quiesce.c). */
 static inline void ckpt_site_leave(void)
 {
 	if (unlikely(atomic_read(&current->ckpt_site.held)))
@@ -219,8 +223,9 @@ struct file *ckpt_timerfd_create(const struct ckpt_timerfd *rec);
 void ckpt_timerfd_arm(struct file *file, const struct ckpt_timerfd *rec);
 bool ckpt_is_epoll(const struct file *file);
 /*
- * What is not saved of an epoll item: its file, to be compared only, and how
- * many items of any epoll file were added before it; @item is its place.
+ * Unsaved properties of an epoll item: its file, for comparison only, and the
+ * number of items of all epoll files that were added before it. @item is its
+ * index in the array of items.
  */
 struct ckpt_watched {
 	struct file *file;
@@ -290,10 +295,10 @@ unsigned int ckpt_tty_files(struct tty_struct *tty, struct file **first);
 ssize_t ckpt_tty_flip_get(struct tty_port *port, u8 *data, size_t room);
 
 /**
- * struct ckpt_tty_text - the characters of one end of a terminal
- * @read: typed and not read
- * @marks: 1 for each of these that ends a line
- * @echo: to be echoed
+ * struct ckpt_tty_text - the characters buffered at one end of a terminal
+ * @read: received and not read yet
+ * @marks: for each character of @read, 1 if it ends a line
+ * @echo: still to be echoed
  */
 struct ckpt_tty_text {
 	u8 read[4096];
@@ -307,7 +312,7 @@ int ckpt_n_tty_get(struct tty_struct *tty, struct ckpt_tty_end *end,
 int ckpt_n_tty_set(struct tty_struct *tty, const struct ckpt_tty_end *end,
 		   const struct ckpt_tty_text *text);
 
-/* The number that a pty opened by a restarted task gets, -1 for any. */
+/* The index that a restarted task's new pty must get, -1 for any. */
 static inline int ckpt_wanted_pty(void)
 {
 	return current->ckpt_site.pty - 1;
@@ -352,17 +357,17 @@ static inline void ckpt_site_leave(void) { }
 static inline bool ckpt_counts_events(void) { return false; }
 static inline void ckpt_stop_at(u32 stop, int arg) { }
 static inline void ckpt_site_enter_ptrace(void) { }
-static inline bool ckpt_stop_again(void) { return false; }
-static inline bool ckpt_exit_again(void) { return false; }
+static inline bool ckpt_resuming_stop(void) { return false; }
+static inline bool ckpt_resuming_exit(void) { return false; }
 static inline void ckpt_exit_stopped(void) { }
 static inline void ckpt_exit_done(void) { }
 static inline void ckpt_gate_pass(void) { }
 static inline void ckpt_stop_entered(struct kernel_siginfo *info) { }
-static inline int ckpt_stop_left_out(void) { return 0; }
+static inline int ckpt_skip_stop(void) { return 0; }
 static inline void cgroup_freeze_resume(void) { }
 static inline void ckpt_task_init(struct task_struct *child) { }
 static inline void ckpt_unhide_dead(struct task_struct *t) { }
-static inline bool ckpt_exec_again(void) { return false; }
+static inline bool ckpt_resuming_exec(void) { return false; }
 static inline bool ckpt_exec_traced(void) { return false; }
 static inline int ckpt_exec_begin(struct linux_binprm *bprm) { return 0; }
 static inline void ckpt_exec_sleep(struct linux_binprm *bprm) { schedule(); }

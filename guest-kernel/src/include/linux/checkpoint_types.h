@@ -7,19 +7,20 @@
 struct ckpt_stop;
 struct ckpt_trigger;
 
-/* Generations that a trigger can name; those below have no names. */
+/* Generations that a trigger can name. Tasks further down have no name. */
 #define CKPT_NAME_DEPTH	14
 
 /**
- * struct ckpt_name - which task of a counted cgroup this is
- * @depth: how much of @nth is in use, 0 for a task without a name
- * @nth: of the tasks that were there when the trigger was armed, which one;
- *	then, which child (or thread) of that one in the order of their making,
- *	and so on; from 1
- * @births: children so far
- * @events: events that the trigger has counted of this task
+ * struct ckpt_name - position of a task among the tasks of a counted cgroup
+ * @depth: entries of @nth in use, 0 for a task without a name
+ * @nth: the first entry is the index among the tasks that existed when the
+ *	trigger was armed; each further entry is the index of a child or thread
+ *	in order of creation. All count from 1
+ * @births: children and threads created so far
+ * @events: events that the trigger has counted for this task
  *
- * Pids differ from run to run; this does not. See kernel/checkpoint/trigger.c.
+ * A name is the same in each run, a pid is not. See
+ * kernel/checkpoint/trigger.c.
  */
 struct ckpt_name {
 	u16 depth;
@@ -29,29 +30,29 @@ struct ckpt_name {
 };
 
 /**
- * struct ckpt_site - the well-defined place at which a task sleeps frozen
- * @kind: one of enum ckpt_site_kind (uapi/linux/checkpoint.h), 0 when none
+ * struct ckpt_site - the well-defined place at which a frozen task sleeps
+ * @kind: one of enum ckpt_site_kind (uapi/linux/checkpoint.h), 0 for none
  * @arg: vfork wait: the child's pid as the system call will return it;
  *	group stop: the stop signal; ptrace stop: as @stop_arg
- * @held: how many checkpoints are reading the task; while any is, the task
- *	does not leave the site, not even to die (ckpt_site_leave())
+ * @held: number of checkpoints that are reading the task. The task does not
+ *	leave its site, even when killed, until it is 0 (ckpt_site_leave())
  * @stop: the ptrace stop that is entered next or was entered last, one of
  *	enum ckpt_stop_kind
- * @stop_arg: what the code behind it needs, see there
- * @dying: a restarted thread that had died: it does so again, without a word
- * @again: a restarted task's stop or death that is still to be entered
- * @pty: of a restarted task that opens a pty, one more than its number; else 0
- * @restart: number of the restart(2) that the task works for, which sees the
- *	tasks that it hides; 0 for none. Written by the task itself
- * @hidden: number of the restart(2) that is building the task, by which alone
- *	it can be found; 0 for none (kernel/checkpoint/hide.c)
+ * @stop_arg: argument of @stop, see enum ckpt_stop_kind
+ * @dying: a restarted dead thread is exiting; it reports nothing
+ * @resume: the stop or exit that a restarted task has yet to re-enter
+ * @pty: index plus 1 of the pty that a restarted task is opening, else 0
+ * @restart: number of the restart(2) that the task works for, 0 for none. The
+ *	task finds the tasks that this restart hides. Written by the task itself
+ * @hidden: number of the restart(2) that is building the task, 0 for none.
+ *	Only tasks that work for it find the task (kernel/checkpoint/hide.c)
  * @kept: a zombie of an unfinished restart, which stays hidden
  * @name: for triggers
  *
- * ptrace_stop(), do_signal_stop(), do_freezer_trap() and
- * wait_for_vfork_done() all count as frozen and cannot be told apart by
- * task state alone: their callers mark them. Written by the task itself
- * before it sleeps, read by checkpoint(2) once wait_task_inactive() holds.
+ * Tasks in ptrace_stop(), do_signal_stop(), do_freezer_trap() and
+ * wait_for_vfork_done() all count as frozen, and the task state does not
+ * distinguish them, so their callers mark the site. The task itself writes it
+ * before it sleeps; checkpoint(2) reads it after wait_task_inactive().
  */
 struct ckpt_site {
 	u32 kind;
@@ -60,7 +61,7 @@ struct ckpt_site {
 	u32 stop;
 	s32 stop_arg;
 	bool dying;
-	struct ckpt_stop *again;
+	struct ckpt_stop *resume;
 	int pty;
 	u64 restart;
 	u64 hidden;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Files that stand for nothing but what the kernel keeps for them: those of
- * anon_inodefs. Each has one open file, so what it holds is no object of its
- * own, and stands in a record right behind that of the file.
+ * Files of anon_inodefs. Each has one open file, so its state is not a separate
+ * object, but a record right after that of the open file.
  */
 #include <linux/err.h>
 #include <linux/fcntl.h>
@@ -10,7 +9,7 @@
 
 #include "ckpt.h"
 
-/* What F_SETFL changes. */
+/* Flags that F_SETFL can change. */
 #define ANON_FLAGS	(O_NONBLOCK | O_APPEND | O_NOATIME | O_LARGEFILE)
 
 static int dump_eventfd(struct ckpt_ctx *ctx, struct file *file)
@@ -51,8 +50,8 @@ static struct file *create_signalfd(struct ckpt_ctx *ctx)
 
 static const struct anon_kind {
 	u32 kind;
-	u32 rec;	/* the record that comes next, 0 for none */
-	u32 access;	/* what it is always open for */
+	u32 rec;	/* the record that follows, 0 for none */
+	u32 access;	/* the only access mode, O_* */
 	bool (*is)(const struct file *file);
 	int (*dump)(struct ckpt_ctx *ctx, struct file *file);
 	struct file *(*create)(struct ckpt_ctx *ctx);
@@ -69,9 +68,10 @@ static const struct anon_kind {
 };
 
 /**
- * ckpt_anon_kind - which of these files it is
+ * ckpt_anon_kind - return the kind of a file of anon_inodefs
+ * @file: any file
  *
- * Return: its CKPT_FILE_*, 0 for one that is not known here.
+ * Return: CKPT_FILE_*, 0 for an unknown kind.
  */
 u32 ckpt_anon_kind(const struct file *file)
 {
@@ -84,9 +84,9 @@ u32 ckpt_anon_kind(const struct file *file)
 }
 
 /**
- * ckpt_dump_anon - write what a file holds, its own record being written
+ * ckpt_dump_anon - write the state of a file whose own record is written
  * @ctx: the checkpoint
- * @file: of a kind that is known here
+ * @file: any file; of other kinds nothing is written
  *
  * Return: 0 or a negative errno.
  */
@@ -111,9 +111,9 @@ static const struct anon_kind *find_kind(u32 kind)
 }
 
 /**
- * ckpt_open_anon - read what a file holds and make it
+ * ckpt_open_anon - read the state of a file and create it
  * @ctx: the restart
- * @rec: the file's record, elsewhere than in ctx->rbuf
+ * @rec: a copy of the file's record, since ctx->rbuf is overwritten
  *
  * Return: the file, or ERR_PTR().
  */
@@ -135,7 +135,7 @@ struct file *ckpt_open_anon(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 		if (ret)
 			return ERR_PTR(ret);
 		if (ctx->rec.type != kind->rec)
-			return ERR_PTR(ckpt_err(ctx, -EINVAL, "%s where %s belongs",
+			return ERR_PTR(ckpt_err(ctx, -EINVAL, "%s, expected %s",
 						ckpt_rec_name(ctx->rec.type),
 						ckpt_rec_name(kind->rec)));
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * debugfs checkpoint/break_*: write 1 to leave one piece of the restart glue
- * out. A test that still passes then does not test that piece.
+ * Fault injection: debugfs checkpoint/break_*. Writing 1 makes restart(2) skip
+ * one piece of its code. A test that still passes does not cover that piece.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>

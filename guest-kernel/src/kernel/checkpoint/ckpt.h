@@ -2,11 +2,11 @@
 /*
  * Checkpoint/restart, internal interfaces.
  *
- * One struct ckpt_ctx lives as long as one checkpoint(2) or restart(2). A
- * checkpoint is run by its caller alone, over tasks that are frozen. A restart
- * is run by its caller, the coordinator, and by the tasks being created, one
- * at a time: whoever holds the turn (ctx->turn) reads the image and may touch
- * the context without a lock.
+ * One struct ckpt_ctx lives as long as one checkpoint(2) or restart(2). The
+ * caller alone runs a checkpoint, over frozen tasks. The caller, called the
+ * coordinator, and the tasks it creates run a restart. The tasks take turns:
+ * the task that holds the turn (ctx->turn) reads the image and may access the
+ * context without a lock.
  */
 #ifndef _KERNEL_CHECKPOINT_CKPT_H
 #define _KERNEL_CHECKPOINT_CKPT_H
@@ -23,9 +23,9 @@
 
 #define CKPT_OBJ_BITS	10
 #define CKPT_WBUF_SIZE	(64 * 1024)
-/* what a TREE record holds */
+/* the entries that fit into a TREE record */
 #define CKPT_TASKS_MAX	(CKPT_REC_MAX / sizeof(struct ckpt_tree))
-/* the list of mounts, behind the header */
+/* the list of mounts follows the header in the same record */
 #define CKPT_MOUNTS_MAX	(CKPT_REC_MAX - sizeof(struct ckpt_header))
 
 /* One task of the tree; both directions. */
@@ -38,7 +38,7 @@ struct ckpt_tsk {
 	unsigned long csw;		/* checkpoint: switches when verified */
 	struct pid *pgid;		/* restart: references for the relink */
 	struct pid *sid;
-	bool pgid_fresh;		/* numbers whose process has died */
+	bool pgid_fresh;		/* allocated: no task has this pid */
 	bool sid_fresh;
 	struct ckpt_task rec;		/* restart: CKPT_REC_TASK as read */
 	struct ckpt_timers timers;	/* restart: CKPT_REC_TIMERS as read */
@@ -52,10 +52,10 @@ struct ckpt_tsk {
 	u32 group_stop_count;		/* restart, of a process */
 	struct ckpt_ptrace ptrace;	/* restart: CKPT_REC_PTRACE as read */
 	const struct cred *ptracer_cred;	/* restart: reference held */
-	struct ckpt_stop *again;	/* restart: stop, or death, to enter */
+	struct ckpt_stop *resume;	/* restart: stop or exit to re-enter */
 	struct ckpt_terminal *tty;	/* restart, of a process: controlling */
 	pid_t tty_old_pgrp;		/* restart, of a process */
-	bool lives;			/* a thread of its process does */
+	bool lives;			/* its process has a live thread */
 	bool last;			/* its process has no other thread */
 };
 
@@ -63,10 +63,10 @@ struct ckpt_obj {
 	struct hlist_node node;
 	u32 type;
 	u32 ref;
-	u32 uses;		/* checkpoint, of a file: who has it */
-	u32 maps;		/* likewise: mappings, and executables, of it */
-	pid_t pid;		/* checkpoint: who was the first to have it */
-	bool told;		/* checkpoint, of a file: what it holds is written */
+	u32 uses;		/* checkpoint, file: descriptors and messages */
+	u32 maps;		/* checkpoint, file: mappings and exe_files */
+	pid_t pid;		/* checkpoint: first task found to use it */
+	bool written;		/* checkpoint, epoll file: items are written */
 	void *ptr;
 };
 
@@ -74,10 +74,10 @@ struct ckpt_ctx {
 	/* both */
 	struct file *file;
 	struct file *logfile;
-	spinlock_t log_lock;		/* @log, @nr_lines, @error and @told */
+	spinlock_t log_lock;		/* @log, @nr_lines, @error, @logged */
 	struct list_head log;		/* lines to write, see log.c */
 	unsigned int nr_lines;
-	bool told;			/* something was said of an error */
+	bool logged;			/* ckpt_err() has been called */
 	unsigned long flags;
 	struct ckpt_header hdr;
 	struct ckpt_tsk *tsks;
@@ -100,21 +100,21 @@ struct ckpt_ctx {
 	pid_t cur_pid;			/* being written, for messages */
 	bool check_only;
 	bool holding;			/* ckpt_hold_tasks() */
-	struct cgroup *cgrp;		/* of all tasks: its freezer is held */
+	struct cgroup *cgrp;		/* of all tasks; its freezer is held */
 	char *wbuf;
 	size_t wlen;
-	char *page_buf;			/* one path or one record */
+	char *page_buf;			/* scratch, 2 * PATH_MAX bytes */
 
 	/* restart */
 	refcount_t users;
-	char *rbuf;			/* payload of the record at hand */
+	char *rbuf;			/* payload of the current record */
 	struct ckpt_rec rec;		/* its header */
 	int cgroup_fd;
 	bool mount_proc;		/* RESTART_MOUNT_PROC */
-	struct path proc_mount;		/* the mount that was made for it */
+	struct path proc_mount;		/* the mount made for @mount_proc */
 	bool equal_mounts;		/* RESTART_EQUAL_MOUNTS */
 	bool may_trace;			/* the caller has CAP_SYS_PTRACE */
-	bool may_date;			/* may say when tasks were created */
+	bool may_date;			/* the caller may set start times */
 	struct ckpt_gate *gate;		/* reference held, see stop.c */
 	struct list_head proc_files;	/* see procfs.c */
 	struct list_head timerfds;	/* see timerfd.c */
@@ -122,24 +122,24 @@ struct ckpt_ctx {
 	struct list_head epolls;	/* see epoll.c */
 	struct list_head posix_timers;	/* see posix_timers.c */
 	struct list_head terminals;	/* see tty.c */
-	struct xarray pids;		/* of processes that are gone, see socket.c */
-	int error;			/* first error; everybody gives up */
-	bool abort;
-	bool linking;			/* all are parked: vfork waits may be linked */
-	bool released;			/* all is rebuilt: tasks may go */
+	struct xarray pids;		/* pids without a task, see message.c */
+	int error;			/* the first error */
+	bool abort;			/* its tasks have to exit */
+	bool linking;			/* all have parked: link vfork waits */
+	bool released;			/* all are complete: tasks may run */
 	int turn;			/* index of the task that reads */
-	atomic_t nr_created;		/* tasks that are there */
+	atomic_t nr_created;
 	atomic_t nr_parked;		/* arrivals at either barrier */
 	wait_queue_head_t wait;
 	struct task_struct *coordinator;
 	struct ckpt_mm mm_rec;		/* the mm being read */
 	struct mm_struct *cur_mm;
 	unsigned long mm_end;		/* mappings are read up to here */
-	unsigned long vma_end;		/* of the mapping being read */
+	unsigned long vma_end;		/* end of the mapping being read */
 	unsigned long page_end;		/* its pages are read up to here */
 	bool vma_private;
-	bool vma_kept;			/* as the copied mm has it */
-	bool vdso_mapped;		/* the mm being read has one */
+	bool vma_kept;			/* the copied mm had the same mapping */
+	bool vdso_mapped;		/* the mm being read has a vdso */
 	u64 seen;			/* record types of this section */
 	u64 cpu_ns;			/* CPU time of all tasks read so far */
 	s64 mono_delta;			/* ns since the checkpoint */
@@ -157,16 +157,16 @@ int ckpt_write_trailer(struct ckpt_ctx *ctx);
 int ckpt_read_header(struct ckpt_ctx *ctx);
 const char *ckpt_rec_name(u32 type);
 
-/* log.c: messages */
+/* log.c: lines for the log descriptor */
 __printf(3, 4) int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...);
 void ckpt_log_write(struct ckpt_ctx *ctx);
 void ckpt_log_free(struct ckpt_ctx *ctx);
 
-/* sys.c: contexts */
+/* ctx.c: contexts */
 struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags);
 void ckpt_ctx_put(struct ckpt_ctx *ctx);
 
-/* objhash.c: what tasks can share */
+/* objhash.c: objects that tasks can share */
 int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
 int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref);
 int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr);
@@ -175,7 +175,7 @@ void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_map(struct ckpt_ctx *ctx, u32 ref);
 void ckpt_obj_free_all(struct ckpt_ctx *ctx);
 
-/* lookup.c: which entry a task is, or a pid */
+/* lookup.c: find the entry of a task or pid */
 int ckpt_alloc_lookup(struct ckpt_ctx *ctx, unsigned int room);
 void ckpt_free_lookup(struct ckpt_ctx *ctx);
 void ckpt_index_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
@@ -188,7 +188,7 @@ int ckpt_check_namespaces(struct ckpt_ctx *ctx);
 int ckpt_dump_mounts(struct ckpt_ctx *ctx);
 int ckpt_check_mounts(struct ckpt_ctx *ctx);
 
-/* quiesce.c: which tasks, and that they stand still */
+/* quiesce.c: the tasks of the tree, held at their sites */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx);
 void ckpt_hold_tasks(struct ckpt_ctx *ctx);
 void ckpt_release_tasks(struct ckpt_ctx *ctx);
@@ -203,14 +203,14 @@ void ckpt_abort_restart(struct ckpt_ctx *ctx, int err);
 int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags);
 int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct);
 
-/* hide.c: nobody reaches what is not whole */
+/* hide.c: tasks of an unfinished restart cannot be found */
 void ckpt_hide_begin(void);
 void ckpt_hide_end(void);
 void ckpt_unhide_all(struct ckpt_ctx *ctx);
 void ckpt_keep_zombie(struct ckpt_tsk *ct);
 void ckpt_give_up_zombie(struct ckpt_tsk *ct);
 
-/* relink.c: families, groups and sessions of the restarted tasks */
+/* relink.c: parents, process groups and sessions of the restarted tasks */
 int ckpt_prepare_relink(struct ckpt_ctx *ctx);
 int ckpt_relink(struct ckpt_ctx *ctx);
 
@@ -304,7 +304,10 @@ int ckpt_end_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_pages(struct ckpt_ctx *ctx);
 int ckpt_restore_same(struct ckpt_ctx *ctx);
 
-/* files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c, epoll.c */
+/*
+ * files.c, fdtable.c, inode.c, pipe.c, procfs.c, fs.c, anon.c, timerfd.c,
+ * epoll.c
+ */
 bool ckpt_known_fs(const struct super_block *sb);
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref);
 int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file);
@@ -374,7 +377,7 @@ struct file *ckpt_open_inotify(struct ckpt_ctx *ctx);
 void ckpt_arm_watches(struct ckpt_ctx *ctx);
 void ckpt_free_watches(struct ckpt_ctx *ctx);
 
-/* socket.c, message.c */
+/* socket.c, socket_check.c, message.c */
 struct ckpt_sockets_made;
 int ckpt_check_socket(struct ckpt_ctx *ctx, struct file *file);
 int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,
@@ -390,7 +393,7 @@ void ckpt_free_sockets(struct ckpt_sockets_made *made);
 void ckpt_free_pids(struct ckpt_ctx *ctx);
 void ckpt_collect_sockets(void);
 
-/* break.c: glue left out on purpose */
+/* break.c: fault injection, skips a piece of the restart code */
 enum ckpt_break {
 	CKPT_BREAK_VFORK_WAIT,
 	CKPT_BREAK_SYSCALL_ENTER,
@@ -428,16 +431,16 @@ u64 ckpt_vdso_sum(void);
 u64 ckpt_xfeatures(void);
 int ckpt_map_vdso(unsigned long vvar, unsigned long len);
 
-/* A process that has died: it exits while others are still being built. */
+/* A zombie process. It exits while other tasks are still being built. */
 static inline bool ckpt_dead_process(const struct ckpt_tsk *ct)
 {
 	return ct->tree.flags & CKPT_TREE_ZOMBIE && ct->last;
 }
 
 /*
- * A thread that has died while its process is not gone: its tracer has not
- * waited for it yet, or it is the first, which stays as long as there is
- * another. It dies when all have been let go.
+ * A dead thread of a process that has other threads: its tracer has not waited
+ * for it yet, or it is the leader, which stays until the last thread is gone.
+ * The restarted thread exits after the release.
  */
 static inline bool ckpt_dead_thread(const struct ckpt_tsk *ct)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For a kernel that counts its lines (CONFIG_GCOV_KERNEL). Optimised, all the
- * "return -EINVAL" of a function are one and the same instruction, which has
- * no line and no count. Here each errno is a statement, so that each refusal
- * is a block of its own. Included last, after all that defines functions.
+ * For kernels with CONFIG_GCOV_KERNEL. The compiler merges all "return -EINVAL"
+ * of a function into one instruction, so gcov cannot count them separately.
+ * These macros turn each errno into a statement, which gives each refusal a
+ * basic block of its own. Included last, after all headers that define
+ * functions.
  */
 #ifndef _KERNEL_CHECKPOINT_COUNTED_H
 #define _KERNEL_CHECKPOINT_COUNTED_H

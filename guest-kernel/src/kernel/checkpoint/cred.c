@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Credentials. A restarted task gets what the restarter could have given it by
- * setresuid(2), setgroups(2) and capset(2), and nothing beyond.
+ * Credentials. A restarted task can only get credentials that the caller of
+ * restart(2) could have set by setresuid(2), setgroups(2), capset(2) and
+ * prctl(2).
  */
 #include <linux/bsearch.h>
 #include <linux/capability.h>
@@ -42,10 +43,10 @@ int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref)
 
 	if (ckpt_obj_lookup(ctx, CKPT_REC_CRED, (void *)cred, ref))
 		return 0;
-	/* the restarter reads ids as its own namespace has them */
+	/* restart(2) interprets ids in its caller's user namespace */
 	if (ns != current_user_ns())
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"credentials (uid %u) of another user namespace than the caller's: checkpoint from inside it (nsenter)",
+				"credentials (uid %u) from a user namespace other than the caller's: checkpoint from inside it (nsenter)",
 				rec.uid);
 	groups = kvmalloc_array(gi->ngroups ?: 1, sizeof(*groups), GFP_KERNEL);
 	if (!groups)
@@ -69,7 +70,7 @@ static int by_address(const void *a, const void *b)
 }
 
 /**
- * ckpt_sort_creds - note which credentials the tasks have
+ * ckpt_sort_creds - collect the credentials of all tasks in ctx->creds
  * @ctx: the checkpoint; its tasks are held
  *
  * Return: 0 or -ENOMEM.
@@ -89,13 +90,14 @@ int ckpt_sort_creds(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_dump_opener - write whose credentials a file was opened with
+ * ckpt_dump_opener - write the credentials that a file was opened with
  * @ctx: the checkpoint
  * @file: the file
- * @ref: gets their objref; 0 where no task has them any more
+ * @ref: gets their objref; 0 if no task has them any more
  *
- * linkat(2) of a descriptor (AT_EMPTY_PATH) asks whether these very credentials
- * are the caller's. Those of nobody are nobody's after a restart, too.
+ * linkat(2) of a descriptor (AT_EMPTY_PATH) compares the address of these
+ * credentials with that of its caller's. If no task has them, no restarted task
+ * has to have them.
  *
  * Return: 0 or a negative errno.
  */
@@ -111,13 +113,13 @@ int ckpt_dump_opener(struct ckpt_ctx *ctx, const struct file *file, u32 *ref)
 }
 
 /**
- * ckpt_set_opener - let a file have been opened with restored credentials
+ * ckpt_set_opener - set the credentials that a file was opened with
  * @ctx: the restart
- * @file: a file that this restart has opened, and nobody uses yet
- * @ref: their objref, 0 for none
+ * @file: a file that this restart has opened and no task uses yet
+ * @ref: objref of the credentials, 0 to keep those of current
  *
- * They are credentials that the restarter could give to a task, which could then
- * open what he can open: who asks for them gets no file that he could not have.
+ * This grants no access: the caller may set these credentials for a task, and
+ * the file has passed the checks of open(2) with the caller's.
  *
  * Return: 0 or -EINVAL.
  */
@@ -192,7 +194,7 @@ static int check_securebits(const struct cred *old, const struct cred *new)
 	if (old->securebits & SECURE_ALL_LOCKS & ~new->securebits ||
 	    (old->securebits & SECURE_ALL_LOCKS) >> 1 & changed)
 		return -EPERM;
-	/* PR_SET_KEEPCAPS is anybody's */
+	/* PR_SET_KEEPCAPS needs no capability */
 	if (changed & ~issecure_mask(SECURE_KEEP_CAPS) &&
 	    !ns_capable(new->user_ns, CAP_SETPCAP))
 		return -EPERM;
@@ -219,11 +221,16 @@ static int check_rights(const struct cred *old, const struct cred *new)
 	if (!cap_issubset(want, old->cap_permitted) ||
 	    !cap_issubset(new->cap_bset, old->cap_bset))
 		return -EPERM;
-	/* PR_CAPBSET_DROP: a setuid program does not expect to lack something */
+	/*
+	 * PR_CAPBSET_DROP: setuid programs may fail badly without a capability
+	 */
 	if (!cap_issubset(old->cap_bset, new->cap_bset) &&
 	    !ns_capable(ns, CAP_SETPCAP))
 		return -EPERM;
-	/* cap_capset(): of what it has, or with CAP_SETPCAP of what it could have */
+	/*
+	 * cap_capset(): from permitted, or with CAP_SETPCAP from the bounding
+	 * set
+	 */
 	if (!cap_issubset(new->cap_inheritable,
 			  cap_combine(old->cap_inheritable,
 				      ns_capable(ns, CAP_SETPCAP) ?
@@ -235,7 +242,7 @@ static int check_rights(const struct cred *old, const struct cred *new)
 	    !cap_issubset(new->cap_ambient,
 			  cap_intersect(want, new->cap_inheritable)))
 		return -EINVAL;
-	/* PR_CAP_AMBIENT_RAISE: those that it has already may stay */
+	/* PR_CAP_AMBIENT_RAISE: only applies to capabilities that are added */
 	if (!cap_issubset(new->cap_ambient, old->cap_ambient) &&
 	    old->securebits & issecure_mask(SECURE_NO_CAP_AMBIENT_RAISE))
 		return -EPERM;
@@ -319,7 +326,7 @@ int ckpt_restore_cred(struct ckpt_ctx *ctx)
 	if (ret) {
 		abort_creds(new);
 		return ckpt_err(ctx, ret,
-				"credentials (uid %u) that the caller may not give",
+				"credentials (uid %u) that the caller may not set",
 				rec->euid);
 	}
 	return 0;
@@ -333,9 +340,10 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref)
 	if (IS_ERR(src))
 		return PTR_ERR(src);
 	/*
-	 * setuid(2): who becomes a user that has too many processes may not exec.
-	 * Whoever can raise the limit first, and lower it behind, is not held by
-	 * that: then it is as it was (CKPT_TASK_NPROC).
+	 * As setuid(2): a task that changes to a user with too many processes
+	 * may not execve(2). A caller with CAP_SYS_RESOURCE can avoid that by
+	 * raising the limit, so for such a caller the saved flag applies
+	 * (CKPT_TASK_NPROC).
 	 */
 	other = !uid_eq(src->uid, current_uid()) && !capable(CAP_SYS_RESOURCE);
 	if (other && src->user != INIT_USER &&

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * checkpoint(2): hold the tasks, look at all of them, write them one by one,
- * look again. Everything that can be refused is refused in a first pass that
- * writes nothing; so an error leaves no half image of something that could
- * never have been saved.
+ * checkpoint(2): hold the tasks, check all of them, write them one by one,
+ * check again. A first pass that writes nothing refuses all unsupported state,
+ * so that an unsupported tree does not leave a partial image.
  */
 #include <linux/cgroup.h>
 #include <linux/fs_struct.h>
@@ -17,7 +16,10 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
-/* A thread that has what a process' dead first thread has no more. */
+/*
+ * Return a live thread of the process that @ct leads: a dead leader has already
+ * released its mm.
+ */
 static struct ckpt_tsk *living_thread(struct ckpt_tsk *ct)
 {
 	while (ct->tree.flags & CKPT_TREE_ZOMBIE)
@@ -84,7 +86,7 @@ static int dump_all(struct ckpt_ctx *ctx)
 	return ret;
 }
 
-/* The caller may read all of it: as for ptrace, task by task. */
+/* Check that the caller may trace each task. */
 static int check_access(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
@@ -104,8 +106,8 @@ static int check_access(struct ckpt_ctx *ctx)
 }
 
 /*
- * Hold the freezer of the cgroup that all tasks are in. Whoever writes to it
- * meanwhile changes nothing for them.
+ * Hold the freezer of the root task's cgroup. Writes to cgroup.freeze have no
+ * effect on the tasks until it is released.
  */
 static int hold_cgroup(struct ckpt_ctx *ctx)
 {
@@ -128,7 +130,7 @@ static int hold_cgroup(struct ckpt_ctx *ctx)
 			ctx->root->comm);
 }
 
-/* The tasks are held: those that are at rest cannot be moved unnoticed. */
+/* Check that all tasks are in the held cgroup. They are held at their sites. */
 static int check_cgroup(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
@@ -143,7 +145,7 @@ static int check_cgroup(struct ckpt_ctx *ctx)
 		ctx->cur_pid = ctx->tsks[i].tree.pid;
 		if (!same)
 			return ckpt_err(ctx, -EOPNOTSUPP,
-					"%s: in another cgroup than the root task",
+					"%s: its cgroup differs from the root task's",
 					ctx->tsks[i].task->comm);
 	}
 	ctx->cur_pid = 0;
@@ -160,10 +162,10 @@ static void release_cgroup(struct ckpt_ctx *ctx)
 }
 
 /*
- * Which tasks, and that they stand still. Whether the caller may trace them is
- * asked three times: of the root before the tree is walked, which takes long
- * where it is large; of all before anything is said of them; and of all when
- * they are at rest, since until then one can execute a setuid program.
+ * Collect the tasks and check that all are at rest. The caller's right to trace
+ * them is checked three times: for the root before the walk, which takes long
+ * for a large tree; for all tasks before any message names one; and for all
+ * tasks at rest, because a running task can execute a setuid program.
  */
 static int settle(struct ckpt_ctx *ctx)
 {
@@ -191,7 +193,7 @@ static int settle(struct ckpt_ctx *ctx)
 	return ret;
 }
 
-/* The tasks are at rest: where the root is, which the others are compared with. */
+/* Get the namespaces and root directory of the root task, which is at rest. */
 static int look_at_root(struct ckpt_ctx *ctx)
 {
 	task_lock(ctx->root);
@@ -207,7 +209,10 @@ static int look_at_root(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* A signal that comes meanwhile waits for the end of the call: it is not repeated. */
+/*
+ * An interrupted checkpoint is not restarted: turn the -ERESTART* codes into
+ * -EINTR, and restore the signal flag that continued transfers have cleared.
+ */
 static int not_repeated(int ret)
 {
 	spin_lock_irq(&current->sighand->siglock);

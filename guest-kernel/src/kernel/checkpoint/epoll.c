@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What epoll files watch.
+ * The items of epoll files.
  *
- * An item is a descriptor's number and the file that it meant when it was
- * added. The file may stand anywhere in the table, and may be an epoll file
- * itself, so the items come after the table, and are added when all tasks are
- * parked: what is ready then is what was ready, queued signals included. It is
- * the first task with the file that adds them, since a signalfd tells who has
- * added it of its own process' signals.
+ * An item is a descriptor and the file that it referred to when it was added.
+ * The file may be anywhere in the table, and may be an epoll file itself. So
+ * the items follow the table, and are added when all tasks have parked: the
+ * same items are ready as before, including those that depend on queued
+ * signals. The first task with the epoll file adds its items, because a
+ * signalfd item watches the signals of the process that has added it.
  *
- * An item that the table does not lead to (its descriptor was closed, and the
- * file lives on elsewhere) could not be added by any program. It is refused.
+ * An item whose descriptor no longer refers to its file (it was closed, but the
+ * file is open elsewhere) could not be added by a program. It is refused.
  */
 #include <linux/fdtable.h>
 #include <linux/file.h>
@@ -19,17 +19,17 @@
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/uaccess.h>
-/* needs what those before it declare */
+/* needs declarations of the headers above */
 #include <linux/eventpoll.h>
 
 #include "ckpt.h"
 
-/* An epoll file that waits for its items. */
+/* A restored epoll file whose items are not added yet. */
 struct ckpt_epoll_wait {
 	struct list_head list;
 	struct ckpt_tsk *owner;
 	struct ckpt_epoll rec;
-	u32 *order;			/* in which they are added */
+	u32 *order;			/* indices in order of addition */
 	struct ckpt_epoll_item items[];
 };
 
@@ -55,14 +55,17 @@ static int read_items(struct ckpt_ctx *ctx, struct file *file,
 	if (n < 0)
 		return ckpt_err(ctx, n, "an epoll file with busy polling");
 	if (n * sizeof(*room->items) > CKPT_REC_MAX - sizeof(struct ckpt_epoll))
-		return ckpt_err(ctx, -E2BIG, "%d files watched by epoll", n);
+		return ckpt_err(ctx, -E2BIG,
+				"%d epoll items do not fit into a record", n);
 	room->max = n;
 	room->items = kvcalloc(n ?: 1, sizeof(*room->items), GFP_KERNEL_ACCOUNT);
 	room->watched = kvcalloc(n ?: 1, sizeof(*room->watched),
 				 GFP_KERNEL_ACCOUNT);
 	if (!room->items || !room->watched)
 		return -ENOMEM;
-	/* a watched file can be closed outside the tree, never be added */
+	/*
+	 * items can be removed by closing files outside the tree, but not added
+	 */
 	if (ckpt_epoll_items(file, room->items, room->watched, n) != n)
 		return -EAGAIN;
 	return 0;
@@ -81,7 +84,7 @@ static int check_items(struct ckpt_ctx *ctx, struct task_struct *t,
 			fput(file);
 		if (!same)
 			return ckpt_err(ctx, -EOPNOTSUPP,
-					"%s: epoll watches a file that was descriptor %u and is not any more",
+					"%s: epoll watches a file that descriptor %u no longer refers to",
 					t->comm, room->items[i].fd);
 	}
 	return 0;
@@ -95,8 +98,8 @@ static int by_addition(const void *a, const void *b)
 }
 
 /*
- * Those that wait for the same event become ready in an order that comes of that
- * in which they were added: the last one first, as wait queues have it.
+ * Number the items in the order of addition. Items that wait for the same event
+ * become ready in the reverse order, because wait queues add at the head.
  */
 static void number_items(struct epoll_room *room)
 {
@@ -115,14 +118,14 @@ static int by_fd(const void *a, const void *b)
 }
 
 /**
- * ckpt_dump_epoll - write what an epoll file watches
+ * ckpt_dump_epoll - write the items of an epoll file
  * @ctx: the checkpoint
- * @t: the first task that has it; the record of its table is written
+ * @t: the first task that has the file; the record of its table is written
  * @fd: the file's descriptor
  * @file: the file
  *
- * Return: 0; -EOPNOTSUPP for an item that the table does not lead to; -EAGAIN,
- * -E2BIG, -ENOMEM.
+ * Return: 0; -EOPNOTSUPP for an item whose descriptor no longer refers to its
+ * file; -EAGAIN, -E2BIG, -ENOMEM.
  */
 int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
 		    struct file *file)
@@ -139,7 +142,9 @@ int ckpt_dump_epoll(struct ckpt_ctx *ctx, struct task_struct *t, u32 fd,
 		number_items(&room);
 		while (ready < room.max && room.items[ready].ready)
 			ready++;
-		/* the kernel has the others by the addresses of their files */
+		/*
+		 * the kernel sorts the others by the addresses of their files
+		 */
 		sort(room.items + ready, room.max - ready, sizeof(*room.items),
 		     by_fd, NULL);
 		rec.nr = room.max;
@@ -162,7 +167,9 @@ static void free_wait(struct ckpt_epoll_wait *wait)
 	kvfree(wait);
 }
 
-/* Each item has its number, and no other has that. */
+/*
+ * Invert the numbering of the items. Returns false if it is not a permutation.
+ */
 static bool find_order(const struct ckpt_epoll_item *items, u32 nr, u32 *order)
 {
 	u32 i;
@@ -177,7 +184,7 @@ static bool find_order(const struct ckpt_epoll_item *items, u32 nr, u32 *order)
 	return true;
 }
 
-/* Keep the record until all is there that it speaks of. */
+/* Keep the record until all tasks have parked. */
 int ckpt_restore_epoll(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_epoll *rec = (const void *)ctx->rbuf;
@@ -222,21 +229,21 @@ static int add_item(struct ckpt_ctx *ctx, const struct ckpt_epoll *rec,
 	ret = do_epoll_ctl(rec->fd, EPOLL_CTL_ADD, item->fd, &event, false);
 	if (!ret)
 		ret = ckpt_epoll_settle(rec->fd, item);
-	/* no program had it: not a descriptor, there already, in a circle */
+	/* not a descriptor, a duplicate, or a cycle: the image is forged */
 	if (ret && ret != -ENOMEM && ret != -ENOSPC)
 		ret = -EINVAL;
-	return ret ? ckpt_err(ctx, ret, "epoll, watching descriptor %u", item->fd)
-		   : 0;
+	return ret ? ckpt_err(ctx, ret, "adding descriptor %u to an epoll file",
+			      item->fd) : 0;
 }
 
 /**
- * ckpt_add_epoll_items - let current's epoll files watch what they watched
- * @ctx: the restart; all are parked, with the descriptors that they will have
+ * ckpt_add_epoll_items - add the items of current's epoll files
+ * @ctx: the restart; all tasks have parked, with their own descriptor tables
  * @ct: current's entry
  *
- * Adds as epoll_ctl(2) does, with all its checks.
+ * Adds items by epoll_ctl(2), with all its checks.
  *
- * Return: 0, -EINVAL, -ENOMEM, -ENOSPC where the user watches too much.
+ * Return: 0, -EINVAL, -ENOMEM, -ENOSPC if the user has too many items.
  */
 int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -259,12 +266,12 @@ int ckpt_add_epoll_items(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 }
 
 /**
- * ckpt_order_epolls - report what is ready in the order in which it was ready
- * @ctx: the restart; all items are added, and nobody can ask for them yet
+ * ckpt_order_epolls - restore the order of the ready lists
+ * @ctx: the restart; all items are added, and no task can read them yet
  *
- * An epoll file that watches another has that become ready when the other has its
- * items, which may be later than what was behind it; and a terminal gets its
- * characters last of all.
+ * The order in which a restart makes items ready differs: an epoll file becomes
+ * ready when its own items are added, and a terminal when its buffered
+ * characters are pushed.
  */
 void ckpt_order_epolls(struct ckpt_ctx *ctx)
 {
@@ -275,7 +282,7 @@ void ckpt_order_epolls(struct ckpt_ctx *ctx)
 		struct task_struct *t = wait->owner->task;
 		struct file *file = fget_task(t, wait->rec.fd);
 
-		/* who was killed has no files any more */
+		/* a killed task has no files any more */
 		for (i = wait->rec.nr; file && i-- > 0;) {
 			struct file *watched;
 

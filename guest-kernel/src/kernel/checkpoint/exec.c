@@ -5,20 +5,20 @@
  *	execve() -> begin_new_exec() -> de_thread() .... exec_mmap() ... return 0
  *	siblings:	killed by zap_other_threads(); exit stop, or dead and traced
  *
- * Only their tracer ends that wait: it reaps a dead thread, or lets one go from
- * its exit stop. What lies on the kernel's stack and heap is the new program,
- * half made: its open file and its interpreter, a new address space with the
- * argument strings, new credentials. None of that is saved, since all of it
- * came of the call's arguments, which are still in the old address space, and
- * of files that are still there by their names. So the restarted task makes
- * the call once more, while the restart can still fail:
+ * Only their tracer ends that wait: it reaps a dead thread, or resumes one from
+ * its exit stop. The kernel's stack and heap contain the unfinished new
+ * program: its open file and interpreter, a new address space with the argument
+ * strings, new credentials. None of that is saved, because it is the result of
+ * the call's arguments, which are still in the old address space, and of files
+ * that still have their names. So the restarted task repeats the call while the
+ * restart can still fail:
  *
- *	build yourself, park
+ *	restore own state, park
  *	execve() ... de_thread(): park		relink, release
- *	de_thread() goes on: waits for siblings that the tracer has to let go
+ *	de_thread() continues: waits for siblings that the tracer has to resume
  *
- * The checkpoint makes sure that the call would give the same again, and
- * refuses it otherwise.
+ * The checkpoint checks that a repeated call would have the same result, and
+ * refuses the task otherwise.
  */
 #include <linux/binfmts.h>
 #include <linux/cgroup.h>
@@ -40,19 +40,19 @@
 #include "ckpt.h"
 #include "exec.h"
 
-/* A task that sleeps in de_thread(), or is to come there; on its stack. */
+/* A task that sleeps in de_thread() or is on its way there; on its stack. */
 struct exec_wait {
 	struct list_head list;
 	struct task_struct *task;
 	struct linux_binprm *bprm;
-	/* of a task that is being restarted */
+	/* set if the task is being restarted */
 	struct ckpt_ctx *ctx;
 	struct ckpt_tsk *ct;
 	bool arrived;
 };
 
 static LIST_HEAD(exec_waits);
-/* inside of siglock, which de_thread() holds when it asks */
+/* nests inside siglock, which de_thread() holds around a look-up */
 static DEFINE_SPINLOCK(exec_lock);
 
 static void add_wait_entry(struct exec_wait *wait)
@@ -89,15 +89,19 @@ static struct exec_wait *find_wait(const struct task_struct *task)
  * fs/exec.c
  */
 
-bool __ckpt_exec_again(void)
+/* True if current repeats an execve(2) for a restart. */
+bool __ckpt_resuming_exec(void)
 {
 	return find_wait(current);
 }
 
-/* Does it have a tracer, as far as the rights of the new program go? */
+/*
+ * True if current will have a tracer, which is not linked yet but limits the
+ * credentials of the new program.
+ */
 bool ckpt_exec_traced(void)
 {
-	struct exec_wait *wait = ckpt_exec_again() ? find_wait(current) : NULL;
+	struct exec_wait *wait = ckpt_resuming_exec() ? find_wait(current) : NULL;
 
 	return wait && wait->ct->ptrace.tracer;
 }
@@ -120,7 +124,7 @@ static u64 file_ino(const struct file *file)
 	return file ? file_inode(file)->i_ino : 0;
 }
 
-/* The tracer, whose rights count for those of the program, is not linked yet. */
+/* Drop the credentials of the tracer, which is not linked yet. */
 static void drop_tracer_cred(void)
 {
 	const struct cred *cred = current->ptracer_cred;
@@ -129,7 +133,10 @@ static void drop_tracer_cred(void)
 	put_cred(cred);
 }
 
-/* The call has come to where it was: is it the same one? Then let others on. */
+/*
+ * The repeated call has reached de_thread(). Check that it executes the same
+ * program as before, and wait for the release.
+ */
 static int arrive(struct exec_wait *wait, struct linux_binprm *bprm)
 {
 	const struct ckpt_task *rec = &wait->ct->rec;
@@ -141,7 +148,7 @@ static int arrive(struct exec_wait *wait, struct linux_binprm *bprm)
 	    file_ino(bprm->elf_interpreter) != rec->exec_interp_ino ||
 	    !same_ids(bprm->cred, current_cred()))
 		return ckpt_err(wait->ctx, -ESTALE,
-				"pid %d: %s is another program than at the checkpoint",
+				"pid %d: %s is a different program than at the checkpoint",
 				wait->ct->tree.pid, bprm->filename);
 	ret = ckpt_wait_release(wait->ctx);
 	if (!ret)
@@ -150,16 +157,17 @@ static int arrive(struct exec_wait *wait, struct linux_binprm *bprm)
 }
 
 /**
- * ckpt_exec_begin - the other threads have been told to die
+ * ckpt_exec_begin - count an exec-wait event, or wait for the release
  * @bprm: the new program
  *
- * Counts the event; for a restarted task, waits until the restart lets it go.
+ * Called when the other threads have been killed, before the wait for them. A
+ * restarted task waits until its restart releases it.
  *
- * Return: 0, or a negative errno where the restart has failed.
+ * Return: 0, or a negative errno if the restart has failed.
  */
 int ckpt_exec_begin(struct linux_binprm *bprm)
 {
-	struct exec_wait *wait = ckpt_exec_again() ? find_wait(current) : NULL;
+	struct exec_wait *wait = ckpt_resuming_exec() ? find_wait(current) : NULL;
 
 	if (wait)
 		return arrive(wait, bprm);
@@ -171,8 +179,8 @@ int ckpt_exec_begin(struct linux_binprm *bprm)
  * ckpt_exec_sleep - sleep until another thread has died
  * @bprm: the new program
  *
- * The caller has set its state to TASK_KILLABLE. Counts as frozen, as a vfork
- * wait does: nothing but a tracer may be able to end it.
+ * The caller has set the task state to TASK_KILLABLE. Current counts as frozen,
+ * as in a vfork wait, because perhaps only a tracer can end the sleep.
  */
 void ckpt_exec_sleep(struct linux_binprm *bprm)
 {
@@ -188,10 +196,10 @@ void ckpt_exec_sleep(struct linux_binprm *bprm)
 }
 
 /*
- * Checkpoint: would the call give the same again?
+ * Checkpoint: check that a repeated call would have the same result
  */
 
-/* The call's arguments, whichever of the two it is. */
+/* The arguments of execve(2) or execveat(2). */
 struct exec_args {
 	unsigned long name;
 	unsigned long argv;
@@ -218,13 +226,16 @@ static int get_args(struct ckpt_ctx *ctx, struct task_struct *t,
 		return 0;
 	}
 	return ckpt_err(ctx, -EOPNOTSUPP,
-			"%s: waits in an execveat of a descriptor for its threads to die: let their tracer go on",
+			"%s: execveat of a descriptor waits for threads to die: let their tracer continue",
 			t->comm);
 }
 
 #define CHUNK	(PATH_MAX / 2)
 
-/* Return: bytes of the string, its end included, -ESTALE where they differ. */
+/*
+ * Compare two strings. Returns their length in bytes with the terminator, or
+ * -ESTALE if they differ.
+ */
 static long same_string(struct ckpt_ctx *ctx, struct mm_struct *mm,
 			unsigned long addr, struct mm_struct *new,
 			unsigned long at)
@@ -233,7 +244,7 @@ static long same_string(struct ckpt_ctx *ctx, struct mm_struct *mm,
 	long done = 0;
 
 	for (;;) {
-		/* not across a page, behind which there may be nothing */
+		/* not across a page boundary: the next page may be unmapped */
 		int n = min_t(unsigned long, CHUNK,
 			      PAGE_SIZE - offset_in_page(addr + done));
 		int len;
@@ -254,7 +265,10 @@ static long same_string(struct ckpt_ctx *ctx, struct mm_struct *mm,
 	}
 }
 
-/* @count strings of a vector are those that follow @at in the new stack. */
+/*
+ * Compare the @count strings of a vector with those at @at on the new stack.
+ * Returns their total length in bytes, or a negative errno.
+ */
 static long same_strings(struct ckpt_ctx *ctx, struct mm_struct *mm,
 			 unsigned long vector, int count,
 			 struct mm_struct *new, unsigned long at)
@@ -297,12 +311,12 @@ static int check_strings(struct ckpt_ctx *ctx, struct task_struct *t,
 	at += n;
 	if (at != bprm->exec)
 		return -ESTALE;
-	/* the name itself comes last */
+	/* the file name is the last string */
 	n = same_string(ctx, t->mm, args->name, bprm->mm, at);
 	return n < 0 ? n : 0;
 }
 
-/* Does a name lead a task to this file, now? */
+/* Check that a name still leads @t to @file. Returns -ESTALE if it does not. */
 static int check_name(struct task_struct *t, const char *name,
 		      const struct file *file)
 {
@@ -316,7 +330,7 @@ static int check_name(struct task_struct *t, const char *name,
 	get_fs_pwd(t->fs, &pwd);
 	cwd = name[0] == '/' ? "" : __d_path(&pwd, &root, buf + PATH_MAX, PATH_MAX);
 	if (cwd && !IS_ERR(cwd)) {
-		/* to the front, with the name behind it */
+		/* move it to the front and append the name */
 		size_t len = strlen(cwd);
 
 		memmove(buf, cwd, len + 1);
@@ -335,7 +349,7 @@ static int check_name(struct task_struct *t, const char *name,
 	return ret;
 }
 
-/* The name that the program has of its interpreter. */
+/* Read the name of a program's ELF interpreter. */
 static int read_interp_name(struct file *file, char *name)
 {
 	struct elfhdr elf;
@@ -384,8 +398,8 @@ static int check_interp(struct task_struct *t, const struct linux_binprm *bprm)
  * @t: the task, which is held there
  * @rec: its record
  *
- * Return: 0; -EOPNOTSUPP or -EBUSY, with words, where the call made once more
- * would not give what it has given; -EAGAIN where it has gone on.
+ * Return: 0; -EOPNOTSUPP or -EBUSY, with a message, if a repeated call would
+ * have a different result; -EAGAIN if the task has left the wait.
  */
 int ckpt_dump_exec(struct ckpt_ctx *ctx, struct task_struct *t,
 		   struct ckpt_task *rec)
@@ -404,11 +418,11 @@ int ckpt_dump_exec(struct ckpt_ctx *ctx, struct task_struct *t,
 		return ret;
 	if (bprm->interp != bprm->filename || bprm->executable)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: execve of the script %s waits for threads to die: let their tracer go on",
+				"%s: execve of the script %s waits for threads to die: let their tracer continue",
 				t->comm, bprm->filename);
 	if (!same_ids(bprm->cred, t->real_cred))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: execve of %s, which changes rights, waits for threads to die: let their tracer go on",
+				"%s: execve of %s, which changes credentials, waits for threads to die: let their tracer continue",
 				t->comm, bprm->filename);
 	ret = check_strings(ctx, t, bprm, &args);
 	if (ret == -ESTALE)
@@ -421,7 +435,7 @@ int ckpt_dump_exec(struct ckpt_ctx *ctx, struct task_struct *t,
 		ret = check_interp(t, bprm);
 	if (ret)
 		return ckpt_err(ctx, ret == -ESTALE || ret == -ENOENT ? -EBUSY : ret,
-				"%s: %s, or its interpreter, is another file than the one that its execve has opened",
+				"%s: %s, or its interpreter, is a different file than the one that its execve opened",
 				t->comm, bprm->filename);
 	rec->exec_ino = file_ino(bprm->file);
 	rec->exec_interp_ino = file_ino(bprm->elf_interpreter);
@@ -429,35 +443,35 @@ int ckpt_dump_exec(struct ckpt_ctx *ctx, struct task_struct *t,
 }
 
 /**
- * ckpt_enter_exec - make the call once more, and come to where it was
- * @ctx: the restart; everybody else is parked, or does the like
+ * ckpt_enter_exec - repeat the execve(2) in which current was checkpointed
+ * @ctx: the restart; all tasks have parked
  * @ct: current's entry
  *
- * Returns when the new program is there, or current is to die of a signal; or
- * with the restart undone.
+ * Returns when the new program is loaded or current is killed, in both cases
+ * after the release, or when the call has failed before.
  *
- * Return: 0, or a negative errno where it did not come there: the restart fails.
+ * Return: 0 after the release; a negative errno if the restart has to fail.
  */
 int ckpt_enter_exec(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
-	struct exec_wait again = { .task = current, .ctx = ctx, .ct = ct };
+	struct exec_wait wait = { .task = current, .ctx = ctx, .ct = ct };
 	struct pt_regs *regs = current_pt_regs();
 	long nr = regs->orig_ax;
 
-	/* alone it would not stop before the new program has its rights */
+	/* a single thread would not wait in de_thread() */
 	if (thread_group_empty(current))
 		return ckpt_err(ctx, -EINVAL,
-				"waits in execve for other threads, and has none");
+				"waits in execve for other threads, but has none");
 	if (nr != __NR_execve && nr != __NR_execveat)
 		return ckpt_err(ctx, -EINVAL, "waits in execve, by system call %ld", nr);
 	if (ct->ptracer_cred)
 		current->ptracer_cred = get_cred(ct->ptracer_cred);
-	add_wait_entry(&again);
+	add_wait_entry(&wait);
 	ckpt_do_syscall(regs, nr);
-	del_wait_entry(&again);
-	if (again.arrived)
+	del_wait_entry(&wait);
+	if (wait.arrived)
 		return READ_ONCE(current->ckpt_site.restart) ? -EINTR : 0;
 	drop_tracer_cred();
 	return ckpt_err(ctx, (long)regs->ax < 0 ? (int)regs->ax : -EINVAL,
-			"making its execve once more");
+			"repeating its execve");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Descriptor tables: which numbers mean which open files (files.c).
+ * Descriptor tables. The open files are in files.c.
  */
 #include <linux/capability.h>
 #include <linux/fdtable.h>
@@ -13,7 +13,7 @@
 
 #include "ckpt.h"
 
-/* Shared with a process that is not saved? Then closing would not be seen. */
+/* Refuse a table that is shared with a task outside the tree. */
 static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	unsigned int i;
@@ -28,7 +28,9 @@ static int check_shared_table(struct ckpt_ctx *ctx, struct task_struct *t)
 	return 0;
 }
 
-/* The epoll files that this table is the first to have. */
+/*
+ * Write the items of the epoll files that this table is the first to contain.
+ */
 static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
 		       const struct ckpt_fd *fds, unsigned int n)
 {
@@ -38,9 +40,9 @@ static int dump_epolls(struct ckpt_ctx *ctx, struct task_struct *t,
 	for (i = 0; i < n && !ret; i++) {
 		struct ckpt_obj *obj = xa_load(&ctx->objs, fds[i].file);
 
-		if (obj->told || !ckpt_is_epoll(obj->ptr))
+		if (obj->written || !ckpt_is_epoll(obj->ptr))
 			continue;
-		obj->told = true;
+		obj->written = true;
 		ret = ckpt_dump_epoll(ctx, t, fds[i].fd, obj->ptr);
 	}
 	return ret;
@@ -85,7 +87,8 @@ int ckpt_dump_files(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		fput(file);
 	}
 	if (!ret && n * sizeof(*fds) > CKPT_REC_MAX)
-		ret = ckpt_err(ctx, -E2BIG, "%u open files", n);
+		ret = ckpt_err(ctx, -E2BIG,
+			       "%u open descriptors do not fit into a record", n);
 	if (!ret)
 		ret = ckpt_obj_new(ctx, CKPT_REC_FILES, t->files, ref);
 	if (!ret)
@@ -129,15 +132,16 @@ static int install(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
 				 fds[i].cloexec ? O_CLOEXEC : 0);
 		if (ret < 0)
 			return ckpt_err(ctx, ret,
-					"descriptor %u: RLIMIT_NOFILE (hard) of who restarts, or fs.nr_open, is too low",
+					"descriptor %u: the caller's hard RLIMIT_NOFILE, or fs.nr_open, is too low",
 					fds[i].fd);
 	}
 	return 0;
 }
 
 /*
- * A program may have opened files and lowered its limit then; and its limits
- * come after its files. What counts is what the restarter could set as a limit.
+ * A program may lower RLIMIT_NOFILE below descriptors that it has open, and the
+ * saved limits are restored later. So the limit here is the highest one that
+ * the caller of restart(2) could set.
  */
 static int fill_table(struct ckpt_ctx *ctx, const struct ckpt_fd *fds, size_t n)
 {

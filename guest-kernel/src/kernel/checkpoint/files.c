@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open files. The tables that have them are in fdtable.c.
+ * Open files. The descriptor tables are in fdtable.c.
  *
- * A file that a path leads to is opened again by that path, with the rights of
- * the restarter; it must be the same inode. What no path leads to is an object
- * of its own: a pipe (pipe.c), or the content of an unlinked file or of shared
- * anonymous memory (inode.c).
+ * A restart opens a file that has a path by that path, with the rights of its
+ * caller; the inode must be the same. Files without a path belong to an object:
+ * a pipe (pipe.c), sockets, a terminal, or the content of an unlinked file or
+ * of shared anonymous memory (inode.c).
  */
 #include <linux/fcntl.h>
 #include <linux/file.h>
@@ -19,12 +19,17 @@
 
 #include "ckpt.h"
 
-/* What open(2) may be given again. */
+/* Flags that a restart passes to open(2). */
 #define KEPT_FLAGS (O_ACCMODE | O_APPEND | O_NONBLOCK | O_DSYNC | __O_SYNC | \
 		    O_DIRECT | O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | \
 		    O_NOATIME | O_PATH)
 
-/* One whose files are found again by path. */
+/**
+ * ckpt_known_fs - check whether files of a file system are found by path
+ * @sb: the file system
+ *
+ * Return: true for file systems on a block device, tmpfs, ramfs and overlayfs.
+ */
 bool ckpt_known_fs(const struct super_block *sb)
 {
 	return sb->s_type->fs_flags & FS_REQUIRES_DEV ||
@@ -32,7 +37,7 @@ bool ckpt_known_fs(const struct super_block *sb)
 	       sb->s_magic == OVERLAYFS_SUPER_MAGIC;
 }
 
-/* Memory that is a file only inside the kernel: MAP_ANONYMOUS, memfd. */
+/* True for shared anonymous memory and memfds. */
 static bool is_shmem_object(struct file *file)
 {
 	return shmem_mapping(file->f_mapping) &&
@@ -58,7 +63,10 @@ static bool has_locks(struct file *file)
 	return found;
 }
 
-/* Also what F_SETOWN leaves of an owner that it takes away: F_GETOWN_EX shows it. */
+/*
+ * True if F_SETOWN has been used. Removing the owner leaves its type and uids,
+ * which F_GETOWN_EX and F_GETOWNER_UIDS report.
+ */
 static bool has_owner(const struct fown_struct *owner)
 {
 	return owner && (owner->pid || owner->pid_type ||
@@ -67,8 +75,8 @@ static bool has_owner(const struct fown_struct *owner)
 }
 
 /*
- * Bits of an open file that a restart cannot set: an error that the next fsync(2)
- * is to report. And F_SETOWN names a process that may be anyone's.
+ * Refuse state of an open file that a restart cannot restore: locks, an owner
+ * of signals, which may be any process, and an error that fsync(2) will report.
  */
 static int check_state(struct ckpt_ctx *ctx, struct file *file, const char *name)
 {
@@ -81,7 +89,7 @@ static int check_state(struct ckpt_ctx *ctx, struct file *file, const char *name
 	if (!(file->f_mode & FMODE_PATH) && S_ISREG(file_inode(file)->i_mode) &&
 	    errseq_check(&file->f_mapping->wb_err, READ_ONCE(file->f_wb_err)))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: an error of writing it that fsync(2) has still to tell",
+				"%s: a write-back error that fsync(2) has not reported yet",
 				name);
 	return 0;
 }
@@ -104,7 +112,7 @@ static int check_kind(struct ckpt_ctx *ctx, struct file *file, const char *name)
 {
 	struct inode *inode = file_inode(file);
 
-	/* its files stand before those of tmpfs, with data of their own */
+	/* ipc/shm.c wraps tmpfs files and sets private_data */
 	if (is_shmem_object(file) && file->private_data)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V shared memory",
 				name);
@@ -140,12 +148,12 @@ static int check_kind(struct ckpt_ctx *ctx, struct file *file, const char *name)
 }
 
 /**
- * ckpt_file_name - what to call a file in a message
+ * ckpt_file_name - return the name of a file for messages
  * @file: the file
  *
- * What has no name in any directory says what it is: pipe:[123].
+ * A file without a path is named by its type and number: pipe:[123].
  *
- * Return: the name, to be freed, or NULL.
+ * Return: the name, to be freed by kfree(), or NULL.
  */
 char *ckpt_file_name(struct file *file)
 {
@@ -173,8 +181,9 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * Overlayfs copies a file up when it is written to. Who has opened it before sees
- * that, but for mappings: they go on with the file below, which no name leads to.
+ * Overlayfs copies a file up when it is first written to. Files that were
+ * opened earlier follow, but mappings keep the lower file, which then has no
+ * name.
  */
 static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
 {
@@ -182,7 +191,7 @@ static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
 	    file_inode(file) == d_real_inode(file_user_path(file)->dentry))
 		return 0;
 	return ckpt_err(ctx, -EBUSY,
-			"%pD: mapped before it was copied up from a lower layer of its overlay, and so another file than its name now leads to",
+			"%pD: mapped before overlayfs copied it up, so its name now leads to a different file",
 			file);
 }
 
@@ -197,7 +206,9 @@ static int write_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			  rec->path_len + rec->gone_len);
 }
 
-/* @link: the name that is left of a file that was opened by another */
+/*
+ * Write a file whose opened name is unlinked, by the name @link that is left.
+ */
 static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			struct ckpt_file *rec, struct dentry *link)
 {
@@ -216,7 +227,7 @@ static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 	rec->kind = CKPT_FILE_PATH;
 	rec->path_len = strlen(name);
 	rec->gone_len = gone->len;
-	/* to the front, with the other behind it */
+	/* move it to the front and append the unlinked name */
 	memmove(ctx->page_buf, name, rec->path_len);
 	memcpy(ctx->page_buf + rec->path_len, gone->name, gone->len);
 	return write_file(ctx, file, ref, rec, ctx->page_buf);
@@ -250,7 +261,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		struct dentry *link = NULL;
 
 		if (!S_ISREG(rec->mode) || rec->kind != CKPT_FILE_PATH)
-			return ckpt_err(ctx, -EBUSY, "%s is deleted", name);
+			return ckpt_err(ctx, -EBUSY, "%s: has been deleted", name);
 		if (d_inode(path->dentry)->i_nlink)
 			link = ckpt_find_link(path);
 		if (link) {
@@ -263,7 +274,7 @@ static int dump_by_path(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 		ret = ckpt_dump_inode(ctx, file, rec->kind, &rec->inode);
 		if (ret)
 			return ret;
-		/* the buffer was used */
+		/* ckpt_dump_inode() has overwritten the buffer */
 		name = ckpt_path(ctx, path, ctx->page_buf, &deleted);
 		if (IS_ERR(name))
 			return PTR_ERR(name);
@@ -289,11 +300,11 @@ static void fill_state(struct file *file, struct ckpt_file *rec)
 }
 
 /**
- * ckpt_check_syncfs - has syncfs(2) nothing to tell by a descriptor?
+ * ckpt_check_syncfs - refuse an error that syncfs(2) has not reported yet
  * @ctx: the checkpoint
- * @file: what the descriptor, or one that a message holds, stands for
+ * @file: the file of a descriptor or of a message
  *
- * A mapping's file is not asked for that.
+ * Not needed for the file of a mapping, which syncfs(2) cannot be called on.
  *
  * Return: 0 or -EOPNOTSUPP.
  */
@@ -305,13 +316,13 @@ int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file)
 	    !errseq_check(&sb->s_wb_err, READ_ONCE(file->f_sb_err)))
 		return 0;
 	return ckpt_err(ctx, -EOPNOTSUPP,
-			"%pD: an error of writing to its file system that syncfs(2) has still to tell",
+			"%pD: a write-back error of its file system that syncfs(2) has not reported yet",
 			file);
 }
 
 int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 {
-	/* a mapping of overlayfs holds the file below: its user's is meant */
+	/* for a backing file of overlayfs, the inode that user space sees */
 	const struct inode *inode = file_user_inode(file);
 	struct ckpt_file rec = {
 		.flags = file->f_flags & KEPT_FLAGS,
@@ -326,7 +337,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	ret = check_file(ctx, file);
 	if (ret)
 		return ret;
-	/* overlayfs' own, and not everybody may ask for it */
+	/* overlayfs sets it in backing files; open(2) may refuse it */
 	if (file->f_mode & FMODE_BACKING)
 		rec.flags &= ~O_NOATIME;
 	if (S_ISCHR(inode->i_mode))
@@ -334,7 +345,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	if (S_ISREG(inode->i_mode))
 		rec.size = i_size_read(inode);
 	fill_state(file, &rec);
-	/* one of proc is opened once more by a restarted task itself */
+	/* a restarted task itself reopens its files in /proc */
 	if (!ckpt_is_proc(file))
 		ret = ckpt_dump_opener(ctx, file, &rec.cred);
 	if (ret)
@@ -349,7 +360,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	if (rec.kind == CKPT_FILE_PTY_SLAVE)
 		return dump_by_path(ctx, file, ref, &rec);
 	if (rec.kind) {
-		/* it has no path, or none that matters */
+		/* has no path, or the path is not needed */
 	} else if (S_ISFIFO(inode->i_mode)) {
 		rec.kind = CKPT_FILE_PIPE;
 		ret = ckpt_dump_pipe(ctx, file, &rec.inode);
@@ -372,7 +383,7 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	return ret;
 }
 
-/* A directory of overlayfs may get another number when it is looked up again. */
+/* A directory of overlayfs may get a new inode number at each look-up. */
 static bool keeps_number(const struct inode *inode)
 {
 	return S_ISREG(inode->i_mode) ||
@@ -413,23 +424,24 @@ static struct file *open_by_path(struct ckpt_ctx *ctx,
 		ckpt_err(ctx, PTR_ERR(file), "opening %*pE", rec->path_len, path);
 		goto out;
 	}
-	/* files of proc are opened anew when all are what they were */
+	/* files in /proc need a record of their own kind to be reopened */
 	if (rec->kind == CKPT_FILE_PATH && ckpt_is_proc(file)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -EINVAL,
-					"%*pE is a file of proc, not saved as one",
+					"%*pE is in /proc, but was not saved as such",
 					rec->path_len, path));
 		goto out;
 	}
 	if (!same_as_saved(file, rec)) {
 		fput(file);
 		file = ERR_PTR(ckpt_err(ctx, -ESTALE,
-					"%*pE is another file than at the checkpoint",
+					"%*pE is a different file than at the checkpoint",
 					rec->path_len, path));
 	} else if (rec->gone_len) {
 		file = ckpt_open_link(file, name + rec->path_len, rec->gone_len);
 		if (IS_ERR(file))
-			ckpt_err(ctx, PTR_ERR(file), "%*pE under its unlinked name",
+			ckpt_err(ctx, PTR_ERR(file),
+				 "opening %*pE by its unlinked name",
 				 rec->path_len, path);
 	}
 out:
@@ -450,7 +462,7 @@ static bool state_ok(const struct ckpt_file *rec)
 	       valid_signal(rec->signum) && rec->write_hint <= WRITE_LIFE_EXTREME;
 }
 
-/* Directories have more than a number: the file system goes to the place. */
+/* Set the offset. Directories may keep more state, which llseek restores. */
 static int set_pos(struct ckpt_ctx *ctx, struct file *file, loff_t pos)
 {
 	if (!(file->f_mode & FMODE_LSEEK))
@@ -461,12 +473,12 @@ static int set_pos(struct ckpt_ctx *ctx, struct file *file, loff_t pos)
 	}
 	if (pos && vfs_llseek(file, pos, SEEK_SET) != pos)
 		return ckpt_err(ctx, -ESTALE,
-				"%pD: a directory of which something was read, and that cannot go on there",
+				"%pD: seeking the directory to its saved position",
 				file);
 	return 0;
 }
 
-/* What fcntl(2) and posix_fadvise(2) set. */
+/* Restore the offset and the state that fcntl(2) and posix_fadvise(2) set. */
 static int set_state(struct ckpt_ctx *ctx, struct file *file,
 		     const struct ckpt_file *rec)
 {
@@ -485,7 +497,7 @@ static int set_state(struct ckpt_ctx *ctx, struct file *file,
 	if (rec->state & CKPT_FILE_NOREUSE)
 		file->f_mode |= FMODE_NOREUSE;
 	spin_unlock(&file->f_lock);
-	/* the inode may have it still, or another by now */
+	/* the inode may still have the hint, or a newer one */
 	if (rec->write_hint && inode->i_write_hint == WRITE_LIFE_NOT_SET)
 		WRITE_ONCE(inode->i_write_hint, rec->write_hint);
 	return 0;
@@ -533,7 +545,7 @@ int ckpt_restore_file(struct ckpt_ctx *ctx)
 		file = ckpt_open_inode(ctx, rec);
 		break;
 	default:
-		/* which reads the next record */
+		/* reads the next record, so @rec is no longer valid */
 		file = ckpt_open_anon(ctx, &copy);
 	}
 	if (IS_ERR(file))

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Root and working directory, umask; and how paths are named: from the root
- * task's root directory, so that an image can be restarted under another one.
+ * Root and working directory and umask; and the names of paths, which start at
+ * the root task's root directory, so that an image can be restarted under a
+ * different root directory.
  */
 #include <linux/dcache.h>
 #include <linux/fs_struct.h>
@@ -13,8 +14,8 @@
 #include "ckpt.h"
 
 /*
- * A file that came in from another mount namespace: its name there will do if
- * it leads to the same file from the root task's root directory.
+ * Name a file from a different mount namespace: by its path there, if that path
+ * leads to the same file from the root task's root directory.
  */
 static char *foreign_path(struct ckpt_ctx *ctx, const struct path *path,
 			  char *buf)
@@ -36,15 +37,15 @@ static char *foreign_path(struct ckpt_ctx *ctx, const struct path *path,
 }
 
 /**
- * ckpt_path - the path of a file from the root task's root directory
+ * ckpt_path - return the path of a file from the root task's root directory
  * @ctx: the checkpoint
  * @path: the file
  * @buf: PATH_MAX bytes
- * @deleted: set where the path no longer leads there; the " (deleted)" that
- *	d_path() appends is cut off
+ * @deleted: set to true if the name is unlinked; the " (deleted)" that
+ *	__d_path() appends is removed
  *
- * Return: the string inside @buf, or ERR_PTR (-ENAMETOOLONG; -EBUSY where the
- * file cannot be reached from that root).
+ * Return: the string inside @buf, or ERR_PTR (-ENAMETOOLONG; -EBUSY if the file
+ * cannot be reached from that root).
  */
 char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 		bool *deleted)
@@ -68,13 +69,13 @@ char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 }
 
 /**
- * ckpt_check_name - does a name lead where it should?
+ * ckpt_check_name - check that a name leads to a file
  * @ctx: the checkpoint
  * @path: a file, directory or device
  * @name: its name from the root task's root directory
  *
- * Something may be mounted over it, or over a directory on the way, since. Where
- * the caller may not look, a restarter may, and finds out.
+ * A mount over the file, or over a directory on the way, may hide it. If the
+ * caller may not look the name up, the check is left to restart(2).
  *
  * Return: 0 or -EBUSY.
  */
@@ -91,7 +92,7 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 	if (ret == -EACCES || ret == -EPERM)
 		return 0;
 	if (ret)
-		return ckpt_err(ctx, -EBUSY, "%s: no file has that name by now",
+		return ckpt_err(ctx, -EBUSY, "%s: no file has this name any more",
 				name);
 	same = d_inode(found.dentry) == inode;
 	if (S_ISCHR(inode->i_mode))
@@ -99,7 +100,7 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 		       d_inode(found.dentry)->i_rdev == inode->i_rdev;
 	path_put(&found);
 	return same ? 0 : ckpt_err(ctx, -EBUSY,
-				   "%s: the name leads to another file than the one that is in use, is something mounted there?",
+				   "%s: the name leads to a different file than the one in use: is it covered by a mount?",
 				   name);
 }
 
@@ -111,10 +112,10 @@ static int dir_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
 	*name = ckpt_path(ctx, path, buf, &deleted);
 	if (IS_ERR(*name))
 		return ckpt_err(ctx, PTR_ERR(*name),
-				"%s cannot be reached from the root directory",
+				"%s is not reachable from the root task's root directory",
 				what);
 	if (deleted)
-		return ckpt_err(ctx, -EBUSY, "%s %s is deleted", what, *name);
+		return ckpt_err(ctx, -EBUSY, "%s %s has been deleted", what, *name);
 	return ckpt_check_name(ctx, path, *name);
 }
 
@@ -139,7 +140,7 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		rec.cwd_len = strlen(cname);
 		rec.root_ino = d_inode(root.dentry)->i_ino;
 		rec.cwd_ino = d_inode(pwd.dentry)->i_ino;
-		/* one after the other, as the record has them */
+		/* pack them as in the record */
 		memmove(ctx->page_buf, rname, rec.root_len);
 		memmove(ctx->page_buf + rec.root_len, cname, rec.cwd_len);
 		ret = ckpt_obj_new(ctx, CKPT_REC_FS, t->fs, ref);
@@ -152,12 +153,16 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 	return ret;
 }
 
-/* By the rules of chdir(2) and chroot(2). */
+/*
+ * Check a directory by its inode number and the rules of chdir(2), chroot(2).
+ */
 static int check_dir(const struct path *path, u64 ino)
 {
 	const struct inode *inode = d_inode(path->dentry);
 
-	/* a directory of overlayfs may get another when it is looked up again */
+	/*
+	 * a directory of overlayfs may get a new inode number at each look-up
+	 */
 	if (inode->i_ino != ino && inode->i_sb->s_magic != OVERLAYFS_SUPER_MAGIC)
 		return -ESTALE;
 	return path_permission(path, MAY_EXEC | MAY_CHDIR);
@@ -215,7 +220,7 @@ int ckpt_restore_fs(struct ckpt_ctx *ctx)
 			 rec->cwd_ino, &pwd);
 	if (ret)
 		goto put_root;
-	/* chroot(2) asks for this; staying in the caller's root does not */
+	/* as chroot(2); the caller's own root directory needs no capability */
 	ret = -EPERM;
 	if (!path_equal(&root, &ctx->root_path) &&
 	    !ns_capable(current_user_ns(), CAP_SYS_CHROOT))

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tasks that nobody can reach.
+ * Hides the tasks of an unfinished restart.
  *
- * Until restart(2) lets its tasks go they are half built: they hold the
- * restarter's rights, files and memory, and objects that are not whole. Who got
- * hold of one could take its files (pidfd_getfd(2)), trace it, reap it, or
- * write to a terminal that is being filled. So each restart has a number, its
- * tasks are hidden under it from their creation on, and only tasks that work
- * for the same restart find them:
+ * Until restart(2) releases its tasks they are incomplete: they hold the
+ * caller's credentials, files and memory, and incomplete objects. A task that
+ * could reach one could take its files (pidfd_getfd(2)), trace it, reap it, or
+ * write to a terminal that is being filled. So each restart has a number. Its
+ * tasks carry the number from their creation on, and only tasks that work for
+ * the same restart find them:
  *
  *	pid_task()			all look-ups by number: kill(2), ptrace(2),
  *					/proc/PID, pidfds, cgroup.procs, ...
@@ -16,15 +16,15 @@
  *					signals to many
  *	setpriority(2), ioprio_set(2)	of a group or a user
  *	cgroup.procs, tasks, children	lists of numbers
- *	checkpoint(2)			refuses a tree that has one
+ *	checkpoint(2)			refuses a tree that contains one
  *
- * What ends tasks reaches them all the same: cgroup.kill, the end of their pid
- * namespace, the OOM killer, and the death of the restarter, which takes all
- * that it has created with it. SIGKILL is never blocked in them.
+ * Hidden tasks can still be killed: by cgroup.kill, the end of their pid
+ * namespace, the OOM killer, and the death of the caller, which makes the
+ * restart fail. They never block SIGKILL.
  *
- * A hidden task that dies becomes visible as it does, since it holds nothing
- * any more. The zombies that an image asks for stay hidden (kept), until the
- * restart has put them in their places or has given up.
+ * A hidden task becomes visible when it exits, because it holds no resources
+ * any more. The zombies of the image stay hidden (kept) until the restart has
+ * given them their parents or has failed.
  */
 #include <linux/atomic.h>
 #include <linux/sched/task.h>
@@ -33,13 +33,17 @@
 
 static atomic64_t last_restart;
 
-/* All tasks that current creates from now on are hidden. */
+/**
+ * ckpt_hide_begin - hide all tasks that current creates from now on
+ */
 void ckpt_hide_begin(void)
 {
 	current->ckpt_site.restart = atomic64_inc_return(&last_restart);
 }
 
-/* Current does not work for a restart any more. */
+/**
+ * ckpt_hide_end - stop working for a restart
+ */
 void ckpt_hide_end(void)
 {
 	current->ckpt_site.restart = 0;
@@ -52,26 +56,26 @@ static void ckpt_unhide(struct task_struct *t)
 }
 
 /**
- * ckpt_unhide_all - let everybody see the tasks of a restart
- * @ctx: the restart; all is as it was at the checkpoint
+ * ckpt_unhide_all - make the tasks of a restart visible
+ * @ctx: the restart; its tasks are complete
  */
 void ckpt_unhide_all(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 
-	/* all at once, for those that walk over many */
+	/* all at once, for code that walks over many tasks */
 	write_lock_irq(&tasklist_lock);
 	for (i = 0; i < ctx->nr_tsks; i++)
 		ckpt_unhide(ctx->tsks[i].task);
 	write_unlock_irq(&tasklist_lock);
 }
 
-/* What ckpt_keep_zombie() and ckpt_give_up_zombie() agree on. */
+/* Decides a race of ckpt_keep_zombie() with ckpt_give_up_zombie(). */
 enum { FATE_OPEN, FATE_KEPT, FATE_GIVEN_UP };
 
 /**
- * ckpt_keep_zombie - stay hidden as a zombie
- * @ct: current's entry; current holds nothing of the restart any more, and exits
+ * ckpt_keep_zombie - keep current hidden when it exits
+ * @ct: current's entry; current holds no objects of the restart
  */
 void ckpt_keep_zombie(struct ckpt_tsk *ct)
 {
@@ -80,8 +84,10 @@ void ckpt_keep_zombie(struct ckpt_tsk *ct)
 }
 
 /**
- * ckpt_give_up_zombie - the restart has failed: anybody may reap it
- * @ct: the entry of a process that has died
+ * ckpt_give_up_zombie - make a zombie visible after the restart has failed
+ * @ct: the entry of a dead process
+ *
+ * The coordinator, or the reaper of orphans, can then reap it.
  */
 void ckpt_give_up_zombie(struct ckpt_tsk *ct)
 {
@@ -89,7 +95,12 @@ void ckpt_give_up_zombie(struct ckpt_tsk *ct)
 		ckpt_unhide(ct->task);
 }
 
-/* exit_notify(): nothing can be got at through a task that is dead. */
+/**
+ * ckpt_unhide_dead - make an exiting task visible, unless it is a kept zombie
+ * @t: the task
+ *
+ * For exit_notify(). A dead task gives no access to files or memory.
+ */
 void ckpt_unhide_dead(struct task_struct *t)
 {
 	if (unlikely(t->ckpt_site.hidden) && !t->ckpt_site.kept)

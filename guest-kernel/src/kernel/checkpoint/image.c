@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Records: writing them with their checksums, and reading back only what is
- * whole, in its place and of a permitted size. Nothing of a record is looked
- * at before its checksum has been verified, so that every later check guards
- * against forged images and not against chance.
+ * Writes records with their checksums, and reads only records that are
+ * complete, in their place and of a permitted size. The payload of a record is
+ * not used before its checksum has been verified: later checks only have to
+ * deal with forged images, not with accidental damage.
  */
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
@@ -88,7 +88,7 @@ static u64 rec_seed(const struct ckpt_rec *rec, u64 seq)
 	return xxh64(rec, offsetof(struct ckpt_rec, sum), seq);
 }
 
-/* Whether a function has ended early for a signal. */
+/* True for the return values of a function that a signal has interrupted. */
 bool ckpt_interrupted(long ret)
 {
 	return ret == -EINTR || ret == -ERESTARTSYS || ret == -ERESTARTNOINTR ||
@@ -96,11 +96,12 @@ bool ckpt_interrupted(long ret)
 }
 
 /*
- * Half an image cannot be taken back, nor read a second time: a transfer that a
- * signal has interrupted goes on, unless it is a fatal one. Others are looked at
- * when the system call ends, which calls recalc_sigpending().
+ * A partly written image cannot be withdrawn, and an image may not be readable
+ * twice. So a transfer that a signal has interrupted continues, unless the
+ * signal is fatal. Other signals stay pending until the end of the system call,
+ * which calls recalc_sigpending().
  */
-static bool goes_on(ssize_t n)
+static bool continues(ssize_t n)
 {
 	if (!ckpt_interrupted(n))
 		return false;
@@ -109,7 +110,7 @@ static bool goes_on(ssize_t n)
 		clear_notify_signal();
 		task_work_run();
 	}
-	/* a SIGKILL that comes later sets the flag again */
+	/* a later SIGKILL sets the flag again */
 	smp_mb();
 	return !__fatal_signal_pending(current);
 }
@@ -122,7 +123,7 @@ int ckpt_flush(struct ckpt_ctx *ctx)
 		ssize_t n = kernel_write(ctx->file, ctx->wbuf + done,
 					 ctx->wlen - done, &ctx->file->f_pos);
 
-		if (goes_on(n))
+		if (continues(n))
 			continue;
 		if (ckpt_interrupted(n))
 			n = -EINTR;
@@ -158,7 +159,7 @@ static int put_bytes(struct ckpt_ctx *ctx, const void *p, size_t len)
 }
 
 /**
- * ckpt_write - append a record whose payload lies in one or two pieces
+ * ckpt_write - append a record whose payload is in one or two pieces
  * @ctx: the checkpoint
  * @type: enum ckpt_rec_type
  * @objref: the object's number, 0 for none
@@ -167,7 +168,9 @@ static int put_bytes(struct ckpt_ctx *ctx, const void *p, size_t len)
  * @b: second piece
  * @blen: its length, bytes
  *
- * Return: 0, or what writing to the file gave.
+ * Only checks for a fatal signal if ctx->check_only is set.
+ *
+ * Return: 0, or the error of writing to the file.
  */
 int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 	       const void *a, size_t alen, const void *b, size_t blen)
@@ -199,18 +202,18 @@ int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 }
 
 /*
- * A restart reads from inside the tasks it creates; they may have signals
- * pending that mean nothing to them yet, and only a fatal one counts.
+ * The restarted tasks read their sections themselves. They may have restored
+ * signals pending, which must not interrupt the read; only a fatal signal does.
  */
 static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 {
 	while (len) {
 		ssize_t n = kernel_read(ctx->file, p, len, &ctx->file->f_pos);
 
-		/* the coordinator is told so (ckpt_abort_restart()) */
+		/* ckpt_abort_restart() interrupts the coordinator's read */
 		if (READ_ONCE(ctx->abort))
 			return -EINTR;
-		if (goes_on(n))
+		if (continues(n))
 			continue;
 		if (ckpt_interrupted(n))
 			n = -EINTR;
@@ -230,8 +233,8 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
  * ckpt_read - read the next record into ctx->rec and ctx->rbuf
  * @ctx: the restart
  *
- * On return the record is of a known type, of a size that its type allows, and
- * its checksum holds.
+ * On success the record is of a known type, its size is one that its type
+ * allows, and its checksum is correct.
  *
  * Return: 0, -EIO at the end of the file, -EINVAL for a damaged record.
  */
@@ -255,7 +258,7 @@ int ckpt_read(struct ckpt_ctx *ctx)
 				desc->max_len);
 	if (desc->object != !!rec->objref)
 		return ckpt_err(ctx, -EINVAL,
-				"record %llu (%s): objref %u where %s belongs",
+				"record %llu (%s): objref %u, expected %s",
 				ctx->seq, desc->name, rec->objref,
 				desc->object ? "one" : "none");
 	ret = get_bytes(ctx, ctx->rbuf, rec->len);
@@ -263,7 +266,7 @@ int ckpt_read(struct ckpt_ctx *ctx)
 		return ret;
 	if (xxh64(ctx->rbuf, rec->len, rec_seed(rec, ctx->seq)) != rec->sum)
 		return ckpt_err(ctx, -EINVAL,
-				"record %llu (%s): checksum does not hold",
+				"record %llu (%s): wrong checksum",
 				ctx->seq, desc->name);
 	ctx->seq++;
 	return 0;
@@ -325,7 +328,7 @@ int ckpt_write_tree(struct ckpt_ctx *ctx)
 	int ret;
 
 	if (len > CKPT_REC_MAX)
-		return ckpt_err(ctx, -E2BIG, "%u tasks are too many",
+		return ckpt_err(ctx, -E2BIG, "%u tasks: an image holds fewer",
 				ctx->nr_tsks);
 	tree = kvmalloc(len, GFP_KERNEL);
 	if (!tree)
@@ -348,17 +351,17 @@ int ckpt_write_trailer(struct ckpt_ctx *ctx)
 	return ret ?: ckpt_flush(ctx);
 }
 
-/* An image of a tree that had mounts of its own lists them behind the header. */
+/* Keep the list of mounts that follows the header, if there is one. */
 static int keep_mounts(struct ckpt_ctx *ctx)
 {
 	if (current->nsproxy->time_ns_for_children != current->nsproxy->time_ns)
 		return ckpt_err(ctx, -EINVAL,
-				"the caller's children are to be in another time namespace: call restart(2) from a child");
+				"the caller's children will be in a different time namespace: call restart(2) from a child");
 	if (!ctx->hdr.mounts_len)
 		return 0;
 	if (!ctx->equal_mounts)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"the tree had a mount namespace of its own: make equal mounts and say so (restart --equal-mounts)");
+				"the tree had a mount namespace of its own: make equal mounts and confirm it (restart --equal-mounts)");
 	ctx->mounts = kvmalloc(ctx->hdr.mounts_len + 1, GFP_KERNEL_ACCOUNT);
 	if (!ctx->mounts)
 		return -ENOMEM;
@@ -368,13 +371,13 @@ static int keep_mounts(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_read_header - read what comes before the first task's section
+ * ckpt_read_header - read the records before the first task's section
  * @ctx: the restart; gets its task table
  *
- * The tree itself is checked where it is used (relink.c).
+ * ckpt_prepare_relink() checks the tree.
  *
- * Return: 0, -EINVAL where the image is none or is damaged, -EOPNOTSUPP where it
- * was made by another kernel or needs what this CPU lacks.
+ * Return: 0; -EINVAL if the file is not an image or is damaged; -EOPNOTSUPP if
+ * a different kernel made the image or this CPU lacks a feature.
  */
 int ckpt_read_header(struct ckpt_ctx *ctx)
 {
@@ -394,18 +397,19 @@ int ckpt_read_header(struct ckpt_ctx *ctx)
 		return ckpt_err(ctx, -EINVAL, "this is not a checkpoint image");
 	if (h->version != mine.version)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"image version %u, this kernel reads %u",
+				"the image has version %u, this kernel reads %u",
 				h->version, mine.version);
 	if (memcmp(h->release, mine.release, sizeof(mine.release)))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"made by kernel %*pE, this is %s",
+				"the image was made by kernel %*pE, this is %s",
 				(int)strnlen(h->release, sizeof(h->release)),
 				h->release, mine.release);
 	if (h->page_size != mine.page_size || h->vdso_sum != mine.vdso_sum)
-		return ckpt_err(ctx, -EOPNOTSUPP, "made under another vdso");
+		return ckpt_err(ctx, -EOPNOTSUPP,
+				"the image was made with a different vdso");
 	if (h->xfeatures & ~mine.xfeatures)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"needs CPU states %#llx that this CPU lacks",
+				"the image needs CPU states %#llx that this CPU lacks",
 				h->xfeatures & ~mine.xfeatures);
 	if (h->next_pid > PID_MAX_LIMIT || h->pad || h->pad2 ||
 	    h->mounts_len != ctx->rec.len - sizeof(*h))
@@ -422,7 +426,7 @@ int ckpt_read_header(struct ckpt_ctx *ctx)
 	if (ctx->rec.type != CKPT_REC_TREE ||
 	    ctx->rec.len % sizeof(*tree) ||
 	    ctx->rec.len / sizeof(*tree) != h->nr_tasks)
-		return ckpt_err(ctx, -EINVAL, "no task tree, or one of another size");
+		return ckpt_err(ctx, -EINVAL, "no task tree, or one of the wrong size");
 	ctx->tsks = kvcalloc(h->nr_tasks, sizeof(*ctx->tsks),
 			     GFP_KERNEL_ACCOUNT);
 	if (!ctx->tsks)

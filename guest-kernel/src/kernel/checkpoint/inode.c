@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Content that no path leads to: files that were unlinked while open, and
- * shared anonymous memory. Holes stay holes.
+ * Content of inodes without a path: files that were unlinked while open, and
+ * shared anonymous memory. Holes are preserved.
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-/* needs what fs.h declares */
+/* needs declarations of fs.h */
 #include <linux/fileattr.h>
 #include <linux/mman.h>
 #include <linux/mount.h>
@@ -66,8 +66,9 @@ static int dump_data(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * The tree may read it, or whoever asks for the image may: a path can be held,
- * a file be open for writing, and a program be executed, without that.
+ * Check that the tree has the file open for reading, or that the caller may
+ * read it. Tasks can hold a path, write to a file and execute a program without
+ * the right to read, and the image must not disclose its content.
  */
 static int check_readable(struct ckpt_ctx *ctx, struct file *file,
 			  const struct path *path)
@@ -78,11 +79,11 @@ static int check_readable(struct ckpt_ctx *ctx, struct file *file,
 		return 0;
 	ret = path_permission(path, MAY_READ);
 	return ret ? ckpt_err(ctx, ret,
-			      "%pD: it has no name, so its content is to be saved, and the caller may not read it",
+			      "%pD: it has no name, so its content must be saved, but the caller may not read it",
 			      file) : 0;
 }
 
-/* FS_IOC_SETFLAGS, those that everybody's file may have. */
+/* Attributes of FS_IOC_SETFLAGS that are saved: independent of file systems. */
 #define KEPT_ATTRS	(FS_SECRM_FL | FS_UNRM_FL | FS_SYNC_FL | \
 			 FS_IMMUTABLE_FL | FS_APPEND_FL | FS_NODUMP_FL | \
 			 FS_NOATIME_FL)
@@ -93,12 +94,12 @@ static int get_attrs(struct dentry *dentry, u32 *attrs)
 	int ret = vfs_fileattr_get(dentry, &fa);
 
 	*attrs = fa.flags & FS_FL_USER_MODIFIABLE;
-	/* file systems that have none */
+	/* errors of file systems without attributes */
 	return ret == -ENOIOCTLCMD || ret == -ENOTTY || ret == -EOPNOTSUPP ?
 		0 : ret;
 }
 
-/* What only memory has: nothing leads to it, so its times are nobody else's. */
+/* Fill in the fields of shmem inodes. Only the tree can see their times. */
 static void fill_shmem(struct inode *inode, struct ckpt_inode *rec)
 {
 	struct shmem_inode_info *info = SHMEM_I(inode);
@@ -139,18 +140,18 @@ static int fill_rec(struct ckpt_ctx *ctx, struct file *file,
 	ret = get_attrs(dentry, &rec->attrs);
 	if (!ret && rec->attrs & ~KEPT_ATTRS)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%pD: no name, and attributes %#x (see lsattr)",
+				"%pD: has no name, but attributes %#x (see lsattr)",
 				file, rec->attrs & ~KEPT_ATTRS);
 	if (!ret && vfs_listxattr(dentry, NULL, 0) > 0)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%pD: no name, and extended attributes or an ACL",
+				"%pD: has no name, but extended attributes or an ACL",
 				file);
-	return ret ? ckpt_err(ctx, ret, "%pD: its attributes", file) : 0;
+	return ret ? ckpt_err(ctx, ret, "reading the attributes of %pD", file) : 0;
 }
 
 int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 {
-	/* a mapping of overlayfs holds the file below: its user's is meant */
+	/* for a backing file of overlayfs, the path that user space sees */
 	const struct path *path = file_user_path(file);
 	struct inode *inode = d_inode(path->dentry);
 	struct ckpt_inode rec = { .kind = kind };
@@ -163,7 +164,7 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 		return 0;
 	if (kind == CKPT_FILE_DELETED && inode->i_nlink)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%pD: unlinked, but with another name left",
+				"%pD: unlinked, but it still has a different name",
 				file);
 	ret = check_readable(ctx, file, path);
 	if (!ret)
@@ -184,15 +185,18 @@ int ckpt_dump_inode(struct ckpt_ctx *ctx, struct file *file, u32 kind, u32 *ref)
 				 name, rec.path_len);
 	if (ret || ctx->check_only)
 		return ret;
-	/* who watches it is not to see this, nor whoever asks when it was read */
+	/* reading must not cause inotify events or change the access time */
 	reader = dentry_open(path, O_RDONLY | O_LARGEFILE | O_NOATIME |
 			     __FMODE_NONOTIFY, current_cred());
 	if (IS_ERR(reader))
-		return ckpt_err(ctx, PTR_ERR(reader), "%pD: reading it", file);
+		return ckpt_err(ctx, PTR_ERR(reader), "opening %pD to read it",
+				file);
 	ret = dump_data(ctx, reader);
-	/* at once: open files of it are counted */
+	/*
+	 * synchronously, because outside.c counts the open files of the inode
+	 */
 	__fput_sync(reader);
-	return ret ? ckpt_err(ctx, ret, "%pD: reading it", file) : 0;
+	return ret ? ckpt_err(ctx, ret, "reading %pD", file) : 0;
 }
 
 static int unlink_open(struct file *file)
@@ -201,7 +205,7 @@ static int unlink_open(struct file *file)
 	struct dentry *dir = dget_parent(dentry);
 	int ret;
 
-	/* a second reference, or d_delete() would take the inode away */
+	/* without a second reference d_delete() would detach the inode */
 	dget(dentry);
 	ret = mnt_want_write(file->f_path.mnt);
 	if (!ret) {
@@ -218,7 +222,7 @@ static int unlink_open(struct file *file)
 	return ret;
 }
 
-/* On a file system that makes no file without a name. */
+/* Create an unlinked file on a file system without O_TMPFILE. */
 static struct file *create_unlinked(const char *path)
 {
 	struct file *file;
@@ -236,8 +240,9 @@ static struct file *create_unlinked(const char *path)
 }
 
 /*
- * A file without a name, which /proc shows under its old one. Where the directory
- * that it was in has gone too, it is made in the nearest one that is there.
+ * Create an unlinked file that /proc shows under its old path. If its directory
+ * does not exist any more, the file is created in the nearest existing ancestor
+ * directory.
  */
 static struct file *create_deleted(char *path, bool linkable)
 {
@@ -274,7 +279,7 @@ static int set_attrs(struct file *file, u32 wanted)
 	u32 attrs;
 	int ret = get_attrs(dentry, &attrs);
 
-	/* some it may have from its directory */
+	/* a new file inherits attributes from its directory */
 	if (ret || (attrs & KEPT_ATTRS) == wanted)
 		return ret;
 	ret = vfs_fileattr_get(dentry, &fa);
@@ -298,7 +303,7 @@ static void set_shmem(struct inode *inode, const struct ckpt_inode *rec)
 	ckpt_set_times(inode, &times);
 }
 
-/* When its content is there: writing takes bits of the mode away. */
+/* Called after the content is written, because writing clears setuid bits. */
 static int set_rest(struct file *file, const struct ckpt_inode *rec)
 {
 	struct iattr attr = {
@@ -358,7 +363,7 @@ static int fill_inode(struct ckpt_ctx *ctx, struct file *file, s64 size)
 
 #define MEMFD	"memfd:"
 
-/* Where only such memfds may be made that nobody can execute (memfd_create(2)). */
+/* Enforce vm.memfd_noexec as memfd_create(2) does. */
 static int check_noexec(struct ckpt_ctx *ctx, struct ckpt_inode *rec,
 			const char *name)
 {
@@ -369,9 +374,9 @@ static int check_noexec(struct ckpt_ctx *ctx, struct ckpt_inode *rec,
 		return 0;
 	if (!strncmp(name, MEMFD, strlen(MEMFD)))
 		return ckpt_err(ctx, -EACCES,
-				"%s could be executed, which vm.memfd_noexec forbids",
+				"%s is executable, which vm.memfd_noexec forbids",
 				name);
-	/* it is mapped only, and nobody will miss that */
+	/* anonymous memory has no descriptor to execute: drop the mode bits */
 	rec->mode &= ~0111;
 	rec->seals |= F_SEAL_EXEC;
 	return 0;
@@ -388,7 +393,7 @@ static struct file *create_inode(struct ckpt_ctx *ctx, struct ckpt_inode *rec,
 		ret = check_noexec(ctx, rec, name);
 		if (ret)
 			return ERR_PTR(ret);
-		/* as mmap(2) has it; a memfd reserves nothing anywhere */
+		/* as in mmap(2); a memfd never reserves memory */
 		if (strncmp(name, MEMFD, strlen(MEMFD)) &&
 		    sysctl_overcommit_memory == OVERCOMMIT_NEVER)
 			reserve = true;
@@ -421,8 +426,8 @@ static bool inode_ok(const struct ckpt_inode *rec, size_t path_len)
 }
 
 /*
- * What the object table keeps of a file that is not to count as a writer: nobody
- * can execute an inode that has one.
+ * Replace an open file by an O_PATH one for the object table, because an inode
+ * that is open for writing cannot be executed. Consumes @file.
  */
 static struct file *as_path(struct file *file)
 {
@@ -448,7 +453,7 @@ int ckpt_restore_inode(struct ckpt_ctx *ctx)
 	file = strlen(name) == rec.path_len ? create_inode(ctx, &rec, name) :
 					      ERR_PTR(-EINVAL);
 	if (IS_ERR(file)) {
-		ret = ckpt_err(ctx, PTR_ERR(file), "creating deleted %*pE",
+		ret = ckpt_err(ctx, PTR_ERR(file), "creating unlinked %*pE",
 			       rec.path_len, name);
 		kfree(name);
 		return ret;
@@ -466,10 +471,10 @@ int ckpt_restore_inode(struct ckpt_ctx *ctx)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_INODE, ref, file);
 	if (ret)
 		__fput_sync(file);
-	return ret ? ckpt_err(ctx, ret, "a deleted file") : 0;
+	return ret ? ckpt_err(ctx, ret, "restoring an unlinked file") : 0;
 }
 
-/* As memfd_create(2) makes it: no writer of its inode, which can be executed. */
+/* Open as memfd_create(2) does: not counted as a writer of the inode. */
 static struct file *open_uncounted(struct file *keeper, u32 flags)
 {
 	struct file *file;
@@ -493,7 +498,7 @@ struct file *ckpt_open_inode(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 	if (!(rec->state & CKPT_FILE_UNCOUNTED)) {
 		file = dentry_open(&keeper->f_path, rec->flags & ~__O_TMPFILE,
 				   current_cred());
-		/* how it was made, to those who ask by F_GETFL */
+		/* F_GETFL reports O_TMPFILE */
 		if (!IS_ERR(file))
 			file->f_flags |= rec->flags & __O_TMPFILE;
 		return file;

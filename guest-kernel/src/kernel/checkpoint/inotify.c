@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Inotify files: what they watch, and what they have seen.
+ * Inotify instances: their watches and their queued events.
  *
- * A watch is of an inode, by whatever path it was found; the image names it by
- * one that leads there now. A restart opens files of its own, which is not to be
- * seen, so a restored watch is for nothing until the restarted tasks are let go.
+ * A watch refers to an inode; the image names the inode by a path that leads to
+ * it at the checkpoint. A restored watch has an empty mask until the tasks are
+ * released, so that files opened by the restart itself are not reported.
  */
 #include <linux/dcache.h>
 #include <linux/err.h>
@@ -23,7 +23,7 @@
 
 #define WATCH_MASK	(IN_ALL_EVENTS | IN_EXCL_UNLINK | IN_ONESHOT)
 
-/* An inotify file whose watches are for nothing yet. */
+/* A restored inotify instance whose watches have an empty mask. */
 struct ckpt_watches {
 	struct list_head list;
 	struct file *file;	/* reference held */
@@ -34,7 +34,7 @@ struct ckpt_watches {
 	} watches[];
 };
 
-/* The path in ctx->page_buf by which a file that is watched can be found. */
+/* Return a path of a watched file in ctx->page_buf, or ERR_PTR(). */
 static char *watch_path(struct ckpt_ctx *ctx, struct dentry *dentry)
 {
 	char *name = ERR_PTR(-EBUSY);
@@ -49,7 +49,7 @@ static char *watch_path(struct ckpt_ctx *ctx, struct dentry *dentry)
 		name = ckpt_path(ctx, &path, ctx->page_buf, &deleted);
 		if (!IS_ERR(name) && deleted)
 			name = ERR_PTR(-ENOENT);
-		/* something else may be mounted on the way */
+		/* a mount on the way may hide the file */
 		if (!IS_ERR(name)) {
 			struct path found;
 			int ret = vfs_path_lookup(ctx->root_path.dentry,
@@ -84,7 +84,7 @@ static int dump_watch(struct ckpt_ctx *ctx, struct inode *inode, int wd, u32 mas
 	if (IS_ERR(name)) {
 		dput(dentry);
 		return ckpt_err(ctx, -EBUSY,
-				"inotify watches inode %lu on %s, to which no path leads",
+				"inotify watches inode %lu on %s, which has no path",
 				inode->i_ino, inode->i_sb->s_type->name);
 	}
 	rec.path_len = strlen(name);
@@ -117,7 +117,7 @@ static int dump_watches(struct ckpt_ctx *ctx, struct file *file, unsigned int nr
 		ckpt_inotify_put_watch(inode);
 		cond_resched();
 	}
-	/* a file that was watched may be deleted outside the tree */
+	/* a task outside may delete a watched file during the checkpoint */
 	return ret ?: nr ? -EAGAIN : 0;
 }
 
@@ -165,7 +165,8 @@ int ckpt_dump_inotify(struct ckpt_ctx *ctx, struct file *file)
 		return -ENOMEM;
 	if (ckpt_inotify_events(file, buf, len) != len) {
 		kvfree(buf);
-		return ckpt_err(ctx, -EAGAIN, "inotify: something is happening");
+		return ckpt_err(ctx, -EAGAIN,
+				"inotify: events arrive during the checkpoint: try again");
 	}
 	rec.nr_events = count_events(buf, len);
 	ret = ckpt_write(ctx, CKPT_REC_INOTIFY, 0, &rec, sizeof(rec), NULL, 0);
@@ -182,12 +183,12 @@ static int read_as(struct ckpt_ctx *ctx, u32 type)
 	int ret = ckpt_read(ctx);
 
 	if (!ret && ctx->rec.type != type)
-		ret = ckpt_err(ctx, -EINVAL, "%s where %s belongs",
+		ret = ckpt_err(ctx, -EINVAL, "%s, expected %s",
 			       ckpt_rec_name(ctx->rec.type), ckpt_rec_name(type));
 	return ret;
 }
 
-/* As inotify_add_watch(2) does it. */
+/* Add a watch with the checks of inotify_add_watch(2). */
 static int add_watch(struct ckpt_ctx *ctx, struct file *file)
 {
 	const struct ckpt_watch *rec = (const void *)ctx->rbuf;
@@ -217,13 +218,14 @@ static int add_watch(struct ckpt_ctx *ctx, struct file *file)
 		ret = -ESTALE;
 	if (!ret)
 		ret = ckpt_inotify_add(file, inode, rec->wd);
-	/* no program has a watch twice */
+	/* a second watch of an inode: the image is forged */
 	if (ret == -EEXIST)
 		ret = -EINVAL;
 	path_put(&path);
 out:
 	if (ret)
-		ckpt_err(ctx, ret, "watching %*pE", rec->path_len, name);
+		ckpt_err(ctx, ret, "adding an inotify watch of %*pE",
+			 rec->path_len, name);
 	kfree(name);
 	return ret;
 }
@@ -277,13 +279,13 @@ static int add_events(struct ckpt_ctx *ctx, struct file *file, u32 nr)
 		overflow |= rec->mask & FS_Q_OVERFLOW;
 		ret = ckpt_inotify_queue(file, rec);
 		if (ret)
-			return ckpt_err(ctx, ret, "an event that was not read");
+			return ckpt_err(ctx, ret, "queueing an inotify event");
 		cond_resched();
 	}
 	return 0;
 }
 
-/* No user may have more, whatever the size of the machine. */
+/* The highest limit of watches per user that inotify sets at boot. */
 #define MAX_WATCHES	1048576
 
 struct file *ckpt_open_inotify(struct ckpt_ctx *ctx)
@@ -320,8 +322,8 @@ struct file *ckpt_open_inotify(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_arm_watches - let them see what happens
- * @ctx: the restart; its tasks are about to be let go
+ * ckpt_arm_watches - set the masks of the restored watches
+ * @ctx: the restart, about to release its tasks
  */
 void ckpt_arm_watches(struct ckpt_ctx *ctx)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Files whose name was unlinked while they were open, and that have another one:
- * sem_open(3) makes a semaphore under a name of its own, links it to the one that
- * it was asked for, and unlinks the first. Such a file is found by the name that
- * is left; /proc shows it under the one that has gone, as deleted.
+ * Open files whose name was unlinked, but that still have a different name:
+ * sem_open(3) creates a semaphore under a temporary name, links it to the
+ * requested name, and unlinks the first. Such a file is found by the remaining
+ * name; /proc shows it under the unlinked name, as deleted.
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
@@ -15,13 +15,13 @@
 #include "ckpt.h"
 
 /**
- * ckpt_find_link - another name of a file whose name was unlinked
- * @path: the name that has gone
+ * ckpt_find_link - find a remaining name of a file whose name was unlinked
+ * @path: the unlinked name
  *
- * Looked for are names in the same directory that the kernel has at hand; those
- * of tmpfs always are. Overlayfs would have to copy up by the name that has gone.
+ * Searches the cached names in the same directory; tmpfs caches all names. Not
+ * for overlayfs, which would have to copy up by the unlinked name.
  *
- * Return: the name's dentry, to be put, or NULL.
+ * Return: the name's dentry with a reference, or NULL.
  */
 struct dentry *ckpt_find_link(const struct path *path)
 {
@@ -47,12 +47,12 @@ struct dentry *ckpt_find_link(const struct path *path)
 }
 
 /**
- * ckpt_open_link - open a file under a name that has gone
- * @file: the file, open by the name that is left; taken
- * @gone: the other name, in the same directory
- * @len: bytes of it
+ * ckpt_open_link - open a file by an unlinked name
+ * @file: the file, opened by the remaining name; consumed
+ * @gone: the unlinked name, in the same directory
+ * @len: bytes of @gone
  *
- * Only who may write to the directory can have unlinked something there.
+ * Requires write access to the directory, as unlinking the name did.
  *
  * Return: the file, or ERR_PTR().
  */
@@ -74,7 +74,7 @@ struct file *ckpt_open_link(struct file *file, const char *gone, u32 len)
 	opened = ERR_PTR(ret);
 	if (ret)
 		goto out;
-	/* as unlink(2) leaves one that is in use: with its inode, and not found */
+	/* as unlink(2) leaves a used dentry: with its inode, but unhashed */
 	opened = ERR_PTR(-ENOMEM);
 	path.dentry = d_alloc(dir, &name);
 	if (!path.dentry)

@@ -2,9 +2,9 @@
 /*
  * The lines that checkpoint(2) and restart(2) write to the log descriptor.
  *
- * The descriptor may be a pipe that is full. So lines are collected while the
- * call goes on, and its caller writes them when everything else is done: no
- * task of a tree is held, frozen or left behind for a log that nobody reads.
+ * The descriptor may be a full pipe. So the call collects its lines, and its
+ * caller writes them after all other work: a log without a reader does not
+ * delay or hold any task of the tree.
  */
 #include <linux/fs.h>
 #include <linux/list.h>
@@ -14,7 +14,7 @@
 
 #include "ckpt.h"
 
-/* An image can cause many errors, but not without end: the first ones count. */
+/* Limits the memory that a crafted image can use. Later lines are dropped. */
 #define MAX_LINES	256
 
 struct ckpt_line {
@@ -34,10 +34,12 @@ static struct ckpt_line *make_line(const char *text)
 }
 
 /**
- * ckpt_err - note the first error of a context, and a line for the log
+ * ckpt_err - record an error and add a line to the log
  * @ctx: the checkpoint or restart
  * @err: negative errno
  * @fmt: what failed, without the errno
+ *
+ * The first error of a context becomes ctx->error.
  *
  * Return: @err.
  */
@@ -64,7 +66,7 @@ int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
 	spin_lock(&ctx->log_lock);
 	if (!ctx->error)
 		ctx->error = err;
-	ctx->told = true;
+	ctx->logged = true;
 	if (line && ctx->nr_lines < MAX_LINES) {
 		list_add_tail(&line->list, &ctx->log);
 		ctx->nr_lines++;
@@ -76,10 +78,11 @@ int ckpt_err(struct ckpt_ctx *ctx, int err, const char *fmt, ...)
 }
 
 /**
- * ckpt_log_write - write what has been collected
- * @ctx: the checkpoint or restart, which is over
+ * ckpt_log_write - write the collected lines to the log descriptor
+ * @ctx: the checkpoint or restart, which is complete
  *
- * By the caller of the system call. A signal ends the wait for a full pipe.
+ * Called by the caller of the system call. A signal ends the wait for a full
+ * pipe.
  */
 void ckpt_log_write(struct ckpt_ctx *ctx)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which entry of a context a task is, or a pid: two hash tables over ctx->tsks.
- * Looking one up costs the same in a tree of ten tasks and in one of thousands,
- * so it may be done under tasklist_lock.
+ * Finds the entry of a task or pid by two hash tables over ctx->tsks. The cost
+ * of a look-up does not depend on the size of the tree, so look-ups are allowed
+ * under tasklist_lock.
  */
 #include <linux/hash.h>
 #include <linux/slab.h>
@@ -12,9 +12,9 @@
 #define MIN_BITS	6
 
 /**
- * ckpt_alloc_lookup - make room for entries that are to be found
- * @ctx: the checkpoint or restart; without entries so far
- * @room: about how many there will be
+ * ckpt_alloc_lookup - allocate the hash tables
+ * @ctx: the checkpoint or restart, without entries so far
+ * @room: approximate number of entries
  *
  * Return: 0 or -ENOMEM.
  */
@@ -38,7 +38,7 @@ void ckpt_free_lookup(struct ckpt_ctx *ctx)
 	kvfree(ctx->by_pid);
 }
 
-/* From now on ckpt_find_task() finds the entry. Does not sleep. */
+/* Make ckpt_find_task() find the entry. Does not sleep. */
 void ckpt_index_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	hlist_add_head(&ct->task_node,
@@ -46,8 +46,8 @@ void ckpt_index_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 }
 
 /*
- * From now on ckpt_find_pid() finds the entry, unless there is one of that pid
- * already. Does not sleep.
+ * Make ckpt_find_pid() find the entry, unless it finds one of that pid already.
+ * Does not sleep.
  */
 void ckpt_index_pid(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What Unix sockets have not received yet: data in the pieces in which it was
- * sent, the credentials of who has sent it, and open files. A file may be open
- * nowhere else, may be a socket with messages of its own, and may be the very
- * socket that it is sent to. So messages come when the open files of a table are
- * there, and bring files, whose messages follow.
+ * Messages that Unix sockets have not received yet: data in the pieces in which
+ * it was sent, the credentials of the sender, and open files. A file may be
+ * open only in this message, may be a socket with messages of its own, and may
+ * be the socket that receives the message. So the messages follow the open
+ * files of a descriptor table. Files that first occur in messages are written
+ * before these, and their own messages follow.
  */
 #include <linux/cred.h>
 #include <linux/file.h>
@@ -21,12 +22,12 @@
 #include "ckpt.h"
 #include "socket.h"
 
-/* A message on its way to the image. */
+/* A message to be written. */
 struct message {
 	struct file *files[SCM_MAX_FD];	/* references held */
 	char *data;
 	struct ckpt_message rec;
-	u32 refs[SCM_MAX_FD];		/* what stands behind it */
+	u32 refs[SCM_MAX_FD];		/* objrefs of @files, follow @rec */
 };
 
 static void release_message(struct message *msg)
@@ -53,7 +54,7 @@ static void get_sender(struct ckpt_ctx *ctx, struct sk_buff *skb,
 	rec->gid = from_kgid_munged(ns, UNIXCB(skb).gid);
 }
 
-/* As MSG_PEEK does it. */
+/* Get the files of a message as MSG_PEEK does. */
 static void get_files(struct sk_buff *skb, struct message *msg)
 {
 	struct scm_fp_list *fpl = UNIXCB(skb).fp;
@@ -72,7 +73,7 @@ static int get_message(struct ckpt_ctx *ctx, struct sock *sk,
 {
 	if (skb->sk != READ_ONCE(unix_peer(sk)))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"a message from another socket than the peer");
+				"a message from a socket other than the peer");
 	if (skb->len > CKPT_REC_MAX - sizeof(msg->rec) - sizeof(msg->refs))
 		return ckpt_err(ctx, -E2BIG, "a message of %u bytes", skb->len);
 	msg->rec.len = skb->len;
@@ -103,7 +104,7 @@ static struct sk_buff *nth_skb(struct sk_buff_head *queue, unsigned int n)
 	return found;
 }
 
-/* Return: 1, 0 where there are no more, or a negative errno. */
+/* Return: 1, 0 if there are no more messages, or a negative errno. */
 static int read_message(struct ckpt_ctx *ctx, struct sock *sk, unsigned int n,
 			struct message *msg)
 {
@@ -112,10 +113,10 @@ static int read_message(struct ckpt_ctx *ctx, struct sock *sk, unsigned int n,
 	int ret = 0;
 
 	memset(&msg->rec, 0, sizeof(msg->rec));
-	/* tasks that are frozen do not hold it */
+	/* frozen tasks do not hold it */
 	if (!mutex_trylock(&u->iolock))
 		return ckpt_err(ctx, -EBUSY,
-				"a socket is read outside the tree");
+				"a task outside the tree is reading a socket");
 	skb = nth_skb(&sk->sk_receive_queue, n);
 	if (skb)
 		ret = get_message(ctx, sk, skb, msg) ?: 1;
@@ -135,7 +136,7 @@ static int write_message(struct ckpt_ctx *ctx, struct message *msg)
 			ret = ckpt_dump_file(ctx, msg->files[i], &msg->refs[i]);
 		if (ret)
 			return ckpt_err(ctx, ret,
-					"a file on its way through a socket cannot be saved");
+					"a file in flight on a socket cannot be saved");
 		ckpt_obj_use(ctx, msg->refs[i]);
 	}
 	return ckpt_write(ctx, CKPT_REC_MESSAGE, 0, &msg->rec,
@@ -162,11 +163,11 @@ static int dump_queue(struct ckpt_ctx *ctx, struct sock *sk, u32 ref,
 }
 
 /**
- * ckpt_dump_messages - write what sockets have not received yet
+ * ckpt_dump_messages - write the messages that sockets have not received yet
  * @ctx: the checkpoint
- * @ref: the sockets whose objref is this or a greater one
+ * @ref: lowest objref of the sockets
  *
- * Those that come up as files in these messages are among them.
+ * Includes sockets that are found as files in these messages.
  *
  * Return: 0 or a negative errno.
  */
@@ -192,9 +193,9 @@ int ckpt_dump_messages(struct ckpt_ctx *ctx, u32 ref)
 }
 
 /*
- * A process that has gone, or that no task of the tree is: its number without
- * it. Messages of one such process are told from those of another, so that it
- * is the same for all.
+ * Get the struct pid of a process that has exited or is outside the tree:
+ * without a task if the number is free. It is the same for all messages of one
+ * process, because receivers compare the senders of messages.
  */
 static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 {
@@ -208,10 +209,10 @@ static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 		get_pid(pid);
 		free_pid(pid);
 	} else if (pid == ERR_PTR(-EEXIST)) {
-		/* who may say so in a message */
+		/* naming a foreign process needs what SCM_CREDENTIALS needs */
 		if (!ns_capable(ctx->pidns->user_ns, CAP_SYS_ADMIN))
 			return ERR_PTR(ckpt_err(ctx, -EPERM,
-						"a message of pid %d, which is outside the tree",
+						"a message from pid %d, which is outside the tree: requires CAP_SYS_ADMIN",
 						nr));
 		rcu_read_lock();
 		pid = get_pid(find_pid_ns(nr, ctx->pidns));
@@ -219,7 +220,7 @@ static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 		if (!pid)
 			return ERR_PTR(-EEXIST);
 	} else {
-		return ERR_PTR(ckpt_err(ctx, PTR_ERR(pid), "process %d", nr));
+		return ERR_PTR(ckpt_err(ctx, PTR_ERR(pid), "allocating pid %d", nr));
 	}
 	ret = xa_err(xa_store(&ctx->pids, nr, pid, GFP_KERNEL_ACCOUNT));
 	if (ret) {
@@ -230,9 +231,9 @@ static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 }
 
 /**
- * ckpt_get_pid - who has sent a message, or is at the other end of a socket
+ * ckpt_get_pid - get the struct pid of a sender or peer of a socket
  * @ctx: the restart
- * @nr: number, 0 for somebody that cannot be seen
+ * @nr: its number, 0 if it had no number in the tree's pid namespace
  *
  * Return: a reference, NULL for 0, or ERR_PTR().
  */
@@ -290,7 +291,7 @@ static int set_sender(struct ckpt_ctx *ctx, const struct ckpt_message *rec,
 	ret = check_sender(scm->creds.uid, scm->creds.gid);
 	if (ret)
 		return ckpt_err(ctx, ret,
-				"a message of uid %u that the caller may not send",
+				"a message from uid %u that the caller may not send",
 				rec->uid);
 	pid = ckpt_get_pid(ctx, rec->pid);
 	if (IS_ERR(pid))
@@ -353,18 +354,18 @@ static struct sock *find_socket(struct ckpt_ctx *ctx,
 	u = unix_get_socket(file);
 	if (!u || !unix_peer(&u->sk))
 		return ERR_PTR(ckpt_err(ctx, -EINVAL,
-					"a message to what is no connected socket"));
+					"a message to a socket that is not connected"));
 	sk = &u->sk;
 	if (sk->sk_type == SOCK_STREAM)
 		return rec->len ? sk :
-		       ERR_PTR(ckpt_err(ctx, -EINVAL, "an empty piece of a stream"));
+		       ERR_PTR(ckpt_err(ctx, -EINVAL, "an empty message in a stream"));
 	if (rec->consumed || rec->flags & CKPT_MESSAGE_OOB)
 		return ERR_PTR(ckpt_err(ctx, -EINVAL,
-					"a piece of a stream among messages"));
+					"a partial or out-of-band message on a socket without a stream"));
 	return sk;
 }
 
-/* The socket is one that was restored: nobody else knows it yet. */
+/* Queue a message on a restored socket, which no other task can reach yet. */
 int ckpt_restore_message(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_message *rec = (const void *)ctx->rbuf;
@@ -386,7 +387,7 @@ int ckpt_restore_message(struct ckpt_ctx *ctx)
 				      (const u32 *)(rec + 1) + rec->nr_files,
 				      &scm);
 		if (ret)
-			ckpt_err(ctx, ret, "a message of %u bytes, with %u files",
+			ckpt_err(ctx, ret, "queueing a message of %u bytes with %u files",
 				 rec->len, rec->nr_files);
 	}
 	scm_destroy(&scm);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Address spaces, and what the kernel knows about their layout. Their mappings
- * are in vma.c, their private pages in pages.c.
+ * Address spaces and their layout. The mappings are in vma.c, the private pages
+ * in pages.c.
  *
- * A child's mm that still shares pages with its parent's is restored the way
- * it came to be: as a copy of the parent's (dup_mm()), in which the image's
- * mappings are kept where they are the same and replaced where they are not.
- * So what was shared copy-on-write is shared again.
+ * A child's mm that shares pages with an ancestor's is restored as a copy of
+ * the ancestor's (dup_mm()). Mappings of the copy that the image has too are
+ * kept, the others are replaced. So pages that were shared copy-on-write are
+ * shared again.
  */
 #include <linux/binfmts.h>
 #include <linux/file.h>
@@ -18,7 +18,7 @@
 
 #include "ckpt.h"
 
-/* What membarrier(2) registers, with and without its being in force. */
+/* The registrations of membarrier(2), before and after they are in force. */
 #define MEMBARRIER_STATES \
 	(MEMBARRIER_STATE_PRIVATE_EXPEDITED | \
 	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_READY | \
@@ -29,6 +29,7 @@
 	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ | \
 	 MEMBARRIER_STATE_PRIVATE_EXPEDITED_RSEQ_READY)
 
+/* Check that no task outside the tree uses the mm. */
 static int check_users(struct ckpt_ctx *ctx, struct mm_struct *mm)
 {
 	struct task_struct *p, *t, *found = NULL;
@@ -51,7 +52,7 @@ out:
 	return -EBUSY;
 }
 
-/* Come of the same exec: then they may share pages, and the vdso's place. */
+/* True if both come from the same execve(2), so that they may share pages. */
 static bool same_layout(const struct mm_struct *a, const struct mm_struct *b)
 {
 	return a->context.vdso == b->context.vdso &&
@@ -59,7 +60,7 @@ static bool same_layout(const struct mm_struct *a, const struct mm_struct *b)
 	       a->mmap_base == b->mmap_base;
 }
 
-/* The nearest ancestor's mm that this one is a copy of, if it is. */
+/* Find the nearest ancestor's mm that this one is a copy of, NULL if none. */
 static struct mm_struct *same_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 				 u32 *ref)
 {
@@ -112,7 +113,7 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 	int ret;
 
 	if (!mm)
-		return ckpt_err(ctx, -EBUSY, "no memory of its own");
+		return ckpt_err(ctx, -EBUSY, "the task has no address space");
 	if (ckpt_obj_lookup(ctx, CKPT_REC_MM, mm, ref))
 		return 0;
 	ret = check_users(ctx, mm);
@@ -129,7 +130,7 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 				"PR_SET_THP_DISABLE, PR_SET_MDWE or PR_SET_MEMORY_MERGE");
 	if (test_bit(MMF_HAS_UPROBES, &mm->flags))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"uprobes: end what traces its functions");
+				"uprobes: stop tracing its functions");
 #ifdef CONFIG_AIO
 	if (rcu_access_pointer(mm->ioctx_table))
 		return ckpt_err(ctx, -EOPNOTSUPP, "asynchronous I/O contexts");
@@ -140,7 +141,7 @@ int ckpt_dump_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u32 *ref)
 		ret = ckpt_dump_file(ctx, exe, &rec.exe_file);
 		fput(exe);
 		if (ret)
-			return ckpt_err(ctx, ret, "its executable");
+			return ckpt_err(ctx, ret, "its executable cannot be saved");
 		ckpt_obj_map(ctx, rec.exe_file);
 	}
 	same = same_mm(ctx, ct, &rec.same_as);
@@ -160,7 +161,7 @@ static bool valid_mm(const struct ckpt_mm *rec)
 	const u64 *a = &rec->start_code;
 	int i;
 
-	/* start_code .. mmap_base, all of them addresses */
+	/* start_code .. mmap_base are addresses */
 	for (i = 0; i < 12; i++)
 		if (a[i] >= TASK_SIZE_MAX)
 			return false;
@@ -189,9 +190,9 @@ static int set_exe_file(struct ckpt_ctx *ctx, struct mm_struct *mm, u32 ref)
 	if (IS_ERR(exe))
 		return PTR_ERR(exe);
 	/*
-	 * As prctl(PR_SET_MM_EXE_FILE) asks: nobody can write to an executable,
-	 * so it must not be anybody's file. Its owner may have taken the right
-	 * to execute it away since.
+	 * As in prctl(PR_SET_MM_EXE_FILE): an executable cannot be opened for
+	 * writing, so the caller must be allowed to execute it. The owner may
+	 * have removed the right to execute it since the checkpoint.
 	 */
 	if (!S_ISREG(file_inode(exe)->i_mode) || path_noexec(&exe->f_path) ||
 	    !(exe->f_mode & FMODE_READ) ||
@@ -203,7 +204,7 @@ static int set_exe_file(struct ckpt_ctx *ctx, struct mm_struct *mm, u32 ref)
 }
 
 /**
- * ckpt_restore_mm - begin an address space and make it current's
+ * ckpt_restore_mm - create an address space and switch current to it
  * @ctx: the restart
  *
  * Return: 0 or a negative errno.
@@ -218,10 +219,10 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 	memcpy(rec, ctx->rbuf, sizeof(*rec));
 	if (ctx->rec.len != sizeof(*rec) + rec->auxv_len || !valid_mm(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed address space");
-	/* a core file of root's: only fs.suid_dumpable gives it, never prctl(2) */
+	/* SUID_DUMP_ROOT comes from fs.suid_dumpable, prctl(2) cannot set it */
 	if (rec->dumpable == SUID_DUMP_ROOT && !capable(CAP_SYS_ADMIN))
 		return ckpt_err(ctx, -EPERM,
-				"an address space of which only root may have a core file");
+				"an address space whose core dumps only root may read");
 	ctx->vdso_mapped = false;
 	if (rec->same_as) {
 		same = ckpt_obj_fetch(ctx, CKPT_REC_MM, rec->same_as);
@@ -232,7 +233,7 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 		mm = mm_alloc();
 	}
 	if (!mm)
-		return ckpt_err(ctx, -ENOMEM, "an address space");
+		return ckpt_err(ctx, -ENOMEM, "allocating an address space");
 	memcpy(mm->saved_auxv, ctx->rbuf + sizeof(*rec), rec->auxv_len);
 	mm->saved_auxv[AT_VECTOR_SIZE - 2] = AT_NULL;
 	mm->saved_auxv[AT_VECTOR_SIZE - 1] = AT_NULL;
@@ -244,8 +245,8 @@ int ckpt_restore_mm(struct ckpt_ctx *ctx)
 		clear_bit(MMF_TOPDOWN, &mm->flags);
 	mm->task_size = TASK_SIZE;
 	/*
-	 * The restarter's, which no image has (ckpt_dump_mm()). Its PR_SET_MDWE
-	 * stays: nobody gets rid of that.
+	 * Clear the flags inherited from the caller; ckpt_dump_mm() refuses an
+	 * mm that has them. PR_SET_MDWE stays, because no task can clear it.
 	 */
 	mm->flags &= ~(MMF_DUMP_FILTER_MASK | MMF_DISABLE_THP_MASK |
 		       MMF_VM_MERGE_ANY_MASK);
@@ -279,13 +280,13 @@ int ckpt_restore_mm_end(struct ckpt_ctx *ctx)
 	int ret;
 
 	if (!mm)
-		return ckpt_err(ctx, -EINVAL, "the end of no address space");
+		return ckpt_err(ctx, -EINVAL, "MM_END without an address space");
 	ret = ckpt_end_pages(ctx);
 	if (!ret && rec->same_as && ctx->mm_end < TASK_SIZE_MAX)
 		ret = vm_munmap(ctx->mm_end, TASK_SIZE_MAX - ctx->mm_end);
 	if (ret)
 		return ret;
-	/* one that was unmapped leaves its address behind */
+	/* an unmapped vdso leaves its address in the mm */
 	if (!ctx->vdso_mapped)
 		mm->context.vdso = (void __user *)rec->vdso;
 	if ((unsigned long)mm->context.vdso != rec->vdso)
@@ -304,7 +305,7 @@ int ckpt_restore_mm_end(struct ckpt_ctx *ctx)
 	mm->env_start = rec->env_start;
 	mm->env_end = rec->env_end;
 	spin_unlock(&mm->arg_lock);
-	/* not what building it took */
+	/* not the peaks of the restart */
 	mm->hiwater_rss = rec->hiwater_rss;
 	mm->hiwater_vm = rec->hiwater_vm;
 	mmap_write_unlock(mm);
@@ -325,12 +326,12 @@ int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref)
 	if (IS_ERR(mm))
 		return PTR_ERR(mm);
 	if (ctx->cur_mm)
-		return ckpt_err(ctx, -EINVAL, "an address space without an end");
-	/* a thread has that of its process by now (restart_task.c) */
+		return ckpt_err(ctx, -EINVAL, "an address space without MM_END");
+	/* a thread already has that of its process (restart_task.c) */
 	if (mm == current->mm)
 		return 0;
 	if (!thread_group_leader(current))
-		return ckpt_err(ctx, -EINVAL, "memory of a thread's own");
+		return ckpt_err(ctx, -EINVAL, "a thread with its own address space");
 	mmget(mm);
 	ret = ckpt_switch_mm(mm, false);
 	if (ret)

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Namespaces. The image of a tree has none of them: its tasks get those of the
- * restarter. So they have to be those of the caller of checkpoint(2), too, and
- * what is not is refused by name. Two kinds are different: the pid namespace,
- * whose numbers are in the image, and the mount namespace, which the caller may
- * permit by CHECKPOINT_OWN_MOUNTS. The image then has a list of its mounts, and
- * restart(2) compares.
+ * Namespaces are not saved: restarted tasks get those of the caller of
+ * restart(2). So checkpoint(2) refuses a tree whose namespaces differ from its
+ * caller's, with two exceptions. The pid namespace may differ; its numbers are
+ * in the image. The mount namespace may differ with CHECKPOINT_OWN_MOUNTS; the
+ * image then lists its mounts, and restart(2) compares them with its caller's.
  */
 #include <linux/cgroup.h>
 #include <linux/cred.h>
@@ -18,7 +17,7 @@
 
 #include "ckpt.h"
 
-/* The namespace that a task has and the caller has not, NULL for none. */
+/* Name a namespace in which a task differs from the caller, NULL if none. */
 static const char *other_namespace(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	const struct nsproxy *ns = t->nsproxy, *mine = current->nsproxy;
@@ -64,25 +63,26 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 				t->comm, what);
 	if (mounts || pids)
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: in another %s namespace than the root task",
+				"%s: its %s namespace differs from the root task's",
 				t->comm, mounts ? "mount" : "pid");
 	if (own_mounts && !(ctx->flags & CHECKPOINT_OWN_MOUNTS))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: its mount namespace is not the caller's: permit it (checkpoint --own-mounts) if equal mounts will be there at the restart",
+				"%s: its mount namespace is not the caller's: permit it (checkpoint --own-mounts) if the caller of restart(2) will have equal mounts",
 				t->comm);
 	if (!ckpt_cgroup_v1_same(t))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: in another cgroup of a version 1 hierarchy than the caller",
+				"%s: its cgroup in a version 1 hierarchy differs from the caller's",
 				t->comm);
 	return 0;
 }
 
 /**
- * ckpt_check_namespaces - whether the tree's namespaces can be had again
+ * ckpt_check_namespaces - check that a restart can provide the tree's
+ * namespaces
  * @ctx: the checkpoint; its tasks are at rest
  *
- * Return: 0; -EOPNOTSUPP for one that is not the caller's, or of a task's own;
- * -EAGAIN.
+ * Return: 0; -EOPNOTSUPP for a namespace that differs from the caller's or from
+ * the root task's; -EAGAIN.
  */
 int ckpt_check_namespaces(struct ckpt_ctx *ctx)
 {
@@ -105,15 +105,15 @@ int ckpt_check_namespaces(struct ckpt_ctx *ctx)
  * Mounts
  */
 
-/* The second word of a line: where it is mounted. Ends with the word. */
+/* The second field of a line, the mount point, up to the next space. */
 static const char *mount_point(const char *line)
 {
 	return strchr(line, ' ') + 1;
 }
 
 /*
- * By the place, and where two are mounted at one, the upper one last. The lines
- * come in the order of mounting, so a later one stands further behind.
+ * Sort by mount point, and at the same mount point the upper mount last. The
+ * lines are in mounting order, so the upper mount has the higher address.
  */
 static int by_place(const void *a, const void *b)
 {
@@ -127,7 +127,7 @@ static int by_place(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Lines of text in the order of their places; @text is cut into pieces. */
+/* Copy the lines of @text to @sorted in sorted order. Overwrites @text. */
 static int sort_lines(char *text, char *sorted)
 {
 	char **lines, *line;
@@ -153,7 +153,9 @@ static int sort_lines(char *text, char *sorted)
 	return 0;
 }
 
-/* Mounts of a namespace as one sees them from @root; the caller's to kvfree(). */
+/*
+ * List the mounts of a namespace as seen from @root, to be freed by kvfree().
+ */
 static char *list_mounts(struct ckpt_ctx *ctx, struct mnt_namespace *ns,
 			 const struct path *root)
 {
@@ -179,10 +181,10 @@ static char *list_mounts(struct ckpt_ctx *ctx, struct mnt_namespace *ns,
 }
 
 /**
- * ckpt_dump_mounts - list the tree's mounts in ctx->mounts, if they are its own
- * @ctx: the checkpoint
+ * ckpt_dump_mounts - list the mounts of a tree with its own mount namespace
+ * @ctx: the checkpoint; gets ctx->mounts
  *
- * Return: 0, -E2BIG, -ENOMEM, or what the file system that is asked gives.
+ * Return: 0, -E2BIG, -ENOMEM, or an error of a file system's show function.
  */
 int ckpt_dump_mounts(struct ckpt_ctx *ctx)
 {
@@ -197,8 +199,8 @@ int ckpt_dump_mounts(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-static int tell_difference(struct ckpt_ctx *ctx, const char *had,
-			   const char *have)
+static int report_difference(struct ckpt_ctx *ctx, const char *had,
+			     const char *have)
 {
 	size_t line, n;
 
@@ -213,15 +215,16 @@ static int tell_difference(struct ckpt_ctx *ctx, const char *had,
 	if (line)
 		ckpt_err(ctx, -ESTALE, "the tree had this mount: %*pE",
 			 (int)line, had);
-	return ckpt_err(ctx, -ESTALE, "%s instead: %*pE: mounts have to be as they were",
-			n ? "here is" : "here is none", (int)n, have);
+	return ckpt_err(ctx, -ESTALE,
+			"%s instead: %*pE: mounts must be equal to the tree's",
+			n ? "the caller has" : "the caller has none", (int)n, have);
 }
 
 /**
- * ckpt_check_mounts - whether current's mounts are those that the image lists
+ * ckpt_check_mounts - compare current's mounts with those that the image lists
  * @ctx: the restart; current is its first task, /proc is mounted
  *
- * Return: 0; -ESTALE where they differ; -E2BIG, -ENOMEM.
+ * Return: 0; -ESTALE if they differ; -E2BIG, -ENOMEM.
  */
 int ckpt_check_mounts(struct ckpt_ctx *ctx)
 {
@@ -234,7 +237,7 @@ int ckpt_check_mounts(struct ckpt_ctx *ctx)
 	if (IS_ERR(list))
 		return PTR_ERR(list);
 	if (strcmp(list, ctx->mounts))
-		ret = tell_difference(ctx, ctx->mounts, list);
+		ret = report_difference(ctx, ctx->mounts, list);
 	kvfree(list);
 	return ret;
 }

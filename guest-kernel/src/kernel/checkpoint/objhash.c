@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Objects that several tasks can hold. While checkpointing, a hash from the
- * kernel's pointer to the objref; while restarting, an array from the objref
- * to what was restored. Either way the table holds a reference of its own.
+ * Objects that several tasks can share. A checkpoint hashes the object's
+ * address to its objref; a restart maps the objref to the restored object. The
+ * table holds a reference to each object.
  */
 #include <linux/cred.h>
 #include <linux/fdtable.h>
@@ -16,7 +16,7 @@
 
 #include "ckpt.h"
 
-/* After a restart at once: a pipe's end must not outlive the release. */
+/* A restart closes synchronously: a pipe end must not outlive the release. */
 static void drop_file(struct file *file, bool restart)
 {
 	if (restart)
@@ -40,7 +40,10 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		put_cred(obj->ptr);
 		break;
 	case CKPT_REC_SECCOMP:
-		/* frozen tasks keep theirs */
+		/*
+		 * a checkpoint takes no reference: frozen tasks keep their
+		 * filters
+		 */
 		if (restart)
 			ckpt_seccomp_put(obj->ptr);
 		break;
@@ -66,7 +69,7 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		break;
 	case CKPT_REC_PIPE:
 	case CKPT_REC_INODE:
-		/* while restarting, an open file that keeps it alive */
+		/* restart: an open file that keeps the inode alive */
 		if (restart)
 			drop_file(obj->ptr, restart);
 		else
@@ -102,9 +105,13 @@ static void grab_obj(u32 type, void *ptr)
 }
 
 /**
- * ckpt_obj_lookup - find the objref of an object already written
+ * ckpt_obj_lookup - find the objref of an object that is already written
+ * @ctx: the checkpoint
+ * @type: its record type
+ * @ptr: the object
+ * @ref: gets its objref
  *
- * Return: 1 and *@ref when it was, else 0.
+ * Return: 1 if it is written already, else 0.
  */
 int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
 {
@@ -120,7 +127,11 @@ int ckpt_obj_lookup(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
 }
 
 /**
- * ckpt_obj_new - give an object that is about to be written its objref
+ * ckpt_obj_new - assign an objref to an object that is about to be written
+ * @ctx: the checkpoint
+ * @type: its record type
+ * @ptr: the object
+ * @ref: gets its objref
  *
  * Return: 0 or -ENOMEM.
  */
@@ -147,11 +158,13 @@ int ckpt_obj_new(struct ckpt_ctx *ctx, u32 type, void *ptr, u32 *ref)
 }
 
 /**
- * ckpt_obj_insert - keep a restored object under its objref
+ * ckpt_obj_insert - store a restored object under its objref
+ * @ctx: the restart
+ * @type: its record type
+ * @ref: its objref
+ * @ptr: the object; on success the table owns the caller's reference
  *
- * Consumes the caller's reference to @ptr where it succeeds.
- *
- * Return: 0, -EINVAL where the objref is not the next one, -ENOMEM.
+ * Return: 0, -EINVAL if the objref is not the next one, -ENOMEM.
  */
 int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr)
 {
@@ -159,7 +172,7 @@ int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr)
 	int ret;
 
 	if (ref != ctx->nr_objs + 1)
-		return ckpt_err(ctx, -EINVAL, "objref %u where %u belongs",
+		return ckpt_err(ctx, -EINVAL, "objref %u, expected %u",
 				ref, ctx->nr_objs + 1);
 	obj = kzalloc(sizeof(*obj), GFP_KERNEL_ACCOUNT);
 	if (!obj)
@@ -177,22 +190,25 @@ int ckpt_obj_insert(struct ckpt_ctx *ctx, u32 type, u32 ref, void *ptr)
 }
 
 /**
- * ckpt_obj_fetch - the restored object of an objref
+ * ckpt_obj_fetch - return the restored object of an objref
+ * @ctx: the restart
+ * @type: its record type
+ * @ref: its objref
  *
- * Return: the object, without a reference of its own, or ERR_PTR(-EINVAL)
- * where there is none of that type.
+ * Return: the object, without a reference, or ERR_PTR(-EINVAL) if @ref is not
+ * an object of that type.
  */
 void *ckpt_obj_fetch(struct ckpt_ctx *ctx, u32 type, u32 ref)
 {
 	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
 
 	if (!ref || !obj || obj->type != type)
-		return ERR_PTR(ckpt_err(ctx, -EINVAL, "objref %u is no %s", ref,
-					ckpt_rec_name(type)));
+		return ERR_PTR(ckpt_err(ctx, -EINVAL, "objref %u is not a %s",
+					ref, ckpt_rec_name(type)));
 	return obj->ptr;
 }
 
-/* A descriptor, or a message, that has an object written already. */
+/* Count a descriptor or a message that refers to a file. */
 void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref)
 {
 	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);
@@ -200,7 +216,7 @@ void ckpt_obj_use(struct ckpt_ctx *ctx, u32 ref)
 	obj->uses++;
 }
 
-/* A mapping, or a process as its executable, that has a file written already. */
+/* Count a mapping, or an mm's exe_file, that refers to a file. */
 void ckpt_obj_map(struct ckpt_ctx *ctx, u32 ref)
 {
 	struct ckpt_obj *obj = xa_load(&ctx->objs, ref);

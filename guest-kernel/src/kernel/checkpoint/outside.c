@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What is shared with tasks outside the tree, and would be cut in two: the offset
- * of an open file, the content of what has no name, a pipe's end, and what the
- * kernel keeps in a file of anon_inodefs. All users inside are known when the
- * tree was gone over once; who is counted beyond these is outside.
+ * Refuses open files that tasks outside the tree share, if a restart would
+ * duplicate their state: the offset of an open file, the content of an unlinked
+ * file, a pipe end, the state of an anonymous inode file. The first pass of the
+ * checkpoint counts all references from inside the tree; any others are
+ * outside.
  */
 #include <linux/dcache.h>
 #include <linux/fcntl.h>
@@ -15,10 +16,10 @@
 
 #include "ckpt.h"
 
-/* With these nobody can change what is in it. */
+/* Seals that make the content of a memfd constant. */
 #define CONSTANT_SEALS	(F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
-/* References to an open file that are not the tree's, nor the object table's. */
+/* Count the references to an open file beyond the tree and the object table. */
 static long held_outside(const struct ckpt_obj *obj)
 {
 	const struct file *file = obj->ptr;
@@ -26,7 +27,7 @@ static long held_outside(const struct ckpt_obj *obj)
 	return file_count(file) - 1 - obj->uses - obj->maps;
 }
 
-/* Who has it mapped can neither move its offset nor look at it. */
+/* Count the mappings outside the tree, which do not use the file's offset. */
 static long mapped_outside(struct ckpt_ctx *ctx, struct file *file)
 {
 	struct address_space *mapping = file->f_mapping;
@@ -44,9 +45,9 @@ static long mapped_outside(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * Is it of any consequence where in the file the next read or write will be?
- * Not for one that only appends, nor for a directory of which nothing was read:
- * such a one is held to find files by.
+ * True if the offset of an open file matters. It does not for a file that is
+ * only appended to, nor for a directory that has not been read, which serves
+ * openat(2).
  */
 static bool has_offset(const struct file *file)
 {
@@ -67,7 +68,7 @@ static int shared(struct ckpt_ctx *ctx, const struct ckpt_obj *obj,
 
 	ctx->cur_pid = obj->pid;
 	ckpt_err(ctx, -EBUSY,
-		 "%s: %s, and is open outside the tree too: close it there, or checkpoint a root that includes who has it",
+		 "%s: %s, and is open outside the tree too: close it there, or checkpoint a tree that includes its users",
 		 name ?: "a file", what);
 	kfree(name);
 	return -EBUSY;
@@ -89,7 +90,7 @@ static int check_open_file(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 	return 0;
 }
 
-/* Can somebody still change the content of an inode that is an object? */
+/* True if a task can still change the content of a saved inode. */
 static bool can_change(struct ckpt_ctx *ctx, struct inode *inode)
 {
 	struct ckpt_obj *obj;
@@ -105,7 +106,7 @@ static bool can_change(struct ckpt_ctx *ctx, struct inode *inode)
 
 		if (obj->type != CKPT_REC_FILE || file_user_inode(file) != inode)
 			continue;
-		/* a memfd may be written by who does not count as a writer */
+		/* a memfd may be writable without counting as a writer */
 		if (mapping_writably_mapped(file->f_mapping) ||
 		    file->f_mode & FMODE_WRITE)
 			return true;
@@ -113,7 +114,7 @@ static bool can_change(struct ckpt_ctx *ctx, struct inode *inode)
 	return false;
 }
 
-/* What keeps a name that has gone: the open files of the inode. */
+/* Count the references to the dentries of an unlinked inode: its open files. */
 static unsigned int count_names(struct inode *inode)
 {
 	struct dentry *dentry;
@@ -126,7 +127,7 @@ static unsigned int count_names(struct inode *inode)
 	return n;
 }
 
-/* Overlayfs opens a file below for each, which keeps the name once more. */
+/* Overlayfs opens a backing file for each file, which also holds the dentry. */
 static unsigned int names_of(const struct file *file)
 {
 	bool overlay = file_user_inode(file)->i_sb->s_magic ==
@@ -156,11 +157,11 @@ static int check_content(struct ckpt_ctx *ctx, struct inode *inode)
 }
 
 /**
- * ckpt_check_outside - no open file is shared with a task outside the tree
+ * ckpt_check_outside - refuse open files shared with tasks outside the tree
  * @ctx: the checkpoint, all its objects known
  *
- * Files of which nothing would be cut in two are left alone: those that a path
- * leads to, without an offset that matters, and content that cannot change.
+ * Sharing is allowed if a restart duplicates no state: files that are found by
+ * path and whose offset does not matter, and content that cannot change.
  *
  * Return: 0 or -EBUSY.
  */

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Owner, mode and times of what a restart makes: pipes, sockets, memory and
- * files without a name.
+ * Owner, mode and times of the inodes that a restart creates: pipes, sockets,
+ * shared memory and unlinked files.
  *
- * The owner is given by the rules of chown(2). The times of inodes that only
- * the kernel has, and that no name can ever lead to, are set as they were, the
- * change time (ctime) too. In a file system that others use the change time is
- * the file system's own: backups and network clients go by it, and a file that
- * has no name may be given one again.
+ * The owner is set by the rules of chown(2). For inodes that cannot get a name,
+ * all times are restored, including the change time (ctime). For an unlinked
+ * file, which may be linked again, the ctime is left to its file system:
+ * backups and network clients rely on it.
  */
 #include <linux/fs.h>
 #include <linux/time64.h>
@@ -16,14 +15,14 @@
 #include "ckpt.h"
 
 /**
- * ckpt_get_owner - whose an inode is
+ * ckpt_get_owner - get the owner of an inode
  * @ctx: the checkpoint
  * @inode: the inode
- * @name: what to call it in a message
- * @uid: gets its user, as the tree's user namespace has it
- * @gid: gets its group, likewise
+ * @name: its name in messages
+ * @uid: gets its user in the tree's user namespace
+ * @gid: gets its group in the tree's user namespace
  *
- * Return: 0, -EOPNOTSUPP where the tree's user namespace has no such user.
+ * Return: 0, -EOPNOTSUPP if the namespace does not map the user or group.
  */
 int ckpt_get_owner(struct ckpt_ctx *ctx, const struct inode *inode,
 		   const char *name, u32 *uid, u32 *gid)
@@ -35,20 +34,21 @@ int ckpt_get_owner(struct ckpt_ctx *ctx, const struct inode *inode,
 	if (*uid != (u32)-1 && *gid != (u32)-1)
 		return 0;
 	return ckpt_err(ctx, -EOPNOTSUPP,
-			"%s:[%lu] belongs to a user or group that the tree's user namespace has not",
+			"%s:[%lu] belongs to a user or group outside the tree's user namespace",
 			name, inode->i_ino);
 }
 
 /**
- * ckpt_set_owner - give an inode that current has made its owner, mode and times
+ * ckpt_set_owner - set owner, mode and times of an inode that current has
+ * created
  * @file: an open file of it
- * @uid: as current's user namespace has it
- * @gid: likewise
+ * @uid: user in current's user namespace
+ * @gid: group in current's user namespace
  * @mode: st_mode
  * @times: times to be set; its other members are overwritten
  *
- * By the rules of chown(2), chmod(2) and utimensat(2). Where chmod(2) would leave
- * out a bit of the mode, it is an error here.
+ * Follows the rules of chown(2), chmod(2) and utimensat(2), but fails where
+ * chmod(2) would silently clear a bit of the mode.
  *
  * Return: 0, -EINVAL, -EPERM.
  */
@@ -100,9 +100,9 @@ bool ckpt_times_ok(const struct ckpt_times *times)
 }
 
 /**
- * ckpt_set_times - give an inode the times that it had
- * @inode: one that current has made, and that no name can lead to
- * @times: what ckpt_times_ok() has found to be sound
+ * ckpt_set_times - set all times of an inode
+ * @inode: an inode that current has created and that cannot get a name
+ * @times: checked by ckpt_times_ok()
  */
 void ckpt_set_times(struct inode *inode, const struct ckpt_times *times)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Private pages: the anonymous memory of an address space, and the pages of
- * private file mappings that were written to. Pages that are all zero in an
- * anonymous mapping, and those never touched, are left out.
+ * Private pages: anonymous memory, and the pages of private file mappings that
+ * were written to. Untouched pages, and zero pages of anonymous mappings, are
+ * left out.
  */
 #include <linux/highmem.h>
 #include <linux/mm.h>
@@ -49,7 +49,9 @@ static const struct mm_walk_ops collect_ops = {
 	.walk_lock = PGWALK_RDLOCK,
 };
 
-/* The page that another mm has at an address, if any; mm's lock not held. */
+/*
+ * Get the page of an mm at an address, NULL if none. Called without its lock.
+ */
 static struct page *page_of(struct mm_struct *mm, unsigned long addr,
 			    unsigned int flags)
 {
@@ -131,7 +133,8 @@ static int write_batch(struct ckpt_ctx *ctx, struct mm_struct *mm,
 		if (!b->e[i].page)
 			b->e[i].page = page_of(mm, b->e[i].addr, FOLL_FORCE);
 		if (!b->e[i].page)
-			return ckpt_err(ctx, -EIO, "page at %lx", b->e[i].addr);
+			return ckpt_err(ctx, -EIO, "reading the page at %lx",
+					b->e[i].addr);
 		c = classify(b, i, same);
 		if (i && (c != class ||
 			  b->e[i].addr != b->e[i - 1].addr + PAGE_SIZE)) {
@@ -148,8 +151,8 @@ static int write_batch(struct ckpt_ctx *ctx, struct mm_struct *mm,
 /**
  * ckpt_dump_pages - write the private pages of one mapping
  * @ctx: the checkpoint
- * @mm: whose
- * @end: the mapping's end, by which it is found again
+ * @mm: the address space
+ * @end: the mapping's end, which identifies it
  * @same: an mm whose pages are written already; NULL for none
  *
  * Return: 0 or a negative errno.
@@ -178,7 +181,8 @@ int ckpt_dump_pages(struct ckpt_ctx *ctx, struct mm_struct *mm,
 		vma = find_vma(mm, end - 1);
 		if (!vma || vma->vm_end != end) {
 			mmap_read_unlock(mm);
-			ret = ckpt_err(ctx, -EAGAIN, "its memory has changed");
+			ret = ckpt_err(ctx, -EAGAIN,
+				       "its mappings have changed: try again");
 			break;
 		}
 		if (addr == end)
@@ -204,7 +208,7 @@ out:
 	return ret;
 }
 
-/* A copied mm may have pages where the image has none. */
+/* Drop pages of the copied mm that the image does not have. */
 static int drop_pages(struct ckpt_ctx *ctx, unsigned long from, unsigned long to)
 {
 	struct vm_area_struct *vma;
@@ -254,10 +258,10 @@ int ckpt_restore_pages(struct ckpt_ctx *ctx)
 	ret = enter_pages(ctx, rec);
 	if (ret)
 		return ret;
-	/* breaks the sharing with the mm it was copied from, where there is any */
+	/* this breaks the sharing with the mm that it was copied from */
 	if (access_remote_vm(ctx->cur_mm, rec->addr, (void *)(rec + 1), len,
 			     FOLL_WRITE | FOLL_FORCE) != len)
-		return ckpt_err(ctx, -ENOMEM, "pages at %llx", rec->addr);
+		return ckpt_err(ctx, -ENOMEM, "writing pages at %llx", rec->addr);
 	cond_resched();
 	return 0;
 }
@@ -267,12 +271,13 @@ int ckpt_restore_same(struct ckpt_ctx *ctx)
 	const struct ckpt_pages *rec = (const void *)ctx->rbuf;
 
 	if (!ctx->vma_kept)
-		return ckpt_err(ctx, -EINVAL, "shared pages at %llx of nothing",
+		return ckpt_err(ctx, -EINVAL,
+				"shared pages at %llx without a copied mapping",
 				rec->addr);
 	return enter_pages(ctx, rec);
 }
 
-/* The mapping at hand has no more pages. */
+/* End the current mapping: drop the copied pages after its last record. */
 int ckpt_end_pages(struct ckpt_ctx *ctx)
 {
 	if (!ctx->vma_end)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pipes: size, what lies in them, and their ends.
+ * Pipes: size, content, and ends.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -13,9 +13,9 @@
 #include "ckpt.h"
 
 /*
- * Does somebody still have the page otherwise: mapped, or as a piece of a file?
- * A copy would no longer follow what he does to it. One that several pipes have
- * (tee) is only ever read.
+ * True if the page is also mapped or part of a file. Changes to it would no
+ * longer reach a restored copy. A page that several pipes share (tee(2)) is
+ * read-only.
  */
 static bool is_shared(const struct pipe_buffer *buf)
 {
@@ -27,9 +27,10 @@ static bool is_shared(const struct pipe_buffer *buf)
 }
 
 /*
- * Copy the buffer in slot @slot, and write the copy with the mutex dropped: the
- * image may go to a pipe, even to this one. Then @head has moved; or somebody
- * outside who shares an open file with the tree has read on.
+ * Copy the buffer in slot @slot, and write the copy with the mutex dropped,
+ * because the image may go to a pipe, even to this one. Returns -EAGAIN if
+ * @head has moved since, or if a task outside that shares the open file has
+ * read the buffer.
  */
 static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 		    unsigned int slot, unsigned int head, unsigned long ino,
@@ -39,7 +40,7 @@ static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	struct pipe_buffer *buf;
 	int ret = -EAGAIN;
 
-	/* somebody outside may hold it while he waits for his own memory */
+	/* a task outside may hold the mutex during a page fault */
 	if (mutex_lock_killable(&pipe->mutex))
 		return -EINTR;
 	if (pipe->head != head || (int)(slot - pipe->tail) < 0)
@@ -56,7 +57,7 @@ static int dump_buf(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	ret = pipe_buf_confirm(pipe, buf);
 	if (!ret && is_shared(buf))
 		ret = ckpt_err(ctx, -EOPNOTSUPP,
-			       "pipe:[%lu] holds pages of a program's memory or of a file (vmsplice, splice): who changes these changes them",
+			       "pipe:[%lu] holds pages of a program's memory or of a file (vmsplice, splice): a copy would not follow changes to these",
 			       ino);
 	if (!ret)
 		memcpy_from_page(data, buf->page, buf->offset, buf->len);
@@ -69,10 +70,13 @@ unlock:
 }
 
 /**
- * ckpt_dump_pipe - write the pipe that @file is an end of
+ * ckpt_dump_pipe - write the pipe that a file is an end of
+ * @ctx: the checkpoint
+ * @file: the end
+ * @ref: gets the pipe's objref
  *
- * An end that is held outside the tree is found at the end of the checkpoint,
- * when all ends inside are known (ckpt_check_pipes()).
+ * ckpt_check_pipes() detects ends outside the tree when all ends inside are
+ * known.
  *
  * Return: 0 or a negative errno.
  */
@@ -119,7 +123,7 @@ int ckpt_dump_pipe(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 }
 
 /**
- * ckpt_check_pipes - no pipe has an end outside the tree
+ * ckpt_check_pipes - refuse pipes with an end outside the tree
  * @ctx: the checkpoint, all its objects known
  *
  * Return: 0 or -EBUSY.
@@ -184,7 +188,10 @@ static int fill_pipe(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	return 0;
 }
 
-/* The object table keeps one end open, so that the others can be opened. */
+/*
+ * The object table keeps one end open, so that other ends can be opened from
+ * it.
+ */
 int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_pipe p = *(const struct ckpt_pipe *)ctx->rbuf;
@@ -206,7 +213,7 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 		ret = pipe_fcntl(ends[0], F_SETPIPE_SZ, slots * PAGE_SIZE);
 		ret = ret < 0 ? ckpt_err(ctx, ret, "pipe of %u pages", slots) : 0;
 	}
-	/* nobody else can reach it yet */
+	/* no lock: no other task can reach the pipe yet */
 	if (!ret && nr > pipe->ring_size)
 		ret = ckpt_err(ctx, -EINVAL, "malformed pipe");
 	if (!ret)
@@ -214,7 +221,7 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 	if (!ret) {
 		ret = ckpt_set_owner(ends[0], p.uid, p.gid, p.mode, &none);
 		if (ret)
-			ckpt_err(ctx, ret, "a pipe of uid %u, gid %u, mode %o",
+			ckpt_err(ctx, ret, "setting a pipe's owner: uid %u, gid %u, mode %o",
 				 p.uid, p.gid, p.mode);
 	}
 	if (!ret)
@@ -233,7 +240,9 @@ struct file *ckpt_open_pipe(struct ckpt_ctx *ctx, const struct ckpt_file *rec)
 
 	if (IS_ERR(end))
 		return end;
-	/* packet mode (pipe2(2) or F_SETFL) is no direct I/O, as open(2) takes it */
+	/*
+	 * O_DIRECT is packet mode for pipe2(2) and F_SETFL, but not for open(2)
+	 */
 	file = dentry_open(&end->f_path, rec->flags & ~O_DIRECT, current_cred());
 	if (!IS_ERR(file) && rec->flags & O_DIRECT) {
 		spin_lock(&file->f_lock);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * POSIX timers, of the clocks that hrtimers run by.
+ * POSIX timers on the clocks that hrtimers support.
  *
- * A timer has a queued signal of its own, and goes on when that is taken. So
- * timers are made before the queues are filled, which refer to them
- * (CKPT_REC_SIGINFO). The threads that they send to are there when all are
- * parked, and they are set going as their process leaves: of a duration, what
- * was left is left; a time that the program named is kept, as timers.c says.
+ * A timer has a preallocated signal, and continues when that is dequeued. So
+ * timers are created before the queues are filled, which refer to them
+ * (CKPT_REC_SIGINFO). They are bound to their threads when all tasks have
+ * parked, and armed when their process leaves the restart. Durations and
+ * absolute times are treated as in timers.c.
  */
 #include <linux/hrtimer.h>
 #include <linux/list.h>
@@ -17,7 +17,7 @@
 
 #include "ckpt.h"
 
-/* A timer that is to be bound to its thread and set going. */
+/* A restored timer that is not yet bound to its thread and armed. */
 struct ckpt_made_timer {
 	struct list_head list;
 	struct ckpt_tsk *owner;
@@ -44,7 +44,7 @@ static int look_at_timer(struct ckpt_ctx *ctx, struct task_struct *t,
 
 	if (!known_clock(timer->it_clock))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: POSIX timer %u by clock %d: a CPU's or an alarm's",
+				"%s: POSIX timer %u on clock %d, a CPU-time or alarm clock",
 				t->comm, rec.id, timer->it_clock);
 	if (timer->it_sigev_notify & SIGEV_THREAD_ID) {
 		rcu_read_lock();
@@ -53,7 +53,7 @@ static int look_at_timer(struct ckpt_ctx *ctx, struct task_struct *t,
 		rcu_read_unlock();
 		if (!rec.thread)
 			return ckpt_err(ctx, -EOPNOTSUPP,
-					"%s: POSIX timer %u of a thread that has exited",
+					"%s: POSIX timer %u for a thread that has exited",
 					t->comm, rec.id);
 	}
 	spin_lock_irq(&timer->it_lock);
@@ -74,15 +74,15 @@ static int look_at_timer(struct ckpt_ctx *ctx, struct task_struct *t,
 }
 
 /**
- * ckpt_look_at_posix_timers - a process' timers as they are now
- * @ctx: the checkpoint; none of its tasks can make or delete any
+ * ckpt_look_at_posix_timers - read the current state of a process's timers
+ * @ctx: the checkpoint; its tasks cannot create or delete timers
  * @t: the process
- * @recs: gets them, the caller's to kvfree(), or NULL
+ * @recs: gets the timers, to be freed by kvfree(), or NULL
  *
- * The last in the list was made first, and will be again.
+ * The records are in the order of creation, the reverse of the list's.
  *
- * Return: how many; -EOPNOTSUPP for one of a clock or a thread that is not
- * restored, -ENOMEM.
+ * Return: the number of timers; -EOPNOTSUPP for an unsupported clock or a
+ * thread that has exited; -ENOMEM.
  */
 int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
 			      struct ckpt_posix_timer **recs)
@@ -108,7 +108,7 @@ int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
 	return n;
 }
 
-/* Whether one of @n timers has expired between two looks. */
+/* True if one of @n timers has expired between two reads. */
 bool ckpt_posix_timers_moved(const struct ckpt_posix_timer *a,
 			     const struct ckpt_posix_timer *b, int n)
 {
@@ -135,14 +135,14 @@ static bool timer_ok(const struct ckpt_posix_timer *rec)
 		return false;
 	if (thread != !!rec->thread || rec->thread >= PID_MAX_LIMIT)
 		return false;
-	/* so that no sum of them and a clock leaves what a time can be */
+	/* so that adding the time of a clock does not overflow */
 	if (rec->interval > KTIME_MAX || rec->value < -KTIME_MAX / 2 ||
 	    (rec->value < 0 && rec->flags & CKPT_POSIX_TIMER_ABS))
 		return false;
 	if (rec->overrun < -1 || rec->overrun > S64_MAX / 2 ||
 	    rec->overrun_last < -1 || rec->overrun_last > S64_MAX / 2)
 		return false;
-	/* one that is going does not wait for its signal to be taken */
+	/* a running timer is not waiting for its signal to be dequeued */
 	return rec->requeue_pending >= 0 &&
 	       !(active && rec->requeue_pending & REQUEUE_PENDING);
 }
@@ -156,14 +156,14 @@ int ckpt_restore_posix_timer(struct ckpt_ctx *ctx)
 	if (!timer_ok(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed POSIX timer");
 	if (!(ckpt_current(ctx)->tree.flags & CKPT_TREE_LEADER))
-		return ckpt_err(ctx, -EINVAL, "a POSIX timer of a thread's own");
+		return ckpt_err(ctx, -EINVAL, "a POSIX timer in a thread's section");
 	made = kmalloc(sizeof(*made), GFP_KERNEL_ACCOUNT);
 	if (!made)
 		return -ENOMEM;
 	ret = ckpt_timer_create(rec);
 	if (ret) {
 		kfree(made);
-		return ckpt_err(ctx, ret, "POSIX timer %u", rec->id);
+		return ckpt_err(ctx, ret, "creating POSIX timer %u", rec->id);
 	}
 	made->owner = ckpt_current(ctx);
 	made->rec = *rec;
@@ -172,11 +172,11 @@ int ckpt_restore_posix_timer(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_bind_posix_timers - let current's timers send to the threads that they do
- * @ctx: the restart; all are parked
+ * ckpt_bind_posix_timers - bind current's timers to the threads they signal
+ * @ctx: the restart; all tasks have parked
  * @ct: current's entry
  *
- * Return: 0, -EINVAL where there is no such thread in the process.
+ * Return: 0, -EINVAL if the process has no such thread.
  */
 int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -188,13 +188,13 @@ int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 			continue;
 		ret = ckpt_timer_bind(made->rec.id, made->rec.thread);
 		if (ret)
-			return ckpt_err(ctx, ret, "POSIX timer %u of thread %u",
+			return ckpt_err(ctx, ret, "POSIX timer %u for thread %u",
 					made->rec.id, made->rec.thread);
 	}
 	return 0;
 }
 
-/* As the process leaves the restart: no time is lost to the others. */
+/* Arm current's timers. As ckpt_arm_timers(), when the process leaves. */
 void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	struct ckpt_made_timer *made;

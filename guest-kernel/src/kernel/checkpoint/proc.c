@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * /proc/PID/ckpt_site: where a task stands, as checkpoint(2) will find it.
+ * /proc/PID/ckpt_site: the site of a task, as checkpoint(2) will see it.
  */
 #include <linux/proc_fs.h>
 #include <linux/ptrace.h>
@@ -15,7 +15,7 @@ int proc_ckpt_site(struct seq_file *m, struct pid_namespace *ns,
 {
 	int arg = task->ckpt_site.arg;
 
-	/* it tells what the task does, as /proc/PID/syscall */
+	/* the site reveals as much about a task as /proc/PID/syscall */
 	if (!ptrace_may_access(task, PTRACE_MODE_ATTACH_FSCREDS))
 		return -EPERM;
 	if (READ_ONCE(task->exit_state)) {

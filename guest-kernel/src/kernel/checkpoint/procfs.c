@@ -2,19 +2,18 @@
 /*
  * Files in /proc.
  *
- * Each is opened again by its path, while all that will be restored exists but
- * is not yet what it was. Many of them look up what they tell of when they are
- * opened; so they are opened once more, in place, when all are parked.
+ * A restart opens each file by its path when all tasks exist, but before they
+ * are complete. Many files look up the task or namespace that they show when
+ * they are opened. So they are reopened in place when all tasks have parked.
  *
- * /proc/PID/mem, by which debuggers read and write, is bound to the address
- * space that the process had then, and stays so when the process executes
- * something else. So its record names a task that has the address space now,
- * if any has. One that nobody has any more reads as the end of a file, which
- * is what no address space at all does.
+ * An open /proc/PID/mem is bound to the address space that the process had at
+ * open(2), even after the process has called execve(2). So its record names a
+ * task that has this address space now. If no task has it any more, reads
+ * return end of file, as for a file without an address space.
  *
- * A file of a process that is dead is still there, and says so when it is read.
- * By its path it could not be opened any more; so for as long as that takes
- * there is a process of that number, which holds nothing.
+ * A file of a process that has exited stays open, and reads return -ESRCH. Its
+ * path does not exist any more. So restart(2) creates a process with that pid,
+ * and without resources, until it has opened the file.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -31,13 +30,13 @@
 #include "../../fs/proc/internal.h"
 #include "ckpt.h"
 
-/* A file that waits for what it is about. */
+/* A file to be reopened, or bound to an address space, by its opener. */
 struct ckpt_proc_file {
 	struct list_head list;
 	struct file *file;	/* reference held */
 	struct ckpt_tsk *opener;
 	bool mem;
-	pid_t pid;		/* @mem: of a task that has it, 0 for nobody */
+	pid_t pid;		/* @mem: task with this mm, 0 for none */
 };
 
 bool ckpt_is_proc(const struct file *file)
@@ -45,9 +44,10 @@ bool ckpt_is_proc(const struct file *file)
 	return file_inode(file)->i_sb->s_magic == PROC_SUPER_MAGIC;
 }
 
-/* The upper half of @rdev: the process that a file is of, and that is gone. */
+/* The upper half of @rdev is the pid of a process that has exited. */
 #define GONE_SHIFT	32
 
+/* Check and save the pid if the file belongs to a process that has exited. */
 static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		     struct ckpt_file *rec)
 {
@@ -66,24 +66,25 @@ static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		return 0;
 	if (!nr || strstr(name, "/task/"))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s is open, of a thread that has exited", name);
+				"%s: open file of a thread that has exited", name);
 	if (taken)
 		return ckpt_err(ctx, -EBUSY,
-				"%s is open, of a process that has exited and whose number another one has by now",
+				"%s: open file of a process that has exited, whose pid is in use again",
 				name);
 	rec->rdev |= (u64)nr << GONE_SHIFT;
 	return 0;
 }
 
 /**
- * ckpt_dump_proc - what kind of file of proc it is, and of what
+ * ckpt_dump_proc - fill in the kind and the process of a file in /proc
  * @ctx: the checkpoint
- * @file: a file of proc
+ * @file: a file in /proc
  * @name: its path
- * @rec: gets the kind; the pid of a task that has the address space, 0 where
- *	none has; and the pid of the process that it is of, where that is gone
+ * @rec: gets the kind; the pid of a task that has the address space, 0 for
+ *	none; and the pid of the file's process, if that has exited
  *
- * Return: 0; -EBUSY where it is that of a task outside the tree; -EOPNOTSUPP.
+ * Return: 0; -EBUSY for the address space of a task outside the tree, or a pid
+ * in use again; -EOPNOTSUPP for a thread that has exited.
  */
 int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		   struct ckpt_file *rec)
@@ -111,11 +112,11 @@ int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 			file);
 }
 
-/* A process that stands for one that is gone. */
+/* A temporary process with the pid of one that has exited. */
 struct stand_in {
-	struct completion there;
-	struct completion leave;
-	struct completion left;		/* it does not touch this any more */
+	struct completion there;	/* it exists */
+	struct completion leave;	/* it has to exit */
+	struct completion left;		/* it does not use this any more */
 	int ret;
 };
 
@@ -124,7 +125,7 @@ static int stand_in_main(void *arg)
 	struct stand_in *in = arg;
 	struct mm_struct *mm = mm_alloc();
 
-	/* files are bound to its address space: not to the opener's */
+	/* opened files must not be bound to the opener's address space */
 	in->ret = mm ? ckpt_switch_mm(mm, true) : -ENOMEM;
 	if (in->ret && mm)
 		mmput(mm);
@@ -154,7 +155,7 @@ static pid_t create_stand_in(struct stand_in *in, pid_t gone)
 }
 
 /**
- * ckpt_open_gone - open a file of proc by its path
+ * ckpt_open_gone - open a file in /proc whose process may have exited
  * @ctx: the restart
  * @rec: its record
  * @path: its path
@@ -177,13 +178,14 @@ struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 	init_completion(&in.left);
 	nr = create_stand_in(&in, gone);
 	if (nr < 0)
-		return ERR_PTR(ckpt_err(ctx, nr, "process %d, which has exited",
+		return ERR_PTR(ckpt_err(ctx, nr,
+					"creating a stand-in for the exited process %d",
 					gone));
 	wait_for_completion(&in.there);
 	file = in.ret ? ERR_PTR(in.ret) : filp_open(path, rec->flags, 0);
 	complete(&in.leave);
 	wait_for_completion(&in.left);
-	/* killed, current leaves it to whoever reaps orphans */
+	/* if current is killed, the reaper of orphans reaps it */
 	while (kernel_wait4(nr, NULL, __WALL, NULL) == -ERESTARTSYS &&
 	       !__fatal_signal_pending(current)) {
 		clear_thread_flag(TIF_SIGPENDING);
@@ -194,12 +196,12 @@ struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 }
 
 /**
- * ckpt_open_proc - take note that a file is to be opened once more
+ * ckpt_open_proc - add a file to those that have to be reopened
  * @ctx: the restart
  * @file: opened by its path
  * @rec: its record
  *
- * Return: 0, -ESTALE where it is no such file, -EINVAL, -ENOMEM.
+ * Return: 0, -ESTALE if it is not a file of the saved kind, -EINVAL, -ENOMEM.
  */
 int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 		   const struct ckpt_file *rec)
@@ -209,12 +211,13 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 	struct ckpt_proc_file *pf;
 
 	if (!ckpt_is_proc(file) || ckpt_is_proc_mem(file) != mem)
-		return ckpt_err(ctx, -ESTALE, "%pD is no such file of proc", file);
+		return ckpt_err(ctx, -ESTALE,
+				"%pD is not in /proc, or not of the saved kind", file);
 	if (holder >= PID_MAX_LIMIT || (holder && !mem))
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	if (S_ISDIR(file_inode(file)->i_mode))
 		return 0;
-	/* what it was about has gone again */
+	/* its process has exited: it must not be reopened */
 	if (rec->rdev >> GONE_SHIFT && !holder)
 		return 0;
 	pf = kmalloc(sizeof(*pf), GFP_KERNEL_ACCOUNT);
@@ -228,7 +231,7 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 	return 0;
 }
 
-/* As mm_access() would have it, and by the rights that the opener now has. */
+/* Check access as mm_access() does, with the opener's restored credentials. */
 static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 {
 	struct ckpt_tsk *ct = pm->pid ? ckpt_find_pid(ctx, pm->pid) : NULL;
@@ -236,7 +239,8 @@ static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 
 	if (pm->pid && (!ct || !ct->task ||
 			ct->tree.flags & CKPT_TREE_ZOMBIE))
-		return ckpt_err(ctx, -EINVAL, "the memory of pid %d, which has none",
+		return ckpt_err(ctx, -EINVAL,
+				"the memory of pid %d, which has no address space",
 				pm->pid);
 	if (ct) {
 		if (!ctx->may_trace && ct->task->mm != current->mm &&
@@ -244,7 +248,7 @@ static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 			return ckpt_err(ctx, -EPERM,
 					"pid %d may not open the memory of pid %d",
 					pm->opener->tree.pid, pm->pid);
-		/* it is parked, but may be killed there */
+		/* it has parked, but may have been killed */
 		task_lock(ct->task);
 		mm = ct->task->mm;
 		if (mm)
@@ -259,10 +263,10 @@ static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 	return 0;
 }
 
-/* What is left of a file that could not be opened again: it only gets closed. */
+/* Operations of a file that could not be reopened: it can only be closed. */
 static const struct file_operations closed_operations = { };
 
-static int open_again(struct ckpt_ctx *ctx, struct file *file)
+static int reopen(struct ckpt_ctx *ctx, struct file *file)
 {
 	struct inode *inode = file_inode(file);
 	int ret = 0;
@@ -276,17 +280,17 @@ static int open_again(struct ckpt_ctx *ctx, struct file *file)
 	if (!ret)
 		return 0;
 	file->f_op = &closed_operations;
-	return ckpt_err(ctx, ret, "opening %pD again", file);
+	return ckpt_err(ctx, ret, "reopening %pD", file);
 }
 
 /**
- * ckpt_reopen_procs - give the files that current opened what they are about
- * @ctx: the restart; all are parked, with the memory that they will have
+ * ckpt_reopen_procs - reopen current's files in /proc
+ * @ctx: the restart; all tasks have parked, with their own address spaces
  * @ct: current's entry
  *
- * By the rights that current has now.
+ * Uses the restored credentials of current.
  *
- * Return: 0, -EINVAL, -EPERM, or what opening gives.
+ * Return: 0, -EINVAL, -EPERM, or an error of opening.
  */
 int ckpt_reopen_procs(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -296,7 +300,7 @@ int ckpt_reopen_procs(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	list_for_each_entry(pf, &ctx->proc_files, list) {
 		if (pf->opener != ct)
 			continue;
-		ret = pf->mem ? bind_mem(ctx, pf) : open_again(ctx, pf->file);
+		ret = pf->mem ? bind_mem(ctx, pf) : reopen(ctx, pf->file);
 		if (ret)
 			break;
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Tracers and tracees: who traces whom, by which rights, and how the tracee is
- * to run. The stops are in stop.c.
+ * Tracers and tracees: the links between them, the tracer's credentials, and
+ * how the tracee runs (step, system call tracing). stop.c has the stops.
  */
 #include <linux/cred.h>
 #include <linux/ptrace.h>
@@ -23,7 +23,7 @@
 			 CKPT_PTRACE_FORCED_TF | CKPT_PTRACE_BLOCKSTEP | \
 			 CKPT_PTRACE_SIGPENDING)
 
-/* How many of its tracer's tracees come before it. */
+/* Return the index of a task in its tracer's list of tracees. */
 static u32 place_of(struct task_struct *t)
 {
 	struct task_struct *other;
@@ -59,7 +59,7 @@ static u32 work_of(struct task_struct *t)
 }
 
 /**
- * ckpt_dump_ptrace - write CKPT_REC_PTRACE, if the task is traced
+ * ckpt_dump_ptrace - write CKPT_REC_PTRACE if the task is traced
  * @ctx: the checkpoint
  * @ct: the task; its tracer is in the tree (ckpt_check_settled())
  *
@@ -74,7 +74,9 @@ int ckpt_dump_ptrace(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	BUILD_BUG_ON(sizeof(kernel_siginfo_t) > sizeof(rec.info));
 
-	/* a tracer outside may come and go at any time: ckpt_recheck_settled() */
+	/*
+	 * a tracer outside can attach at any time: see ckpt_recheck_settled()
+	 */
 	read_lock(&tasklist_lock);
 	if (t->ptrace) {
 		rec.flags = t->ptrace >> PT_OPT_FLAG_SHIFT & PTRACE_O_MASK;
@@ -122,7 +124,7 @@ static bool valid_jobctl(const struct ckpt_ptrace *rec)
 		return false;
 	if (jobctl & JOBCTL_LISTENING && rec->stop != CKPT_STOP_TRAP)
 		return false;
-	/* what do_jobctl_trap() reports, where it does not report SIGTRAP */
+	/* without PTRACE_SEIZE do_jobctl_trap() reports the signal number */
 	return seized || !(jobctl & (JOBCTL_TRAP_STOP | JOBCTL_STOP_PENDING)) ||
 	       jobctl & JOBCTL_STOP_SIGMASK;
 }
@@ -140,14 +142,14 @@ static bool valid_stop(const struct ckpt_ptrace *rec)
 	case CKPT_STOP_TRAP:
 		return rec->has_info == seized;
 	case CKPT_STOP_SIGNAL:
-		/* delivered as it is where the tracer dies */
+		/* if the tracer dies, the signal is delivered unchanged */
 		return rec->has_info && valid_signal(rec->exit_code);
 	default:
 		return rec->has_info;
 	}
 }
 
-/* CKPT_REC_PTRACE has been read: keep it. */
+/* Check CKPT_REC_PTRACE and keep it until the tasks are linked. */
 int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_ptrace *rec = (const void *)ctx->rbuf;
@@ -158,7 +160,7 @@ int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 	    rec->flags & ~(PTRACE_O_MASK | CKPT_PTRACE_SEIZED) ||
 	    !valid_stop(rec) || !valid_jobctl(rec))
 		return ckpt_err(ctx, -EINVAL, "malformed ptrace state");
-	/* as check_ptrace_options() has it */
+	/* as in check_ptrace_options() */
 	if (rec->flags & PTRACE_O_SUSPEND_SECCOMP &&
 	    (!capable(CAP_SYS_ADMIN) ||
 	     current->seccomp.mode != SECCOMP_MODE_DISABLED))
@@ -171,7 +173,7 @@ int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Give current the flags that go with being traced. */
+/* Set the flags by which current's tracer controls how it runs. */
 void ckpt_apply_ptrace(const struct ckpt_ptrace *rec)
 {
 	if (rec->work & CKPT_PTRACE_SYSCALL)
@@ -189,8 +191,8 @@ void ckpt_apply_ptrace(const struct ckpt_ptrace *rec)
 }
 
 /*
- * Put the saved group-stop and trap bits in place of what restarting has left.
- * A listening tracee becomes one in its stop (ckpt_stop_entered()).
+ * Replace current's group-stop and trap bits by the saved ones.
+ * JOBCTL_LISTENING is set in the stop (ckpt_stop_entered()).
  */
 void ckpt_apply_jobctl(u32 jobctl)
 {
@@ -219,9 +221,10 @@ static int check_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	if (!tracer || tracer->tree.flags & CKPT_TREE_ZOMBIE ||
 	    tracer->tree.tgid == ct->tree.tgid)
-		return ckpt_err(ctx, -EINVAL, "pid %d is traced by pid %d, which cannot be",
+		return ckpt_err(ctx, -EINVAL,
+				"pid %d is traced by pid %d, which cannot trace it",
 				ct->tree.pid, ct->ptrace.tracer);
-	/* do_jobctl_trap() tells the tracer which signal it was */
+	/* do_jobctl_trap() reports the signal to the tracer */
 	if (stopping && !(ct->tree.flags & CKPT_TREE_ZOMBIE) &&
 	    !(ct->ptrace.jobctl & JOBCTL_STOP_SIGMASK))
 		return ckpt_err(ctx, -EINVAL, "pid %d is in a group stop without a signal",
@@ -230,7 +233,7 @@ static int check_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return 0;
 }
 
-/* A process' threads agree on its group stop, and on its end. */
+/* The threads of a process must agree on its group stop and on its exit. */
 static int check_process(struct ckpt_ctx *ctx, struct ckpt_tsk *leader)
 {
 	struct ckpt_tsk *ct, *end = ctx->tsks + ctx->nr_tsks;
@@ -243,18 +246,18 @@ static int check_process(struct ckpt_ctx *ctx, struct ckpt_tsk *leader)
 		    !(ct->tree.flags & CKPT_TREE_ZOMBIE) &&
 		    ct->ptrace.stop != CKPT_STOP_EXIT)
 			return ckpt_err(ctx, -EINVAL,
-					"pid %d lives on in a process that exits",
+					"pid %d is alive in a process that exits",
 					ct->tree.pid);
 	}
 	if (stops != leader->group_stop_count)
 		return ckpt_err(ctx, -EINVAL,
-				"pid %d: %u threads are to stop, not %u",
+				"pid %d: %u threads take part in its group stop, not %u",
 				leader->tree.pid, stops, leader->group_stop_count);
 	return 0;
 }
 
 /**
- * ckpt_check_links - whether all that was read of tracing fits together
+ * ckpt_check_links - check the ptrace records of all tasks against each other
  * @ctx: the restart; all sections are read
  *
  * Return: 0, -EINVAL, -EINTR.
@@ -279,11 +282,11 @@ int ckpt_check_links(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_check_tracees - may current trace what the image says it does?
+ * ckpt_check_tracees - check that current may trace its tracees
  * @ctx: the restart
- * @ct: current's entry; it and its tracees have the rights they will have
+ * @ct: current's entry; current and its tracees have their final credentials
  *
- * Return: 0; -EPERM where neither current could attach, nor the restarter.
+ * Return: 0; -EPERM if neither current nor the caller of restart(2) may attach.
  */
 int ckpt_check_tracees(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -313,12 +316,13 @@ static int by_place(const void *a, const void *b)
 }
 
 /**
- * ckpt_sort_tracees - list the tracees so that the last of each tracer's is first
+ * ckpt_sort_tracees - list the tracees, each tracer's in reverse order
  * @ctx: the restart
  *
- * The list is for ckpt_link_tracees(), and the caller's to kvfree().
+ * The list is for ckpt_link_tracees(); __ptrace_link() adds at the head.
  *
- * Return: the list, ended by NULL; NULL where there is no memory.
+ * Return: a list that ends with NULL, to be freed by kvfree(), or NULL without
+ * memory.
  */
 struct ckpt_tsk **ckpt_sort_tracees(struct ckpt_ctx *ctx)
 {
@@ -336,7 +340,7 @@ struct ckpt_tsk **ckpt_sort_tracees(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_link_tracees - give each tracee its tracer
+ * ckpt_link_tracees - attach each tracee to its tracer
  * @ctx: the restart; all tasks are parked, and have their parents
  * @list: from ckpt_sort_tracees()
  */

@@ -21,7 +21,7 @@ void ckpt_gate_get(struct ckpt_gate *gate);
 void ckpt_gate_put(struct ckpt_gate *gate);
 void ckpt_gate_count(struct ckpt_gate *gate);
 void ckpt_gate_wait(struct ckpt_gate *gate);
-void ckpt_stop_free(struct ckpt_stop *again);
+void ckpt_stop_free(struct ckpt_stop *resume);
 
 const char *ckpt_stop_name(u32 stop);
 int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptrace,

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which tasks a checkpoint covers, and that each stands still at a site that
- * restart(2) knows how to build again.
+ * Collects the tasks that a checkpoint covers, and checks that each sleeps at a
+ * site that restart(2) can restore.
  *
  * cgroup.events saying "frozen 1" is not enough: cgroup_leave_frozen(false)
  * keeps a task counted as frozen while it runs from a vfork wait to the
  * freezer, a frozen task can be woken to run task_work, and a dying task has
- * left the count before it is a zombie. So every task is looked at twice, with
+ * left the count before it is a zombie. So every task is checked twice, with
  * its context switch count: before the first byte is written and after the
- * last. In between the cgroup's freezer is held, so that only SIGKILL can
- * wake a task, and that shows in the count. A task so woken does not get away
- * either: it stays at its site (ckpt_site_leave()) until it is no longer held,
- * so nothing that hangs off it is freed under the reader. The reader can be
- * killed, and its exit lets them all go.
+ * last. In between the cgroup's freezer is held, so that only SIGKILL can wake
+ * a task, and that shows in the count. A killed task also stays at its site
+ * (ckpt_site_leave()) until it is no longer held, so that its exit does not
+ * free objects while the checkpoint reads them. The checkpoint itself can be
+ * killed, and then releases all tasks.
  */
 #include <linux/cgroup.h>
 #include <linux/kallsyms.h>
@@ -26,7 +26,11 @@
 
 #include "ckpt.h"
 
-/* At its site, killed while a checkpoint reads it: wait for that to end. */
+/**
+ * ckpt_wait_unheld - wait until no checkpoint holds current
+ *
+ * Called by a task that is killed at its site while a checkpoint reads it.
+ */
 void ckpt_wait_unheld(void)
 {
 	atomic_t *held = &current->ckpt_site.held;
@@ -35,11 +39,11 @@ void ckpt_wait_unheld(void)
 }
 
 /**
- * ckpt_hold_tasks - from now on no task leaves the site it is at
+ * ckpt_hold_tasks - keep all tasks at their sites
  * @ctx: the checkpoint, its tasks collected
  *
- * Only then is it looked whether each is at one: a task that has left before
- * is running, or shows no site. Pairs with ckpt_release_tasks().
+ * Sites are checked only after the hold: a task that left its site earlier is
+ * running or has no site. Pairs with ckpt_release_tasks().
  */
 void ckpt_hold_tasks(struct ckpt_ctx *ctx)
 {
@@ -48,7 +52,7 @@ void ckpt_hold_tasks(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++)
 		atomic_inc(&ctx->tsks[i].task->ckpt_site.held);
 	ctx->holding = true;
-	/* before wait_task_inactive() and the look at the site */
+	/* order the hold before wait_task_inactive() and reading the site */
 	smp_mb();
 }
 
@@ -67,7 +71,7 @@ void ckpt_release_tasks(struct ckpt_ctx *ctx)
 	}
 }
 
-/* What a task must know about the others of its process; @tree is there. */
+/* Set @lives and @last of all entries, whose @tree is filled in. */
 void ckpt_mark_processes(struct ckpt_ctx *ctx)
 {
 	unsigned int first, i, next;
@@ -100,10 +104,11 @@ static void add_task(struct ckpt_ctx *ctx, struct task_struct *t,
 }
 
 /*
- * Breadth first by processes, a process followed by its threads: parents come
- * before their children, and siblings keep their order. Counts only where
- * there is no room; the caller then comes back with more. What is more than an
- * image can hold is not counted to its end: tasklist_lock is held.
+ * Walk the tree breadth first by processes, a process followed by its threads:
+ * parents precede their children, and siblings keep their order. Beyond @room,
+ * tasks are only counted, and the caller retries with more room. The walk ends
+ * when there are more tasks than fit into an image, because it holds
+ * tasklist_lock.
  */
 static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 {
@@ -128,8 +133,8 @@ static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 }
 
 /*
- * The number of a group or session; 0 where its leader is outside the tree. It
- * may have outlived its leader.
+ * Return the number of a group or session, 0 if its leader is outside the tree.
+ * The leader may have exited.
  */
 static pid_t group_number(struct ckpt_ctx *ctx, struct pid *pid)
 {
@@ -145,7 +150,7 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	struct task_struct *t = ct->task, *parent;
 	struct ckpt_tree *tree = &ct->tree;
 
-	/* half built: it is another restart's */
+	/* a task that a restart(2) is still building */
 	if (ckpt_task_hidden(t))
 		return -EBUSY;
 	tree->pid = task_pid_nr_ns(t, ctx->pidns);
@@ -181,7 +186,8 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
  * ckpt_collect_tasks - list the tasks of the tree
  * @ctx: the checkpoint, with its root
  *
- * Return: 0; -EINVAL where the root is not a process; -E2BIG; -ENOMEM; -ESRCH.
+ * Return: 0; -EINVAL if the root is not a process; -E2BIG if an image cannot
+ * hold the tasks; -EBUSY if a restart(2) is building one; -ENOMEM; -ESRCH.
  */
 int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 {
@@ -225,20 +231,20 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 	read_unlock(&tasklist_lock);
 	if (ret == -EBUSY)
 		return ckpt_err(ctx, ret,
-				"restart(2) is at work in the tree: wait until it has returned");
+				"restart(2) is creating tasks in the tree: wait until it returns");
 	if (ret)
 		return ckpt_err(ctx, ret, "a task has left the pid namespace");
 	ckpt_mark_processes(ctx);
 	return 0;
 }
 
-/* Where a task that does not stand still is, for the message. */
+/* Report a task that is not at rest, with the function that it sleeps in. */
 static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	char place[KSYM_SYMBOL_LEN];
 	unsigned long wchan = get_wchan(t);
 
-	/* a name or nothing: never an address, as %ps gives without KALLSYMS */
+	/* not %ps, which prints the address without KALLSYMS */
 	if (!wchan || lookup_symbol_name(wchan, place))
 		strscpy(place, "the kernel");
 	return ckpt_err(ctx, -EAGAIN,
@@ -246,7 +252,7 @@ static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 			t->comm, READ_ONCE(t->__state), place);
 }
 
-/* A tracer and its tracees are saved together. */
+/* A tracer and its tracees can only be saved together. */
 static int check_tracing(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	struct task_struct *other = NULL, *tracee;
@@ -280,7 +286,7 @@ static int check_settled(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (ret)
 		return ret;
 	if (READ_ONCE(t->exit_state)) {
-		/* a thread is only left for its tracer to wait for */
+		/* a dead thread that is not the leader stays only if traced */
 		if (READ_ONCE(t->exit_state) != EXIT_ZOMBIE ||
 		    (!thread_group_leader(t) && !t->ptrace))
 			return ckpt_err(ctx, -EAGAIN, "%s: being reaped", t->comm);
@@ -312,10 +318,10 @@ static unsigned long switches(struct task_struct *t)
 }
 
 /**
- * ckpt_check_settled - every task stands at a known site
+ * ckpt_check_settled - check that every task sleeps at a known site
  * @ctx: the checkpoint, its tasks collected
  *
- * Return: 0, -EBUSY (not frozen, or traced), -EOPNOTSUPP, -EAGAIN (still moving).
+ * Return: 0, -EBUSY (traced from outside), -EOPNOTSUPP, -EAGAIN (not at rest).
  */
 int ckpt_check_settled(struct ckpt_ctx *ctx)
 {
@@ -333,11 +339,11 @@ int ckpt_check_settled(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_recheck_settled - nothing has moved since ckpt_check_settled()
+ * ckpt_recheck_settled - check that no task has run since ckpt_check_settled()
  * @ctx: the checkpoint
  *
- * A task at rest does not notice that somebody begins to trace it, so that is
- * looked for again.
+ * Also checks for tracers outside the tree: attaching to a task at rest does
+ * not make it run.
  *
  * Return: 0, -EBUSY (traced from outside by now) or -EAGAIN.
  */
@@ -357,7 +363,7 @@ int ckpt_recheck_settled(struct ckpt_ctx *ctx)
 		    !!ct->task->exit_state !=
 		    !!(ct->tree.flags & CKPT_TREE_ZOMBIE)) {
 			return ckpt_err(ctx, -EAGAIN,
-					"%s: has moved during the checkpoint: try again",
+					"%s: has run during the checkpoint: try again",
 					ct->task->comm);
 		}
 	}
@@ -376,6 +382,6 @@ int ckpt_recheck_settled(struct ckpt_ctx *ctx)
 	read_unlock(&tasklist_lock);
 	if (now != nr)
 		return ckpt_err(ctx, -EAGAIN,
-				"tasks have come or gone during the checkpoint: try again");
+				"tasks have started or ended during the checkpoint: try again");
 	return 0;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Who is whose: parents, process groups, sessions. Tasks are created as
- * children of the coordinator and put in their places here, all at once, under
- * tasklist_lock, when nothing can fail any more.
+ * Parents, process groups and sessions. Tasks are created as children of the
+ * coordinator. This code gives them their relations, all at once under
+ * tasklist_lock, after the last step that can fail.
  */
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -34,7 +34,10 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 		return -EINVAL;
 	if (t->exit_code & ~0xffff)
 		return -EINVAL;
-	/* a leader of a session leads a group of it; a group has one session */
+	/*
+	 * a session leader leads a group of its session; a group has one
+	 * session
+	 */
 	if (t->sid == t->pid && t->pgid != t->pid)
 		return -EINVAL;
 	for (j = 0; j < i; j++) {
@@ -50,12 +53,14 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 			return -EINVAL;
 	}
 	if (!leader) {
-		/* behind its leader, or behind another of its threads */
+		/*
+		 * a thread follows its leader or another thread of its process
+		 */
 		return !i || ctx->tsks[i - 1].tree.tgid != t->tgid ? -EINVAL : 0;
 	}
 	if (!i)
 		return t->ppid ? -EINVAL : 0;
-	/* the parent comes first and lives: no cycles */
+	/* the parent precedes its children and is alive: no cycles */
 	for (j = 0; j < i; j++)
 		if (ctx->tsks[j].tree.pid == t->ppid)
 			return ctx->tsks[j].tree.flags & CKPT_TREE_ZOMBIE ?
@@ -64,18 +69,18 @@ static int check_entry(struct ckpt_ctx *ctx, unsigned int i)
 }
 
 /**
- * ckpt_prepare_relink - check the tree of an image before any of it is created
+ * ckpt_prepare_relink - check the tree of an image before any task is created
  * @ctx: the restart, its header read
  *
- * Return: 0, -EINVAL, or -ECHILD where the pid namespace has no first process
- * and the image's root was not one.
+ * Return: 0, -EINVAL, or -ECHILD if the pid namespace has no init process and
+ * the image's root was not an init process.
  */
 int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 {
 	unsigned int i;
 	int ret;
 
-	/* its first process would have to be one that reaps orphans */
+	/* only an init process reaps the orphans of its namespace */
 	if (ctx->nr_tsks && ctx->tsks[0].tree.pid != 1 &&
 	    !ctx->pidns->child_reaper)
 		return ckpt_err(ctx, -ECHILD,
@@ -94,8 +99,8 @@ int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 }
 
 /*
- * The struct pid of a group or session: that of a restored task, or a new one
- * for a leader that has died and left its number to others.
+ * Get the struct pid of a group or session: that of a restored task, or a new
+ * one if the leader has exited and only the other members remain.
  */
 static struct pid *take_number(struct ckpt_ctx *ctx, pid_t nr, bool *fresh)
 {
@@ -134,14 +139,16 @@ static int take_numbers(struct ckpt_ctx *ctx)
 		if (ct->tree.sid) {
 			pid = take_number(ctx, ct->tree.sid, &ct->sid_fresh);
 			if (IS_ERR(pid))
-				return ckpt_err(ctx, PTR_ERR(pid), "session %d",
+				return ckpt_err(ctx, PTR_ERR(pid),
+						"allocating session %d",
 						ct->tree.sid);
 			ct->sid = pid;
 		}
 		if (ct->tree.pgid) {
 			pid = take_number(ctx, ct->tree.pgid, &ct->pgid_fresh);
 			if (IS_ERR(pid))
-				return ckpt_err(ctx, PTR_ERR(pid), "group %d",
+				return ckpt_err(ctx, PTR_ERR(pid),
+						"allocating process group %d",
 						ct->tree.pgid);
 			ct->pgid = pid;
 		}
@@ -149,7 +156,7 @@ static int take_numbers(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* @undo: no task took the numbers, so they are given back. */
+/* Drop the references. With @undo, also free the new, unused numbers. */
 static void put_numbers(struct ckpt_ctx *ctx, bool undo)
 {
 	unsigned int i;
@@ -182,9 +189,9 @@ static void set_ids(struct ckpt_tsk *ct)
 }
 
 /*
- * As fork(2) has it: orphans look for an adopter among their ancestors, and
- * those of a restarted tree are others than at the checkpoint. Parents come
- * before their children in the tree.
+ * Set has_child_subreaper as fork(2) does: the ancestors of a restarted tree
+ * may differ from those at the checkpoint. Parents precede children in the
+ * tree, so the parent's flag is already set.
  */
 static void set_subreaper(struct task_struct *p, struct task_struct *parent)
 {
@@ -199,7 +206,10 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	struct task_struct *p = ct->task, *t;
 
 	set_subreaper(p, parent ? parent->task : ctx->coordinator);
-	/* the root's parent is the restarter: no image says what signal it gets */
+	/*
+	 * the image must not choose the signal that the caller, its parent,
+	 * gets
+	 */
 	p->exit_signal = parent ? ct->tree.exit_signal : SIGCHLD;
 	if (!parent)
 		return;
@@ -208,17 +218,19 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		RCU_INIT_POINTER(t->real_parent, parent->task);
 		RCU_INIT_POINTER(t->parent, parent->task);
 		t->parent_exec_id = parent->task->self_exec_id;
-		/* created by another program than it has now: do_notify_parent() */
+		/*
+		 * the parent has called execve(2) since: see do_notify_parent()
+		 */
 		if (ct->tree.flags & CKPT_TREE_STRANGER)
 			t->parent_exec_id--;
 	}
 }
 
 /**
- * ckpt_relink - give every task its family, group and session
+ * ckpt_relink - set the parent, process group and session of every task
  * @ctx: the restart; all tasks are parked
  *
- * Return: 0, or a negative errno with nothing changed.
+ * Return: 0; on a negative errno nothing has changed.
  */
 int ckpt_relink(struct ckpt_ctx *ctx)
 {
@@ -236,11 +248,11 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
-		/* killed meanwhile: its zombie is the coordinator's to reap */
+		/* killed in the meantime: the coordinator reaps its zombie */
 		if (ct->task->exit_state !=
 		    (ckpt_dead_process(ct) ? EXIT_ZOMBIE : 0))
 			ret = -EINTR;
-		/* somebody was quicker: it has another parent for now */
+		/* a tracer is its parent at the moment */
 		if (ct->task->ptrace)
 			ret = -EBUSY;
 		if (ret) {

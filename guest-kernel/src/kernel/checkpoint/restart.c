@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * restart(2): the caller, the coordinator, creates one kernel-born process an
- * entry of the tree, all as children of its own, and they create their threads.
- * When all are there, each takes its turn at the image, in the image's order:
- * it reads its section, makes itself what the section says, and parks. When all
- * are parked the coordinator puts families, groups and sessions right, and lets
- * them go, each to the site where it was found.
+ * restart(2): the caller, called the coordinator, creates each process of the
+ * tree as a child of its own, and the processes create their threads. Then the
+ * tasks take turns in the order of the image: a task reads its section,
+ * restores its own state from it, and parks. When all are parked, the
+ * coordinator sets parents, process groups and sessions, and releases the
+ * tasks, and each enters the site at which it was checkpointed.
  *
  *	coordinator:  header, create ... wait ... trailer, relink, release
  *	tasks:        see restart_task.c
  *
- * Until the release everything can be undone by killing what was created:
- * nobody outside can reach it (hide.c). After it nothing can fail any more.
+ * Before the release, killing the created tasks undoes the restart, because
+ * tasks outside cannot find them (hide.c). After the release nothing can fail.
  */
 #include <linux/fs_struct.h>
 #include <linux/mount.h>
@@ -26,7 +26,14 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
-/* Nobody goes on; the coordinator will undo it all. */
+/**
+ * ckpt_abort_restart - make a restart fail
+ * @ctx: the restart
+ * @err: negative errno, 0 for -EINTR
+ *
+ * Wakes all tasks that wait. The coordinator then kills and reaps every task
+ * that the restart has created.
+ */
 void ckpt_abort_restart(struct ckpt_ctx *ctx, int err)
 {
 	spin_lock(&ctx->log_lock);
@@ -35,7 +42,7 @@ void ckpt_abort_restart(struct ckpt_ctx *ctx, int err)
 	spin_unlock(&ctx->log_lock);
 	WRITE_ONCE(ctx->abort, true);
 	wake_up_all(&ctx->wait);
-	/* it may be reading the image's end, which may not come */
+	/* interrupts its read of a trailer that may never arrive */
 	set_notify_signal(ctx->coordinator);
 }
 
@@ -56,7 +63,7 @@ static int create_processes(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Processes create their threads. */
+/* Wait until all tasks exist. The processes create their threads. */
 static int wait_created(struct ckpt_ctx *ctx)
 {
 	int ret = wait_event_killable(ctx->wait,
@@ -66,7 +73,7 @@ static int wait_created(struct ckpt_ctx *ctx)
 	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
-/* All live tasks have parked @times times. */
+/* True when every task that is not a zombie has parked @times times. */
 static bool all_parked(struct ckpt_ctx *ctx, unsigned int times)
 {
 	unsigned int i, live = 0;
@@ -87,8 +94,8 @@ static int wait_parked(struct ckpt_ctx *ctx, unsigned int times)
 }
 
 /*
- * A child wakes its parent by a mode that passes over killable sleeps. This
- * wakes any.
+ * A child wakes its parent with TASK_INTERRUPTIBLE, which does not end a
+ * killable sleep. Wake the coordinator from any sleep.
  */
 static int wake_by_child(struct wait_queue_entry *wait, unsigned int mode,
 			 int sync, void *key)
@@ -97,8 +104,8 @@ static int wake_by_child(struct wait_queue_entry *wait, unsigned int mode,
 }
 
 /*
- * Sleep until what children do makes @done true. Their exit signal is still 0,
- * but exit_notify() wakes the parent.
+ * Sleep until the exits of children make @done true. Their exit signal is still
+ * 0, but exit_notify() wakes the parent.
  */
 static int wait_children(struct ckpt_ctx *ctx, bool (*done)(struct ckpt_ctx *ctx))
 {
@@ -141,20 +148,22 @@ static int read_trailer(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Reap what is dead; true when nothing is left. */
+/* Reap the dead processes. Returns true when none is left. */
 static bool reap_all(struct ckpt_ctx *ctx)
 {
 	bool left = false;
 	unsigned int i;
 
-	/* the first may be its namespace's init, which waits for the others */
+	/*
+	 * the first may be its pid namespace's init, which waits for the others
+	 */
 	for (i = ctx->nr_tsks; i-- > 0;) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 		pid_t nr;
 
 		if (!ct->started || !(ct->tree.flags & CKPT_TREE_LEADER))
 			continue;
-		/* 0: reaped already, perhaps by another thread of the restarter */
+		/* 0: reaped already, perhaps by another thread of the caller */
 		nr = task_pid_vnr(ct->task);
 		if (nr && kernel_wait4(nr, NULL, __WALL | WNOHANG, NULL) == 0)
 			left = true;
@@ -163,8 +172,9 @@ static bool reap_all(struct ckpt_ctx *ctx)
 }
 
 /*
- * Kill and reap all that was created; they are still our children. Where we are
- * killed ourselves they go to whoever reaps orphans: each dies by itself.
+ * Kill and reap all created processes, which are still children of the
+ * coordinator. If it is killed itself, they exit on their own and the reaper of
+ * orphans reaps them.
  */
 static void undo(struct ckpt_ctx *ctx)
 {
@@ -227,9 +237,12 @@ static long build_and_release(struct ckpt_ctx *ctx)
 		ret = ckpt_relink(ctx);
 	if (ret) {
 		undo(ctx);
-		/* of what does not happen, or comes from outside */
-		if (!ctx->told)
-			ckpt_err(ctx, ctx->error ?: ret, "given up");
+		/*
+		 * no message yet: an unexpected failure, or a signal from
+		 * outside
+		 */
+		if (!ctx->logged)
+			ckpt_err(ctx, ctx->error ?: ret, "restart aborted");
 		return ctx->error ?: ret;
 	}
 	path_put(&ctx->proc_mount);
@@ -237,7 +250,7 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	ckpt_order_epolls(ctx);
 	ckpt_free_ttys(ctx);
 	ckpt_publish_sockets(ctx);
-	/* the ends of pipes that the table holds must not be seen */
+	/* pipe ends in the table would keep readers from seeing end of file */
 	ckpt_obj_free_all(ctx);
 	ckpt_free_procs(ctx);
 	ckpt_arm_timerfds(ctx);
@@ -246,7 +259,7 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	ckpt_free_watches(ctx);
 	ckpt_free_epolls(ctx);
 	ctx->mono_delta = ktime_get_ns() - ctx->hdr.mono_ns;
-	/* a namespace of its own goes on numbering where it was */
+	/* the tree's own pid namespace continues numbering where it was */
 	if (ctx->tsks[0].tree.pid == 1)
 		idr_set_cursor(&ctx->pidns->idr, ctx->hdr.next_pid);
 	ret = task_pid_vnr(ctx->tsks[0].task);
@@ -271,7 +284,7 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = build_and_release(ctx);
 	ckpt_hide_end();
-	/* reading the image may have put aside that there are signals, or work */
+	/* continued reads of the image have cleared the flags (image.c) */
 	spin_lock_irq(&current->sighand->siglock);
 	recalc_sigpending();
 	spin_unlock_irq(&current->sighand->siglock);

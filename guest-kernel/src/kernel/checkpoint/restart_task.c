@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The life of a restarted task, from its creation until it leaves for user
- * space: it creates its threads, makes itself what its section of the image
- * says, parks, and goes to the site where it was found.
+ * A restarted task, from its creation until it returns to user space: it
+ * creates its threads, restores its own state from its section of the image,
+ * parks, and enters the site at which it was checkpointed.
  *
  *	task i:       wait turn i, read section, turn i+1, park, link vfork, go
- *	dead thread:  likewise, and dies again (stop.c)
+ *	dead thread:  the same, then exit (stop.c)
  *	zombie i:     wait turn i, read section, turn i+1, exit
  */
 #include <linux/cgroup.h>
@@ -31,13 +31,13 @@
 static int ckpt_task_main(void *arg);
 
 /**
- * ckpt_clone_task - create a task that is to become one of the image's
+ * ckpt_clone_task - create a task of the tree
  * @ctx: the restart
  * @ct: its entry
- * @flags: CLONE_*; for a thread, those that make it one
+ * @flags: CLONE_* flags of a thread, 0 for a process
  *
- * A cgroup that is frozen, or a signal from outside, makes fork return
- * -ERESTARTNOINTR. The freeze is put off until the task leaves the restart
+ * A frozen cgroup or a signal from outside makes fork return -ERESTARTNOINTR.
+ * The freeze is postponed until the task leaves the restart
  * (cgroup_freeze_resume()); only a fatal signal ends the attempts.
  *
  * Return: 0 or a negative errno.
@@ -76,7 +76,7 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags)
 	if (t)
 		get_task_struct(t);
 	rcu_read_unlock();
-	/* only its own death removes it, and that waits for us to reap it */
+	/* a process stays until we reap it; only a killed thread is gone */
 	if (!t)
 		return ckpt_err(ctx, -EINTR, "task %d died", ct->tree.pid);
 	ct->task = t;
@@ -102,7 +102,7 @@ static int create_threads(struct ckpt_ctx *ctx, struct ckpt_tsk *leader)
 	return 0;
 }
 
-/* Rights go last: everything before may need them. */
+/* Drop the caller's rights last: restoring all other state may need them. */
 static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	int dumpable = current->mm ? get_dumpable(current->mm) : 0;
@@ -115,12 +115,15 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		if (ret)
 			return ret;
 	}
-	/* the coordinator's, which who gets at a dead thread must not find there */
+	/*
+	 * Drop the coordinator's files and fs: a tracer of this dead thread
+	 * must not reach them.
+	 */
 	if (ct->tree.flags & CKPT_TREE_ZOMBIE) {
 		exit_files(current);
 		exit_fs(current);
 	}
-	/* what was built may be more than the limits would let it be */
+	/* only now, because the restored state may exceed the limits */
 	if (ct->tree.flags & CKPT_TREE_LEADER)
 		ckpt_apply_rlimits(ct);
 	ret = ckpt_apply_cred(ctx, ct->rec.cred);
@@ -128,7 +131,7 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		return ret;
 	if (ct->rec.flags & CKPT_TASK_NPROC)
 		current->flags |= PF_NPROC_EXCEEDED;
-	/* commit_creds() clears these where ids have changed */
+	/* commit_creds() clears both if ids have changed */
 	if (ct->lives)
 		set_dumpable(current->mm, dumpable);
 	current->pdeath_signal = ct->rec.pdeath_signal;
@@ -147,7 +150,7 @@ static void park(struct ckpt_ctx *ctx)
 	wake_up_all(&ctx->wait);
 }
 
-/* The restarted task's own state that others could see too early. */
+/* Arm timers and set the signal mask: not before the restart is complete. */
 static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	ckpt_set_restart_block(ctx, &ct->rec);
@@ -163,9 +166,9 @@ static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 }
 
 /*
- * proc shows the pid namespace of who mounts it, and the files of an image may
- * lie in it. So it is for a task of the new namespace to mount it, the first,
- * which still has the restarter's rights and mounts.
+ * A proc mount shows the pid namespace of the task that mounts it, and the
+ * image may contain files in it. So the first task of the new namespace mounts
+ * it, while it still has the caller's rights and mounts.
  */
 static int mount_proc(struct ckpt_ctx *ctx)
 {
@@ -178,7 +181,7 @@ static int mount_proc(struct ckpt_ctx *ctx)
 				 MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 		path_put(&path);
 	}
-	/* to take it away again where the restart fails */
+	/* undo() unmounts it if the restart fails */
 	if (!ret)
 		ret = kern_path("/proc", LOOKUP_FOLLOW | LOOKUP_DIRECTORY,
 				&ctx->proc_mount);
@@ -186,8 +189,8 @@ static int mount_proc(struct ckpt_ctx *ctx)
 }
 
 /*
- * A thread is created when its process is, in the restarter's memory, which is
- * not for it: the first thread, whose turn comes before, has its own by now.
+ * A thread is created in the caller's address space and must leave it. The
+ * leader, whose turn is earlier, has restored that of the process.
  */
 static int join_memory(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -210,7 +213,9 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	int ret;
 
-	/* before any turn: paths in the image may name any task of it */
+	/*
+	 * before the first turn: paths in /proc may name any task of the image
+	 */
 	if (ct->tree.flags & CKPT_TREE_LEADER) {
 		ret = create_threads(ctx, ct);
 		if (ret)
@@ -240,10 +245,12 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	}
 	if (!ret)
 		ret = ckpt_prepare_stop(ctx, ct);
-	/* the last turn may be long in coming: others are not held down by this */
+	/*
+	 * after reading, so that a low priority does not delay the other tasks
+	 */
 	if (!ret)
 		ret = ckpt_apply_sched(ctx, &ct->rec);
-	/* from here on nothing touches the user's memory */
+	/* from here on no code accesses user memory, which could trap */
 	if (!ret && !(ct->tree.flags & CKPT_TREE_ZOMBIE))
 		ret = ckpt_apply_debugregs(ctx, &ct->debugregs);
 	if (!ret)
@@ -252,7 +259,7 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return ret;
 }
 
-/* Whether there is a vfork child to wait for, now or behind a ptrace stop. */
+/* True if the task waits for a vfork child, now or after a ptrace stop. */
 static bool waits_for_child(const struct ckpt_tsk *ct)
 {
 	if (ckpt_broken(CKPT_BREAK_VFORK_WAIT))
@@ -261,7 +268,13 @@ static bool waits_for_child(const struct ckpt_tsk *ct)
 	       (ct->ptrace.stop == CKPT_STOP_VFORK && ct->rec.site_child);
 }
 
-/* Come to the second barrier, and wait until nothing can fail any more. */
+/**
+ * ckpt_wait_release - park for the second time and wait for the release
+ * @ctx: the restart
+ *
+ * Return: 0 when the restart is complete, -EINTR or -ERESTARTSYS if it has
+ * failed or current is killed.
+ */
 int ckpt_wait_release(struct ckpt_ctx *ctx)
 {
 	int ret;
@@ -275,8 +288,8 @@ int ckpt_wait_release(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_leave_restart - go live in the middle of an execve(2), when all is released
- * @ctx: the restart; current's reference is put
+ * ckpt_leave_restart - leave a released restart in the middle of an execve(2)
+ * @ctx: the restart; current's reference is dropped
  * @ct: current's entry
  */
 void ckpt_leave_restart(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -292,8 +305,8 @@ void ckpt_leave_restart(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 }
 
 /*
- * All are rebuilt and released: go to the site. The context is put before any
- * sleep there, which may be long.
+ * The restart is released: enter the site. The reference to the context is
+ * dropped first, because the sleep at the site may be long.
  */
 static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		      struct ckpt_vfork_wait *vfork)
@@ -305,13 +318,13 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	int code = ct->tree.exit_code;
 
 	go_live(ctx, ct);
-	current->ckpt_site.again = ct->again;
-	ct->again = NULL;
+	current->ckpt_site.resume = ct->resume;
+	ct->resume = NULL;
 	ckpt_gate_get(gate);
 	ckpt_hide_end();
 	ckpt_ctx_put(ctx);
 
-	if (current->ckpt_site.again) {
+	if (current->ckpt_site.resume) {
 		ckpt_gate_put(gate);
 		if (!dead)
 			return ckpt_resume_stop(&rec, &ptrace, vfork);
@@ -328,8 +341,8 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	if (rec.site == CKPT_SITE_STOPPED)
 		ckpt_group_stop(rec.site_arg);
 	/*
-	 * Through get_signal() once more: the freezer, queued signals, and the
-	 * fix-up of -ERESTART* that the original had still before it.
+	 * Pass through get_signal(), as the original would have: the freezer,
+	 * queued signals, and the fix-up of -ERESTART*.
 	 */
 	cgroup_freeze_resume();
 	set_thread_flag(TIF_SIGPENDING);
@@ -337,8 +350,8 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 }
 
 /*
- * The life of a restarted task until it leaves for user space. What it returns
- * tells ret_from_fork() that all registers are set, and what work is left.
+ * Main function of a restarted task. Its return value, CKPT_SYSCALL_*, tells
+ * ret_from_fork() that the registers are set and which exit work is left.
  */
 static int ckpt_task_main(void *arg)
 {
@@ -347,7 +360,9 @@ static int ckpt_task_main(void *arg)
 	struct ckpt_vfork_wait vfork = { };
 	int ret;
 
-	/* all but what must end it at any moment */
+	/*
+	 * block all signals except SIGKILL, which must end the task at any time
+	 */
 	spin_lock_irq(&current->sighand->siglock);
 	siginitsetinv(&current->blocked, sigmask(SIGKILL));
 	recalc_sigpending();
@@ -382,7 +397,7 @@ static int ckpt_task_main(void *arg)
 		ret = ckpt_bind_posix_timers(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort) && ct->rec.site == CKPT_SITE_EXEC) {
 		ret = ckpt_enter_exec(ctx, ct);
-		/* the context is put: it has left the restart on its way */
+		/* success: it has left the restart and dropped its reference */
 		if (!ret)
 			return CKPT_SYSCALL_LEAVES;
 	} else if (!ret && !READ_ONCE(ctx->abort)) {

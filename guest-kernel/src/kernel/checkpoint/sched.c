@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How a thread is scheduled: policy, nice value, priority, time slice, and the
- * CPUs that it has asked for.
+ * Scheduling of a thread: policy, nice value, priority, time slice, and CPU
+ * affinity.
  */
 #include <linux/cpumask.h>
 #include <linux/sched.h>
@@ -10,7 +10,7 @@
 #include "ckpt.h"
 
 /**
- * ckpt_check_sched - whether a task can be scheduled again as it is
+ * ckpt_check_sched - check that a task's scheduling can be restored
  * @ctx: the checkpoint
  * @t: the task
  *
@@ -48,7 +48,7 @@ void ckpt_dump_sched(struct task_struct *t, struct ckpt_task *rec)
 	rec->nice = task_nice(t);
 	rec->rt_priority = t->rt_priority;
 	rec->cpus = cpumask_bits(&t->cpus_mask)[0];
-	/* what is not asked for comes of a cpuset, and another one comes with it */
+	/* otherwise the mask comes from the cpuset, and will again */
 	if (t->user_cpus_ptr)
 		rec->flags |= CKPT_TASK_AFFINITY;
 	if (t->se.custom_slice)
@@ -62,23 +62,26 @@ static int apply_affinity(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 
 	cpumask_clear(&cpus);
 	cpumask_bits(&cpus)[0] = rec->cpus;
-	/* all of the old machine's CPUs: all of this one's */
+	/* a mask of all CPUs of the old machine becomes all CPUs of this one */
 	if (!(rec->flags & CKPT_TASK_AFFINITY) ||
 	    !cpumask_intersects(&cpus, cpu_possible_mask) ||
 	    hweight64(rec->cpus) >= ctx->hdr.ncpus)
 		cpumask_copy(&cpus, cpu_possible_mask);
 	ret = sched_setaffinity(0, &cpus);
-	/* none of them is in the cpuset: all that are, as where one is changed */
+	/*
+	 * no CPU is in the cpuset: use all of it, as after a change of the
+	 * cpuset
+	 */
 	if (ret == -EINVAL)
 		ret = sched_setaffinity(0, cpu_possible_mask);
 	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
 }
 
 /*
- * sched_setattr(2) sets the slice with SCHED_OTHER and SCHED_BATCH only. With
- * another policy a task keeps the slice that it asked for before, or here the one
- * that it has inherited from the caller. The scheduler only reads both members, of
- * the running task.
+ * sched_setattr(2) sets the slice only with SCHED_OTHER and SCHED_BATCH. With a
+ * different policy a task keeps an earlier slice, here the one inherited from
+ * the caller. The scheduler only reads these members, and only of the running
+ * task.
  */
 static void apply_slice(const struct ckpt_task *rec)
 {
@@ -93,13 +96,13 @@ static void apply_slice(const struct ckpt_task *rec)
 }
 
 /**
- * ckpt_apply_sched - schedule current as it was
+ * ckpt_apply_sched - restore the scheduling of current
  * @ctx: the restart
  * @rec: current's record
  *
- * All is set, whatever it is: a task begins as its creator is.
+ * Sets default values too, because current has inherited its creator's values.
  *
- * Return: 0, or what sched_setattr(2) or sched_setaffinity(2) would give.
+ * Return: 0, or the errno of sched_setattr(2) or sched_setaffinity(2).
  */
 int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 {
@@ -117,11 +120,12 @@ int ckpt_apply_sched(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	ret = sched_setattr(current, &attr);
 	if (ret)
 		return ckpt_err(ctx, ret,
-				"scheduling policy %u, nice %d, priority %u: the caller may not give it",
+				"scheduling policy %u, nice %d, priority %u: the caller may not set them",
 				attr.sched_policy, rec->nice, rec->rt_priority);
-	/* a real-time policy has no nice value of its own: keep it for later */
+	/* sched_setattr() ignores the nice value of a real-time policy */
 	if (rec->nice < task_nice(current) && !can_nice(current, rec->nice))
-		return ckpt_err(ctx, -EPERM, "nice %d", rec->nice);
+		return ckpt_err(ctx, -EPERM, "nice %d: the caller may not set it",
+				rec->nice);
 	set_user_nice(current, rec->nice);
 	apply_slice(rec);
 	return apply_affinity(ctx, rec);

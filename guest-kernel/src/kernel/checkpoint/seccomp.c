@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Seccomp filters. A task has the one that was attached last; each leads to the
- * one before it. What tasks share, by fork(2) or SECCOMP_FILTER_FLAG_TSYNC, they
- * share again.
+ * Seccomp filters. A task refers to the filter attached last, and each filter
+ * to the one before it. Filters that tasks share, by fork(2) or
+ * SECCOMP_FILTER_FLAG_TSYNC, are shared after the restart, too.
  */
 #include <linux/filter.h>
 #include <linux/sched/signal.h>
@@ -35,13 +35,13 @@ static int dump_filter(struct ckpt_ctx *ctx, struct seccomp_filter *filter,
 }
 
 /**
- * ckpt_dump_seccomp - write a task's filters, those first that came first
+ * ckpt_dump_seccomp - write a task's filters in the order of attachment
  * @ctx: the checkpoint
  * @t: the task
- * @rec: gets the objref of its own, and the strict mode
+ * @rec: gets the objref of the filter attached last, or the strict mode
  *
- * Return: 0, -EOPNOTSUPP for a filter that somebody listens to, -EAGAIN for a
- * task that is being killed by one.
+ * Return: 0, -EOPNOTSUPP for a filter with a listener, -EAGAIN for a task that
+ * a filter has killed.
  */
 int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
 		      struct ckpt_task *rec)
@@ -63,7 +63,7 @@ int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
 		return ckpt_err(ctx, -EAGAIN, "%s: killed by seccomp: try again",
 				t->comm);
 	}
-	/* from the oldest that is not written yet to the task's own */
+	/* from the oldest unwritten filter to the one attached last */
 	while (!ckpt_obj_lookup(ctx, CKPT_REC_SECCOMP, own, &rec->seccomp)) {
 		filter = own;
 		for (;;) {
@@ -110,11 +110,12 @@ int ckpt_restore_seccomp(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_apply_seccomp - put current under the filters that it had
+ * ckpt_apply_seccomp - attach the saved filters to current
  * @ctx: the restart
- * @rec: current's record; no_new_privs is set already, rights are still held
+ * @rec: current's record; no_new_privs is set, credentials are still the
+ *	caller's
  *
- * Return: 0, -EINVAL, -EACCES as seccomp(2) has it.
+ * Return: 0, or an errno of seccomp(2): -EINVAL, -EACCES.
  */
 int ckpt_apply_seccomp(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A task's section of an image: which records it may and must have, and who
- * reads each.
+ * A task's section of an image: the records that it may and must have, and the
+ * function that reads each.
  */
 #include "ckpt.h"
 #include "ptrace.h"
 
 #define SEEN(type)	BIT_ULL(CKPT_REC_##type)
 
-/* One record of a task's section; sections end with TASK_END. */
+/* Restore from one record of a task's section. */
 static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	switch (ctx->rec.type) {
@@ -67,17 +67,19 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	case CKPT_REC_TASK:
 		return ckpt_restore_task(ctx, ct);
 	default:
-		return ckpt_err(ctx, -EINVAL, "%s in the middle of a task",
+		return ckpt_err(ctx, -EINVAL, "%s in the section of a task",
 				ckpt_rec_name(ctx->rec.type));
 	}
 }
 
-/* What a section must have, may have once, and may have at all. */
+/*
+ * Check that a section has all records it must have and none it may not have.
+ */
 static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 {
 	bool leader = ct->tree.flags & CKPT_TREE_LEADER;
 	bool zombie = ct->tree.flags & CKPT_TREE_ZOMBIE;
-	/* also where the process' first thread has died before the others */
+	/* includes a dead leader of a process that has live threads */
 	bool lives = leader && ct->lives;
 	u64 must = SEEN(TASK), process = SEEN(RLIMITS) | SEEN(SIGNAL);
 	u64 alive = SEEN(SIGHAND) | SEEN(TIMERS);
@@ -98,21 +100,22 @@ static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 					      SEEN(FILE))) ||
 	    (zombie && ctx->seen & (SEEN(REGS) | SEEN(XSTATE) | SEEN(FILES) |
 				    SEEN(DEBUGREGS))))
-		return ckpt_err(ctx, -EINVAL, "section has a record too many");
+		return ckpt_err(ctx, -EINVAL, "section has an unexpected record");
 	return 0;
 }
 
+/* Records of which a section has at most one. */
 #define ONCE	(SEEN(TASK) | SEEN(REGS) | SEEN(XSTATE) | SEEN(MM) | \
 		 SEEN(RLIMITS) | SEEN(SIGHAND) | SEEN(SIGNAL) | SEEN(TIMERS) | \
 		 SEEN(PTRACE) | SEEN(DEBUGREGS) | \
 		 SEEN(FILES) | SEEN(FS))
 
 /**
- * ckpt_read_section - read all that the image has of a task
- * @ctx: the restart; it is current's turn
+ * ckpt_read_section - read the section of current
+ * @ctx: the restart; current has the turn
  * @ct: current's entry
  *
- * What only current can use it is given at once; the rest is kept in @ct.
+ * Applies the state that only current can use; the rest is kept in @ct.
  *
  * Return: 0 or a negative errno.
  */
@@ -129,16 +132,17 @@ int ckpt_read_section(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 			return ret;
 		if (ctx->rec.type == CKPT_REC_TASK_END)
 			break;
-		/* a thread has its process' memory, whatever the image says */
+		/* a thread always shares the address space of its process */
 		if (ctx->rec.type == CKPT_REC_MM &&
 		    !(ct->tree.flags & CKPT_TREE_LEADER))
-			return ckpt_err(ctx, -EINVAL, "memory of a thread's own");
+			return ckpt_err(ctx, -EINVAL,
+					"an address space in a thread's section");
 		if (BIT_ULL(ctx->rec.type) & ctx->seen & ONCE)
 			return ckpt_err(ctx, -EINVAL, "%s twice in one task",
 					ckpt_rec_name(ctx->rec.type));
 		ctx->seen |= BIT_ULL(ctx->rec.type);
 		ret = restore_record(ctx, ct);
-		if (ret && !ctx->told)
+		if (ret && !ctx->logged)
 			ckpt_err(ctx, ret, "%s", ckpt_rec_name(ctx->rec.type));
 		if (ret)
 			return ret;

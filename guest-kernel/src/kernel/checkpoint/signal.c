@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Signals: handlers, what is queued, what a process counts about itself, and
- * the stop of a stopped process.
+ * Signals: handlers, queued signals, the counters of a process, and the group
+ * stop of a stopped process.
  *
- * A task in the freezer has not dequeued anything: get_signal() comes to the
- * freezer first. So the queues are saved as they are and put back before the
- * task first looks at them.
+ * A task in the freezer has not dequeued a signal, because get_signal() enters
+ * the freezer first. So the queues are saved as they are and restored before
+ * the task can dequeue from them.
  */
 #include <linux/oom.h>
 #include <linux/sched/cputime.h>
@@ -85,7 +85,7 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (ret)
 		return ret;
 	rec.flags = sig->flags & SIGNAL_FLAGS_KEPT;
-	/* a dead process exits again by itself */
+	/* a restarted dead process exits by itself */
 	if (!ckpt_dead_process(ct))
 		rec.flags |= sig->flags & SIGNAL_GROUP_EXIT;
 	rec.group_exit_code = sig->group_exit_code;
@@ -136,7 +136,9 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 		return ckpt_err(ctx, -EINVAL, "malformed process state");
 	if (rec->oom_score_adj_min < sig->oom_score_adj_min &&
 	    !capable(CAP_SYS_RESOURCE))
-		return ckpt_err(ctx, -EPERM, "lower oom_score_adj_min");
+		return ckpt_err(ctx, -EPERM,
+				"oom_score_adj_min %d: the caller may not lower it",
+				rec->oom_score_adj_min);
 	ret = ckpt_restore_ctty(ctx, rec);
 	if (ret)
 		return ret;
@@ -174,13 +176,16 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	sig->prev_cputime.stime = rec->seen_stime;
 	raw_spin_unlock(&sig->prev_cputime.lock);
 	spin_unlock_irq(&current->sighand->siglock);
-	/* threads that are created now must not take part in these */
+	/*
+	 * set by ckpt_relink_signal(): threads yet to be built must not see
+	 * them
+	 */
 	ckpt_current(ctx)->signal_flags = rec->flags;
 	ckpt_current(ctx)->group_stop_count = rec->group_stop_count;
 	return 0;
 }
 
-/* All threads of the process are there: a stop or an exit under way goes on. */
+/* Restore a group stop or exit in progress, after all threads are complete. */
 void ckpt_relink_signal(const struct ckpt_tsk *ct)
 {
 	struct task_struct *t = ct->task;
@@ -192,9 +197,9 @@ void ckpt_relink_signal(const struct ckpt_tsk *ct)
 }
 
 /*
- * Copy one queue out of the lock's hold: writing may sleep. The interval timers
- * are looked at under the same hold: the signal of one that expires is in the
- * queue, or the timer is still going.
+ * Copy a queue under siglock, because writing may sleep. The interval timers
+ * are read under the same lock, so that a timer is either still running or its
+ * signal is in the queue. Returns the number of signals, or a negative errno.
  */
 static int copy_queue(struct task_struct *t, struct sigpending *pending,
 		      struct ckpt_siginfo **out, struct ckpt_timers *timers)
@@ -226,7 +231,10 @@ static int copy_queue(struct task_struct *t, struct sigpending *pending,
 		}
 		recs[n].shared = !!timers;
 		recs[n].signo = q->info.si_signo;
-		/* a timer has one of its own; one of a deleted timer is not */
+		/*
+		 * the preallocated signal of a timer, unless the timer was
+		 * deleted
+		 */
 		recs[n].queued = q->flags & SIGQUEUE_PREALLOC ? 2 : 1;
 		memcpy(recs[n].info, &q->info, sizeof(q->info));
 		sigdelset(&bits, q->info.si_signo);
@@ -269,9 +277,9 @@ int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t)
 	return ret;
 }
 
-/* What a process' timers and its queue were at one and the same time. */
+/* The timers of a process and its queue, all read at the same time. */
 struct moment {
-	struct ckpt_posix_timer *posix, *again;
+	struct ckpt_posix_timer *posix, *later;
 	struct ckpt_siginfo *queue;
 	struct ckpt_timers timers;
 	int nr_posix, nr_queue;
@@ -280,12 +288,12 @@ struct moment {
 static void forget(struct moment *m)
 {
 	kvfree(m->posix);
-	kvfree(m->again);
+	kvfree(m->later);
 	kvfree(m->queue);
 	memset(m, 0, sizeof(*m));
 }
 
-/* Return: 1; 0 where a timer has expired meanwhile; or a negative errno. */
+/* Return: 1; 0 if a timer has expired in between; or a negative errno. */
 static int look(struct ckpt_ctx *ctx, struct task_struct *t, struct moment *m)
 {
 	int n;
@@ -297,22 +305,23 @@ static int look(struct ckpt_ctx *ctx, struct task_struct *t, struct moment *m)
 				 &m->timers);
 	if (m->nr_queue < 0)
 		return m->nr_queue;
-	n = ckpt_look_at_posix_timers(ctx, t, &m->again);
+	n = ckpt_look_at_posix_timers(ctx, t, &m->later);
 	if (n < 0)
 		return n;
-	return n == m->nr_posix && !ckpt_posix_timers_moved(m->posix, m->again, n);
+	return n == m->nr_posix && !ckpt_posix_timers_moved(m->posix, m->later, n);
 }
 
 /**
- * ckpt_dump_process_signals - a process' timers, and what is sent to all of it
+ * ckpt_dump_process_signals - write a process's timers and shared signal queue
  * @ctx: the checkpoint
  * @t: the process
  *
- * Timers go on while it is frozen. One that expires between the look at it and
- * that at the queue would be lost, or come twice.
+ * Timers run while the process is frozen. The timers and the queue are read
+ * until no timer expires in between: otherwise its signal would be lost or
+ * duplicated.
  *
- * Return: 0; -EAGAIN where timers expire all the time; what a timer of a kind
- * that is not saved gives; -ENOMEM.
+ * Return: 0; -EAGAIN if timers expire in every attempt; -EOPNOTSUPP for an
+ * unsupported timer; -ENOMEM.
  */
 int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t)
 {
@@ -326,7 +335,7 @@ int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t)
 		forget(&m);
 		if (!tries--)
 			return ckpt_err(ctx, -EAGAIN,
-					"%s: a timer expires again and again: try again",
+					"%s: a timer expires continually: try again",
 					t->comm);
 		cond_resched();
 	}
@@ -363,10 +372,10 @@ int ckpt_restore_siginfo(struct ckpt_ctx *ctx)
 	}
 	if (rec->queued == 2) {
 		ret = ckpt_timer_queue(pending, &info);
-		return ret ? ckpt_err(ctx, ret, "the signal of POSIX timer %d",
+		return ret ? ckpt_err(ctx, ret, "queueing the signal of POSIX timer %d",
 				      info.si_tid) : 0;
 	}
-	/* a deleted timer's: nothing comes of its being taken */
+	/* from a deleted timer: dequeuing it must not rearm a timer */
 	if (info.si_code == SI_TIMER)
 		info.si_sys_private = 0;
 	return ckpt_sigqueue_add(pending, &info, rec->queued);

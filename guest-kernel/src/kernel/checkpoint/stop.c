@@ -2,12 +2,12 @@
 /*
  * The stops in which a tracee waits for its tracer.
  *
- * A ptrace stop is a sleep in ptrace_stop(), with the kernel stack of whatever
- * led there beneath it. That stack is not saved. Where it led from is marked
- * (ckpt_stop_at()), and there are few such places, each with little left to do
- * once the tracer lets the tracee go:
+ * A ptrace stop is a sleep in ptrace_stop(), on the kernel stack of its
+ * callers. That stack is not saved. The callers mark the stop (ckpt_stop_at()).
+ * There are few of them, and each has little left to do when the tracer resumes
+ * the tracee:
  *
- *	stop		left to do, then		way to user space
+ *	stop		left to do			way to user space
  *	syscall-enter	the system call			leaves a system call
  *	seccomp		the system call			leaves a system call
  *	clone, vfork	[vfork wait,] return nr		leaves a system call
@@ -15,22 +15,24 @@
  *	exec		return 0			leaves a system call
  *	syscall-exit	-				has left it
  *	trap, handler	-				has left it
- *	signal		what the tracer makes of it	has left it
+ *	signal		the signal that the tracer sets	has left it
  *	exit		the rest of do_exit()		none
  *
- * The restarted tracee enters the same stop by the same function, but without
- * a word: the tracer has been told of it, and what it has not taken note of is
- * in its own saved state (a queued SIGCHLD, the exit code that wait4(2) finds).
- * "Leaves a system call" means that the work of syscall_exit_work() is still
- * to come, and with it perhaps a syscall-exit stop.
+ * The restarted tracee enters the same stop by the same function, but does not
+ * notify its tracer, which was notified before the checkpoint. A notification
+ * that the tracer has not consumed yet is saved with the tracer (a queued
+ * SIGCHLD) or with the tracee (the exit code that wait4(2) reports). "Leaves a
+ * system call" means that syscall_exit_work() is still to run, perhaps with a
+ * syscall-exit stop.
  *
- * Nobody may look for a tracee's stop before it is there. So all restarted
- * tasks that are in none wait at a gate until all others are.
+ * A tracer must not examine a tracee that has not reached its stop. So
+ * restarted tasks that are not in a stop wait at a gate until all stops are
+ * reached.
  *
- *	coordinator:	link tracers and tracees, release, gate
- *	in a stop:	ptrace_stop(): TASK_TRACED, gate, sleep ... what is left
- *	dead thread:	do_exit(): EXIT_ZOMBIE, gate
- *	others:		wait for the gate, go on at their sites
+ *	coordinator:	link tracers and tracees, release, pass the gate
+ *	in a stop:	ptrace_stop(): TASK_TRACED, pass the gate, sleep ...
+ *	dead thread:	do_exit(): EXIT_ZOMBIE, pass the gate
+ *	others:		wait for the gate, resume at their sites
  */
 #include <linux/completion.h>
 #include <linux/entry-common.h>
@@ -44,17 +46,17 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
-/* What those wait for that are in no stop. */
+/* Opens when every stop has been re-entered. */
 struct ckpt_gate {
 	refcount_t users;
-	atomic_t left;		/* tasks on their way, and the coordinator */
+	atomic_t left;		/* tasks yet to arrive, and the coordinator */
 	struct completion open;
 };
 
-/* A stop, or a death, that is to be entered again. */
+/* A stop, or an exit, that a restarted task has to re-enter. */
 struct ckpt_stop {
 	struct ckpt_gate *gate;	/* reference held */
-	enum pid_type type;	/* signal-delivery stop: where it was sent */
+	enum pid_type type;	/* signal-delivery stop: target of the signal */
 	struct ckpt_ptrace rec;
 };
 
@@ -97,11 +99,12 @@ static bool valid_stop_arg(u32 stop, s32 arg)
 }
 
 /**
- * ckpt_prepare_stop - make ready to enter a stop, or die, again
+ * ckpt_prepare_stop - prepare current to re-enter its stop or exit
  * @ctx: the restart
  * @ct: current's entry, its section read
  *
- * Return: 0, -EINVAL where the section contradicts itself, -ENOMEM.
+ * Return: 0; -EINVAL if the section contradicts itself; -EPERM for a seccomp
+ * stop of a caller that has filters itself; -ENOMEM.
  */
 int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -109,14 +112,14 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	bool late = ckpt_dead_thread(ct);
 	bool stopped = ct->ptrace.stop != CKPT_STOP_NONE;
 	bool at_stop = ct->rec.site == CKPT_SITE_PTRACE;
-	struct ckpt_stop *again;
+	struct ckpt_stop *resume;
 
 	if (stopped != at_stop ||
 	    (stopped && !valid_stop_arg(ct->ptrace.stop, ct->rec.site_arg)) ||
 	    (zombie && (ct->ptrace.jobctl || ct->ptrace.work)) ||
 	    (late && !ct->ptrace.tracer && !(ct->tree.flags & CKPT_TREE_LEADER)))
 		return ckpt_err(ctx, -EINVAL, "a site that contradicts its ptrace state");
-	/* what its filters said is behind it: they cannot be the restarter's */
+	/* the saved filters have decided already; the caller's would not run */
 	if (ct->ptrace.stop == CKPT_STOP_SECCOMP && !ct->rec.seccomp)
 		return ckpt_err(ctx, -EINVAL, "a seccomp stop without a filter");
 	if (ct->ptrace.stop == CKPT_STOP_SECCOMP &&
@@ -125,15 +128,15 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 				"a seccomp stop, restarted from under seccomp filters");
 	if (!stopped && !late)
 		return 0;
-	again = kmalloc(sizeof(*again), GFP_KERNEL_ACCOUNT);
-	if (!again)
+	resume = kmalloc(sizeof(*resume), GFP_KERNEL_ACCOUNT);
+	if (!resume)
 		return -ENOMEM;
-	again->type = ct->rec.site_arg;
-	again->rec = ct->ptrace;
-	again->gate = ctx->gate;
+	resume->type = ct->rec.site_arg;
+	resume->rec = ct->ptrace;
+	resume->gate = ctx->gate;
 	refcount_inc(&ctx->gate->users);
 	atomic_inc(&ctx->gate->left);
-	ct->again = again;
+	ct->resume = resume;
 	return 0;
 }
 
@@ -164,60 +167,64 @@ void ckpt_gate_put(struct ckpt_gate *gate)
 		kfree(gate);
 }
 
-/* One more is where it should be; the coordinator, too, when it lets go. */
+/* Count a task that has reached its stop, or the coordinator's release. */
 void ckpt_gate_count(struct ckpt_gate *gate)
 {
 	if (atomic_dec_and_test(&gate->left))
 		complete_all(&gate->open);
 }
 
-/* Wait until all are in their stops; or die. */
+/* Wait until all stops are reached or current is killed. Drops a reference. */
 void ckpt_gate_wait(struct ckpt_gate *gate)
 {
 	wait_for_completion_killable(&gate->open);
 	ckpt_gate_put(gate);
 }
 
-void ckpt_stop_free(struct ckpt_stop *again)
+void ckpt_stop_free(struct ckpt_stop *resume)
 {
-	if (again)
-		ckpt_gate_put(again->gate);
-	kfree(again);
+	if (resume)
+		ckpt_gate_put(resume->gate);
+	kfree(resume);
 }
 
 /**
- * ckpt_gate_pass - current is where it was, or will never be
+ * ckpt_gate_pass - count current at the gate and free its resume record
  *
- * Does not sleep: ptrace_stop() calls this after it has set its state.
+ * Called when current has reached its stop, or skips it. Does not sleep:
+ * ptrace_stop() calls this after it has set the task state.
  */
 void ckpt_gate_pass(void)
 {
-	struct ckpt_stop *again = current->ckpt_site.again;
+	struct ckpt_stop *resume = current->ckpt_site.resume;
 
-	current->ckpt_site.again = NULL;
+	current->ckpt_site.resume = NULL;
 	current->ckpt_site.dying = false;
-	ckpt_gate_count(again->gate);
-	ckpt_stop_free(again);
+	ckpt_gate_count(resume->gate);
+	ckpt_stop_free(resume);
 }
 
 /*
- * Entering stops again: called by kernel/signal.c
+ * Re-entering stops: called by kernel/signal.c
  */
 
-/* The signal that the stop is about; ptrace_signal() comes next. */
+/* Return the signal of a signal-delivery stop, for ptrace_signal(). */
 int ckpt_stop_signal(struct kernel_siginfo *info, enum pid_type *type)
 {
-	const struct ckpt_stop *again = current->ckpt_site.again;
+	const struct ckpt_stop *resume = current->ckpt_site.resume;
 
-	memcpy(info, again->rec.info, sizeof(*info));
-	*type = again->type;
+	memcpy(info, resume->rec.info, sizeof(*info));
+	*type = resume->type;
 	return info->si_signo;
 }
 
-/* TASK_TRACED, with siglock held: now as the tracer had left it. */
+/*
+ * Restore the state of the stop that the tracer can see. Called in TASK_TRACED
+ * with siglock held.
+ */
 void ckpt_stop_entered(struct kernel_siginfo *info)
 {
-	const struct ckpt_ptrace *rec = &current->ckpt_site.again->rec;
+	const struct ckpt_ptrace *rec = &current->ckpt_site.resume->rec;
 
 	if (info)
 		memcpy(info, rec->info, sizeof(*info));
@@ -228,16 +235,19 @@ void ckpt_stop_entered(struct kernel_siginfo *info)
 		current->jobctl &= ~JOBCTL_STOP_DEQUEUED;
 	if (rec->jobctl & JOBCTL_LISTENING) {
 		current->jobctl |= JOBCTL_LISTENING;
-		/* told of something already, while it could not be woken */
+		/* a notification came before JOBCTL_LISTENING was set */
 		if (current->jobctl & JOBCTL_TRAP_NOTIFY)
 			ptrace_signal_wake_up(current, true);
 	}
 }
 
-/* The tracer is gone, or current is to die: no stop, as ptrace_stop() has it. */
-int ckpt_stop_left_out(void)
+/*
+ * Skip the stop, as ptrace_stop() does when the tracer is gone or current is
+ * killed. Returns the exit code of the stop.
+ */
+int ckpt_skip_stop(void)
 {
-	int exit_code = current->ckpt_site.again->rec.exit_code;
+	int exit_code = current->ckpt_site.resume->rec.exit_code;
 
 	ckpt_gate_pass();
 	return exit_code;
@@ -250,12 +260,12 @@ static void send_chosen(int signr)
 }
 
 /**
- * ckpt_resume_stop - stand in a stop, then do what is left
- * @rec: current's record
- * @ptrace: and the one about the stop; current->ckpt_site.again is set
- * @vfork: linked, if a vfork wait comes after it
+ * ckpt_resume_stop - re-enter a stop, then do the work that is left after it
+ * @rec: current's task record
+ * @ptrace: current's ptrace record; current->ckpt_site.resume is set
+ * @vfork: linked if a vfork wait follows
  *
- * Return: what ckpt_task_main() has to return to ret_from_fork().
+ * Return: the value that ckpt_task_main() returns to ret_from_fork().
  */
 int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptrace,
 		     struct ckpt_vfork_wait *vfork)
@@ -306,7 +316,7 @@ int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptra
 		regs->ax = 0;
 		return CKPT_SYSCALL_LEAVES;
 	case CKPT_STOP_TRAP:
-		/* it was in get_signal(), which goes on */
+		/* it was in get_signal(): run it again */
 		set_thread_flag(TIF_SIGPENDING);
 		return CKPT_SYSCALL_LEFT;
 	default:

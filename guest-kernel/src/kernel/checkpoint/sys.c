@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * checkpoint(2) and restart(2): the calls and their contexts.
+ * The system calls checkpoint(2) and restart(2).
  */
 #include <linux/capability.h>
-#include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
 #include <linux/pid_namespace.h>
@@ -14,96 +13,17 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
-void ckpt_ctx_put(struct ckpt_ctx *ctx)
-{
-	unsigned int i;
-
-	if (!refcount_dec_and_test(&ctx->users))
-		return;
-	ckpt_obj_free_all(ctx);
-	for (i = 0; i < ctx->nr_tsks; i++) {
-		if (ctx->tsks[i].task)
-			put_task_struct(ctx->tsks[i].task);
-		put_cred(ctx->tsks[i].ptracer_cred);
-		ckpt_stop_free(ctx->tsks[i].again);
-	}
-	ckpt_gate_put(ctx->gate);
-	ckpt_free_procs(ctx);
-	ckpt_free_timerfds(ctx);
-	ckpt_free_watches(ctx);
-	ckpt_free_epolls(ctx);
-	ckpt_free_posix_timers(ctx);
-	ckpt_free_ttys(ctx);
-	ckpt_free_pids(ctx);
-	ckpt_free_lookup(ctx);
-	kvfree(ctx->mounts);
-	kvfree(ctx->tsks);
-	kvfree(ctx->wbuf);
-	kvfree(ctx->rbuf);
-	kfree(ctx->page_buf);
-	path_put(&ctx->root_path);
-	ckpt_log_free(ctx);
-	if (ctx->logfile)
-		fput(ctx->logfile);
-	if (ctx->file)
-		fput(ctx->file);
-	kfree(ctx);
-}
-
-struct ckpt_ctx *ckpt_ctx_alloc(int fd, int logfd, unsigned long flags)
-{
-	struct ckpt_ctx *ctx;
-	int ret = -EBADF;
-
-	ctx = kzalloc(sizeof(*ctx), GFP_KERNEL_ACCOUNT);
-	if (!ctx)
-		return ERR_PTR(-ENOMEM);
-	refcount_set(&ctx->users, 1);
-	spin_lock_init(&ctx->log_lock);
-	INIT_LIST_HEAD(&ctx->log);
-	init_waitqueue_head(&ctx->wait);
-	hash_init(ctx->by_ptr);
-	xa_init(&ctx->objs);
-	xa_init(&ctx->pids);
-	INIT_LIST_HEAD(&ctx->proc_files);
-	INIT_LIST_HEAD(&ctx->timerfds);
-	INIT_LIST_HEAD(&ctx->inotifies);
-	INIT_LIST_HEAD(&ctx->epolls);
-	INIT_LIST_HEAD(&ctx->posix_timers);
-	INIT_LIST_HEAD(&ctx->terminals);
-	ctx->flags = flags;
-	ctx->cgroup_fd = -1;
-	if (!(flags & CHECKPOINT_CHECK)) {
-		ctx->file = fget(fd);
-		if (!ctx->file)
-			goto fail;
-	}
-	if (logfd >= 0) {
-		ctx->logfile = fget(logfd);
-		if (!ctx->logfile || !(ctx->logfile->f_mode & FMODE_WRITE))
-			goto fail;
-	}
-	ret = -ENOMEM;
-	ctx->page_buf = kmalloc(2 * PATH_MAX, GFP_KERNEL);
-	if (!ctx->page_buf)
-		goto fail;
-	return ctx;
-fail:
-	ckpt_ctx_put(ctx);
-	return ERR_PTR(ret);
-}
-
 /**
  * sys_checkpoint - save a frozen tree of tasks
- * @pid: its root, as the caller sees it
- * @fd: where the image goes; a pipe will do
+ * @pid: the root process, in the caller's pid namespace
+ * @fd: descriptor that the image is written to; may be a pipe
  * @flags: CHECKPOINT_*
- * @logfd: where findings are told, a line each; -1 for nowhere
+ * @logfd: descriptor that messages are written to, a line each; -1 for none
  *
  * Return: 0; -EBUSY for a task or object that cannot be saved now, or is shared
- * with tasks outside; -EOPNOTSUPP for a kind that is never saved; -EAGAIN where
- * tasks have moved; -EINVAL, -ESRCH, -EPERM; and what writing gives. An error
- * leaves the tasks as they were.
+ * with tasks outside the tree; -EOPNOTSUPP for unsupported state; -EAGAIN if a
+ * task is not at rest; -EINVAL, -ESRCH, -EPERM; or an error of writing. The
+ * tasks are not changed in any case.
  */
 SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 		int, logfd)
@@ -143,9 +63,10 @@ out:
 }
 
 /*
- * Services tell a process from a later one of the same number by its start time,
- * and that restart(2) takes from an image. So the caller needs, over every pid
- * namespace in which a task has a number, what lets him choose that number.
+ * Services identify a process by its pid and start time, and restart(2) takes
+ * the start time from an image. So setting it requires the capability that
+ * choosing a pid requires, in each pid namespace in which the restarted tasks
+ * have a pid.
  */
 static bool may_date(const struct pid_namespace *ns)
 {
@@ -157,14 +78,14 @@ static bool may_date(const struct pid_namespace *ns)
 }
 
 /**
- * sys_restart - create the tasks of an image
- * @cgroup_fd: cgroup v2 directory to create them in, -1 for the caller's
- * @fd: where the image comes from; a pipe will do
+ * sys_restart - restart the tasks of an image
+ * @cgroup_fd: cgroup v2 directory to create them in, -1 for the caller's cgroup
+ * @fd: descriptor that the image is read from; may be a pipe
  * @flags: RESTART_*
- * @logfd: where findings are told, a line each; -1 for nowhere
+ * @logfd: descriptor that messages are written to, a line each; -1 for none
  *
- * Return: the pid of the root, a child of the caller, or a negative errno; on
- * error everything created is gone.
+ * Return: the pid of the root, a child of the caller, or a negative errno. On
+ * error, all created tasks have been killed and reaped.
  */
 SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 		int, logfd)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a single thread holds: name, masks, times, the addresses it gave to the
- * kernel, and where it stood; and the limits of its process.
+ * The state of a single thread: name, signal mask, times, the addresses it has
+ * registered with the kernel, and its site; and the resource limits of its
+ * process.
  */
 #include <uapi/linux/futex.h>
 #include <linux/iocontext.h>
@@ -24,9 +25,9 @@
 #include "exec.h"
 
 /*
- * Work that the tick queues is about the kernel's own caches and clocks, and
- * comes again. A parent in a vfork wait cannot run it before the wait ends, so
- * it must not stand in the way; anything else must have been run.
+ * Work that the tick queues concerns the kernel's own caches and clocks, and
+ * the tick queues it again. A parent cannot run it before its vfork wait ends,
+ * so it does not prevent a checkpoint. All other work must have been run.
  */
 static bool only_tick_work(struct task_struct *t)
 {
@@ -56,7 +57,7 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: io_uring", t->comm);
 #endif
 #ifdef CONFIG_PERF_EVENTS
-	/* a debugger's breakpoints are some, too */
+	/* the breakpoints of a debugger are performance events, too */
 	if (t->perf_event_ctxp &&
 	    t->perf_event_ctxp->nr_events > ckpt_nr_breakpoints(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: performance events",
@@ -78,11 +79,11 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
 #endif
 #ifdef CONFIG_SYSVIPC
-	/* those that it has attached are refused as mappings */
+	/* attached segments are refused as mappings */
 	if (ctx->nsproxy->ipc_ns->shm_rmid_forced &&
 	    !list_empty(&t->sysvshm.shm_clist))
 		return ckpt_err(ctx, -EOPNOTSUPP,
-				"%s: System V shared memory that it has created, and that goes when it ends (kernel.shm_rmid_forced)",
+				"%s: System V shared memory that it has created, which its exit removes (kernel.shm_rmid_forced)",
 				t->comm);
 	if (!ckpt_sem_undo_empty(t))
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: System V semaphore undo",
@@ -98,7 +99,7 @@ static void dump_times(struct task_struct *t, struct ckpt_task *rec)
 	task_cputime(t, &utime, &stime);
 	rec->utime = utime;
 	rec->stime = stime;
-	/* what has been told of the time may not be taken back */
+	/* times reported to user space must not decrease */
 	task_cputime_adjusted(t, &utime, &stime);
 	rec->seen_utime = utime;
 	rec->seen_stime = stime;
@@ -129,10 +130,10 @@ static int dump_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 }
 
 /**
- * ckpt_dump_task - write CKPT_REC_TASK, the last of a section
+ * ckpt_dump_task - write CKPT_REC_TASK, which follows the objects it refers to
  * @ctx: the checkpoint
  * @ct: the task
- * @rec: with the objrefs already filled in
+ * @rec: the record, with the objrefs filled in
  *
  * Return: 0, -EOPNOTSUPP for state that is not supported, -EAGAIN.
  */
@@ -179,7 +180,7 @@ int ckpt_dump_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	rec->set_child_tid = (unsigned long)t->set_child_tid;
 	rec->clear_child_tid = (unsigned long)t->clear_child_tid;
 	rec->robust_list = (unsigned long)t->robust_list;
-	/* the new program's stop comes before the old one's area is forgotten */
+	/* in an exec stop, the old program's area is still registered */
 	if (rec->site != CKPT_SITE_PTRACE || t->ckpt_site.stop != CKPT_STOP_EXEC)
 		rec->rseq = (unsigned long)t->rseq;
 	rec->rseq_len = t->rseq_len;
@@ -235,9 +236,16 @@ static bool valid_task(const struct ckpt_task *rec, bool zombie)
 			       IS_ALIGNED(rec->rseq, 32)));
 }
 
-/*
- * Times that the kernel adds up and multiplies: all of an image together may
- * not come near what 64 bits hold (292 years by half).
+/**
+ * ckpt_add_cpu_time - add CPU times to the total of the image
+ * @ctx: the restart
+ * @ns: the times, ns
+ * @n: number of times
+ *
+ * The kernel adds and multiplies these times. The total of an image is limited
+ * to half of KTIME_MAX (146 years), so that no calculation overflows.
+ *
+ * Return: false if the total exceeds the limit.
  */
 bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n)
 {
@@ -248,7 +256,7 @@ bool ckpt_add_cpu_time(struct ckpt_ctx *ctx, const u64 *ns, int n)
 	return true;
 }
 
-/* CKPT_REC_TASK has been read: keep it. */
+/* Check CKPT_REC_TASK and keep it until the section has been read. */
 int ckpt_restore_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	const struct ckpt_task *rec = (const void *)ctx->rbuf;
@@ -277,8 +285,8 @@ static int apply_oom(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 }
 
 /*
- * A process whose threads are all dead has no memory. It was created in the
- * coordinator's, which is nothing for who can trace it by the rights it gets.
+ * A process whose threads are all dead has no address space. It was created in
+ * the coordinator's, which tasks that may trace the zombie must not access.
  */
 static int leave_memory(struct ckpt_ctx *ctx)
 {
@@ -286,14 +294,14 @@ static int leave_memory(struct ckpt_ctx *ctx)
 	int ret;
 
 	if (!mm)
-		return ckpt_err(ctx, -ENOMEM, "an address space");
+		return ckpt_err(ctx, -ENOMEM, "allocating an address space");
 	ret = ckpt_switch_mm(mm, true);
 	if (ret)
 		mmput(mm);
 	return ret;
 }
 
-/* What a process has even where its first thread has died. */
+/* Restore what a process keeps even if its leader is dead. */
 static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	int ret;
@@ -301,15 +309,15 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	ret = ckpt_apply_mm(ctx, ct->rec.mm);
 	if (!ret)
 		ret = apply_oom(ctx, &ct->rec);
-	/* fork gave it the coordinator's terminal; a session of its own has none */
+	/* drop the coordinator's terminal that a new session must not have */
 	if (!ret && ct->tree.flags & CKPT_TREE_LEADER && ct->tree.sid)
 		proc_clear_tty(current);
 	return ret;
 }
 
 /*
- * When current was created. A machine that has been started since then has had
- * no such time: there it stays the time of the restart.
+ * Set the creation time of current. If the machine has booted after that time,
+ * the time of the restart stays.
  */
 static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 {
@@ -320,7 +328,7 @@ static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	current->start_boottime = rec->start_boot_ns;
 }
 
-/* What building current has cost is not its own. */
+/* Replace the cost of the restart by the saved times and counters. */
 static void apply_times(const struct ckpt_task *rec)
 {
 	current->utime = rec->utime;
@@ -338,10 +346,11 @@ static void apply_times(const struct ckpt_task *rec)
 }
 
 /**
- * ckpt_apply_task - make current the task it was, but for its credentials,
- * which may take away the rights that are needed here
+ * ckpt_apply_task - restore the state of current, except for its credentials
  * @ctx: the restart
  * @ct: current's entry
+ *
+ * Restoring state may need rights that the saved credentials do not include.
  *
  * Return: 0 or a negative errno.
  */
@@ -384,7 +393,9 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	current->personality = rec->personality;
 	current->timer_slack_ns = rec->timer_slack_ns;
 	current->default_timer_slack_ns = rec->default_timer_slack_ns;
-	/* a child has what its parent has asked for: here the restarter, or a thread */
+	/*
+	 * clear the flags inherited from the caller of restart(2), or a thread
+	 */
 	current->flags &= ~(PF_FORKNOEXEC | PF_SUPERPRIV | PF_MEMALLOC_NOIO |
 			    PF_LOCAL_THROTTLE | PF_MCE_PROCESS | PF_MCE_EARLY);
 	if (current->io_context)
@@ -413,8 +424,8 @@ int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t)
 }
 
 /*
- * As setrlimit(2) would have it. What is raised is so at once; what is lowered
- * only when the process is built, which may have more than it may have now.
+ * Check limits by the rules of setrlimit(2). Limits are raised at once and
+ * lowered only when the process is complete, because its state may exceed them.
  */
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 {
@@ -426,9 +437,11 @@ int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 		if (lim[i].cur > lim[i].max)
 			return ckpt_err(ctx, -EINVAL, "malformed rlimit %d", i);
 		if (lim[i].max > own[i].rlim_max && !capable(CAP_SYS_RESOURCE))
-			return ckpt_err(ctx, -EPERM, "raises rlimit %d", i);
+			return ckpt_err(ctx, -EPERM,
+					"rlimit %d: the caller may not raise it", i);
 		if (i == RLIMIT_NOFILE && lim[i].max > sysctl_nr_open)
-			return ckpt_err(ctx, -EPERM, "raises rlimit %d", i);
+			return ckpt_err(ctx, -EPERM,
+					"rlimit %d: exceeds fs.nr_open", i);
 	}
 	memcpy(ckpt_current(ctx)->rlimits, lim, sizeof(ckpt_current(ctx)->rlimits));
 	task_lock(current->group_leader);
@@ -440,7 +453,7 @@ int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Nothing more is built: give current's process its limits. */
+/* Set the limits of current's process, whose state is complete. */
 void ckpt_apply_rlimits(const struct ckpt_tsk *ct)
 {
 	struct rlimit *own = current->signal->rlim;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Timers that are files. Of one that was given a duration, what was left is
- * left, so it is set going as the restarted tasks are. One that was given a
- * time keeps it, as timers.c says.
+ * Timer file descriptors. A timer set to a duration keeps the time left, so it
+ * is armed when the restarted tasks are released. A timer set to an absolute
+ * time keeps that time, see timers.c.
  */
 #include <linux/err.h>
 #include <linux/file.h>
@@ -16,7 +16,7 @@
 #define TIMERFD_FLAGS	(CKPT_TIMERFD_ARMED | CKPT_TIMERFD_EXPIRED | \
 			 CKPT_TIMERFD_CANCEL | CKPT_TIMERFD_CANCELED)
 
-/* A timer that is to be set going. */
+/* A restored timer that is not armed yet. */
 struct ckpt_timer_file {
 	struct list_head list;
 	struct file *file;	/* reference held */
@@ -42,7 +42,7 @@ static bool timerfd_ok(const struct ckpt_timerfd *rec)
 		return false;
 	if (flags & CKPT_TIMERFD_CANCELED && !(flags & CKPT_TIMERFD_CANCEL))
 		return false;
-	/* so that no sum of it and a clock leaves what a time can be */
+	/* so that adding the time of a clock does not overflow */
 	if (rec->value < -KTIME_MAX / 2)
 		return false;
 	return rec->value >= 0 || !(rec->settime_flags & TFD_TIMER_ABSTIME);
@@ -71,8 +71,8 @@ struct file *ckpt_open_timerfd(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_arm_timerfds - set the timers going
- * @ctx: the restart; its tasks are about to be let go
+ * ckpt_arm_timerfds - arm the restored timers
+ * @ctx: the restart, about to release its tasks
  */
 void ckpt_arm_timerfds(struct ckpt_ctx *ctx)
 {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Interval timers, and system calls that were waiting for a time.
+ * Interval timers, and system calls with a timeout.
  *
- * What was left at the checkpoint is left at the restart: a time that the
- * kernel computed from a duration moves along with CLOCK_MONOTONIC. A time
- * that the program itself named is kept: it was read from a clock, and the
- * clock is not virtual.
+ * A timeout that the kernel computed from a duration is moved by the time
+ * between checkpoint and restart, so that the time left is the same. An
+ * absolute time that the program passed is kept: it was read from a clock, and
+ * clocks are not virtualized.
  */
 #include <linux/alarmtimer.h>
 #include <linux/capability.h>
@@ -36,7 +36,7 @@ static u64 cpu_timer_left(struct task_struct *t, int clock, u64 *interval)
 	return left;
 }
 
-/* The interval timers of a process, whose siglock is held. */
+/* Read the interval timers of a process. Called with siglock held. */
 void ckpt_look_at_timers(struct task_struct *t, struct ckpt_timers *rec)
 {
 	lockdep_assert_held(&t->sighand->siglock);
@@ -83,9 +83,8 @@ static void arm_cpu_timer(int clock, u64 value, u64 interval)
 }
 
 /*
- * fork() has set the CPU timers by the restarter's RLIMIT_CPU, and what they
- * compare with began at 0. They begin again by the limit and the times that the
- * process has.
+ * fork() has armed the CPU timers by the caller's RLIMIT_CPU and with CPU times
+ * of 0. Rearm them by the restored limit and times.
  */
 static void arm_cpu_limit(void)
 {
@@ -102,7 +101,10 @@ static void arm_cpu_limit(void)
 		update_rlimit_cpu(current, limit);
 }
 
-/* As the process leaves the restart: no time is lost to the others. */
+/*
+ * Arm the interval timers of current's process. Called when the process leaves
+ * the restart, so that waiting for other tasks does not use up the time left.
+ */
 void ckpt_arm_timers(const struct ckpt_timers *rec)
 {
 	struct signal_struct *sig = current->signal;
@@ -122,8 +124,8 @@ void ckpt_arm_timers(const struct ckpt_timers *rec)
 
 /*
  * futex(2) keeps an absolute time for FUTEX_WAIT, which takes a duration, and
- * for FUTEX_WAIT_BITSET, which takes a time. The call's own arguments tell
- * which: restart_syscall(2) leaves them in their registers.
+ * for FUTEX_WAIT_BITSET, which takes a time. The call's own arguments, which
+ * restart_syscall(2) leaves in their registers, distinguish the two.
  */
 static bool futex_time_is_duration(struct task_struct *t)
 {
@@ -133,12 +135,16 @@ static bool futex_time_is_duration(struct task_struct *t)
 }
 
 /**
- * ckpt_dump_restart_block - what restart_syscall(2) would go on with
+ * ckpt_dump_restart_block - fill in the call that restart_syscall(2) would
+ * resume
+ * @ctx: the checkpoint
+ * @t: the task
+ * @rec: its record
  *
- * Saved even where the return value does not ask for it: a task may already
- * be in restart_syscall(2), or have been stopped in it.
+ * Saved even if the return value is not -ERESTART_RESTARTBLOCK: the task may be
+ * in restart_syscall(2), or stopped in it.
  *
- * Return: 0, -EOPNOTSUPP for a call that is not known here.
+ * Return: 0, -EOPNOTSUPP for an unknown call.
  */
 int ckpt_dump_restart_block(struct ckpt_ctx *ctx, struct task_struct *t,
 			    struct ckpt_task *rec)
@@ -210,7 +216,7 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 		break;
 	case CKPT_RESTART_ALARM:
 		ok = a[0] < ALARM_NUMTYPE && a[1] <= TT_NATIVE && a[3] <= KTIME_MAX;
-		/* as clock_nanosleep(2) has it: it ends a suspend */
+		/* as in clock_nanosleep(2): an alarm ends a suspend */
 		if (ok && !capable(CAP_WAKE_ALARM))
 			return ckpt_err(ctx, -EPERM, "a sleep that wakes the machine");
 		break;
@@ -234,7 +240,7 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	return ok ? 0 : ckpt_err(ctx, -EINVAL, "malformed restart block");
 }
 
-/* Move a time that came of a duration; KTIME_MAX means never. */
+/* Move a time that was computed from a duration. KTIME_MAX means never. */
 static u64 move_time(u64 ns, s64 delta)
 {
 	s64 moved;
@@ -245,9 +251,8 @@ static u64 move_time(u64 ns, s64 delta)
 }
 
 /*
- * What the clock that a sleep goes by has passed since the checkpoint, ns. A
- * sleep that can be resumed came of a duration: of one until a time nothing is
- * left to be resumed.
+ * Return the time that has passed since the checkpoint on the clock of a sleep,
+ * ns. Only a sleep for a duration has a restart block.
  */
 static s64 passed(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 {
@@ -273,7 +278,8 @@ static s64 passed(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 }
 
 /**
- * ckpt_set_restart_block - arm current's restart_syscall(2)
+ * ckpt_set_restart_block - set the call that current's restart_syscall(2)
+ * resumes
  * @ctx: the restart, released
  * @rec: checked by ckpt_check_restart_block()
  */

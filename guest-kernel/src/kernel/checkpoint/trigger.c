@@ -2,18 +2,17 @@
 /*
  * cgroup.freeze_at: freeze a cgroup at an exactly counted event.
  *
- * A test that wants a process at a certain point of its life cannot get it
- * there by sleeping. Here the task that causes the event freezes its own
- * cgroup, in its own context, at a place where it may sleep: so the event has
- * happened, and neither the task nor anybody else in the cgroup gets further
- * than its next stop.
+ * A test cannot stop a process at an exact point by sleeping. Here the task
+ * that causes the event freezes its own cgroup, in its own context, at a place
+ * where it may sleep. So the event has happened, and the task and all others in
+ * the cgroup run no further than their next stop.
  *
- * A count of one task's events is the same from run to run where one of all
- * tasks' is not, so a trigger can name the task, by its way through the tree:
- * 2.1.3 is the third child (or thread) of the first child of the second task
- * that was there when the trigger was armed. With a target of 0 a trigger fires
- * never and lists what it counts. A task has one name, that of the trigger
- * armed last.
+ * The number of an event among those of one task is the same in each run, its
+ * number among those of all tasks is not. So a trigger can name the task by its
+ * path in the tree: 2.1.3 is the third child (or thread) of the first child of
+ * the second task that existed when the trigger was armed. A trigger with
+ * target 0 never fires and lists the events that it counts. A task has one
+ * name, given by the trigger armed last.
  *
  * A trigger is replaced as a whole under cgroup_mutex and read under RCU. The
  * hooks are behind a static key that is on while any trigger is armed.
@@ -38,12 +37,12 @@
 
 DEFINE_STATIC_KEY_FALSE(ckpt_events_armed);
 
-/* The most events that a trigger that only lists them has room for. */
+/* Number of events that a trigger with target 0 can list. */
 #define MAX_LISTED	65536
 
-/* One event, as it is listed. */
+/* An event in the list of a trigger with target 0. */
 struct listed {
-	struct ckpt_name name;	/* @events: which one of the task's this is */
+	struct ckpt_name name;	/* @events: number among the task's events */
 	u8 event;
 	u8 stop;		/* a ptrace stop: enum ckpt_stop_kind */
 	int nr;			/* the system call that current is in, or -1 */
@@ -56,9 +55,9 @@ struct ckpt_trigger {
 	bool any_arg;
 	long arg;
 	struct ckpt_name name;	/* depth 0: any task's events count */
-	u64 target;		/* 0: fires never, lists all */
+	u64 target;		/* 0: never fires, lists all */
 	atomic64_t count;
-	struct pid *pid;	/* of the task that fired it; NULL before */
+	struct pid *pid;	/* of the task that fired it, else NULL */
 	struct listed *list;
 };
 
@@ -94,11 +93,14 @@ static void free_trigger_rcu(struct rcu_head *rcu)
 	free_trigger(container_of(rcu, struct ckpt_trigger, rcu));
 }
 
-/* Nothing of its parent's place; a name of its own once it is sure to live. */
+/*
+ * A child inherits no site from its parent. It gets its name later, when its
+ * creation can no longer fail (ckpt_name_child()).
+ */
 void ckpt_task_init(struct task_struct *child)
 {
 	memset(&child->ckpt_site, 0, sizeof(child->ckpt_site));
-	/* what a restart creates is hidden before anybody can look it up */
+	/* hide the tasks of a restart before they can be found by number */
 	child->ckpt_site.restart = current->ckpt_site.restart;
 	child->ckpt_site.hidden = current->ckpt_site.restart;
 }
@@ -145,7 +147,7 @@ static int parse_name(char *word, struct ckpt_name *name)
 	return 0;
 }
 
-/* Count; true for the one event that is the trigger's. */
+/* Count an event. Returns true if the trigger fires. */
 static bool count_event(struct cgroup *cgrp, enum ckpt_event event, long arg)
 {
 	struct ckpt_name *name = &current->ckpt_site.name;
@@ -182,8 +184,8 @@ out:
 }
 
 /*
- * Triggers of the task's own cgroup and of those above it. The freeze is the
- * one that writing 1 to cgroup.freeze makes, and is undone by writing 0.
+ * Count an event for the triggers of the task's cgroup and of its ancestors. A
+ * trigger freezes as writing 1 to cgroup.freeze does; writing 0 thaws.
  */
 void __ckpt_event(enum ckpt_event event, long arg)
 {
@@ -222,9 +224,9 @@ static void set_trigger(struct cgroup *cgrp, struct ckpt_trigger *new)
 }
 
 /*
- * Name the tasks, and mark them: system calls are looked at only in tasks that
- * carry the work bit, which children inherit. It stays when the trigger goes;
- * it costs little.
+ * Name the tasks of the cgroup. If the trigger counts system calls, also set
+ * the work bit without which a task's system calls are not seen. Children
+ * inherit it. It is not cleared with the trigger, because it costs little.
  */
 static void mark_tasks(struct cgroup *cgrp, bool syscalls)
 {
@@ -286,7 +288,7 @@ ssize_t ckpt_freeze_at_write(struct kernfs_open_file *of, char *buf,
 	struct cgroup *cgrp;
 	int ret;
 
-	/* a trigger slows down all system calls: not for whom the cgroup is given */
+	/* a trigger slows system calls down: owning the cgroup is not enough */
 	if (!file_ns_capable(of->file, &init_user_ns, CAP_CHECKPOINT_RESTORE) &&
 	    !file_ns_capable(of->file, &init_user_ns, CAP_SYS_ADMIN))
 		return -EPERM;
@@ -351,7 +353,9 @@ int ckpt_freeze_at_show(struct seq_file *seq, void *v)
 	return 0;
 }
 
-/* The cgroup is gone from the file system: nobody can arm it any more. */
+/*
+ * Disarm the trigger of a removed cgroup, whose file cannot be written again.
+ */
 void ckpt_cgroup_free(struct cgroup *cgrp)
 {
 	lockdep_assert_held(&cgroup_mutex);

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pseudo-terminals. A pair is one object, whichever end is met first: its two
- * ends with what has been typed and written, down to half a line, and what of
- * it has been echoed. It is made by opening a master, which is told the number
- * that it is to have. Open files of it, and whose controlling terminal it is,
- * are in tty_files.c.
+ * Pseudo-terminals. A pair is one object: both ends with their buffered input
+ * and output, including incomplete lines, and the state of echoing. A restart
+ * creates a pair by opening a master with the saved index. Open files and
+ * controlling terminals are in tty_files.c.
  *
  *	record:    open the master; only tasks of this restart find the slave
- *	files:     the slave's are opened by their paths
- *	fill:      all are parked: attributes, characters, packet mode, locks
+ *	files:     open files of the slave by their paths
+ *	fill:      after all have parked: attributes, characters, modes, locks
  *	relink:    sessions and foreground groups
- *	push:      characters for which there was no room come again; everybody
- *		   finds the slave
+ *	push:      pass on the characters of the flip buffer; all tasks find the
+ *		   slave
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
@@ -40,7 +39,7 @@ struct end_bytes {
 struct dump_room {
 	struct ckpt_tty rec;
 	struct end_bytes bytes;
-	/* what the record ends with */
+	/* the variable part of the record */
 	size_t len;
 	u8 out[2 * sizeof(struct end_bytes) + PATH_MAX];
 };
@@ -65,7 +64,7 @@ static int read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
 	end->line = t->c_line;
 	memcpy(end->cc, t->c_cc, sizeof(end->cc));
 	up_read(&tty->termios_rwsem);
-	/* TIOCGWINSZ of somebody outside waits for his memory with it held */
+	/* TIOCGWINSZ of a task outside may hold it during a page fault */
 	if (mutex_lock_killable(&tty->winsize_mutex))
 		return -EINTR;
 	end->rows = tty->winsize.ws_row;
@@ -99,11 +98,12 @@ static int read_end(struct ckpt_ctx *ctx, struct tty_struct *tty,
 				tty->name);
 	n = ckpt_tty_flip_get(tty->port, bytes->flip, sizeof(bytes->flip));
 	if (n < 0)
-		return ckpt_err(ctx, n, "%s: what has come in", tty->name);
+		return ckpt_err(ctx, n, "%s: reading its flip buffer", tty->name);
 	end->flip_len = n;
 	ret = ckpt_n_tty_get(tty, end, &bytes->text);
 	if (ret)
-		return ckpt_err(ctx, ret, "%s: its line discipline", tty->name);
+		return ckpt_err(ctx, ret, "%s: reading its line discipline",
+				tty->name);
 	return read_attributes(tty, end);
 }
 
@@ -155,7 +155,7 @@ static int dump_pair(struct ckpt_ctx *ctx, struct tty_struct *master,
 		return -ENOMEM;
 	read_pair(ctx, master, &room->rec);
 	ret = ckpt_obj_new(ctx, CKPT_REC_TTY, master, ref);
-	/* what the slave still echoes is the master's to read: so it comes first */
+	/* the slave first: its pending echo becomes input of the master */
 	if (!ret)
 		ret = read_end(ctx, master->link, &room->rec.slave, &room->bytes);
 	if (ret)
@@ -185,10 +185,9 @@ out:
  * ckpt_dump_tty - write the pair that a pseudo-terminal is an end of
  * @ctx: the checkpoint
  * @tty: either end
- * @ref: gets its objref
+ * @ref: gets the pair's objref
  *
- * An end that is open outside the tree is found at the end of the checkpoint
- * (ckpt_check_ttys()).
+ * ckpt_check_ttys() detects open files outside the tree.
  *
  * Return: 0, or a negative errno.
  */
@@ -209,7 +208,7 @@ int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref)
 	return ret;
 }
 
-/* A piece of the record's end, or NULL where it is too short. */
+/* Take a piece of the record's variable part, NULL if it is too short. */
 static const u8 *take(const u8 **from, size_t *left, size_t len)
 {
 	const u8 *piece = *from;
@@ -273,14 +272,14 @@ static struct file *open_master(struct ckpt_ctx *ctx, u32 index, const char *pat
 	if (!tty || !ckpt_is_ptm(tty) || tty->index != index) {
 		__fput_sync(file);
 		return ERR_PTR(ckpt_err(ctx, -ESTALE,
-					"%*pE opens no pseudo-terminal %u",
+					"%*pE does not open pseudo-terminal %u",
 					(int)strlen(path), path, index));
 	}
 	clear_bit(TTY_PTY_LOCK, &tty->flags);
 	return file;
 }
 
-/* The object table keeps the master open, until all that need it have it. */
+/* The object table keeps the master open until the release. */
 int ckpt_restore_tty(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_tty *rec = (const void *)ctx->rbuf;
@@ -332,7 +331,9 @@ static void set_attributes(struct tty_struct *tty, const struct ckpt_tty_end *en
 	};
 
 	memcpy(t.c_cc, end->cc, sizeof(t.c_cc));
-	/* a master's are those it was made with: programs set the slave's by it */
+	/*
+	 * a master keeps its initial attributes: tcsetattr(3) sets the slave's
+	 */
 	if (ckpt_is_pts(tty))
 		tty_set_termios(tty, &t);
 	mutex_lock(&tty->winsize_mutex);
@@ -368,7 +369,10 @@ static int fill_end(struct tty_struct *tty, const struct ckpt_tty_end *end,
 	spin_unlock_irq(&tty->ctrl.lock);
 	if (end->flags & CKPT_TTY_EXCLUSIVE)
 		set_bit(TTY_EXCLUSIVE, &tty->flags);
-	/* not pushed yet: what they do may be a signal; as pty_write() locks */
+	/*
+	 * not pushed yet: characters may cause signals; locked as in
+	 * pty_write()
+	 */
 	spin_lock_irq(&tty->port->lock);
 	flipped = tty_insert_flip_string(tty->port, *from, end->flip_len);
 	spin_unlock_irq(&tty->port->lock);
@@ -426,10 +430,10 @@ static int fill_pair(struct ckpt_terminal *terminal, struct ckpt_tty_text *text)
 }
 
 /**
- * ckpt_fill_ttys - what was in the terminals is in them again
- * @ctx: the restart; all that have their files are parked
+ * ckpt_fill_ttys - restore attributes and buffered characters of all terminals
+ * @ctx: the restart; all tasks have parked
  *
- * Return: 0, -EINVAL, -ENOMEM, or what chown(2) of the slave gave.
+ * Return: 0, -EINVAL, -ENOMEM, or an errno of chown(2) of the slave.
  */
 int ckpt_fill_ttys(struct ckpt_ctx *ctx)
 {
@@ -454,9 +458,13 @@ int ckpt_fill_ttys(struct ckpt_ctx *ctx)
 	return ret;
 }
 
-/*
- * Sessions and groups are as they were: characters may be signals again, and
- * others may open the slave by its path.
+/**
+ * ckpt_push_ttys - process the characters of the flip buffers, publish the
+ * slaves
+ * @ctx: the restart; sessions and process groups are restored
+ *
+ * Characters may cause signals to the foreground group. From now on all tasks
+ * can open the slaves by their paths.
  */
 void ckpt_push_ttys(struct ckpt_ctx *ctx)
 {

@@ -11,9 +11,9 @@
 /* A pseudo-terminal that is being restored. */
 struct ckpt_terminal {
 	struct list_head list;
-	struct file *master;	/* the object table's */
+	struct file *master;	/* reference of the object table */
 	struct ckpt_tty rec;
-	u8 *bytes;		/* what follows the record */
+	u8 *bytes;		/* the variable part of the record */
 };
 
 static inline bool ckpt_is_ptm(const struct tty_struct *tty)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open files of pseudo-terminals, and controlling terminals: whose they are,
- * and which group is in the foreground. The pairs themselves are in tty.c.
+ * Open files of pseudo-terminals, and controlling terminals: their sessions and
+ * foreground groups. The pairs themselves are in tty.c.
  */
 #include <linux/fcntl.h>
 #include <linux/file.h>
@@ -12,11 +12,11 @@
 #include "ckpt.h"
 #include "tty.h"
 
-/* What F_SETFL leaves of a master. */
+/* Flags that a master can have after open(2) and F_SETFL. */
 #define MASTER_FLAGS	(O_ACCMODE | O_NONBLOCK | O_APPEND | O_NOATIME | \
 			 O_LARGEFILE)
 
-/* CKPT_FILE_PTY_MASTER, CKPT_FILE_PTY_SLAVE, or 0. */
+/* Return CKPT_FILE_PTY_MASTER, CKPT_FILE_PTY_SLAVE, or 0 for other files. */
 u32 ckpt_pty_kind(struct file *file)
 {
 	struct tty_struct *tty = ckpt_file_tty(file);
@@ -28,7 +28,9 @@ u32 ckpt_pty_kind(struct file *file)
 	return 0;
 }
 
-/* Of a process in the tree, and of session @sid where that is not 0. */
+/*
+ * True if a process of the tree is in the group, and in session @sid unless 0.
+ */
 static bool group_in_tree(struct ckpt_ctx *ctx, pid_t pgid, pid_t sid)
 {
 	unsigned int i;
@@ -41,12 +43,12 @@ static bool group_in_tree(struct ckpt_ctx *ctx, pid_t pgid, pid_t sid)
 }
 
 /**
- * ckpt_dump_ctty - a process' controlling terminal
+ * ckpt_dump_ctty - write the controlling terminal of a process
  * @ctx: the checkpoint
  * @ct: the process
- * @rec: gets it
+ * @rec: gets its objref, and the foreground group of a lost terminal
  *
- * Return: 0, -EOPNOTSUPP where it is no pseudo-terminal, -EBUSY.
+ * Return: 0, -EOPNOTSUPP if it is not a pseudo-terminal, -EBUSY.
  */
 int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		   struct ckpt_signal *rec)
@@ -66,10 +68,11 @@ int ckpt_dump_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	spin_unlock_irq(&t->sighand->siglock);
 	if (lost && !group_in_tree(ctx, rec->tty_old_pgrp, 0))
 		ret = ckpt_err(ctx, -EOPNOTSUPP,
-			       "%s: lost a terminal whose foreground group has gone",
+			       "%s: lost a terminal whose foreground group has no process in the tree",
 			       t->comm);
 	else if (tty && !ckpt_is_pts(tty))
-		ret = ckpt_err(ctx, -EOPNOTSUPP, "%s: controlling terminal %s",
+		ret = ckpt_err(ctx, -EOPNOTSUPP,
+			       "%s: its controlling terminal %s is not a pseudo-terminal",
 			       t->comm, tty->name);
 	else if (tty)
 		ret = ckpt_dump_tty(ctx, tty, &rec->tty);
@@ -112,7 +115,7 @@ static int check_session(struct ckpt_ctx *ctx, struct tty_struct *slave)
 	leader = session ? ckpt_find_pid(ctx, session) : NULL;
 	if (!leader || !leader->lives)
 		return ckpt_err(ctx, -EBUSY,
-				"%s controls a session outside the tree",
+				"%s is the controlling terminal of a session outside the tree",
 				slave->name);
 	if (!group_in_tree(ctx, pgrp, session))
 		return ckpt_err(ctx, -EOPNOTSUPP,
@@ -122,7 +125,7 @@ static int check_session(struct ckpt_ctx *ctx, struct tty_struct *slave)
 }
 
 /**
- * ckpt_check_ttys - no terminal is open, or controls, outside the tree
+ * ckpt_check_ttys - refuse terminals that are open or control outside the tree
  * @ctx: the checkpoint, all its objects known
  *
  * Return: 0, -EBUSY, -EOPNOTSUPP.
@@ -150,8 +153,8 @@ int ckpt_check_ttys(struct ckpt_ctx *ctx)
 }
 
 /*
- * /dev/tty is the opener's controlling terminal. So the task has the terminal
- * for as long as it takes; nobody sees it yet.
+ * Open a slave, perhaps as /dev/tty, the opener's controlling terminal. So
+ * current gets the terminal while it opens the path; no task can see this yet.
  */
 static struct file *open_slave(struct tty_struct *slave, const char *path,
 			       u32 flags)
@@ -173,12 +176,12 @@ static struct file *open_slave(struct tty_struct *slave, const char *path,
 }
 
 /**
- * ckpt_open_pty - an open file of a terminal
+ * ckpt_open_pty - open a file of a pseudo-terminal
  * @ctx: the restart
  * @rec: the file's record
- * @name: its path; a master has none
+ * @name: path of a slave
  *
- * A master has one open file, the one by which the pair was made.
+ * A master has one open file, which has created the pair.
  *
  * Return: the file, or ERR_PTR().
  */
@@ -216,7 +219,7 @@ struct file *ckpt_open_pty(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 	return file;
 }
 
-/* Takes note of what relinking does. */
+/* Check the controlling terminal and keep it for ckpt_relink_ctty(). */
 int ckpt_restore_ctty(struct ckpt_ctx *ctx, const struct ckpt_signal *rec)
 {
 	struct ckpt_tsk *ct = ckpt_current(ctx);
@@ -253,10 +256,10 @@ static bool ctty_ok(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 }
 
 /**
- * ckpt_check_cttys - sessions, their terminals and groups belong together
- * @ctx: the restart; all are parked
+ * ckpt_check_cttys - check sessions, terminals and groups against each other
+ * @ctx: the restart; all tasks have parked
  *
- * A terminal's session has a leader whose terminal it is, and so no other.
+ * The leader of a terminal's session must have that terminal.
  *
  * Return: 0, -EINVAL.
  */
@@ -269,7 +272,7 @@ int ckpt_check_cttys(struct ckpt_ctx *ctx)
 	for (i = 0; i < ctx->nr_tsks; i++)
 		if (!ctty_ok(ctx, &ctx->tsks[i]))
 			return ckpt_err(ctx, -EINVAL,
-					"pid %d has a terminal of another session",
+					"pid %d has the controlling terminal of a different session",
 					ctx->tsks[i].tree.pid);
 	list_for_each_entry(terminal, &ctx->terminals, list) {
 		const struct ckpt_tty *rec = &terminal->rec;
@@ -280,12 +283,13 @@ int ckpt_check_cttys(struct ckpt_ctx *ctx)
 		if (!leader || leader->tty != terminal ||
 		    !group_in_tree(ctx, rec->pgrp, rec->session))
 			return ckpt_err(ctx, -EINVAL,
-					"pseudo-terminal %u of session %d",
+					"pseudo-terminal %u does not belong to session %d",
 					rec->index, rec->session);
 	}
 	return 0;
 }
 
+/* Get the struct pid of a process group of the tree. */
 static struct pid *group(struct ckpt_ctx *ctx, pid_t pgid)
 {
 	unsigned int i;
@@ -297,11 +301,11 @@ static struct pid *group(struct ckpt_ctx *ctx, pid_t pgid)
 }
 
 /**
- * ckpt_relink_ctty - give a process its controlling terminal, or none
- * @ctx: the restart, tasklist_lock held, all groups and sessions known
+ * ckpt_relink_ctty - set the controlling terminal of a process
+ * @ctx: the restart, tasklist_lock held, all groups and sessions allocated
  * @ct: the process
  *
- * One that has a session of its own does not keep the restarter's terminal.
+ * A process in a session of the tree does not keep the caller's terminal.
  */
 void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
@@ -321,7 +325,7 @@ void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		sig->tty_old_pgrp = group(ctx, ct->tty_old_pgrp);
 	if (tty && ct->tree.sid == ct->tree.pid) {
 		spin_lock(&tty->ctrl.lock);
-		/* nobody's yet: who could have taken it does not find it */
+		/* no session has it yet: other tasks cannot find the slave */
 		put_pid(tty->ctrl.session);
 		put_pid(tty->ctrl.pgrp);
 		tty->ctrl.session = get_pid(ct->sid);

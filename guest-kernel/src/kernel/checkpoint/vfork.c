@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A parent that waits in vfork(2) for its child to exec or exit.
+ * A parent that waits in vfork(2) for its child to execve or exit.
  *
  * Before the checkpoint the parent sleeps in wait_for_vfork_done() on a
  * completion on its kernel stack, to which child->vfork_done points:
@@ -8,18 +8,18 @@
  *	parent: kernel_clone() -> wait_for_vfork_done() .... return nr
  *	child:        \-> user space or exec ... mm_release() -> complete()
  *
- * None of that stack is saved. The parent's record holds what the call will
- * return and which child it waits for. The restarted parent makes a completion
- * of its own, points the child at it while the child is still parked, and goes
- * to sleep in the same function, so that the same things can happen to it:
+ * None of that stack is saved. The parent's record contains the call's return
+ * value and the child that it waits for. The restarted parent has a completion
+ * on its own stack, points the child at it while the child is still parked, and
+ * sleeps in the same function, so that it reacts in the same way:
  *
  *	child execs or exits	-> woken, the call returns nr
- *	parent is killed	-> unlinks itself, dies
+ *	parent is killed	-> unlinks itself, exits
  *	parent is frozen	-> counted as frozen where it sleeps
  *	parent gets a signal	-> sleeps on (TASK_KILLABLE), handles it after
  *
- * The register frame still has the clone call's own arguments with ax =
- * -ENOSYS; the glue puts the child's number in its place.
+ * The saved registers still have the arguments of the clone call and ax =
+ * -ENOSYS; ckpt_vfork_wait() sets ax to the child's number.
  */
 #include <linux/cgroup.h>
 #include <linux/completion.h>
@@ -31,7 +31,7 @@
 #include "ckpt.h"
 #include "vfork.h"
 
-/* Does the task's vfork_done lie in the parent's stack? */
+/* True if @t's vfork_done points into the kernel stack of @parent. */
 static bool is_vfork_child(struct task_struct *t, struct task_struct *parent)
 {
 	void *stack = task_stack_page(parent);
@@ -54,7 +54,7 @@ static struct ckpt_tsk *find_child(struct ckpt_ctx *ctx,
 	return NULL;
 }
 
-/* Is there a child at all, in the tree or not, that the parent will wait for? */
+/* True if the parent will wait for a child, inside or outside the tree. */
 static bool has_vfork_child(struct ckpt_ctx *ctx, struct task_struct *parent)
 {
 	struct task_struct *t;
@@ -68,10 +68,13 @@ static bool has_vfork_child(struct ckpt_ctx *ctx, struct task_struct *parent)
 }
 
 /**
- * ckpt_dump_vfork - fill in a waiting parent's site
+ * ckpt_dump_vfork - fill in the site of a parent that waits in vfork(2)
+ * @ctx: the checkpoint
+ * @ct: the parent, in the wait or in a ptrace stop before it
+ * @rec: its record
  *
- * Return: 0; -EBUSY where the child is outside the tree; -EAGAIN where it has
- * just gone, and the parent is about to wake.
+ * Return: 0; -EAGAIN if the child is outside the tree or has just ended the
+ * wait.
  */
 int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		    struct ckpt_task *rec)
@@ -79,13 +82,13 @@ int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	struct task_struct *t = ct->task;
 	struct ckpt_tsk *child = find_child(ctx, t);
 
-	/* in a stop before the wait, the child may well be done */
+	/* in a stop before the wait, the child may be done already */
 	if (!child && t->ckpt_site.kind == CKPT_SITE_PTRACE &&
 	    !has_vfork_child(ctx, t))
 		return 0;
 	if (!child)
 		return ckpt_err(ctx, -EAGAIN,
-				"%s: the child %d of its vfork is done or not in the tree: try again",
+				"%s: its vfork child %d is done or outside the tree: try again",
 				t->comm, t->ckpt_site.arg);
 	rec->site_child = child->tree.pid;
 	return 0;
@@ -93,11 +96,12 @@ int ckpt_dump_vfork(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 
 /**
  * ckpt_vfork_link - point the child at the parent's new completion
- * @ctx: the restart; everybody else is parked
+ * @ctx: the restart; all tasks have parked
  * @ct: the parent, current
  * @w: on current's stack
  *
- * Return: 0, -EINVAL where the image names a child that is none.
+ * Return: 0, -EINVAL if the image does not contain the child or two parents
+ * wait for it.
  */
 int ckpt_vfork_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 		    struct ckpt_vfork_wait *w)
@@ -110,7 +114,7 @@ int ckpt_vfork_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	if (!child || child == ct || !child->task ||
 	    child->tree.flags & CKPT_TREE_ZOMBIE)
 		return ckpt_err(ctx, -EINVAL,
-				"pid %d waits in vfork for %d, which is no task of the image",
+				"pid %d waits in vfork for pid %d, which is not a live task of the image",
 				ct->tree.pid, ct->rec.site_child);
 	task_lock(child->task);
 	if (child->task->vfork_done) {
@@ -126,7 +130,7 @@ int ckpt_vfork_link(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	return 0;
 }
 
-/* The restart failed after all: take the completion back. */
+/* Undo ckpt_vfork_link() after the restart has failed. */
 void ckpt_vfork_unlink(struct ckpt_vfork_wait *w)
 {
 	if (!w->child)
@@ -139,9 +143,9 @@ void ckpt_vfork_unlink(struct ckpt_vfork_wait *w)
 }
 
 /**
- * ckpt_vfork_wait - sleep as the original did
- * @w: linked by ckpt_vfork_link(), or without a child that is still to be done
- * @regs: current's; get what the system call returns
+ * ckpt_vfork_wait - wait for the vfork child and complete the system call
+ * @w: linked by ckpt_vfork_link(); without a child if the wait is over
+ * @regs: current's registers, ax gets the return value
  */
 void ckpt_vfork_wait(struct ckpt_vfork_wait *w, struct pt_regs *regs)
 {

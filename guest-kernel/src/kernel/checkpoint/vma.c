@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mappings: what each is, and mapping it again at the same place, with the same
- * neighbours, so that /proc/PID/maps shows the same lines.
+ * Saves the properties of mappings, and restores them at the same address
+ * without merging neighbours, so that /proc/PID/maps shows the same lines.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -13,7 +13,9 @@
 
 #include "ckpt.h"
 
-/* Mappings whose content or behaviour is not saved, and what people call them. */
+/*
+ * Flags of mappings whose content or behaviour is not saved, and their names.
+ */
 static const struct {
 	vm_flags_t vm;
 	const char *name;
@@ -33,13 +35,13 @@ static const struct {
 };
 
 /*
- * What mapping again gives by itself: the limits of mprotect(2) come from the
- * file, and everything that is new is dirty to who looks (clear_refs).
+ * Flags that mmap(2) sets again: the limits of mprotect(2) come from the open
+ * file, and new mappings are soft-dirty (/proc/PID/clear_refs).
  */
 #define DERIVED_FLAGS	(VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC | VM_MAYSHARE | \
 			 VM_SOFTDIRTY)
 
-/* What a record says elsewhere than in its advice. */
+/* Flags that a record has in fields other than its advice. */
 #define SAVED_FLAGS	(VM_READ | VM_WRITE | VM_EXEC | VM_SHARED | \
 			 VM_GROWSDOWN | VM_NORESERVE | VM_ACCOUNT | VM_DROPPABLE)
 
@@ -78,7 +80,7 @@ static vm_flags_t advice_flags(u32 advice)
 	return vm;
 }
 
-/* Of one that forbids new mappings to write: this one may. */
+/* True for a writable mapping that is older than F_SEAL_FUTURE_WRITE. */
 static bool is_unsealed(struct vm_area_struct *vma)
 {
 	struct file *file = vma->vm_file;
@@ -88,13 +90,15 @@ static bool is_unsealed(struct vm_area_struct *vma)
 	       SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE;
 }
 
-/* The kernel's own, such as a vdso */
+/* True for a mapping that the kernel has installed, such as a vdso. */
 static bool is_special(struct vm_area_struct *vma)
 {
 	return !vma->vm_file && !vma_is_anonymous(vma);
 }
 
-/* NULL, or what forbids that it be saved: every flag is known to one table. */
+/*
+ * Name a flag that prevents saving; NULL if each flag is in one of the tables.
+ */
 static const char *check_flags(const struct vm_area_struct *vma)
 {
 	vm_flags_t vm = vma->vm_flags;
@@ -106,10 +110,13 @@ static const char *check_flags(const struct vm_area_struct *vma)
 	vm &= ~(DERIVED_FLAGS | SAVED_FLAGS);
 	for (i = 0; i < ARRAY_SIZE(advices); i++)
 		vm &= ~advices[i].vm;
-	return vm ? "a flag that nobody knows here (VmFlags in smaps)" : NULL;
+	return vm ? "an unknown flag (VmFlags in smaps)" : NULL;
 }
 
-/* NULL, or why it cannot be saved; restart asks too, and has nobody to tell. */
+/*
+ * Fill in the record of a mapping. Returns NULL, or the reason why it cannot be
+ * saved. A restart calls this to compare mappings and ignores the reason.
+ */
 static const char *describe_vma(struct vm_area_struct *vma,
 				unsigned long *vdso_end, struct ckpt_vma *rec)
 {
@@ -145,7 +152,7 @@ static const char *describe_vma(struct vm_area_struct *vma,
 		rec->prot |= PROT_EXEC;
 	rec->flags = vm & VM_SHARED || (vma->vm_file && vm & VM_MAYSHARE) ?
 		     MAP_SHARED : MAP_PRIVATE;
-	/* what is shared is counted by its inode */
+	/* the memory of a shared mapping is accounted to its inode */
 	if (vm & VM_ACCOUNT && rec->flags == MAP_PRIVATE)
 		rec->advice |= CKPT_VMA_ACCOUNT;
 	if (vm & VM_DROPPABLE)
@@ -164,7 +171,7 @@ static const char *describe_vma(struct vm_area_struct *vma,
 	return NULL;
 }
 
-/* overlayfs maps a file of its own in place of the one it was given */
+/* Compare by inode, because overlayfs maps a backing file of its own. */
 static bool same_file(struct file *mapped, struct file *file)
 {
 	if (!mapped || !file)
@@ -174,8 +181,8 @@ static bool same_file(struct file *mapped, struct file *file)
 }
 
 /*
- * Will a copy of @same, restarted, have this very mapping, with its pages? Only
- * then can these be the ones that it shares (CKPT_REC_SAME).
+ * True if a copy of the restored @same will contain this mapping and its pages.
+ * Only then can pages be saved as shared (CKPT_REC_SAME).
  */
 static bool is_copied(struct mm_struct *same, const struct ckpt_vma *rec,
 		      struct file *file)
@@ -201,7 +208,7 @@ static bool is_copied(struct mm_struct *same, const struct ckpt_vma *rec,
 	return copied;
 }
 
-/* Shared ones are their file's, and the kernel may take droppable ones any time. */
+/* Pages of shared mappings belong to a file; droppable pages may be lost. */
 static bool has_pages(const struct ckpt_vma *rec)
 {
 	u32 type = rec->flags & MAP_TYPE;
@@ -227,8 +234,8 @@ int ckpt_dump_vmas(struct ckpt_ctx *ctx, struct mm_struct *mm,
 	int ret = 0;
 
 	/*
-	 * Its tasks are frozen: only the lock's rules ask for it, and nothing
-	 * that sleeps on the image's file may run under it.
+	 * The tasks are frozen, so the lock is only taken because find_vma()
+	 * requires it. It is dropped before writing, which may sleep for long.
 	 */
 	while (!ret) {
 		struct vm_area_struct *vma;
@@ -305,7 +312,7 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 	}
 }
 
-/* Does the copy of the parent's mm have this very mapping? */
+/* True if the copied mm contains this mapping. */
 static bool same_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 		     struct file *file)
 {
@@ -327,9 +334,9 @@ static bool same_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 }
 
 /*
- * Neighbours with the same flags would be merged, and /proc/PID/maps would
- * show other lines than before. So the new mapping differs from the one below
- * it in VM_DONTCOPY until it is in place.
+ * do_mmap() would merge neighbours with equal flags, and /proc/PID/maps would
+ * show different lines. So the new mapping differs from the one below it in
+ * VM_DONTCOPY until it is in place.
  */
 static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 		   struct file *file)
@@ -353,7 +360,7 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	find_vma_prev(mm, rec->start, &prev);
 	if (!prev || prev->vm_end != rec->start || !(prev->vm_flags & VM_DONTCOPY))
 		vm |= VM_DONTCOPY;
-	/* it is mapped already: the restart does not count as reading it */
+	/* mmap(2) by the restart must not change the access time */
 	atime = file && !(file->f_flags & O_NOATIME);
 	if (atime)
 		file->f_flags |= O_NOATIME;
@@ -367,7 +374,7 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			addr = -EINVAL;
 		else
 			vm_flags_mod(vma, want, VM_DONTCOPY & ~want);
-		/* it could be written to once, and may be again */
+		/* accounted when it was writable, and kept since */
 		if (!IS_ERR_VALUE(addr) && rec->advice & CKPT_VMA_ACCOUNT &&
 		    !(vma->vm_flags & VM_ACCOUNT)) {
 			ret = security_vm_enough_memory_mm(mm, vma_pages(vma));
@@ -381,7 +388,7 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	return IS_ERR_VALUE(addr) ? (int)addr : 0;
 }
 
-/* Is it memory that this restart has made, and nobody else can have yet? */
+/* True if this restart has created the memory, so no other task has it. */
 static bool is_own_shmem(struct ckpt_ctx *ctx, struct file *file)
 {
 	struct ckpt_obj *obj;
@@ -397,8 +404,9 @@ static bool is_own_shmem(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * A mapping that is older than the seal which would forbid it. Only tasks of
- * this restart have the file, and only the one whose turn it is uses it.
+ * Map memory whose seal forbids the mapping, which was older than the seal. The
+ * seal is lifted meanwhile: only tasks of this restart have the file, and only
+ * the task that has the turn uses it.
  */
 static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			struct file *file)
@@ -418,9 +426,9 @@ static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 }
 
 /*
- * Unmaps what the copy of the parent's mm has there. A special mapping cannot
- * be split; one that has to make room goes whole, since the image has no part
- * of one.
+ * Unmap a range of the copied mm. A special mapping that overlaps the end is
+ * unmapped as a whole, because it cannot be split; an image does not contain a
+ * part of one.
  */
 static int unmap_copied(struct ckpt_ctx *ctx, unsigned long start,
 			unsigned long end)
@@ -452,7 +460,7 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 		if (IS_ERR(file))
 			return PTR_ERR(file);
 	}
-	/* what a copied mm has in between is not the image's */
+	/* the image has no mappings in between */
 	if (ctx->mm_rec.same_as && rec->start > ctx->mm_end) {
 		ret = unmap_copied(ctx, ctx->mm_end, rec->start);
 		if (ret)
@@ -478,6 +486,6 @@ int ckpt_restore_vma(struct ckpt_ctx *ctx)
 		ret = map_unsealed(ctx, rec, file);
 	else
 		ret = map_vma(ctx, rec, file);
-	return ret ? ckpt_err(ctx, ret, "mapping %llx-%llx", rec->start, rec->end)
-		   : 0;
+	return ret ? ckpt_err(ctx, ret, "creating mapping %llx-%llx", rec->start,
+			      rec->end) : 0;
 }

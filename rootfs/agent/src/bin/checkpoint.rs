@@ -128,13 +128,13 @@ fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<
     let own = Cgroup::of("self").context("cannot find my own cgroup")?;
     if cgroup.is_root() {
         bail!(
-            "process {} is in the root cgroup, which cannot be frozen: move the tree to one of its own",
+            "process {} is in the root cgroup, which cannot be frozen: move the tree to a cgroup of its own",
             options.pid
         );
     }
     if own.dir().starts_with(cgroup.dir()) {
         bail!(
-            "I am in {} myself and would freeze too: run me from another cgroup",
+            "checkpoint is itself in {} and would freeze, too: run it from a different cgroup",
             cgroup.dir().display()
         );
     }
@@ -157,8 +157,8 @@ fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<
         Ok(true) => work(),
         Ok(false) => name_stuck(options.pid, &cgroup, log).and_then(|count| {
             bail!(
-                "{count} task(s) did not come to rest in {} s and are named above; the tree \
-                 goes on as it was",
+                "{count} task(s) did not freeze within {} s, see above; the tree was thawed and \
+                 continues",
                 options.limit
             )
         }),
@@ -173,7 +173,7 @@ fn frozen(options: &Options, log: BorrowedFd<'_>, work: impl FnOnce() -> Result<
 fn name_stuck(root: i32, cgroup: &Cgroup, log: BorrowedFd<'_>) -> Result<usize> {
     let mut log = File::from(log.try_clone_to_owned()?);
     let tasks = stuck::tasks(Pid::from_raw(root), cgroup)
-        .context("cannot find out which tasks are not at rest")?;
+        .context("cannot list the tasks that are not at rest")?;
     for task in &tasks {
         writeln!(log, "{task}").context("cannot write the log")?;
     }

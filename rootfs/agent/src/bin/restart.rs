@@ -101,7 +101,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         .transpose()?;
     let stderr = io::stderr();
     let log = log.as_ref().map_or(stderr.as_fd(), |file| file.as_fd());
-    // SAFETY: who starts this program with --ready-fd hands that descriptor over.
+    // SAFETY: a caller that passes --ready-fd hands ownership of that descriptor over.
     let ready = options.ready_fd.map(|fd| unsafe { File::from_raw_fd(fd) });
 
     let cgroup = match &options.cgroup {
@@ -116,12 +116,12 @@ fn run(options: &Options) -> Result<ExitCode> {
     // The tasks start one after the other, and each needs time to freeze.
     if !cgroup.wait_frozen(SETTLE_LIMIT)? {
         bail!(
-            "the tasks are there but did not come to rest in {}",
+            "the tasks were restarted, but did not freeze in {}",
             cgroup.dir().display()
         );
     }
     if let Some(mut ready) = ready {
-        writeln!(ready, "{root}").context("nobody reads --ready-fd")?;
+        writeln!(ready, "{root}").context("cannot write to --ready-fd")?;
     }
     if !options.frozen {
         cgroup.thaw().context("cannot thaw the tasks")?;
@@ -159,7 +159,7 @@ fn discard(cgroup: &Cgroup) {
         .and_then(|()| cgroup.wait_empty(Duration::from_secs(10)))
         .and_then(|_| cgroup.remove());
     if let Err(error) = gone {
-        eprintln!("restart: {} is left: {error}", cgroup.dir().display());
+        eprintln!("restart: cannot remove {}: {error}", cgroup.dir().display());
     }
 }
 
@@ -174,7 +174,7 @@ fn restart(
         .with_context(|| format!("cannot open {}", cgroup.dir().display()))?;
     if options.pidns {
         unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)
-            .context("cannot make new namespaces: you need CAP_SYS_ADMIN")?;
+            .context("cannot create new namespaces: you need CAP_SYS_ADMIN")?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
             .context("cannot make the mounts private")?;
@@ -201,8 +201,8 @@ fn end_like(status: WaitStatus) -> ! {
     match status {
         WaitStatus::Exited(_, code) => exit(code),
         WaitStatus::Signaled(_, number, _) => {
-            // SAFETY: the default action is no handler of ours. SIGKILL has no other one,
-            // which is why a failure here is of no concern.
+            // SAFETY: the default action runs no handler of this program. Setting it fails only
+            // for SIGKILL, which has no other action.
             let _ = unsafe { signal(number, SigHandler::SigDfl) };
             let _ = raise(number);
             exit(128 + number as i32)

@@ -28,7 +28,7 @@
 #include "fpu/context.h"
 #include "fpu/xstate.h"
 
-/* What user space can change by itself (popf). */
+/* The flags that user space can change (popf). */
 #define USER_FLAGS (X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF | \
 		    X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_TF | \
 		    X86_EFLAGS_DF | X86_EFLAGS_OF | X86_EFLAGS_RF | \
@@ -55,12 +55,11 @@ bool ckpt_vma_is_vvar(struct vm_area_struct *vma)
 }
 
 /**
- * ckpt_map_vdso - map vvar and vdso where they were
- * @vvar: address of the first
+ * ckpt_map_vdso - map vvar and vdso at the saved address
+ * @vvar: address of vvar, which the vdso follows
  * @len: bytes of both
  *
- * Return: 0; -EINVAL where they are of another size; -EBUSY where the place is
- * taken.
+ * Return: 0; -EINVAL if the size differs; -EBUSY if the address is in use.
  */
 int ckpt_map_vdso(unsigned long vvar, unsigned long len)
 {
@@ -72,13 +71,13 @@ int ckpt_map_vdso(unsigned long vvar, unsigned long len)
 	ret = map_vdso_once(&vdso_image_64, vvar);
 	if (ret)
 		return ret;
-	/* the address was only a hint */
+	/* map_vdso_once() takes the address as a hint */
 	return (unsigned long)current->mm->context.vdso == text ? 0 : -EBUSY;
 }
 
 /*
- * A 64-bit program may call by int 0x80. What is left of such a call would be
- * done by the numbers of the other kind.
+ * A 64-bit program may use int 0x80. Such a call would be resumed by a 64-bit
+ * system call number, which has a different meaning.
  */
 bool ckpt_restarts_as_32bit(struct task_struct *t)
 {
@@ -116,7 +115,7 @@ static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"%s: ARCH_REQ_XCOMP_PERM or ARCH_REQ_XCOMP_GUEST_PERM (AMX)",
 				t->comm);
-	/* of a tracer that has died: the next trap would take them off */
+	/* left by a dead tracer: the next trap would clear them */
 	if (!t->ptrace && (test_tsk_thread_flag(t, TIF_SINGLESTEP) ||
 			   test_tsk_thread_flag(t, TIF_FORCED_TF) ||
 			   test_tsk_thread_flag(t, TIF_BLOCKSTEP)))
@@ -147,7 +146,7 @@ int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm)
 	if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
 		u16 keys = mm_pkey_allocation_map(mm) & ~1;
 
-		/* mprotect(PROT_EXEC) takes one, and takes it anew */
+		/* mprotect(PROT_EXEC) allocates a key, and will do so again */
 		if (mm->context.execute_only_pkey > 0)
 			keys &= ~(1U << mm->context.execute_only_pkey);
 		if (keys)
@@ -168,7 +167,7 @@ static const unsigned long spec_ctrls[NR_CKPT_SPECS] = {
 	[CKPT_SPEC_L1D_FLUSH] = PR_SPEC_L1D_FLUSH,
 };
 
-/* What prctl(2) tells of a task; 0 where the CPU knows no such thing. */
+/* The result of PR_GET_SPECULATION_CTRL; 0 if the CPU lacks the control. */
 static u32 spec_of(struct task_struct *t, enum ckpt_spec i)
 {
 	return max(arch_prctl_spec_ctrl_get(t, spec_ctrls[i]), 0);
@@ -192,7 +191,7 @@ static int dump_xstate(struct ckpt_ctx *ctx, struct task_struct *t)
 	return ret;
 }
 
-/* What a debugger has set by PTRACE_POKEUSER. */
+/* Count the breakpoints that a debugger has set by PTRACE_POKEUSER. */
 unsigned int ckpt_nr_breakpoints(struct task_struct *t)
 {
 	unsigned int i, n = 0;
@@ -258,11 +257,11 @@ int ckpt_restore_debugregs(struct ckpt_ctx *ctx)
 }
 
 /**
- * ckpt_apply_debugregs - give current its breakpoints and watchpoints
+ * ckpt_apply_debugregs - set current's breakpoints and watchpoints
  * @ctx: the restart
- * @rec: as a tracer may set them; all 0 for none
+ * @rec: values for PTRACE_POKEUSER; all 0 for none
  *
- * Return: 0, or what PTRACE_POKEUSER would give.
+ * Return: 0, or the errno of PTRACE_POKEUSER.
  */
 int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec)
 {
@@ -278,18 +277,18 @@ int ckpt_apply_debugregs(struct ckpt_ctx *ctx, const struct ckpt_debugregs *rec)
 		ret = ptrace_set_debugreg(current, 7, rec->dr[7]);
 	if (!ret)
 		ret = ptrace_set_debugreg(current, 6, rec->dr[6]);
-	return ret ? ckpt_err(ctx, ret, "debug registers") : 0;
+	return ret ? ckpt_err(ctx, ret, "setting debug registers") : 0;
 }
 
-/* 0 to 3 are all the null selector. */
+/* Selectors 0 to 3 are null selectors. */
 static bool data_segment(u32 sel)
 {
 	return sel <= 3 || sel == __USER_DS;
 }
 
 /*
- * A user may load any canonical address where the instructions for it are there
- * (FSGSBASE), and else one of user space, as arch_prctl(2) has it.
+ * User space may load any canonical address with FSGSBASE instructions, and
+ * only a user-space address by arch_prctl(2).
  */
 static bool segment_base(u64 base)
 {
@@ -325,8 +324,9 @@ int ckpt_restore_regs(struct ckpt_ctx *ctx)
 }
 
 /*
- * Loading a selector changes the base, so that comes after. Where the two are
- * independent (FSGSBASE) both are kept, else as save_base_legacy() expects.
+ * Set the bases after the selectors, because loading a selector changes the
+ * base. With FSGSBASE both are independent; without it, save_base_legacy()
+ * expects this combination.
  */
 static void load_segments(const struct ckpt_regs *rec)
 {
@@ -344,7 +344,7 @@ static void load_segments(const struct ckpt_regs *rec)
 	preempt_enable();
 }
 
-/* As prctl(PR_SET_SPECULATION_CTRL) would do it. */
+/* Set speculation controls as prctl(PR_SET_SPECULATION_CTRL) does. */
 static int apply_spec(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 {
 	unsigned int i;
@@ -353,7 +353,7 @@ static int apply_spec(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 	for (i = 0; i < NR_CKPT_SPECS; i++) {
 		u32 want = rec->spec[i], have = spec_of(current, i);
 
-		/* where it was not the program's to say, the machine says it here */
+		/* only restore what the program could set, there and here */
 		if (want == have || !(want & PR_SPEC_PRCTL) ||
 		    !(have & (PR_SPEC_PRCTL | PR_SPEC_ENABLE)))
 			continue;
@@ -367,15 +367,15 @@ static int apply_spec(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 }
 
 /**
- * ckpt_apply_regs - give current its user registers
+ * ckpt_apply_regs - set current's user registers
  * @ctx: the restart
  * @rec: checked by ckpt_restore_regs()
  *
- * Comes after the last switch of address spaces, which zeroes the segment
+ * Called after the last switch of address spaces, which zeroes the segment
  * bases (deactivate_mm()).
  *
- * Return: 0, or what prctl(PR_SET_SPECULATION_CTRL) gave; -EPERM where the
- * caller has state that cannot be taken off.
+ * Return: 0; an errno of prctl(PR_SET_SPECULATION_CTRL); -EPERM if current has
+ * inherited state from the caller that cannot be cleared.
  */
 int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 {
@@ -383,7 +383,7 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 
 	if (test_thread_flag(TIF_NOCPUID))
 		return ckpt_err(ctx, -EPERM, "the caller has ARCH_SET_CPUID");
-	/* unlike the bitmap of ports, the caller's iopl(2) is inherited */
+	/* iopl(2) is inherited from the caller, the port bitmap is not */
 	current->thread.iopl_emul = 0;
 	regs->r15 = rec->r15;
 	regs->r14 = rec->r14;
@@ -412,16 +412,16 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 	current->thread.cr2 = rec->cr2;
 	set_tsc_mode(rec->tsc);
 #ifdef CONFIG_X86_VSYSCALL_EMULATION
-	/* as exec of a 64-bit program has it */
+	/* as execve(2) of a 64-bit program does */
 	__set_bit(MM_CONTEXT_HAS_VSYSCALL, &current->mm->context.flags);
 #endif
 	return apply_spec(ctx, rec);
 }
 
 /*
- * The registers of current may be live in the CPU; they are thrown away, and
- * loaded from memory again on the way to user space. The copy checks the
- * header and MXCSR, so that the load cannot fault.
+ * The registers of current may be live in the CPU. They are invalidated, and
+ * the return to user space loads them from memory. The copy checks the header
+ * and MXCSR, so that the load cannot fault.
  */
 int ckpt_restore_xstate(struct ckpt_ctx *ctx)
 {

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
 /*
- * Checkpoint images, as checkpoint(2) writes and restart(2) reads them.
+ * Format of the images that checkpoint(2) writes and restart(2) reads.
  *
- * An image is a stream of records. Each record is a struct ckpt_rec and @len
- * bytes of payload; all numbers are little-endian, all structures free of
+ * An image is a stream of records. Each record is a struct ckpt_rec followed by
+ * @len bytes of payload. All numbers are little-endian, and no structure has
  * padding. The first record is CKPT_REC_HEADER, the second CKPT_REC_SCHEMA
- * (which names every record type, so that a reader can describe what it does
- * not know), the third CKPT_REC_TREE, the last CKPT_REC_TRAILER. Between them
- * stands one section a task, in the order of the tree, each ended by
+ * (which names every record type, so that a reader can describe types that it
+ * does not know), the third CKPT_REC_TREE, the last CKPT_REC_TRAILER. Between
+ * them is one section for each task, in the order of the tree, each ended by
  * CKPT_REC_TASK_END. An object that tasks can share (an mm, an open file, a
- * pipe) is written where it is first used and referred to by its objref, a
- * number from 1 on.
+ * pipe) is written before its first use and referred to by its objref. Objrefs
+ * count from 1.
  *
- * Strings are not terminated: their length is what the record leaves.
+ * Strings are not terminated. A string whose length is not in the record takes
+ * up the rest of the payload.
  */
 #ifndef _UAPI_LINUX_CHECKPOINT_H
 #define _UAPI_LINUX_CHECKPOINT_H
@@ -22,17 +23,17 @@
 /* checkpoint(2) flags */
 #define CHECKPOINT_CHECK	(1UL << 0)	/* check only, write nothing */
 /*
- * the tree may have a mount namespace that is not the caller's: the image lists
- * its mounts, and is restarted by RESTART_EQUAL_MOUNTS only
+ * the tree may have a mount namespace other than the caller's: the image lists
+ * its mounts, and restart(2) requires RESTART_EQUAL_MOUNTS
  */
 #define CHECKPOINT_OWN_MOUNTS	(1UL << 1)
 
 /*
  * restart(2) flags: the first process of a new pid namespace mounts a proc of
- * that namespace at /proc, before anything in it is opened
+ * that namespace at /proc, before any file in it is opened
  */
 #define RESTART_MOUNT_PROC	(1UL << 0)
-/* the caller's mounts, with that proc, are equal to those that the image lists */
+/* the caller's mounts, including that proc, equal those that the image lists */
 #define RESTART_EQUAL_MOUNTS	(1UL << 1)
 
 #define CKPT_MAGIC		0x31454c4249435543ULL	/* "CUCIBLE1" */
@@ -86,13 +87,13 @@ enum ckpt_rec_type {
 };
 
 /**
- * struct ckpt_rec - what stands before every record's payload
+ * struct ckpt_rec - header of every record
  * @type: enum ckpt_rec_type
- * @objref: the object's number, 0 where the record is not an object
+ * @objref: the object's number, 0 if the record is not an object
  * @len: bytes of payload
- * @sum: xxh64 of the payload, seeded with the xxh64 (seed: this record's place
- *	in the stream, from 0) of the 16 bytes before this field. A record that
- *	was changed, moved, repeated or left out no longer fits.
+ * @sum: xxh64 of the payload, seeded with the xxh64 of the 16 bytes before this
+ *	field, whose seed is the index of the record in the stream, from 0. So
+ *	changed, moved, repeated and missing records are detected.
  */
 struct ckpt_rec {
 	__u32 type;
@@ -106,25 +107,25 @@ struct ckpt_rec {
  * @magic: CKPT_MAGIC
  * @version: CKPT_VERSION
  * @page_size: bytes
- * @xfeatures: the extended states (XCR0 bits) the tasks may hold
- * @vdso_sum: xxh64 of the vdso image the tasks have mapped
+ * @xfeatures: the extended states (XCR0 bits) that the tasks may have
+ * @vdso_sum: xxh64 of the vdso image that the tasks have mapped
  * @mono_ns: CLOCK_MONOTONIC at the checkpoint, ns; absolute times in the image
- *	are moved by what has passed since
+ *	are moved by the time that has passed since
  * @real_ns: CLOCK_REALTIME at the checkpoint, ns
  * @nr_tasks: entries of CKPT_REC_TREE
  * @ncpus: possible CPUs
- * @next_pid: where the pid namespace goes on numbering
+ * @next_pid: the next number that the pid namespace allocates
  * @release: utsname release, zero padded
  * @build: utsname version, zero padded
  * @boot_ns: CLOCK_BOOTTIME at the checkpoint, ns
  * @tai_ns: CLOCK_TAI at the checkpoint, ns
- * @mounts_len: bytes of the list of mounts that follows, 0 where the tree had
- *	those of the caller of checkpoint(2)
+ * @mounts_len: bytes of the list of mounts that follows, 0 if the tree was in
+ *	the mount namespace of the caller of checkpoint(2)
  * @pad2: 0
  *
- * The list has a line a mount, as seen from the root task's root directory and
- * in the order of the places: what /proc/PID/mountinfo shows from its fourth
- * field on, without the numbers of peer groups.
+ * The list has a line for each mount, as seen from the root task's root
+ * directory, sorted by mount point. A line has the fields of
+ * /proc/PID/mountinfo from the fourth one, without the peer group numbers.
  */
 struct ckpt_header {
 	__u64 magic;
@@ -146,7 +147,7 @@ struct ckpt_header {
 	__u32 pad2;
 };
 
-/* CKPT_REC_SCHEMA: an array of these, one a record type */
+/* CKPT_REC_SCHEMA: an array of these, one for each record type */
 struct ckpt_schema {
 	__u32 type;
 	__u32 min_len;
@@ -156,25 +157,24 @@ struct ckpt_schema {
 /* struct ckpt_tree.flags */
 #define CKPT_TREE_LEADER	(1U << 0)	/* thread group leader */
 #define CKPT_TREE_ZOMBIE	(1U << 1)	/* exited, not yet reaped */
-#define CKPT_TREE_STRANGER	(1U << 2)	/* its parent has executed another
-						 * program since: its end is told by
-						 * SIGCHLD
+#define CKPT_TREE_STRANGER	(1U << 2)	/* its parent has called execve(2)
+						 * since: it gets SIGCHLD
 						 */
 
 /**
- * struct ckpt_tree - an entry of CKPT_REC_TREE: who is whose
+ * struct ckpt_tree - an entry of CKPT_REC_TREE: ids and relations of a task
  * @pid: thread id; all ids are those of the root's pid namespace
  * @tgid: process id
- * @ppid: thread id of the real parent; 0: outside (the root)
- * @pgid: process group; 0: that of the restarter
- * @sid: session; 0: that of the restarter
+ * @ppid: thread id of the real parent; 0 for the root, whose parent is outside
+ * @pgid: process group; 0 for the group of the caller of restart(2)
+ * @sid: session; 0 for the session of the caller of restart(2)
  * @flags: CKPT_TREE_*
- * @exit_signal: sent to the parent on exit; -1 for threads. A restarted root
- *	has SIGCHLD: its parent is the restarter
+ * @exit_signal: sent to the parent on exit; -1 for threads. Ignored for the
+ *	root, which gets SIGCHLD because the caller is its parent
  * @exit_code: of a zombie, as wait4(2) reports it
  *
- * A process comes before its threads, and processes come in an order in which
- * the children of one parent keep theirs. The first entry is the root.
+ * A process precedes its threads. The children of a parent are in the order of
+ * its list of children. The first entry is the root.
  */
 struct ckpt_tree {
 	__s32 pid;
@@ -187,7 +187,7 @@ struct ckpt_tree {
 	__s32 exit_code;
 };
 
-/* Where a task stood: struct ckpt_task.site */
+/* Where a task slept: struct ckpt_task.site */
 enum ckpt_site_kind {
 	CKPT_SITE_NONE		= 0,
 	CKPT_SITE_FREEZER	= 1,	/* do_freezer_trap() */
@@ -213,21 +213,21 @@ enum ckpt_restart_kind {
 #define CKPT_TASK_NO_NEW_PRIVS	(1U << 1)
 #define CKPT_TASK_FORKNOEXEC	(1U << 2)
 #define CKPT_TASK_SUPERPRIV	(1U << 3)
-#define CKPT_TASK_SIGNALED	(1U << 4)	/* dies of a signal */
+#define CKPT_TASK_SIGNALED	(1U << 4)	/* killed by a signal */
 #define CKPT_TASK_STRICT	(1U << 5)	/* SECCOMP_MODE_STRICT */
-#define CKPT_TASK_AFFINITY	(1U << 6)	/* @cpus was asked for */
+#define CKPT_TASK_AFFINITY	(1U << 6)	/* @cpus was set by the user */
 #define CKPT_TASK_NPROC		(1U << 7)	/* PF_NPROC_EXCEEDED */
 
 /**
- * struct ckpt_task - CKPT_REC_TASK: what a single thread holds
+ * struct ckpt_task - CKPT_REC_TASK: the state of a single thread
  * @site: enum ckpt_site_kind
- * @site_arg: vfork wait: what the call will return; stop: the signal; ptrace
- *	stop: as enum ckpt_stop_kind says
- * @site_child: vfork wait, or a stop before one: pid of the child waited for,
- *	0 when it is done
+ * @site_arg: vfork wait: the return value of the call; group stop: the signal;
+ *	ptrace stop: see enum ckpt_stop_kind
+ * @site_child: vfork wait, or a ptrace stop before one: pid of the child that
+ *	the task waits for, 0 if the wait is over
  * @flags: CKPT_TASK_*
  * @blocked: signal mask
- * @saved_sigmask: the mask that sigsuspend(2), pselect(2) put aside
+ * @saved_sigmask: the mask that sigsuspend(2) or pselect(2) restores
  * @sas_sp: alternate signal stack
  * @sas_size: bytes
  * @sas_flags: SS_*
@@ -248,22 +248,23 @@ enum ckpt_restart_kind {
  * @default_timer_slack_ns: ns
  * @utime: ns of user time
  * @stime: ns of system time
- * @mm, @fs, @files, @cred: objrefs, 0 where a zombie has none
+ * @mm, @fs, @files, @cred: objrefs, 0 if a zombie has no such object
  * @oom_score_adj: -1000 to 1000
  * @seccomp: objref of the filter attached last, 0 for none
  * @cpus: affinity mask of the first 64 CPUs
  * @comm: name, zero padded
  * @exec_ino: wait in execve(2): inode number of the program, else 0
- * @exec_interp_ino: likewise, of its ELF interpreter, 0 where it has none
+ * @exec_interp_ino: wait in execve(2): inode number of the program's ELF
+ *	interpreter, 0 if it has none
  * @exec_ns: ns on a CPU, as the scheduler counts
- * @gtime: of @utime, ns of a virtual machine
- * @seen_utime, @seen_stime: ns as they were shown last, which they may not go
- *	below
+ * @gtime: the part of @utime that was spent in a virtual machine, ns
+ * @seen_utime, @seen_stime: the times last reported to user space, which must
+ *	not decrease, ns
  * @nvcsw, @nivcsw: context switches
- * @min_flt, @maj_flt: faults
- * @slice_ns: time slice that sched_setattr(2) has asked for, 0 for none
- * @start_ns: when it was created, ns of CLOCK_MONOTONIC
- * @start_boot_ns: likewise, of CLOCK_BOOTTIME
+ * @min_flt, @maj_flt: page faults
+ * @slice_ns: time slice requested by sched_setattr(2), 0 for none
+ * @start_ns: creation time on CLOCK_MONOTONIC, ns
+ * @start_boot_ns: creation time on CLOCK_BOOTTIME, ns
  */
 struct ckpt_task {
 	__u32 site;
@@ -313,7 +314,9 @@ struct ckpt_task {
 	__u64 start_boot_ns;
 };
 
-/* struct ckpt_regs.spec: what prctl(PR_GET_SPECULATION_CTRL) tells of each */
+/*
+ * indices of struct ckpt_regs.spec: results of prctl(PR_GET_SPECULATION_CTRL)
+ */
 enum ckpt_spec {
 	CKPT_SPEC_STORE_BYPASS		= 0,
 	CKPT_SPEC_INDIRECT_BRANCH	= 1,
@@ -323,8 +326,8 @@ enum ckpt_spec {
 
 /*
  * CKPT_REC_REGS: x86-64 user registers; segment bases as in the MSRs; number,
- * error code and address of the last exception, for its signal's handler;
- * prctl(PR_GET_TSC)
+ * error code and address of the last exception, for the handler of its signal;
+ * the result of prctl(PR_GET_TSC)
  */
 struct ckpt_regs {
 	__u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8;
@@ -352,8 +355,8 @@ struct ckpt_cred {
 };
 
 /*
- * CKPT_REC_FS, followed by @root_len and @cwd_len bytes of paths; a directory of
- * another inode number is not the one that it was
+ * CKPT_REC_FS, followed by @root_len and @cwd_len bytes of paths. restart(2)
+ * fails if a directory has a different inode number.
  */
 struct ckpt_fs {
 	__u32 umask;
@@ -365,25 +368,25 @@ struct ckpt_fs {
 };
 
 enum ckpt_file_kind {
-	CKPT_FILE_PATH		= 1,	/* regular file, directory, device: by path */
-	CKPT_FILE_DELETED	= 2,	/* unlinked regular file: @inode holds it */
+	CKPT_FILE_PATH		= 1,	/* file, directory, device: by path */
+	CKPT_FILE_DELETED	= 2,	/* unlinked file: its content is @inode */
 	CKPT_FILE_PIPE		= 3,	/* an end of the pipe @inode */
 	CKPT_FILE_SHMEM		= 4,	/* shared anonymous memory or memfd */
-	CKPT_FILE_PROC_MEM	= 5,	/* /proc/PID/mem: @rdev says whose */
+	CKPT_FILE_PROC_MEM	= 5,	/* /proc/PID/mem of the process @rdev */
 	CKPT_FILE_EVENTFD	= 6,	/* CKPT_REC_EVENTFD comes next */
 	CKPT_FILE_SIGNALFD	= 7,	/* CKPT_REC_SIGNALFD comes next */
 	CKPT_FILE_TIMERFD	= 8,	/* CKPT_REC_TIMERFD comes next */
-	CKPT_FILE_EPOLL		= 9,	/* CKPT_REC_EPOLL follows CKPT_REC_FILES */
+	CKPT_FILE_EPOLL		= 9,	/* see CKPT_REC_EPOLL */
 	CKPT_FILE_PTY_MASTER	= 10,	/* the master of the terminal @inode */
 	CKPT_FILE_PTY_SLAVE	= 11,	/* its slave, by path, or as /dev/tty */
-	CKPT_FILE_PROC		= 12,	/* in /proc: by path, opened anew */
-	CKPT_FILE_SOCKET	= 13,	/* an end of the sockets @inode: @rdev says which */
+	CKPT_FILE_PROC		= 12,	/* in /proc: by path, opened twice */
+	CKPT_FILE_SOCKET	= 13,	/* end @rdev of the sockets @inode */
 	CKPT_FILE_INOTIFY	= 14,	/* CKPT_REC_INOTIFY comes next */
 };
 
 /* struct ckpt_file.state */
-#define CKPT_FILE_UNCOUNTED	(1U << 0)	/* SHMEM: writes, and is no writer of
-						 * the inode: as memfd_create(2) has it
+#define CKPT_FILE_UNCOUNTED	(1U << 0)	/* SHMEM: writable, but not in
+						 * i_writecount: a memfd
 						 */
 #define CKPT_FILE_RANDOM	(1U << 1)	/* POSIX_FADV_RANDOM */
 #define CKPT_FILE_NOREUSE	(1U << 2)	/* POSIX_FADV_NOREUSE */
@@ -393,22 +396,23 @@ enum ckpt_file_kind {
  * @kind: enum ckpt_file_kind
  * @flags: O_* as fcntl(F_GETFL) reports them
  * @pos: offset, bytes
- * @inode: objref of what the file stands on, 0 when found by path
+ * @inode: objref of the pipe, sockets, terminal or inode that the file belongs
+ *	to, 0 if it is found by path
  * @mode: st_mode
- * @rdev: device number, devices only; pid of a task with the memory of a
- *	PROC_MEM, 0 where nobody has it any more; of PROC and PROC_MEM, in the
- *	upper 32 bits, the process that the file is of, where that is gone; index
- *	of the end, sockets only
- * @ino: inode number; a file of another number is not the one that was open
+ * @rdev: devices: device number. Sockets: index of the end. PROC_MEM: pid of a
+ *	task with that address space, 0 if no task has it any more. PROC and
+ *	PROC_MEM, in the upper 32 bits: pid of the process that the file belongs
+ *	to, if that process has exited
+ * @ino: inode number; restart(2) fails if it differs
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path
  * @state: CKPT_FILE_*
  * @signum: F_SETSIG, 0 for none
- * @write_hint: F_SET_RW_HINT, of an inode that has a path, 0 for none
- * @cred: objref of the credentials that it was opened with, where a task still
- *	has these; else 0
- * @gone_len: bytes of the name that it was opened by, which follows the path and
- *	has been unlinked, in the same directory; 0 where that is the path
+ * @write_hint: F_SET_RW_HINT of an inode that has a path, 0 for none
+ * @cred: objref of the credentials that it was opened with, 0 if no task has
+ *	them any more
+ * @gone_len: bytes of the unlinked name in the same directory by which the file
+ *	was opened, which follows the path; 0 if it was opened by the path
  */
 struct ckpt_file {
 	__u32 kind;
@@ -427,7 +431,7 @@ struct ckpt_file {
 	__u32 gone_len;
 };
 
-/* CKPT_REC_FILES: an array of these in rising order of @fd */
+/* CKPT_REC_FILES: an array of these, sorted by @fd */
 struct ckpt_fd {
 	__u32 fd;
 	__u32 cloexec;
@@ -435,7 +439,7 @@ struct ckpt_fd {
 	__u32 pad;
 };
 
-/* Times of an inode that only the kernel has: seconds, and ns of the second */
+/* Times of the inode of a pipe or socket: seconds and nanoseconds */
 struct ckpt_times {
 	__s64 atime, mtime, ctime;
 	__u32 atime_nsec, mtime_nsec, ctime_nsec;
@@ -447,7 +451,7 @@ struct ckpt_pipe {
 	__u32 ring_size;	/* slots */
 	__u32 nr_bufs;
 	__u64 ino;		/* informative */
-	__u32 uid;		/* whose it is, as fchown(2) sets it */
+	__u32 uid;		/* owner, as fchown(2) sets it */
 	__u32 gid;
 	__u32 mode;		/* st_mode */
 	__u32 pad;
@@ -464,12 +468,12 @@ struct ckpt_pipe_buf {
 
 /* struct ckpt_inode.flags */
 #define CKPT_INODE_LINKABLE	(1U << 0)	/* O_TMPFILE without O_EXCL */
-#define CKPT_INODE_NORESERVE	(1U << 1)	/* SHMEM: pages count when they come */
+#define CKPT_INODE_NORESERVE	(1U << 1)	/* SHMEM: no reservation */
 
 /*
- * CKPT_REC_INODE: content that no path leads to any more (or never did),
- * followed by the directory to recreate it in (DELETED) or its name (SHMEM),
- * then by CKPT_REC_DATA up to one of @len 0. Holes are left out.
+ * CKPT_REC_INODE: content of an inode without a path, followed by its unlinked
+ * path (DELETED) or its name (SHMEM). CKPT_REC_DATA records follow; the last
+ * one has @len 0. Holes are left out.
  */
 struct ckpt_inode {
 	__u32 kind;		/* CKPT_FILE_DELETED or CKPT_FILE_SHMEM */
@@ -485,10 +489,10 @@ struct ckpt_inode {
 	__u32 atime_nsec;
 	__u32 mtime_nsec;
 	__u32 flags;		/* CKPT_INODE_* */
-	__u32 attrs;		/* those of FS_IOC_SETFLAGS, FS_*_FL */
+	__u32 attrs;		/* FS_*_FL of FS_IOC_SETFLAGS */
 	__u32 write_hint;	/* F_SET_RW_HINT */
 	__u32 pad;
-	__s64 ctime;		/* SHMEM: last changed, and made; else 0 */
+	__s64 ctime;		/* SHMEM: change and birth times; else 0 */
 	__s64 btime;
 	__u32 ctime_nsec;
 	__u32 btime_nsec;
@@ -511,12 +515,12 @@ struct ckpt_mm {
 	__u32 dumpable;
 	__u32 topdown;		/* mmap from mmap_base down */
 	__u32 auxv_len;
-	__u32 dump_filter;	/* as /proc/PID/coredump_filter has it */
-	__u32 same_as;		/* objref of the mm CKPT_REC_SAME speaks of */
-	__u32 membarrier;	/* registrations, as the kernel has them */
+	__u32 dump_filter;	/* as in /proc/PID/coredump_filter */
+	__u32 same_as;		/* objref of the mm to copy, 0 for none */
+	__u32 membarrier;	/* registrations, MEMBARRIER_STATE_* */
 	__u32 pad;
-	__u64 hiwater_rss;	/* the most that was ever resident, pages */
-	__u64 hiwater_vm;	/* the most that was ever mapped, pages */
+	__u64 hiwater_rss;	/* peak resident set, pages */
+	__u64 hiwater_vm;	/* peak size of all mappings, pages */
 };
 
 enum ckpt_vma_kind {
@@ -534,8 +538,8 @@ enum ckpt_vma_kind {
 #define CKPT_VMA_RANDOM		(1U << 4)
 #define CKPT_VMA_HUGEPAGE	(1U << 5)
 #define CKPT_VMA_NOHUGEPAGE	(1U << 6)
-#define CKPT_VMA_UNSEALED	(1U << 7)	/* before F_SEAL_FUTURE_WRITE */
-#define CKPT_VMA_ACCOUNT	(1U << 8)	/* its size counts as committed */
+#define CKPT_VMA_UNSEALED	(1U << 7)	/* older than its file's seal */
+#define CKPT_VMA_ACCOUNT	(1U << 8)	/* counts as committed memory */
 
 struct ckpt_vma {
 	__u64 start;
@@ -556,8 +560,8 @@ struct ckpt_pages {
 };
 
 /*
- * CKPT_REC_SAME: @nr pages at @addr are, copy-on-write, those that the mm
- * @same_as has at the same address.
+ * CKPT_REC_SAME: the mm shares @nr pages at @addr copy-on-write with the mm
+ * @same_as, which has them at the same address.
  */
 
 /* CKPT_REC_SIGHAND: 64 of these */
@@ -569,25 +573,29 @@ struct ckpt_sigaction {
 };
 
 /**
- * struct ckpt_signal - CKPT_REC_SIGNAL: what a process has once
+ * struct ckpt_signal - CKPT_REC_SIGNAL: the state that threads of a process
+ * share
  * @flags: SIGNAL_STOP_STOPPED, SIGNAL_STOP_CONTINUED, SIGNAL_CLD_*,
  *	SIGNAL_GROUP_EXIT as the kernel numbers them
- * @group_exit_code: the stop signal while stopped; with SIGNAL_GROUP_EXIT what
- *	wait4(2) will report
+ * @group_exit_code: the stop signal while stopped; with SIGNAL_GROUP_EXIT, the
+ *	status that wait4(2) will report
  * @is_child_subreaper: prctl(PR_SET_CHILD_SUBREAPER)
  * @has_child_subreaper: an ancestor is one
  * @oom_score_adj_min: lower bound without CAP_SYS_RESOURCE
  * @group_stop_count: threads that have yet to take part in a group stop
  * @utime ... @cstime: CPU time of exited threads and of reaped children, ns
- * @min_flt ... @cmaj_flt: faults of exited threads and reaped children
+ * @min_flt ... @cmaj_flt: page faults of exited threads and reaped children
  * @maxrss, @cmaxrss: KiB
  * @tty: objref of the controlling terminal, 0 for none
  * @tty_old_pgrp: foreground group of a terminal that was lost, 0 for none
  * @exec_ns: ns that exited threads were on a CPU, as the scheduler counts
- * @gtime, @cgtime: of exited threads and reaped children, ns of a virtual machine
- * @seen_utime, @seen_stime: ns of the process as they were shown last
+ * @gtime, @cgtime: ns that exited threads and reaped children spent in a
+ *	virtual machine
+ * @seen_utime, @seen_stime: times of the process last reported to user space,
+ *	ns
  * @nvcsw ... @cnivcsw: context switches of exited threads and reaped children
- * @inblock ... @coublock: blocks that they have read and written
+ * @inblock ... @coublock: blocks that exited threads and reaped children have
+ *	read and written
  */
 struct ckpt_signal {
 	__u32 flags;
@@ -618,42 +626,44 @@ struct ckpt_rlimit {
 struct ckpt_siginfo {
 	__u32 shared;
 	__u32 signo;
-	__u32 queued;		/* 0: only the bit is set, info did not fit;
-				 * 2: the own one of the timer info.si_tid
+	__u32 queued;		/* 0: only the bit is pending, without info;
+				 * 1: queued;
+				 * 2: preallocated by the timer info.si_tid
 				 */
 	__u32 pad;
 	__u8 info[48];		/* struct kernel_siginfo, zero padded */
 };
 
 /*
- * CKPT_REC_TIMERS: the three interval timers; remaining and interval, ns
+ * CKPT_REC_TIMERS: the three interval timers; remaining time and interval, ns
  */
 struct ckpt_timers {
 	__u64 real_value, real_interval;
 	__u64 virt_value, virt_interval;
 	__u64 prof_value, prof_interval;
-	__u64 next_posix_timer;	/* id that timer_create(2) tries next */
+	__u64 next_posix_timer;	/* timer id allocated next */
 };
 
 /* struct ckpt_posix_timer.flags */
-#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is going */
-#define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* it was set to a time */
+#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is running */
+#define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* set by TIMER_ABSTIME */
 
 /**
- * struct ckpt_posix_timer - CKPT_REC_POSIX_TIMER, before the process' signals
- * @id: as timer_create(2) gave it
- * @clockid: as timer_create(2) was told
+ * struct ckpt_posix_timer - CKPT_REC_POSIX_TIMER, before the process's signals
+ * @id: as returned by timer_create(2)
+ * @clockid: as passed to timer_create(2)
  * @notify: SIGEV_*
  * @signo: signal
- * @sival: what comes with it
+ * @sival: sigev_value, delivered with the signal
  * @thread: thread id that SIGEV_THREAD_ID sends it to, else 0
  * @flags: CKPT_POSIX_TIMER_*
  * @interval: ns, 0 for none
- * @value: when it expires or did: with CKPT_POSIX_TIMER_ABS a time of its
- *	clock, else what is left, which is negative after it; ns
- * @overrun: of the expiration whose signal comes next, less one
- * @overrun_last: of the signal that was taken last
- * @requeue_pending: number of the expiration, as the kernel has it
+ * @value: expiration: with CKPT_POSIX_TIMER_ABS a time on its clock, else the
+ *	time left, negative if it has expired; ns
+ * @overrun: k_itimer.it_overrun: overruns of the pending signal, less one
+ * @overrun_last: k_itimer.it_overrun_last: overruns of the signal delivered
+ *	last
+ * @requeue_pending: k_itimer.it_requeue_pending: number of the expiration
  * @pad: 0
  */
 struct ckpt_posix_timer {
@@ -672,14 +682,14 @@ struct ckpt_posix_timer {
 	__u32 pad;
 };
 
-/* struct ckpt_ptrace.stop, and what struct ckpt_task.site_arg then is */
+/* struct ckpt_ptrace.stop, and the meaning of struct ckpt_task.site_arg */
 enum ckpt_stop_kind {
 	CKPT_STOP_NONE		= 0,	/* traced, but not in a ptrace stop */
 	CKPT_STOP_SYSCALL_ENTER	= 1,	/* 1: the system call is emulated */
 	CKPT_STOP_SYSCALL_EXIT	= 2,
-	CKPT_STOP_CLONE		= 3,	/* fork or clone: what it will return */
-	CKPT_STOP_VFORK		= 4,	/* likewise; a vfork wait comes next */
-	CKPT_STOP_VFORK_DONE	= 5,	/* likewise; the wait is over */
+	CKPT_STOP_CLONE		= 3,	/* fork or clone: its return value */
+	CKPT_STOP_VFORK		= 4,	/* its return value; a wait follows */
+	CKPT_STOP_VFORK_DONE	= 5,	/* its return value; the wait is over */
 	CKPT_STOP_EXEC		= 6,
 	CKPT_STOP_EXIT		= 7,	/* the exit code */
 	CKPT_STOP_SIGNAL	= 8,	/* 1: it was sent to the process */
@@ -693,10 +703,10 @@ enum ckpt_stop_kind {
 #define CKPT_PTRACE_SYSCALL	(1U << 0)	/* stops at system calls */
 #define CKPT_PTRACE_SYSEMU	(1U << 1)	/* and does not execute them */
 #define CKPT_PTRACE_EXIT_TRAP	(1U << 2)	/* steps out of a system call */
-#define CKPT_PTRACE_STEP	(1U << 3)	/* steps */
-#define CKPT_PTRACE_FORCED_TF	(1U << 4)	/* the trap flag is the tracer's */
+#define CKPT_PTRACE_STEP	(1U << 3)	/* single-steps */
+#define CKPT_PTRACE_FORCED_TF	(1U << 4)	/* by the tracer's trap flag */
 #define CKPT_PTRACE_BLOCKSTEP	(1U << 5)	/* steps from branch to branch */
-#define CKPT_PTRACE_SIGPENDING	(1U << 6)	/* is to look for signals */
+#define CKPT_PTRACE_SIGPENDING	(1U << 6)	/* TIF_SIGPENDING */
 
 /* struct ckpt_ptrace.flags, besides PTRACE_O_* */
 #define CKPT_PTRACE_SEIZED	(1U << 31)
@@ -706,13 +716,14 @@ enum ckpt_stop_kind {
  * @tracer: thread id of the tracer
  * @flags: PTRACE_O_*, CKPT_PTRACE_SEIZED
  * @cred: objref of the tracer's credentials when it attached
- * @place: among its tracer's tracees, from 0; decides what wait4(2) finds first
+ * @place: index in the tracer's list of tracees, from 0; wait4(2) reports
+ *	tracees in this order
  * @stop: enum ckpt_stop_kind
- * @exit_code: what wait4(2) has still to report of the stop, 0 when it has
+ * @exit_code: status of the stop that wait4(2) has not reported yet, else 0
  * @message: PTRACE_GETEVENTMSG
  * @jobctl: JOBCTL_* bits of group stops and traps as the kernel numbers them
  * @work: CKPT_PTRACE_*
- * @has_info: PTRACE_GETSIGINFO answers
+ * @has_info: 1 if PTRACE_GETSIGINFO succeeds
  * @pad: 0
  * @info: struct kernel_siginfo, zero padded
  */
@@ -732,38 +743,38 @@ struct ckpt_ptrace {
 };
 
 /*
- * CKPT_REC_DEBUGREGS: DR0 to DR7 as PTRACE_POKEUSER sets them; DR4 and DR5 are
- * no registers, and 0
+ * CKPT_REC_DEBUGREGS: DR0 to DR7 as PTRACE_POKEUSER sets them. DR4 and DR5 do
+ * not exist and are 0.
  */
 struct ckpt_debugregs {
 	__u64 dr[8];
 };
 
-/* CKPT_REC_EVENTFD: what it holds, right after its CKPT_REC_FILE */
+/* CKPT_REC_EVENTFD: state of an eventfd, right after its CKPT_REC_FILE */
 struct ckpt_eventfd {
 	__u64 count;
 	__u32 semaphore;	/* 1: EFD_SEMAPHORE */
 	__u32 pad;
 };
 
-/* CKPT_REC_SIGNALFD: likewise; the signals that it gives */
+/* CKPT_REC_SIGNALFD: signals of a signalfd, right after its CKPT_REC_FILE */
 struct ckpt_signalfd {
 	__u64 mask;
 };
 
 /* struct ckpt_timerfd.flags */
 #define CKPT_TIMERFD_ARMED	(1U << 0)
-#define CKPT_TIMERFD_EXPIRED	(1U << 1)	/* and not been read since */
-#define CKPT_TIMERFD_CANCEL	(1U << 2)	/* when the clock is set */
-#define CKPT_TIMERFD_CANCELED	(1U << 3)	/* and it has been */
+#define CKPT_TIMERFD_EXPIRED	(1U << 1)	/* and not read since */
+#define CKPT_TIMERFD_CANCEL	(1U << 2)	/* if the clock is set */
+#define CKPT_TIMERFD_CANCELED	(1U << 3)	/* the clock has been set */
 
 /**
  * struct ckpt_timerfd - CKPT_REC_TIMERFD, right after its CKPT_REC_FILE
- * @clockid: as timerfd_create(2) was told
- * @settime_flags: as timerfd_settime(2) was told
+ * @clockid: as passed to timerfd_create(2)
+ * @settime_flags: as passed to timerfd_settime(2)
  * @interval: ns, 0 for none
- * @value: when it expires, or did where @flags say so: with TFD_TIMER_ABSTIME a
- *	time of its clock, else what is left, which is negative after it; ns
+ * @value: expiration: with TFD_TIMER_ABSTIME a time on its clock, else the time
+ *	left, negative if it has expired; ns
  * @ticks: expirations that have not been read
  * @flags: CKPT_TIMERFD_*
  * @pad: 0
@@ -779,8 +790,8 @@ struct ckpt_timerfd {
 };
 
 /*
- * CKPT_REC_EPOLL: what the epoll file @fd of the CKPT_REC_FILES before it
- * watches: @nr struct ckpt_epoll_item
+ * CKPT_REC_EPOLL: the items of the epoll file that is descriptor @fd of the
+ * preceding CKPT_REC_FILES; @nr struct ckpt_epoll_item follow
  */
 struct ckpt_epoll {
 	__u32 fd;
@@ -788,12 +799,13 @@ struct ckpt_epoll {
 };
 
 /**
- * struct ckpt_epoll_item - a descriptor that is watched
- * @data: as epoll_ctl(2) was told
- * @events: likewise; of one that EPOLLONESHOT has disarmed, the flags only
- * @fd: of the same table
- * @ready: it is on the ready list, 1; these come first, in the list's order
- * @added: how many of the file's items were added before it
+ * struct ckpt_epoll_item - a descriptor that an epoll file watches
+ * @data: as passed to epoll_ctl(2)
+ * @events: as passed to epoll_ctl(2); only the flags if EPOLLONESHOT has
+ *	disarmed it
+ * @fd: descriptor in the same table
+ * @ready: 1 if it is on the ready list. These come first, in the list's order
+ * @added: number of items of the file that were added before it
  */
 struct ckpt_epoll_item {
 	__u64 data;
@@ -805,11 +817,11 @@ struct ckpt_epoll_item {
 
 /* struct ckpt_tty_end.flags */
 #define CKPT_TTY_EXCLUSIVE	(1U << 0)	/* TIOCEXCL */
-#define CKPT_TTY_STOPPED	(1U << 1)	/* by ^S */
-#define CKPT_TTY_TCO_STOPPED	(1U << 2)	/* by TCOOFF */
+#define CKPT_TTY_STOPPED	(1U << 1)	/* output stopped by ^S */
+#define CKPT_TTY_TCO_STOPPED	(1U << 2)	/* output stopped by TCOOFF */
 #define CKPT_TTY_LNEXT		(1U << 3)	/* the next character is literal */
 #define CKPT_TTY_ERASING	(1U << 4)	/* between \ and / of ECHOPRT */
-#define CKPT_TTY_PUSH		(1U << 5)	/* a line without an end */
+#define CKPT_TTY_PUSH		(1U << 5)	/* a line without a delimiter */
 
 /**
  * struct ckpt_tty_end - one end of a pseudo-terminal
@@ -817,13 +829,13 @@ struct ckpt_epoll_item {
  * @rows ... @ypixel: window size
  * @flags: CKPT_TTY_*
  * @column: of the cursor
- * @canon_column: of the line's start
- * @read_len: characters that were typed and not read
- * @canon_len: of these, in whole lines
+ * @canon_column: of the start of the line
+ * @read_len: characters received and not read yet
+ * @canon_len: characters of these that form complete lines
  * @echo_len: bytes still to be echoed
- * @echo_commit, @echo_mark: of these, to be echoed at once, or together
+ * @echo_commit, @echo_mark: n_tty's positions in these bytes, from their start
  * @flip_len: characters that the line discipline had no room for
- * @pktstatus: TIOCPKT_* that the master has still to read
+ * @pktstatus: TIOCPKT_* that the master has not read yet
  */
 struct ckpt_tty_end {
 	__u32 iflag, oflag, cflag, lflag, ispeed, ospeed;
@@ -845,21 +857,21 @@ struct ckpt_tty_end {
 /* struct ckpt_tty.flags */
 #define CKPT_TTY_LOCKED		(1U << 0)	/* TIOCSPTLCK */
 #define CKPT_TTY_PACKET		(1U << 1)	/* TIOCPKT */
-#define CKPT_TTY_CLOSED		(1U << 2)	/* the slave was open, and is not */
+#define CKPT_TTY_CLOSED		(1U << 2)	/* the slave was closed */
 
 /**
  * struct ckpt_tty - CKPT_REC_TTY: a pseudo-terminal
  * @index: N of /dev/pts/N
  * @flags: CKPT_TTY_*
- * @session: whose controlling terminal it is, 0 for nobody's
- * @pgrp: its foreground group
+ * @session: the session that it is the controlling terminal of, 0 for none
+ * @pgrp: its foreground process group
  * @uid, @gid, @mode: of /dev/pts/N
  * @path_len: bytes of the path by which the master was opened
  * @slave, @master: its ends
  *
- * Follow for the slave, then for the master: the characters to be read, a byte
- * for each of them that is 1 where a line ends, the bytes to be echoed, the
- * characters that came later. Last is the path.
+ * For the slave, then for the master, follow: the characters to be read, a byte
+ * for each of them that is 1 if it ends a line, the bytes to be echoed, and the
+ * characters that the line discipline had no room for. The path is last.
  */
 struct ckpt_tty {
 	__u32 index;
@@ -880,7 +892,7 @@ struct ckpt_tty {
 
 /* CKPT_REC_SECCOMP: a filter; @len struct sock_filter follow */
 struct ckpt_seccomp {
-	__u32 prev;	/* objref of the one attached before it, 0 for none */
+	__u32 prev;	/* objref of the filter attached before, 0 for none */
 	__u32 flags;	/* CKPT_SECCOMP_* */
 	__u32 len;
 	__u32 pad;
@@ -890,9 +902,9 @@ struct ckpt_seccomp {
 #define CKPT_SOCKETS_PAIR	(1U << 0)	/* connected to each other */
 
 /* struct ckpt_socket_end.flags */
-#define CKPT_SOCKET_CLOSED	(1U << 0)	/* only its name counts */
-#define CKPT_SOCKET_NAME_FREE	(1U << 1)	/* it does not hold its name */
-#define CKPT_SOCKET_CONNECTED	(1U << 2)	/* somebody has connected to it */
+#define CKPT_SOCKET_CLOSED	(1U << 0)	/* only its name is used */
+#define CKPT_SOCKET_NAME_FREE	(1U << 1)	/* not bound to its name */
+#define CKPT_SOCKET_CONNECTED	(1U << 2)	/* a peer has connected to it */
 #define CKPT_SOCKET_PASSCRED	(1U << 3)
 #define CKPT_SOCKET_PASSPIDFD	(1U << 4)
 #define CKPT_SOCKET_PASSSEC	(1U << 5)
@@ -903,7 +915,7 @@ struct ckpt_seccomp {
 #define CKPT_SOCKET_STAMP	(1U << 10)	/* SO_TIMESTAMP or SO_TIMESTAMPNS */
 #define CKPT_SOCKET_STAMP_NS	(1U << 11)	/* SO_TIMESTAMPNS */
 #define CKPT_SOCKET_STAMP_NEW	(1U << 12)	/* SO_TIMESTAMP*_NEW */
-#define CKPT_SOCKET_STAMPED	(1U << 13)	/* once asked for time stamps */
+#define CKPT_SOCKET_STAMPED	(1U << 13)	/* SOCK_TIMESTAMP */
 #define CKPT_SOCKET_REUSEADDR	(1U << 14)
 #define CKPT_SOCKET_REUSEPORT	(1U << 15)
 #define CKPT_SOCKET_SNDBUF	(1U << 16)	/* SO_SNDBUF was set */
@@ -912,21 +924,21 @@ struct ckpt_seccomp {
 /**
  * struct ckpt_socket_end - one of two Unix sockets
  * @flags: CKPT_SOCKET_*
- * @shutdown: bit 0: receives no more; bit 1: sends no more
- * @error: errno that SO_ERROR has still to tell, 0 for none
+ * @shutdown: bit 0: RCV_SHUTDOWN; bit 1: SEND_SHUTDOWN
+ * @error: errno that SO_ERROR has not reported yet, 0 for none
  * @sndbuf: bytes
  * @rcvbuf: bytes
  * @rcvlowat: bytes
  * @peek_off: SO_PEEK_OFF, -1 for none
  * @linger: s
  * @rcvtimeo: ns, ~0 for none
- * @sndtimeo: likewise
- * @peer_pid: SO_PEERCRED: process, 0 for one that the tree does not see
- * @peer_cred: objref of the credentials, 0 for none
+ * @sndtimeo: ns, ~0 for none
+ * @peer_pid: SO_PEERCRED: process, 0 if it has no pid in the tree's namespace
+ * @peer_cred: SO_PEERCRED: objref of the credentials, 0 for none
  * @name_len: bytes of its abstract name, the leading 0 included; 0 for none
  * @pad: 0
- * @uid, @gid, @mode: of its inode, as fstat(2) tells
- * @backlog: SOCK_DGRAM: messages that it holds before senders wait, less one
+ * @uid, @gid, @mode: of its inode, as fstat(2) reports them
+ * @backlog: SOCK_DGRAM: messages that it queues before senders wait, less one
  * @times: of its inode
  */
 struct ckpt_socket_end {
@@ -952,8 +964,8 @@ struct ckpt_socket_end {
 };
 
 /*
- * CKPT_REC_SOCKETS: two Unix sockets that are connected, or a single one, which
- * is the first; the names follow
+ * CKPT_REC_SOCKETS: two Unix sockets that are connected to each other, or a
+ * single one as the first end; the names follow
  */
 struct ckpt_sockets {
 	__u32 type;		/* SOCK_* */
@@ -963,20 +975,20 @@ struct ckpt_sockets {
 
 /* struct ckpt_message.flags */
 #define CKPT_MESSAGE_CREDS	(1U << 0)	/* @pid, @uid and @gid are known */
-#define CKPT_MESSAGE_OOB	(1U << 1)	/* the byte of MSG_OOB */
+#define CKPT_MESSAGE_OOB	(1U << 1)	/* the byte sent by MSG_OOB */
 
 /**
- * struct ckpt_message - CKPT_REC_MESSAGE: what a socket has not received yet
- * @socket: objref of its open file
+ * struct ckpt_message - CKPT_REC_MESSAGE: a message that is not received yet
+ * @socket: objref of the open file of the receiving socket
  * @flags: CKPT_MESSAGE_*
  * @len: bytes of data
- * @consumed: of these, received already; streams only
+ * @consumed: bytes that have been received already; streams only
  * @pid, @uid, @gid: SCM_CREDENTIALS
- * @nr_files: SCM_RIGHTS
- * @stamp: when it was sent, where that was asked for: ns of CLOCK_REALTIME
+ * @nr_files: number of open files of SCM_RIGHTS
+ * @stamp: time stamp of the message on CLOCK_REALTIME, ns; 0 for none
  *
- * Follow the objrefs of the open files, four bytes each, and the data. The
- * messages of a socket stand in their order.
+ * The objrefs of the open files follow, four bytes each, then the data. The
+ * messages of a socket are in the order of its queue.
  */
 struct ckpt_message {
 	__u32 socket;
@@ -991,13 +1003,13 @@ struct ckpt_message {
 };
 
 /*
- * CKPT_REC_INOTIFY: what an inotify file holds, right after its CKPT_REC_FILE;
+ * CKPT_REC_INOTIFY: an inotify instance, right after its CKPT_REC_FILE;
  * @nr_watches CKPT_REC_WATCH follow, then @nr_events CKPT_REC_INOTIFY_EVENT
  */
 struct ckpt_inotify {
 	__u32 nr_watches;
 	__u32 nr_events;
-	__u32 next_wd;		/* that inotify_add_watch(2) tries next */
+	__u32 next_wd;		/* watch descriptor allocated next */
 	__u32 pad;
 };
 
@@ -1005,7 +1017,7 @@ struct ckpt_inotify {
 struct ckpt_watch {
 	__s32 wd;
 	__u32 mask;		/* IN_* */
-	__u32 mode;		/* of the file, its type */
+	__u32 mode;		/* type of the file, S_IFMT */
 	__u32 path_len;
 	__u64 ino;
 };
@@ -1013,7 +1025,7 @@ struct ckpt_watch {
 /* CKPT_REC_INOTIFY_EVENT, followed by the name */
 struct ckpt_inotify_event {
 	__s32 wd;
-	__u32 mask;		/* as the kernel has it */
+	__u32 mask;		/* FS_* of the kernel */
 	__u32 cookie;
 	__u32 name_len;
 };
