@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
@@ -56,8 +56,9 @@ fn is_source(name: &str) -> bool {
         path.extension()
             .is_some_and(|e| ends.iter().any(|end| e == *end))
     };
-    ends(&["rs", "c", "h", "S", "sh", "gdb", "py", "config", "toml"])
-        || is_named(&["Makefile", "Kconfig", ".ci/run"])
+    ends(&[
+        "rs", "c", "h", "S", "sh", "gdb", "py", "config", "toml", "yml",
+    ]) || is_named(&["Makefile", "Kconfig", ".ci/run"])
 }
 
 #[test]
@@ -87,6 +88,47 @@ fn every_source_file_has_an_spdx_line() {
 #[test]
 fn the_spelling_is_right() {
     check("codespell", &[]);
+}
+
+/// Installs checkers of workflow files in a virtual environment below `target/`; returns its
+/// programs' directory.
+fn workflow_checkers() -> PathBuf {
+    const PACKAGES: [&str; 2] = ["check-jsonschema==0.39.0", "zizmor==1.32.0"];
+    LazyLock::force(&TOOLS);
+    let venv = Path::new(ROOT).join("target/tools/workflows");
+    let programs = venv.join("bin");
+    if !programs.join("zizmor").exists() {
+        let venv = venv.to_str().expect("a path in UTF-8");
+        check("python3", &["-m", "venv", venv]);
+        let pip = programs.join("pip");
+        let mut args = vec!["--quiet", "--disable-pip-version-check", "install"];
+        args.extend(PACKAGES);
+        check(pip.to_str().expect("a path in UTF-8"), &args);
+    }
+    programs
+}
+
+#[test]
+fn the_workflow_is_valid_and_runs_the_checks() {
+    const WORKFLOW: &str = ".github/workflows/ci.yml";
+    let programs = workflow_checkers();
+    let schema = programs.join("check-jsonschema");
+    let schema = schema.to_str().expect("a path in UTF-8");
+    check(
+        schema,
+        &["--builtin-schema", "vendor.github-workflows", WORKFLOW],
+    );
+    let zizmor = programs.join("zizmor");
+    check(
+        zizmor.to_str().expect("a path in UTF-8"),
+        &["--offline", "--quiet", WORKFLOW],
+    );
+    let text = fs::read_to_string(Path::new(ROOT).join(WORKFLOW)).expect("the workflow");
+    let runs: Vec<_> = text
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("run: "))
+        .collect();
+    assert_eq!(runs, [".ci/run"]);
 }
 
 #[test]

@@ -5,15 +5,10 @@ use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
 use serde::Serialize;
 
 use crate::{
+    diff,
     normalise::{self, Rule, Uses},
     strace,
 };
-
-/// Number of lines shown before and after the first difference.
-const CONTEXT: usize = 3;
-
-/// Maximum length of a shown line, in characters.
-const WIDTH: usize = 160;
 
 /// The result of a run: how it ended, and its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,11 +86,11 @@ pub fn outputs(
         Some(nonce) => normalise::nonce(text, nonce, uses),
         None => text.to_owned(),
     };
-    let stdout = difference(
+    let stdout = diff::first(
         &text(expected, &expected.stdout),
         &text(actual, &actual.stdout),
     );
-    let stderr = difference(
+    let stderr = diff::first(
         &text(expected, &expected.stderr),
         &text(actual, &actual.stderr),
     );
@@ -112,7 +107,7 @@ pub fn outputs(
         ),
         Check::of(
             format!("{pair}: files"),
-            difference(&listing(&expected.files), &listing(&actual.files)),
+            diff::first(&listing(&expected.files), &listing(&actual.files)),
         ),
     ];
     if !expected.logs.is_empty() || !actual.logs.is_empty() {
@@ -152,7 +147,7 @@ fn listing(files: &[FileEntry]) -> String {
 pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Vec<Check> {
     let tree = Check::of(
         format!("{pair}: process tree"),
-        difference(&tree(before), &tree(after)),
+        diff::first(&tree(before), &tree(after)),
     );
     if !tree.ok {
         return vec![tree];
@@ -185,7 +180,7 @@ pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
         .filter_map(|key| {
             let one = before.facts.get(key).unwrap_or(&nothing);
             let two = after.facts.get(key).unwrap_or(&nothing);
-            difference(one, two)
+            diff::first(one, two)
                 .map(|d| format!("task {} ({}), {key}: {d}", before.tid, before.comm))
         })
         .collect()
@@ -201,41 +196,6 @@ pub fn tree(observation: &Observation) -> String {
         ));
     }
     text
-}
-
-/// Returns the first difference of two texts with the lines around it, or `None` if they
-/// are equal.
-pub fn difference(expected: &str, actual: &str) -> Option<String> {
-    if expected == actual {
-        return None;
-    }
-    let (one, two): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
-    let same = one.iter().zip(&two).take_while(|(a, b)| a == b).count();
-    let short = |line: &str| -> String {
-        let mut cut: String = line.chars().take(WIDTH).collect();
-        if cut.len() < line.len() {
-            cut.push('…');
-        }
-        cut
-    };
-    let mut text = format!("differs from line {}", same + 1);
-    for line in &one[same.saturating_sub(CONTEXT)..same] {
-        text.push_str(&format!("\n    {}", short(line)));
-    }
-    if one.get(same) == two.get(same) {
-        text.push_str("\n  only one of them ends with a newline");
-        return Some(text);
-    }
-    for (mark, lines) in [('-', &one), ('+', &two)] {
-        match lines.get(same) {
-            Some(line) => text.push_str(&format!("\n  {mark} {}", short(line))),
-            None => text.push_str(&format!("\n  {mark} (ends here)")),
-        }
-    }
-    for line in one.iter().skip(same + 1).take(CONTEXT) {
-        text.push_str(&format!("\n    {}", short(line)));
-    }
-    Some(text)
 }
 
 #[cfg(test)]
@@ -290,26 +250,6 @@ mod tests {
         );
         two.stdout = "n 11\n".into();
         assert!(!outputs("a = b", &one, &two, &[], &mut uses)[0].ok);
-    }
-
-    #[test]
-    fn the_first_differing_line_is_shown_with_context() {
-        let text = difference("a\nb\nc\nd\n", "a\nb\nX\nd\n").unwrap();
-        assert_eq!(
-            text,
-            "differs from line 3\n    a\n    b\n  - c\n  + X\n    d"
-        );
-    }
-
-    #[test]
-    fn a_text_that_ends_early_is_said_to() {
-        let text = difference("a\nb\n", "a\n").unwrap();
-        assert!(
-            text.contains("- b") && text.contains("+ (ends here)"),
-            "{text}"
-        );
-        let text = difference("a\n", "a").unwrap();
-        assert!(text.contains("ends with a newline"), "{text}");
     }
 
     #[test]

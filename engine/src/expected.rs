@@ -8,8 +8,8 @@ use std::{fs, io, path::PathBuf};
 use crucible_protocol::FileKind;
 
 use crate::{
-    compare::{self, Check, RunOutput},
-    normalise,
+    compare::{Check, RunOutput},
+    diff, normalise,
     run::Frozen,
     scenario::{Case, Scenario},
 };
@@ -93,7 +93,7 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
                 return Ok(Comparison::Same);
             }
             // Lines that differ only in their ends are not explained by it.
-            let explained = compare::difference(expected, result);
+            let explained = diff::first(expected, result);
             Comparison::Differs(explained.unwrap_or_else(|| "white space differs".to_owned()))
         }
     };

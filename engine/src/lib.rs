@@ -10,6 +10,7 @@ pub mod backend;
 pub mod compare;
 pub mod coverage;
 mod criu;
+pub mod diff;
 pub mod dir_lock;
 pub mod event;
 pub mod expected;

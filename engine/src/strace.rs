@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 use crate::{
-    compare,
+    diff,
     normalise::{Rule, Uses},
 };
 
@@ -107,7 +107,7 @@ pub fn difference(expected: &[String], actual: &[String]) -> Option<String> {
         Some(other) => format!(
             "{numbers}; of `{}`: {}",
             first_line(log),
-            compare::difference(log, other).unwrap_or_default()
+            diff::first(log, other).unwrap_or_default()
         ),
     })
 }

@@ -42,6 +42,7 @@ pub const PACKAGES: &[Package] = &[
 pub const TEST_PACKAGES: &[Package] = &[
     package("reuse", "checks that every file has a licence"),
     package("codespell", "finds misspelt words"),
+    package("python3-venv", "installs checkers of workflow files"),
 ];
 
 const fn package(name: &'static str, purpose: &'static str) -> Package {

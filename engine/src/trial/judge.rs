@@ -6,6 +6,7 @@ use crucible_protocol::{Ended, Observation};
 use crate::{
     backend::Backend,
     compare::{self, Check, RunOutput},
+    diff,
     normalise::{self, Uses},
     record::CaseRecord,
     run::{Frozen, RestartIn, Restarted, Runner},
@@ -88,7 +89,7 @@ fn same_point(control: &Frozen, restarted: &Frozen) -> Check {
             format!("{} ({}) at {}", t.comm, t.tid, t.site)
         })
     };
-    match compare::difference(&show(control), &show(restarted)) {
+    match diff::first(&show(control), &show(restarted)) {
         None => Check::good(NAME),
         Some(difference) => Check::bad(NAME, difference),
     }
