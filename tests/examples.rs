@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Follows the worked examples of `docs/howto/add-*.md` in a copy of the checkout, so that the
-//! pages work on the current tree.
+//! Follows the worked examples of `docs/howto/add-a-*.md` and the tutorial in a copy of the checkout,
+//! so that the pages work on the current tree.
 //!
 //! A page consists of steps in fenced blocks: `diff` is applied, a block with `file=PATH` becomes
 //! that file, and the commands of `console` are run. The lines below a command must occur in its
@@ -8,10 +8,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use walkdir::WalkDir;
 
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -176,6 +179,43 @@ fn follow(name: &str, page: &str, checkout: &Path) {
     }
 }
 
+/// Returns the pages that are followed, in this order: the tutorial ends with a broken kernel.
+fn followed() -> Vec<PathBuf> {
+    let docs = Path::new(ROOT).join("docs");
+    let is_example = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("add-a-")
+    };
+    let mut pages: Vec<_> = fs::read_dir(docs.join("howto"))
+        .expect("docs/howto")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(is_example)
+        .collect();
+    pages.sort();
+    assert!(pages.len() >= 6, "{pages:?}");
+    pages.push(docs.join("tutorial.md"));
+    pages
+}
+
+#[test]
+fn every_session_in_a_page_is_followed() {
+    let docs = WalkDir::new(Path::new(ROOT).join("docs"));
+    let pages = docs
+        .into_iter()
+        .map(|entry| entry.expect("an entry").into_path());
+    let others = ["README.md", "CONTRIBUTING.md"].map(|name| Path::new(ROOT).join(name));
+    let with_session: BTreeSet<_> = pages
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .chain(others)
+        .filter(|path| {
+            fs::read_to_string(path)
+                .expect("a page")
+                .contains("\n```console")
+        })
+        .collect();
+    assert_eq!(with_session, followed().into_iter().collect());
+}
+
 #[test]
 fn the_worked_examples_work() {
     // The kernel and the userland, which all tests share.
@@ -184,18 +224,7 @@ fn the_worked_examples_work() {
     fs::create_dir_all(&checkout).expect("a directory");
     remove_untracked(&checkout);
     copy_checkout(&checkout);
-    let howto = Path::new(ROOT).join("docs/howto");
-    let mut pages: Vec<_> = fs::read_dir(howto)
-        .expect("docs/howto")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("add-a-"))
-        })
-        .collect();
-    pages.sort();
-    assert!(pages.len() >= 6, "{pages:?}");
-    for page in pages {
+    for page in followed() {
         let text = fs::read_to_string(&page).expect("a page");
         follow(&page.display().to_string(), &text, &checkout);
     }
