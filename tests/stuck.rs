@@ -31,7 +31,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "fsfreeze",
         "percpu_rwsem_wait",
-        "who has frozen the file system has to thaw it",
+        "that has to be thawed",
     ),
 ];
 
