@@ -3,7 +3,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::images::{FlavourArg, GuestArgs, KernelArgs};
+use crate::boot_artefacts::{FlavourArg, GuestArgs, KernelArgs};
 
 /// A piece of restart code, of those in `guest-kernel/src/kernel/checkpoint/break.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

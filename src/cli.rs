@@ -4,13 +4,13 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::commands::{
     clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario,
     shell, speed, sweep, torture,
 };
-use crate::context::Context;
+use crate::context::{Context, Global};
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
@@ -25,17 +25,6 @@ pub struct Cli {
     /// The command to run.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// The options that all commands share.
-#[derive(Debug, Args)]
-pub struct Global {
-    /// Do not install missing host packages: name them and exit
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub no_install: bool,
-    /// Do not report progress
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub quiet: bool,
 }
 
 /// The commands; each has a file in `commands/`.
@@ -92,7 +81,7 @@ impl Command {
             Self::Speed(args) => speed::run(&args, context),
             Self::Clones(args) => clones::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
-            Self::Completions(args) => completions::run(&args),
+            Self::Completions(args) => completions::run(&args, context),
         }
     }
 }

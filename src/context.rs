@@ -1,14 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The context of a command: the global options, cache, sources and progress.
+//! The context of a command: the global options, cache, sources, results and progress.
 
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use crucible_artefacts::{Cache, Progress, Sources, host};
+use clap::Args;
+use crucible_artefacts::{Cache, Error, Progress, Sources, host};
 
 use crate::bundle::Bundle;
-use crate::cli::Global;
+use crate::embedded;
 use crate::progress::Terminal;
+
+/// The options that all commands share.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Do not install missing host packages: name them and exit
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub no_install: bool,
+    /// Do not report progress
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
 
 /// The context of a command.
 pub struct Context {
@@ -35,12 +48,15 @@ impl Context {
         Ok(Cache::from_env()?)
     }
 
-    /// The checkout that guests are built from.
+    /// The sources that guests are built from: a checkout, or what the program brings with it.
     pub fn sources(&self) -> Result<Sources> {
+        if embedded::in_use() {
+            return embedded::unpack(&self.cache()?, self.progress());
+        }
         Ok(Sources::find()?)
     }
 
-    /// Directory with `scenarios/` and `results/`: this program's bundle, or the checkout.
+    /// Directory with `scenarios/`: this program's bundle, or the sources.
     pub fn root(&self) -> Result<PathBuf> {
         Ok(match Bundle::of_this_program()? {
             Some(bundle) => bundle.root().to_owned(),
@@ -48,8 +64,45 @@ impl Context {
         })
     }
 
+    /// Directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle or the
+    /// checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
+    /// `~/.local/state`.
+    pub fn results(&self) -> Result<PathBuf> {
+        let set = |name| {
+            env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        if let Some(named) = set("CRUCIBLE_RESULTS") {
+            return Ok(std::path::absolute(named)?);
+        }
+        if !embedded::in_use() || Bundle::of_this_program()?.is_some() {
+            return Ok(self.root()?.join("results"));
+        }
+        let state = set("XDG_STATE_HOME")
+            .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+            .ok_or(Error::NoCache)?;
+        Ok(state.join("crucible/results"))
+    }
+
     /// Installs missing host packages, or fails with their names after `--no-install`.
     pub fn host(&self) -> Result<()> {
         Ok(host::ensure(self.install, self.progress())?)
+    }
+}
+
+/// Returns a path as it can be typed in the current directory: relative if it is below.
+pub fn shown(path: &Path) -> String {
+    let here = env::current_dir().unwrap_or_default();
+    let path = path.strip_prefix(&here).unwrap_or(path);
+    path.to_string_lossy().into_owned()
+}
+
+/// Returns how this program is called, for the commands that it suggests.
+pub fn program() -> &'static str {
+    match (embedded::is_moved(), cfg!(debug_assertions)) {
+        (true, _) => "crucible",
+        (false, true) => "cargo run -q --",
+        (false, false) => "cargo run --release -q --",
     }
 }

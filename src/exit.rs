@@ -13,6 +13,32 @@ pub const USAGE: u8 = 128;
 /// The host lacks something that crucible needs.
 pub const HOST: u8 = 129;
 
+/// All exit codes and their meanings, for the reference.
+pub const CODES: [(u8, &str); 5] = [
+    (
+        PASS,
+        "good: the restarted run equals the control and the expected result",
+    ),
+    (
+        DIVERGED,
+        "bad: diverged, refused, hung, or the guest's kernel reported a fault after the trigger",
+    ),
+    (
+        UNKNOWN,
+        "cannot tell: the workload failed before the trigger, two undisturbed runs differ, the \
+         event never happened, something does not build or boot, the scenario has no expected \
+         result, or crucible itself failed",
+    ),
+    (
+        USAGE,
+        "usage error: the command line or a scenario file is wrong",
+    ),
+    (
+        HOST,
+        "the host lacks something; `crucible doctor` says what",
+    ),
+];
+
 /// Returns the exit code for an error.
 pub fn of_error(error: &anyhow::Error) -> u8 {
     let host = error.chain().any(|cause| {

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The crucible command line: a laboratory for in-kernel checkpoint/restart.
 
+mod backend_table;
+mod boot_artefacts;
 mod breaks;
 mod bundle;
 mod cli;
 mod commands;
 mod context;
-mod emulator;
+mod coverage_report;
+mod embedded;
 mod exit;
+mod guests;
 mod host_program;
-mod images;
-mod lab;
+mod host_qemu;
 mod machines;
-mod outer;
+mod outer_linux;
 mod progress;
-mod refusals;
+mod reference;
 mod report;
-mod side;
 mod temporary;
-mod warm;
+mod vm_snapshot;
 
 use std::env;
 use std::process::ExitCode;

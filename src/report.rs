@@ -130,7 +130,7 @@ fn explain(out: &mut String, case: &CaseRecord) {
 mod tests {
     use super::*;
     use crucible_engine::compare::Check;
-    use crucible_engine::{Engine, RestartIn};
+    use crucible_engine::{Backend, RestartIn};
 
     fn record(verdict: Verdict) -> ScenarioRecord {
         ScenarioRecord {
@@ -152,7 +152,7 @@ mod tests {
             }],
             expected: None,
             reproduce: "cargo run -- scenario s".into(),
-            engine: Engine::Crucible,
+            backend: Backend::Crucible,
             restart_in: RestartIn::Same,
             versions: Default::default(),
             timings: Default::default(),

@@ -5,7 +5,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use crucible_engine::claim::{self, Claim};
+use crucible_engine::dir_lock::{self, DirLock};
 use tempfile::TempDir;
 
 /// Prefix of their names.
@@ -15,7 +15,7 @@ const PREFIX: &str = "crucible-";
 /// creation of the next one removes it.
 pub struct Temporary {
     directory: TempDir,
-    claim: Claim,
+    claim: DirLock,
 }
 
 impl Temporary {
@@ -23,14 +23,14 @@ impl Temporary {
     /// ended.
     pub fn new(what: &str) -> Result<Self> {
         let place = env::temp_dir();
-        claim::sweep(&place, PREFIX);
+        dir_lock::sweep(&place, PREFIX);
         let failed = || format!("cannot make a directory in {}", place.display());
         loop {
             let directory = tempfile::Builder::new()
                 .prefix(&format!("{PREFIX}{what}-"))
                 .tempdir_in(&place)
                 .with_context(failed)?;
-            if let Some(claim) = Claim::new(directory.path()).with_context(failed)? {
+            if let Some(claim) = DirLock::new(directory.path()).with_context(failed)? {
                 return Ok(Self { directory, claim });
             }
         }

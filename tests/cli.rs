@@ -43,7 +43,17 @@ fn doctor_prints_json() {
     let ready = report["ready"].as_bool().unwrap();
     assert_eq!(code(&output), if ready { 0 } else { 129 });
     let findings = report["findings"].as_array().unwrap();
-    for what in ["qemu", "kvm", "packages", "cache", "base kernel"] {
+    for what in [
+        "qemu",
+        "kvm",
+        "packages",
+        "cache",
+        "results",
+        "sources",
+        "memory",
+        "disk",
+        "base kernel",
+    ] {
         assert!(findings.iter().any(|f| f["what"] == what), "{report}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Returns the exit status and the record of a scenario under CRIU.
 fn criu(scenario: &str) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "scenario", scenario, "--engine", "criu", "--json"])
+        .args(["-q", "scenario", scenario, "--backend", "criu", "--json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("the binary that cargo has just built");

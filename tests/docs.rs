@@ -292,7 +292,7 @@ fn flags_events_and_sites_of_the_kernel_are_documented() {
     let proc = read("guest-kernel/src/kernel/checkpoint/proc.c");
     let sites = listed(&proc, "(m, \"", "(m, \"", "\\n");
     assert!(flags.len() >= 4 && events.len() >= 9 && sites.len() >= 7);
-    let page = read("docs/architecture.md");
+    let page = read("docs/design/architecture.md");
     let missing: Vec<_> = [flags, events, sites]
         .concat()
         .into_iter()

@@ -13,7 +13,7 @@ use crucible_artefacts::{Cache, Sources, host};
 /// If this variable is set, the test writes the generated parts of the document instead of
 /// comparing them.
 const UPDATE: &str = "CRUCIBLE_UPDATE";
-const DOCUMENT: &str = "docs/state.md";
+const DOCUMENT: &str = "docs/reference/state.md";
 
 fn list(sources: &Sources) -> List {
     List::load(&sources.root().join("guest-kernel/state")).unwrap()

@@ -68,7 +68,7 @@ fn a_chain_covers_a_whole_run() {
         "--chain",
     ]);
     let chain = &record["chains"][0];
-    assert_eq!(chain["came"], "passed", "{record:#}");
+    assert_eq!(chain["outcome"], "passed", "{record:#}");
     let links = chain["links"].as_u64().unwrap_or_default();
     assert!(links > 10, "{record:#}");
     let sites = chain["sites"].as_object().expect("an object of sites");

@@ -34,7 +34,7 @@ fn start(start: Start) -> (tempfile::TempDir, QemuMachine) {
 #[test]
 fn clones_of_one_guest_have_their_own_identities() {
     let saved = tempfile::tempdir().unwrap();
-    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let (_files, machine) = start(Start::BootForSnapshot(saved.path().into()));
     let mut first = Guest::greet(Box::new(machine), LONG).unwrap();
     first.machine().save().unwrap();
     first.machine().kill().unwrap();
@@ -78,7 +78,7 @@ fn clones_of_one_guest_have_their_own_identities() {
 #[test]
 fn a_directory_without_a_snapshot_is_refused() {
     let saved = tempfile::tempdir().unwrap();
-    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let (_files, machine) = start(Start::BootForSnapshot(saved.path().into()));
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
     guest.machine().save().unwrap();
     guest.machine().kill().unwrap();
@@ -97,7 +97,7 @@ fn a_directory_without_a_snapshot_is_refused() {
 #[test]
 fn a_snapshot_is_not_overwritten() {
     let saved = tempfile::tempdir().unwrap();
-    let (_files, machine) = start(Start::ToBeSaved(saved.path().into()));
+    let (_files, machine) = start(Start::BootForSnapshot(saved.path().into()));
     let mut guest = Guest::greet(Box::new(machine), LONG).unwrap();
     guest.machine().save().unwrap();
     // The file of the snapshot is the guest's memory, so this machine must not resume; a guest has
@@ -109,7 +109,7 @@ fn a_snapshot_is_not_overwritten() {
     let written = |path| fs::metadata(path).unwrap().modified().unwrap();
     let before = written(&memory);
     let (_files, mut spec) = spec();
-    spec.start = Start::ToBeSaved(saved.path().into());
+    spec.start = Start::BootForSnapshot(saved.path().into());
     let error = QemuMachine::start(&spec, &Options::default()).err();
     assert!(
         matches!(error, Some(Error::AlreadySaved { .. })),

@@ -12,20 +12,27 @@ pub struct Sources {
 
 impl Sources {
     /// Finds `$CRUCIBLE_SOURCES`, or the checkout that this program was built in.
+    ///
+    /// # Errors
+    ///
+    /// There is no checkout.
     pub fn find() -> Result<Self> {
-        let root = match env::var_os("CRUCIBLE_SOURCES").filter(|v| !v.is_empty()) {
-            Some(root) => PathBuf::from(root),
-            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
-        };
-        match root.canonicalize() {
-            Ok(root) if root.join("guest-kernel/kernel.lock").is_file() => Ok(Self { root }),
-            _ => Err(Error::NoSources { path: root }),
+        match env::var_os("CRUCIBLE_SOURCES").filter(|v| !v.is_empty()) {
+            Some(root) => Self::at(Path::new(&root)),
+            None => Self::at(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..")),
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.into() }
+    /// The checkout at `root`.
+    ///
+    /// # Errors
+    ///
+    /// There is no checkout.
+    pub fn at(root: &Path) -> Result<Self> {
+        match root.canonicalize() {
+            Ok(root) if root.join("guest-kernel/kernel.lock").is_file() => Ok(Self { root }),
+            _ => Err(Error::NoSources { path: root.into() }),
+        }
     }
 
     /// Directory of the checkout.

@@ -17,7 +17,7 @@ const WIDTH: usize = 160;
 
 /// The result of a run: how it ended, and its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct RunOutput {
     /// Exit status of the container's init; `None` is unknown, never success.
     pub root: Option<Ended>,
     /// Exit status of the workload, as the container's init reported it.
@@ -80,14 +80,14 @@ impl Check {
 }
 
 /// Compares all parts of two results. `pair` names the runs, the expected one last.
-pub fn outcomes(
+pub fn outputs(
     pair: &str,
-    actual: &Outcome,
-    expected: &Outcome,
+    actual: &RunOutput,
+    expected: &RunOutput,
     rules: &[Rule],
     uses: &mut Uses,
 ) -> Vec<Check> {
-    let mut text = |outcome: &Outcome, text: &str| match &outcome.nonce {
+    let mut text = |output: &RunOutput, text: &str| match &output.nonce {
         Some(nonce) => normalise::nonce(text, nonce, uses),
         None => text.to_owned(),
     };
@@ -242,8 +242,8 @@ pub fn difference(expected: &str, actual: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn outcome(stdout: &str) -> Outcome {
-        Outcome {
+    fn output(stdout: &str) -> RunOutput {
+        RunOutput {
             root: Some(Ended::Exited { code: 0 }),
             workload: Some(Ended::Exited { code: 0 }),
             stdout: stdout.into(),
@@ -256,10 +256,10 @@ mod tests {
 
     #[test]
     fn equal_runs_pass_every_check() {
-        let checks = outcomes(
+        let checks = outputs(
             "a = b",
-            &outcome("x\n"),
-            &outcome("x\n"),
+            &output("x\n"),
+            &output("x\n"),
             &[],
             &mut Uses::new(),
         );
@@ -268,9 +268,9 @@ mod tests {
 
     #[test]
     fn an_unknown_end_equals_nothing_not_even_another() {
-        let mut one = outcome("");
+        let mut one = output("");
         one.workload = None;
-        let checks = outcomes("a = b", &one.clone(), &one, &[], &mut Uses::new());
+        let checks = outputs("a = b", &one.clone(), &one, &[], &mut Uses::new());
         let bad: Vec<_> = checks.iter().filter(|c| !c.ok).collect();
         assert_eq!(bad.len(), 1);
         assert!(bad[0].difference.as_ref().unwrap().contains("unknown"));
@@ -278,18 +278,18 @@ mod tests {
 
     #[test]
     fn each_run_has_its_own_nonce() {
-        let mut one = outcome("n 11\n");
+        let mut one = output("n 11\n");
         one.nonce = Some("11".into());
-        let mut two = outcome("n 22\n");
+        let mut two = output("n 22\n");
         two.nonce = Some("22".into());
         let mut uses = Uses::new();
         assert!(
-            outcomes("a = b", &one, &two, &[], &mut uses)
+            outputs("a = b", &one, &two, &[], &mut uses)
                 .iter()
                 .all(|c| c.ok)
         );
         two.stdout = "n 11\n".into();
-        assert!(!outcomes("a = b", &one, &two, &[], &mut uses)[0].ok);
+        assert!(!outputs("a = b", &one, &two, &[], &mut uses)[0].ok);
     }
 
     #[test]

@@ -26,16 +26,63 @@ pub struct BadEvent {
     pub reason: String,
 }
 
-const KINDS: &[&str] = &[
-    "vfork",
-    "vfork-new",
-    "syscall",
-    "syscall-exit",
-    "signal",
-    "ptrace-stop",
-    "exec-wait",
-    "all",
-    "time",
+/// A kind of event, for the parser and the reference.
+pub struct Kind {
+    /// Its first word.
+    pub name: &'static str,
+    /// Its grammar.
+    pub grammar: &'static str,
+    /// Where the workload stops.
+    pub stops: &'static str,
+}
+
+/// All kinds of events.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "vfork",
+        grammar: "vfork[:N]",
+        stops: "at the Nth clone with `CLONE_VFORK`: the child runs, the parent waits",
+    },
+    Kind {
+        name: "vfork-new",
+        grammar: "vfork-new[:N]",
+        stops: "the same, but before the child has run in user space",
+    },
+    Kind {
+        name: "syscall",
+        grammar: "syscall:NAME[:N]",
+        stops: "at the Nth entry of a system call, which is then finished or interrupted",
+    },
+    Kind {
+        name: "syscall-exit",
+        grammar: "syscall-exit:NAME[:N]",
+        stops: "at the Nth exit of a system call, before it is reported to a tracer",
+    },
+    Kind {
+        name: "signal",
+        grammar: "signal:NAME[:N]",
+        stops: "at the Nth delivery of a signal to a handler",
+    },
+    Kind {
+        name: "ptrace-stop",
+        grammar: "ptrace-stop[:N]",
+        stops: "at the Nth ptrace stop, before it is reported to the tracer",
+    },
+    Kind {
+        name: "exec-wait",
+        grammar: "exec-wait[:N]",
+        stops: "in the Nth `execve` that waits for the other threads of its process to die",
+    },
+    Kind {
+        name: "all",
+        grammar: "all[:N]",
+        stops: "at the Nth of any of these",
+    },
+    Kind {
+        name: "time",
+        grammar: "time:250ms, time:2s",
+        stops: "after a time; the only event that is not exact",
+    },
 ];
 
 /// `exit` and `exit_group`.
@@ -162,11 +209,14 @@ fn parse(text: &str) -> Result<Trigger, String> {
         ("syscall" | "syscall-exit" | "signal" | "time", []) => {
             return Err("a name or a time is missing, as in `syscall:read:5`, `signal:SIGCHLD`, `time:250ms`".into());
         }
-        (kind, _) if KINDS.contains(&kind) => return Err("too many parts".into()),
+        (kind, _) if KINDS.iter().any(|k| k.name == kind) => return Err("too many parts".into()),
         (kind, _) => {
-            return Err(match suggest(kind, KINDS.iter().copied()) {
+            return Err(match suggest(kind, KINDS.iter().map(|k| k.name)) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("expected one of {}", KINDS.join(", ")),
+                None => {
+                    let names: Vec<_> = KINDS.iter().map(|k| k.name).collect();
+                    format!("expected one of {}", names.join(", "))
+                }
             });
         }
     };

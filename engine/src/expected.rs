@@ -8,7 +8,7 @@ use std::{fs, io, path::PathBuf};
 use crucible_protocol::FileKind;
 
 use crate::{
-    compare::{self, Check, Outcome},
+    compare::{self, Check, RunOutput},
     normalise,
     run::Frozen,
     scenario::{Case, Scenario},
@@ -36,25 +36,25 @@ pub enum Comparison {
 
 /// Renders what is reviewed of a case: the event at which it was stopped and its output,
 /// without what an update of Debian packages changes.
-pub fn rendered(case: &Case, point: &Frozen, outcome: &Outcome) -> String {
+pub fn rendered(case: &Case, point: &Frozen, output: &RunOutput) -> String {
     let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
     let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
     if let Some(task) = task.filter(|_| !case.any_task) {
         let site = task.site.split(' ').next().unwrap_or("");
         lines.push(format!("stopped: {} at {site}", task.comm));
     }
-    let end = outcome.workload.map_or("unknown".into(), |e| e.to_string());
+    let end = output.workload.map_or("unknown".into(), |e| e.to_string());
     lines.push(format!("end: {end}"));
     let mut uses = normalise::Uses::new();
-    for (name, content) in [("stdout", &outcome.stdout), ("stderr", &outcome.stderr)] {
-        let nonce = outcome.nonce.as_deref().unwrap_or("");
+    for (name, content) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        let nonce = output.nonce.as_deref().unwrap_or("");
         let content = normalise::nonce(content, nonce, &mut uses);
         let content = normalise::addresses(&content);
         lines.push(format!("{name}:"));
         lines.extend(content.lines().map(|line| format!("  {line}")));
     }
     lines.push("files:".into());
-    for file in &outcome.files {
+    for file in &output.files {
         let kind = match &file.kind {
             FileKind::File { .. } => "file",
             FileKind::Dir => "directory",

@@ -5,11 +5,12 @@
 //! its machines from a [`Lab`], and returns [`record`]s. [`progress`] events report the
 //! steps.
 
-pub mod claim;
+pub mod abort;
+pub mod backend;
 pub mod compare;
 pub mod coverage;
 mod criu;
-pub mod engine;
+pub mod dir_lock;
 pub mod event;
 pub mod expected;
 pub mod guest;
@@ -21,13 +22,12 @@ pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod session;
-pub mod stop;
 pub mod strace;
 pub mod sweep;
 pub mod trial;
 pub mod verdict;
 
-pub use engine::Engine;
+pub use backend::Backend;
 pub use event::EventSpec;
 pub use run::RestartIn;
 pub use scenario::Scenario;

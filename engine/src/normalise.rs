@@ -8,7 +8,7 @@ use crucible_protocol::Observation;
 use regex::{Captures, Regex};
 use serde::Serialize;
 
-/// A rule; docs/scenarios.md describes each.
+/// A rule; [`Rule::ignores`] describes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -17,12 +17,12 @@ pub enum Rule {
     /// Inode numbers of pipes and sockets. Which ends belong together is compared.
     PipeNumbers,
     /// Inode numbers of mapped files without a name: deleted files, shared anonymous memory.
-    NamelessInodes,
+    UnlinkedInodes,
     /// Signals and memory of a zombie in `/proc`: it never uses them again.
-    ZombieRemains,
+    ZombieState,
     /// Signals that a timer of the process can have sent since the checkpoint: timers run
     /// while the restarted tasks are still frozen.
-    TimersRunOut,
+    ExpiredTimers,
     /// With CRIU, the system call that `/proc` shows for a task: CRIU moves a task to the
     /// end of its call, or back to its start.
     CriuSystemCall,
@@ -56,9 +56,9 @@ impl Rule {
     pub const ALL: &'static [Self] = &[
         Self::Nonce,
         Self::PipeNumbers,
-        Self::NamelessInodes,
-        Self::ZombieRemains,
-        Self::TimersRunOut,
+        Self::UnlinkedInodes,
+        Self::ZombieState,
+        Self::ExpiredTimers,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
         Self::StartTimes,
@@ -77,9 +77,9 @@ impl Rule {
         match self {
             Self::Nonce => "nonce",
             Self::PipeNumbers => "pipe-numbers",
-            Self::NamelessInodes => "nameless-inodes",
-            Self::ZombieRemains => "zombie-remains",
-            Self::TimersRunOut => "timers-run-out",
+            Self::UnlinkedInodes => "unlinked-inodes",
+            Self::ZombieState => "zombie-state",
+            Self::ExpiredTimers => "expired-timers",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
             Self::StartTimes => "start-times",
@@ -94,8 +94,79 @@ impl Rule {
         }
     }
 
-    /// Returns the rule with this name.
+    /// Returns true for a rule that only applies to logs of strace, and only if the scenario names
+    /// it.
+    pub fn is_for_logs(self) -> bool {
+        !matches!(
+            self,
+            Self::Nonce
+                | Self::PipeNumbers
+                | Self::UnlinkedInodes
+                | Self::ZombieState
+                | Self::ExpiredTimers
+                | Self::CriuSystemCall
+                | Self::CriuTimeNamespace
+                | Self::StartTimes
+        )
+    }
+
+    /// Returns what the rule ignores, for the reference.
+    pub fn ignores(self) -> &'static str {
+        match self {
+            Self::Nonce => "the number that each run draws",
+            Self::PipeNumbers => {
+                "inode numbers of pipes and sockets; which ends belong together is compared"
+            }
+            Self::UnlinkedInodes => "inode numbers of mapped files without a name",
+            Self::ZombieState => "what `/proc` shows of a zombie, except its ids and exit code",
+            Self::ExpiredTimers => {
+                "a pending signal that one of the process's timers can have sent since the \
+                 checkpoint, since timers run while the restarted tasks are still frozen: the \
+                 signal of a POSIX timer that the process has, or SIGALRM, which any process may \
+                 have newly pending, since `/proc` does not show interval timers"
+            }
+            Self::CriuSystemCall => {
+                "with `--backend criu` only: the system call that `/proc` shows for a task"
+            }
+            Self::CriuTimeNamespace => {
+                "with `--backend criu` only: the number of the time namespace"
+            }
+            Self::StartTimes => {
+                "creation times of tasks, in another machine (`--restart-in fresh`), which may \
+                 have started after them, and with `--backend criu`, which creates the tasks anew"
+            }
+            Self::StracePids => {
+                "process ids in calls and signals, and the thread ids that `pthread_join` waits for"
+            }
+            Self::StraceAddresses => "addresses",
+            Self::StraceTimes => "clocks and used CPU time",
+            Self::TemporaryNames => "names that `mkstemp` makes up",
+            Self::RandomBytes => "calls of `getrandom`",
+            Self::SystemLoad => "the result of `sysinfo`",
+            Self::SigchldOrder => {
+                "at which call and in which order SIGCHLD arrives, with the return from a handler \
+                 that makes no calls; the set of signals is compared, under the other rules"
+            }
+            Self::InterruptedCalls => {
+                "that a call was interrupted and restarted: both count as one call, since freezing \
+                 alone interrupts calls. A call counts as restarted if the next call that is not a \
+                 return from a handler has its name or is `restart_syscall`; `pause` and \
+                 `rt_sigsuspend` do not if the return from the handler reports `EINTR`, since they \
+                 are complete then. `restart_syscall` shows only a result, so `poll`, `nanosleep`, \
+                 `clock_nanosleep` and `futex` are compared by their arguments (except the \
+                 remaining time), number and error"
+            }
+        }
+    }
+
+    /// Returns the rule with this name, or with the name that it had before it was renamed.
     pub fn by_name(name: &str) -> Option<Self> {
+        let name = match name {
+            "nameless-inodes" => "unlinked-inodes",
+            "zombie-remains" => "zombie-state",
+            "timers-run-out" => "expired-timers",
+            name => name,
+        };
         Self::ALL.iter().copied().find(|rule| rule.name() == name)
     }
 }
@@ -186,7 +257,7 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
             };
             let since = is & !was & sent;
             if since != 0 {
-                *uses.entry(Rule::TimersRunOut).or_default() += u64::from(since.count_ones());
+                *uses.entry(Rule::ExpiredTimers).or_default() += u64::from(since.count_ones());
                 let rest = format!("{:016x}", is & !since);
                 task.facts.insert(fact.to_owned(), rest);
             }
@@ -224,7 +295,7 @@ fn zombies(observation: &mut Observation, uses: &mut Uses) {
     for task in observation.tasks.iter_mut().filter(|t| t.state == 'Z') {
         let before = task.facts.len();
         task.facts.retain(|key, _| KEPT.contains(&key.as_str()));
-        *uses.entry(Rule::ZombieRemains).or_default() += (before - task.facts.len()) as u64;
+        *uses.entry(Rule::ZombieState).or_default() += (before - task.facts.len()) as u64;
     }
 }
 
@@ -240,7 +311,7 @@ fn nameless(observation: &mut Observation, uses: &mut Uses) {
         };
         *maps = line
             .replace_all(maps, |found: &Captures<'_>| {
-                *uses.entry(Rule::NamelessInodes).or_default() += 1;
+                *uses.entry(Rule::UnlinkedInodes).or_default() += 1;
                 let next = names.len() + 1;
                 let key = format!("{} {}", &found[2], &found[3]);
                 let number = names.entry(key).or_insert(next);
@@ -303,7 +374,7 @@ mod tests {
         let maps = &o.tasks[0].facts["maps"];
         assert!(maps.contains("00000000 <1> /dev/zero (deleted)"), "{maps}");
         assert!(maps.contains("00:12 7  /bin/sh"));
-        assert_eq!(uses[&Rule::NamelessInodes], 1);
+        assert_eq!(uses[&Rule::UnlinkedInodes], 1);
     }
 
     #[test]
@@ -313,7 +384,7 @@ mod tests {
         o.tasks[0].state = 'Z';
         observation(&mut o, &mut uses);
         assert_eq!(o.tasks[0].facts.len(), 1);
-        assert_eq!(uses[&Rule::ZombieRemains], 1);
+        assert_eq!(uses[&Rule::ZombieState], 1);
     }
 
     #[test]
@@ -352,7 +423,7 @@ mod tests {
         let mut after = pends("000000cc00000000");
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, before);
-        assert_eq!(uses[&Rule::TimersRunOut], 2);
+        assert_eq!(uses[&Rule::ExpiredTimers], 2);
         // A signal that no timer sends, and a signal that is lost.
         for mask in ["0000005c00000000", "0000004800000000"] {
             let mut after = pends(mask);

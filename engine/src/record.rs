@@ -8,12 +8,12 @@ use crucible_vmm::Description;
 use serde::Serialize;
 
 use crate::{
-    compare::Check, engine::Engine, guest::GuestInfo, normalise::Uses, run::RestartIn,
+    backend::Backend, compare::Check, guest::GuestInfo, normalise::Uses, run::RestartIn,
     verdict::Verdict,
 };
 
 /// Version of the record format.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The result of a scenario.
 #[derive(Clone, Debug, Serialize)]
@@ -36,7 +36,7 @@ pub struct ScenarioRecord {
     /// Command that repeats the run.
     pub reproduce: String,
     /// Implementation of checkpoint and restart.
-    pub engine: Engine,
+    pub backend: Backend,
     /// Machine in which it was restarted.
     pub restart_in: RestartIn,
     /// Versions of everything that ran.

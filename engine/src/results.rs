@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::claim::{self, Claim};
+use crate::dir_lock::{self, DirLock};
 
 /// Number of directories that pruning keeps.
 const KEEP: usize = 20;
@@ -25,14 +25,14 @@ pub struct Store {
     root: PathBuf,
     partial: PathBuf,
     finished: PathBuf,
-    claim: Claim,
+    claim: DirLock,
 }
 
 impl Store {
     /// Creates one in `root`, and removes those whose process has ended.
     pub fn begin(root: &Path, what: &str) -> io::Result<Self> {
         fs::create_dir_all(root)?;
-        claim::sweep(root, PARTIAL);
+        dir_lock::sweep(root, PARTIAL);
         let now = Timestamp::now();
         let name = format!("{}-{what}", now.strftime("%Y%m%d-%H%M%S"));
         let mut again = 0;
@@ -55,7 +55,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             result => result?,
         }
-        let Some(claim) = Claim::new(&partial)? else {
+        let Some(claim) = DirLock::new(&partial)? else {
             return Ok(None);
         };
         let store = Self {

@@ -11,14 +11,14 @@ use crucible_protocol::{
 };
 
 use crate::{
-    compare::{Outcome, tree},
-    engine::Engine,
+    abort::{Abort, Phase},
+    backend::Backend,
+    compare::{RunOutput, tree},
     event::EventSpec,
     guest::{Guest, GuestError},
     progress::Event,
     scenario::{Case, ExpectedTask},
     session::Session,
-    stop::{Phase, Stop},
 };
 
 /// The place in which a run is restarted.
@@ -59,7 +59,7 @@ pub struct Restarted {
     /// The state after the restart, while still frozen.
     pub after: Option<Observation>,
     /// The result of the run, or the reason why it did not end.
-    pub end: Result<Outcome, Stop>,
+    pub end: Result<RunOutput, Abort>,
     /// The place of the restart.
     pub place: RestartIn,
 }
@@ -76,7 +76,7 @@ pub struct Runner<'s, 'l> {
     /// The case to run.
     pub case: &'s Case,
     /// The backend for checkpoint and restart.
-    pub engine: Engine,
+    pub backend: Backend,
     /// Durations in milliseconds, by phase.
     pub timings: &'s mut BTreeMap<String, u64>,
     /// The pid of the container's init in the agent's pid namespace, once it has been started.
@@ -116,38 +116,38 @@ impl Runner<'_, '_> {
     }
 
     /// Makes a run without a freeze.
-    pub fn undisturbed(&mut self, number: u32) -> Result<Outcome, Stop> {
+    pub fn undisturbed(&mut self, number: u32) -> Result<RunOutput, Abort> {
         self.step(&format!("undisturbed {number}"), |r| {
             let run = format!("undisturbed-{number}");
             r.start(&run, None)
-                .map_err(|e| Stop::guest(Phase::Before, e))?;
+                .map_err(|e| Abort::guest(Phase::Before, e))?;
             r.finish(&run, Phase::Before, None)
         })
     }
 
     /// Makes a run whose events are listed by a trigger that never fires.
-    pub fn listed(&mut self, trigger: &Trigger) -> Result<Outcome, Stop> {
+    pub fn listed(&mut self, trigger: &Trigger) -> Result<RunOutput, Abort> {
         self.step("listed", |r| {
             let run = "listed";
             r.start(run, Some(trigger))
-                .map_err(|e| Stop::guest(Phase::Before, e))?;
+                .map_err(|e| Abort::guest(Phase::Before, e))?;
             r.finish(run, Phase::Before, None)
         })
     }
 
     /// Makes a run that is frozen at the event and thawed.
-    pub fn control(&mut self) -> Result<(Frozen, Outcome), Stop> {
+    pub fn control(&mut self) -> Result<(Frozen, RunOutput), Abort> {
         self.step("control", |r| {
             let frozen = r.reach_event("control")?;
-            let after = |e| Stop::guest(Phase::After, e);
+            let after = |e| Abort::guest(Phase::After, e);
             r.guest().thaw("control").map_err(after)?;
-            let outcome = r.finish("control", Phase::After, frozen.nonce.clone())?;
-            Ok((frozen, outcome))
+            let output = r.finish("control", Phase::After, frozen.nonce.clone())?;
+            Ok((frozen, output))
         })
     }
 
     /// Makes a run that is checkpointed at the event, killed, and restarted.
-    pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Stop> {
+    pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Abort> {
         const RUN: &str = "restarted";
         let before = self.step("to the event", |r| r.reach_event(RUN))?;
         let nonce = before.nonce.clone();
@@ -155,7 +155,7 @@ impl Runner<'_, '_> {
             Ok(after) => {
                 let end = self.step("finish", |r| {
                     let thawed = r.guest().thaw(RUN);
-                    thawed.map_err(|e| Stop::guest(Phase::After, e))?;
+                    thawed.map_err(|e| Abort::guest(Phase::After, e))?;
                     r.finish(RUN, Phase::After, nonce)
                 });
                 let after = Some(after);
@@ -177,15 +177,15 @@ impl Runner<'_, '_> {
 
     /// Checkpoints, kills and restarts the frozen tree of a run, and observes the restarted tree,
     /// which is still frozen.
-    pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Stop> {
-        let after = |e| Stop::guest(Phase::After, e);
-        let (engine, limit) = (self.engine, self.limit());
+    pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        let (backend, limit) = (self.backend, self.limit());
         let root = self.root;
         let saved = self
-            .step("checkpoint", |r| engine.save(r.guest(), run, root, limit))
+            .step("checkpoint", |r| backend.save(r.guest(), run, root, limit))
             .map_err(after)?;
         if let Err(refusal) = saved {
-            return Err(self.after_refusal(run, Stop::refused(refusal)));
+            return Err(self.after_refusal(run, Abort::refused(refusal)));
         }
         self.step("kill", |r| r.guest().kill(run)).map_err(after)?;
         if place == RestartIn::Fresh {
@@ -193,17 +193,17 @@ impl Runner<'_, '_> {
                 .map_err(after)?;
         }
         let restored = self
-            .step("restart", |r| engine.restore(r.guest(), run, limit))
+            .step("restart", |r| backend.restore(r.guest(), run, limit))
             .map_err(after)?;
         match restored {
             Ok(()) => self.guest().observe(run).map_err(after),
-            Err(refusal) => Err(Stop::refused(refusal)),
+            Err(refusal) => Err(Abort::refused(refusal)),
         }
     }
 
     /// Thaws the tree after a refused checkpoint and checks that it completes its work, since the
     /// refusal must leave the tree unchanged.
-    fn after_refusal(&mut self, run: &str, mut refused: Stop) -> Stop {
+    fn after_refusal(&mut self, run: &str, mut refused: Abort) -> Abort {
         if !refused.guest_usable {
             return refused;
         }
@@ -242,7 +242,7 @@ impl Runner<'_, '_> {
     }
 
     /// Starts a run and waits until it is frozen at its event. Retries missed events.
-    fn reach_event(&mut self, run: &str) -> Result<Frozen, Stop> {
+    fn reach_event(&mut self, run: &str) -> Result<Frozen, Abort> {
         loop {
             match self.try_event(run)? {
                 Err(_) if self.missed < self.patience => self.missed += 1,
@@ -253,8 +253,8 @@ impl Runner<'_, '_> {
 
     /// Tries once to freeze a run at its event. The inner error reports a miss: the event
     /// happened, but the tasks moved on before they were frozen.
-    fn try_event(&mut self, run: &str) -> Result<Result<Frozen, Stop>, Stop> {
-        let before = |e| Stop::guest(Phase::Before, e);
+    fn try_event(&mut self, run: &str) -> Result<Result<Frozen, Abort>, Abort> {
+        let before = |e| Abort::guest(Phase::Before, e);
         let at = self.case.at.clone();
         self.root = self.start(run, Some(at.trigger())).map_err(before)?;
         let freeze = match self.frozen_or_ended(run, Phase::Before)? {
@@ -264,20 +264,20 @@ impl Runner<'_, '_> {
                 let end = ended
                     .workload
                     .map_or("unknown exit status".into(), |e| e.to_string());
-                return Err(Stop::missed(never(&at, ended.count, &end)));
+                return Err(Abort::missed(never(&at, ended.count, &end)));
             }
         };
-        let after = |e| Stop::guest(Phase::After, e);
+        let after = |e| Abort::guest(Phase::After, e);
         let tasks = self.guest().observe(run).map_err(after)?;
         if let Some(missed) = missed(self.case, &freeze, &tasks) {
             self.guest().kill(run).map_err(after)?;
             let lines = tree(&tasks).lines().map(str::to_owned).collect();
-            return Ok(Err(Stop::missed(missed).with(lines)));
+            return Ok(Err(Abort::missed(missed).with(lines)));
         }
         let nonce = self.nonce().map_err(after)?;
         if self.case.nonce.is_some() && nonce.is_none() && !self.any_point {
             self.guest().kill(run).map_err(after)?;
-            return Err(Stop::unknown(format!(
+            return Err(Abort::unknown(format!(
                 "at {at} the workload had not yet drawn its nonce: choose a later event"
             )));
         }
@@ -293,10 +293,10 @@ impl Runner<'_, '_> {
         &mut self,
         run: &str,
         phase: Phase,
-    ) -> Result<Result<Freeze, RunEnd>, Stop> {
+    ) -> Result<Result<Freeze, RunEnd>, Abort> {
         let limit = self.limit();
         let stopped = self.guest().wait(run, limit);
-        match stopped.map_err(|e| Stop::guest(phase, e))? {
+        match stopped.map_err(|e| Abort::guest(phase, e))? {
             Stopped::Frozen(freeze) => Ok(Ok(freeze)),
             Stopped::Exited {
                 workload, count, ..
@@ -342,9 +342,9 @@ impl Runner<'_, '_> {
         run: &str,
         phase: Phase,
         drawn: Option<String>,
-    ) -> Result<Outcome, Stop> {
+    ) -> Result<RunOutput, Abort> {
         let limit = self.limit();
-        let fail = |e| Stop::guest(phase, e);
+        let fail = |e| Abort::guest(phase, e);
         let (root, workload) = match self.guest().wait(run, limit).map_err(fail)? {
             Stopped::Exited { root, workload, .. } => (root, workload),
             _ => {
@@ -363,7 +363,7 @@ impl Runner<'_, '_> {
             let bytes = guest.read_file(&format!("{RUN_DIR}/{name}"))?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
-        let mut outcome = Outcome {
+        let mut output = RunOutput {
             root,
             workload,
             stdout: read(guest, "stdout").map_err(fail)?,
@@ -372,15 +372,15 @@ impl Runner<'_, '_> {
             logs: Vec::new(),
             nonce: drawn.or(at_end),
         };
-        self.hide_nonce_file(&mut outcome);
-        self.take_logs(&mut outcome).map_err(fail)?;
-        Ok(outcome)
+        self.hide_nonce_file(&mut output);
+        self.take_logs(&mut output).map_err(fail)?;
+        Ok(output)
     }
 
     /// Hides the content of the file that holds the nonce, because it differs between runs. A
     /// separate check covers the nonce.
-    fn hide_nonce_file(&self, outcome: &mut Outcome) {
-        for file in &mut outcome.files {
+    fn hide_nonce_file(&self, output: &mut RunOutput) {
+        for file in &mut output.files {
             if Some(&file.path) == self.case.nonce.as_ref()
                 && let FileKind::File { sha256, .. } = &mut file.kind
             {
@@ -390,31 +390,31 @@ impl Runner<'_, '_> {
     }
 
     /// Moves the logs from the files to the list of logs, as text.
-    fn take_logs(&mut self, outcome: &mut Outcome) -> Result<(), GuestError> {
+    fn take_logs(&mut self, output: &mut RunOutput) -> Result<(), GuestError> {
         let case = self.case;
-        let (logs, files): (Vec<FileEntry>, _) = std::mem::take(&mut outcome.files)
+        let (logs, files): (Vec<FileEntry>, _) = std::mem::take(&mut output.files)
             .into_iter()
             .partition(|file| case.is_log(&file.path));
-        outcome.files = files;
+        output.files = files;
         for file in logs {
             let bytes = self
                 .guest()
                 .read_file(&format!("{WORK_DIR}/{}", file.path))?;
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            outcome.logs.push((file.path, text));
+            output.logs.push((file.path, text));
         }
         Ok(())
     }
 
     /// Handles a run that does not proceed: collects the states of its tasks, and marks the guest
     /// as unusable.
-    fn stuck(&mut self, run: &str, phase: Phase, why: &str) -> Stop {
+    fn stuck(&mut self, run: &str, phase: Phase, why: &str) -> Abort {
         let tasks = self.guest().observe(run);
         let states = match self.guest().task_states() {
             Ok(states) => states,
-            Err(error) => return Stop::guest(phase, error),
+            Err(error) => return Abort::guest(phase, error),
         };
-        let mut stop = Stop::hang(phase, why.to_owned(), states);
+        let mut stop = Abort::hang(phase, why.to_owned(), states);
         stop.guest_usable = false;
         if let Ok(tasks) = tasks {
             let found = tree(&tasks);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Parses `scenario.toml` into cases.
 //!
-//! `docs/scenarios.md` documents every key.
+//! [`KEYS`] describes every key.
 
 use std::{
     collections::BTreeMap,
@@ -129,20 +129,112 @@ struct Table {
     any_task: Option<bool>,
 }
 
-const TOP_KEYS: &[&str] = &["summary", "shared", "build", "case"];
-const CASE_KEYS: &[&str] = &[
-    "argv",
-    "env",
-    "cwd",
-    "at",
-    "timeout",
-    "status",
-    "nonce",
-    "normalise",
-    "logs",
-    "tasks",
-    "any-task",
+/// Where a key is permitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// At the top of the file.
+    Top,
+    /// In a case.
+    Case,
+    /// In both; the case's value is used.
+    Both,
+}
+
+/// A key of `scenario.toml`, for the parser and the reference.
+pub struct Key {
+    /// The key.
+    pub name: &'static str,
+    /// Where it is permitted.
+    pub place: Place,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, place: Place, meaning: &'static str) -> Key {
+    Key {
+        name,
+        place,
+        meaning,
+    }
+}
+
+/// All keys of `scenario.toml`.
+pub const KEYS: &[Key] = &[
+    key(
+        "summary",
+        Place::Top,
+        "one line for `crucible list`; required",
+    ),
+    key(
+        "shared",
+        Place::Top,
+        "files of `scenarios/shared` that are copied to `/work`",
+    ),
+    key(
+        "build",
+        Place::Top,
+        "commands, each run by `sh -ec` in `/work` before the first run",
+    ),
+    key(
+        "case",
+        Place::Top,
+        "a workload and an event (`[[case]]`); without any, there is one case, `main`",
+    ),
+    key("name", Place::Case, "name of the case; required"),
+    key("argv", Place::Both, "program and arguments; required"),
+    key(
+        "at",
+        Place::Both,
+        "the [event](events.md) to stop at; required",
+    ),
+    key(
+        "env",
+        Place::Both,
+        "added to `PATH`, `HOME`, `LANG`, `TMPDIR` and `SLOWNESS` (how much slower this guest is: 1, or 6 with the debug kernel); nothing else is in the environment",
+    ),
+    key("cwd", Place::Both, "working directory; default `/work`"),
+    key(
+        "timeout",
+        Place::Both,
+        "limit for each wait, in seconds; default 120",
+    ),
+    key(
+        "status",
+        Place::Both,
+        "exit status that the workload must end with; default 0",
+    ),
+    key(
+        "nonce",
+        Place::Both,
+        "file in `/work` that contains the nonce, on a line of its own",
+    ),
+    key(
+        "logs",
+        Place::Both,
+        "files in `/work` that are compared as logs of strace, one per task; a name may end with `*`",
+    ),
+    key(
+        "normalise",
+        Place::Both,
+        "[rules](rules.md) for the comparison of logs",
+    ),
+    key(
+        "tasks",
+        Place::Both,
+        "tasks that must exist at the freeze: `{ comm, site, parent, count }`. `site` is compared by its beginning: `vfork`, `freezer`, `stopped sig=19`, `exiting`. Without `count`, one task is enough",
+    ),
+    key(
+        "any-task",
+        Place::Both,
+        "any of several concurrent tasks may trigger the event; default false",
+    ),
 ];
+
+/// Returns the names of the keys that are permitted at the top, or in a case.
+fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
+    let known = move |key: &&Key| key.place == place || key.place == Place::Both;
+    KEYS.iter().filter(known).map(|key| key.name)
+}
 
 impl Case {
     /// Returns true if a file in `/work` is one of [`Self::logs`].
@@ -287,10 +379,10 @@ fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
     let Ok(table) = toml::de::DeTable::parse(text) else {
         return Ok(());
     };
-    let check = |table: &toml::de::DeTable<'_>, more: &[&'static str]| {
+    let check = |table: &toml::de::DeTable<'_>, place: Place| {
         for key in table.keys() {
             let name = key.get_ref().as_ref();
-            let known = || CASE_KEYS.iter().chain(more).copied();
+            let known = || permitted(place);
             if !known().any(|k| k == name) {
                 let help = match suggest(name, known()) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -306,10 +398,10 @@ fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
         Ok(())
     };
     let table = table.get_ref();
-    check(table, TOP_KEYS)?;
+    check(table, Place::Top)?;
     if let Some(cases) = table.get("case").and_then(|c| c.get_ref().as_array()) {
         for case in cases.iter().filter_map(|c| c.get_ref().as_table()) {
-            check(case, &["name"])?;
+            check(case, Place::Case)?;
         }
     }
     Ok(())

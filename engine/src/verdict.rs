@@ -24,6 +24,36 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All verdicts, from the best to the worst.
+    pub const ALL: [Self; 7] = [
+        Self::Pass,
+        Self::Unreviewed,
+        Self::Unknown,
+        Self::Diverged,
+        Self::Refused,
+        Self::Hang,
+        Self::Panic,
+    ];
+
+    /// Returns what the verdict means, for the reference.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Pass => "the restarted run equals the control, and its result the expected one",
+            Self::Unreviewed => "all cases passed, but the scenario has no expected result yet",
+            Self::Unknown => {
+                "cannot tell: the workload failed before the trigger, two undisturbed runs \
+                 differ, the event never happened or was missed, something does not build or \
+                 boot, or crucible itself failed"
+            }
+            Self::Diverged => {
+                "the restarted run differs from the control, or the result from the expected one"
+            }
+            Self::Refused => "`checkpoint` or `restart` refused; its message is shown",
+            Self::Hang => "a run did not end in time; the states of its tasks are shown",
+            Self::Panic => "the guest's kernel reported a fault after the trigger",
+        }
+    }
+
     /// The exit code for `git bisect run`: 0 good, 1 bad, 125 skip.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -56,6 +86,12 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_verdicts_are_listed_from_the_best() {
+        assert!(Verdict::ALL.is_sorted());
+        assert_eq!(Verdict::ALL.len(), Verdict::Panic as usize + 1);
+    }
 
     #[test]
     fn exit_codes_are_those_documented() {

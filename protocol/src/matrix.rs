@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The result of a cell; see docs/matrix.md.
+/// The result of a cell; see docs/reference/matrix.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {

@@ -14,8 +14,8 @@ use crucible_engine::guest::Guest;
 use crucible_protocol::Mac;
 use crucible_vmm::{MachineSpec, Start};
 
+use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
-use crate::images::{GuestArgs, Images};
 use crate::machines;
 use crate::temporary::Temporary;
 
@@ -64,7 +64,7 @@ struct Seen {
 /// Starts clones of one snapshot, all of which run at the same time. Exits with 1 unless each
 /// has its own identity.
 pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
-    let images = Images::prepare(context, &args.guest)?;
+    let images = BootArtefacts::prepare(context, &args.guest)?;
     let directory = Temporary::new("clones")?;
     let begin = begin(args, &images, context, &directory)?;
     let step = Step::begin(context.progress(), "starting the clones");
@@ -113,7 +113,7 @@ pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
 /// Makes the snapshot that the clones start from.
 fn begin(
     args: &ClonesArgs,
-    images: &Images,
+    images: &BootArtefacts,
     context: &Context,
     directory: &Temporary,
 ) -> Result<Start> {
@@ -142,7 +142,7 @@ fn make_directory(path: &Path) -> Result<()> {
 
 /// Describes a machine with its own files.
 fn spec(
-    images: &Images,
+    images: &BootArtefacts,
     context: &Context,
     directory: &Temporary,
     name: &str,

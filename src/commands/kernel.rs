@@ -11,9 +11,9 @@ use crucible_artefacts::kernel::{self, Flavour};
 use crucible_artefacts::{Cache, Sources};
 use crucible_protocol::census::{Class, entries};
 
+use crate::boot_artefacts::{FlavourArg, KernelArgs};
 use crate::context::Context;
 use crate::exit;
-use crate::images::{FlavourArg, KernelArgs};
 
 /// `crucible kernel`
 #[derive(Debug, Args)]

@@ -8,10 +8,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use crucible_protocol::{Ended, ToolRun};
 
+use crate::boot_artefacts::KernelArgs;
 use crate::context::Context;
-use crate::emulator;
-use crate::images::KernelArgs;
-use crate::outer::{Outer, Size};
+use crate::host_qemu;
+use crate::outer_linux::{Outer, Size};
 
 /// The options of `crucible nested`.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     let outer = Outer::prepare(context, &args.kernel, args.qemu)?;
     let script = args.script.as_deref().unwrap_or("exec ./crucible \"$@\"");
     let script = match args.qemu {
-        true => format!("{}\n{script}", emulator::ENVIRONMENT),
+        true => format!("{}\n{script}", host_qemu::ENVIRONMENT),
         false => script.to_owned(),
     };
     let size = Size {
@@ -70,7 +70,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     });
     match code {
         Ok(code) => {
-            outer.bring_results(&context.root()?)?;
+            outer.bring_results(&context.results()?)?;
             Ok(code)
         }
         Err(error) => {

@@ -12,15 +12,16 @@ use crucible_engine::progress::Event;
 use crucible_engine::record::Versions;
 use crucible_engine::results::Store;
 use crucible_engine::trial::{self, Options};
-use crucible_engine::{Engine, EventSpec, RestartIn, Scenario, Session, Verdict};
+use crucible_engine::{Backend, EventSpec, RestartIn, Scenario, Session, Verdict};
 
+use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
 use crate::breaks::BreakArgs;
-use crate::context::Context;
+use crate::context::{self, Context};
+use crate::embedded;
 use crate::exit;
-use crate::images::{FlavourArg, GuestArgs, Images};
-use crate::lab::HostLab;
+use crate::guests::HostLab;
 use crate::machines::MachineArgs;
-use crate::{report, side};
+use crate::{backend_table, report};
 
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
@@ -39,7 +40,7 @@ pub struct ScenarioArgs {
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,
-    /// `signal:SIGCHLD:2`, `time:250ms`; docs/scenarios.md has the grammar
+    /// `signal:SIGCHLD:2`, `time:250ms`; docs/reference/scenarios.md has the grammar
     #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
     /// Where to restart: in the same guest, or in a fresh guest with the same disk
@@ -58,7 +59,7 @@ pub struct ScenarioArgs {
     #[arg(long, help_heading = "Output")]
     keep: bool,
     /// Make the result the expected one, if all cases pass
-    #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "engine", "piece"])]
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
     accept: bool,
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
@@ -74,7 +75,7 @@ pub struct ScenarioArgs {
         value_delimiter = ',',
         default_value = "crucible"
     )]
-    engine: Vec<EngineArg>,
+    backend: Vec<BackendArg>,
     #[command(flatten, next_help_heading = "What to run")]
     broken: BreakArgs,
     #[command(flatten)]
@@ -89,19 +90,19 @@ enum RestartInArg {
     Fresh,
 }
 
-/// [`Engine`], on the command line.
+/// [`Backend`], on the command line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum EngineArg {
+enum BackendArg {
     #[default]
     Crucible,
     Criu,
 }
 
-impl From<EngineArg> for Engine {
-    fn from(engine: EngineArg) -> Self {
-        match engine {
-            EngineArg::Crucible => Self::Crucible,
-            EngineArg::Criu => Self::Criu,
+impl From<BackendArg> for Backend {
+    fn from(backend: BackendArg) -> Self {
+        match backend {
+            BackendArg::Crucible => Self::Crucible,
+            BackendArg::Criu => Self::Criu,
         }
     }
 }
@@ -116,19 +117,27 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             return Ok(exit::USAGE.into());
         }
     };
-    let images = Images::prepare(context, &args.broken.guest(&args.guest))?;
+    if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
+        eprintln!(
+            "crucible: --accept changes a scenario's expected result, and the scenarios that come \
+             with the program cannot be changed; run crucible in a checkout, or copy the \
+             scenario's directory"
+        );
+        return Ok(exit::USAGE.into());
+    }
+    let images = BootArtefacts::prepare(context, &args.broken.guest(&args.guest))?;
     let lab = HostLab::new(&images, context);
     let what = match &scenarios[..] {
         [one] => one.name.as_str(),
         _ => "all",
     };
-    let results = root.join("results");
+    let results = context.results()?;
     let store = Store::begin(&results, what)
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let progress = Steps::new(context);
     let sink = |event: &Event| progress.hear(event);
     let mut session = Session::new(&lab, &store, args.broken.name(), &sink);
-    let options = |engine: EngineArg| Options {
+    let options = |backend: BackendArg| Options {
         repeat: args.repeat,
         at: args.at.clone(),
         restart_in: match args.restart_in {
@@ -136,20 +145,20 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             RestartInArg::Fresh => RestartIn::Fresh,
         },
         timeout: args.timeout,
-        engine: engine.into(),
+        backend: backend.into(),
         vcpus: args.guest.machine.vcpus,
         accept: args.accept,
     };
     let mut records = Vec::new();
     for (n, scenario) in scenarios.iter().enumerate() {
         let name = args.names.get(n).unwrap_or(&scenario.name);
-        for &engine in &args.engine {
+        for &backend in &args.backend {
             records.push(trial::scenario(
                 &mut session,
                 scenario,
-                &options(engine),
+                &options(backend),
                 &store,
-                reproduce(args, engine, name),
+                reproduce(args, backend, name),
                 versions(&images),
             ));
         }
@@ -159,22 +168,18 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             .progress()
             .note(&format!("the guest did not shut down: {error}"));
     }
-    let finished = store.finished();
+    let finished = context::shown(store.finished());
     for record in &mut records {
-        record.results = finished
-            .strip_prefix(root)
-            .unwrap_or(finished)
-            .to_string_lossy()
-            .into();
+        record.results.clone_from(&finished);
     }
-    let first = Engine::from(args.engine[0]);
-    let decides = records.iter().filter(|record| record.engine == first);
+    let first = Backend::from(args.backend[0]);
+    let decides = records.iter().filter(|record| record.backend == first);
     let verdict = Verdict::of_all(decides.map(|r| r.verdict));
     let json = report::json(&records, verdict)?;
     store.write(Path::new("record.json"), json.as_bytes())?;
-    let table = (args.engine.len() > 1).then(|| side::table(&records));
+    let table = (args.backend.len() > 1).then(|| backend_table::table(&records));
     if let Some(table) = &table {
-        store.write(Path::new("engines.md"), table.as_bytes())?;
+        store.write(Path::new("backends.md"), table.as_bytes())?;
     }
     let keep_disk = args.keep;
     if !keep_disk {
@@ -186,7 +191,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     } else if let Some(table) = table {
         print!("{table}");
         println!("\n  record   {}/record.json", records[0].results);
-        println!("  table    {}/engines.md", records[0].results);
+        println!("  table    {}/backends.md", records[0].results);
     } else {
         print!("{}", report::screen(&records));
     }
@@ -238,11 +243,8 @@ fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
 }
 
 /// The command that runs one scenario again with the same options.
-fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
-    let mut words = vec![
-        "cargo run --release -q -- scenario".to_owned(),
-        name.to_owned(),
-    ];
+fn reproduce(args: &ScenarioArgs, backend: BackendArg, name: &str) -> String {
+    let mut words = vec![format!("{} scenario", context::program()), name.to_owned()];
     let mut add = |option: &str, value: Option<String>| {
         words.extend(value.map(|value| format!("{option} {value}")));
     };
@@ -253,7 +255,7 @@ fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
     );
     add(
         "--backend",
-        (engine == EngineArg::Criu).then(|| "criu".into()),
+        (backend == BackendArg::Criu).then(|| "criu".into()),
     );
     add(
         "--repeat",
@@ -288,7 +290,7 @@ fn reproduce(args: &ScenarioArgs, engine: EngineArg, name: &str) -> String {
     words.join(" ")
 }
 
-pub(super) fn versions(images: &Images) -> Versions {
+pub(super) fn versions(images: &BootArtefacts) -> Versions {
     let file = |path: &Path| {
         path.file_name()
             .unwrap_or_default()
@@ -404,8 +406,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            reproduce(&args, EngineArg::Crucible, "vfork"),
-            "cargo run --release -q -- scenario vfork --at vfork:2 --restart-in fresh"
+            reproduce(&args, BackendArg::Crucible, "vfork"),
+            "cargo run -q -- scenario vfork --at vfork:2 --restart-in fresh"
         );
     }
 }

@@ -13,9 +13,9 @@ use clap::Args;
 use crucible_engine::guest::{Guest, GuestError};
 use rustix::termios::{self, OptionalActions, Termios};
 
+use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
 use crate::exit;
-use crate::images::{GuestArgs, Images};
 use crate::temporary::Temporary;
 
 /// Limit for the agent's first answer; long, since a shell is also for broken kernels.
@@ -41,7 +41,7 @@ enum Event {
 
 /// Boots a guest and connects this terminal to a shell in it.
 pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
-    let images = Images::prepare(context, &args.guest)?;
+    let images = BootArtefacts::prepare(context, &args.guest)?;
     let directory = Temporary::new("shell")?;
     let mut guest = images.boot(context, directory.path(), BOOT)?;
     let stream = guest.machine().terminal()?;

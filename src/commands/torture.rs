@@ -14,10 +14,10 @@ use crucible_engine::coverage::{self, Coverage};
 use crucible_engine::guest::{Guest, GuestError};
 use serde_json::{Value, json};
 
+use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
 use crate::context::Context;
+use crate::coverage_report;
 use crate::exit;
-use crate::images::{FlavourArg, GuestArgs, Images};
-use crate::refusals;
 use crate::temporary::Temporary;
 
 /// Time limit for an answer of the agent.
@@ -100,7 +100,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     if args.coverage {
         wanted.kernel.flavour = FlavourArg::Coverage;
     }
-    let images = Images::prepare(context, &wanted)?;
+    let images = BootArtefacts::prepare(context, &wanted)?;
     let root = context.root()?;
     let directory = Temporary::new("torture")?;
     let mut guest = images.boot(context, directory.path(), BOOT)?;
@@ -132,7 +132,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
 
 /// Prints the refusals that were reached, and returns the exit code.
 fn tell(coverage: &Coverage) -> u8 {
-    for line in refusals::lines(coverage) {
+    for line in coverage_report::lines(coverage) {
         eprintln!("crucible: torture: {line}");
     }
     if coverage.silent().is_empty() {
@@ -143,7 +143,11 @@ fn tell(coverage: &Coverage) -> u8 {
 }
 
 /// Returns the refusals that the guest has reached, if `--coverage` requests them.
-fn counts(guest: &mut Guest, images: &Images, args: &TortureArgs) -> Result<Option<Coverage>> {
+fn counts(
+    guest: &mut Guest,
+    images: &BootArtefacts,
+    args: &TortureArgs,
+) -> Result<Option<Coverage>> {
     if !args.coverage {
         return Ok(None);
     }

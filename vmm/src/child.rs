@@ -43,7 +43,7 @@ pub(crate) mod fd {
     /// The listening socket for a debugger, if the machine has one.
     pub const DEBUGGER: i32 = 8;
     /// The socket through which our own monitor receives save requests and their descriptors.
-    pub const SAVED: i32 = 9;
+    pub const SNAPSHOT: i32 = 9;
     /// The memory pages of a snapshot of our own monitor, if the machine starts from one.
     pub const PAGES: i32 = 10;
     /// The pages of an incremental snapshot, if the machine starts from one.
@@ -90,7 +90,7 @@ impl Sockets {
             console: ours(fd::CONSOLE)?,
             channel: ours(fd::CHANNEL)?,
             terminal: ours(fd::TERMINAL)?,
-            saved: ours(fd::SAVED)?,
+            saved: ours(fd::SNAPSHOT)?,
         };
         mappings.extend(files.into_iter().map(|(child_fd, file)| FdMapping {
             parent_fd: file.into(),

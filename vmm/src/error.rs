@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// The machine was not started with a directory for a snapshot.
     #[error("the machine cannot be saved: it was not started with a directory for a snapshot")]
-    NotToBeSaved,
+    NoSnapshotDirectory,
     /// A directory contains no snapshot, or one that cannot be started.
     #[error("cannot start the snapshot in {directory}: {why}")]
     NoSnapshot {

@@ -83,7 +83,7 @@ pub enum Start {
     /// Also at the kernel's first instruction, but the guest will be [saved](Machine::save) in this
     /// directory, which must exist. Our own monitor replaces a snapshot that the directory
     /// contains; QEMU refuses to ([`Error::AlreadySaved`](crate::Error::AlreadySaved)).
-    ToBeSaved(PathBuf),
+    BootForSnapshot(PathBuf),
     /// From the snapshot in this directory. The machine must have the same configuration as the
     /// saved one, except for the content of its disks and for paths on the host. The directory must
     /// exist for as long as the guest runs, because the guest reads its memory from there on
@@ -105,7 +105,7 @@ impl Start {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Saved(_) | Self::Changed { .. } => "warm",
-            Self::Boot | Self::ToBeSaved(_) => "cold",
+            Self::Boot | Self::BootForSnapshot(_) => "cold",
         }
     }
 }
@@ -268,7 +268,7 @@ pub trait Machine: Send {
     /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Pauses the guest and saves it in the directory that it was [started](Start::ToBeSaved) with.
+    /// Pauses the guest and saves it in the directory that it was [started](Start::BootForSnapshot) with.
     /// The snapshot is complete once this returns; on an error, or if a process is killed
     /// meanwhile, the directory is unchanged. With our own monitor the guest can then be resumed.
     fn save(&mut self) -> Result<()>;

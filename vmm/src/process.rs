@@ -229,8 +229,8 @@ impl<B: Backend> Machine for ProcessMachine<B> {
 
     fn save(&mut self) -> Result<()> {
         match &self.start {
-            Start::ToBeSaved(directory) => self.backend.save_in(directory),
-            _ => Err(Error::NotToBeSaved),
+            Start::BootForSnapshot(directory) => self.backend.save_in(directory),
+            _ => Err(Error::NoSnapshotDirectory),
         }
     }
 

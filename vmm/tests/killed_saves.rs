@@ -48,7 +48,7 @@ fn saver() {
         return;
     };
     let mark = mark.parse().unwrap();
-    let start = |_| Start::ToBeSaved(saved.into());
+    let start = |_| Start::BootForSnapshot(saved.into());
     let files = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::at(Guest::Marked(mark), 1, files, start).expect("KVM");
     fixture.wait_for("marked");
@@ -324,7 +324,7 @@ fn a_full_disk_is_reported_and_leaves_the_old_snapshot() {
     saver.gone();
     let old = look(directory);
 
-    let start = |_| Start::ToBeSaved(directory.into());
+    let start = |_| Start::BootForSnapshot(directory.into());
     let files = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::at(Guest::Marked(2), 1, files, start).unwrap();
     fixture.wait_for("marked");

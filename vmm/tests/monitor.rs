@@ -88,7 +88,7 @@ fn one_vcpu_of_two_ends_the_machine() {
 #[test]
 fn a_saved_guest_continues_in_a_new_machine() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mut fixture) = Fixture::at(Guest::Loop, 2, directory, Start::ToBeSaved) else {
+    let Some(mut fixture) = Fixture::at(Guest::Loop, 2, directory, Start::BootForSnapshot) else {
         return;
     };
     fixture.wait_for("looping");

@@ -312,6 +312,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
+        write("kernel.lock", "");
         for name in ["base", "debug", "coverage", "outer"] {
             write(&format!("config/{name}.config"), "CONFIG_X=y\n");
         }
@@ -322,7 +323,7 @@ mod tests {
         write("src/kernel/checkpoint/sys.c", "one\n");
         let keys = || {
             [Flavour::Base, Flavour::Outer].map(|flavour| {
-                let sources = Sources::at(root.path());
+                let sources = Sources::at(root.path()).unwrap();
                 Plan::new(&sources, "source", "6.12", flavour).unwrap().key
             })
         };

@@ -12,15 +12,15 @@ use std::{
 
 use crucible_protocol::{EventKind, Freeze, Observation};
 
-use super::{Came, came, cause, good_control, runner};
+use super::{PointOutcome, cause, good_control, outcome, runner};
 use crate::{
-    compare::{Check, Outcome},
+    abort::{Abort, Phase},
+    compare::{Check, RunOutput},
     event::EventSpec,
     normalise::Uses,
     run::{Frozen, RestartIn, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
-    stop::{Phase, Stop},
     trial::{self, judge},
 };
 
@@ -30,7 +30,7 @@ const RUN: &str = "restarted";
 #[derive(Clone, Debug)]
 pub struct Chain {
     /// The outcome of the chain.
-    pub came: Came,
+    pub outcome: PointOutcome,
     /// The reason in one line. If the chain passed by its control, the difference that freezing
     /// alone makes.
     pub cause: String,
@@ -71,7 +71,7 @@ impl Chain {
     }
 
     fn diverged(&mut self, check: Check) {
-        self.came = Came::Diverged;
+        self.outcome = PointOutcome::Diverged;
         self.lines = check.lines();
         self.cause = check.name;
     }
@@ -87,7 +87,7 @@ pub fn chain(
     case: &Case,
     kind: EventKind,
     tell: &mut dyn FnMut(&Chain),
-) -> Result<Chain, Stop> {
+) -> Result<Chain, Abort> {
     trial::build(session, scenario)?;
     let mut case = case.clone();
     case.at = EventSpec::next(kind);
@@ -99,10 +99,10 @@ pub fn chain(
     let undisturbed_ms = millis(begun.elapsed());
     let expected = judge::expected(&case, "undisturbed", &undisturbed);
     if let Some(bad) = expected.iter().find(|check| !check.ok) {
-        return Err(Stop::unknown(bad.name.clone()));
+        return Err(Abort::unknown(bad.name.clone()));
     }
     let mut chain = Chain {
-        came: Came::Unknown,
+        outcome: PointOutcome::Unknown,
         cause: String::new(),
         lines: Vec::new(),
         links: 0,
@@ -117,11 +117,11 @@ pub fn chain(
     let result = links(&mut runner, &mut chain, tell);
     chain.ms = millis(begun.elapsed());
     let result = result.and_then(|ended| match ended {
-        Some(outcome) => compare(&mut runner, &outcome, &undisturbed, &mut chain),
+        Some(output) => compare(&mut runner, &output, &undisturbed, &mut chain),
         None => Ok(()),
     });
     if let Err(stop) = result {
-        chain.came = came(&stop);
+        chain.outcome = outcome(&stop);
         chain.cause = cause(&stop);
         chain.lines = stop.lines;
         if !stop.guest_usable {
@@ -137,8 +137,8 @@ fn links(
     runner: &mut Runner<'_, '_>,
     chain: &mut Chain,
     tell: &mut dyn FnMut(&Chain),
-) -> Result<Option<Outcome>, Stop> {
-    let after = |e| Stop::guest(Phase::After, e);
+) -> Result<Option<RunOutput>, Abort> {
+    let after = |e| Abort::guest(Phase::After, e);
     let mut uses = Uses::new();
     let mut freeze = begin(runner)?;
     let mut nonce;
@@ -155,7 +155,7 @@ fn links(
         let restarted = Restarted {
             before,
             after: Some(found),
-            end: Err(Stop::unknown("the run continues")),
+            end: Err(Abort::unknown("the run continues")),
             place: RestartIn::Same,
         };
         let checks = judge::around(runner, &restarted, &mut uses);
@@ -174,8 +174,8 @@ fn links(
 }
 
 /// Freezes and thaws a run at every event, without a checkpoint.
-fn control(runner: &mut Runner<'_, '_>) -> Result<Outcome, Stop> {
-    let after = |e| Stop::guest(Phase::After, e);
+fn control(runner: &mut Runner<'_, '_>) -> Result<RunOutput, Abort> {
+    let after = |e| Abort::guest(Phase::After, e);
     begin(runner)?;
     let mut nonce = runner.nonce().map_err(after)?;
     while go_on(runner)?.is_some() {
@@ -185,22 +185,22 @@ fn control(runner: &mut Runner<'_, '_>) -> Result<Outcome, Stop> {
 }
 
 /// Starts a run and waits for its first event.
-fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Stop> {
-    let before = |e| Stop::guest(Phase::Before, e);
+fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Abort> {
+    let before = |e| Abort::guest(Phase::Before, e);
     let at = runner.case.at.clone();
     runner.root = runner.start(RUN, Some(at.trigger())).map_err(before)?;
     match runner.frozen_or_ended(RUN, Phase::Before)? {
         Ok(freeze) => Ok(freeze),
         Err(_) => {
             runner.guest().kill(RUN).map_err(before)?;
-            Err(Stop::missed(format!("the run has no event {at}")))
+            Err(Abort::missed(format!("the run has no event {at}")))
         }
     }
 }
 
 /// Continues to the next event. Returns `None` if the run ended without a further one.
-fn go_on(runner: &mut Runner<'_, '_>) -> Result<Option<Freeze>, Stop> {
-    let after = |e| Stop::guest(Phase::After, e);
+fn go_on(runner: &mut Runner<'_, '_>) -> Result<Option<Freeze>, Abort> {
+    let after = |e| Abort::guest(Phase::After, e);
     let at = runner.case.at.clone();
     runner.guest().arm(RUN, at.trigger()).map_err(after)?;
     runner.guest().thaw(RUN).map_err(after)?;
@@ -209,25 +209,25 @@ fn go_on(runner: &mut Runner<'_, '_>) -> Result<Option<Freeze>, Stop> {
 
 fn compare(
     runner: &mut Runner<'_, '_>,
-    outcome: &Outcome,
-    undisturbed: &Outcome,
+    output: &RunOutput,
+    undisturbed: &RunOutput,
     chain: &mut Chain,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     let case = runner.case;
     let mut uses = Uses::new();
-    let mut against = |pair: &str, reference: &Outcome| {
-        let checks = judge::end(case, pair, outcome, reference, &mut uses);
+    let mut against = |pair: &str, reference: &RunOutput| {
+        let checks = judge::end(case, pair, output, reference, &mut uses);
         checks.into_iter().find(|check| !check.ok)
     };
     let Some(visible) = against("chain = undisturbed", undisturbed) else {
-        chain.came = Came::Passed;
+        chain.outcome = PointOutcome::Passed;
         return Ok(());
     };
     let control = control(runner)?;
     good_control(case, &control)?;
     match against("chain = control", &control) {
         None => {
-            chain.came = Came::Passed;
+            chain.outcome = PointOutcome::Passed;
             chain.by_control = true;
             chain.lines = visible.lines();
             chain.cause = visible.name;

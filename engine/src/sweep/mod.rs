@@ -7,8 +7,8 @@
 //! and the restarted run must end like the control.
 
 mod chain;
-mod met;
 mod points;
+mod reached;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 pub use self::chain::{Chain, chain};
 pub use self::points::{Listing, Point, stratified};
 use crate::{
-    compare::{self, Check, Outcome},
-    engine::Engine,
+    abort::{Abort, Phase},
+    backend::Backend,
+    compare::{self, Check, RunOutput},
     normalise::Uses,
     run::{RestartIn, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
-    stop::{Phase, Stop},
     trial::{self, judge},
     verdict::Verdict,
 };
@@ -38,7 +38,7 @@ const TRIES: u32 = 3;
 /// The outcome of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Came {
+pub enum PointOutcome {
     /// The restarted run ended like an undisturbed run, or like the control.
     Passed,
     /// The restarted run ended differently.
@@ -55,7 +55,7 @@ pub enum Came {
     Unknown,
 }
 
-impl Came {
+impl PointOutcome {
     /// Returns the outcome's name in the report.
     pub fn name(self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl Came {
 
 /// The result of one point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Tried {
+pub struct PointResult {
     /// The point that was tried.
     #[serde(flatten)]
     pub point: Point,
@@ -89,7 +89,7 @@ pub struct Tried {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub met: Option<String>,
     /// The outcome of the point.
-    pub came: Came,
+    pub outcome: PointOutcome,
     /// The reason in one line, equal for points that fail in the same way. If the point passed by
     /// its control, the difference that freezing alone makes.
     pub cause: String,
@@ -107,7 +107,7 @@ pub struct Tried {
     pub ms: u64,
 }
 
-impl Tried {
+impl PointResult {
     /// Returns the event at which the run was stopped, as far as is known.
     pub fn what(&self) -> &str {
         self.met.as_ref().unwrap_or(&self.point.what)
@@ -123,7 +123,7 @@ impl Tried {
 #[derive(Clone, Debug)]
 pub struct Baseline {
     /// The result of an undisturbed run.
-    pub outcome: Outcome,
+    pub output: RunOutput,
     /// Its duration in milliseconds.
     pub ms: u64,
     /// The listed points.
@@ -140,7 +140,7 @@ pub fn baseline(
     scenario: &Scenario,
     case: &Case,
     kind: EventKind,
-) -> Result<Baseline, Stop> {
+) -> Result<Baseline, Abort> {
     trial::build(session, scenario)?;
     let mut timings = BTreeMap::new();
     let mut runner = runner(session, scenario, case, &mut timings);
@@ -148,7 +148,7 @@ pub fn baseline(
     let first = runner.undisturbed(1)?;
     let ms = begun.elapsed().as_millis() as u64;
     let listed = runner.listed(&Trigger::List { kind })?;
-    let checks = compare::outcomes(
+    let checks = compare::outputs(
         "listed = undisturbed",
         &listed,
         &first,
@@ -158,16 +158,16 @@ pub fn baseline(
     let checks = [judge::expected(case, "undisturbed", &first), checks].concat();
     if let Some(bad) = checks.iter().find(|check| !check.ok) {
         let why = format!("undisturbed runs of the workload differ: {}", bad.name);
-        return Err(Stop::unknown(why).with(bad.lines()));
+        return Err(Abort::unknown(why).with(bad.lines()));
     }
     let text = session
         .running()
         .read_file(&format!("{RUN_DIR}/events"))
-        .map_err(|e| Stop::guest(Phase::Before, e))?;
+        .map_err(|e| Abort::guest(Phase::Before, e))?;
     Ok(Baseline {
-        outcome: first,
+        output: first,
         ms,
-        listing: points::listing(&String::from_utf8_lossy(&text)).map_err(Stop::unknown)?,
+        listing: points::listing(&String::from_utf8_lossy(&text)).map_err(Abort::unknown)?,
     })
 }
 
@@ -177,14 +177,14 @@ pub fn attempt(
     scenario: &Scenario,
     case: &Case,
     kind: EventKind,
-    baseline: &Outcome,
+    baseline: &RunOutput,
     point: &Point,
-) -> Tried {
+) -> PointResult {
     let begun = Instant::now();
-    let mut tried = Tried {
+    let mut tried = PointResult {
         point: point.clone(),
         met: None,
-        came: Came::Unknown,
+        outcome: PointOutcome::Unknown,
         cause: String::new(),
         lines: Vec::new(),
         stops: BTreeSet::new(),
@@ -198,14 +198,14 @@ pub fn attempt(
     loop {
         let result = attempt_once(session, scenario, &case, kind, baseline, &mut tried);
         if let Err(stop) = result {
-            tried.came = came(&stop);
+            tried.outcome = outcome(&stop);
             tried.cause = cause(&stop);
             tried.lines = stop.lines;
             if !stop.guest_usable {
                 session.abandon();
             }
         }
-        if tried.came != Came::NotReached || tried.missed + 1 >= TRIES {
+        if tried.outcome != PointOutcome::NotReached || tried.missed + 1 >= TRIES {
             break;
         }
         tried.missed += 1;
@@ -219,9 +219,9 @@ fn attempt_once(
     scenario: &Scenario,
     case: &Case,
     kind: EventKind,
-    baseline: &Outcome,
-    tried: &mut Tried,
-) -> Result<(), Stop> {
+    baseline: &RunOutput,
+    tried: &mut PointResult,
+) -> Result<(), Abort> {
     // Reset the result of an earlier attempt.
     tried.met = None;
     tried.stops.clear();
@@ -232,28 +232,28 @@ fn attempt_once(
     let mut runner = runner(session, scenario, case, &mut timings);
     let mut uses = Uses::new();
     let restarted = runner.restarted(RestartIn::Same)?;
-    let place = met::place(&restarted.before);
-    tried.met = met::other(kind, &tried.point.what, &place);
+    let place = reached::place(&restarted.before);
+    tried.met = reached::other(kind, &tried.point.what, &place);
     tried.stops = stops(&restarted.before.tasks);
     let around = judge::around(&runner, &restarted, &mut uses);
     let Restarted { end, .. } = restarted;
     if let Some(bad) = around.into_iter().find(|check| !check.ok) {
         return Err(another_tree(&bad, end));
     }
-    let outcome = end?;
-    let mut against = |pair: &str, reference: &Outcome| {
-        let checks = judge::end(case, pair, &outcome, reference, &mut uses);
+    let output = end?;
+    let mut against = |pair: &str, reference: &RunOutput| {
+        let checks = judge::end(case, pair, &output, reference, &mut uses);
         checks.into_iter().find(|check| !check.ok)
     };
     let Some(visible) = against("restarted = undisturbed", baseline) else {
-        tried.came = Came::Passed;
+        tried.outcome = PointOutcome::Passed;
         return Ok(());
     };
     let control = control_at(&mut runner, &place)?;
     good_control(case, &control)?;
     match against("restarted = control", &control) {
         None => {
-            tried.came = Came::Passed;
+            tried.outcome = PointOutcome::Passed;
             tried.by_control = true;
             tried.lines = visible.lines();
             tried.cause = visible.name;
@@ -265,31 +265,31 @@ fn attempt_once(
 
 /// Runs a control that is stopped at the same place as the restarted run. A control from a
 /// different place is no valid reference.
-fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<Outcome, Stop> {
+fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<RunOutput, Abort> {
     let mut others = BTreeSet::new();
     for _ in 0..TRIES {
-        let (frozen, outcome) = runner.control()?;
-        let at = met::place(&frozen);
+        let (frozen, output) = runner.control()?;
+        let at = reached::place(&frozen);
         if at == place {
-            return Ok(outcome);
+            return Ok(output);
         }
         others.insert(at);
     }
     let others = Vec::from_iter(others).join("`, `");
-    Err(Stop::unknown(format!(
+    Err(Abort::unknown(format!(
         "no control was stopped at `{place}`, but at `{others}`"
     )))
 }
 
 /// Checks that the control ended as the case expects. If freezing alone breaks the workload, a
 /// restarted run that breaks in the same way has not passed.
-fn good_control(case: &Case, control: &Outcome) -> Result<(), Stop> {
+fn good_control(case: &Case, control: &RunOutput) -> Result<(), Abort> {
     let expected = judge::expected(case, "control", control);
     match expected.into_iter().find(|check| !check.ok) {
         None => Ok(()),
         Some(bad) => {
             let why = format!("freezing alone breaks the run: {}", bad.name);
-            Err(Stop::unknown(why).with(bad.lines()))
+            Err(Abort::unknown(why).with(bad.lines()))
         }
     }
 }
@@ -297,7 +297,7 @@ fn good_control(case: &Case, control: &Outcome) -> Result<(), Stop> {
 /// Returns the result for a tree that differs after the restart. If the run then hung or the
 /// kernel reported a fault, that is the outcome. In every case the result records whether the
 /// guest is still usable.
-fn another_tree(bad: &Check, end: Result<Outcome, Stop>) -> Stop {
+fn another_tree(bad: &Check, end: Result<RunOutput, Abort>) -> Abort {
     let found = diverged(bad);
     let Err(mut stop) = end else {
         return found;
@@ -310,7 +310,7 @@ fn another_tree(bad: &Check, end: Result<Outcome, Stop>) -> Stop {
     let mut lines = found.lines;
     lines.push(format!("and then: {}", stop.why));
     lines.extend(stop.lines);
-    Stop {
+    Abort {
         verdict: found.verdict,
         why: found.why,
         lines,
@@ -325,10 +325,10 @@ fn stops(tasks: &Observation) -> BTreeSet<String> {
     stops.map(str::to_owned).collect()
 }
 
-fn diverged(check: &Check) -> Stop {
-    Stop {
+fn diverged(check: &Check) -> Abort {
+    Abort {
         verdict: Verdict::Diverged,
-        ..Stop::unknown(check.name.clone()).with(check.lines())
+        ..Abort::unknown(check.name.clone()).with(check.lines())
     }
 }
 
@@ -342,7 +342,7 @@ fn runner<'s, 'l>(
         session,
         stash: &scenario.name,
         case,
-        engine: Engine::Crucible,
+        backend: Backend::Crucible,
         timings,
         root: 0,
         patience: 0,
@@ -351,20 +351,20 @@ fn runner<'s, 'l>(
     }
 }
 
-fn came(stop: &Stop) -> Came {
+fn outcome(stop: &Abort) -> PointOutcome {
     match stop.verdict {
-        Verdict::Diverged => Came::Diverged,
-        Verdict::Refused => Came::Refused,
-        Verdict::Hang => Came::Hung,
-        Verdict::Panic => Came::Panicked,
-        _ if stop.missed => Came::NotReached,
-        _ => Came::Unknown,
+        Verdict::Diverged => PointOutcome::Diverged,
+        Verdict::Refused => PointOutcome::Refused,
+        Verdict::Hang => PointOutcome::Hung,
+        Verdict::Panic => PointOutcome::Panicked,
+        _ if stop.missed => PointOutcome::NotReached,
+        _ => PointOutcome::Unknown,
     }
 }
 
 /// Returns the cause in one line. For a refusal it is the kernel's last message without its
 /// numbers, which differ between points.
-fn cause(stop: &Stop) -> String {
+fn cause(stop: &Abort) -> String {
     let told = match stop.verdict {
         Verdict::Refused => stop.lines.first().unwrap_or(&stop.why),
         _ => &stop.why,
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn points_that_fail_in_the_same_way_have_the_same_cause() {
         let refused = |pid: u32| {
-            let mut stop = Stop::unknown("checkpoint refused: exit status 125");
+            let mut stop = Abort::unknown("checkpoint refused: exit status 125");
             stop.verdict = Verdict::Refused;
             stop.with(vec![format!(
                 "pid {pid}: maps: a file on proc (-EOPNOTSUPP)"
@@ -399,25 +399,25 @@ mod tests {
         };
         assert_eq!(cause(&refused(7)), cause(&refused(113)));
         assert!(cause(&refused(7)).contains("pid N: maps"));
-        assert_eq!(came(&refused(7)), Came::Refused);
+        assert_eq!(outcome(&refused(7)), PointOutcome::Refused);
     }
 
     #[test]
     fn a_different_tree_does_not_hide_an_unusable_guest() {
         let bad = Check::bad("restarted = checkpoint: process tree", "- a\n+ b");
         let end = |verdict| {
-            let mut stop = Stop::unknown("it ended").with(vec!["last words".into()]);
+            let mut stop = Abort::unknown("it ended").with(vec!["last words".into()]);
             stop.verdict = verdict;
             stop.guest_usable = false;
             Err(stop)
         };
         for (verdict, is) in [
-            (Verdict::Panic, Came::Panicked),
-            (Verdict::Hang, Came::Hung),
-            (Verdict::Unknown, Came::Diverged),
+            (Verdict::Panic, PointOutcome::Panicked),
+            (Verdict::Hang, PointOutcome::Hung),
+            (Verdict::Unknown, PointOutcome::Diverged),
         ] {
             let stop = another_tree(&bad, end(verdict));
-            assert_eq!(came(&stop), is);
+            assert_eq!(outcome(&stop), is);
             assert!(!stop.guest_usable);
             let lines = stop.lines.join("\n");
             assert!(
@@ -443,7 +443,7 @@ mod tests {
             tasks: Vec::new(),
             any_task: false,
         };
-        let mut control = Outcome {
+        let mut control = RunOutput {
             root: Some(Ended::Exited { code: 0 }),
             workload: Some(Ended::Exited { code: 0 }),
             stdout: String::new(),
@@ -455,14 +455,14 @@ mod tests {
         assert!(good_control(&case, &control).is_ok());
         control.workload = Some(Ended::Signaled { signal: 11 });
         let stop = good_control(&case, &control).unwrap_err();
-        assert_eq!(came(&stop), Came::Unknown);
+        assert_eq!(outcome(&stop), PointOutcome::Unknown);
     }
 
     #[test]
     fn only_a_missed_event_counts_as_not_reached() {
-        let mut stop = Stop::unknown("the event never came");
-        assert_eq!(came(&stop), Came::Unknown);
+        let mut stop = Abort::unknown("the event never came");
+        assert_eq!(outcome(&stop), PointOutcome::Unknown);
         stop.missed = true;
-        assert_eq!(came(&stop), Came::NotReached);
+        assert_eq!(outcome(&stop), PointOutcome::NotReached);
     }
 }

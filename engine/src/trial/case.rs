@@ -10,6 +10,7 @@ use super::{
     judge::{expected, judge, nonce_kept},
 };
 use crate::{
+    abort::{Abort, Phase},
     compare, expected,
     guest::GuestError,
     progress::Event,
@@ -18,7 +19,6 @@ use crate::{
     run::{Frozen, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
-    stop::{Phase, Stop},
     verdict::Verdict,
 };
 
@@ -57,7 +57,7 @@ pub fn case(
         session,
         stash: &scenario.name,
         case: &case,
-        engine: options.engine,
+        backend: options.backend,
         timings,
         root: 0,
         patience: if options.vcpus > 1 { PATIENCE } else { 0 },
@@ -97,11 +97,11 @@ fn run(
     options: &Options,
     store: &Store,
     record: &mut CaseRecord,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     let uses = &mut record.normalised;
     let first = runner.undisturbed(1)?;
     let second = runner.undisturbed(2)?;
-    let mut baseline = compare::outcomes(
+    let mut baseline = compare::outputs(
         "undisturbed 2 = undisturbed 1",
         &second,
         &first,
@@ -111,13 +111,13 @@ fn run(
     baseline.extend(expected(runner.case, "undisturbed 1", &first));
     if let Some(bad) = baseline.iter().find(|c| !c.ok) {
         let why = format!("undisturbed runs of the workload differ: {}", bad.name);
-        return Err(Stop::unknown(why).with(bad.lines()));
+        return Err(Abort::unknown(why).with(bad.lines()));
     }
     record.checks.extend(baseline);
 
     let (control_point, control) = runner.control()?;
     let undisturbed = "control = undisturbed 1";
-    let mut checks = compare::outcomes(
+    let mut checks = compare::outputs(
         undisturbed,
         &control,
         &first,
@@ -130,7 +130,7 @@ fn run(
     if let Some(name) = visible {
         // Not a failure of checkpoint or restart: freezing alone causes the difference, and no
         // rule of the scenario ignores it.
-        return Err(Stop::unknown(format!(
+        return Err(Abort::unknown(format!(
             "freezing alone changes the run: {name}"
         )));
     }
@@ -170,10 +170,10 @@ fn keep(
     store: &Store,
     restarted: &Restarted,
     record: &mut CaseRecord,
-) -> Result<(), Stop> {
-    let own = |e: std::io::Error| Stop::unknown(format!("cannot write the results: {e}"));
+) -> Result<(), Abort> {
+    let own = |e: std::io::Error| Abort::unknown(format!("cannot write the results: {e}"));
     let dir = Path::new("cases").join(runner.stash).join(&record.name);
-    let mut add = |name: &str, content: &[u8]| -> Result<(), Stop> {
+    let mut add = |name: &str, content: &[u8]| -> Result<(), Abort> {
         let path = dir.join(name);
         store.write(&path, content).map_err(own)?;
         record.files.push(path.to_string_lossy().into_owned());
@@ -191,12 +191,12 @@ fn keep(
     if !usable {
         return Ok(());
     }
-    for (name, path) in runner.engine.files() {
+    for (name, path) in runner.backend.files() {
         match runner.session.running().read_file(&path) {
             Ok(content) => add(name, &content)?,
             // A step that was not reached has not created its file.
             Err(GuestError::Failed(_)) => {}
-            Err(error) => return Err(Stop::guest(Phase::After, error)),
+            Err(error) => return Err(Abort::guest(Phase::After, error)),
         }
     }
     Ok(())

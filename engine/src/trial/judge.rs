@@ -4,8 +4,8 @@
 use crucible_protocol::{Ended, Observation};
 
 use crate::{
-    compare::{self, Check, Outcome},
-    engine::Engine,
+    backend::Backend,
+    compare::{self, Check, RunOutput},
     normalise::{self, Uses},
     record::CaseRecord,
     run::{Frozen, RestartIn, Restarted, Runner},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn judge(
     runner: &Runner<'_, '_>,
     control_point: &Frozen,
-    control: &Outcome,
+    control: &RunOutput,
     restarted: &Restarted,
     record: &mut CaseRecord,
 ) -> Vec<Check> {
@@ -27,8 +27,8 @@ pub(super) fn judge(
         checks.push(same_point(control_point, &restarted.before));
     }
     checks.extend(around(runner, restarted, uses));
-    if let Ok(outcome) = &restarted.end {
-        checks.extend(end(case, "restarted = control", outcome, control, uses));
+    if let Ok(output) = &restarted.end {
+        checks.extend(end(case, "restarted = control", output, control, uses));
     }
     checks
 }
@@ -44,10 +44,10 @@ pub(crate) fn around(
         let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
         for observation in [&mut before, &mut after] {
             normalise::observation(observation, uses);
-            if runner.engine == Engine::Criu {
+            if runner.backend == Backend::Criu {
                 normalise::criu(observation, uses);
             }
-            if runner.engine == Engine::Criu || restarted.place == RestartIn::Fresh {
+            if runner.backend == Backend::Criu || restarted.place == RestartIn::Fresh {
                 normalise::start_times(observation, uses);
             }
         }
@@ -66,12 +66,12 @@ pub(crate) fn around(
 pub(crate) fn end(
     case: &Case,
     pair: &str,
-    outcome: &Outcome,
-    reference: &Outcome,
+    output: &RunOutput,
+    reference: &RunOutput,
     uses: &mut Uses,
 ) -> Vec<Check> {
-    let mut checks = compare::outcomes(pair, outcome, reference, &case.normalise, uses);
-    checks.extend(nonce_kept(case, "restarted", outcome));
+    let mut checks = compare::outputs(pair, output, reference, &case.normalise, uses);
+    checks.extend(nonce_kept(case, "restarted", output));
     checks
 }
 
@@ -119,28 +119,25 @@ fn vfork_waits(before: &Observation, after: &Observation) -> Check {
     }
 }
 
-pub(crate) fn expected(case: &Case, run: &str, outcome: &Outcome) -> Vec<Check> {
+pub(crate) fn expected(case: &Case, run: &str, output: &RunOutput) -> Vec<Check> {
     let name = format!("{run}: ends with status {}", case.status);
     let wanted = Ended::Exited { code: case.status };
-    let mut checks = vec![match outcome.workload {
+    let mut checks = vec![match output.workload {
         Some(ended) if ended == wanted => Check::good(name),
-        Some(ended) => Check::bad(
-            name,
-            format!("{ended}; standard error:\n{}", outcome.stderr),
-        ),
+        Some(ended) => Check::bad(name, format!("{ended}; standard error:\n{}", output.stderr)),
         None => Check::bad(name, "its exit status is unknown"),
     }];
-    checks.extend(nonce_kept(case, run, outcome));
+    checks.extend(nonce_kept(case, run, output));
     checks
 }
 
 /// Checks that the output contains the nonce that was drawn before the checkpoint, which shows
 /// that the run that ended is the run that was started.
-pub(super) fn nonce_kept(case: &Case, run: &str, outcome: &Outcome) -> Option<Check> {
+pub(super) fn nonce_kept(case: &Case, run: &str, output: &RunOutput) -> Option<Check> {
     case.nonce.as_ref()?;
     let name = format!("{run}: prints the nonce that it drew");
-    Some(match &outcome.nonce {
-        Some(nonce) if outcome.stdout.contains(nonce.as_str()) => Check::good(name),
+    Some(match &output.nonce {
+        Some(nonce) if output.stdout.contains(nonce.as_str()) => Check::good(name),
         Some(nonce) => Check::bad(name, format!("{nonce} was drawn but is not in the output")),
         None => Check::bad(name, "the workload drew no nonce"),
     })

@@ -13,7 +13,8 @@ use crucible_protocol::WORK_DIR;
 
 pub use self::case::case;
 use crate::{
-    engine::Engine,
+    abort::{Abort, Phase},
+    backend::Backend,
     event::EventSpec,
     expected::{self, Comparison},
     progress::Event,
@@ -22,7 +23,6 @@ use crate::{
     run::RestartIn,
     scenario::{Case, Scenario},
     session::Session,
-    stop::{Phase, Stop},
     verdict::Verdict,
 };
 
@@ -41,7 +41,7 @@ pub struct Options {
     /// Overrides the scenario's time limit, in seconds.
     pub timeout: Option<u64>,
     /// The backend for checkpoint and restart.
-    pub engine: Engine,
+    pub backend: Backend,
     /// Number of CPUs of each guest.
     pub vcpus: u8,
     /// If all cases pass, stores the result as the scenario's expected result.
@@ -50,13 +50,13 @@ pub struct Options {
 
 /// Builds a scenario's workload in the guest and keeps the built tree, so that each run starts
 /// from the same files.
-pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop> {
+pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Abort> {
     let sources = scenario
         .sources()
-        .map_err(|e| Stop::unknown(format!("cannot read the scenario's sources: {e}")))?;
+        .map_err(|e| Abort::unknown(format!("cannot read the scenario's sources: {e}")))?;
     let limit = BUILD_LIMIT * session.slowness();
-    let before = |e| Stop::guest(Phase::Before, e);
-    let guest = session.guest().map_err(|e| Stop::session(&e))?.0;
+    let before = |e| Abort::guest(Phase::Before, e);
+    let guest = session.guest().map_err(|e| Abort::session(&e))?.0;
     guest.prepare(None).map_err(before)?;
     for source in &sources {
         let path = format!("{WORK_DIR}/{}", source.path);
@@ -77,7 +77,7 @@ pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Stop>
             let lines = format!("{}{}", run.stdout, run.stderr);
             let lines = lines.lines().map(str::to_owned).collect();
             return Err(
-                Stop::unknown(format!("the workload's build failed: {command}")).with(lines),
+                Abort::unknown(format!("the workload's build failed: {command}")).with(lines),
             );
         }
     }
@@ -110,7 +110,7 @@ pub fn scenario(
         *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
         // Ask now, because a hang may leave no guest to ask.
         if built.is_ok() && criu.is_none() {
-            let version = options.engine.version(session.running());
+            let version = options.backend.version(session.running());
             criu = version.unwrap_or_default();
         }
         cases.push(match built {
@@ -129,7 +129,7 @@ pub fn scenario(
         exit_code: 0,
         why: String::new(),
         reproduce,
-        engine: options.engine,
+        backend: options.backend,
         restart_in: options.restart_in,
         versions: Versions {
             guest: booted.map(|b| b.guest.clone()),
@@ -143,7 +143,7 @@ pub fn scenario(
         cases,
     };
     // The expected result applies only to the scenario's own event and the crucible backend.
-    if options.at.is_none() && options.engine == Engine::Crucible {
+    if options.at.is_none() && options.backend == Backend::Crucible {
         compare_with_expected(scenario, options.accept, &mut record);
     }
     record.exit_code = record.verdict.exit_code();
@@ -156,7 +156,7 @@ pub fn scenario(
     record
 }
 
-fn not_run(session: &mut Session<'_>, case: &Case, stop: Stop) -> CaseRecord {
+fn not_run(session: &mut Session<'_>, case: &Case, stop: Abort) -> CaseRecord {
     if !stop.guest_usable {
         session.abandon();
     }

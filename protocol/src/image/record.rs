@@ -61,16 +61,19 @@ pub enum ImageError {
 }
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $number:literal,)*) => {
         /// The types of records.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind {
-            $($(#[$doc])* $name,)*
+            $(#[doc = $doc] $name,)*
             /// A type that this program does not know; the schema contains its name.
             Unknown(u32),
         }
 
         impl Kind {
+            /// All types that this program knows, with what they describe.
+            pub const ALL: &[(Self, &str)] = &[$((Self::$name, $doc),)*];
+
             /// Returns the type's number in an image.
             #[must_use]
             pub fn number(self) -> u32 {

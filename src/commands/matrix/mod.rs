@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible matrix`
 
-mod bench;
+mod guest_pool;
 mod report;
 mod table;
 
@@ -15,10 +15,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_protocol::matrix::Cell;
 
+use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
 use crate::exit;
-use crate::images::{GuestArgs, Images};
-use bench::Bench;
+use guest_pool::GuestPool;
 use report::Report;
 
 /// Number of cells that run between two reports of progress.
@@ -72,8 +72,8 @@ pub struct MatrixArgs {
 pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     let Matrix::Ptrace = args.matrix;
     let began = Instant::now();
-    let images = Images::prepare(context, &args.guest)?;
-    let mut bench = Bench::new(&images, context);
+    let images = BootArtefacts::prepare(context, &args.guest)?;
+    let mut bench = GuestPool::new(&images, context);
     let names = chosen(&bench.list()?, args);
     if names.is_empty() {
         bail!("no cell matches {}", args.cell);
@@ -82,7 +82,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         print!("{}", bench.logs(&names)?);
         return Ok(exit::PASS.into());
     }
-    let others = (1..args.jobs).map(|_| Bench::new(&images, context));
+    let others = (1..args.jobs).map(|_| GuestPool::new(&images, context));
     let cells = run_all([bench].into_iter().chain(others), &names, context)?;
     let report = Report::new(cells, args.allow_refused, began.elapsed());
     if args.json {
@@ -115,7 +115,7 @@ struct Queue<'a> {
 
 /// Runs all cells, on all runners in parallel. Returns the results in the order of the cells.
 fn run_all<'a>(
-    benches: impl Iterator<Item = Bench<'a>>,
+    benches: impl Iterator<Item = GuestPool<'a>>,
     names: &[String],
     context: &Context,
 ) -> Result<Vec<Cell>> {
@@ -142,7 +142,7 @@ fn run_all<'a>(
 }
 
 /// Runs batches until none is left, or one could not be run.
-fn work(mut bench: Bench<'_>, queue: &Mutex<Queue<'_>>, all: usize, context: &Context) {
+fn work(mut bench: GuestPool<'_>, queue: &Mutex<Queue<'_>>, all: usize, context: &Context) {
     let locked = || queue.lock().unwrap_or_else(PoisonError::into_inner);
     let next = || {
         let mut queue = locked();

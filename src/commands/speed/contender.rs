@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::footprint;
 use super::samples::Sample;
+use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
-use crate::images::Images;
 use crate::machines::{self, Kind};
 use crate::temporary::Temporary;
 
@@ -69,7 +69,7 @@ impl Contender {
 
 /// Starts guests, in a directory of its own.
 pub struct GuestStarter<'a> {
-    images: &'a Images,
+    images: &'a BootArtefacts,
     context: &'a Context,
     directory: Temporary,
     saved: BTreeMap<Contender, PathBuf>,
@@ -77,7 +77,7 @@ pub struct GuestStarter<'a> {
 
 impl<'a> GuestStarter<'a> {
     /// Creates the directory.
-    pub fn new(images: &'a Images, context: &'a Context) -> Result<Self> {
+    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Result<Self> {
         let directory = Temporary::new("speed")?;
         Ok(Self {
             images,
@@ -96,7 +96,7 @@ impl<'a> GuestStarter<'a> {
         let saved = self.directory.path().join(name);
         fs::create_dir(&saved).with_context(|| format!("cannot create {}", saved.display()))?;
         let mut spec = self.spec(contender)?;
-        spec.start = Start::ToBeSaved(saved.clone());
+        spec.start = Start::BootForSnapshot(saved.clone());
         let mut guest = Guest::greet(machines::start(Kind::Kvm, &spec)?, BOOT)?;
         guest.machine().save()?;
         guest.machine().kill()?;

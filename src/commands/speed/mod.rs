@@ -16,12 +16,12 @@ use crucible_protocol::Ended;
 
 use self::contender::{Contender, GuestStarter};
 use self::samples::{Group, Sample};
+use crate::boot_artefacts::{BootArtefacts, GuestArgs, KernelArgs};
 use crate::context::Context;
-use crate::emulator;
 use crate::exit;
-use crate::images::{GuestArgs, Images, KernelArgs};
+use crate::host_qemu;
 use crate::machines::{self, MachineArg, MachineArgs};
-use crate::outer::{Outer, Size};
+use crate::outer_linux::{Outer, Size};
 
 /// Time limit for the measurements in one outer Linux.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -124,7 +124,7 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
             cold: false,
         },
     };
-    let images = Images::prepare(context, &guest)?;
+    let images = BootArtefacts::prepare(context, &guest)?;
     let mut starter = GuestStarter::new(&images, context)?;
     let contenders = group.contenders();
     for &contender in contenders {
@@ -152,7 +152,7 @@ fn in_outer_linux(group: GroupArg, rounds: u16, context: &Context) -> Result<Gro
     let rounds = rounds.to_string();
     let script = format!(
         "{}\nexec ./crucible -q speed --here {} --rounds {rounds} --pairs {rounds}",
-        emulator::ENVIRONMENT,
+        host_qemu::ENVIRONMENT,
         group.name()
     );
     let what = format!("measuring {} in an outer Linux", group.name());

@@ -25,13 +25,13 @@ mod wanted {
 pub struct Report {
     /// True if measured in an outer Linux on an emulated CPU, where only ratios are meaningful.
     nested: bool,
-    claims: Vec<Claim>,
+    claims: Vec<DirLock>,
     groups: Vec<Group>,
 }
 
 /// A measured value, and its permitted maximum.
 #[derive(Debug, Serialize)]
-struct Claim {
+struct DirLock {
     what: &'static str,
     value: f64,
     at_most: f64,
@@ -63,7 +63,7 @@ impl Report {
         median(self.samples(group, contender).map(|sample| sample.micros)) as f64
     }
 
-    fn claims(&self) -> Vec<Claim> {
+    fn claims(&self) -> Vec<DirLock> {
         use Contender::{Crucible, Qemu, QemuPlain, Warm, WarmLarge};
 
         let ratio = |group, one, other| self.start(group, one) / self.start(group, other);
@@ -106,7 +106,7 @@ impl Report {
         ]
         .into_iter()
         .filter(|(_, value, _)| value.is_finite() && *value > 0.0)
-        .map(|(what, value, at_most)| Claim {
+        .map(|(what, value, at_most)| DirLock {
             what,
             value,
             at_most,

@@ -6,16 +6,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use crucible_engine::abort::Abort;
 use crucible_engine::results::Store;
-use crucible_engine::stop::Stop;
-use crucible_engine::sweep::{self, Came, Chain};
+use crucible_engine::sweep::{self, Chain, PointOutcome};
 use crucible_engine::{Scenario, Session};
 use serde_json::{Value, json};
 
 use super::{PERIOD, SweepArgs, keep, reproduce};
 use crate::context::Context;
 use crate::exit;
-use crate::lab::HostLab;
+use crate::guests::HostLab;
 
 /// Runs each case as a chain and reports the results.
 pub fn run(
@@ -59,7 +59,7 @@ pub fn run(
         "chains": chains.iter().map(|(case, chain)| value(case, chain)).collect::<Vec<_>>(),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    let record = keep(store, &context.root()?, &json)?;
+    let record = keep(store, &json)?;
     if args.json {
         println!("{json}");
     } else {
@@ -72,21 +72,23 @@ pub fn run(
     Ok(code.into())
 }
 
-fn exit_code(chains: &[(String, Result<Chain, Stop>)]) -> u8 {
-    let came = || {
-        let came = |chain: &Result<Chain, Stop>| chain.as_ref().map_or(Came::Unknown, |c| c.came);
-        chains.iter().map(move |(_, chain)| came(chain))
+fn exit_code(chains: &[(String, Result<Chain, Abort>)]) -> u8 {
+    let outcome = || {
+        let outcome = |chain: &Result<Chain, Abort>| {
+            chain.as_ref().map_or(PointOutcome::Unknown, |c| c.outcome)
+        };
+        chains.iter().map(move |(_, chain)| outcome(chain))
     };
-    if came().any(Came::is_bad) {
+    if outcome().any(PointOutcome::is_bad) {
         exit::DIVERGED
-    } else if came().all(|came| came == Came::Passed) {
+    } else if outcome().all(|outcome| outcome == PointOutcome::Passed) {
         exit::PASS
     } else {
         exit::UNKNOWN
     }
 }
 
-fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
+fn text(name: &str, chain: &Result<Chain, Abort>, again: &str) -> String {
     let mut text = String::new();
     let lines = match chain {
         Err(stop) => {
@@ -97,7 +99,7 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             let _ = writeln!(
                 text,
                 "{name}, chain: {}: checkpointed, killed and restarted {} times in one run",
-                chain.came.name(),
+                chain.outcome.name(),
                 chain.links
             );
             if chain.along > 0 {
@@ -125,7 +127,7 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
             for (site, count) in &chain.sites {
                 let _ = writeln!(text, "      {count} at {site}");
             }
-            if chain.came != Came::Passed {
+            if chain.outcome != PointOutcome::Passed {
                 let _ = writeln!(text, "  {}", chain.cause);
                 let _ = writeln!(text, "  at link {}: {}", chain.links, chain.last);
             }
@@ -137,21 +139,21 @@ fn text(name: &str, chain: &Result<Chain, Stop>, again: &str) -> String {
     }
     if chain
         .as_ref()
-        .map_or(true, |chain| chain.came != Came::Passed)
+        .map_or(true, |chain| chain.outcome != PointOutcome::Passed)
     {
         let _ = writeln!(text, "    again    {again}");
     }
     text
 }
 
-fn value(case: &str, chain: &Result<Chain, Stop>) -> Value {
+fn value(case: &str, chain: &Result<Chain, Abort>) -> Value {
     match chain {
         Err(stop) => json!({
-            "case": case, "came": stop.verdict.name(), "cause": stop.why, "lines": stop.lines,
+            "case": case, "outcome": stop.verdict.name(), "cause": stop.why, "lines": stop.lines,
         }),
         Ok(chain) => json!({
             "case": case,
-            "came": chain.came,
+            "outcome": chain.outcome,
             "cause": chain.cause,
             "lines": chain.lines,
             "links": chain.links,

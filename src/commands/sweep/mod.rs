@@ -2,8 +2,8 @@
 //! `crucible sweep`
 
 mod chain;
-mod done;
-mod screen;
+mod journal;
+mod summary;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
+use crucible_engine::abort::Abort;
 use crucible_engine::results::Store;
 use crucible_engine::scenario::Case;
-use crucible_engine::stop::Stop;
-use crucible_engine::sweep::{self, Baseline, Came, Point, Tried};
+use crucible_engine::sweep::{self, Baseline, Point, PointOutcome, PointResult};
 use crucible_engine::{Scenario, Session};
 use crucible_protocol::EventKind;
 
+use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
 use crate::breaks::BreakArgs;
 use crate::commands::scenario;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::exit;
-use crate::images::{FlavourArg, GuestArgs, Images};
-use crate::lab::HostLab;
-use done::Done;
-use screen::{CaseSweep, Screen};
+use crate::guests::HostLab;
+use journal::Journal;
+use summary::{CaseSweep, Summary};
 
 /// Time between two reports of progress.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -136,16 +136,16 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         return Ok(exit::USAGE.into());
     }
     let guest = args.broken.guest(&args.guest);
-    let images = Images::prepare(context, &guest)?;
+    let images = BootArtefacts::prepare(context, &guest)?;
     let lab = HostLab::new(&images, context);
-    let results = root.join("results");
+    let results = context.results()?;
     let store = Store::begin(&results, &format!("sweep-{}", scenario.name))
         .with_context(|| format!("cannot write to {}", results.display()))?;
     if args.chain {
         return chain::run(args, context, &lab, store, &scenario);
     }
     let sampled = args.point.is_some() || args.limit.is_some() || args.every > 1;
-    let mut screen = Screen::new(&scenario.name, &args.event.name(), reproduce(args), sampled);
+    let mut summary = Summary::new(&scenario.name, &args.event.name(), reproduce(args), sampled);
     let machine = format!("{:?} {}", images.kind(), args.guest.machine.vcpus);
     for case in &scenario.cases {
         let mut case = case.clone();
@@ -160,43 +160,37 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         };
         let key = format!("{}-{}-{}", scenario.name, case.name, args.event.name());
         let file = results.join("sweeps").join(format!("{key}.jsonl"));
-        let identity = done::identity(
+        let identity = journal::identity(
             &scenario,
             &case,
             &scenario::versions(&images),
             &machine,
             args.broken.name().as_deref(),
         )?;
-        let mut done = match Done::open(&file, &identity, args.resume) {
-            Ok(done) => done,
+        let mut journal = match Journal::open(&file, &identity, args.resume) {
+            Ok(journal) => journal,
             Err(message) => {
                 eprintln!("crucible: {message}");
                 return Ok(exit::USAGE.into());
             }
         };
-        screen.cases.push(sweep.run(&mut done)?);
+        summary.cases.push(sweep.run(&mut journal)?);
     }
-    let json = screen.json()?;
-    let record = keep(store, root, &json)?;
+    let json = summary.json()?;
+    let record = keep(store, &json)?;
     if args.json {
         println!("{json}");
     } else {
-        print!("{}", screen.text());
+        print!("{}", summary.text());
         println!("  record   {record}");
     }
-    Ok(screen.exit_code().into())
+    Ok(summary.exit_code().into())
 }
 
 /// Writes the record and completes the results directory. Returns the path of the record.
-fn keep(store: Store, root: &Path, json: &str) -> Result<String> {
+fn keep(store: Store, json: &str) -> Result<String> {
     store.write(Path::new("sweep.json"), json.as_bytes())?;
-    let finished = store.finished();
-    let record = finished
-        .strip_prefix(root)
-        .unwrap_or(finished)
-        .join("sweep.json")
-        .to_string_lossy()
-        .into_owned();
+    let record = context::shown(&store.finished().join("sweep.json"));
     store.finish(false)?;
     Ok(record)
 }
@@ -221,7 +215,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 /// Returns the command that tries one point, without the point's name.
 fn reproduce(args: &SweepArgs) -> String {
     let mut words = vec![
-        "cargo run --release -q -- sweep".to_owned(),
+        format!("{} sweep", context::program()),
         args.scenario.clone(),
         format!("--event {}", args.event.name()),
     ];
@@ -244,7 +238,7 @@ struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    fn run(&self, done: &mut Done) -> Result<CaseSweep> {
+    fn run(&self, journal: &mut Journal) -> Result<CaseSweep> {
         let name = format!("{} {}", self.scenario.name, self.case.name);
         let progress = self.context.progress();
         progress.note(&format!("sweep of {name}: listing the events of a run"));
@@ -258,15 +252,15 @@ impl Sweep<'_> {
         let points = match self.points(&baseline) {
             Ok(points) => points,
             Err(message) => {
-                let stop = Stop::unknown(message);
+                let stop = Abort::unknown(message);
                 return Ok(CaseSweep::stopped(&self.case.name, stop));
             }
         };
         // A single point is not a sweep, and must not replace the journal of one.
         if self.args.point.is_none() {
-            done.begin()?;
+            journal.begin()?;
         }
-        let (mut tried, left) = done.split(&points);
+        let (mut tried, left) = journal.split(&points);
         progress.note(&format!(
             "sweep of {name}: {} events, {} points, {} left to try",
             baseline.listing.points.len(),
@@ -277,7 +271,7 @@ impl Sweep<'_> {
             points: left.iter(),
             total: left.len(),
             tried: &mut tried,
-            done,
+            journal,
             begun: Instant::now(),
             told: Instant::now(),
             failed: None,
@@ -351,11 +345,16 @@ impl Sweep<'_> {
         }
     }
 
-    fn attempt(&self, session: &mut Session<'_>, baseline: &Baseline, point: &Point) -> Tried {
+    fn attempt(
+        &self,
+        session: &mut Session<'_>,
+        baseline: &Baseline,
+        point: &Point,
+    ) -> PointResult {
         let kind = self.args.event.kind();
-        let outcome = &baseline.outcome;
-        let tried = sweep::attempt(session, self.scenario, self.case, kind, outcome, point);
-        if tried.came != Came::Passed {
+        let output = &baseline.output;
+        let tried = sweep::attempt(session, self.scenario, self.case, kind, output, point);
+        if tried.outcome != PointOutcome::Passed {
             self.context.progress().note(&format!(
                 "{} {} at {}:{} ({}): {} ({})",
                 self.scenario.name,
@@ -363,7 +362,7 @@ impl Sweep<'_> {
                 point.task,
                 point.nth,
                 tried.what(),
-                tried.came.name(),
+                tried.outcome.name(),
                 tried.cause
             ));
         }
@@ -375,8 +374,8 @@ impl Sweep<'_> {
 struct Queue<'a> {
     points: std::slice::Iter<'a, Point>,
     total: usize,
-    tried: &'a mut Vec<Tried>,
-    done: &'a mut Done,
+    tried: &'a mut Vec<PointResult>,
+    journal: &'a mut Journal,
     begun: Instant,
     told: Instant,
     failed: Option<anyhow::Error>,
@@ -391,8 +390,8 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn add(&mut self, tried: Tried) {
-        if let Err(error) = self.done.add(&tried) {
+    fn add(&mut self, tried: PointResult) {
+        if let Err(error) = self.journal.add(&tried) {
             self.failed = Some(error);
         }
         self.tried.push(tried);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * Detects its restart by the inode number of a pipe, which a restart cannot keep
- * (docs/state.md), and then behaves differently, which crucible must report.
+ * (docs/reference/state.md), and then behaves differently, which crucible must report.
  */
 #include <fcntl.h>
 #include <stdio.h>

@@ -59,7 +59,7 @@ pub(crate) enum Request {
     /// Read the registers of each vCPU.
     Registers,
     /// Stop all vCPUs, and send the guest's state and memory on the socket
-    /// [`SAVED`](crate::child::fd) before the reply.
+    /// [`SNAPSHOT`](crate::child::fd) before the reply.
     Save,
     /// Save like [`Save`](Self::Save), but of the memory send only the pages that have changed
     /// since [`Base`](Self::Base) and those that were in the file [`CHANGES`](crate::child::fd).

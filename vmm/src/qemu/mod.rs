@@ -149,7 +149,7 @@ impl QemuMachine {
         child::check_files(spec)?;
         // A restored guest already knows the rate; measuring it takes a while.
         let timing = match (options.accel, &spec.start) {
-            (Accel::Tcg, Start::Boot | Start::ToBeSaved(_)) => tsc::kernel_parameters(),
+            (Accel::Tcg, Start::Boot | Start::BootForSnapshot(_)) => tsc::kernel_parameters(),
             _ => Vec::new(),
         };
         snapshot::ready(&spec.start)?;
@@ -164,7 +164,7 @@ impl QemuMachine {
                 qmp,
                 accel: options.accel,
                 save_directory: match &spec.start {
-                    Start::ToBeSaved(directory) => Some(directory.clone()),
+                    Start::BootForSnapshot(directory) => Some(directory.clone()),
                     _ => None,
                 },
                 saved: false,

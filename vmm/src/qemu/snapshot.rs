@@ -28,7 +28,7 @@ const TARGET: &str = "state";
 pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     match &spec.start {
         Start::Boot | Start::Changed { .. } => None,
-        Start::ToBeSaved(directory) => Some((directory.join(MEMORY), true)),
+        Start::BootForSnapshot(directory) => Some((directory.join(MEMORY), true)),
         Start::Saved(directory) => Some((directory.join(MEMORY), false)),
     }
 }
@@ -37,7 +37,7 @@ pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
 /// memory's file from the guest's first instruction on, so the directory must not contain a
 /// snapshot that uses this file. Remains of an incomplete snapshot are removed.
 pub(super) fn ready(start: &Start) -> Result<()> {
-    let Start::ToBeSaved(directory) = start else {
+    let Start::BootForSnapshot(directory) = start else {
         return Ok(());
     };
     if directory.join(STATE).exists() {

@@ -103,7 +103,7 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
         }
         false => None,
     };
-    let saver = child::inherited(fd::SAVED).during("take the socket for saving")?;
+    let saver = child::inherited(fd::SNAPSHOT).during("take the socket for saving")?;
     // Without a snapshot these descriptor numbers may by now belong to other files.
     let saved = match config.saved {
         true => {

@@ -64,7 +64,7 @@ pub(super) struct Beginning {
 pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
     let (base, changes) = match start {
         Start::Boot => return Ok(None),
-        Start::ToBeSaved(directory) => {
+        Start::BootForSnapshot(directory) => {
             clean(directory)?;
             return Ok(None);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The stream that a monitor sends on the socket [`SAVED`](crate::child::fd) while it saves its
+//! The stream that a monitor sends on the socket [`SNAPSHOT`](crate::child::fd) while it saves its
 //! guest.
 //!
 //! The parent writes the files, because a monitor may not open any. The stream has the machine's

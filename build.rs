@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Packs the sources that guests are built from, so that an installed program works without
+//! this checkout.
+//!
+//! Only the release profile packs them: `cargo install` uses it, and a debug build after a change
+//! to the kernel's code stays a matter of seconds.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tar::{Builder, Header};
+use walkdir::WalkDir;
+
+/// Packed as they are.
+const WHOLE: [&str; 7] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    "guest-kernel",
+    "protocol",
+    "rootfs",
+    "scenarios",
+];
+
+/// Members of the workspace that no guest is built from. Cargo wants their manifests, and a file
+/// for each target.
+const MANIFESTS: [&str; 3] = ["vmm", "artefacts", "engine"];
+const TARGETS: [&str; 5] = [
+    "src/main.rs",
+    "benches/start.rs",
+    "vmm/src/lib.rs",
+    "artefacts/src/lib.rs",
+    "engine/src/lib.rs",
+];
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // OUT_DIR is PROFILE/build/PACKAGE/out; the program is built in PROFILE.
+    let profile = out.ancestors().nth(3).expect("three levels up");
+    println!("cargo::rustc-env=CRUCIBLE_BUILD_DIR={}", profile.display());
+    let archive = out.join("sources.tar.gz");
+    let mut file = File::create(&archive)?;
+    if env::var("PROFILE").as_deref() == Ok("release") {
+        pack(&mut file)?;
+    }
+    Ok(())
+}
+
+fn pack(file: &mut File) -> io::Result<()> {
+    let mut tar = Builder::new(GzEncoder::new(file, Compression::best()));
+    for top in WHOLE {
+        println!("cargo::rerun-if-changed={top}");
+        for entry in WalkDir::new(top).sort_by_file_name() {
+            let entry = entry?;
+            let build = entry
+                .path()
+                .components()
+                .any(|part| part.as_os_str() == "target");
+            if entry.file_type().is_file() && !build {
+                let executable = is_executable(entry.path())?;
+                add(
+                    &mut tar,
+                    entry.path(),
+                    &std::fs::read(entry.path())?,
+                    executable,
+                )?;
+            }
+        }
+    }
+    for member in MANIFESTS {
+        let manifest = Path::new(member).join("Cargo.toml");
+        println!("cargo::rerun-if-changed={}", manifest.display());
+        add(&mut tar, &manifest, &std::fs::read(&manifest)?, false)?;
+    }
+    for target in TARGETS {
+        add(&mut tar, Path::new(target), b"", false)?;
+    }
+    tar.into_inner()?.finish()?.flush()
+}
+
+fn is_executable(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(path.metadata()?.permissions().mode() & 0o100 != 0)
+}
+
+/// Adds a file, without its times and owner: the archive depends on the contents alone.
+fn add(
+    tar: &mut Builder<impl Write>,
+    path: &Path,
+    content: &[u8],
+    executable: bool,
+) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(if executable { 0o755 } else { 0o644 });
+    header.set_mtime(1);
+    tar.append_data(&mut header, path, content)
+}

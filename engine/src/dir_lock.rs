@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Working directories of running processes, and the removal of those left behind.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+
+/// The file in each directory that the owning process holds locked while it runs.
+const LOCK: &str = ".lock";
+
+/// Ownership of a directory; released when dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _lock: File,
+}
+
+impl DirLock {
+    /// Claims a directory that was just created. Returns `None` if another process has
+    /// removed it meanwhile.
+    pub fn new(directory: &Path) -> io::Result<Option<Self>> {
+        let path = directory.join(LOCK);
+        let lock = File::create_new(&path)?;
+        lock.lock()?;
+        // Between creation and locking, the directory looks abandoned.
+        match fs::metadata(&path) {
+            Ok(there) if there.ino() == lock.metadata()?.ino() => Ok(Some(Self { _lock: lock })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps the directory for good: without the lock file it is never considered abandoned.
+    pub fn release(self, directory: &Path) -> io::Result<()> {
+        fs::remove_file(directory.join(LOCK))
+    }
+}
+
+/// Removes the directories in `place` whose names begin with `prefix` and whose process has
+/// ended. Skips those that cannot be read or removed: they belong to other users.
+pub fn sweep(place: &Path, prefix: &str) {
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(prefix.as_bytes()) {
+            continue;
+        }
+        // Other users may write here: do not follow links, and do not block on a FIFO.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let lock = File::options()
+            .write(true)
+            .custom_flags(flags.bits() as i32)
+            .open(entry.path().join(LOCK));
+        let Ok(lock) = lock else {
+            continue;
+        };
+        match lock.try_lock() {
+            Ok(()) => {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_leaves_is_swept() {
+        let place = tempfile::tempdir().unwrap();
+        let make = |name: &str| -> PathBuf {
+            let path = place.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let claim = |path: &Path| {
+            fs::write(path.join("file"), "").unwrap();
+            DirLock::new(path).unwrap().unwrap()
+        };
+        let alive = make("x-alive");
+        let _held = claim(&alive);
+        let dead = make("x-dead");
+        drop(claim(&dead));
+        let kept = make("x-kept");
+        claim(&kept).release(&kept).unwrap();
+        let other = make("other");
+        drop(claim(&other));
+        let pipe = make("x-pipe").join(LOCK);
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        let elsewhere = make("x-elsewhere");
+        std::os::unix::fs::symlink(&pipe, elsewhere.join(LOCK)).unwrap();
+        sweep(place.path(), "x-");
+        assert!(pipe.exists() && elsewhere.exists());
+        assert!(alive.exists());
+        assert!(!dead.exists());
+        assert!(kept.exists());
+        assert!(other.exists());
+    }
+}

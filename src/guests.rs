@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Machines for the engine, which does not know kernels, disks and emulators.
+
+use std::path::Path;
+
+use crucible_artefacts::kernel::Flavour;
+use crucible_engine::{Lab, LabError};
+use crucible_vmm::Machine;
+
+use crate::boot_artefacts::BootArtefacts;
+use crate::context::Context;
+use crate::exit;
+
+/// Factor for time limits with the debug kernel.
+const DEBUG_SLOWNESS: u32 = 6;
+
+/// Starts machines on this host.
+pub struct HostLab<'a> {
+    images: &'a BootArtefacts,
+    context: &'a Context,
+    slowness: u32,
+}
+
+impl<'a> HostLab<'a> {
+    /// Creates a lab whose machines boot these images.
+    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
+        let slowness = match images.flavour() {
+            Flavour::Debug => DEBUG_SLOWNESS,
+            Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,
+        };
+        Self {
+            images,
+            context,
+            slowness,
+        }
+    }
+}
+
+impl Lab for HostLab<'_> {
+    fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
+        let spec = self.images.machine(scratch, dir);
+        self.images
+            .start(self.context, spec)
+            .map_err(|e| lab_error(&e))
+    }
+
+    fn scratch(&self, path: &Path) -> Result<(), LabError> {
+        self.images
+            .scratch(self.context, path)
+            .map_err(|e| lab_error(&e))
+    }
+
+    fn slowness(&self) -> u32 {
+        self.slowness
+    }
+}
+
+fn lab_error(error: &anyhow::Error) -> LabError {
+    LabError {
+        message: exit::chain(error),
+    }
+}
