@@ -68,7 +68,7 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
         }
         overhead(&mut out, record);
         if record.verdict != Verdict::Pass {
-            let _ = writeln!(out, "  again    {}", record.reproduce);
+            let _ = writeln!(out, "  repeat   {}", record.reproduce);
         }
         let _ = writeln!(out, "  record   {}/record.json", record.results);
     }

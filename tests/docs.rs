@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use walkdir::WalkDir;
+
 use crucible_artefacts::{Cache, Silent, Sources, host, kernel};
 
 /// The checkout.
@@ -28,13 +30,19 @@ struct Page {
 }
 
 fn pages() -> Vec<Page> {
-    let docs = fs::read_dir(Path::new(ROOT).join("docs")).expect("docs");
-    let docs = docs.map(|entry| {
-        let name = entry.expect("an entry").file_name();
-        format!("docs/{}", name.to_string_lossy())
-    });
-    let mut names: Vec<_> = docs.filter(|name| name.ends_with(".md")).collect();
-    names.extend(PAGES.map(str::to_owned));
+    let docs = WalkDir::new(Path::new(ROOT).join("docs"))
+        .into_iter()
+        .map(|entry| entry.expect("an entry").into_path());
+    let mut names: Vec<_> = docs
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .map(|path| {
+            path.strip_prefix(ROOT)
+                .expect("a page")
+                .display()
+                .to_string()
+        })
+        .chain(PAGES.map(str::to_owned))
+        .collect();
     names.sort();
     let read = |name: String| Page {
         text: fs::read_to_string(Path::new(ROOT).join(&name)).expect("a page"),
@@ -50,6 +58,11 @@ fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<It
             .skip(1)
             .filter_map(move |rest| rest.split_once(close).map(|(part, _)| part))
     })
+}
+
+/// Returns a text without its fenced blocks.
+fn unfenced(text: &str) -> String {
+    text.split("\n```").step_by(2).collect()
 }
 
 /// Returns the code spans of a page: the text in single backquotes.
@@ -82,7 +95,7 @@ fn links_resolve() {
     let mut dead = Vec::new();
     for Page { name, text } in pages() {
         let here = Path::new(ROOT).join(&name);
-        for link in between(&text, "](", ")") {
+        for link in between(&unfenced(&text), "](", ")") {
             if link.contains("://") {
                 continue;
             }
@@ -125,7 +138,7 @@ fn is_path(span: &str) -> bool {
 fn named_files_exist() {
     let mut missing = Vec::new();
     for Page { name, text } in pages() {
-        for span in spans(&text).filter(|span| is_path(span)) {
+        for span in spans(&unfenced(&text)).filter(|span| is_path(span)) {
             if !Path::new(ROOT).join(span).exists() {
                 missing.push(format!("{name}: {span}"));
             }
@@ -292,7 +305,7 @@ fn flags_events_and_sites_of_the_kernel_are_documented() {
     let proc = read("guest-kernel/src/kernel/checkpoint/proc.c");
     let sites = listed(&proc, "(m, \"", "(m, \"", "\\n");
     assert!(flags.len() >= 4 && events.len() >= 9 && sites.len() >= 7);
-    let page = read("docs/design/architecture.md");
+    let page = read("docs/reference/system-calls.md");
     let missing: Vec<_> = [flags, events, sites]
         .concat()
         .into_iter()
@@ -323,4 +336,83 @@ fn the_readme_names_every_command() {
         .filter(|name| !readme.contains(&format!("`crucible {name}")))
         .collect();
     assert!(missing.is_empty(), "not in README.md: {missing:?}");
+}
+
+/// Runs crucible's generator of the reference's pages.
+fn generate(into: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["completions", "--reference"])
+        .arg(into)
+        .output()
+        .expect("crucible");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn generated_pages_are_current() {
+    let reference = Path::new(ROOT).join("docs/reference");
+    if std::env::var_os("CRUCIBLE_UPDATE").is_some() {
+        generate(&reference);
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    generate(directory.path());
+    let mut compared = 0;
+    for entry in fs::read_dir(directory.path()).expect("pages") {
+        let entry = entry.expect("an entry");
+        let wanted = fs::read_to_string(entry.path()).expect("a page");
+        let page = reference.join(entry.file_name());
+        let current = fs::read_to_string(&page).unwrap_or_default();
+        let differs = wanted.lines().zip(current.lines()).find(|(a, b)| a != b);
+        assert!(
+            wanted == current,
+            "{} is not current ({differs:?}): run `CRUCIBLE_UPDATE=1 cargo test --test docs`",
+            page.display()
+        );
+        compared += 1;
+    }
+    assert_eq!(compared, 7);
+}
+
+#[test]
+fn the_summary_lists_every_page() {
+    let docs = Path::new(ROOT).join("docs");
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).expect("SUMMARY.md");
+    let listed: BTreeSet<_> = between(&summary, "](", ")").map(str::to_owned).collect();
+    let names = pages().into_iter().filter_map(|page| {
+        let name = page.name.strip_prefix("docs/")?.to_owned();
+        // The page of measurements lists its own.
+        let measured = name.starts_with("measurements/") && name != "measurements/README.md";
+        (name != "SUMMARY.md" && !measured).then_some(name)
+    });
+    assert_eq!(listed, names.collect());
+    let measurements = fs::read_to_string(docs.join("measurements/README.md")).expect("a page");
+    for Page { name, .. } in pages() {
+        if let Some(file) = name.strip_prefix("docs/measurements/") {
+            assert!(
+                file == "README.md" || measurements.contains(&format!("({file})")),
+                "{file} is not in docs/measurements/README.md"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_book_builds() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            "tools/book/Cargo.toml",
+        ])
+        .args(["--target-dir", "target/tools"])
+        .current_dir(ROOT)
+        .output()
+        .expect("cargo");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(!text.contains("WARN"), "{text}");
+    let page = Path::new(ROOT).join("target/book/reference/supported.html");
+    assert!(page.is_file(), "{}", page.display());
 }

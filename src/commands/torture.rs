@@ -227,7 +227,7 @@ fn batches(
         let report = serde_json::from_str(run.stdout.trim());
         let (true, Ok(report)) = (run.success(), report) else {
             return Ok(Err(format!(
-                "{}\n  again    {command}",
+                "{}\n  repeat   {command}",
                 run.stderr.trim_end()
             )));
         };

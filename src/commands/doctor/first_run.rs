@@ -14,7 +14,7 @@ const DISK_GIB: u64 = 8;
 /// Memory for linking the kernel beside a guest, in MiB.
 const MEMORY_MIB: u64 = 3072;
 /// Processor time of the first command from nothing, in minutes, measured on the machines that
-/// `docs/measurements.md` names.
+/// `docs/measurements/2026-11-29-first-run.md` describes.
 const CPU_MINUTES: u64 = 10;
 /// The part of it that runs on one CPU: downloads, the link of the kernel, the disks.
 const SERIAL_MINUTES: u64 = 2;

@@ -68,7 +68,7 @@ fn tell(text: &mut String, cell: &Cell) {
     }
     add(
         text,
-        format_args!("  again      crucible matrix ptrace --cell {}", cell.cell),
+        format_args!("  repeat     crucible matrix ptrace --cell {}", cell.cell),
     );
 }
 

@@ -141,7 +141,7 @@ fn text(name: &str, chain: &Result<Chain, Abort>, again: &str) -> String {
         .as_ref()
         .map_or(true, |chain| chain.outcome != PointOutcome::Passed)
     {
-        let _ = writeln!(text, "    again    {again}");
+        let _ = writeln!(text, "    repeat   {again}");
     }
     text
 }

@@ -298,7 +298,7 @@ impl Summary {
                 let _ = writeln!(text, "    | {line}");
             }
             for one in alike.iter().take(COMMANDS) {
-                let _ = writeln!(text, "    again    {}", self.command(case, one));
+                let _ = writeln!(text, "    repeat   {}", self.command(case, one));
             }
         }
     }
