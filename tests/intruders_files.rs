@@ -261,8 +261,8 @@ cat > mapped.c <<'END'
 #include <unistd.h>
 
 /*
- * Maps a file, at an address that is looked for. It is opened when the restarter's descriptors
- * still are the task's, since it has one.
+ * Maps a file at an address that the test searches for. The restarted task opens the file while
+ * it still has the descriptors of the caller of restart(2), so a forged path can name one of these.
  */
 int main(void)
 {

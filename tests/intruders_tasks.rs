@@ -234,7 +234,7 @@ end
 fn a_restart_gives_no_credentials_that_the_caller_could_not_set() {
     let output = run_script(
         r#"
-# try WHAT RESTARTER-OPTIONS -- TREE-OPTIONS
+# try WHAT CALLER-OPTIONS -- TREE-OPTIONS
 try() {
 	local with=() options
 	while [ "$1" != -- ]; do with+=("$1"); shift; done

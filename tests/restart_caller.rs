@@ -193,7 +193,7 @@ user="setpriv --reuid 1000 --regid 1000 --clear-groups"
 # more than one of the user's
 $user sleep 1000 &
 $user sleep 1000 &
-# try [OPTION]...: of the tree and of the restarter
+# try [OPTION]...: options of the tree and of the caller of restart
 try() {
 	rm -f go
 	begin setpriv "$@" $user ./limited 1

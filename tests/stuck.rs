@@ -28,11 +28,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "zap_pid_ns_processes",
         "the tracer outside the pid namespace",
     ),
-    (
-        "fsfreeze",
-        "percpu_rwsem_wait",
-        "who has frozen the file system has to thaw it",
-    ),
+    ("fsfreeze", "percpu_rwsem_wait", "that has to be thawed"),
 ];
 
 /// Runs a command that must succeed, and returns its output.

@@ -153,11 +153,11 @@ static void settle_others(struct going *going)
 			/* read the state first: a task that exits after this reports its exit */
 			char state = state_of(pid);
 			int status;
-			pid_t told = waitpid(pid, &status, __WALL | WNOHANG);
+			pid_t reported = waitpid(pid, &status, __WALL | WNOHANG);
 
-			if (told > 0)
+			if (reported > 0)
 				handle_other(going, pid, status);
-			else if (strchr(told < 0 ? "SDTtZ-" : "SDZ-", state))
+			else if (strchr(reported < 0 ? "SDTtZ-" : "SDZ-", state))
 				break;
 			else
 				sched_yield();
@@ -348,7 +348,7 @@ void tracer(const struct cell *cell)
 	if (!cell->collected)
 		collect(going.subject);
 	else if (waitpid(going.subject, &status, __WALL | WNOHANG))
-		log_line("tracer", "is told again: %#x", status);
+		log_line("tracer", "is notified again: %#x", status);
 	else
 		log_stop(going.subject, 0);
 	log_sigchld(cell);

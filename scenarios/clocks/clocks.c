@@ -133,7 +133,7 @@ static void own(void)
 		else if (i < SWITCHES && after[i] > before[i] + ROOM)
 			printf("%s ran on\n", names[i]);
 		else
-			printf("%s goes on\n", names[i]);
+			printf("%s continues\n", names[i]);
 }
 
 static pid_t start_child(void)

@@ -117,7 +117,7 @@ int main(int argc, char **argv)
 	printf("the process: %s %d\n", WIFEXITED(status) ? "exit status" : "?",
 	       WEXITSTATUS(status));
 	early = waitpid(-1, &status, __WALL | WNOHANG);
-	printf("then: %s\n", early < 0 ? strerror(errno) : "somebody is left");
+	printf("then: %s\n", early < 0 ? strerror(errno) : "a child is left");
 	nonce_print();
 	return 0;
 }

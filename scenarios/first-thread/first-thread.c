@@ -72,7 +72,7 @@ static void *other(void *argument)
 	(void)argument;
 	prctl(PR_SET_NAME, "lives");
 	await(&stop);
-	return "the other thread was told";
+	return "the other thread was notified";
 }
 
 static void *survivor(void *argument)
@@ -146,7 +146,7 @@ int main(void)
 		die("waitpid");
 	if (!WIFEXITED(status))
 		return 1;
-	printf("the parent: exit status %d, told of %d death\n", WEXITSTATUS(status),
+	printf("the parent: exit status %d, SIGCHLD for %d exit\n", WEXITSTATUS(status),
 	       atomic_load(&deaths));
 	return WEXITSTATUS(status) != STATUS || atomic_load(&deaths) != 1;
 }

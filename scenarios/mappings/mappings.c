@@ -156,7 +156,7 @@ static void tell_peak(const char *when)
 	struct rusage usage;
 
 	getrusage(RUSAGE_SELF, &usage);
-	printf("%s: had 64 MiB: resident %d, mapped %d, as getrusage() tells %d; has %d\n", when,
+	printf("%s: peak of 64 MiB: resident %d, mapped %d, getrusage() %d; now %d\n", when,
 	       status_of("VmHWM:") >= 65536, status_of("VmPeak:") >= 65536,
 	       usage.ru_maxrss >= 65536, status_of("VmRSS:") >= 65536);
 }

@@ -136,11 +136,11 @@ void timers(void)
 	printf("deleted: %d\n", syscall(SYS_timer_delete, gone) && errno == EINVAL);
 	/* the signal of ticks, with its overrun; and that of the deleted timer */
 	check(sigwaitinfo(&(sigset_t){ { 1ULL << (SIGRTMIN + 1 - 1) } }, &info) < 0, "sigwaitinfo");
-	printf("ticks: timer %d, value %d, overrun: %d, told again: %d\n", info.si_timerid,
+	printf("ticks: timer %d, value %d, overrun: %d, timer_getoverrun: %d\n", info.si_timerid,
 	       info.si_value.sival_int, info.si_overrun > 0,
 	       syscall(SYS_timer_getoverrun, ticks) == info.si_overrun);
 	check(sigwaitinfo(&(sigset_t){ { 1ULL << (SIGRTMIN + 1 - 1) } }, &info) < 0, "sigwaitinfo");
-	printf("and once more: timer %d, overrun is less: %d\n", info.si_timerid,
+	printf("second signal: timer %d, overrun is less: %d\n", info.si_timerid,
 	       info.si_overrun < 1000);
 	set(ticks, 0, 0, 0, 0);
 	print_left("ticks", ticks, 0);

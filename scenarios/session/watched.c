@@ -90,7 +90,7 @@ void epolls(void)
 	print_ready("again", epoll);
 	put(edge[1]);
 	print_ready("a new edge", epoll);
-	again.data.ptr = "once more";
+	again.data.ptr = "rearmed";
 	check(epoll_ctl(epoll, EPOLL_CTL_MOD, once[0], &again), "EPOLL_CTL_MOD");
 	print_ready("armed again", epoll);
 	print_ready("and disarmed", epoll);

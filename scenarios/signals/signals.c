@@ -409,9 +409,9 @@ static void stopped(void)
 	print_end("the continued one", continued);
 }
 
-static void told(int signal)
+static void on_notice(int signal)
 {
-	printf("told by signal %d\n", signal);
+	printf("notified by signal %d\n", signal);
 }
 
 /* Runs after execve(): the exit signal of its child is now 17, SIGCHLD. */
@@ -419,7 +419,7 @@ static void adopt(int child, int end)
 {
 	int status;
 
-	if (signal(SIGUSR1, told) == SIG_ERR || signal(SIGCHLD, told) == SIG_ERR)
+	if (signal(SIGUSR1, on_notice) == SIG_ERR || signal(SIGCHLD, on_notice) == SIG_ERR)
 		die("signal");
 	stop_here();
 	close(end);

@@ -124,7 +124,7 @@ void passed(void)
 	expect(!memcmp(text, "ory", 3), "one file twice");
 	expect_text(dgram[1], "none");
 	close(fds[0]);
-	expect(write(ends[1], "x", 1) == 1, "somebody reads the pipe");
+	expect(write(ends[1], "x", 1) == 1, "the pipe has a reader");
 }
 
 /*

@@ -350,7 +350,7 @@ static void closed(void)
 
 	expect_text(gone[0], "last words");
 	expect_text(gone[0], "");
-	expect(send(gone[0], "x", 1, 0) < 0 && errno == EPIPE, "nobody there");
+	expect(send(gone[0], "x", 1, 0) < 0 && errno == EPIPE, "the peer is closed");
 	expect_error(reset[0], ECONNRESET, "it was not read");
 	expect_text(reset[0], "");
 	expect_text(write_half[1], "all of it");
@@ -391,7 +391,7 @@ static void expect_sender(int fd, const char *text, pid_t pid, uid_t uid)
 	printf("\"%.*s\" of uid %u, gid %u\n", (int)n, data, who->uid, who->gid);
 	expect(n == (ssize_t)strlen(text) && !memcmp(data, text, n) && who->pid == pid &&
 		       who->uid == uid,
-	       "from whom it was");
+	       "with its sender's credentials");
 }
 
 static void say_as(int fd, const char *text, pid_t pid, uid_t uid)
@@ -587,7 +587,7 @@ static void names(void)
 	say(client, "thanks");
 	expect_text(server, "thanks");
 	expect(connect(single, (struct sockaddr *)&addr, len) && errno == ECONNREFUSED,
-	       "nobody of its type has that name");
+	       "no socket of its type has that name");
 	second = named(SOCK_DGRAM, "bound", &addr, &len);
 	expect(bind(second, (struct sockaddr *)&addr, len) && errno == EADDRINUSE,
 	       "the name is taken");
@@ -602,7 +602,7 @@ static void names(void)
 	expect_name(left[0], "left", 1, "and still its peer's");
 	/* different sockets can bind it now */
 	second = named(SOCK_STREAM, "listening", &addr, &len);
-	expect(!bind(second, (struct sockaddr *)&addr, len), "nobody listens there");
+	expect(!bind(second, (struct sockaddr *)&addr, len), "no socket is bound to it");
 }
 
 #define MAX_QUEUE "/proc/sys/net/unix/max_dgram_qlen"

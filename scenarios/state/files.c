@@ -129,7 +129,7 @@ void files(void)
 	stop_here();
 
 	n = read(deleted, text, sizeof(text) - 1);
-	printf("the deleted file goes on with %zd bytes: %s\n", n, text);
+	printf("the deleted file continues with %zd bytes: %s\n", n, text);
 	put(deleted, "abc");
 	print_content("the deleted file", deleted);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", deleted);

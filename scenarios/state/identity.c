@@ -186,6 +186,6 @@ void family(void)
 	send(go[1]);
 	print_end("the middle one", middle);
 	grandchild = wait(&status);
-	printf("adopted: %d, told of its parent's death: %d\n", grandchild > middle,
+	printf("adopted: %d, parent-death signal: %d\n", grandchild > middle,
 	       WIFEXITED(status) && WEXITSTATUS(status) == 71);
 }

@@ -39,7 +39,7 @@ static void tracee(int ready, int go)
 	check(read(go, &c, 1) != 1, "read");
 	getpgrp();
 	raise(SIGUSR1);
-	printf("the tracee goes on, and has seen signal %d\n", seen);
+	printf("the tracee continues, and has received signal %d\n", seen);
 	fflush(stdout);
 	_exit(9);
 }

@@ -255,16 +255,16 @@ static void on_names(void)
 	close(fd);
 }
 
-static void on_restarter(void)
+static void on_caller(void)
 {
 	if (!syscall(SYS_checkpoint, first, -1, 1UL, -1))
-		tell("a checkpoint of the restarter succeeds");
+		tell("a checkpoint of the caller of restart(2) succeeds");
 }
 
 static void on_wait(void)
 {
 	waited_before = __atomic_load_n(&shared->waited, __ATOMIC_ACQUIRE);
-	until(waited_again, "the restarter's second thread has waited");
+	until(waited_again, "the caller's second thread has called wait again");
 	if (shared->stolen)
 		tell("wait4(__WALL) of another thread finds %d", shared->stolen);
 }
@@ -279,7 +279,7 @@ static const struct {
 	{ "many", on_many },
 	{ "terminals", on_terminals },
 	{ "names", on_names },
-	{ "restarter", on_restarter },
+	{ "caller", on_caller },
 	{ "wait", on_wait },
 };
 

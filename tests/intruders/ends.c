@@ -84,8 +84,8 @@ void end_it(const char *how, const void *rest, size_t len)
 		if (kill(first, SIGKILL))
 			fail("kill: %m");
 	}
-	until(ended, "the restarter is gone");
-	until(gone, "what it has created is gone");
+	until(ended, "the caller has exited");
+	until(gone, "all created tasks have exited");
 	if (called)
 		puts("the OOM killer was called");
 }

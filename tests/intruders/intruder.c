@@ -222,7 +222,7 @@ static void cage(void)
 		fail("seccomp: %m");
 }
 
-static int restarter(void)
+static int call_restart(void)
 {
 	int status, dir = open(cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC), mounts;
 	pthread_t thread;
@@ -250,7 +250,7 @@ static int restarter(void)
 		fail("pthread_create");
 	if (dir < 0 || unshare(CLONE_NEWNS | CLONE_NEWPID) ||
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		fail("the restarter: %m");
+		fail("setting up the caller: %m");
 	/* the tree did not have this mount */
 	if (version1 && umount2(version1, MNT_DETACH))
 		fail("%s: %m", version1);
@@ -297,7 +297,7 @@ static int init(void)
 	int status;
 
 	if (!pid)
-		return restarter();
+		return call_restart();
 	return pid < 0 || waitpid(pid, &status, 0) != pid;
 }
 
@@ -322,7 +322,7 @@ static void begin(void)
 	if (!first) {
 		close(feed);
 		setpgid(0, 0);
-		_exit(inside ? init() : restarter());
+		_exit(inside ? init() : call_restart());
 	}
 	close(image_end);
 	setpgid(first, first);
@@ -388,18 +388,18 @@ int main(int argc, char **argv)
 			fail("kill: %m");
 		close(feed);
 		if (waitpid(first, &status, 0) != first || status)
-			tell("the restarter has ended with %#x", status);
-		until(gone, "what it has created is gone");
+			tell("the caller has ended with %#x", status);
+		until(gone, "all created tasks have exited");
 		return reached;
 	}
 	if (!strcmp(argv[1], "attack")) {
 		status = attack(argc > 6 ? argv[6] : NULL);
 		if (status >= 0)
-			fail("the restarter is gone: %#x", status);
+			fail("the caller has exited with %#x", status);
 	}
 	/* after the restart, any thread may reap the tree's root */
 	__atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
-	until(thief_is_gone, "the restarter's second thread ends");
+	until(thief_is_gone, "the caller's second thread has exited");
 	write_all(feed, image + at, size - at);
 	close(feed);
 	if (waitpid(first, &status, 0) != first)

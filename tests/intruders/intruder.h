@@ -19,7 +19,7 @@
 struct shared {
 	int begun;		/* the first thread is about to call restart(2) */
 	int stop;		/* the second thread has to exit */
-	int waited;		/* it has called wait once more */
+	int waited;		/* it has called wait again */
 	int stolen;		/* pid that it has reaped, 0 for none */
 	int thief;		/* its own tid */
 	long ret;		/* of restart(2) */

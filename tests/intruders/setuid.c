@@ -183,8 +183,11 @@ static pid_t begin_child(const char *program, int *start)
 
 enum outcome { MISSED, REFUSED, DUMPED };
 
-/* Results: number of tries in which all were asleep, and the errnos that the caller got. */
-static int in_line, told[256];
+/*
+ * Results: number of tries in which all helpers were asleep, and how often the caller got each
+ * errno.
+ */
+static int in_line, errors[256];
 
 /* Returns true if the child's effective user is the caller, as its real one. */
 static int is_the_callers(pid_t child)
@@ -233,7 +236,7 @@ static enum outcome attempt(const char *program, int turn)
 		fail("moving");
 	if (asked) {
 		in_line++;
-		told[error & 255]++;
+		errors[error & 255]++;
 		if (error == EPERM)
 			outcome = REFUSED;
 		else if (!error && !is_the_callers(child))
@@ -264,8 +267,8 @@ int main(int argc, char **argv)
 		outcome = attempt(argv[2], turn);
 	fprintf(stderr, "%d tries, %d in line\n", turn, in_line);
 	for (int error = 0; error < 256; error++)
-		if (told[error])
-			fprintf(stderr, "%d: %s\n", told[error], strerror(error));
+		if (errors[error])
+			fprintf(stderr, "%d: %s\n", errors[error], strerror(error));
 	if (outcome == MISSED)
 		return 3;
 	puts(outcome == REFUSED ? "refused" : "dumped");

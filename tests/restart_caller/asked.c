@@ -61,9 +61,9 @@ static int number_in(const char *path)
 	return number;
 }
 
-static void tell(const char *path)
+static void report(const char *path)
 {
-	FILE *out = fopen("told", "we");
+	FILE *out = fopen("partial", "we");
 	struct sigaction action;
 	sigset_t blocked;
 	stack_t stack;
@@ -95,14 +95,14 @@ static void tell(const char *path)
 		ignored += !sigaction(sig, NULL, &action) && action.sa_handler != SIG_DFL;
 	fprintf(out, "ignored: %d\n", ignored);
 	fclose(out);
-	rename("told", path);
+	rename("partial", path);
 }
 
 int main(void)
 {
-	tell("before");
+	report("before");
 	while (access("go", F_OK))
 		usleep(1000);
-	tell("after");
+	report("after");
 	return 0;
 }

@@ -107,7 +107,7 @@ static void waiting(void)
 	close(server);
 	stop_here();
 	check(recv(ends[1], (char[4]){ 0 }, 4, 0) != 4, "recv");
-	check(send(client, "x", 1, MSG_NOSIGNAL) >= 0, "nobody is there any more");
+	check(send(client, "x", 1, MSG_NOSIGNAL) >= 0, "send");
 }
 
 /* An epoll file that is in no descriptor table, only in a message. */

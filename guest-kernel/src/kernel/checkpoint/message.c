@@ -361,7 +361,7 @@ static struct sock *find_socket(struct ckpt_ctx *ctx,
 		       ERR_PTR(ckpt_err(ctx, -EINVAL, "an empty message in a stream"));
 	if (rec->consumed || rec->flags & CKPT_MESSAGE_OOB)
 		return ERR_PTR(ckpt_err(ctx, -EINVAL,
-					"a partial or out-of-band message on a socket without a stream"));
+					"a partial or out-of-band message outside a stream"));
 	return sk;
 }
 

@@ -42,7 +42,7 @@ static int dump_sockets(struct ckpt_ctx *ctx, struct sock *sk,
 	ret = ckpt_get_socket_end(ctx, sk, peer, &rec.ends[0], names);
 	if (!ret && peer)
 		ret = ckpt_get_socket_end(ctx, peer, true, &rec.ends[1],
-			      names + rec.ends[0].name_len);
+					  names + rec.ends[0].name_len);
 	if (!ret)
 		ret = ckpt_obj_new(ctx, CKPT_REC_SOCKETS, sk, ref);
 	if (!ret)
