@@ -49,6 +49,9 @@ pub enum Rule {
     SigchldOrder,
     /// In logs of strace, interrupted and restarted calls: freezing alone interrupts calls.
     InterruptedCalls,
+    /// In logs of strace, the last line of a thread that another thread's execve(2) killed before
+    /// strace looked at the stop that the thread had reported.
+    KilledByExec,
 }
 
 impl Rule {
@@ -70,6 +73,7 @@ impl Rule {
         Self::SystemLoad,
         Self::SigchldOrder,
         Self::InterruptedCalls,
+        Self::KilledByExec,
     ];
 
     /// Name in `scenario.toml` and in records.
@@ -91,6 +95,7 @@ impl Rule {
             Self::SystemLoad => "system-load",
             Self::SigchldOrder => "sigchld-order",
             Self::InterruptedCalls => "interrupted-calls",
+            Self::KilledByExec => "killed-by-exec",
         }
     }
 
