@@ -49,6 +49,9 @@ pub enum Rule {
     SigchldOrder,
     /// In logs of strace, interrupted and restarted calls: freezing alone interrupts calls.
     InterruptedCalls,
+    /// In logs of strace, the last line of a thread that another thread's execve(2) killed before
+    /// strace looked at the stop that the thread had reported.
+    KilledByExec,
 }
 
 impl Rule {
@@ -70,6 +73,7 @@ impl Rule {
         Self::SystemLoad,
         Self::SigchldOrder,
         Self::InterruptedCalls,
+        Self::KilledByExec,
     ];
 
     /// Name in `scenario.toml` and in records.
@@ -91,6 +95,7 @@ impl Rule {
             Self::SystemLoad => "system-load",
             Self::SigchldOrder => "sigchld-order",
             Self::InterruptedCalls => "interrupted-calls",
+            Self::KilledByExec => "killed-by-exec",
         }
     }
 
@@ -143,6 +148,15 @@ impl Rule {
             Self::TemporaryNames => "names that `mkstemp` makes up",
             Self::RandomBytes => "calls of `getrandom`",
             Self::SystemLoad => "the result of `sysinfo`",
+            Self::KilledByExec => {
+                "the last line of a thread that was stopped at the entry of a system call and that \
+                 the `execve` of another thread killed before strace looked at it, as the \
+                 scheduler may have it. strace then writes `???( <detached ...>` (the thread is \
+                 gone) or, from its buffer, the `execve` that another log of the run ends with, \
+                 with `<detached ...>` in place of `<pid changed to N ...>` (the thread is in its \
+                 exit stop). Only in a run in which an `execve` has superseded a first thread; all \
+                 earlier lines of the thread, and the number of threads, are compared"
+            }
             Self::SigchldOrder => {
                 "at which call and in which order SIGCHLD arrives, with the return from a handler \
                  that makes no calls; the set of signals is compared, under the other rules"

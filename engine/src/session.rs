@@ -225,6 +225,7 @@ impl<'a> Session<'a> {
             source,
         };
         let mut guest = Guest::connect(machine, limit).map_err(boot)?;
+        guest.set_slowness(self.lab.slowness());
         if let Some(name) = &self.break_switch {
             guest.set_break(name).map_err(boot)?;
         }

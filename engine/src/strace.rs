@@ -68,12 +68,58 @@ static LEFT: LazyLock<Regex> =
 
 /// Normalises the logs and sorts them by content.
 pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> {
+    let not_looked_at = match rules.contains(&Rule::KilledByExec) {
+        true => NotLookedAt::new(logs),
+        false => NotLookedAt::default(),
+    };
     let mut texts: Vec<_> = logs
         .iter()
-        .map(|(_, text)| normalise(text, rules, uses))
+        .map(|(_, text)| {
+            let rest = not_looked_at.cut(text);
+            if rest.len() < text.len() {
+                *uses.entry(Rule::KilledByExec).or_default() += 1;
+            }
+            normalise(rest, rules, uses)
+        })
         .collect();
     texts.sort();
     texts
+}
+
+/// Lines that strace writes about a thread that was stopped at the entry of a system call, and was
+/// killed by another thread's execve(2) before strace looked at it. strace collects stops before it
+/// looks at any thread, and lets each go as soon as it has looked: a thread may kill another one by
+/// its execve(2) in between, or later, as the scheduler has it.
+///
+/// If the other one is gone, strace knows nothing and writes `???(`. If it is in its exit stop,
+/// PTRACE_GET_SYSCALL_INFO says that it is in no call and leaves the rest of strace's buffer alone,
+/// in which strace finds the call that it looked at before: the execve(2) of the first thread.
+#[derive(Default)]
+struct NotLookedAt(Vec<String>);
+
+const DETACHED: &str = " <detached ...>";
+
+impl NotLookedAt {
+    /// Collects the possible lines from the logs of all threads.
+    fn new(logs: &[Log]) -> Self {
+        let lines = || logs.iter().flat_map(|(_, text)| text.lines());
+        let mut found = Vec::new();
+        if lines().any(|line| line.starts_with("+++ superseded by execve in pid ")) {
+            found.push(format!("???({DETACHED}"));
+            let calls = lines().filter_map(|line| line.rsplit_once(" <pid changed to "));
+            found.extend(calls.map(|(call, _)| format!("{call}{DETACHED}")));
+        }
+        Self(found)
+    }
+
+    /// Returns a log without its last line, if that is one of these.
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        let last = text.lines().next_back().unwrap_or_default();
+        match self.0.iter().any(|line| line == last) {
+            true => &text[..text.trim_end_matches('\n').len() - last.len()],
+            false => text,
+        }
+    }
 }
 
 /// Compares the first log that is only in one set with the most similar one in the other set.
@@ -371,6 +417,62 @@ mod tests {
         let two = one(&(ends(7, 0, 1) + &ends(8, 1, 2)));
         assert_eq!(two, one(&(ends(9, 1, 3) + &ends(7, 0, 0))));
         assert_ne!(two, one(&(ends(7, 1, 1) + &ends(8, 1, 2))));
+    }
+
+    #[test]
+    fn a_thread_that_execve_killed_before_strace_looked_may_end_in_two_more_ways() {
+        let execve = "execve(\"./execs\", [\"./execs\"], 0x555555558080 /* 3 vars */";
+        let threads = |lines: [&str; 4]| -> Vec<Log> {
+            let logs = lines.iter().enumerate();
+            logs.map(|(n, line)| (format!("log.{n}"), line.to_string()))
+                .collect()
+        };
+        let first = "clone3({flags=0}, 88) = 6\n+++ superseded by execve in pid 6 +++\n\
+                     <... execve resumed>)                   = 0\n";
+        let executes = format!("{execve} <pid changed to 5 ...>\n");
+        let stale = format!("{execve} <detached ...>\n");
+        let unknown = "???( <detached ...>\n";
+        let rules = &[Rule::KilledByExec];
+        let normal = |lines: [&str; 4], rules: &[Rule]| {
+            let mut uses = Uses::new();
+            let logs = normalised(&threads(lines), rules, &mut uses);
+            (logs, uses.get(&Rule::KilledByExec).copied().unwrap_or(0))
+        };
+        let (expected, none) = normal([first, &executes, "", ""], rules);
+        assert_eq!(none, 0);
+        for (killed, also, count) in [
+            (unknown, "", 1),
+            (unknown, unknown, 2),
+            (&stale, unknown, 2),
+        ] {
+            let run = [first, &executes, killed, also];
+            assert_eq!(normal(run, rules), (expected.clone(), count));
+            assert_ne!(normal(run, &[]).0, expected);
+        }
+        // What was seen of the thread before is compared.
+        let before = "write(1, \"x\", 1) = 1\n";
+        let killed = format!("{before}{unknown}");
+        let (wrote, _) = normal([first, &executes, before, ""], rules);
+        assert_eq!(normal([first, &executes, &killed, ""], rules).0, wrote);
+        assert_ne!(expected, wrote);
+        // Neither another call, nor what is not the last line, nor a thread too many, nor a first
+        // thread that no other one has replaced.
+        let other = stale.replace("./execs", "./other");
+        let earlier = format!("{unknown}write(1, \"x\", 1) = 1\n");
+        for killed in [
+            "write(1, \"x\", 1 <detached ...>\n",
+            "???()                                   = ?\n",
+            &other,
+            &earlier,
+        ] {
+            assert_ne!(normal([first, &executes, killed, ""], rules).0, expected);
+        }
+        let more = [threads([first, &executes, "", ""]), threads([unknown; 4])].concat();
+        let more = normalised(&more[..5], rules, &mut Uses::new());
+        assert!(difference(&expected, &more).is_some());
+        let alone = first.replace("+++ superseded by execve in pid 6 +++\n", "");
+        let (ended, _) = normal([&alone, &executes, "", ""], rules);
+        assert_ne!(normal([&alone, &executes, unknown, ""], rules).0, ended);
     }
 
     #[test]

@@ -79,7 +79,7 @@ static int waits_in_execve(pid_t pid, pid_t tid)
 
 int main(int argc, char **argv)
 {
-	int exits = 0, late = 0, status, begun = 0, held = 0;
+	int exits = 0, late = 0, status, cloned = 0, begun = 0, held = 0;
 	pid_t pid, tid, executes = 0;
 	unsigned long message, former = 0;
 	unsigned long options = PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC |
@@ -103,8 +103,12 @@ int main(int argc, char **argv)
 	must(ptrace(PTRACE_SETOPTIONS, pid, 0, options), "setoptions");
 	must(ptrace(PTRACE_CONT, pid, 0, 0), "cont");
 	for (;;) {
-		if (late && executes && begun == 3 && !held) {
-			/* all threads exist; events are not read before execve waits */
+		if (late && cloned == 3 && begun == 3 && !held) {
+			/*
+			 * All threads exist and run, also the first one: the tracer may
+			 * hear of its last clone after the new thread has begun. Events
+			 * are not read before execve waits.
+			 */
 			while (!waits_in_execve(pid, executes))
 				sched_yield();
 			held = 1;
@@ -126,6 +130,7 @@ int main(int argc, char **argv)
 			number(message);
 			if (!executes)
 				executes = message;
+			cloned++;
 			tell(tid, "clone of thread %d\n", number(message));
 			break;
 		case PTRACE_EVENT_EXEC:

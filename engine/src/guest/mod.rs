@@ -27,7 +27,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Time that a kernel report may take to be complete on the console.
 const ALERT_SETTLE: Duration = Duration::from_secs(2);
 
-/// Limit for requests that the agent answers at once.
+/// Limit for requests that the agent answers at once, in a guest that is not slowed down. To read
+/// 10,000 descriptors of a task is one of them.
 const PROMPT: Duration = Duration::from_secs(120);
 
 /// Limit of an interactive session.
@@ -57,6 +58,8 @@ pub struct Guest {
     identity: Identity,
     /// True if a debugger may stop it: then limits do not apply.
     is_debugged: bool,
+    /// Limit for requests that the agent answers at once.
+    prompt: Duration,
 }
 
 impl Guest {
@@ -86,6 +89,7 @@ impl Guest {
             next: 0,
             info: GuestInfo::default(),
             identity: Identity::default(),
+            prompt: PROMPT,
         };
         let hello = Request::Hello { version: VERSION };
         match guest.ask(hello, "hello", limit)? {
@@ -106,6 +110,12 @@ impl Guest {
             }
             _ => Err(GuestError::Confused("hello")),
         }
+    }
+
+    /// Tells that operations take `slowness` times longer than usual in this guest: answers that
+    /// are due at once may take as much longer.
+    pub fn set_slowness(&mut self, slowness: u32) {
+        self.prompt = PROMPT * slowness.max(1);
     }
 
     /// What the agent reports about the guest.

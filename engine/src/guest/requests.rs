@@ -8,7 +8,7 @@ use crucible_protocol::{
 };
 use crucible_vmm::{Exit, TaskStates};
 
-use super::{GRACE, Guest, GuestError, PROMPT, SESSION};
+use super::{GRACE, Guest, GuestError, SESSION};
 
 /// Maximum size of a file that is read, in bytes: more than the image of any workload.
 const LONGEST_FILE: usize = 1 << 30;
@@ -41,13 +41,13 @@ impl Guest {
     /// Empties the work directory, or copies a kept tree to it.
     pub fn prepare(&mut self, from: Option<&str>) -> Result<(), GuestError> {
         let from = from.map(str::to_owned);
-        self.done(Request::Prepare { from }, "prepare", PROMPT)
+        self.done(Request::Prepare { from }, "prepare", self.prompt)
     }
 
     /// Keeps a copy of the work directory.
     pub fn stash(&mut self, name: &str) -> Result<(), GuestError> {
         let name = name.to_owned();
-        self.done(Request::Stash { name }, "stash", PROMPT)
+        self.done(Request::Stash { name }, "stash", self.prompt)
     }
 
     /// Runs a program.
@@ -83,7 +83,7 @@ impl Guest {
             cwd: cwd.to_owned(),
             trigger: trigger.cloned(),
         };
-        match self.ask(request, "start", PROMPT)? {
+        match self.ask(request, "start", self.prompt)? {
             Reply::Started { pid } => Ok(pid),
             _ => Err(GuestError::Confused("start")),
         }
@@ -104,7 +104,7 @@ impl Guest {
     /// Reads a container's tasks.
     pub fn observe(&mut self, run: &str) -> Result<Observation, GuestError> {
         let run = run.to_owned();
-        match self.ask(Request::Observe { run }, "observe", PROMPT)? {
+        match self.ask(Request::Observe { run }, "observe", self.prompt)? {
             Reply::Observed(observation) => Ok(observation),
             _ => Err(GuestError::Confused("observe")),
         }
@@ -131,9 +131,9 @@ impl Guest {
     pub fn kill(&mut self, run: &str) -> Result<(), GuestError> {
         let request = Request::Kill {
             run: run.to_owned(),
-            timeout_ms: ms(self.limit(PROMPT)),
+            timeout_ms: ms(self.limit(self.prompt)),
         };
-        self.done(request, "kill", PROMPT)
+        self.done(request, "kill", self.prompt)
     }
 
     /// Restarts a container, frozen. Returns the tool's output if it failed.
@@ -160,25 +160,25 @@ impl Guest {
     /// Creates a cgroup for a container that another tool restores.
     pub fn cgroup(&mut self, run: &str) -> Result<(), GuestError> {
         let run = run.to_owned();
-        self.done(Request::Cgroup { run }, "cgroup", PROMPT)
+        self.done(Request::Cgroup { run }, "cgroup", self.prompt)
     }
 
     /// Adopts a container that another tool has restored and frozen, or failed to restore.
     pub fn adopt(&mut self, run: &str, pid: Option<i32>) -> Result<(), GuestError> {
         let run = run.to_owned();
-        self.done(Request::Adopt { run, pid }, "adopt", PROMPT)
+        self.done(Request::Adopt { run, pid }, "adopt", self.prompt)
     }
 
     /// Arms another trigger for a frozen container.
     pub fn arm(&mut self, run: &str, trigger: &Trigger) -> Result<(), GuestError> {
         let (run, trigger) = (run.to_owned(), trigger.clone());
-        self.done(Request::Arm { run, trigger }, "arm", PROMPT)
+        self.done(Request::Arm { run, trigger }, "arm", self.prompt)
     }
 
     /// Thaws a container.
     pub fn thaw(&mut self, run: &str) -> Result<(), GuestError> {
         let run = run.to_owned();
-        self.done(Request::Thaw { run }, "thaw", PROMPT)
+        self.done(Request::Thaw { run }, "thaw", self.prompt)
     }
 
     /// Lists a directory tree.
@@ -187,7 +187,7 @@ impl Guest {
             root: root.to_owned(),
             exclude: exclude.iter().map(|&name| name.to_owned()).collect(),
         };
-        match self.ask(request, "list", PROMPT)? {
+        match self.ask(request, "list", self.prompt)? {
             Reply::Files { entries } => Ok(entries),
             _ => Err(GuestError::Confused("list")),
         }
@@ -202,7 +202,7 @@ impl Guest {
                 offset: content.len() as u64,
                 length: MAX_CHUNK,
             };
-            match self.ask(request, "read", PROMPT)? {
+            match self.ask(request, "read", self.prompt)? {
                 Reply::Data { data, end } if end || !data.is_empty() => {
                     content.extend(data);
                     if end {
@@ -229,7 +229,7 @@ impl Guest {
                 mode,
                 data: content[offset..end].to_vec(),
             };
-            self.done(request, "write", PROMPT)?;
+            self.done(request, "write", self.prompt)?;
             offset = end;
             if offset == content.len() {
                 return Ok(());
@@ -240,7 +240,7 @@ impl Guest {
     /// Sets a switch of the debug kernel.
     pub fn set_break(&mut self, name: &str) -> Result<(), GuestError> {
         let name = name.to_owned();
-        self.done(Request::Break { name }, "break", PROMPT)
+        self.done(Request::Break { name }, "break", self.prompt)
     }
 
     /// Makes the kernel print its tasks, by the agent or by SysRq.
@@ -261,8 +261,8 @@ impl Guest {
 
     /// Shuts the guest down and waits for the machine's end.
     pub fn shutdown(mut self) -> Result<(), GuestError> {
-        self.done(Request::Shutdown, "shutdown", PROMPT)?;
-        let exit = self.machine.wait(self.limit(PROMPT))?;
+        self.done(Request::Shutdown, "shutdown", self.prompt)?;
+        let exit = self.machine.wait(self.limit(self.prompt))?;
         self.check_alerts()?;
         match exit {
             Some(Exit::Shutdown) => Ok(()),

@@ -9,6 +9,7 @@
 mod chain;
 mod points;
 mod reached;
+mod trials;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::chain::{Chain, chain};
 pub use self::points::{Listing, Point, stratified};
+pub use self::trials::{End, SIGNIFICANT, Trials, trials};
 use crate::{
     abort::{Abort, Phase},
     backend::Backend,
@@ -32,8 +34,9 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Maximal number of attempts to reach a point.
-const TRIES: u32 = 3;
+/// Maximal number of attempts to reach a point. The number of a tracer's events varies by a few
+/// between runs, so most runs may end before its last ones.
+const TRIES: u32 = 10;
 
 /// The outcome of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

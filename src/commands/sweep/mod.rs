@@ -4,6 +4,7 @@
 mod chain;
 mod journal;
 mod summary;
+mod trials;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,6 +62,9 @@ pub struct SweepArgs {
     /// Try only this point, named as in a report: `2.1:7`
     #[arg(long, help_heading = "Points", value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
     point: Option<String>,
+    /// Make N controls and N restarted runs at the point, and compare how often each end occurs
+    #[arg(long, help_heading = "Run", value_name = "N", requires_all = ["point", "case"], conflicts_with_all = ["chain", "jobs"], value_parser = clap::value_parser!(u64).range(1..))]
+    trials: Option<u64>,
     /// Checkpoint, kill and restart one run at every event, instead of one run per point
     #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "limit", "resume", "point", "jobs"])]
     chain: bool,
@@ -143,6 +147,9 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         .with_context(|| format!("cannot write to {}", results.display()))?;
     if args.chain {
         return chain::run(args, context, &lab, store, &scenario);
+    }
+    if let Some(count) = args.trials {
+        return trials::run(args, count, context, &lab, store, &scenario);
     }
     let sampled = args.point.is_some() || args.limit.is_some() || args.every > 1;
     let mut summary = Summary::new(&scenario.name, &args.event.name(), reproduce(args), sampled);
@@ -227,6 +234,14 @@ fn reproduce(args: &SweepArgs) -> String {
     words.join(" ")
 }
 
+/// Returns the point with this name, such as `2.1:7`.
+fn named<'a>(points: &'a [Point], wanted: &str) -> Result<&'a Point, String> {
+    let name = |point: &Point| format!("{}:{}", point.task, point.nth);
+    let mut points = points.iter();
+    let found = points.find(|point| name(point) == wanted);
+    found.ok_or_else(|| format!("the run has no point {wanted}"))
+}
+
 /// A case that is being swept.
 struct Sweep<'a> {
     args: &'a SweepArgs,
@@ -305,11 +320,7 @@ impl Sweep<'_> {
     fn points(&self, baseline: &Baseline) -> Result<Vec<Point>, String> {
         let all = &baseline.listing.points;
         if let Some(wanted) = &self.args.point {
-            let name = |point: &Point| format!("{}:{}", point.task, point.nth);
-            return match all.iter().find(|point| name(point) == *wanted) {
-                Some(point) => Ok(vec![point.clone()]),
-                None => Err(format!("the run has no point {wanted}")),
-            };
+            return Ok(vec![named(all, wanted)?.clone()]);
         }
         let mut points = sweep::stratified(all, self.args.every as usize);
         points.truncate(self.args.limit.unwrap_or(usize::MAX));

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Many runs at one point. Where runs end in more than one way, this tells whether the restarted
+//! runs end in the same ways as the controls, and as often.
+
+use std::collections::BTreeMap;
+
+use crucible_protocol::EventKind;
+use serde::Serialize;
+
+use super::{Point, another_tree, runner};
+use crate::{
+    abort::Abort,
+    compare::RunOutput,
+    normalise::Uses,
+    run::{RestartIn, Restarted},
+    scenario::{Case, Scenario},
+    session::Session,
+    trial::{self, judge},
+};
+
+/// The chance below which the two kinds of runs are taken to end differently.
+pub const SIGNIFICANT: f64 = 0.001;
+
+/// One way in which runs ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct End {
+    /// The difference from the undisturbed run in one line; empty if there is none.
+    pub cause: String,
+    /// Further details.
+    pub lines: Vec<String>,
+    /// Number of controls that ended in this way.
+    pub controls: u64,
+    /// Number of restarted runs that ended in this way.
+    pub restarted: u64,
+    /// The result of the first such run.
+    pub output: RunOutput,
+}
+
+/// The ends of all runs at a point.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Trials {
+    /// The ways in which runs ended, the end of the undisturbed run first.
+    pub ends: Vec<End>,
+    /// Number of runs that ended before the point. They are not in `ends`.
+    pub missed: u64,
+}
+
+impl Trials {
+    /// Returns the chance that numbers which differ as much as these come of runs that end in the
+    /// same ways and equally often: Fisher's exact test of each end against all others, the
+    /// smallest of them times the number of tests.
+    pub fn chance(&self) -> f64 {
+        let sum = |count: fn(&End) -> u64| self.ends.iter().map(count).sum::<u64>();
+        let (controls, restarted) = (sum(|end| end.controls), sum(|end| end.restarted));
+        let tests = match self.ends.len() {
+            // One is the other's complement.
+            2 => 1,
+            ends => ends,
+        };
+        let chances = self.ends.iter().map(|end| {
+            let (a, b) = (end.controls, end.restarted);
+            fisher(a, controls - a, b, restarted - b)
+        });
+        (chances.fold(1.0, f64::min) * tests as f64).min(1.0)
+    }
+
+    /// Returns true if no control ended like some restarted run.
+    pub fn has_new_end(&self) -> bool {
+        let mut ends = self.ends.iter();
+        ends.any(|end| end.controls == 0 && end.restarted > 0)
+    }
+
+    fn add(&mut self, case: &Case, output: RunOutput, restarted: bool) {
+        let mut uses = Uses::new();
+        let mut difference = |reference: &RunOutput| {
+            let checks = judge::end(case, "run = undisturbed", &output, reference, &mut uses);
+            checks.into_iter().find(|check| !check.ok)
+        };
+        let known = self
+            .ends
+            .iter()
+            .position(|end| difference(&end.output).is_none());
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let first = self.ends.first().and_then(|end| difference(&end.output));
+                self.ends.push(End {
+                    lines: first.as_ref().map_or_else(Vec::new, |check| check.lines()),
+                    cause: first.map_or_else(String::new, |check| check.name),
+                    controls: 0,
+                    restarted: 0,
+                    output,
+                });
+                self.ends.len() - 1
+            }
+        };
+        let end = &mut self.ends[at];
+        match restarted {
+            true => end.restarted += 1,
+            false => end.controls += 1,
+        }
+    }
+}
+
+/// Makes `count` controls and as many restarted runs at a point, in turn. Calls `tell` after each
+/// pair. The guest must have built the workload.
+///
+/// # Errors
+/// Fails if a checkpoint or a restart is refused, if a restarted tree differs from its state before
+/// the checkpoint, or if a run does not end.
+#[expect(clippy::too_many_arguments, reason = "as for a point, and the number")]
+pub fn trials(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    kind: EventKind,
+    undisturbed: &RunOutput,
+    point: &Point,
+    count: u64,
+    tell: &mut dyn FnMut(&Trials),
+) -> Result<Trials, Abort> {
+    let mut case = case.clone();
+    case.at = point.spec(kind);
+    case.tasks.clear();
+    if !session.is_running() {
+        trial::build(session, scenario)?;
+    }
+    let mut timings = BTreeMap::new();
+    let mut runner = runner(session, scenario, &case, &mut timings);
+    let mut trials = Trials::default();
+    trials.ends.push(End {
+        cause: String::new(),
+        lines: Vec::new(),
+        controls: 0,
+        restarted: 0,
+        output: undisturbed.clone(),
+    });
+    for _ in 0..count {
+        for restarted in [false, true] {
+            let run = if restarted {
+                runner.restarted(RestartIn::Same).and_then(|restarted| {
+                    let checks = judge::around(&runner, &restarted, &mut Uses::new());
+                    let Restarted { before, end, .. } = restarted;
+                    match checks.into_iter().find(|check| !check.ok) {
+                        Some(bad) => Err(another_tree(&bad, end)),
+                        None => Ok((before, end?)),
+                    }
+                })
+            } else {
+                runner.control()
+            };
+            match run {
+                // Both kinds of runs are stopped before they differ: where the count leads to
+                // several events, it does so equally often.
+                Ok((_, output)) => trials.add(&case, output, restarted),
+                Err(stop) if stop.missed && stop.guest_usable => trials.missed += 1,
+                Err(stop) => return Err(stop),
+            }
+        }
+        tell(&trials);
+    }
+    Ok(trials)
+}
+
+/// Fisher's exact test, two-sided: the chance of a table with these sums that is no more likely
+/// than this one.
+fn fisher(a: u64, b: u64, c: u64, d: u64) -> f64 {
+    let (row, other, column, all) = (a + b, c + d, a + c, a + b + c + d);
+    let logs: Vec<f64> = std::iter::once(0.0)
+        .chain((1..=all).scan(0.0, |sum, n| {
+            *sum += (n as f64).ln();
+            Some(*sum)
+        }))
+        .collect();
+    let choose = |n: u64, k: u64| logs[n as usize] - logs[k as usize] - logs[(n - k) as usize];
+    let chance = |k: u64| (choose(row, k) + choose(other, column - k) - choose(all, column)).exp();
+    let this = chance(a) * (1.0 + 1e-9);
+    (column.saturating_sub(other)..=column.min(row))
+        .map(chance)
+        .filter(|&chance| chance <= this)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(one: f64, other: f64) -> bool {
+        (one - other).abs() < 1e-4
+    }
+
+    #[test]
+    fn the_test_gives_what_its_author_gives() {
+        // The lady who tastes tea.
+        assert!(near(fisher(3, 1, 1, 3), 0.4857));
+        assert!(near(fisher(4, 0, 0, 4), 0.0286));
+        assert!(near(fisher(1, 9, 11, 3), 0.0028));
+        assert!(near(fisher(60, 0, 60, 0), 1.0));
+        assert!(fisher(60, 0, 45, 15) < SIGNIFICANT);
+        assert!(fisher(57, 3, 55, 5) > 0.5);
+    }
+
+    #[test]
+    fn an_end_that_no_control_has_is_new() {
+        let end = |controls, restarted| End {
+            cause: String::new(),
+            lines: Vec::new(),
+            controls,
+            restarted,
+            output: RunOutput {
+                root: None,
+                workload: None,
+                stdout: String::new(),
+                stderr: String::new(),
+                files: Vec::new(),
+                logs: Vec::new(),
+                nonce: None,
+            },
+        };
+        let trials = |ends: &[(u64, u64)]| Trials {
+            ends: ends.iter().map(|&(a, b)| end(a, b)).collect(),
+            missed: 0,
+        };
+        assert!(!trials(&[(60, 60)]).has_new_end());
+        assert!(!trials(&[(58, 60), (2, 0)]).has_new_end());
+        assert!(trials(&[(60, 59), (0, 1)]).has_new_end());
+        assert!(near(trials(&[(60, 60)]).chance(), 1.0));
+        assert!(trials(&[(60, 40), (0, 20)]).chance() < SIGNIFICANT);
+        assert!(trials(&[(30, 30), (20, 15), (10, 15)]).chance() > 0.5);
+    }
+}
