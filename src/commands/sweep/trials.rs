@@ -75,7 +75,7 @@ pub fn run(
         "lines": result.as_ref().err().map(|stop| &stop.lines),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    let record = keep(store, &context.root()?, &json)?;
+    let record = keep(store, &json)?;
     if args.json {
         println!("{json}");
     } else {
