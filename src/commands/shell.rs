@@ -35,7 +35,7 @@ pub struct ShellArgs {
 }
 
 enum Event {
-    Ended(Result<Guest, GuestError>),
+    Ended(Result<Box<Guest>, GuestError>),
     Escape,
 }
 
@@ -56,7 +56,8 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let (rows, columns) = size();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     thread::spawn(move || {
-        let result = guest.terminal(rows, columns, &term).map(|_| guest);
+        let result = guest.terminal(rows, columns, &term);
+        let result = result.map(|_| Box::new(guest));
         // The receiver is dropped once the user has typed the escape.
         let _ = sender.send(Event::Ended(result));
     });
