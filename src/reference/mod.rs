@@ -134,8 +134,8 @@ fn rules() -> String {
     };
     format!(
         "A comparison ignores only these differences. The record counts the uses of each rule.\n\n\
-         {}\n## In logs of strace\n\nIn the files of `logs`, a difference is only ignored if the \
-         scenario names its rule in `normalise`.\n\n{}",
+         {}\n## Logs of strace\n\nA difference in the files of `logs` is only \
+         ignored if the scenario names its rule in `normalise`.\n\n{}",
         rows(false),
         rows(true),
     )
