@@ -2,12 +2,13 @@
 //! The files a guest boots from, and the machine it boots in.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
-use crucible_artefacts::{Cache, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -146,10 +147,25 @@ impl BootArtefacts {
         let sources = context.sources()?;
         let progress = context.progress();
         let origin = args.kernel.origin();
+        // The disks need no kernel: from nothing, they take two minutes of one CPU.
+        let beside = Beside::new(progress);
+        let (disks, kernel) = thread::scope(|scope| {
+            let disks = scope.spawn(|| {
+                let agent = rootfs::agent(&cache, &sources, &beside)?;
+                Ok((agent, rootfs::debian(&cache, &sources, &beside)?))
+            });
+            let kernel = kernel::kernel(&cache, &sources, &origin, flavour, progress);
+            let disks: crucible_artefacts::Result<_> = match disks.join() {
+                Ok(disks) => disks,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            (disks, kernel)
+        });
+        let (agent, debian) = disks?;
         Ok(Self {
-            agent: rootfs::agent(&cache, &sources, progress)?,
-            debian: rootfs::debian(&cache, &sources, progress)?,
-            kernel: kernel::kernel(&cache, &sources, &origin, flavour, progress)?,
+            agent,
+            debian,
+            kernel: kernel?,
             cache,
             template: None,
             flavour,

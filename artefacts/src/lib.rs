@@ -19,5 +19,5 @@ mod sources;
 pub use cache::Cache;
 pub use error::{Error, Result};
 pub use hash::Fingerprint;
-pub use progress::{Progress, Silent, Step};
+pub use progress::{Beside, Progress, Silent, Step};
 pub use sources::Sources;

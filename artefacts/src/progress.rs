@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Progress of long steps.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
 /// A receiver of progress.
 pub trait Progress: Send + Sync {
     /// A long step starts. Steps do not nest.
@@ -22,6 +25,49 @@ impl Progress for Silent {
     fn advance(&self, _: u64, _: u64) {}
     fn end(&self) {}
     fn note(&self, _: &str) {}
+}
+
+/// Receives the progress of work that runs beside other work, whose steps the other receiver
+/// shows: a step that took a second or longer becomes a note when it has ended.
+pub struct Beside<'a> {
+    shown: &'a dyn Progress,
+    step: Mutex<Option<(String, Instant)>>,
+}
+
+impl<'a> Beside<'a> {
+    /// Reports to `shown`.
+    pub fn new(shown: &'a dyn Progress) -> Self {
+        Self {
+            shown,
+            step: Mutex::new(None),
+        }
+    }
+
+    fn replace(&self, step: Option<(String, Instant)>) -> Option<(String, Instant)> {
+        let mut current = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut current, step)
+    }
+}
+
+impl Progress for Beside<'_> {
+    fn begin(&self, step: &str) {
+        self.replace(Some((step.to_owned(), Instant::now())));
+    }
+
+    fn advance(&self, _: u64, _: u64) {}
+
+    fn end(&self) {
+        if let Some((step, began)) = self.replace(None) {
+            let seconds = began.elapsed().as_secs();
+            if seconds > 0 {
+                self.shown.note(&format!("{step}: {seconds} s"));
+            }
+        }
+    }
+
+    fn note(&self, text: &str) {
+        self.shown.note(text);
+    }
 }
 
 /// A step; ends when dropped.
