@@ -210,13 +210,20 @@ fn why(record: &ScenarioRecord) -> String {
         .iter()
         .find(|c| c.verdict == Some(record.verdict));
     match (record.verdict, bad, &record.expected) {
-        (Verdict::Pass, ..) => format!("{} cases passed", record.cases.len()),
+        (Verdict::Pass, ..) => passed(record.cases.len()),
         (Verdict::Unreviewed, ..) => format!(
-            "{} cases passed; the scenario has no expected result yet",
-            record.cases.len()
+            "{}; the scenario has no expected result yet",
+            passed(record.cases.len())
         ),
         (_, Some(case), _) => format!("{}: {}", case.name, case.why),
         (_, None, Some(check)) if !check.ok => check.name.clone(),
         _ => "no case was run".into(),
+    }
+}
+
+fn passed(cases: usize) -> String {
+    match cases {
+        1 => "1 case passed".to_owned(),
+        cases => format!("{cases} cases passed"),
     }
 }
