@@ -345,15 +345,10 @@ impl Runner<'_, '_> {
     ) -> Result<RunOutput, Abort> {
         let limit = self.limit();
         let fail = |e| Abort::guest(phase, e);
-        let (root, workload) = match self.guest().wait(run, limit).map_err(fail)? {
-            Stopped::Exited { root, workload, .. } => (root, workload),
-            _ => {
-                return Err(self.stuck(
-                    run,
-                    phase,
-                    "the workload did not end within the time limit",
-                ));
-            }
+        let ended = self.guest().wait(run, limit).map_err(fail)?;
+        let Stopped::Exited { root, workload, .. } = ended else {
+            let why = "the workload did not end within the time limit";
+            return Err(self.stuck(run, phase, why));
         };
         let at_end = self.nonce().map_err(fail)?;
         let guest = self.session.running();

@@ -3,7 +3,7 @@
 //! itself uses.
 
 // Each test program uses only some of these items.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod scripts;
 

@@ -41,7 +41,7 @@ pub(super) fn build(
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(STEPS);
-    let jobs = thread::available_parallelism().map_or(1, |n| n.get());
+    let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = 0;
     let mut make = make(tree, out);
     lock.share_with(&mut make)?;
@@ -74,7 +74,7 @@ pub(super) fn objects(
     configure(tree, out, config)?;
     let what = "compiling with debug information";
     let _step = Step::begin(progress, what);
-    let jobs = thread::available_parallelism().map_or(1, |n| n.get());
+    let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut make = make(tree, out);
     lock.share_with(&mut make)?;
     make.arg(format!("-j{jobs}"))

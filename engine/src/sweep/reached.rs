@@ -76,12 +76,14 @@ fn can_be(listed: &str, place: &str) -> bool {
         // These stops precede the event.
         (["syscall", _], ["ptrace-stop", "syscall-enter" | "seccomp", _]) => false,
         (["syscall", wanted], ["exiting"]) => ENDINGS.contains(wanted),
-        (["syscall", wanted], ["freezer" | "stopped" | "vfork", call])
-        | (["syscall", wanted], ["ptrace-stop", _, call])
-        | (["syscall-exit", wanted], ["freezer" | "stopped", call])
-        | (["syscall-exit", wanted], ["ptrace-stop", "syscall-exit" | "trap", call]) => {
-            same(wanted, call)
-        }
+        (
+            ["syscall", wanted],
+            ["freezer" | "stopped" | "vfork", call] | ["ptrace-stop", _, call],
+        )
+        | (
+            ["syscall-exit", wanted],
+            ["freezer" | "stopped", call] | ["ptrace-stop", "syscall-exit" | "trap", call],
+        ) => same(wanted, call),
         _ => false,
     }
 }

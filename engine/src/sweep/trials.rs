@@ -85,7 +85,9 @@ impl Trials {
             None => {
                 let first = self.ends.first().and_then(|end| difference(&end.output));
                 self.ends.push(End {
-                    lines: first.as_ref().map_or_else(Vec::new, |check| check.lines()),
+                    lines: first
+                        .as_ref()
+                        .map_or_else(Vec::new, super::super::compare::Check::lines),
                     cause: first.map_or_else(String::new, |check| check.name),
                     controls: 0,
                     restarted: 0,

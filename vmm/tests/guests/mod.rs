@@ -3,7 +3,7 @@
 //! segments, no paging. They run even on a KVM that emulates all code.
 
 // Each test program uses only part of this module.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::arch::global_asm;
 use std::fs;

@@ -44,7 +44,7 @@ pub(super) fn change(
     match Kind::from(records[index].kind) {
         Kind::Tree => tree(&mut records[index], known, rng),
         Kind::Task => edit(&mut records[index], |task: &mut Task| {
-            task_of(task, known, rng)
+            task_of(task, known, rng);
         }),
         Kind::Cred => cred(&mut records[index], rng),
         Kind::Fs => directories(&mut records[index], rng),
@@ -201,7 +201,7 @@ fn task_of(task: &mut Task, known: &Known, rng: &mut Rng) {
 fn cred(record: &mut Forged, rng: &mut Rng) -> bool {
     if rng.u8(0..3) == 0 {
         return edit(record, |cred: &mut Cred| {
-            cred.securebits ^= 1 << rng.u32(0..8)
+            cred.securebits ^= 1 << rng.u32(0..8);
         });
     }
     groups(record, rng)
@@ -233,13 +233,13 @@ fn directories(record: &mut Forged, rng: &mut Rng) -> bool {
 fn inode(records: &mut [Forged], index: usize, rng: &mut Rng) -> bool {
     if rng.u8(0..3) == 0 {
         return edit(&mut records[index], |inode: &mut Inode| {
-            inode.kind = rng.u32(1..5)
+            inode.kind = rng.u32(1..5);
         });
     }
     if let (true, Some(content)) = (rng.bool(), records.get_mut(index + 1)) {
         return edit(content, |data: &mut Data| data.offset = 1 << 61)
             && edit(&mut records[index], |inode: &mut Inode| {
-                inode.size = 1 << 62
+                inode.size = 1 << 62;
             });
     }
     edit_with_tail(&mut records[index], |inode: &mut Inode, _| {

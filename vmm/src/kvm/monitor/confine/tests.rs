@@ -32,7 +32,7 @@ const FORBIDDEN: [Case; 10] = [
     // A connection is accepted only if a debugger may connect.
     ("accept", || drop(rustix::net::accept(std::io::stdin()))),
     ("start a thread", || {
-        drop(thread::Builder::new().spawn(|| ()))
+        drop(thread::Builder::new().spawn(|| ()));
     }),
     ("execute", || drop(Command::new("/bin/true").status())),
     ("signal", || {

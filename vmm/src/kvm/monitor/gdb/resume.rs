@@ -146,7 +146,7 @@ impl Target {
     /// address.
     fn straddling(&self) -> Result<Option<(usize, u64)>, Failure> {
         for (index, vcpu) in self.vm.vcpus.iter().enumerate() {
-            let regs = vcpu.with(|vcpu| vcpu.get_regs())?;
+            let regs = vcpu.with(kvm_ioctls::VcpuFd::get_regs)?;
             let pc = regs.during("read a vCPU's registers")?.rip;
             if let Some(address) = self.traps().around(pc) {
                 return Ok(Some((index, address)));

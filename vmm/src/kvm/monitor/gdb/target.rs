@@ -69,7 +69,7 @@ impl Target {
     }
 
     fn paging(&self, tid: Tid) -> Result<Paging, TargetError<Failure>> {
-        let sregs = self.vcpu(tid)?.with(|vcpu| vcpu.get_sregs())?;
+        let sregs = self.vcpu(tid)?.with(kvm_ioctls::VcpuFd::get_sregs)?;
         Ok(Paging::of(&sregs.during("read a vCPU's registers")?))
     }
 
