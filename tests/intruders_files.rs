@@ -363,8 +363,14 @@ true
     );
     for (image, expected) in [
         ("own", "restart: done"),
-        ("uid", "a socket of uid 0, gid 1000, mode 140777 (-EPERM)"),
-        ("gid", "a socket of uid 1000, gid 5, mode 140777 (-EPERM)"),
+        (
+            "uid",
+            "setting a socket's owner: uid 0, gid 1000, mode 140777 (-EPERM)",
+        ),
+        (
+            "gid",
+            "setting a socket's owner: uid 1000, gid 5, mode 140777 (-EPERM)",
+        ),
         ("nobody", "mode 140777 (-EINVAL)"),
         ("mode", "malformed sockets (-EINVAL)"),
         ("backlog", "more than net.unix.max_dgram_qlen (-EPERM)"),

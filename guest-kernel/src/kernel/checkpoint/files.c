@@ -310,7 +310,7 @@ static void fill_state(struct file *file, struct ckpt_file *rec)
  */
 int ckpt_check_syncfs(struct ckpt_ctx *ctx, struct file *file)
 {
-	const struct super_block *sb = file->f_path.dentry->d_sb;
+	struct super_block *sb = file->f_path.dentry->d_sb;
 
 	if (file->f_mode & FMODE_PATH ||
 	    !errseq_check(&sb->s_wb_err, READ_ONCE(file->f_sb_err)))

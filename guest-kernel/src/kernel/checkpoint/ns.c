@@ -170,7 +170,7 @@ static char *list_mounts(struct ckpt_ctx *ctx, struct mnt_namespace *ns,
 		len = ckpt_show_mounts(ns, root, text, CKPT_MOUNTS_MAX);
 		ret = len < 0 ? len : sort_lines(text, sorted);
 		if (len == -E2BIG)
-			ckpt_err(ctx, ret, "the list of mounts is longer than %u bytes",
+			ckpt_err(ctx, ret, "the list of mounts is longer than %zu bytes",
 				 CKPT_MOUNTS_MAX);
 	}
 	kvfree(text);

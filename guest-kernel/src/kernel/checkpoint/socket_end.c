@@ -209,7 +209,8 @@ static int set_inode(struct ckpt_ctx *ctx, struct file *file,
 	int ret = ckpt_set_owner(file, end->uid, end->gid, end->mode, &none);
 
 	if (ret)
-		return ckpt_err(ctx, ret, "a socket of uid %u, gid %u, mode %o",
+		return ckpt_err(ctx, ret,
+				"setting a socket's owner: uid %u, gid %u, mode %o",
 				end->uid, end->gid, end->mode);
 	ckpt_set_times(file_inode(file), &end->times);
 	return 0;
