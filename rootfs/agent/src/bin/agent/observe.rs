@@ -218,10 +218,9 @@ fn watched(name: &str, value: &str) -> (String, String) {
 }
 
 fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
-    let fds = match numbers(&dir.join("fd")) {
-        // A zombie has no descriptors.
-        Err(_) => return Ok(()),
-        Ok(fds) => fds,
+    // A zombie has no descriptors.
+    let Ok(fds) = numbers(&dir.join("fd")) else {
+        return Ok(());
     };
     for fd in fds {
         link(dir, &format!("fd/{fd}"), &format!("fd/{fd}.link"), facts)?;
