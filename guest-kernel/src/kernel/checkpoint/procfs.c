@@ -48,6 +48,23 @@ bool ckpt_is_proc(const struct file *file)
 /* The upper half of @rdev: the process that a file is of, and that is gone. */
 #define GONE_SHIFT	32
 
+/*
+ * Is it of a thread other than the first? /proc/PID/task/PID is there again with
+ * a process of that number; a thread's directory only with a thread of its process.
+ */
+static bool of_thread(const char *name, pid_t nr)
+{
+	const char *dir;
+	char first[32];
+	int len;
+
+	if (!strstr(name, "/task/"))
+		return false;
+	len = snprintf(first, sizeof(first), "/%d/task/%d", nr, nr);
+	dir = strstr(name, first);
+	return !dir || (dir[len] && dir[len] != '/');
+}
+
 static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		     struct ckpt_file *rec)
 {
@@ -64,7 +81,7 @@ static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 	rcu_read_unlock();
 	if (!gone)
 		return 0;
-	if (!nr || strstr(name, "/task/"))
+	if (!nr || of_thread(name, nr))
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"%s is open, of a thread that has exited", name);
 	if (taken)
