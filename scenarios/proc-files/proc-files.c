@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open files in /proc: of a thread, by two paths; of a process that has exited, reads of which
- * fail; and a directory of such a process.
+ * Open files in /proc: of a thread, by two paths; of a process that has exited, by its
+ * directory or that of its leader, reads of which fail; and a directory of such a process.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -68,7 +68,7 @@ static const char *const names[] = { "comm", "maps", "environ", "status", "mem",
 
 int main(void)
 {
-	int of_thread[2], gone[NAMES], directory;
+	int of_thread[2], gone[NAMES], gone_first[NAMES], directory;
 	pthread_t thread;
 	pid_t pid;
 
@@ -87,6 +87,8 @@ int main(void)
 	}
 	for (size_t i = 0; i < NAMES; i++)
 		gone[i] = open_at("/proc/%d", pid, 0, names[i]);
+	for (size_t i = 0; i < NAMES; i++)
+		gone_first[i] = open_at("/proc/%d/task/%d", pid, pid, names[i]);
 	directory = open_at("/proc/%d", pid, 0, "fd");
 	check(kill(pid, SIGKILL) || waitpid(pid, NULL, 0) != pid, "kill");
 
@@ -96,6 +98,8 @@ int main(void)
 	tell("the thread's name", of_thread[1]);
 	for (size_t i = 0; i < NAMES; i++)
 		tell(names[i], gone[i]);
+	for (size_t i = 0; i < NAMES; i++)
+		tell(names[i], gone_first[i]);
 	printf("its descriptors: %s\n", openat(directory, "0", O_RDONLY) < 0 ?
 	       strerror(errno) : "there");
 	/* the number is free */

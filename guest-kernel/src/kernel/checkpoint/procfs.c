@@ -47,6 +47,24 @@ bool ckpt_is_proc(const struct file *file)
 /* The upper half of @rdev is the pid of a process that has exited. */
 #define GONE_SHIFT	32
 
+/*
+ * True if the file belongs to a thread other than the leader. /proc/PID/task/PID
+ * exists again with a process of that pid; the directory of another thread needs
+ * a thread of its process.
+ */
+static bool of_thread(const char *name, pid_t nr)
+{
+	const char *dir;
+	char first[32];
+	int len;
+
+	if (!strstr(name, "/task/"))
+		return false;
+	len = snprintf(first, sizeof(first), "/%d/task/%d", nr, nr);
+	dir = strstr(name, first);
+	return !dir || (dir[len] && dir[len] != '/');
+}
+
 /* Check and save the pid if the file belongs to a process that has exited. */
 static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 		     struct ckpt_file *rec)
@@ -64,7 +82,7 @@ static int dump_gone(struct ckpt_ctx *ctx, struct file *file, const char *name,
 	rcu_read_unlock();
 	if (!gone)
 		return 0;
-	if (!nr || strstr(name, "/task/"))
+	if (!nr || of_thread(name, nr))
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"%s: open file of a thread that has exited", name);
 	if (taken)
