@@ -40,7 +40,7 @@ pub struct ScenarioArgs {
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,
-    /// `signal:SIGCHLD:2`, `time:250ms`; docs/reference/scenarios.md has the grammar
+    /// `signal:SIGCHLD:2`, `time:250ms`; docs/reference/events.md has the grammar
     #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
     /// Where to restart: in the same guest, or in a fresh guest with the same disk
