@@ -14,7 +14,17 @@ const LAST: usize = 30;
 
 /// Runs `command` to its end and passes each line of its standard output to `each`.
 /// Standard error is kept for the error message.
-pub(crate) fn run(what: &str, command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+pub(crate) fn run(what: &str, command: &mut Command, each: impl FnMut(&str)) -> Result<()> {
+    run_with(what, command, each, |_| {})
+}
+
+/// As [`run`], and passes each line of standard error to `each_error`.
+pub(crate) fn run_with(
+    what: &str,
+    command: &mut Command,
+    mut each: impl FnMut(&str),
+    mut each_error: impl FnMut(&str) + Send,
+) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -31,7 +41,10 @@ pub(crate) fn run(what: &str, command: &mut Command, mut each: impl FnMut(&str))
         let err = scope.spawn(|| {
             let mut last = VecDeque::new();
             if let Some(stderr) = stderr {
-                for_lines(stderr, |line| keep(&mut last, line));
+                for_lines(stderr, |line| {
+                    each_error(line);
+                    keep(&mut last, line);
+                });
             }
             last
         });

@@ -9,7 +9,7 @@ use super::Flavour;
 use super::config::Config;
 use crate::cache::Lock;
 use crate::progress::Step;
-use crate::run::run;
+use crate::run::{run, run_with};
 use crate::{Error, Progress, Result};
 
 /// Approximate number of steps of a build from scratch. After the first build, the recorded count
@@ -45,13 +45,18 @@ pub(super) fn build(
     let mut done = 0;
     let mut make = make(tree, out);
     lock.share_with(&mut make)?;
-    run(
+    run_with(
         &what,
         make.arg(format!("-j{jobs}")).arg("vmlinux"),
         |line| {
             if is_step(line) {
                 done += 1;
                 step.advance(done, total.max(done));
+            }
+        },
+        |line| {
+            if is_warning(line) {
+                progress.note(line);
             }
         },
     )?;
@@ -127,9 +132,23 @@ fn is_step(line: &str) -> bool {
             .starts_with(|c: char| c.is_ascii_uppercase())
 }
 
+/// Returns true for the line of a compiler's warning that names the place and the warning.
+fn is_warning(line: &str) -> bool {
+    line.contains(": warning: ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_told_from_their_explanations() {
+        assert!(is_warning(
+            "fs/x.c:3:5: warning: unused variable 'a' [-Wunused-variable]"
+        ));
+        assert!(!is_warning("    3 | int a;"));
+        assert!(!is_warning("fs/x.c: In function 'f':"));
+    }
 
     #[test]
     fn kbuild_step_lines_are_recognised() {
