@@ -149,13 +149,14 @@ impl Rule {
             Self::RandomBytes => "calls of `getrandom`",
             Self::SystemLoad => "the result of `sysinfo`",
             Self::KilledByExec => {
-                "the last line of a thread that was stopped at the entry of a system call and that \
-                 the `execve` of another thread killed before strace looked at it, as the \
-                 scheduler may have it. strace then writes `???( <detached ...>` (the thread is \
-                 gone) or, from its buffer, the `execve` that another log of the run ends with, \
-                 with `<detached ...>` in place of `<pid changed to N ...>` (the thread is in its \
-                 exit stop). Only in a run in which an `execve` has superseded a first thread; all \
-                 earlier lines of the thread, and the number of threads, are compared"
+                "the last line of a thread that the `execve` of another thread killed at the entry \
+                 of a system call, before strace looked at it; the scheduler decides which comes \
+                 first. strace then writes `???( <detached ...>` (the thread is gone) or, from its \
+                 buffer, the `execve` that another log of the run ends with, with `<detached ...>` \
+                 or `) = ?` in place of `<pid changed to N ...>` (the thread is in its exit stop). \
+                 The log of the first thread, which continues, may contain that line. Only in a \
+                 run in which an `execve` has superseded a first thread; all earlier lines of the \
+                 thread, and the number of threads, are compared"
             }
             Self::SigchldOrder => {
                 "at which call and in which order SIGCHLD arrives, with the return from a handler \

@@ -75,11 +75,11 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
     let mut texts: Vec<_> = logs
         .iter()
         .map(|(_, text)| {
-            let rest = not_looked_at.cut(text);
-            if rest.len() < text.len() {
+            let cut = not_looked_at.cut(text);
+            if cut.is_some() {
                 *uses.entry(Rule::KilledByExec).or_default() += 1;
             }
-            normalise(rest, rules, uses)
+            normalise(cut.as_ref().unwrap_or(text), rules, uses)
         })
         .collect();
     texts.sort();
@@ -93,32 +93,44 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
 ///
 /// If the other one is gone, strace knows nothing and writes `???(`. If it is in its exit stop,
 /// PTRACE_GET_SYSCALL_INFO says that it is in no call and leaves the rest of strace's buffer alone,
-/// in which strace finds the call that it looked at before: the execve(2) of the first thread.
+/// in which strace finds the call that it looked at before: the execve(2) of the first thread. Then
+/// that call has no result, or none that strace hears of.
 #[derive(Default)]
 struct NotLookedAt(Vec<String>);
 
 const DETACHED: &str = " <detached ...>";
+const SUPERSEDED: &str = "+++ superseded by execve in pid ";
 
 impl NotLookedAt {
     /// Collects the possible lines from the logs of all threads.
     fn new(logs: &[Log]) -> Self {
         let lines = || logs.iter().flat_map(|(_, text)| text.lines());
         let mut found = Vec::new();
-        if lines().any(|line| line.starts_with("+++ superseded by execve in pid ")) {
+        if lines().any(|line| line.starts_with(SUPERSEDED)) {
             found.push(format!("???({DETACHED}"));
             let calls = lines().filter_map(|line| line.rsplit_once(" <pid changed to "));
-            found.extend(calls.map(|(call, _)| format!("{call}{DETACHED}")));
+            found.extend(
+                calls.flat_map(|(call, _)| [format!("{call}{DETACHED}"), format!("{call}) = ?")]),
+            );
         }
         Self(found)
     }
 
-    /// Returns a log without its last line, if that is one of these.
-    fn cut<'a>(&self, text: &'a str) -> &'a str {
-        let last = text.lines().next_back().unwrap_or_default();
-        match self.0.iter().any(|line| line == last) {
-            true => &text[..text.trim_end_matches('\n').len() - last.len()],
-            false => text,
-        }
+    /// Returns a log without the last line of a killed thread, if that is one of these. The log of
+    /// the first thread goes on with that of the thread that has superseded it.
+    fn cut(&self, text: &str) -> Option<String> {
+        let lines: Vec<_> = text.lines().collect();
+        let end = lines
+            .iter()
+            .position(|line| line.starts_with(SUPERSEDED))
+            .unwrap_or(lines.len());
+        let (killed, rest) = lines.split_at(end);
+        let (last, before) = killed.split_last()?;
+        let last = PADDED.replace(last, ") = ");
+        self.0.iter().any(|line| *line == last).then(|| {
+            let kept = before.iter().chain(rest);
+            kept.map(|line| format!("{line}\n")).collect()
+        })
     }
 }
 
@@ -420,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_execve_killed_before_strace_looked_may_end_in_two_more_ways() {
+    fn a_thread_that_execve_killed_before_strace_looked_may_end_in_three_more_ways() {
         let execve = "execve(\"./execs\", [\"./execs\"], 0x555555558080 /* 3 vars */";
         let threads = |lines: [&str; 4]| -> Vec<Log> {
             let logs = lines.iter().enumerate();
@@ -432,6 +444,7 @@ mod tests {
         let executes = format!("{execve} <pid changed to 5 ...>\n");
         let stale = format!("{execve} <detached ...>\n");
         let unknown = "???( <detached ...>\n";
+        let ended = format!("{execve})  = ?\n");
         let rules = &[Rule::KilledByExec];
         let normal = |lines: [&str; 4], rules: &[Rule]| {
             let mut uses = Uses::new();
@@ -444,11 +457,19 @@ mod tests {
             (unknown, "", 1),
             (unknown, unknown, 2),
             (&stale, unknown, 2),
+            (&ended, "", 1),
         ] {
             let run = [first, &executes, killed, also];
             assert_eq!(normal(run, rules), (expected.clone(), count));
             assert_ne!(normal(run, &[]).0, expected);
         }
+        let first_killed = first.replace("+++ superseded", &format!("{ended}+++ superseded"));
+        assert_eq!(
+            normal([&first_killed, &executes, "", ""], rules),
+            (expected.clone(), 1)
+        );
+        let after = first.replace("<... execve", &format!("{ended}<... execve"));
+        assert_ne!(normal([&after, &executes, "", ""], rules).0, expected);
         // What was seen of the thread before is compared.
         let before = "write(1, \"x\", 1) = 1\n";
         let killed = format!("{before}{unknown}");
@@ -457,11 +478,13 @@ mod tests {
         assert_ne!(expected, wrote);
         // Neither another call, nor what is not the last line, nor a thread too many, nor a first
         // thread that no other one has replaced.
+        let result = format!("{execve}) = 0\n");
         let other = stale.replace("./execs", "./other");
         let earlier = format!("{unknown}write(1, \"x\", 1) = 1\n");
         for killed in [
             "write(1, \"x\", 1 <detached ...>\n",
             "???()                                   = ?\n",
+            &result,
             &other,
             &earlier,
         ] {
@@ -471,8 +494,11 @@ mod tests {
         let more = normalised(&more[..5], rules, &mut Uses::new());
         assert!(difference(&expected, &more).is_some());
         let alone = first.replace("+++ superseded by execve in pid 6 +++\n", "");
-        let (ended, _) = normal([&alone, &executes, "", ""], rules);
-        assert_ne!(normal([&alone, &executes, unknown, ""], rules).0, ended);
+        let (alone_ended, _) = normal([&alone, &executes, "", ""], rules);
+        assert_ne!(
+            normal([&alone, &executes, unknown, ""], rules).0,
+            alone_ended
+        );
     }
 
     #[test]
