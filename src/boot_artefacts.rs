@@ -14,6 +14,7 @@ use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
 use crate::bundle::Bundle;
 use crate::context::Context;
+use crate::exit;
 use crate::machines::{self, Kind, MachineArgs};
 use crate::vm_snapshot;
 
@@ -120,10 +121,24 @@ pub struct BootArtefacts {
     pub debian: PathBuf,
 }
 
+/// Finds paths that cannot be what the user means, before anything is built.
+fn check_origin(origin: &Origin) -> Result<(), exit::Usage> {
+    let problem = match origin {
+        Origin::Tree(dir) if !dir.is_dir() => format!("there is no directory {}", dir.display()),
+        Origin::Tree(dir) if !dir.join("Kbuild").is_file() => {
+            format!("{} is not a kernel tree: it has no Kbuild", dir.display())
+        }
+        Origin::Image(image) if !image.is_file() => format!("there is no file {}", image.display()),
+        _ => return Ok(()),
+    };
+    Err(exit::Usage(problem))
+}
+
 impl BootArtefacts {
     /// Builds or finds everything, after installing missing host packages.
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
+        check_origin(&args.kernel.origin())?;
         if let Some(bundle) = Bundle::of_this_program()? {
             return Ok(Self {
                 agent: bundle.agent(),

@@ -39,8 +39,26 @@ pub const CODES: [(u8, &str); 5] = [
     ),
 ];
 
+/// A mistake on the command line that clap cannot know.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 /// Returns the exit code for an error.
 pub fn of_error(error: &anyhow::Error) -> u8 {
+    if error
+        .chain()
+        .any(|cause| cause.downcast_ref::<Usage>().is_some())
+    {
+        return USAGE;
+    }
     let host = error.chain().any(|cause| {
         let artefacts = cause
             .downcast_ref::<crucible_artefacts::Error>()

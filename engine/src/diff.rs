@@ -8,7 +8,8 @@ const CONTEXT: usize = 3;
 const WIDTH: usize = 160;
 
 /// Returns the first difference of two texts with the lines around it, or `None` if they
-/// are equal.
+/// are equal. Lines of only the expected text begin with `-`, lines of only the actual one with
+/// `+`.
 pub fn first(expected: &str, actual: &str) -> Option<String> {
     if expected == actual {
         return None;
@@ -30,14 +31,23 @@ pub fn first(expected: &str, actual: &str) -> Option<String> {
         text.push_str("\n  only one of them ends with a newline");
         return Some(text);
     }
-    for (mark, lines) in [('-', &one), ('+', &two)] {
+    let after = |lines: &[&str]| -> Vec<String> {
+        let lines = lines.iter().skip(same + 1).take(CONTEXT);
+        lines.map(|line| short(line)).collect()
+    };
+    let (after_one, after_two) = (after(&one), after(&two));
+    let both = after_one == after_two;
+    for (mark, lines, after) in [('-', &one, &after_one), ('+', &two, &after_two)] {
         match lines.get(same) {
             Some(line) => text.push_str(&format!("\n  {mark} {}", short(line))),
             None => text.push_str(&format!("\n  {mark} (ends here)")),
         }
+        for line in after.iter().filter(|_| !both) {
+            text.push_str(&format!("\n  {mark} {line}"));
+        }
     }
-    for line in one.iter().skip(same + 1).take(CONTEXT) {
-        text.push_str(&format!("\n    {}", short(line)));
+    for line in after_one.iter().filter(|_| both) {
+        text.push_str(&format!("\n    {line}"));
     }
     Some(text)
 }
@@ -53,6 +63,12 @@ mod tests {
             text,
             "differs from line 3\n    a\n    b\n  - c\n  + X\n    d"
         );
+    }
+
+    #[test]
+    fn lines_of_one_text_only_are_marked() {
+        let text = first("a\nb\nc\n", "x\n").unwrap();
+        assert_eq!(text, "differs from line 1\n  - a\n  - b\n  - c\n  + x");
     }
 
     #[test]

@@ -317,7 +317,7 @@ fn time_ms(text: &str) -> Result<u64, String> {
 }
 
 /// Returns the most similar name, if any is similar enough.
-pub(crate) fn suggest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn suggest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|name| (strsim::jaro_winkler(word, name), name))
         .filter(|(score, _)| *score > 0.8)

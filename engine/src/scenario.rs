@@ -129,6 +129,16 @@ struct Table {
     any_task: Option<bool>,
 }
 
+/// The names of the sites that `/proc/PID/ckpt_site` reports of a task at rest.
+const SITES: &[&str] = &[
+    "freezer",
+    "vfork",
+    "ptrace-stop",
+    "stopped",
+    "exec",
+    "exiting",
+];
+
 /// Where a key is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -457,6 +467,18 @@ fn case(
     let mut env = default_env();
     env.extend(top.env.clone().unwrap_or_default());
     env.extend(own.env.unwrap_or_default());
+    let tasks = own.tasks.or_else(|| top.tasks.clone()).unwrap_or_default();
+    for task in &tasks {
+        let site = task.site.split(' ').next().unwrap_or_default();
+        if !SITES.contains(&site) {
+            let help = match suggest(site, SITES.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("sites are {}", SITES.join(", ")),
+            };
+            let message = format!("case `{name}`: there is no site `{site}`");
+            return Err(fail(span, message, Some(help)));
+        }
+    }
     Ok(Case {
         name,
         argv,
@@ -471,7 +493,7 @@ fn case(
         nonce: own.nonce.or_else(|| top.nonce.clone()),
         normalise: rules,
         logs: own.logs.or_else(|| top.logs.clone()).unwrap_or_default(),
-        tasks: own.tasks.or_else(|| top.tasks.clone()).unwrap_or_default(),
+        tasks,
         any_task: own.any_task.or(top.any_task).unwrap_or(false),
     })
 }

@@ -32,7 +32,8 @@ pub struct InspectArgs {
 /// Shows the contents of an image, task by task.
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let path = args.image.display();
-    let file = File::open(&args.image).with_context(|| format!("cannot open {path}"))?;
+    let file = File::open(&args.image)
+        .map_err(|error| exit::Usage(format!("cannot open {path}: {error}")))?;
     let summary = Summary::read(BufReader::new(file)).with_context(|| format!("{path}"))?;
     let text = if args.json {
         serde_json::to_string_pretty(&summary)? + "\n"

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::Flavour;
+use crucible_engine::event;
 use crucible_engine::progress::Event;
 use crucible_engine::record::Versions;
 use crucible_engine::results::Store;
@@ -235,10 +236,16 @@ fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
         true if is_ours && !path.exists() => Ok(dir.join(&*last)),
         _ if is_scenario => Ok(path.to_owned()),
         _ if path.is_dir() => Err(format!("{name} is not a scenario: it has no scenario.toml")),
-        _ => Err(format!(
-            "there is no scenario `{name}`; there are {}",
-            known.join(", ")
-        )),
+        true => Err(format!("there is no directory {name}")),
+        false => Err(
+            match event::suggest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("there is no scenario `{name}`; did you mean `{near}`?"),
+                None => format!(
+                    "there is no scenario `{name}`; there are {}",
+                    known.join(", ")
+                ),
+            },
+        ),
     }
 }
 

@@ -189,6 +189,11 @@ fn file(dir: &Path, name: &str, facts: &mut BTreeMap<String, String>) -> io::Res
     let value = match fs::read(dir.join(name)) {
         Ok(bytes) if name == "auxv" => bytes.iter().map(|b| format!("{b:02x}")).collect(),
         Ok(bytes) => String::from_utf8_lossy(&bytes).replace('\0', " "),
+        // Compared, it would be equal for ever.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let problem = format!("this kernel has no {}", dir.join(name).display());
+            return Err(io::Error::new(e.kind(), problem));
+        }
         Err(e) => format!("<{e}>"),
     };
     facts.insert(name.to_owned(), value);
