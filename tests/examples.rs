@@ -121,7 +121,7 @@ fn remove_untracked(checkout: &Path) {
 
 fn apply(diff: &str, checkout: &Path) {
     let mut git = Command::new("git")
-        .args(["apply", "--whitespace=nowarn", "-"])
+        .args(["apply", "--whitespace=nowarn", "-C1", "-"])
         .current_dir(checkout)
         // Inside another repository, git would apply to that one.
         .env("GIT_CEILING_DIRECTORIES", checkout.parent().expect("a directory"))

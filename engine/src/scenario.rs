@@ -236,7 +236,7 @@ pub const KEYS: &[Key] = &[
     key(
         "any-task",
         Place::Both,
-        "any of several concurrent tasks may trigger the event; default false",
+        "which of several tasks triggers the event may differ from run to run, as where they race to it; by default, the task of the restarted run must be that of the control, and the expected result names it",
     ),
 ];
 

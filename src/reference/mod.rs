@@ -103,7 +103,10 @@ fn keys() -> String {
     format!(
         "An error in the file is reported with its line and a suggestion (exit code 128). Keys \
          marked *both* can be given at the top and per case; the case's value is \
-         used.\n\n{}\n[Scenarios](scenarios.md) explains how a scenario is run and compared.",
+         used.\n\n{}\n## Several cases\n\n    summary = \"a process waits\"\n    \
+         build = [\"gcc -o wait wait.c\"]\n\n    [[case]]\n    name = \"poll\"\n    argv = \
+         [\"./wait\", \"poll\"]\n    at = \"syscall:poll:1\"\n\n    [[case]]\n    name = \"pause\"\n    \
+         argv = [\"./wait\", \"pause\"]\n    at = \"syscall:pause:1\"\n\n[Scenarios](scenarios.md) explains how a scenario is run and compared.",
         table(["key", "where", "meaning"], rows),
     )
 }
