@@ -91,7 +91,7 @@ fn overhead(out: &mut String, record: &ScenarioRecord) {
     let _ = writeln!(
         out,
         "  time     checkpoint {checkpoint} ms, kill {kill} ms, restart {restart} ms: \
-         {share} % of an undisturbed run's {run} ms"
+         {share} % of the undisturbed runs' {run} ms"
     );
 }
 

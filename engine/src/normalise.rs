@@ -122,7 +122,7 @@ impl Rule {
             Self::PipeNumbers => {
                 "inode numbers of pipes and sockets; which ends belong together is compared"
             }
-            Self::UnlinkedInodes => "inode numbers of mapped files without a name",
+            Self::UnlinkedInodes => "inode numbers of unlinked files that are mapped",
             Self::ZombieState => "what `/proc` shows of a zombie, except its ids and exit code",
             Self::ExpiredTimers => {
                 "a pending signal that one of the process's timers can have sent since the \

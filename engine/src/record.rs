@@ -22,7 +22,8 @@ pub struct ScenarioRecord {
     pub schema: u32,
     /// Name.
     pub scenario: String,
-    /// Verdict: the worst of the cases, then the comparison with the expected result.
+    /// Verdict of the scenario: the worst verdict of its cases; if all pass, the result of the
+    /// comparison with the expected result.
     pub verdict: Verdict,
     /// Exit code of that verdict.
     pub exit_code: u8,

@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
     key(
         "shared",
         Place::Top,
-        "files of `scenarios/shared` that are copied to `/work`",
+        "files of `../shared` (for the scenarios here: `scenarios/shared`) that are copied to `/work`",
     ),
     key(
         "build",

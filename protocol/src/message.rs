@@ -35,7 +35,7 @@ pub enum Request {
     },
     /// Gives this guest its identity. Sent once, before any request that needs the guest's disks.
     /// Until then all guests of its configuration are identical, so that the machine can be saved
-    /// and started many times. [`Reply::Begun`].
+    /// and started many times. Answered by [`Reply::Begun`].
     Begin(Begin),
     /// Empties `/work` and `/tmp`, and copies a stashed tree to `/work`. [`Reply::Done`].
     Prepare {

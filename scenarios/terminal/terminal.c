@@ -371,7 +371,7 @@ static void jobs(void)
 	}
 	close(slave);
 	receive_byte(done[0]);
-	/* the foreground job waits for a line, which is incomplete */
+	/* the foreground job waits for the rest of an incomplete line */
 	type(master, "ha");
 	show_all("echo", master);
 

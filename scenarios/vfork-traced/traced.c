@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * A tracer with PTRACE_O_TRACEVFORKDONE, whose tracee calls vfork(2). The tracer prints each stop
  * of the tracee. The child is not traced, so the only stop of the vfork is the one after the wait.

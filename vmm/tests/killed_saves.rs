@@ -121,7 +121,7 @@ impl Saver {
         Instant::now()
     }
 
-    /// Returns what it has printed about the save, or `None` if it was killed before.
+    /// Returns the process's line about the save, or `None` if the process was killed first.
     fn outcome(&mut self) -> Option<String> {
         let mut lines = (&mut self.lines).map_while(Result::ok);
         lines.find(|line| line == "saved" || line.starts_with("failed"))

@@ -55,7 +55,7 @@ impl Trials {
         let tests = match self.ends.len() {
             // One is the other's complement.
             2 => 1,
-            ends => ends,
+            ends => ends.max(1),
         };
         let chances = self.ends.iter().map(|end| {
             let (a, b) = (end.controls, end.restarted);

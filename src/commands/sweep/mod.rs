@@ -62,7 +62,7 @@ pub struct SweepArgs {
     /// Try only this point, named as in a report: `2.1:7`
     #[arg(long, help_heading = "Points", value_name = "TASK:NTH", conflicts_with_all = ["every", "limit", "resume"])]
     point: Option<String>,
-    /// Make N controls and N restarted runs at the point, and compare how often each end occurs
+    /// Make N controls and N restarted runs at the point, and compare how often each outcome occurs
     #[arg(long, help_heading = "Run", value_name = "N", requires_all = ["point", "case"], conflicts_with_all = ["chain", "jobs"], value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Checkpoint, kill and restart one run at every event, instead of one run per point
@@ -97,7 +97,7 @@ enum KindArg {
     SyscallExit,
     /// Deliveries of signals to a handler
     Signal,
-    /// Waits of execve(2) for the other threads of its process
+    /// Waits in execve(2) for the other threads of the process to exit
     ExecWait,
     /// All of these
     All,

@@ -495,7 +495,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("again    crucible sweep vfork --case make --point 2.1:3"),
+            text.contains("repeat   crucible sweep vfork --case make --point 2.1:3"),
             "{text}"
         );
     }

@@ -96,7 +96,7 @@ struct Walk<'a, R: Reader> {
 /// A type without its qualifiers, typedefs and array dimensions.
 struct Resolved<O> {
     offset: Option<UnitOffset<O>>,
-    /// The names of the typedefs that were passed; the type's own name is last.
+    /// The names of the typedefs that were resolved; the type's own name is last.
     names: Vec<String>,
     array: usize,
     compound: bool,

@@ -135,7 +135,7 @@ pub fn raw(image: &[u8], rng: &mut Rng) -> (&'static str, Vec<u8>) {
     }
 }
 
-/// Properties of the whole image, for consistent forgeries.
+/// Properties of the whole image that a forged record must agree with.
 struct Known {
     /// Number and type of each object.
     objects: Vec<(u32, Kind)>,

@@ -103,7 +103,7 @@ impl Manifest {
         let Some(changes) = &self.changes else {
             return is_id(&self.id) && self.pages.length == memory;
         };
-        // The end of each run, if it begins after the previous one and ends within the memory.
+        // The end of each range, if it begins after the previous one and ends within the memory.
         let all = memory / PAGE as u64;
         let end = changes.runs.iter().try_fold(0, |next, &(first, count)| {
             let end = first.checked_add(count)?;

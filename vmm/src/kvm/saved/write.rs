@@ -42,7 +42,7 @@ pub fn write(
         files.receive(&mut receiver)?;
         files.commit(build)
     });
-    // The monitor blocks until all that it sends has been read. If it exits before, its missing
+    // The monitor blocks until everything it sends has been read. If it exits early, its missing
     // reply reports that.
     while !receiver.ended() {
         let _ = receiver.receive();

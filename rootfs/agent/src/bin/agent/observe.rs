@@ -112,17 +112,14 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
     for (index, name) in [
         (4, "tty"),
         (5, "tpgid"),
-        (6, "flags"),
         (15, "priority"),
         (16, "nice"),
         (19, "starttime"),
     ] {
-        if name != "flags" {
-            facts.insert(
-                format!("stat.{name}"),
-                fields.get(index).unwrap_or(&"").to_string(),
-            );
-        }
+        facts.insert(
+            format!("stat.{name}"),
+            fields.get(index).unwrap_or(&"").to_string(),
+        );
     }
     if fields.first() == Some(&"Z") {
         facts.insert(
