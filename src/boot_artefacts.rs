@@ -162,7 +162,7 @@ impl BootArtefacts {
         let sources = context.sources()?;
         let progress = context.progress();
         let origin = args.kernel.origin();
-        // The disks need no kernel: from nothing, they take two minutes of one CPU.
+        // The disks need no kernel, and a part of its build runs on one CPU.
         let beside = Beside::new(progress);
         let (disks, kernel) = thread::scope(|scope| {
             let disks = scope.spawn(|| {

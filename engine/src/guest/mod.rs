@@ -112,8 +112,8 @@ impl Guest {
         }
     }
 
-    /// Tells that operations take `slowness` times longer than usual in this guest: answers that
-    /// are due at once may take as much longer.
+    /// Sets the factor by which operations take longer than usual in this guest. It scales the
+    /// limit for requests that the agent answers at once.
     pub fn set_slowness(&mut self, slowness: u32) {
         self.prompt = PROMPT * slowness.max(1);
     }
