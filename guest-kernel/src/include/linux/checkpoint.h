@@ -134,7 +134,7 @@ void ckpt_stop_entered(struct kernel_siginfo *info);
 int ckpt_skip_stop(void);
 void ckpt_gate_pass(void);
 
-/* In do_exit(), after the exit stop. */
+/* Called by do_exit() after the exit stop. */
 static inline void ckpt_exit_stopped(void)
 {
 	if (ckpt_resuming_stop())

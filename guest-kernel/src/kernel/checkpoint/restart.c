@@ -42,7 +42,7 @@ void ckpt_abort_restart(struct ckpt_ctx *ctx, int err)
 	spin_unlock(&ctx->log_lock);
 	WRITE_ONCE(ctx->abort, true);
 	wake_up_all(&ctx->wait);
-	/* interrupts its read of a trailer that may never arrive */
+	/* The coordinator may be reading: the trailer may never arrive. */
 	set_notify_signal(ctx->coordinator);
 }
 

@@ -83,8 +83,8 @@ static void arm_cpu_timer(int clock, u64 value, u64 interval)
 }
 
 /*
- * fork() has armed the CPU timers by the caller's RLIMIT_CPU and with CPU times
- * of 0. Rearm them by the restored limit and times.
+ * fork() armed the CPU timers from the caller's RLIMIT_CPU and zero CPU times.
+ * Rearm them from the restored limit and CPU times.
  */
 static void arm_cpu_limit(void)
 {

@@ -157,8 +157,9 @@ struct ckpt_schema {
 /* struct ckpt_tree.flags */
 #define CKPT_TREE_LEADER	(1U << 0)	/* thread group leader */
 #define CKPT_TREE_ZOMBIE	(1U << 1)	/* exited, not yet reaped */
-#define CKPT_TREE_STRANGER	(1U << 2)	/* its parent has called execve(2)
-						 * since: it gets SIGCHLD
+#define CKPT_TREE_STRANGER	(1U << 2)	/* the parent has called execve(2)
+						 * since the fork, so the exit
+						 * signal is SIGCHLD
 						 */
 
 /**
