@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reasons for which a case ends before its comparison.
+//! Reasons for which a unit ends before its comparison.
 
-use crucible_vmm::TaskStates;
+use crucible_vmm::{AlertKind, FaultKind, TaskStates};
 
-use crate::{backend::Refusal, guest::GuestError, session::SessionError, verdict::Verdict};
+use crate::{
+    backend::Refusal, blame::Condition, guest::GuestError, session::SessionError, verdict::Verdict,
+};
 
-/// The early end of a case.
+/// The early end of a unit.
 #[derive(Clone, Debug)]
 pub struct Abort {
-    /// The verdict.
-    pub verdict: Verdict,
+    /// What ended it.
+    pub condition: Condition,
     /// Reason in one line.
     pub why: String,
     /// Lines to show: a kernel report, a tool's log, task states.
     pub lines: Vec<String>,
-    /// True if the guest can run another case.
+    /// True if the guest can run another unit.
     pub guest_usable: bool,
-    /// True if the run was not at the requested event: the event did not happen, or its
-    /// tasks left it.
-    pub missed: bool,
 }
 
-/// The phase of a run in which it failed.
+/// The phase of a run in which it did not answer or end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Before the trigger fired, so checkpoint/restart is not the cause.
@@ -30,24 +29,34 @@ pub enum Phase {
     After,
 }
 
+impl Phase {
+    fn hang(self) -> Condition {
+        match self {
+            Self::Before => Condition::EarlyHang,
+            Self::After => Condition::Hang,
+        }
+    }
+}
+
 impl Abort {
-    /// A case without a result.
-    pub fn unknown(why: impl Into<String>) -> Self {
+    /// An end for this reason, in a guest that remains usable.
+    pub fn new(condition: Condition, why: impl Into<String>) -> Self {
         Self {
-            verdict: Verdict::Unknown,
+            condition,
             why: why.into(),
             lines: Vec::new(),
             guest_usable: true,
-            missed: false,
         }
+    }
+
+    /// A failure of crucible itself.
+    pub fn failed(why: impl Into<String>) -> Self {
+        Self::new(Condition::RequestFailed, why)
     }
 
     /// A run that did not reach its event, or did not stay there.
     pub fn missed(why: impl Into<String>) -> Self {
-        Self {
-            missed: true,
-            ..Self::unknown(why)
-        }
+        Self::new(Condition::Missed, why)
     }
 
     /// Adds lines to show.
@@ -56,80 +65,141 @@ impl Abort {
         self
     }
 
-    /// A guest that did not answer, judged by the phase.
+    /// The verdict.
+    pub fn verdict(&self) -> Verdict {
+        self.condition.verdict()
+    }
+
+    /// A guest that failed a request. The phase matters only if it did not answer.
     pub fn guest(phase: Phase, error: GuestError) -> Self {
         let why = full(&error);
-        let (bad, lines) = match error {
-            GuestError::Alert(alerts) => {
+        let guest_usable = error.guest_usable();
+        let (condition, lines) = match error {
+            GuestError::Alert { alerts, used } => {
+                let panic = alerts.iter().any(|alert| alert.kind == AlertKind::Panic);
+                let condition = match (used, panic) {
+                    (false, _) => Condition::EarlyReport,
+                    (true, true) => Condition::GuestPanic,
+                    (true, false) => Condition::KernelReport,
+                };
                 let lines = alerts.into_iter().flat_map(|a| a.lines).collect();
-                (Verdict::Panic, lines)
+                (condition, lines)
             }
-            GuestError::Ended(_) => (Verdict::Panic, Vec::new()),
-            GuestError::Silent { states, .. } => (Verdict::Hang, states_lines(*states)),
-            // The guest is alive and the agent answers: only this request failed.
-            GuestError::Failed(_) => return Self::unknown(why),
-            _ => (Verdict::Unknown, Vec::new()),
+            GuestError::Ended { exit, used } => {
+                (Condition::of_exit(exit.as_ref(), used), Vec::new())
+            }
+            GuestError::Silent { states, .. } => (phase.hang(), states_lines(*states)),
+            GuestError::Host(fault) => (of_fault(fault.kind), Vec::new()),
+            GuestError::Interrupted => (Condition::Interrupted, Vec::new()),
+            GuestError::TooLarge { .. } => (Condition::ReplyTooLarge, Vec::new()),
+            GuestError::Channel(_) => (Condition::ChannelBroken, Vec::new()),
+            GuestError::Machine(error) => (of_machine(&error), Vec::new()),
+            GuestError::Failed(_)
+            | GuestError::Confused(_)
+            | GuestError::NoMark(_)
+            | GuestError::Random(_)
+            | GuestError::Thread(_) => (Condition::RequestFailed, Vec::new()),
         };
         Self {
-            verdict: match phase {
-                Phase::Before => Verdict::Unknown,
-                Phase::After => bad,
-            },
+            condition,
             why,
             lines,
-            guest_usable: false,
-            missed: false,
+            guest_usable,
         }
     }
 
     /// A run that did not end in time.
     pub fn hang(phase: Phase, why: String, states: TaskStates) -> Self {
-        Self {
-            verdict: match phase {
-                Phase::Before => Verdict::Unknown,
-                Phase::After => Verdict::Hang,
-            },
-            why,
-            lines: states_lines(states),
-            guest_usable: true,
-            missed: false,
-        }
+        Self::new(phase.hang(), why).with(states_lines(states))
     }
 
-    /// A tool that refused.
-    pub fn refused(refusal: Refusal) -> Self {
+    /// A tool that refused. `supported` is true when an expected result says that such a workload
+    /// can be checkpointed.
+    pub fn refused(refusal: Refusal, supported: bool) -> Self {
         let mut lines: Vec<_> = refusal.log.lines().map(str::to_owned).collect();
         let skip = lines.len().saturating_sub(40);
         lines.drain(..skip);
+        let condition = match refusal {
+            Refusal {
+                timed_out: true, ..
+            } => Condition::Hang,
+            Refusal {
+                unsupported: true, ..
+            } if !supported => Condition::Unsupported,
+            _ => Condition::Refused,
+        };
         Self {
-            verdict: if refusal.timed_out {
-                Verdict::Hang
-            } else {
-                Verdict::Refused
-            },
+            condition,
             why: format!("{} refused: {}", refusal.step, refusal.message),
             lines,
             guest_usable: !refusal.timed_out,
-            missed: false,
         }
     }
 
     /// A guest that could not be started.
-    pub fn session(error: &SessionError) -> Self {
+    pub fn session(error: SessionError) -> Self {
+        let why = full(&error);
+        let condition = match error {
+            SessionError::Lab(error) => error.condition,
+            SessionError::Io { source, .. } => of_io(&source),
+            SessionError::Boot { source, .. } => {
+                let lines = Self::guest(Phase::Before, *source);
+                return Self {
+                    why,
+                    guest_usable: false,
+                    ..lines
+                };
+            }
+        };
         Self {
             guest_usable: false,
-            ..Self::unknown(full(error))
+            ..Self::new(condition, why)
         }
+    }
+
+    /// The host failed to read or write a file.
+    pub fn io(what: &str, error: &std::io::Error) -> Self {
+        Self::new(of_io(error), format!("{what}: {error}"))
+    }
+}
+
+/// Returns the condition for an I/O error of the host.
+pub fn of_io(error: &std::io::Error) -> Condition {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Condition::DiskFull,
+        _ => Condition::HostIo,
+    }
+}
+
+fn of_fault(kind: FaultKind) -> Condition {
+    match kind {
+        FaultKind::DiskFull => Condition::DiskFull,
+        FaultKind::Io => Condition::HostIo,
+    }
+}
+
+/// Returns the condition for an error of a machine.
+pub fn of_machine(error: &crucible_vmm::Error) -> Condition {
+    match error {
+        crucible_vmm::Error::NoEmulator { .. } => Condition::HostSetup,
+        crucible_vmm::Error::File { source, .. } => of_io(source),
+        _ => Condition::MachineLost,
     }
 }
 
 /// Formats an error and its causes, each once.
 pub fn full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
+    let mut last = text.clone();
     let mut source = error.source();
     while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let next = error.to_string();
+        // A transparent error repeats its cause, and many texts end with theirs.
+        if next != last && !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        last = next;
         source = error.source();
     }
     text
@@ -147,6 +217,8 @@ fn states_lines(states: TaskStates) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blame::Blame;
+    use crucible_vmm::Exit;
 
     fn silent() -> GuestError {
         GuestError::Silent {
@@ -156,28 +228,63 @@ mod tests {
         }
     }
 
+    fn alert(used: bool) -> GuestError {
+        GuestError::Alert {
+            alerts: Vec::new(),
+            used,
+        }
+    }
+
     #[test]
-    fn what_happens_before_the_trigger_says_nothing() {
-        for error in [
-            silent(),
-            GuestError::Alert(Vec::new()),
-            GuestError::Ended(None),
-        ] {
-            assert_eq!(Abort::guest(Phase::Before, error).verdict, Verdict::Unknown);
+    fn what_happens_before_any_trigger_says_nothing() {
+        let panic = || GuestError::Ended {
+            exit: Some(Exit::Panic),
+            used: false,
+        };
+        for error in [silent(), alert(false), panic()] {
+            let stop = Abort::guest(Phase::Before, error);
+            assert_eq!(stop.verdict(), Verdict::Unknown, "{stop:?}");
         }
     }
 
     #[test]
     fn from_the_trigger_on_it_counts() {
-        assert_eq!(Abort::guest(Phase::After, silent()).verdict, Verdict::Hang);
-        let alert = GuestError::Alert(Vec::new());
-        assert_eq!(Abort::guest(Phase::After, alert).verdict, Verdict::Panic);
+        assert_eq!(
+            Abort::guest(Phase::After, silent()).verdict(),
+            Verdict::Hang
+        );
+        // Also in an undisturbed run of a later case: an earlier one may be the cause.
+        let stop = Abort::guest(Phase::Before, alert(true));
+        assert_eq!(stop.verdict(), Verdict::Panic);
     }
 
     #[test]
     fn a_failed_question_is_crucibles_own_failure() {
         let stop = Abort::guest(Phase::After, GuestError::Failed("no".into()));
-        assert_eq!(stop.verdict, Verdict::Unknown);
+        assert_eq!(stop.condition.blame(), Some(Blame::Crucible));
         assert!(stop.guest_usable);
+    }
+
+    #[test]
+    fn the_host_is_to_blame_for_a_full_disk() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(Abort::io("x", &full).condition, Condition::DiskFull);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(Abort::io("x", &denied).condition, Condition::HostIo);
+    }
+
+    #[test]
+    fn unsupported_is_told_from_refused() {
+        let refusal = |unsupported| Refusal {
+            step: "checkpoint",
+            message: String::new(),
+            log: String::new(),
+            timed_out: false,
+            unsupported,
+        };
+        let of = |unsupported, supported| Abort::refused(refusal(unsupported), supported).condition;
+        assert_eq!(of(true, false), Condition::Unsupported);
+        assert_eq!(of(true, true), Condition::Refused);
+        assert_eq!(of(false, false), Condition::Refused);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// An implementation of checkpoint and restart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// `checkpoint(2)` and `restart(2)`.
@@ -42,6 +42,8 @@ pub struct Refusal {
     pub log: String,
     /// True if the tool was killed at its time limit.
     pub timed_out: bool,
+    /// True if the kernel said that it does not support something.
+    pub unsupported: bool,
 }
 
 /// Path of the image or of a log in the guest.
@@ -151,6 +153,7 @@ impl Backend {
         };
         Ok(Err(Refusal {
             step,
+            unsupported: self == Self::Crucible && said.contains("(EOPNOTSUPP"),
             message: format!("{} ({ended})", said.trim()),
             log,
             timed_out: tool.ended.is_none(),

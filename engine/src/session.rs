@@ -11,13 +11,29 @@ use crucible_vmm::{Description, Machine};
 use thiserror::Error;
 
 use crate::{
+    abort::{Abort, Phase},
+    blame::Condition,
     guest::{Guest, GuestError, GuestInfo},
+    leaks,
     progress::{Event, Sink},
     results::Store,
 };
 
 /// Time limit for the boot of a guest.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Time that [`Guest::calibrate`] takes in a guest on an idle host, emulated by QEMU on a CPU of
+/// 2020. A faster one does not shorten any limit.
+const USUAL: Duration = Duration::from_millis(25);
+
+/// Maximum factor for limits. A guest that is slower still hangs for all that anybody can tell.
+const SLOWEST: u32 = 20;
+
+/// Returns the factor by which a guest's CPU is slower than usual.
+fn factor(time: Duration) -> u32 {
+    let factor = time.as_nanos().div_ceil(USUAL.as_nanos());
+    u32::try_from(factor).unwrap_or(SLOWEST).clamp(1, SLOWEST)
+}
 
 /// Creates machines and disks. The CLI implements it, because it knows kernels, disks and
 /// emulators.
@@ -30,12 +46,17 @@ pub trait Lab {
 
     /// Returns the factor by which operations take longer than usual in this guest.
     fn slowness(&self) -> u32;
+
+    /// Returns true when the guest's kernel has kmemleak.
+    fn finds_leaks(&self) -> bool;
 }
 
 /// A failure of the host to provide what a machine needs.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct LabError {
+    /// What failed.
+    pub condition: Condition,
     /// The complete error message.
     pub message: String,
 }
@@ -44,7 +65,7 @@ pub struct LabError {
 #[derive(Debug, Error)]
 pub enum SessionError {
     /// The host could not provide a machine.
-    #[error("cannot start a machine: {0}")]
+    #[error(transparent)]
     Lab(#[from] LabError),
     /// The guest did not boot.
     #[error("the guest did not boot; its console is in {}", console.display())]
@@ -53,7 +74,7 @@ pub enum SessionError {
         console: PathBuf,
         /// The underlying error.
         #[source]
-        source: GuestError,
+        source: Box<GuestError>,
     },
     /// A results file could not be written.
     #[error("cannot write {}", path.display())]
@@ -88,6 +109,8 @@ pub struct Session<'a> {
     guest: Option<Guest>,
     booted: Option<Booted>,
     break_switch: Option<String>,
+    /// The factor by which this guest's CPU is slower than usual, as measured.
+    speed: u32,
 }
 
 impl<'a> Session<'a> {
@@ -122,6 +145,7 @@ impl<'a> Session<'a> {
             guest: None,
             booted: None,
             break_switch,
+            speed: 1,
         }
     }
 
@@ -154,15 +178,17 @@ impl<'a> Session<'a> {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots a new one with the same disk.
-    pub fn fresh(&mut self) -> Result<(), GuestError> {
+    /// Shuts the guest down and boots a new one with the same disk. Checkpoint/restart counts as
+    /// used in the new one.
+    pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
-            guest.shutdown()?;
+            guest
+                .shutdown()
+                .map_err(|error| Abort::guest(Phase::After, error))?;
         }
-        self.boot().map_err(|error| match error {
-            SessionError::Boot { source, .. } => source,
-            other => GuestError::Failed(other.to_string()),
-        })
+        self.boot().map_err(Abort::session)?;
+        self.running().mark_used();
+        Ok(())
     }
 
     /// Kills the guest without a shutdown. The next guest starts with an empty disk.
@@ -180,9 +206,29 @@ impl<'a> Session<'a> {
         self.machine_dir().join("console.log")
     }
 
-    /// Returns the factor by which operations take longer than usual.
+    /// Returns the factor by which operations take longer with this kernel than usual.
     pub fn slowness(&self) -> u32 {
         self.lab.slowness()
+    }
+
+    /// Returns the factor for time limits: [`Self::slowness`], times that of the guest's CPU as it
+    /// was last measured.
+    pub fn patience(&self) -> u32 {
+        self.lab.slowness() * self.speed
+    }
+
+    /// Measures the guest's CPU again, when a limit has been reached. Returns true when it has
+    /// become slower, so that the limit was too short.
+    pub fn has_slowed(&mut self) -> bool {
+        let before = self.speed;
+        let Some(guest) = &mut self.guest else {
+            return false;
+        };
+        if let Ok(time) = guest.calibrate() {
+            self.speed = before.max(factor(time));
+            guest.set_slowness(self.lab.slowness() * self.speed);
+        }
+        self.speed > before
     }
 
     /// Passes an event to the listener.
@@ -190,12 +236,18 @@ impl<'a> Session<'a> {
         (self.sink)(event);
     }
 
-    /// Shuts the guest down.
-    pub fn close(mut self) -> Result<(), GuestError> {
-        match self.guest.take() {
-            Some(guest) => guest.shutdown(),
-            None => Ok(()),
+    /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. What the
+    /// kernel reports until then is in the error.
+    pub fn close(&mut self) -> Result<(), Abort> {
+        let Some(mut guest) = self.guest.take() else {
+            return Ok(());
+        };
+        if self.lab.finds_leaks() {
+            leaks::scan(&mut guest, self.patience())?;
         }
+        guest
+            .shutdown()
+            .map_err(|error| Abort::guest(Phase::After, error))
     }
 
     fn machine_dir(&self) -> PathBuf {
@@ -222,10 +274,11 @@ impl<'a> Session<'a> {
             .join(self.store.relative(&self.console()));
         let boot = |source| SessionError::Boot {
             console: console.clone(),
-            source,
+            source: Box::new(source),
         };
         let mut guest = Guest::connect(machine, limit).map_err(boot)?;
-        guest.set_slowness(self.lab.slowness());
+        self.speed = factor(guest.calibrate().map_err(boot)?);
+        guest.set_slowness(self.patience());
         if let Some(name) = &self.break_switch {
             guest.set_break(name).map_err(boot)?;
         }

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Verdicts, and their exit codes for `git bisect run`.
+//! Verdicts. [`crate::blame`] decides which one a run gets, and its exit code.
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The result of a case, a scenario, or several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The restarted run equals the control, and both the expected result.
     Pass,
     /// The restarted run equals the control; the scenario has no expected result.
     Unreviewed,
+    /// Checkpoint or restart does not support what the workload uses.
+    Unsupported,
     /// Cannot tell: crucible failed, or the event never happened.
     Unknown,
     /// The restarted run differs from the control, or both from the expected result.
@@ -25,9 +28,10 @@ pub enum Verdict {
 
 impl Verdict {
     /// All verdicts, from the best to the worst.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pass,
         Self::Unreviewed,
+        Self::Unsupported,
         Self::Unknown,
         Self::Diverged,
         Self::Refused,
@@ -40,6 +44,10 @@ impl Verdict {
         match self {
             Self::Pass => "the restarted run equals the control, and its result the expected one",
             Self::Unreviewed => "all cases passed, but the scenario has no expected result yet",
+            Self::Unsupported => {
+                "`checkpoint` or `restart` refused with EOPNOTSUPP, and no expected result says \
+                 that such a workload is supported; its message is shown"
+            }
             Self::Unknown => {
                 "cannot tell: the workload failed before the trigger, two undisturbed runs \
                  differ, the event never happened or was missed, something does not build or \
@@ -54,13 +62,9 @@ impl Verdict {
         }
     }
 
-    /// The exit code for `git bisect run`: 0 good, 1 bad, 125 skip.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Pass => 0,
-            Self::Unreviewed | Self::Unknown => 125,
-            Self::Diverged | Self::Refused | Self::Hang | Self::Panic => 1,
-        }
+    /// Returns true when the guest's kernel is at fault.
+    pub fn is_bad(self) -> bool {
+        self >= Self::Diverged
     }
 
     /// Returns the worst of the verdicts: bad ones are worse than unknown ones. Without
@@ -74,6 +78,7 @@ impl Verdict {
         match self {
             Self::Pass => "pass",
             Self::Unreviewed => "unreviewed",
+            Self::Unsupported => "unsupported",
             Self::Unknown => "unknown",
             Self::Diverged => "diverged",
             Self::Refused => "refused",
@@ -91,21 +96,6 @@ mod tests {
     fn all_verdicts_are_listed_from_the_best() {
         assert!(Verdict::ALL.is_sorted());
         assert_eq!(Verdict::ALL.len(), Verdict::Panic as usize + 1);
-    }
-
-    #[test]
-    fn exit_codes_are_those_documented() {
-        assert_eq!(Verdict::Pass.exit_code(), 0);
-        for bad in [
-            Verdict::Diverged,
-            Verdict::Refused,
-            Verdict::Hang,
-            Verdict::Panic,
-        ] {
-            assert_eq!(bad.exit_code(), 1);
-        }
-        assert_eq!(Verdict::Unknown.exit_code(), 125);
-        assert_eq!(Verdict::Unreviewed.exit_code(), 125);
     }
 
     #[test]

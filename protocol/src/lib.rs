@@ -20,10 +20,13 @@ pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped,
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the protocol; host and agent must have the same one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// Name of the virtio-serial port that carries the messages.
 pub const PORT_NAME: &str = "org.crucible.channel";
+
+/// The text with which a mark on the console begins; see [`Request::Mark`].
+pub const CONSOLE_MARK: &str = "crucible: mark ";
 
 /// The working directory of the workload in the guest.
 pub const WORK_DIR: &str = "/work";

@@ -37,6 +37,14 @@ pub enum Request {
     /// Until then all guests of its configuration are identical, so that the machine can be saved
     /// and started many times. Answered by [`Reply::Begun`].
     Begin(Begin),
+    /// Prints [`crate::CONSOLE_MARK`] and the token on the console by the kernel's log, behind all
+    /// that the kernel has printed before. [`Reply::Done`].
+    Mark {
+        /// A token that is in no earlier mark.
+        token: String,
+    },
+    /// Measures how fast the guest's CPU is now. [`Reply::Calibrated`].
+    Calibrate,
     /// Empties `/work` and `/tmp`, and copies a stashed tree to `/work`. [`Reply::Done`].
     Prepare {
         /// The name of a [`Request::Stash`] to copy; `None` for an empty work directory.
@@ -214,6 +222,16 @@ pub enum Reply {
     Begun(Identity),
     /// The request was completed.
     Done,
+    /// The time that a fixed piece of work takes in the guest now.
+    Calibrated {
+        /// Nanoseconds.
+        ns: u64,
+    },
+    /// The request was completed, but its answer does not fit a frame.
+    TooLarge {
+        /// Size of the answer's frame in bytes.
+        bytes: u64,
+    },
     /// The container runs.
     Started {
         /// Its init process, by its ID in the agent's pid namespace.

@@ -19,7 +19,7 @@ mod process;
 pub mod qemu;
 mod states;
 
-pub use console::{Alert, AlertKind};
+pub use console::{Alert, AlertKind, CONSOLE_MARK};
 pub use error::{Error, Result};
 pub use machine::{
     Changes, DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Phase, Start,

@@ -249,6 +249,11 @@ pub trait Machine: Send {
     /// end.
     fn alerts(&self) -> Receiver<Alert>;
 
+    /// Waits until the console has shown [`CONSOLE_MARK`](crate::CONSOLE_MARK) with this token;
+    /// the alerts from before it have then been raised.
+    /// Returns false after `timeout`, or if the machine has ended without it.
+    fn wait_mark(&self, token: &str, timeout: Duration) -> bool;
+
     /// Returns the last lines of the console, at most `lines`.
     fn console_tail(&self, lines: usize) -> Vec<String>;
 

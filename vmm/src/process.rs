@@ -200,6 +200,10 @@ impl<B: Backend> Machine for ProcessMachine<B> {
         self.console.alerts()
     }
 
+    fn wait_mark(&self, token: &str, timeout: Duration) -> bool {
+        self.console.wait_mark(token, timeout)
+    }
+
     fn console_tail(&self, lines: usize) -> Vec<String> {
         self.console.tail(lines)
     }

@@ -1,61 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The queue of a guest's messages: answers, kernel reports, the end of the channel.
+//! The queue of an agent's messages: its answers, and the end of the channel.
 
 use std::{
     io,
     os::unix::net::UnixStream,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, channel},
     thread,
 };
 
-use crucible_protocol::{Envelope, Reply, frame};
-use crucible_vmm::Alert;
+use crucible_protocol::{
+    Envelope, Reply,
+    frame::{self, FrameError},
+};
 
-/// A message from a guest.
+/// A message from an agent.
 pub(super) enum Incoming {
     /// An answer.
     Reply(Envelope<Reply>),
-    /// The kernel reports a fault.
-    Alert(Alert),
     /// The channel is closed.
     Closed,
+    /// The channel carries something that is no message.
+    Broken(FrameError),
 }
 
-/// Starts the threads that fill the queue.
-pub(super) fn listen(
-    channel_to_agent: UnixStream,
-    alerts: Receiver<Alert>,
-) -> io::Result<Receiver<Incoming>> {
-    let (sender, incoming) = channel();
-    read_replies(channel_to_agent, sender.clone())?;
-    forward_alerts(alerts, sender)?;
-    Ok(incoming)
-}
-
-fn read_replies(mut from: UnixStream, to: Sender<Incoming>) -> io::Result<()> {
+/// Starts the thread that fills the queue.
+pub(super) fn listen(mut from: UnixStream) -> io::Result<Receiver<Incoming>> {
+    let (to, incoming) = channel();
     let read = move || {
-        while let Ok(reply) = frame::read(&mut from) {
-            if to.send(Incoming::Reply(reply)).is_err() {
-                return;
+        let last = loop {
+            match frame::read(&mut from) {
+                Ok(reply) if to.send(Incoming::Reply(reply)).is_err() => return,
+                Ok(_) => {}
+                Err(FrameError::Closed | FrameError::Io(_)) => break Incoming::Closed,
+                Err(error) => break Incoming::Broken(error),
             }
-        }
+        };
         // The receiver may have been dropped.
-        let _ = to.send(Incoming::Closed);
+        let _ = to.send(last);
     };
     thread::Builder::new().name("replies".into()).spawn(read)?;
-    Ok(())
-}
-
-fn forward_alerts(from: Receiver<Alert>, to: Sender<Incoming>) -> io::Result<()> {
-    let forward = move || {
-        for alert in from {
-            if to.send(Incoming::Alert(alert)).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("alerts".into())
-        .spawn(forward)?;
-    Ok(())
+    Ok(incoming)
 }

@@ -19,12 +19,15 @@ use crucible_vmm::{Alert, Machine};
 
 pub use self::error::GuestError;
 use self::incoming::Incoming;
-use crate::identity;
+use crate::{identity, interrupt};
 
 /// Time beyond the guest's own limit that an answer may take.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Time that a kernel report may take to be complete on the console.
+/// Time between two looks at what is not an answer: kernel reports, the host, an interruption.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Time that the reports which follow a first one may take.
 const ALERT_SETTLE: Duration = Duration::from_secs(2);
 
 /// Limit for requests that the agent answers at once, in a guest that is not slowed down. To read
@@ -52,7 +55,10 @@ pub struct Guest {
     machine: Box<dyn Machine>,
     to: UnixStream,
     incoming: Receiver<Incoming>,
+    alerts_from: Receiver<Alert>,
     alerts: Vec<Alert>,
+    /// True once the guest has had a trigger.
+    used: bool,
     next: u64,
     info: GuestInfo,
     identity: Identity,
@@ -78,14 +84,16 @@ impl Guest {
     /// Waits for the agent of a machine that was just started. Such a guest accepts no further
     /// requests, but a snapshot of its machine may be taken.
     pub fn greet(machine: Box<dyn Machine>, limit: Duration) -> Result<Self, GuestError> {
-        let incoming =
-            incoming::listen(machine.channel()?, machine.alerts()).map_err(GuestError::Thread)?;
+        let incoming = incoming::listen(machine.channel()?).map_err(GuestError::Thread)?;
+        let alerts_from = machine.alerts();
         let mut guest = Self {
             to: machine.channel()?,
             is_debugged: machine.is_debugged(),
             machine,
             incoming,
+            alerts_from,
             alerts: Vec::new(),
+            used: false,
             next: 0,
             info: GuestInfo::default(),
             identity: Identity::default(),
@@ -141,7 +149,8 @@ impl Guest {
         }
     }
 
-    /// Sends a request and waits for the answer, a kernel report, or the end.
+    /// Sends a request and waits for the answer, a kernel report, the end, an interruption or a
+    /// fault of the host, whichever is first.
     fn ask(
         &mut self,
         body: Request,
@@ -152,70 +161,135 @@ impl Guest {
         let deadline = Instant::now() + limit + GRACE;
         self.next += 1;
         let id = self.next;
-        match frame::write(&mut self.to, &Envelope { id, body }) {
-            // The incoming messages have the reason.
+        let sent = self.send(&Envelope { id, body });
+        match sent {
+            // The incoming messages, or the lack of them, have the reason.
             Err(FrameError::Io(_)) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.incoming.recv_timeout(left) {
+            match self.incoming.recv_timeout(left.min(POLL)) {
                 Ok(Incoming::Reply(reply)) if reply.id == id => {
                     return match reply.body {
                         Reply::Failed { message } => Err(GuestError::Failed(message)),
+                        Reply::TooLarge { bytes } => Err(GuestError::TooLarge { what, bytes }),
                         reply => Ok(reply),
                     };
                 }
                 // The answer to an earlier request that timed out.
                 Ok(Incoming::Reply(_)) => {}
-                Ok(Incoming::Alert(alert)) => {
-                    self.alerts.push(alert);
-                    self.collect_alerts();
-                    return Err(GuestError::Alert(std::mem::take(&mut self.alerts)));
-                }
+                Ok(Incoming::Broken(error)) => return Err(error.into()),
                 Ok(Incoming::Closed) | Err(RecvTimeoutError::Disconnected) => {
-                    self.collect_alerts();
-                    if !self.alerts.is_empty() {
-                        return Err(GuestError::Alert(std::mem::take(&mut self.alerts)));
-                    }
-                    return Err(GuestError::Ended(self.machine.wait(GRACE)?));
+                    return Err(self.ended()?);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let states = self.machine.task_states(GRACE)?;
-                    return Err(GuestError::Silent {
-                        what,
-                        limit,
-                        states: Box::new(states),
-                    });
+                    self.check()?;
+                    if left.is_zero() {
+                        let states = self.machine.task_states(GRACE)?;
+                        return Err(GuestError::Silent {
+                            what,
+                            limit,
+                            states: Box::new(states),
+                        });
+                    }
                 }
             }
         }
     }
 
-    /// Collects the reports that follow a report at once: a panic often follows an oops.
-    fn collect_alerts(&mut self) {
+    /// Writes a request. A guest that reads nothing must not hold up the caller for ever.
+    fn send(&mut self, request: &Envelope<Request>) -> Result<(), FrameError> {
+        // Fails for a duration of zero only.
+        let _ = self.to.set_write_timeout(Some(self.limit(self.prompt)));
+        frame::write(&mut self.to, request)
+    }
+
+    /// Looks for what may have happened while no answer came.
+    fn check(&mut self) -> Result<(), GuestError> {
+        if interrupt::requested() {
+            return Err(GuestError::Interrupted);
+        }
+        if let Some(fault) = self.machine.host_fault() {
+            return Err(GuestError::Host(fault));
+        }
+        while let Ok(alert) = self.alerts_from.try_recv() {
+            self.alerts.push(alert);
+        }
+        if self.alerts.is_empty() {
+            return Ok(());
+        }
+        // Wait for the reports that follow a report at once: a panic often follows an oops.
         let deadline = Instant::now() + ALERT_SETTLE;
-        while let Ok(incoming) = self
-            .incoming
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            if let Incoming::Alert(alert) = incoming {
+        let wait = || deadline.saturating_duration_since(Instant::now());
+        while let Ok(alert) = self.alerts_from.recv_timeout(wait()) {
+            self.alerts.push(alert);
+        }
+        self.take_alerts()
+    }
+
+    /// Returns the reason for which the channel has ended, once the console has been read to its
+    /// end.
+    fn ended(&mut self) -> Result<GuestError, GuestError> {
+        let exit = self.machine.wait(GRACE)?;
+        if exit.is_some() {
+            // The console's thread ends with the machine, and drops the sender.
+            while let Ok(alert) = self.alerts_from.recv_timeout(GRACE) {
                 self.alerts.push(alert);
             }
+        }
+        if let Some(fault) = self.machine.host_fault() {
+            return Ok(GuestError::Host(fault));
+        }
+        self.take_alerts()?;
+        let used = self.used;
+        Ok(GuestError::Ended { exit, used })
+    }
+
+    /// Fails with the kernel reports that have arrived, if there are any.
+    fn take_alerts(&mut self) -> Result<(), GuestError> {
+        match std::mem::take(&mut self.alerts) {
+            alerts if alerts.is_empty() => Ok(()),
+            alerts => Err(GuestError::Alert {
+                alerts,
+                used: self.used,
+            }),
         }
     }
 
-    /// Takes the kernel reports that arrived outside of a request.
-    pub fn check_alerts(&mut self) -> Result<(), GuestError> {
-        while let Ok(incoming) = self.incoming.try_recv() {
-            if let Incoming::Alert(alert) = incoming {
-                self.alerts.push(alert);
-            }
+    /// Waits until all that the kernel has printed so far has been read from the console, and takes
+    /// its reports. The guest is asked: it prints a mark behind them.
+    ///
+    /// # Errors
+    /// [`GuestError::Alert`] if the kernel has reported something since the last time,
+    /// [`GuestError::Host`] if the host has failed one of its disks, [`GuestError::NoMark`] if the
+    /// console does not show the mark, and the errors of any request.
+    pub fn settle(&mut self) -> Result<(), GuestError> {
+        let token = format!("{}-{}", self.identity.instance, self.next);
+        let request = Request::Mark {
+            token: token.clone(),
+        };
+        match self.ask(request, "mark", self.prompt)? {
+            Reply::Done => {}
+            _ => return Err(GuestError::Confused("mark")),
         }
-        if self.alerts.is_empty() {
-            Ok(())
-        } else {
-            Err(GuestError::Alert(std::mem::take(&mut self.alerts)))
+        let limit = self.limit(self.prompt);
+        if !self.machine.wait_mark(&token, limit) {
+            return Err(GuestError::NoMark(limit));
         }
+        while let Ok(alert) = self.alerts_from.try_recv() {
+            self.alerts.push(alert);
+        }
+        self.take_alerts()?;
+        match self.machine.host_fault() {
+            Some(fault) => Err(GuestError::Host(fault)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that checkpoint/restart has been used in this guest: from now on it may be the cause of
+    /// a kernel report. Requests with a trigger do this by themselves.
+    pub fn mark_used(&mut self) {
+        self.used = true;
     }
 }

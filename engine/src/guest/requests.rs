@@ -50,6 +50,14 @@ impl Guest {
         self.done(Request::Stash { name }, "stash", self.prompt)
     }
 
+    /// Measures how fast the guest's CPU is now: the time that a fixed piece of work takes.
+    pub fn calibrate(&mut self) -> Result<Duration, GuestError> {
+        match self.ask(Request::Calibrate, "calibrate", self.prompt)? {
+            Reply::Calibrated { ns } => Ok(Duration::from_nanos(ns)),
+            _ => Err(GuestError::Confused("calibrate")),
+        }
+    }
+
     /// Runs a program.
     pub fn exec(
         &mut self,
@@ -76,6 +84,7 @@ impl Guest {
         cwd: &str,
         trigger: Option<&Trigger>,
     ) -> Result<i32, GuestError> {
+        self.used |= trigger.is_some();
         let request = Request::Start {
             run: run.to_owned(),
             argv: argv.to_vec(),
@@ -118,6 +127,7 @@ impl Guest {
         log: &str,
         limit: Duration,
     ) -> Result<ToolRun, GuestError> {
+        self.used = true;
         let request = Request::Checkpoint {
             run: run.to_owned(),
             image: image.to_owned(),
@@ -144,6 +154,7 @@ impl Guest {
         log: &str,
         limit: Duration,
     ) -> Result<Result<i32, Option<ToolRun>>, GuestError> {
+        self.used = true;
         let request = Request::Restart {
             run: run.to_owned(),
             image: image.to_owned(),
@@ -262,11 +273,21 @@ impl Guest {
     /// Shuts the guest down and waits for the machine's end.
     pub fn shutdown(mut self) -> Result<(), GuestError> {
         self.done(Request::Shutdown, "shutdown", self.prompt)?;
-        let exit = self.machine.wait(self.limit(self.prompt))?;
-        self.check_alerts()?;
-        match exit {
-            Some(Exit::Shutdown) => Ok(()),
-            exit => Err(GuestError::Ended(exit)),
+        let limit = self.limit(self.prompt);
+        if self.machine.wait(limit)?.is_none() {
+            let states = self.machine.task_states(GRACE)?;
+            return Err(GuestError::Silent {
+                what: "shutdown",
+                limit,
+                states: Box::new(states),
+            });
+        }
+        match self.ended()? {
+            GuestError::Ended {
+                exit: Some(Exit::Shutdown),
+                ..
+            } => Ok(()),
+            error => Err(error),
         }
     }
 }

@@ -23,6 +23,9 @@ use classify::{Classifier, message};
 
 use crate::{Error, Result};
 
+/// The text before the token of a mark, which the guest prints when it is asked to.
+pub const CONSOLE_MARK: &str = "crucible: mark ";
+
 /// Number of last lines of the console that are kept in memory.
 const TAIL: usize = 500;
 
@@ -54,6 +57,8 @@ struct State {
     tail: VecDeque<String>,
     capture: Option<Vec<String>>,
     restarting: bool,
+    /// The token of the last mark.
+    mark: String,
     ended: bool,
 }
 
@@ -147,6 +152,18 @@ impl Console {
         found
     }
 
+    /// Waits until the console has shown the mark with this token. All alerts from before it have
+    /// then been raised. Returns false after `timeout` or at the console's end.
+    pub fn wait_mark(&self, token: &str, timeout: Duration) -> bool {
+        let goes_on = |state: &mut State| state.mark != token && !state.ended;
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.lock(), timeout, goes_on)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.mark == token
+    }
+
     /// Ends the capture and returns its lines.
     pub fn end_capture(&self) -> Vec<String> {
         self.shared.lock().capture.take().unwrap_or_default()
@@ -237,6 +254,12 @@ impl<'a> Reader<'a> {
                 capture.push(text.to_owned());
             }
         }
+        if let Some((_, token)) = message(text).split_once(CONSOLE_MARK) {
+            let alert = self.classifier.close();
+            self.raise(alert);
+            token.clone_into(&mut self.shared.lock().mark);
+            return;
+        }
         for alert in self.classifier.line(text, Instant::now()) {
             self.raise(Some(alert));
         }
@@ -273,6 +296,24 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_completes_the_report_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let console = Console::start(ours, &log).unwrap();
+        let long = Duration::from_secs(60);
+        let output = format!("[    1.0] WARNING: late\n[    1.1] {CONSOLE_MARK}a-1\n");
+        theirs.write_all(output.as_bytes()).unwrap();
+        assert!(console.wait_mark("a-1", long));
+        let alerts = console.shared.lock().alerts.clone();
+        assert_eq!(alerts.len(), 1);
+        assert_eq!(alerts[0].lines.len(), 1, "{alerts:?}");
+        assert!(!console.wait_mark("a-2", Duration::ZERO));
+        drop(theirs);
+        assert!(!console.wait_mark("a-2", long));
+    }
 
     #[test]
     fn a_guest_that_floods_its_console_uses_bounded_memory() {

@@ -7,12 +7,15 @@ use std::{
     os::fd::AsRawFd,
     path::Path,
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup::Cgroup;
-use crucible_protocol::{Begin, Envelope, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR, frame};
+use crucible_protocol::{
+    Begin, CONSOLE_MARK, Envelope, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR,
+    frame::{self, FrameError},
+};
 use nix::{
     fcntl::OFlag,
     sys::{
@@ -36,6 +39,9 @@ const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Limit for tasks that another tool restored to quiesce.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Number of rounds of [`calibrate`]: some tens of milliseconds in an emulated CPU.
+const CALIBRATION: u32 = 1_000_000;
 
 /// State of the agent between requests.
 pub struct Agent {
@@ -70,7 +76,18 @@ impl Agent {
                 id: request.id,
                 body,
             };
-            frame::write(&mut to, &reply).context("writing the channel")?;
+            match frame::write(&mut to, &reply) {
+                // Nothing was written: tell the host instead of ending the guest.
+                Err(FrameError::TooLong(bytes)) => {
+                    let body = Reply::TooLarge {
+                        bytes: bytes as u64,
+                    };
+                    let id = request.id;
+                    frame::write(&mut to, &Envelope { id, body })
+                }
+                result => result,
+            }
+            .context("writing the channel")?;
             if last {
                 let Err(errno) = reboot(RebootMode::RB_AUTOBOOT);
                 bail!("cannot shut down: {errno}");
@@ -81,7 +98,12 @@ impl Agent {
     fn answer(&mut self, request: Request) -> Result<Reply> {
         let early = matches!(
             request,
-            Request::Hello { .. } | Request::Begin(_) | Request::Sysrq { .. } | Request::Shutdown
+            Request::Hello { .. }
+                | Request::Begin(_)
+                | Request::Mark { .. }
+                | Request::Calibrate
+                | Request::Sysrq { .. }
+                | Request::Shutdown
         );
         if !self.begun && !early {
             bail!("this guest has not begun yet");
@@ -89,6 +111,8 @@ impl Agent {
         match request {
             Request::Hello { version } => hello(version),
             Request::Begin(begin) => self.begin(&begin),
+            Request::Mark { token } => mark(&token),
+            Request::Calibrate => Ok(Reply::Calibrated { ns: calibrate() }),
             Request::Prepare { from } => self.prepare(from.as_deref()),
             Request::Stash { name } => self.stash(&name),
             Request::Exec {
@@ -344,6 +368,27 @@ fn hello(version: u32) -> Result<Reply> {
         checkpoint: Path::new("/proc/self/ckpt_site").exists(),
         uptime_ms: (uptime.tv_sec() * 1000 + uptime.tv_nsec() / 1_000_000) as u64,
     })
+}
+
+/// Prints a mark on the console, at the one level that the console always prints. A new file for
+/// each mark, since the kernel limits the rate of each file.
+fn mark(token: &str) -> Result<Reply> {
+    let line = format!("<0>{CONSOLE_MARK}{token}");
+    fs::write("/dev/kmsg", line).context("cannot write to /dev/kmsg")?;
+    Ok(Reply::Done)
+}
+
+/// Does a fixed piece of work that needs the CPU alone. Returns the nanoseconds that it took.
+fn calibrate() -> u64 {
+    let began = Instant::now();
+    let mut state = 1u64;
+    for _ in 0..CALIBRATION {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+    }
+    std::hint::black_box(state);
+    began.elapsed().as_nanos() as u64
 }
 
 fn set_break(name: &str) -> Result<Reply> {

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Ctrl-C and SIGTERM: the first ends the command in order, the second at once.
+//!
+//! A signal belongs to the whole process, so there is one flag for all guests. Whoever waits for a
+//! guest looks at it, so that no wait outlasts the first signal by more than a moment.
+
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use signal_hook::{consts::TERM_SIGNALS, flag};
+
+
+static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Exit code of a command that was interrupted: the shell's, for SIGINT.
+pub const EXIT: u8 = 130;
+
+/// From now on the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return true, and the
+/// second one ends the process.
+pub fn install() -> io::Result<()> {
+    let requested = REQUESTED.get_or_init(Arc::default);
+    for &signal in TERM_SIGNALS {
+        // In this order: the first signal finds the flag unset.
+        flag::register_conditional_shutdown(signal, EXIT.into(), Arc::clone(requested))?;
+        flag::register(signal, Arc::clone(requested))?;
+    }
+    Ok(())
+}
+
+/// Returns true when the command was asked to end.
+pub fn requested() -> bool {
+    REQUESTED
+        .get()
+        .is_some_and(|requested| requested.load(Ordering::SeqCst))
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The outcome of a unit of an experiment: one type for cases, points, cells, images and clones.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{
+    abort::Abort,
+    blame::{Blame, Condition},
+    compare::Check,
+    verdict::Verdict,
+};
+
+/// What became of a unit, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What ended it; decides blame, verdict and exit code.
+    pub condition: Condition,
+    /// Reason in one line.
+    pub why: String,
+    /// Further lines: a kernel report, a tool's log, task states, a difference.
+    pub lines: Vec<String>,
+}
+
+impl Outcome {
+    /// An outcome without further lines.
+    pub fn new(condition: Condition, why: impl Into<String>) -> Self {
+        Self {
+            condition,
+            why: why.into(),
+            lines: Vec::new(),
+        }
+    }
+
+    /// A unit that passed.
+    pub fn passed(why: impl Into<String>) -> Self {
+        Self::new(Condition::Passed, why)
+    }
+
+    /// A difference that the kernel is to blame for.
+    pub fn diverged(check: &Check) -> Self {
+        Self {
+            lines: check.lines(),
+            ..Self::new(Condition::Diverged, check.name.clone())
+        }
+    }
+
+    /// The verdict.
+    pub fn verdict(&self) -> Verdict {
+        self.condition.verdict()
+    }
+
+    /// Returns true when the unit passed.
+    pub fn is_pass(&self) -> bool {
+        self.condition.exit_code() == 0
+    }
+}
+
+impl From<Abort> for Outcome {
+    fn from(abort: Abort) -> Self {
+        Self {
+            condition: abort.condition,
+            why: abort.why,
+            lines: abort.lines,
+        }
+    }
+}
+
+/// The JSON form of an [`Outcome`]. Blame and verdict follow from the condition, and are written
+/// for the reader.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Outcome")]
+struct Written {
+    /// What ended the unit.
+    condition: Condition,
+    /// Who is to blame; absent if it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blame: Option<Blame>,
+    /// The verdict.
+    verdict: Verdict,
+    /// Reason in one line.
+    why: String,
+    /// Further lines: a kernel report, a tool's log, task states, a difference.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<String>,
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Written {
+            condition: self.condition,
+            blame: self.condition.blame(),
+            verdict: self.verdict(),
+            why: self.why.clone(),
+            lines: self.lines.clone(),
+        }
+        .serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(from)?;
+        Ok(Self {
+            condition: written.condition,
+            why: written.why,
+            lines: written.lines,
+        })
+    }
+}
+
+impl JsonSchema for Outcome {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Written::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Written::json_schema(generator)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_says_who_is_to_blame() {
+        let outcome = Outcome::new(Condition::DiskFull, "no space");
+        let value = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(value["blame"], "host");
+        assert_eq!(value["verdict"], "unknown");
+        assert_eq!(serde_json::from_value::<Outcome>(value).unwrap(), outcome);
+        let passed = serde_json::to_value(Outcome::passed("all equal")).unwrap();
+        assert_eq!(passed["blame"], serde_json::Value::Null);
+    }
+}

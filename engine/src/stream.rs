@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The event stream of a run: everything that a person or a program can see of it.
+//!
+//! Whoever does something tells the [`Stream`], which numbers and dates the event and passes it to
+//! its [`Listener`]s: the terminal, the file `events.jsonl`, JUnit, KTAP. Listeners have no other
+//! source, and nothing asks them.
+
+mod file;
+
+use std::{
+    cell::RefCell,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::file::{EventFile, FileError, NAME as FILE_NAME};
+use crate::{blame::Condition, outcome::Outcome};
+
+/// Version of the events; increased when one loses or renames a field.
+pub const SCHEMA: u32 = 1;
+
+/// An event of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// Number of the event in its run, from 1 on.
+    pub id: u64,
+    /// Time of the event, in RFC 3339.
+    pub time: String,
+    /// Milliseconds since the start of the run.
+    pub ms: u64,
+    /// The guest that it is about, counted from 1; absent if it is about the whole run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<u32>,
+    /// Key of the unit that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Body {
+    /// The first event.
+    RunStarted {
+        /// Version of the events.
+        schema: u32,
+        /// The command: `scenario`, `sweep`, …
+        command: String,
+        /// The whole command line.
+        arguments: Vec<String>,
+    },
+    /// A step that prepares the run starts: an artefact is built, a program installed.
+    PreparationStarted {
+        /// Name of the step.
+        name: String,
+    },
+    /// A part of the step that runs now is complete.
+    PreparationAdvanced {
+        /// Number of parts that are complete.
+        done: u64,
+        /// Number of all parts.
+        total: u64,
+    },
+    /// The step that runs now is complete.
+    PreparationFinished,
+    /// Something that a person should know.
+    Note {
+        /// The text.
+        text: String,
+    },
+    /// The units of the run are known.
+    Planned {
+        /// Number of units.
+        units: u64,
+        /// Number of those whose findings an earlier run has left in the journal.
+        resumed: u64,
+    },
+    /// A machine starts.
+    MachineStarted,
+    /// The agent of a machine has answered.
+    MachineReady {
+        /// Milliseconds since the start of the machine.
+        ready_ms: u64,
+        /// Release of the guest's kernel (uname -r).
+        kernel: String,
+    },
+    /// A command that builds the workload starts.
+    BuildStarted {
+        /// The command.
+        command: String,
+    },
+    /// A unit starts.
+    UnitStarted,
+    /// A step of a unit starts.
+    StepStarted {
+        /// Name of the step.
+        name: String,
+    },
+    /// A step of a unit is complete.
+    StepFinished {
+        /// Name of the step.
+        name: String,
+        /// Duration in milliseconds.
+        step_ms: u64,
+    },
+    /// A unit has an outcome.
+    UnitFinished {
+        /// The outcome.
+        #[serde(flatten)]
+        outcome: Outcome,
+        /// Duration in milliseconds; for a unit of a batch, its share.
+        unit_ms: u64,
+    },
+    /// A guest has ended in a way that none of its units is alone to blame for.
+    GuestFailed {
+        /// The outcome.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// Ctrl-C or SIGTERM: the run ends.
+    Interrupted,
+    /// The last event.
+    RunFinished {
+        /// The condition that decides.
+        condition: Condition,
+        /// Reason in one line.
+        why: String,
+        /// The exit code.
+        exit_code: u8,
+        /// Number of units by verdict.
+        counts: std::collections::BTreeMap<String, u64>,
+        /// Number of units that were not run.
+        left: u64,
+        /// Path of the record, as it can be typed where the command was.
+        record: String,
+    },
+}
+
+/// A receiver of events.
+pub trait Listener: Send {
+    /// Takes an event. A listener that cannot must keep the reason for whoever made it.
+    fn hear(&mut self, event: &Event);
+}
+
+/// Numbers events and passes them on.
+pub struct Stream {
+    state: Mutex<State>,
+    began: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    last: u64,
+    listeners: Vec<Box<dyn Listener>>,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Stream {
+    /// Adds a listener, which hears the events from now on.
+    pub fn add(&self, listener: Box<dyn Listener>) {
+        self.lock().listeners.push(listener);
+    }
+
+    /// Tells what happened to the whole run.
+    pub fn tell(&self, body: Body) {
+        self.emit(None, None, body);
+    }
+
+    /// Returns the voice of a guest. `guest` counts from 1.
+    pub fn voice(&self, guest: u32) -> Voice<'_> {
+        Voice {
+            stream: self,
+            guest,
+            unit: RefCell::default(),
+        }
+    }
+
+    fn emit(&self, guest: Option<u32>, unit: Option<String>, body: Body) {
+        let mut state = self.lock();
+        state.last += 1;
+        let event = Event {
+            id: state.last,
+            time: Timestamp::now().to_string(),
+            ms: self.began.elapsed().as_millis() as u64,
+            guest,
+            unit,
+            body,
+        };
+        for listener in &mut state.listeners {
+            listener.hear(&event);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells what happens to one guest and to the unit that it runs.
+pub struct Voice<'a> {
+    stream: &'a Stream,
+    guest: u32,
+    unit: RefCell<Option<String>>,
+}
+
+impl Voice<'_> {
+    /// Names the unit that the following events are about.
+    pub fn set_unit(&self, key: Option<&str>) {
+        self.unit.replace(key.map(str::to_owned));
+    }
+
+    /// Tells what happened.
+    pub fn tell(&self, body: Body) {
+        let unit = self.unit.borrow().clone();
+        self.stream.emit(Some(self.guest), unit, body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    struct Ear(Sender<Event>);
+
+    impl Listener for Ear {
+        fn hear(&mut self, event: &Event) {
+            self.0.send(event.clone()).unwrap();
+        }
+    }
+
+    #[test]
+    fn events_are_numbered_and_name_their_guest_and_unit() {
+        let stream = Stream::default();
+        let (to, from) = channel();
+        stream.add(Box::new(Ear(to)));
+        stream.tell(Body::Interrupted);
+        let voice = stream.voice(2);
+        voice.tell(Body::MachineStarted);
+        voice.set_unit(Some("hello/main"));
+        voice.tell(Body::UnitStarted);
+        let events: Vec<_> = from.try_iter().collect();
+        let ids: Vec<_> = events.iter().map(|event| event.id).collect();
+        assert_eq!(ids, [1, 2, 3]);
+        assert_eq!((events[0].guest, events[1].guest), (None, Some(2)));
+        assert_eq!(events[1].unit, None);
+        assert_eq!(events[2].unit.as_deref(), Some("hello/main"));
+    }
+
+    #[test]
+    fn an_event_is_one_object() {
+        let event = Event {
+            id: 1,
+            time: "2026-01-01T00:00:00Z".into(),
+            ms: 5,
+            guest: Some(1),
+            unit: Some("a".into()),
+            body: Body::UnitFinished {
+                outcome: Outcome::passed("equal"),
+                unit_ms: 7,
+            },
+        };
+        let value = serde_json::to_value(&event).unwrap();
+        assert_eq!(value["event"], "unit-finished");
+        assert_eq!(value["verdict"], "pass");
+        assert_eq!(serde_json::from_value::<Event>(value).unwrap(), event);
+    }
+}
