@@ -4,13 +4,19 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use common::{LONG, boot, spec};
-use crucible_engine::guest::GuestError;
+use crucible_engine::guest::{Guest, GuestError};
 use crucible_vmm::qemu::{Options, QemuMachine};
-use crucible_vmm::{AlertKind, Disk, Error, Exit, Machine};
+use crucible_vmm::{AlertKind, Disk, Error, Exit, FaultKind, Machine};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn sh(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(String::from).to_vec()
@@ -88,6 +94,48 @@ fn a_killed_machine_does_not_answer() {
     let (_directory, mut guest) = boot();
     guest.machine().kill().unwrap();
     assert_eq!(guest.machine().try_exit().unwrap(), Some(Exit::Killed));
+}
+
+#[test]
+fn a_machine_that_is_killed_from_outside_reports_the_signal() {
+    let (_directory, mut guest) = boot();
+    assert_eq!(guest.machine().host_fault(), None);
+    let pid = Pid::from_raw(guest.machine().pid().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let exit = guest.machine().wait(LONG).unwrap();
+    let Some(Exit::HostError { detail, signal }) = exit else {
+        panic!("{exit:?}");
+    };
+    assert_eq!(signal, Some(Signal::KILL.as_raw()));
+    assert!(detail.contains("signal: 9"), "{detail}");
+}
+
+#[test]
+fn a_full_disk_of_the_host_is_reported() {
+    let (directory, mut spec) = spec();
+    // A file system without room for the scratch disk. It is attached nowhere, and so vanishes with
+    // its descriptor.
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    fsconfig_set_string(&context, "size", "1m").unwrap();
+    fsconfig_create(&context).unwrap();
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let small = fsmount(&context, flags, MountAttrFlags::empty()).unwrap();
+    let disk = format!("/proc/{}/fd/{}/disk", std::process::id(), small.as_raw_fd());
+    File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    spec.disks.push(Disk::writable(&disk));
+    let machine = QemuMachine::start(&spec, &Options::default()).unwrap();
+    let mut guest = Guest::connect(Box::new(machine), LONG).unwrap();
+    assert_eq!(guest.machine().host_fault(), None);
+    let script = "dd if=/dev/urandom of=/dev/vdd bs=1M count=8 oflag=direct";
+    let run = guest.exec(&sh(script), &BTreeMap::new(), "/", LONG);
+    let fault = guest.machine().host_fault();
+    assert!(run.unwrap().stderr.contains("Input/output error"));
+    let fault = fault.expect("a fault of the host");
+    assert_eq!(fault.kind, FaultKind::DiskFull, "{fault}");
+    // The machine still runs.
+    assert_eq!(guest.machine().try_exit().unwrap(), None);
+    guest.shutdown().unwrap();
+    drop(directory);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod cmdline;
 mod console;
 mod control;
 mod error;
+mod fault;
 mod host;
 pub mod kvm;
 mod machine;
@@ -21,6 +22,7 @@ mod states;
 
 pub use console::{Alert, AlertKind, CONSOLE_MARK};
 pub use error::{Error, Result};
+pub use fault::{FaultKind, HostFault};
 pub use machine::{
     Changes, DebuggerAddress, Description, Disk, Exit, Machine, MachineSpec, Phase, Start,
     TaskStates,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Alert, Result};
+use crate::{Alert, HostFault, Result};
 
 /// A raw disk image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,8 +182,12 @@ pub enum Exit {
     Killed,
     /// The machine failed on the host's side.
     HostError {
-        /// What is known about the failure.
+        /// What is known about the failure, with the exit status of the machine's process.
         detail: String,
+        /// The signal that killed the machine's process: `SIGKILL` (which the kernel also sends
+        /// when memory runs out), `SIGSYS` (its seccomp filter), `SIGBUS` (a truncated memory
+        /// file), …; `None` if it exited.
+        signal: Option<i32>,
     },
 }
 
@@ -262,6 +266,11 @@ pub trait Machine: Send {
 
     /// Waits at most `timeout` for the machine to end. Returns `None` if it still runs.
     fn wait(&mut self, timeout: Duration) -> Result<Option<Exit>>;
+
+    /// Returns the first failure of the host's disk while the machine ran, if there was one. A
+    /// guest that it affects may behave in any way, or not notice. The fault is also returned when
+    /// the machine has ended.
+    fn host_fault(&mut self) -> Option<HostFault>;
 
     /// Asks the guest's kernel by SysRq, which works even while its tasks hang, what its tasks are
     /// doing. Waits for the answer for at most `timeout`.

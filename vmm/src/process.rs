@@ -17,8 +17,8 @@ use crate::child::{self, Sockets, share, stderr_text};
 use crate::console::Console;
 use crate::states::{self, Probe};
 use crate::{
-    Alert, AlertKind, Changes, Description, Error, Exit, Machine, MachineSpec, Phase, Result,
-    Start, TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, HostFault, Machine, MachineSpec, Phase,
+    Result, Start, TaskStates,
 };
 
 /// The operations that differ between backends.
@@ -47,7 +47,10 @@ pub trait Backend: Probe + Send {
     ///
     /// # Errors
     /// A description of what is known, if the process has reported nothing conclusive.
-    fn end(&self, announced_shutdown: bool) -> Result<Exit, String>;
+    fn end(&self, announced_shutdown: bool) -> Result<End, String>;
+
+    /// Returns the first failure of the host's disk that the process has reported.
+    fn host_fault(&self) -> Option<HostFault>;
 
     /// [`Machine::phases`].
     fn phases(&self) -> &[Phase];
@@ -63,6 +66,15 @@ pub trait Backend: Probe + Send {
 
     /// [`Machine::save_changes`].
     fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
+}
+
+/// What a process reported as its guest's end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest ended.
+    Guest(Exit),
+    /// The process itself failed, with this message.
+    Process(String),
 }
 
 /// A guest in a child process.
@@ -148,25 +160,30 @@ impl<B: Backend> ProcessMachine<B> {
         let status =
             child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
         self.console.join();
-        let exit = if status.signal() == Some(SIGSYS) {
+        let signal = status.signal();
+        let exit = if signal == Some(SIGSYS) {
             // Report this first: a forbidden system call is serious whatever else happened.
             Exit::HostError {
                 detail: fate::<B>(status),
+                signal,
             }
         } else if self.console.has_alert(AlertKind::Panic) {
             Exit::Panic
         } else if killed {
             Exit::Killed
         } else {
-            self.backend
-                .end(self.console.announced_shutdown())
-                .unwrap_or_else(|known| Exit::HostError {
+            match self.backend.end(self.console.announced_shutdown()) {
+                Ok(End::Guest(exit)) => exit,
+                Ok(End::Process(detail)) => Exit::HostError { detail, signal },
+                Err(known) => Exit::HostError {
                     detail: format!(
                         "{} ({known}); {}",
                         fate::<B>(status),
                         stderr_text(&self.messages)
                     ),
-                })
+                    signal,
+                },
+            }
         };
         self.exit = Some(exit);
         Ok(())
@@ -217,6 +234,12 @@ impl<B: Backend> Machine for ProcessMachine<B> {
             self.reap(false)?;
         }
         Ok(self.exit.clone())
+    }
+
+    fn host_fault(&mut self) -> Option<HostFault> {
+        self.backend
+            .host_fault()
+            .or_else(|| self.console.host_fault())
     }
 
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates> {

@@ -158,9 +158,10 @@ fn a_forbidden_system_call_is_reported_as_such() {
     // The signal by which the kernel kills a process that violates its filter.
     kill_process(fixture.pid(), Signal::SYS).unwrap();
     let exit = fixture.exit();
-    let Exit::HostError { detail } = exit else {
+    let Exit::HostError { detail, signal } = exit else {
         panic!("{exit:?}");
     };
+    assert_eq!(signal, Some(Signal::SYS.as_raw()));
     assert!(detail.contains("a system call that its filter forbids"));
 }
 

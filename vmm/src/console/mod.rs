@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub use alert::{Alert, AlertKind};
 use classify::{Classifier, message};
 
-use crate::{Error, Result};
+use crate::{Error, HostFault, Result};
 
 /// The text before the token of a mark, which the guest prints when it is asked to.
 pub const CONSOLE_MARK: &str = "crucible: mark ";
@@ -59,6 +59,8 @@ struct State {
     restarting: bool,
     /// The token of the last mark.
     mark: String,
+    /// The first failure to write the log.
+    fault: Option<HostFault>,
     ended: bool,
 }
 
@@ -78,7 +80,11 @@ impl Console {
             .name("console".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || Reader::new(&shared, file).run(stream)
+                let log = Log {
+                    file,
+                    path: log.to_owned(),
+                };
+                move || Reader::new(&shared, log).run(stream)
             })
             .map_err(|source| Error::Io {
                 what: "start the console's thread",
@@ -113,6 +119,11 @@ impl Console {
     /// Returns true if the guest's kernel has announced that it shuts down or restarts.
     pub fn announced_shutdown(&self) -> bool {
         self.shared.lock().restarting
+    }
+
+    /// Returns the first failure to write the console's log.
+    pub fn host_fault(&self) -> Option<HostFault> {
+        self.shared.lock().fault.clone()
     }
 
     /// Returns the last lines, at most `lines`.
@@ -185,15 +196,21 @@ impl Shared {
     }
 }
 
+/// The file to which the console is logged.
+struct Log {
+    file: File,
+    path: PathBuf,
+}
+
 struct Reader<'a> {
     shared: &'a Shared,
-    log: File,
+    log: Log,
     classifier: Classifier,
     partial: Vec<u8>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, log: File) -> Self {
+    fn new(shared: &'a Shared, log: Log) -> Self {
         Self {
             shared,
             log,
@@ -227,9 +244,11 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        // A full disk must not stop the monitoring of the guest. Writing the run's record then
-        // fails, which reports the problem.
-        let _ = self.log.write_all(bytes);
+        // A full disk must not stop the monitoring of the guest.
+        if let Err(error) = self.log.file.write_all(bytes) {
+            let fault = || HostFault::new(format!("write {}", self.log.path.display()), &error);
+            self.shared.lock().fault.get_or_insert_with(fault);
+        }
         for &byte in bytes {
             self.partial.push(byte);
             if byte == b'\n' || self.partial.len() == LINE {
@@ -296,6 +315,24 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FaultKind;
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_a_fault_of_the_host() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let mut console = Console::start(ours, Path::new("/dev/full")).unwrap();
+        assert_eq!(console.host_fault(), None);
+        theirs
+            .write_all(b"Kernel panic - not syncing: Oh\n")
+            .unwrap();
+        drop(theirs);
+        console.join();
+        let fault = console.host_fault().unwrap();
+        assert_eq!(fault.kind, FaultKind::DiskFull);
+        assert!(fault.detail.contains("/dev/full"), "{fault}");
+        // The guest is monitored nevertheless.
+        assert!(console.has_alert(AlertKind::Panic));
+    }
 
     #[test]
     fn a_mark_completes_the_report_before_it() {

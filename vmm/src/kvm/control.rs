@@ -8,17 +8,25 @@ use std::time::Duration;
 
 use super::wire::{self, Config, Ended, Message, Reply, Request};
 use crate::control::{ControlSocket, Notes, gone};
-use crate::{Error, Phase, Result};
+use crate::{Error, HostFault, Phase, Result};
 
 /// A connection to a monitor.
 pub(super) struct Control {
-    socket: ControlSocket<Answer, Option<Ended>>,
+    socket: ControlSocket<Answer, Noted>,
     phases: Vec<Phase>,
 }
 
 /// Maximum length in bytes of a line from a monitor: registers of all vCPUs and the like. It bounds
 /// the memory that a monitor compromised by its guest can make this process allocate.
 const LONGEST: u64 = 1 << 20;
+
+/// What a monitor reports without being asked.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    ended: Option<Ended>,
+    /// The first of the faults.
+    fault: Option<HostFault>,
+}
 
 enum Answer {
     Started(Vec<Phase>),
@@ -92,7 +100,12 @@ impl Control {
 
     /// Returns why the guest ended, or `None` if the monitor has not reported an end.
     pub fn ended(&self) -> Option<Ended> {
-        self.socket.noted()
+        self.socket.noted().ended
+    }
+
+    /// Returns the first failure of the host's disk that the monitor has reported.
+    pub fn host_fault(&self) -> Option<HostFault> {
+        self.socket.noted().fault
     }
 
     /// Waits until the monitor closes the connection. Returns false if it did not within `timeout`.
@@ -101,7 +114,7 @@ impl Control {
     }
 }
 
-fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Option<Ended>>) {
+fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Noted>) {
     // A message that cannot be parsed comes from a broken or compromised monitor: treat it like a
     // monitor that has exited.
     while let Ok(Some(message)) = wire::receive(&mut (&mut input).take(LONGEST)) {
@@ -109,7 +122,13 @@ fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Note
             Message::Started(phases) => Answer::Started(phases),
             Message::Reply(reply) => Answer::Reply(reply),
             Message::Ended(ended) => {
-                notes.note(|noted| *noted = Some(ended));
+                notes.note(|noted| noted.ended = Some(ended));
+                continue;
+            }
+            Message::HostFault(fault) => {
+                notes.note(|noted| {
+                    noted.fault.get_or_insert(fault);
+                });
                 continue;
             }
         };

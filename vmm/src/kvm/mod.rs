@@ -25,9 +25,9 @@ use crate::child::{self, fd};
 use crate::cmdline;
 use crate::console::Console;
 use crate::host;
-use crate::process::{Backend, ProcessMachine};
+use crate::process::{Backend, End, ProcessMachine};
 use crate::states::Probe;
-use crate::{Changes, Error, Exit, MachineSpec, Phase, Result};
+use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result};
 
 /// The command that runs [`monitor::main`].
 #[derive(Debug, Clone)]
@@ -162,15 +162,20 @@ impl Backend for Kvm {
         self.control.wait_closed(timeout)
     }
 
-    fn end(&self, announced_shutdown: bool) -> Result<Exit, String> {
-        match self.control.ended() {
-            Some(Ended::Reset) if announced_shutdown => Ok(Exit::Shutdown),
-            Some(Ended::Reset) => Ok(Exit::Reset),
-            Some(Ended::TripleFault { registers }) => Ok(Exit::TripleFault { registers }),
-            Some(Ended::Kvm { detail, registers }) => Ok(Exit::Kvm { detail, registers }),
-            Some(Ended::Monitor { detail }) => Ok(Exit::HostError { detail }),
-            None => Err("it reported no reason".into()),
-        }
+    fn end(&self, announced_shutdown: bool) -> Result<End, String> {
+        let exit = match self.control.ended() {
+            Some(Ended::Reset) if announced_shutdown => Exit::Shutdown,
+            Some(Ended::Reset) => Exit::Reset,
+            Some(Ended::TripleFault { registers }) => Exit::TripleFault { registers },
+            Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
+            Some(Ended::Monitor { detail }) => return Ok(End::Process(detail)),
+            None => return Err("it reported no reason".into()),
+        };
+        Ok(End::Guest(exit))
+    }
+
+    fn host_fault(&self) -> Option<HostFault> {
+        self.control.host_fault()
     }
 
     fn phases(&self) -> &[Phase] {

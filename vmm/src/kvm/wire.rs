@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::saved::format::Run;
-use crate::Phase;
+use crate::{HostFault, Phase};
 
 /// The configuration of the guest; the first line that the monitor reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ pub(crate) enum Message {
     Started(Vec<Phase>),
     /// The reply to a request.
     Reply(Reply),
+    /// The host failed to read or write a disk. The guest, which got an I/O error, continues.
+    HostFault(HostFault),
     /// The guest has ended, and the monitor is about to exit.
     Ended(Ended),
 }

@@ -177,7 +177,11 @@ impl Args {
             },
         });
         self.option("-blockdev", &blockdev.to_string());
-        self.device(&format!("virtio-blk-device,drive={node}"));
+        // The guest gets an error of the host's disk as an I/O error, and QMP reports it. Without
+        // these options a full disk stops the guest.
+        self.device(&format!(
+            "virtio-blk-device,drive={node},werror=report,rerror=report"
+        ));
     }
 }
 
@@ -200,8 +204,8 @@ mod tests {
         assert_eq!(
             drives,
             [
-                "virtio-blk-device,drive=disk0,bus=virtio-mmio-bus.7",
-                "virtio-blk-device,drive=disk1,bus=virtio-mmio-bus.6"
+                "virtio-blk-device,drive=disk0,werror=report,rerror=report,bus=virtio-mmio-bus.7",
+                "virtio-blk-device,drive=disk1,werror=report,rerror=report,bus=virtio-mmio-bus.6"
             ]
         );
         let blockdev = args.iter().find(|a| a.contains("disk0\"")).unwrap();

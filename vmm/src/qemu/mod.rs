@@ -17,8 +17,8 @@ use serde_json::json;
 use self::qmp::Qmp;
 use crate::child::{self, fd};
 use crate::host;
-use crate::process::{Backend, ProcessMachine};
-use crate::{Changes, Error, Exit, MachineSpec, Phase, Result, Start};
+use crate::process::{Backend, End, ProcessMachine};
+use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result, Start};
 
 /// Debian's name for the emulator.
 const BINARY: &str = "qemu-system-x86_64";
@@ -190,14 +190,19 @@ impl Backend for Qemu {
         self.qmp.wait_closed(timeout)
     }
 
-    fn end(&self, announced_shutdown: bool) -> Result<Exit, String> {
-        match self.qmp.reason().as_deref() {
-            Some("guest-shutdown") => Ok(Exit::Shutdown),
-            Some("guest-reset") if announced_shutdown => Ok(Exit::Shutdown),
-            Some("guest-reset") => Ok(Exit::Reset),
-            Some("guest-panic") => Ok(Exit::Panic),
-            other => Err(other.unwrap_or("it reported no reason").to_owned()),
-        }
+    fn end(&self, announced_shutdown: bool) -> Result<End, String> {
+        let exit = match self.qmp.reason().as_deref() {
+            Some("guest-shutdown") => Exit::Shutdown,
+            Some("guest-reset") if announced_shutdown => Exit::Shutdown,
+            Some("guest-reset") => Exit::Reset,
+            Some("guest-panic") => Exit::Panic,
+            other => return Err(other.unwrap_or("it reported no reason").to_owned()),
+        };
+        Ok(End::Guest(exit))
+    }
+
+    fn host_fault(&self) -> Option<HostFault> {
+        self.qmp.host_fault()
     }
 
     fn phases(&self) -> &[Phase] {

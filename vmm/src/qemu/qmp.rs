@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::control::{ControlSocket, Notes, gone};
-use crate::{Error, Result};
+use crate::{Error, FaultKind, HostFault, Result};
 
 /// A connection to a QEMU process.
 pub(super) struct Qmp {
@@ -29,6 +29,8 @@ struct Status {
     reason: Option<String>,
     /// The status of a migration, by QEMU's name.
     migration: Option<String>,
+    /// The first failure of a disk.
+    fault: Option<HostFault>,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +147,11 @@ impl Qmp {
         self.socket.noted().reason
     }
 
+    /// Returns the first failure of the host's disk that QEMU has reported.
+    pub fn host_fault(&self) -> Option<HostFault> {
+        self.socket.noted().fault
+    }
+
     /// Waits until a migration has completed or failed. QEMU reports this only with the migration
     /// capability `events`.
     pub fn wait_migrated(&self) -> Result<()> {
@@ -184,6 +191,9 @@ fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Sta
                 let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
                 match event.as_str() {
                     "SHUTDOWN" => notes.note(|status| status.reason = word("reason")),
+                    "BLOCK_IO_ERROR" => notes.note(|status| {
+                        status.fault.get_or_insert_with(|| block_error(&data));
+                    }),
                     "MIGRATION" => notes.note(|status| status.migration = word("status")),
                     _ => {}
                 }
@@ -193,6 +203,27 @@ fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Sta
         if replies.send(reply).is_err() {
             break;
         }
+    }
+}
+
+/// Returns the fault that a `BLOCK_IO_ERROR` reports.
+fn block_error(data: &Value) -> HostFault {
+    let word = |key| data.get(key).and_then(Value::as_str).unwrap_or("?");
+    let reason = word("reason");
+    // QEMU sets `nospace` only if it stops the guest on such an error. It runs without a locale, so
+    // its reasons are those of the C library.
+    let full = data.get("nospace").and_then(Value::as_bool) == Some(true)
+        || ["No space left on device", "Disk quota exceeded"].contains(&reason);
+    HostFault {
+        kind: match full {
+            true => FaultKind::DiskFull,
+            false => FaultKind::Io,
+        },
+        detail: format!(
+            "cannot {} {}: {reason}",
+            word("operation"),
+            word("node-name")
+        ),
     }
 }
 
@@ -251,6 +282,31 @@ mod tests {
         assert!(error.to_string().contains("no such chardev"), "{error}");
         assert!(qmp.wait_closed(ANSWER));
         assert_eq!(qmp.reason().as_deref(), Some("guest-reset"));
+    }
+
+    #[test]
+    fn the_first_failure_of_the_hosts_disk_is_kept() {
+        let event = |data: &str| {
+            let line = format!(r#"{{"event":"BLOCK_IO_ERROR","data":{data}}}"#);
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let greeting = r#"{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":""},"capabilities":[]}}"#;
+            let later = r#"{"event":"BLOCK_IO_ERROR","data":{"reason":"later"}}"#;
+            let done = r#"{"return":{}}"#;
+            writeln!(theirs, "{greeting}\n{line}\n{later}\n{done}").unwrap();
+            // The answer follows the events, so both have been read.
+            Qmp::connect(ours).unwrap().host_fault().unwrap()
+        };
+        let full = event(
+            r#"{"device":"","node-name":"disk2","operation":"write","action":"report","reason":"No space left on device"}"#,
+        );
+        assert_eq!(full.kind, FaultKind::DiskFull);
+        assert_eq!(full.detail, "cannot write disk2: No space left on device");
+        let stopped = event(r#"{"action":"stop","nospace":true,"reason":"x"}"#);
+        assert_eq!(stopped.kind, FaultKind::DiskFull);
+        let broken =
+            event(r#"{"node-name":"disk0","operation":"read","reason":"Input/output error"}"#);
+        assert_eq!(broken.kind, FaultKind::Io);
+        assert_eq!(event("null").detail, "cannot ? ?: ?");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::queue::{Rings, Step};
 use super::{DeviceState, Error, Result, VirtioDevice};
+use crate::{FaultKind, HostFault};
 use request::Request;
 
 /// Bytes in a sector, whatever the disk's block size.
@@ -59,7 +60,13 @@ pub struct Block {
     readonly: bool,
     serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     config: [u8; CONFIG_SIZE],
+    reporter: Option<Reporter>,
+    /// The kinds of faults that were reported.
+    reported: Vec<FaultKind>,
 }
+
+/// Receives the faults of a disk's file.
+type Reporter = Box<dyn Fn(HostFault) + Send>;
 
 /// A disk's part of a snapshot, without the disk's contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +109,27 @@ impl Block {
             readonly,
             serial: id,
             config: config(sectors),
+            reporter: None,
+            reported: Vec::new(),
         })
+    }
+
+    /// Makes the disk call `report` when the host fails to read or write its file: once for each
+    /// kind of fault, because a guest can repeat the request for ever.
+    pub fn on_fault(mut self, report: impl Fn(HostFault) + Send + 'static) -> Self {
+        self.reporter = Some(Box::new(report));
+        self
+    }
+
+    /// Reports that the host failed to `what` in the file, in the infinitive.
+    fn fault(&mut self, what: &str, error: &std::io::Error) {
+        let fault = HostFault::new(what, error);
+        if let Some(report) = &self.reporter
+            && !self.reported.contains(&fault.kind)
+        {
+            self.reported.push(fault.kind);
+            report(fault);
+        }
     }
 }
 

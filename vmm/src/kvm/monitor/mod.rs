@@ -204,6 +204,10 @@ impl Loop<'_> {
                                     }
                                     return Ok(ended);
                                 }
+                                Outcome::Fault(fault) => {
+                                    wire::send(&mut *self.control, &Message::HostFault(fault))
+                                        .during("send a message to the parent")?;
+                                }
                                 Outcome::Debug { index, met } => {
                                     if let Some(debugger) = &mut self.debugger {
                                         debugger.stopped(index, met);

@@ -15,6 +15,7 @@ use super::bus::{Bus, Effect};
 use super::confine;
 use super::gdb::{self, Met, Watcher};
 use super::state::VcpuState;
+use crate::HostFault;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Ended;
 
@@ -33,10 +34,12 @@ pub(super) enum Command {
     Stop,
 }
 
-/// A message from a vCPU's thread.
+/// A message to the event loop, mostly from a vCPU's thread.
 pub(super) enum Outcome {
     /// The guest has ended; the vCPU does not run again.
     Ended(Ended),
+    /// The host failed to read or write a disk.
+    Fault(HostFault),
     /// The vCPU has stopped for the debugger, and is paused.
     Debug {
         /// The index of the vCPU.

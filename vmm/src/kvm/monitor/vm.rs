@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,7 @@ use super::snapshot::Snapshot;
 use super::state::{self, VmState};
 use super::vcpu::{Command, Handle, Outcome};
 use super::{boot, cpu, mptable};
+use crate::HostFault;
 use crate::kvm::cpuid;
 use crate::kvm::devices::block::Block;
 use crate::kvm::devices::console::Console;
@@ -91,6 +93,27 @@ impl Interrupt for Irq {
     }
 }
 
+/// The way of a fault of the host's disk to the event loop.
+struct Faults<'a> {
+    outcomes: &'a Sender<Outcome>,
+    wake: &'a EventFd,
+}
+
+impl Faults<'_> {
+    /// Returns the function that reports the faults of the disk at `path`.
+    fn reporter(&self, path: &Path) -> Result<impl Fn(HostFault) + Send + 'static, Failure> {
+        let outcomes = self.outcomes.clone();
+        let wake = self.wake.try_clone().during("duplicate an eventfd")?;
+        let path = path.display().to_string();
+        Ok(move |mut fault: HostFault| {
+            fault.detail = format!("{path}: {}", fault.detail);
+            // Both fail only if the event loop has ended.
+            let _ = outcomes.send(Outcome::Fault(fault));
+            let _ = wake.write(1);
+        })
+    }
+}
+
 impl Vm {
     /// Builds the machine and starts its vCPUs' threads, which wait to be resumed. With `saved` the
     /// guest continues from that snapshot, otherwise from its first instruction.
@@ -125,7 +148,8 @@ impl Vm {
         // SAFETY: `Vm` owns both; its vCPUs' threads end before it drops them.
         unsafe { memory::register(&fd, &memory, config.track)? };
         phases.kvm("memory's slots");
-        let bus = Arc::new(bus(&fd, &memory, config, ends, epoll, tokens)?);
+        let faults = Faults { outcomes, wake };
+        let bus = Arc::new(bus(&fd, &memory, config, ends, (epoll, tokens), faults)?);
         phases.own("devices");
         let vcpus = vcpus(&kvm, &fd, config)?;
         let msrs: Arc<[u32]> = state::msr_indices(&kvm)?.into();
@@ -341,15 +365,15 @@ fn bus(
     memory: &Arc<Memory>,
     config: &Config,
     ends: Ends,
-    epoll: &Arc<Epoll>,
-    tokens: u64,
+    (epoll, tokens): (&Arc<Epoll>, u64),
+    faults: Faults<'_>,
 ) -> Result<Bus, Failure> {
     let events = |index: usize| Events::new(Arc::clone(epoll), tokens + index as u64 * TOKENS);
     let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
     for (index, disk) in config.disks.iter().enumerate() {
         let block = Block::open(&disk.path, disk.readonly, &format!("disk{index}"))
             .during(format!("use {}", disk.path.display()))?;
-        devices.push(Box::new(block));
+        devices.push(Box::new(block.on_fault(faults.reporter(&disk.path)?)));
     }
     devices.push(Box::new(Rng::new()));
     let console = Console::new(ends.channel, ends.terminal, &events(devices.len()))

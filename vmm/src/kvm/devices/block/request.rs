@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 
 use virtio_bindings::virtio_blk::*;
-use vm_memory::{GuestAddress, Permissions, ReadVolatile, WriteVolatile};
+use vm_memory::{GuestAddress, Permissions, ReadVolatile, VolatileMemoryError, WriteVolatile};
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
 use super::{Block, SECTOR, SEG_MAX, SIZE_MAX, ZERO_MAX};
@@ -34,16 +34,12 @@ pub(super) struct Request {
 /// The reason why a request fails.
 #[derive(Debug)]
 enum Failure {
-    /// The request is invalid, or an operation of the host failed.
+    /// The request is invalid.
     Io,
+    /// The host failed to read or write the disk's file.
+    Host(&'static str, io::Error),
     /// The device does not support the request.
     Unsupported,
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Io
-    }
 }
 
 /// An address outside of memory fails only the request that contains it.
@@ -120,6 +116,10 @@ impl Block {
         let status = match self.attempt(memory, request) {
             Ok(()) => VIRTIO_BLK_S_OK,
             Err(Failure::Io) => VIRTIO_BLK_S_IOERR,
+            Err(Failure::Host(what, error)) => {
+                self.fault(what, &error);
+                VIRTIO_BLK_S_IOERR
+            }
             Err(Failure::Unsupported) => VIRTIO_BLK_S_UNSUPP,
         };
         let place = Segment {
@@ -149,7 +149,8 @@ impl Block {
         let offset = self.check(request.sector, &request.input)?;
         self.transfer(offset, &request.input, |file, segment| {
             for slice in queue::slices(memory, segment, 0, Permissions::Write)? {
-                file.read_exact_volatile(&mut slice?).map_err(volatile)?;
+                let read = file.read_exact_volatile(&mut slice?);
+                read.map_err(|error| volatile("read", error))?;
             }
             Ok(())
         })
@@ -162,7 +163,8 @@ impl Block {
         let offset = self.check(request.sector, &request.output)?;
         self.transfer(offset, &request.output, |file, segment| {
             for slice in queue::slices(memory, segment, 0, Permissions::Read)? {
-                file.write_all_volatile(&slice?).map_err(volatile)?;
+                let written = file.write_all_volatile(&slice?);
+                written.map_err(|error| volatile("write", error))?;
             }
             Ok(())
         })
@@ -179,7 +181,8 @@ impl Block {
         mut each: impl FnMut(&mut &std::fs::File, Segment) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         if self.position.take() != Some(offset) {
-            self.file.seek(SeekFrom::Start(offset))?;
+            let sought = self.file.seek(SeekFrom::Start(offset));
+            sought.map_err(|error| Failure::Host("seek", error))?;
         }
         for &segment in segments {
             each(&mut &self.file, segment)?;
@@ -218,15 +221,24 @@ impl Block {
             &[FallocateMode::ZeroRange, FallocateMode::PunchHole]
         };
         let file: &dyn AsRawFd = &self.file;
-        let done = modes.iter().any(|mode| {
+        let mut failure = Failure::Unsupported;
+        for mode in modes {
             let mode = match mode {
                 FallocateMode::PunchHole => FallocateMode::PunchHole,
                 FallocateMode::ZeroRange => FallocateMode::ZeroRange,
             };
-            fallocate(file, mode, true, offset, length).is_ok()
-        });
-        // On this status the driver stops using the request, or writes zeros itself.
-        done.then_some(()).ok_or(Failure::Unsupported)
+            match fallocate(file, mode, true, offset, length) {
+                Ok(()) => return Ok(()),
+                Err(error) => match error.errno() {
+                    libc::ENOSPC | libc::EDQUOT | libc::EIO => {
+                        failure = Failure::Host("punch a hole", error.into());
+                    }
+                    // On this status the driver stops using the request, or writes zeros itself.
+                    _ => {}
+                },
+            }
+        }
+        Err(failure)
     }
 
     /// Returns the offset in the file where a transfer begins. Fails if the transfer is not
@@ -252,6 +264,9 @@ impl Block {
 
 /// Converts an error of reading or writing volatile memory. Only the file's errors can occur,
 /// because the slices have been checked.
-fn volatile(_: vm_memory::VolatileMemoryError) -> Failure {
-    Failure::Io
+fn volatile(what: &'static str, error: VolatileMemoryError) -> Failure {
+    match error {
+        VolatileMemoryError::IOError(error) => Failure::Host(what, error),
+        _ => Failure::Io,
+    }
 }

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
 
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
+};
 use tempfile::{NamedTempFile, tempfile};
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::bitmap::Bitmap;
@@ -374,4 +381,77 @@ fn restores_only_the_same_disk() {
     small.set_len((SECTORS - 1) * 512).unwrap();
     let mut other = Fixture::new(|_| Box::new(Block::new(small, false, "").unwrap()));
     assert!(other.transport.restore(&state).is_err());
+}
+
+/// Returns a file of this many sectors, and the file system that contains it, which has room for
+/// only some of them. Returns `None` after a message if this process may not mount one.
+fn on_full_disk(sectors: u64) -> Option<(File, OwnedFd)> {
+    let mount = || -> rustix::io::Result<OwnedFd> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "size", "16k")?;
+        fsconfig_create(&context)?;
+        // It is attached nowhere, and so vanishes with its descriptor.
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        fsmount(&context, flags, MountAttrFlags::empty())
+    };
+    let mount = match mount() {
+        Ok(mount) => mount,
+        Err(error) => {
+            let text = format!("not run: cannot mount a tmpfs: {error}\n");
+            std::io::stderr().write_all(text.as_bytes()).unwrap();
+            return None;
+        }
+    };
+    let flags = OFlags::RDWR | OFlags::CREATE;
+    let file = File::from(openat(&mount, "disk", flags, Mode::RUSR | Mode::WUSR).unwrap());
+    file.set_len(sectors * 512).unwrap();
+    Some((file, mount))
+}
+
+#[test]
+fn a_full_disk_of_the_host_is_reported_once() {
+    let Some((file, _mount)) = on_full_disk(SECTORS) else {
+        return;
+    };
+    let (sender, faults) = mpsc::channel();
+    let report = move |fault| sender.send(fault).unwrap();
+    let mut disk = disk(false);
+    let block = Block::new(file, false, "").unwrap().on_fault(report);
+    disk.fixture = Fixture::new(|_| Box::new(block));
+    disk.fixture.start();
+    disk.driver = Driver::new(&disk.fixture, 0, QUEUE_SIZE);
+    let mut write = |sector| {
+        let status = disk.request(VIRTIO_BLK_T_OUT, sector, &[(DATA, 512, false)]);
+        status.0
+    };
+    // Requests that are the guest's own mistakes are no fault of the host.
+    assert_eq!(write(0), VIRTIO_BLK_S_OK);
+    assert_eq!(write(SECTORS), VIRTIO_BLK_S_IOERR);
+    assert_eq!(faults.try_iter().count(), 0);
+    let failed = (0..SECTORS).filter(|&sector| write(sector) == VIRTIO_BLK_S_IOERR);
+    assert_eq!(failed.count() as u64, SECTORS - 32);
+    let faults: Vec<_> = faults.try_iter().collect();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].kind, FaultKind::DiskFull);
+    assert!(faults[0].detail.starts_with("cannot write: "));
+    assert!(disk.fixture.transport.broken().is_none());
+}
+
+#[test]
+fn a_disk_that_the_host_has_truncated_is_reported() {
+    let mut disk = disk(false);
+    let (sender, faults) = mpsc::channel();
+    let file = File::options().read(true).open(disk.image.path()).unwrap();
+    let block = Block::new(file, false, "").unwrap();
+    let block = block.on_fault(move |fault| sender.send(fault).unwrap());
+    disk.fixture = Fixture::new(|_| Box::new(block));
+    disk.fixture.start();
+    disk.driver = Driver::new(&disk.fixture, 0, QUEUE_SIZE);
+    disk.image.as_file().set_len(1024).unwrap();
+    for sector in [8, 9] {
+        let done = disk.request(VIRTIO_BLK_T_IN, sector, &[(DATA, 512, true)]);
+        assert_eq!(done.0, VIRTIO_BLK_S_IOERR);
+    }
+    let kinds: Vec<_> = faults.try_iter().map(|fault| fault.kind).collect();
+    assert_eq!(kinds, [FaultKind::Io]);
 }
