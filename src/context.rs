@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use crucible_artefacts::{Cache, Error, Progress, Sources, host};
+use crucible_engine::stream::{Body, Stream};
 
 use crate::bundle::Bundle;
 use crate::embedded;
-use crate::progress::Terminal;
+use crate::listeners::terminal::Terminal;
 
 /// The options that all commands share.
 #[derive(Debug, Args)]
@@ -26,21 +27,49 @@ pub struct Global {
 /// The context of a command.
 pub struct Context {
     install: bool,
-    progress: Terminal,
+    reporter: Reporter,
+}
+
+/// Tells the steps that prepare a run as events.
+struct Reporter(Stream);
+
+impl Progress for Reporter {
+    fn begin(&self, name: &str) {
+        self.0.tell(Body::PreparationStarted { name: name.into() });
+    }
+
+    fn advance(&self, done: u64, total: u64) {
+        self.0.tell(Body::PreparationAdvanced { done, total });
+    }
+
+    fn end(&self) {
+        self.0.tell(Body::PreparationFinished);
+    }
+
+    fn note(&self, text: &str) {
+        self.0.tell(Body::Note { text: text.into() });
+    }
 }
 
 impl Context {
     /// Creates the context from the global options.
     pub fn new(global: &Global) -> Self {
+        let stream = Stream::default();
+        stream.add(Box::new(Terminal::new(global.quiet)));
         Self {
             install: !global.no_install,
-            progress: Terminal::new(global.quiet),
+            reporter: Reporter(stream),
         }
     }
 
-    /// Receiver of progress.
+    /// Receiver of the progress of preparations.
     pub fn progress(&self) -> &dyn Progress {
-        &self.progress
+        &self.reporter
+    }
+
+    /// Receiver of all events.
+    pub fn stream(&self) -> &Stream {
+        &self.reporter.0
     }
 
     /// The cache.

@@ -2,6 +2,11 @@
 //! Exit codes for `git bisect run`: it marks a commit good for 0 and bad for 1, skips it for
 //! 125, and stops at 128 and above.
 
+use crucible_engine::abort;
+use crucible_engine::blame::{Condition, HOST_EXIT};
+use crucible_engine::guest::GuestError;
+use crucible_engine::interrupt;
+
 /// Good.
 pub const PASS: u8 = 0;
 /// Bad.
@@ -11,10 +16,10 @@ pub const UNKNOWN: u8 = 125;
 /// Usage error.
 pub const USAGE: u8 = 128;
 /// The host lacks something that crucible needs.
-pub const HOST: u8 = 129;
+pub const HOST: u8 = HOST_EXIT;
 
 /// All exit codes and their meanings, for the reference.
-pub const CODES: [(u8, &str); 5] = [
+pub const CODES: [(u8, &str); 6] = [
     (
         PASS,
         "good: the restarted run equals the control and the expected result",
@@ -35,8 +40,9 @@ pub const CODES: [(u8, &str); 5] = [
     ),
     (
         HOST,
-        "the host lacks something; `crucible doctor` says what",
+        "the host lacks something (`crucible doctor` says what), or its disk is full",
     ),
+    (interrupt::EXIT, "interrupted by Ctrl-C or SIGTERM"),
 ];
 
 /// A mistake on the command line that clap cannot know.
@@ -53,32 +59,71 @@ impl std::error::Error for Usage {}
 
 /// Returns the exit code for an error.
 pub fn of_error(error: &anyhow::Error) -> u8 {
-    if error
-        .chain()
-        .any(|cause| cause.downcast_ref::<Usage>().is_some())
-    {
-        return USAGE;
+    let usage = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<Usage>().is_some();
+    match error.chain().any(usage) {
+        true => USAGE,
+        false => condition(error).exit_code(),
     }
-    let host = error.chain().any(|cause| {
-        let artefacts = cause
-            .downcast_ref::<crucible_artefacts::Error>()
-            .is_some_and(crucible_artefacts::Error::is_host_setup);
-        let machine = matches!(
-            cause.downcast_ref(),
-            Some(crucible_vmm::Error::NoEmulator { .. })
-        );
-        artefacts || machine
-    });
-    if host { HOST } else { UNKNOWN }
 }
+
+/// Returns what an error says about whose fault it is.
+pub fn condition(error: &anyhow::Error) -> Condition {
+    if interrupt::requested() {
+        return Condition::Interrupted;
+    }
+    let mut found = Condition::RequestFailed;
+    for cause in error.chain() {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            found = abort::of_io(io);
+        }
+        if let Some(artefacts) = cause.downcast_ref::<crucible_artefacts::Error>()
+            && artefacts.is_host_setup()
+        {
+            return Condition::HostSetup;
+        }
+        if let Some(machine) = cause.downcast_ref::<crucible_vmm::Error>() {
+            found = abort::of_machine(machine);
+        }
+        if let Some(guest) = cause.downcast_ref::<GuestError>()
+            && let Some(of_guest) = guest_condition(guest)
+        {
+            return of_guest;
+        }
+        if cause.downcast_ref::<NoKvm>().is_some() {
+            return Condition::HostSetup;
+        }
+    }
+    found
+}
+
+/// Returns what a guest that failed outside of a unit says.
+fn guest_condition(error: &GuestError) -> Option<Condition> {
+    match error {
+        GuestError::Ended { exit, used } => Some(Condition::of_exit(exit.as_ref(), *used)),
+        GuestError::Interrupted => Some(Condition::Interrupted),
+        _ => None,
+    }
+}
+
+/// This host's KVM cannot run a guest, though `--machine kvm` asks for it.
+#[derive(Debug)]
+pub struct NoKvm(pub String);
+
+impl std::fmt::Display for NoKvm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot run a guest on KVM: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoKvm {}
 
 /// Formats an error with its causes, each once.
 pub fn chain(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        // A transparent error repeats its cause.
-        if parts.last() != Some(&text) {
+        // A transparent error repeats its cause, and many texts end with theirs.
+        if !parts.last().is_some_and(|last| last.ends_with(&text)) {
             parts.push(text);
         }
     }
@@ -94,8 +139,11 @@ mod tests {
     fn host_set_up_is_told_from_our_own_failure() {
         let host = anyhow::Error::new(crucible_artefacts::Error::NoCache);
         assert_eq!(of_error(&host.context("preparing")), HOST);
-        let ours = std::fs::read("/no/such/file").context("reading");
-        assert_eq!(of_error(&ours.unwrap_err()), UNKNOWN);
+        let io = std::fs::read("/no/such/file").context("reading");
+        assert_eq!(condition(&io.unwrap_err()), Condition::HostIo);
+        assert_eq!(of_error(&anyhow::anyhow!("ours")), UNKNOWN);
+        let kvm = anyhow::Error::new(NoKvm("no".into()));
+        assert_eq!(of_error(&kvm), HOST);
     }
 
     #[test]

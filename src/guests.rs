@@ -53,10 +53,15 @@ impl Lab for HostLab<'_> {
     fn slowness(&self) -> u32 {
         self.slowness
     }
+
+    fn finds_leaks(&self) -> bool {
+        self.images.flavour() == Flavour::Debug
+    }
 }
 
 fn lab_error(error: &anyhow::Error) -> LabError {
     LabError {
-        message: exit::chain(error),
+        condition: exit::condition(error),
+        message: format!("cannot start a machine: {}", exit::chain(error)),
     }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The choice of a machine backend: our own VMM on KVM, or QEMU.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use crucible_vmm::kvm::{self, KvmMachine, probe};
 use crucible_vmm::qemu::{self, QemuMachine};
 use crucible_vmm::{Machine, MachineSpec};
 
 use crate::context::Context;
+use crate::exit::NoKvm;
 
 /// The hidden command that runs a VMM process.
 pub const MONITOR: &str = "monitor";
@@ -61,7 +62,7 @@ pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     let finding = probe(context)?;
     match wanted {
         _ if finding.usable => Ok(Kind::Kvm),
-        MachineArg::Kvm => bail!("cannot run a guest on KVM: {}", finding.detail),
+        MachineArg::Kvm => Err(NoKvm(finding.detail).into()),
         _ => {
             context
                 .progress()

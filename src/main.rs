@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The crucible command line: a laboratory for in-kernel checkpoint/restart.
 
-mod backend_table;
 mod boot_artefacts;
 mod breaks;
 mod bundle;
 mod cli;
+mod command_line;
 mod commands;
 mod context;
 mod coverage_report;
 mod embedded;
 mod exit;
+mod experiment_run;
 mod guests;
 mod host_program;
 mod host_qemu;
+mod listeners;
 mod machines;
 mod outer_linux;
-mod progress;
 mod reference;
-mod report;
+mod screens;
+mod stdout;
 mod temporary;
 mod vm_snapshot;
 
@@ -46,10 +48,11 @@ fn main() -> ExitCode {
         }
     };
     let context = context::Context::new(&cli.global);
-    match cli.command.run(&context) {
+    let result = experiment_run::handle_signals().and_then(|()| cli.command.run(&context));
+    match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("crucible: {}", exit::chain(&error));
+            stdout::message(format_args!("crucible: {}", exit::chain(&error)));
             exit::of_error(&error).into()
         }
     }

@@ -43,13 +43,7 @@ impl Blame {
 }
 
 /// A row of the table: condition, blame, verdict, exit code, and what the condition is.
-struct Row(
-    &'static str,
-    Option<Blame>,
-    Verdict,
-    u8,
-    &'static str,
-);
+struct Row(&'static str, Option<Blame>, Verdict, u8, &'static str);
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $blame:expr, $verdict:ident, $exit:expr, $meaning:literal;)*) => {
@@ -86,6 +80,9 @@ const CRUCIBLE: Option<Blame> = Some(Blame::Crucible);
 conditions! {
     Passed = "passed", None, Pass, 0,
         "the restarted run equals the control, and its result the expected one";
+    NotApplicable = "not-applicable", None, Pass, 0,
+        "there is nothing to compare: the baseline does not have such a stop, or the user allows \
+         the refusal";
 
     Diverged = "diverged", KERNEL, Diverged, 1,
         "the restarted run differs from the control, or the result from the expected one";
@@ -147,6 +144,8 @@ conditions! {
         "an answer of the agent is larger than a message may be";
     LeakScanFailed = "leak-scan-failed", CRUCIBLE, Unknown, 125,
         "kmemleak cannot be asked at the end of a session of the debug flavour";
+    SharedIdentity = "shared-identity", CRUCIBLE, Unknown, 125,
+        "two clones of one snapshot share an identity, or a clone has a wrong clock";
     RequestFailed = "request-failed", CRUCIBLE, Unknown, 125,
         "the agent cannot do what it is asked, or crucible itself fails";
 }
@@ -194,7 +193,13 @@ impl Condition {
         };
         parts
             .into_iter()
-            .reduce(|worst, next| if rank(&next) > rank(&worst) { next } else { worst })
+            .reduce(|worst, next| {
+                if rank(&next) > rank(&worst) {
+                    next
+                } else {
+                    worst
+                }
+            })
             .unwrap_or(Self::RequestFailed)
     }
 
@@ -219,7 +224,6 @@ impl Condition {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 //! Compares two runs and explains the differences in a few lines.
 
 use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     diff,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The result of a run: how it ended, and its output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOutput {
     /// Exit status of the container's init; `None` is unknown, never success.
     pub root: Option<Ended>,
@@ -30,7 +30,7 @@ pub struct RunOutput {
 }
 
 /// The result of one comparison.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was compared: `restarted = control: stdout`.
     pub name: String,

@@ -5,13 +5,13 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
 
 /// The file in each directory that the owning process holds locked while it runs.
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 
 /// Ownership of a directory; released when dropped.
 #[derive(Debug)]
@@ -42,6 +42,16 @@ impl DirLock {
 /// Removes the directories in `place` whose names begin with `prefix` and whose process has
 /// ended. Skips those that cannot be read or removed: they belong to other users.
 pub fn sweep(place: &Path, prefix: &str) {
+    for (directory, _lock) in abandoned(place, prefix) {
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Returns the directories in `place` whose names begin with `prefix` and whose process has ended,
+/// each with its lock, which is held until the file is closed. Leaves out those that cannot be
+/// read.
+pub fn abandoned(place: &Path, prefix: &str) -> Vec<(PathBuf, File)> {
+    let mut found = Vec::new();
     let entries = fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {
         let name = entry.file_name();
@@ -58,18 +68,15 @@ pub fn sweep(place: &Path, prefix: &str) {
             continue;
         };
         match lock.try_lock() {
-            Ok(()) => {
-                let _ = fs::remove_dir_all(entry.path());
-            }
+            Ok(()) => found.push((entry.path(), lock)),
             Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
         }
     }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     #[test]

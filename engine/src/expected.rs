@@ -75,6 +75,11 @@ fn file(scenario: &Scenario) -> PathBuf {
         .join(format!("{}.snap", scenario.name))
 }
 
+/// Returns true when the scenario has an expected result.
+pub fn exists(scenario: &Scenario) -> bool {
+    file(scenario).is_file()
+}
+
 /// The file for a result that is to be reviewed.
 fn new_file(scenario: &Scenario) -> PathBuf {
     file(scenario).with_extension("snap.new")

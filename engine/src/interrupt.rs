@@ -14,7 +14,6 @@ use std::{
 
 use signal_hook::{consts::TERM_SIGNALS, flag};
 
-
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Exit code of a command that was interrupted: the shell's, for SIGINT.

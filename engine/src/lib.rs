@@ -2,11 +2,12 @@
 //! Scenarios: parsed, planned, run, observed, compared.
 //!
 //! [`Scenario`] is a parsed `scenario.toml`. [`trial`] runs it in a [`Session`], which gets
-//! its machines from a [`Lab`], and returns [`record`]s. [`progress`] events report the
-//! steps.
+//! its machines from a [`Lab`]. An [`experiment`] divides a command's work into units, whose
+//! [`outcome`]s follow from one table, [`blame`]. The [`stream`] tells each step.
 
 pub mod abort;
 pub mod backend;
+pub mod blame;
 pub mod compare;
 pub mod coverage;
 mod criu;
@@ -14,22 +15,28 @@ pub mod diff;
 pub mod dir_lock;
 pub mod event;
 pub mod expected;
+pub mod experiment;
 pub mod guest;
 mod identity;
+pub mod interrupt;
+mod leaks;
 pub mod normalise;
-pub mod progress;
+pub mod outcome;
 pub mod record;
 pub mod results;
 pub mod run;
 pub mod scenario;
 pub mod session;
 pub mod strace;
+pub mod stream;
 pub mod sweep;
 pub mod trial;
 pub mod verdict;
 
 pub use backend::Backend;
+pub use blame::{Blame, Condition};
 pub use event::EventSpec;
+pub use outcome::Outcome;
 pub use run::RestartIn;
 pub use scenario::Scenario;
 pub use session::{Lab, LabError, Session};

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use crucible_protocol::Observation;
 use regex::{Captures, Regex};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A rule; [`Rule::ignores`] describes each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// The nonce that a run draws before its checkpoint.

@@ -5,47 +5,60 @@ use std::collections::BTreeMap;
 
 use crucible_protocol::{Observation, TaskFacts};
 use crucible_vmm::Description;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{
-    backend::Backend, compare::Check, guest::GuestInfo, normalise::Uses, run::RestartIn,
-    verdict::Verdict,
-};
+use crate::{compare::Check, guest::GuestInfo, normalise::Uses, outcome::Outcome};
 
 /// Version of the record format.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
-/// The result of a scenario.
+/// The record of a run, the same for all commands.
 #[derive(Clone, Debug, Serialize)]
-pub struct ScenarioRecord {
+pub struct Record {
     /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// Name.
-    pub scenario: String,
-    /// Verdict of the scenario: the worst verdict of its cases; if all pass, the result of the
-    /// comparison with the expected result.
-    pub verdict: Verdict,
-    /// Exit code of that verdict.
+    /// The command: `scenario`, `sweep`, …
+    pub command: String,
+    /// What decides.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The exit code.
     pub exit_code: u8,
-    /// Reason for the verdict, in one line.
-    pub why: String,
-    /// Results of the cases.
-    pub cases: Vec<CaseRecord>,
-    /// The comparison with the expected result; `None` if it does not apply.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expected: Option<Check>,
+    /// Number of units by condition.
+    pub counts: BTreeMap<String, u64>,
+    /// Number of units that were not run.
+    pub left: u64,
+    /// The units, in the order of the plan.
+    pub units: Vec<UnitRecord>,
+    /// Failures of guests that no single unit is to blame for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub guests: Vec<Outcome>,
+    /// What follows from all units together; depends on the command.
+    pub summary: Value,
     /// Command that repeats the run.
     pub reproduce: String,
-    /// Implementation of checkpoint and restart.
-    pub backend: Backend,
-    /// Machine in which it was restarted.
-    pub restart_in: RestartIn,
     /// Versions of everything that ran.
     pub versions: Versions,
-    /// Durations of the phases, in milliseconds.
-    pub timings: BTreeMap<String, u64>,
-    /// Directory with the logs and the image; empty until it is complete.
+    /// Duration in milliseconds.
+    pub ms: u64,
+    /// Directory with the logs and the images.
     pub results: String,
+}
+
+/// A unit of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnitRecord {
+    /// Key of the unit.
+    pub key: String,
+    /// Its outcome.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Duration in milliseconds.
+    pub ms: u64,
+    /// What was seen of it; depends on the command.
+    #[serde(flatten)]
+    pub detail: Value,
 }
 
 /// Versions of everything that ran.
@@ -61,47 +74,44 @@ pub struct Versions {
     /// The machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<Description>,
-    /// Version of CRIU, if it was used.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub criu: Option<String>,
 }
 
-/// The result of a case.
-#[derive(Clone, Debug, Default, Serialize)]
+/// What is seen of a case.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CaseRecord {
-    /// Name.
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Name of the case.
     pub name: String,
     /// Event at which it was stopped.
     pub at: String,
-    /// The verdict.
-    pub verdict: Option<Verdict>,
-    /// Reason for the verdict.
-    pub why: String,
     /// Number of restarted runs requested.
     pub repeat: u32,
     /// Number of restarted runs that passed.
     pub passed: u32,
     /// Number of runs that were repeated because a task left the event before the tree
     /// quiesced. Only with more than one vCPU.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub missed: u32,
     /// The frozen tree of the last restarted run, at its checkpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<FrozenRecord>,
     /// All comparisons.
     pub checks: Vec<Check>,
     /// Number of uses of each rule.
     pub normalised: Uses,
-    /// Lines that belong to the verdict: a kernel report, a tool's log, task states.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub lines: Vec<String>,
+    /// Durations of the phases, in milliseconds.
+    pub timings: BTreeMap<String, u64>,
     /// Path of the console log in the results directory.
     pub console: String,
     /// Paths of the files of the last restarted run in the results directory.
     pub files: Vec<String>,
     /// Part of the expected result.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rendered: Option<String>,
+    /// Version of CRIU, if it was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub criu: Option<String>,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -109,7 +119,7 @@ fn is_zero(count: &u32) -> bool {
 }
 
 /// A frozen container.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FrozenRecord {
     /// Thread id of the triggering task; 0 for a timer.
     pub tid: i32,
@@ -120,7 +130,7 @@ pub struct FrozenRecord {
 }
 
 /// Identity and site of a task.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskRecord {
     /// Process id.
     pub pid: i32,

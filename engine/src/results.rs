@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `results/`: one directory per run. It gets its name in one step, and old ones are pruned.
+//!
+//! A run that is killed leaves a directory without its last name. The next run gives it that name,
+//! so that the consoles, images and events until then are kept like those of any other run.
 
 use std::{
     fs, io,
@@ -13,6 +16,9 @@ use crate::dir_lock::{self, DirLock};
 /// Number of directories that pruning keeps.
 const KEEP: usize = 20;
 
+/// Name of the scratch disks in a run's directory, which are removed at its end.
+pub const SCRATCH: &str = "scratch.ext4";
+
 /// Prefix of a directory whose run has not ended.
 const PARTIAL: &str = ".partial-";
 
@@ -25,14 +31,26 @@ pub struct Store {
     root: PathBuf,
     partial: PathBuf,
     finished: PathBuf,
-    claim: DirLock,
+    /// `None` once the directory is complete.
+    claim: Option<DirLock>,
+}
+
+impl Drop for Store {
+    /// Keeps what a run that failed has left.
+    fn drop(&mut self) {
+        if self.claim.take().is_some() {
+            salvage(&self.partial);
+        }
+    }
 }
 
 impl Store {
-    /// Creates one in `root`, and removes those whose process has ended.
+    /// Creates one in `root`, and completes those whose process has ended.
     pub fn begin(root: &Path, what: &str) -> io::Result<Self> {
         fs::create_dir_all(root)?;
-        dir_lock::sweep(root, PARTIAL);
+        for (partial, _lock) in dir_lock::abandoned(root, PARTIAL) {
+            salvage(&partial);
+        }
         let now = Timestamp::now();
         let name = format!("{}-{what}", now.strftime("%Y%m%d-%H%M%S"));
         let mut again = 0;
@@ -62,11 +80,10 @@ impl Store {
             root: root.to_owned(),
             finished: root.join(name),
             partial,
-            claim,
+            claim: Some(claim),
         };
         // From here on no other process can finish a directory of this name.
         if store.finished.exists() {
-            fs::remove_dir_all(&store.partial)?;
             return Ok(None);
         }
         Ok(Some(store))
@@ -98,18 +115,63 @@ impl Store {
     }
 
     /// Renames the directory to its final name, and prunes older ones.
-    pub fn finish(self, keep: bool) -> io::Result<PathBuf> {
+    pub fn finish(mut self, keep: bool) -> io::Result<PathBuf> {
         if keep {
             fs::write(self.partial.join(KEPT), "")?;
+        } else {
+            remove_disks(&self.partial)?;
         }
-        self.claim.release(&self.partial)?;
+        if let Some(claim) = self.claim.take() {
+            claim.release(&self.partial)?;
+        }
         fs::rename(&self.partial, &self.finished)?;
-        prune(&self.root)?;
-        Ok(self.finished)
+        prune(&self.root, &self.finished)?;
+        Ok(self.finished.clone())
     }
 }
 
-fn prune(root: &Path) -> io::Result<()> {
+/// Completes the directory of a run that did not: without its disks, and under its last name. One
+/// in which no machine ran is removed. Errors are left to whoever looks: this is done for others.
+fn salvage(partial: &Path) {
+    let _ = remove_disks(partial);
+    let name = partial.file_name().unwrap_or_default().to_string_lossy();
+    let finished = partial.with_file_name(name.trim_start_matches(PARTIAL));
+    let entries = fs::read_dir(partial).into_iter().flatten().flatten();
+    let is_worth = entries.map(|entry| entry.path()).any(|path| path.is_dir());
+    if is_worth && !finished.exists() {
+        let _ = fs::remove_file(partial.join(dir_lock::LOCK));
+        let _ = fs::rename(partial, finished);
+    } else {
+        let _ = fs::remove_dir_all(partial);
+    }
+}
+
+/// Removes the scratch disks of a run's guests: they are large, and what a run wants of them it has
+/// copied.
+fn remove_disks(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            remove_disks(&path)?;
+        } else if entry.file_name() == SCRATCH {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns true when a directory has the name of a run: `20260102-030405-hello`.
+fn is_run(name: &str) -> bool {
+    let mut parts = name.splitn(3, '-');
+    let digits = |part: Option<&str>, count| {
+        part.is_some_and(|part| part.len() == count && part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    digits(parts.next(), 8) && digits(parts.next(), 6) && parts.next().is_some()
+}
+
+/// Removes the oldest runs, but never the one that was just completed, whatever the clock says.
+fn prune(root: &Path, own: &Path) -> io::Result<()> {
     let mut finished = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -118,12 +180,12 @@ fn prune(root: &Path) -> io::Result<()> {
             continue;
         }
         let kept = entry.path().join(KEPT).exists();
-        if name.starts_with(|c: char| c.is_ascii_digit()) && !kept {
+        if is_run(&name) && !kept && entry.path() != own {
             finished.push(name);
         }
     }
     finished.sort();
-    let old = finished.len().saturating_sub(KEEP);
+    let old = (finished.len() + 1).saturating_sub(KEEP);
     for name in &finished[..old] {
         fs::remove_dir_all(root.join(name))?;
     }
@@ -165,12 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_leaves_goes_with_the_next_one() {
+    fn what_a_killed_run_leaves_is_completed_by_the_next_one() {
         let root = tempfile::tempdir().unwrap();
-        let Store { partial, claim, .. } = Store::begin(root.path(), "a").unwrap();
-        drop(claim);
+        let kill = |mut store: Store| {
+            // Without the code that a killed process does not run.
+            drop(store.claim.take());
+            (store.partial.clone(), store.finished.clone())
+        };
+        let store = Store::begin(root.path(), "a").unwrap();
+        store
+            .write(Path::new("machine-1/console.log"), b"x")
+            .unwrap();
+        store
+            .write(Path::new("guest-2/scratch.ext4"), b"x")
+            .unwrap();
+        let (partial, finished) = kill(store);
+        let (nothing, _) = kill(Store::begin(root.path(), "c").unwrap());
         let alive = Store::begin(root.path(), "b").unwrap();
-        assert!(!partial.exists());
+        assert!(!partial.exists() && !nothing.exists());
+        assert!(finished.join("machine-1/console.log").exists());
+        assert!(!finished.join("guest-2/scratch.ext4").exists());
+        assert!(!finished.join(".lock").exists());
         let _third = Store::begin(root.path(), "c").unwrap();
         assert!(alive.dir().exists());
     }
@@ -182,8 +259,12 @@ mod tests {
             fs::create_dir(root.path().join(format!("20200101-0000{n:02}-x"))).unwrap();
         }
         fs::write(root.path().join("20200101-000000-x/keep"), "").unwrap();
-        fs::create_dir(root.path().join("notes")).unwrap();
-        prune(root.path()).unwrap();
+        fs::create_dir(root.path().join("2026-notes")).unwrap();
+        // The clock was set back: the newest run has the oldest name.
+        let own = root.path().join("20190101-000000-own");
+        fs::create_dir(&own).unwrap();
+        prune(root.path(), &own).unwrap();
+        assert!(own.exists());
         let count = fs::read_dir(root.path()).unwrap().count();
         assert_eq!(count, KEEP + 2);
         assert!(root.path().join("20200101-000000-x").exists());

@@ -16,13 +16,13 @@ use crate::{
     compare::{RunOutput, tree},
     event::EventSpec,
     guest::{Guest, GuestError},
-    progress::Event,
     scenario::{Case, ExpectedTask},
     session::Session,
+    stream::Body,
 };
 
 /// The place in which a run is restarted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartIn {
     /// In the guest in which it was checkpointed.
@@ -87,11 +87,13 @@ pub struct Runner<'s, 'l> {
     pub missed: u32,
     /// Accepts every point, including those before the nonce is drawn.
     pub any_point: bool,
+    /// True if an expected result says that the case can be checkpointed at its event.
+    pub supported: bool,
 }
 
 impl Runner<'_, '_> {
     pub(crate) fn limit(&self) -> Duration {
-        Duration::from_secs(self.case.timeout) * self.session.slowness()
+        Duration::from_secs(self.case.timeout) * self.session.patience()
     }
 
     pub(crate) fn guest(&mut self) -> &mut Guest {
@@ -100,7 +102,8 @@ impl Runner<'_, '_> {
 
     /// Runs one step, records its duration, and reports its begin and end.
     fn step<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> T) -> T {
-        self.session.tell(&Event::Step { name: name.into() });
+        let tell = |session: &Session<'_>, body| session.voice().tell(body);
+        tell(self.session, Body::StepStarted { name: name.into() });
         let begun = Instant::now();
         let result = work(self);
         let ms = begun.elapsed().as_millis() as u64;
@@ -108,10 +111,8 @@ impl Runner<'_, '_> {
             .timings
             .entry(name.replace(' ', "_") + "_ms")
             .or_default() += ms;
-        self.session.tell(&Event::StepDone {
-            name: name.into(),
-            ms,
-        });
+        let name = name.into();
+        tell(self.session, Body::StepFinished { name, step_ms: ms });
         result
     }
 
@@ -185,19 +186,18 @@ impl Runner<'_, '_> {
             .step("checkpoint", |r| backend.save(r.guest(), run, root, limit))
             .map_err(after)?;
         if let Err(refusal) = saved {
-            return Err(self.after_refusal(run, Abort::refused(refusal)));
+            return Err(self.after_refusal(run, Abort::refused(refusal, self.supported)));
         }
         self.step("kill", |r| r.guest().kill(run)).map_err(after)?;
         if place == RestartIn::Fresh {
-            self.step("fresh machine", |r| r.session.fresh())
-                .map_err(after)?;
+            self.step("fresh machine", |r| r.session.fresh())?;
         }
         let restored = self
             .step("restart", |r| backend.restore(r.guest(), run, limit))
             .map_err(after)?;
         match restored {
             Ok(()) => self.guest().observe(run).map_err(after),
-            Err(refusal) => Err(Abort::refused(refusal)),
+            Err(refusal) => Err(Abort::refused(refusal, self.supported)),
         }
     }
 
@@ -277,7 +277,7 @@ impl Runner<'_, '_> {
         let nonce = self.nonce().map_err(after)?;
         if self.case.nonce.is_some() && nonce.is_none() && !self.any_point {
             self.guest().kill(run).map_err(after)?;
-            return Err(Abort::unknown(format!(
+            return Err(Abort::missed(format!(
                 "at {at} the workload had not yet drawn its nonce: choose a later event"
             )));
         }
@@ -288,15 +288,26 @@ impl Runner<'_, '_> {
         }))
     }
 
+    /// Waits for a run to freeze or to end. The limit is for a CPU as fast as it was when it was
+    /// last measured, so measures again at the limit.
+    fn wait(&mut self, run: &str, phase: Phase) -> Result<Stopped, Abort> {
+        loop {
+            let limit = self.limit();
+            let stopped = self.guest().wait(run, limit);
+            match stopped.map_err(|e| Abort::guest(phase, e))? {
+                Stopped::Timeout { .. } if self.session.has_slowed() => {}
+                stopped => return Ok(stopped),
+            }
+        }
+    }
+
     /// Waits until a run is frozen at the case's event, or has ended before.
     pub(crate) fn frozen_or_ended(
         &mut self,
         run: &str,
         phase: Phase,
     ) -> Result<Result<Freeze, RunEnd>, Abort> {
-        let limit = self.limit();
-        let stopped = self.guest().wait(run, limit);
-        match stopped.map_err(|e| Abort::guest(phase, e))? {
+        match self.wait(run, phase)? {
             Stopped::Frozen(freeze) => Ok(Ok(freeze)),
             Stopped::Exited {
                 workload, count, ..
@@ -343,17 +354,15 @@ impl Runner<'_, '_> {
         phase: Phase,
         drawn: Option<String>,
     ) -> Result<RunOutput, Abort> {
-        let limit = self.limit();
         let fail = |e| Abort::guest(phase, e);
-        let ended = self.guest().wait(run, limit).map_err(fail)?;
-        let Stopped::Exited { root, workload, .. } = ended else {
+        let Stopped::Exited { root, workload, .. } = self.wait(run, phase)? else {
             let why = "the workload did not end within the time limit";
             return Err(self.stuck(run, phase, why));
         };
         let at_end = self.nonce().map_err(fail)?;
         let guest = self.session.running();
         guest.kill(run).map_err(fail)?;
-        guest.check_alerts().map_err(fail)?;
+        guest.settle().map_err(fail)?;
         let read = |guest: &mut Guest, name: &str| -> Result<String, GuestError> {
             let bytes = guest.read_file(&format!("{RUN_DIR}/{name}"))?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())

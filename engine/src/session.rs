@@ -13,10 +13,11 @@ use thiserror::Error;
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
+    experiment::Setup,
     guest::{Guest, GuestError, GuestInfo},
     leaks,
-    progress::{Event, Sink},
-    results::Store,
+    results::SCRATCH,
+    stream::{Body, Voice},
 };
 
 /// Time limit for the boot of a guest.
@@ -100,53 +101,52 @@ pub struct Booted {
 
 /// A guest, and the means to boot a new one.
 pub struct Session<'a> {
-    lab: &'a dyn Lab,
-    sink: Sink<'a>,
-    store: &'a Store,
+    setup: Setup<'a>,
+    number: u32,
+    voice: Voice<'a>,
     dir: PathBuf,
     scratch: PathBuf,
     machines: u32,
     guest: Option<Guest>,
     booted: Option<Booted>,
-    break_switch: Option<String>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
 }
 
 impl<'a> Session<'a> {
-    /// Returns a session that keeps its disk and its logs in `store`. The guest is booted on
-    /// demand.
-    pub fn new(
-        lab: &'a dyn Lab,
-        store: &'a Store,
-        break_switch: Option<String>,
-        sink: Sink<'a>,
-    ) -> Self {
-        Self::in_dir(lab, store, "", break_switch, sink)
-    }
-
-    /// Like [`Self::new`], for one of several sessions: its disk and its logs are in a
-    /// subdirectory of `store`.
-    pub fn in_dir(
-        lab: &'a dyn Lab,
-        store: &'a Store,
-        name: &str,
-        break_switch: Option<String>,
-        sink: Sink<'a>,
-    ) -> Self {
-        let dir = store.dir().join(name);
+    /// Returns the session of a run's guest with this number, from 1 on. It keeps its disk and its
+    /// logs in the run's directory, or in a subdirectory. The guest is booted on demand.
+    pub fn new(setup: Setup<'a>, number: u32) -> Self {
+        let dir = match number {
+            1 => setup.store.dir().to_owned(),
+            number => setup.store.dir().join(format!("guest-{number}")),
+        };
         Self {
-            lab,
-            sink,
-            store,
-            scratch: dir.join("scratch.ext4"),
+            setup,
+            number,
+            voice: setup.stream.voice(number),
+            scratch: dir.join(SCRATCH),
             dir,
             machines: 0,
             guest: None,
             booted: None,
-            break_switch,
             speed: 1,
         }
+    }
+
+    /// What the session runs on.
+    pub fn setup(&self) -> Setup<'a> {
+        self.setup
+    }
+
+    /// Number of the guest in its run, from 1 on.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Tells what happens to the guest.
+    pub fn voice(&self) -> &Voice<'a> {
+        &self.voice
     }
 
     /// Returns the guest, and true if it has just been booted with an empty disk.
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(self.io_error(self.scratch.clone(), e));
                 }
-                _ => self.lab.scratch(&self.scratch)?,
+                _ => self.setup.lab.scratch(&self.scratch)?,
             }
             self.boot()?;
         }
@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
         self.guest = None;
     }
 
-    /// Returns the description of the last booted machine.
+    /// Returns the description of the first machine.
     pub fn booted(&self) -> Option<&Booted> {
         self.booted.as_ref()
     }
@@ -208,13 +208,13 @@ impl<'a> Session<'a> {
 
     /// Returns the factor by which operations take longer with this kernel than usual.
     pub fn slowness(&self) -> u32 {
-        self.lab.slowness()
+        self.setup.lab.slowness()
     }
 
     /// Returns the factor for time limits: [`Self::slowness`], times that of the guest's CPU as it
     /// was last measured.
     pub fn patience(&self) -> u32 {
-        self.lab.slowness() * self.speed
+        self.setup.lab.slowness() * self.speed
     }
 
     /// Measures the guest's CPU again, when a limit has been reached. Returns true when it has
@@ -226,14 +226,9 @@ impl<'a> Session<'a> {
         };
         if let Ok(time) = guest.calibrate() {
             self.speed = before.max(factor(time));
-            guest.set_slowness(self.lab.slowness() * self.speed);
+            guest.set_slowness(self.setup.lab.slowness() * self.speed);
         }
         self.speed > before
-    }
-
-    /// Passes an event to the listener.
-    pub fn tell(&self, event: &Event) {
-        (self.sink)(event);
     }
 
     /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. What the
@@ -242,7 +237,7 @@ impl<'a> Session<'a> {
         let Some(mut guest) = self.guest.take() else {
             return Ok(());
         };
-        if self.lab.finds_leaks() {
+        if self.setup.lab.finds_leaks() {
             leaks::scan(&mut guest, self.patience())?;
         }
         guest
@@ -259,19 +254,17 @@ impl<'a> Session<'a> {
     }
 
     fn boot(&mut self) -> Result<(), SessionError> {
-        self.tell(&Event::Booting);
+        self.voice.tell(Body::MachineStarted);
         self.machines += 1;
         let dir = self.machine_dir();
         fs::create_dir_all(&dir).map_err(|e| self.io_error(dir.clone(), e))?;
         let begun = Instant::now();
-        let machine = self.lab.boot(&dir, &self.scratch)?;
+        let machine = self.setup.lab.boot(&dir, &self.scratch)?;
         let description = machine.describe();
-        let limit = BOOT_LIMIT * self.lab.slowness();
+        let limit = BOOT_LIMIT * self.setup.lab.slowness();
         // Report the path that the file has once the results are complete.
-        let console = self
-            .store
-            .finished()
-            .join(self.store.relative(&self.console()));
+        let store = self.setup.store;
+        let console = store.finished().join(store.relative(&self.console()));
         let boot = |source| SessionError::Boot {
             console: console.clone(),
             source: Box::new(source),
@@ -279,7 +272,7 @@ impl<'a> Session<'a> {
         let mut guest = Guest::connect(machine, limit).map_err(boot)?;
         self.speed = factor(guest.calibrate().map_err(boot)?);
         guest.set_slowness(self.patience());
-        if let Some(name) = &self.break_switch {
+        if let Some(name) = self.setup.break_switch {
             guest.set_break(name).map_err(boot)?;
         }
         let booted = Booted {
@@ -287,11 +280,11 @@ impl<'a> Session<'a> {
             guest: guest.info().clone(),
             ready_ms: begun.elapsed().as_millis() as u64,
         };
-        self.tell(&Event::Booted {
+        self.voice.tell(Body::MachineReady {
             ready_ms: booted.ready_ms,
             kernel: booted.guest.kernel.clone(),
         });
-        self.booted = Some(booted);
+        self.booted.get_or_insert(booted);
         self.guest = Some(guest);
         Ok(())
     }

@@ -134,7 +134,7 @@ pub enum Body {
         why: String,
         /// The exit code.
         exit_code: u8,
-        /// Number of units by verdict.
+        /// Number of units by condition.
         counts: std::collections::BTreeMap<String, u64>,
         /// Number of units that were not run.
         left: u64,

@@ -3,21 +3,30 @@
 //! identity.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use crucible_artefacts::Step;
-use crucible_engine::guest::Guest;
+use crucible_engine::abort::Abort;
+use crucible_engine::experiment::{Done, Experiment, Finding, Group, Identity, Report};
+use crucible_engine::guest::{Guest, GuestError};
+use crucible_engine::outcome::Outcome;
+use crucible_engine::record::Record;
+use crucible_engine::session::Session;
+use crucible_engine::{Blame, Condition};
 use crucible_protocol::Mac;
-use crucible_vmm::{MachineSpec, Start};
+use crucible_vmm::{Changes, MachineSpec, Start};
+use serde::{Deserialize, Serialize};
 
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
+use crate::command_line::CommandLine;
 use crate::context::Context;
-use crate::machines;
-use crate::temporary::Temporary;
+use crate::experiment_run::{self, Command, ExperimentArgs};
+use crate::{exit, machines, screens};
 
 /// Limit for an agent's answer.
 const LONG: Duration = Duration::from_secs(300);
@@ -46,10 +55,12 @@ pub struct ClonesArgs {
     /// Which guest
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
 }
 
 /// The identity of a guest.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Seen {
     instance: String,
     mac: String,
@@ -61,97 +72,194 @@ struct Seen {
     clock: f64,
 }
 
-/// Starts clones of one snapshot, all of which run at the same time. Exits with 1 unless each
-/// has its own identity.
+/// Starts clones of one snapshot, all of which run at the same time.
 pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
+    let reproduce = CommandLine::new("clones")
+        .word(&args.count.to_string())
+        .flag("--changes", args.changes)
+        .guest(&args.guest)
+        .text();
+    let command = Command {
+        name: "clones",
+        what: "",
+        args: &args.experiment,
+        guest: &args.guest,
+        break_switch: None,
+        reproduce,
+        // Clones are only compared with those that run at the same time.
+        journal: false,
+    };
     let images = BootArtefacts::prepare(context, &args.guest)?;
-    let directory = Temporary::new("clones")?;
-    let begin = begin(args, &images, context, &directory)?;
-    let step = Step::begin(context.progress(), "starting the clones");
-    let mut clones = Vec::new();
-    for number in 0..args.count {
-        let spec = spec(&images, context, &directory, &format!("clone{number}"))?;
-        let machine = machines::start(
-            images.kind(),
-            &MachineSpec {
-                start: begin.clone(),
-                ..spec
-            },
-        )?;
-        clones.push(Guest::connect(machine, LONG)?);
-    }
-    drop(step);
-    let step = Step::begin(context.progress(), "asking the clones");
-    let seen = clones.iter_mut().map(ask).collect::<Result<Vec<_>>>()?;
-    drop(step);
-    // Until here all of them run at the same time.
-    for clone in &mut clones {
-        if let Some(exit) = clone.machine().try_exit()? {
-            bail!("a clone has ended: {exit:?}");
+    let make = |_: &BootArtefacts| {
+        Ok(Clones {
+            args,
+            images: &images,
+            context,
+            begin: None,
+            changes: None,
+        })
+    };
+    experiment_run::run(&command, context, make, &screen)
+}
+
+struct Clones<'a> {
+    args: &'a ClonesArgs,
+    images: &'a BootArtefacts,
+    context: &'a Context,
+    /// The snapshot.
+    begin: Option<Start>,
+    /// Its size, if it is incremental.
+    changes: Option<Changes>,
+}
+
+impl Clones<'_> {
+    /// Makes the snapshot that the clones start from, with files in `directory`.
+    fn snapshot(&mut self, directory: &Path) -> Result<Start> {
+        let spec = self.spec(directory, "first")?;
+        let base = self.images.saved(self.context, &spec)?;
+        if !self.args.changes {
+            return Ok(Start::Saved(base));
         }
+        let changes = directory.join("changes");
+        make_directory(&changes)?;
+        let spec = MachineSpec {
+            start: Start::Saved(base.clone()),
+            track_changes: true,
+            ..spec
+        };
+        let mut first = Guest::greet(machines::start(self.images.kind(), &spec)?, LONG)?;
+        self.changes = Some(first.machine().save_changes(&changes)?);
+        first.machine().kill()?;
+        Ok(Start::Changed { base, changes })
     }
-    drop(clones);
-    for (number, seen) in seen.iter().enumerate() {
-        println!(
-            "clone {number}: instance {} mac {} random {} boot_id {} clock {:+.3} s",
+
+    /// Describes a machine with its own files.
+    fn spec(&self, directory: &Path, name: &str) -> Result<MachineSpec> {
+        let own: PathBuf = directory.join(name);
+        make_directory(&own)?;
+        let scratch = own.join("scratch.ext4");
+        self.images.scratch(self.context, &scratch)?;
+        Ok(self.images.machine(&scratch, &own))
+    }
+
+    /// Starts all clones, and asks each who it is.
+    fn ask_all(&self, directory: &Path, units: &[usize]) -> Result<Vec<Seen>> {
+        let begin = self.begin.clone().context("there is no snapshot")?;
+        let mut clones = Vec::new();
+        for number in units {
+            let spec = MachineSpec {
+                start: begin.clone(),
+                ..self.spec(directory, &format!("clone{number}"))?
+            };
+            let machine = machines::start(self.images.kind(), &spec)?;
+            clones.push(Guest::connect(machine, LONG)?);
+        }
+        let seen = clones.iter_mut().map(ask).collect::<Result<Vec<_>>>()?;
+        // Until here all of them run at the same time.
+        for clone in &mut clones {
+            if let Some(exit) = clone.machine().try_exit()? {
+                let exit = Some(exit);
+                return Err(GuestError::Ended { exit, used: false }.into());
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Turns an error into the end of a unit.
+fn abort(error: &anyhow::Error) -> Abort {
+    let mut stop = Abort::new(exit::condition(error), exit::chain(error));
+    stop.guest_usable = false;
+    stop
+}
+
+impl Experiment for Clones<'_> {
+    /// Number of the clone.
+    type Unit = usize;
+    type Detail = Seen;
+    type Summary = ();
+
+    fn key(&self, unit: &usize) -> String {
+        format!("clone{unit}")
+    }
+
+    fn identify(&self, _: &mut Identity) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn plan(&mut self, session: &mut Session<'_>) -> Result<Vec<Group<Self>>, Abort> {
+        let directory = session.setup().store.dir();
+        let begin = self.snapshot(directory).map_err(|error| abort(&error))?;
+        self.begin = Some(begin);
+        Ok(vec![(0..self.args.count).collect()])
+    }
+
+    fn run(
+        &self,
+        session: &mut Session<'_>,
+        units: &[usize],
+        done: &mut Done<'_, Self>,
+    ) -> Result<(), Abort> {
+        let directory = session.setup().store.dir();
+        let seen = self
+            .ask_all(directory, units)
+            .map_err(|error| abort(&error))?;
+        let faults = faults(&seen);
+        for ((unit, seen), faults) in units.iter().zip(seen).zip(faults) {
+            let outcome = match faults.first() {
+                None => Outcome::passed("has an identity of its own"),
+                Some(first) => Outcome {
+                    lines: faults.clone(),
+                    ..Outcome::new(Condition::SharedIdentity, first.clone())
+                },
+            };
+            done(unit, outcome, Some(seen))?;
+        }
+        Ok(())
+    }
+
+    fn summarise(&self, _: &[Finding<Seen>]) {}
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn screen(report: &Report<Seen, ()>, record: &Record) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let Some(seen) = &finding.detail else {
+            continue;
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{}: instance {} mac {} random {} boot_id {} clock {:+.3} s",
+            finding.key,
             seen.instance,
             seen.mac,
             seen.random.get(..16).unwrap_or(&seen.random),
             seen.boot_id,
             seen.clock
         );
+        if !finding.outcome.is_pass() {
+            let blame = finding
+                .outcome
+                .condition
+                .blame()
+                .map_or("nobody", Blame::name);
+            let _ = writeln!(text, "  [{blame}] {}", finding.outcome.why);
+        }
     }
-    let faults = faults(&seen);
-    for fault in &faults {
-        println!("  {fault}");
-    }
-    let verdict = if faults.is_empty() { "pass" } else { "fail" };
-    println!("{} clones of one snapshot: {verdict}", seen.len());
-    Ok(ExitCode::from(u8::from(!faults.is_empty())))
-}
-
-/// Makes the snapshot that the clones start from.
-fn begin(
-    args: &ClonesArgs,
-    images: &BootArtefacts,
-    context: &Context,
-    directory: &Temporary,
-) -> Result<Start> {
-    let spec = spec(images, context, directory, "first")?;
-    let base = images.saved(context, &spec)?;
-    if !args.changes {
-        return Ok(Start::Saved(base));
-    }
-    let changes = directory.path().join("changes");
-    make_directory(&changes)?;
-    let spec = MachineSpec {
-        start: Start::Saved(base.clone()),
-        track_changes: true,
-        ..spec
-    };
-    let mut first = Guest::greet(machines::start(images.kind(), &spec)?, LONG)?;
-    let saved = first.machine().save_changes(&changes)?;
-    first.machine().kill()?;
-    println!("{} of {} pages have changed", saved.pages, saved.of);
-    Ok(Start::Changed { base, changes })
-}
-
-fn make_directory(path: &Path) -> Result<()> {
-    std::fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))
-}
-
-/// Describes a machine with its own files.
-fn spec(
-    images: &BootArtefacts,
-    context: &Context,
-    directory: &Temporary,
-    name: &str,
-) -> Result<MachineSpec> {
-    let own: PathBuf = directory.path().join(name);
-    make_directory(&own)?;
-    let scratch = own.join("scratch.ext4");
-    images.scratch(context, &scratch)?;
-    Ok(images.machine(&scratch, &own))
+    screens::others(&mut text, report);
+    let verdict = record.outcome.verdict().name();
+    let _ = writeln!(
+        text,
+        "{} clones of one snapshot: {verdict}",
+        report.findings.len()
+    );
+    screens::end(&mut text, record);
+    text
 }
 
 /// Seconds since 1970.
@@ -199,11 +307,12 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     })
 }
 
-/// Lists what two clones share, or what is wrong in one.
-fn faults(all: &[Seen]) -> Vec<String> {
-    let mut faults = Vec::new();
+/// Lists for each clone what it shares with an earlier one, or what is wrong in it.
+fn faults(all: &[Seen]) -> Vec<Vec<String>> {
+    let mut of_all = Vec::new();
     let mut seen = HashSet::new();
     for (number, clone) in all.iter().enumerate() {
+        let mut faults = Vec::new();
         let facts = [
             ("instance", &clone.instance),
             ("address", &clone.mac),
@@ -228,8 +337,9 @@ fn faults(all: &[Seen]) -> Vec<String> {
         if clone.clock.abs() > CLOCK {
             faults.push(format!("clone {number} is {:+.3} s off", clone.clock));
         }
+        of_all.push(faults);
     }
-    faults
+    of_all
 }
 
 #[cfg(test)]
@@ -250,13 +360,14 @@ mod tests {
 
     #[test]
     fn what_two_share_is_a_fault() {
-        assert_eq!(faults(&[seen(1), seen(2)]), Vec::<String>::new());
+        let count = |all: &[Seen]| faults(all).concat().len();
+        assert_eq!(count(&[seen(1), seen(2)]), 0);
         let twin = Seen {
             drawn: "d1".into(),
             ..seen(2)
         };
-        assert_eq!(faults(&[seen(1), twin]).len(), 1);
-        assert_eq!(faults(&[seen(1), seen(1)]).len(), 6);
+        assert_eq!(count(&[seen(1), twin]), 1);
+        assert_eq!(count(&[seen(1), seen(1)]), 6);
     }
 
     #[test]
@@ -269,6 +380,6 @@ mod tests {
             mac: "03:00:00:00:00:00".into(),
             ..seen(2)
         };
-        assert_eq!(faults(&[late, group]).len(), 2);
+        assert_eq!(faults(&[late, group]).concat().len(), 2);
     }
 }

@@ -1,28 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible scenario`
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
-use crucible_artefacts::kernel::Flavour;
 use crucible_engine::event;
-use crucible_engine::progress::Event;
-use crucible_engine::record::Versions;
-use crucible_engine::results::Store;
-use crucible_engine::trial::{self, Options};
-use crucible_engine::{Backend, EventSpec, RestartIn, Scenario, Session, Verdict};
+use crucible_engine::experiment::ScenarioExperiment;
+use crucible_engine::trial::Options;
+use crucible_engine::{Backend, EventSpec, RestartIn, Scenario};
 
-use crate::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs};
+use crate::boot_artefacts::GuestArgs;
 use crate::breaks::BreakArgs;
-use crate::context::{self, Context};
+use crate::command_line::CommandLine;
+use crate::context::Context;
 use crate::embedded;
-use crate::exit;
-use crate::guests::HostLab;
-use crate::machines::MachineArgs;
-use crate::{backend_table, report};
+use crate::exit::Usage;
+use crate::experiment_run::{self, Command, ExperimentArgs};
+use crate::screens;
 
 /// The options of `crucible scenario`.
 #[derive(Debug, Args)]
@@ -34,7 +30,7 @@ pub struct ScenarioArgs {
         value_name = "SCENARIO"
     )]
     names: Vec<String>,
-    /// Run every scenario, in one guest
+    /// Run every scenario
     #[arg(long)]
     all: bool,
     /// Number of times to checkpoint and restart each case
@@ -53,12 +49,6 @@ pub struct ScenarioArgs {
         value_name = "WHERE"
     )]
     restart_in: RestartInArg,
-    /// Print the record as one JSON object
-    #[arg(long, help_heading = "Output")]
-    json: bool,
-    /// Never prune this results directory, and keep the scratch disk
-    #[arg(long, help_heading = "Output")]
-    keep: bool,
     /// Make the result the expected one, if all cases pass
     #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
     accept: bool,
@@ -81,6 +71,8 @@ pub struct ScenarioArgs {
     broken: BreakArgs,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
 }
 
 /// [`RestartIn`], on the command line.
@@ -111,34 +103,14 @@ impl From<BackendArg> for Backend {
 /// Runs scenarios and reports the results.
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let root = &context.root()?;
-    let scenarios = match load(&args.names, args.all, root) {
-        Ok(scenarios) => scenarios,
-        Err(message) => {
-            eprintln!("crucible: {message}");
-            return Ok(exit::USAGE.into());
-        }
-    };
+    let scenarios = load(&args.names, args.all, root).map_err(Usage)?;
     if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
-        eprintln!(
-            "crucible: --accept changes a scenario's expected result, and the scenarios that come \
-             with the program cannot be changed; run crucible in a checkout, or copy the \
-             scenario's directory"
-        );
-        return Ok(exit::USAGE.into());
+        let why = "--accept changes a scenario's expected result, and the scenarios that come with \
+                   the program cannot be changed; run crucible in a checkout, or copy the \
+                   scenario's directory";
+        return Err(Usage(why.into()).into());
     }
-    let images = BootArtefacts::prepare(context, &args.broken.guest(&args.guest))?;
-    let lab = HostLab::new(&images, context);
-    let what = match &scenarios[..] {
-        [one] => one.name.as_str(),
-        _ => "all",
-    };
-    let results = context.results()?;
-    let store = Store::begin(&results, what)
-        .with_context(|| format!("cannot write to {}", results.display()))?;
-    let progress = Steps::new(context);
-    let sink = |event: &Event| progress.hear(event);
-    let mut session = Session::new(&lab, &store, args.broken.name(), &sink);
-    let options = |backend: BackendArg| Options {
+    let options = Options {
         repeat: args.repeat,
         at: args.at.clone(),
         restart_in: match args.restart_in {
@@ -146,65 +118,60 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
             RestartInArg::Fresh => RestartIn::Fresh,
         },
         timeout: args.timeout,
-        backend: backend.into(),
+        backend: Backend::default(),
         vcpus: args.guest.machine.vcpus,
         accept: args.accept,
     };
-    let mut records = Vec::new();
-    for (n, scenario) in scenarios.iter().enumerate() {
-        let name = args.names.get(n).unwrap_or(&scenario.name);
-        for &backend in &args.backend {
-            records.push(trial::scenario(
-                &mut session,
-                scenario,
-                &options(backend),
-                &store,
-                reproduce(args, backend, name),
-                versions(&images),
-            ));
-        }
-    }
-    if let Err(error) = session.close() {
-        context
-            .progress()
-            .note(&format!("the guest did not shut down: {error}"));
-    }
-    let finished = context::shown(store.finished());
-    for record in &mut records {
-        record.results.clone_from(&finished);
-    }
-    let first = Backend::from(args.backend[0]);
-    let decides = records.iter().filter(|record| record.backend == first);
-    let verdict = Verdict::of_all(decides.map(|r| r.verdict));
-    let json = report::json(&records, verdict)?;
-    store.write(Path::new("record.json"), json.as_bytes())?;
-    let table = (args.backend.len() > 1).then(|| backend_table::table(&records));
-    if let Some(table) = &table {
-        store.write(Path::new("backends.md"), table.as_bytes())?;
-    }
-    let keep_disk = args.keep;
-    if !keep_disk {
-        remove_if_there(&store.dir().join("scratch.ext4"))?;
-    }
-    store.finish(args.keep)?;
-    if args.json {
-        println!("{json}");
-    } else if let Some(table) = table {
-        print!("{table}");
-        println!("\n  record   {}/record.json", records[0].results);
-        println!("  table    {}/backends.md", records[0].results);
-    } else {
-        print!("{}", report::screen(&records));
-    }
-    Ok(verdict.exit_code().into())
+    let what = match &scenarios[..] {
+        [one] => one.name.clone(),
+        _ => "all".to_owned(),
+    };
+    let break_switch = args.broken.name();
+    let command = Command {
+        name: "scenario",
+        what: &what,
+        args: &args.experiment,
+        guest: &args.broken.guest(&args.guest),
+        break_switch: break_switch.as_deref(),
+        reproduce: args.reproduce(),
+        journal: true,
+    };
+    let backends: Vec<_> = args.backend.iter().map(|&backend| backend.into()).collect();
+    let experiment = ScenarioExperiment {
+        scenarios,
+        backends,
+        options,
+    };
+    experiment_run::run(
+        &command,
+        context,
+        |_| Ok(experiment),
+        &screens::scenario::screen,
+    )
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+impl ScenarioArgs {
+    /// The command that runs the same again.
+    fn reproduce(&self) -> String {
+        let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
+        let backends: Vec<_> = self
+            .backend
+            .iter()
+            .map(|&b| Backend::from(b).name())
+            .collect();
+        let backends = (backends != [Backend::Crucible.name()]).then(|| backends.join(","));
+        let mut line = CommandLine::new("scenario").flag("--all", self.all);
+        for name in &self.names {
+            line = line.word(name);
         }
-        _ => Ok(()),
+        line.option("--at", self.at.as_ref())
+            .option("--restart-in", fresh)
+            .option("--backend", backends)
+            .option("--repeat", (self.repeat > 1).then_some(self.repeat))
+            .option("--timeout", self.timeout)
+            .option("--break", self.broken.name())
+            .guest(&self.guest)
+            .text()
     }
 }
 
@@ -246,111 +213,6 @@ fn locate(name: &str, dir: &Path, known: &[String]) -> Result<PathBuf, String> {
                 ),
             },
         ),
-    }
-}
-
-/// The command that runs one scenario again with the same options.
-fn reproduce(args: &ScenarioArgs, backend: BackendArg, name: &str) -> String {
-    let mut words = vec![format!("{} scenario", context::program()), name.to_owned()];
-    let mut add = |option: &str, value: Option<String>| {
-        words.extend(value.map(|value| format!("{option} {value}")));
-    };
-    add("--at", args.at.as_ref().map(ToString::to_string));
-    add(
-        "--restart-in",
-        (args.restart_in == RestartInArg::Fresh).then(|| "fresh".into()),
-    );
-    add(
-        "--backend",
-        (backend == BackendArg::Criu).then(|| "criu".into()),
-    );
-    add(
-        "--repeat",
-        (args.repeat > 1).then(|| args.repeat.to_string()),
-    );
-    add("--timeout", args.timeout.map(|t| t.to_string()));
-    add("--break", args.broken.name());
-    add(
-        "--flavour",
-        (args.guest.kernel.flavour != FlavourArg::Base)
-            .then(|| Flavour::from(args.guest.kernel.flavour).name().into()),
-    );
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
-    add("--kernel", path(&args.guest.kernel.kernel));
-    add("--kernel-src", path(&args.guest.kernel.kernel_src));
-    let MachineArgs {
-        machine,
-        vcpus,
-        cold,
-    } = args.guest.machine;
-    let machine = machine.to_possible_value();
-    add(
-        "--machine",
-        machine
-            .filter(|value| value.get_name() != "auto")
-            .map(|value| value.get_name().to_owned()),
-    );
-    add("--vcpus", (vcpus > 1).then(|| vcpus.to_string()));
-    if cold {
-        words.push("--cold".into());
-    }
-    words.join(" ")
-}
-
-pub(super) fn versions(images: &BootArtefacts) -> Versions {
-    let file = |path: &Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let identity = &images.kernel.identity;
-    let parts = [
-        ("kernel", format!("{} {}", identity.version, identity.hash)),
-        ("agent", file(&images.agent)),
-        ("userland", file(&images.debian)),
-    ];
-    Versions {
-        crucible: env!("CARGO_PKG_VERSION").into(),
-        parts: parts.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..Versions::default()
-    }
-}
-
-/// Shows the engine's events as progress.
-struct Steps<'a> {
-    context: &'a Context,
-    place: RefCell<String>,
-}
-
-impl<'a> Steps<'a> {
-    fn new(context: &'a Context) -> Self {
-        Self {
-            context,
-            place: RefCell::default(),
-        }
-    }
-
-    fn hear(&self, event: &Event) {
-        let progress = self.context.progress();
-        match event {
-            Event::Booting => progress.note("booting a guest"),
-            Event::Booted { ready_ms, kernel } => {
-                progress.note(&format!("Linux {kernel} is ready after {ready_ms} ms"));
-            }
-            Event::Scenario { name, summary } => {
-                self.place.replace(name.clone());
-                progress.note(&format!("scenario {name}: {summary}"));
-            }
-            Event::Building { command } => progress.note(&format!("building: {command}")),
-            Event::Case { name, at } => progress.note(&format!("case {name}, stopped at {at}")),
-            Event::Step { name } => progress.begin(&format!("{}: {name}", self.place.borrow())),
-            Event::StepDone { .. } => progress.end(),
-            Event::CaseDone { name, verdict, why } => {
-                progress.note(&format!("case {name}: {} ({why})", verdict.name()));
-            }
-            Event::ScenarioDone { .. } => {}
-        }
     }
 }
 
@@ -413,7 +275,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            reproduce(&args, BackendArg::Crucible, "vfork"),
+            args.reproduce(),
             "cargo run -q -- scenario vfork --at vfork:2 --restart-in fresh"
         );
     }

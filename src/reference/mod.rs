@@ -12,10 +12,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use crucible_engine::Verdict;
 use crucible_engine::event;
 use crucible_engine::normalise::Rule;
 use crucible_engine::scenario::{KEYS, Place};
+use crucible_engine::{Blame, Condition, Verdict};
 
 use crate::exit;
 
@@ -72,21 +72,35 @@ fn code(text: &str) -> String {
 }
 
 fn verdicts() -> String {
-    let verdicts = Verdict::ALL.iter().map(|verdict| {
+    let verdicts = Verdict::ALL
+        .iter()
+        .map(|verdict| [code(verdict.name()), verdict.meaning().to_owned()]);
+    let conditions = Condition::ALL.iter().map(|condition| {
+        let blame = condition.blame().map_or("nobody", Blame::name);
         [
-            code(verdict.name()),
-            verdict.exit_code().to_string(),
-            verdict.meaning().to_owned(),
+            code(condition.name()),
+            condition.meaning().to_owned(),
+            blame.to_owned(),
+            code(condition.verdict().name()),
+            condition.exit_code().to_string(),
         ]
     });
     let codes = exit::CODES
         .iter()
         .map(|(number, meaning)| [number.to_string(), (*meaning).to_owned()]);
     format!(
-        "The verdict of several cases or scenarios is the last of theirs in this table.\n\n{}\n\
-         ## Exit codes\n\n`git bisect run` marks a commit good for 0 and bad for 1, skips it for \
-         125, and stops at 128 and above.\n\n{}",
-        table(["verdict", "exit code", "meaning"], verdicts),
+        "Whatever ends a unit (a case, a point, a cell, a batch of images, a clone) is one of these \
+         conditions. It alone decides who is to blame, the verdict and the exit code.\n\n{}\n\
+         The exit code of a run is 1 if a unit is bad; else that of a host which must be mended or \
+         of an interruption, which stops a bisection; else 125 if a unit leaves the answer \
+         open.\n\n## Verdicts\n\nThe verdict of several units is the last of theirs in this \
+         table.\n\n{}\n## Exit codes\n\n`git bisect run` marks a commit good for 0 and bad for \
+         1, skips it for 125, and stops at 128 and above.\n\n{}",
+        table(
+            ["condition", "meaning", "blame", "verdict", "exit code"],
+            conditions
+        ),
+        table(["verdict", "meaning"], verdicts),
         table(["exit code", "meaning"], codes),
     )
 }

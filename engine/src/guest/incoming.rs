@@ -29,8 +29,11 @@ pub(super) fn listen(mut from: UnixStream) -> io::Result<Receiver<Incoming>> {
     let read = move || {
         let last = loop {
             match frame::read(&mut from) {
-                Ok(reply) if to.send(Incoming::Reply(reply)).is_err() => return,
-                Ok(_) => {}
+                Ok(reply) => {
+                    if to.send(Incoming::Reply(reply)).is_err() {
+                        return;
+                    }
+                }
                 Err(FrameError::Closed | FrameError::Io(_)) => break Incoming::Closed,
                 Err(error) => break Incoming::Broken(error),
             }

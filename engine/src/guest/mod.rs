@@ -34,11 +34,14 @@ const ALERT_SETTLE: Duration = Duration::from_secs(2);
 /// 10,000 descriptors of a task is one of them.
 const PROMPT: Duration = Duration::from_secs(120);
 
+/// The same limit for a guest of which only files are wanted.
+const HURRY: Duration = Duration::from_secs(10);
+
 /// Limit of an interactive session.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What the agent reports about its guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GuestInfo {
     /// Release of the kernel (uname -r).
     pub kernel: String,
@@ -124,6 +127,12 @@ impl Guest {
     /// limit for requests that the agent answers at once.
     pub fn set_slowness(&mut self, slowness: u32) {
         self.prompt = PROMPT * slowness.max(1);
+    }
+
+    /// Shortens the limit for requests that the agent answers at once, for a guest that may have
+    /// stopped answering.
+    pub fn hurry(&mut self) {
+        self.prompt = HURRY;
     }
 
     /// What the agent reports about the guest.

@@ -35,10 +35,7 @@ impl EventFile {
 impl FileError {
     /// Returns the error, once.
     pub fn take(&self) -> Option<io::Error> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

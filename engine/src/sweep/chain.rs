@@ -11,14 +11,17 @@ use std::{
 };
 
 use crucible_protocol::{EventKind, Freeze, Observation};
+use serde::{Deserialize, Serialize};
 
-use super::{PointOutcome, cause, good_control, outcome, runner};
+use super::{alike, diverged, good_control, runner};
 use crate::{
     abort::{Abort, Phase},
-    compare::{Check, RunOutput},
+    blame::Condition,
+    compare::RunOutput,
     event::EventSpec,
     normalise::Uses,
-    run::{Frozen, RestartIn, Restarted, Runner},
+    outcome::Outcome,
+    run::{Frozen, RestartIn, Runner},
     scenario::{Case, Scenario},
     session::Session,
     trial::{self, judge},
@@ -27,20 +30,13 @@ use crate::{
 const RUN: &str = "restarted";
 
 /// The result of a chain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Chain {
-    /// The outcome of the chain.
-    pub outcome: PointOutcome,
-    /// The reason in one line. If the chain passed by its control, the difference that freezing
-    /// alone makes.
-    pub cause: String,
-    /// Further details.
-    pub lines: Vec<String>,
     /// Number of links: how often the run was checkpointed, killed and restarted.
     pub links: u64,
     /// Number of events that happened while the tasks were being frozen for an earlier event. They
     /// are covered by that event's checkpoint and have none of their own.
-    pub along: u64,
+    pub covered: u64,
     /// Number of stops at each site.
     pub sites: BTreeMap<String, u64>,
     /// The last site, with its task.
@@ -57,7 +53,7 @@ pub struct Chain {
 impl Chain {
     fn at(&mut self, freeze: &Freeze, tasks: &Observation) {
         self.links += 1;
-        self.along += freeze.count.saturating_sub(1);
+        self.covered += freeze.count.saturating_sub(1);
         let task = tasks.tasks.iter().find(|task| task.tid == freeze.tid);
         let site = task.map_or("unknown", |task| task.site.as_str());
         // Words such as `nr=5` are specific to one task.
@@ -69,25 +65,36 @@ impl Chain {
             freeze.tid
         );
     }
-
-    fn diverged(&mut self, check: Check) {
-        self.outcome = PointOutcome::Diverged;
-        self.lines = check.lines();
-        self.cause = check.name;
-    }
 }
 
 /// Builds a case's workload, runs it undisturbed, then as a chain. Calls `tell` after each link.
-///
-/// # Errors
-/// Fails if the undisturbed run fails, because nothing can then be concluded.
+/// A chain that passed by its control has the difference that freezing alone makes as its reason.
 pub fn chain(
     session: &mut Session<'_>,
     scenario: &Scenario,
     case: &Case,
     kind: EventKind,
     tell: &mut dyn FnMut(&Chain),
-) -> Result<Chain, Abort> {
+) -> (Outcome, Chain) {
+    let mut chain = Chain::default();
+    let outcome = run(session, scenario, case, kind, &mut chain, tell);
+    let outcome = outcome.unwrap_or_else(|stop| {
+        if !stop.guest_usable {
+            session.abandon();
+        }
+        alike(stop)
+    });
+    (outcome, chain)
+}
+
+fn run(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    kind: EventKind,
+    chain: &mut Chain,
+    tell: &mut dyn FnMut(&Chain),
+) -> Result<Outcome, Abort> {
     trial::build(session, scenario)?;
     let mut case = case.clone();
     case.at = EventSpec::next(kind);
@@ -96,48 +103,26 @@ pub fn chain(
     let mut runner = runner(session, scenario, &case, &mut timings);
     let begun = Instant::now();
     let undisturbed = runner.undisturbed(1)?;
-    let undisturbed_ms = millis(begun.elapsed());
+    chain.undisturbed_ms = millis(begun.elapsed());
     let expected = judge::expected(&case, "undisturbed", &undisturbed);
     if let Some(bad) = expected.iter().find(|check| !check.ok) {
-        return Err(Abort::unknown(bad.name.clone()));
+        return Err(Abort::new(Condition::Unstable, bad.name.clone()));
     }
-    let mut chain = Chain {
-        outcome: PointOutcome::Unknown,
-        cause: String::new(),
-        lines: Vec::new(),
-        links: 0,
-        along: 0,
-        sites: BTreeMap::new(),
-        last: String::new(),
-        by_control: false,
-        undisturbed_ms,
-        ms: 0,
-    };
     let begun = Instant::now();
-    let result = links(&mut runner, &mut chain, tell);
+    let result = links(&mut runner, chain, tell);
     chain.ms = millis(begun.elapsed());
-    let result = result.and_then(|ended| match ended {
-        Some(output) => compare(&mut runner, &output, &undisturbed, &mut chain),
-        None => Ok(()),
-    });
-    if let Err(stop) = result {
-        chain.outcome = outcome(&stop);
-        chain.cause = cause(&stop);
-        chain.lines = stop.lines;
-        if !stop.guest_usable {
-            session.abandon();
-        }
-    }
-    Ok(chain)
+    compare(&mut runner, &result?, &undisturbed, chain)
 }
 
-/// Checkpoints, kills and restarts the run at each event until it ends. Returns `None` if a
-/// restarted tree differs from its state before the checkpoint.
+/// Checkpoints, kills and restarts the run at each event until it ends.
+///
+/// # Errors
+/// Fails if a restarted tree differs from its state before the checkpoint.
 fn links(
     runner: &mut Runner<'_, '_>,
     chain: &mut Chain,
     tell: &mut dyn FnMut(&Chain),
-) -> Result<Option<RunOutput>, Abort> {
+) -> Result<RunOutput, Abort> {
     let after = |e| Abort::guest(Phase::After, e);
     let mut uses = Uses::new();
     let mut freeze = begin(runner)?;
@@ -152,17 +137,10 @@ fn links(
             nonce: nonce.clone(),
         };
         let found = runner.around(RUN, RestartIn::Same)?;
-        let restarted = Restarted {
-            before,
-            after: Some(found),
-            end: Err(Abort::unknown("the run continues")),
-            place: RestartIn::Same,
-        };
-        let checks = judge::around(runner, &restarted, &mut uses);
+        let checks = judge::trees(runner, RestartIn::Same, &before, &found, &mut uses);
         if let Some(bad) = checks.into_iter().find(|check| !check.ok) {
-            chain.diverged(bad);
             runner.guest().kill(RUN).map_err(after)?;
-            return Ok(None);
+            return Err(diverged(&bad));
         }
         tell(chain);
         match go_on(runner)? {
@@ -170,7 +148,7 @@ fn links(
             None => break,
         }
     }
-    runner.finish(RUN, Phase::After, nonce).map(Some)
+    runner.finish(RUN, Phase::After, nonce)
 }
 
 /// Freezes and thaws a run at every event, without a checkpoint.
@@ -212,7 +190,7 @@ fn compare(
     output: &RunOutput,
     undisturbed: &RunOutput,
     chain: &mut Chain,
-) -> Result<(), Abort> {
+) -> Result<Outcome, Abort> {
     let case = runner.case;
     let mut uses = Uses::new();
     let mut against = |pair: &str, reference: &RunOutput| {
@@ -220,21 +198,20 @@ fn compare(
         checks.into_iter().find(|check| !check.ok)
     };
     let Some(visible) = against("chain = undisturbed", undisturbed) else {
-        chain.outcome = PointOutcome::Passed;
-        return Ok(());
+        return Ok(Outcome::passed("ended like an undisturbed run"));
     };
     let control = control(runner)?;
     good_control(case, &control)?;
     match against("chain = control", &control) {
         None => {
-            chain.outcome = PointOutcome::Passed;
             chain.by_control = true;
-            chain.lines = visible.lines();
-            chain.cause = visible.name;
+            Ok(Outcome {
+                lines: visible.lines(),
+                ..Outcome::passed(visible.name)
+            })
         }
-        Some(bad) => chain.diverged(bad),
+        Some(bad) => Err(diverged(&bad)),
     }
-    Ok(())
 }
 
 fn millis(time: Duration) -> u64 {

@@ -6,6 +6,7 @@
 //! If it does not, freezing alone may cause the difference; a control is then run at that point,
 //! and the restarted run must end like the control.
 
+mod analysis;
 mod chain;
 mod points;
 mod reached;
@@ -19,14 +20,17 @@ use std::{
 use crucible_protocol::{EventKind, Observation, RUN_DIR, Trigger};
 use serde::{Deserialize, Serialize};
 
+pub use self::analysis::{CaseAnalysis, analyse};
 pub use self::chain::{Chain, chain};
 pub use self::points::{Listing, Point, stratified};
-pub use self::trials::{End, SIGNIFICANT, Trials, trials};
+pub use self::trials::{End, Pair, SIGNIFICANT, Trials, pair};
 use crate::{
     abort::{Abort, Phase},
     backend::Backend,
+    blame::Condition,
     compare::{self, Check, RunOutput},
     normalise::Uses,
+    outcome::Outcome,
     run::{RestartIn, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
@@ -38,67 +42,16 @@ use crate::{
 /// between runs, so most runs may end before its last ones.
 const TRIES: u32 = 10;
 
-/// The outcome of a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PointOutcome {
-    /// The restarted run ended like an undisturbed run, or like the control.
-    Passed,
-    /// The restarted run ended differently.
-    Diverged,
-    /// `checkpoint` or `restart` refused.
-    Refused,
-    /// The run did not end within the time limit.
-    Hung,
-    /// The guest's kernel reported a fault.
-    Panicked,
-    /// The run ended without reaching the event, because it differs from run to run.
-    NotReached,
-    /// A different failure, which says nothing about checkpoint or restart.
-    Unknown,
-}
-
-impl PointOutcome {
-    /// Returns the outcome's name in the report.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Diverged => "diverged",
-            Self::Refused => "refused",
-            Self::Hung => "hung",
-            Self::Panicked => "panicked",
-            Self::NotReached => "not reached",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Returns true when checkpoint or restart is at fault.
-    pub fn is_bad(self) -> bool {
-        matches!(
-            self,
-            Self::Diverged | Self::Refused | Self::Hung | Self::Panicked
-        )
-    }
-}
-
-/// The result of one point.
+/// What is seen of one point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PointResult {
+pub struct PointDetail {
     /// The point that was tried.
     #[serde(flatten)]
     pub point: Point,
     /// The event at which the run was stopped, if it differs from the listed one. The result then
     /// applies to this event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub met: Option<String>,
-    /// The outcome of the point.
-    pub outcome: PointOutcome,
-    /// The reason in one line, equal for points that fail in the same way. If the point passed by
-    /// its control, the difference that freezing alone makes.
-    pub cause: String,
-    /// Further details.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub lines: Vec<String>,
+    pub reached: Option<String>,
     /// Ptrace stops in which tasks were when the tree was checkpointed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stops: BTreeSet<String>,
@@ -106,14 +59,12 @@ pub struct PointResult {
     pub missed: u32,
     /// True if the run ended like a control, where freezing alone has a visible effect.
     pub by_control: bool,
-    /// Duration in milliseconds.
-    pub ms: u64,
 }
 
-impl PointResult {
+impl PointDetail {
     /// Returns the event at which the run was stopped, as far as is known.
     pub fn what(&self) -> &str {
-        self.met.as_ref().unwrap_or(&self.point.what)
+        self.reached.as_ref().unwrap_or(&self.point.what)
     }
 
     /// Returns the kind of that event.
@@ -161,7 +112,7 @@ pub fn baseline(
     let checks = [judge::expected(case, "undisturbed", &first), checks].concat();
     if let Some(bad) = checks.iter().find(|check| !check.ok) {
         let why = format!("undisturbed runs of the workload differ: {}", bad.name);
-        return Err(Abort::unknown(why).with(bad.lines()));
+        return Err(Abort::new(Condition::Unstable, why).with(bad.lines()));
     }
     let text = session
         .running()
@@ -170,7 +121,7 @@ pub fn baseline(
     Ok(Baseline {
         output: first,
         ms,
-        listing: points::listing(&String::from_utf8_lossy(&text)).map_err(Abort::unknown)?,
+        listing: points::listing(&String::from_utf8_lossy(&text)).map_err(Abort::failed)?,
     })
 }
 
@@ -182,39 +133,32 @@ pub fn attempt(
     kind: EventKind,
     baseline: &RunOutput,
     point: &Point,
-) -> PointResult {
-    let begun = Instant::now();
-    let mut tried = PointResult {
+) -> (Outcome, PointDetail) {
+    let mut detail = PointDetail {
         point: point.clone(),
-        met: None,
-        outcome: PointOutcome::Unknown,
-        cause: String::new(),
-        lines: Vec::new(),
+        reached: None,
         stops: BTreeSet::new(),
         missed: 0,
         by_control: false,
-        ms: 0,
     };
     let mut case = case.clone();
     case.at = point.spec(kind);
     case.tasks.clear();
     loop {
-        let result = attempt_once(session, scenario, &case, kind, baseline, &mut tried);
-        if let Err(stop) = result {
-            tried.outcome = outcome(&stop);
-            tried.cause = cause(&stop);
-            tried.lines = stop.lines;
-            if !stop.guest_usable {
-                session.abandon();
+        let outcome = match attempt_once(session, scenario, &case, kind, baseline, &mut detail) {
+            Ok(outcome) => outcome,
+            Err(stop) => {
+                if !stop.guest_usable {
+                    session.abandon();
+                }
+                alike(stop)
             }
+        };
+        if outcome.condition != Condition::Missed || detail.missed + 1 >= TRIES {
+            return (outcome, detail);
         }
-        if tried.outcome != PointOutcome::NotReached || tried.missed + 1 >= TRIES {
-            break;
-        }
-        tried.missed += 1;
+        detail.missed += 1;
     }
-    tried.ms = begun.elapsed().as_millis() as u64;
-    tried
 }
 
 fn attempt_once(
@@ -223,10 +167,10 @@ fn attempt_once(
     case: &Case,
     kind: EventKind,
     baseline: &RunOutput,
-    tried: &mut PointResult,
-) -> Result<(), Abort> {
+    tried: &mut PointDetail,
+) -> Result<Outcome, Abort> {
     // Reset the result of an earlier attempt.
-    tried.met = None;
+    tried.reached = None;
     tried.stops.clear();
     if !session.is_running() {
         trial::build(session, scenario)?;
@@ -236,7 +180,7 @@ fn attempt_once(
     let mut uses = Uses::new();
     let restarted = runner.restarted(RestartIn::Same)?;
     let place = reached::place(&restarted.before);
-    tried.met = reached::other(kind, &tried.point.what, &place);
+    tried.reached = reached::other(kind, &tried.point.what, &place);
     tried.stops = stops(&restarted.before.tasks);
     let around = judge::around(&runner, &restarted, &mut uses);
     let Restarted { end, .. } = restarted;
@@ -249,21 +193,20 @@ fn attempt_once(
         checks.into_iter().find(|check| !check.ok)
     };
     let Some(visible) = against("restarted = undisturbed", baseline) else {
-        tried.outcome = PointOutcome::Passed;
-        return Ok(());
+        return Ok(Outcome::passed("ended like an undisturbed run"));
     };
     let control = control_at(&mut runner, &place)?;
     good_control(case, &control)?;
     match against("restarted = control", &control) {
         None => {
-            tried.outcome = PointOutcome::Passed;
             tried.by_control = true;
-            tried.lines = visible.lines();
-            tried.cause = visible.name;
+            Ok(Outcome {
+                lines: visible.lines(),
+                ..Outcome::passed(visible.name)
+            })
         }
-        Some(bad) => return Err(diverged(&bad)),
+        Some(bad) => Err(diverged(&bad)),
     }
-    Ok(())
 }
 
 /// Runs a control that is stopped at the same place as the restarted run. A control from a
@@ -279,7 +222,7 @@ fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<RunOutput, Abo
         others.insert(at);
     }
     let others = Vec::from_iter(others).join("`, `");
-    Err(Abort::unknown(format!(
+    Err(Abort::missed(format!(
         "no control was stopped at `{place}`, but at `{others}`"
     )))
 }
@@ -292,7 +235,7 @@ fn good_control(case: &Case, control: &RunOutput) -> Result<(), Abort> {
         None => Ok(()),
         Some(bad) => {
             let why = format!("freezing alone breaks the run: {}", bad.name);
-            Err(Abort::unknown(why).with(bad.lines()))
+            Err(Abort::new(Condition::FreezeVisible, why).with(bad.lines()))
         }
     }
 }
@@ -305,7 +248,7 @@ fn another_tree(bad: &Check, end: Result<RunOutput, Abort>) -> Abort {
     let Err(mut stop) = end else {
         return found;
     };
-    if matches!(stop.verdict, Verdict::Panic | Verdict::Hang) {
+    if matches!(stop.verdict(), Verdict::Panic | Verdict::Hang) {
         let tree = std::iter::once(found.why).chain(found.lines);
         stop.lines.splice(0..0, tree);
         return stop;
@@ -314,7 +257,7 @@ fn another_tree(bad: &Check, end: Result<RunOutput, Abort>) -> Abort {
     lines.push(format!("and then: {}", stop.why));
     lines.extend(stop.lines);
     Abort {
-        verdict: found.verdict,
+        condition: found.condition,
         why: found.why,
         lines,
         ..stop
@@ -329,10 +272,7 @@ fn stops(tasks: &Observation) -> BTreeSet<String> {
 }
 
 fn diverged(check: &Check) -> Abort {
-    Abort {
-        verdict: Verdict::Diverged,
-        ..Abort::unknown(check.name.clone()).with(check.lines())
-    }
+    Abort::new(Condition::Diverged, check.name.clone()).with(check.lines())
 }
 
 fn runner<'s, 'l>(
@@ -351,25 +291,24 @@ fn runner<'s, 'l>(
         patience: 0,
         missed: 0,
         any_point: true,
+        supported: false,
     }
 }
 
-fn outcome(stop: &Abort) -> PointOutcome {
-    match stop.verdict {
-        Verdict::Diverged => PointOutcome::Diverged,
-        Verdict::Refused => PointOutcome::Refused,
-        Verdict::Hang => PointOutcome::Hung,
-        Verdict::Panic => PointOutcome::Panicked,
-        _ if stop.missed => PointOutcome::NotReached,
-        _ => PointOutcome::Unknown,
+/// Returns the outcome for an abort, with a reason that is the same for points that fail in the same
+/// way.
+fn alike(stop: Abort) -> Outcome {
+    Outcome {
+        why: cause(&stop),
+        ..stop.into()
     }
 }
 
 /// Returns the cause in one line. For a refusal it is the kernel's last message without its
 /// numbers, which differ between points.
 fn cause(stop: &Abort) -> String {
-    let told = match stop.verdict {
-        Verdict::Refused => stop.lines.first().unwrap_or(&stop.why),
+    let told = match stop.condition {
+        Condition::Refused | Condition::Unsupported => stop.lines.first().unwrap_or(&stop.why),
         _ => &stop.why,
     };
     let mut cause = String::new();
@@ -394,33 +333,29 @@ mod tests {
     #[test]
     fn points_that_fail_in_the_same_way_have_the_same_cause() {
         let refused = |pid: u32| {
-            let mut stop = Abort::unknown("checkpoint refused: exit status 125");
-            stop.verdict = Verdict::Refused;
-            stop.with(vec![format!(
-                "pid {pid}: maps: a file on proc (-EOPNOTSUPP)"
-            )])
+            Abort::new(Condition::Refused, "checkpoint refused: exit status 125").with(vec![
+                format!("pid {pid}: maps: a file on proc (-EOPNOTSUPP)"),
+            ])
         };
         assert_eq!(cause(&refused(7)), cause(&refused(113)));
         assert!(cause(&refused(7)).contains("pid N: maps"));
-        assert_eq!(outcome(&refused(7)), PointOutcome::Refused);
     }
 
     #[test]
     fn a_different_tree_does_not_hide_an_unusable_guest() {
         let bad = Check::bad("restarted = checkpoint: process tree", "- a\n+ b");
-        let end = |verdict| {
-            let mut stop = Abort::unknown("it ended").with(vec!["last words".into()]);
-            stop.verdict = verdict;
+        let end = |condition| {
+            let mut stop = Abort::new(condition, "it ended").with(vec!["last words".into()]);
             stop.guest_usable = false;
             Err(stop)
         };
-        for (verdict, is) in [
-            (Verdict::Panic, PointOutcome::Panicked),
-            (Verdict::Hang, PointOutcome::Hung),
-            (Verdict::Unknown, PointOutcome::Diverged),
+        for (condition, is) in [
+            (Condition::GuestPanic, Condition::GuestPanic),
+            (Condition::Hang, Condition::Hang),
+            (Condition::Missed, Condition::Diverged),
         ] {
-            let stop = another_tree(&bad, end(verdict));
-            assert_eq!(outcome(&stop), is);
+            let stop = another_tree(&bad, end(condition));
+            assert_eq!(stop.condition, is);
             assert!(!stop.guest_usable);
             let lines = stop.lines.join("\n");
             assert!(
@@ -458,14 +393,6 @@ mod tests {
         assert!(good_control(&case, &control).is_ok());
         control.workload = Some(Ended::Signaled { signal: 11 });
         let stop = good_control(&case, &control).unwrap_err();
-        assert_eq!(outcome(&stop), PointOutcome::Unknown);
-    }
-
-    #[test]
-    fn only_a_missed_event_counts_as_not_reached() {
-        let mut stop = Abort::unknown("the event never came");
-        assert_eq!(outcome(&stop), PointOutcome::Unknown);
-        stop.missed = true;
-        assert_eq!(outcome(&stop), PointOutcome::NotReached);
+        assert_eq!(stop.verdict(), Verdict::Unknown);
     }
 }

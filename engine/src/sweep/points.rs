@@ -27,6 +27,11 @@ impl Point {
         kind(&self.what)
     }
 
+    /// Returns the name of the point, `TASK:NTH`.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.task, self.nth)
+    }
+
     /// Returns the event that stops a run at this point, in a sweep of events of this kind.
     pub fn spec(&self, kind: EventKind) -> EventSpec {
         EventSpec::of_task(kind, &self.task, self.nth)

@@ -5,14 +5,15 @@
 use std::collections::BTreeMap;
 
 use crucible_protocol::EventKind;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Point, another_tree, runner};
 use crate::{
     abort::Abort,
+    blame::Condition,
     compare::RunOutput,
     normalise::Uses,
-    run::{RestartIn, Restarted},
+    run::RestartIn,
     scenario::{Case, Scenario},
     session::Session,
     trial::{self, judge},
@@ -70,6 +71,31 @@ impl Trials {
         ends.any(|end| end.controls == 0 && end.restarted > 0)
     }
 
+    /// Returns the ends of these pairs. The undisturbed run's comes first.
+    pub fn of<'a>(
+        case: &Case,
+        undisturbed: &RunOutput,
+        pairs: impl IntoIterator<Item = &'a Pair>,
+    ) -> Self {
+        let mut trials = Self::default();
+        trials.ends.push(End {
+            cause: String::new(),
+            lines: Vec::new(),
+            controls: 0,
+            restarted: 0,
+            output: undisturbed.clone(),
+        });
+        for pair in pairs {
+            for (run, restarted) in [(&pair.control, false), (&pair.restarted, true)] {
+                match run {
+                    Some(output) => trials.add(case, output.clone(), restarted),
+                    None => trials.missed += 1,
+                }
+            }
+        }
+        trials
+    }
+
     fn add(&mut self, case: &Case, output: RunOutput, restarted: bool) {
         let mut uses = Uses::new();
         let mut difference = |reference: &RunOutput| {
@@ -104,23 +130,28 @@ impl Trials {
     }
 }
 
-/// Makes `count` controls and as many restarted runs at a point, in turn. Calls `tell` after each
-/// pair. The guest must have built the workload.
+/// The ends of a control and of a restarted run at one point; `None` for a run that ended before
+/// the point.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pair {
+    /// The control.
+    pub control: Option<RunOutput>,
+    /// The restarted run.
+    pub restarted: Option<RunOutput>,
+}
+
+/// Makes a control and a restarted run at a point. Builds the workload if the guest is new.
 ///
 /// # Errors
-/// Fails if a checkpoint or a restart is refused, if a restarted tree differs from its state before
-/// the checkpoint, or if a run does not end.
-#[expect(clippy::too_many_arguments, reason = "as for a point, and the number")]
-pub fn trials(
+/// Fails if a checkpoint or a restart is refused, if the restarted tree differs from its state
+/// before the checkpoint, or if a run does not end.
+pub fn pair(
     session: &mut Session<'_>,
     scenario: &Scenario,
     case: &Case,
     kind: EventKind,
-    undisturbed: &RunOutput,
     point: &Point,
-    count: u64,
-    tell: &mut dyn FnMut(&Trials),
-) -> Result<Trials, Abort> {
+) -> Result<Pair, Abort> {
     let mut case = case.clone();
     case.at = point.spec(kind);
     case.tasks.clear();
@@ -129,39 +160,28 @@ pub fn trials(
     }
     let mut timings = BTreeMap::new();
     let mut runner = runner(session, scenario, &case, &mut timings);
-    let mut trials = Trials::default();
-    trials.ends.push(End {
-        cause: String::new(),
-        lines: Vec::new(),
-        controls: 0,
-        restarted: 0,
-        output: undisturbed.clone(),
-    });
-    for _ in 0..count {
-        for restarted in [false, true] {
-            let run = if restarted {
-                runner.restarted(RestartIn::Same).and_then(|restarted| {
-                    let checks = judge::around(&runner, &restarted, &mut Uses::new());
-                    let Restarted { before, end, .. } = restarted;
-                    match checks.into_iter().find(|check| !check.ok) {
-                        Some(bad) => Err(another_tree(&bad, end)),
-                        None => Ok((before, end?)),
-                    }
-                })
-            } else {
-                runner.control()
-            };
-            match run {
-                // Both kinds of runs are stopped before they differ: where the count leads to
-                // several events, it does so equally often.
-                Ok((_, output)) => trials.add(&case, output, restarted),
-                Err(stop) if stop.missed && stop.guest_usable => trials.missed += 1,
-                Err(stop) => return Err(stop),
-            }
+    let control = reached(runner.control().map(|(_, output)| output))?;
+    let restarted = runner.restarted(RestartIn::Same).and_then(|restarted| {
+        let checks = judge::around(&runner, &restarted, &mut Uses::new());
+        match checks.into_iter().find(|check| !check.ok) {
+            Some(bad) => Err(another_tree(&bad, restarted.end)),
+            None => restarted.end,
         }
-        tell(&trials);
+    });
+    Ok(Pair {
+        control,
+        restarted: reached(restarted)?,
+    })
+}
+
+/// Both kinds of runs are stopped before they differ: where the count leads to several events, it
+/// does so equally often.
+fn reached(run: Result<RunOutput, Abort>) -> Result<Option<RunOutput>, Abort> {
+    match run {
+        Ok(output) => Ok(Some(output)),
+        Err(stop) if stop.condition == Condition::Missed && stop.guest_usable => Ok(None),
+        Err(stop) => Err(stop),
     }
-    Ok(trials)
 }
 
 /// Fisher's exact test, two-sided: the chance of a table with these sums that is no more likely

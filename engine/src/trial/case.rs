@@ -11,15 +11,16 @@ use super::{
 };
 use crate::{
     abort::{Abort, Phase},
-    compare, expected,
+    blame::Condition,
+    compare::{self, RunOutput},
+    expected,
     guest::GuestError,
-    progress::Event,
+    normalise::Uses,
+    outcome::Outcome,
     record::{CaseRecord, FrozenRecord},
-    results::Store,
     run::{Frozen, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
-    verdict::Verdict,
 };
 
 /// Maximal number of retries after a missed event if the guest has several CPUs. While a task is
@@ -27,15 +28,13 @@ use crate::{
 /// vfork child may have called execve(2) by then. With one CPU a miss is deterministic.
 const PATIENCE: u32 = 10;
 
-/// Runs one case. Every failure is reported in the record.
+/// Runs one case. The guest must have built the scenario, or be none.
 pub fn case(
     session: &mut Session<'_>,
     scenario: &Scenario,
     case: &Case,
     options: &Options,
-    store: &Store,
-    timings: &mut BTreeMap<String, u64>,
-) -> CaseRecord {
+) -> (Outcome, CaseRecord) {
     let mut case = case.clone();
     if let Some(at) = &options.at {
         // The tasks that the scenario expects apply to its own event only.
@@ -43,61 +42,141 @@ pub fn case(
         case.tasks.clear();
     }
     case.timeout = options.timeout.unwrap_or(case.timeout);
-    session.tell(&Event::Case {
-        name: case.name.clone(),
-        at: case.at.to_string(),
-    });
     let mut record = CaseRecord {
+        scenario: scenario.name.clone(),
         name: case.name.clone(),
         at: case.at.to_string(),
         repeat: options.repeat.max(1),
         ..CaseRecord::default()
     };
+    let mut timings = BTreeMap::new();
+    let mut references = References::default();
     let mut runner = Runner {
         session,
         stash: &scenario.name,
         case: &case,
         backend: options.backend,
-        timings,
+        timings: &mut timings,
         root: 0,
         patience: if options.vcpus > 1 { PATIENCE } else { 0 },
         missed: 0,
         any_point: false,
+        supported: options.at.is_none() && expected::exists(scenario),
     };
-    let stop = run(&mut runner, options, store, &mut record).err();
+    let result = run(&mut runner, options, &mut record, &mut references);
     record.missed = runner.missed;
+    let store = session.setup().store;
     record.console = store.relative(&session.console());
-    if let Some(stop) = stop {
-        record.verdict = Some(stop.verdict);
-        record.why = stop.why;
-        record.lines = stop.lines;
-        if !stop.guest_usable {
-            session.abandon();
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(stop) => {
+            if !stop.guest_usable {
+                session.abandon();
+            }
+            stop.into()
         }
-    } else if let Some(bad) = record.checks.iter().find(|c| !c.ok) {
-        record.verdict = Some(Verdict::Diverged);
-        record.why = bad.name.clone();
-    } else {
-        record.verdict = Some(Verdict::Pass);
-        record.why = format!(
-            "{} of {} restarts like the control",
-            record.passed, record.repeat
-        );
+    };
+    let outcome = match (outcome.condition, &references.control) {
+        (Condition::Diverged | Condition::Hang, Some(control)) => {
+            confirm(session, scenario, &case, options, control, outcome)
+        }
+        _ => outcome,
+    };
+    record.timings = timings;
+    (outcome, record)
+}
+
+/// The runs that a restarted run is compared with.
+#[derive(Default)]
+struct References {
+    control: Option<RunOutput>,
+}
+
+/// Makes another control, in another guest, before a restarted run is called different or hung: if
+/// it does not end like the first one, the workload is to blame, or a host that was too busy.
+fn confirm(
+    session: &mut Session<'_>,
+    scenario: &Scenario,
+    case: &Case,
+    options: &Options,
+    control: &RunOutput,
+    found: Outcome,
+) -> Outcome {
+    // The restarted run may have damaged the guest. What its kernel says about that is worse than
+    // a difference.
+    if let Err(stop) = session.close()
+        && stop.condition.is_bad()
+    {
+        return Outcome {
+            lines: [stop.lines, vec![found.why], found.lines].concat(),
+            ..Outcome::new(stop.condition, stop.why)
+        };
     }
-    session.tell(&Event::CaseDone {
-        name: case.name.clone(),
-        verdict: record.verdict.unwrap_or(Verdict::Unknown),
-        why: record.why.clone(),
-    });
-    record
+    let mut second = || -> Result<RunOutput, Abort> {
+        super::build(session, scenario)?;
+        let mut timings = BTreeMap::new();
+        let mut runner = Runner {
+            session,
+            stash: &scenario.name,
+            case,
+            backend: options.backend,
+            timings: &mut timings,
+            root: 0,
+            patience: if options.vcpus > 1 { PATIENCE } else { 0 },
+            missed: 0,
+            any_point: false,
+            supported: false,
+        };
+        runner.control().map(|(_, output)| output)
+    };
+    let unstable = |condition, why: String, lines: Vec<String>| Outcome {
+        condition,
+        why,
+        lines: [
+            lines,
+            vec![format!("the restarted run: {}", found.why)],
+            found.lines.clone(),
+        ]
+        .concat(),
+    };
+    match second() {
+        Ok(second) => {
+            let mut uses = Uses::new();
+            let pair = "control 2 = control";
+            let checks = compare::outputs(pair, &second, control, &case.normalise, &mut uses);
+            match checks.into_iter().find(|check| !check.ok) {
+                Some(bad) => unstable(
+                    Condition::Unstable,
+                    format!("two controls differ: {}", bad.name),
+                    bad.lines(),
+                ),
+                None => found,
+            }
+        }
+        Err(stop) => {
+            if !stop.guest_usable {
+                session.abandon();
+            }
+            match stop.condition {
+                Condition::Hang | Condition::EarlyHang => unstable(
+                    Condition::EarlyHang,
+                    format!("a second control does not end either: {}", stop.why),
+                    stop.lines,
+                ),
+                // Nobody can tell without it.
+                _ if !stop.condition.is_bad() => stop.into(),
+                _ => found,
+            }
+        }
+    }
 }
 
 fn run(
     runner: &mut Runner<'_, '_>,
     options: &Options,
-    store: &Store,
     record: &mut CaseRecord,
-) -> Result<(), Abort> {
+    references: &mut References,
+) -> Result<Outcome, Abort> {
     let uses = &mut record.normalised;
     let first = runner.undisturbed(1)?;
     let second = runner.undisturbed(2)?;
@@ -111,7 +190,7 @@ fn run(
     baseline.extend(expected(runner.case, "undisturbed 1", &first));
     if let Some(bad) = baseline.iter().find(|c| !c.ok) {
         let why = format!("undisturbed runs of the workload differ: {}", bad.name);
-        return Err(Abort::unknown(why).with(bad.lines()));
+        return Err(Abort::new(Condition::Unstable, why).with(bad.lines()));
     }
     record.checks.extend(baseline);
 
@@ -130,13 +209,15 @@ fn run(
     if let Some(name) = visible {
         // Not a failure of checkpoint or restart: freezing alone causes the difference, and no
         // rule of the scenario ignores it.
-        return Err(Abort::unknown(format!(
-            "freezing alone changes the run: {name}"
-        )));
+        return Err(Abort::new(
+            Condition::FreezeVisible,
+            format!("freezing alone changes the run: {name}"),
+        ));
     }
     record.frozen = Some(frozen_record(&control_point));
     record.rendered = Some(expected::rendered(runner.case, &control_point, &control));
 
+    references.control = Some(control.clone());
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;
         record.frozen = Some(frozen_record(&restarted.before));
@@ -145,33 +226,38 @@ fn run(
         let good = checks.iter().all(|c| c.ok) && restarted.end.is_ok();
         if last || !good {
             record.checks.extend(checks);
-            keep(runner, store, &restarted, record)?;
+            keep(runner, &restarted, record)?;
         }
         if !good {
             let earlier = format!("restart {number} of {}: ", record.repeat);
-            return match restarted.end {
-                Err(mut stop) => {
+            let bad = record.checks.iter().find(|check| !check.ok);
+            return match (restarted.end, bad) {
+                (Err(mut stop), _) => {
                     if record.repeat > 1 {
                         stop.why.insert_str(0, &earlier);
                     }
                     Err(stop)
                 }
-                Ok(_) => Ok(()),
+                (Ok(_), Some(bad)) => Ok(Outcome::new(Condition::Diverged, bad.name.clone())),
+                (Ok(_), None) => Err(Abort::failed("a comparison failed without a difference")),
             };
         }
         record.passed += 1;
     }
-    Ok(())
+    Ok(Outcome::passed(format!(
+        "{} of {} restarts like the control",
+        record.passed, record.repeat
+    )))
 }
 
 /// Copies the image, the logs and the complete facts to the host.
 fn keep(
     runner: &mut Runner<'_, '_>,
-    store: &Store,
     restarted: &Restarted,
     record: &mut CaseRecord,
 ) -> Result<(), Abort> {
-    let own = |e: std::io::Error| Abort::unknown(format!("cannot write the results: {e}"));
+    let store = runner.session.setup().store;
+    let own = |e: std::io::Error| Abort::io("cannot write the results", &e);
     let dir = Path::new("cases").join(runner.stash).join(&record.name);
     let mut add = |name: &str, content: &[u8]| -> Result<(), Abort> {
         let path = dir.join(name);
@@ -188,14 +274,19 @@ fn keep(
         .end
         .as_ref()
         .map_or_else(|stop| stop.guest_usable, |_| true);
-    if !usable {
+    if !runner.session.is_running() {
         return Ok(());
+    }
+    if !usable {
+        // A hung workload does not stop the agent, and its image is worth having.
+        runner.session.running().hurry();
     }
     for (name, path) in runner.backend.files() {
         match runner.session.running().read_file(&path) {
             Ok(content) => add(name, &content)?,
             // A step that was not reached has not created its file.
             Err(GuestError::Failed(_)) => {}
+            Err(_) if !usable => return Ok(()),
             Err(error) => return Err(Abort::guest(Phase::After, error)),
         }
     }

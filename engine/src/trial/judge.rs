@@ -40,26 +40,37 @@ pub(crate) fn around(
     restarted: &Restarted,
     uses: &mut Uses,
 ) -> Vec<Check> {
-    let mut checks = Vec::new();
-    if let Some(after) = &restarted.after {
-        let (mut before, mut after) = (restarted.before.tasks.clone(), after.clone());
-        for observation in [&mut before, &mut after] {
-            normalise::observation(observation, uses);
-            if runner.backend == Backend::Criu {
-                normalise::criu(observation, uses);
-            }
-            if runner.backend == Backend::Criu || restarted.place == RestartIn::Fresh {
-                normalise::start_times(observation, uses);
-            }
-        }
-        normalise::timers(&before, &mut after, uses);
-        checks.push(vfork_waits(&before, &after));
-        checks.extend(compare::observations(
-            "restarted = checkpoint",
-            &after,
-            &before,
-        ));
+    match &restarted.after {
+        Some(after) => trees(runner, restarted.place, &restarted.before, after, uses),
+        None => Vec::new(),
     }
+}
+
+/// Compares a tree after its restart in this place with the tree before its checkpoint.
+pub(crate) fn trees(
+    runner: &Runner<'_, '_>,
+    place: RestartIn,
+    before: &Frozen,
+    after: &Observation,
+    uses: &mut Uses,
+) -> Vec<Check> {
+    let (mut before, mut after) = (before.tasks.clone(), after.clone());
+    for observation in [&mut before, &mut after] {
+        normalise::observation(observation, uses);
+        if runner.backend == Backend::Criu {
+            normalise::criu(observation, uses);
+        }
+        if runner.backend == Backend::Criu || place == RestartIn::Fresh {
+            normalise::start_times(observation, uses);
+        }
+    }
+    normalise::timers(&before, &mut after, uses);
+    let mut checks = vec![vfork_waits(&before, &after)];
+    checks.extend(compare::observations(
+        "restarted = checkpoint",
+        &after,
+        &before,
+    ));
     checks
 }
 

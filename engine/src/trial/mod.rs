@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs a scenario, from its sources to its record.
+//! Runs the cases of a scenario in a guest.
 
 mod case;
 pub(crate) mod judge;
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use crucible_protocol::WORK_DIR;
 
@@ -15,15 +12,12 @@ pub use self::case::case;
 use crate::{
     abort::{Abort, Phase},
     backend::Backend,
+    blame::Condition,
     event::EventSpec,
-    expected::{self, Comparison},
-    progress::Event,
-    record::{CaseRecord, SCHEMA, ScenarioRecord, Versions},
-    results::Store,
     run::RestartIn,
-    scenario::{Case, Scenario},
+    scenario::Scenario,
     session::Session,
-    verdict::Verdict,
+    stream::Body,
 };
 
 /// Time limit for each command that builds a workload.
@@ -44,7 +38,7 @@ pub struct Options {
     pub backend: Backend,
     /// Number of CPUs of each guest.
     pub vcpus: u8,
-    /// If all cases pass, stores the result as the scenario's expected result.
+    /// If all cases of a scenario pass, stores the result as the scenario's expected result.
     pub accept: bool,
 }
 
@@ -53,10 +47,10 @@ pub struct Options {
 pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Abort> {
     let sources = scenario
         .sources()
-        .map_err(|e| Abort::unknown(format!("cannot read the scenario's sources: {e}")))?;
-    let limit = BUILD_LIMIT * session.slowness();
+        .map_err(|e| Abort::io("cannot read the scenario's sources", &e))?;
+    let limit = BUILD_LIMIT * session.patience();
     let before = |e| Abort::guest(Phase::Before, e);
-    let guest = session.guest().map_err(|e| Abort::session(&e))?.0;
+    let guest = session.guest().map_err(Abort::session)?.0;
     guest.prepare(None).map_err(before)?;
     for source in &sources {
         let path = format!("{WORK_DIR}/{}", source.path);
@@ -65,7 +59,7 @@ pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Abort
             .map_err(before)?;
     }
     for command in &scenario.build {
-        session.tell(&Event::Building {
+        session.voice().tell(Body::BuildStarted {
             command: command.clone(),
         });
         let argv = ["/bin/sh", "-ec", command].map(String::from);
@@ -76,154 +70,9 @@ pub fn build(session: &mut Session<'_>, scenario: &Scenario) -> Result<(), Abort
         if !run.success() {
             let lines = format!("{}{}", run.stdout, run.stderr);
             let lines = lines.lines().map(str::to_owned).collect();
-            return Err(
-                Abort::unknown(format!("the workload's build failed: {command}")).with(lines),
-            );
+            let why = format!("the workload's build failed: {command}");
+            return Err(Abort::new(Condition::BuildFailed, why).with(lines));
         }
     }
     session.running().stash(&scenario.name).map_err(before)
-}
-
-/// Runs a whole scenario: builds it, runs its cases, and compares with the expected result.
-pub fn scenario(
-    session: &mut Session<'_>,
-    scenario: &Scenario,
-    options: &Options,
-    store: &Store,
-    reproduce: String,
-    versions: Versions,
-) -> ScenarioRecord {
-    session.tell(&Event::Scenario {
-        name: scenario.name.clone(),
-        summary: scenario.summary.clone(),
-    });
-    let mut timings = BTreeMap::new();
-    let (mut cases, mut criu) = (Vec::new(), None);
-    for case in &scenario.cases {
-        // An abandoned guest took the built workload with it.
-        let begun = Instant::now();
-        let built = if cases.is_empty() || !session.is_running() {
-            build(session, scenario)
-        } else {
-            Ok(())
-        };
-        *timings.entry("build_ms".to_owned()).or_default() += begun.elapsed().as_millis() as u64;
-        // Ask now, because a hang may leave no guest to ask.
-        if built.is_ok() && criu.is_none() {
-            let version = options.backend.version(session.running());
-            criu = version.unwrap_or_default();
-        }
-        cases.push(match built {
-            Ok(()) => self::case(session, scenario, case, options, store, &mut timings),
-            Err(stop) => not_run(session, case, stop),
-        });
-    }
-    let booted = session.booted();
-    if let Some(booted) = booted {
-        timings.insert("machine_ready_ms".into(), booted.ready_ms);
-    }
-    let mut record = ScenarioRecord {
-        schema: SCHEMA,
-        scenario: scenario.name.clone(),
-        verdict: Verdict::of_all(cases.iter().map(|c| c.verdict.unwrap_or(Verdict::Unknown))),
-        exit_code: 0,
-        why: String::new(),
-        reproduce,
-        backend: options.backend,
-        restart_in: options.restart_in,
-        versions: Versions {
-            guest: booted.map(|b| b.guest.clone()),
-            machine: booted.map(|b| b.machine.clone()),
-            criu,
-            ..versions
-        },
-        timings,
-        results: String::new(),
-        expected: None,
-        cases,
-    };
-    // The expected result applies only to the scenario's own event and the crucible backend.
-    if options.at.is_none() && options.backend == Backend::Crucible {
-        compare_with_expected(scenario, options.accept, &mut record);
-    }
-    record.exit_code = record.verdict.exit_code();
-    record.why = why(&record);
-    session.tell(&Event::ScenarioDone {
-        name: scenario.name.clone(),
-        verdict: record.verdict,
-        why: record.why.clone(),
-    });
-    record
-}
-
-fn not_run(session: &mut Session<'_>, case: &Case, stop: Abort) -> CaseRecord {
-    if !stop.guest_usable {
-        session.abandon();
-    }
-    CaseRecord {
-        name: case.name.clone(),
-        at: case.at.to_string(),
-        verdict: Some(stop.verdict),
-        why: stop.why,
-        lines: stop.lines,
-        ..CaseRecord::default()
-    }
-}
-
-/// Compares the result of a scenario whose cases have all passed with the expected result, or
-/// stores it as the expected result.
-fn compare_with_expected(scenario: &Scenario, accept: bool, record: &mut ScenarioRecord) {
-    if record.verdict != Verdict::Pass {
-        return;
-    }
-    let parts: Vec<_> = record
-        .cases
-        .iter()
-        .filter_map(|c| c.rendered.as_deref())
-        .collect();
-    let result = parts.join("\n");
-    let comparison = if accept {
-        expected::accept(scenario, &result).map(|()| Comparison::Same)
-    } else {
-        expected::compare(scenario, &result)
-    };
-    let check = match comparison {
-        Ok(comparison) => {
-            record.verdict = match comparison {
-                Comparison::Same => Verdict::Pass,
-                Comparison::Missing => Verdict::Unreviewed,
-                Comparison::Differs(_) => Verdict::Diverged,
-            };
-            expected::check(&comparison, scenario)
-        }
-        Err(error) => {
-            record.verdict = Verdict::Unknown;
-            expected::unusable(scenario, &error)
-        }
-    };
-    record.expected = Some(check);
-}
-
-fn why(record: &ScenarioRecord) -> String {
-    let bad = record
-        .cases
-        .iter()
-        .find(|c| c.verdict == Some(record.verdict));
-    match (record.verdict, bad, &record.expected) {
-        (Verdict::Pass, ..) => passed(record.cases.len()),
-        (Verdict::Unreviewed, ..) => format!(
-            "{}; the scenario has no expected result yet",
-            passed(record.cases.len())
-        ),
-        (_, Some(case), _) => format!("{}: {}", case.name, case.why),
-        (_, None, Some(check)) if !check.ok => check.name.clone(),
-        _ => "no case was run".into(),
-    }
-}
-
-fn passed(cases: usize) -> String {
-    match cases {
-        1 => "1 case passed".to_owned(),
-        cases => format!("{cases} cases passed"),
-    }
 }

@@ -373,7 +373,8 @@ fn hello(version: u32) -> Result<Reply> {
 /// Prints a mark on the console, at the one level that the console always prints. A new file for
 /// each mark, since the kernel limits the rate of each file.
 fn mark(token: &str) -> Result<Reply> {
-    let line = format!("<0>{CONSOLE_MARK}{token}");
+    // Without its end the kernel keeps the line back, for a continuation.
+    let line = format!("<0>{CONSOLE_MARK}{token}\n");
     fs::write("/dev/kmsg", line).context("cannot write to /dev/kmsg")?;
     Ok(Reply::Done)
 }

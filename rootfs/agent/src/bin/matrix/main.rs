@@ -33,6 +33,9 @@ struct Options {
     /// Print the observations of each run instead.
     #[arg(long)]
     logs: bool,
+    /// Factor for all time limits.
+    #[arg(long, default_value_t = 1)]
+    patience: u32,
     /// Names of the cells to run.
     #[arg(required = true)]
     cells: Vec<String>,
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    run::set_patience(options.patience);
     let runner = CellRunner::new(&options.program, &options.directory);
     let mut stdout = io::stdout();
     for name in &options.cells {

@@ -12,6 +12,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -39,6 +40,18 @@ use nix::{
 
 /// Time limit for each phase of a cell; a phase normally takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Factor for [`LIMIT`] in a guest that is slower than usual.
+static PATIENCE: AtomicU32 = AtomicU32::new(1);
+
+/// Sets the factor for all limits of a cell.
+pub fn set_patience(factor: u32) {
+    PATIENCE.store(factor.max(1), Ordering::Relaxed);
+}
+
+fn limit() -> Duration {
+    LIMIT * PATIENCE.load(Ordering::Relaxed)
+}
 
 /// Time that a tree may still need to settle after it reads as frozen.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -114,7 +127,7 @@ impl CellRunner {
         let cgroup = Cgroup::create(self.cgroup("")).context("cannot create a cgroup")?;
         let outcome = self.run_in(&cgroup, &directory, name, mode);
         cgroup.kill()?;
-        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        ensure!(cgroup.wait_empty(limit())?, "tasks cannot be killed");
         cgroup.remove().context("tasks remain in the cgroup")?;
         outcome
     }
@@ -155,7 +168,7 @@ impl CellRunner {
         };
         // Tasks that exit on their own have done so by now.
         cgroup.kill()?;
-        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        ensure!(cgroup.wait_empty(limit())?, "tasks cannot be killed");
         match waitpid(root, None) {
             // The restarted run has already reaped the first root, before it created the second.
             Ok(_) | Err(Errno::ECHILD) => outcome,
@@ -195,7 +208,7 @@ impl CellRunner {
         let mut log = memory_file(c"log")?;
         let saved = save(root, &image, &log);
         cgroup.kill()?;
-        ensure!(cgroup.wait_empty(LIMIT)?, "tasks cannot be killed");
+        ensure!(cgroup.wait_empty(limit())?, "tasks cannot be killed");
         waitpid(root, None)?;
         if let Err(errno) = saved {
             let why = format!("checkpoint(2): {errno:?}: {}", log_text(&mut log)?);
@@ -211,7 +224,7 @@ impl CellRunner {
         let outcome = restart_image(&second, &image, &mut log, at);
         second.kill()?;
         ensure!(
-            second.wait_empty(LIMIT)?,
+            second.wait_empty(limit())?,
             "restarted tasks cannot be killed"
         );
         second
@@ -240,7 +253,7 @@ fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Re
     let outcome = restarted(cgroup, answer, log, at);
     // The caller waits for its child, the root of the restarted tree, so that must be dead.
     cgroup.kill()?;
-    if !cgroup.wait_empty(LIMIT)? {
+    if !cgroup.wait_empty(limit())? {
         bail!("restarted tasks cannot be killed");
     }
     match waitpid(caller, None)? {
@@ -257,10 +270,10 @@ fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Re
 fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Result<Outcome> {
     use nix::poll::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut fds, cgroup::poll_timeout(LIMIT))? == 0 {
+    if poll(&mut fds, cgroup::poll_timeout(limit()))? == 0 {
         return Ok(Outcome::Failed(format!(
             "restart(2) did not return within {} s: {}",
-            LIMIT.as_secs(),
+            limit().as_secs(),
             states(cgroup)
         )));
     }
@@ -272,7 +285,7 @@ fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Res
             "restart(2) failed: {response}: {why}"
         )));
     }
-    if !cgroup.wait_frozen(LIMIT)? {
+    if !cgroup.wait_frozen(limit())? {
         return Ok(Outcome::Failed(format!(
             "the restarted tasks do not freeze: {}",
             states(cgroup)
@@ -333,7 +346,7 @@ fn save(root: Pid, image: &File, log: &File) -> nix::Result<()> {
 
 /// Waits until the tracer has parked and the tree is frozen.
 fn wait_parked(cgroup: &Cgroup, at: &Path) -> Result<Parked> {
-    let events = cgroup.wait_frozen_or_empty(LIMIT)?;
+    let events = cgroup.wait_frozen_or_empty(limit())?;
     Ok(if events.frozen {
         Parked::Frozen
     } else if events.populated {
@@ -345,10 +358,10 @@ fn wait_parked(cgroup: &Cgroup, at: &Path) -> Result<Parked> {
 
 /// Waits for the end of all tasks, and reads their observations.
 fn finish(cgroup: &Cgroup, at: &Path) -> Result<Outcome> {
-    if !cgroup.wait_empty(LIMIT)? {
+    if !cgroup.wait_empty(limit())? {
         return Ok(Outcome::Failed(format!(
             "did not end within {} s: {}",
-            LIMIT.as_secs(),
+            limit().as_secs(),
             hung(cgroup, at)
         )));
     }

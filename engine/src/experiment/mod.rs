@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Experiments: what a command runs, as units with keys, findings and one kind of outcome.
+//!
+//! An [`Experiment`] says what its units are and how one is run in a guest. [`execute`] does the
+//! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
+//! a guest, keeps the findings in a [`Journal`] and tells each event.
+
+mod chain;
+mod executor;
+mod journal;
+pub mod matrix;
+mod scenarios;
+mod sweep;
+pub mod torture;
+mod trials;
+
+use std::io;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::{
+    chain::ChainExperiment,
+    executor::{Report, Setup, execute},
+    journal::{Identity, Journal, JournalError},
+    matrix::{MatrixExperiment, MatrixSummary},
+    scenarios::{CaseUnit, ScenarioExperiment, ScenarioSummary},
+    sweep::{Choice, PointUnit, SweepExperiment, SweepSummary},
+    torture::{TortureExperiment, TortureSummary},
+    trials::{TrialsExperiment, TrialsSummary},
+};
+use crate::{abort::Abort, outcome::Outcome, session::Session};
+
+/// What became of a unit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finding<T> {
+    /// Key of the unit.
+    pub key: String,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Duration in milliseconds; for a unit of a batch, its share.
+    pub ms: u64,
+    /// What the experiment has seen of it; `None` if nothing.
+    pub detail: Option<T>,
+}
+
+/// Receives the outcome of each unit as soon as it is known.
+pub type Done<'a, E> = dyn FnMut(&<E as Experiment>::Unit, Outcome, Option<<E as Experiment>::Detail>) -> Result<(), Abort>
+    + 'a;
+
+/// A unit group: units that one guest runs in this order, because they share what precedes them.
+pub type Group<E> = Vec<<E as Experiment>::Unit>;
+
+/// What follows from all findings of an experiment together.
+pub trait Summary: Serialize {
+    /// Returns outcomes that no unit has alone.
+    fn outcomes(&self) -> Vec<Outcome> {
+        Vec::new()
+    }
+
+    /// Returns true when the outcomes of the summary replace those of the units.
+    fn counts(&self) -> bool {
+        false
+    }
+}
+
+impl Summary for () {}
+
+/// Something to find out, divided into units.
+pub trait Experiment: Sync {
+    /// A unit. Any guest can run it.
+    type Unit: Clone + Send + Sync;
+    /// What is seen of a unit, beside its outcome.
+    type Detail: Clone + Send + Serialize + DeserializeOwned;
+    /// What follows from all units together.
+    type Summary: Summary;
+
+    /// Returns the unit's key, which names it in journals, events and records.
+    fn key(&self, unit: &Self::Unit) -> String;
+
+    /// Adds all that findings depend on to the identity of the journal, beside the guest.
+    ///
+    /// # Errors
+    /// Fails if a source cannot be read.
+    fn identify(&self, identity: &mut Identity) -> io::Result<()>;
+
+    /// Returns the units, in groups. May use a guest to find out which there are.
+    ///
+    /// # Errors
+    /// Fails if nothing can be run.
+    fn plan(&mut self, session: &mut Session<'_>) -> Result<Vec<Group<Self>>, Abort>
+    where
+        Self: Sized;
+
+    /// Runs the units of a group in the session's guest, and reports each.
+    ///
+    /// # Errors
+    /// Fails if the guest cannot go on. The units that were not reported are then run again, each
+    /// alone, to find the one that is to blame.
+    fn run(
+        &self,
+        session: &mut Session<'_>,
+        units: &[Self::Unit],
+        done: &mut Done<'_, Self>,
+    ) -> Result<(), Abort>
+    where
+        Self: Sized;
+
+    /// Returns what follows from all findings together.
+    fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
+
+    /// Returns what the record has of a unit.
+    fn recorded(&self, detail: &Self::Detail) -> serde_json::Value {
+        serde_json::to_value(detail).unwrap_or_default()
+    }
+
+    /// Called once at the end of each guest that has run units, before it shuts down.
+    ///
+    /// # Errors
+    /// Fails if the guest cannot answer.
+    fn conclude(&self, _session: &mut Session<'_>) -> Result<(), Abort> {
+        Ok(())
+    }
+}

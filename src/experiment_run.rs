@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs an experiment for a command: artefacts, journal, guests, listeners, record, screen.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::Args;
+use crucible_engine::experiment::{
+    self, Experiment, Identity, Journal, JournalError, Report, Setup,
+};
+use crucible_engine::interrupt;
+use crucible_engine::record::{Record, SCHEMA, UnitRecord, Versions};
+use crucible_engine::results::Store;
+use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
+
+use crate::boot_artefacts::{BootArtefacts, GuestArgs};
+use crate::context::{self, Context};
+use crate::exit;
+use crate::guests::HostLab;
+use crate::listeners::junit::JUnit;
+use crate::listeners::ktap::{Ktap, Written};
+use crate::stdout;
+
+/// The options that all experiments share.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ExperimentArgs {
+    /// Number of guests to run in parallel
+    #[arg(long, help_heading = "Run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub jobs: u8,
+    /// Resume an interrupted run: take over the units that it has finished
+    #[arg(long, help_heading = "Run")]
+    pub resume: bool,
+    /// Print the record as one JSON object
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Write the results as JUnit XML
+    #[arg(long, help_heading = "Output", value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write the results as KTAP, the kernel's test format
+    #[arg(long, help_heading = "Output", value_name = "FILE")]
+    pub ktap: Option<PathBuf>,
+    /// Never prune this results directory, and keep the scratch disks
+    #[arg(long, help_heading = "Output")]
+    pub keep: bool,
+}
+
+/// What a command says about its experiment.
+pub struct Command<'a> {
+    /// Its name: `scenario`, `sweep`, …
+    pub name: &'a str,
+    /// What distinguishes its results and journal from those of the same command with something
+    /// else: the scenario's name, for example.
+    pub what: &'a str,
+    /// The shared options.
+    pub args: &'a ExperimentArgs,
+    /// Which guest.
+    pub guest: &'a GuestArgs,
+    /// Switch of the debug kernel.
+    pub break_switch: Option<&'a str>,
+    /// The command that repeats the run.
+    pub reproduce: String,
+    /// True if a journal is kept.
+    pub journal: bool,
+}
+
+/// Formats a finished run for the screen.
+pub type Screen<D, S> = dyn Fn(&Report<D, S>, &Record) -> String;
+
+/// Runs an experiment that `make` returns once the artefacts are there, and reports it. Returns the
+/// exit code.
+pub fn run<E: Experiment>(
+    command: &Command<'_>,
+    context: &Context,
+    make: impl FnOnce(&BootArtefacts) -> Result<E>,
+    screen: &Screen<E::Detail, E::Summary>,
+) -> Result<ExitCode> {
+    let began = Instant::now();
+    let results = context.results()?;
+    let store = Store::begin(&results, &title(command))
+        .with_context(|| format!("cannot write to {}", results.display()))?;
+    let stream = context.stream();
+    let (file, file_error) = EventFile::create(store.dir())
+        .with_context(|| format!("cannot write to {}", store.dir().display()))?;
+    stream.add(Box::new(file));
+    let outputs = outputs(command.args, context);
+    stream.tell(Body::RunStarted {
+        schema: EVENTS_SCHEMA,
+        command: command.name.into(),
+        arguments: env::args().collect(),
+    });
+    let images = BootArtefacts::prepare(context, command.guest)?;
+    let mut experiment = make(&images)?;
+    let journal = journal(command, &results, &images, &experiment)?;
+    let lab = HostLab::new(&images, context);
+    let setup = Setup {
+        lab: &lab,
+        store: &store,
+        stream,
+        jobs: command.args.jobs,
+        break_switch: command.break_switch,
+    };
+    let report = experiment::execute(&mut experiment, setup, journal);
+    let finished = context::shown(store.finished());
+    let mut versions = versions(&images);
+    versions.guest = report.booted.as_ref().map(|booted| booted.guest.clone());
+    versions.machine = report.booted.as_ref().map(|booted| booted.machine.clone());
+    let record = Record {
+        schema: SCHEMA,
+        command: command.name.into(),
+        outcome: report.outcome(),
+        exit_code: report.exit_code(),
+        counts: report.counts(),
+        left: report.left as u64,
+        units: units(&experiment, &report),
+        guests: report.guests.clone(),
+        summary: serde_json::to_value(&report.summary)?,
+        reproduce: command.reproduce.clone(),
+        versions,
+        ms: began.elapsed().as_millis() as u64,
+        results: finished.clone(),
+    };
+    stream.tell(Body::RunFinished {
+        condition: record.outcome.condition,
+        why: record.outcome.why.clone(),
+        exit_code: record.exit_code,
+        counts: record.counts.clone(),
+        left: record.left,
+        record: format!("{finished}/record.json"),
+    });
+    let json = serde_json::to_string_pretty(&record)?;
+    store.write(Path::new("record.json"), json.as_bytes())?;
+    if let Some(error) = file_error.take() {
+        return Err(error).context("cannot write the run's events");
+    }
+    store.finish(command.args.keep)?;
+    for (path, written) in outputs {
+        write(&path, &written)?;
+    }
+    let text = match command.args.json {
+        true => format!("{json}\n"),
+        false => screen(&report, &record),
+    };
+    stdout::print(&text)?;
+    Ok(record.exit_code.into())
+}
+
+/// Name of the run's directory, behind its time.
+fn title(command: &Command<'_>) -> String {
+    match command.name {
+        "scenario" => command.what.to_owned(),
+        name if command.what.is_empty() => name.to_owned(),
+        name => format!("{name}-{}", command.what),
+    }
+}
+
+/// Adds the listeners that write files. Returns the files.
+fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Written)> {
+    let mut outputs = Vec::new();
+    if let Some(path) = &args.junit {
+        let written = Written::default();
+        context.stream().add(Box::new(JUnit::new(written.clone())));
+        outputs.push((path.clone(), written));
+    }
+    if let Some(path) = &args.ktap {
+        let written = Written::default();
+        context.stream().add(Box::new(Ktap::new(written.clone())));
+        outputs.push((path.clone(), written));
+    }
+    outputs
+}
+
+fn write(path: &Path, written: &Written) -> Result<()> {
+    let text = written
+        .take()
+        .unwrap_or_else(|| Err("the run has no last event".into()));
+    let text = text.map_err(|error| anyhow!("cannot format {}: {error}", path.display()))?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn journal<E: Experiment>(
+    command: &Command<'_>,
+    results: &Path,
+    images: &BootArtefacts,
+    experiment: &E,
+) -> Result<Journal<E::Detail>> {
+    if !command.journal {
+        return Ok(Journal::none());
+    }
+    let mut identity = Identity::new(command.name);
+    for (name, value) in versions(images).parts {
+        identity.add(&name, value);
+    }
+    let machine = &command.guest.machine;
+    identity.add("machine", format!("{:?} {}", images.kind(), machine.vcpus));
+    identity.add("break", command.break_switch.unwrap_or_default());
+    experiment
+        .identify(&mut identity)
+        .context("cannot read the sources")?;
+    let path = results
+        .join("journals")
+        .join(format!("{}.jsonl", title(command)));
+    Journal::open(&path, identity, command.args.resume).map_err(|error| match error {
+        JournalError::Io { .. } => error.into(),
+        _ => exit::Usage(error.to_string()).into(),
+    })
+}
+
+fn units<E: Experiment>(experiment: &E, report: &Report<E::Detail, E::Summary>) -> Vec<UnitRecord> {
+    let findings = report.findings.iter();
+    findings
+        .map(|finding| UnitRecord {
+            key: finding.key.clone(),
+            outcome: finding.outcome.clone(),
+            ms: finding.ms,
+            detail: finding
+                .detail
+                .as_ref()
+                .map_or_else(|| serde_json::json!({}), |d| experiment.recorded(d)),
+        })
+        .collect()
+}
+
+/// The versions of everything that runs.
+pub fn versions(images: &BootArtefacts) -> Versions {
+    let file = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let identity = &images.kernel.identity;
+    let parent = |path: &Path| path.parent().map(file).unwrap_or_default();
+    let parts = [
+        ("kernel", format!("{} {}", identity.version, identity.hash)),
+        ("agent", parent(&images.agent)),
+        ("userland", parent(&images.debian)),
+    ];
+    Versions {
+        crucible: env!("CARGO_PKG_VERSION").into(),
+        parts: parts.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Versions::default()
+    }
+}
+
+/// Installs the handlers of Ctrl-C and SIGTERM.
+pub fn handle_signals() -> Result<()> {
+    interrupt::install().context("cannot handle signals")
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a finished run prints: one screen for each command.
+
+pub mod backends;
+pub mod chain;
+pub mod matrix;
+pub mod scenario;
+pub mod sweep;
+pub mod torture;
+pub mod trials;
+
+use std::fmt::Write as _;
+
+use crucible_engine::experiment::Report;
+use crucible_engine::outcome::Outcome;
+use crucible_engine::record::Record;
+
+/// Maximum number of lines of a kernel report or a tool's log on the screen.
+pub const LINES: usize = 24;
+
+/// Adds lines of a report, with this indentation.
+pub fn lines(text: &mut String, indent: &str, all: &[String]) {
+    for line in all.iter().take(LINES) {
+        let _ = writeln!(text, "{indent}| {line}");
+    }
+    if let Some(more) = all.len().checked_sub(LINES + 1) {
+        let _ = writeln!(text, "{indent}| … {} more lines in the record", more + 1);
+    }
+}
+
+/// Returns who is to blame, in brackets, or nothing.
+pub fn blame(outcome: &Outcome) -> String {
+    match outcome.condition.blame() {
+        Some(blame) => format!(" [{}]", blame.name()),
+        None => String::new(),
+    }
+}
+
+/// Adds what is not about a unit: why nothing was run, guests that failed, what is left.
+pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
+    for (what, outcome) in report
+        .unplanned
+        .iter()
+        .map(|outcome| ("nothing was run", outcome))
+        .chain(report.guests.iter().map(|outcome| ("a guest", outcome)))
+    {
+        let condition = outcome.condition.name();
+        let _ = writeln!(
+            text,
+            "  {what}: {condition}{}: {}",
+            blame(outcome),
+            outcome.why
+        );
+        lines(text, "    ", &outcome.lines);
+    }
+    if report.left > 0 {
+        let why = match report.interrupted {
+            true => "interrupted",
+            false => "stopped",
+        };
+        let _ = writeln!(
+            text,
+            "  {why}: {} of {} units were not run; --resume goes on",
+            report.left,
+            report.left + report.findings.len()
+        );
+    }
+}
+
+/// Adds the last lines: the command that repeats the run, unless it passed, and the record.
+pub fn end(text: &mut String, record: &Record) {
+    if record.exit_code != 0 {
+        let _ = writeln!(text, "  repeat   {}", record.reproduce);
+    }
+    let _ = writeln!(text, "  record   {}/record.json", record.results);
+}

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Standard output and standard error. `println!` panics where they are closed or full.
+
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::{Context as _, Result};
+
+/// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is no
+/// failure: it has what it wanted, and the exit code remains that of the result.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line on standard output, like [`print`].
+pub fn line(text: Arguments<'_>) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Prints a line on standard error. If it cannot be printed there is no other place for it.
+pub fn message(text: Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
