@@ -16,6 +16,7 @@ use crucible_engine::interrupt;
 use crucible_engine::record::{Record, SCHEMA, UnitRecord, Versions};
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
+use serde_json::{Value, json};
 
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::{self, Context};
@@ -216,12 +217,24 @@ fn units<E: Experiment>(experiment: &E, report: &Report<E::Detail, E::Summary>) 
             key: finding.key.clone(),
             outcome: finding.outcome.clone(),
             ms: finding.ms,
-            detail: finding
-                .detail
-                .as_ref()
-                .map_or_else(|| serde_json::json!({}), |d| experiment.recorded(d)),
+            detail: detail(finding.detail.as_ref().map(|d| experiment.recorded(d))),
         })
         .collect()
+}
+
+/// Returns what a unit's record has beside its outcome.
+fn detail(recorded: Option<Value>) -> Value {
+    let mut detail = recorded.unwrap_or_else(|| json!({}));
+    if let Some(fields) = detail.as_object_mut() {
+        // The guest's own words for the outcome. An object has each name once.
+        for name in ["key", "condition", "blame", "verdict", "why", "lines", "ms"] {
+            fields.remove(name);
+        }
+    }
+    match detail {
+        Value::Object(_) => detail,
+        other => json!({ "detail": other }),
+    }
 }
 
 /// The versions of everything that runs.

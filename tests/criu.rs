@@ -21,7 +21,7 @@ fn criu(scenario: &str) -> (Option<i32>, Value) {
 }
 
 fn version(record: &Value) -> &str {
-    record["versions"]["criu"].as_str().expect("CRIU's version")
+    record["units"][0]["criu"].as_str().expect("CRIU's version")
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn criu_refuses_a_vfork_with_lines_of_its_own_log() {
     assert_eq!(record["verdict"], "refused", "{record:#}");
     assert_eq!(status, Some(1));
     assert!(version(&record).starts_with("Version: "), "{record:#}");
-    for case in record["cases"].as_array().expect("cases") {
+    for case in record["units"].as_array().expect("cases") {
         assert_eq!(case["verdict"], "refused", "{case:#}");
         let lines = case["lines"].as_array().expect("CRIU's own lines");
         let has_line = |text: &str| {

@@ -29,21 +29,21 @@ fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
         let errors = String::from_utf8_lossy(&output.stderr);
         panic!("no report ({error}): {errors}")
     });
-    let cells = report["cells"].as_array().expect("an array of cells");
+    let cells = report["units"].as_array().expect("an array of cells");
     let bad: Vec<_> = cells
         .iter()
         .filter(|cell| !FINE.contains(&text(cell, "class")))
         .collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    assert_eq!(output.status.code(), Some(0), "{}", report["counts"]);
+    assert_eq!(output.status.code(), Some(0), "{}", report["summary"]["classes"]);
 
     // The absence of failures means little if no cell was actually tested.
     for class in ["passed", "excluded", "no-such-stop"] {
-        let count = report["counts"][class].as_u64().unwrap_or_default();
-        assert!(count > 0, "no cell is {class}: {}", report["counts"]);
+        let count = report["summary"]["classes"][class].as_u64().unwrap_or_default();
+        assert!(count > 0, "no cell is {class}: {}", report["summary"]["classes"]);
     }
-    let passed = report["counts"]["passed"].as_u64().unwrap_or_default();
-    assert!(passed > 150, "{}", report["counts"]);
+    let passed = report["summary"]["classes"]["passed"].as_u64().unwrap_or_default();
+    assert!(passed > 150, "{}", report["summary"]["classes"]);
     for cell in cells
         .iter()
         .filter(|cell| text(cell, "class") == "excluded")

@@ -40,7 +40,7 @@ fn hello_restarts_in_a_fresh_machine_and_its_image_can_be_inspected() {
     let record = record(&output);
     assert_eq!(record["verdict"], "pass", "{record:#}");
     assert_eq!(output.status.code(), Some(0));
-    let task = &record["cases"][0]["frozen"]["tasks"][1];
+    let task = &record["units"][0]["frozen"]["tasks"][1];
     assert_eq!(task["comm"], "hello");
     assert_eq!(task["site"], "freezer");
 
@@ -61,16 +61,14 @@ fn every_scenario_passes_in_one_boot() {
     assert_eq!(output.status.code(), Some(0));
     // A clean restart leaves an empty log.
     let mut logs = 0;
-    for scenario in record["scenarios"].as_array().expect("a list") {
-        let results = Path::new(scenario["results"].as_str().expect("a path"));
-        for case in scenario["cases"].as_array().expect("a list") {
-            for file in case["files"].as_array().expect("a list") {
-                let file = results.join(file.as_str().expect("a path"));
-                if file.ends_with("restart.log") {
-                    let log = std::fs::read_to_string(&file).expect("a log");
-                    assert_eq!(log, "", "{}", file.display());
-                    logs += 1;
-                }
+    let results = Path::new(record["results"].as_str().expect("a path"));
+    for case in record["units"].as_array().expect("a list") {
+        for file in case["files"].as_array().expect("a list") {
+            let file = results.join(file.as_str().expect("a path"));
+            if file.ends_with("restart.log") {
+                let log = std::fs::read_to_string(&file).expect("a log");
+                assert_eq!(log, "", "{}", file.display());
+                logs += 1;
             }
         }
     }
@@ -111,7 +109,7 @@ fn a_guest_that_does_not_boot_is_reported_with_its_console() {
     let record = record(&output);
     assert_eq!(record["verdict"], "unknown", "{record:#}");
     assert_eq!(output.status.code(), Some(125));
-    let why = record["cases"][0]["why"].as_str().expect("a text");
+    let why = record["units"][0]["why"].as_str().expect("a text");
     let (_, path) = why
         .split_once("its console is in ")
         .expect("the console's path");
@@ -140,10 +138,11 @@ fn a_restart_without_its_vfork_wait_is_detected() {
 
 #[test]
 fn damaged_and_forged_images_do_no_harm() {
-    let output = crucible(&["-q", "torture", "--raw", "100", "--forged", "300"]);
+    let images = ["--raw", "100", "--forged", "300", "--json"];
+    let output = crucible(&[&["-q", "torture"][..], &images].concat());
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let summary: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
-    assert_eq!(summary["raw"]["refused"], 100, "{summary:#}");
+    let record = record(&output);
+    assert_eq!(record["summary"]["raw"]["refused"], 100, "{record:#}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Time that [`Guest::calibrate`] takes in a guest on an idle host, emulated by QEMU on a CPU of
 /// 2020. A faster one does not shorten any limit.
-const USUAL: Duration = Duration::from_millis(25);
+const USUAL: Duration = Duration::from_millis(40);
 
 /// Maximum factor for limits. A guest that is slower still hangs for all that anybody can tell.
 const SLOWEST: u32 = 20;
@@ -270,6 +270,7 @@ impl<'a> Session<'a> {
             source: Box::new(source),
         };
         let mut guest = Guest::connect(machine, limit).map_err(boot)?;
+        let ready_ms = begun.elapsed().as_millis() as u64;
         self.speed = factor(guest.calibrate().map_err(boot)?);
         guest.set_slowness(self.patience());
         if let Some(name) = self.setup.break_switch {
@@ -278,11 +279,12 @@ impl<'a> Session<'a> {
         let booted = Booted {
             machine: description,
             guest: guest.info().clone(),
-            ready_ms: begun.elapsed().as_millis() as u64,
+            ready_ms,
         };
         self.voice.tell(Body::MachineReady {
             ready_ms: booted.ready_ms,
             kernel: booted.guest.kernel.clone(),
+            slowness: self.speed,
         });
         self.booted.get_or_insert(booted);
         self.guest = Some(guest);

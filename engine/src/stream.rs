@@ -90,6 +90,8 @@ pub enum Body {
         ready_ms: u64,
         /// Release of the guest's kernel (uname -r).
         kernel: String,
+        /// Factor by which the guest's CPU is slower than usual, and limits are longer.
+        slowness: u32,
     },
     /// A command that builds the workload starts.
     BuildStarted {

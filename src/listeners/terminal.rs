@@ -208,8 +208,16 @@ impl Listener for Terminal {
             Body::Note { text } if unit.is_empty() => self.note(text),
             Body::Note { text } => self.note(&format!("{unit}: {text}")),
             Body::Planned { units, resumed } => self.planned(*units, *resumed),
-            Body::MachineReady { ready_ms, kernel } if steps => {
-                self.note(&format!("Linux {kernel} is ready after {ready_ms} ms"));
+            Body::MachineReady {
+                ready_ms,
+                kernel,
+                slowness,
+            } if steps => {
+                let slow = match slowness {
+                    1 => String::new(),
+                    factor => format!("; its CPU is {factor} times slower than usual"),
+                };
+                self.note(&format!("Linux {kernel} is ready after {ready_ms} ms{slow}"));
             }
             Body::BuildStarted { command } if steps => self.note(&format!("building: {command}")),
             Body::StepStarted { name } if steps => self.begin(&format!("{unit}: {name}")),

@@ -283,8 +283,17 @@ impl Guest {
             _ => return Err(GuestError::Confused("mark")),
         }
         let limit = self.limit(self.prompt);
-        if !self.machine.wait_mark(&token, limit) {
-            return Err(GuestError::NoMark(limit));
+        let deadline = Instant::now() + limit;
+        while !self.machine.wait_mark(&token, POLL) {
+            self.check()?;
+            if let Some(exit) = self.machine.try_exit()? {
+                let used = self.used;
+                let exit = Some(exit);
+                return Err(GuestError::Ended { exit, used });
+            }
+            if Instant::now() >= deadline {
+                return Err(GuestError::NoMark(limit));
+            }
         }
         while let Ok(alert) = self.alerts_from.try_recv() {
             self.alerts.push(alert);

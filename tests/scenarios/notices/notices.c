@@ -46,5 +46,12 @@ int main(int argc, char **argv)
 	if (restarted && !strcmp(how, "tell"))
 		printf("restarted\n");
 	printf("done\n");
+	if (restarted && !strcmp(how, "warn")) {
+		static const char report[] = "<4>WARNING: late\n";
+		int fd = open("/dev/kmsg", O_WRONLY);
+
+		if (fd < 0 || write(fd, report, sizeof(report) - 1) < 0)
+			return 101;
+	}
 	return 0;
 }

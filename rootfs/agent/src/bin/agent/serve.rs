@@ -40,8 +40,9 @@ const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Limit for tasks that another tool restored to quiesce.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Number of rounds of [`calibrate`]: some tens of milliseconds in an emulated CPU.
-const CALIBRATION: u32 = 1_000_000;
+/// Number of rounds of [`calibrate`]: some tens of milliseconds in an emulated CPU, so that the
+/// host's scheduler has its share in the result.
+const CALIBRATION: u32 = 20_000_000;
 
 /// State of the agent between requests.
 pub struct Agent {
