@@ -16,6 +16,8 @@ pub enum Break {
     SyscallExit,
     /// The delivery of the signal that a tracee is stopped by
     SignalStop,
+    /// The release of the buffer that the image is read into
+    Free,
 }
 
 /// `--break`, on the command line.

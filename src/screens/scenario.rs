@@ -68,9 +68,7 @@ fn one(text: &mut String, summary: &ScenarioSummary, cases: &[&Case], record: &R
             if !detail.console.is_empty() {
                 let _ = writeln!(text, "    console  {results}/{}", detail.console);
             }
-            for file in &detail.files {
-                let _ = writeln!(text, "    kept     {results}/{file}");
-            }
+            kept(text, results, &detail.files);
         }
     }
     if let Some(check) = summary.expected.as_ref().filter(|c| !c.ok) {
@@ -105,6 +103,16 @@ fn overhead(text: &mut String, summary: &ScenarioSummary) {
         "  time     checkpoint {checkpoint} ms, kill {kill} ms, restart {restart} ms: \
          {share} % of the undisturbed runs' {run} ms"
     );
+}
+
+/// Shows the directory of the files that were kept, and their names.
+fn kept(text: &mut String, results: &str, files: &[String]) {
+    let Some((directory, _)) = files.first().and_then(|file| file.rsplit_once('/')) else {
+        return;
+    };
+    let names = files.iter().filter_map(|file| file.rsplit('/').next());
+    let names = names.collect::<Vec<_>>().join(" ");
+    let _ = writeln!(text, "    kept     {results}/{directory}/: {names}");
 }
 
 fn frozen(text: &mut String, case: &CaseRecord) {

@@ -5,6 +5,7 @@
 // Each test program uses only some of these items.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod cli;
 pub mod scripts;
 
 use std::path::PathBuf;

@@ -311,3 +311,6 @@ impl Guest {
         self.used = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ static const char *const names[NR_CKPT_BREAKS] = {
 	[CKPT_BREAK_SYSCALL_ENTER]	= "break_syscall_enter",
 	[CKPT_BREAK_SYSCALL_EXIT]	= "break_syscall_exit",
 	[CKPT_BREAK_SIGNAL_STOP]	= "break_signal_stop",
+	[CKPT_BREAK_FREE]		= "break_free",
 };
 
 bool ckpt_broken(enum ckpt_break what)

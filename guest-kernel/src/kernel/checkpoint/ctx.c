@@ -38,7 +38,8 @@ void ckpt_ctx_put(struct ckpt_ctx *ctx)
 	kvfree(ctx->mounts);
 	kvfree(ctx->tsks);
 	kvfree(ctx->wbuf);
-	kvfree(ctx->rbuf);
+	if (!ckpt_broken(CKPT_BREAK_FREE))
+		kvfree(ctx->rbuf);
 	kfree(ctx->page_buf);
 	path_put(&ctx->root_path);
 	ckpt_log_free(ctx);

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs of the built binary, with results of their own.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Time between two looks at a running command.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// A command of crucible that runs, or has ended.
+pub struct Run {
+    child: Child,
+    results: PathBuf,
+    /// Keeps the directory of the results.
+    _directory: Option<TempDir>,
+}
+
+/// What a command has left.
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// Directory of its results.
+    pub results: PathBuf,
+    _directory: Option<TempDir>,
+}
+
+/// Prepares a command with results in a temporary directory.
+pub fn command(args: &[&str]) -> (Command, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
+    command
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CRUCIBLE_RESULTS", directory.path());
+    (command, directory)
+}
+
+/// Starts a command.
+pub fn start(args: &[&str]) -> Run {
+    let (command, directory) = command(args);
+    let results = directory.path().to_owned();
+    spawn(command, results, Some(directory))
+}
+
+/// Starts a prepared command whose results are in `results`.
+pub fn spawn(mut command: Command, results: PathBuf, directory: Option<TempDir>) -> Run {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A signal for its group must not reach the test.
+    command.process_group(0);
+    Run {
+        child: command.spawn().expect("the crucible binary to run"),
+        results,
+        _directory: directory,
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(args: &[&str]) -> Ended {
+    start(args).end()
+}
+
+impl Run {
+    /// The process of the command.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the command's events have one with this text.
+    pub fn wait_event(&mut self, text: &str) {
+        let began = Instant::now();
+        loop {
+            if events(&self.results).contains(text) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                let mut stderr = String::new();
+                if let Some(mut pipe) = self.child.stderr.take() {
+                    let _ = pipe.read_to_string(&mut stderr);
+                }
+                panic!("it ended before {text}: {status}: {stderr}");
+            }
+            assert!(began.elapsed() < super::LONG * 4, "no event {text}");
+            std::thread::sleep(PERIOD);
+        }
+    }
+
+    /// Returns the process that runs the guest, once there is one.
+    pub fn machine(&mut self) -> i32 {
+        let began = Instant::now();
+        loop {
+            let found = children(self.pid()).into_iter().find(|pid| {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                name.starts_with("qemu-system")
+            });
+            if let Some(pid) = found {
+                return pid;
+            }
+            assert!(began.elapsed() < super::LONG, "no machine");
+            std::thread::sleep(PERIOD);
+        }
+    }
+
+    /// Sends a signal to the command alone.
+    pub fn signal(&self, signal: &str) {
+        send(signal, self.pid() as i32);
+    }
+
+    /// Waits for the end.
+    pub fn end(self) -> Ended {
+        let output = self.child.wait_with_output().expect("a child");
+        Ended {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            results: self.results,
+            _directory: self._directory,
+        }
+    }
+}
+
+impl Ended {
+    /// Parses the record on standard output.
+    pub fn record(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!("no record ({error}): {}\n{}", self.stdout, self.stderr)
+        })
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+}
+
+/// Sends a signal to a process.
+pub fn send(signal: &str, pid: i32) {
+    let sent = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status()
+        .expect("kill");
+    assert!(sent.success(), "{signal} {pid}");
+}
+
+/// Returns the text of all events in these results.
+pub fn events(results: &Path) -> String {
+    let entries = fs::read_dir(results).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path().join("events.jsonl"));
+    files
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect()
+}
+
+/// Returns the processes that a process has started and those that these have.
+pub fn children(pid: u32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let parent = tail.split(' ').nth(1).and_then(|field| field.parse::<u32>().ok());
+        let own = head.split(' ').next().and_then(|field| field.parse::<i32>().ok());
+        if let (Some(parent), Some(own)) = (parent, own)
+            && parent == pid
+        {
+            found.push(own);
+            found.extend(children(own as u32));
+        }
+    }
+    found
+}
