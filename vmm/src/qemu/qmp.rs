@@ -2,18 +2,17 @@
 //! The part of QMP, QEMU's control protocol, that a machine needs: commands with their replies, and
 //! the event with the reason of a shutdown.
 
-use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::control::{ControlSocket, Notes, gone};
+use crate::control::{Answers, ControlSocket, LONGEST, Notes, gone};
 use crate::{Error, FaultKind, HostFault, Result};
 
 /// A connection to a QEMU process.
@@ -176,11 +175,18 @@ impl Qmp {
     }
 }
 
-fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Status>) {
-    for line in input.lines() {
-        let Ok(line) = line else { break };
+fn read(mut input: BufReader<UnixStream>, replies: &Answers<Reply>, notes: &Notes<Status>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut input).take(LONGEST).read_until(b'\n', &mut line);
+        // A line that is cut off is the end, and one that is too long comes from a compromised
+        // process: treat it like one that has exited.
+        if read.is_err() || !line.ends_with(b"\n") {
+            break;
+        }
         // A message that cannot be parsed is neither a reply nor an event of interest.
-        let Ok(message) = serde_json::from_str(&line) else {
+        let Ok(message) = serde_json::from_slice(&line) else {
             continue;
         };
         let reply = match message {
@@ -200,7 +206,7 @@ fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Sta
                 continue;
             }
         };
-        if replies.send(reply).is_err() {
+        if !replies.add(reply) {
             break;
         }
     }
@@ -307,6 +313,17 @@ mod tests {
             event(r#"{"node-name":"disk0","operation":"read","reason":"Input/output error"}"#);
         assert_eq!(broken.kind, FaultKind::Io);
         assert_eq!(event("null").detail, "cannot ? ?: ?");
+    }
+
+    #[test]
+    fn an_endless_line_closes_the_connection() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = ControlSocket::open(ours, read).unwrap();
+        let talks = thread::spawn(move || while theirs.write_all(&[b'['; 4096]).is_ok() {});
+        assert!(socket.wait_closed(ANSWER));
+        // The writer ends only when our end is closed.
+        drop(socket);
+        talks.join().unwrap();
     }
 
     #[test]
