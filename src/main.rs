@@ -26,6 +26,7 @@ use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
+use crucible_protocol::shown_lines;
 use crucible_vmm::kvm::monitor;
 
 fn main() -> ExitCode {
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     match cli.command.run(&context) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("crucible: {}", exit::chain(&error));
+            eprintln!("crucible: {}", shown_lines(&exit::chain(&error)));
             exit::of_error(&error).into()
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crucible_artefacts::Progress;
+use crucible_protocol::shown_lines;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Time between two lines of a step, if standard error is not a terminal.
@@ -115,6 +116,7 @@ impl Progress for Terminal {
     }
 
     fn note(&self, text: &str) {
+        let text = shown_lines(text);
         match self.mode {
             Mode::Quiet => {}
             Mode::Lines => eprintln!("crucible: {text}"),

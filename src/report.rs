@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use crucible_engine::Verdict;
 use crucible_engine::record::{CaseRecord, ScenarioRecord};
+use crucible_protocol::{shown, shown_json, shown_lines};
 use serde::Serialize;
 
 /// Maximum number of lines of a kernel report or a tool's log on the screen.
@@ -23,7 +24,7 @@ struct All<'a> {
 /// Returns one JSON object: the record of a scenario, or those of several with the overall
 /// verdict.
 pub fn json(records: &[ScenarioRecord], verdict: Verdict) -> Result<String> {
-    Ok(match records {
+    let json = match records {
         [one] => serde_json::to_string_pretty(one)?,
         all => serde_json::to_string_pretty(&All {
             schema: crucible_engine::record::SCHEMA,
@@ -31,7 +32,8 @@ pub fn json(records: &[ScenarioRecord], verdict: Verdict) -> Result<String> {
             exit_code: verdict.exit_code(),
             scenarios: all,
         })?,
-    })
+    };
+    Ok(shown_json(&json).into_owned())
 }
 
 /// Formats records for the screen: one line per case, and explanations of failures.
@@ -42,25 +44,28 @@ pub fn screen(records: &[ScenarioRecord]) -> String {
         let _ = writeln!(
             out,
             "{}: {} ({})",
-            record.scenario,
+            shown(&record.scenario),
             record.verdict.name(),
-            record.why
+            shown_lines(&record.why)
         );
         for case in &record.cases {
             let verdict = case.verdict.unwrap_or(Verdict::Unknown);
-            let _ = writeln!(out, "  {} at {}: {}", case.name, case.at, verdict.name());
+            let (name, at) = (shown(&case.name), shown(&case.at));
+            let _ = writeln!(out, "  {name} at {at}: {}", verdict.name());
             frozen(&mut out, case);
             if verdict != Verdict::Pass {
                 explain(&mut out, case);
                 let _ = writeln!(out, "    console  {}/{}", record.results, case.console);
                 for file in &case.files {
+                    let file = shown(file);
                     let _ = writeln!(out, "    kept     {}/{file}", record.results);
                 }
             }
         }
         if let Some(check) = record.expected.as_ref().filter(|c| !c.ok) {
             let difference = check.difference.as_deref().unwrap_or("");
-            let _ = writeln!(out, "  {}: {difference}", check.name);
+            let difference = shown_lines(difference);
+            let _ = writeln!(out, "  {}: {difference}", shown(&check.name));
             // Accepting cannot help if the expected result could not be read.
             if matches!(record.verdict, Verdict::Unreviewed | Verdict::Diverged) {
                 let _ = writeln!(out, "  accept   {} --accept", record.reproduce);
@@ -102,24 +107,27 @@ fn frozen(out: &mut String, case: &CaseRecord) {
         let _ = writeln!(
             out,
             "   {mark}{:>4} {:<15} child of {:<4} {}",
-            task.tid, task.comm, task.ppid, task.site
+            task.tid,
+            shown(&task.comm),
+            task.ppid,
+            shown(&task.site)
         );
     }
 }
 
 fn explain(out: &mut String, case: &CaseRecord) {
-    let _ = writeln!(out, "    why      {}", case.why);
+    let _ = writeln!(out, "    why      {}", shown_lines(&case.why));
     for check in case.checks.iter().filter(|c| !c.ok) {
         let difference = check.difference.as_deref().unwrap_or("");
         let _ = writeln!(
             out,
             "    check    {}: {}",
-            check.name,
-            difference.replace('\n', "\n    ")
+            shown(&check.name),
+            shown_lines(difference).replace('\n', "\n    ")
         );
     }
     for line in case.lines.iter().take(LINES) {
-        let _ = writeln!(out, "    | {line}");
+        let _ = writeln!(out, "    | {}", shown(line));
     }
     if let Some(more) = case.lines.len().checked_sub(LINES + 1) {
         let _ = writeln!(out, "    | … {} more lines in the record", more + 1);
@@ -167,6 +175,30 @@ mod tests {
         assert!(text.contains("restarted = control: stdout"), "{text}");
         assert!(text.contains("cargo run -- scenario s"), "{text}");
         assert!(text.contains("results/x"), "{text}");
+    }
+
+    #[test]
+    fn what_a_guest_printed_cannot_control_the_terminal() {
+        let mut record = record(Verdict::Diverged);
+        let evil = "\x1b]0;owned\x07\u{9b}31m";
+        record.scenario = evil.into();
+        record.why = evil.into();
+        let case = &mut record.cases[0];
+        case.name = evil.into();
+        case.at = evil.into();
+        case.why = evil.into();
+        case.lines = vec![evil.into(), "a\ttab".into()];
+        case.files = vec![evil.into()];
+        case.checks = vec![Check::bad(evil, evil)];
+        let expected = Check::bad("expected", format!("line\n{evil}"));
+        record.expected = Some(expected);
+        for text in [
+            screen(&[record.clone()]),
+            json(&[record], Verdict::Diverged).unwrap(),
+        ] {
+            let raw = |c: char| c.is_control() && c != '\n';
+            assert!(!text.contains(raw), "{text:?}");
+        }
     }
 
     #[test]
