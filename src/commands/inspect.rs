@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_tasks_share_is_shown_once() {
-        let image = samples::shared(500, 20_000);
+        let image = samples::shared(500, 20_000, 1 << 16);
         let summary = Summary::read(image.as_slice()).unwrap();
         let text = screen("image", &summary, true).unwrap();
         assert_eq!(text.matches("  fd ").count(), 20_000);

@@ -35,6 +35,12 @@ pub(crate) struct ControlSocket<A, N> {
 pub(crate) struct Answers<A>(SyncSender<A>);
 
 impl<A> Answers<A> {
+    /// Returns a place for replies, and the other end of it.
+    pub fn new() -> (Self, Receiver<A>) {
+        let (sender, answers) = mpsc::sync_channel(UNREAD);
+        (Self(sender), answers)
+    }
+
     /// Adds a reply. Returns false if the connection is to be given up: its other end is gone, or
     /// sends replies that nobody asked for.
     #[must_use]
@@ -63,6 +69,14 @@ impl<N> Notes<N> {
         self.changed.notify_all();
     }
 
+    /// Returns the current state.
+    pub fn noted(&self) -> N
+    where
+        N: Clone,
+    {
+        self.lock().noted.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<N>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,8 +90,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
     ) -> Result<Self> {
         let input = BufReader::new(share(&stream)?);
         let notes = Arc::new(Notes::default());
-        let (sender, answers) = mpsc::sync_channel(UNREAD);
-        let sender = Answers(sender);
+        let (sender, answers) = Answers::new();
         thread::Builder::new()
             .name("control".into())
             .spawn({
@@ -119,7 +132,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
 
     /// Returns the current state.
     pub fn noted(&self) -> N {
-        self.notes.lock().noted.clone()
+        self.notes.noted()
     }
 
     /// Waits until the state satisfies `wanted`, as `command` requires, and returns it.

@@ -125,11 +125,12 @@ pub fn escape() -> Vec<u8> {
     end(records)
 }
 
-/// Returns an image of tasks that share a table of files; the files have one long name.
+/// Returns an image of tasks that share a table of descriptors, all of a file with a name of this
+/// many bytes.
 #[must_use]
-pub fn shared(tasks: u32, files: u32) -> Vec<u8> {
+pub fn shared(tasks: u32, files: u32, name: usize) -> Vec<u8> {
     let mut records = begin(tasks);
-    records.extend([file(&"x".repeat(1 << 16)), table(files), memory()]);
+    records.extend([file(&"x".repeat(name)), table(files), memory()]);
     for _ in 0..tasks {
         records.extend(task("shares"));
     }

@@ -585,7 +585,7 @@ mod tests {
     #[test]
     fn what_tasks_share_is_in_the_summary_once() {
         let (tasks, files) = (500, 20_000);
-        let summary = Summary::read(samples::shared(tasks, files).as_slice()).unwrap();
+        let summary = Summary::read(samples::shared(tasks, files, 1 << 16).as_slice()).unwrap();
         assert_eq!(summary.tasks.len(), tasks as usize);
         let shares = |task: &Task| task.files == Some(3) && task.memory == Some(1);
         assert!(summary.tasks.iter().all(shares));

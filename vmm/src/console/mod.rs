@@ -252,6 +252,52 @@ impl Log {
 const LOG_END: &[u8] =
     b"\ncrucible: this log is full; what the guest prints from here on is lost\n";
 
+/// Runs one input of the fuzz target `classify`: what a guest prints. The first byte divides the
+/// rest.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    const LIMIT: u64 = 1000;
+    let Some((&size, data)) = data.split_first() else {
+        return;
+    };
+    let file = memfd_create("crucible-fuzz", MemfdFlags::CLOEXEC).expect("a file in memory");
+    let log = Log {
+        file: File::from(file),
+        path: PathBuf::new(),
+        left: LIMIT,
+    };
+    let shared = Shared::default();
+    let (sender, alerts) = mpsc::channel();
+    shared.lock().subscribers.push(sender);
+    shared.lock().capture = Some(Capture {
+        lines: Vec::new(),
+        answers: vec![("sysrq: ", false)],
+    });
+    let mut reader = Reader::new(&shared, log);
+    for part in data.chunks(usize::from(size).max(1)) {
+        reader.take(part);
+    }
+    let length = |reader: &Reader<'_>| reader.log.file.metadata().expect("a file").len();
+    assert!(length(&reader) <= LIMIT + LOG_END.len() as u64);
+    reader.finish();
+    let state = shared.lock();
+    assert!(state.tail.len() <= TAIL && state.alerts.len() <= ALERTS + 1);
+    // A byte that is not UTF-8 becomes three.
+    assert!(state.tail.iter().all(|line| line.len() <= 3 * LINE));
+    let capture = state.capture.as_ref().expect("a capture");
+    assert!(capture.lines.len() <= CAPTURE + 1);
+    let asked = data.windows(7).any(|bytes| bytes == b"sysrq: ");
+    assert!(asked || !capture.answers[0].1);
+    // A subscriber gets what is kept.
+    assert!(alerts.try_iter().eq(state.alerts.iter().cloned()));
+    for alert in &state.alerts {
+        assert!(!alert.headline.contains('\n'));
+        assert!(alert.lines.len() <= 400 && !alert.lines.is_empty());
+    }
+}
+
 struct Reader<'a> {
     shared: &'a Shared,
     log: Log,

@@ -3,7 +3,7 @@
 //! virtio-mmio, the kernel entered directly by PVH.
 mod command;
 mod probe;
-mod qmp;
+pub(crate) mod qmp;
 mod snapshot;
 mod tsc;
 

@@ -2,7 +2,7 @@
 //! The part of QMP, QEMU's control protocol, that a machine needs: commands with their replies, and
 //! the event with the reason of a shutdown.
 
-use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::io::{BufRead, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -175,7 +175,7 @@ impl Qmp {
     }
 }
 
-fn read(mut input: BufReader<UnixStream>, replies: &Answers<Reply>, notes: &Notes<Status>) {
+fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>) {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -209,6 +209,26 @@ fn read(mut input: BufReader<UnixStream>, replies: &Answers<Reply>, notes: &Note
         if !replies.add(reply) {
             break;
         }
+    }
+}
+
+/// Runs one input of the fuzz target `qmp`: what a QEMU sends that its guest has taken over.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let (answers, replies) = Answers::new();
+    let notes = Notes::default();
+    read(data, &answers, &notes);
+    // Only so many replies are kept, each no longer than its line.
+    for reply in replies.try_iter() {
+        match reply {
+            Reply::Version(text) | Reply::Failure(text) => {
+                assert!(text.len() <= LONGEST as usize + 64);
+            }
+            Reply::Return(_) => {}
+        }
+    }
+    if let Some(fault) = notes.noted().fault {
+        assert!(fault.to_string().len() <= 3 * LONGEST as usize);
     }
 }
 
@@ -249,6 +269,7 @@ fn describe(version: &Version) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
     use std::thread;
 
     use super::*;
