@@ -2,6 +2,7 @@
 //! The files a guest boots from, and the machine it boots in.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::exit;
 use crate::machines::{self, Kind, MachineArgs};
+use crate::temporary::Temporary;
 use crate::vm_snapshot;
 
 /// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
@@ -50,10 +52,69 @@ pub struct GuestArgs {
     /// The machine.
     #[command(flatten, next_help_heading = "Machine")]
     pub machine: MachineArgs,
-    /// Let each guest wait for gdb on this TCP port of localhost, or this Unix socket,
-    /// without any time limits; see docs/howto/debug-with-gdb.md
-    #[arg(long, help_heading = "Machine", value_name = "PORT|SOCKET")]
-    pub gdb: Option<DebuggerAddress>,
+    /// Let each guest wait for gdb, without any time limits: on a socket of this user alone,
+    /// on this Unix socket, or on this TCP port of localhost, which any user of this host may
+    /// use; see docs/howto/debug-with-gdb.md
+    #[arg(
+        long,
+        help_heading = "Machine",
+        value_name = "SOCKET|PORT",
+        num_args = 0..=1,
+        default_missing_value = ""
+    )]
+    pub gdb: Option<GdbArg>,
+}
+
+/// Where a guest waits for gdb.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GdbArg {
+    /// On a socket in a directory that only this user may enter.
+    Own,
+    /// At this address.
+    At(DebuggerAddress),
+}
+
+impl FromStr for GdbArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.chars().all(|c| c.is_ascii_digit());
+        match text {
+            "" => Ok(Self::Own),
+            // What follows `--gdb` may be meant for the command.
+            _ if !number && !text.contains('/') => Err(format!(
+                "a socket's path contains a slash; if `{text}` is no value of this option, \
+                 write it before `--gdb`"
+            )),
+            _ => text.parse().map(Self::At),
+        }
+    }
+}
+
+/// Where guests wait for gdb, and the directory of the socket if it is ours.
+struct Debugger {
+    address: DebuggerAddress,
+    _directory: Option<Temporary>,
+}
+
+impl Debugger {
+    fn of(args: &GuestArgs) -> Result<Option<Self>> {
+        Ok(match &args.gdb {
+            None => None,
+            Some(GdbArg::At(address)) => Some(Self {
+                address: address.clone(),
+                _directory: None,
+            }),
+            // Not in the directory of results: the path of a socket has at most 107 bytes.
+            Some(GdbArg::Own) => {
+                let directory = Temporary::new("gdb")?;
+                Some(Self {
+                    address: DebuggerAddress::Socket(directory.path().join("socket")),
+                    _directory: Some(directory),
+                })
+            }
+        })
+    }
 }
 
 /// The kernel, on the command line.
@@ -112,7 +173,7 @@ pub struct BootArtefacts {
     kind: Kind,
     vcpus: u8,
     cold: bool,
-    debugger: Option<DebuggerAddress>,
+    debugger: Option<Debugger>,
     /// The kernel.
     pub kernel: Kernel,
     /// The disk with the agent and its tools.
@@ -154,7 +215,7 @@ impl BootArtefacts {
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
                 cold: args.machine.cold,
-                debugger: args.gdb.clone(),
+                debugger: Debugger::of(args)?,
             });
         }
         context.host()?;
@@ -187,7 +248,7 @@ impl BootArtefacts {
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
             cold: args.machine.cold,
-            debugger: args.gdb.clone(),
+            debugger: Debugger::of(args)?,
         })
     }
 
@@ -230,9 +291,10 @@ impl BootArtefacts {
         if !self.cold {
             spec.start = Start::Saved(self.saved(context, &spec)?);
         }
-        spec.debugger = self.debugger.clone();
+        let address = self.debugger.as_ref().map(|debugger| &debugger.address);
+        spec.debugger = address.cloned();
         let machine = machines::start(self.kind, &spec)?;
-        if let Some(address) = &self.debugger {
+        if let Some(address) = address {
             // Printed even with --quiet: without gdb the guest never runs.
             eprintln!(
                 "crucible: the guest waits for: {}",
@@ -265,7 +327,54 @@ impl BootArtefacts {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        name: Option<String>,
+        #[command(flatten)]
+        guest: GuestArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<Line, String> {
+        let args = ["crucible"].iter().chain(args);
+        Line::try_parse_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_port_for_gdb_is_opened_only_on_request() {
+        let gdb = |args: &[&str]| parse(args).unwrap().guest.gdb;
+        assert_eq!(gdb(&["hello"]), None);
+        assert_eq!(gdb(&["hello", "--gdb"]), Some(GdbArg::Own));
+        assert_eq!(gdb(&["--gdb", "--cold", "hello"]), Some(GdbArg::Own));
+        let port = GdbArg::At(DebuggerAddress::Port(1234));
+        assert_eq!(gdb(&["hello", "--gdb", "1234"]), Some(port));
+        let socket = GdbArg::At(DebuggerAddress::Socket("./gdb".into()));
+        assert_eq!(gdb(&["--gdb=./gdb"]), Some(socket));
+        let error = parse(&["--gdb", "hello"]).unwrap_err();
+        assert!(error.contains("write it before `--gdb`"), "{error}");
+        assert!(parse(&["--gdb", "0"]).is_err());
+    }
+
+    #[test]
+    fn only_this_user_reaches_a_socket_for_gdb() {
+        let guest = parse(&["--gdb"]).unwrap().guest;
+        let debugger = Debugger::of(&guest).unwrap().unwrap();
+        let DebuggerAddress::Socket(socket) = &debugger.address else {
+            panic!("{}", debugger.address);
+        };
+        let directory = socket.parent().unwrap().to_owned();
+        let mode = fs::metadata(&directory).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(socket.as_os_str().len() < 108);
+        drop(debugger);
+        assert!(!directory.exists());
+    }
 
     #[test]
     fn the_command_for_gdb_can_be_copied() {

@@ -16,6 +16,7 @@ use crucible_engine::interrupt;
 use crucible_engine::record::{Record, SCHEMA, UnitRecord, Versions};
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
+use crucible_protocol::{shown_json, shown_lines};
 use serde_json::{Value, json};
 
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
@@ -142,8 +143,8 @@ pub fn run<E: Experiment>(
         write(&path, &written)?;
     }
     let text = match command.args.json {
-        true => format!("{json}\n"),
-        false => screen(&report, &record),
+        true => shown_json(&format!("{json}\n")).into_owned(),
+        false => shown_lines(&screen(&report, &record)).into_owned(),
     };
     stdout::print(&text)?;
     Ok(record.exit_code.into())

@@ -5,6 +5,7 @@ use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::{Context as _, Result};
+use crucible_protocol::shown_lines;
 
 /// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is no
 /// failure: it has what it wanted, and the exit code remains that of the result.
@@ -23,7 +24,8 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Prints a line on standard error. If it cannot be printed there is no other place for it.
+/// Prints a line on standard error, without control characters that a guest may have put into it. If it cannot be printed there is no other place for it.
 pub fn message(text: Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let text = text.to_string();
+    let _ = writeln!(io::stderr().lock(), "{}", shown_lines(&text));
 }

@@ -2,6 +2,8 @@
 //! Temporary directories.
 
 use std::env;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -28,6 +30,8 @@ impl Temporary {
         loop {
             let directory = tempfile::Builder::new()
                 .prefix(&format!("{PREFIX}{what}-"))
+                // What a guest prints and writes is not for other users of this host.
+                .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(&place)
                 .with_context(failed)?;
             if let Some(claim) = DirLock::new(directory.path()).with_context(failed)? {

@@ -147,6 +147,30 @@ fn named_files_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+#[test]
+fn named_tests_exist() {
+    let (mut checked, mut missing) = (0, Vec::new());
+    for Page { name, text } in pages() {
+        for span in spans(&text) {
+            // `path/file.rs::name_of_the_test`
+            let Some((path, test)) = span.split_once(".rs::") else {
+                continue;
+            };
+            let source = Path::new(ROOT).join(format!("{path}.rs"));
+            let source = fs::read_to_string(source).unwrap_or_default();
+            let lines = Vec::from_iter(source.lines().map(str::trim));
+            let is_test =
+                |pair: &[&str]| pair[0] == "#[test]" && pair[1] == format!("fn {test}() {{");
+            checked += 1;
+            if !lines.windows(2).any(is_test) {
+                missing.push(format!("{name}: {span}"));
+            }
+        }
+    }
+    assert!(checked > 20, "{checked}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 /// Returns the functions that the pages name, such as `name()`, with the page.
 fn functions() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();

@@ -5,17 +5,13 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use common::{LONG, boot, spec};
 use crucible_engine::guest::{Guest, GuestError};
 use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{AlertKind, Disk, Error, Exit, FaultKind, Machine};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn sh(script: &str) -> Vec<String> {
@@ -113,17 +109,16 @@ fn a_machine_that_is_killed_from_outside_reports_the_signal() {
 #[test]
 fn a_full_disk_of_the_host_is_reported() {
     let (directory, mut spec) = spec();
-    // A file system without room for the scratch disk. It is attached nowhere, and so vanishes with
-    // its descriptor.
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-    fsconfig_set_string(&context, "size", "1m").unwrap();
-    fsconfig_create(&context).unwrap();
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    let small = fsmount(&context, flags, MountAttrFlags::empty()).unwrap();
-    let disk = format!("/proc/{}/fd/{}/disk", std::process::id(), small.as_raw_fd());
+    // A file system without room for the disk. It vanishes with the machine.
+    let small = directory.path().join("small");
+    fs::create_dir(&small).unwrap();
+    mount("none", &small, "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
+    let disk = small.join("disk");
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
     spec.disks.push(Disk::writable(&disk));
-    let machine = QemuMachine::start(&spec, &Options::default()).unwrap();
+    let machine = QemuMachine::start(&spec, &Options::default());
+    unmount(&small, UnmountFlags::DETACH).unwrap();
+    let machine = machine.unwrap();
     let mut guest = Guest::connect(Box::new(machine), LONG).unwrap();
     assert_eq!(guest.machine().host_fault(), None);
     let script = "dd if=/dev/urandom of=/dev/vdd bs=1M count=8 oflag=direct";
@@ -135,7 +130,6 @@ fn a_full_disk_of_the_host_is_reported() {
     // The machine still runs.
     assert_eq!(guest.machine().try_exit().unwrap(), None);
     guest.shutdown().unwrap();
-    drop(directory);
 }
 
 #[test]

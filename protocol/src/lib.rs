@@ -12,11 +12,13 @@ pub mod identity;
 pub mod image;
 pub mod matrix;
 pub mod message;
+mod shown;
 pub mod trigger;
 
 pub use facts::{Freeze, Observation, TaskFacts};
 pub use identity::{Begin, Identity, Mac};
 pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
+pub use shown::{shown, shown_json, shown_lines};
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the protocol; host and agent must have the same one.

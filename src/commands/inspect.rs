@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible inspect`
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -9,12 +10,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use crucible_protocol::image::{Summary, Task};
+use crucible_protocol::image::{Descriptor, Memory, Summary, Task};
+use crucible_protocol::{shown, shown_json};
 
 use crate::exit;
 
 /// Number of mappings shown per address space without `--maps`.
 const MAPPINGS: usize = 4;
+
+/// Number of characters of a file's name that are shown again.
+const BEGINNING: usize = 100;
 
 /// The options of `crucible inspect`.
 #[derive(Debug, Args)]
@@ -36,7 +41,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         .map_err(|error| exit::Usage(format!("cannot open {path}: {error}")))?;
     let summary = Summary::read(BufReader::new(file)).with_context(|| format!("{path}"))?;
     let text = if args.json {
-        serde_json::to_string_pretty(&summary)? + "\n"
+        json(&summary)?
     } else {
         screen(&path.to_string(), &summary, args.maps)?
     };
@@ -48,23 +53,45 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
+fn json(summary: &Summary) -> Result<String> {
+    let json = serde_json::to_string_pretty(summary)?;
+    Ok(shown_json(&json).into_owned() + "\n")
+}
+
 fn screen(path: &str, summary: &Summary, all_maps: bool) -> Result<String> {
     let mut out = String::new();
     let count: u64 = summary.records.values().sum();
     writeln!(
         out,
-        "{path}: {} tasks, {count} records, {} KiB, written by Linux {}",
+        "{}: {} tasks, {count} records, {} KiB, written by Linux {}",
+        shown(path),
         summary.tasks.len(),
         summary.bytes.div_ceil(1024),
-        summary.release
+        shown(&summary.release)
     )?;
+    let mut seen = Seen::default();
     for task in &summary.tasks {
-        show(&mut out, task, all_maps)?;
+        show(&mut out, summary, task, &mut seen, all_maps)?;
     }
     Ok(out)
 }
 
-fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
+/// What was shown already, by its object number, with the task that it was shown for: what tasks
+/// share is shown once.
+#[derive(Default)]
+struct Seen {
+    tables: BTreeMap<u32, i32>,
+    files: BTreeSet<u32>,
+    memories: BTreeMap<u32, i32>,
+}
+
+fn show(
+    out: &mut String,
+    summary: &Summary,
+    task: &Task,
+    seen: &mut Seen,
+    all_maps: bool,
+) -> fmt::Result {
     writeln!(out)?;
     let thread = if task.tid == task.pid {
         String::new()
@@ -74,7 +101,11 @@ fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
     writeln!(
         out,
         "{} {}{thread}: parent {}, group {}, session {}",
-        task.tid, task.comm, task.ppid, task.pgid, task.sid
+        task.tid,
+        shown(&task.comm),
+        task.ppid,
+        task.pgid,
+        task.sid
     )?;
     writeln!(out, "  site      {}", task.site)?;
     if let Some(tracer) = task.tracer {
@@ -101,41 +132,140 @@ fn show(out: &mut String, task: &Task, all_maps: bool) -> fmt::Result {
         writeln!(out, "  pending   signal {} for the {whose}", signal.number)?;
     }
     if let Some((uid, gid)) = task.ids {
-        writeln!(out, "  user      {uid}, group {gid}; in {}", task.cwd)?;
+        let cwd = shown(&task.cwd);
+        writeln!(out, "  user      {uid}, group {gid}; in {cwd}")?;
     }
-    for file in &task.files {
+    if let Some((object, files)) = find(task.files, &summary.tables) {
+        match seen.tables.get(&object) {
+            Some(tid) => writeln!(out, "  files     <{object}> are those of {tid}")?,
+            None => {
+                seen.tables.insert(object, task.tid);
+                show_files(out, summary, files, seen)?;
+            }
+        }
+    }
+    if let Some((object, memory)) = find(task.memory, &summary.memories) {
+        match seen.memories.get(&object) {
+            Some(tid) => writeln!(out, "  memory    <{object}> is that of {tid}")?,
+            None => {
+                seen.memories.insert(object, task.tid);
+                show_memory(out, object, memory, all_maps)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns an object and its number.
+fn find<T>(object: Option<u32>, objects: &BTreeMap<u32, T>) -> Option<(u32, &T)> {
+    let object = object?;
+    Some((object, objects.get(&object)?))
+}
+
+fn show_files(
+    out: &mut String,
+    summary: &Summary,
+    files: &[Descriptor],
+    seen: &mut Seen,
+) -> fmt::Result {
+    for Descriptor { fd, object } in files {
+        let Some(file) = summary.files.get(object) else {
+            writeln!(out, "  fd {fd:<6} <{object}>, which is not in the image")?;
+            continue;
+        };
+        let what = match seen.files.insert(*object) {
+            true => shown(&file.what),
+            // A long name is not repeated for each descriptor.
+            false => shown(beginning(&file.what)),
+        };
         writeln!(
             out,
-            "  fd {:<6} {} at {}, flags {:#o}",
-            file.fd, file.what, file.pos, file.flags
+            "  fd {fd:<6} {what} at {}, flags {:#o}",
+            file.pos, file.flags
         )?;
     }
-    let Some(memory) = &task.memory else {
-        return Ok(());
-    };
+    Ok(())
+}
+
+/// Returns the beginning of a text: all of it unless it is long.
+fn beginning(text: &str) -> &str {
+    match text.char_indices().nth(BEGINNING) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+fn show_memory(out: &mut String, object: u32, memory: &Memory, all_maps: bool) -> fmt::Result {
     writeln!(
         out,
-        "  memory    <{}> {}: {} mappings, {} pages stored, {} shared copy-on-write",
-        memory.object,
-        memory.program,
+        "  memory    <{object}> {}: {} mappings, {} pages stored, {} shared copy-on-write",
+        shown(&memory.program),
         memory.mappings.len(),
         memory.pages,
         memory.same
     )?;
-    let shown = if all_maps {
+    let count = if all_maps {
         memory.mappings.len()
     } else {
         MAPPINGS
     };
-    for map in memory.mappings.iter().take(shown) {
+    for map in memory.mappings.iter().take(count) {
         writeln!(
             out,
             "            {:012x}-{:012x} {} {}",
-            map.start, map.end, map.access, map.what
+            map.start,
+            map.end,
+            map.access,
+            shown(&map.what)
         )?;
     }
-    if let Some(more @ 1..) = memory.mappings.len().checked_sub(shown) {
+    if let Some(more @ 1..) = memory.mappings.len().checked_sub(count) {
         writeln!(out, "            … {more} more; --maps shows all")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crucible_protocol::image::samples;
+
+    use super::*;
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        let summary = Summary::read(samples::escape().as_slice()).unwrap();
+        assert!(summary.tasks[0].comm.contains('\x1b'));
+        let text = screen("a\x1bb", &summary, true).unwrap();
+        for text in [&text, &json(&summary).unwrap()] {
+            assert!(
+                !text.contains(|c: char| c.is_control() && c != '\n'),
+                "{text:?}"
+            );
+            assert!(text.contains("[31mpwn"), "{text}");
+        }
+        assert!(
+            text.contains(r"fd 0      \x1b]0;owned\x07\x1b[2J"),
+            "{text}"
+        );
+        assert!(text.starts_with(r"a\x1bb: 1 tasks"), "{text}");
+    }
+
+    #[test]
+    fn what_tasks_share_is_shown_once() {
+        let image = samples::shared(500, 20_000, 1 << 16);
+        let summary = Summary::read(image.as_slice()).unwrap();
+        let text = screen("image", &summary, true).unwrap();
+        assert_eq!(text.matches("  fd ").count(), 20_000);
+        assert_eq!(text.matches("files     <3> are those of 2\n").count(), 499);
+        assert_eq!(text.matches("memory    <1> is that of 2\n").count(), 499);
+        let json = json(&summary).unwrap();
+        assert_eq!(json.matches("\"fd\":").count(), 20_000);
+    }
+
+    #[test]
+    fn numbers_that_overflow_are_shown() {
+        let summary = Summary::read(samples::overflow().as_slice()).unwrap();
+        let text = screen("image", &summary, false).unwrap();
+        assert!(text.contains("18446744073709551615 pages stored"), "{text}");
+    }
 }

@@ -12,11 +12,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal,
 };
 
-use crate::{DebuggerAddress, Error, MachineSpec, Result};
+use crate::{DebuggerAddress, Error, MachineSpec, Result, Start};
 
 /// The descriptor numbers of the child's ends of the socket pairs, and of the files it inherits.
 pub(crate) mod fd {
@@ -73,7 +73,7 @@ impl Sockets {
             path: messages.to_owned(),
             source,
         })?;
-        let mut mappings = Vec::new();
+        let mut mappings: Vec<FdMapping> = Vec::new();
         let mut ours = |child_fd| {
             let (near, far) = UnixStream::pair().map_err(|source| Error::Io {
                 what: "make a socket pair",
@@ -102,6 +102,7 @@ impl Sockets {
                 child_fd: fd::DEBUGGER,
             });
         }
+        let promised: Vec<_> = mappings.iter().map(|mapping| mapping.child_fd).collect();
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -111,8 +112,33 @@ impl Sockets {
                 what: "pass the sockets to the machine's process",
                 source: io::Error::other(error),
             })?;
+        // SAFETY: between fork and exec only async-signal-safe calls are made: the closure makes
+        // system calls and does not allocate. It runs after that of `fd_mappings`.
+        unsafe {
+            command.pre_exec(move || close_others(&promised));
+        }
         Ok(sockets)
     }
+}
+
+/// Makes exec(2) close all descriptors but `promised` and the standard ones. Others may have been
+/// open, without `FD_CLOEXEC`, when this process was started, or be opened by a library.
+fn close_others(promised: &[i32]) -> io::Result<()> {
+    let first = libc::STDERR_FILENO + 1;
+    // SAFETY: the call changes flags of descriptors and touches no memory.
+    let done = unsafe {
+        let flags = libc::CLOSE_RANGE_CLOEXEC;
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, flags)
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for &number in promised {
+        // SAFETY: it was just placed at this number, and only its flags are changed.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+    }
+    Ok(())
 }
 
 /// Returns a socket that listens at this address. The file of a Unix socket outlives its listener,
@@ -165,18 +191,42 @@ pub(crate) fn share(stream: &UnixStream) -> Result<UnixStream> {
     })
 }
 
-/// Returns an error that names the first kernel or disk file that cannot be opened: the child's own
-/// messages are less specific. Creates the directory for its logs.
-pub(crate) fn check_files(spec: &MachineSpec) -> Result<()> {
-    let disks = spec.disks.iter().map(|disk| &disk.path);
-    for path in disks.chain([&spec.kernel]) {
-        File::open(path).map_err(|source| Error::File {
+/// Returns `spec` with absolute paths, because the child runs in the root directory: QEMU takes
+/// firmware from its current one. Creates the directory for its logs.
+///
+/// # Errors
+/// Names the first kernel or disk file that cannot be opened: the child's own messages are less
+/// specific.
+pub(crate) fn prepare(spec: &MachineSpec) -> Result<MachineSpec> {
+    let mut spec = spec.clone();
+    let disks = spec.disks.iter_mut().map(|disk| &mut disk.path);
+    for path in disks.chain([&mut spec.kernel]) {
+        File::open(&path).map_err(|source| Error::File {
             path: path.clone(),
             source,
         })?;
+        *path = absolute(path)?;
+    }
+    match &mut spec.start {
+        Start::Boot => {}
+        Start::BootForSnapshot(directory) | Start::Saved(directory) => {
+            *directory = absolute(directory)?;
+        }
+        Start::Changed { base, changes } => {
+            *base = absolute(base)?;
+            *changes = absolute(changes)?;
+        }
     }
     fs::create_dir_all(&spec.run_dir).map_err(|source| Error::File {
         path: spec.run_dir.clone(),
+        source,
+    })?;
+    Ok(spec)
+}
+
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Error::File {
+        path: path.to_owned(),
         source,
     })
 }

@@ -4,7 +4,7 @@
 
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,12 +15,38 @@ use crate::{Error, Result};
 /// Timeout for a reply. Only the host can be slow to reply, not the guest, so this is generous.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
+/// Maximum length in bytes of a line from a machine's process: registers of all vCPUs and the like.
+/// It bounds the memory that a process compromised by its guest can make this process allocate.
+pub(crate) const LONGEST: u64 = 1 << 20;
+
+/// Maximum number of replies that nobody has read. A process sends one for each request, so more
+/// come from one that is compromised.
+const UNREAD: usize = 16;
+
 /// A control connection. `A` is the type of a reply; `N` accumulates what unsolicited messages
 /// report.
 pub(crate) struct ControlSocket<A, N> {
     stream: UnixStream,
     answers: Receiver<A>,
     notes: Arc<Notes<N>>,
+}
+
+/// Where the reader of a connection puts the replies.
+pub(crate) struct Answers<A>(SyncSender<A>);
+
+impl<A> Answers<A> {
+    /// Returns a place for replies, and the other end of it.
+    pub fn new() -> (Self, Receiver<A>) {
+        let (sender, answers) = mpsc::sync_channel(UNREAD);
+        (Self(sender), answers)
+    }
+
+    /// Adds a reply. Returns false if the connection is to be given up: its other end is gone, or
+    /// sends replies that nobody asked for.
+    #[must_use]
+    pub fn add(&self, answer: A) -> bool {
+        self.0.try_send(answer).is_ok()
+    }
 }
 
 /// State accumulated from unsolicited messages.
@@ -43,6 +69,14 @@ impl<N> Notes<N> {
         self.changed.notify_all();
     }
 
+    /// Returns the current state.
+    pub fn noted(&self) -> N
+    where
+        N: Clone,
+    {
+        self.lock().noted.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<N>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,11 +86,11 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
     /// Starts a thread that runs `read` on the incoming bytes until they end or cannot be parsed.
     pub fn open(
         stream: UnixStream,
-        read: impl FnOnce(BufReader<UnixStream>, &Sender<A>, &Notes<N>) + Send + 'static,
+        read: impl FnOnce(BufReader<UnixStream>, &Answers<A>, &Notes<N>) + Send + 'static,
     ) -> Result<Self> {
         let input = BufReader::new(share(&stream)?);
         let notes = Arc::new(Notes::default());
-        let (sender, answers) = mpsc::channel();
+        let (sender, answers) = Answers::new();
         thread::Builder::new()
             .name("control".into())
             .spawn({
@@ -98,7 +132,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
 
     /// Returns the current state.
     pub fn noted(&self) -> N {
-        self.notes.lock().noted.clone()
+        self.notes.noted()
     }
 
     /// Waits until the state satisfies `wanted`, as `command` requires, and returns it.
@@ -153,12 +187,24 @@ mod tests {
         ControlSocket::open(stream, |input, answers, notes| {
             for line in input.lines().map_while(Result::ok) {
                 match line.parse() {
-                    Ok(number) => answers.send(number).unwrap(),
+                    Ok(number) => {
+                        if !answers.add(number) {
+                            break;
+                        }
+                    }
                     Err(_) => notes.note(|noted| *noted = line),
                 }
             }
         })
         .unwrap()
+    }
+
+    #[test]
+    fn unwanted_answers_end_the_connection() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let control = open(ours);
+        theirs.write_all(&b"1\n".repeat(UNREAD + 1)).unwrap();
+        assert!(control.wait_closed(ANSWER));
     }
 
     #[test]

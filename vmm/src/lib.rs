@@ -9,6 +9,7 @@
 
 mod child;
 mod cmdline;
+mod confine;
 mod console;
 mod control;
 mod error;
@@ -20,6 +21,7 @@ mod process;
 pub mod qemu;
 mod states;
 
+pub use confine::{HostConfinement, confinement};
 pub use console::{Alert, AlertKind, CONSOLE_MARK};
 pub use error::{Error, Result};
 pub use fault::{FaultKind, HostFault};

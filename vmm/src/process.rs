@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use libc::SIGSYS;
 
 use crate::child::{self, Sockets, share, stderr_text};
+use crate::confine::Confinement;
 use crate::console::Console;
 use crate::states::{self, Probe};
 use crate::{
@@ -98,12 +99,14 @@ pub(crate) struct Own {
 }
 
 impl<B: Backend> ProcessMachine<B> {
-    /// Starts `command` with `files` at their descriptor numbers. `connect` makes sure that the
+    /// Starts `command` in the root directory, with `files` at their descriptor numbers and with
+    /// nothing else of this process, in `confinement`. `connect` makes sure that the
     /// guest runs; if it fails, no process is left running.
     pub(crate) fn launch(
         spec: &MachineSpec,
         mut command: Command,
         files: Vec<(i32, File)>,
+        confinement: Confinement,
         connect: impl FnOnce(Own) -> Result<B>,
     ) -> Result<Self> {
         let messages = spec.run_dir.join(B::MESSAGES);
@@ -113,6 +116,7 @@ impl<B: Backend> ProcessMachine<B> {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect();
         let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
+        confinement.apply(command.current_dir("/"));
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &command_line[0])?;
         let connected = connect(Own {
@@ -153,6 +157,12 @@ impl<B: Backend> ProcessMachine<B> {
             is_debugged: spec.debugger.is_some(),
             exit: None,
         })
+    }
+
+    /// Returns the backend.
+    #[cfg(test)]
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// Reaps the process, which has exited or is about to, and determines how the machine ended.

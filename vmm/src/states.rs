@@ -40,7 +40,7 @@ pub(crate) fn capture(
     deadline: Instant,
 ) -> Result<TaskStates> {
     let registers = machine.registers()?;
-    console.begin_capture();
+    console.begin_capture(KEYS.map(|(_, answer)| answer).to_vec());
     let answered = press_all(machine, console, deadline);
     let lines = console.end_capture();
     Ok(TaskStates {

@@ -307,6 +307,55 @@ fn saved_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn classify_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let seed = |size: u8, text: &str| [&[size], text.as_bytes()].concat();
+    let oops = "[    1.5][  T42] ok\nBUG: unable to handle page fault\nOops: 0002\nRIP: x\n\
+                ---[ end trace 0 ]---\nKernel panic - not syncing: Fatal\n\
+                ---[ end Kernel panic - not syncing ]---\nreboot: Restarting system\n";
+    let kasan = format!(
+        "{0}\nBUG: KASAN: use-after-free in x\n{0}\n",
+        "=".repeat(40)
+    );
+    let others = "WARNING: possible circular locking dependency\nWARNING: a-safe -> b\n\
+                  INFO: task x:1 blocked for more than 120 seconds.\nrcu: INFO: stall\n\
+                  kmemleak: 3 new suspected memory leaks\nsysrq: Show State\r\n";
+    vec![
+        ("oops", seed(7, oops)),
+        ("kasan", seed(255, &kasan)),
+        ("others", seed(30, others)),
+        ("endless", seed(255, &"WARNING: x".repeat(900))),
+    ]
+}
+
+fn qmp_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let greeting = r#"{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":"x"},"capabilities":["oob"]}}"#;
+    let seed = |lines: &[&str]| lines.join("\r\n").into_bytes();
+    vec![
+        (
+            "session",
+            seed(&[
+                greeting,
+                r#"{"return":{}}"#,
+                r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"RESUME"}"#,
+                r#"{"error":{"class":"GenericError","desc":"no such chardev"}}"#,
+                r#"{"event":"SHUTDOWN","data":{"guest":true,"reason":"guest-reset"}}"#,
+                "",
+            ]),
+        ),
+        (
+            "events",
+            seed(&[
+                r#"{"event":"MIGRATION","data":{"status":"completed"}}"#,
+                r#"{"event":"BLOCK_IO_ERROR","data":{"node-name":"disk2","operation":"write","action":"report","nospace":true,"reason":"No space left on device"}}"#,
+                r#"{"event":"BLOCK_IO_ERROR","data":null}"#,
+                "",
+            ]),
+        ),
+        ("flood", seed(&vec![r#"{"return":[]}"#; 20])),
+        ("cut", greeting.as_bytes().to_vec()),
+    ]
+}
+
 #[test]
 fn the_seeds_match_the_generated_ones() {
     let all = [
@@ -317,6 +366,8 @@ fn the_seeds_match_the_generated_ones() {
         ("registers", register_seeds()),
         ("restore", restore_seeds()),
         ("saved", saved_seeds()),
+        ("classify", classify_seeds()),
+        ("qmp", qmp_seeds()),
     ];
     for (target, seeds) in all {
         let directory = corpus().join(target);

@@ -7,7 +7,10 @@
 pub mod damage;
 mod layout;
 mod record;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod samples;
 mod summary;
 
 pub use record::{ImageError, Kind, Reader, Record};
-pub use summary::{Descriptor, Mapping, Memory, Registers, Signal, Summary, Task};
+pub use summary::{Descriptor, Mapping, Memory, OpenFile, Registers, Signal, Summary, Task};

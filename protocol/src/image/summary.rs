@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A summary of an image, for display and for programs.
+//!
+//! Its size, and the time to make it, are linear in the image's size, whatever the image says: what
+//! tasks share is in it once, and no text is longer than [`LONGEST`].
 
-use std::{collections::BTreeMap, io::Read};
+use std::{collections::BTreeMap, io::Read, sync::Arc};
 
 use serde::Serialize;
 
@@ -9,6 +12,9 @@ use super::{
     layout::{self, name},
     record::{ImageError, Kind, Reader, Record},
 };
+
+/// Maximum length of a text in bytes, that of a path; longer ones are cut off.
+const LONGEST: usize = 4096;
 
 /// A summary of an image.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -27,6 +33,12 @@ pub struct Summary {
     pub records: BTreeMap<String, u64>,
     /// The tasks, in the order of the tree.
     pub tasks: Vec<Task>,
+    /// The address spaces, by their object numbers.
+    pub memories: BTreeMap<u32, Memory>,
+    /// The file descriptor tables, by their object numbers.
+    pub tables: BTreeMap<u32, Vec<Descriptor>>,
+    /// The open files, by their object numbers.
+    pub files: BTreeMap<u32, OpenFile>,
 }
 
 /// A task of the image.
@@ -67,11 +79,13 @@ pub struct Task {
     pub ids: Option<(u32, u32)>,
     /// Working directory.
     pub cwd: String,
-    /// The address space.
+    /// The object number of the address space, in [`Summary::memories`]. Tasks with the same number
+    /// share it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
-    /// The open files.
-    pub files: Vec<Descriptor>,
+    pub memory: Option<u32>,
+    /// The object number of the file descriptor table, in [`Summary::tables`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<u32>,
 }
 
 /// A selection of registers.
@@ -96,11 +110,9 @@ pub struct Signal {
     pub shared: bool,
 }
 
-/// An address space. Tasks with the same object number share it.
+/// An address space.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Memory {
-    /// Its object number in the image.
-    pub object: u32,
     /// The path of the program.
     pub program: String,
     /// The mappings.
@@ -121,7 +133,7 @@ pub struct Mapping {
     /// The permissions `rwx`, followed by `s` for shared or `p` for private.
     pub access: String,
     /// The path of the mapped file, or a description.
-    pub what: String,
+    pub what: Arc<str>,
 }
 
 /// A file descriptor.
@@ -129,11 +141,16 @@ pub struct Mapping {
 pub struct Descriptor {
     /// The descriptor's number.
     pub fd: u32,
-    /// Object number of the open file in the image; descriptors with the same number share a
-    /// position.
+    /// Object number of the open file, in [`Summary::files`]; descriptors with the same number share
+    /// a position.
     pub object: u32,
+}
+
+/// An open file.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenFile {
     /// The path, or a description.
-    pub what: String,
+    pub what: Arc<str>,
     /// The file position in bytes.
     pub pos: i64,
     /// The `O_*` flags.
@@ -152,12 +169,18 @@ impl Summary {
     }
 }
 
-#[derive(Clone, Default)]
 struct File {
-    what: String,
-    pos: i64,
-    flags: u32,
-    messages: u32,
+    open: OpenFile,
+    messages: u64,
+}
+
+impl File {
+    fn finish(mut self) -> OpenFile {
+        if self.messages != 0 {
+            self.open.what = format!("{} with {} messages", self.open.what, self.messages).into();
+        }
+        self.open
+    }
 }
 
 #[derive(Default)]
@@ -187,7 +210,8 @@ struct Section {
 
 impl Builder {
     fn add(&mut self, record: &Record) -> Result<(), ImageError> {
-        self.summary.bytes = record.offset + 24 + record.payload.len() as u64;
+        let size = record.payload.len() as u64;
+        self.summary.bytes = record.offset.saturating_add(24).saturating_add(size);
         let kind = match record.kind {
             Kind::Unknown(number) => self.names.get(&number).cloned(),
             _ => None,
@@ -239,10 +263,11 @@ impl Builder {
             Kind::File => self.file(record)?,
             Kind::Message => {
                 let (message, _) = record.split::<layout::Message>()?;
-                self.files
+                let socket = self
+                    .files
                     .get_mut(&message.socket)
-                    .ok_or_else(|| record.malformed("its socket does not exist"))?
-                    .messages += 1;
+                    .ok_or_else(|| record.malformed("its socket does not exist"))?;
+                socket.messages = socket.messages.saturating_add(1);
             }
             Kind::Inotify => {
                 let (inotify, _) = record.split::<layout::Inotify>()?;
@@ -250,7 +275,8 @@ impl Builder {
                 self.files
                     .get_mut(&self.current_file)
                     .ok_or_else(|| record.malformed("it belongs to no file"))?
-                    .what = format!("inotify of {watches} files, with {events} events");
+                    .open
+                    .what = format!("inotify of {watches} files, with {events} events").into();
             }
             Kind::Files => {
                 self.tables.insert(record.objref, record.array()?);
@@ -259,11 +285,13 @@ impl Builder {
             Kind::Vma => self.vma(record)?,
             Kind::Pages => {
                 let (pages, _) = record.split::<layout::Pages>()?;
-                self.memory(record)?.pages += pages.nr;
+                let memory = self.memory(record)?;
+                memory.pages = memory.pages.saturating_add(pages.nr);
             }
             Kind::Same => {
                 let (pages, _) = record.split::<layout::Pages>()?;
-                self.memory(record)?.same += pages.nr;
+                let memory = self.memory(record)?;
+                memory.same = memory.same.saturating_add(pages.nr);
             }
             _ => {}
         }
@@ -298,9 +326,11 @@ impl Builder {
         self.files.insert(
             record.objref,
             File {
-                what,
-                pos: file.pos,
-                flags: file.flags,
+                open: OpenFile {
+                    what: what.into(),
+                    pos: file.pos,
+                    flags: file.flags,
+                },
                 messages: 0,
             },
         );
@@ -312,8 +342,7 @@ impl Builder {
         let (mm, _) = record.split::<layout::Mm>()?;
         self.current_mm = record.objref;
         let memory = Memory {
-            object: record.objref,
-            program: self.file_name(mm.exe_file),
+            program: self.file_name(mm.exe_file).to_string(),
             ..Memory::default()
         };
         self.memories.insert(record.objref, memory);
@@ -323,10 +352,10 @@ impl Builder {
     fn vma(&mut self, record: &Record) -> Result<(), ImageError> {
         let (vma, _) = record.split::<layout::Vma>()?;
         let what = match vma.kind {
-            1 => "anonymous".to_owned(),
+            1 => "anonymous".into(),
             2 => self.file_name(vma.file),
-            3 => "vdso".to_owned(),
-            other => format!("mapping of unknown kind {other}"),
+            3 => "vdso".into(),
+            other => format!("mapping of unknown kind {other}").into(),
         };
         let bit = |mask: u32, letter: char| if vma.prot & mask != 0 { letter } else { '-' };
         let shared = if vma.flags & 1 != 0 { 's' } else { 'p' };
@@ -340,10 +369,10 @@ impl Builder {
         Ok(())
     }
 
-    fn file_name(&self, object: u32) -> String {
+    fn file_name(&self, object: u32) -> Arc<str> {
         match self.files.get(&object) {
-            Some(file) => file.what.clone(),
-            None => format!("<{object}>"),
+            Some(file) => Arc::clone(&file.open.what),
+            None => format!("<{object}>").into(),
         }
     }
 
@@ -356,6 +385,24 @@ impl Builder {
             .map(|entry| self.task(entry, sections.next().flatten().unwrap_or_default()))
             .collect();
         self.summary.tasks = tasks;
+        let descriptors = |table: Vec<layout::Fd>| {
+            let descriptor = |fd: layout::Fd| Descriptor {
+                fd: fd.fd,
+                object: fd.file,
+            };
+            table.into_iter().map(descriptor).collect()
+        };
+        self.summary.tables = self
+            .tables
+            .into_iter()
+            .map(|(object, table)| (object, descriptors(table)))
+            .collect();
+        self.summary.files = self
+            .files
+            .into_iter()
+            .map(|(object, file)| (object, file.finish()))
+            .collect();
+        self.summary.memories = self.memories;
         self.summary
     }
 
@@ -384,40 +431,19 @@ impl Builder {
             task.blocked = held.blocked;
             task.ids = self.creds.get(&held.cred).copied();
             task.cwd = self.cwds.get(&held.fs).cloned().unwrap_or_default();
-            task.memory = self.memories.get(&held.mm).cloned();
-            task.files = self.descriptors(held.files);
+            let known = |object: &u32| self.memories.contains_key(object);
+            task.memory = Some(held.mm).filter(known);
+            task.files = Some(held.files).filter(|object| self.tables.contains_key(object));
         }
         task
-    }
-
-    fn descriptors(&self, table: u32) -> Vec<Descriptor> {
-        let table = self
-            .tables
-            .get(&table)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        table
-            .iter()
-            .map(|fd| {
-                let file = self.files.get(&fd.file).cloned().unwrap_or_default();
-                let what = match file.messages {
-                    0 => file.what,
-                    n => format!("{} with {n} messages", file.what),
-                };
-                Descriptor {
-                    fd: fd.fd,
-                    object: fd.file,
-                    what,
-                    pos: file.pos,
-                    flags: file.flags,
-                }
-            })
-            .collect()
     }
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    match bytes.get(..LONGEST) {
+        Some(start) if bytes.len() > LONGEST => format!("{}…", String::from_utf8_lossy(start)),
+        _ => String::from_utf8_lossy(bytes).into_owned(),
+    }
 }
 
 /// The kinds of `enum ckpt_stop_kind`, as `/proc/PID/ckpt_site` names them.
@@ -469,6 +495,7 @@ mod tests {
     use zerocopy::{FromZeros as _, IntoBytes as _};
 
     use super::super::record::tests::{header, image, trailer};
+    use super::super::samples;
     use super::*;
 
     fn tree(pid: i32, flags: u32) -> Vec<u8> {
@@ -541,11 +568,29 @@ mod tests {
             (4, 0, trailer(10)),
         ]);
         let summary = Summary::read(image.as_slice()).unwrap();
-        assert_eq!(
-            summary.tasks[0].files[0].what,
-            "socket <1> end 1 with 1 messages"
-        );
+        assert_eq!(summary.tasks[0].files, Some(3));
+        assert_eq!(summary.tables[&3][0].object, 2);
+        let what = &*summary.files[&2].what;
+        assert_eq!(what, "socket <1> end 1 with 1 messages");
         assert_eq!(summary.records["Message"], 1);
+    }
+
+    #[test]
+    fn numbers_of_pages_that_overflow_are_saturated() {
+        let summary = Summary::read(samples::overflow().as_slice()).unwrap();
+        let memory = &summary.memories[&1];
+        assert_eq!((memory.pages, memory.same), (u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn what_tasks_share_is_in_the_summary_once() {
+        let (tasks, files) = (500, 20_000);
+        let summary = Summary::read(samples::shared(tasks, files, 1 << 16).as_slice()).unwrap();
+        assert_eq!(summary.tasks.len(), tasks as usize);
+        let shares = |task: &Task| task.files == Some(3) && task.memory == Some(1);
+        assert!(summary.tasks.iter().all(shares));
+        assert_eq!(summary.tables[&3].len(), files as usize);
+        assert_eq!(summary.files[&2].what.len(), LONGEST + "…".len());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use anyhow::Result;
 use clap::Args;
 use crucible_artefacts::kernel::{self, Flavour};
 use crucible_artefacts::{Cache, Sources, host, rootfs};
+use crucible_vmm::HostConfinement;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -81,7 +82,7 @@ pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
 }
 
 fn examine(context: &Context) -> Result<Report> {
-    let mut findings = vec![qemu(), kvm(context)?];
+    let mut findings = vec![qemu(), kvm(context)?, confinement()];
     let missing = host::missing()?;
     findings.push(packages(&missing));
 
@@ -152,6 +153,39 @@ fn kvm(context: &Context) -> Result<Finding> {
             (false, false) => format!("guests run in QEMU: {}", finding.detail),
         },
     })
+}
+
+/// Examines how well guests can be kept apart from this host.
+fn confinement() -> Finding {
+    let (state, detail) = match crucible_vmm::confinement() {
+        Ok(HostConfinement {
+            files: true,
+            network: true,
+        }) => (
+            State::Ok,
+            "a guest's process has no access to other files or to the network".into(),
+        ),
+        Ok(HostConfinement { files, network }) => {
+            let mut missing = Vec::new();
+            if !files {
+                missing.push("has access to all files of its user (no Landlock in this kernel)");
+            }
+            if !network {
+                missing.push(
+                    "stays in the host's network namespace (this user may not make one), \
+                     although it can make no sockets",
+                );
+            }
+            let detail = format!("the process of a guest in QEMU {}", missing.join(" and "));
+            (State::Note, detail)
+        }
+        Err(error) => (State::Note, format!("cannot be examined: {error}")),
+    };
+    Finding {
+        state,
+        what: "confinement",
+        detail,
+    }
 }
 
 fn packages(missing: &[host::Package]) -> Finding {

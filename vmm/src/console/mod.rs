@@ -33,9 +33,19 @@ const TAIL: usize = 500;
 /// kernel's own lines are shorter.
 const LINE: usize = 4096;
 
+/// Maximum size of the log in bytes. The console is monitored beyond it.
+const LOG: u64 = 256 << 20;
+
+/// Maximum number of lines of a capture, at which a kernel prints some thousand tasks.
+const CAPTURE: usize = 20_000;
+
 /// Maximum number of alerts that are kept. The first panic is kept in any case, because it shows
 /// how the guest ended.
 const ALERTS: usize = 256;
+
+/// Maximum size of all alerts in bytes. Of the reports beyond it only the headlines are kept, and
+/// the first panic in full.
+const ALERT_BYTES: usize = 8 << 20;
 
 /// The console of one machine.
 pub struct Console {
@@ -55,7 +65,9 @@ struct State {
     alerts: Vec<Alert>,
     subscribers: Vec<Sender<Alert>>,
     tail: VecDeque<String>,
-    capture: Option<Vec<String>>,
+    /// Bytes in `alerts`.
+    alert_bytes: usize,
+    capture: Option<Capture>,
     restarting: bool,
     /// The token of the last mark.
     mark: String,
@@ -64,9 +76,36 @@ struct State {
     ended: bool,
 }
 
+/// Lines that are kept for a while.
+#[derive(Default)]
+struct Capture {
+    lines: Vec<String>,
+    /// Texts of lines that somebody waits for, and whether each has been printed.
+    answers: Vec<(&'static str, bool)>,
+}
+
+impl Capture {
+    fn add(&mut self, line: &str) {
+        for (text, found) in &mut self.answers {
+            *found |= line.contains(*text);
+        }
+        match self.lines.len() {
+            0..CAPTURE => self.lines.push(line.to_owned()),
+            CAPTURE => self.lines.push(format!(
+                "crucible: the guest has printed more than {CAPTURE} lines; the rest is left out"
+            )),
+            _ => {}
+        }
+    }
+}
+
 impl Console {
-    /// Starts a thread that logs everything from `stream` in the file `log`.
+    /// Starts a thread that logs what comes from `stream` in the file `log`, up to a limit.
     pub fn start(stream: UnixStream, log: &Path) -> Result<Self> {
+        Self::start_limited(stream, log, LOG)
+    }
+
+    fn start_limited(stream: UnixStream, log: &Path, limit: u64) -> Result<Self> {
         let file = File::create(log).map_err(|source| Error::File {
             path: log.to_owned(),
             source,
@@ -83,6 +122,7 @@ impl Console {
                 let log = Log {
                     file,
                     path: log.to_owned(),
+                    left: limit,
                 };
                 move || Reader::new(&shared, log).run(stream)
             })
@@ -138,20 +178,24 @@ impl Console {
         (&self.input).write_all(bytes)
     }
 
-    /// Starts to capture every line from now on.
-    pub fn begin_capture(&self) {
-        self.shared.lock().capture = Some(Vec::new());
+    /// Starts to capture the lines from now on, and to look for `answers` in them.
+    pub fn begin_capture(&self, answers: Vec<&'static str>) {
+        self.shared.lock().capture = Some(Capture {
+            lines: Vec::new(),
+            answers: answers.into_iter().map(|text| (text, false)).collect(),
+        });
     }
 
-    /// Waits until a captured line contains `needle`. Returns false after `deadline` or at the
-    /// console's end.
-    pub fn wait_captured(&self, needle: &str, deadline: Instant) -> bool {
-        let (mut seen, mut found) = (0, false);
+    /// Waits until a line since the beginning of the capture contains `answer`, which must be one
+    /// of those that were to be looked for. Returns false after `deadline` or at the console's end.
+    pub fn wait_captured(&self, answer: &str, deadline: Instant) -> bool {
+        let mut found = false;
         let left = deadline.saturating_duration_since(Instant::now());
         let goes_on = |state: &mut State| {
-            let lines = state.capture.as_deref().unwrap_or_default();
-            found = lines[seen..].iter().any(|line| line.contains(needle));
-            seen = lines.len();
+            let answers = state.capture.iter().flat_map(|capture| &capture.answers);
+            found = answers
+                .filter(|(_, found)| *found)
+                .any(|(text, _)| *text == answer);
             !found && !state.ended
         };
         drop(
@@ -175,9 +219,10 @@ impl Console {
         state.mark == token
     }
 
-    /// Ends the capture and returns its lines.
+    /// Ends the capture and returns its lines, up to a limit.
     pub fn end_capture(&self) -> Vec<String> {
-        self.shared.lock().capture.take().unwrap_or_default()
+        let capture = self.shared.lock().capture.take();
+        capture.unwrap_or_default().lines
     }
 
     /// Waits until the console has been read to its end. The machine must have ended or be about
@@ -200,6 +245,74 @@ impl Shared {
 struct Log {
     file: File,
     path: PathBuf,
+    /// Bytes that may still be written, before the note that ends it.
+    left: u64,
+}
+
+impl Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.left == 0 {
+            return Ok(());
+        }
+        let fits = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let now = &bytes[..bytes.len().min(fits)];
+        self.left -= now.len() as u64;
+        self.file.write_all(now)?;
+        if self.left == 0 {
+            self.file.write_all(LOG_END)?;
+        }
+        Ok(())
+    }
+}
+
+/// The last line of a log that has reached its limit.
+const LOG_END: &[u8] =
+    b"\ncrucible: this log is full; what the guest prints from here on is lost\n";
+
+/// Runs one input of the fuzz target `classify`: what a guest prints. The first byte divides the
+/// rest.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    const LIMIT: u64 = 1000;
+    let Some((&size, data)) = data.split_first() else {
+        return;
+    };
+    let file = memfd_create("crucible-fuzz", MemfdFlags::CLOEXEC).expect("a file in memory");
+    let log = Log {
+        file: File::from(file),
+        path: PathBuf::new(),
+        left: LIMIT,
+    };
+    let shared = Shared::default();
+    let (sender, alerts) = mpsc::channel();
+    shared.lock().subscribers.push(sender);
+    shared.lock().capture = Some(Capture {
+        lines: Vec::new(),
+        answers: vec![("sysrq: ", false)],
+    });
+    let mut reader = Reader::new(&shared, log);
+    for part in data.chunks(usize::from(size).max(1)) {
+        reader.take(part);
+    }
+    let length = |reader: &Reader<'_>| reader.log.file.metadata().expect("a file").len();
+    assert!(length(&reader) <= LIMIT + LOG_END.len() as u64);
+    reader.finish();
+    let state = shared.lock();
+    assert!(state.tail.len() <= TAIL && state.alerts.len() <= ALERTS + 1);
+    // A byte that is not UTF-8 becomes three.
+    assert!(state.tail.iter().all(|line| line.len() <= 3 * LINE));
+    let capture = state.capture.as_ref().expect("a capture");
+    assert!(capture.lines.len() <= CAPTURE + 1);
+    let asked = data.windows(7).any(|bytes| bytes == b"sysrq: ");
+    assert!(asked || !capture.answers[0].1);
+    // A subscriber gets what is kept.
+    assert!(alerts.try_iter().eq(state.alerts.iter().cloned()));
+    for alert in &state.alerts {
+        assert!(!alert.headline.contains('\n'));
+        assert!(alert.lines.len() <= 400 && !alert.lines.is_empty());
+    }
 }
 
 struct Reader<'a> {
@@ -245,7 +358,7 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, bytes: &[u8]) {
         // A full disk must not stop the monitoring of the guest.
-        if let Err(error) = self.log.file.write_all(bytes) {
+        if let Err(error) = self.log.write(bytes) {
             let fault = || HostFault::new(format!("write {}", self.log.path.display()), &error);
             self.shared.lock().fault.get_or_insert_with(fault);
         }
@@ -270,7 +383,7 @@ impl<'a> Reader<'a> {
             }
             state.tail.push_back(text.to_owned());
             if let Some(capture) = &mut state.capture {
-                capture.push(text.to_owned());
+                capture.add(text);
             }
         }
         if let Some((_, token)) = message(text).split_once(CONSOLE_MARK) {
@@ -285,12 +398,22 @@ impl<'a> Reader<'a> {
     }
 
     fn raise(&self, alert: Option<Alert>) {
-        let Some(alert) = alert else { return };
+        let Some(mut alert) = alert else { return };
         let mut state = self.shared.lock();
         let kept = |kind| state.alerts.iter().any(|alert| alert.kind == kind);
         let wanted = alert.kind == AlertKind::Panic && !kept(AlertKind::Panic);
         if state.alerts.len() >= ALERTS && !wanted {
             return;
+        }
+        let size: usize = alert.lines.iter().map(String::len).sum();
+        if state.alert_bytes.saturating_add(size) > ALERT_BYTES && !wanted {
+            let note = format!(
+                "crucible: the {} lines of this report are left out",
+                alert.lines.len()
+            );
+            alert.lines = vec![alert.headline.clone(), note];
+        } else {
+            state.alert_bytes += size;
         }
         state
             .subscribers
@@ -332,6 +455,68 @@ mod tests {
         assert!(fault.detail.contains("/dev/full"), "{fault}");
         // The guest is monitored nevertheless.
         assert!(console.has_alert(AlertKind::Panic));
+    }
+
+    /// Runs a console to its end, with a log of at most `limit` bytes; returns it, and the log.
+    fn read_all(output: &[u8], limit: u64, capture: &[&'static str]) -> (Console, Vec<u8>) {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        let mut console = Console::start_limited(ours, &log, limit).unwrap();
+        console.begin_capture(capture.to_vec());
+        theirs.write_all(output).unwrap();
+        drop(theirs);
+        console.join();
+        let log = std::fs::read(&log).unwrap();
+        (console, log)
+    }
+
+    #[test]
+    fn a_log_has_a_limit_and_says_so() {
+        let output = b"0123456789\nKernel panic - not syncing: Oh\n";
+        for limit in 0..output.len() + 2 {
+            let (console, log) = read_all(output, limit as u64, &[]);
+            let expected = match limit {
+                0 => Vec::new(),
+                _ if limit <= output.len() => [&output[..limit], LOG_END].concat(),
+                _ => output.to_vec(),
+            };
+            assert_eq!(log, expected, "{limit}");
+            // What is not logged is monitored nevertheless.
+            assert!(console.has_alert(AlertKind::Panic));
+            assert_eq!(console.host_fault(), None);
+        }
+    }
+
+    #[test]
+    fn a_capture_has_a_limit_and_still_finds_the_answers() {
+        let flood = "line\n".repeat(CAPTURE + 100) + "the answer\n";
+        let (console, _) = read_all(flood.as_bytes(), LOG, &["the answer", "another"]);
+        assert!(console.wait_captured("the answer", Instant::now()));
+        assert!(!console.wait_captured("another", Instant::now()));
+        let lines = console.end_capture();
+        assert_eq!(lines.len(), CAPTURE + 1);
+        assert!(lines[CAPTURE].starts_with("crucible: "));
+    }
+
+    #[test]
+    fn alerts_use_bounded_memory() {
+        // Reports of the maximum size, and more of them than are kept.
+        let line = format!("{}\n", "x".repeat(LINE - 1));
+        let report = format!("WARNING: {line}{}", line.repeat(300));
+        let report = format!("{report}---[ end trace 0 ]---\n");
+        let panic = format!("Kernel panic - not syncing: Oh\n{}", line.repeat(300));
+        let output = report.repeat(20) + &panic;
+        let (console, _) = read_all(output.as_bytes(), LOG, &[]);
+        let alerts: Vec<_> = console.alerts().iter().collect();
+        assert_eq!(alerts.len(), 21);
+        let size = |alert: &Alert| alert.lines.iter().map(String::len).sum::<usize>();
+        let all: usize = alerts[..20].iter().map(size).sum();
+        assert!(all <= ALERT_BYTES + 20 * 2 * LINE, "{all}");
+        assert!(alerts[19].lines[1].contains("are left out"));
+        assert!(alerts[19].headline.starts_with("WARNING: "));
+        assert_eq!(alerts[20].kind, AlertKind::Panic);
+        assert!(!alerts[20].lines[1].contains("are left out"));
     }
 
     #[test]

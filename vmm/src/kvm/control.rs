@@ -3,11 +3,10 @@
 
 use std::io::{BufReader, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use super::wire::{self, Config, Ended, Message, Reply, Request};
-use crate::control::{ControlSocket, Notes, gone};
+use crate::control::{Answers, ControlSocket, LONGEST, Notes, gone};
 use crate::{Error, HostFault, Phase, Result};
 
 /// A connection to a monitor.
@@ -15,10 +14,6 @@ pub(super) struct Control {
     socket: ControlSocket<Answer, Noted>,
     phases: Vec<Phase>,
 }
-
-/// Maximum length in bytes of a line from a monitor: registers of all vCPUs and the like. It bounds
-/// the memory that a monitor compromised by its guest can make this process allocate.
-const LONGEST: u64 = 1 << 20;
 
 /// What a monitor reports without being asked.
 #[derive(Debug, Clone, Default)]
@@ -114,7 +109,7 @@ impl Control {
     }
 }
 
-fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Notes<Noted>) {
+fn read(mut input: BufReader<UnixStream>, answers: &Answers<Answer>, notes: &Notes<Noted>) {
     // A message that cannot be parsed comes from a broken or compromised monitor: treat it like a
     // monitor that has exited.
     while let Ok(Some(message)) = wire::receive(&mut (&mut input).take(LONGEST)) {
@@ -132,7 +127,7 @@ fn read(mut input: BufReader<UnixStream>, answers: &Sender<Answer>, notes: &Note
                 continue;
             }
         };
-        if answers.send(answer).is_err() {
+        if !answers.add(answer) {
             break;
         }
     }

@@ -23,11 +23,12 @@ use self::saved::format::Manifest;
 use self::wire::{Config, DiskConfig, Ended, Reply, Request};
 use crate::child::{self, fd};
 use crate::cmdline;
+use crate::confine::{Confinement, Files, Role};
 use crate::console::Console;
 use crate::host;
 use crate::process::{Backend, End, ProcessMachine};
 use crate::states::Probe;
-use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result};
+use crate::{Changes, Disk, Error, Exit, HostFault, MachineSpec, Phase, Result};
 
 /// The command that runs [`monitor::main`].
 #[derive(Debug, Clone)]
@@ -91,9 +92,10 @@ fn build(program: &Path) -> Result<String> {
 impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
-        child::check_files(spec)?;
+        let spec = &child::prepare(spec)?;
         let began = phases::now();
-        let mut command = Command::new(&options.program);
+        let program = child::absolute(&options.program)?;
+        let mut command = Command::new(&program);
         command.args(&options.arguments);
         let build = build(&options.program)?;
         let mut files = Vec::new();
@@ -132,7 +134,26 @@ impl KvmMachine {
             build: build.clone(),
             began,
         };
-        Self::launch(spec, command, files, |sockets| {
+        let (write, read) = spec
+            .disks
+            .iter()
+            .partition::<Vec<_>, _>(|disk| !disk.readonly);
+        let path = |disk: &Disk| disk.path.clone();
+        let files_to_open = Files {
+            execute: vec![program],
+            read: read
+                .into_iter()
+                .map(path)
+                .chain([spec.kernel.clone()])
+                .collect(),
+            write: write
+                .into_iter()
+                .map(path)
+                .chain(["/dev/kvm".into()])
+                .collect(),
+        };
+        let confinement = Confinement::prepare(Role::Monitor, &files_to_open)?;
+        Self::launch(spec, command, files, confinement, |sockets| {
             Ok(Kvm {
                 control: Control::start(sockets.control, &config)?,
                 saved: sockets.saved,

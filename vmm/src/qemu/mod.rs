@@ -3,7 +3,7 @@
 //! virtio-mmio, the kernel entered directly by PVH.
 mod command;
 mod probe;
-mod qmp;
+pub(crate) mod qmp;
 mod snapshot;
 mod tsc;
 
@@ -16,6 +16,7 @@ use serde_json::json;
 
 use self::qmp::Qmp;
 use crate::child::{self, fd};
+use crate::confine::{self, Confinement, Role};
 use crate::host;
 use crate::process::{Backend, End, ProcessMachine};
 use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result, Start};
@@ -146,18 +147,35 @@ impl QemuMachine {
         if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
             return Err(unsupported("track what a guest changes"));
         }
-        child::check_files(spec)?;
+        let spec = &child::prepare(spec)?;
+        let program = child::absolute(&find(&options.binary)?)?;
         // A restored guest already knows the rate; measuring it takes a while.
         let timing = match (options.accel, &spec.start) {
             (Accel::Tcg, Start::Boot | Start::BootForSnapshot(_)) => tsc::kernel_parameters(),
             _ => Vec::new(),
         };
         snapshot::ready(&spec.start)?;
-        let mut command = Command::new(&options.binary);
+        let mut files = confine::of_emulator(&program);
+        files.read.push(spec.kernel.clone());
+        for disk in &spec.disks {
+            match disk.readonly {
+                true => files.read.push(disk.path.clone()),
+                false => files.write.push(disk.path.clone()),
+            }
+        }
+        // QEMU opens this file for writing even to map it privately.
+        files
+            .write
+            .extend(snapshot::memory(spec).map(|(memory, _)| memory));
+        if options.accel == Accel::Kvm {
+            files.write.push("/dev/kvm".into());
+        }
+        let confinement = Confinement::prepare(Role::Emulator, &files)?;
+        let mut command = Command::new(program);
         command.args(command::arguments(spec, options, &timing));
         let state = snapshot::state_to_load(spec)?;
         let files = state.map(|file| (fd::STATE, file)).into_iter().collect();
-        Self::launch(spec, command, files, |sockets| {
+        Self::launch(spec, command, files, confinement, |sockets| {
             let qmp = Qmp::connect(sockets.control)?;
             snapshot::load(&qmp, spec)?;
             Ok(Qemu {
@@ -236,5 +254,57 @@ impl Backend for Qemu {
 
     fn save_changes(&mut self, _: &Path) -> Result<Changes> {
         Err(unsupported("save only what has changed"))
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/guests/mod.rs"]
+mod guests;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Disk;
+
+    #[test]
+    fn a_qemu_that_is_taken_over_reaches_no_other_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["disk", "readonly", "other"] {
+            std::fs::write(path(name), [0; 512]).unwrap();
+        }
+        let kernel = guests::Guest::Loop.write(directory.path());
+        let spec = MachineSpec {
+            memory_mib: 16,
+            disks: vec![
+                Disk::writable(path("disk")),
+                Disk::readonly(path("readonly")),
+            ],
+            ..MachineSpec::new(&kernel, directory.path())
+        };
+        let machine = QemuMachine::start(&spec, &Options::default()).unwrap();
+        let open = |name: &str, file: PathBuf, readonly: bool| {
+            let node = json!({
+                "driver": "file", "node-name": name, "filename": file, "read-only": readonly,
+                "locking": "off",
+            });
+            machine.backend().qmp.execute("blockdev-add", node)
+        };
+        open("a", path("disk"), false).unwrap();
+        open("b", path("readonly"), true).unwrap();
+        open("c", kernel, true).unwrap();
+        if !crate::confinement().unwrap().files {
+            eprintln!("not run: this host has no Landlock");
+            return;
+        }
+        for (name, file, readonly) in [
+            ("d", path("readonly"), false),
+            ("e", path("other"), true),
+            ("f", PathBuf::from("/etc/passwd"), true),
+            ("g", PathBuf::from("/proc/self/environ"), true),
+        ] {
+            let error = open(name, file, readonly).unwrap_err().to_string();
+            assert!(error.contains("Permission denied"), "{name}: {error}");
+        }
     }
 }

@@ -2,18 +2,17 @@
 //! The part of QMP, QEMU's control protocol, that a machine needs: commands with their replies, and
 //! the event with the reason of a shutdown.
 
-use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::io::{BufRead, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::control::{ControlSocket, Notes, gone};
+use crate::control::{Answers, ControlSocket, LONGEST, Notes, gone};
 use crate::{Error, FaultKind, HostFault, Result};
 
 /// A connection to a QEMU process.
@@ -176,11 +175,18 @@ impl Qmp {
     }
 }
 
-fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Status>) {
-    for line in input.lines() {
-        let Ok(line) = line else { break };
+fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>) {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut input).take(LONGEST).read_until(b'\n', &mut line);
+        // A line that is cut off is the end, and one that is too long comes from a compromised
+        // process: treat it like one that has exited.
+        if read.is_err() || !line.ends_with(b"\n") {
+            break;
+        }
         // A message that cannot be parsed is neither a reply nor an event of interest.
-        let Ok(message) = serde_json::from_str(&line) else {
+        let Ok(message) = serde_json::from_slice(&line) else {
             continue;
         };
         let reply = match message {
@@ -200,9 +206,29 @@ fn read(input: BufReader<UnixStream>, replies: &Sender<Reply>, notes: &Notes<Sta
                 continue;
             }
         };
-        if replies.send(reply).is_err() {
+        if !replies.add(reply) {
             break;
         }
+    }
+}
+
+/// Runs one input of the fuzz target `qmp`: what a QEMU sends that its guest has taken over.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let (answers, replies) = Answers::new();
+    let notes = Notes::default();
+    read(data, &answers, &notes);
+    // Only so many replies are kept, each no longer than its line.
+    for reply in replies.try_iter() {
+        match reply {
+            Reply::Version(text) | Reply::Failure(text) => {
+                assert!(text.len() <= LONGEST as usize + 64);
+            }
+            Reply::Return(_) => {}
+        }
+    }
+    if let Some(fault) = notes.noted().fault {
+        assert!(fault.to_string().len() <= 3 * LONGEST as usize);
     }
 }
 
@@ -243,6 +269,7 @@ fn describe(version: &Version) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
     use std::thread;
 
     use super::*;
@@ -307,6 +334,17 @@ mod tests {
             event(r#"{"node-name":"disk0","operation":"read","reason":"Input/output error"}"#);
         assert_eq!(broken.kind, FaultKind::Io);
         assert_eq!(event("null").detail, "cannot ? ?: ?");
+    }
+
+    #[test]
+    fn an_endless_line_closes_the_connection() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let socket = ControlSocket::open(ours, read).unwrap();
+        let talks = thread::spawn(move || while theirs.write_all(&[b'['; 4096]).is_ok() {});
+        assert!(socket.wait_closed(ANSWER));
+        // The writer ends only when our end is closed.
+        drop(socket);
+        talks.join().unwrap();
     }
 
     #[test]

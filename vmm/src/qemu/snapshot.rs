@@ -5,8 +5,9 @@
 //! start without reading it, and share the pages that they do not change. The rest is a migration
 //! stream, which leaves out shared memory (`x-ignore-shared`, QEMU's `docs/devel/migration`).
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -35,7 +36,8 @@ pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
 
 /// Prepares the directory that the guest will be saved in, if there is one. QEMU writes to the
 /// memory's file from the guest's first instruction on, so the directory must not contain a
-/// snapshot that uses this file. Remains of an incomplete snapshot are removed.
+/// snapshot that uses this file. Remains of an incomplete snapshot are removed. The memory's file is
+/// made empty: QEMU may not make files.
 pub(super) fn ready(start: &Start) -> Result<()> {
     let Start::BootForSnapshot(directory) = start else {
         return Ok(());
@@ -52,7 +54,16 @@ pub(super) fn ready(start: &Start) -> Result<()> {
             result => result.map_err(|source| Error::File { path, source })?,
         }
     }
-    Ok(())
+    let path = directory.join(MEMORY);
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+    {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::File { path, source }),
+    }
 }
 
 /// Opens the stream that the guest is loaded from, if it starts from a snapshot.

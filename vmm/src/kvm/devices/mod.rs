@@ -84,8 +84,10 @@ pub mod block;
 pub mod console;
 #[cfg(test)]
 mod driver;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(any(test, feature = "harness"))]
 #[doc(hidden)]
 pub mod harness;
 pub mod mmio;

@@ -2,8 +2,8 @@
 //! Drops the monitor's privileges before the guest runs.
 //!
 //! A guest that escapes through a device controls only the monitor's process. So once all files are
-//! open and all threads exist, that process gives up everything that it no longer needs. None of
-//! these steps requires privileges.
+//! open and all threads exist, that process gives up everything that it no longer needs, and that
+//! its parent has left it ([`crate::confine`]). None of these steps requires privileges.
 //!
 //! | mechanism | protects against |
 //! |---|---|
@@ -31,11 +31,9 @@ use std::process;
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
-};
 
 pub(super) use self::rules::Role;
+use crate::confine::drop_capabilities;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::wire::Config;
 
@@ -93,20 +91,7 @@ pub(super) fn process(config: &Config) -> Result<(), Failure> {
 /// `debugged` allows the additional calls that a debugger needs.
 pub(super) fn thread(role: Role, debugged: bool) -> Result<(), Failure> {
     // Capabilities and filters are per thread, unlike the limits of the process.
-    for capability in CapabilitySet::all() {
-        match remove_capability_from_bounding_set(capability) {
-            // Only a privileged thread needs to do this and may (EPERM); older kernels have fewer
-            // capabilities (EINVAL).
-            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
-            Err(error) => return Err(error).during("empty the bounding set"),
-        }
-    }
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    set_capabilities(None, none).during("drop capabilities")?;
+    drop_capabilities().during("drop capabilities")?;
     let filter = rules::filter(role, debugged)?;
     // This also sets the thread's no_new_privs.
     seccompiler::apply_filter(&filter).during("install a system call filter")

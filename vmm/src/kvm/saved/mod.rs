@@ -8,6 +8,7 @@
 
 mod directory;
 pub(in crate::kvm) mod format;
+#[cfg(feature = "fuzzing")]
 pub(in crate::kvm) mod fuzz;
 pub(in crate::kvm) mod hash;
 pub(in crate::kvm) mod stream;

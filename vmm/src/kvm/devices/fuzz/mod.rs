@@ -25,7 +25,7 @@ pub use script::Writer;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("block", block),
     ("console", console),
     ("rng", rng),
@@ -33,6 +33,8 @@ pub const TARGETS: [Target; 7] = [
     ("registers", registers),
     ("restore", restore),
     ("saved", saved),
+    ("classify", classify),
+    ("qmp", qmp),
 ];
 
 /// The size of the fuzzed disk in bytes. It is small because an access beyond the end fails in the
@@ -158,6 +160,16 @@ pub fn restore(data: &[u8]) {
 /// Parses a snapshot's file, and the stream of a monitor that saves a guest.
 pub fn saved(data: &[u8]) {
     crate::kvm::saved::fuzz::play(data);
+}
+
+/// Reads a guest's console.
+pub fn classify(data: &[u8]) {
+    crate::console::fuzz(data);
+}
+
+/// Reads what QEMU sends.
+pub fn qmp(data: &[u8]) {
+    crate::qemu::qmp::fuzz(data);
 }
 
 fn disk(readonly: bool) -> Fixture {
