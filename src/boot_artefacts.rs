@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
-use crucible_artefacts::{Beside, Cache, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -106,6 +106,8 @@ impl KernelArgs {
 /// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
 pub struct BootArtefacts {
     cache: Cache,
+    /// Keeps `clean --all` from removing the cache meanwhile.
+    _hold: Lock,
     /// The empty disk that writable disks are copied from; none where they are made.
     template: Option<PathBuf>,
     flavour: Flavour,
@@ -148,6 +150,7 @@ impl BootArtefacts {
                     Origin::Image(image) => kernel::foreign(&image)?,
                     Origin::Tree(_) => bail!("a bundle builds no kernels"),
                 },
+                _hold: context.cache()?.hold()?,
                 cache: context.cache()?,
                 template: Some(bundle.scratch()),
                 flavour,
@@ -159,6 +162,7 @@ impl BootArtefacts {
         }
         context.host()?;
         let cache = context.cache()?;
+        let hold = cache.hold()?;
         let sources = context.sources()?;
         let progress = context.progress();
         let origin = args.kernel.origin();
@@ -182,6 +186,7 @@ impl BootArtefacts {
             debian,
             kernel: kernel?,
             cache,
+            _hold: hold,
             template: None,
             flavour,
             kind: machines::choose(context, args.machine.machine)?,

@@ -6,17 +6,19 @@
 //! This crate prints nothing: long steps report to a [`Progress`].
 
 mod cache;
+pub mod directory;
 mod error;
 mod hash;
 pub mod host;
 pub mod kernel;
+mod manifest;
 mod progress;
 pub mod rootfs;
 mod run;
 pub mod scratch;
 mod sources;
 
-pub use cache::Cache;
+pub use cache::{Cache, Lock};
 pub use error::{Error, Result};
 pub use hash::Fingerprint;
 pub use progress::{Beside, Progress, Silent, Step};

@@ -19,9 +19,10 @@ mod source;
 pub mod state;
 mod tree;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -278,6 +279,8 @@ impl Plan {
         {
             let _step = Step::begin(progress, "making the kernel's tree");
             tree::mirror(source, &tree)?;
+            // Pruning uses this time.
+            let _ = File::open(&trees).and_then(|it| it.set_modified(SystemTime::now()));
             tree::apply(source, &self.series, &tree)?;
         }
         let out = trees.join(self.flavour.name());

@@ -126,6 +126,7 @@ fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Res
     let Some(version) = newest(&madison, lock) else {
         return Err(Error::NoKernelSource {
             package: lock.package.clone(),
+            series: lock.series.clone(),
             version: lock.version.clone(),
             words: first.to_string(),
         });
