@@ -151,6 +151,17 @@ impl Error {
         )
     }
 
+    /// Says of the failure of a program that it is due to the host, and what to do next.
+    pub(crate) fn on_host(self, advice: impl Into<String>) -> Self {
+        match self {
+            Self::Failed { .. } => Self::Host {
+                failure: Box::new(self),
+                advice: advice.into(),
+            },
+            other => other,
+        }
+    }
+
     /// Adds operation and file to an I/O error, for `map_err`.
     pub fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
