@@ -77,7 +77,7 @@ impl Lock {
 /// An artefact, as it is found.
 enum Found {
     Sound(PathBuf),
-    Damaged(String),
+    Damaged(PathBuf, String),
     Absent,
 }
 
@@ -134,7 +134,7 @@ impl Cache {
     /// Keeps `clean --all` from removing the cache while the result lives.
     pub fn hold(&self) -> Result<Lock> {
         Ok(Lock {
-            file: self.in_use(|file| file.lock_shared())?,
+            file: self.in_use(File::lock_shared)?,
             _in_use: None,
         })
     }
@@ -144,19 +144,24 @@ impl Cache {
     pub(crate) fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
         match self.find(kind, key) {
             Found::Sound(path) => Some(path),
-            Found::Damaged(_) | Found::Absent => None,
+            Found::Damaged(..) | Found::Absent => None,
         }
     }
 
     fn find(&self, kind: &str, key: &str) -> Found {
-        let path = self.root.join(kind).join(key);
+        let mut path = self.root.join(kind).join(key);
+        if !path.exists()
+            && let Some(other) = self.stand_in(kind, key)
+        {
+            path.set_file_name(other);
+        }
         let Ok(directory) = File::open(&path) else {
             return Found::Absent;
         };
         if let Some(check) = check(kind)
             && let Some(problem) = manifest::verify(&path, check)
         {
-            return Found::Damaged(problem);
+            return Found::Damaged(path, problem);
         }
         // Pruning uses this time. A read-only cache is not pruned.
         let _ = directory.set_modified(SystemTime::now());
@@ -186,14 +191,28 @@ impl Cache {
         progress: &dyn Progress,
         build: impl FnOnce(&Path, &Lock) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
+        self.get_or_substitute(kind, key, progress, |directory, lock| {
+            build(directory, lock).map(|()| key.to_owned())
+        })
+    }
+
+    /// As [`get_or_build`](Self::get_or_build); `build` returns the key of what it made. If that is
+    /// another one than was asked for, the artefact is stored under its own key, and stands in for
+    /// the other one from now on.
+    pub(crate) fn get_or_substitute<E: From<Error>>(
+        &self,
+        kind: &str,
+        key: &str,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Path, &Lock) -> Result<String, E>,
+    ) -> Result<PathBuf, E> {
         if let Found::Sound(path) = self.find(kind, key) {
             return Ok(path);
         }
         let lock = self.lock(&format!("{kind}-{key}"), progress)?;
-        let path = self.root.join(kind).join(key);
         match self.find(kind, key) {
             Found::Sound(path) => return Ok(path),
-            Found::Damaged(problem) => {
+            Found::Damaged(path, problem) => {
                 progress.note(&format!(
                     "{} is damaged: {problem}; making it anew",
                     path.display()
@@ -203,16 +222,42 @@ impl Cache {
             Found::Absent => {}
         }
         let scratch = self.begin(kind, key)?;
-        if let Err(error) = build(&scratch, &lock) {
-            remove_tree(&scratch)?;
-            return Err(error);
+        let made = match build(&scratch, &lock) {
+            Ok(made) => made,
+            Err(error) => {
+                remove_tree(&scratch)?;
+                return Err(error);
+            }
+        };
+        let path = self.finish(kind, &made, &scratch)?;
+        if made != key {
+            self.set_stand_in(kind, key, &made)?;
         }
-        self.finish(kind, &scratch, &path)?;
         Ok(path)
     }
 
+    /// Makes an artefact and stores it under the key that `build` returns, in place of what may be
+    /// there. `name` is that of the lock.
+    pub(crate) fn replace<E: From<Error>>(
+        &self,
+        kind: &str,
+        name: &str,
+        progress: &dyn Progress,
+        build: impl FnOnce(&Path, &Lock) -> Result<String, E>,
+    ) -> Result<PathBuf, E> {
+        let lock = self.lock(&format!("{kind}-{name}"), progress)?;
+        let scratch = self.begin(kind, name)?;
+        match build(&scratch, &lock) {
+            Ok(key) => Ok(self.finish(kind, &key, &scratch)?),
+            Err(error) => {
+                remove_tree(&scratch)?;
+                Err(error)
+            }
+        }
+    }
+
     /// Creates the empty directory in which an artefact is made, whose lock the caller holds.
-    fn begin(&self, kind: &str, key: &str) -> Result<PathBuf> {
+    pub(crate) fn begin(&self, kind: &str, key: &str) -> Result<PathBuf> {
         // We hold the lock, so an existing directory is from an interrupted build.
         let scratch = self.temporary(&format!("{kind}-{key}"))?;
         remove_tree(&scratch)?;
@@ -221,29 +266,14 @@ impl Cache {
     }
 
     /// Puts a complete artefact in place.
-    fn finish(&self, kind: &str, scratch: &Path, path: &Path) -> Result<()> {
+    pub(crate) fn finish(&self, kind: &str, key: &str, scratch: &Path) -> Result<PathBuf> {
         if check(kind).is_some() {
             manifest::seal(scratch)?;
         }
-        self.make(kind)?;
-        fs::rename(scratch, path).map_err(Error::file("put in place", path))
-    }
-
-    /// Puts an artefact in place that has its manifest already, unless there is a sound one. `fill`
-    /// writes its files to an empty directory. Returns false if there is one.
-    pub(crate) fn put(
-        &self,
-        kind: &str,
-        key: &str,
-        progress: &dyn Progress,
-        fill: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<bool> {
-        let mut filled = false;
-        self.get_or_build(kind, key, progress, |directory| {
-            filled = true;
-            fill(directory)
-        })?;
-        Ok(filled)
+        let path = self.make(kind)?.join(key);
+        self.retire(&path)?;
+        fs::rename(scratch, &path).map_err(Error::file("put in place", &path))?;
+        Ok(path)
     }
 
     /// Returns the path of a directory for unfinished things.
@@ -289,6 +319,20 @@ impl Cache {
         (is_key && self.root.join(kind).join(other).is_dir()).then(|| other.to_owned())
     }
 
+    /// Lists them all: the name, and kind and key of the artefact that stands in.
+    pub(crate) fn stand_ins(&self) -> Result<Vec<(String, String, String)>> {
+        let mut all = Vec::new();
+        for (path, _) in list(&self.root.join("stand-ins"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if let Some((kind, key)) = name.rsplit_once('-')
+                && let Some(other) = self.stand_in(kind, key)
+            {
+                all.push((name.to_string(), kind.to_owned(), other));
+            }
+        }
+        Ok(all)
+    }
+
     /// Lets one artefact stand in for another one.
     pub(crate) fn set_stand_in(&self, kind: &str, key: &str, other: &str) -> Result<()> {
         let path = self.make("stand-ins")?.join(format!("{kind}-{key}"));
@@ -300,7 +344,7 @@ impl Cache {
     /// Takes the lock of this name; waits while another process holds it.
     pub(crate) fn lock(&self, name: &str, progress: &dyn Progress) -> Result<Lock> {
         loop {
-            let in_use = self.in_use(|file| file.lock_shared())?;
+            let in_use = self.in_use(File::lock_shared)?;
             let path = self.make("locks")?.join(name);
             let file = File::create(&path).map_err(Error::file("create", &path))?;
             match file.try_lock() {

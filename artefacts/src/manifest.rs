@@ -127,6 +127,15 @@ impl Manifest {
         }
     }
 
+    /// Returns the size of all files, in bytes.
+    pub fn size(&self) -> u64 {
+        let size = |entry: &Entry| match entry {
+            Entry::File { size, .. } => *size,
+            Entry::Link(_) => 0,
+        };
+        self.files.values().map(size).sum()
+    }
+
     /// Returns what is wrong with the first file in `directory` that is not as described. Other files
     /// do not matter.
     pub fn verify(&self, directory: &Path, check: Check) -> Option<String> {
@@ -136,18 +145,10 @@ impl Manifest {
             problem.map(|problem| format!("{name} {problem}"))
         })
     }
-
-    /// The sha256 of a file.
-    pub fn sha256(&self, name: &str) -> Option<&str> {
-        match self.files.get(name)? {
-            Entry::File { sha256, .. } => sha256.as_deref(),
-            Entry::Link(_) => None,
-        }
-    }
 }
 
 impl Entry {
-    fn of(path: &Path) -> Result<Self> {
+    pub fn of(path: &Path) -> Result<Self> {
         let metadata = path
             .symlink_metadata()
             .map_err(Error::file("look at", path))?;
@@ -295,6 +296,22 @@ fn stamps(directory: &Path, manifest: &Manifest) -> Option<Stamps> {
         ))
     };
     manifest.files.keys().map(stamp).collect()
+}
+
+/// Returns the sha256 of an artefact's file, if this process has verified it and nobody has written to
+/// it since.
+pub(crate) fn sha256(path: &Path) -> Option<String> {
+    let directory = path.parent()?;
+    let manifest = Manifest::read(directory).ok()??;
+    let stamps = stamps(directory, &manifest)?;
+    let verified = VERIFIED.lock().unwrap_or_else(PoisonError::into_inner);
+    if verified.get(directory) != Some(&stamps) {
+        return None;
+    }
+    match manifest.files.get(path.file_name()?.to_str()?)? {
+        Entry::File { sha256, .. } => sha256.clone(),
+        Entry::Link(_) => None,
+    }
 }
 
 /// Writes the manifest of a new artefact, whose files this process has just made.
