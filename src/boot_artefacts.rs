@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The files a guest boots from, and the machine it boots in.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
-use crucible_artefacts::{Beside, Cache, Lock, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -121,6 +122,10 @@ pub struct BootArtefacts {
     pub agent: PathBuf,
     /// The disk with the Debian userland.
     pub debian: PathBuf,
+    /// The list of the userland's packages; it may not exist.
+    pub package_list: PathBuf,
+    /// Hashes that are known without reading the files.
+    hashes: HashMap<PathBuf, String>,
 }
 
 /// Finds paths that cannot be what the user means, before anything is built.
@@ -145,6 +150,8 @@ impl BootArtefacts {
             return Ok(Self {
                 agent: bundle.agent(),
                 debian: bundle.debian(),
+                package_list: bundle.package_list(),
+                hashes: bundle.hashes(),
                 kernel: match args.kernel.origin() {
                     Origin::Pinned => bundle.kernel(flavour)?,
                     Origin::Image(image) => kernel::foreign(&image)?,
@@ -183,6 +190,8 @@ impl BootArtefacts {
         let (agent, debian) = disks?;
         Ok(Self {
             agent,
+            package_list: rootfs::package_list(&debian),
+            hashes: HashMap::new(),
             debian,
             kernel: kernel?,
             cache,
@@ -199,6 +208,14 @@ impl BootArtefacts {
     /// The kernel's flavour.
     pub fn flavour(&self) -> Flavour {
         self.flavour
+    }
+
+    /// Returns the sha256 of one of these files.
+    pub fn content_hash(&self, path: &Path) -> Result<String> {
+        match self.hashes.get(path) {
+            Some(hash) => Ok(hash.clone()),
+            None => Ok(content_hash(path)?),
+        }
     }
 
     /// Creates an empty writable disk at `path`.

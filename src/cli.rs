@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario,
-    shell, speed, sweep, torture,
+    clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
+    rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -48,6 +48,8 @@ pub enum Command {
     Kernel(kernel::KernelCommand),
     /// Build the guest's root file systems
     Rootfs(rootfs::RootfsCommand),
+    /// Print hashes and versions of everything that a guest consists of, as JSON
+    Provenance(provenance::ProvenanceArgs),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
     /// Run crucible in an emulated Linux that has KVM
@@ -76,6 +78,7 @@ impl Command {
             Self::Matrix(args) => matrix::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
+            Self::Provenance(args) => provenance::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),

@@ -17,6 +17,7 @@ mod host_qemu;
 mod machines;
 mod outer_linux;
 mod progress;
+mod provenance;
 mod reference;
 mod report;
 mod temporary;

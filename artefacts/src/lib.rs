@@ -20,6 +20,6 @@ mod sources;
 
 pub use cache::{Cache, Lock};
 pub use error::{Error, Result};
-pub use hash::Fingerprint;
+pub use hash::{Fingerprint, content_hash};
 pub use progress::{Beside, Progress, Silent, Step};
 pub use sources::Sources;

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod list;
 pub mod matrix;
 pub mod nested;
+pub mod provenance;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;

@@ -139,6 +139,23 @@ pub struct Identity {
     pub flavour: String,
     /// The hash of the kernel's inputs, or of the user's own image.
     pub hash: String,
+    /// What it was made from; nothing is known of the user's own image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
+}
+
+/// Hashes of what a kernel was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The sha256 of Debian's source package, or a hash of the names, sizes and times of the files
+    /// in the user's own tree.
+    pub source: String,
+    /// A hash of our new files and patches.
+    pub series: String,
+    /// A hash of the merged configuration fragments.
+    pub config: String,
+    /// The versions of the compiler and the linker.
+    pub compiler: String,
 }
 
 /// Returns the kernel of this origin and flavour. Builds it if it is not cached.
@@ -205,6 +222,7 @@ struct Plan {
     version: String,
     series: Series,
     config: Config,
+    inputs: Inputs,
     key: String,
 }
 
@@ -213,18 +231,30 @@ impl Plan {
         let directory = sources.guest_kernel();
         let series = flavour.series(&directory)?;
         let config = Config::load(&directory.join("config"), flavour.fragments())?;
+        let compiler = toolchain()?;
         let mut fingerprint = Fingerprint::new(RECIPE)
             .add("source", source)
             .add("config", config.text())
-            .add("compiler", toolchain()?);
+            .add("compiler", &compiler);
+        let mut ours = Fingerprint::new("series");
         for (name, content) in series.inputs() {
             fingerprint = fingerprint.add(&name, content);
+            ours = ours.add(&name, content);
         }
+        let inputs = Inputs {
+            source: source.into(),
+            series: ours.finish(),
+            config: Fingerprint::new("config")
+                .add("text", config.text())
+                .finish(),
+            compiler: compiler.trim().replace('\n', "; "),
+        };
         Ok(Self {
             flavour,
             version: version.into(),
             series,
             config,
+            inputs,
             key: fingerprint.finish(),
         })
     }
@@ -242,6 +272,7 @@ impl Plan {
                 version: self.version.clone(),
                 flavour: self.flavour.name().into(),
                 hash: self.key.clone(),
+                inputs: Some(self.inputs.clone()),
             },
         }
     }

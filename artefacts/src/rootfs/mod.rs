@@ -8,5 +8,6 @@ mod erofs;
 mod lock;
 
 pub use agent::agent;
+pub(crate) use agent::keep_agent;
 pub use debian::{debian, debian_cached, lock_debian, package_list};
 pub use lock::{DebianPackage, DebianPackages};
