@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
+    cache, clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
     rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
@@ -59,6 +59,8 @@ pub enum Command {
     /// Start N guests from one snapshot, and check that each has its own identity
     #[command(hide = true)]
     Clones(clones::ClonesArgs),
+    /// Take cached artefacts to a machine without network
+    Cache(cache::CacheCommand),
     /// Remove cached artefacts that have not been used recently
     Clean(clean::CleanArgs),
     /// Print a shell's completion script, or write man pages
@@ -83,6 +85,7 @@ impl Command {
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),
             Self::Clones(args) => clones::run(&args, context),
+            Self::Cache(args) => cache::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
             Self::Completions(args) => completions::run(&args, context),
         }

@@ -17,6 +17,7 @@ pub mod rootfs;
 mod run;
 pub mod scratch;
 mod sources;
+pub mod transfer;
 
 pub use cache::{Cache, Lock};
 pub use error::{Error, Result};
