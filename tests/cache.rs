@@ -185,11 +185,11 @@ fn directories_that_crucible_cannot_use_are_refused_with_what_to_do() {
     }
 }
 
-/// A directory for the PATH with these scripts, and a `dpkg-query` that knows no package.
+/// A directory for the PATH with these scripts, and, unless one is given, a `dpkg-query` that knows no
+/// package.
 fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    let with_query = scripts.iter().chain([&("dpkg-query", "exit 1")]);
-    for (name, script) in with_query {
+    for (name, script) in [&("dpkg-query", "exit 1")].into_iter().chain(scripts) {
         let path = directory.path().join(name);
         let log = directory.path().join("log");
         let text = format!(
@@ -263,6 +263,66 @@ fn sudo_that_cannot_ask_is_the_hosts_fault() {
     assert_eq!(code, 129, "{stderr}");
     assert!(stderr.contains("no terminal to ask for it"), "{stderr}");
     assert!(stderr.contains("as root"), "{stderr}");
+}
+
+#[test]
+fn a_newer_kernel_source_is_stored_under_its_own_hash() {
+    let text = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/guest-kernel/kernel.lock"
+    ));
+    let lock: toml::Table = text.expect("kernel.lock").parse().expect("kernel.lock");
+    let of = |key: &str| lock[key].as_str().expect(key);
+    let newer = format!("{}.999-1", of("series"));
+    let script = format!(
+        r#"PATH=/usr/bin:/bin
+case "$*" in *download*={newer}) cp "${{0%/*}}/source.deb" . ;; *) echo E: none >&2; exit 100 ;; esac"#
+    );
+    let madison = format!("echo '{} | {newer} | a mirror'", of("package"));
+    let path = programs(&[
+        ("apt-get", &script),
+        ("apt-cache", &madison),
+        ("sudo", "exit 1"),
+        ("dpkg-query", "exec /usr/bin/dpkg-query \"$@\""),
+    ]);
+    // A package as Debian's, with an almost empty tree in it.
+    let pack = format!(
+        "cd {}; mkdir -p pkg/DEBIAN pkg/usr/src linux; echo VERSION = 6 >linux/Makefile
+         tar -cJf pkg/usr/src/{package}.tar.xz linux
+         printf 'Package: {package}\nVersion: {newer}\nArchitecture: all\nMaintainer: a\nDescription: a\n' \
+             >pkg/DEBIAN/control
+         dpkg-deb --build pkg source.deb",
+        path.path().display(),
+        package = of("package")
+    );
+    let packed = Command::new("sh").args(["-euc", &pack]).output();
+    assert!(packed.expect("sh").status.success());
+    let cache = path.path().join("cache");
+    let hash = content_hash(&path.path().join("source.deb")).expect("a hash");
+    for downloads in [1, 1] {
+        let mut build = crucible(&["kernel", "build"]);
+        build.env("CRUCIBLE_CACHE", &cache);
+        build.env("PATH", format!("{}:/usr/bin:/bin", path.path().display()));
+        // The series does not apply to this tree.
+        let (code, _, stderr) = output(&mut build);
+        assert_eq!(code, 125, "{stderr}");
+        assert!(
+            stderr.contains(&format!("{} {newer}", of("package"))),
+            "{stderr}"
+        );
+        assert!(stderr.contains("does not apply"), "{stderr}");
+        let source = cache.join("kernel-source").join(&hash[..32]);
+        assert!(source.join("linux/Makefile").is_file());
+        assert!(
+            !cache
+                .join("kernel-source")
+                .join(&of("sha256")[..32])
+                .exists()
+        );
+        let log = fs::read_to_string(path.path().join("log")).expect("a log");
+        let fetched = format!("download {}={newer}", of("package"));
+        assert_eq!(log.matches(&fetched).count(), downloads, "{log}");
+    }
 }
 
 #[test]

@@ -557,7 +557,7 @@ pub(crate) fn remove_tree(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
+    use crate::progress::{Notes, Silent};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
@@ -632,21 +632,6 @@ mod tests {
         assert!(cache.get("agent", "older").is_none());
     }
 
-    fn notes(run: impl FnOnce(&dyn Progress)) -> String {
-        struct Notes(std::sync::Mutex<String>);
-        impl Progress for Notes {
-            fn begin(&self, _: &str) {}
-            fn advance(&self, _: u64, _: u64) {}
-            fn end(&self) {}
-            fn note(&self, text: &str) {
-                self.0.lock().unwrap().push_str(text);
-            }
-        }
-        let notes = Notes(std::sync::Mutex::default());
-        run(&notes);
-        notes.0.into_inner().unwrap()
-    }
-
     #[test]
     fn a_damaged_artefact_is_made_anew_with_a_notice() {
         let (_dir, cache) = cache();
@@ -654,15 +639,14 @@ mod tests {
             let path = cache.get_or_build("kernel", "k", &Silent, fill).unwrap();
             fs::write(path.join("f"), damage).unwrap();
             assert!(cache.get("kernel", "k").is_none());
-            let notes = notes(|progress| {
-                let again = cache.get_or_build("kernel", "k", progress, fill).unwrap();
-                assert_eq!(fs::read_to_string(again.join("f")).unwrap(), "x");
-            });
-            assert!(notes.contains("kernel/k is damaged: f "), "{notes}");
-            let notes = self::notes(|progress| {
-                cache.get_or_build("kernel", "k", progress, fill).unwrap();
-            });
-            assert_eq!(notes, "");
+            let notes = Notes::default();
+            let again = cache.get_or_build("kernel", "k", &notes, fill).unwrap();
+            assert_eq!(fs::read_to_string(again.join("f")).unwrap(), "x");
+            let text = notes.text();
+            assert!(text.contains("kernel/k is damaged: f "), "{text}");
+            let notes = Notes::default();
+            cache.get_or_build("kernel", "k", &notes, fill).unwrap();
+            assert_eq!(notes.text(), "");
         }
     }
 
@@ -691,6 +675,33 @@ mod tests {
         let mode = |name: &str| dir.path().join(name).metadata().unwrap().mode() & 0o777;
         assert_eq!(mode("warm"), 0o700);
         assert_ne!(mode("kernel"), 0o700);
+    }
+
+    #[test]
+    fn an_artefact_of_another_key_stands_in() {
+        let (_dir, cache) = cache();
+        let other = "b".repeat(32);
+        let get = |damage: bool| {
+            let notes = Notes::default();
+            let built = AtomicUsize::new(0);
+            let path = cache.get_or_substitute("debian", "a", &notes, |path, _| {
+                built.fetch_add(1, Ordering::Relaxed);
+                fill(path).map(|()| other.clone())
+            });
+            let path = path.unwrap();
+            assert!(path.ends_with(format!("debian/{other}")));
+            if damage {
+                fs::write(path.join("f"), "y").unwrap();
+            }
+            (built.into_inner(), notes.text())
+        };
+        assert_eq!(get(false).0, 1);
+        assert_eq!(get(true).0, 0);
+        let (built, notes) = get(false);
+        assert_eq!(built, 1);
+        assert!(notes.contains("is damaged"), "{notes}");
+        cache.prune(0, &Silent).unwrap();
+        assert!(list(&cache.root().join("stand-ins")).unwrap().is_empty());
     }
 
     #[test]

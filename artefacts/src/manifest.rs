@@ -3,8 +3,8 @@
 //! damaged since is noticed before it is used.
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
-//! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in less than 0.1 s, sha256 needs a
-//! second on a CPU without instructions for it. Accidents are found, not somebody who writes a
+//! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in 0.1 s; sha256 takes several
+//! times as long on CPUs without instructions for it. Accidents are found, not somebody who writes a
 //! manifest, too; that is what the owner of the cache is checked for. Each file's sha256 is computed
 //! once, when the artefact is made, and names the content in records.
 

@@ -170,7 +170,7 @@ pub fn kernel(
         Origin::Image(image) => return foreign(image),
         Origin::Pinned => {
             let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
-            match source::cached(cache, &lock) {
+            let source = match source::cached(cache, &lock) {
                 Some(source) => source,
                 None => {
                     // The kernel of the pinned version may be cached even if its source was
@@ -180,7 +180,15 @@ pub fn kernel(
                     }
                     source::fetch(cache, &lock, progress)?
                 }
+            };
+            if source.version != lock.version {
+                progress.note(&format!(
+                    "the kernel's source is {} {}; guest-kernel/kernel.lock has {}, which the \
+                     archive does not offer",
+                    lock.package, source.version, lock.version
+                ));
             }
+            source
         }
         Origin::Tree(tree) => source::foreign(tree)?,
     };

@@ -140,10 +140,6 @@ fn download(
         });
     };
     get(version).map_err(|error| error.on_host(host::NETWORK))?;
-    progress.note(&format!(
-        "{} {} is no longer in the archive; taking {version} instead",
-        lock.package, lock.version
-    ));
     Ok(version.into())
 }
 

@@ -72,16 +72,27 @@ const LEFTOVERS: &[&str] = &[
 pub fn debian(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     let lock = DebianPackages::load(&lock_path(sources))?;
     let names = packages(sources)?;
-    let directory = cache.get_or_substitute(
-        "debian",
-        &key(&names, &lock),
-        progress,
-        |directory, held| {
-            let found = build(&names, Some(&lock), directory, held, progress)?;
+    pinned(cache, &names, &lock, progress, |directory, held| {
+        build(&names, Some(&lock), directory, held, progress)
+    })
+}
+
+/// Returns the image of the pinned userland. `build` makes one in a directory and returns its
+/// packages.
+fn pinned(
+    cache: &Cache,
+    names: &[String],
+    lock: &DebianPackages,
+    progress: &dyn Progress,
+    build: impl FnOnce(&Path, &Lock) -> Result<DebianPackages>,
+) -> Result<PathBuf> {
+    let key_of = |packages: &DebianPackages| key(names, packages);
+    let directory =
+        cache.get_or_substitute("debian", &key_of(lock), progress, |directory, held| {
+            let found = build(directory, held)?;
             lock.check(&found)?;
-            Ok(key(&names, &found))
-        },
-    )?;
+            Ok::<_, Error>(key_of(&found))
+        })?;
     let image = directory.join(IMAGE);
     let found = DebianPackages::load(&package_list(&image))?;
     if let Some(difference) = lock.difference(&found) {
@@ -325,20 +336,67 @@ fn finish(tree: &Path) -> Result<()> {
 mod tests {
     use super::super::lock::DebianPackage;
     use super::*;
+    use crate::Silent;
+    use crate::progress::Notes;
+
+    fn packages(version: &str, digit: char) -> DebianPackages {
+        let package = DebianPackage {
+            version: version.into(),
+            architecture: "amd64".into(),
+            sha256: digit.to_string().repeat(64),
+        };
+        DebianPackages([("bash".to_owned(), package)].into())
+    }
 
     #[test]
     fn the_key_is_of_the_versions() {
         let names = parse_packages("bash\n");
-        let packages = |version: &str| {
-            let package = DebianPackage {
-                version: version.into(),
-                architecture: "amd64".into(),
-                sha256: "a".repeat(64),
-            };
-            DebianPackages([("bash".to_owned(), package)].into())
-        };
+        let packages = |version| packages(version, 'a');
         assert_eq!(key(&names, &packages("1")), key(&names, &packages("1")));
         assert_ne!(key(&names, &packages("1")), key(&names, &packages("2")));
+    }
+
+    #[test]
+    fn newer_packages_stand_in_under_their_own_key() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = Cache::at(place.path().join("cache")).unwrap();
+        let names = parse_packages("bash\n");
+        let (lock, newer) = (packages("1", 'a'), packages("2", 'b'));
+        let fill = |directory: &Path, packages: &DebianPackages| {
+            fs::write(directory.join(IMAGE), packages.to_string()).unwrap();
+            fs::write(directory.join(LIST), packages.to_string()).unwrap();
+            Ok(packages.clone())
+        };
+        for built in [true, false] {
+            let progress = Notes::default();
+            let image = pinned(&cache, &names, &lock, &progress, |directory, _| {
+                assert!(built, "it is cached");
+                fill(directory, &newer)
+            });
+            let image = image.unwrap();
+            let directory = image.parent().and_then(Path::file_name).unwrap();
+            assert_eq!(directory, key(&names, &newer).as_str());
+            let notes = progress.text();
+            assert!(notes.contains("bash 2 instead of 1"), "{notes}");
+        }
+        // A lock file that has them needs no notice.
+        let progress = Notes::default();
+        pinned(&cache, &names, &newer, &progress, |_, _| {
+            panic!("it is cached")
+        })
+        .unwrap();
+        assert_eq!(progress.text(), "");
+    }
+
+    #[test]
+    fn another_file_of_the_pinned_version_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = Cache::at(place.path().join("cache")).unwrap();
+        let names = parse_packages("bash\n");
+        let forged = packages("1", 'b');
+        let lock = packages("1", 'a');
+        let result = pinned(&cache, &names, &lock, &Silent, |_, _| Ok(forged));
+        assert!(matches!(result, Err(Error::Checksum { .. })));
     }
 
     #[test]
