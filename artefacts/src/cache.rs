@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use command_fds::CommandFdExt;
 
@@ -41,6 +41,9 @@ const PRIVATE: [&str; 2] = ["warm", "tmp"];
 
 /// The lock that everybody who uses the cache shares.
 const IN_USE: &str = "cache";
+
+/// How long an artefact is kept while another crucible uses the cache.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The cache.
 #[derive(Debug, Clone)]
@@ -368,7 +371,7 @@ impl Cache {
     }
 
     /// Opens the file of the lock that all users of the cache share, and locks it.
-    fn in_use(&self, lock: impl Fn(&File) -> io::Result<()>) -> Result<File> {
+    fn in_use(&self, mut lock: impl FnMut(&File) -> io::Result<()>) -> Result<File> {
         loop {
             let path = self.make("locks")?.join(IN_USE);
             let file = File::create(&path).map_err(Error::file("create", &path))?;
@@ -414,11 +417,24 @@ impl Cache {
     }
 
     /// Removes the artefacts of each kind except the `keep` most recently used ones, and the
-    /// files of interrupted builds. Returns the removed paths.
+    /// files of interrupted builds. While another crucible uses the cache, those of the last day are
+    /// kept, too: it may boot another guest from them. Returns the removed paths.
     pub fn prune(&self, keep: usize, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+        let mut alone = true;
+        let in_use = self.in_use(|file| match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                alone = false;
+                Ok(())
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        })?;
+        // The locks below are shared ones of the same file.
+        drop(in_use);
+        let recent = if alone { Duration::ZERO } else { DAY };
         let mut removed = Vec::new();
         for kind in Self::KINDS {
-            removed.extend(self.prune_kind(kind, keep)?);
+            removed.extend(self.prune_older(kind, keep, recent)?);
         }
         for (path, _) in list(&self.root.join("stand-ins"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -442,10 +458,20 @@ impl Cache {
     /// Removes the artefacts of one kind except the `keep` most recently used ones, and those that
     /// are being made. Returns the removed paths.
     pub fn prune_kind(&self, kind: &str, keep: usize) -> Result<Vec<PathBuf>> {
+        self.prune_older(kind, keep, Duration::ZERO)
+    }
+
+    /// As [`prune_kind`](Self::prune_kind), and keeps what was used within `recent`.
+    fn prune_older(&self, kind: &str, keep: usize, recent: Duration) -> Result<Vec<PathBuf>> {
+        let now = SystemTime::now();
         let mut entries = list(&self.root.join(kind))?;
         entries.sort_by_key(|(_, used)| std::cmp::Reverse(*used));
         let mut removed = Vec::new();
-        for (path, _) in entries.into_iter().skip(keep) {
+        for (path, used) in entries.into_iter().skip(keep) {
+            // A time in the future is recent.
+            if now.duration_since(used).unwrap_or_default() < recent {
+                continue;
+            }
             let key = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.root.join("locks").join(format!("{kind}-{key}"));
             // Whoever makes it, or builds in it, holds the lock.
@@ -742,6 +768,22 @@ mod tests {
             drop(held);
         });
         assert!(!cache.root().exists());
+    }
+
+    #[test]
+    fn what_another_crucible_may_boot_from_is_not_pruned() {
+        let (_dir, cache) = cache();
+        for (days, key) in [(0, "new"), (2, "old")] {
+            let path = cache.get_or_build("agent", key, &Silent, fill).unwrap();
+            let used = SystemTime::now() - days * DAY;
+            File::open(path).unwrap().set_modified(used).unwrap();
+        }
+        let held = cache.hold().unwrap();
+        let removed = cache.prune(0, &Silent).unwrap();
+        assert_eq!(removed, [cache.root().join("agent/old")]);
+        drop(held);
+        let removed = cache.prune(0, &Silent).unwrap();
+        assert_eq!(removed, [cache.root().join("agent/new")]);
     }
 
     #[test]

@@ -216,9 +216,19 @@ struct Reader<'a> {
 struct Incoming {
     artefact: Artefact,
     manifest: Manifest,
-    /// Where its files go; `None` if it is in the cache already.
-    to: Option<(PathBuf, Lock)>,
+    /// Where its files go, and the lock of that; `None` if it is in the cache already.
+    to: Option<(Unfinished, Lock)>,
     links: Vec<(PathBuf, String)>,
+}
+
+/// A directory that is removed when dropped, unless it has been renamed.
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // What is left is removed before the artefact is made, or by `clean`.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Reader<'_> {
@@ -230,10 +240,12 @@ impl Reader<'_> {
     }
 
     fn read(mut self, input: impl Read) -> Result<Vec<String>> {
-        let file = self.file.to_owned();
-        let failed = |source| Error::file("read the archive", &file)(source);
+        let damaged = |error: io::Error| Error::Malformed {
+            path: self.file.to_owned(),
+            problem: format!("it is damaged: {error}"),
+        };
         let mut archive = Archive::new(GzDecoder::new(input));
-        let mut entries = archive.entries().map_err(failed)?;
+        let mut entries = archive.entries().map_err(damaged)?;
         let Some(first) = entries.next() else {
             return Err(self.malformed("it is empty"));
         };
@@ -247,8 +259,8 @@ impl Reader<'_> {
         let mut wanted: BTreeSet<_> = index.artefacts.iter().cloned().collect();
         let mut current: Option<Incoming> = None;
         for entry in entries {
-            let mut entry = entry.map_err(failed)?;
-            let path = entry.path().map_err(failed)?.into_owned();
+            let mut entry = entry.map_err(damaged)?;
+            let path = entry.path().map_err(damaged)?.into_owned();
             let (artefact, name) = self.split(&path)?;
             if name == manifest::NAME {
                 self.end(current.take())?;
@@ -336,7 +348,7 @@ impl Reader<'_> {
         let lock = self.cache.lock(&format!("{kind}-{key}"), self.progress)?;
         let to = match self.cache.get(kind, key) {
             Some(_) => None,
-            None => Some((self.cache.begin(kind, key)?, lock)),
+            None => Some((Unfinished(self.cache.begin(kind, key)?), lock)),
         };
         Ok(Incoming {
             artefact,
@@ -355,7 +367,7 @@ impl Reader<'_> {
         let Some((directory, _)) = &current.to else {
             return Ok(());
         };
-        let path = directory.join(name);
+        let path = directory.0.join(name);
         match entry.header().entry_type() {
             EntryType::Regular => {
                 let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
@@ -407,12 +419,11 @@ impl Reader<'_> {
             }
             symlink(target, &path).map_err(Error::file("make the link", &path))?;
         }
-        if let Some(problem) = manifest.verify(&directory, Check::Content) {
-            crate::cache::remove_tree(&directory)?;
+        if let Some(problem) = manifest.verify(&directory.0, Check::Content) {
             return Err(self.malformed(format!("{}: {problem}", artefact.name())));
         }
         self.cache
-            .finish(&artefact.kind, &artefact.key, &directory)?;
+            .finish(&artefact.kind, &artefact.key, &directory.0)?;
         self.added.push(artefact.name());
         Ok(())
     }
@@ -578,6 +589,8 @@ mod tests {
             let error = import(&to, &file, &Silent).unwrap_err();
             assert!(matches!(error, Error::Malformed { .. }), "{error}");
             assert!(to.get("kernel", KEY).is_none());
+            let unfinished = fs::read_dir(to.root().join("tmp")).unwrap();
+            assert_eq!(unfinished.count(), 0);
             assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
         }
         forged(&file, &[("a", Ok("good")), ("b/c", Err("../a"))]);
