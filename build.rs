@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Packs the sources that guests are built from, so that an installed program works without
-//! this checkout.
+//! this checkout, and records the commit that it is built from.
 //!
 //! Only the release profile packs them: `cargo install` uses it, and a debug build after a change
 //! to the kernel's code stays a matter of seconds.
@@ -9,6 +9,7 @@ use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -45,10 +46,59 @@ fn main() -> io::Result<()> {
     println!("cargo::rustc-env=CRUCIBLE_BUILD_DIR={}", profile.display());
     let archive = out.join("sources.tar.gz");
     let mut file = File::create(&archive)?;
+    let mut commit = None;
     if env::var("PROFILE").as_deref() == Ok("release") {
         pack(&mut file)?;
+        commit = git(&["rev-parse", "HEAD"]);
+        watch_checkout();
     }
+    let state = match &commit {
+        None => "",
+        Some(_) if git(&["status", "--porcelain"]).is_some_and(|text| text.is_empty()) => "clean",
+        Some(_) => "dirty",
+    };
+    println!(
+        "cargo::rustc-env=CRUCIBLE_COMMIT={}",
+        commit.as_deref().unwrap_or("")
+    );
+    println!("cargo::rustc-env=CRUCIBLE_TREE={state}");
+    let compiler =
+        output(Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC")).arg("--version"));
+    println!(
+        "cargo::rustc-env=CRUCIBLE_RUSTC={}",
+        compiler.as_deref().unwrap_or("")
+    );
     Ok(())
+}
+
+/// Lets cargo run this again when the commit or a file of the program changes. Debug builds have no
+/// commit: they would be linked again after each commit, and run where they were built.
+fn watch_checkout() {
+    for path in ["src", "engine/src", "vmm/src", "artefacts/src"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    for name in ["HEAD", "logs/HEAD", "index"] {
+        let path = git(&["rev-parse", "--git-path", name]);
+        // A path that does not exist would make cargo run this each time.
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+}
+
+/// Asks git about the checkout, if this is one and not a copy below another repository.
+fn git(args: &[&str]) -> Option<String> {
+    let here = env::current_dir().ok()?;
+    if !here.join(".git").exists() {
+        return None;
+    }
+    output(Command::new("git").args(args))
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 fn pack(file: &mut File) -> io::Result<()> {

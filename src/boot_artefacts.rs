@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The files a guest boots from, and the machine it boots in.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
-use crucible_artefacts::{Beside, Cache, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -167,6 +168,8 @@ impl KernelArgs {
 /// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
 pub struct BootArtefacts {
     cache: Cache,
+    /// Keeps `clean --all` from removing the cache meanwhile.
+    _hold: Lock,
     /// The empty disk that writable disks are copied from; none where they are made.
     template: Option<PathBuf>,
     flavour: Flavour,
@@ -180,6 +183,10 @@ pub struct BootArtefacts {
     pub agent: PathBuf,
     /// The disk with the Debian userland.
     pub debian: PathBuf,
+    /// The list of the userland's packages; it may not exist.
+    pub package_list: PathBuf,
+    /// Hashes that are known without reading the files.
+    hashes: HashMap<PathBuf, String>,
 }
 
 /// Finds paths that cannot be what the user means, before anything is built.
@@ -204,11 +211,14 @@ impl BootArtefacts {
             return Ok(Self {
                 agent: bundle.agent(),
                 debian: bundle.debian(),
+                package_list: bundle.package_list(),
+                hashes: bundle.hashes(),
                 kernel: match args.kernel.origin() {
                     Origin::Pinned => bundle.kernel(flavour)?,
                     Origin::Image(image) => kernel::foreign(&image)?,
                     Origin::Tree(_) => bail!("a bundle builds no kernels"),
                 },
+                _hold: context.cache()?.hold()?,
                 cache: context.cache()?,
                 template: Some(bundle.scratch()),
                 flavour,
@@ -220,6 +230,7 @@ impl BootArtefacts {
         }
         context.host()?;
         let cache = context.cache()?;
+        let hold = cache.hold()?;
         let sources = context.sources()?;
         let progress = context.progress();
         let origin = args.kernel.origin();
@@ -240,9 +251,12 @@ impl BootArtefacts {
         let (agent, debian) = disks?;
         Ok(Self {
             agent,
+            package_list: rootfs::package_list(&debian),
+            hashes: HashMap::new(),
             debian,
             kernel: kernel?,
             cache,
+            _hold: hold,
             template: None,
             flavour,
             kind: machines::choose(context, args.machine.machine)?,
@@ -255,6 +269,14 @@ impl BootArtefacts {
     /// The kernel's flavour.
     pub fn flavour(&self) -> Flavour {
         self.flavour
+    }
+
+    /// Returns the sha256 of one of these files.
+    pub fn content_hash(&self, path: &Path) -> Result<String> {
+        match self.hashes.get(path) {
+            Some(hash) => Ok(hash.clone()),
+            None => Ok(content_hash(path)?),
+        }
     }
 
     /// Creates an empty writable disk at `path`.

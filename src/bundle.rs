@@ -2,6 +2,7 @@
 //! Bundles: directories with everything that scenarios need, including this program, for
 //! machines that do not build kernels. A program in a bundle uses it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::{self, Command};
 
 use anyhow::{Context as _, Result, bail};
 use crucible_artefacts::kernel::{Flavour, Identity, Kernel};
+use crucible_artefacts::{content_hash, rootfs};
 use serde::{Deserialize, Serialize};
 
 use crate::host_program::succeed;
@@ -27,6 +29,10 @@ pub struct Bundle {
     agent: PathBuf,
     debian: PathBuf,
     scratch: PathBuf,
+    /// The sha256 of the kernel and the disks, by the paths above. Reading a disk takes long on an
+    /// emulated CPU.
+    #[serde(default)]
+    hashes: BTreeMap<PathBuf, String>,
 }
 
 /// The files to make a bundle from.
@@ -75,7 +81,7 @@ impl Bundle {
                 .arg(root.join("crucible"))
                 .arg(program),
         )?;
-        let bundle = Self {
+        let mut bundle = Self {
             root: PathBuf::new(),
             flavour: parts.flavour,
             kernel: "vmlinux".into(),
@@ -83,7 +89,21 @@ impl Bundle {
             agent: "agent.erofs".into(),
             debian: debian.unwrap_or(Path::new("debian.erofs")).to_owned(),
             scratch: "scratch.ext4".into(),
+            hashes: BTreeMap::new(),
         };
+        for (path, file) in [
+            (&bundle.kernel, parts.kernel.image.as_path()),
+            (&bundle.agent, parts.agent),
+            (&bundle.debian, parts.debian),
+        ] {
+            bundle.hashes.insert(path.clone(), content_hash(file)?);
+        }
+        let packages = rootfs::package_list(parts.debian);
+        let list = root.join(packages.file_name().unwrap_or_default());
+        if packages.exists() {
+            fs::copy(&packages, &list)
+                .with_context(|| format!("cannot write {}", list.display()))?;
+        }
         let mut files = vec![
             (parts.kernel.image.as_path(), &bundle.kernel),
             (parts.agent, &bundle.agent),
@@ -137,6 +157,17 @@ impl Bundle {
     /// The userland's disk.
     pub fn debian(&self) -> PathBuf {
         self.root.join(&self.debian)
+    }
+
+    /// The list of the userland's packages.
+    pub fn package_list(&self) -> PathBuf {
+        rootfs::package_list(&self.root.join("userland"))
+    }
+
+    /// The sha256 of the kernel and the disks, by their paths.
+    pub fn hashes(&self) -> HashMap<PathBuf, String> {
+        let absolute = |(path, hash): (&PathBuf, &String)| (self.root.join(path), hash.clone());
+        self.hashes.iter().map(absolute).collect()
     }
 
     /// An empty writable disk, to be copied for each guest.

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, rootfs, scenario,
-    shell, speed, sweep, torture,
+    cache, clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
+    rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -48,6 +48,8 @@ pub enum Command {
     Kernel(kernel::KernelCommand),
     /// Build the guest's root file systems
     Rootfs(rootfs::RootfsCommand),
+    /// Print hashes and versions of everything that a guest consists of, as JSON
+    Provenance(provenance::ProvenanceArgs),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
     /// Run crucible in an emulated Linux that has KVM
@@ -57,6 +59,8 @@ pub enum Command {
     /// Start N guests from one snapshot, and check that each has its own identity
     #[command(hide = true)]
     Clones(clones::ClonesArgs),
+    /// Take cached artefacts to a machine without network
+    Cache(cache::CacheCommand),
     /// Remove cached artefacts that have not been used recently
     Clean(clean::CleanArgs),
     /// Print a shell's completion script, or write man pages
@@ -76,10 +80,12 @@ impl Command {
             Self::Matrix(args) => matrix::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
+            Self::Provenance(args) => provenance::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),
             Self::Clones(args) => clones::run(&args, context),
+            Self::Cache(args) => cache::run(&args, context),
             Self::Clean(args) => clean::run(&args, context),
             Self::Completions(args) => completions::run(&args, context),
         }

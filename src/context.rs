@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use crucible_artefacts::{Cache, Error, Progress, Sources, host};
+use crucible_artefacts::{Cache, Error, Progress, Sources, directory, host};
 use crucible_engine::stream::{Body, Stream};
 
 use crate::bundle::Bundle;
@@ -96,7 +96,20 @@ impl Context {
     /// Directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle or the
     /// checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
     /// `~/.local/state`.
+    ///
+    /// # Errors
+    ///
+    /// Others may write to it: results are read, and their disks booted, by this user.
     pub fn results(&self) -> Result<PathBuf> {
+        let path = self.results_path()?;
+        // A bundle's disk has the numbers of the users that made it.
+        if path.exists() && Bundle::of_this_program()?.is_none() {
+            directory::check_owner(&path, "CRUCIBLE_RESULTS")?;
+        }
+        Ok(path)
+    }
+
+    fn results_path(&self) -> Result<PathBuf> {
         let set = |name| {
             env::var_os(name)
                 .filter(|v| !v.is_empty())

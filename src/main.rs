@@ -18,6 +18,7 @@ mod host_qemu;
 mod listeners;
 mod machines;
 mod outer_linux;
+mod provenance;
 mod reference;
 mod screens;
 mod stdout;

@@ -38,6 +38,24 @@ pub enum Error {
         /// The last lines of its output, indented.
         words: String,
     },
+    /// A program failed because of this host: its network, its rights, its package manager.
+    #[error("{failure}\n{advice}")]
+    Host {
+        /// What failed.
+        failure: Box<Error>,
+        /// What to do next.
+        advice: String,
+    },
+    /// A directory cannot be used.
+    #[error("{path}: {problem}; {mend}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+        /// What to do.
+        mend: String,
+    },
     /// A file of this repository is malformed.
     #[error("{path}: {problem}")]
     Malformed {
@@ -61,11 +79,15 @@ pub enum Error {
     },
     /// The kernel's source is not available.
     #[error(
-        "no {package} {version}, and no other 6.12 either, is offered by this host's apt sources: {words}"
+        "no {package} {version}, and no other {series} either, is offered by this host's apt \
+         sources: {words}\nCheck the network and /etc/apt/sources.list, name a kernel tree with \
+         --kernel-src, or bring a cache from another machine with `crucible cache import`"
     )]
     NoKernelSource {
         /// The Debian package.
         package: String,
+        /// The stable series.
+        series: String,
         /// The pinned version.
         version: String,
         /// Output of apt.
@@ -122,9 +144,22 @@ impl Error {
             Self::Program { .. }
                 | Self::MissingPackages { .. }
                 | Self::NoKernelSource { .. }
+                | Self::Host { .. }
+                | Self::Directory { .. }
                 | Self::NoCache
                 | Self::NoSources { .. }
         )
+    }
+
+    /// Says of the failure of a program that it is due to the host, and what to do next.
+    pub(crate) fn on_host(self, advice: impl Into<String>) -> Self {
+        match self {
+            Self::Failed { .. } => Self::Host {
+                failure: Box::new(self),
+                advice: advice.into(),
+            },
+            other => other,
+        }
     }
 
     /// Adds operation and file to an I/O error, for `map_err`.

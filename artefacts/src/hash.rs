@@ -7,6 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::manifest;
 use crate::{Error, Result};
 
 /// Hashes everything that an artefact depends on.
@@ -32,6 +33,15 @@ impl Fingerprint {
     /// Returns the name: 32 hex digits, half of a sha256.
     pub fn finish(self) -> String {
         hex::encode(&self.0.finalize()[..16])
+    }
+}
+
+/// Returns the sha256 of a file's content, in hex. Does not read an artefact of the cache again, whose
+/// content was verified before it was handed out.
+pub fn content_hash(path: &Path) -> Result<String> {
+    match manifest::sha256(path) {
+        Some(hash) => Ok(hash),
+        None => sha256_file(path),
     }
 }
 

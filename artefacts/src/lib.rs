@@ -6,18 +6,21 @@
 //! This crate prints nothing: long steps report to a [`Progress`].
 
 mod cache;
+pub mod directory;
 mod error;
 mod hash;
 pub mod host;
 pub mod kernel;
+mod manifest;
 mod progress;
 pub mod rootfs;
 mod run;
 pub mod scratch;
 mod sources;
+pub mod transfer;
 
-pub use cache::Cache;
+pub use cache::{Cache, Lock};
 pub use error::{Error, Result};
-pub use hash::Fingerprint;
+pub use hash::{Fingerprint, content_hash};
 pub use progress::{Beside, Progress, Silent, Step};
 pub use sources::Sources;

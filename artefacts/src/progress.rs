@@ -91,3 +91,31 @@ impl Drop for Step<'_> {
         self.0.end();
     }
 }
+
+/// Keeps the messages, for tests.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Notes(Mutex<String>);
+
+#[cfg(test)]
+impl Notes {
+    /// Returns the messages so far.
+    pub fn text(&self) -> String {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+#[cfg(test)]
+impl Progress for Notes {
+    fn begin(&self, _: &str) {}
+    fn advance(&self, _: u64, _: u64) {}
+    fn end(&self) {}
+    fn note(&self, text: &str) {
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push_str(text);
+        notes.push('\n');
+    }
+}

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -66,6 +67,18 @@ pub(crate) fn run_with(
     // Most programs report errors on standard error, some on standard output only.
     let words = if err.is_empty() { out } else { err };
     Err(failed(what, command, status, words))
+}
+
+/// Lets the files that `command` makes have the modes that images should have, whatever the umask of
+/// this process is.
+pub(crate) fn with_plain_umask(command: &mut Command) -> &mut Command {
+    // SAFETY: umask(2) is async-signal-safe, and the closure does nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            Ok(())
+        })
+    }
 }
 
 /// Runs `command` and returns its standard output.

@@ -4,6 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+/// What the agent, the userland and the kernel are made from, in the checkout.
+pub(crate) const PACKED: [&str; 6] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    "guest-kernel",
+    "protocol",
+    "rootfs",
+];
+
 /// The checkout of this repository that guests are built from.
 #[derive(Debug, Clone)]
 pub struct Sources {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible clean`
 
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
+use crucible_artefacts::Cache;
 
 use crate::context::Context;
 use crate::exit;
@@ -15,17 +17,23 @@ pub struct CleanArgs {
     /// Number of artefacts of each kind to keep
     #[arg(long, default_value_t = 3, conflicts_with = "all")]
     keep: usize,
-    /// Remove the whole cache, including the kernel's source and build trees
+    /// Remove everything that crucible has made in the cache, including the kernel's source and
+    /// build trees
     #[arg(long)]
     all: bool,
+    /// Do not ask before --all
+    #[arg(long, requires = "all")]
+    yes: bool,
 }
 
 /// Removes artefacts.
 pub fn run(args: &CleanArgs, context: &Context) -> Result<ExitCode> {
     let cache = context.cache()?;
     if args.all {
-        std::fs::remove_dir_all(cache.root())
-            .with_context(|| format!("cannot remove {}", cache.root().display()))?;
+        if !(args.yes || confirm(&cache)?) {
+            return Ok(exit::PASS.into());
+        }
+        cache.remove(context.progress())?;
         println!("{}", cache.root().display());
         return Ok(exit::PASS.into());
     }
@@ -33,4 +41,25 @@ pub fn run(args: &CleanArgs, context: &Context) -> Result<ExitCode> {
         println!("{}", path.display());
     }
     Ok(exit::PASS.into())
+}
+
+/// Asks on the terminal.
+///
+/// # Errors
+///
+/// There is none.
+fn confirm(cache: &Cache) -> Result<bool> {
+    let place = cache.root().display();
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        let why = format!("removing {place} has to be confirmed; run it again with --yes");
+        return Err(exit::Usage(why).into());
+    }
+    eprint!(
+        "Remove everything that crucible has made in {place}? The next run builds it again, in \
+         about ten minutes. [y/N] "
+    );
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The commands, a file each.
 
+pub mod cache;
 pub mod clean;
 pub mod clones;
 pub mod completions;
@@ -10,6 +11,7 @@ pub mod kernel;
 pub mod list;
 pub mod matrix;
 pub mod nested;
+pub mod provenance;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use crucible_artefacts::rootfs;
 
 use crate::context::Context;
+use crate::embedded;
 use crate::exit;
 
 /// `crucible rootfs`
@@ -21,6 +22,9 @@ pub struct RootfsCommand {
 enum Action {
     /// Build the disks unless they are cached, and print their paths
     Build,
+    /// Build the userland from the newest packages of the archive, and pin their versions in
+    /// rootfs/userland.lock
+    Lock,
 }
 
 /// Runs the subcommand.
@@ -32,6 +36,19 @@ pub fn run(command: &RootfsCommand, context: &Context) -> Result<ExitCode> {
             let agent = rootfs::agent(&cache, &sources, context.progress())?;
             let debian = rootfs::debian(&cache, &sources, context.progress())?;
             println!("{}\n{}", agent.display(), debian.display());
+        }
+        Action::Lock => {
+            context.host()?;
+            let (cache, sources) = (context.cache()?, context.sources()?);
+            if embedded::in_use() {
+                let why = "the lock file of an installed program is a part of it; run this in a \
+                           checkout";
+                return Err(exit::Usage(why.into()).into());
+            }
+            match rootfs::lock_debian(&cache, &sources, context.progress())? {
+                Some(difference) => println!("rootfs/userland.lock: {difference}"),
+                None => println!("rootfs/userland.lock is up to date"),
+            }
         }
     }
     Ok(exit::PASS.into())

@@ -2,7 +2,10 @@
 //! Debian packages that crucible needs on the host, and their installation.
 
 use std::collections::HashSet;
+use std::io::{self, IsTerminal};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -48,6 +51,9 @@ pub const TEST_PACKAGES: &[Package] = &[
 const fn package(name: &'static str, purpose: &'static str) -> Package {
     Package { name, purpose }
 }
+
+/// How long another program may use apt's package lists; `DPkg::Lock::Timeout` is as long.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lists the [`PACKAGES`] that are not installed.
 pub fn missing() -> Result<Vec<Package>> {
@@ -116,42 +122,114 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
         names.join(" ")
     ));
     let attempt = || {
-        let _step = Step::begin(progress, "installing host packages");
-        apt(
-            "installing host packages",
-            &["install", "--yes", "--no-install-recommends"],
-            &names,
-        )
+        let arguments = ["install", "--yes", "--no-install-recommends"];
+        apt("installing host packages", &arguments, &names, progress)
     };
     // The package lists may be missing or outdated.
     if attempt().is_err() {
         refresh(progress)?;
-        attempt()?;
+        attempt().map_err(|error| {
+            error.on_host(format!("To try by hand: {}", install_command(&missing)))
+        })?;
     }
     Ok(())
 }
 
+/// What to do where a mirror cannot be reached.
+pub(crate) const NETWORK: &str = "`crucible doctor` says whether apt reaches its archives; check the network, the proxy and \
+     /etc/apt/sources.list. `crucible cache import` brings what another machine has built";
+
 /// Updates apt's package lists.
 pub(crate) fn refresh(progress: &dyn Progress) -> Result<()> {
-    let _step = Step::begin(progress, "refreshing apt's package lists");
-    apt("refreshing apt's package lists", &["update"], &[])
+    apt("refreshing apt's package lists", &["update"], &[], progress)
+        .map_err(|error| error.on_host(NETWORK))
 }
 
-fn apt(what: &str, arguments: &[&str], names: &[String]) -> Result<()> {
-    let mut command = if is_root() {
-        Command::new("apt-get")
-    } else {
-        // sudo may ask for a password on the terminal.
-        let mut command = Command::new("sudo");
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress) -> Result<()> {
+    // Before the step, whose moving line would be drawn over sudo's question.
+    authorise()?;
+    let _step = Step::begin(progress, what);
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        let mut command = if is_root() {
+            Command::new("apt-get")
+        } else {
+            let mut command = Command::new("sudo");
+            command.args([
+                "-n",
+                "DEBIAN_FRONTEND=noninteractive",
+                "LC_ALL=C",
+                "apt-get",
+            ]);
+            command
+        };
         command
+            .args(["-o", "DPkg::Lock::Timeout=300", "--quiet"])
+            .args(arguments)
+            .args(names)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C");
+        match run(what, &mut command, |_| {}) {
+            Err(Error::Failed { words, .. }) if is_locked(&words) && began.elapsed() < PATIENCE => {
+                if !told {
+                    progress.note("another program uses apt's package lists; waiting for it");
+                    told = true;
+                }
+                // apt can wait for the lock of an installation, but not for that of an update.
+                thread::sleep(Duration::from_secs(1));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Returns true if apt failed since another process has locked its package lists.
+fn is_locked(words: &str) -> bool {
+    words.contains("Could not get lock") || words.contains("Unable to lock directory")
+}
+
+/// Lets sudo ask for a password, if it needs one. It is then not asked again for some minutes.
+fn authorise() -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    let sudo = |argument: &[&str], quiet: bool| {
+        let mut command = Command::new("sudo");
+        command.args(argument);
+        if quiet {
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+        }
+        command.status().map_err(|source| Error::Program {
+            program: "sudo".into(),
+            source,
+        })
     };
-    command
-        .args(["-o", "DPkg::Lock::Timeout=300", "--quiet"])
-        .args(arguments)
-        .args(names)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    run(what, &mut command, |_| {})
+    if sudo(&["-n", "true"], true)?.success() {
+        return Ok(());
+    }
+    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
+    if can_ask && sudo(&["-v"], false)?.success() {
+        return Ok(());
+    }
+    let why = if can_ask {
+        "it refused"
+    } else {
+        "it needs a password, and there is no terminal to ask for it"
+    };
+    Err(Error::Failed {
+        what: "sudo".into(),
+        status: why.into(),
+        command: "sudo -v".into(),
+        words: String::new(),
+    }
+    .on_host(
+        "Run crucible as root, or allow sudo without a password, or install the packages by hand: \
+         `crucible doctor` names them",
+    ))
 }
 
 /// Returns true if this process may install packages without sudo.

@@ -33,6 +33,7 @@ pub fn foreign(image: &Path) -> Result<Kernel> {
             version: String::new(),
             flavour: String::new(),
             hash: sha256_file(image)?,
+            inputs: None,
         },
     })
 }

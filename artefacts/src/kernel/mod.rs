@@ -19,9 +19,10 @@ mod source;
 pub mod state;
 mod tree;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,23 @@ pub struct Identity {
     pub flavour: String,
     /// The hash of the kernel's inputs, or of the user's own image.
     pub hash: String,
+    /// What it was made from; nothing is known of the user's own image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
+}
+
+/// Hashes of what a kernel was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The sha256 of Debian's source package, or a hash of the names, sizes and times of the files
+    /// in the user's own tree.
+    pub source: String,
+    /// A hash of our new files and patches.
+    pub series: String,
+    /// A hash of the merged configuration fragments.
+    pub config: String,
+    /// The versions of the compiler and the linker.
+    pub compiler: String,
 }
 
 /// Returns the kernel of this origin and flavour. Builds it if it is not cached.
@@ -152,7 +170,7 @@ pub fn kernel(
         Origin::Image(image) => return foreign(image),
         Origin::Pinned => {
             let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
-            match source::cached(cache, &lock) {
+            let source = match source::cached(cache, &lock) {
                 Some(source) => source,
                 None => {
                     // The kernel of the pinned version may be cached even if its source was
@@ -162,7 +180,15 @@ pub fn kernel(
                     }
                     source::fetch(cache, &lock, progress)?
                 }
+            };
+            if source.version != lock.version {
+                progress.note(&format!(
+                    "the kernel's source is {} {}; guest-kernel/kernel.lock has {}, which the \
+                     archive does not offer",
+                    lock.package, source.version, lock.version
+                ));
             }
+            source
         }
         Origin::Tree(tree) => source::foreign(tree)?,
     };
@@ -204,6 +230,7 @@ struct Plan {
     version: String,
     series: Series,
     config: Config,
+    inputs: Inputs,
     key: String,
 }
 
@@ -212,18 +239,30 @@ impl Plan {
         let directory = sources.guest_kernel();
         let series = flavour.series(&directory)?;
         let config = Config::load(&directory.join("config"), flavour.fragments())?;
+        let compiler = toolchain()?;
         let mut fingerprint = Fingerprint::new(RECIPE)
             .add("source", source)
             .add("config", config.text())
-            .add("compiler", toolchain()?);
+            .add("compiler", &compiler);
+        let mut ours = Fingerprint::new("series");
         for (name, content) in series.inputs() {
             fingerprint = fingerprint.add(&name, content);
+            ours = ours.add(&name, content);
         }
+        let inputs = Inputs {
+            source: source.into(),
+            series: ours.finish(),
+            config: Fingerprint::new("config")
+                .add("text", config.text())
+                .finish(),
+            compiler: compiler.trim().replace('\n', "; "),
+        };
         Ok(Self {
             flavour,
             version: version.into(),
             series,
             config,
+            inputs,
             key: fingerprint.finish(),
         })
     }
@@ -241,6 +280,7 @@ impl Plan {
                 version: self.version.clone(),
                 flavour: self.flavour.name().into(),
                 hash: self.key.clone(),
+                inputs: Some(self.inputs.clone()),
             },
         }
     }
@@ -278,6 +318,8 @@ impl Plan {
         {
             let _step = Step::begin(progress, "making the kernel's tree");
             tree::mirror(source, &tree)?;
+            // Pruning uses this time.
+            let _ = File::open(&trees).and_then(|it| it.set_modified(SystemTime::now()));
             tree::apply(source, &self.series, &tree)?;
         }
         let out = trees.join(self.flavour.name());

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::KernelLock;
 use super::tree;
+use crate::cache::Lock;
 use crate::hash::{Fingerprint, sha256_file};
 use crate::progress::Step;
 use crate::run::{output, run};
@@ -74,10 +75,11 @@ pub(super) fn pinned(cache: &Cache, sources: &Sources, progress: &dyn Progress) 
     }
 }
 
-/// Returns the source for a lock file. Fetches it if it is not cached.
+/// Returns the source for a lock file. Fetches it if it is not cached. A later version than the
+/// pinned one is stored under its own hash.
 pub(super) fn fetch(cache: &Cache, lock: &KernelLock, progress: &dyn Progress) -> Result<Source> {
-    let directory = cache.get_or_build(KIND, key(lock), progress, |directory| {
-        let version = download(lock, directory, progress)?;
+    let directory = cache.get_or_substitute(KIND, key(lock), progress, |directory, held| {
+        let version = download(lock, directory, held, progress)?;
         let package = find_package(directory)?;
         let sha256 = sha256_file(&package)?;
         if version == lock.version && sha256 != lock.sha256 {
@@ -88,29 +90,34 @@ pub(super) fn fetch(cache: &Cache, lock: &KernelLock, progress: &dyn Progress) -
             });
         }
         let _step = Step::begin(progress, "unpacking the kernel's source");
-        unpack(lock, &package, &directory.join("linux"))?;
+        unpack(lock, &package, &directory.join("linux"), held)?;
         fs::remove_file(&package).map_err(Error::file("remove", &package))?;
         let record = directory.join(RECORD);
-        let text = serde_json::json!(Fetched { version, sha256 }).to_string();
-        fs::write(&record, text).map_err(Error::file("write", &record))
+        let fetched = Fetched { version, sha256 };
+        let text = serde_json::json!(fetched).to_string();
+        fs::write(&record, text).map_err(Error::file("write", &record))?;
+        Ok(fetched.sha256[..32].to_owned())
     })?;
     load(&directory)
 }
 
 /// Downloads the pinned version, or the newest version of its series if the archive no longer has
 /// the pinned one. Returns the version.
-fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Result<String> {
+fn download(
+    lock: &KernelLock,
+    directory: &Path,
+    held: &Lock,
+    progress: &dyn Progress,
+) -> Result<String> {
     let get = |version: &str| {
         let what = format!("fetching {} {version}", lock.package);
         let _step = Step::begin(progress, &what);
-        run(
-            &what,
-            Command::new("apt-get")
-                .args(["--quiet", "download"])
-                .arg(format!("{}={version}", lock.package))
-                .current_dir(directory),
-            |_| {},
-        )
+        let mut apt = Command::new("apt-get");
+        apt.args(["--quiet", "download"])
+            .arg(format!("{}={version}", lock.package))
+            .current_dir(directory);
+        held.share_with(&mut apt)?;
+        run(&what, &mut apt, |_| {})
     };
     let Err(first) = get(&lock.version) else {
         return Ok(lock.version.clone());
@@ -122,19 +129,17 @@ fn download(lock: &KernelLock, directory: &Path, progress: &dyn Progress) -> Res
     let madison = output(
         "listing the kernel's versions with apt-cache",
         Command::new("apt-cache").args(["madison", &lock.package]),
-    )?;
+    )
+    .map_err(|error| error.on_host(host::NETWORK))?;
     let Some(version) = newest(&madison, lock) else {
         return Err(Error::NoKernelSource {
             package: lock.package.clone(),
+            series: lock.series.clone(),
             version: lock.version.clone(),
             words: first.to_string(),
         });
     };
-    get(version)?;
-    progress.note(&format!(
-        "{} {} is no longer in the archive; taking {version} instead",
-        lock.package, lock.version
-    ));
+    get(version).map_err(|error| error.on_host(host::NETWORK))?;
     Ok(version.into())
 }
 
@@ -160,18 +165,21 @@ fn find_package(directory: &Path) -> Result<PathBuf> {
 }
 
 /// Extracts the source tree from the archive that the package contains.
-fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
+fn unpack(lock: &KernelLock, package: &Path, to: &Path, held: &Lock) -> Result<()> {
     fs::create_dir(to).map_err(Error::file("make the directory", to))?;
     let member = format!("./usr/src/{}.tar.xz", lock.package);
     let program = |name: &str, source| Error::Program {
         program: name.into(),
         source,
     };
-    let mut outer = Command::new("dpkg-deb")
+    let mut outer = Command::new("dpkg-deb");
+    outer
         .arg("--fsys-tarfile")
         .arg(package)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::piped());
+    held.share_with(&mut outer)?;
+    let mut outer = outer
         .spawn()
         .map_err(|source| program("dpkg-deb", source))?;
     let mut inner = Command::new("tar");
@@ -179,6 +187,7 @@ fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
     if let Some(stdout) = outer.stdout.take() {
         inner.stdin(stdout);
     }
+    held.share_with(&mut inner)?;
     let mut inner = inner
         .stdout(Stdio::piped())
         .spawn()
@@ -189,6 +198,7 @@ fn unpack(lock: &KernelLock, package: &Path, to: &Path) -> Result<()> {
     if let Some(stdout) = inner.stdout.take() {
         tree.stdin(stdout);
     }
+    held.share_with(&mut tree)?;
     let result = tree.output().map_err(|source| program("tar", source))?;
     for (name, child) in [("tar", &mut inner), ("dpkg-deb", &mut outer)] {
         child.wait().map_err(|source| program(name, source))?;

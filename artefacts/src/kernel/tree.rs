@@ -166,13 +166,17 @@ fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<
             write(&work.path().join(path), &content)?;
         }
     }
+    // What was read and hashed, not what the file may have by now.
+    let input =
+        tempfile::NamedTempFile::new().map_err(Error::file("make a file in", Path::new("/tmp")))?;
     for patch in &series.patches {
+        fs::write(input.path(), &patch.text).map_err(Error::file("write", input.path()))?;
         let applied = run(
             "patch",
             Command::new("patch")
                 .args(["-p1", "--force", "--no-backup-if-mismatch"])
                 .arg("--input")
-                .arg(&patch.path)
+                .arg(input.path())
                 .current_dir(work.path()),
             |_| {},
         );

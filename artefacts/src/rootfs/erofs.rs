@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::Result;
 use crate::run::run;
+use crate::{Error, Result};
 
 /// Time stamp of every file in an image, so that equal content results in equal images.
 pub(super) const TIME: &str = "1700000000";
@@ -23,4 +25,25 @@ pub(super) fn image(directory: &Path, image: &Path) -> Result<()> {
             .arg(directory),
         |_| {},
     )
+}
+
+/// Writes a file of an image, with this mode whatever the umask is. A file or link that was there is
+/// replaced.
+pub(super) fn file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    if path.symlink_metadata().is_ok() {
+        fs::remove_file(path).map_err(Error::file("remove", path))?;
+    }
+    fs::write(path, content).map_err(Error::file("write", path))?;
+    set_mode(path, mode)
+}
+
+/// Creates a directory of an image.
+pub(super) fn directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(Error::file("make the directory", path))?;
+    set_mode(path, 0o755)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(Error::file("set the mode of", path))
 }

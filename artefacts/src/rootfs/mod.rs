@@ -5,6 +5,9 @@
 mod agent;
 mod debian;
 mod erofs;
+mod lock;
 
 pub use agent::agent;
-pub use debian::{debian, debian_cached};
+pub(crate) use agent::keep_agent;
+pub use debian::{debian, debian_cached, lock_debian, package_list};
+pub use lock::{DebianPackage, DebianPackages};

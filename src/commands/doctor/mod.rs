@@ -82,28 +82,36 @@ pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
 }
 
 fn examine(context: &Context) -> Result<Report> {
-    let mut findings = vec![qemu(), kvm(context)?, confinement()];
+    let mut findings = vec![qemu(), confinement()];
+    let cache = context.cache();
+    if cache.is_ok() {
+        findings.push(kvm(context)?);
+    }
     let missing = host::missing()?;
     findings.push(packages(&missing));
 
-    let cache = context.cache()?;
-    findings.push(paths::cache(cache.root()));
-    findings.push(paths::writable("results", &context.results()?));
+    findings.push(paths::cache(cache.as_ref().map(Cache::root)));
+    findings.push(paths::results(context.results()));
     let mut built = false;
-    match context.sources() {
-        Ok(sources) => {
+    match (context.sources(), &cache) {
+        (Ok(sources), Ok(cache)) => {
             findings.push(paths::readable("sources", sources.root()));
-            let artefacts = artefacts(&cache, &sources)?;
+            let artefacts = artefacts(cache, &sources)?;
             // The debug kernel is built by those who ask for it.
             built = artefacts
                 .iter()
                 .all(|f| f.state == State::Ok || f.what == DEBUG_KERNEL);
             findings.extend(artefacts);
         }
-        Err(error) => findings.push(Finding::new(State::Missing, "sources", error.to_string())),
+        (Err(error), _) => {
+            findings.push(Finding::new(State::Missing, "sources", error.to_string()));
+        }
+        (Ok(_), Err(_)) => {}
     }
     findings.push(first_run::memory()?);
-    findings.push(first_run::disk(cache.root())?);
+    if let Ok(cache) = &cache {
+        findings.push(first_run::disk(cache.root())?);
+    }
     if !built {
         findings.push(first_run::network());
         findings.push(first_run::time());

@@ -2,27 +2,44 @@
 //! Directories that crucible reads and writes: names that the kernel's build cannot use, owners,
 //! and rights.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Access;
-
 use super::{Finding, State};
+use anyhow::{Error, Result};
 
-/// Examines the cache's directory, in which the kernel is built.
-pub fn cache(path: &Path) -> Finding {
-    finding("cache", path, name(path).or_else(|| rights(path)))
+/// Reports whether the cache can be used, in which the kernel is built.
+pub fn cache(root: Result<&Path, &Error>) -> Finding {
+    match root {
+        Ok(path) => Finding::new(State::Ok, "cache", path.display().to_string()),
+        Err(error) => Finding::new(State::Missing, "cache", format!("{error:#}")),
+    }
 }
 
-/// Examines a directory that crucible writes to, or its nearest parent that exists.
-pub fn writable(what: &'static str, path: &Path) -> Finding {
-    let existing: PathBuf = path
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"))
-        .into();
-    let problem = encoding(path).or_else(|| rights(&existing));
-    finding(what, path, problem)
+/// Examines the directory of the results, or its nearest parent that exists.
+pub fn results(path: Result<PathBuf>) -> Finding {
+    let examine = || {
+        let path = path?;
+        if let Some(problem) = encoding(&path) {
+            return Ok((path, Some(problem)));
+        }
+        let existing: &Path = path
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
+        let problem = if existing == path {
+            None
+        } else {
+            rights(existing)
+        };
+        Ok((path, problem))
+    };
+    match examine() {
+        Ok((path, problem)) => finding("results", &path, problem),
+        Err(error) => {
+            let error: Error = error;
+            Finding::new(State::Missing, "results", format!("{error:#}"))
+        }
+    }
 }
 
 /// Examines a directory that crucible reads.
@@ -41,43 +58,19 @@ fn finding(what: &'static str, path: &Path, problem: Option<String>) -> Finding 
 /// Returns why no directory of this name can be used.
 fn encoding(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| {
-        "the name is not UTF-8; use another directory (CRUCIBLE_CACHE for the cache, \
-         CRUCIBLE_RESULTS for the results, another clone for the sources)"
+        "the name is not UTF-8; use another directory (CRUCIBLE_RESULTS for the results, another \
+         clone for the sources)"
             .to_owned()
     })
 }
 
-/// Returns why the kernel's build fails in a directory of this name: its Makefile refuses spaces
-/// and colons.
-fn name(path: &Path) -> Option<String> {
-    let text = path.to_string_lossy();
-    let refused = text.contains(|c: char| c.is_whitespace() || c == ':');
-    encoding(path).or_else(|| {
-        refused.then(|| {
-            "the kernel cannot be built in a path with spaces or colons; set CRUCIBLE_CACHE to \
-             another directory"
-                .to_owned()
-        })
-    })
-}
-
-/// Returns why this process cannot rely on the directory's content.
+/// Returns why this user cannot make a directory in `path`.
 fn rights(path: &Path) -> Option<String> {
-    let Ok(metadata) = path.metadata() else {
-        return Some("cannot be examined".to_owned());
-    };
     let me = rustix::process::geteuid().as_raw();
-    let owner = metadata.uid();
-    if rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-        return Some(format!(
-            "user {me} cannot write here; run `sudo chown -R {me} {}`",
-            path.display()
-        ));
-    }
-    (owner != me && owner != 0).then(|| {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(path, access).is_err().then(|| {
         format!(
-            "it belongs to user {owner}, not to user {me}, and its content would be run as root; \
-             run `chown -R {me} {}` or set CRUCIBLE_CACHE",
+            "user {me} cannot write to {}; set CRUCIBLE_RESULTS to another directory",
             path.display()
         )
     })
@@ -85,34 +78,32 @@ fn rights(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::chown;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use crucible_artefacts::directory;
 
     use super::*;
 
     #[test]
-    fn names_that_make_cannot_use_are_found() {
-        assert_eq!(name(Path::new("/tmp/cache-1.2_x")), None);
-        for bad in ["/tmp/my cache", "/tmp/a:b", "/tmp/a\tb"] {
-            let problem = name(Path::new(bad)).expect(bad);
-            assert!(problem.contains("CRUCIBLE_CACHE"), "{problem}");
-        }
-        let raw = Path::new(OsStr::from_bytes(b"/tmp/\xff"));
-        assert!(name(raw).expect("a problem").contains("UTF-8"));
+    fn a_directory_that_does_not_exist_yet_is_judged_by_its_parent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let finding = results(Ok(directory.path().join("not/there/yet")));
+        assert_eq!(finding.state, State::Ok, "{}", finding.detail);
     }
 
     #[test]
-    fn another_users_directory_is_found() {
+    fn a_directory_that_others_may_write_is_reported() {
         let directory = tempfile::tempdir().expect("a directory");
-        let finding = writable("cache", &directory.path().join("not/there/yet"));
-        assert_eq!(finding.state, State::Ok, "{}", finding.detail);
-        // Only root can give a file away.
-        if rustix::process::geteuid().is_root() {
-            chown(directory.path(), Some(12345), None).expect("chown");
-            let finding = writable("cache", directory.path());
-            assert_eq!(finding.state, State::Missing);
-            assert!(finding.detail.contains("user 12345"), "{}", finding.detail);
-        }
+        let mode = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path(), mode).expect("chmod");
+        let checked = directory::check_owner(directory.path(), "CRUCIBLE_RESULTS");
+        let finding = results(
+            checked
+                .map(|()| directory.path().into())
+                .map_err(Into::into),
+        );
+        assert_eq!(finding.state, State::Missing);
+        assert!(finding.detail.contains("chmod go-w"), "{}", finding.detail);
     }
 }
