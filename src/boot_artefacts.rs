@@ -18,6 +18,7 @@ use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::exit;
 use crate::machines::{self, Kind, MachineArgs};
+use crate::stdout;
 use crate::temporary::Temporary;
 use crate::vm_snapshot;
 
@@ -318,10 +319,10 @@ impl BootArtefacts {
         let machine = machines::start(self.kind, &spec)?;
         if let Some(address) = address {
             // Printed even with --quiet: without gdb the guest never runs.
-            eprintln!(
+            stdout::message(format_args!(
                 "crucible: the guest waits for: {}",
                 gdb(address, &self.kernel.image)
-            );
+            ));
         }
         Ok(machine)
     }

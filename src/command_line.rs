@@ -70,7 +70,7 @@ impl CommandLine {
 /// Returns a word as a shell reads it back. A NUL, which no argument can have, is left out.
 pub fn quoted(word: &str) -> String {
     let word = word.replace('\0', "");
-    shlex::try_quote(&word).map_or_else(|_| word.clone(), |quoted| quoted.into_owned())
+    shlex::try_quote(&word).map_or_else(|_| word.clone(), std::borrow::Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crucible_engine::experiment::{
     self, Experiment, Identity, Journal, JournalError, Report, Setup,
 };
 use crucible_engine::interrupt;
-use crucible_engine::record::{Record, SCHEMA, UnitRecord, Versions};
+use crucible_engine::record::{Record, SCHEMA, UnitRecord};
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use crucible_protocol::{shown_json, shown_lines};
@@ -25,6 +25,7 @@ use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
+use crate::provenance::{Provenance, provenance};
 use crate::stdout;
 
 /// The options that all experiments share.
@@ -96,7 +97,8 @@ pub fn run<E: Experiment>(
     });
     let images = BootArtefacts::prepare(context, command.guest)?;
     let mut experiment = make(&images)?;
-    let journal = journal(command, &results, &images, &experiment)?;
+    let provenance = provenance(&images)?;
+    let journal = journal(command, &results, &images, &provenance, &experiment)?;
     let lab = HostLab::new(&images, context);
     let setup = Setup {
         lab: &lab,
@@ -107,9 +109,7 @@ pub fn run<E: Experiment>(
     };
     let report = experiment::execute(&mut experiment, setup, journal);
     let finished = context::shown(store.finished());
-    let mut versions = versions(&images);
-    versions.guest = report.booted.as_ref().map(|booted| booted.guest.clone());
-    versions.machine = report.booted.as_ref().map(|booted| booted.machine.clone());
+    let booted = report.booted.as_ref();
     let record = Record {
         schema: SCHEMA,
         command: command.name.into(),
@@ -121,7 +121,9 @@ pub fn run<E: Experiment>(
         guests: report.guests.clone(),
         summary: serde_json::to_value(&report.summary)?,
         reproduce: command.reproduce.clone(),
-        versions,
+        provenance: serde_json::to_value(&provenance)?,
+        guest: booted.map(|booted| booted.guest.clone()),
+        machine: booted.map(|booted| booted.machine.clone()),
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };
@@ -187,15 +189,17 @@ fn journal<E: Experiment>(
     command: &Command<'_>,
     results: &Path,
     images: &BootArtefacts,
+    provenance: &Provenance,
     experiment: &E,
 ) -> Result<Journal<E::Detail>> {
     if !command.journal {
         return Ok(Journal::none());
     }
     let mut identity = Identity::new(command.name);
-    for (name, value) in versions(images).parts {
-        identity.add(&name, value);
-    }
+    identity.add("kernel", serde_json::to_string(&provenance.kernel)?);
+    identity.add("agent", &provenance.agent);
+    identity.add("userland", serde_json::to_string(&provenance.userland)?);
+    identity.add("qemu", provenance.qemu.as_deref().unwrap_or_default());
     let machine = &command.guest.machine;
     identity.add("machine", format!("{:?} {}", images.kind(), machine.vcpus));
     identity.add("break", command.break_switch.unwrap_or_default());
@@ -235,28 +239,6 @@ fn detail(recorded: Option<Value>) -> Value {
     match detail {
         Value::Object(_) => detail,
         other => json!({ "detail": other }),
-    }
-}
-
-/// The versions of everything that runs.
-pub fn versions(images: &BootArtefacts) -> Versions {
-    let file = |path: &Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let identity = &images.kernel.identity;
-    let parent = |path: &Path| path.parent().map(file).unwrap_or_default();
-    let parts = [
-        ("kernel", format!("{} {}", identity.version, identity.hash)),
-        ("agent", parent(&images.agent)),
-        ("userland", parent(&images.debian)),
-    ];
-    Versions {
-        crucible: env!("CARGO_PKG_VERSION").into(),
-        parts: parts.map(|(name, value)| (name.to_owned(), value)).into(),
-        ..Versions::default()
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The crucible command line: a laboratory for in-kernel checkpoint/restart.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod boot_artefacts;
 mod breaks;
 mod bundle;

@@ -19,36 +19,156 @@ use serde_json::Value;
 
 /// Each condition, with the file and the test that brings it about.
 const ROWS: &[(Condition, &str, &str)] = &[
-    (Condition::Passed, "tests/scenarios.rs", "every_scenario_passes_in_one_boot"),
-    (Condition::NotApplicable, "tests/matrix.rs", "a_sample_of_the_matrix_is_the_same_after_a_restart"),
-    (Condition::Diverged, "tests/verdicts.rs", "a_program_that_behaves_differently_after_a_restart_is_detected"),
-    (Condition::Refused, "tests/refused.rs", "unsupported_state_is_refused_and_the_tree_continues"),
-    (Condition::Hang, "tests/verdicts.rs", "a_program_that_behaves_differently_after_a_restart_is_detected"),
-    (Condition::KernelReport, "tests/verdicts.rs", "a_program_that_behaves_differently_after_a_restart_is_detected"),
-    (Condition::GuestPanic, "tests/verdicts.rs", "a_program_that_behaves_differently_after_a_restart_is_detected"),
-    (Condition::TripleFault, "tests/blame.rs", "programs_that_go_wrong_are_told_apart"),
-    (Condition::Leak, "tests/leaks.rs", "a_leak_and_a_scan_that_fails_are_told_apart"),
-    (Condition::EarlyReport, "tests/blame.rs", "programs_that_go_wrong_are_told_apart"),
-    (Condition::Unreviewed, "tests/blame.rs", "a_scenario_without_an_expected_result_is_unreviewed"),
-    (Condition::Unsupported, "tests/refused.rs", "unsupported_state_is_refused_and_the_tree_continues"),
-    (Condition::BuildFailed, "tests/blame.rs", "a_workload_that_does_not_build_is_its_own_fault"),
-    (Condition::Unstable, "tests/blame.rs", "programs_that_go_wrong_are_told_apart"),
-    (Condition::FreezeVisible, "tests/blame.rs", "programs_that_go_wrong_are_told_apart"),
-    (Condition::Missed, "tests/scenarios.rs", "an_event_that_never_happens_is_unknown_and_reported_with_its_count"),
-    (Condition::EarlyHang, "tests/blame.rs", "programs_that_go_wrong_are_told_apart"),
-    (Condition::GuestShutdown, "tests/blame.rs", "a_shutdown_that_nobody_asked_for_is_the_workloads"),
-    (Condition::HostKilled, "tests/blame.rs", "whoever_kills_the_machine_is_the_host"),
-    (Condition::MachineLost, "tests/blame.rs", "a_second_machine_that_does_not_start_is_the_hosts_fault"),
-    (Condition::DiskFull, "tests/blame.rs", "a_full_disk_stops_a_bisection"),
-    (Condition::HostIo, "tests/blame.rs", "results_that_cannot_be_written_stop_a_bisection"),
-    (Condition::HostSetup, "tests/blame.rs", "a_host_without_kvm_or_qemu_stops_a_bisection"),
-    (Condition::Interrupted, "tests/blame.rs", "an_interrupted_run_ends_in_order"),
-    (Condition::ChannelBroken, "engine/src/guest/tests.rs", "a_message_that_is_none_breaks_the_channel"),
-    (Condition::VmmFault, "tests/blame.rs", "whoever_kills_the_machine_is_the_host"),
-    (Condition::ReplyTooLarge, "tests/blame.rs", "an_answer_that_is_too_large_leaves_the_guest_running"),
-    (Condition::LeakScanFailed, "tests/leaks.rs", "a_leak_and_a_scan_that_fails_are_told_apart"),
-    (Condition::SharedIdentity, "src/commands/clones.rs", "what_two_share_is_a_fault"),
-    (Condition::RequestFailed, "tests/blame.rs", "an_answer_that_is_too_large_leaves_the_guest_running"),
+    (
+        Condition::Passed,
+        "tests/scenarios.rs",
+        "every_scenario_passes_in_one_boot",
+    ),
+    (
+        Condition::NotApplicable,
+        "tests/matrix.rs",
+        "a_sample_of_the_matrix_is_the_same_after_a_restart",
+    ),
+    (
+        Condition::Diverged,
+        "tests/verdicts.rs",
+        "a_program_that_behaves_differently_after_a_restart_is_detected",
+    ),
+    (
+        Condition::Refused,
+        "tests/refused.rs",
+        "unsupported_state_is_refused_and_the_tree_continues",
+    ),
+    (
+        Condition::Hang,
+        "tests/verdicts.rs",
+        "a_program_that_behaves_differently_after_a_restart_is_detected",
+    ),
+    (
+        Condition::KernelReport,
+        "tests/verdicts.rs",
+        "a_program_that_behaves_differently_after_a_restart_is_detected",
+    ),
+    (
+        Condition::GuestPanic,
+        "tests/verdicts.rs",
+        "a_program_that_behaves_differently_after_a_restart_is_detected",
+    ),
+    (
+        Condition::TripleFault,
+        "tests/blame.rs",
+        "programs_that_go_wrong_are_told_apart",
+    ),
+    (
+        Condition::Leak,
+        "tests/leaks.rs",
+        "a_leak_and_a_scan_that_fails_are_told_apart",
+    ),
+    (
+        Condition::EarlyReport,
+        "tests/blame.rs",
+        "programs_that_go_wrong_are_told_apart",
+    ),
+    (
+        Condition::Unreviewed,
+        "tests/blame.rs",
+        "a_scenario_without_an_expected_result_is_unreviewed",
+    ),
+    (
+        Condition::Unsupported,
+        "tests/refused.rs",
+        "unsupported_state_is_refused_and_the_tree_continues",
+    ),
+    (
+        Condition::BuildFailed,
+        "tests/blame.rs",
+        "a_workload_that_does_not_build_is_its_own_fault",
+    ),
+    (
+        Condition::Unstable,
+        "tests/blame.rs",
+        "programs_that_go_wrong_are_told_apart",
+    ),
+    (
+        Condition::FreezeVisible,
+        "tests/blame.rs",
+        "programs_that_go_wrong_are_told_apart",
+    ),
+    (
+        Condition::Missed,
+        "tests/scenarios.rs",
+        "an_event_that_never_happens_is_unknown_and_reported_with_its_count",
+    ),
+    (
+        Condition::EarlyHang,
+        "tests/blame.rs",
+        "programs_that_go_wrong_are_told_apart",
+    ),
+    (
+        Condition::GuestShutdown,
+        "tests/blame.rs",
+        "a_shutdown_that_nobody_asked_for_is_the_workloads",
+    ),
+    (
+        Condition::HostKilled,
+        "tests/blame.rs",
+        "whoever_kills_the_machine_is_the_host",
+    ),
+    (
+        Condition::MachineLost,
+        "tests/blame.rs",
+        "a_second_machine_that_does_not_start_is_the_hosts_fault",
+    ),
+    (
+        Condition::DiskFull,
+        "tests/blame.rs",
+        "a_full_disk_stops_a_bisection",
+    ),
+    (
+        Condition::HostIo,
+        "tests/blame.rs",
+        "results_that_cannot_be_written_stop_a_bisection",
+    ),
+    (
+        Condition::HostSetup,
+        "tests/blame.rs",
+        "a_host_without_kvm_or_qemu_stops_a_bisection",
+    ),
+    (
+        Condition::Interrupted,
+        "tests/blame.rs",
+        "an_interrupted_run_ends_in_order",
+    ),
+    (
+        Condition::ChannelBroken,
+        "engine/src/guest/tests.rs",
+        "a_message_that_is_none_breaks_the_channel",
+    ),
+    (
+        Condition::VmmFault,
+        "tests/blame.rs",
+        "whoever_kills_the_machine_is_the_host",
+    ),
+    (
+        Condition::ReplyTooLarge,
+        "tests/blame.rs",
+        "an_answer_that_is_too_large_leaves_the_guest_running",
+    ),
+    (
+        Condition::LeakScanFailed,
+        "tests/leaks.rs",
+        "a_leak_and_a_scan_that_fails_are_told_apart",
+    ),
+    (
+        Condition::SharedIdentity,
+        "src/commands/clones.rs",
+        "what_two_share_is_a_fault",
+    ),
+    (
+        Condition::RequestFailed,
+        "tests/blame.rs",
+        "an_answer_that_is_too_large_leaves_the_guest_running",
+    ),
 ];
 
 /// One guest at a time: several would compete for the same CPUs.
@@ -96,7 +216,10 @@ fn every_row_of_the_table_has_a_test() {
     for (condition, file, test) in ROWS {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
-        assert!(text.contains(&format!("fn {test}()")), "{condition:?}: {test}");
+        assert!(
+            text.contains(&format!("fn {test}()")),
+            "{condition:?}: {test}"
+        );
     }
 }
 
@@ -130,7 +253,10 @@ fn a_workload_that_does_not_build_is_its_own_fault() {
         "summary = \"x\"\nbuild = [\"false\"]\nargv = [\"true\"]\nat = \"syscall:getppid:1\"\n",
     );
     let path = own.path().to_str().expect("an ASCII path");
-    blamed(&cli::run(&["-q", "scenario", path, "--json"]), Condition::BuildFailed);
+    blamed(
+        &cli::run(&["-q", "scenario", path, "--json"]),
+        Condition::BuildFailed,
+    );
 }
 
 #[test]
@@ -141,7 +267,10 @@ fn a_scenario_without_an_expected_result_is_unreviewed() {
          at = \"syscall:openat:3\"\n",
     );
     let path = own.path().to_str().expect("an ASCII path");
-    blamed(&cli::run(&["-q", "scenario", path, "--json"]), Condition::Unreviewed);
+    blamed(
+        &cli::run(&["-q", "scenario", path, "--json"]),
+        Condition::Unreviewed,
+    );
 }
 
 /// SIGKILL of a person or of the OOM killer is the host's; SIGSYS, which a seccomp filter raises,
@@ -240,7 +369,15 @@ fn with_failing_qemu(times: u32, args: &[&str]) -> Ended {
 #[test]
 fn a_second_machine_that_does_not_start_is_the_hosts_fault() {
     let _alone = alone();
-    let args = ["-q", "scenario", "hello", "--cold", "--restart-in", "fresh", "--json"];
+    let args = [
+        "-q",
+        "scenario",
+        "hello",
+        "--cold",
+        "--restart-in",
+        "fresh",
+        "--json",
+    ];
     blamed(&with_failing_qemu(1, &args), Condition::MachineLost);
 }
 
@@ -257,7 +394,10 @@ fn a_full_disk_stops_a_bisection() {
     let (mut command, _) = cli::command(&["-q", "scenario", "tests/scenarios/fills", "--json"]);
     command.env("CRUCIBLE_RESULTS", place.path());
     let ended = cli::spawn(command, place.path().to_owned(), None).end();
-    let unmounted = Command::new("umount").arg(place.path()).status().expect("umount");
+    let unmounted = Command::new("umount")
+        .arg(place.path())
+        .status()
+        .expect("umount");
     assert!(unmounted.success());
     blamed(&ended, Condition::DiskFull);
 }
@@ -268,7 +408,11 @@ fn results_that_cannot_be_written_stop_a_bisection() {
     command.env("CRUCIBLE_RESULTS", "/proc/crucible");
     let ended = cli::spawn(command, "/proc/crucible".into(), None).end();
     assert_eq!(ended.code(), Some(129), "{}", ended.stderr);
-    assert!(ended.stderr.contains("cannot write to /proc/crucible"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("cannot write to /proc/crucible"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -278,7 +422,11 @@ fn a_host_without_kvm_or_qemu_stops_a_bisection() {
         let ended = cli::run(&["-q", "scenario", "hello", "--machine", "kvm"]);
         if ended.code() != Some(0) {
             assert_eq!(ended.code(), Some(129), "{}", ended.stderr);
-            assert!(ended.stderr.contains("cannot run a guest on KVM"), "{}", ended.stderr);
+            assert!(
+                ended.stderr.contains("cannot run a guest on KVM"),
+                "{}",
+                ended.stderr
+            );
         }
     }
     let (mut command, directory) = cli::command(&["-q", "--no-install", "scenario", "hello"]);
@@ -316,19 +464,33 @@ fn an_interrupted_run_ends_in_order() {
 fn an_output_that_is_closed_or_full_is_no_crash() {
     let script = "exec \"$0\" list | head -1";
     let closed = Command::new("/bin/bash")
-        .args(["-o", "pipefail", "-c", script, env!("CARGO_BIN_EXE_crucible")])
+        .args([
+            "-o",
+            "pipefail",
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_crucible"),
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");
     assert_eq!(closed.status.code(), Some(0), "{closed:?}");
     let full = Command::new("/bin/sh")
-        .args(["-c", "exec \"$0\" list > /dev/full", env!("CARGO_BIN_EXE_crucible")])
+        .args([
+            "-c",
+            "exec \"$0\" list > /dev/full",
+            env!("CARGO_BIN_EXE_crucible"),
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");
     assert_eq!(full.status.code(), Some(129), "{full:?}");
     let none = Command::new("/bin/sh")
-        .args(["-c", "exec \"$0\" scenario >&- 2>&-", env!("CARGO_BIN_EXE_crucible")])
+        .args([
+            "-c",
+            "exec \"$0\" scenario >&- 2>&-",
+            env!("CARGO_BIN_EXE_crucible"),
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");
@@ -366,7 +528,9 @@ fn an_answer_that_is_too_large_leaves_the_guest_running() {
     let script = "n=$(printf 'x%.0s' $(seq 230)); for i in $(seq 60000); do echo $n$i; done | \
                   xargs touch";
     exec(&mut guest, script).expect("many files");
-    let error = guest.list("/work", &[]).expect_err("a list that is too long");
+    let error = guest
+        .list("/work", &[])
+        .expect_err("a list that is too long");
     let stop = Abort::guest(Phase::After, error);
     assert_eq!(stop.condition, Condition::ReplyTooLarge, "{stop:?}");
     assert!(stop.guest_usable);

@@ -111,7 +111,7 @@ fn no_process_reaches_a_tree_that_is_being_restarted() {
         let victim = guest.read_file(&format!("{RUN_DIR}/stdout")).unwrap();
         let victim = String::from_utf8(victim).unwrap();
         assert_eq!(victim, "unharmed\n", "behind record {record} of {records}");
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     guest.shutdown().unwrap();
 }
@@ -132,7 +132,7 @@ fn killing_the_tasks_ends_a_restart_at_every_moment() {
                 "{how} behind record {record} of {records}: {output}"
             );
         }
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     guest.shutdown().unwrap();
 }
@@ -158,7 +158,7 @@ fn the_end_of_the_namespace_and_the_oom_killer_end_a_restart_at_every_moment() {
             "memory behind record {record} of {records}: {output}"
         );
         called += usize::from(output.contains("the OOM killer was called\n"));
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     // While there is no task yet, there is no memory for the OOM killer to reclaim.
     assert!(called > records / 2, "{called} of {records} times");
@@ -176,7 +176,7 @@ fn a_failed_restart_leaves_no_task_and_harms_no_other() {
             output.ends_with("status 0\n") && output.contains(expected),
             "behind record {record} of {records}: {output}"
         );
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     guest.shutdown().unwrap();
 }

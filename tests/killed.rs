@@ -174,7 +174,7 @@ fn a_task_killed_during_a_checkpoint_stays_until_it_has_been_read() {
     build(&mut guest);
     for (number, case) in CASES.iter().enumerate() {
         try_case(&mut guest, number, case);
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     // Fails if the kernel has reported a fault.
     guest.shutdown().unwrap();

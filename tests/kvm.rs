@@ -60,7 +60,7 @@ fn the_main_scenario_passes_in_our_own_vmm() {
     assert_eq!(records.len(), 3, "{stderr}");
     for (record, start) in records.iter().zip(["cold", "warm", "warm"]) {
         assert_eq!(record["verdict"], "pass", "{record:#}");
-        let machine = &record["versions"]["machine"];
+        let machine = &record["machine"];
         assert_eq!(machine["kind"], "kvm", "{machine}");
         assert_eq!(machine["start"], start, "{machine}");
     }

@@ -8,7 +8,11 @@ use serde_json::Value;
 
 /// Returns the exit code and the conditions that a scenario leaves for its guest.
 fn guests(args: &[&str]) -> (Option<i32>, Vec<String>) {
-    let args = [&["-q", "scenario", "--flavour", "debug", "--json"][..], args].concat();
+    let args = [
+        &["-q", "scenario", "--flavour", "debug", "--json"][..],
+        args,
+    ]
+    .concat();
     let ended = cli::run(&args);
     let record = ended.record();
     assert_eq!(record["counts"]["passed"], 1, "{record:#}");

@@ -48,7 +48,7 @@ fn a_panic_is_reported_within_a_second() {
         )
         .unwrap_err();
     let took = began.elapsed();
-    let GuestError::Alert(alerts) = error else {
+    let GuestError::Alert { alerts, .. } = error else {
         panic!("not an alert: {error:?}");
     };
     let panic = alerts

@@ -35,14 +35,27 @@ fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
         .filter(|cell| !FINE.contains(&text(cell, "class")))
         .collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    assert_eq!(output.status.code(), Some(0), "{}", report["summary"]["classes"]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        report["summary"]["classes"]
+    );
 
     // The absence of failures means little if no cell was actually tested.
     for class in ["passed", "excluded", "no-such-stop"] {
-        let count = report["summary"]["classes"][class].as_u64().unwrap_or_default();
-        assert!(count > 0, "no cell is {class}: {}", report["summary"]["classes"]);
+        let count = report["summary"]["classes"][class]
+            .as_u64()
+            .unwrap_or_default();
+        assert!(
+            count > 0,
+            "no cell is {class}: {}",
+            report["summary"]["classes"]
+        );
     }
-    let passed = report["summary"]["classes"]["passed"].as_u64().unwrap_or_default();
+    let passed = report["summary"]["classes"]["passed"]
+        .as_u64()
+        .unwrap_or_default();
     assert!(passed > 150, "{}", report["summary"]["classes"]);
     for cell in cells
         .iter()

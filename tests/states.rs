@@ -147,7 +147,7 @@ fn a_state_is_refused_or_restored_completely() {
         for part in outcome.parts {
             *met.get_mut(&part).expect("a known part") += 1;
         }
-        guest.check_alerts().unwrap();
+        guest.settle().unwrap();
     }
     println!("{restarted} of {count} restarted; parts: {met:?}");
     assert!(restarted * 2 >= count, "{restarted} of {count} restarted");

@@ -65,6 +65,6 @@ fn a_task_that_does_not_freeze_is_reported_with_its_place_and_the_remedy() {
     let output = run(&mut guest, &["/work/stuck", "pipe"]);
     assert!(!output.contains("not at rest"), "{output}");
     assert!(output.contains("the task exits 7"), "{output}");
-    guest.check_alerts().unwrap();
+    guest.settle().unwrap();
     guest.shutdown().unwrap();
 }

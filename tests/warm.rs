@@ -141,6 +141,6 @@ fn the_record_has_the_kind_of_start() {
             .unwrap();
         let record: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(record["verdict"], "pass", "{record:#}");
-        assert_eq!(record["versions"]["machine"]["start"], expected);
+        assert_eq!(record["machine"]["start"], expected);
     }
 }

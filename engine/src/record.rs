@@ -38,8 +38,14 @@ pub struct Record {
     pub summary: Value,
     /// Command that repeats the run.
     pub reproduce: String,
-    /// Versions of everything that ran.
-    pub versions: Versions,
+    /// Hashes and versions of everything that ran.
+    pub provenance: Value,
+    /// The guest, as its agent reports it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestInfo>,
+    /// The first machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Description>,
     /// Duration in milliseconds.
     pub ms: u64,
     /// Directory with the logs and the images.
@@ -59,21 +65,6 @@ pub struct UnitRecord {
     /// What was seen of it; depends on the command.
     #[serde(flatten)]
     pub detail: Value,
-}
-
-/// Versions of everything that ran.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Versions {
-    /// Version of this program.
-    pub crucible: String,
-    /// Hashes of the kernel and the disks.
-    pub parts: BTreeMap<String, String>,
-    /// The guest, as its agent reports it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub guest: Option<GuestInfo>,
-    /// The machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub machine: Option<Description>,
 }
 
 /// What is seen of a case.

@@ -10,6 +10,7 @@ use crucible_artefacts::transfer;
 
 use crate::context::Context;
 use crate::exit;
+use crate::stdout;
 
 /// `crucible cache`
 #[derive(Debug, Args)]
@@ -44,7 +45,7 @@ pub fn run(command: &CacheCommand, context: &Context) -> Result<ExitCode> {
         Action::Import { file } => transfer::import(&cache, file, context.progress())?,
     };
     for name in names {
-        println!("{name}");
+        stdout::line(format_args!("{name}"))?;
     }
     Ok(exit::PASS.into())
 }

@@ -10,6 +10,7 @@ use crucible_artefacts::Cache;
 
 use crate::context::Context;
 use crate::exit;
+use crate::stdout;
 
 /// The options of `crucible clean`.
 #[derive(Debug, Args)]
@@ -34,11 +35,11 @@ pub fn run(args: &CleanArgs, context: &Context) -> Result<ExitCode> {
             return Ok(exit::PASS.into());
         }
         cache.remove(context.progress())?;
-        println!("{}", cache.root().display());
+        stdout::line(format_args!("{}", cache.root().display()))?;
         return Ok(exit::PASS.into());
     }
     for path in cache.prune(args.keep, context.progress())? {
-        println!("{}", path.display());
+        stdout::line(format_args!("{}", path.display()))?;
     }
     Ok(exit::PASS.into())
 }
@@ -54,11 +55,14 @@ fn confirm(cache: &Cache) -> Result<bool> {
         let why = format!("removing {place} has to be confirmed; run it again with --yes");
         return Err(exit::Usage(why).into());
     }
-    eprint!(
+    let question = format!(
         "Remove everything that crucible has made in {place}? The next run builds it again, in \
          about ten minutes. [y/N] "
     );
-    io::stderr().flush()?;
+    let mut terminal = io::stderr().lock();
+    terminal.write_all(question.as_bytes())?;
+    terminal.flush()?;
+    drop(terminal);
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

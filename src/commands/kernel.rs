@@ -14,6 +14,7 @@ use crucible_protocol::census::{Class, entries};
 use crate::boot_artefacts::{FlavourArg, KernelArgs};
 use crate::context::Context;
 use crate::exit;
+use crate::stdout;
 
 /// `crucible kernel`
 #[derive(Debug, Args)]
@@ -55,10 +56,10 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
                 args.flavour.into(),
                 context.progress(),
             )?;
-            println!("{}", kernel.image.display());
+            stdout::line(format_args!("{}", kernel.image.display()))?;
         }
         Action::Path { flavour } => match kernel::cached(&cache, &sources, (*flavour).into())? {
-            Some(kernel) => println!("{}", kernel.image.display()),
+            Some(kernel) => stdout::line(format_args!("{}", kernel.image.display()))?,
             None => bail!("the kernel is not built; run `crucible kernel build`"),
         },
         Action::Export { dir } => {
@@ -66,7 +67,7 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
             let signer = kernel::Signer::from_git(sources.root())?;
             let export = kernel::export(&cache, &sources, dir, &signer, context.progress())?;
             for patch in export.patches {
-                println!("{}", patch.display());
+                stdout::line(format_args!("{}", patch.display()))?;
             }
         }
         Action::Census => return census(&cache, &sources, context),
@@ -85,20 +86,22 @@ fn census(cache: &Cache, sources: &Sources, context: &Context) -> Result<ExitCod
     let mut differ = false;
     for (flavour, census) in [(Flavour::Base, &base), (Flavour::Debug, &debug)] {
         for difference in census::compare(&entries, census, flavour) {
-            println!("{}: {difference}", flavour.name());
+            stdout::line(format_args!("{}: {difference}", flavour.name()))?;
             differ = true;
         }
     }
     if differ {
-        println!("\nLines for the lists; fill in class, locks and reason:");
+        stdout::line(format_args!(
+            "\nLines for the lists; fill in class, locks and reason:"
+        ))?;
         for (function, calls) in census::merged(&base, &debug) {
             let listed = entries.iter().find(|entry| entry.function == function);
             let same = listed.is_some_and(|entry| calls == entry.calls());
             if !same {
-                println!(
+                stdout::line(format_args!(
                     "{}:\n{} | {calls} | ? | ? | ?",
                     function.file, function.name
-                );
+                ))?;
             }
         }
         return Ok(exit::DIVERGED.into());
@@ -107,7 +110,9 @@ fn census(cache: &Cache, sources: &Sources, context: &Context) -> Result<ExitCod
         let of_class: Vec<_> = entries.iter().filter(|e| e.class == class).collect();
         let pairs: usize = of_class.iter().map(|entry| entry.pairs()).sum();
         let (name, places) = (class.name(), of_class.len());
-        println!("{name:10} {places:4} functions, {pairs:4} pairs of function and primitive");
+        stdout::line(format_args!(
+            "{name:10} {places:4} functions, {pairs:4} pairs of function and primitive"
+        ))?;
     }
     Ok(exit::PASS.into())
 }

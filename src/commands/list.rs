@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::exit;
+use crate::stdout;
 
 /// The options of `crucible list`.
 #[derive(Debug, Args)]
@@ -50,14 +51,17 @@ pub fn run(args: &ListArgs, context: &Context) -> Result<ExitCode> {
         });
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&entries)?);
+        stdout::line(format_args!("{}", serde_json::to_string_pretty(&entries)?))?;
         return Ok(exit::PASS.into());
     }
     let width = entries.iter().map(|e| e.name.len()).max().unwrap_or(0);
     for entry in &entries {
-        println!("{:width$}  {}", entry.name, entry.summary);
+        stdout::line(format_args!("{:width$}  {}", entry.name, entry.summary))?;
         for case in &entry.cases {
-            println!("{:width$}    {} at {}", "", case.name, case.at);
+            stdout::line(format_args!(
+                "{:width$}    {} at {}",
+                "", case.name, case.at
+            ))?;
         }
     }
     Ok(exit::PASS.into())

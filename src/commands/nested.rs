@@ -12,6 +12,7 @@ use crate::boot_artefacts::KernelArgs;
 use crate::context::Context;
 use crate::host_qemu;
 use crate::outer_linux::{Outer, Size};
+use crate::stdout;
 
 /// The options of `crucible nested`.
 #[derive(Debug, Args)]
@@ -64,8 +65,8 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
     let run = outer.run(context, size, &script, &args.command, limit);
     context.progress().end();
     let code = run.and_then(|run| {
-        print!("{}", run.stdout);
-        eprint!("{}", run.stderr);
+        stdout::print(&run.stdout)?;
+        stdout::message(format_args!("{}", run.stderr.trim_end()));
         code(&run).with_context(|| format!("in the outer Linux, within {} s", args.timeout))
     });
     match code {
@@ -74,7 +75,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
             Ok(code)
         }
         Err(error) => {
-            eprintln!("  console  {}", outer.keep().display());
+            stdout::message(format_args!("  console  {}", outer.keep().display()));
             Err(error)
         }
     }

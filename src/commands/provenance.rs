@@ -10,6 +10,7 @@ use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
 use crate::exit;
 use crate::provenance::provenance;
+use crate::stdout;
 
 /// The options of `crucible provenance`.
 #[derive(Debug, Args)]
@@ -25,9 +26,12 @@ pub struct ProvenanceArgs {
 pub fn run(args: &ProvenanceArgs, context: &Context) -> Result<ExitCode> {
     let provenance = provenance(&BootArtefacts::prepare(context, &args.guest)?)?;
     if args.packages {
-        print!("{}", provenance.userland.text);
+        stdout::print(&provenance.userland.text)?;
     } else {
-        println!("{}", serde_json::to_string_pretty(&provenance)?);
+        stdout::line(format_args!(
+            "{}",
+            serde_json::to_string_pretty(&provenance)?
+        ))?;
     }
     Ok(exit::PASS.into())
 }

@@ -10,6 +10,7 @@ use crucible_artefacts::rootfs;
 use crate::context::Context;
 use crate::embedded;
 use crate::exit;
+use crate::stdout;
 
 /// `crucible rootfs`
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub fn run(command: &RootfsCommand, context: &Context) -> Result<ExitCode> {
             let (cache, sources) = (context.cache()?, context.sources()?);
             let agent = rootfs::agent(&cache, &sources, context.progress())?;
             let debian = rootfs::debian(&cache, &sources, context.progress())?;
-            println!("{}\n{}", agent.display(), debian.display());
+            stdout::line(format_args!("{}\n{}", agent.display(), debian.display()))?;
         }
         Action::Lock => {
             context.host()?;
@@ -46,8 +47,10 @@ pub fn run(command: &RootfsCommand, context: &Context) -> Result<ExitCode> {
                 return Err(exit::Usage(why.into()).into());
             }
             match rootfs::lock_debian(&cache, &sources, context.progress())? {
-                Some(difference) => println!("rootfs/userland.lock: {difference}"),
-                None => println!("rootfs/userland.lock is up to date"),
+                Some(difference) => {
+                    stdout::line(format_args!("rootfs/userland.lock: {difference}"))?;
+                }
+                None => stdout::line(format_args!("rootfs/userland.lock is up to date"))?,
             }
         }
     }

@@ -16,6 +16,7 @@ use rustix::termios::{self, OptionalActions, Termios};
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
 use crate::exit;
+use crate::stdout;
 use crate::temporary::Temporary;
 
 /// Limit for the agent's first answer; long, since a shell is also for broken kernels.
@@ -47,7 +48,9 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let stream = guest.machine().terminal()?;
 
     if io::stdin().is_terminal() {
-        eprintln!("crucible: to end the guest, exit the shell or type Ctrl-] three times");
+        stdout::message(format_args!(
+            "crucible: to end the guest, exit the shell or type Ctrl-] three times"
+        ));
     }
     let raw = RawTerminal::enter()?;
     let (sender, events) = mpsc::channel();
@@ -78,7 +81,7 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
         }
         Event::Escape => {
             drop(raw);
-            eprintln!("crucible: ended");
+            stdout::message(format_args!("crucible: ended"));
             Ok(exit::PASS.into())
         }
     }

@@ -217,7 +217,9 @@ impl Listener for Terminal {
                     1 => String::new(),
                     factor => format!("; its CPU is {factor} times slower than usual"),
                 };
-                self.note(&format!("Linux {kernel} is ready after {ready_ms} ms{slow}"));
+                self.note(&format!(
+                    "Linux {kernel} is ready after {ready_ms} ms{slow}"
+                ));
             }
             Body::BuildStarted { command } if steps => self.note(&format!("building: {command}")),
             Body::StepStarted { name } if steps => self.begin(&format!("{unit}: {name}")),

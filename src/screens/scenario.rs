@@ -206,7 +206,9 @@ mod tests {
             guests: Vec::new(),
             summary: Value::Null,
             reproduce: "cargo run -- scenario s".into(),
-            versions: Default::default(),
+            provenance: Value::Null,
+            guest: None,
+            machine: None,
             ms: 1,
             results: "results/x".into(),
         };

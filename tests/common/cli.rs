@@ -132,9 +132,8 @@ impl Run {
 impl Ended {
     /// Parses the record on standard output.
     pub fn record(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!("no record ({error}): {}\n{}", self.stdout, self.stderr)
-        })
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("no record ({error}): {}\n{}", self.stdout, self.stderr))
     }
 
     /// The exit code.
@@ -169,8 +168,14 @@ pub fn children(pid: u32) -> Vec<i32> {
         let Some((head, tail)) = stat.rsplit_once(") ") else {
             continue;
         };
-        let parent = tail.split(' ').nth(1).and_then(|field| field.parse::<u32>().ok());
-        let own = head.split(' ').next().and_then(|field| field.parse::<i32>().ok());
+        let parent = tail
+            .split(' ')
+            .nth(1)
+            .and_then(|field| field.parse::<u32>().ok());
+        let own = head
+            .split(' ')
+            .next()
+            .and_then(|field| field.parse::<i32>().ok());
         if let (Some(parent), Some(own)) = (parent, own)
             && parent == pid
         {

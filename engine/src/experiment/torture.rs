@@ -102,7 +102,7 @@ pub struct TortureSummary {
 impl Summary for TortureSummary {
     fn outcomes(&self) -> Vec<Outcome> {
         let silent = self.coverage.iter().flat_map(Coverage::silent);
-        let silent: Vec<_> = silent.map(|record| record.to_string()).collect();
+        let silent: Vec<_> = silent.map(str::to_owned).collect();
         if silent.is_empty() {
             return Vec::new();
         }
@@ -149,12 +149,12 @@ impl TortureExperiment {
 
     fn sources(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
         let sources = PROGRAMS.iter().flat_map(|(_, sources, _)| *sources);
-        let read = |source: &&str| {
+        let read = |source: &str| {
             let path = self.root.join(source);
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Ok((name.into_owned(), fs::read(&path)?))
         };
-        sources.map(|source| read(&source)).collect()
+        sources.map(|source| read(source)).collect()
     }
 
     fn ready(&self, session: &mut Session<'_>) -> Result<(), Abort> {

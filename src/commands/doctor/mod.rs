@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::exit;
 use crate::machines;
+use crate::stdout;
 
 /// A finding that no run needs.
 const DEBUG_KERNEL: &str = "debug kernel";
@@ -73,9 +74,9 @@ impl Finding {
 pub fn run(args: &DoctorArgs, context: &Context) -> Result<ExitCode> {
     let report = examine(context)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        stdout::line(format_args!("{}", serde_json::to_string_pretty(&report)?))?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     let code = if report.ready { exit::PASS } else { exit::HOST };
     Ok(code.into())
@@ -241,7 +242,7 @@ fn artefacts(cache: &Cache, sources: &Sources) -> Result<Vec<Finding>> {
     ])
 }
 
-fn print(report: &Report) {
+fn print(report: &Report) -> Result<()> {
     for finding in &report.findings {
         let state = match finding.state {
             State::Ok => "ok",
@@ -249,11 +250,17 @@ fn print(report: &Report) {
             State::Missing => "MISSING",
             State::Note => "note",
         };
-        println!("{state:8}{:14}{}", finding.what, finding.detail);
+        stdout::line(format_args!(
+            "{state:8}{:14}{}",
+            finding.what, finding.detail
+        ))?;
     }
     match (&report.mend, report.ready) {
-        (Some(command), _) => println!("\nTo install what is missing:\n  {command}"),
-        (None, true) => println!("\nThis host is ready."),
+        (Some(command), _) => {
+            stdout::line(format_args!("\nTo install what is missing:\n  {command}"))?;
+        }
+        (None, true) => stdout::line(format_args!("\nThis host is ready."))?,
         (None, false) => {}
     }
+    Ok(())
 }

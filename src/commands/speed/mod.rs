@@ -22,6 +22,7 @@ use crate::exit;
 use crate::host_qemu;
 use crate::machines::{self, MachineArg, MachineArgs};
 use crate::outer_linux::{Outer, Size};
+use crate::stdout;
 
 /// Time limit for the measurements in one outer Linux.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -89,7 +90,7 @@ pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
             GroupArg::Memory => args.pairs,
         };
         let group = here(group, rounds, context)?;
-        println!("{}", serde_json::to_string(&group)?);
+        stdout::line(format_args!("{}", serde_json::to_string(&group)?))?;
         return Ok(exit::PASS.into());
     }
     let mut groups = Vec::new();
@@ -106,9 +107,9 @@ pub fn run(args: &SpeedArgs, context: &Context) -> Result<ExitCode> {
     }
     let report = table::Report::of(nested, groups);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        stdout::line(format_args!("{}", serde_json::to_string_pretty(&report)?))?;
     } else {
-        print!("{}", report.table());
+        stdout::print(&report.table())?;
     }
     Ok(exit::PASS.into())
 }
