@@ -16,7 +16,6 @@ use crucible_engine::interrupt;
 use crucible_engine::record::{Record, SCHEMA, UnitRecord};
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
-use crucible_protocol::{shown_json, shown_lines};
 use serde_json::{Value, json};
 
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
@@ -136,19 +135,23 @@ pub fn run<E: Experiment>(
         record: format!("{finished}/record.json"),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    store.write(Path::new("record.json"), json.as_bytes())?;
-    if let Some(error) = file_error.take() {
-        return Err(error).context("cannot write the run's events");
+    // The disks go first: they may be what has filled the host's.
+    if !command.args.keep {
+        store.remove_disks().context("cannot remove the disks")?;
     }
-    store.finish(command.args.keep)?;
+    let kept = store
+        .write(Path::new("record.json"), json.as_bytes())
+        .map_or_else(Err, |()| file_error.take().map_or(Ok(()), Err))
+        .and_then(|()| store.finish(command.args.keep))
+        .with_context(|| format!("cannot write to {}", results.display()));
     for (path, written) in outputs {
         write(&path, &written)?;
     }
-    let text = match command.args.json {
-        true => shown_json(&format!("{json}\n")).into_owned(),
-        false => shown_lines(&screen(&report, &record)).into_owned(),
-    };
-    stdout::print(&text)?;
+    match command.args.json {
+        true => stdout::json(&json)?,
+        false => stdout::screen(&screen(&report, &record))?,
+    }
+    kept?;
     Ok(record.exit_code.into())
 }
 

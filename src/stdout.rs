@@ -5,7 +5,7 @@ use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::{Context as _, Result};
-use crucible_protocol::shown_lines;
+use crucible_protocol::{shown_json, shown_lines};
 
 /// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is no
 /// failure: it has what it wanted, and the exit code remains that of the result.
@@ -19,6 +19,16 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Prints a screen, without control characters that a guest may have put into it.
+pub fn screen(text: &str) -> Result<()> {
+    print(&shown_lines(text))
+}
+
+/// Prints JSON, likewise.
+pub fn json(text: &str) -> Result<()> {
+    print(&shown_json(&format!("{text}\n")))
+}
+
 /// Prints a line on standard output, like [`print`].
 pub fn line(text: Arguments<'_>) -> Result<()> {
     print(&format!("{text}\n"))
@@ -28,4 +38,19 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
 pub fn message(text: Arguments<'_>) {
     let text = text.to_string();
     let _ = writeln!(io::stderr().lock(), "{}", shown_lines(&text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`screen`], [`json`] and [`message`] print what these return.
+    #[test]
+    fn what_a_guest_printed_cannot_control_the_terminal() {
+        let hostile = "a\u{1b}[2Jb\u{7}\nc";
+        for shown in [shown_lines(hostile), shown_json("\"a\u{1b}[2J\"")] {
+            assert!(!shown.contains(['\u{1b}', '\u{7}']), "{shown}");
+        }
+        assert_eq!(shown_lines(hostile).lines().count(), 2);
+    }
 }

@@ -6,7 +6,6 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -240,21 +239,23 @@ fn programs_that_go_wrong_are_told_apart() {
 }
 
 /// Returns the directory of a scenario that is written for a test.
-fn scenario(text: &str) -> tempfile::TempDir {
+fn scenario(text: &str) -> (tempfile::TempDir, String) {
     let directory = tempfile::tempdir().expect("a directory");
-    fs::write(directory.path().join("scenario.toml"), text).expect("a scenario");
-    directory
+    let own = directory.path().join("own");
+    fs::create_dir(&own).expect("a directory");
+    fs::write(own.join("scenario.toml"), text).expect("a scenario");
+    let path = own.to_str().expect("an ASCII path").to_owned();
+    (directory, path)
 }
 
 #[test]
 fn a_workload_that_does_not_build_is_its_own_fault() {
     let _alone = alone();
-    let own = scenario(
+    let (_directory, path) = scenario(
         "summary = \"x\"\nbuild = [\"false\"]\nargv = [\"true\"]\nat = \"syscall:getppid:1\"\n",
     );
-    let path = own.path().to_str().expect("an ASCII path");
     blamed(
-        &cli::run(&["-q", "scenario", path, "--json"]),
+        &cli::run(&["-q", "scenario", &path, "--json"]),
         Condition::BuildFailed,
     );
 }
@@ -262,13 +263,12 @@ fn a_workload_that_does_not_build_is_its_own_fault() {
 #[test]
 fn a_scenario_without_an_expected_result_is_unreviewed() {
     let _alone = alone();
-    let own = scenario(
+    let (_directory, path) = scenario(
         "summary = \"x\"\nargv = [\"/bin/sh\", \"-c\", \"cat /proc/uptime > /dev/null; exit 0\"]\n\
          at = \"syscall:openat:3\"\n",
     );
-    let path = own.path().to_str().expect("an ASCII path");
     blamed(
-        &cli::run(&["-q", "scenario", path, "--json"]),
+        &cli::run(&["-q", "scenario", &path, "--json"]),
         Condition::Unreviewed,
     );
 }
@@ -338,47 +338,28 @@ fn the_oom_killer_is_the_host() {
     blamed(&ended, Condition::HostKilled);
 }
 
-/// Runs crucible with a `qemu-system-x86_64` that is the real one for `times` starts, and then
-/// fails.
-fn with_failing_qemu(times: u32, args: &[&str]) -> Ended {
-    let (mut command, directory) = cli::command(args);
-    let bin = directory.path().join("bin");
-    fs::create_dir(&bin).expect("a directory");
-    let real = Command::new("sh")
-        .args(["-c", "command -v qemu-system-x86_64"])
-        .output()
-        .expect("a shell");
-    let real = String::from_utf8(real.stdout).expect("a path");
-    let count = bin.join("count");
-    let script = format!(
-        "#!/bin/sh\nn=$(cat {count} 2>/dev/null || echo 0)\ncase \"$1\" in --version|-version) exec \
-         {real} \"$@\";; esac\necho $((n + 1)) > {count}\n[ $n -lt {times} ] && exec {real} \
-         \"$@\"\necho broken >&2\nexit 1\n",
-        count = count.display(),
-        real = real.trim(),
-    );
-    let program = bin.join("qemu-system-x86_64");
-    fs::write(&program, script).expect("a script");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", bin.display()));
-    let results = directory.path().to_owned();
-    cli::spawn(command, results, Some(directory)).end()
-}
-
 #[test]
 fn a_second_machine_that_does_not_start_is_the_hosts_fault() {
     let _alone = alone();
-    let args = [
-        "-q",
-        "scenario",
-        "hello",
-        "--cold",
-        "--restart-in",
-        "fresh",
-        "--json",
-    ];
-    blamed(&with_failing_qemu(1, &args), Condition::MachineLost);
+    let built = cli::run(&["-q", "kernel", "build"]).stdout;
+    let directory = tempfile::tempdir().expect("a directory");
+    let kernel = directory.path().join("vmlinux");
+    fs::copy(built.trim(), &kernel).expect("a copy of the kernel");
+    let path = kernel.to_str().expect("an ASCII path");
+    let mut args = vec!["-q", "scenario", "hello", "--cold", "--kernel", path];
+    args.extend(["--restart-in", "fresh", "--json"]);
+    let mut run = cli::start(&args);
+    // The first machine has its kernel; the second finds none.
+    run.wait_event("undisturbed 1");
+    fs::write(&kernel, "no kernel").expect("another file");
+    let ended = run.end();
+    let record = ended.record();
+    assert_eq!(
+        record["units"][0]["condition"], "machine-lost",
+        "{record:#}"
+    );
+    assert_eq!(record["units"][0]["blame"], "host", "{record:#}");
+    assert_eq!(ended.code(), Some(125), "{record:#}");
 }
 
 #[test]

@@ -109,6 +109,11 @@ impl Store {
         fs::write(path, content)
     }
 
+    /// Removes the scratch disks.
+    pub fn remove_disks(&self) -> io::Result<()> {
+        remove_disks(&self.partial)
+    }
+
     /// The path of the finished directory.
     pub fn finished(&self) -> &Path {
         &self.finished

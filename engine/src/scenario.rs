@@ -269,6 +269,16 @@ impl Scenario {
         // "." and ".." have no last component of their own.
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = real.file_name().unwrap_or_default().to_string_lossy();
+        // The name is that of a directory in the guest, and a part of keys and of file names.
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(fits) {
+            return Err(ScenarioError {
+                file,
+                place: None,
+                message: format!("the name of its directory, {name:?}, is not one of a scenario"),
+                help: Some("letters, digits, `-` and `_` only: rename the directory".into()),
+            });
+        }
         parse(&name, dir, &file, &text)
     }
 

@@ -145,6 +145,13 @@ pub enum Body {
     },
 }
 
+/// Returns the JSON Schema of an event, as text.
+pub fn schema() -> String {
+    let schema = schemars::schema_for!(Event);
+    // A schema has text keys only.
+    serde_json::to_string_pretty(&schema).unwrap_or_default()
+}
+
 /// A receiver of events.
 pub trait Listener: Send {
     /// Takes an event. A listener that cannot must keep the reason for whoever made it.

@@ -15,6 +15,7 @@ use anyhow::Result;
 use crucible_engine::event;
 use crucible_engine::normalise::Rule;
 use crucible_engine::scenario::{KEYS, Place};
+use crucible_engine::stream;
 use crucible_engine::{Blame, Condition, Verdict};
 
 use crate::exit;
@@ -53,6 +54,10 @@ pub fn pages(guest_kernel: &Path) -> Result<Vec<Page>> {
             image::text(guest_kernel)?,
         ),
         page("refusals.md", "Refusals", refusals::text(guest_kernel)?),
+        Page {
+            file: "events.schema.json",
+            text: format!("{}\n", stream::schema()),
+        },
     ])
 }
 

@@ -345,7 +345,10 @@ impl<E: Experiment> Worker<'_, '_, E> {
                     guest_usable: false,
                 });
             }
-            let ms = began.elapsed().as_millis() as u64;
+            let measured = detail
+                .as_ref()
+                .and_then(|detail| experiment.unit_ms(detail));
+            let ms = measured.unwrap_or(began.elapsed().as_millis() as u64);
             began = Instant::now();
             let finding = Finding {
                 key: experiment.key(unit),

@@ -273,6 +273,10 @@ impl Experiment for MatrixExperiment {
         Ok(())
     }
 
+    fn unit_ms(&self, cell: &Cell) -> Option<u64> {
+        Some(cell.ms)
+    }
+
     fn summarise(&self, findings: &[Finding<Cell>]) -> MatrixSummary {
         let mut classes: BTreeMap<_, _> = Class::ALL.map(|class| (class, 0)).into();
         let (mut excluded, mut no_such_stop) = (BTreeMap::new(), BTreeMap::new());

@@ -108,6 +108,11 @@ pub trait Experiment: Sync {
     /// Returns what follows from all findings together.
     fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
 
+    /// Returns the duration of a unit of a batch in milliseconds, if the guest has measured it.
+    fn unit_ms(&self, _detail: &Self::Detail) -> Option<u64> {
+        None
+    }
+
     /// Returns what the record has of a unit.
     fn recorded(&self, detail: &Self::Detail) -> serde_json::Value {
         serde_json::to_value(detail).unwrap_or_default()
