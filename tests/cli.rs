@@ -46,6 +46,7 @@ fn doctor_prints_json() {
     for what in [
         "qemu",
         "kvm",
+        "confinement",
         "packages",
         "cache",
         "results",

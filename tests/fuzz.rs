@@ -77,7 +77,7 @@ at = "syscall:getpid:5"
         ("whole", whole.into()),
         (
             "unknown-key",
-            b"arvg = []\n[[case]]\nname = \"x\"\n".to_vec(),
+            b"argvv = []\n[[case]]\nname = \"x\"\n".to_vec(),
         ),
         ("not-toml", b"[[case]\n\x1b[31m".to_vec()),
         ("nested", [b"a = ", "[".repeat(300).as_bytes()].concat()),

@@ -27,7 +27,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal,
+    Pid, PidfdFlags, Resource, Signal, getpid, getppid, getrlimit, pidfd_open,
+    set_parent_process_death_signal,
 };
 
 use crate::{DebuggerAddress, Error, MachineSpec, Result, Start};
@@ -131,7 +132,8 @@ fn close_others(promised: &[i32]) -> io::Result<()> {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, flags)
     };
     if done != 0 {
-        return Err(io::Error::last_os_error());
+        // Linux before 5.11.
+        close_each(first);
     }
     for &number in promised {
         // SAFETY: it was just placed at this number, and only its flags are changed.
@@ -140,6 +142,20 @@ fn close_others(promised: &[i32]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Makes exec(2) close the descriptors from `first` on, one by one up to the limit of this process.
+fn close_each(first: i32) {
+    let limit = getrlimit(Resource::Nofile).current;
+    let end = limit.map_or(MOST_FILES, |limit| limit.min(MOST_FILES as u64) as i32);
+    for number in first..end {
+        // SAFETY: only the flags of the descriptor are changed; if there is none, this fails.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+    }
+}
+
+/// A bound for the time that [`close_each`] takes.
+const MOST_FILES: i32 = 1 << 16;
 
 /// Returns a socket that listens at this address. The file of a Unix socket outlives its listener,
 /// so a file at which no process listens is replaced.
@@ -325,6 +341,7 @@ fn die_with(parent: Pid) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
@@ -333,6 +350,36 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
         spawn(command, "sh").unwrap()
+    }
+
+    #[test]
+    fn descriptors_that_are_not_promised_are_closed_on_old_kernels_too() {
+        let open = |closed: bool| {
+            let (near, far) = io::pipe().unwrap();
+            // Numbers that nothing else uses, without FD_CLOEXEC.
+            let files = [near.as_fd(), far.as_fd()].map(|fd| {
+                let fd = rustix::io::fcntl_dupfd_cloexec(fd, 200).unwrap();
+                rustix::io::fcntl_setfd(&fd, FdFlags::empty()).unwrap();
+                fd
+            });
+            let [first, second] = files.each_ref().map(AsRawFd::as_raw_fd);
+            let mut command = Command::new("/bin/ls");
+            command.arg("/proc/self/fd");
+            if closed {
+                let close = || {
+                    close_each(3);
+                    Ok(())
+                };
+                // SAFETY: it only makes system calls.
+                unsafe { command.pre_exec(close) };
+            }
+            let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            let has = |number: i32| output.lines().any(|line| line == number.to_string());
+            assert!(has(1), "{output}");
+            [has(first), has(second)]
+        };
+        assert_eq!(open(false), [true, true]);
+        assert_eq!(open(true), [false, false]);
     }
 
     #[test]

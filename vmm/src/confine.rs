@@ -46,8 +46,8 @@ use crate::{Error, Result};
 /// The version of Landlock whose restrictions are used, as far as the host's kernel has them.
 const VERSION: ABI = ABI::V10;
 
-/// Directories of shared libraries, and the loader's cache.
-const LIBRARIES: [&str; 9] = [
+/// Directories of shared libraries, and the loader's own files.
+const LIBRARIES: [&str; 10] = [
     "/lib",
     "/lib32",
     "/lib64",
@@ -57,6 +57,7 @@ const LIBRARIES: [&str; 9] = [
     "/usr/local/lib",
     "/nix/store",
     "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
 ];
 
 /// The loader's additional directories. QEMU of another place needs it, as in an outer Linux.
@@ -308,11 +309,15 @@ pub(crate) fn of_emulator(program: &Path) -> Files {
             files.read.push(prefix.join(name));
         }
     }
-    // The number of CPUs and the memory's nodes; the source of random numbers; and what the chardev
-    // `null` opens.
+    // The number of CPUs and the memory's nodes; what cryptographic libraries read when they are
+    // loaded, and may refuse to do without; and the source of random numbers.
     let others = [
         "/sys/devices/system/cpu",
         "/sys/devices/system/node",
+        "/proc/sys/crypto/fips_enabled",
+        "/etc/gnutls",
+        "/etc/crypto-policies",
+        "/usr/share/crypto-policies",
         "/dev/urandom",
         "/dev/random",
     ];

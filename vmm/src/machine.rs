@@ -182,7 +182,8 @@ pub enum Exit {
     Killed,
     /// The machine failed on the host's side.
     HostError {
-        /// What is known about the failure, with the exit status of the machine's process.
+        /// What is known about the failure: what the machine's process reported, or else how it
+        /// ended.
         detail: String,
         /// The signal that killed the machine's process: `SIGKILL` (which the kernel also sends
         /// when memory runs out), `SIGSYS` (its seccomp filter), `SIGBUS` (a truncated memory

@@ -12,9 +12,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crucible_vmm::{Exit, Machine, Start};
+use crucible_vmm::{Exit, FaultKind, Machine, Start};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -163,6 +163,34 @@ fn a_forbidden_system_call_is_reported_as_such() {
     };
     assert_eq!(signal, Some(Signal::SYS.as_raw()));
     assert!(detail.contains("a system call that its filter forbids"));
+}
+
+#[test]
+fn a_failure_of_the_hosts_disk_is_reported_while_the_guest_runs() {
+    let Some(mut fixture) = Fixture::start(Guest::Reads) else {
+        return;
+    };
+    fixture.wait_for("reading");
+    assert_eq!(fixture.machine.host_fault(), None);
+    let disk = fixture.directory.path().join("disk");
+    let file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    file.set_len(0).unwrap();
+    fixture.wait_for("failed");
+    // The monitor reports it beside the guest's console.
+    let deadline = Instant::now() + PATIENCE;
+    let fault = loop {
+        assert!(Instant::now() < deadline, "no fault was reported");
+        match fixture.machine.host_fault() {
+            Some(fault) => break fault,
+            None => std::thread::yield_now(),
+        }
+    };
+    assert_eq!(fault.kind, FaultKind::Io);
+    let path = disk.display().to_string();
+    assert!(fault.detail.starts_with(&path), "{fault}");
+    assert_eq!(fixture.machine.try_exit().unwrap(), None);
+    fixture.machine.kill().unwrap();
+    assert_eq!(fixture.machine.host_fault(), Some(fault));
 }
 
 const PARENT: &str = "CRUCIBLE_MONITOR_PARENT";

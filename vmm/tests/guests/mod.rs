@@ -271,6 +271,44 @@ global_asm!(
     "jnz 2b",
     "say \"still here\\n\"",
     "reset",
+    //
+    // Reads the last sector of the first device, a disk of 1 MiB, until that fails.
+    "guest_reads:",
+    "movl ${window}, %edi",
+    "movl $0, 0x70(%edi)",
+    "movl $3, 0x70(%edi)",
+    "movl $1, 0x24(%edi)",
+    "movl $1, 0x20(%edi)",
+    "movl $0xb, 0x70(%edi)",
+    "movl $0, 0x30(%edi)",
+    "movl $8, 0x38(%edi)",
+    "movl $0x600000, 0x80(%edi)",
+    "movl $0x601000, 0x90(%edi)",
+    "movl $0x602000, 0xa0(%edi)",
+    "movl $1, 0x44(%edi)",
+    "movl $0xf, 0x70(%edi)",
+    // A request: a header, whose first word 0 means to read, a sector and a status.
+    "movl $0x610000, 0x600000",
+    "movl $16, 0x600008",
+    "movl $0x10001, 0x60000c",
+    "movl $0x611000, 0x600010",
+    "movl $512, 0x600018",
+    "movl $0x20003, 0x60001c",
+    "movl $0x612000, 0x600020",
+    "movl $1, 0x600028",
+    "movl $2, 0x60002c",
+    "movl $2047, 0x610008",
+    "say \"reading\\n\"",
+    "xorl %ebx, %ebx",
+    "1: incl %ebx",
+    "movw %bx, 0x601002",
+    "movl $0, 0x50(%edi)",
+    "2: cmpw %bx, 0x602002",
+    "jne 2b",
+    "cmpb $0, 0x612000",
+    "je 1b",
+    "say \"failed\\n\"",
+    "3: jmp 3b",
     "guest_end:",
     ".code64",
     ".popsection",
@@ -304,6 +342,8 @@ unsafe extern "C" {
     static NOISE: u8;
     #[link_name = "guest_driver"]
     static DRIVER: u8;
+    #[link_name = "guest_reads"]
+    static READS: u8;
     #[link_name = "guest_end"]
     static END: u8;
 }
@@ -333,6 +373,9 @@ pub enum Guest {
     Noise,
     /// Starts all devices with random queues, prints `still here`, and resets.
     Driver,
+    /// Prints `reading`, reads the last sector of its disk of 1 MiB again and again, and prints
+    /// `failed` when that fails.
+    Reads,
 }
 
 /// Returns the address of the function that [`Guest::Count`] calls: `push %eax`, `inc %ebx`, …
@@ -356,6 +399,7 @@ impl Guest {
             Self::Traps => &raw const TRAPS,
             Self::Noise => &raw const NOISE,
             Self::Driver => &raw const DRIVER,
+            Self::Reads => &raw const READS,
         };
         // SAFETY: the assembly above has these labels in one read-only section of this program, the
         // first and the last being `base` and `end`.
