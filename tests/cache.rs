@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -263,6 +263,64 @@ fn sudo_that_cannot_ask_is_the_hosts_fault() {
     assert_eq!(code, 129, "{stderr}");
     assert!(stderr.contains("no terminal to ask for it"), "{stderr}");
     assert!(stderr.contains("as root"), "{stderr}");
+}
+
+/// Waits for a line of a fifo, or writes one.
+fn fifo(path: &Path) -> File {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a fifo")
+}
+
+#[test]
+fn what_a_killed_crucible_has_started_is_not_raced() {
+    let path = programs(&[
+        ("dpkg-query", "exec /usr/bin/dpkg-query \"$@\""),
+        (
+            "mmdebstrap",
+            "cd \"${0%/*}\"; echo >started; read -r line <go; exit 1",
+        ),
+    ]);
+    let [started, go] = ["started", "go"].map(|name| path.path().join(name));
+    let made = Command::new("mkfifo").args([&started, &go]).status();
+    assert!(made.expect("mkfifo").success());
+    let (mut started, mut go) = (BufReader::new(fifo(&started)), fifo(&go));
+    let mut begun = || {
+        let mut line = String::new();
+        started.read_line(&mut line).expect("a line");
+    };
+    let lock = || {
+        let mut command = crucible(&["rootfs", "lock"]);
+        command
+            .env("CRUCIBLE_CACHE", path.path().join("cache"))
+            .env("PATH", format!("{}:/usr/bin:/bin", path.path().display()))
+            .stderr(Stdio::piped());
+        command.spawn().expect("a program that starts")
+    };
+    let mut first = lock();
+    begun();
+    first.kill().expect("a kill");
+    first.wait().expect("an end");
+    let mut second = lock();
+    let lines = BufReader::new(second.stderr.take().expect("a pipe")).lines();
+    let mut lines = lines.map(|line| line.expect("text"));
+    let waits = lines.any(|line| line.contains("another crucible is making debian-newest"));
+    assert!(
+        waits,
+        "it does not wait for what the killed one has started"
+    );
+    writeln!(go).expect("a line");
+    begun();
+    writeln!(go).expect("a line");
+    let rest: Vec<_> = lines.collect();
+    assert_eq!(
+        second.wait().expect("an end").code(),
+        Some(129),
+        "{rest:#?}"
+    );
+    assert!(rest.join(" ").contains("mmdebstrap failed"), "{rest:#?}");
 }
 
 #[test]

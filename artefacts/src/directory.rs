@@ -20,7 +20,9 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
         Err(Error::Directory {
             path: path.to_owned(),
             problem,
-            mend: format!("run `{mend}`, or set {setting} to a directory of your own"),
+            mend: format!(
+                "run `{mend}` if you trust what is in it, or set {setting} to a directory of your own"
+            ),
         })
     };
     let quoted = quote(&path.to_string_lossy());
@@ -41,11 +43,14 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
             format!("chmod go-w {quoted}"),
         );
     }
-    if rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err() && owner != me {
-        return refuse(
-            format!("user {me} cannot write to it"),
-            format!("sudo chown -R {me} {quoted}"),
-        );
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    if rustix::fs::access(path, wanted) == Err(rustix::io::Errno::ACCESS) {
+        let mend = if owner == me {
+            format!("chmod u+wx {quoted}")
+        } else {
+            format!("sudo chown -R {me} {quoted}")
+        };
+        return refuse(format!("user {me} cannot write to it"), mend);
     }
     Ok(())
 }

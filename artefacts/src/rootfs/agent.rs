@@ -43,7 +43,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Builds the image of the agent and its tools from the current sources.
 ///
 /// Cargo decides what to compile, so this is fast if nothing has changed. Where it reaches no
-/// registry, an image is used that [`keep_agent`] has stored for the same sources.
+/// registry, one is used that `cache import` has brought for the same sources.
 pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     // Cargo identifies packages by their path in the workspace and compares times: with a shared
     // target directory, a checkout could get the binaries of another one.

@@ -269,6 +269,9 @@ fn bootstrap(
     run("mmdebstrap", with_plain_umask(&mut command), |_| {}).map_err(|error| match error {
         // A mistake in packages.txt.
         Error::Failed { ref words, .. } if words.contains("Unable to locate package") => error,
+        Error::Failed { ref words, .. } if words.contains("No space left on device") => {
+            error.on_host("Free some space in the cache's file system and in /tmp")
+        }
         error => error.on_host(host::NETWORK),
     })
 }
