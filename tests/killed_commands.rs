@@ -155,7 +155,7 @@ fn a_killed_run_loses_no_finished_unit() {
         let prefix = if number % 4 == 3 { "main/" } else { "" };
         let begun = known
             .iter()
-            .any(|key: &String| key.starts_with("main/") == !prefix.is_empty());
+            .any(|key: &String| key.starts_with("main/") != prefix.is_empty());
         let args = if begun { resume(args) } else { args.to_vec() };
         let after = Duration::from_millis(random.below(12_000));
         kill(start(&args, results, None), after);

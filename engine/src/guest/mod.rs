@@ -170,6 +170,8 @@ impl Guest {
         let deadline = Instant::now() + limit + GRACE;
         self.next += 1;
         let id = self.next;
+        let began = Instant::now();
+        tracing::debug!(target: "agent", id, "> {}", brief(&body));
         let sent = self.send(&Envelope { id, body });
         match sent {
             // The incoming messages, or the lack of them, have the reason.
@@ -180,6 +182,8 @@ impl Guest {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.incoming.recv_timeout(left.min(POLL)) {
                 Ok(Incoming::Reply(reply)) if reply.id == id => {
+                    let ms = began.elapsed().as_millis() as u64;
+                    tracing::debug!(target: "agent", id, ms, "< {}", brief(&reply.body));
                     return match reply.body {
                         Reply::Failed { message } => Err(GuestError::Failed(message)),
                         Reply::TooLarge { bytes } => Err(GuestError::TooLarge { what, bytes }),
@@ -309,6 +313,32 @@ impl Guest {
     /// a kernel report. Requests with a trigger do this by themselves.
     pub fn mark_used(&mut self) {
         self.used = true;
+    }
+}
+
+/// Returns the beginning of a message: file contents and observations are long.
+fn brief(message: &impl std::fmt::Debug) -> String {
+    const LONGEST: usize = 300;
+    let mut text = String::new();
+    // Fails when the text is long enough.
+    let _ = std::fmt::write(&mut Short(&mut text, LONGEST), format_args!("{message:?}"));
+    text
+}
+
+/// Takes a text up to a length.
+struct Short<'a>(&'a mut String, usize);
+
+impl std::fmt::Write for Short<'_> {
+    fn write_str(&mut self, part: &str) -> std::fmt::Result {
+        let left = self.1.saturating_sub(self.0.len());
+        if part.len() <= left {
+            self.0.push_str(part);
+            return Ok(());
+        }
+        let end = (0..=left).rev().find(|&at| part.is_char_boundary(at));
+        self.0.push_str(&part[..end.unwrap_or_default()]);
+        self.0.push('…');
+        Err(std::fmt::Error)
     }
 }
 
