@@ -251,5 +251,6 @@ fn detail(recorded: Option<Value>) -> Value {
 
 /// Installs the handlers of Ctrl-C and SIGTERM.
 pub fn handle_signals() -> Result<()> {
+    crucible_artefacts::on_interrupt(interrupt::requested);
     interrupt::install().context("cannot handle signals")
 }

@@ -32,6 +32,7 @@ use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
+use crucible_engine::interrupt;
 use crucible_vmm::kvm::monitor;
 
 fn main() -> ExitCode {
@@ -56,7 +57,11 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            stdout::message(format_args!("crucible: {}", exit::chain(&error)));
+            let why = match interrupt::requested() {
+                true => "interrupted".to_owned(),
+                false => exit::chain(&error),
+            };
+            stdout::message(format_args!("crucible: {why}"));
             exit::of_error(&error).into()
         }
     }

@@ -23,4 +23,5 @@ pub use cache::{Cache, Lock};
 pub use error::{Error, Result};
 pub use hash::{Fingerprint, content_hash};
 pub use progress::{Beside, Progress, Silent, Step};
+pub use run::on_interrupt;
 pub use sources::Sources;

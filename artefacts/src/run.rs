@@ -5,10 +5,29 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
 
 use crate::{Error, Result};
+
+/// Time between two looks at whether crucible is asked to end.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Returns true when crucible is asked to end.
+static INTERRUPTED: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// Sets the function that returns true when crucible is asked to end. Programs that are run then
+/// end, too.
+pub fn on_interrupt(interrupted: fn() -> bool) {
+    // Later ones are the same function.
+    let _ = INTERRUPTED.set(interrupted);
+}
 
 /// Number of last lines of a failed program in an error.
 const LAST: usize = 30;
@@ -27,6 +46,10 @@ pub(crate) fn run_with(
     mut each_error: impl FnMut(&str) + Send,
 ) -> Result<()> {
     tracing::debug!(target: "command", "{command:?}");
+    let may_end = !goes_on(command);
+    if may_end {
+        end_with_us(command);
+    }
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -38,8 +61,13 @@ pub(crate) fn run_with(
         })?;
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
+    let pid = Pid::from_child(&child);
+    let (ended, end) = mpsc::channel::<()>();
     let mut out = VecDeque::new();
     let err = thread::scope(|scope| {
+        if may_end {
+            scope.spawn(move || end_if_interrupted(pid, &end));
+        }
         let err = scope.spawn(|| {
             let mut last = VecDeque::new();
             if let Some(stderr) = stderr {
@@ -56,7 +84,10 @@ pub(crate) fn run_with(
                 keep(&mut out, line);
             });
         }
-        err.join().unwrap_or_default()
+        let err = err.join().unwrap_or_default();
+        // Its output has ended, and with it the program, or soon.
+        drop(ended);
+        err
     });
     let status = child.wait().map_err(|source| Error::Program {
         program: lossy(command.get_program()),
@@ -68,6 +99,38 @@ pub(crate) fn run_with(
     // Most programs report errors on standard error, some on standard output only.
     let words = if err.is_empty() { out } else { err };
     Err(failed(what, command, status, words))
+}
+
+/// Returns true for programs that must not be ended half way: they change the host.
+fn goes_on(command: &Command) -> bool {
+    let is = |word: &OsStr| {
+        let name = Path::new(word).file_name();
+        name.is_some_and(|name| ["apt-get", "dpkg"].iter().any(|program| name == *program))
+    };
+    is(command.get_program()) || command.get_args().any(is)
+}
+
+/// Lets `command` end when this process does, however that is: nobody would use what it makes.
+fn end_with_us(command: &mut Command) {
+    // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            Ok(())
+        });
+    }
+}
+
+/// Ends a program when crucible is asked to end. Returns once the program has ended.
+fn end_if_interrupted(pid: Pid, end: &Receiver<()>) {
+    let interrupted = || INTERRUPTED.get().is_some_and(|interrupted| interrupted());
+    while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(PERIOD) {
+        if interrupted() {
+            // It may have ended meanwhile.
+            let _ = rustix::process::kill_process(pid, Signal::TERM);
+            return;
+        }
+    }
 }
 
 /// Lets the files that `command` makes have the modes that images should have, whatever the umask of
@@ -144,6 +207,17 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("trying failed (exit status: 3)"), "{text}");
         assert!(text.contains("  | why"), "{text}");
+    }
+
+    #[test]
+    fn only_what_changes_the_host_is_left_to_end_by_itself() {
+        let of = |words: &[&str]| {
+            let mut command = Command::new(words[0]);
+            goes_on(command.args(&words[1..]))
+        };
+        assert!(of(&["apt-get", "install", "x"]));
+        assert!(of(&["sudo", "/usr/bin/apt-get", "update"]));
+        assert!(!of(&["make", "-j2"]));
     }
 
     #[test]
