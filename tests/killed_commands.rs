@@ -209,6 +209,22 @@ fn a_killed_build_is_done_by_the_next_command() {
         let after = Duration::from_millis(random.below(8_000));
         kill(start(&build, &results, Some(&cache)), after);
     }
+    // One that is asked to end does so, in order, with all that it has started.
+    let _ = fs::remove_dir_all(cache.join("agent"));
+    let mut asked = start(&build, &results, Some(&cache));
+    let began = Instant::now();
+    while !group(asked.id()).iter().any(|name| name == "cargo") {
+        assert!(began.elapsed() < common::LONG, "cargo does not start");
+        thread::sleep(PERIOD);
+    }
+    common::cli::send("-TERM", asked.id() as i32);
+    let asked_at = Instant::now();
+    assert_eq!(asked.wait().expect("an end").code(), Some(130));
+    assert!(asked_at.elapsed() < LEFT);
+    while !group(asked.id()).is_empty() {
+        assert!(asked_at.elapsed() < LEFT, "still running");
+        thread::sleep(PERIOD);
+    }
     let status = start(&build, &results, Some(&cache))
         .wait()
         .expect("an end");
