@@ -127,6 +127,7 @@ pub fn run<E: Experiment>(
         provenance: serde_json::to_value(&provenance)?,
         guest: booted.map(|booted| booted.guest.clone()),
         machine: booted.map(|booted| booted.machine.clone()),
+        machine_ready_ms: booted.map(|booted| booted.ready_ms),
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };

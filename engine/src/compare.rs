@@ -171,7 +171,8 @@ pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Ve
 
 /// Lists the facts of a task that differ.
 pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
-    let nothing = String::new();
+    // A fact that is missing is not one that is empty.
+    let nothing = "<missing>".to_owned();
     let keys = before.facts.keys().chain(after.facts.keys());
     let mut keys: Vec<_> = keys.collect();
     keys.sort();

@@ -46,6 +46,9 @@ pub struct Record {
     /// The first machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<Description>,
+    /// Milliseconds from the start of the first machine to its agent's first answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_ready_ms: Option<u64>,
     /// Duration in milliseconds.
     pub ms: u64,
     /// Directory with the logs and the images.

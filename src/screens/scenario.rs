@@ -209,6 +209,7 @@ mod tests {
             provenance: Value::Null,
             guest: None,
             machine: None,
+            machine_ready_ms: None,
             ms: 1,
             results: "results/x".into(),
         };

@@ -302,10 +302,10 @@ impl Guest {
         while let Ok(alert) = self.alerts_from.try_recv() {
             self.alerts.push(alert);
         }
-        self.take_alerts()?;
+        // A kernel that complains of a disk which the host has failed is right.
         match self.machine.host_fault() {
             Some(fault) => Err(GuestError::Host(fault)),
-            None => Ok(()),
+            None => self.take_alerts(),
         }
     }
 

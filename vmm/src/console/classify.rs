@@ -138,6 +138,10 @@ fn headline(text: &str) -> Option<AlertKind> {
         ("BUG: held lock freed!", Lockdep),
         ("BUG: MAX_LOCK", Lockdep),
         ("BUG: ", Bug),
+        ("ODEBUG: ", Bug),
+        ("VFS: Busy inodes after unmount", Bug),
+        ("unregister_netdevice: waiting for ", Bug),
+        ("EXT4-fs error ", Bug),
         ("kernel BUG at ", Oops),
         ("Oops: ", Oops),
         ("Oops ", Oops),
@@ -164,8 +168,11 @@ fn headline(text: &str) -> Option<AlertKind> {
         ("rcu: INFO: ", RcuStall),
     ];
 
-    // The prefixes above do not identify these two reports: their kind is in the middle of the
-    // line.
+    // The prefixes above do not identify these reports: their kind is in the middle of the line.
+    // SLUB names the cache behind BUG, without a colon.
+    if text.starts_with("BUG ") && (text.contains("ainted): ") || text.contains("ainted:")) {
+        return Some(Bug);
+    }
     if text.starts_with("kmemleak: ") && text.contains("new suspected memory leak") {
         return Some(Kmemleak);
     }

@@ -184,3 +184,18 @@ fn a_report_is_closed_by_silence_and_by_its_age() {
     }
     assert_eq!(closed.len(), 1, "a report is delivered after LONGEST");
 }
+
+#[test]
+fn reports_without_the_usual_words_are_found() {
+    for line in [
+        "BUG kmalloc-64 (Not tainted): Right Redzone overwritten",
+        "BUG kmalloc-64 (Tainted: G    B   W         ): Poison overwritten",
+        "VFS: Busy inodes after unmount of vdc (ext4)",
+        "unregister_netdevice: waiting for eth0 to become free. Usage count = 2",
+        "ODEBUG: free active (active state 0) object: 0000 object type: timer_list",
+        "EXT4-fs error (device vdc): ext4_lookup:1813: inode #2",
+    ] {
+        assert_eq!(headline(line), Some(AlertKind::Bug), "{line}");
+    }
+    assert_eq!(headline("BUG reports go to the list"), None);
+}

@@ -50,16 +50,11 @@ const STATUS: &[&str] = &[
 /// Files of a task whose whole content is a fact.
 const TASK_FILES: &[&str] = &["cmdline", "limits", "personality", "syscall", "children"];
 
-/// Files of a process whose whole content is a fact.
-const PROCESS_FILES: &[&str] = &[
-    "maps",
-    "auxv",
-    "environ",
-    "timers",
-    "timerslack_ns",
-    "oom_score_adj",
-    "coredump_filter",
-];
+/// Files of a process whose whole content is a fact, in the directory of each of its threads.
+const SHARED_FILES: &[&str] = &["maps", "auxv", "environ", "oom_score_adj"];
+
+/// The same, which only the directory of the process has.
+const PROCESS_FILES: &[&str] = &["timers", "timerslack_ns", "coredump_filter"];
 
 /// Links of a task that are facts.
 const LINKS: &[&str] = &[
@@ -80,9 +75,13 @@ pub fn observe(root: Pid) -> Result<Observation> {
     let mut tasks = Vec::new();
     for pid in numbers(&proc).context("the container has ended, or has no /proc")? {
         let process = proc.join(pid.to_string());
-        for tid in numbers(&process.join("task"))? {
+        let threads = numbers(&process.join("task"))?;
+        // A first thread that has exited has no memory any more: ask one that lives.
+        let lives = |tid: &&i32| !is_zombie(&process.join("task").join(tid.to_string()));
+        let reader = threads.iter().find(lives).copied().unwrap_or(pid);
+        for tid in threads {
             let dir = process.join("task").join(tid.to_string());
-            let task = task(&process, &dir, pid, tid)
+            let task = task(&process, &dir, pid, tid, tid == reader)
                 .with_context(|| format!("cannot read what /proc shows of task {tid}"))?;
             tasks.push(task);
         }
@@ -104,7 +103,14 @@ fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
     Ok(numbers)
 }
 
-fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
+/// Returns true when a task has exited, or is gone.
+fn is_zombie(dir: &Path) -> bool {
+    let stat = text(&dir.join("stat")).unwrap_or_default();
+    split_stat(&stat).is_none_or(|(_, fields)| fields.first() == Some(&"Z"))
+}
+
+/// Reads a task. The facts of its process are with the task that `is_reader`.
+fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Result<TaskFacts> {
     let stat = fs::read_to_string(dir.join("stat"))?;
     let (comm, fields) = split_stat(&stat).context("cannot parse stat")?;
     let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok()).unwrap_or(0);
@@ -131,7 +137,10 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32) -> Result<TaskFacts> {
     for name in TASK_FILES {
         file(dir, name, &mut facts)?;
     }
-    if pid == tid {
+    if is_reader {
+        for name in SHARED_FILES {
+            file(dir, name, &mut facts)?;
+        }
         for name in PROCESS_FILES {
             file(process, name, &mut facts)?;
         }
@@ -219,6 +228,18 @@ fn watched(name: &str, value: &str) -> (String, String) {
     (format!("tfd {fd}"), words.join(" "))
 }
 
+/// Adds a fact. Several with one name, such as the watches of an inotify file, are one fact with a
+/// line each, sorted, since the kernel's order has no meaning.
+fn add(facts: &mut BTreeMap<String, String>, name: String, value: &str) {
+    let Some(all) = facts.get_mut(&name) else {
+        facts.insert(name, value.to_owned());
+        return;
+    };
+    let mut lines: Vec<_> = all.lines().chain([value]).collect();
+    lines.sort_unstable();
+    *all = lines.join("\n");
+}
+
 fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
     // A zombie has no descriptors.
     let Ok(fds) = numbers(&dir.join("fd")) else {
@@ -234,7 +255,7 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
                 && !["mnt_id", "ino", "it_value", "ticks"].contains(&name)
             {
                 let (name, value) = watched(name, value.trim());
-                facts.insert(format!("fd/{fd}.{name}"), value);
+                add(facts, format!("fd/{fd}.{name}"), &value);
             }
         }
     }
@@ -244,6 +265,15 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_of_several_lines_is_kept() {
+        let mut facts = BTreeMap::new();
+        for value in ["wd:2", "wd:1", "wd:2"] {
+            add(&mut facts, "inotify".into(), value);
+        }
+        assert_eq!(facts["inotify"], "wd:1\nwd:2\nwd:2");
+    }
 
     #[test]
     fn each_watched_descriptor_is_a_fact_of_its_own() {
