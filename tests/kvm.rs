@@ -89,9 +89,8 @@ fn thirty_two_clones_have_their_own_identities() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     let verdict = "32 clones of one snapshot: pass";
-    assert_eq!(
-        stdout.lines().last(),
-        Some(verdict),
+    assert!(
+        stdout.lines().any(|line| line == verdict),
         "{stdout}\n{complaints}"
     );
     assert_eq!(output.status.code(), Some(0), "{complaints}");
