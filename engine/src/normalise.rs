@@ -52,6 +52,9 @@ pub enum Rule {
     /// In logs of strace, the last line of a thread that another thread's execve(2) killed before
     /// strace looked at the stop that the thread had reported.
     KilledByExec,
+    /// In logs of strace, whether a wait on a futex found that its value had changed before it
+    /// slept.
+    FutexWaits,
 }
 
 impl Rule {
@@ -74,6 +77,7 @@ impl Rule {
         Self::SigchldOrder,
         Self::InterruptedCalls,
         Self::KilledByExec,
+        Self::FutexWaits,
     ];
 
     /// Name in `scenario.toml` and in records.
@@ -96,6 +100,7 @@ impl Rule {
             Self::SigchldOrder => "sigchld-order",
             Self::InterruptedCalls => "interrupted-calls",
             Self::KilledByExec => "killed-by-exec",
+            Self::FutexWaits => "futex-waits",
         }
     }
 
@@ -148,6 +153,10 @@ impl Rule {
             Self::TemporaryNames => "names that `mkstemp` makes up",
             Self::RandomBytes => "calls of `getrandom`",
             Self::SystemLoad => "the result of `sysinfo`",
+            Self::FutexWaits => {
+                "whether a wait on a futex, as in `pthread_join`, slept and was woken (0) or found \
+                 that the value had changed by then (EAGAIN): the scheduler decides"
+            }
             Self::KilledByExec => {
                 "the last line of a thread that the `execve` of another thread killed at the entry \
                  of a system call, before strace looked at it; the scheduler decides which comes \

@@ -43,6 +43,8 @@ static TIMES: LazyLock<Regex> = LazyLock::new(|| {
 });
 static TEMPORARY: LazyLock<Regex> = LazyLock::new(|| regex(r"/tmp/(cc|Gm)[A-Za-z0-9]{6}"));
 
+static FUTEX: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"^(futex\(.*\bFUTEX_WAIT\w*\b.*\) = )(?:0|-1 EAGAIN(?: \(.*\))?)$"));
 static PADDED: LazyLock<Regex> = LazyLock::new(|| regex(r"\) += "));
 static LOAD: LazyLock<Regex> = LazyLock::new(|| regex(r"^sysinfo\(\{.*\}\)"));
 
@@ -288,6 +290,9 @@ const LINE_RULES: &[(Rule, Apply)] = &[
     (Rule::StraceTimes, |line| {
         replace(&TIMES, line, |found| format!("{}=<time>", &found[1]))
     }),
+    (Rule::FutexWaits, |line| {
+        replace(&FUTEX, line, |found| format!("{}<woken>", &found[1]))
+    }),
     (Rule::TemporaryNames, |line| {
         replace(&TEMPORARY, line, |found| {
             format!("/tmp/{}<name>", &found[1])
@@ -352,6 +357,24 @@ mod tests {
             one("--- SIGCHLD {si_signo=SIGCHLD, si_pid=12, si_uid=0, si_utime=0, si_stime=3} ---"),
             "--- SIGCHLD {si_signo=SIGCHLD, si_pid=<pid>, si_uid=0, si_utime=<time>, si_stime=<time>} ---\n"
         );
+    }
+
+    #[test]
+    fn a_futex_wait_that_found_the_value_changed_has_not_slept() {
+        let wait = "futex(0x7ffd12345678, FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME, 7, NULL, 0x1)";
+        let rules = &[Rule::FutexWaits];
+        let with = |result: &str| normalise(&format!("{wait} = {result}"), rules, &mut Uses::new());
+        assert_eq!(
+            with("0"),
+            with("-1 EAGAIN (Resource temporarily unavailable)")
+        );
+        assert_eq!(with("0"), with("-1 EAGAIN"));
+        assert_ne!(with("0"), with("-1 ETIMEDOUT (Connection timed out)"));
+        let wake = |result: &str| {
+            let line = format!("futex(0x7ffd12345678, FUTEX_WAKE_PRIVATE, 1) = {result}");
+            normalise(&line, rules, &mut Uses::new())
+        };
+        assert_ne!(wake("0"), wake("-1 EAGAIN"));
     }
 
     #[test]
