@@ -84,7 +84,7 @@ pub struct CaseRecord {
     /// Number of restarted runs that passed.
     pub passed: u32,
     /// Number of runs that were repeated because a task left the event before the tree
-    /// quiesced. Only with more than one vCPU.
+    /// quiesced.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub missed: u32,
     /// The frozen tree of the last restarted run, at its checkpoint.
