@@ -55,7 +55,7 @@ fn frame_seeds() -> Seeds {
 fn scenario_seeds() -> Seeds {
     let whole = r#"
 summary = "a seed"
-shared = ["nonce.h"]
+shared = ["workload.h"]
 build = ["make -s"]
 argv = ["./main"]
 env = { A = "b" }
