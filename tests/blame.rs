@@ -95,7 +95,7 @@ const ROWS: &[(Condition, &str, &str)] = &[
     ),
     (
         Condition::Missed,
-        "tests/scenarios.rs",
+        "tests/runs.rs",
         "an_event_that_never_happens_is_unknown_and_reported_with_its_count",
     ),
     (
