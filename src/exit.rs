@@ -144,6 +144,48 @@ mod tests {
         assert_eq!(of_error(&anyhow::anyhow!("ours")), UNKNOWN);
         let kvm = anyhow::Error::new(NoKvm("no".into()));
         assert_eq!(of_error(&kvm), HOST);
+        // A cause of the artefacts that says nothing about the host.
+        let path = std::path::PathBuf::new();
+        let problem = String::new();
+        let malformed = crucible_artefacts::Error::Malformed { path, problem };
+        assert_eq!(of_error(&anyhow::Error::new(malformed)), UNKNOWN);
+    }
+
+    #[test]
+    fn a_mistake_on_the_command_line_is_a_usage_error_wherever_it_stands() {
+        let usage = || anyhow::Error::new(Usage("no such case".into()));
+        assert_eq!(of_error(&usage()), USAGE);
+        assert_eq!(of_error(&usage().context("reading")), USAGE);
+        assert_eq!(usage().to_string(), "no such case");
+    }
+
+    #[test]
+    fn a_guest_that_ends_outside_of_a_unit_says_why() {
+        use crucible_vmm::Exit;
+        let of = |error| condition(&anyhow::Error::new(error).context("preparing"));
+        let ended = |exit| GuestError::Ended { exit, used: true };
+        assert_eq!(of(ended(Some(Exit::Panic))), Condition::GuestPanic);
+        assert_eq!(of(ended(None)), Condition::ChannelBroken);
+        assert_eq!(of(GuestError::Interrupted), Condition::Interrupted);
+        assert_eq!(
+            of(GuestError::Failed("no".into())),
+            Condition::RequestFailed
+        );
+    }
+
+    #[test]
+    fn a_machine_that_does_not_start_is_the_hosts() {
+        let binary = "qemu".to_owned();
+        let none = crucible_vmm::Error::NoEmulator { binary };
+        assert_eq!(condition(&anyhow::Error::new(none)), Condition::HostSetup);
+    }
+
+    #[test]
+    fn a_host_without_kvm_is_told_so() {
+        assert_eq!(
+            NoKvm("no /dev/kvm".into()).to_string(),
+            "cannot run a guest on KVM: no /dev/kvm"
+        );
     }
 
     #[test]

@@ -1,68 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The crucible command line: a laboratory for in-kernel checkpoint/restart.
+//! The program; all of it is in the library.
 
-#![deny(clippy::print_stdout, clippy::print_stderr)]
-
-mod boot_artefacts;
-mod breaks;
-mod bundle;
-mod cli;
-mod command_line;
-mod commands;
-mod context;
-mod coverage_report;
-mod embedded;
-mod exit;
-mod experiment_run;
-mod guests;
-mod host_program;
-mod host_qemu;
-mod listeners;
-mod log;
-mod machines;
-mod outer_linux;
-mod provenance;
-mod reference;
-mod screens;
-mod stdout;
-mod temporary;
-mod vm_snapshot;
-
-use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
-use crucible_engine::interrupt;
-use crucible_vmm::kvm::monitor;
-
 fn main() -> ExitCode {
-    // A monitor must start at once, and its whole configuration comes by its control socket.
-    if env::args_os().skip(1).eq([machines::MONITOR]) {
-        return monitor::main();
-    }
-    let cli = match cli::Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // If it cannot be printed, there is no other place to report it.
-            let _ = error.print();
-            return if error.use_stderr() {
-                exit::USAGE.into()
-            } else {
-                exit::PASS.into()
-            };
-        }
-    };
-    let context = context::Context::new(&cli.global);
-    let result = experiment_run::handle_signals().and_then(|()| cli.command.run(&context));
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            let why = match interrupt::requested() {
-                true => "interrupted".to_owned(),
-                false => exit::chain(&error),
-            };
-            stdout::message(format_args!("crucible: {why}"));
-            exit::of_error(&error).into()
-        }
-    }
+    crucible::main()
 }

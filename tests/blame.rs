@@ -95,7 +95,7 @@ const ROWS: &[(Condition, &str, &str)] = &[
     ),
     (
         Condition::Missed,
-        "tests/scenarios.rs",
+        "tests/runs.rs",
         "an_event_that_never_happens_is_unknown_and_reported_with_its_count",
     ),
     (
@@ -328,7 +328,7 @@ fn the_oom_killer_is_the_host() {
         command
             .args(["-c", script])
             .arg(&group.0)
-            .arg(env!("CARGO_BIN_EXE_crucible"))
+            .arg(cli::PROGRAM)
             .args(["-q", "scenario", "tests/scenarios/fills", "--json"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("CRUCIBLE_RESULTS", directory.path());
@@ -445,33 +445,19 @@ fn an_interrupted_run_ends_in_order() {
 fn an_output_that_is_closed_or_full_is_no_crash() {
     let script = "exec \"$0\" list | head -1";
     let closed = Command::new("/bin/bash")
-        .args([
-            "-o",
-            "pipefail",
-            "-c",
-            script,
-            env!("CARGO_BIN_EXE_crucible"),
-        ])
+        .args(["-o", "pipefail", "-c", script, cli::PROGRAM])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");
     assert_eq!(closed.status.code(), Some(0), "{closed:?}");
     let full = Command::new("/bin/sh")
-        .args([
-            "-c",
-            "exec \"$0\" list > /dev/full",
-            env!("CARGO_BIN_EXE_crucible"),
-        ])
+        .args(["-c", "exec \"$0\" list > /dev/full", cli::PROGRAM])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");
     assert_eq!(full.status.code(), Some(129), "{full:?}");
     let none = Command::new("/bin/sh")
-        .args([
-            "-c",
-            "exec \"$0\" scenario >&- 2>&-",
-            env!("CARGO_BIN_EXE_crucible"),
-        ])
+        .args(["-c", "exec \"$0\" scenario >&- 2>&-", cli::PROGRAM])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("a shell");

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use common::cli;
 use crucible_artefacts::content_hash;
 
 /// Held by tests that use the artefacts in the cache of all tests, some of which damage them.
@@ -21,13 +22,6 @@ fn artefacts() -> MutexGuard<'static, ()> {
     let guard = ARTEFACTS.lock().unwrap_or_else(PoisonError::into_inner);
     common::fixture();
     guard
-}
-
-/// The program, without a terminal.
-fn crucible(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
-    command.args(args).stdin(Stdio::null());
-    command
 }
 
 fn output(command: &mut Command) -> (i32, String, String) {
@@ -74,7 +68,7 @@ fn is_made_anew(path: &Path, args: &[&str]) {
     let before = content_hash(path).expect("a hash");
     for how in [flip, shorten] {
         damage(path, how);
-        let (code, stdout, stderr) = output(&mut crucible(args));
+        let (code, stdout, stderr) = output(&mut cli::program(args));
         assert_eq!(code, 0, "{stderr}");
         let kind = path.ancestors().nth(2).and_then(Path::file_name);
         let kind = kind.expect("a kind").to_string_lossy();
@@ -85,14 +79,14 @@ fn is_made_anew(path: &Path, args: &[&str]) {
         assert!(stdout.contains(path.to_str().expect("UTF-8")), "{stdout}");
         let after = content_hash(path).expect("a hash");
         assert_eq!(before, after, "{} is not reproducible", path.display());
-        let (_, _, stderr) = output(&mut crucible(args));
+        let (_, _, stderr) = output(&mut cli::program(args));
         assert!(!stderr.contains("damaged"), "{stderr}");
     }
 }
 
 /// Returns the path that the line of this number names.
 fn path(args: &[&str], line: usize) -> PathBuf {
-    let (code, stdout, stderr) = output(&mut crucible(args));
+    let (code, stdout, stderr) = output(&mut cli::program(args));
     assert_eq!(code, 0, "{stderr}");
     stdout.lines().nth(line).expect("a path").into()
 }
@@ -104,7 +98,7 @@ fn a_damaged_kernel_and_a_damaged_agent_are_made_anew_and_work() {
     is_made_anew(&path(&["rootfs", "build"], 0), &["rootfs", "build"]);
     damage(&path(&["kernel", "build"], 0), flip);
     let results = tempfile::tempdir().expect("a directory");
-    let mut hello = crucible(&["scenario", "hello", "--cold"]);
+    let mut hello = cli::program(&["scenario", "hello", "--cold"]);
     let (code, _, stderr) = output(hello.env("CRUCIBLE_RESULTS", results.path()));
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("vmlinux has another content"), "{stderr}");
@@ -124,7 +118,7 @@ fn cleaning_a_directory_that_is_no_cache_removes_nothing() {
     let precious = directory.path().join("precious");
     fs::create_dir(&precious).expect("a directory");
     fs::write(precious.join("thesis.tex"), "x").expect("a file");
-    let mut clean = crucible(&["clean", "--all", "--yes"]);
+    let mut clean = cli::program(&["clean", "--all", "--yes"]);
     let (code, _, stderr) = output(clean.env("CRUCIBLE_CACHE", &precious));
     assert_eq!(code, 129, "{stderr}");
     assert!(stderr.contains("thesis.tex"), "{stderr}");
@@ -137,7 +131,7 @@ fn cleaning_all_has_to_be_confirmed() {
     let directory = tempfile::tempdir().expect("a directory");
     let cache = directory.path().join("cache");
     fs::create_dir_all(cache.join("kernel/k")).expect("a directory");
-    let run = |args: &[&str]| output(crucible(args).env("CRUCIBLE_CACHE", &cache));
+    let run = |args: &[&str]| output(cli::program(args).env("CRUCIBLE_CACHE", &cache));
     let (code, _, stderr) = run(&["clean", "--all"]);
     assert_eq!(code, 128, "{stderr}");
     assert!(stderr.contains("--yes"), "{stderr}");
@@ -159,7 +153,7 @@ fn directories_that_crucible_cannot_use_are_refused_with_what_to_do() {
     for name in ["with space", "with:colon"] {
         let cache = directory.path().join(name);
         for args in [&["clean"][..], &["kernel", "path"], &["doctor"]] {
-            let mut command = crucible(args);
+            let mut command = cli::program(args);
             let (code, stdout, stderr) = output(command.env("CRUCIBLE_CACHE", &cache));
             assert_eq!(code, 129, "{args:?}: {stderr}");
             let text = stdout + &stderr;
@@ -175,7 +169,7 @@ fn directories_that_crucible_cannot_use_are_refused_with_what_to_do() {
         ("CRUCIBLE_CACHE", &["doctor"]),
         ("CRUCIBLE_RESULTS", &["doctor"]),
     ] {
-        let (code, stdout, stderr) = output(crucible(args).env(variable, &open));
+        let (code, stdout, stderr) = output(cli::program(args).env(variable, &open));
         assert_eq!(code, 129, "{variable} {args:?}: {stderr}");
         let text = stdout + &stderr;
         assert!(
@@ -211,7 +205,7 @@ fn apt_that_fails_is_the_hosts_fault() {
         return;
     }
     let path = programs(&[("apt-get", "echo 'E: Could not resolve host' >&2; exit 100")]);
-    let mut build = crucible(&["rootfs", "build"]);
+    let mut build = cli::program(&["rootfs", "build"]);
     let (code, _, stderr) = output(build.env("PATH", path.path()));
     assert_eq!(code, 129, "{stderr}");
     assert!(stderr.contains("Could not resolve host"), "{stderr}");
@@ -231,7 +225,7 @@ case "$*" in *update*) ;; *) echo 'E: no such package' >&2; exit 100 ;; esac
 echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1 (apt-get)' >&2
 exit 100"#;
     let path = programs(&[("apt-get", script)]);
-    let mut build = crucible(&["rootfs", "build"]);
+    let mut build = cli::program(&["rootfs", "build"]);
     let (code, _, stderr) = output(build.env("PATH", path.path()));
     assert_eq!(code, 129, "{stderr}");
     assert!(stderr.contains("waiting for it"), "{stderr}");
@@ -247,13 +241,12 @@ fn sudo_that_cannot_ask_is_the_hosts_fault() {
         ("sudo", "echo 'sudo: a password is required' >&2; exit 1"),
         ("apt-get", "exit 0"),
     ]);
-    let mut build = crucible(&["rootfs", "build"]);
+    let mut build = cli::program(&["rootfs", "build"]);
     if rustix::process::geteuid().is_root() {
         // A user that is not mapped is not root.
         build = Command::new("unshare");
-        let program = env!("CARGO_BIN_EXE_crucible");
         build
-            .args(["--user", program, "rootfs", "build"])
+            .args(["--user", cli::PROGRAM, "rootfs", "build"])
             .stdin(Stdio::null());
         build.env("PATH", format!("{}:/usr/bin:/bin", path.path().display()));
     } else {
@@ -292,7 +285,7 @@ fn what_a_killed_crucible_has_started_is_not_raced() {
         started.read_line(&mut line).expect("a line");
     };
     let lock = || {
-        let mut command = crucible(&["rootfs", "lock"]);
+        let mut command = cli::program(&["rootfs", "lock"]);
         command
             .env("CRUCIBLE_CACHE", path.path().join("cache"))
             .env("PATH", format!("{}:/usr/bin:/bin", path.path().display()))
@@ -358,7 +351,7 @@ case "$*" in *download*={newer}) cp "${{0%/*}}/source.deb" . ;; *) echo E: none 
     let cache = path.path().join("cache");
     let hash = content_hash(&path.path().join("source.deb")).expect("a hash");
     for downloads in [1, 1] {
-        let mut build = crucible(&["kernel", "build"]);
+        let mut build = cli::program(&["kernel", "build"]);
         build.env("CRUCIBLE_CACHE", &cache);
         build.env("PATH", format!("{}:/usr/bin:/bin", path.path().display()));
         // The series does not apply to this tree.
@@ -386,7 +379,7 @@ case "$*" in *download*={newer}) cp "${{0%/*}}/source.deb" . ;; *) echo E: none 
 #[test]
 fn provenance_names_what_is_booted() {
     let _alone = artefacts();
-    let (code, stdout, stderr) = output(&mut crucible(&["provenance", "--machine", "qemu"]));
+    let (code, stdout, stderr) = output(&mut cli::program(&["provenance", "--machine", "qemu"]));
     assert_eq!(code, 0, "{stderr}");
     let found: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     let hash = |path: &Path| content_hash(path).expect("a hash");
@@ -409,7 +402,7 @@ fn provenance_names_what_is_booted() {
             "{found:#}"
         );
     }
-    let (_, packages, _) = output(&mut crucible(&["provenance", "--packages"]));
+    let (_, packages, _) = output(&mut cli::program(&["provenance", "--packages"]));
     let gcc = packages.lines().find(|line| line.starts_with("gcc-12 "));
     assert_eq!(gcc.expect("gcc").split(' ').count(), 4);
     let count = found["userland"]["packages"].as_u64().expect("a number");

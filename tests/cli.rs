@@ -1,18 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line as scripts use it: exit codes and JSON.
 
-use std::process::{Command, Output};
+mod common;
 
-fn crucible(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(args)
-        .output()
-        .unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("an exit status")
-}
+use common::cli;
 
 #[test]
 fn a_wrong_command_line_exits_with_128() {
@@ -24,24 +15,24 @@ fn a_wrong_command_line_exits_with_128() {
         &["torture", "--coverage", "--flavour", "debug"],
         &[],
     ] {
-        let output = crucible(args);
-        assert_eq!(code(&output), 128, "{args:?}");
-        assert!(!output.stderr.is_empty(), "{args:?}");
+        let ended = cli::run(args);
+        assert_eq!(ended.code(), Some(128), "{args:?}");
+        assert!(!ended.stderr.is_empty(), "{args:?}");
     }
 }
 
 #[test]
 fn help_and_version_exit_with_0() {
-    assert_eq!(code(&crucible(&["--help"])), 0);
-    assert_eq!(code(&crucible(&["--version"])), 0);
+    assert_eq!(cli::run(&["--help"]).code(), Some(0));
+    assert_eq!(cli::run(&["--version"]).code(), Some(0));
 }
 
 #[test]
 fn doctor_prints_json() {
-    let output = crucible(&["doctor", "--json"]);
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ended = cli::run(&["doctor", "--json"]);
+    let report = ended.record();
     let ready = report["ready"].as_bool().unwrap();
-    assert_eq!(code(&output), if ready { 0 } else { 129 });
+    assert_eq!(ended.code(), Some(if ready { 0 } else { 129 }));
     let findings = report["findings"].as_array().unwrap();
     for what in [
         "qemu",
@@ -67,13 +58,11 @@ fn missing_packages_exit_with_129_and_the_command_to_install_them() {
     std::fs::write(&fake, "#!/bin/sh\nexit 1\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&fake, mode).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["rootfs", "build", "--no-install"])
-        .env("PATH", directory.path())
-        .output()
-        .unwrap();
-    assert_eq!(code(&output), 129);
-    let text = String::from_utf8_lossy(&output.stderr);
+    let (mut command, results) = cli::command(&["rootfs", "build", "--no-install"]);
+    command.env("PATH", directory.path());
+    let ended = cli::spawn(command, results.path().to_owned(), Some(results)).end();
+    assert_eq!(ended.code(), Some(129));
+    let text = ended.stderr;
     assert!(text.contains("apt-get install"), "{text}");
     assert!(text.contains("qemu-system-x86"), "{text}");
 }
@@ -83,8 +72,8 @@ fn a_file_that_is_not_a_kernel_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("bzImage");
     std::fs::write(&image, b"MZ no kernel").unwrap();
-    let output = crucible(&["kernel", "build", "--kernel", image.to_str().unwrap()]);
-    assert_eq!(code(&output), 125);
-    let text = String::from_utf8_lossy(&output.stderr);
+    let ended = cli::run(&["kernel", "build", "--kernel", image.to_str().unwrap()]);
+    assert_eq!(ended.code(), Some(125));
+    let text = ended.stderr;
     assert!(text.contains("vmlinux"), "{text}");
 }

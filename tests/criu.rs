@@ -2,22 +2,15 @@
 //! The same scenarios with CRIU as the backend, in the same guest: supported ones pass, and for
 //! unsupported ones the report quotes CRIU's own log.
 
-use std::process::Command;
+mod common;
 
+use common::cli;
 use serde_json::Value;
 
 /// Returns the exit status and the record of a scenario under CRIU.
 fn criu(scenario: &str) -> (Option<i32>, Value) {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "scenario", scenario, "--backend", "criu", "--json"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the binary that cargo has just built");
-    let record = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); stderr: {stderr}")
-    });
-    (output.status.code(), record)
+    let ended = cli::run(&["-q", "scenario", scenario, "--backend", "criu", "--json"]);
+    (ended.code(), ended.record())
 }
 
 fn version(record: &Value) -> &str {

@@ -2,11 +2,14 @@
 //! Holds the pages to the repository: links resolve, the files and functions that the pages name
 //! exist, and crucible accepts the commands.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::cli;
 use walkdir::WalkDir;
 
 use crucible_artefacts::{Cache, Silent, Sources, host, kernel};
@@ -290,7 +293,7 @@ fn commands_are_accepted() {
                 },
                 None => &words[..],
             };
-            let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
+            let output = cli::program(&[])
                 .args(words)
                 .arg("--help")
                 .output()
@@ -342,11 +345,7 @@ fn flags_events_and_sites_of_the_kernel_are_documented() {
 
 #[test]
 fn the_readme_names_every_command() {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .arg("--help")
-        .output()
-        .expect("crucible");
-    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let help = cli::run(&["--help"]).stdout;
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).expect("README.md");
     let commands = help
         .split("Commands:\n")
@@ -364,8 +363,7 @@ fn the_readme_names_every_command() {
 
 /// Runs crucible's generator of the reference's pages.
 fn generate(into: &Path) {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["completions", "--reference"])
+    let output = cli::program(&["completions", "--reference"])
         .arg(into)
         .output()
         .expect("crucible");

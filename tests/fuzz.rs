@@ -55,7 +55,7 @@ fn frame_seeds() -> Seeds {
 fn scenario_seeds() -> Seeds {
     let whole = r#"
 summary = "a seed"
-shared = ["nonce.h"]
+shared = ["workload.h"]
 build = ["make -s"]
 argv = ["./main"]
 env = { A = "b" }
@@ -124,7 +124,8 @@ fn every_seed_of_every_target_passes() {
 /// A seed that is refused at once leads a fuzzer nowhere.
 #[test]
 fn the_valid_scenario_among_the_seeds_is_accepted() {
-    let directory = tempfile::tempdir().unwrap();
+    // The name of the directory is the scenario's.
+    let directory = tempfile::Builder::new().prefix("seed-").tempdir().unwrap();
     let (_, text) = &scenario_seeds()[0];
     fs::write(directory.path().join("scenario.toml"), text).unwrap();
     let scenario = Scenario::load(directory.path()).unwrap();

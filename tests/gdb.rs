@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
-use common::LONG;
+use common::{LONG, cli};
 use serde_json::Value;
 
 /// Kills the guest's process on drop: without a debugger it would wait forever.
@@ -39,11 +39,10 @@ fn gdb_stops_in_the_vfork_glue_and_the_scenario_passes() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let socket = path("gdb").to_string_lossy().into_owned();
+    let (mut command, _results) = cli::command(&["-q", "scenario", debugger::SCENARIO, "--json"]);
     let mut child = Killed(
-        Command::new(env!("CARGO_BIN_EXE_crucible"))
-            .args(["-q", "scenario", debugger::SCENARIO, "--json"])
+        command
             .args(["--machine", "qemu", "--gdb", &socket])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(File::create(path("record")).unwrap())
             .stderr(File::create(path("stderr")).unwrap())
             .spawn()

@@ -215,3 +215,16 @@ fn dependencies_are_as_deny_toml_permits() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// What a test runs has results of its own: a developer's are never evicted by `cargo test`.
+#[test]
+fn only_the_testkit_knows_the_built_binary() {
+    let name = concat!("CARGO_BIN_EXE", "_crucible");
+    let naming = |file: &String| {
+        file.starts_with("tests/")
+            && file.ends_with(".rs")
+            && fs::read_to_string(Path::new(ROOT).join(file)).is_ok_and(|text| text.contains(name))
+    };
+    let found: Vec<_> = files().into_iter().filter(naming).collect();
+    assert_eq!(found, ["tests/common/cli.rs"]);
+}

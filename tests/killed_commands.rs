@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::cli;
 use serde_json::Value;
 
 /// Limit for what a killed command has started to end.
@@ -40,10 +41,8 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Starts a command in a process group of its own.
 fn start(args: &[&str], results: &Path, cache: Option<&Path>) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
+    let mut command = cli::program(args);
     command
-        .args(args)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CRUCIBLE_RESULTS", results)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -2,28 +2,12 @@
 //! Our own VMM on a working KVM: in an outer Linux, to which QEMU gives a CPU with virtualisation,
 //! so that the test is the same on every host.
 
+mod common;
 mod debugger;
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-use serde_json::Value;
-
-fn crucible(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the crucible binary to run")
-}
-
-/// Returns the records on standard output, in order.
-fn records(output: &Output) -> Vec<Value> {
-    let records = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
-    let records: Result<Vec<Value>, _> = records.collect();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    records.unwrap_or_else(|error| panic!("no record ({error}); stderr: {stderr}"))
-}
+use common::cli;
 
 /// Source of a program that checks that the outer Linux's timer keeps running.
 const TIMER: &str = include_str!("outer/timer.c");
@@ -54,9 +38,9 @@ END
 
 #[test]
 fn the_main_scenario_passes_in_our_own_vmm() {
-    let output = crucible(&["-q", "nested", "--script", &script()]);
-    let records = records(&output);
-    let stderr = String::from_utf8_lossy(&output.stderr);
+    let ended = cli::run(&["-q", "nested", "--script", &script()]);
+    let records = ended.records();
+    let stderr = &ended.stderr;
     assert_eq!(records.len(), 3, "{stderr}");
     for (record, start) in records.iter().zip(["cold", "warm", "warm"]) {
         assert_eq!(record["verdict"], "pass", "{record:#}");
@@ -69,14 +53,14 @@ fn the_main_scenario_passes_in_our_own_vmm() {
         stderr.contains("4 clones of one snapshot: pass"),
         "{stderr}"
     );
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    debugger::check(&stderr);
+    assert_eq!(ended.code(), Some(0), "{stderr}");
+    debugger::check(stderr);
 }
 
 #[test]
 #[ignore = "needs an outer Linux with 8 GiB, runs ten minutes"]
 fn thirty_two_clones_have_their_own_identities() {
-    let output = crucible(&[
+    let ended = cli::run(&[
         "-q",
         "nested",
         "--memory",
@@ -86,20 +70,15 @@ fn thirty_two_clones_have_their_own_identities() {
         "--machine",
         "kvm",
     ]);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let complaints = String::from_utf8_lossy(&output.stderr);
     let verdict = "32 clones of one snapshot: pass";
-    assert!(
-        stdout.lines().any(|line| line == verdict),
-        "{stdout}\n{complaints}"
-    );
-    assert_eq!(output.status.code(), Some(0), "{complaints}");
+    let said = ended.stdout.lines().any(|line| line == verdict);
+    assert!(said, "{ended:?}");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
 }
 
 #[test]
 fn doctor_reports_why_kvm_is_not_used() {
-    let output = crucible(&["doctor", "--json"]);
-    let report: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
+    let report = cli::run(&["doctor", "--json"]).record();
     let finding = report["findings"]
         .as_array()
         .and_then(|all| all.iter().find(|finding| finding["what"] == "kvm"))

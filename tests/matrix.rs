@@ -2,9 +2,11 @@
 //! A fixed sample of the matrix of ptrace stops. Each cell that the ptrace API permits must behave
 //! the same after a restart, and the sample contains each kind of stop and each way of attaching.
 
-use std::collections::BTreeSet;
-use std::process::Command;
+mod common;
 
+use std::collections::BTreeSet;
+
+use common::cli;
 use serde_json::Value;
 
 /// Sampling step, chosen so that each value of each dimension has a cell that is not excluded.
@@ -19,28 +21,15 @@ fn text<'a>(cell: &'a Value, field: &str) -> &'a str {
 
 #[test]
 fn a_sample_of_the_matrix_is_the_same_after_a_restart() {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "matrix", "ptrace", "--json"])
-        .args(["--every", EVERY])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the binary that cargo has just built");
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        panic!("no report ({error}): {errors}")
-    });
+    let ended = cli::run(&["-q", "matrix", "ptrace", "--json", "--every", EVERY]);
+    let report = ended.record();
     let cells = report["units"].as_array().expect("an array of cells");
     let bad: Vec<_> = cells
         .iter()
         .filter(|cell| !FINE.contains(&text(cell, "class")))
         .collect();
     assert!(bad.is_empty(), "{bad:#?}");
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}",
-        report["summary"]["classes"]
-    );
+    assert_eq!(ended.code(), Some(0), "{}", report["summary"]["classes"]);
 
     // The absence of failures means little if no cell was actually tested.
     for class in ["passed", "excluded", "no-such-stop"] {

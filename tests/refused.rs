@@ -2,9 +2,9 @@
 //! Unsupported state is refused with pid, object and reason before the checkpoint disturbs
 //! anything, and the tree completes its work normally.
 
-use std::process::Command;
+mod common;
 
-use serde_json::Value;
+use common::cli;
 
 /// Cases of `tests/scenarios/refused`, and texts that the log must contain for each.
 const REFUSALS: &[(&str, &str, &[&str])] = &[
@@ -139,13 +139,9 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
 
 #[test]
 fn unsupported_state_is_refused_and_the_tree_continues() {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "scenario", "tests/scenarios/refused", "--json"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the crucible binary to run");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
+    let ended = cli::run(&["-q", "scenario", "tests/scenarios/refused", "--json"]);
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    let record = ended.record();
     assert_eq!(record["verdict"], "refused", "{record:#}");
     let cases = record["units"].as_array().expect("an array of cases");
     assert_eq!(cases.len(), REFUSALS.len());

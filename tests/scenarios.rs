@@ -1,64 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The built binary with guests that boot.
+//! Every scenario.
+
+mod common;
 
 use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
 
-use serde_json::Value;
-
-/// Allows one guest at a time, because several would compete for the same CPUs.
-static GUEST: Mutex<()> = Mutex::new(());
-
-fn crucible(arguments: &[&str]) -> Output {
-    let _alone = GUEST.lock().unwrap_or_else(PoisonError::into_inner);
-    Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the crucible binary to run")
-}
-
-fn record(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        panic!("no record ({error}); stderr: {stderr}")
-    })
-}
+use common::cli;
 
 #[test]
 fn every_scenario_can_be_read() {
-    let output = crucible(&["list", "--json"]);
-    assert!(output.status.success(), "{output:?}");
-    let list: Value = serde_json::from_slice(&output.stdout).expect("a JSON array");
+    let ended = cli::run(&["list", "--json"]);
+    assert!(ended.status.success(), "{ended:?}");
+    let list = ended.record();
     assert!(list.as_array().expect("an array").len() >= 12);
 }
 
 #[test]
-fn hello_restarts_in_a_fresh_machine_and_its_image_can_be_inspected() {
-    let output = crucible(&["-q", "scenario", "hello", "--restart-in", "fresh", "--json"]);
-    let record = record(&output);
-    assert_eq!(record["verdict"], "pass", "{record:#}");
-    assert_eq!(output.status.code(), Some(0));
-    let task = &record["units"][0]["frozen"]["tasks"][1];
-    assert_eq!(task["comm"], "hello");
-    assert_eq!(task["site"], "freezer");
-
-    let results = Path::new(record["results"].as_str().expect("a path"));
-    let image = results.join("cases/hello/main/image");
-    let image = image.to_str().expect("an ASCII path");
-    let output = crucible(&["inspect", image, "--json"]);
-    assert!(output.status.success(), "{output:?}");
-    let summary: Value = serde_json::from_slice(&output.stdout).expect("a JSON object");
-    assert_eq!(summary["tasks"][1]["comm"], "hello");
-}
-
-#[test]
 fn every_scenario_passes_in_one_boot() {
-    let output = crucible(&["-q", "scenario", "--all", "--json"]);
-    let record = record(&output);
+    let ended = cli::run(&["-q", "scenario", "--all", "--json"]);
+    let record = ended.record();
     assert_eq!(record["verdict"], "pass", "{record:#}");
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(ended.code(), Some(0));
     // A clean restart leaves an empty log.
     let mut logs = 0;
     let results = Path::new(record["results"].as_str().expect("a path"));
@@ -73,114 +35,4 @@ fn every_scenario_passes_in_one_boot() {
         }
     }
     assert!(logs >= 12, "{record:#}");
-}
-
-/// The child of a vfork runs on one CPU while its parent is stopped on another.
-#[test]
-fn the_main_scenario_passes_with_two_cpus() {
-    let output = crucible(&["-q", "scenario", "vfork", "--vcpus", "2", "--json"]);
-    let record = record(&output);
-    assert_eq!(record["verdict"], "pass", "{record:#}");
-    assert_eq!(output.status.code(), Some(0));
-}
-
-#[test]
-fn a_guest_that_does_not_boot_is_reported_with_its_console() {
-    let output = crucible(&["-q", "kernel", "build"]);
-    let path = String::from_utf8(output.stdout).expect("a path");
-    let mut kernel = std::fs::read(path.trim()).expect("a kernel");
-    // It does not know the file system of its root, so it panics.
-    let name = b"\0erofs\0";
-    let places: Vec<_> = (0..kernel.len() - name.len())
-        .filter(|&at| kernel[at..].starts_with(name))
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        kernel[at + 1] = b'x';
-    }
-    let directory = tempfile::tempdir().expect("a directory");
-    let image = directory.path().join("vmlinux");
-    std::fs::write(&image, kernel).expect("a kernel");
-    let image = image.to_str().expect("an ASCII path");
-    let args = [
-        "-q", "scenario", "hello", "--cold", "--kernel", image, "--json",
-    ];
-    let output = crucible(&args);
-    let record = record(&output);
-    assert_eq!(record["verdict"], "unknown", "{record:#}");
-    assert_eq!(output.status.code(), Some(125));
-    let why = record["units"][0]["why"].as_str().expect("a text");
-    let (_, path) = why
-        .split_once("its console is in ")
-        .expect("the console's path");
-    let (path, _) = path.split_once(": ").expect("a reason");
-    assert!(Path::new(path).is_file(), "{why}");
-}
-
-/// Checks that the comparison includes the vfork wait.
-#[test]
-fn a_restart_without_its_vfork_wait_is_detected() {
-    let output = crucible(&[
-        "-q",
-        "scenario",
-        "vfork-chain",
-        "--break",
-        "vfork-wait",
-        "--json",
-    ]);
-    let record = record(&output);
-    assert_eq!(record["verdict"], "diverged", "{record:#}");
-    assert_eq!(output.status.code(), Some(1));
-    let text = record.to_string();
-    assert!(text.contains("its wait was lost"), "{record:#}");
-    assert!(text.contains("chain (2) waited"), "{record:#}");
-}
-
-#[test]
-fn damaged_and_forged_images_do_no_harm() {
-    let images = ["--raw", "100", "--forged", "300", "--json"];
-    let output = crucible(&[&["-q", "torture"][..], &images].concat());
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let record = record(&output);
-    assert_eq!(record["summary"]["raw"]["refused"], 100, "{record:#}");
-}
-
-#[test]
-fn an_event_that_never_happens_is_unknown_and_reported_with_its_count() {
-    let output = crucible(&[
-        "-q",
-        "scenario",
-        "hello",
-        "--at",
-        "syscall:getpid:99",
-        "--json",
-    ]);
-    let record = record(&output);
-    assert_eq!(record["verdict"], "unknown", "{record:#}");
-    assert!(
-        record["why"]
-            .as_str()
-            .expect("a text")
-            .contains("after 11 such events"),
-        "{record:#}"
-    );
-    assert_eq!(output.status.code(), Some(125));
-}
-
-#[test]
-fn a_workload_without_a_vfork_is_unknown() {
-    let output = crucible(&["-q", "scenario", "hello", "--at", "vfork", "--json"]);
-    assert_eq!(record(&output)["verdict"], "unknown");
-    assert_eq!(output.status.code(), Some(125));
-}
-
-#[test]
-fn a_wrong_command_line_stops_a_bisection() {
-    for wrong in [
-        &["scenario", "no-such-scenario"][..],
-        &["scenario", "hello", "--at", "vfrok"],
-        &["scenario"],
-    ] {
-        assert_eq!(crucible(wrong).status.code(), Some(128), "{wrong:?}");
-    }
 }

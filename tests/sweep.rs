@@ -2,20 +2,15 @@
 //! A fixed sample of sweeps: each point is reached, checkpointed and restarted, and the run ends
 //! normally.
 
-use std::process::Command;
+mod common;
 
+use common::cli;
 use serde_json::Value;
 
 fn sweep(args: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "sweep", "--json"])
-        .args(args)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the crucible binary to run");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let record: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
-    assert_eq!(output.status.code(), Some(0), "{record:#}");
+    let ended = cli::run(&[&["-q", "sweep", "--json"][..], args].concat());
+    let record = ended.record();
+    assert_eq!(ended.code(), Some(0), "{record:#}");
     record
 }
 

@@ -5,14 +5,12 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{LONG, spec};
+use common::{LONG, cli, spec};
 use crucible_engine::guest::Guest;
 use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Error, Exit, Start};
-use serde_json::Value;
 
 /// Permitted error of a guest's clock, in seconds: the time that a query may take on a busy host.
 const CLOCK: f64 = 20.0;
@@ -134,12 +132,9 @@ fn a_machine_that_was_not_started_for_a_snapshot_is_not_saved() {
 #[test]
 fn the_record_has_the_kind_of_start() {
     for (option, expected) in [(None, "warm"), (Some("--cold"), "cold")] {
-        let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-            .args(["-q", "scenario", "hello", "--machine", "qemu", "--json"])
-            .args(option)
-            .output()
-            .unwrap();
-        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut args = vec!["-q", "scenario", "hello", "--machine", "qemu", "--json"];
+        args.extend(option);
+        let record = cli::run(&args).record();
         assert_eq!(record["verdict"], "pass", "{record:#}");
         assert_eq!(record["machine"]["start"], expected);
     }

@@ -185,11 +185,13 @@ impl Condition {
     /// an interruption and a host that must be mended, which must stop a bisection; then whatever
     /// leaves the answer open. Without any unit nothing is known.
     pub fn of_all(parts: impl IntoIterator<Item = Self>) -> Self {
-        let rank = |condition: &Self| match condition.exit_code() {
-            1 => (4, condition.verdict()),
-            code if code >= 128 => (3, condition.verdict()),
-            0 => (0, condition.verdict()),
-            _ => (2, condition.verdict()),
+        let rank = |condition: &Self| {
+            let stops = match condition.exit_code() {
+                1 => 2,
+                128.. => 1,
+                _ => 0,
+            };
+            (stops, condition.verdict())
         };
         parts
             .into_iter()
@@ -242,6 +244,7 @@ mod tests {
             }
             let bad = condition.blame() == Some(Blame::Kernel) && code == 1;
             assert_eq!(condition.verdict().is_bad(), bad, "{condition:?}");
+            assert_eq!(condition.is_bad(), bad, "{condition:?}");
         }
     }
 
@@ -251,6 +254,18 @@ mod tests {
             let json = serde_json::to_string(&condition).unwrap();
             assert_eq!(json, format!("\"{}\"", condition.name()));
         }
+        for blame in [Blame::Kernel, Blame::Workload, Blame::Host, Blame::Crucible] {
+            let json = serde_json::to_string(&blame).unwrap();
+            assert_eq!(json, format!("\"{}\"", blame.name()));
+        }
+    }
+
+    #[test]
+    fn each_condition_has_a_meaning_of_its_own() {
+        let all: std::collections::BTreeSet<_> =
+            Condition::ALL.iter().map(|c| c.meaning()).collect();
+        assert_eq!(all.len(), Condition::ALL.len());
+        assert!(Condition::DiskFull.meaning().contains("no space"));
     }
 
     #[test]
@@ -261,8 +276,12 @@ mod tests {
         assert_eq!(of(&[Missed, DiskFull, Passed]), DiskFull);
         assert_eq!(of(&[DiskFull, Diverged, Interrupted]), Diverged);
         assert_eq!(of(&[Diverged, KernelReport]), KernelReport);
+        assert_eq!(of(&[Diverged, DiskFull]), Diverged);
         assert_eq!(of(&[Passed]), Passed);
         assert_eq!(of(&[]).exit_code(), 125);
+        // Of two of a kind, the first stays.
+        assert_eq!(of(&[Missed, Unstable]), Missed);
+        assert_eq!(of(&[Unreviewed, Unsupported, Missed]), Missed);
     }
 
     #[test]
@@ -274,13 +293,23 @@ mod tests {
         let of = |exit: &Exit| Condition::of_exit(Some(exit), true);
         assert_eq!(of(&Exit::Panic), Condition::GuestPanic);
         assert_eq!(of(&Exit::Reset), Condition::TripleFault);
+        let fault = || Exit::TripleFault {
+            registers: Vec::new(),
+        };
+        assert_eq!(of(&fault()), Condition::TripleFault);
+        let kvm = Exit::Kvm {
+            detail: String::new(),
+            registers: Vec::new(),
+        };
+        assert_eq!(of(&kvm), Condition::VmmFault);
+        assert_eq!(of(&Exit::Killed), Condition::RequestFailed);
         assert_eq!(of(&Exit::Shutdown), Condition::GuestShutdown);
         assert_eq!(of(&host(Some(9))), Condition::HostKilled);
         assert_eq!(of(&host(Some(7))), Condition::HostKilled);
         assert_eq!(of(&host(Some(31))), Condition::VmmFault);
         assert_eq!(of(&host(None)), Condition::MachineLost);
         assert_eq!(Condition::of_exit(None, true), Condition::ChannelBroken);
-        for exit in [Exit::Panic, Exit::Reset] {
+        for exit in [Exit::Panic, Exit::Reset, fault()] {
             let early = Condition::of_exit(Some(&exit), false);
             assert_eq!(early, Condition::EarlyReport);
         }

@@ -29,6 +29,22 @@ pub struct RunOutput {
     pub nonce: Option<String>,
 }
 
+#[cfg(test)]
+impl RunOutput {
+    /// A run that ended with status 0 and this output.
+    pub(crate) fn example(stdout: &str) -> Self {
+        Self {
+            root: Some(Ended::Exited { code: 0 }),
+            workload: Some(Ended::Exited { code: 0 }),
+            stdout: stdout.into(),
+            stderr: String::new(),
+            files: Vec::new(),
+            logs: Vec::new(),
+            nonce: None,
+        }
+    }
+}
+
 /// The result of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
@@ -204,27 +220,97 @@ mod tests {
     use super::*;
 
     fn output(stdout: &str) -> RunOutput {
-        RunOutput {
-            root: Some(Ended::Exited { code: 0 }),
-            workload: Some(Ended::Exited { code: 0 }),
-            stdout: stdout.into(),
-            stderr: String::new(),
-            files: Vec::new(),
-            logs: Vec::new(),
-            nonce: None,
-        }
+        RunOutput::example(stdout)
+    }
+
+    /// Returns the names of the comparisons that found a difference, without the pair.
+    fn different(checks: &[Check]) -> Vec<&str> {
+        let bad = checks.iter().filter(|check| !check.ok);
+        bad.map(|check| check.name.strip_prefix("a = b: ").unwrap())
+            .collect()
+    }
+
+    fn compared(one: &RunOutput, two: &RunOutput) -> Vec<Check> {
+        outputs("a = b", one, two, &[], &mut Uses::new())
     }
 
     #[test]
     fn equal_runs_pass_every_check() {
-        let checks = outputs(
-            "a = b",
-            &output("x\n"),
-            &output("x\n"),
-            &[],
-            &mut Uses::new(),
+        let checks = compared(&output("x\n"), &output("x\n"));
+        assert_eq!(checks.len(), 5, "{checks:?}");
+        assert_eq!(different(&checks), [""; 0]);
+        assert!(checks.iter().all(|check| check.lines().is_empty()));
+    }
+
+    #[test]
+    fn each_part_of_a_result_is_compared() {
+        let good = output("x\n");
+        let but = |change: &dyn Fn(&mut RunOutput)| {
+            let mut other = good.clone();
+            change(&mut other);
+            let (one, two) = (compared(&other, &good), compared(&good, &other));
+            assert_eq!(different(&one), different(&two));
+            one
+        };
+        let killed = Some(Ended::Signaled { signal: 9 });
+        let checks = but(&|other| other.stdout = "y\n".into());
+        assert_eq!(different(&checks), ["stdout"]);
+        assert_eq!(
+            checks[0].lines(),
+            ["differs from line 1", "  - x", "  + y"],
+            "the expected text comes first"
         );
-        assert!(checks.iter().all(|c| c.ok), "{checks:?}");
+        let checks = but(&|other| other.stderr = "y\n".into());
+        assert_eq!(different(&checks), ["stderr"]);
+        let checks = but(&|other| other.workload = killed);
+        assert_eq!(different(&checks), ["workload's end"]);
+        assert_eq!(
+            checks[2].lines(),
+            [format!(
+                "expected {}, got {}",
+                Ended::Exited { code: 0 },
+                Ended::Signaled { signal: 9 }
+            )]
+        );
+        let checks = but(&|other| other.root = killed);
+        assert_eq!(different(&checks), ["container's end"]);
+        let file = FileEntry {
+            path: "a".into(),
+            mode: 0o640,
+            kind: FileKind::Dir,
+        };
+        let checks = but(&|other| other.files.push(file.clone()));
+        assert_eq!(different(&checks), ["files"]);
+    }
+
+    #[test]
+    fn logs_are_compared_once_one_run_has_any() {
+        let mut with = output("");
+        with.logs = vec![("log.1".into(), "pause() = 0\n".into())];
+        let checks = compared(&with, &with);
+        assert_eq!((checks.len(), different(&checks)), (6, Vec::new()));
+        for (one, two) in [(&with, &output("")), (&output(""), &with)] {
+            assert_eq!(different(&compared(one, two)), ["logs"]);
+        }
+    }
+
+    #[test]
+    fn a_listing_has_kind_mode_and_content() {
+        let entry = |path: &str, kind| FileEntry {
+            path: path.into(),
+            mode: 0o640,
+            kind,
+        };
+        let size = 3;
+        let sha256 = "ab".into();
+        let target = "a".into();
+        let text = listing(&[
+            entry("a", FileKind::File { size, sha256 }),
+            entry("b", FileKind::Dir),
+            entry("c", FileKind::Symlink { target }),
+        ]);
+        let lines = ["a 0640 3 bytes, sha256 ab", "b 0640 dir", "c 0640 -> a", ""];
+        assert_eq!(text, lines.join("\n"));
     }
 
     #[test]
@@ -264,6 +350,65 @@ mod tests {
         let checks = observations("after = before", &one, &both);
         assert_eq!(checks.len(), 1);
         assert!(!checks[0].ok);
+        let checks = observations("after = before", &both, &both);
+        assert_eq!(checks.len(), 2);
+        assert!(checks.iter().all(|check| check.ok), "{checks:?}");
+    }
+
+    #[test]
+    fn a_tree_shows_ids_state_and_site() {
+        let text = tree(&Observation {
+            tasks: vec![TaskFacts {
+                pid: 1,
+                tid: 2,
+                ppid: 3,
+                pgid: 4,
+                sid: 5,
+                comm: "sh".into(),
+                state: 'S',
+                site: "vfork".into(),
+                ..TaskFacts::default()
+            }],
+        });
+        assert_eq!(
+            text,
+            "sh thread 2 of 1 parent 3 group 4 session 5 state S site vfork\n"
+        );
+    }
+
+    #[test]
+    fn of_many_facts_three_are_shown_and_the_others_counted() {
+        let facts = |count, value: &str| {
+            let facts = (0..count).map(|number| (format!("fact.{number}"), value.to_owned()));
+            Observation {
+                tasks: vec![TaskFacts {
+                    facts: facts.collect(),
+                    ..TaskFacts::default()
+                }],
+            }
+        };
+        let shown = |count| {
+            let checks = observations("after = before", &facts(count, "1"), &facts(count, "0"));
+            assert!(checks[0].ok && !checks[1].ok, "{checks:?}");
+            let lines = checks[1].lines();
+            let tasks = lines.iter().filter(|line| line.starts_with("task "));
+            (tasks.count(), lines.last().cloned().unwrap_or_default())
+        };
+        assert_eq!(shown(2).0, 2);
+        let (tasks, last) = shown(3);
+        assert_eq!((tasks, last.contains("more facts")), (3, false), "{last}");
+        let more = "and 2 more facts, in the record".to_owned();
+        assert_eq!(shown(5), (3, more));
+    }
+
+    #[test]
+    fn a_fact_that_only_one_has_is_a_difference() {
+        let without = TaskFacts::default();
+        let mut with = without.clone();
+        with.facts.insert("timers".into(), "ID: 0".into());
+        assert_eq!(task(&without, &with).len(), 1);
+        assert_eq!(task(&with, &without).len(), 1);
+        assert_eq!(task(&with, &with), [""; 0]);
     }
 
     #[test]

@@ -387,28 +387,117 @@ mod tests {
         assert_eq!(one, two);
         assert_ne!(one, three);
         assert_eq!(uses[&Rule::PipeNumbers], 9);
+        let links: Vec<_> = three.tasks[0].facts.values().collect();
+        assert_eq!(links, ["pipe:<1>", "pipe:<2>", "pipe:<2>"]);
+    }
+
+    #[test]
+    fn only_links_to_pipes_and_sockets_are_renumbered() {
+        let facts = [
+            ("fd/3.link", "/work/pipe:[77]"),
+            ("fd/4.note", "pipe:[77]"),
+            ("fd/5.link", "socket:[8]"),
+        ];
+        let mut uses = Uses::new();
+        let mut o = with(&facts);
+        observation(&mut o, &mut uses);
+        let found: Vec<_> = o.tasks[0].facts.values().collect();
+        assert_eq!(found, ["/work/pipe:[77]", "pipe:[77]", "socket:<1>"]);
+        assert_eq!(uses, Uses::from([(Rule::PipeNumbers, 1)]));
+    }
+
+    #[test]
+    fn every_rule_is_found_by_its_name_and_its_former_one() {
+        for &rule in Rule::ALL {
+            assert_eq!(Rule::by_name(rule.name()), Some(rule));
+            let json = serde_json::to_string(&rule).unwrap();
+            assert_eq!(json, format!("\"{}\"", rule.name()));
+        }
+        for (name, rule) in [
+            ("nameless-inodes", Rule::UnlinkedInodes),
+            ("zombie-remains", Rule::ZombieState),
+            ("timers-run-out", Rule::ExpiredTimers),
+        ] {
+            assert_eq!(Rule::by_name(name), Some(rule));
+        }
+        assert_eq!(Rule::by_name("no-such-rule"), None);
+    }
+
+    #[test]
+    fn each_rule_says_what_it_ignores() {
+        let all: std::collections::BTreeSet<_> = Rule::ALL.iter().map(|r| r.ignores()).collect();
+        assert_eq!(all.len(), Rule::ALL.len());
+    }
+
+    #[test]
+    fn rules_for_logs_are_those_that_a_scenario_names() {
+        let (logs, others): (Vec<Rule>, Vec<Rule>) =
+            Rule::ALL.iter().partition(|r| r.is_for_logs());
+        assert_eq!(others.last(), Some(&Rule::StartTimes));
+        assert_eq!(logs.first(), Some(&Rule::StracePids));
+        assert_eq!(others, Rule::ALL[..others.len()]);
+    }
+
+    #[test]
+    fn only_long_hexadecimal_numbers_are_addresses() {
+        let text = "at 0x7ffd1234567, flags 0x80, 12345678\n";
+        assert_eq!(addresses(text), "at <address>, flags 0x80, 12345678\n");
+    }
+
+    #[test]
+    fn criu_changes_two_facts() {
+        let mut uses = Uses::new();
+        let mut o = with(&[("syscall", "0"), ("ns/time", "1"), ("ns/pid", "2")]);
+        let second = o.tasks[0].clone();
+        o.tasks.push(second);
+        criu(&mut o, &mut uses);
+        for task in &o.tasks {
+            assert_eq!(task.facts.keys().collect::<Vec<_>>(), ["ns/pid"]);
+        }
+        let both = [(Rule::CriuSystemCall, 2), (Rule::CriuTimeNamespace, 2)];
+        assert_eq!(uses, Uses::from(both));
+        criu(&mut o, &mut uses);
+        assert_eq!(uses, Uses::from(both));
     }
 
     #[test]
     fn only_nameless_mappings_lose_their_inode() {
         let mut uses = Uses::new();
-        let maps = "1000-2000 rw-s 00000000 00:01 1031   /dev/zero (deleted)\n3000-4000 r--p 00000000 00:12 7  /bin/sh";
+        let maps = "1000-2000 rw-s 00000000 00:01 1031   /dev/zero (deleted)\n\
+                    3000-4000 r--p 00000000 00:12 7  /bin/sh\n\
+                    5000-6000 rw-s 00000000 00:01 1032   /dev/zero (deleted)\n\
+                    7000-8000 rw-s 00000000 00:01 1031   /dev/zero (deleted)";
         let mut o = with(&[("maps", maps)]);
         observation(&mut o, &mut uses);
-        let maps = &o.tasks[0].facts["maps"];
-        assert!(maps.contains("00000000 <1> /dev/zero (deleted)"), "{maps}");
-        assert!(maps.contains("00:12 7  /bin/sh"));
-        assert_eq!(uses[&Rule::UnlinkedInodes], 1);
+        let lines: Vec<_> = o.tasks[0].facts["maps"].lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "1000-2000 rw-s 00000000 <1> /dev/zero (deleted)",
+                "3000-4000 r--p 00000000 00:12 7  /bin/sh",
+                "5000-6000 rw-s 00000000 <2> /dev/zero (deleted)",
+                "7000-8000 rw-s 00000000 <1> /dev/zero (deleted)",
+            ]
+        );
+        assert_eq!(uses[&Rule::UnlinkedInodes], 3);
     }
 
     #[test]
     fn a_zombie_keeps_its_exit_code_only() {
         let mut uses = Uses::new();
-        let mut o = with(&[("stat.exit_code", "7"), ("status.SigBlk", "ff")]);
+        let facts = [
+            ("stat.exit_code", "7"),
+            ("status.SigBlk", "ff"),
+            ("status.SigPnd", "ff"),
+        ];
+        let mut o = with(&facts);
         o.tasks[0].state = 'Z';
+        o.tasks.push(with(&facts).tasks.remove(0));
         observation(&mut o, &mut uses);
-        assert_eq!(o.tasks[0].facts.len(), 1);
-        assert_eq!(uses[&Rule::ZombieState], 1);
+        let kept: Vec<_> = o.tasks[0].facts.keys().collect();
+        assert_eq!(kept, ["stat.exit_code"]);
+        assert_eq!(o.tasks[1].facts.len(), 3, "it is alive");
+        assert_eq!(uses[&Rule::ZombieState], 2);
     }
 
     #[test]
@@ -454,6 +543,61 @@ mod tests {
             timers(&before, &mut after, &mut uses);
             assert_eq!(after, pends(mask));
         }
+    }
+
+    #[test]
+    fn a_process_has_its_own_timers_and_sigalrm_without_any() {
+        let task = |tid, mask: &str, timers: &str| {
+            let mut task = with(&[("status.SigPnd", mask), ("timers", timers)])
+                .tasks
+                .remove(0);
+            (task.pid, task.tid) = (tid, tid);
+            task
+        };
+        let signal = |number| format!("signal: {number}/0000000000000007\n");
+        let usr1 = signal(10);
+        // SIGUSR1 is 0x200, SIGALRM 0x2000.
+        let tree = |one: &str, two: &str| Observation {
+            tasks: vec![task(1, one, &usr1), task(2, two, "")],
+        };
+        let before = tree("0000000000000000", "0000000000000000");
+        let mut uses = Uses::new();
+        let mut after = tree("0000000000002200", "0000000000002200");
+        timers(&before, &mut after, &mut uses);
+        assert_eq!(after, tree("0000000000000000", "0000000000000200"));
+        assert_eq!(uses[&Rule::ExpiredTimers], 3);
+        // What pended before still pends, and without a use the rule is not listed.
+        let before = tree("0000000000000200", "0000000000000000");
+        let mut uses = Uses::new();
+        let mut after = before.clone();
+        timers(&before, &mut after, &mut uses);
+        assert_eq!(after, before);
+        assert_eq!(uses, Uses::new());
+        // A new task and a task without masks are left alone.
+        let mut after = Observation {
+            tasks: vec![task(3, "0000000000002000", "")],
+        };
+        let unknown = after.clone();
+        timers(&before, &mut after, &mut uses);
+        assert_eq!(after, unknown);
+    }
+
+    #[test]
+    fn signals_of_timers_make_a_mask() {
+        let alarm = 1 << 13;
+        assert_eq!(timer_signals(""), alarm);
+        let twice = "signal: 1/0\nsignal: 64/0\nsignal: 64/7\nsignal: 14/0\n";
+        assert_eq!(timer_signals(twice), alarm | 1 | 1 << 63);
+        let none = "ID: 3\nsignal: 0/0\nsignal: 65/0\nsignal: x/0\n";
+        assert_eq!(timer_signals(none), alarm);
+    }
+
+    #[test]
+    fn a_text_without_the_nonce_is_left_alone() {
+        let mut uses = Uses::new();
+        assert_eq!(nonce("a 77", "78", &mut uses), "a 77");
+        assert_eq!(nonce("a 77", "", &mut uses), "a 77");
+        assert_eq!(uses, Uses::new());
     }
 
     #[test]

@@ -133,4 +133,40 @@ mod tests {
         let passed = serde_json::to_value(Outcome::passed("all equal")).unwrap();
         assert_eq!(passed["blame"], serde_json::Value::Null);
     }
+
+    #[test]
+    fn verdict_and_success_follow_from_the_condition() {
+        let passed = Outcome::passed("all equal");
+        assert!(passed.is_pass());
+        assert_eq!(passed.verdict(), Verdict::Pass);
+        let check = Check::bad("restarted = control: stdout", "differs\n  - a");
+        let diverged = Outcome::diverged(&check);
+        assert!(!diverged.is_pass());
+        assert_eq!(diverged.verdict(), Verdict::Diverged);
+        assert_eq!(diverged.condition, Condition::Diverged);
+        assert_eq!(diverged.why, "restarted = control: stdout");
+        assert_eq!(diverged.lines, ["differs", "  - a"]);
+    }
+
+    #[test]
+    fn an_abort_keeps_its_reason_and_its_lines() {
+        let abort = Abort::missed("gone").with(vec!["last words".into()]);
+        let outcome = Outcome::from(abort);
+        assert_eq!(outcome.condition, Condition::Missed);
+        assert_eq!(outcome.why, "gone");
+        assert_eq!(outcome.lines, ["last words"]);
+        let json = serde_json::to_value(&outcome).unwrap();
+        assert_eq!(serde_json::from_value::<Outcome>(json).unwrap(), outcome);
+    }
+
+    #[test]
+    fn the_schema_is_that_of_the_json_form() {
+        assert_eq!(Outcome::schema_name(), "Outcome");
+        let schema = serde_json::to_value(schemars::schema_for!(Outcome)).unwrap();
+        assert_eq!(
+            schema["required"],
+            serde_json::json!(["condition", "verdict", "why"])
+        );
+        assert!(schema["properties"]["blame"].is_object(), "{schema}");
+    }
 }

@@ -246,6 +246,27 @@ fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter(known).map(|key| key.name)
 }
 
+#[cfg(test)]
+impl Case {
+    /// A case of no workload in particular.
+    pub(crate) fn example() -> Self {
+        Self {
+            name: "main".into(),
+            argv: Vec::new(),
+            env: BTreeMap::new(),
+            cwd: "/work".into(),
+            at: EventSpec::next(crucible_protocol::EventKind::All),
+            timeout: 1,
+            status: 0,
+            nonce: None,
+            normalise: Vec::new(),
+            logs: Vec::new(),
+            tasks: Vec::new(),
+            any_task: false,
+        }
+    }
+}
+
 impl Case {
     /// Returns true if a file in `/work` is one of [`Self::logs`].
     pub fn is_log(&self, path: &str) -> bool {

@@ -112,9 +112,21 @@ mod tests {
 
     #[test]
     fn names_are_those_in_json() {
-        for verdict in [Verdict::Pass, Verdict::Unreviewed, Verdict::Refused] {
+        for verdict in Verdict::ALL {
             let json = serde_json::to_string(&verdict).unwrap();
             assert_eq!(json, format!("\"{}\"", verdict.name()));
         }
+    }
+
+    #[test]
+    fn the_kernel_is_at_fault_from_a_difference_on() {
+        let bad = Verdict::ALL.map(Verdict::is_bad);
+        assert_eq!(bad, [false, false, false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn each_verdict_has_a_meaning_of_its_own() {
+        let all: std::collections::BTreeSet<_> = Verdict::ALL.map(Verdict::meaning).into();
+        assert_eq!(all.len(), Verdict::ALL.len());
     }
 }

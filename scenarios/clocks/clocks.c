@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 /* CPU time that is used before the event, in s. */
 #define USED 1.0

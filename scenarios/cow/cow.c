@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define PAGES 1024
 #define PAGE 4096
@@ -94,40 +94,19 @@ static void check_sharing(enum who who)
 		       names[who], percent, shares[who]);
 }
 
-static void send(int fd)
-{
-	fflush(stdout);
-	if (write(fd, "", 1) != 1)
-		die("send");
-}
-
-static void receive(int fd)
-{
-	char byte;
-
-	if (read(fd, &byte, 1) != 1)
-		die("receive");
-}
-
-static void make_pipe(int ends[2])
-{
-	if (pipe(ends))
-		die("pipe");
-}
-
 /* Reports its pages, then writes a page and reports again when the others have written, too. */
 static void answer(enum who who, int go, int done)
 {
-	receive(go);
+	receive_byte(go);
 	check_content(who, -1);
 	check_sharing(who);
-	send(done);
-	receive(go);
+	send_byte(done);
+	receive_byte(go);
 	*word(300 + who) = 0;
-	send(done);
-	receive(go);
+	send_byte(done);
+	receive_byte(go);
 	check_content(who, 300 + who);
-	send(done);
+	send_byte(done);
 }
 
 /* Maps memory at the address of its parent's vdso, a special mapping. */
@@ -179,18 +158,17 @@ int main(void)
 		if (!grandchild) {
 			change(GRANDCHILD, PAGES - GRANDCHILD_CHANGED, PAGES);
 			replace_vdso();
-			send(done[1]);
+			send_byte(done[1]);
 			answer(GRANDCHILD, go[GRANDCHILD][0], done[1]);
 			_exit(3);
 		}
-		send(done[1]);
+		send_byte(done[1]);
 		answer(CHILD, go[CHILD][0], done[1]);
-		if (waitpid(grandchild, &status, 0) != grandchild)
-			die("waitpid");
+		status = wait_for_child(grandchild);
 		_exit(WEXITSTATUS(status) + 1);
 	}
-	receive(done[0]);
-	receive(done[0]);
+	receive_byte(done[0]);
+	receive_byte(done[0]);
 
 	/* the event: each process has changed its part */
 	syscall(SYS_getppid);
@@ -202,13 +180,12 @@ int main(void)
 		if (round == 1)
 			*word(300 + PARENT) = 0;
 		for (enum who who = CHILD; who <= GRANDCHILD; who++) {
-			send(go[who][1]);
-			receive(done[0]);
+			send_byte(go[who][1]);
+			receive_byte(done[0]);
 		}
 	}
 	check_content(PARENT, 300 + PARENT);
-	if (waitpid(child, &status, 0) != child)
-		die("waitpid");
+	status = wait_for_child(child);
 	printf("the child exited %d\n", WEXITSTATUS(status));
 	nonce_print();
 	return 0;

@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define THREAD_STATUS 3
 #define STATUS 5
@@ -42,8 +42,7 @@ static void child(void)
 	char go;
 
 	prctl(PR_SET_NAME, "first");
-	if (pthread_create(&thread, NULL, second, NULL))
-		die("pthread_create");
+	start_thread(&thread, second, NULL);
 	/* puts letters for the other thread back */
 	while (read(to_child[0], &go, 1) == 1 && go != 'f')
 		if (write(to_child[1], &go, 1) != 1)

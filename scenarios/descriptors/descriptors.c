@@ -18,19 +18,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "nonce.h"
-
-static void checkpoint_here(void)
-{
-	fflush(stdout);
-	syscall(SYS_getppid);
-}
-
-static void check(int failed, const char *what)
-{
-	if (failed)
-		die(what);
-}
+#include "workload.h"
 
 static void high(void)
 {
@@ -44,7 +32,7 @@ static void high(void)
 	limit.rlim_cur = 64;
 	limit.rlim_max = 1024;
 	check(setrlimit(RLIMIT_NOFILE, &limit), "setrlimit");
-	checkpoint_here();
+	flush_and_stop_here();
 	for (i = fd = 0; fd < 20000; fd++)
 		i += fcntl(fd, F_GETFD) == 0;
 	check(getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
@@ -63,7 +51,7 @@ static void pipes(void)
 	check(pipe2(ends, O_DIRECT), "pipe2");
 	check(write(ends[1], "one", 3) != 3 || write(ends[1], "two", 3) != 3, "write");
 	check(fchown(ends[0], 1000, 50) || fchmod(ends[0], 0640), "fchown");
-	checkpoint_here();
+	flush_and_stop_here();
 	check(write(ends[1], "three", 5) != 5, "write");
 	while ((n = read(ends[0], buf, sizeof(buf))) > 0) {
 		printf("packet %.*s\n", (int)n, buf);
@@ -95,7 +83,7 @@ static void bits(void)
 	check(!dir, "opendir");
 	while (n < 300 && readdir(dir))
 		n++;
-	checkpoint_here();
+	flush_and_stop_here();
 	while ((entry = readdir(dir)))
 		n++;
 	hint = 0;
@@ -122,7 +110,7 @@ static void order(void)
 	event.data.u32 = 3;
 	check(epoll_ctl(outer, EPOLL_CTL_ADD, second[0], &event), "epoll_ctl");
 	check(write(first[1], "x", 1) != 1 || write(second[1], "x", 1) != 1, "write");
-	checkpoint_here();
+	flush_and_stop_here();
 	n = epoll_wait(outer, events, 8, 0);
 	for (i = 0; i < n; i++)
 		printf("ready %d\n", (int)events[i].data.u32);
@@ -160,7 +148,7 @@ static void wake(void)
 	event.data.u32 = 52;
 	check(epoll_ctl(epoll, EPOLL_CTL_DEL, 52, NULL) ||
 	      epoll_ctl(epoll, EPOLL_CTL_ADD, 52, &event), "epoll_ctl");
-	checkpoint_here();
+	flush_and_stop_here();
 	check(write(ends[1], "x", 1) != 1 || kill(getpid(), SIGUSR1), "write");
 	n = epoll_wait(epoll, events, 8, 0);
 	for (i = 0; i < n; i++)
@@ -213,7 +201,7 @@ static void names(void)
 	give(ends[0], ends[1]);
 	close(named);
 	close(ends[0]);
-	checkpoint_here();
+	flush_and_stop_here();
 	named = take(ends[1]);
 	len = sizeof(name);
 	check(getsockname(named, (struct sockaddr *)&name, &len), "getsockname");

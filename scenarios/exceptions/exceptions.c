@@ -18,7 +18,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 static char *page;
 
@@ -73,8 +73,7 @@ static void tell_end(const char *what, pid_t pid)
 {
 	int status;
 
-	if (waitpid(pid, &status, 0) != pid)
-		die("waitpid");
+	status = wait_for_child(pid);
 	if (WIFSIGNALED(status))
 		printf("%s: signal %d\n", what, WTERMSIG(status));
 	else

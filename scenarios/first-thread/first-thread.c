@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define STATUS 7
 
@@ -85,8 +85,7 @@ static void *survivor(void *argument)
 	prctl(PR_SET_NAME, "lives");
 	while (first_state() != 'Z')
 		sched_yield();
-	if (pthread_create(&thread, NULL, other, NULL))
-		die("pthread_create");
+	start_thread(&thread, other, NULL);
 
 	syscall(SYS_getppid);
 
@@ -122,8 +121,7 @@ static void child(void)
 		die("prepare");
 	if (setitimer(ITIMER_REAL, &timer, NULL))
 		die("setitimer");
-	if (pthread_create(&thread, NULL, survivor, NULL))
-		die("pthread_create");
+	start_thread(&thread, survivor, NULL);
 	pthread_exit(NULL);
 }
 

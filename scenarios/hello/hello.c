@@ -3,7 +3,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 int main(void)
 {

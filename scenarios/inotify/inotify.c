@@ -14,26 +14,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 static int failures;
-
-static void check(int failed, const char *what)
-{
-	if (failed)
-		die(what);
-}
 
 /* Prints whether a condition holds; if not, the program's exit status is 1. */
 static void expect(int holds, const char *what)
 {
 	printf("%s: %s\n", what, holds ? "yes" : "NO");
 	failures += !holds;
-}
-
-static void stop_here(void)
-{
-	syscall(SYS_getppid);
 }
 
 static int made(int flags)
@@ -266,7 +255,7 @@ static void blocked(void)
 	stop_here();
 
 	touch("dir/one");
-	check(waitpid(child, &status, 0) != child, "waitpid");
+	status = wait_for_child(child);
 	printf("the child exited %d\n", WEXITSTATUS(status));
 	touch("dir/two");
 	expect_event(fd, wd, IN_CREATE, "two");

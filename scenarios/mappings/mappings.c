@@ -11,19 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
 #endif
 
 #define PAGE 4096
-
-static void checkpoint_here(void)
-{
-	fflush(stdout);
-	syscall(SYS_getppid);
-}
 
 /* VmFlags of the mapping at an address, without soft-dirty. */
 static void tell_flags(const char *when, const char *what, const void *at)
@@ -80,7 +74,7 @@ static void flags(void)
 	mprotect(hidden, 4 * PAGE, PROT_READ);
 	for (i = 0; i < 4; i++)
 		tell_flags("before", names[i], maps[i]);
-	checkpoint_here();
+	flush_and_stop_here();
 	for (i = 0; i < 4; i++)
 		tell_flags("after", names[i], maps[i]);
 	printf("content: %s, %s\n", hidden, shared);
@@ -104,7 +98,7 @@ static void grown(void)
 	}
 	close(done[0]);
 	memset(sbrk(8 * PAGE), 'q', 8 * PAGE);
-	checkpoint_here();
+	flush_and_stop_here();
 	close(done[1]);
 	wait(&status);
 	printf("the child ended with %d, the parent has %c %c %c\n", WEXITSTATUS(status), heap[0],
@@ -128,7 +122,7 @@ static void no_vdso(void)
 	for (i = 0; i < n; i++)
 		if (munmap((void *)from[i], to[i] - from[i]))
 			die("munmap");
-	checkpoint_here();
+	flush_and_stop_here();
 	maps = fopen("/proc/self/maps", "r");
 	n = 0;
 	while (fgets(line, sizeof(line), maps))
@@ -172,7 +166,7 @@ static void peak(void)
 	memset(memory, 1, size);
 	munmap(memory, size);
 	tell_peak("before");
-	checkpoint_here();
+	flush_and_stop_here();
 	tell_peak("after");
 }
 

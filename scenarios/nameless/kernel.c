@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "kernel.h"
+#include "workload.h"
 
 #define OBJECTS 5
 
@@ -29,7 +30,7 @@ static int same_time(struct statx_timestamp a, struct statx_timestamp b)
 static void look(int fd, struct statx *st)
 {
 	if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, st))
-		fail("statx");
+		die("statx");
 }
 
 /* Makes it a set-user-id object of a different owner, with old times. */
@@ -38,7 +39,7 @@ static void adorn(int fd, uid_t owner)
 	const struct timespec times[2] = { { 1000000007, 123456789 }, { 7, 5 } };
 
 	if (fchown(fd, owner, owner + 1) || fchmod(fd, 06751) || futimens(fd, times))
-		fail("owner, mode and times");
+		die("owner, mode and times");
 }
 
 void kernel(void)
@@ -50,16 +51,16 @@ void kernel(void)
 	fds[0] = memfd_create("memory", 0);
 	if (fds[0] < 0 || ftruncate(fds[0], 4096) || pipe(fds + 1) ||
 	    socketpair(AF_UNIX, SOCK_STREAM, 0, fds + 3))
-		fail("objects");
+		die("objects");
 	memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
 	if (memory == MAP_FAILED)
-		fail("mmap");
+		die("mmap");
 	memory[0] = 'm';
 	for (int i = 0; i < OBJECTS; i++)
 		adorn(fds[i], 1000 + 10 * (i == 2 ? 1 : i));
 	for (int i = 0; i < OBJECTS; i++)
 		look(fds[i], &before[i]);
-	stop_here();
+	flush_and_stop_here();
 	for (int i = 0; i < OBJECTS; i++) {
 		look(fds[i], &after);
 		printf("%s: %o of %u:%u, accessed %lld.%09u, modified %lld.%09u\n", names[i],
@@ -77,7 +78,7 @@ static int open_nameless(void)
 	int fd = open(".", O_TMPFILE | O_RDWR, 0600);
 
 	if (fd < 0)
-		fail("O_TMPFILE");
+		die("O_TMPFILE");
 	return fd;
 }
 
@@ -87,11 +88,11 @@ static void drop(int capability)
 	struct __user_cap_data_struct data[2];
 
 	if (syscall(SYS_capget, &head, data))
-		fail("capget");
+		die("capget");
 	data[0].effective &= ~(1U << capability);
 	data[0].permitted &= ~(1U << capability);
 	if (syscall(SYS_capset, &head, data))
-		fail("capset");
+		die("capset");
 }
 
 static void link_by_descriptor(const char *name, int fd)
@@ -116,7 +117,7 @@ void opener(void)
 	own = open_nameless();
 	path = open("nameless.c", O_PATH);
 	if (path < 0 || pipe(ready) || pipe(go))
-		fail("open");
+		die("open");
 	fflush(stdout);
 	pid = fork();
 	if (!pid) {
@@ -124,17 +125,17 @@ void opener(void)
 
 		/* wait until the parent has linked its own file */
 		if (write(ready[1], "", 1) != 1 || read(go[0], &byte, 1) != 1)
-			fail("the parent");
+			die("the parent");
 		link_by_descriptor("the-child-s", mine);
 		link_by_descriptor("the-parent-s", own);
 		_exit(0);
 	}
 	if (pid < 0 || read(ready[0], &byte, 1) != 1)
-		fail("the child");
-	stop_here();
+		die("the child");
+	flush_and_stop_here();
 	link_by_descriptor("earlier", earlier);
 	link_by_descriptor("own", own);
 	link_by_descriptor("path", path);
 	if (write(go[1], "", 1) != 1 || waitpid(pid, &status, 0) != pid)
-		fail("the child");
+		die("the child");
 }

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "kernel.h"
-#include "nonce.h"
+#include "workload.h"
 
 extern char **environ;
 
@@ -80,18 +80,6 @@ static void adorn(int fd)
 		die("F_SET_RW_HINT");
 }
 
-void fail(const char *what)
-{
-	die(what);
-	_exit(1);
-}
-
-void stop_here(void)
-{
-	fflush(stdout);
-	syscall(SYS_getppid);
-}
-
 static void unlinked(void)
 {
 	int plain, taken, gone;
@@ -116,7 +104,7 @@ static void unlinked(void)
 	tell("before", plain);
 	tell("before", taken);
 	tell("before", gone);
-	stop_here();
+	flush_and_stop_here();
 	tell("after", plain);
 	tell("after", taken);
 	tell("after", gone);
@@ -139,7 +127,7 @@ static void linked(void)
 	if (memory == MAP_FAILED || link("/dev/shm/made", "/dev/shm/asked-for") ||
 	    unlink("/dev/shm/made") || fstat(fd, &before))
 		die("link");
-	stop_here();
+	flush_and_stop_here();
 	tell_link("descriptor", fd);
 	if (fstat(fd, &after))
 		die("fstat");
@@ -175,7 +163,7 @@ static void tmpfile_case(void)
 
 	if (write(open, "complete\n", 9) != 9)
 		die("write");
-	stop_here();
+	flush_and_stop_here();
 	link_it(open, "linked");
 	link_it(closed, "never");
 }
@@ -202,7 +190,7 @@ static void memfd(char **argv)
 		fexecve(fd, again, environ);
 		die("fexecve");
 	}
-	stop_here();
+	flush_and_stop_here();
 	n = readlink("/proc/self/exe", buf, sizeof(buf) - 1);
 	buf[n < 0 ? 0 : n] = 0;
 	printf("the program is %s\n", buf);
@@ -252,7 +240,7 @@ static void replaced(char **argv)
 	if (rename("new", "running"))
 		die("rename");
 	tell_name("before");
-	stop_here();
+	flush_and_stop_here();
 	tell_name("after");
 	if (!fork())
 		_exit(3);

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 extern char **environ;
 
@@ -53,8 +53,7 @@ int main(void)
 	error = posix_spawn(&pid, leaf[0], &actions, &attributes, leaf, environ);
 	printf("spawn: %s, process %d\n", strerror(error), pid);
 	blocked("after");
-	if (waitpid(pid, &status, 0) != pid)
-		die("waitpid");
+	status = wait_for_child(pid);
 	printf("the child ended with %d\n", WEXITSTATUS(status));
 	error = posix_spawn(&pid, "./nothing", NULL, NULL, leaf, environ);
 	printf("spawn of nothing: %s\n", strerror(error));

@@ -16,15 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
-
-static void check(int bad, const char *what)
-{
-	if (bad) {
-		perror(what);
-		exit(1);
-	}
-}
+#include "workload.h"
 
 static int open_at(const char *format, int a, int b, const char *name)
 {
@@ -74,7 +66,7 @@ int main(void)
 
 	nonce_draw();
 	pthread_barrier_init(&barrier, NULL, 2);
-	check(pthread_create(&thread, NULL, second, NULL), "pthread_create");
+	start_thread(&thread, second, NULL);
 	pthread_barrier_wait(&barrier);
 	of_thread[0] = open_at("/proc/%d/task/%d", getpid(), tid, "comm");
 	of_thread[1] = open_at("/proc/%d", tid, 0, "comm");

@@ -17,7 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define NR_THREADS 6
 #define QUEUED 40
@@ -129,8 +129,7 @@ static void threads(void)
 	for (i = 0; i <= NR_THREADS; i++)
 		sem_init(&turn[i], 0, 0);
 	for (i = 0; i < NR_THREADS; i++)
-		if (pthread_create(&made[i], NULL, thread, (void *)i))
-			die("pthread_create");
+		start_thread(&made[i], thread, (void *)i);
 	pthread_barrier_wait(&ready);
 	pin(0);
 	set(SCHED_FIFO, 0, 3, 0);
@@ -169,8 +168,7 @@ static void limits(void)
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	for (i = 0; i < 3; i++)
-		if (pthread_create(&made, NULL, idle, NULL))
-			die("pthread_create");
+		start_thread(&made, idle, NULL);
 	for (i = 0; i < QUEUED; i++, value.sival_int++)
 		if (sigqueue(getpid(), SIGRTMIN, value))
 			die("sigqueue");

@@ -16,44 +16,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "nonce.h"
 #include "session.h"
+#include "workload.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
-void check(int failed, const char *what)
-{
-	if (failed)
-		die(what);
-}
-
-void stop_here(void)
-{
-	syscall(SYS_getppid);
-}
-
-pid_t forked(void)
-{
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	check(pid < 0, "fork");
-	return pid;
-}
-
-void send_byte(int fd)
+void wake(int fd)
 {
 	check(write(fd, "", 1) != 1, "send");
-}
-
-void receive_byte(int fd)
-{
-	char byte;
-
-	check(read(fd, &byte, 1) != 1, "receive");
 }
 
 /* Prints the result of a read, or its error. */
@@ -96,7 +68,7 @@ void eventfds(void)
 	print_count("full", full);
 	one = 42;
 	check(write(shared, &one, sizeof(one)) != sizeof(one), "write");
-	check(waitpid(child, &status, 0) != child, "waitpid");
+	status = wait_for_child(child);
 	printf("the child read %d\n", WEXITSTATUS(status));
 	printf("flags: %#x, close-on-exec: %d %d\n", fcntl(down, F_GETFL),
 	       fcntl(plain, F_GETFD), fcntl(down, F_GETFD));

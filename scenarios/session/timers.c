@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "session.h"
+#include "workload.h"
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -77,7 +78,7 @@ static void print_signal(const char *what, const sigset_t *signals)
 static void *thread(void *unused)
 {
 	other.tid = gettid();
-	send_byte(other.ready[1]);
+	wake(other.ready[1]);
 	receive_byte(other.go[0]);
 	print_signal("the thread", &other.signals);
 	print_signal("the thread", &other.signals);
@@ -96,7 +97,7 @@ void timers(void)
 		sigaddset(&other.signals, SIGRTMIN + n);
 	check(sigprocmask(SIG_BLOCK, &other.signals, NULL), "sigprocmask");
 	check(pipe(other.ready) || pipe(other.go), "pipe");
-	check(pthread_create(&second, NULL, thread, NULL), "pthread_create");
+	start_thread(&second, thread, NULL);
 	receive_byte(other.ready[0]);
 
 	left = create(CLOCK_MONOTONIC, SIGEV_SIGNAL, SIGRTMIN, 10, 0);
@@ -152,7 +153,7 @@ void timers(void)
 	print_signal("queued", &other.signals);
 	print_signal("queued", &other.signals);
 	print_signal("queued", &other.signals);
-	send_byte(other.go[1]);
+	wake(other.go[1]);
 	pthread_join(second, NULL);
 	ran = create(CLOCK_MONOTONIC, SIGEV_NONE, 0, 0, 0);
 	printf("the next is timer %d\n", ran);

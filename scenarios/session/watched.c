@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "session.h"
+#include "workload.h"
 
 static void watch(int epoll, int fd, uint32_t events, const char *name)
 {
@@ -37,7 +38,7 @@ static void print_ready(const char *when, int epoll)
 	printf("\n");
 }
 
-static void make_pipe(int ends[2])
+static void make_nonblocking_pipe(int ends[2])
 {
 	check(pipe2(ends, O_NONBLOCK), "pipe2");
 }
@@ -52,15 +53,15 @@ void epolls(void)
 	int early[2], edge[2], once[2], closed[2], late[2], quiet[2], first[2], epoll, errors;
 	struct epoll_event again = { .events = EPOLLIN | EPOLLONESHOT };
 
-	make_pipe(early);
-	make_pipe(edge);
+	make_nonblocking_pipe(early);
+	make_nonblocking_pipe(edge);
 	epoll = epoll_create1(EPOLL_CLOEXEC);
 	check(epoll < 0, "epoll_create1");
-	make_pipe(once);
-	make_pipe(closed);
-	make_pipe(late);
-	make_pipe(quiet);
-	make_pipe(first);
+	make_nonblocking_pipe(once);
+	make_nonblocking_pipe(closed);
+	make_nonblocking_pipe(late);
+	make_nonblocking_pipe(quiet);
+	make_nonblocking_pipe(first);
 
 	watch(epoll, early[0], EPOLLIN, "early");
 	watch(epoll, edge[0], EPOLLIN | EPOLLET, "edge");
@@ -154,8 +155,8 @@ void nested(void)
 	printf("signal %d of this process: %d\n", info.ssi_signo,
 	       info.ssi_pid == (uint32_t)getpid());
 	print_ready("read", outer);
-	send_byte(go[1]);
-	check(waitpid(child, &status, 0) != child, "waitpid");
+	wake(go[1]);
+	status = wait_for_child(child);
 	printf("the child exited %d\n", WEXITSTATUS(status));
 	print_ready("the count, outside", outer);
 	print_ready("the count, inside", inner);

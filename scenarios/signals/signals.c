@@ -17,29 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
-
-static void stop_here(void)
-{
-	syscall(SYS_getppid);
-}
-
-static pid_t forked(void)
-{
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	return pid;
-}
-
-static void make_pipe(int ends[2])
-{
-	if (pipe(ends))
-		die("pipe");
-}
+#include "workload.h"
 
 static void block(int signal)
 {
@@ -272,8 +250,7 @@ static void print_end(const char *who, pid_t pid)
 {
 	int status;
 
-	if (waitpid(pid, &status, 0) != pid)
-		die("waitpid");
+	status = wait_for_child(pid);
 	if (WIFEXITED(status))
 		printf("%s exited %d\n", who, WEXITSTATUS(status));
 	else

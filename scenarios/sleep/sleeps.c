@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 /* Scaled by the slowness of the guest. */
 #define SECONDS 4
@@ -157,8 +157,7 @@ int main(void)
 	if (!ticker)
 		tick();
 	for (size_t n = 0; n < KINDS; n++) {
-		if (waitpid(pids[n], &status, 0) != pids[n])
-			die("waitpid");
+		status = wait_for_child(pids[n]);
 		printf("%s: %s, %s\n", kinds[n].name, judged(board->slept[n].ticks),
 		       board->slept[n].error ? strerror(board->slept[n].error) :
 					       "ended by itself");

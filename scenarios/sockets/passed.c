@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "sockets.h"
+#include "workload.h"
 
 void give(int fd, const char *text, const int *fds, int n)
 {
@@ -111,7 +112,7 @@ void passed(void)
 	check(read(fds[1], text, sizeof(text)) != 16, "read");
 	expect(!memcmp(text, "through the pipe", 16) && same_inode(ends[1], fds[1]), "the pipe's end");
 	check(write(go[1], "", 1) != 1, "write");
-	check(waitpid(child, &status, 0) != child, "waitpid");
+	status = wait_for_child(child);
 	check(read(fds[2], &value, sizeof(value)) != sizeof(value), "read");
 	printf("the child exited %d, the count is %ju\n", WEXITSTATUS(status), (uintmax_t)value);
 	expect(value == 42, "what was in it, and what the child added");

@@ -15,36 +15,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
 #include "sockets.h"
+#include "workload.h"
 
 static int failures;
-
-void check(int failed, const char *what)
-{
-	if (failed)
-		die(what);
-}
 
 void expect(int holds, const char *what)
 {
 	printf("%s: %s\n", what, holds ? "yes" : "NO");
 	failures += !holds;
-}
-
-void stop_here(void)
-{
-	syscall(SYS_getppid);
-}
-
-pid_t forked(void)
-{
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	check(pid < 0, "fork");
-	return pid;
 }
 
 void pair(int type, int ends[2])
@@ -304,13 +283,13 @@ static void blocked(void)
 	stop_here();
 
 	say(wake[0], "awake");
-	check(waitpid(reader, &status, 0) != reader, "waitpid");
+	status = wait_for_child(reader);
 	printf("the reader exited %d\n", WEXITSTATUS(status));
 	expect_text(wake[0], "yes");
 	for (whole = 0; whole < n && recv(full[1], text, sizeof(text), 0) == 300;)
 		whole++;
 	expect(whole == n, "those that filled it");
-	check(waitpid(writer, &status, 0) != writer, "waitpid");
+	status = wait_for_child(writer);
 	printf("the writer exited %d\n", WEXITSTATUS(status));
 	expect_text(full[1], "at last");
 }

@@ -2,19 +2,12 @@
 #ifndef SOCKETS_H
 #define SOCKETS_H
 
-#include <sys/types.h>
-
-/* Calls perror() and exits if `failed`. */
-void check(int failed, const char *what);
 /* Prints whether a condition holds; if not, the program's exit status is 1. */
 void expect(int holds, const char *what);
-/* The system call that is the event of the checkpoint. */
-void stop_here(void);
 void pair(int type, int ends[2]);
 /* Expects exactly the message `text`; "" is an empty message. */
 void expect_text(int fd, const char *text);
 void say(int fd, const char *text);
-pid_t forked(void);
 /* Send and receive the message `text` with `n` open files. */
 void give(int fd, const char *text, const int *fds, int n);
 void take(int fd, const char *text, int *fds, int n);

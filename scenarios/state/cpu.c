@@ -13,6 +13,7 @@
 #include <xmmintrin.h>
 
 #include "state.h"
+#include "workload.h"
 
 #define REGISTERS 16
 #define BYTES 32
@@ -55,7 +56,7 @@ static void stop_with_registers(void)
 		  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
 		  "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 	if (result != getppid())
-		fail("getppid");
+		die("getppid");
 }
 
 static struct rseq *rseq_area(void)
@@ -73,7 +74,7 @@ void cpu(void)
 
 	for (int n = 0; n < REGISTERS; n++)
 		for (int byte = 0; byte < BYTES; byte++)
-			before[n][byte] = drawn() >> (byte % 8 * 8) ^ (n * BYTES + byte);
+			before[n][byte] = nonce >> (byte % 8 * 8) ^ (n * BYTES + byte);
 	_mm_setcsr(_mm_getcsr() | _MM_ROUND_TOWARD_ZERO | _MM_FLUSH_ZERO_ON);
 	csr = _mm_getcsr();
 	asm volatile("fldcw %0" : : "m"(changed));

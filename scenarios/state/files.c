@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "state.h"
+#include "workload.h"
 
 #define ENTRIES 40
 
@@ -20,14 +21,14 @@ static int opened(const char *path, int flags)
 	int fd = open(path, flags, 0644);
 
 	if (fd < 0)
-		fail(path);
+		die(path);
 	return fd;
 }
 
 static void put(int fd, const char *text)
 {
 	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-		fail("write");
+		die("write");
 }
 
 static void print_content(const char *what, int fd)
@@ -55,7 +56,7 @@ static DIR *half_read(unsigned char seen[ENTRIES])
 	DIR *dir;
 
 	if (mkdir("many", 0755))
-		fail("many");
+		die("many");
 	for (int n = 0; n < ENTRIES; n++) {
 		snprintf(name, sizeof(name), "many/entry-%d", n);
 		close(opened(name, O_CREAT | O_WRONLY));
@@ -110,18 +111,18 @@ void files(void)
 	put(memory, "in memory");
 	fcntl(memory, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK);
 	if (pipe2(ends, O_NONBLOCK) || fcntl(ends[1], F_SETPIPE_SZ, 16384) != 16384)
-		fail("pipe");
+		die("pipe");
 	put(ends[1], "in the pipe");
 	dir = half_read(seen);
 	make_pipe(go);
 	make_pipe(done);
 	child = forked();
 	if (!child) {
-		receive(go[0]);
+		receive_byte(go[0]);
 		/* `other` shares its offset with the parent */
 		put(other, "child,");
-		send(done[1]);
-		receive(go[0]);
+		send_byte(done[1]);
+		receive_byte(go[0]);
 		_exit(0);
 	}
 	put(twice, "parent,");
@@ -138,8 +139,8 @@ void files(void)
 	close(opened("log", O_WRONLY | O_TRUNC));
 	put(append, "two,");
 	print_content("the log", opened("log", O_RDONLY));
-	send(go[1]);
-	receive(done[0]);
+	send_byte(go[1]);
+	receive_byte(done[0]);
 	put(twice, "parent again");
 	print_content("the shared file", other);
 	printf("offsets: %ld %ld, of another open file: %ld\n", (long)lseek(other, 0, SEEK_CUR),
@@ -159,6 +160,6 @@ void files(void)
 	n = read(ends[0], text, 1);
 	printf("then it would block: %d\n", n == -1 && errno == EAGAIN);
 	print_directory(dir, seen);
-	send(go[1]);
+	send_byte(go[1]);
 	print_end("the child", child);
 }

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "state.h"
+#include "workload.h"
 
 #define USER 1234
 #define KEPT (1U << CAP_NET_BIND_SERVICE)
@@ -38,12 +39,6 @@ static const struct {
 };
 
 #define LIMITS (sizeof(limits) / sizeof(limits[0]))
-
-static void check(int failed, const char *what)
-{
-	if (failed)
-		fail(what);
-}
 
 static void capabilities(int call, struct __user_cap_data_struct data[2])
 {
@@ -169,21 +164,21 @@ void family(void)
 			sigaddset(&set, SIGUSR2);
 			sigprocmask(SIG_BLOCK, &set, NULL);
 			prctl(PR_SET_PDEATHSIG, SIGUSR2);
-			send(ready[1]);
+			send_byte(ready[1]);
 			/* the freeze may interrupt the wait with EINTR */
 			do
 				number = sigwaitinfo(&set, NULL);
 			while (number < 0 && errno == EINTR);
 			_exit(number == SIGUSR2 ? 71 : 1);
 		}
-		receive(go[0]);
+		receive_byte(go[0]);
 		_exit(72);
 	}
-	receive(ready[0]);
+	receive_byte(ready[0]);
 
 	stop_here();
 
-	send(go[1]);
+	send_byte(go[1]);
 	print_end("the middle one", middle);
 	grandchild = wait(&status);
 	printf("adopted: %d, parent-death signal: %d\n", grandchild > middle,

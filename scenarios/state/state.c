@@ -10,63 +10,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
 #include "state.h"
-
-uint64_t drawn(void)
-{
-	return nonce;
-}
-
-void fail(const char *what)
-{
-	die(what);
-	abort();
-}
-
-void stop_here(void)
-{
-	syscall(SYS_getppid);
-}
-
-pid_t forked(void)
-{
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	return pid;
-}
-
-void make_pipe(int ends[2])
-{
-	if (pipe(ends))
-		die("pipe");
-}
-
-void send(int fd)
-{
-	fflush(stdout);
-	if (write(fd, "", 1) != 1)
-		die("send");
-}
-
-void receive(int fd)
-{
-	char byte;
-
-	if (read(fd, &byte, 1) != 1)
-		die("receive");
-}
+#include "workload.h"
 
 void print_end(const char *who, pid_t pid)
 {
 	int status;
 
-	if (waitpid(pid, &status, 0) != pid)
-		die("waitpid");
+	status = wait_for_child(pid);
 	if (WIFEXITED(status))
 		printf("%s exited %d\n", who, WEXITSTATUS(status));
 	else
@@ -96,21 +47,21 @@ void robust(void)
 	owner = forked();
 	if (!owner) {
 		pthread_mutex_lock(mutex);
-		send(held[1]);
-		receive(never[0]);
+		send_byte(held[1]);
+		receive_byte(never[0]);
 		_exit(1);
 	}
-	receive(held[0]);
+	receive_byte(held[0]);
 	waiter = forked();
 	if (!waiter) {
-		send(held[1]);
+		send_byte(held[1]);
 		if (pthread_mutex_lock(mutex) != EOWNERDEAD)
 			_exit(2);
 		pthread_mutex_consistent(mutex);
 		pthread_mutex_unlock(mutex);
 		_exit(61);
 	}
-	receive(held[0]);
+	receive_byte(held[0]);
 
 	stop_here();
 

@@ -10,13 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void check(int bad, const char *what)
-{
-	if (bad) {
-		perror(what);
-		exit(1);
-	}
-}
+#include "workload.h"
 
 static void wait_for(int fd)
 {
@@ -61,7 +55,7 @@ int main(void)
 	check(sigwait(&set, &number), "sigwait");
 	check(write(first[1], "a", 1) != 1 || write(second[1], "b", 1) != 1,
 	      "write");
-	check(waitpid(pid, &status, 0) != pid, "waitpid");
+	status = wait_for_child(pid);
 	printf("the child returned %d\n", WEXITSTATUS(status));
 	return 0;
 }

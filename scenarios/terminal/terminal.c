@@ -14,18 +14,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "nonce.h"
-
-static void check(int failed, const char *what)
-{
-	if (failed)
-		die(what);
-}
-
-static void stop_here(void)
-{
-	syscall(SYS_getppid);
-}
+#include "workload.h"
 
 static int make_master(void)
 {
@@ -244,19 +233,6 @@ static void flood(void)
 	}
 	printf("all came: %d, wrong: %u\n", seen == written, wrong);
 	show_all("the other way", master);
-}
-
-static void send_byte(int fd)
-{
-	fflush(stdout);
-	check(write(fd, "", 1) != 1, "send");
-}
-
-static void receive_byte(int fd)
-{
-	char byte;
-
-	check(read(fd, &byte, 1) != 1, "receive");
 }
 
 static volatile sig_atomic_t interrupts, hangups;

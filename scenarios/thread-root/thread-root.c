@@ -14,15 +14,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 static pthread_barrier_t barrier;
-
-static void check(int bad, const char *what)
-{
-	if (bad)
-		die(what);
-}
 
 static void say(const char *who, int fd)
 {
@@ -66,7 +60,7 @@ int main(void)
 	put("jail/work/same-name", "inside");
 	put("jail/only-in-jail", "");
 	pthread_barrier_init(&barrier, NULL, 2);
-	check(pthread_create(&thread, NULL, outside, NULL), "pthread_create");
+	start_thread(&thread, outside, NULL);
 	pthread_barrier_wait(&barrier);
 	check(chroot("jail") || chdir("/"), "chroot");
 	fd = open("/work/same-name", O_RDONLY);

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define WAITERS 3
 
@@ -119,11 +119,9 @@ int main(void)
 	pthread_mutex_init(&robust, &attributes);
 	pthread_mutex_lock(&gate);
 	for (long n = 0; n < WAITERS; n++)
-		if (pthread_create(&waiters[n], NULL, waiter, (void *)n))
-			die("pthread_create");
-	if (pthread_create(&sleeps, NULL, sleeper, NULL) ||
-	    pthread_create(&counts, NULL, counter, NULL))
-		die("pthread_create");
+		start_thread(&waiters[n], waiter, (void *)n);
+	start_thread(&sleeps, sleeper, NULL);
+	start_thread(&counts, counter, NULL);
 	while (atomic_load(&arrived) < WAITERS + 2)
 		sched_yield();
 

@@ -14,13 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void check(int bad, const char *what)
-{
-	if (bad) {
-		perror(what);
-		exit(1);
-	}
-}
+#include "workload.h"
 
 static volatile int seen;
 
@@ -50,7 +44,7 @@ static void go_to_stop(pid_t pid, const char *stop)
 
 	for (;;) {
 		check(ptrace(PTRACE_SYSCALL, pid, NULL, NULL), "syscall");
-		check(waitpid(pid, &status, 0) != pid, "waitpid");
+		status = wait_for_child(pid);
 		check(!WIFSTOPPED(status), "stopped");
 		if (!strcmp(stop, "signal") ? WSTOPSIG(status) == SIGUSR1 :
 					      WSTOPSIG(status) == (SIGTRAP | 0x80))
@@ -61,7 +55,7 @@ static void go_to_stop(pid_t pid, const char *stop)
 static void tracer(const char *stop, int kill_it)
 {
 	long options = PTRACE_O_TRACESYSGOOD;
-	int ready[2], go[2], status;
+	int ready[2], go[2];
 	char c;
 	pid_t pid;
 
@@ -77,7 +71,7 @@ static void tracer(const char *stop, int kill_it)
 	if (strcmp(stop, "none")) {
 		/* in its read, or on the way to it: that is its next call */
 		check(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), "interrupt");
-		check(waitpid(pid, &status, 0) != pid, "waitpid");
+		wait_for_child(pid);
 		check(write(go[1], "x", 1) != 1, "write");
 		go_to_stop(pid, stop);
 	}

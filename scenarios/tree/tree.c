@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 static volatile sig_atomic_t usr1;
 static int *shared;
@@ -23,23 +23,6 @@ static void on_usr1(int number)
 {
 	(void)number;
 	usr1++;
-}
-
-static void make_pipe(int ends[2])
-{
-	if (pipe(ends))
-		die("pipe");
-}
-
-static pid_t forked(void)
-{
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (pid < 0)
-		die("fork");
-	return pid;
 }
 
 static void ready(int fd)
@@ -219,14 +202,11 @@ int main(void)
 	printf("%s\n", buffer);
 	close(close_me[1]);
 	kill(leads, SIGUSR1);
-	if (waitpid(reads, &status, 0) != reads)
-		die("waitpid");
+	status = wait_for_child(reads);
 	report("reader", reads, status);
-	if (waitpid(middles, &status, 0) != middles)
-		die("waitpid");
+	status = wait_for_child(middles);
 	report("middle", middles, status);
-	if (waitpid(leads, &status, 0) != leads)
-		die("waitpid");
+	status = wait_for_child(leads);
 	report("leader", leads, status);
 	printf("the leader still led its session: %d\n", *shared);
 	if (waitpid(zombie, &status, WNOHANG) != zombie)

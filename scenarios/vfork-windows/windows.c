@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "nonce.h"
+#include "workload.h"
 
 #define WORK 2000000
 
@@ -83,8 +83,7 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	if (third && waitpid(third, &status, 0) != third)
 		die("waitpid");
-	if (waitpid(pid, &status, 0) != pid)
-		die("waitpid");
+	status = wait_for_child(pid);
 	if (WIFEXITED(status))
 		printf("it exited %d\n", WEXITSTATUS(status));
 	else

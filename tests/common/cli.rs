@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// Time between two looks at a running command.
 const PERIOD: Duration = Duration::from_millis(50);
 
+/// The built binary.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_crucible");
+
 /// A command of crucible that runs, or has ended.
 pub struct Run {
     child: Child,
@@ -23,6 +26,7 @@ pub struct Run {
 }
 
 /// What a command has left.
+#[derive(Debug)]
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
@@ -35,14 +39,21 @@ pub struct Ended {
     _directory: Option<TempDir>,
 }
 
-/// Prepares a command with results in a temporary directory.
-pub fn command(args: &[&str]) -> (Command, TempDir) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
+/// Prepares a command that leaves no results, without a terminal.
+pub fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
     command
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("CRUCIBLE_RESULTS", directory.path());
+        .stdin(Stdio::null());
+    command
+}
+
+/// Prepares a command with results in a temporary directory.
+pub fn command(args: &[&str]) -> (Command, TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = program(args);
+    command.env("CRUCIBLE_RESULTS", directory.path());
     (command, directory)
 }
 
@@ -53,11 +64,15 @@ pub fn start(args: &[&str]) -> Run {
     spawn(command, results, Some(directory))
 }
 
-/// Starts a prepared command whose results are in `results`.
+/// Starts a prepared command whose results are in `results`, in a process group of its own: a
+/// signal for its group must not reach the test.
 pub fn spawn(mut command: Command, results: PathBuf, directory: Option<TempDir>) -> Run {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A signal for its group must not reach the test.
     command.process_group(0);
+    begin(command, results, directory)
+}
+
+fn begin(mut command: Command, results: PathBuf, directory: Option<TempDir>) -> Run {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Run {
         child: command.spawn().expect("the crucible binary to run"),
         results,
@@ -65,9 +80,11 @@ pub fn spawn(mut command: Command, results: PathBuf, directory: Option<TempDir>)
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end. Ctrl-C ends it with the test.
 pub fn run(args: &[&str]) -> Ended {
-    start(args).end()
+    let (command, directory) = command(args);
+    let results = directory.path().to_owned();
+    begin(command, results, Some(directory)).end()
 }
 
 impl Run {
@@ -130,9 +147,18 @@ impl Run {
 }
 
 impl Ended {
-    /// Parses the record on standard output.
+    /// Parses standard output: a record, a report or a list.
     pub fn record(&self) -> Value {
-        serde_json::from_str(&self.stdout)
+        let mut records = self.records();
+        assert_eq!(records.len(), 1, "{}\n{}", self.stdout, self.stderr);
+        records.remove(0)
+    }
+
+    /// Parses the records on standard output, in order.
+    pub fn records(&self) -> Vec<Value> {
+        let records = serde_json::Deserializer::from_str(&self.stdout).into_iter();
+        let records: Result<_, _> = records.collect();
+        records
             .unwrap_or_else(|error| panic!("no record ({error}): {}\n{}", self.stdout, self.stderr))
     }
 

@@ -6,17 +6,18 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod cli;
+pub mod intruder;
 pub mod scripts;
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crucible_artefacts::kernel::{self, Flavour, Origin};
-use crucible_artefacts::{Cache, Progress, Sources, host, rootfs, scratch};
+use crucible::boot_artefacts::{BootArtefacts, GuestArgs};
+use crucible::context::{Context, Global};
+use crucible::machines::{MachineArg, MachineArgs};
+use crucible_artefacts::{Cache, Progress, Sources};
 use crucible_engine::guest::Guest;
-use crucible_vmm::qemu::{Options, QemuMachine};
-use crucible_vmm::{Disk, MachineSpec};
+use crucible_vmm::MachineSpec;
 use tempfile::TempDir;
 
 /// Limit for each wait. It only bounds a hung test, even on a busy host.
@@ -42,29 +43,30 @@ pub struct Fixture {
     pub cache: Cache,
     /// The checkout.
     pub sources: Sources,
-    kernel: PathBuf,
-    agent: PathBuf,
-    debian: PathBuf,
+    context: Context,
+    artefacts: BootArtefacts,
 }
 
 static BED: LazyLock<Fixture> = LazyLock::new(|| {
-    host::ensure(true, &PrintProgress).expect("host packages");
-    let cache = Cache::from_env().expect("cache");
-    let sources = Sources::find().expect("sources");
+    let context = Context::new(&Global {
+        no_install: false,
+        quiet: false,
+        verbose: false,
+    });
+    let args = GuestArgs {
+        // The same machine on every host. A test that wants a snapshot takes it itself.
+        machine: MachineArgs {
+            machine: MachineArg::Qemu,
+            vcpus: 1,
+            cold: true,
+        },
+        ..GuestArgs::default()
+    };
     Fixture {
-        agent: rootfs::agent(&cache, &sources, &PrintProgress).expect("agent"),
-        debian: rootfs::debian(&cache, &sources, &PrintProgress).expect("userland"),
-        kernel: kernel::kernel(
-            &cache,
-            &sources,
-            &Origin::Pinned,
-            Flavour::Base,
-            &PrintProgress,
-        )
-        .expect("kernel")
-        .image,
-        cache,
-        sources,
+        artefacts: BootArtefacts::prepare(&context, &args).expect("artefacts"),
+        cache: context.cache().expect("cache"),
+        sources: context.sources().expect("sources"),
+        context,
     }
 });
 
@@ -75,27 +77,22 @@ pub fn fixture() -> &'static Fixture {
 
 /// Returns the description of a machine that has not been started, and the directory of its files.
 pub fn spec() -> (TempDir, MachineSpec) {
-    let fixture = fixture();
+    let Fixture {
+        artefacts, context, ..
+    } = fixture();
     let directory = tempfile::tempdir().expect("a directory");
     let disk = directory.path().join("scratch.ext4");
-    scratch::create(&fixture.cache, scratch::DEFAULT_MIB, &disk, &PrintProgress)
-        .expect("scratch disk");
-    let mut spec = MachineSpec::new(&fixture.kernel, directory.path());
-    spec.disks = vec![
-        Disk::readonly(&fixture.agent),
-        Disk::readonly(&fixture.debian),
-        Disk::writable(disk),
-    ];
-    spec.cmdline = ["root=/dev/vda", "rootfstype=erofs", "ro", "init=/agent"]
-        .map(String::from)
-        .to_vec();
+    artefacts.scratch(context, &disk).expect("scratch disk");
+    let spec = artefacts.machine(&disk, directory.path());
     (directory, spec)
 }
 
 /// Boots a guest, and waits until its agent answers.
 pub fn boot() -> (TempDir, Guest) {
-    let (directory, spec) = spec();
-    let machine = QemuMachine::start(&spec, &Options::default()).expect("machine");
-    let guest = Guest::connect(Box::new(machine), LONG).expect("agent");
-    (directory, guest)
+    let Fixture {
+        artefacts, context, ..
+    } = fixture();
+    let directory = tempfile::tempdir().expect("a directory");
+    let guest = artefacts.boot(context, directory.path(), LONG);
+    (directory, guest.expect("a guest"))
 }

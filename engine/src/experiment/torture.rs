@@ -40,7 +40,11 @@ const ORDER: [&str; 6] = ["tree", "many", "threads", "many", "chain", "many"];
 const PROGRAMS: [(&str, &[&str], &str); 4] = [
     (
         "tree",
-        &["scenarios/tree/tree.c", "scenarios/shared/nonce.h"],
+        &[
+            "scenarios/tree/tree.c",
+            "scenarios/shared/workload.c",
+            "scenarios/shared/workload.h",
+        ],
         "gcc -O2",
     ),
     ("many", &["rootfs/torture/many.c"], "gcc -O2 -pthread"),
@@ -174,7 +178,7 @@ impl TortureExperiment {
                 .map_err(before)?;
         }
         for (program, _, compile) in PROGRAMS {
-            let build = format!("{compile} -o {program} {program}.c && chmod 777 .");
+            let build = format!("{compile} -o {program} {program}.c workload.c && chmod 777 .");
             let run = exec(guest, &build, LIMIT * patience).map_err(before)?;
             if let Err(stderr) = run {
                 let why = format!("{program}'s build failed");

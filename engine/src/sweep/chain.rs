@@ -137,7 +137,7 @@ fn links(
             nonce: nonce.clone(),
         };
         let found = runner.around(RUN, RestartIn::Same)?;
-        let checks = judge::trees(runner, RestartIn::Same, &before, &found, &mut uses);
+        let checks = judge::trees(runner.backend, RestartIn::Same, &before, &found, &mut uses);
         if let Some(bad) = checks.into_iter().find(|check| !check.ok) {
             runner.guest().kill(RUN).map_err(after)?;
             return Err(diverged(&bad));

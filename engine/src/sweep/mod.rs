@@ -182,7 +182,7 @@ fn attempt_once(
     let place = reached::place(&restarted.before);
     tried.reached = reached::other(kind, &tried.point.what, &place);
     tried.stops = stops(&restarted.before.tasks);
-    let around = judge::around(&runner, &restarted, &mut uses);
+    let around = judge::around(runner.backend, &restarted, &mut uses);
     let Restarted { end, .. } = restarted;
     if let Some(bad) = around.into_iter().find(|check| !check.ok) {
         return Err(another_tree(&bad, end));
@@ -327,7 +327,6 @@ fn cause(stop: &Abort) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventSpec;
     use crucible_protocol::Ended;
 
     #[test]
@@ -367,29 +366,8 @@ mod tests {
 
     #[test]
     fn a_control_that_freezing_alone_breaks_is_rejected() {
-        let case = Case {
-            name: "main".into(),
-            argv: Vec::new(),
-            env: BTreeMap::new(),
-            cwd: "/work".into(),
-            at: EventSpec::next(EventKind::All),
-            timeout: 1,
-            status: 0,
-            nonce: None,
-            normalise: Vec::new(),
-            logs: Vec::new(),
-            tasks: Vec::new(),
-            any_task: false,
-        };
-        let mut control = RunOutput {
-            root: Some(Ended::Exited { code: 0 }),
-            workload: Some(Ended::Exited { code: 0 }),
-            stdout: String::new(),
-            stderr: String::new(),
-            files: Vec::new(),
-            logs: Vec::new(),
-            nonce: None,
-        };
+        let case = Case::example();
+        let mut control = RunOutput::example("");
         assert!(good_control(&case, &control).is_ok());
         control.workload = Some(Ended::Signaled { signal: 11 });
         let stop = good_control(&case, &control).unwrap_err();

@@ -162,7 +162,7 @@ pub fn pair(
     let mut runner = runner(session, scenario, &case, &mut timings);
     let control = reached(runner.control().map(|(_, output)| output))?;
     let restarted = runner.restarted(RestartIn::Same).and_then(|restarted| {
-        let checks = judge::around(&runner, &restarted, &mut Uses::new());
+        let checks = judge::around(runner.backend, &restarted, &mut Uses::new());
         match checks.into_iter().find(|check| !check.ok) {
             Some(bad) => Err(another_tree(&bad, restarted.end)),
             None => restarted.end,

@@ -233,7 +233,14 @@ fn run(
         let restarted = runner.restarted(options.restart_in)?;
         record.frozen = Some(frozen_record(&restarted.before));
         let last = number == record.repeat;
-        let checks = judge(runner, &control_point, &control, &restarted, record);
+        let checks = judge(
+            runner.case,
+            runner.backend,
+            &control_point,
+            &control,
+            &restarted,
+            &mut record.normalised,
+        );
         let good = checks.iter().all(|c| c.ok) && restarted.end.is_ok();
         if last || !good {
             record.checks.extend(checks);
