@@ -30,6 +30,14 @@ const MEMORY: [(Flavour, u32); 3] = [
     (Flavour::Coverage, 1024),
 ];
 
+/// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
+pub fn memory_mib(args: &GuestArgs) -> u32 {
+    let flavour = Flavour::from(args.kernel.flavour);
+    let usual = MEMORY.iter().find(|(of, _)| *of == flavour);
+    let usual = usual.map_or(MEMORY[0].1, |&(_, mib)| mib);
+    args.machine.memory.unwrap_or(usual)
+}
+
 /// The gdb command line that debugs a guest.
 fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     let quote = |words: String| match words
@@ -176,6 +184,7 @@ pub struct BootArtefacts {
     flavour: Flavour,
     kind: Kind,
     vcpus: u8,
+    memory_mib: u32,
     cold: bool,
     debugger: Option<Debugger>,
     /// The kernel.
@@ -225,6 +234,7 @@ impl BootArtefacts {
                 flavour,
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
+            memory_mib: memory_mib(args),
                 cold: args.machine.cold,
                 debugger: Debugger::of(args)?,
             });
@@ -262,6 +272,7 @@ impl BootArtefacts {
             flavour,
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
+            memory_mib: memory_mib(args),
             cold: args.machine.cold,
             debugger: Debugger::of(args)?,
         })
@@ -332,10 +343,7 @@ impl BootArtefacts {
     pub fn machine(&self, scratch: &Path, run_dir: &Path) -> MachineSpec {
         let mut spec = MachineSpec::new(&self.kernel.image, run_dir);
         spec.vcpus = self.vcpus;
-        spec.memory_mib = MEMORY
-            .iter()
-            .find(|(flavour, _)| *flavour == self.flavour)
-            .map_or(spec.memory_mib, |&(_, mib)| mib);
+        spec.memory_mib = self.memory_mib;
         spec.disks = vec![
             Disk::readonly(&self.agent),
             Disk::readonly(&self.debian),

@@ -58,6 +58,7 @@ impl CommandLine {
                 machine.map(|value| value.get_name().to_owned()),
             )
             .option("--vcpus", (vcpus > 1).then_some(vcpus))
+            .option("--memory", args.machine.memory)
             .flag("--cold", args.machine.cold)
     }
 

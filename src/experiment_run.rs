@@ -18,7 +18,7 @@ use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use serde_json::{Value, json};
 
-use crate::boot_artefacts::{BootArtefacts, GuestArgs};
+use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
 use crate::context::{self, Context};
 use crate::exit;
 use crate::guests::HostLab;
@@ -204,7 +204,9 @@ fn journal<E: Experiment>(
     identity.add("userland", serde_json::to_string(&provenance.userland)?);
     identity.add("qemu", provenance.qemu.as_deref().unwrap_or_default());
     let machine = &command.guest.machine;
-    identity.add("machine", format!("{:?} {}", images.kind(), machine.vcpus));
+    let memory = boot_artefacts::memory_mib(command.guest);
+    let described = format!("{:?} {} {memory}", images.kind(), machine.vcpus);
+    identity.add("machine", described);
     identity.add("break", command.break_switch.unwrap_or_default());
     experiment
         .identify(&mut identity)
