@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cache, clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
+    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested, provenance,
     rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
@@ -50,6 +50,8 @@ pub enum Command {
     Rootfs(rootfs::RootfsCommand),
     /// Print hashes and versions of everything that a guest consists of, as JSON
     Provenance(provenance::ProvenanceArgs),
+    /// Boot a guest and run a command in it, with its exit status
+    Exec(exec::ExecArgs),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
     /// Run crucible in an emulated Linux that has KVM
@@ -81,6 +83,7 @@ impl Command {
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Provenance(args) => provenance::run(&args, context),
+            Self::Exec(args) => exec::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),

@@ -14,6 +14,7 @@ mod coverage_report;
 mod embedded;
 mod exit;
 mod experiment_run;
+mod guest_files;
 mod guests;
 mod host_program;
 mod host_qemu;
@@ -25,6 +26,7 @@ mod reference;
 mod screens;
 mod stdout;
 mod temporary;
+mod terminal;
 mod vm_snapshot;
 
 use std::env;

@@ -6,6 +6,7 @@ pub mod clean;
 pub mod clones;
 pub mod completions;
 pub mod doctor;
+pub mod exec;
 pub mod inspect;
 pub mod kernel;
 pub mod list;
