@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
+use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Origin};
 use crucible_artefacts::{Beside, Cache, Lock, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
@@ -139,6 +139,12 @@ pub struct KernelArgs {
     /// Build and boot this kernel tree, with our series applied to a copy of it
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
+    /// Build the kernel with this Kconfig fragment laid over our configuration
+    #[arg(long, value_name = "FRAGMENT", conflicts_with = "kernel")]
+    pub config: Option<PathBuf>,
+    /// Build the kernel with this compiler instead of gcc, as make's CC takes it
+    #[arg(long, value_name = "CC", conflicts_with = "kernel")]
+    pub cc: Option<String>,
 }
 
 /// [`Flavour`], on the command line.
@@ -171,6 +177,33 @@ impl KernelArgs {
             (None, Some(tree)) => Origin::Tree(tree.clone()),
             (None, None) => Origin::Pinned,
         }
+    }
+
+    /// What the user changes of the kernel's build.
+    ///
+    /// # Errors
+    ///
+    /// [`exit::Usage`]: the fragment is none, or there is no such compiler.
+    pub fn custom(&self) -> Result<Custom> {
+        let custom = Custom {
+            config: self.config.clone(),
+            // Make runs in another directory.
+            cc: self.cc.as_deref().map(absolute),
+        };
+        match custom.problem() {
+            Some(problem) => Err(exit::Usage(problem).into()),
+            None => Ok(custom),
+        }
+    }
+}
+
+/// Returns a compiler that is given by its path with an absolute path.
+fn absolute(cc: &str) -> String {
+    let (program, rest) = cc.split_once(' ').unwrap_or((cc, ""));
+    let path = std::path::absolute(program).ok();
+    match path.filter(|_| program.contains('/')) {
+        Some(path) => format!("{} {rest}", path.display()).trim_end().to_owned(),
+        None => cc.to_owned(),
     }
 }
 
@@ -217,7 +250,11 @@ impl BootArtefacts {
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
         check_origin(&args.kernel.origin())?;
+        let custom = args.kernel.custom()?;
         if let Some(bundle) = Bundle::of_this_program()? {
+            if custom != Custom::default() {
+                bail!("a bundle builds no kernels");
+            }
             return Ok(Self {
                 agent: bundle.agent(),
                 debian: bundle.debian(),
@@ -234,7 +271,7 @@ impl BootArtefacts {
                 flavour,
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
-            memory_mib: memory_mib(args),
+                memory_mib: memory_mib(args),
                 cold: args.machine.cold,
                 debugger: Debugger::of(args)?,
             });
@@ -252,7 +289,7 @@ impl BootArtefacts {
                 let agent = rootfs::agent(&cache, &sources, &beside)?;
                 Ok((agent, rootfs::debian(&cache, &sources, &beside)?))
             });
-            let kernel = kernel::kernel(&cache, &sources, &origin, flavour, progress);
+            let kernel = kernel::custom(&cache, &sources, &origin, flavour, &custom, progress);
             let disks: crucible_artefacts::Result<_> = match disks.join() {
                 Ok(disks) => disks,
                 Err(panic) => std::panic::resume_unwind(panic),

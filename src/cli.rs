@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested, provenance,
-    rootfs, scenario, shell, speed, sweep, torture,
+    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
+    provenance, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 

@@ -110,7 +110,16 @@ impl Copy {
         let (reader, writer) = io::pipe().with_context(what)?;
         let to = self.host.clone();
         let receiver = thread::spawn(move || receive(reader, &to));
-        let argv = ["tar", "-cf", "-", "--hard-dereference", "-C", directory, "--", name];
+        let argv = [
+            "tar",
+            "-cf",
+            "-",
+            "--hard-dereference",
+            "-C",
+            directory,
+            "--",
+            name,
+        ];
         let end = run(guest, &argv, Box::new(io::empty()), Box::new(writer));
         let received = match receiver.join() {
             Ok(received) => received,
@@ -319,7 +328,6 @@ fn make_room(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,9 @@ pub mod trigger;
 
 pub use facts::{Freeze, Observation, TaskFacts};
 pub use identity::{Begin, Identity, Mac};
-pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, Terminal, ToolRun};
+pub use message::{
+    Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, Terminal, ToolRun,
+};
 pub use shown::{shown, shown_json, shown_lines};
 pub use trigger::{EventKind, Trigger};
 

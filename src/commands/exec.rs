@@ -102,7 +102,9 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
 
 /// Returns true if the guest can no longer be used.
 fn broken(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|it| it.downcast_ref::<GuestError>());
+    let mut causes = error
+        .chain()
+        .filter_map(|it| it.downcast_ref::<GuestError>());
     causes.any(|error| !error.guest_usable())
 }
 

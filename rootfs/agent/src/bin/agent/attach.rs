@@ -92,9 +92,7 @@ impl Program {
         cwd: &str,
         terminal: Option<(u16, u16)>,
     ) -> Result<std::io::Result<Self>> {
-        let (name, args) = argv
-            .split_first()
-            .context("no program to run was given")?;
+        let (name, args) = argv.split_first().context("no program to run was given")?;
         let mut command = Command::new(name);
         command.args(args).current_dir(cwd);
         let master = match terminal {
@@ -127,9 +125,18 @@ impl Program {
         let (input, output, error) = match master {
             Some(master) => (Some(master.try_clone()?), Some(master), None),
             None => (
-                child.stdin.take().map(|pipe| File::from(OwnedFd::from(pipe))),
-                child.stdout.take().map(|pipe| File::from(OwnedFd::from(pipe))),
-                child.stderr.take().map(|pipe| File::from(OwnedFd::from(pipe))),
+                child
+                    .stdin
+                    .take()
+                    .map(|pipe| File::from(OwnedFd::from(pipe))),
+                child
+                    .stdout
+                    .take()
+                    .map(|pipe| File::from(OwnedFd::from(pipe))),
+                child
+                    .stderr
+                    .take()
+                    .map(|pipe| File::from(OwnedFd::from(pipe))),
             ),
         };
         for file in [&input, &output, &error].into_iter().flatten() {
