@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    provenance, rootfs, scenario, shell, speed, sweep, torture,
+    provenance, rerun, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -34,6 +34,8 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
+    /// Run again what failed or never ran in an earlier run
+    Rerun(rerun::RerunArgs),
     /// List the scenarios
     List(list::ListArgs),
     /// Show the contents of a checkpoint image
@@ -75,6 +77,7 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
+            Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
 use crate::context::{self, Context};
+use crate::earlier::Earlier;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
@@ -97,7 +98,18 @@ pub fn run<E: Experiment>(
     let images = BootArtefacts::prepare(context, command.guest)?;
     let mut experiment = make(&images)?;
     let provenance = provenance(&images)?;
-    let journal = journal(command, &results, &images, &provenance, &experiment)?;
+    let again = context.earlier();
+    if let Some(differs) = again.and_then(|earlier| earlier.differs(&provenance)) {
+        context.progress().note(&differs);
+    }
+    let journal = journal(
+        command,
+        &results,
+        &images,
+        &provenance,
+        &experiment,
+        context,
+    )?;
     let lab = HostLab::new(&images, context);
     let setup = Setup {
         lab: &lab,
@@ -105,6 +117,7 @@ pub fn run<E: Experiment>(
         stream,
         jobs: command.args.jobs,
         break_switch: command.break_switch,
+        skip: again.map(|earlier| &earlier.passed),
     };
     let report = experiment::execute(&mut experiment, setup, journal);
     let finished = context::shown(store.finished());
@@ -117,6 +130,7 @@ pub fn run<E: Experiment>(
         counts: report.counts(),
         left: report.left as u64,
         units: units(&experiment, &report),
+        skipped: again.map(Earlier::skipped).unwrap_or_default(),
         guests: report.guests.clone(),
         summary: serde_json::to_value(&report.summary)?,
         reproduce: command.reproduce.clone(),
@@ -194,7 +208,15 @@ fn journal<E: Experiment>(
     images: &BootArtefacts,
     provenance: &Provenance,
     experiment: &E,
+    context: &Context,
 ) -> Result<Journal<E::Detail>> {
+    if context.earlier().is_some() {
+        if command.args.resume {
+            return Err(exit::Usage("`rerun` and --resume exclude each other".into()).into());
+        }
+        // It must not replace the journal of the whole.
+        return Ok(Journal::none());
+    }
     if !command.journal {
         return Ok(Journal::none());
     }

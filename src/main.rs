@@ -11,6 +11,7 @@ mod command_line;
 mod commands;
 mod context;
 mod coverage_report;
+mod earlier;
 mod embedded;
 mod exit;
 mod experiment_run;

@@ -13,6 +13,7 @@ pub mod list;
 pub mod matrix;
 pub mod nested;
 pub mod provenance;
+pub mod rerun;
 pub mod rootfs;
 pub mod scenario;
 pub mod shell;
