@@ -14,6 +14,7 @@ use crate::bundle::Bundle;
 use crate::earlier::Earlier;
 use crate::embedded;
 use crate::listeners::terminal::Terminal;
+use crate::log::Log;
 
 /// The options that all commands share.
 #[derive(Debug, Args)]
@@ -24,11 +25,22 @@ pub struct Global {
     /// Do not report progress
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
+    /// Show the commands that are run, and the messages of machines and agents; a run keeps
+    /// them in crucible.log in any case
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Global options",
+        conflicts_with = "quiet"
+    )]
+    pub verbose: bool,
 }
 
 /// The context of a command.
 pub struct Context {
     install: bool,
+    log: Log,
     reporter: Reporter,
     earlier: OnceLock<Earlier>,
 }
@@ -61,6 +73,7 @@ impl Context {
         stream.add(Box::new(Terminal::new(global.quiet)));
         Self {
             install: !global.no_install,
+            log: Log::install(global.verbose),
             reporter: Reporter(stream),
             earlier: OnceLock::new(),
         }
@@ -84,6 +97,11 @@ impl Context {
     /// Receiver of all events.
     pub fn stream(&self) -> &Stream {
         &self.reporter.0
+    }
+
+    /// The log of what crucible does.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// The cache.

@@ -89,6 +89,10 @@ pub fn run<E: Experiment>(
     let (file, file_error) = EventFile::create(store.dir())
         .with_context(|| format!("cannot write to {}", store.dir().display()))?;
     stream.add(Box::new(file));
+    context
+        .log()
+        .keep(store.dir())
+        .with_context(|| format!("cannot write to {}", store.dir().display()))?;
     let outputs = outputs(command.args, context);
     stream.tell(Body::RunStarted {
         schema: EVENTS_SCHEMA,

@@ -20,6 +20,7 @@ mod guests;
 mod host_program;
 mod host_qemu;
 mod listeners;
+mod log;
 mod machines;
 mod outer_linux;
 mod provenance;

@@ -399,7 +399,7 @@ fn generated_pages_are_current() {
         );
         compared += 1;
     }
-    assert_eq!(compared, 7);
+    assert_eq!(compared, 8);
 }
 
 #[test]

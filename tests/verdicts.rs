@@ -1,30 +1,176 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Checks that comparisons can fail: a program that behaves differently after a restart gets each
-//! of the verdicts for that.
+//! Checks that comparisons can fail, with a program that behaves differently after a restart, and
+//! that each format tells the outcomes apart and is accepted by a reader of its own.
 
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::cli;
 use serde_json::Value;
+
+/// The conditions of the cases of `tests/scenarios/notices`.
+const CONDITIONS: [(&str, &str); 7] = [
+    ("breaks-the-kernel", "guest-panic"),
+    ("hangs", "hang"),
+    ("is-refused", "refused"),
+    ("is-unstable", "unstable"),
+    ("passes", "passed"),
+    ("tells", "diverged"),
+    ("warns-at-its-end", "kernel-report"),
+];
+
+/// Reads JUnit's XML, and prints each case with what it has: nothing, a failure or an error, and
+/// its type.
+const READ_JUNIT: &str = "
+import sys
+from junitparser import JUnitXml
+for suite in JUnitXml.fromfile(sys.argv[1]):
+    for case in suite:
+        kinds = [f'{type(r).__name__} {r.type}' for r in case.result]
+        print(case.name, *kinds)
+";
+
+/// Validates each line of a file by a schema.
+const VALIDATE: &str = "
+import json, sys
+from jsonschema import Draft202012Validator
+schema = json.load(open(sys.argv[1]))
+Draft202012Validator.check_schema(schema)
+validator = Draft202012Validator(schema)
+lines = [json.loads(line) for line in open(sys.argv[2])]
+for line in lines:
+    validator.validate(line)
+assert not validator.is_valid({'event': 'unit-finished'})
+print(len(lines))
+";
+
+/// Returns a Python with the readers of our formats, in a virtual environment below `target/`.
+fn python() -> PathBuf {
+    const PACKAGES: [&str; 2] = ["jsonschema==4.26.0", "junitparser==5.0.3"];
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/formats");
+    let python = venv.join("bin/python");
+    if !venv.join("ready").exists() {
+        output(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        let mut pip = Command::new(&python);
+        pip.args([
+            "-m",
+            "pip",
+            "--quiet",
+            "--disable-pip-version-check",
+            "install",
+        ]);
+        output(pip.args(PACKAGES));
+        fs::write(venv.join("ready"), "").expect("a mark");
+    }
+    python
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.output().expect("a program");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn junit(file: &Path) {
+    let cases = output(Command::new(python()).args(["-c", READ_JUNIT]).arg(file));
+    let cases: BTreeMap<_, _> = cases
+        .lines()
+        .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        .collect();
+    let kind = |condition: &str| match condition {
+        "passed" => String::new(),
+        "unstable" => "Error unstable".to_owned(),
+        other => format!("Failure {other}"),
+    };
+    let expected = CONDITIONS.map(|(case, condition)| (case, kind(condition)));
+    let expected: BTreeMap<_, _> = expected.iter().map(|(c, k)| (*c, k.as_str())).collect();
+    assert_eq!(cases, expected);
+}
+
+/// The kernel's own parser reads the file, and the reasons are told apart in it.
+fn ktap(file: &Path) {
+    let fixture = common::fixture();
+    let source = fixture.cache.root().join("kernel-source");
+    let parser = fs::read_dir(&source)
+        .expect("a kernel's source")
+        .flatten()
+        .map(|entry| entry.path().join("linux/tools/testing/kunit/kunit.py"))
+        .find(|path| path.is_file())
+        .expect("the kernel's parser");
+    let parsed = Command::new("python3")
+        .arg(parser)
+        .arg("parse")
+        .arg(file)
+        .output()
+        .expect("Python");
+    let parsed = String::from_utf8_lossy(&parsed.stdout).into_owned();
+    assert!(
+        parsed.contains("Ran 7 tests: passed: 1, failed: 6"),
+        "{parsed}"
+    );
+    assert!(!parsed.contains("[ERROR]"), "{parsed}");
+    let text = fs::read_to_string(file).expect("the file");
+    for (case, condition) in CONDITIONS {
+        let line = text.lines().find(|line| line.contains(&format!(" {case}")));
+        let line = line.unwrap_or_else(|| panic!("no {case}: {text}"));
+        let says = match condition {
+            "passed" => line.trim_start().starts_with("ok "),
+            "unstable" => line.contains("# ERROR unstable: "),
+            other => line.contains(&format!("# {other}: ")),
+        };
+        assert!(says, "{line}");
+    }
+}
+
+fn events(file: &Path) {
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/events.schema.json");
+    let mut validate = Command::new(python());
+    let count = output(validate.args(["-c", VALIDATE]).arg(schema).arg(file));
+    let count: usize = count.trim().parse().expect("a number");
+    assert!(count > 50, "{count} events");
+}
 
 #[test]
 fn a_program_that_behaves_differently_after_a_restart_is_detected() {
-    let output = Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "scenario", "tests/scenarios/notices", "--json"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("the crucible binary to run");
-    assert_eq!(output.status.code(), Some(1));
-    let record: Value = serde_json::from_slice(&output.stdout).expect("a record");
-    let cases = record["units"].as_array().expect("an array of cases");
-    let verdict = |name: &str| {
-        let case = cases.iter().find(|case| case["name"] == name);
-        case.unwrap_or_else(|| panic!("no case {name}: {record:#}"))["verdict"].clone()
-    };
-    assert_eq!(verdict("tells"), "diverged", "{record:#}");
-    assert_eq!(verdict("hangs"), "hang", "{record:#}");
-    assert_eq!(verdict("breaks-the-kernel"), "panic", "{record:#}");
-    assert_eq!(verdict("warns-at-its-end"), "panic", "{record:#}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| directory.path().join(name);
+    let (xml, tap) = (file("junit.xml"), file("results.ktap"));
+    let (xml_name, tap_name) = (xml.to_string_lossy(), tap.to_string_lossy());
+    let mut args = vec!["-q", "scenario", "tests/scenarios/notices", "--json"];
+    args.extend(["--junit", &xml_name, "--ktap", &tap_name]);
+    let ended = cli::run(&args);
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let record = ended.record();
+    let units = record["units"].as_array().expect("an array of cases");
+    let conditions: BTreeMap<_, _> = units
+        .iter()
+        .map(|unit| {
+            let text = |name: &str| unit[name].as_str().expect("a text");
+            (text("name"), text("condition"))
+        })
+        .collect();
+    assert_eq!(conditions, CONDITIONS.into(), "{record:#}");
     let text = record.to_string();
     assert!(text.contains("Show State"), "no task states: {record:#}");
     assert!(text.contains("sysrq triggered crash"), "{record:#}");
+    // What hangs leaves its image.
+    let hangs = units.iter().find(|unit| unit["name"] == "hangs");
+    let files = hangs.map(|unit| &unit["files"]).map(Value::to_string);
+    assert!(
+        files.is_some_and(|files| files.contains("image")),
+        "{record:#}"
+    );
+
+    junit(&xml);
+    ktap(&tap);
+    let run = fs::read_dir(&ended.results)
+        .expect("results")
+        .flatten()
+        .map(|entry| entry.path().join("events.jsonl"))
+        .find(|path| path.is_file());
+    events(&run.expect("events"));
 }

@@ -26,6 +26,7 @@ pub(crate) fn run_with(
     mut each: impl FnMut(&str),
     mut each_error: impl FnMut(&str) + Send,
 ) -> Result<()> {
+    tracing::debug!(target: "command", "{command:?}");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

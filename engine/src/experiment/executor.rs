@@ -462,3 +462,6 @@ fn finish<E: Experiment>(
     let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
     board.add(finding)
 }
+
+#[cfg(test)]
+mod tests;

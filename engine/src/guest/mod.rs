@@ -176,6 +176,7 @@ impl Guest {
     fn post(&mut self, body: Request) -> Result<u64, GuestError> {
         self.next += 1;
         let id = self.next;
+        tracing::debug!(target: "agent", id, "> {}", brief(&body));
         match self.send(&Envelope { id, body }) {
             // The incoming messages, or the lack of them, have the reason.
             Err(FrameError::Io(_)) | Ok(()) => Ok(id),
@@ -191,12 +192,15 @@ impl Guest {
         what: &'static str,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
+        let began = Instant::now();
         let limit = self.limit(limit);
-        let deadline = Instant::now() + limit + GRACE;
+        let deadline = began + limit + GRACE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.incoming.recv_timeout(left.min(POLL)) {
                 Ok(Incoming::Reply(reply)) if reply.id == id => {
+                    let ms = began.elapsed().as_millis() as u64;
+                    tracing::debug!(target: "agent", id, ms, "< {}", brief(&reply.body));
                     return match reply.body {
                         Reply::Failed { message } => Err(GuestError::Failed(message)),
                         Reply::TooLarge { bytes } => Err(GuestError::TooLarge { what, bytes }),
@@ -326,6 +330,32 @@ impl Guest {
     /// a kernel report. Requests with a trigger do this by themselves.
     pub fn mark_used(&mut self) {
         self.used = true;
+    }
+}
+
+/// Returns the beginning of a message: file contents and observations are long.
+fn brief(message: &impl std::fmt::Debug) -> String {
+    const LONGEST: usize = 300;
+    let mut text = String::new();
+    // Fails when the text is long enough.
+    let _ = std::fmt::write(&mut Short(&mut text, LONGEST), format_args!("{message:?}"));
+    text
+}
+
+/// Takes a text up to a length.
+struct Short<'a>(&'a mut String, usize);
+
+impl std::fmt::Write for Short<'_> {
+    fn write_str(&mut self, part: &str) -> std::fmt::Result {
+        let left = self.1.saturating_sub(self.0.len());
+        if part.len() <= left {
+            self.0.push_str(part);
+            return Ok(());
+        }
+        let end = (0..=left).rev().find(|&at| part.is_char_boundary(at));
+        self.0.push_str(&part[..end.unwrap_or_default()]);
+        self.0.push('…');
+        Err(std::fmt::Error)
     }
 }
 

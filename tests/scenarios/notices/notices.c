@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -30,6 +32,21 @@ int main(int argc, char **argv)
 		return 100;
 	before = number_of(ends[0]);
 
+	/* A watch of a file without a name is refused at the checkpoint. */
+	if (!strcmp(how, "watch")) {
+		int fd = open("watched", O_CREAT | O_WRONLY, 0600);
+
+		if (fd < 0 || inotify_add_watch(inotify_init(), "watched", IN_MODIFY) < 0 ||
+		    unlink("watched"))
+			return 102;
+	}
+	if (!strcmp(how, "differ")) {
+		unsigned int number = 0;
+
+		if (getrandom(&number, sizeof(number), 0) < 0)
+			return 103;
+		printf("%u\n", number);
+	}
 	printf("ready\n");
 	fflush(stdout);
 	syscall(SYS_getppid);

@@ -69,6 +69,7 @@ impl Control {
         request: &Request,
         meanwhile: impl FnOnce() -> Result<T>,
     ) -> Result<(Reply, T)> {
+        tracing::debug!(target: "monitor", "> {what}");
         self.send(what, request)?;
         let done = meanwhile();
         // Always read the reply, so that it is not taken for the reply to a later request.
@@ -113,6 +114,7 @@ fn read(mut input: BufReader<UnixStream>, answers: &Answers<Answer>, notes: &Not
     // A message that cannot be parsed comes from a broken or compromised monitor: treat it like a
     // monitor that has exited.
     while let Ok(Some(message)) = wire::receive(&mut (&mut input).take(LONGEST)) {
+        tracing::debug!(target: "monitor", "< {message:?}");
         let answer = match message {
             Message::Started(phases) => Answer::Started(phases),
             Message::Reply(reply) => Answer::Reply(reply),

@@ -104,6 +104,7 @@ impl Qmp {
     /// Runs a command and returns its result.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+        tracing::debug!(target: "qmp", "> {line}");
         line.push('\n');
         self.socket
             .stream()
@@ -185,6 +186,7 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
         if read.is_err() || !line.ends_with(b"\n") {
             break;
         }
+        tracing::debug!(target: "qmp", "< {}", String::from_utf8_lossy(&line).trim_end());
         // A message that cannot be parsed is neither a reply nor an event of interest.
         let Ok(message) = serde_json::from_slice(&line) else {
             continue;

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `kill -9` of crucible at random moments: nothing stays running, the next command works, and no
+//! finished unit is lost or run again. `CRUCIBLE_KILLS` sets the number of kills, and
+//! `CRUCIBLE_SEED` their moments.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Limit for what a killed command has started to end.
+const LEFT: Duration = Duration::from_secs(20);
+
+/// Time between two looks at processes.
+const PERIOD: Duration = Duration::from_millis(50);
+
+/// A small generator of numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.map_or(default, |text| text.parse().expect(name))
+}
+
+/// Starts a command in a process group of its own.
+fn start(args: &[&str], results: &Path, cache: Option<&Path>) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
+    command
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CRUCIBLE_RESULTS", results)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
+    if let Some(cache) = cache {
+        command.env("CRUCIBLE_CACHE", cache);
+    }
+    command.spawn().expect("the crucible binary to run")
+}
+
+/// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave
+/// the host's packages half installed.
+fn group(id: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut fields = tail.split(' ');
+        let state = fields.next().unwrap_or_default();
+        let group = fields.nth(1).and_then(|field| field.parse().ok());
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        if group == Some(id) && state != "Z" && !["apt-get", "dpkg"].contains(&name) {
+            found.push(name.to_owned());
+        }
+    }
+    found
+}
+
+/// Kills a command after a while. Returns false if it had ended by then.
+fn kill(mut child: Child, after: Duration) -> bool {
+    let id = child.id();
+    let began = Instant::now();
+    while began.elapsed() < after {
+        if child.try_wait().expect("a child").is_some() {
+            return false;
+        }
+        thread::sleep(PERIOD);
+    }
+    child.kill().expect("a kill");
+    child.wait().expect("an end");
+    let killed = Instant::now();
+    loop {
+        let left = group(id);
+        if left.is_empty() {
+            return true;
+        }
+        assert!(killed.elapsed() < LEFT, "still running: {left:?}");
+        thread::sleep(PERIOD);
+    }
+}
+
+/// Returns the keys of the units that the journals of these results have.
+fn journaled(results: &Path) -> BTreeSet<String> {
+    let files = fs::read_dir(results.join("journals"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let text: String = files
+        .filter(|file| file.path().extension().is_some_and(|ext| ext == "jsonl"))
+        .map(|file| fs::read_to_string(file.path()).unwrap_or_default())
+        .collect();
+    let findings = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    findings
+        .filter_map(|finding| finding["key"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Returns the keys of the units that the newest run in these results has finished.
+fn finished(results: &Path) -> BTreeSet<String> {
+    let mut runs: Vec<PathBuf> = fs::read_dir(results)
+        .expect("results")
+        .flatten()
+        .map(|entry| entry.path().join("events.jsonl"))
+        .filter(|path| path.is_file())
+        .collect();
+    runs.sort_by_key(|path| fs::metadata(path).and_then(|m| m.modified()).ok());
+    let text = runs.last().map(fs::read_to_string);
+    let text = text.and_then(Result::ok).unwrap_or_default();
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events
+        .filter(|event| event["event"] == "unit-finished")
+        .filter_map(|event| event["unit"].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn a_killed_run_loses_no_finished_unit() {
+    let kills = number("CRUCIBLE_KILLS", 8);
+    let seed = number("CRUCIBLE_SEED", u64::from(std::process::id()) + 1);
+    println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
+    let mut random = Random(seed);
+    let directory = tempfile::tempdir().expect("a directory");
+    let results = directory.path();
+    let matrix = ["-q", "matrix", "ptrace", "--every", "40", "--jobs", "2"];
+    let sweep = [
+        "-q", "sweep", "hello", "--event", "syscall", "--limit", "40",
+    ];
+    let resume = |args: &[&'static str]| [args, &["--resume"]].concat();
+    let mut known = BTreeSet::new();
+    for number in 0..kills {
+        let args: &[&str] = if number % 4 == 3 { &sweep } else { &matrix };
+        // Until the first unit there is nothing to resume.
+        let prefix = if number % 4 == 3 { "main/" } else { "" };
+        let begun = known
+            .iter()
+            .any(|key: &String| key.starts_with("main/") != prefix.is_empty());
+        let args = if begun { resume(args) } else { args.to_vec() };
+        let after = Duration::from_millis(random.below(12_000));
+        kill(start(&args, results, None), after);
+        let again: Vec<_> = finished(results).intersection(&known).cloned().collect();
+        assert!(!begun || again.is_empty(), "run again: {again:?}");
+        let now = journaled(results);
+        let lost: Vec<_> = known.difference(&now).collect();
+        assert!(!begun || lost.is_empty(), "lost: {lost:?}");
+        known.extend(now);
+    }
+    // And the next command finishes what is left.
+    let begun = known.iter().any(|key| !key.starts_with("main/"));
+    let args = if begun {
+        resume(&matrix)
+    } else {
+        matrix.to_vec()
+    };
+    let status = start(&args, results, None).wait().expect("an end");
+    assert_eq!(status.code(), Some(0));
+    let disks = walkdir::WalkDir::new(results).into_iter().flatten();
+    let disks = disks
+        .filter(|entry| entry.file_name() == "scratch.ext4")
+        .count();
+    let partial = fs::read_dir(results).expect("results").flatten();
+    let partial = partial.filter(|e| e.file_name().to_string_lossy().starts_with(".partial"));
+    assert_eq!((disks, partial.count()), (0, 0));
+}
+
+#[test]
+fn a_killed_build_is_done_by_the_next_command() {
+    let kills = number("CRUCIBLE_KILLS", 8) / 4;
+    let seed = number("CRUCIBLE_SEED", u64::from(std::process::id()) + 1);
+    println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
+    let mut random = Random(seed);
+    let fixture = common::fixture();
+    // Beside the cache, so that its files can be linked.
+    let place = fixture.cache.root().parent().expect("a parent");
+    let directory = tempfile::tempdir_in(place).expect("a directory");
+    let cache = directory.path().join("cache");
+    let copied = Command::new("cp")
+        .arg("-al")
+        .arg(fixture.cache.root())
+        .arg(&cache)
+        .status()
+        .expect("cp");
+    assert!(copied.success());
+    let results = directory.path().join("results");
+    let build = ["-q", "rootfs", "build"];
+    for _ in 0..kills {
+        let _ = fs::remove_dir_all(cache.join("agent"));
+        let after = Duration::from_millis(random.below(8_000));
+        kill(start(&build, &results, Some(&cache)), after);
+    }
+    let status = start(&build, &results, Some(&cache))
+        .wait()
+        .expect("an end");
+    assert_eq!(status.code(), Some(0));
+    let hello = ["-q", "scenario", "hello"];
+    let status = start(&hello, &results, Some(&cache))
+        .wait()
+        .expect("an end");
+    assert_eq!(status.code(), Some(0));
+}
