@@ -224,6 +224,9 @@ fn send(from: &Path, name: &str, to: PipeWriter) -> io::Result<()> {
 /// Reads an archive from a guest, which may be hostile: each entry is below `to`, through real
 /// directories only, and is a file, a directory or a symbolic link without special mode bits.
 fn receive(from: PipeReader, to: &Path) -> Result<()> {
+    // A link of the user's is followed; one that the archive makes is not.
+    let resolved = fs::canonicalize(to).ok().filter(|to| to.is_dir());
+    let to = resolved.as_deref().unwrap_or(to);
     let mut archive = Archive::new(from);
     let mut modes = Vec::new();
     let mut skipped = 0;
@@ -276,9 +279,8 @@ fn unpack<R: Read>(
     let mode = header.mode()? & 0o777;
     let mut parent = root.to_owned();
     for component in path.strip_prefix(root)?.components() {
-        // The root itself may be a link of the user's.
         let real = fs::symlink_metadata(&parent).is_ok_and(|found| found.is_dir());
-        if !real && !(parent == *root && root.is_dir()) {
+        if !real {
             bail!("{} is no directory", parent.display());
         }
         parent.push(component);
@@ -286,7 +288,7 @@ fn unpack<R: Read>(
     match header.entry_type() {
         EntryType::Directory => {
             let real = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-            if !real && !(path == root && path.is_dir()) {
+            if !real {
                 make_room(path).with_context(shown)?;
                 fs::create_dir(path).with_context(shown)?;
             }

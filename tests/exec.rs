@@ -192,14 +192,21 @@ fn a_kernel_report_is_shown_and_bad_and_the_command_goes_on() {
 
 #[test]
 fn a_panic_is_shown_and_bad() {
-    let ended = output(&[
-        "--",
-        "sh",
-        "-c",
-        "echo before; echo c > /proc/sysrq-trigger",
-    ]);
+    let script = "echo before; read line; echo c > /proc/sysrq-trigger";
+    let mut child = exec(&["--", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the crucible binary to run");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    stdout.read_line(&mut line).expect("a line");
+    assert_eq!(line, "before\n");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"go\n").expect("the input");
+    let ended = child.wait_with_output().expect("a child");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert_eq!(text(&ended.stdout), "before\n");
     let said = text(&ended.stderr);
     assert!(said.contains("sysrq triggered crash"), "{said}");
 }

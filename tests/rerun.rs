@@ -37,11 +37,10 @@ fn keys(record: &Value) -> Vec<&str> {
 #[test]
 fn what_passed_is_not_run_again() {
     let place = tempfile::tempdir().expect("a directory");
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
     let own = place.path().join("own");
-    copy(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/hello"),
-        &own,
-    );
+    copy(&scenarios.join("hello"), &own);
+    copy(&scenarios.join("shared"), &place.path().join("shared"));
     let own = own.to_str().expect("UTF-8");
     let results = place.path().join("results");
     // Without an expected result it is `unreviewed`, though its case passes.
