@@ -474,7 +474,9 @@ mod tests {
     fn the_users_fragment_and_compiler_are_part_of_the_kernel() {
         let root = tempfile::tempdir().unwrap();
         let guest_kernel = root.path().join("guest-kernel");
-        fs::create_dir_all(guest_kernel.join("config")).unwrap();
+        for directory in ["config", "patches", "src"] {
+            fs::create_dir_all(guest_kernel.join(directory)).unwrap();
+        }
         fs::write(guest_kernel.join("kernel.lock"), "").unwrap();
         fs::write(guest_kernel.join("config/base.config"), "CONFIG_X=y\n").unwrap();
         let fragment = root.path().join("mine");
