@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use crucible_artefacts::kernel::{self, Flavour, Kernel, Origin};
+use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Origin};
 use crucible_artefacts::{Beside, Cache, Lock, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
@@ -29,6 +29,14 @@ const MEMORY: [(Flavour, u32); 3] = [
     (Flavour::Debug, 2048),
     (Flavour::Coverage, 1024),
 ];
+
+/// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
+pub fn memory_mib(args: &GuestArgs) -> u32 {
+    let flavour = Flavour::from(args.kernel.flavour);
+    let usual = MEMORY.iter().find(|(of, _)| *of == flavour);
+    let usual = usual.map_or(MEMORY[0].1, |&(_, mib)| mib);
+    args.machine.memory.unwrap_or(usual)
+}
 
 /// The gdb command line that debugs a guest.
 fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
@@ -131,6 +139,12 @@ pub struct KernelArgs {
     /// Build and boot this kernel tree, with our series applied to a copy of it
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
+    /// Build the kernel with this Kconfig fragment laid over our configuration
+    #[arg(long, value_name = "FRAGMENT", conflicts_with = "kernel")]
+    pub config: Option<PathBuf>,
+    /// Build the kernel with this compiler instead of gcc, as make's CC takes it
+    #[arg(long, value_name = "CC", conflicts_with = "kernel")]
+    pub cc: Option<String>,
 }
 
 /// [`Flavour`], on the command line.
@@ -164,6 +178,33 @@ impl KernelArgs {
             (None, None) => Origin::Pinned,
         }
     }
+
+    /// What the user changes of the kernel's build.
+    ///
+    /// # Errors
+    ///
+    /// [`exit::Usage`]: the fragment is none, or there is no such compiler.
+    pub fn custom(&self) -> Result<Custom> {
+        let custom = Custom {
+            config: self.config.clone(),
+            // Make runs in another directory.
+            cc: self.cc.as_deref().map(absolute),
+        };
+        match custom.problem() {
+            Some(problem) => Err(exit::Usage(problem).into()),
+            None => Ok(custom),
+        }
+    }
+}
+
+/// Returns a compiler that is given by its path with an absolute path.
+fn absolute(cc: &str) -> String {
+    let (program, rest) = cc.split_once(' ').unwrap_or((cc, ""));
+    let path = std::path::absolute(program).ok();
+    match path.filter(|_| program.contains('/')) {
+        Some(path) => format!("{} {rest}", path.display()).trim_end().to_owned(),
+        None => cc.to_owned(),
+    }
 }
 
 /// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
@@ -176,6 +217,7 @@ pub struct BootArtefacts {
     flavour: Flavour,
     kind: Kind,
     vcpus: u8,
+    memory_mib: u32,
     cold: bool,
     debugger: Option<Debugger>,
     /// The kernel.
@@ -208,7 +250,11 @@ impl BootArtefacts {
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
         check_origin(&args.kernel.origin())?;
+        let custom = args.kernel.custom()?;
         if let Some(bundle) = Bundle::of_this_program()? {
+            if custom != Custom::default() {
+                bail!("a bundle builds no kernels");
+            }
             return Ok(Self {
                 agent: bundle.agent(),
                 debian: bundle.debian(),
@@ -225,6 +271,7 @@ impl BootArtefacts {
                 flavour,
                 kind: machines::choose(context, args.machine.machine)?,
                 vcpus: args.machine.vcpus,
+                memory_mib: memory_mib(args),
                 cold: args.machine.cold,
                 debugger: Debugger::of(args)?,
             });
@@ -242,7 +289,7 @@ impl BootArtefacts {
                 let agent = rootfs::agent(&cache, &sources, &beside)?;
                 Ok((agent, rootfs::debian(&cache, &sources, &beside)?))
             });
-            let kernel = kernel::kernel(&cache, &sources, &origin, flavour, progress);
+            let kernel = kernel::custom(&cache, &sources, &origin, flavour, &custom, progress);
             let disks: crucible_artefacts::Result<_> = match disks.join() {
                 Ok(disks) => disks,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -262,6 +309,7 @@ impl BootArtefacts {
             flavour,
             kind: machines::choose(context, args.machine.machine)?,
             vcpus: args.machine.vcpus,
+            memory_mib: memory_mib(args),
             cold: args.machine.cold,
             debugger: Debugger::of(args)?,
         })
@@ -332,10 +380,7 @@ impl BootArtefacts {
     pub fn machine(&self, scratch: &Path, run_dir: &Path) -> MachineSpec {
         let mut spec = MachineSpec::new(&self.kernel.image, run_dir);
         spec.vcpus = self.vcpus;
-        spec.memory_mib = MEMORY
-            .iter()
-            .find(|(flavour, _)| *flavour == self.flavour)
-            .map_or(spec.memory_mib, |&(_, mib)| mib);
+        spec.memory_mib = self.memory_mib;
         spec.disks = vec![
             Disk::readonly(&self.agent),
             Disk::readonly(&self.debian),

@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cache, clean, clones, completions, doctor, inspect, kernel, list, matrix, nested, provenance,
-    rootfs, scenario, shell, speed, sweep, torture,
+    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
+    provenance, rerun, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -34,6 +34,8 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
+    /// Run again what failed or never ran in an earlier run
+    Rerun(rerun::RerunArgs),
     /// List the scenarios
     List(list::ListArgs),
     /// Show the contents of a checkpoint image
@@ -50,6 +52,8 @@ pub enum Command {
     Rootfs(rootfs::RootfsCommand),
     /// Print hashes and versions of everything that a guest consists of, as JSON
     Provenance(provenance::ProvenanceArgs),
+    /// Boot a guest and run a command in it, with its exit status
+    Exec(exec::ExecArgs),
     /// Boot a guest and open a shell in it
     Shell(shell::ShellArgs),
     /// Run crucible in an emulated Linux that has KVM
@@ -73,6 +77,7 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
+            Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),
@@ -81,6 +86,7 @@ impl Command {
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Provenance(args) => provenance::run(&args, context),
+            Self::Exec(args) => exec::run(&args, context),
             Self::Shell(args) => shell::run(&args, context),
             Self::Nested(args) => nested::run(&args, context),
             Self::Speed(args) => speed::run(&args, context),

@@ -53,11 +53,14 @@ impl CommandLine {
         self.option("--flavour", flavour)
             .option("--kernel", path(&kernel.kernel))
             .option("--kernel-src", path(&kernel.kernel_src))
+            .option("--config", path(&kernel.config))
+            .option("--cc", kernel.cc.as_ref())
             .option(
                 "--machine",
                 machine.map(|value| value.get_name().to_owned()),
             )
             .option("--vcpus", (vcpus > 1).then_some(vcpus))
+            .option("--memory", args.machine.memory)
             .flag("--cold", args.machine.cold)
     }
 

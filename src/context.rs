@@ -3,6 +3,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use clap::Args;
@@ -10,6 +11,7 @@ use crucible_artefacts::{Cache, Error, Progress, Sources, directory, host};
 use crucible_engine::stream::{Body, Stream};
 
 use crate::bundle::Bundle;
+use crate::earlier::Earlier;
 use crate::embedded;
 use crate::listeners::terminal::Terminal;
 use crate::log::Log;
@@ -40,6 +42,7 @@ pub struct Context {
     install: bool,
     log: Log,
     reporter: Reporter,
+    earlier: OnceLock<Earlier>,
 }
 
 /// Tells the steps that prepare a run as events.
@@ -72,7 +75,18 @@ impl Context {
             install: !global.no_install,
             log: Log::install(global.verbose),
             reporter: Reporter(stream),
+            earlier: OnceLock::new(),
         }
+    }
+
+    /// Lets experiments run only what an earlier run lacks. Only the first call has an effect.
+    pub fn follow(&self, earlier: Earlier) {
+        let _ = self.earlier.set(earlier);
+    }
+
+    /// The run whose failed units are to be run again.
+    pub fn earlier(&self) -> Option<&Earlier> {
+        self.earlier.get()
     }
 
     /// Receiver of the progress of preparations.

@@ -18,8 +18,9 @@ use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use serde_json::{Value, json};
 
-use crate::boot_artefacts::{BootArtefacts, GuestArgs};
+use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
 use crate::context::{self, Context};
+use crate::earlier::Earlier;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
@@ -101,7 +102,18 @@ pub fn run<E: Experiment>(
     let images = BootArtefacts::prepare(context, command.guest)?;
     let mut experiment = make(&images)?;
     let provenance = provenance(&images)?;
-    let journal = journal(command, &results, &images, &provenance, &experiment)?;
+    let again = context.earlier();
+    if let Some(differs) = again.and_then(|earlier| earlier.differs(&provenance)) {
+        context.progress().note(&differs);
+    }
+    let journal = journal(
+        command,
+        &results,
+        &images,
+        &provenance,
+        &experiment,
+        context,
+    )?;
     let lab = HostLab::new(&images, context);
     let setup = Setup {
         lab: &lab,
@@ -109,6 +121,7 @@ pub fn run<E: Experiment>(
         stream,
         jobs: command.args.jobs,
         break_switch: command.break_switch,
+        skip: again.map(|earlier| &earlier.passed),
     };
     let report = experiment::execute(&mut experiment, setup, journal);
     let finished = context::shown(store.finished());
@@ -121,6 +134,7 @@ pub fn run<E: Experiment>(
         counts: report.counts(),
         left: report.left as u64,
         units: units(&experiment, &report),
+        skipped: again.map(Earlier::skipped).unwrap_or_default(),
         guests: report.guests.clone(),
         summary: serde_json::to_value(&report.summary)?,
         reproduce: command.reproduce.clone(),
@@ -199,7 +213,15 @@ fn journal<E: Experiment>(
     images: &BootArtefacts,
     provenance: &Provenance,
     experiment: &E,
+    context: &Context,
 ) -> Result<Journal<E::Detail>> {
+    if context.earlier().is_some() {
+        if command.args.resume {
+            return Err(exit::Usage("`rerun` and --resume exclude each other".into()).into());
+        }
+        // It must not replace the journal of the whole.
+        return Ok(Journal::none());
+    }
     if !command.journal {
         return Ok(Journal::none());
     }
@@ -209,7 +231,9 @@ fn journal<E: Experiment>(
     identity.add("userland", serde_json::to_string(&provenance.userland)?);
     identity.add("qemu", provenance.qemu.as_deref().unwrap_or_default());
     let machine = &command.guest.machine;
-    identity.add("machine", format!("{:?} {}", images.kind(), machine.vcpus));
+    let memory = boot_artefacts::memory_mib(command.guest);
+    let described = format!("{:?} {} {memory}", images.kind(), machine.vcpus);
+    identity.add("machine", described);
     identity.add("break", command.break_switch.unwrap_or_default());
     experiment
         .identify(&mut identity)

@@ -22,6 +22,10 @@ pub struct MachineArgs {
     /// Number of the guest's vCPUs. With one, events are counted the same in each run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub vcpus: u8,
+    /// Memory of the guest in MiB, instead of the 1024 of the base kernel and the 2048 of the
+    /// debug kernel
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(128..=65536))]
+    pub memory: Option<u32>,
     /// Boot the guest instead of starting it from a snapshot
     #[arg(long)]
     pub cold: bool,

@@ -74,6 +74,7 @@ impl Outer {
             machine: MachineArgs {
                 machine: MachineArg::Qemu,
                 vcpus: 1,
+                memory: None,
                 cold: true,
             },
         };

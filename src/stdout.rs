@@ -40,6 +40,12 @@ pub fn message(text: Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{}", shown_lines(&text));
 }
 
+/// Prints a line like [`message`], on a terminal in raw mode.
+pub fn message_raw(text: Arguments<'_>) {
+    let text = shown_lines(&text.to_string()).replace('\n', "\r\n");
+    let _ = write!(io::stderr().lock(), "{text}\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,12 @@ fn a_wrong_command_line_exits_with_128() {
         &["kernel"],
         &["kernel", "build", "--flavour", "sweet"],
         &["kernel", "build", "--kernel", "a", "--kernel-src", "b"],
+        &["kernel", "build", "--kernel", "a", "--config", "b"],
+        &["kernel", "build", "--cc", "no-such-compiler"],
         &["torture", "--coverage", "--flavour", "debug"],
+        &["scenario", "hello", "--memory", "1"],
+        &["exec", "--copy-in", "Cargo.toml"],
+        &["rerun"],
         &[],
     ] {
         let ended = cli::run(args);

@@ -285,7 +285,12 @@ fn commands_are_accepted() {
             }
             // `--help` makes clap parse the whole line, then print the help instead of running the
             // command. `nested` passes all arguments after its own options on, so its line is cut
-            // there.
+            // there, and that of `exec` at the command that it would run.
+            let dashes = words.iter().position(|word| word == "--");
+            let words = match (words.first().map(String::as_str), dashes) {
+                (Some("exec"), Some(dashes)) => words[..dashes].to_vec(),
+                _ => words,
+            };
             let words = match words.iter().position(|word| word == "nested") {
                 Some(at) => match words.iter().position(|word| word == "--") {
                     Some(dashes) => &words[dashes + 1..],

@@ -124,10 +124,12 @@ fn every_seed_of_every_target_passes() {
 /// A seed that is refused at once leads a fuzzer nowhere.
 #[test]
 fn the_valid_scenario_among_the_seeds_is_accepted() {
-    // The name of the directory is the scenario's.
-    let directory = tempfile::Builder::new().prefix("seed-").tempdir().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    // The directory names the scenario.
+    let directory = place.path().join("seed");
+    fs::create_dir(&directory).unwrap();
     let (_, text) = &scenario_seeds()[0];
-    fs::write(directory.path().join("scenario.toml"), text).unwrap();
-    let scenario = Scenario::load(directory.path()).unwrap();
+    fs::write(directory.join("scenario.toml"), text).unwrap();
+    let scenario = Scenario::load(&directory).unwrap();
     assert_eq!(scenario.cases.len(), 2);
 }

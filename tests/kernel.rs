@@ -46,3 +46,21 @@ fn the_exported_series_passes_checkpatch() {
     }
     assert!(complaints.is_empty(), "{complaints}");
 }
+
+#[test]
+fn a_line_that_kconfig_drops_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let fragment = directory.path().join("mine.config");
+    std::fs::write(&fragment, "CONFIG_NO_SUCH_OPTION=y\n").expect("a file");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_crucible"))
+        .args(["-q", "kernel", "build", "--config"])
+        .arg(&fragment)
+        .output()
+        .expect("the crucible binary to run");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("mine.config: CONFIG_NO_SUCH_OPTION=y (is n)"),
+        "{said}"
+    );
+}

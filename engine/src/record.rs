@@ -31,6 +31,9 @@ pub struct Record {
     pub left: u64,
     /// The units, in the order of the plan.
     pub units: Vec<UnitRecord>,
+    /// Keys of the units that `crucible rerun` has left out, since they passed before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
     /// Failures of guests that no single unit is to blame for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<Outcome>,

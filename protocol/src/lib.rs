@@ -13,16 +13,19 @@ pub mod image;
 pub mod matrix;
 pub mod message;
 mod shown;
+pub mod stdio;
 pub mod trigger;
 
 pub use facts::{Freeze, Observation, TaskFacts};
 pub use identity::{Begin, Identity, Mac};
-pub use message::{Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, ToolRun};
+pub use message::{
+    Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, Terminal, ToolRun,
+};
 pub use shown::{shown, shown_json, shown_lines};
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the protocol; host and agent must have the same one.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 /// Name of the virtio-serial port that carries the messages.
 pub const PORT_NAME: &str = "org.crucible.channel";

@@ -195,10 +195,33 @@ pub enum Request {
         /// The user's `TERM`.
         term: String,
     },
+    /// Runs a program whose standard streams are [pieces](crate::stdio) on the terminal port.
+    /// [`Reply::Tool`] once it has ended and the last piece was answered.
+    Attach {
+        /// Name of the virtio port.
+        port: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Working directory.
+        cwd: String,
+        /// The terminal to give to the program; `None` for pipes.
+        terminal: Option<Terminal>,
+    },
     /// Syncs all file systems. [`Reply::Done`].
     Sync,
     /// Syncs and powers off. [`Reply::Done`] is sent before.
     Shutdown,
+}
+
+/// The user's terminal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// Number of lines.
+    pub rows: u16,
+    /// Number of columns.
+    pub columns: u16,
+    /// The user's `TERM`.
+    pub term: String,
 }
 
 /// A reply of the agent.

@@ -48,12 +48,14 @@ pub fn run(command: &KernelCommand, context: &Context) -> Result<ExitCode> {
     let (cache, sources) = (context.cache()?, context.sources()?);
     match &command.action {
         Action::Build(args) => {
+            let custom = args.custom()?;
             context.host()?;
-            let kernel = kernel::kernel(
+            let kernel = kernel::custom(
                 &cache,
                 &sources,
                 &args.origin(),
                 args.flavour.into(),
+                &custom,
                 context.progress(),
             )?;
             stdout::line(format_args!("{}", kernel.image.display()))?;

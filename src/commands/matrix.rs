@@ -106,6 +106,7 @@ fn logs(args: &MatrixArgs, context: &Context, experiment: &MatrixExperiment) -> 
             stream: context.stream(),
             jobs: 1,
             break_switch: None,
+            skip: None,
         },
         1,
     );

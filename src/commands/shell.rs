@@ -6,21 +6,17 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 use crucible_engine::guest::{Guest, GuestError};
-use rustix::termios::{self, OptionalActions, Termios};
 
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 use crate::context::Context;
 use crate::exit;
 use crate::stdout;
 use crate::temporary::Temporary;
-
-/// Limit for the agent's first answer; long, since a shell is also for broken kernels.
-const BOOT: Duration = Duration::from_secs(120);
+use crate::terminal::{self, RawTerminal};
 
 /// Typed three times in a row, this ends a guest that does not answer.
 const ESCAPE: u8 = 0x1d;
@@ -44,7 +40,7 @@ enum Event {
 pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let directory = Temporary::new("shell")?;
-    let mut guest = images.boot(context, directory.path(), BOOT)?;
+    let mut guest = images.boot(context, directory.path(), terminal::BOOT)?;
     let stream = guest.machine().terminal()?;
 
     if io::stdin().is_terminal() {
@@ -56,7 +52,7 @@ pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let (sender, events) = mpsc::channel();
     let output = pump_output(stream.try_clone()?);
     pump_input(stream, sender.clone());
-    let (rows, columns) = size();
+    let (rows, columns) = terminal::size();
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".into());
     thread::spawn(move || {
         let result = guest.terminal(rows, columns, &term);
@@ -122,38 +118,4 @@ fn pump_input(mut to: UnixStream, events: Sender<Event>) {
         // The guest may have ended.
         let _ = to.write_all(&[END_OF_INPUT]);
     });
-}
-
-fn size() -> (u16, u16) {
-    termios::tcgetwinsize(io::stdout())
-        .map(|size| (size.ws_row, size.ws_col))
-        .ok()
-        .filter(|&(rows, columns)| rows > 0 && columns > 0)
-        .unwrap_or((24, 80))
-}
-
-/// Raw mode of the terminal; restored when dropped.
-struct RawTerminal(Option<Termios>);
-
-impl RawTerminal {
-    fn enter() -> Result<Self> {
-        if !io::stdin().is_terminal() {
-            return Ok(Self(None));
-        }
-        let before = termios::tcgetattr(io::stdin()).context("cannot read the terminal's mode")?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        termios::tcsetattr(io::stdin(), OptionalActions::Flush, &raw)
-            .context("cannot set the terminal's mode")?;
-        Ok(Self(Some(before)))
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            // This only fails if the terminal has been closed.
-            let _ = termios::tcsetattr(io::stdin(), OptionalActions::Flush, before);
-        }
-    }
 }

@@ -203,6 +203,7 @@ mod tests {
             counts: report.counts(),
             left: 0,
             units: Vec::new(),
+            skipped: Vec::new(),
             guests: Vec::new(),
             summary: Value::Null,
             reproduce: "cargo run -- scenario s".into(),

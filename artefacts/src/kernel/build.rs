@@ -21,20 +21,29 @@ const FRAGMENTS: &str = "crucible.config";
 /// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
+/// How a kernel is built.
+pub(super) struct How<'a> {
+    /// Its configuration.
+    pub config: &'a Config,
+    /// Its flavour.
+    pub flavour: Flavour,
+    /// The user's own compiler.
+    pub cc: Option<&'a str>,
+}
+
 /// Configures and builds the kernel, and returns the path of `vmlinux`. `lock` is the lock of the
 /// source tree.
 pub(super) fn build(
     tree: &Path,
     out: &Path,
-    config: &Config,
-    flavour: Flavour,
+    how: &How<'_>,
     lock: &Lock,
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    configure(tree, out, config)?;
+    configure(tree, out, how.config, how.cc)?;
 
-    let what = format!("building the {} kernel", flavour.name());
+    let what = format!("building the {} kernel", how.flavour.name());
     let step = Step::begin(progress, &what);
     let count = out.join(COUNT);
     let total = fs::read_to_string(&count)
@@ -43,7 +52,7 @@ pub(super) fn build(
         .unwrap_or(STEPS);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = 0;
-    let mut make = make(tree, out);
+    let mut make = make(tree, out, how.cc);
     lock.share_with(&mut make)?;
     run_with(
         &what,
@@ -76,11 +85,11 @@ pub(super) fn objects(
     progress: &dyn Progress,
 ) -> Result<()> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    configure(tree, out, config)?;
+    configure(tree, out, config, None)?;
     let what = "compiling with debug information";
     let _step = Step::begin(progress, what);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut make = make(tree, out);
+    let mut make = make(tree, out, None);
     lock.share_with(&mut make)?;
     make.arg(format!("-j{jobs}"))
         .arg("KCFLAGS=-g")
@@ -90,12 +99,12 @@ pub(super) fn objects(
 
 /// Runs Kconfig. Leaves `.config` untouched, modification time included, if its content would not
 /// change.
-fn configure(tree: &Path, out: &Path, config: &Config) -> Result<()> {
+fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Result<()> {
     let fragments = out.join(FRAGMENTS);
     fs::write(&fragments, config.text()).map_err(Error::file("write", &fragments))?;
     run(
         "configuring the kernel",
-        make(tree, out)
+        make(tree, out, cc)
             .arg("allnoconfig")
             .env("KCONFIG_ALLCONFIG", &fragments),
         |_| {},
@@ -105,14 +114,15 @@ fn configure(tree: &Path, out: &Path, config: &Config) -> Result<()> {
     config.check(&text)
 }
 
-/// Returns a `make` command set up for a reproducible build.
-fn make(tree: &Path, out: &Path) -> Command {
+/// Returns a `make` command set up for a reproducible build, with gcc unless `cc` is another.
+fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
     let mut command = Command::new("make");
     command
         .arg("-C")
         .arg(tree)
         .arg(format!("O={}", out.display()))
         .args(["ARCH=x86_64", "LOCALVERSION="])
+        .args(cc.map(|cc| format!("CC={cc}")))
         .env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970")
         .env("KBUILD_BUILD_USER", "crucible")
         .env("KBUILD_BUILD_HOST", "crucible")

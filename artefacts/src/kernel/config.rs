@@ -29,6 +29,17 @@ impl Config {
         })
     }
 
+    /// Merges one more fragment, of the user's.
+    pub fn add(&mut self, path: &Path) -> Result<()> {
+        let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
+        merge(&mut self.wanted, &text).map_err(|problem| Error::Malformed {
+            path: path.to_owned(),
+            problem,
+        })?;
+        self.names.push_str(&format!(", {}", path.display()));
+        Ok(())
+    }
+
     /// Returns the merged fragments as one file, for `KCONFIG_ALLCONFIG`.
     pub fn text(&self) -> String {
         self.wanted
@@ -64,6 +75,11 @@ impl Config {
             lines,
         })
     }
+}
+
+/// Returns what is wrong with a fragment.
+pub(super) fn problem(text: &str) -> Option<String> {
+    merge(&mut BTreeMap::new(), text).err()
 }
 
 fn merge(wanted: &mut BTreeMap<String, String>, text: &str) -> Result<(), String> {

@@ -13,7 +13,7 @@ pub use dwarf::Member;
 pub(super) use dwarf::leaves;
 
 use super::state::List;
-use super::{Flavour, Plan, build, source, tree};
+use super::{Custom, Flavour, Plan, build, source, tree};
 use crate::progress::Step;
 use crate::{Cache, Error, Progress, Result, Sources};
 
@@ -38,7 +38,13 @@ pub fn members(
     progress: &dyn Progress,
 ) -> Result<Members> {
     let source = source::pinned(cache, sources, progress)?;
-    let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
+    let plan = Plan::new(
+        sources,
+        &source.identity,
+        &source.version,
+        flavour,
+        &Custom::default(),
+    )?;
     let name = format!("{}{}", source.tree_name, flavour.tree());
     let trees = cache.root().join("kernel-tree").join(&name);
     let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;

@@ -111,6 +111,47 @@ pub enum Origin {
     Image(PathBuf),
 }
 
+/// What the user changes of how a kernel is built.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Custom {
+    /// A configuration fragment that is merged behind the flavour's.
+    pub config: Option<PathBuf>,
+    /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
+    pub cc: Option<String>,
+}
+
+impl Custom {
+    /// Returns what is wrong with it, as far as that can be known without a kernel.
+    pub fn problem(&self) -> Option<String> {
+        let of_config = self.config.as_ref().and_then(|path| {
+            let text = match fs::read_to_string(path) {
+                Ok(text) => text,
+                Err(error) => return Some(format!("cannot read {}: {error}", path.display())),
+            };
+            let problem = config::problem(&text)?;
+            Some(format!("{}: {problem}", path.display()))
+        });
+        of_config.or_else(|| {
+            let cc = self.cc.as_ref()?;
+            let error = toolchain(cc).err()?;
+            Some(format!("`{cc} --version` does not work: {error}"))
+        })
+    }
+
+    fn cc(&self) -> &str {
+        self.cc.as_deref().unwrap_or("gcc")
+    }
+
+    /// The name of the build directory. There is one for all the user's own builds of a flavour, so
+    /// that a change to the fragment compiles only what depends on it.
+    fn build(&self, flavour: Flavour) -> String {
+        match *self == Self::default() {
+            true => flavour.name().into(),
+            false => format!("{}-custom", flavour.name()),
+        }
+    }
+}
+
 /// A kernel that is ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {
@@ -166,6 +207,28 @@ pub fn kernel(
     flavour: Flavour,
     progress: &dyn Progress,
 ) -> Result<Kernel> {
+    custom(
+        cache,
+        sources,
+        origin,
+        flavour,
+        &Custom::default(),
+        progress,
+    )
+}
+
+/// Like [`kernel`], with changes of the user's. They do not affect an image.
+///
+/// # Errors
+/// As of [`kernel`], and [`Error::Config`] if Kconfig does not keep all lines of the fragment.
+pub fn custom(
+    cache: &Cache,
+    sources: &Sources,
+    origin: &Origin,
+    flavour: Flavour,
+    custom: &Custom,
+    progress: &dyn Progress,
+) -> Result<Kernel> {
     let source = match origin {
         Origin::Image(image) => return foreign(image),
         Origin::Pinned => {
@@ -175,7 +238,7 @@ pub fn kernel(
                 None => {
                     // The kernel of the pinned version may be cached even if its source was
                     // pruned.
-                    if let Some(kernel) = pinned_kernel(cache, sources, &lock, flavour)? {
+                    if let Some(kernel) = pinned_kernel(cache, sources, &lock, flavour, custom)? {
                         return Ok(kernel);
                     }
                     source::fetch(cache, &lock, progress)?
@@ -192,7 +255,7 @@ pub fn kernel(
         }
         Origin::Tree(tree) => source::foreign(tree)?,
     };
-    let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
+    let plan = Plan::new(sources, &source.identity, &source.version, flavour, custom)?;
     if let Some(kernel) = plan.cached(cache) {
         return Ok(kernel);
     }
@@ -206,12 +269,14 @@ pub fn source(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Resu
 
 /// Returns the pinned source's kernel if it is cached. Fetches and builds nothing.
 pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Option<Kernel>> {
+    let custom = Custom::default();
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
     match source::cached(cache, &lock) {
         Some(source) => {
-            Ok(Plan::new(sources, &source.identity, &source.version, flavour)?.cached(cache))
+            let (identity, version) = (&source.identity, &source.version);
+            Ok(Plan::new(sources, identity, version, flavour, &custom)?.cached(cache))
         }
-        None => pinned_kernel(cache, sources, &lock, flavour),
+        None => pinned_kernel(cache, sources, &lock, flavour, &custom),
     }
 }
 
@@ -220,8 +285,9 @@ fn pinned_kernel(
     sources: &Sources,
     lock: &KernelLock,
     flavour: Flavour,
+    custom: &Custom,
 ) -> Result<Option<Kernel>> {
-    Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour)?.cached(cache))
+    Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour, custom)?.cached(cache))
 }
 
 /// All inputs that determine a kernel.
@@ -230,20 +296,34 @@ struct Plan {
     version: String,
     series: Series,
     config: Config,
+    custom: Custom,
     inputs: Inputs,
     key: String,
 }
 
 impl Plan {
-    fn new(sources: &Sources, source: &str, version: &str, flavour: Flavour) -> Result<Self> {
+    fn new(
+        sources: &Sources,
+        source: &str,
+        version: &str,
+        flavour: Flavour,
+        custom: &Custom,
+    ) -> Result<Self> {
         let directory = sources.guest_kernel();
         let series = flavour.series(&directory)?;
-        let config = Config::load(&directory.join("config"), flavour.fragments())?;
-        let compiler = toolchain()?;
+        let mut config = Config::load(&directory.join("config"), flavour.fragments())?;
+        if let Some(fragment) = &custom.config {
+            config.add(fragment)?;
+        }
+        let compiler = toolchain(custom.cc())?;
         let mut fingerprint = Fingerprint::new(RECIPE)
             .add("source", source)
             .add("config", config.text())
             .add("compiler", &compiler);
+        // Two programs may state the same version.
+        if let Some(cc) = &custom.cc {
+            fingerprint = fingerprint.add("cc", cc);
+        }
         let mut ours = Fingerprint::new("series");
         for (name, content) in series.inputs() {
             fingerprint = fingerprint.add(&name, content);
@@ -262,6 +342,7 @@ impl Plan {
             version: version.into(),
             series,
             config,
+            custom: custom.clone(),
             inputs,
             key: fingerprint.finish(),
         })
@@ -322,19 +403,28 @@ impl Plan {
             let _ = File::open(&trees).and_then(|it| it.set_modified(SystemTime::now()));
             tree::apply(source, &self.series, &tree)?;
         }
-        let out = trees.join(self.flavour.name());
-        build::build(&tree, &out, &self.config, self.flavour, &lock, progress)?;
+        let out = trees.join(self.custom.build(self.flavour));
+        let how = build::How {
+            config: &self.config,
+            flavour: self.flavour,
+            cc: self.custom.cc.as_deref(),
+        };
+        build::build(&tree, &out, &how, &lock, progress)?;
         then(&out)
     }
 }
 
 /// Returns the version lines of the compiler and the linker.
-fn toolchain() -> Result<String> {
+fn toolchain(cc: &str) -> Result<String> {
     let mut versions = String::new();
-    for program in ["gcc", "ld"] {
+    for program in [cc, "ld"] {
+        // `CC` may be `ccache gcc`.
+        let mut words = program.split_whitespace();
         let text = output(
             "asking for the compiler's version",
-            Command::new(program).arg("--version"),
+            Command::new(words.next().unwrap_or_default())
+                .args(words)
+                .arg("--version"),
         )?;
         versions.push_str(text.lines().next().unwrap_or_default());
         versions.push('\n');
@@ -366,7 +456,10 @@ mod tests {
         let keys = || {
             [Flavour::Base, Flavour::Outer].map(|flavour| {
                 let sources = Sources::at(root.path()).unwrap();
-                Plan::new(&sources, "source", "6.12", flavour).unwrap().key
+                let custom = Custom::default();
+                Plan::new(&sources, "source", "6.12", flavour, &custom)
+                    .unwrap()
+                    .key
             })
         };
         let [base, outer] = keys();
@@ -375,5 +468,43 @@ mod tests {
         let [changed, same] = keys();
         assert_ne!(base, changed);
         assert_eq!(outer, same);
+    }
+
+    #[test]
+    fn the_users_fragment_and_compiler_are_part_of_the_kernel() {
+        let root = tempfile::tempdir().unwrap();
+        let guest_kernel = root.path().join("guest-kernel");
+        for directory in ["config", "patches", "src"] {
+            fs::create_dir_all(guest_kernel.join(directory)).unwrap();
+        }
+        fs::write(guest_kernel.join("kernel.lock"), "").unwrap();
+        fs::write(guest_kernel.join("config/base.config"), "CONFIG_X=y\n").unwrap();
+        let fragment = root.path().join("mine");
+        fs::write(&fragment, "CONFIG_Y=y\n# CONFIG_X is not set\n").unwrap();
+        let sources = Sources::at(root.path()).unwrap();
+        let plan =
+            |custom: &Custom| Plan::new(&sources, "source", "6.12", Flavour::Base, custom).unwrap();
+        let usual = Custom::default();
+        let config = Custom {
+            config: Some(fragment.clone()),
+            cc: None,
+        };
+        let cc = Custom {
+            config: None,
+            cc: Some("env gcc".into()),
+        };
+        assert_ne!(plan(&usual).key, plan(&config).key);
+        assert_ne!(plan(&usual).key, plan(&cc).key);
+        let text = plan(&config).config.text();
+        assert_eq!(text, "# CONFIG_X is not set\nCONFIG_Y=y\n");
+        assert_eq!(config.problem(), None);
+        assert_eq!(cc.problem(), None);
+        fs::write(&fragment, "CONFIG_Y\n").unwrap();
+        assert!(config.problem().unwrap().contains("line 1"));
+        let no_compiler = Custom {
+            config: None,
+            cc: Some("no-such-cc".into()),
+        };
+        assert!(no_compiler.problem().unwrap().contains("no-such-cc"));
     }
 }

@@ -2,7 +2,7 @@
 //! Runs the units of an experiment in one or several guests.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
@@ -32,6 +32,8 @@ pub struct Setup<'a> {
     pub jobs: u8,
     /// Switch of the debug kernel to set in each guest.
     pub break_switch: Option<&'a str>,
+    /// Keys of units that are not to be run; those of an unknown key are.
+    pub skip: Option<&'a HashSet<String>>,
 }
 
 /// All that an experiment has found out.
@@ -121,6 +123,10 @@ pub fn execute<E: Experiment>(
         }
     };
     let experiment = &*experiment;
+    let groups = match setup.skip {
+        Some(skip) => without(experiment, groups, skip),
+        None => groups,
+    };
     let order: Vec<String> = groups.iter().flatten().map(|u| experiment.key(u)).collect();
     let mut board = Board::new(experiment, groups, journal);
     setup.stream.tell(Body::Planned {
@@ -172,6 +178,23 @@ pub fn execute<E: Experiment>(
         interrupted,
         booted,
     }
+}
+
+/// Returns the groups without these units. A group that is judged as a whole is left out or kept
+/// as a whole.
+fn without<E: Experiment>(
+    experiment: &E,
+    mut groups: Vec<Group<E>>,
+    skip: &HashSet<String>,
+) -> Vec<Group<E>> {
+    for group in &mut groups {
+        let wanted = |unit: &E::Unit| !skip.contains(&experiment.key(unit));
+        if !(experiment.judges_groups() && group.iter().any(wanted)) {
+            group.retain(wanted);
+        }
+    }
+    groups.retain(|group| !group.is_empty());
+    groups
 }
 
 /// What the workers share.

@@ -108,6 +108,11 @@ pub trait Experiment: Sync {
     /// Returns what follows from all findings together.
     fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
 
+    /// Returns true when the units of a group are judged together, so that one alone says nothing.
+    fn judges_groups(&self) -> bool {
+        false
+    }
+
     /// Returns the duration of a unit of a batch in milliseconds, if the guest has measured it.
     fn unit_ms(&self, _detail: &Self::Detail) -> Option<u64> {
         None

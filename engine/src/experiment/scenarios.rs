@@ -258,6 +258,11 @@ impl Experiment for ScenarioExperiment {
         Ok(())
     }
 
+    /// The expected result is that of all cases.
+    fn judges_groups(&self) -> bool {
+        true
+    }
+
     fn summarise(&self, findings: &[Finding<CaseRecord>]) -> Vec<ScenarioSummary> {
         let mut summaries = Vec::new();
         for (index, scenario) in self.scenarios.iter().enumerate() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A running guest: requests to its agent, answers, and kernel reports.
 
+mod attach;
 mod error;
 mod incoming;
 mod requests;
@@ -17,6 +18,7 @@ use crucible_protocol::{
 };
 use crucible_vmm::{Alert, Machine};
 
+pub use self::attach::{Attached, Program, Sender, Streams};
 pub use self::error::GuestError;
 use self::incoming::Incoming;
 use crate::{identity, interrupt};
@@ -166,18 +168,33 @@ impl Guest {
         what: &'static str,
         limit: Duration,
     ) -> Result<Reply, GuestError> {
-        let limit = self.limit(limit);
-        let deadline = Instant::now() + limit + GRACE;
+        let id = self.post(body)?;
+        self.answer(id, what, limit)
+    }
+
+    /// Sends a request. Returns its number.
+    fn post(&mut self, body: Request) -> Result<u64, GuestError> {
         self.next += 1;
         let id = self.next;
-        let began = Instant::now();
         tracing::debug!(target: "agent", id, "> {}", brief(&body));
-        let sent = self.send(&Envelope { id, body });
-        match sent {
+        match self.send(&Envelope { id, body }) {
             // The incoming messages, or the lack of them, have the reason.
-            Err(FrameError::Io(_)) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
+            Err(FrameError::Io(_)) | Ok(()) => Ok(id),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Waits for the answer to a request, or what comes first. After a kernel report it can be
+    /// called once more.
+    fn answer(
+        &mut self,
+        id: u64,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<Reply, GuestError> {
+        let began = Instant::now();
+        let limit = self.limit(limit);
+        let deadline = began + limit + GRACE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.incoming.recv_timeout(left.min(POLL)) {

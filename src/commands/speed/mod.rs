@@ -122,6 +122,7 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
         machine: MachineArgs {
             machine: MachineArg::Kvm,
             vcpus: 1,
+            memory: None,
             cold: false,
         },
     };

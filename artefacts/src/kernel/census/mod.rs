@@ -24,7 +24,7 @@ use object::read::archive::ArchiveFile;
 pub use calls::{Census, object_calls};
 pub use compare::{Difference, compare, merged};
 
-use super::{Flavour, Plan, source};
+use super::{Custom, Flavour, Plan, source};
 use crate::{Cache, Error, Progress, Result, Sources};
 
 /// The function in which every sleep ends.
@@ -68,7 +68,13 @@ pub fn census(
     progress: &dyn Progress,
 ) -> Result<Census> {
     let source = source::pinned(cache, sources, progress)?;
-    let plan = Plan::new(sources, &source.identity, &source.version, flavour)?;
+    let plan = Plan::new(
+        sources,
+        &source.identity,
+        &source.version,
+        flavour,
+        &Custom::default(),
+    )?;
     plan.make(cache, &source, progress, |out| of_build(out, primitives))
 }
 

@@ -35,6 +35,7 @@ impl Lab for NoLab {
 #[derive(Default)]
 struct Played {
     groups: Vec<Vec<&'static str>>,
+    judged: bool,
     runs: AtomicU32,
 }
 
@@ -42,6 +43,7 @@ impl Played {
     fn of(groups: &[&[&'static str]]) -> Self {
         Self {
             groups: groups.iter().map(|group| group.to_vec()).collect(),
+            judged: false,
             runs: AtomicU32::new(0),
         }
     }
@@ -88,10 +90,22 @@ impl Experiment for Played {
         }
         Ok(())
     }
+    fn judges_groups(&self) -> bool {
+        self.judged
+    }
     fn summarise(&self, _: &[Finding<()>]) {}
 }
 
 fn run_with(played: &mut Played, jobs: u8, journal: Journal<()>) -> Report<(), ()> {
+    run_without(played, jobs, journal, None)
+}
+
+fn run_without(
+    played: &mut Played,
+    jobs: u8,
+    journal: Journal<()>,
+    skip: Option<&HashSet<String>>,
+) -> Report<(), ()> {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::begin(directory.path(), "test").unwrap();
     let stream = Stream::default();
@@ -101,6 +115,7 @@ fn run_with(played: &mut Played, jobs: u8, journal: Journal<()>) -> Report<(), (
         stream: &stream,
         jobs,
         break_switch: None,
+        skip,
     };
     execute(played, setup, journal)
 }
@@ -114,6 +129,25 @@ fn conditions(report: &Report<(), ()>) -> Vec<(&str, Condition)> {
     findings
         .map(|finding| (finding.key.as_str(), finding.outcome.condition))
         .collect()
+}
+
+#[test]
+fn what_is_skipped_is_neither_run_nor_left() {
+    let skip = ["a", "b", "c"].map(str::to_owned).into();
+    let run = |judged| {
+        let groups: &[&[&str]] = &[&["a", "b"], &["c", "differs"], &["d"]];
+        let mut played = Played {
+            judged,
+            ..Played::of(groups)
+        };
+        let report = run_without(&mut played, 1, Journal::none(), Some(&skip));
+        assert_eq!(report.left, 0);
+        let keys = report.findings.iter().map(|finding| finding.key.clone());
+        keys.collect::<Vec<_>>()
+    };
+    assert_eq!(run(false), ["differs", "d"]);
+    // Only a whole group can be judged.
+    assert_eq!(run(true), ["c", "differs", "d"]);
 }
 
 #[test]

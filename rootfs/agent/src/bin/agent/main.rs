@@ -5,6 +5,7 @@
 //! The agent has one thread. Every wait is bounded by the limit of its request, and the agent
 //! is never in a cgroup that may be frozen.
 
+mod attach;
 mod boot;
 mod container;
 mod files;
@@ -30,6 +31,15 @@ struct Options {
     /// Serve a login shell on this port instead.
     #[arg(long)]
     terminal: Option<PathBuf>,
+    /// Run a program with its standard streams on this port instead; the words are the program.
+    #[arg(long)]
+    attach: Option<PathBuf>,
+    /// Working directory of that program.
+    #[arg(long, default_value = "/")]
+    cwd: String,
+    /// Give that program a terminal.
+    #[arg(long)]
+    on_terminal: bool,
     /// Number of lines of that terminal.
     #[arg(long, default_value_t = 24)]
     rows: u16,
@@ -38,17 +48,25 @@ struct Options {
     columns: u16,
     /// Words of the kernel command line that the kernel passes on.
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    _rest: Vec<String>,
+    rest: Vec<String>,
 }
 
 fn main() {
     let options = Options::parse();
-    let result = match options.terminal {
-        Some(port) => terminal::serve(&port, options.rows, options.columns),
-        None => run(),
+    let size = (options.rows, options.columns);
+    let result = match (options.terminal, options.attach) {
+        (Some(port), _) => terminal::serve(&port, options.rows, options.columns),
+        (None, Some(port)) => {
+            let terminal = options.on_terminal.then_some(size);
+            attach::serve(&port, &options.rest, &options.cwd, terminal)
+        }
+        (None, None) => run(),
     };
     if let Err(error) = result {
         eprintln!("crucible-agent: {error:#}");
+        if std::process::id() != 1 {
+            std::process::exit(1);
+        }
     }
     if std::process::id() == 1 {
         sync();

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup::Cgroup;
 use crucible_protocol::{
-    Begin, CONSOLE_MARK, Envelope, Reply, Request, TOOLS_DIR, VERSION, WORK_DIR,
+    Begin, CONSOLE_MARK, Envelope, Reply, Request, TOOLS_DIR, Terminal, VERSION, WORK_DIR,
     frame::{self, FrameError},
 };
 use nix::{
@@ -210,6 +210,12 @@ impl Agent {
                 columns,
                 term,
             } => self.terminal(&port, rows, columns, &term),
+            Request::Attach {
+                port,
+                argv,
+                cwd,
+                terminal,
+            } => self.attach(&port, &argv, &cwd, terminal.as_ref()),
             Request::Sync | Request::Shutdown => {
                 sync();
                 Ok(Reply::Done)
@@ -268,6 +274,37 @@ impl Agent {
             .arg(format!("--rows={rows}"))
             .arg(format!("--columns={columns}"))
             .env("TERM", term);
+        tool::spawn(&mut self.reaper, &mut command)?
+            .finish(&mut self.reaper, SESSION_LIMIT)
+            .map(Reply::Tool)
+    }
+
+    fn attach(
+        &mut self,
+        port: &str,
+        argv: &[String],
+        cwd: &str,
+        terminal: Option<&Terminal>,
+    ) -> Result<Reply> {
+        let mut command = Command::new(format!("{TOOLS_DIR}/agent"));
+        command
+            .arg("--attach")
+            .arg(boot::port_path(port)?)
+            .arg("--cwd")
+            .arg(cwd);
+        if let Some(Terminal {
+            rows,
+            columns,
+            term,
+        }) = terminal
+        {
+            command
+                .arg("--on-terminal")
+                .arg(format!("--rows={rows}"))
+                .arg(format!("--columns={columns}"))
+                .env("TERM", term);
+        }
+        command.arg("--").args(argv);
         tool::spawn(&mut self.reaper, &mut command)?
             .finish(&mut self.reaper, SESSION_LIMIT)
             .map(Reply::Tool)
