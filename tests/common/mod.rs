@@ -59,6 +59,7 @@ static BED: LazyLock<Fixture> = LazyLock::new(|| {
             machine: MachineArg::Qemu,
             vcpus: 1,
             cold: true,
+            memory: None,
         },
         ..GuestArgs::default()
     };
