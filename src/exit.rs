@@ -2,7 +2,7 @@
 //! Exit codes for `git bisect run`: it marks a commit good for 0 and bad for 1, skips it for
 //! 125, and stops at 128 and above.
 
-use crucible_engine::abort;
+use crucible_engine::abort::{self, Phase};
 use crucible_engine::blame::{Condition, HOST_EXIT};
 use crucible_engine::guest::GuestError;
 use crucible_engine::interrupt;
@@ -85,24 +85,15 @@ pub fn condition(error: &anyhow::Error) -> Condition {
             found = abort::of_machine(machine);
         }
         if let Some(guest) = cause.downcast_ref::<GuestError>()
-            && let Some(of_guest) = guest_condition(guest)
+            && !matches!(guest, GuestError::Machine(_))
         {
-            return of_guest;
+            return abort::of_guest(Phase::Before, guest);
         }
         if cause.downcast_ref::<NoKvm>().is_some() {
             return Condition::HostSetup;
         }
     }
     found
-}
-
-/// Returns what a guest that failed outside of a unit says.
-fn guest_condition(error: &GuestError) -> Option<Condition> {
-    match error {
-        GuestError::Ended { exit, used } => Some(Condition::of_exit(exit.as_ref(), *used)),
-        GuestError::Interrupted => Some(Condition::Interrupted),
-        _ => None,
-    }
 }
 
 /// This host's KVM cannot run a guest, though `--machine kvm` asks for it.

@@ -74,31 +74,11 @@ impl Abort {
     pub fn guest(phase: Phase, error: GuestError) -> Self {
         let why = full(&error);
         let guest_usable = error.guest_usable();
-        let (condition, lines) = match error {
-            GuestError::Alert { alerts, used } => {
-                let panic = alerts.iter().any(|alert| alert.kind == AlertKind::Panic);
-                let condition = match (used, panic) {
-                    (false, _) => Condition::EarlyReport,
-                    (true, true) => Condition::GuestPanic,
-                    (true, false) => Condition::KernelReport,
-                };
-                let lines = alerts.into_iter().flat_map(|a| a.lines).collect();
-                (condition, lines)
-            }
-            GuestError::Ended { exit, used } => {
-                (Condition::of_exit(exit.as_ref(), used), Vec::new())
-            }
-            GuestError::Silent { states, .. } => (phase.hang(), states_lines(*states)),
-            GuestError::Host(fault) => (of_fault(fault.kind), Vec::new()),
-            GuestError::Interrupted => (Condition::Interrupted, Vec::new()),
-            GuestError::TooLarge { .. } => (Condition::ReplyTooLarge, Vec::new()),
-            GuestError::Channel(_) => (Condition::ChannelBroken, Vec::new()),
-            GuestError::Machine(error) => (of_machine(&error), Vec::new()),
-            GuestError::Failed(_)
-            | GuestError::Confused(_)
-            | GuestError::NoMark(_)
-            | GuestError::Random(_)
-            | GuestError::Thread(_) => (Condition::RequestFailed, Vec::new()),
+        let condition = of_guest(phase, &error);
+        let lines = match error {
+            GuestError::Alert { alerts, .. } => alerts.into_iter().flat_map(|a| a.lines).collect(),
+            GuestError::Silent { states, .. } => states_lines(*states),
+            _ => Vec::new(),
         };
         Self {
             condition,
@@ -160,6 +140,32 @@ impl Abort {
     /// The host failed to read or write a file.
     pub fn io(what: &str, error: &std::io::Error) -> Self {
         Self::new(of_io(error), format!("{what}: {error}"))
+    }
+}
+
+/// Returns the condition for a guest that failed a request. The phase matters only if it did not
+/// answer.
+pub fn of_guest(phase: Phase, error: &GuestError) -> Condition {
+    match error {
+        GuestError::Alert { used: false, .. } => Condition::EarlyReport,
+        GuestError::Alert { alerts, .. } => {
+            match alerts.iter().any(|alert| alert.kind == AlertKind::Panic) {
+                true => Condition::GuestPanic,
+                false => Condition::KernelReport,
+            }
+        }
+        GuestError::Ended { exit, used } => Condition::of_exit(exit.as_ref(), *used),
+        GuestError::Silent { .. } => phase.hang(),
+        GuestError::Host(fault) => of_fault(fault.kind),
+        GuestError::Interrupted => Condition::Interrupted,
+        GuestError::TooLarge { .. } => Condition::ReplyTooLarge,
+        GuestError::Channel(_) => Condition::ChannelBroken,
+        GuestError::Machine(error) => of_machine(error),
+        GuestError::Failed(_)
+        | GuestError::Confused(_)
+        | GuestError::NoMark(_)
+        | GuestError::Random(_)
+        | GuestError::Thread(_) => Condition::RequestFailed,
     }
 }
 
