@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use crucible_protocol::{
     Ended,
-    stdio::{Last, MAX_PIECE, Piece, Pieces, Stream},
+    stdio::{Last, MAX_PIECE, Piece, Pieces, Stream, WINDOW},
 };
 use nix::{
     errno::Errno,
@@ -39,6 +39,7 @@ pub fn serve(port: &Path, argv: &[String], cwd: &str, terminal: Option<(u16, u16
         .write(true)
         .open(port)
         .with_context(|| format!("cannot open {}", port.display()))?;
+    taken(WINDOW, &mut port)?;
     let mut pieces = Pieces::default();
     let last = match Program::start(argv, cwd, terminal)? {
         Ok(mut program) => Last::Ended(program.run(&mut port, &mut pieces)?),
