@@ -14,12 +14,8 @@ use common::cli;
 
 /// Prepares `crucible exec` with these options.
 fn exec(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_crucible"));
-    command
-        .args(["-q", "exec"])
-        .args(args)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::null());
+    let mut command = cli::program(&["-q", "exec"]);
+    command.args(args);
     command
 }
 
@@ -239,7 +235,7 @@ fn an_interruption_ends_the_command_and_the_guest() {
 fn with_a_terminal_the_command_has_one() {
     let command = format!(
         "stty rows 33 columns 99; {} -q exec -- sh -c 'tty; stty size; exit 3'",
-        env!("CARGO_BIN_EXE_crucible")
+        cli::PROGRAM
     );
     let ended = Command::new("script")
         .args(["--quiet", "--return", "--command", &command, "/dev/null"])

@@ -52,8 +52,7 @@ fn a_line_that_kconfig_drops_is_named() {
     let directory = tempfile::tempdir().expect("a directory");
     let fragment = directory.path().join("mine.config");
     std::fs::write(&fragment, "CONFIG_NO_SUCH_OPTION=y\n").expect("a file");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_crucible"))
-        .args(["-q", "kernel", "build", "--config"])
+    let output = common::cli::program(&["-q", "kernel", "build", "--config"])
         .arg(&fragment)
         .output()
         .expect("the crucible binary to run");
