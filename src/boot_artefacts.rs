@@ -183,7 +183,7 @@ impl KernelArgs {
     ///
     /// # Errors
     ///
-    /// [`exit::Usage`]: the fragment is none, or there is no such compiler.
+    /// A usage error: the fragment is none, or there is no such compiler.
     pub fn custom(&self) -> Result<Custom> {
         let custom = Custom {
             config: self.config.clone(),
