@@ -432,6 +432,11 @@ fn an_interrupted_run_ends_in_order() {
         let events = cli::events(&ended.results);
         assert!(events.contains("\"event\":\"run-finished\""), "{events}");
     }
+    // Ctrl-C of a terminal reaches the machine's process, too.
+    let mut run = held(&[]);
+    run.machine();
+    cli::send("-INT", -(run.pid() as i32));
+    blamed(&run.end(), Condition::Interrupted);
     // The second signal does not wait for anything.
     let mut run = held(&[]);
     let machine = run.machine();

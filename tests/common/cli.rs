@@ -171,7 +171,7 @@ impl Ended {
 /// Sends a signal to a process.
 pub fn send(signal: &str, pid: i32) {
     let sent = Command::new("kill")
-        .args([signal, &pid.to_string()])
+        .args([signal, "--", &pid.to_string()])
         .status()
         .expect("kill");
     assert!(sent.success(), "{signal} {pid}");

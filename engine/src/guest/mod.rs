@@ -261,6 +261,10 @@ impl Guest {
     /// Returns the reason for which the channel has ended, once the console has been read to its
     /// end.
     fn ended(&mut self) -> Result<GuestError, GuestError> {
+        // Ctrl-C reaches the machine's process, too.
+        if interrupt::requested() {
+            return Ok(GuestError::Interrupted);
+        }
         let exit = self.machine.wait(GRACE)?;
         if exit.is_some() {
             // The console's thread ends with the machine, and drops the sender.
