@@ -203,6 +203,8 @@ fn a_killed_build_is_done_by_the_next_command() {
     assert!(copied.success());
     let results = directory.path().join("results");
     let build = ["-q", "rootfs", "build"];
+    // A compilation from nothing lasts long enough to be ended in its midst.
+    let _ = fs::remove_dir_all(cache.join("cargo"));
     for _ in 0..kills {
         let _ = fs::remove_dir_all(cache.join("agent"));
         let after = Duration::from_millis(random.below(8_000));
@@ -210,6 +212,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     }
     // One that is asked to end does so, in order, with all that it has started.
     let _ = fs::remove_dir_all(cache.join("agent"));
+    let _ = fs::remove_dir_all(cache.join("cargo"));
     let mut asked = start(&build, &results, Some(&cache));
     let began = Instant::now();
     while !group(asked.id()).iter().any(|name| name == "cargo") {
