@@ -174,6 +174,7 @@ fn run(
         return Err(crucible_engine::guest::GuestError::Alert {
             alerts: reports,
             used: true,
+            memory: None,
         }
         .into());
     }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use crucible_artefacts::kernel::Flavour;
+use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
 
@@ -13,6 +14,9 @@ use crate::exit;
 
 /// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
+
+/// Name of the file with the memory of a guest that has crashed, in its machine's directory.
+const MEMORY: &str = "guest-memory.elf";
 
 /// Starts machines on this host.
 pub struct HostLab<'a> {
@@ -38,7 +42,8 @@ impl<'a> HostLab<'a> {
 
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
-        let spec = self.images.machine(scratch, dir);
+        let mut spec = self.images.machine(scratch, dir);
+        spec.dump = Some(dir.join(MEMORY));
         self.images
             .start(self.context, spec)
             .map_err(|e| lab_error(&e))
@@ -48,6 +53,17 @@ impl Lab for HostLab<'_> {
         self.images
             .scratch(self.context, path)
             .map_err(|e| lab_error(&e))
+    }
+
+    fn open_memory(&self, file: &Path) -> String {
+        let words = [Path::new("gdb"), &self.images.kernel.image, file];
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        // It fails for a NUL only, which no path has.
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+    }
+
+    fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
+        Vec::new()
     }
 
     fn slowness(&self) -> u32 {

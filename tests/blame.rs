@@ -236,6 +236,12 @@ fn programs_that_go_wrong_are_told_apart() {
     ];
     assert_eq!(conditions(&record), expected.into(), "{record:#}");
     assert_eq!(ended.code(), Some(1), "{record:#}");
+    for unit in record["units"].as_array().expect("units") {
+        match unit["condition"].as_str() {
+            Some("triple-fault") => assert!(unit["memory"]["kept"].is_object(), "{unit:#}"),
+            _ => assert_eq!(unit["memory"], Value::Null, "{unit:#}"),
+        }
+    }
 }
 
 /// Returns the directory of a scenario that is written for a test.
@@ -366,21 +372,55 @@ fn a_second_machine_that_does_not_start_is_the_hosts_fault() {
 fn a_full_disk_stops_a_bisection() {
     let _alone = alone();
     let place = tempfile::tempdir().expect("a directory");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs"])
-        .arg(place.path())
-        .status()
-        .expect("mount");
-    assert!(mounted.success(), "this test needs the right to mount");
+    let tmpfs = Tmpfs::mount(place.path(), "64m");
     let (mut command, _) = cli::command(&["-q", "scenario", "tests/scenarios/fills", "--json"]);
     command.env("CRUCIBLE_RESULTS", place.path());
     let ended = cli::spawn(command, place.path().to_owned(), None).end();
-    let unmounted = Command::new("umount")
-        .arg(place.path())
-        .status()
-        .expect("umount");
-    assert!(unmounted.success());
+    drop(tmpfs);
     blamed(&ended, Condition::DiskFull);
+}
+
+/// A dump must not take the last space of the disk, on which the results are.
+#[test]
+fn a_disk_without_space_for_a_dump_changes_no_verdict() {
+    let _alone = alone();
+    let (_directory, path) = scenario(
+        "summary = \"x\"\nargv = [\"/bin/sh\", \"-c\", \"echo c > /proc/sysrq-trigger\"]\n\
+         at = \"syscall:openat:3\"\n",
+    );
+    let place = tempfile::tempdir().expect("a directory");
+    let tmpfs = Tmpfs::mount(place.path(), "128m");
+    let (mut command, _) = cli::command(&["-q", "scenario", &path, "--json"]);
+    command.env("CRUCIBLE_RESULTS", place.path());
+    let ended = cli::spawn(command, place.path().to_owned(), None).end();
+    drop(tmpfs);
+    blamed(&ended, Condition::EarlyReport);
+    let record = ended.record();
+    let why = &record["units"][0]["memory"]["missing"]["why"];
+    let why = why.as_str().unwrap_or_else(|| panic!("{record:#}"));
+    assert!(why.contains("the disk has only"), "{why}");
+}
+
+/// A file system of limited size.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(place: &Path, size: &str) -> Self {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755")])
+            .arg("tmpfs")
+            .arg(place)
+            .status()
+            .expect("mount");
+        assert!(mounted.success(), "this test needs the right to mount");
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 #[test]

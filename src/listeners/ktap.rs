@@ -63,7 +63,7 @@ impl Ktap {
                 tests.len()
             );
             for (number, (test, outcome)) in (1..).zip(tests) {
-                for line in &outcome.lines {
+                for line in outcome.evidence.lines().iter().chain(&outcome.lines) {
                     let _ = writeln!(text, "  # {}", printable(line));
                 }
                 let _ = writeln!(text, "  {}", result(number, test, outcome));

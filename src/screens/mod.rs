@@ -28,6 +28,19 @@ pub fn lines(text: &mut String, indent: &str, all: &[String]) {
     }
 }
 
+/// Adds what there is to find the cause of an outcome with: places in the source, the command that
+/// opens the guest's memory, and at most `most` lines of a report.
+pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize) {
+    for line in outcome.evidence.lines() {
+        let _ = writeln!(text, "{indent}{line}");
+    }
+    lines(
+        text,
+        indent,
+        &outcome.lines[..outcome.lines.len().min(most)],
+    );
+}
+
 /// Returns who is to blame, in brackets, or nothing.
 pub fn blame(outcome: &Outcome) -> String {
     match outcome.condition.blame() {
@@ -51,7 +64,7 @@ pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
             blame(outcome),
             outcome.why
         );
-        lines(text, "    ", &outcome.lines);
+        evidence(text, "    ", outcome, usize::MAX);
     }
     if report.left > 0 {
         let why = match report.interrupted {

@@ -110,9 +110,8 @@ impl MatrixExperiment {
             None => Vec::new(),
         };
         Outcome {
-            condition,
-            why,
             lines,
+            ..Outcome::new(condition, why)
         }
     }
 

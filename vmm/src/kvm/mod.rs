@@ -4,6 +4,7 @@
 mod control;
 mod cpuid;
 pub mod devices;
+mod dump;
 mod failure;
 pub mod memory;
 pub mod monitor;
@@ -16,15 +17,18 @@ use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::control::Control;
+use self::dump::KvmDumper;
 use self::saved::format::Manifest;
 use self::wire::{Config, DiskConfig, Ended, Reply, Request};
 use crate::child::{self, fd};
 use crate::cmdline;
 use crate::confine::{Confinement, Files, Role};
 use crate::console::Console;
+use crate::dump::Dumper;
 use crate::host;
 use crate::process::{Backend, End, ProcessMachine};
 use crate::states::Probe;
@@ -41,7 +45,7 @@ pub struct Options {
 
 /// The state that only machines of this backend have.
 pub struct Kvm {
-    control: Control,
+    control: Arc<Control>,
     saved: UnixStream,
     build: String,
     memory_mib: u32,
@@ -131,6 +135,7 @@ impl KvmMachine {
             changes,
             track: spec.track_changes,
             debugger: spec.debugger.is_some(),
+            dump: spec.dump.is_some(),
             build: build.clone(),
             began,
         };
@@ -155,7 +160,7 @@ impl KvmMachine {
         let confinement = Confinement::prepare(Role::Monitor, &files_to_open)?;
         Self::launch(spec, command, files, confinement, |sockets| {
             Ok(Kvm {
-                control: Control::start(sockets.control, &config)?,
+                control: Arc::new(Control::start(sockets.control, &config)?),
                 saved: sockets.saved,
                 build,
                 memory_mib: spec.memory_mib,
@@ -197,6 +202,14 @@ impl Backend for Kvm {
 
     fn host_fault(&self) -> Option<HostFault> {
         self.control.host_fault()
+    }
+
+    fn dumper(&self) -> Result<Arc<dyn Dumper>> {
+        Ok(Arc::new(KvmDumper {
+            control: Arc::clone(&self.control),
+            stream: child::share(&self.saved)?,
+            memory_mib: self.memory_mib,
+        }))
     }
 
     fn phases(&self) -> &[Phase] {
