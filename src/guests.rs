@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crucible_artefacts::kernel::Flavour;
+use crucible_artefacts::kernel::{self, Flavour, Lines};
 use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
@@ -23,6 +23,7 @@ pub struct HostLab<'a> {
     images: &'a BootArtefacts,
     context: &'a Context,
     slowness: u32,
+    lines: Lines,
 }
 
 impl<'a> HostLab<'a> {
@@ -36,6 +37,7 @@ impl<'a> HostLab<'a> {
             images,
             context,
             slowness,
+            lines: images.lines(),
         }
     }
 }
@@ -63,7 +65,16 @@ impl Lab for HostLab<'_> {
     }
 
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
-        Vec::new()
+        let places = kernel::places(report);
+        let found = places.iter().filter_map(|place| {
+            let kernel::Line { file, line } = self.lines.find(place)?;
+            Some(SourceLine {
+                place: place.to_string(),
+                file,
+                line,
+            })
+        });
+        found.collect()
     }
 
     fn slowness(&self) -> u32 {

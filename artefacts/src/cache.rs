@@ -370,6 +370,21 @@ impl Cache {
         }
     }
 
+    /// Takes the lock of this name; returns `None` while another process holds it.
+    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<Lock>> {
+        let in_use = self.in_use(File::lock_shared)?;
+        let path = self.make("locks")?.join(name);
+        let file = File::create(&path).map_err(Error::file("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock {
+                file,
+                _in_use: Some(in_use),
+            })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::file("lock", &path)(source)),
+        }
+    }
+
     /// Opens the file of the lock that all users of the cache share, and locks it.
     fn in_use(&self, mut lock: impl FnMut(&File) -> io::Result<()>) -> Result<File> {
         loop {

@@ -135,9 +135,10 @@ impl Guest {
     }
 
     /// Shortens the limit for requests that the agent answers at once, for a guest that may have
-    /// stopped answering.
+    /// stopped answering. It then applies with a debugger, too.
     pub fn hurry(&mut self) {
         self.prompt = HURRY;
+        self.is_debugged = false;
     }
 
     /// What the agent reports about the guest.
