@@ -14,6 +14,7 @@ pub mod saved;
 mod wire;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +53,20 @@ pub struct Kvm {
     tracked: bool,
     /// The snapshot that changes are relative to.
     base: Option<Manifest>,
+    /// The files that the guest's memory is read from, with their lengths at its start.
+    files: Vec<(File, u64)>,
+}
+
+impl Kvm {
+    /// Returns true if somebody has shortened a file that the guest's memory is read from. KVM then
+    /// cannot run the guest, and does not say why.
+    fn is_memory_lost(&self) -> bool {
+        let is_shorter = |(file, length): &(File, u64)| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.len() < *length)
+        };
+        self.files.iter().any(is_shorter)
+    }
 }
 
 /// A guest in a monitor process.
@@ -93,6 +108,15 @@ fn build(program: &Path) -> Result<String> {
     Ok(format!("{} {stamp}", env!("CARGO_PKG_VERSION")))
 }
 
+/// Returns a second descriptor of a file, and the file's length.
+fn watched(file: &File) -> Result<(File, u64)> {
+    let both = || Ok((file.try_clone()?, file.metadata()?.len()));
+    both().map_err(|source| Error::Io {
+        what: "look at the file of the guest's memory",
+        source,
+    })
+}
+
 impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
@@ -105,12 +129,15 @@ impl KvmMachine {
         let mut files = Vec::new();
         let mut base = None;
         let mut changes = None;
+        let mut mapped = Vec::new();
         if let Some(beginning) = saved::begin(&spec.start, &build)? {
+            mapped.push(watched(&beginning.base.pages)?);
             files.push((fd::PAGES, beginning.base.pages));
             base = Some(beginning.base.manifest);
             let state = match beginning.changes {
                 None => beginning.base.state,
                 Some(opened) => {
+                    mapped.push(watched(&opened.pages)?);
                     files.push((fd::CHANGES, opened.pages));
                     changes = opened.manifest.changes.map(|changes| changes.runs);
                     opened.state
@@ -166,6 +193,7 @@ impl KvmMachine {
                 memory_mib: spec.memory_mib,
                 tracked: spec.track_changes,
                 base,
+                files: mapped,
             })
         })
     }
@@ -193,6 +221,11 @@ impl Backend for Kvm {
             Some(Ended::Reset) if announced_shutdown => Exit::Shutdown,
             Some(Ended::Reset) => Exit::Reset,
             Some(Ended::TripleFault { registers }) => Exit::TripleFault { registers },
+            Some(Ended::Kvm { detail, .. }) if self.is_memory_lost() => {
+                return Ok(End::Process(format!(
+                    "the file of the guest's memory has been shortened ({detail})"
+                )));
+            }
             Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
             Some(Ended::Monitor { detail }) => return Ok(End::Process(detail)),
             None => return Err("it reported no reason".into()),
