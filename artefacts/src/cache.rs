@@ -34,10 +34,20 @@ const TAG: (&str, &str) = (
 );
 
 /// Everything else that crucible makes in a cache, besides the [`Cache::KINDS`].
-const OTHERS: [&str; 5] = ["sources", "stand-ins", "tmp", "locks", "kvm-probe.json"];
+const OTHERS: [&str; 6] = [
+    "sources",
+    "stand-ins",
+    "tmp",
+    RUNS,
+    "locks",
+    "kvm-probe.json",
+];
+
+/// Directory for what commands need while they run, such as the disks of their guests.
+const RUNS: &str = "runs";
 
 /// Directories that only this user may look into: memories of guests.
-const PRIVATE: [&str; 2] = ["warm", "tmp"];
+const PRIVATE: [&str; 3] = ["warm", "tmp", RUNS];
 
 /// The lock that everybody who uses the cache shares.
 const IN_USE: &str = "cache";
@@ -132,6 +142,12 @@ impl Cache {
     /// Directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Returns a directory for what commands need while they run, which only this user may enter. It
+    /// is on a disk, which `/tmp` need not be. Creates it if it does not exist.
+    pub fn runs(&self) -> Result<PathBuf> {
+        self.make(RUNS)
     }
 
     /// Keeps `clean --all` from removing the cache while the result lives.
