@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crucible_vmm::kvm::saved;
 use crucible_vmm::{Exit, FaultKind, Machine, Start};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use fixture::{Fixture, PATIENCE, monitor, register};
 use guests::Guest;

@@ -39,9 +39,8 @@ pub fn places(report: &[String]) -> Vec<Place> {
         let exact = ["RIP: ", "WARNING: ", "kernel BUG "]
             .iter()
             .any(|start| line.contains(start));
-        let mut words = line.split([' ', '\t', '(', ')', '[', ']', ',']).peekable();
         let mut doubted = false;
-        while let Some(word) = words.next() {
+        for word in line.split([' ', '\t', '(', ')', '[', ']', ',']) {
             let after_doubt = std::mem::replace(&mut doubted, word == "?");
             if after_doubt {
                 continue;
