@@ -4,6 +4,6 @@
 use crucible_vmm::kvm::devices::fuzz;
 
 libfuzzer_sys::fuzz_target!(
-    init: crucible_vmm_fuzz::ignore_broken_pipes(),
-    |data: &[u8]| fuzz::qmp(data)
+    init: crucible_fuzz::ignore_broken_pipes(),
+    |data: &[u8]| fuzz::registers(data)
 );
