@@ -136,7 +136,8 @@ pub struct KernelArgs {
     /// Boot this kernel image: an ELF vmlinux with CONFIG_PVH, or a bzImage
     #[arg(long, value_name = "IMAGE", conflicts_with = "kernel_src")]
     pub kernel: Option<PathBuf>,
-    /// Build and boot this kernel tree, with our series applied to a copy of it
+    /// Build and boot this kernel tree, with our series applied to a copy of it unless it carries
+    /// checkpoint and restart already
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
     /// Build the kernel with this Kconfig fragment laid over our configuration

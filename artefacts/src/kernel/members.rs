@@ -38,13 +38,7 @@ pub fn members(
     progress: &dyn Progress,
 ) -> Result<Members> {
     let source = source::pinned(cache, sources, progress)?;
-    let plan = Plan::new(
-        sources,
-        &source.identity,
-        &source.version,
-        flavour,
-        &Custom::default(),
-    )?;
+    let plan = Plan::new(sources, &source.base(), flavour, &Custom::default())?;
     let name = format!("{}{}", source.tree_name, flavour.tree());
     let trees = cache.root().join("kernel-tree").join(&name);
     let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;

@@ -42,7 +42,7 @@ use crate::{Cache, Error, Progress, Result, Sources};
 use config::Config;
 use lock::KernelLock;
 use series::Series;
-use source::Source;
+use source::{Base, Source};
 
 /// Version of the build procedure, part of the cache key. Change it when the procedure changes.
 const RECIPE: &str = "kernel 1";
@@ -88,10 +88,11 @@ impl Flavour {
 
     /// Returns the series that the flavour's source has applied. The outer kernel has none, so
     /// that a change to the series does not rebuild it.
-    fn series(self, directory: &Path) -> Result<Series> {
-        match self {
-            Self::Outer => Ok(Series::default()),
-            Self::Base | Self::Debug | Self::Coverage => Series::load(directory),
+    fn series(self, directory: &Path, carries: Option<&Path>) -> Result<Series> {
+        match (self, carries) {
+            (Self::Outer, _) => Ok(Series::default()),
+            (Self::Base | Self::Debug | Self::Coverage, None) => Series::load(directory),
+            (Self::Base | Self::Debug | Self::Coverage, Some(tree)) => Series::carried(tree),
         }
     }
 
@@ -110,7 +111,8 @@ pub enum Origin {
     /// The pinned source with our series.
     #[default]
     Pinned,
-    /// The user's own source tree; our series is applied to a copy of it.
+    /// The user's own source tree; our series is applied to a copy of it, unless the tree already
+    /// carries checkpoint and restart.
     Tree(PathBuf),
     /// The user's own kernel image, unchanged.
     Image(PathBuf),
@@ -193,10 +195,11 @@ pub struct Identity {
 /// Hashes of what a kernel was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
-    /// The sha256 of Debian's source package, or a hash of the names, sizes and times of the files
-    /// in the user's own tree.
+    /// The sha256 of Debian's source package. For the user's own tree: `git` and git's hash of its
+    /// content if that is committed, else a hash of the names, sizes and times of its files.
     pub source: String,
-    /// A hash of our new files and patches.
+    /// A hash of our new files and patches, or of the files of checkpoint and restart in a tree that
+    /// carries them.
     pub series: String,
     /// A hash of the merged configuration fragments.
     pub config: String,
@@ -260,9 +263,12 @@ pub fn custom(
         }
         Origin::Tree(tree) => source::foreign(tree)?,
     };
-    let plan = Plan::new(sources, &source.identity, &source.version, flavour, custom)?;
+    let plan = Plan::new(sources, &source.base(), flavour, custom)?;
     if let Some(kernel) = plan.cached(cache) {
         return Ok(kernel);
+    }
+    if source.carries {
+        progress.note("this tree carries checkpoint and restart, and is built without our series");
     }
     plan.build(cache, &source, progress)
 }
@@ -277,10 +283,7 @@ pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Opti
     let custom = Custom::default();
     let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
     match source::cached(cache, &lock) {
-        Some(source) => {
-            let (identity, version) = (&source.identity, &source.version);
-            Ok(Plan::new(sources, identity, version, flavour, &custom)?.cached(cache))
-        }
+        Some(source) => Ok(Plan::new(sources, &source.base(), flavour, &custom)?.cached(cache)),
         None => pinned_kernel(cache, sources, &lock, flavour, &custom),
     }
 }
@@ -292,7 +295,12 @@ fn pinned_kernel(
     flavour: Flavour,
     custom: &Custom,
 ) -> Result<Option<Kernel>> {
-    Ok(Plan::new(sources, &lock.sha256, &lock.version, flavour, custom)?.cached(cache))
+    let base = Base {
+        identity: &lock.sha256,
+        version: &lock.version,
+        carries: None,
+    };
+    Ok(Plan::new(sources, &base, flavour, custom)?.cached(cache))
 }
 
 /// All inputs that determine a kernel.
@@ -307,22 +315,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(
-        sources: &Sources,
-        source: &str,
-        version: &str,
-        flavour: Flavour,
-        custom: &Custom,
-    ) -> Result<Self> {
+    fn new(sources: &Sources, base: &Base<'_>, flavour: Flavour, custom: &Custom) -> Result<Self> {
         let directory = sources.guest_kernel();
-        let series = flavour.series(&directory)?;
+        let series = flavour.series(&directory, base.carries)?;
         let mut config = Config::load(&directory.join("config"), flavour.fragments())?;
         if let Some(fragment) = &custom.config {
             config.add(fragment)?;
         }
         let compiler = toolchain(custom.cc())?;
         let mut fingerprint = Fingerprint::new(RECIPE)
-            .add("source", source)
+            .add("source", base.identity)
             .add("config", config.text())
             .add("compiler", &compiler);
         // Two programs may state the same version.
@@ -335,7 +337,7 @@ impl Plan {
             ours = ours.add(&name, content);
         }
         let inputs = Inputs {
-            source: source.into(),
+            source: base.identity.into(),
             series: ours.finish(),
             config: Fingerprint::new("config")
                 .add("text", config.text())
@@ -344,7 +346,7 @@ impl Plan {
         };
         Ok(Self {
             flavour,
-            version: version.into(),
+            version: base.version.into(),
             series,
             config,
             custom: custom.clone(),
@@ -441,6 +443,12 @@ fn toolchain(cc: &str) -> Result<String> {
 mod tests {
     use super::*;
 
+    const BASE: Base<'static> = Base {
+        identity: "source",
+        version: "6.12",
+        carries: None,
+    };
+
     #[test]
     fn the_series_does_not_affect_the_outer_kernel() {
         let root = tempfile::tempdir().unwrap();
@@ -462,9 +470,7 @@ mod tests {
             [Flavour::Base, Flavour::Outer].map(|flavour| {
                 let sources = Sources::at(root.path()).unwrap();
                 let custom = Custom::default();
-                Plan::new(&sources, "source", "6.12", flavour, &custom)
-                    .unwrap()
-                    .key
+                Plan::new(&sources, &BASE, flavour, &custom).unwrap().key
             })
         };
         let [base, outer] = keys();
@@ -487,8 +493,7 @@ mod tests {
         let fragment = root.path().join("mine");
         fs::write(&fragment, "CONFIG_Y=y\n# CONFIG_X is not set\n").unwrap();
         let sources = Sources::at(root.path()).unwrap();
-        let plan =
-            |custom: &Custom| Plan::new(&sources, "source", "6.12", Flavour::Base, custom).unwrap();
+        let plan = |custom: &Custom| Plan::new(&sources, &BASE, Flavour::Base, custom).unwrap();
         let usual = Custom::default();
         let config = Custom {
             config: Some(fragment.clone()),

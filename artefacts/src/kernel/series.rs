@@ -9,6 +9,21 @@ use walkdir::WalkDir;
 
 use crate::{Error, Result};
 
+/// Where a tree that carries checkpoint and restart has their own files.
+const CARRIED: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel/checkpoint.c"];
+
+/// The system call table, and the name of an entry that only our change adds.
+const TABLE: (&str, &str) = ("arch/x86/entry/syscalls/syscall_64.tbl", "sys_restart");
+
+/// Returns true when a kernel's tree already has checkpoint and restart, as commits of its own. Our
+/// series does not apply to such a tree.
+pub(super) fn carries(tree: &Path) -> bool {
+    let (table, entry) = TABLE;
+    let listed = |text: String| text.split_whitespace().any(|word| word == entry);
+    tree.join(CARRIED[0]).join("Kconfig").is_file()
+        || fs::read_to_string(tree.join(table)).is_ok_and(listed)
+}
+
 /// The complete kernel change.
 #[derive(Debug, Default)]
 pub(super) struct Series {
@@ -60,6 +75,26 @@ impl Series {
         paths.sort();
         for path in paths {
             series.patches.push(Patch::load(path)?);
+        }
+        Ok(series)
+    }
+
+    /// Returns the files of checkpoint and restart in a tree that carries them, as a series that
+    /// changes nothing in that tree.
+    pub fn carried(tree: &Path) -> Result<Self> {
+        let mut series = Self::default();
+        for place in CARRIED {
+            for entry in WalkDir::new(tree.join(place)).sort_by_file_name() {
+                // A tree may have a part of them only.
+                let Ok(entry) = entry else { continue };
+                if !entry.file_type().is_file() || super::tree::is_product(entry.path()) {
+                    continue;
+                }
+                let content = fs::read(entry.path()).map_err(Error::file("read", entry.path()))?;
+                if let Ok(path) = entry.path().strip_prefix(tree) {
+                    series.files.insert(path.to_owned(), content);
+                }
+            }
         }
         Ok(series)
     }

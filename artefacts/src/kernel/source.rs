@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::lock::KernelLock;
+use super::series;
 use super::tree;
 use crate::cache::Lock;
 use crate::hash::{Fingerprint, sha256_file};
@@ -28,6 +29,29 @@ pub(super) struct Source {
     pub tree_name: String,
     /// True when the tree never changes.
     pub immutable: bool,
+    /// True when the tree has checkpoint and restart already, so that our series is not for it.
+    pub carries: bool,
+}
+
+impl Source {
+    /// What a kernel's inputs say of it.
+    pub fn base(&self) -> Base<'_> {
+        Base {
+            identity: &self.identity,
+            version: &self.version,
+            carries: self.carries.then_some(&self.directory),
+        }
+    }
+}
+
+/// What a series is applied to, as far as a plan needs it.
+pub(super) struct Base<'a> {
+    /// As [`Source::identity`].
+    pub identity: &'a str,
+    /// As [`Source::version`].
+    pub version: &'a str,
+    /// The tree, if it has checkpoint and restart already.
+    pub carries: Option<&'a Path>,
 }
 
 /// The package that was fetched for a lock file.
@@ -63,6 +87,7 @@ fn load(directory: &Path) -> Result<Source> {
         tree_name: fetched.sha256[..16].to_owned(),
         identity: fetched.sha256,
         immutable: true,
+        carries: false,
     })
 }
 
@@ -225,8 +250,27 @@ pub(super) fn foreign(tree: &Path) -> Result<Source> {
         path: makefile,
         problem: "this is not the top of a Linux source tree".into(),
     })?;
+    let identity = match committed(&directory) {
+        Some(tree) => format!("git {tree}"),
+        None => stamped(&directory)?,
+    };
+    let place = Fingerprint::new("place")
+        .add("path", directory.as_os_str().as_encoded_bytes())
+        .finish();
+    Ok(Source {
+        version,
+        identity,
+        tree_name: format!("tree-{}", &place[..16]),
+        carries: series::carries(&directory),
+        directory,
+        immutable: false,
+    })
+}
+
+/// Returns a hash of the names, sizes and times of a tree's files.
+fn stamped(directory: &Path) -> Result<String> {
     let mut fingerprint = Fingerprint::new("tree");
-    for entry in tree::files(&directory) {
+    for entry in tree::files(directory) {
         let entry = entry?;
         let metadata = entry.metadata().map_err(|error| Error::Malformed {
             path: entry.path().to_owned(),
@@ -240,16 +284,43 @@ pub(super) fn foreign(tree: &Path) -> Result<Source> {
         );
         fingerprint = fingerprint.add(&entry.path().to_string_lossy(), stamp);
     }
-    let place = Fingerprint::new("place")
-        .add("path", directory.as_os_str().as_encoded_bytes())
-        .finish();
-    Ok(Source {
-        version,
-        identity: fingerprint.finish(),
-        tree_name: format!("tree-{}", &place[..16]),
-        directory,
-        immutable: false,
-    })
+    Ok(fingerprint.finish())
+}
+
+/// Returns git's name for the content of a tree, if nothing differs from what is committed. A
+/// checkout elsewhere, or at another time, has the same name.
+fn committed(directory: &Path) -> Option<String> {
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .args(["--no-optional-locks", "-C"])
+            .arg(directory)
+            .args(args);
+        // Set where git itself runs us, for a bisection in another tree perhaps.
+        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"] {
+            command.env_remove(name);
+        }
+        output("asking git for the tree's content", &mut command).ok()
+    };
+    if !git(&[
+        "status",
+        "--porcelain",
+        "--untracked-files=normal",
+        "--",
+        ".",
+    ])?
+    .is_empty()
+    {
+        return None;
+    }
+    // Git does not look at a file that it was told to take for unchanged, or to leave out.
+    let files = git(&["ls-files", "-v"])?;
+    if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
+        return None;
+    }
+    // Of this directory, which may be one of a larger tree.
+    let name = git(&["rev-parse", "--verify", "HEAD:./"])?;
+    Some(name.trim().to_owned())
 }
 
 /// Returns the version that a kernel's Makefile states.
@@ -288,6 +359,75 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
 ";
         assert_eq!(newest(table, &lock), Some("6.12.120-1"));
         assert_eq!(newest("", &lock), None);
+    }
+
+    /// A kernel's tree with one commit.
+    fn repository() -> tempfile::TempDir {
+        let tree = tempfile::tempdir().unwrap();
+        let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\n";
+        fs::write(tree.path().join("Makefile"), makefile).unwrap();
+        fs::write(tree.path().join("fork.c"), "one\n").unwrap();
+        fs::write(tree.path().join(".gitignore"), "*.o\n").unwrap();
+        git(tree.path(), &["init", "-q"]);
+        git(tree.path(), &["add", "-A"]);
+        let commit = [
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "commit",
+            "-qm",
+            "one",
+        ];
+        git(tree.path(), &commit);
+        tree
+    }
+
+    fn git(tree: &Path, args: &[&str]) {
+        let status = Command::new("git").arg("-C").arg(tree).args(args).status();
+        assert!(status.unwrap().success());
+    }
+
+    #[test]
+    fn a_clean_checkout_is_named_by_its_content() {
+        let (one, other) = (repository(), repository());
+        let name = |tree: &tempfile::TempDir| foreign(tree.path()).unwrap().identity;
+        let committed = name(&one);
+        assert!(committed.starts_with("git "));
+        assert_eq!(committed, name(&other));
+        // Products of a build are none of its content.
+        fs::write(one.path().join("fork.o"), "object").unwrap();
+        assert_eq!(committed, name(&one));
+        fs::write(one.path().join("exit.c"), "new\n").unwrap();
+        assert_ne!(committed, name(&one));
+        fs::remove_file(one.path().join("exit.c")).unwrap();
+        assert_eq!(committed, name(&one));
+        // Git is told not to look.
+        git(
+            one.path(),
+            &["update-index", "--assume-unchanged", "fork.c"],
+        );
+        fs::write(one.path().join("fork.c"), "two\n").unwrap();
+        assert_ne!(committed, name(&one));
+    }
+
+    #[test]
+    fn a_tree_that_carries_the_series_is_told_from_a_plain_one() {
+        let tree = repository();
+        let carries = || foreign(tree.path()).unwrap().carries;
+        assert!(!carries());
+        let table = tree.path().join("arch/x86/entry/syscalls");
+        fs::create_dir_all(&table).unwrap();
+        let table = table.join("syscall_64.tbl");
+        fs::write(&table, "219 common restart_syscall sys_restart_syscall\n").unwrap();
+        assert!(!carries());
+        fs::write(&table, "501 64 restart sys_restart\n").unwrap();
+        assert!(carries());
+        fs::remove_file(&table).unwrap();
+        let ours = tree.path().join("kernel/checkpoint");
+        fs::create_dir_all(&ours).unwrap();
+        fs::write(ours.join("Kconfig"), "config CHECKPOINT\n").unwrap();
+        assert!(carries());
     }
 
     #[test]

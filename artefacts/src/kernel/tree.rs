@@ -43,7 +43,7 @@ pub(super) fn files(directory: &Path) -> impl Iterator<Item = Result<DirEntry>> 
         })
 }
 
-fn is_product(path: &Path) -> bool {
+pub(super) fn is_product(path: &Path) -> bool {
     const PLACES: [&str; 6] = [
         ".git",
         ".config",

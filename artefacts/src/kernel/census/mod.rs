@@ -68,13 +68,7 @@ pub fn census(
     progress: &dyn Progress,
 ) -> Result<Census> {
     let source = source::pinned(cache, sources, progress)?;
-    let plan = Plan::new(
-        sources,
-        &source.identity,
-        &source.version,
-        flavour,
-        &Custom::default(),
-    )?;
+    let plan = Plan::new(sources, &source.base(), flavour, &Custom::default())?;
     plan.make(cache, &source, progress, |out| of_build(out, primitives))
 }
 

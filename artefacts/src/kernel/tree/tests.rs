@@ -22,6 +22,7 @@ impl Fixture {
                 identity: "one".into(),
                 tree_name: "t".into(),
                 immutable: false,
+                carries: false,
             },
             tree: root.join("trees/src"),
             ours: root.join("guest-kernel"),
@@ -143,4 +144,36 @@ fn a_patch_that_does_not_apply_is_reported() {
     let text = error.to_string();
     assert!(text.contains("0002.patch does not apply"), "{text}");
     assert!(text.contains("--kernel-src"), "{text}");
+}
+
+#[test]
+fn a_tree_that_carries_the_change_is_mirrored_as_it_is() {
+    let fixture = Fixture::new();
+    fixture.source("kernel/checkpoint/Kconfig", "config CHECKPOINT\n");
+    fixture.source("kernel/checkpoint/sys.c", "theirs\n");
+    fixture.source("kernel/checkpoint/sys.o", "object");
+    let derive = || {
+        mirror(&fixture.source, &fixture.tree).unwrap();
+        let series = Series::carried(&fixture.source.directory).unwrap();
+        apply(&fixture.source, &series, &fixture.tree).unwrap();
+        series.files.into_keys().collect::<Vec<_>>()
+    };
+    let files = derive();
+    let expected = ["kernel/checkpoint/Kconfig", "kernel/checkpoint/sys.c"];
+    assert_eq!(files, expected.map(PathBuf::from));
+    assert_eq!(fixture.read("kernel/fork.c").as_deref(), Some("a\nb\nc\n"));
+    let time = fixture.tree.join("kernel/checkpoint/sys.c");
+    let time = || time.metadata().unwrap().modified().unwrap();
+    let before = time();
+    derive();
+    assert_eq!(time(), before);
+    fixture.source("kernel/checkpoint/sys.c", "changed\n");
+    derive();
+    let now = fixture.read("kernel/checkpoint/sys.c");
+    assert_eq!(now.as_deref(), Some("changed\n"));
+    // Back to a tree without it, as a bisection goes.
+    fs::remove_dir_all(fixture.source.directory.join("kernel/checkpoint")).unwrap();
+    fixture.derive();
+    assert_eq!(fixture.read("kernel/fork.c").as_deref(), Some("a\nB\nc\n"));
+    assert_eq!(fixture.read("kernel/checkpoint/Kconfig"), None);
 }
