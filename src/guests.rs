@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Machines for the engine, which does not know kernels, disks and emulators.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crucible_artefacts::kernel::{self, Flavour, Lines};
 use crucible_engine::outcome::SourceLine;
@@ -18,12 +19,18 @@ const DEBUG_SLOWNESS: u32 = 6;
 /// Name of the file with the memory of a guest that has crashed, in its machine's directory.
 const MEMORY: &str = "guest-memory.elf";
 
+/// Maximum number of such files that a run leaves. A sweep may crash a guest at each of a thousand
+/// points, all in the same way.
+const MOST: usize = 4;
+
 /// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a BootArtefacts,
     context: &'a Context,
     slowness: u32,
     lines: Lines,
+    /// Where guests were to leave their memory.
+    memories: Mutex<Vec<PathBuf>>,
 }
 
 impl<'a> HostLab<'a> {
@@ -38,14 +45,28 @@ impl<'a> HostLab<'a> {
             context,
             slowness,
             lines: images.lines(),
+            memories: Mutex::default(),
         }
+    }
+}
+
+impl HostLab<'_> {
+    /// Returns the file to which a guest leaves its memory, unless enough others have.
+    fn memory(&self, dir: &Path) -> Option<PathBuf> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if memories.iter().filter(|path| path.exists()).count() >= MOST {
+            return None;
+        }
+        let path = dir.join(MEMORY);
+        memories.push(path.clone());
+        Some(path)
     }
 }
 
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
         let mut spec = self.images.machine(scratch, dir);
-        spec.dump = Some(dir.join(MEMORY));
+        spec.dump = self.memory(dir);
         self.images
             .start(self.context, spec)
             .map_err(|e| lab_error(&e))
