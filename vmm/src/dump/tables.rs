@@ -20,6 +20,9 @@ const PG: u64 = 1 << 31;
 /// CR4: tables have five levels.
 const LA57: u64 = 1 << 12;
 
+/// Maximum number of mappings, of which a kernel has some thousand. What is found beyond is left out.
+const MOST: usize = 1 << 20;
+
 /// The registers that say where a CPU's tables are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
@@ -44,8 +47,8 @@ pub(super) struct Mapping {
 /// one outside of the memory.
 ///
 /// A guest may have made its tables in any way. Each is read only once, also if several entries
-/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time and the
-/// result are bounded by the size of the guest.
+/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is bounded
+/// by the size of the guest, and the result has a limit.
 pub(super) fn mappings(
     cpus: &[Cpu],
     ram: &[Range<u64>],
@@ -79,7 +82,7 @@ impl Walk<'_> {
     /// Reads the table of this level, which maps the addresses from `start` on, from its entry
     /// `first` on.
     fn table(&mut self, address: u64, level: u32, start: u64, first: u64) {
-        if !self.seen.insert((address, level)) {
+        if self.found.len() >= MOST || !self.seen.insert((address, level)) {
             return;
         }
         let Some(entries) = (self.read)(address) else {
@@ -225,5 +228,31 @@ mod tests {
         assert_eq!(found.len(), 512);
         // No table at all.
         assert_eq!(walk(0xffff_f000, 0, &[]), []);
+    }
+
+    #[test]
+    fn a_guest_full_of_tables_uses_bounded_memory() {
+        // Each table refers to the next ones; the lowest map every other page.
+        let ram = 0..1 << 32;
+        let read = |address: u64| {
+            let mixed = address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let next = |index: u64| ((mixed + index * 7919) % 0x8_0000) * 0x2000;
+            let mut table = Box::new([0; 512]);
+            for (index, entry) in (0..).zip(table.iter_mut()) {
+                *entry = next(index) | PRESENT;
+            }
+            Some(table)
+        };
+        let cpu = Cpu {
+            cr0: PG,
+            cr3: 0x1000,
+            cr4: 0,
+        };
+        let found = mappings(&[cpu], std::slice::from_ref(&ram), &read);
+        assert!(
+            (MOST / 2..MOST + 512).contains(&found.len()),
+            "{}",
+            found.len()
+        );
     }
 }
