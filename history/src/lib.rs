@@ -6,9 +6,11 @@
 //! order, any number of times, with the same result. What the history says of a test (regressed,
 //! flaky, never run) is computed from it and never stored.
 
+mod judge;
 mod migrations;
 mod row;
 mod store;
 
+pub use judge::{Change, Judgement, Status, judge};
 pub use row::{Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
 pub use store::{Error, Merged, Store};

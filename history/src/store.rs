@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior, params};
+use rusqlite::{Connection, Row, TransactionBehavior, params};
 
 use crate::migrations::MIGRATIONS;
 use crate::row::{Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
