@@ -177,7 +177,7 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
 
 /// Prints the plan of a night.
 pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
-    let (plan, _) = planned(args, context)?;
+    let (plan, ..) = planned(args, context)?;
     if args.json {
         let jobs = plan
             .jobs
@@ -195,8 +195,8 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(crate::exit::PASS.into())
 }
 
-/// Makes the plan. Returns it with the directory of the results.
-fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, PathBuf)> {
+/// Makes the plan. Returns it with what it was made from and the directory of the results.
+fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
     let results = context.results()?;
     let scenarios = context.root()?.join("scenarios");
     let mut offer = Offer::default();
@@ -229,7 +229,7 @@ fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, PathBuf)> {
             return Err(Usage(why.into()).into());
         }
     }
-    Ok((plan(jobs, &basis, args.shard.of), results))
+    Ok((plan(jobs, &basis, args.shard.of), basis, results))
 }
 
 /// Returns true when a text begins with the pattern, or is like it; `*` stands for any text.
@@ -255,7 +255,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         return Err(Usage(why.into()).into());
     }
     context.host()?;
-    let (plan, results) = planned(args, context)?;
+    let (plan, basis, results) = planned(args, context)?;
     let store = results::Store::begin(&results, "nightly")
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let stream = context.stream();
@@ -295,6 +295,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         results: results.clone(),
         program,
         deadline: args.budget.map(|budget| began + budget),
+        suspects: basis.suspects,
         kernels: provenance
             .iter()
             .map(|(flavour, parts)| {

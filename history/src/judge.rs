@@ -6,18 +6,19 @@
 //! workload or crucible makes a test one that did not run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use crucible_changepoint::{Evidence, onset};
+use crucible_changepoint::{Evidence, last_segment};
 use serde::Serialize;
 
 use crate::row::{Planned, ResultRow, Skipped, TestId};
 
+/// Probability that a test changes between two nights, before anything is known of it.
+const HAZARD: f64 = 0.05;
+
 /// Probability from which on a test is taken to be better than it was. A flake that was not seen for
 /// a while is still one.
-const BETTER: f64 = 0.95;
-
-/// Probability from which on a test is taken to be worse than it was, given that it fails.
-const WORSE: f64 = 0.5;
+const BETTER: f64 = 0.75;
 
 /// Probability that the change is in the range of nights that is shown.
 const RANGE: f64 = 0.9;
@@ -203,6 +204,43 @@ struct Segment {
 }
 
 impl Segment {
+    /// The segment that begins with one of these nights, which have these probabilities.
+    fn new(nights: &[Evidence], starts: &[f64], among: Range<usize>) -> Self {
+        // Whether there is a change at all comes before the question where.
+        let later = among.start.max(1).min(among.end)..among.end;
+        let changed: f64 = starts[later.clone()].iter().sum();
+        let among = match among.contains(&0) && starts[0] >= changed {
+            true => 0..1,
+            false => later,
+        };
+        let first = among
+            .clone()
+            .max_by(|&a, &b| starts[a].total_cmp(&starts[b]));
+        let first = first.unwrap_or_default();
+        // The nights around the most probable one that together are probable enough.
+        let all: f64 = starts[among.clone()].iter().sum();
+        let (mut from, mut to) = (first, first);
+        let mut mass = starts.get(first).copied().unwrap_or_default();
+        while mass < RANGE * all {
+            let earlier = from.checked_sub(1).filter(|it| among.contains(it));
+            let later = Some(to + 1).filter(|it| among.contains(it));
+            let weight = |it: Option<usize>| it.map_or(-1.0, |it| starts[it]);
+            match (earlier, later) {
+                (Some(it), _) if weight(earlier) >= weight(later) => from = it,
+                (_, Some(it)) => to = it,
+                _ => break,
+            }
+            mass = starts[from..=to].iter().sum();
+        }
+        Self {
+            // What begins with the first night has no other before it.
+            range: (first > 0).then_some((from.max(1), to)),
+            seen: nights[first..]
+                .iter()
+                .fold(Evidence::default(), |sum, &it| sum + it),
+        }
+    }
+
     fn rate(&self) -> f64 {
         match self.seen.runs {
             0 => 0.0,
@@ -213,50 +251,31 @@ impl Segment {
 
 /// Returns what a test does after these nights, each of which has runs.
 fn status(nights: &[Evidence]) -> (Status, Segment) {
-    let mut from = 0;
-    let mut range = None;
-    loop {
-        let found = onset(&nights[from..], RANGE);
-        let needed = match found.after > found.before && range.is_none() {
-            true => WORSE,
-            false => BETTER,
-        };
-        let Some((first, last)) = found.range.filter(|_| found.changed >= needed) else {
-            break;
-        };
-        range = Some((from + first, from + last));
-        // What is left has none of the nights before the change.
-        from += last;
-    }
-    let mut segment = Segment {
-        range,
-        seen: nights[from..]
-            .iter()
-            .fold(Evidence::default(), |sum, &it| sum + it),
-    };
+    let starts = last_segment(nights, HAZARD);
+    let all = 0..nights.len();
     let Some(last) = nights.last() else {
-        return (Status::Unknown, segment);
+        return (Status::Unknown, Segment::new(nights, &starts, all));
     };
-    let status = match (last.failures, last.runs - last.failures) {
-        (1.., 0) => Status::Failing,
-        (1.., _) => Status::Flaky,
-        _ if segment.seen.failures > 0 => Status::Flaky,
-        _ => Status::Passing,
-    };
-    if status == Status::Failing && segment.seen.failures < segment.seen.runs {
-        // Too few runs for the model; but between the last that passed and this one it began.
-        let passed = (0..nights.len())
-            .rev()
-            .find(|&at| nights[at].failures < nights[at].runs);
-        let first = passed.map_or(0, |at| at + 1);
-        segment = Segment {
-            range: passed.map(|_| (first, first)),
-            seen: nights[first..]
-                .iter()
-                .fold(Evidence::default(), |sum, &it| sum + it),
-        };
+    let failed = (0..nights.len()).rev().find(|&at| nights[at].failures > 0);
+    let passed = (0..nights.len())
+        .rev()
+        .find(|&at| nights[at].failures < nights[at].runs);
+    let clean = failed.map_or(0, |at| at + 1)..nights.len();
+    let broken = passed.map_or(0, |at| at + 1)..nights.len();
+    match (last.failures, last.runs - last.failures) {
+        (1.., 0) => (Status::Failing, Segment::new(nights, &starts, broken)),
+        (1.., _) => (Status::Flaky, Segment::new(nights, &starts, all)),
+        _ => {
+            let mass: f64 = starts[clean.clone()].iter().sum();
+            match failed.is_none() || mass >= BETTER {
+                true => (Status::Passing, Segment::new(nights, &starts, clean)),
+                false => {
+                    let before = 0..clean.start;
+                    (Status::Flaky, Segment::new(nights, &starts, before))
+                }
+            }
+        }
     }
-    (status, segment)
 }
 
 /// Returns the most frequent text; of several the first in the alphabet.

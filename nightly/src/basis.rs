@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a plan takes from earlier nights, as a file that all shards share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crucible_history::ResultRow;
+use crucible_history::{Planned, ResultRow, Status, TestId, judge};
 use serde::{Deserialize, Serialize};
 
 /// How long jobs took, and how often they were run.
@@ -19,6 +19,9 @@ pub struct Basis {
     pub turns: BTreeMap<String, u64>,
     /// The last night in which a job was run.
     pub last: BTreeMap<String, String>,
+    /// Tests that failed or were flaky in their last night: one that passes is run several times,
+    /// so that it is known whether it is better.
+    pub suspects: BTreeSet<TestId>,
 }
 
 impl Basis {
@@ -36,6 +39,19 @@ impl Basis {
             *basis.turns.entry(job.clone()).or_default() += 1;
             basis.last.insert(job.clone(), night.to_owned());
             by_job.entry(job).or_default().push(ms);
+        }
+        let nights: BTreeSet<_> = results.iter().map(|it| it.night.as_str()).collect();
+        if let Some(last) = nights.last() {
+            let tests: BTreeSet<_> = results.iter().map(|it| &it.test).collect();
+            let planned = tests.into_iter().map(|test| Planned {
+                test: test.clone(),
+                shard: 1,
+            });
+            let judged = judge(last, &planned.collect::<Vec<_>>(), &[], results);
+            let bad = judged
+                .into_iter()
+                .filter(|it| matches!(it.status, Status::Failing | Status::Flaky));
+            basis.suspects = bad.map(|it| it.test).collect();
         }
         for (job, mut durations) in by_job {
             durations.sort_unstable();
@@ -92,5 +108,14 @@ mod tests {
         assert_eq!(basis.durations["scenario a [v]"], 35);
         assert_eq!(basis.turns["scenario a [v]"], 3);
         assert_eq!(basis.last["scenario a [v]"], "3");
+        assert!(basis.suspects.is_empty());
+        let failed = ResultRow {
+            verdict: "diverged".into(),
+            blame: "kernel".into(),
+            ..result("2", "scenario b/main", 1)
+        };
+        results.push(failed.clone());
+        // It was not run in the last night.
+        assert_eq!(Basis::of(&results).suspects, BTreeSet::from([failed.test]));
     }
 }

@@ -71,6 +71,8 @@ pub struct Settings {
     pub program: PathBuf,
     /// Time at which the night ends, with what it has.
     pub deadline: Option<Instant>,
+    /// Tests that failed or were flaky in their last night.
+    pub suspects: BTreeSet<TestId>,
     /// Hashes of kernels by flavour.
     pub kernels: BTreeMap<String, String>,
     /// Hashes and versions of everything that runs, as JSON.
@@ -276,11 +278,7 @@ impl<'a> Night<'a> {
             .join(slug.trim_end_matches('-'));
         fs::create_dir_all(&results)
             .map_err(io_error(format!("cannot make {}", results.display())))?;
-        let mut words = first.arguments();
-        let others = jobs[1..].iter().map(|job| job.words[1].clone());
-        words.splice(2..2, others);
-        words.push("--json".into());
-        let (status, bad, run) = self.one(jobs, 1, &results, &words, listener)?;
+        let (status, bad, run) = self.one(jobs, 1, &results, &words_of(jobs), listener)?;
         let mut keeps = !bad.is_empty();
         if let Some(run) = &run
             && keeps
@@ -295,6 +293,7 @@ impl<'a> Night<'a> {
                 self.one(jobs, attempt, &results, &words, listener)?;
             }
         }
+        self.confirm(jobs, &bad, &results, listener)?;
         let code = status.code();
         let stderr = results.join("stderr.txt");
         let said = fs::read_to_string(&stderr).unwrap_or_default();
@@ -310,6 +309,38 @@ impl<'a> Night<'a> {
             let _ = fs::remove_dir_all(&results);
         }
         Ok(why)
+    }
+
+    /// Runs scenarios again whose tests passed, though they did not in their last night.
+    fn confirm(
+        &mut self,
+        jobs: &[&Job],
+        bad: &BTreeSet<String>,
+        results: &Path,
+        listener: &mut dyn Listener,
+    ) -> Result<(), Error> {
+        let fails = |test: &TestId| {
+            bad.iter()
+                .any(|unit| job_of(jobs, unit).test(unit) == *test)
+        };
+        let better = |test: &TestId| {
+            self.settings.suspects.contains(test) && self.done.contains(test) && !fails(test)
+        };
+        let better: Vec<_> = jobs
+            .iter()
+            .filter(|job| job.kind == Kind::Scenario && job.tests.iter().any(better))
+            .copied()
+            .collect();
+        if better.is_empty() {
+            return Ok(());
+        }
+        for attempt in 2..=RUNS {
+            if interrupt::requested() || self.is_over() {
+                break;
+            }
+            self.one(&better, attempt, results, &words_of(&better), listener)?;
+        }
+        Ok(())
     }
 
     /// Makes one run of crucible. Returns its exit status, the units that failed, and its directory.
@@ -462,6 +493,15 @@ fn groups(jobs: &[Job]) -> Vec<Vec<&Job>> {
     };
     let groups = jobs.chunk_by(alike);
     groups.map(|group| group.iter().collect()).collect()
+}
+
+/// Returns the command line of jobs that are one run.
+fn words_of(jobs: &[&Job]) -> Vec<String> {
+    let mut words = jobs[0].arguments();
+    let others = jobs[1..].iter().map(|job| job.words[1].clone());
+    words.splice(2..2, others);
+    words.push("--json".into());
+    words
 }
 
 /// Returns the job that a unit of a run belongs to.

@@ -78,8 +78,7 @@ fn a_full_break_is_a_regression_in_its_first_night() {
         (judged.change, judged.status),
         (Change::Regressed, Status::Failing)
     );
-    // That one run of the night before passed says little.
-    assert_eq!(judged.since, Some((night(9), night(10))));
+    assert_eq!(judged.since, Some((night(10), night(10))));
     assert_eq!(judged.last_good, Some(night(9)));
     assert_eq!(judged.why, "diverged at stdout");
     assert_eq!(judged.directory, "20260101-vfork");
@@ -210,4 +209,19 @@ fn the_most_important_comes_first() {
     let judged = judge(&night(1), &planned(), &[], &results);
     let changes: Vec<_> = judged.iter().map(|it| it.change).collect();
     assert_eq!(changes, [Change::Regressed, Change::StillPassing]);
+}
+
+/// A test that was broken for a night and passes as often as it failed then is mended; a flake that
+/// was seen once, and not in the month after, is still one.
+#[test]
+fn what_is_mended_is_told_from_what_was_not_seen_for_a_while() {
+    let mut nights = vec![(1, 0); 8];
+    nights.extend([(5, 5), (5, 0)]);
+    assert_eq!(last(&nights).change, Change::Fixed);
+    let mut nights = vec![(1, 0); 8];
+    nights.push((5, 1));
+    nights.extend(vec![(1, 0); 30]);
+    assert_eq!(last(&nights).change, Change::StillFlaky);
+    nights.extend(vec![(20, 0); 30]);
+    assert_eq!(last(&nights).status, Status::Passing);
 }
