@@ -15,13 +15,12 @@ use crucible_engine::record::{Record, SCHEMA, UnitRecord};
 use crucible_engine::results;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA, Stream};
 use crucible_engine::{Condition, Scenario};
-use crucible_history::{Change, Judgement, ResultRow, Store, judge};
+use crucible_history::{Change, Judgement, Store};
 use crucible_nightly::{
-    Basis, Error as NightError, Listener, Night, Offer, Plan, Ran, Settings, ShardSpec, Step, jobs,
-    plan,
+    Basis, Error as NightError, Listener, Night, NightReport, Offer, Plan, Ran, Settings,
+    ShardSpec, Step, jobs, plan,
 };
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::commands::nightly::NightlyArgs;
@@ -29,123 +28,6 @@ use crate::context::{self, Context};
 use crate::exit::Usage;
 use crate::experiment_run::{self, ExperimentArgs};
 use crate::{machines, screens, stdout};
-
-/// What is known of a night.
-#[derive(Clone, Debug, Serialize)]
-pub struct NightReport {
-    /// Name of the night.
-    pub night: String,
-    /// The condition that decides.
-    pub condition: Condition,
-    /// Why, in one line.
-    pub why: String,
-    /// Number of tests that the plan names.
-    pub planned: usize,
-    /// Number of those that have a result that says something of the kernel.
-    pub ran: usize,
-    /// Number of results.
-    pub runs: usize,
-    /// Shards that have no results, or have not ended.
-    pub missing_shards: Vec<u32>,
-    /// All tests, those with the most important changes first.
-    pub tests: Vec<Judgement>,
-}
-
-impl NightReport {
-    /// The verdict.
-    pub fn verdict(&self) -> &'static str {
-        self.condition.verdict().name()
-    }
-
-    /// Judges a night of a history. `shard` is the only one that is to be there, if not all are.
-    pub fn of(store: &Store, night: &str, shard: Option<u32>) -> Result<Self> {
-        let shards = store.nights()?.into_iter().find(|it| it.id == night);
-        let shards = shards.map_or(0, |it| it.shards);
-        let mut planned = store.planned(night)?;
-        planned.retain(|it| shard.is_none_or(|shard| it.shard == shard));
-        let results = store.results(None)?;
-        let tests = judge(night, &planned, &store.skipped(night)?, &results);
-        let runs: Vec<_> = results.iter().filter(|it| it.night == night).collect();
-        let finished: BTreeSet<_> = store
-            .shards(night)?
-            .into_iter()
-            .filter(|it| it.finished.is_some())
-            .map(|it| it.number)
-            .collect();
-        let expected = shard.map_or((1..=shards).collect(), |shard| vec![shard]);
-        let missing_shards = expected.into_iter().filter(|it| !finished.contains(it));
-        let ran = tests.iter().filter(|test| test.change != Change::NotRun);
-        let mut report = Self {
-            night: night.to_owned(),
-            condition: Condition::Passed,
-            why: String::new(),
-            planned: planned.len(),
-            ran: ran.count(),
-            runs: runs.len(),
-            missing_shards: missing_shards.collect(),
-            tests,
-        };
-        (report.condition, report.why) = report.decide(&runs);
-        Ok(report)
-    }
-
-    fn decide(&self, runs: &[&ResultRow]) -> (Condition, String) {
-        let count = |changes: &[Change]| {
-            let tests = self
-                .tests
-                .iter()
-                .filter(|test| changes.contains(&test.change));
-            tests.count()
-        };
-        let bad: Vec<_> = self
-            .tests
-            .iter()
-            .filter(|test| test.change.is_bad())
-            .collect();
-        if !bad.is_empty() {
-            let worst = runs
-                .iter()
-                .filter(|run| run.is_failure())
-                .filter_map(|run| {
-                    Condition::ALL
-                        .iter()
-                        .copied()
-                        .find(|it| it.name() == run.condition)
-                });
-            let why = format!(
-                "{} regressed, {} turned flaky, {} fail or are flaky as before",
-                count(&[Change::Regressed]),
-                count(&[Change::TurnedFlaky]),
-                count(&[Change::StillFailing, Change::StillFlaky])
-            );
-            return (Condition::of_all(worst), why);
-        }
-        let canary = |test: &&Judgement| test.test.name.starts_with("canary");
-        if let Some(blind) = self.tests.iter().filter(canary).find(|test| {
-            // It has a result that does not count: the canary passed, or could not be run.
-            test.change == Change::NotRun && !test.directory.is_empty()
-        }) {
-            return (Condition::RequestFailed, blind.why.clone());
-        }
-        if self.ran == 0 {
-            return (Condition::RequestFailed, "nothing ran".into());
-        }
-        if !self.missing_shards.is_empty() {
-            return (Condition::RequestFailed, "the night is not complete".into());
-        }
-        let trouble = self
-            .tests
-            .iter()
-            .filter(|test| test.change == Change::NotRun);
-        let trouble = trouble.filter(|test| !test.directory.is_empty()).count();
-        if trouble > 0 {
-            let why = format!("{trouble} tests have no answer");
-            return (Condition::RequestFailed, why);
-        }
-        let why = format!("{} of {} tests ran, and pass", self.ran, self.planned);
-        (Condition::Passed, why)
-    }
-}
 
 /// The file of the history in a directory of results.
 pub fn history(results: &Path) -> PathBuf {
@@ -428,7 +310,8 @@ fn prepare(program: &Path, flavour: &str) -> Result<Value> {
 fn concluded(args: &NightlyArgs, settings: &Settings, file: &Path) -> Result<NightReport> {
     if args.shard != ShardSpec::WHOLE {
         let store = Store::open(file)?;
-        return NightReport::of(&store, &settings.night, Some(args.shard.number));
+        let number = Some(args.shard.number);
+        return Ok(NightReport::of(&store, &settings.night, number)?);
     }
     let mut store = Store::open(&history(&settings.results))?;
     store.merge(file)?;

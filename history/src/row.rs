@@ -13,6 +13,14 @@ pub struct TestId {
     pub variant: String,
 }
 
+impl TestId {
+    /// Returns true when its failures are those of another program than the kernel's
+    /// checkpoint/restart, which runs beside it for comparison.
+    pub fn is_comparison(&self) -> bool {
+        !self.variant.starts_with("crucible/")
+    }
+}
+
 impl std::fmt::Display for TestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} [{}]", self.name, self.variant)

@@ -9,11 +9,13 @@ mod basis;
 mod follow;
 mod job;
 mod plan;
+mod report;
 mod run;
 mod shard;
 
 pub use basis::Basis;
 pub use job::{Job, Kind, Offer, Variant, jobs};
 pub use plan::{Plan, plan};
+pub use report::NightReport;
 pub use run::{Error, Listener, Night, Ran, Settings, Step};
 pub use shard::{ShardError, ShardSpec};

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crucible_history::{Change, Judgement};
-
-use crate::nightly_run::NightReport;
+use crucible_nightly::NightReport;
 
 /// Maximum number of tests that are named for one reason.
 const NAMED: usize = 3;
@@ -36,6 +35,19 @@ pub fn screen(report: &NightReport) -> String {
             section(&mut text, title, change, signature, &tests);
         }
     }
+    let criu: Vec<_> = report
+        .tests
+        .iter()
+        .filter(|test| test.test.is_comparison() && test.change != Change::NotRun)
+        .collect();
+    if !criu.is_empty() {
+        let pass = criu.iter().filter(|test| !test.change.is_bad()).count();
+        let _ = writeln!(
+            text,
+            "  beside   {pass} of {} tests pass with CRIU",
+            criu.len()
+        );
+    }
     for (reason, tests) in grouped(report, Change::NotRun) {
         let _ = writeln!(text, "  not run  {}: {reason}", names(&tests));
     }
@@ -56,7 +68,9 @@ pub fn screen(report: &NightReport) -> String {
 /// Returns the tests with this change, by signature: a bug is one line however many rows it hits.
 fn grouped(report: &NightReport, change: Change) -> BTreeMap<&str, Vec<&Judgement>> {
     let mut groups: BTreeMap<&str, Vec<&Judgement>> = BTreeMap::new();
-    for test in report.tests.iter().filter(|test| test.change == change) {
+    let ours = |test: &&Judgement| !test.test.is_comparison() || change == Change::NotRun;
+    let tests = report.tests.iter().filter(|test| test.change == change);
+    for test in tests.filter(ours) {
         groups.entry(&test.why).or_default().push(test);
     }
     groups
