@@ -90,7 +90,7 @@ mod tests {
             let mut weight = 1.0;
             let mut seen = row[0];
             let mut start = 0;
-            for night in 1..row.len() {
+            for (night, &runs) in row.iter().enumerate().skip(1) {
                 if cuts & (1 << (night - 1)) != 0 {
                     weight *= hazard * JEFFREYS.log_likelihood(seen).exp();
                     seen = Evidence::default();
@@ -98,7 +98,7 @@ mod tests {
                 } else {
                     weight *= 1.0 - hazard;
                 }
-                seen += row[night];
+                seen += runs;
             }
             expected[start] += weight * JEFFREYS.log_likelihood(seen).exp();
         }
