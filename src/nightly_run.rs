@@ -57,6 +57,9 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
     Ok(report.condition.exit_code().into())
 }
 
+/// Directory of the scenario whose comparison must fail, below that of the sources.
+const CANARY: &str = "scenarios/shared/canary";
+
 /// Prints the plan of a night.
 pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     let (plan, ..) = planned(args, context)?;
@@ -81,7 +84,10 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
 fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
     let results = context.results()?;
     let scenarios = context.root()?.join("scenarios");
-    let mut offer = Offer::default();
+    let mut offer = Offer {
+        canary: Some(CANARY.into()),
+        ..Offer::default()
+    };
     for name in Scenario::names(&scenarios)? {
         let scenario = Scenario::load(&scenarios.join(&name)).map_err(|e| Usage(e.to_string()))?;
         let cases = scenario.cases.into_iter().map(|case| case.name);
@@ -174,7 +180,9 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
             None => tonight(&results, &plan)?,
         },
         shard: args.shard,
-        results: results.clone(),
+        root: context.root()?,
+        // Jobs run in another directory.
+        results: results.canonicalize().context("cannot find the results")?,
         program,
         deadline: args.budget.map(|budget| began + budget),
         suspects: basis.suspects,

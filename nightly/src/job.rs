@@ -15,9 +15,6 @@ const PARTS: u64 = 50;
 /// Images of each kind that torture makes in a night.
 const IMAGES: u64 = 200;
 
-/// The scenario whose result must differ, with the piece of restart code that is left out for it.
-const CANARY: (&str, &str) = ("vfork", "vfork-wait");
-
 /// In what a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
@@ -104,7 +101,7 @@ impl Job {
             ("--machine", &self.variant.machine, ""),
         ];
         for (option, value, usual) in options {
-            if value != usual && !(option == "--flavour" && self.kind == Kind::Canary) {
+            if value != usual {
                 words.extend([option.to_owned(), value.clone()]);
             }
         }
@@ -122,6 +119,8 @@ pub struct Offer {
     pub scenarios: Vec<(String, Vec<String>)>,
     /// The machine backends that can be used, the preferred one first.
     pub machines: Vec<String>,
+    /// Directory of the scenario whose comparison must fail.
+    pub canary: Option<String>,
 }
 
 /// Returns all jobs of a night, the most important first.
@@ -130,15 +129,12 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
     let Some(usual) = offer.machines.first() else {
         return jobs;
     };
-    let (scenario, piece) = CANARY;
-    if offer.scenarios.iter().any(|(name, _)| name == scenario) {
+    if let Some(scenario) = &offer.canary {
         let mut canary = Job {
-            name: format!("canary {scenario}"),
-            variant: Variant::new("crucible", "debug", usual),
+            name: "canary".into(),
+            variant: Variant::new("crucible", "base", usual),
             kind: Kind::Canary,
-            words: ["scenario", scenario, "--break", piece]
-                .map(String::from)
-                .into(),
+            words: vec!["scenario".into(), scenario.clone()],
             tests: Vec::new(),
             rank: 0,
         };
@@ -214,13 +210,14 @@ mod tests {
                 ("vfork".into(), cases(&["one", "two"])),
             ],
             machines: vec!["qemu".into()],
+            canary: Some("shared/canary".into()),
         }
     }
 
     #[test]
     fn a_night_has_every_scenario_in_every_variant() {
         let jobs = jobs(&offer(), &Basis::default());
-        assert_eq!(jobs[0].name, "canary vfork");
+        assert_eq!(jobs[0].name, "canary");
         let of = |variant: &str| {
             let jobs = jobs
                 .iter()
@@ -263,8 +260,8 @@ mod tests {
         assert_eq!(criu, "scenario vfork --machine qemu --backend criu");
         let debug = find("scenario vfork [crucible/debug/qemu]");
         assert_eq!(debug, "scenario vfork --flavour debug --machine qemu");
-        let canary = find("canary vfork [crucible/debug/qemu]");
-        assert_eq!(canary, "scenario vfork --break vfork-wait --machine qemu");
+        let canary = find("canary [crucible/base/qemu]");
+        assert_eq!(canary, "scenario shared/canary --machine qemu");
         let job = jobs
             .iter()
             .find(|job| job.variant.backend == "criu")

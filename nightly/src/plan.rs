@@ -71,6 +71,7 @@ mod tests {
         let offer = Offer {
             scenarios: scenarios.collect(),
             machines: vec!["qemu".into()],
+            canary: None,
         };
         let mut basis = Basis::default();
         let jobs = jobs(&offer, &basis);

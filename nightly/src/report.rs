@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_canary_that_passes_is_not_good() {
-        let canary = test("canary vfork", "crucible/debug/qemu");
+        let canary = test("canary", OURS);
         let one = test("scenario a/main", OURS);
         let mut history = History::new(&[canary.clone(), one.clone()], 1);
         history.add(&one, "passed");

@@ -65,7 +65,9 @@ pub struct Settings {
     pub night: String,
     /// The shard.
     pub shard: ShardSpec,
-    /// Directory of all results.
+    /// Directory that the jobs' paths are relative to.
+    pub root: PathBuf,
+    /// Directory of all results; absolute.
     pub results: PathBuf,
     /// This program, and the global options of each job.
     pub program: PathBuf,
@@ -360,6 +362,7 @@ impl<'a> Night<'a> {
             .arg("--quiet")
             .args(words)
             .env("CRUCIBLE_RESULTS", results)
+            .current_dir(&self.settings.root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
@@ -525,7 +528,7 @@ fn canary(outcome: &Outcome) -> Outcome {
         false => Outcome::new(
             Condition::RequestFailed,
             format!(
-                "a piece of restart code is left out, and no check noticed it: {}",
+                "the canary detects its restart, and no check noticed it: {}",
                 outcome.why
             ),
         ),

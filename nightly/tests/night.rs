@@ -94,6 +94,7 @@ impl Place {
         Settings {
             night: night.into(),
             shard,
+            root: self.path(""),
             results: self.path("results"),
             program: self.path("crucible"),
             deadline: None,
@@ -132,6 +133,7 @@ fn base(shards: u32) -> Plan {
             .map(|name| (name.to_owned(), vec!["main".to_owned()]))
             .into(),
         machines: vec!["qemu".into()],
+        canary: None,
     };
     let basis = Basis::default();
     let mut jobs = jobs(&offer, &basis);
