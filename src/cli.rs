@@ -34,7 +34,7 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
-    /// Run everything within a budget of time, and say what has changed since the last nights
+    /// Run everything within a budget of time, and say what has changed
     Nightly(nightly::NightlyArgs),
     /// Merge the shards of a night, and show what the history says
     Results(results::ResultsCommand),

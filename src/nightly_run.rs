@@ -60,15 +60,23 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
 /// Directory of the scenario whose comparison must fail, below that of the sources.
 const CANARY: &str = "scenarios/shared/canary";
 
+/// File of a night with the basis of its plan.
+const BASIS: &str = "basis.json";
+
 /// Prints the plan of a night.
 pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
-    let (plan, ..) = planned(args, context)?;
+    let (plan, ..) = planned(args, &name(args, &context.results()?)?, context)?;
     if args.json {
         let jobs = plan
             .jobs
             .iter()
             .map(|(job, shard)| json!({ "shard": shard, "job": job }));
-        let value = json!({ "hash": plan.hash, "jobs": jobs.collect::<Vec<_>>() });
+        let value = json!({
+            "hash": plan.hash,
+            "shard": args.shard.number,
+            "shards": args.shard.of,
+            "jobs": jobs.collect::<Vec<_>>(),
+        });
         stdout::json(&serde_json::to_string_pretty(&value)?)?;
         return Ok(crate::exit::PASS.into());
     }
@@ -81,7 +89,7 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
 }
 
 /// Makes the plan. Returns it with what it was made from and the directory of the results.
-fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
+fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
     let results = context.results()?;
     let scenarios = context.root()?.join("scenarios");
     let mut offer = Offer {
@@ -97,18 +105,7 @@ fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, Basis, PathBu
         offer.machines.push("kvm".into());
     }
     offer.machines.push("qemu".into());
-    let basis = match &args.basis {
-        Some(path) => {
-            let text = fs::read_to_string(path);
-            let text = text.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
-            let malformed = |e| Usage(format!("{} is no basis: {e}", path.display()));
-            serde_json::from_str(&text).map_err(malformed)?
-        }
-        None if args.shard.of == 1 && history(&results).is_file() => {
-            Basis::of(&Store::open(&history(&results))?.results(None)?)
-        }
-        None => Basis::default(),
-    };
+    let basis = basis(args, &results, night)?;
     let mut jobs = jobs(&offer, &basis);
     if !args.job.is_empty() {
         jobs.retain(|job| args.job.iter().any(|pattern| is_like(pattern, &job.key())));
@@ -118,6 +115,24 @@ fn planned(args: &NightlyArgs, context: &Context) -> Result<(Plan, Basis, PathBu
         }
     }
     Ok((plan(jobs, &basis, args.shard.of), basis, results))
+}
+
+/// Returns the basis of a plan: the user's; what the night began with; or what the history says, if
+/// the night has no other shards, whose history may be another.
+fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
+    let begun = results.join("nights").join(night).join(BASIS);
+    let path = match &args.basis {
+        Some(path) => path,
+        None if begun.is_file() => &begun,
+        None if args.shard.of == 1 && history(results).is_file() => {
+            return Ok(Basis::of(&Store::open(&history(results))?.results(None)?));
+        }
+        None => return Ok(Basis::default()),
+    };
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    let malformed = |e| Usage(format!("{} is no basis: {e}", path.display()));
+    Ok(serde_json::from_str(&text).map_err(malformed)?)
 }
 
 /// Returns true when a text begins with the pattern, or is like it; `*` stands for any text.
@@ -143,7 +158,8 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         return Err(Usage(why.into()).into());
     }
     context.host()?;
-    let (plan, basis, results) = planned(args, context)?;
+    let night = name(args, &context.results()?)?;
+    let (plan, basis, results) = planned(args, &night, context)?;
     let store = results::Store::begin(&results, "nightly")
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let stream = context.stream();
@@ -175,17 +191,14 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         provenance.insert(flavour, parts);
     }
     let settings = Settings {
-        night: match &args.night {
-            Some(name) => name.clone(),
-            None => tonight(&results, &plan)?,
-        },
+        night,
         shard: args.shard,
         root: context.root()?,
         // Jobs run in another directory.
         results: results.canonicalize().context("cannot find the results")?,
         program,
         deadline: args.budget.map(|budget| began + budget),
-        suspects: basis.suspects,
+        suspects: basis.suspects.clone(),
         kernels: provenance
             .iter()
             .map(|(flavour, parts)| {
@@ -199,7 +212,12 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         stream,
         units: Vec::new(),
     };
+    let begun = settings.directory().join(BASIS);
     let mut night = Night::begin(&settings, &plan).map_err(usage)?;
+    if !begun.exists() {
+        fs::write(&begun, serde_json::to_string_pretty(&basis)?)
+            .with_context(|| format!("cannot write {}", begun.display()))?;
+    }
     let ran = night.run(&mut ear)?;
     let file = night.file().to_owned();
     drop(night);
@@ -262,26 +280,25 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(record.exit_code.into())
 }
 
-/// Returns a name for a night without shards: the date. One of that name that has not ended is
-/// continued, if its plan is the same; else a number is added.
-fn tonight(results: &Path, plan: &Plan) -> Result<String> {
+/// Returns the name of the night: the user's, or the date. A night of that date that has not ended is
+/// continued; else a number is added.
+fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
+    if let Some(name) = &args.night {
+        return Ok(name.clone());
+    }
     let date = Timestamp::now().strftime("%Y-%m-%d").to_string();
     for number in 1.. {
         let name = match number {
             1 => date.clone(),
             number => format!("{date}.{number:02}"),
         };
-        let path = results
-            .join("nights")
-            .join(&name)
-            .join("shard-1-of-1.sqlite");
+        let directory = results.join("nights").join(&name);
+        let path = directory.join("shard-1-of-1.sqlite");
         if !path.is_file() {
             return Ok(name);
         }
-        let store = Store::open(&path)?;
-        let alike = store.nights()?.iter().any(|it| it.plan == plan.hash);
-        let ended = store.shards(&name)?.iter().any(|it| it.finished.is_some());
-        if alike && !ended {
+        let ended = Store::open(&path)?.shards(&name)?;
+        if !ended.iter().any(|it| it.finished.is_some()) {
             return Ok(name);
         }
     }
