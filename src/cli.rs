@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    provenance, rerun, rootfs, scenario, shell, speed, sweep, torture,
+    nightly, provenance, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -34,6 +34,10 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
+    /// Run everything within a budget of time, and say what has changed
+    Nightly(nightly::NightlyArgs),
+    /// Merge the shards of a night, and show what the history says
+    Results(results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
     Rerun(rerun::RerunArgs),
     /// List the scenarios
@@ -77,6 +81,8 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
+            Self::Nightly(args) => nightly::run(&args, context),
+            Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),

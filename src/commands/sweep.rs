@@ -39,17 +39,20 @@ pub struct SweepArgs {
     /// Try only every Kth point of each kind of event
     #[arg(long, help_heading = "Points", value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
+    /// Leave out the first N points; with every N below K, each point is tried once
+    #[arg(long, help_heading = "Points", value_name = "N", default_value_t = 0)]
+    offset: u32,
     /// Try at most N points per case, sampled evenly over event kinds
     #[arg(long, help_heading = "Points", value_name = "N")]
     limit: Option<usize>,
     /// Try only this point, named as in a report: `2.1:7`
-    #[arg(long, help_heading = "Points", value_name = "TASK:NTH", value_parser = point, conflicts_with_all = ["every", "limit"])]
+    #[arg(long, help_heading = "Points", value_name = "TASK:NTH", value_parser = point, conflicts_with_all = ["every", "offset", "limit"])]
     point: Option<String>,
     /// Make N controls and N restarted runs at the point, and compare how often each outcome occurs
     #[arg(long, help_heading = "Run", value_name = "N", requires_all = ["point", "case"], conflicts_with_all = ["chain"], value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Checkpoint, kill and restart one run at every event, instead of one run per point
-    #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "limit", "point"])]
+    #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "offset", "limit", "point"])]
     chain: bool,
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "Run", value_name = "SECONDS")]
@@ -154,6 +157,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         Some(point) => Choice::One(point.clone()),
         None => Choice::Some {
             every: args.every as usize,
+            offset: args.offset as usize,
             limit: args.limit,
         },
     };
@@ -191,6 +195,7 @@ impl SweepArgs {
             .option("--point", self.point.as_ref())
             .option("--trials", self.trials)
             .option("--every", (self.every > 1).then_some(self.every))
+            .option("--offset", (self.offset > 0).then_some(self.offset))
             .option("--limit", self.limit)
             .flag("--chain", self.chain)
             .option("--timeout", self.timeout)

@@ -4,6 +4,7 @@
 pub mod backends;
 pub mod chain;
 pub mod matrix;
+pub mod nightly;
 pub mod scenario;
 pub mod sweep;
 pub mod torture;

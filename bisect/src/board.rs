@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a search knows: of each node, of each kernel, and of the model.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crucible_changepoint::{ChangePoint, Cost, Evidence};
+use crucible_engine::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    graph::Graph,
+    journal::{Journal, JournalError, Ran},
+    report::NodeState,
+    search::Options,
+    signature::Signature,
+    subject::{Observation, Seen, Setting, Stop},
+};
+
+/// Share of runs that end in another failure, or say nothing, above which nothing is known of a
+/// node.
+const OTHERS: f64 = 0.2;
+
+/// Number of such runs that are needed for that.
+const FEW: u64 = 2;
+
+/// The runs of a kernel in one setting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Tally {
+    /// Number of runs that passed.
+    pub passed: u64,
+    /// Number of runs by failure.
+    #[serde(skip)]
+    pub failed: BTreeMap<Signature, u64>,
+    /// Number of runs that say nothing about the kernel.
+    pub unclear: u64,
+    /// Duration of all runs in seconds.
+    pub seconds: f64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, seen: &Seen, seconds: f64) {
+        self.seconds += seconds;
+        match seen {
+            Seen::Pass => self.passed += 1,
+            Seen::Unclear(_) => self.unclear += 1,
+            Seen::Failed(signature) => *self.failed.entry(signature.clone()).or_default() += 1,
+        }
+    }
+
+    fn remove(&mut self, seen: &Seen) {
+        match seen {
+            Seen::Pass => self.passed -= 1,
+            Seen::Unclear(_) => self.unclear -= 1,
+            Seen::Failed(signature) => {
+                if let Some(count) = self.failed.get_mut(signature) {
+                    *count -= 1;
+                }
+            }
+        }
+    }
+
+    /// Number of runs.
+    pub fn runs(&self) -> u64 {
+        self.passed + self.unclear + self.failed.values().sum::<u64>()
+    }
+
+    /// Number of runs that failed in this way.
+    pub fn of(&self, sought: &Signature) -> u64 {
+        self.failed.get(sought).copied().unwrap_or_default()
+    }
+
+    /// Returns the most frequent failure, with its number; among those, of which the text is a part
+    /// of the name, if there is one.
+    pub fn most(&self, like: Option<&str>) -> Option<(&Signature, u64)> {
+        let failed = self
+            .failed
+            .iter()
+            .map(|(signature, &count)| (signature, count));
+        failed
+            .filter(|(_, count)| *count > 0)
+            .filter(|(signature, _)| like.is_none_or(|text| signature.is_like(text)))
+            .max_by_key(|(_, count)| *count)
+    }
+
+    /// Returns the runs that count for a failure: those that passed, and those that failed in this
+    /// way.
+    pub fn evidence(&self, sought: Option<&Signature>) -> Evidence {
+        let failures = sought.map_or(0, |sought| self.of(sought));
+        Evidence::new(self.passed + failures, failures)
+    }
+
+    /// Number of runs that failed in another way or say nothing.
+    pub fn others(&self, sought: Option<&Signature>) -> u64 {
+        self.runs() - self.evidence(sought).runs
+    }
+
+    /// Returns true when so many runs failed in another way that the rest says nothing.
+    pub fn is_drowned(&self, sought: Option<&Signature>) -> bool {
+        let others = self.others(sought);
+        others >= FEW && others as f64 > OTHERS * self.runs() as f64
+    }
+}
+
+/// The probability that something can be seen of a node, by its distance from one of which nothing
+/// can: what breaks one commit breaks its neighbours.
+const VISIBLE: [f64; 3] = [0.3, 0.5, 0.7];
+
+/// A node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    /// Hash of its kernel, once it is known.
+    pub image: Option<String>,
+    /// True once this process has built it.
+    pub ready: bool,
+    /// Hash of what it is built from.
+    pub inputs: Option<String>,
+    /// Why nothing can be seen of it.
+    pub hidden: Option<(NodeState, String)>,
+}
+
+/// What a search knows.
+pub(crate) struct Board<'a> {
+    pub graph: &'a Graph,
+    pub options: &'a Options,
+    pub journal: &'a mut Journal,
+    pub model: ChangePoint,
+    pub known: Vec<Known>,
+    /// The probability that something can be seen of each node.
+    visible: Vec<f64>,
+    pub tallies: HashMap<(String, Setting), Tally>,
+    pub lines: HashMap<(String, Signature), Vec<String>>,
+    pub setting: Setting,
+    pub sought: Option<Signature>,
+    /// Number of builds of this search.
+    pub builds: u64,
+    /// Number of runs of this search.
+    pub runs: u64,
+    pub seconds: f64,
+    pub costs: Costs,
+}
+
+/// What builds and runs have cost so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Costs {
+    build: Mean,
+    enter: Mean,
+    run: Mean,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mean {
+    sum: f64,
+    count: f64,
+}
+
+impl Mean {
+    /// Begins with a guess, which counts like one value.
+    fn new(guess: f64) -> Self {
+        Self {
+            sum: guess,
+            count: 1.0,
+        }
+    }
+
+    fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1.0;
+    }
+
+    fn get(self) -> f64 {
+        self.sum / self.count
+    }
+}
+
+impl Costs {
+    pub fn new(options: &Options) -> Self {
+        Self {
+            build: Mean::new(options.build_seconds),
+            enter: Mean::new(options.enter_seconds),
+            run: Mean::new(options.run_seconds),
+        }
+    }
+
+    pub fn built(&mut self, seconds: f64) {
+        // What was there says nothing about what was not.
+        if seconds > 0.0 {
+            self.build.add(seconds);
+        }
+    }
+
+    pub fn entered(&mut self, seconds: f64) {
+        self.enter.add(seconds);
+    }
+
+    pub fn ran(&mut self, seconds: f64) {
+        self.run.add(seconds);
+    }
+}
+
+pub(crate) fn kept<T>(result: Result<T, JournalError>) -> Result<T, Stop> {
+    result.map_err(|error| {
+        let condition = match &error {
+            JournalError::Io { source, .. } => crucible_engine::abort::of_io(source),
+            JournalError::Busy(_) => Condition::HostSetup,
+        };
+        Stop::new(condition, error.to_string())
+    })
+}
+
+impl<'a> Board<'a> {
+    pub fn new(graph: &'a Graph, options: &'a Options, journal: &'a mut Journal) -> Self {
+        let parents: Vec<_> = graph.nodes().iter().map(|n| n.parents.clone()).collect();
+        let mut model = ChangePoint::of_parents(&parents);
+        model.exclude(Graph::GOOD);
+        let mut board = Self {
+            known: vec![Known::default(); graph.nodes().len()],
+            visible: vec![1.0; graph.nodes().len()],
+            tallies: HashMap::new(),
+            lines: HashMap::new(),
+            setting: Setting::default(),
+            sought: None,
+            builds: 0,
+            runs: 0,
+            seconds: 0.0,
+            costs: Costs::new(options),
+            graph,
+            options,
+            journal,
+            model,
+        };
+        let mut tallies: HashMap<_, Tally> = HashMap::new();
+        let mut lines = HashMap::new();
+        let mut durations = Vec::new();
+        for ran in board.journal.all_runs() {
+            if ran.harness == options.harness {
+                let key = (ran.image.clone(), ran.setting.clone());
+                tallies.entry(key).or_default().add(&ran.seen, ran.seconds);
+                durations.push(ran.seconds);
+                if let Seen::Failed(signature) = &ran.seen {
+                    let key = (ran.image.clone(), signature.clone());
+                    lines.entry(key).or_insert_with(|| ran.lines.clone());
+                }
+            }
+        }
+        board.tallies = tallies;
+        board.lines = lines;
+        for seconds in durations {
+            board.costs.ran(seconds);
+        }
+        board
+    }
+
+    /// Takes over what an earlier search has built of the same inputs.
+    pub fn remember(&mut self, node: usize, inputs: String) {
+        let same = (0..node).find(|&it| self.known[it].inputs.as_ref() == Some(&inputs));
+        let built = self.journal.built(&inputs).cloned();
+        self.known[node].inputs = Some(inputs);
+        if let Some(same) = same {
+            self.model.join(same, node);
+        }
+        match built {
+            None => {}
+            Some(known) => match known.image {
+                Some(image) => self.set_image(node, &image),
+                None => self.hide(node, NodeState::Unbuildable, known.why),
+            },
+        }
+    }
+
+    /// Says what kernel a node is.
+    pub fn set_image(&mut self, node: usize, image: &str) {
+        if self.known[node].image.as_deref() != Some(image) {
+            self.known[node].image = Some(image.to_owned());
+            let same = |it: &usize| *it != node && self.known[*it].image.as_deref() == Some(image);
+            if let Some(same) = (0..self.known.len()).find(same) {
+                self.model.join(same, node);
+            }
+        }
+        if let Some(why) = self.journal.unbootable(image, &self.options.harness) {
+            let why = why.to_owned();
+            self.hide_image(image, NodeState::Unbootable, &why);
+        }
+        self.refresh(image);
+    }
+
+    pub fn hide(&mut self, node: usize, state: NodeState, why: String) {
+        self.known[node].hidden = Some((state, why));
+        self.model.hide(node);
+        self.doubt(node);
+    }
+
+    /// Lowers the probability that something can be seen of the neighbours of a hidden node.
+    fn doubt(&mut self, node: usize) {
+        let nodes = self.graph.nodes();
+        let mut near = vec![node];
+        for probability in VISIBLE {
+            let is_next = |it: &usize| {
+                let is_child = nodes[*it].parents.iter().any(|p| near.contains(p));
+                is_child || near.iter().any(|&of| nodes[of].parents.contains(it))
+            };
+            let next: Vec<_> = (0..nodes.len()).filter(is_next).collect();
+            for &it in &next {
+                self.visible[it] = self.visible[it].min(probability);
+            }
+            near.extend(next);
+        }
+    }
+
+    /// Hides all nodes that are this kernel.
+    pub fn hide_image(&mut self, image: &str, state: NodeState, why: &str) {
+        for node in self.nodes_of(image) {
+            self.hide(node, state, why.to_owned());
+        }
+    }
+
+    pub fn nodes_of(&self, image: &str) -> Vec<usize> {
+        let of = |node: &usize| self.known[*node].image.as_deref() == Some(image);
+        (0..self.known.len()).filter(of).collect()
+    }
+
+    /// Returns the runs of a kernel in the setting that was chosen.
+    pub fn tally_of(&self, image: &str) -> Tally {
+        let key = (image.to_owned(), self.setting.clone());
+        self.tallies.get(&key).cloned().unwrap_or_default()
+    }
+
+    /// Returns the runs of a node in the setting that was chosen.
+    pub fn tally(&self, node: usize) -> Tally {
+        let image = self.known[node].image.as_ref();
+        image.map(|image| self.tally_of(image)).unwrap_or_default()
+    }
+
+    /// Tells the model what is known of a kernel. Its evidence belongs to one of its nodes.
+    pub fn refresh(&mut self, image: &str) {
+        let nodes = self.nodes_of(image);
+        let tally = self.tally_of(image);
+        let evidence = tally.evidence(self.sought.as_ref());
+        for (rank, &node) in nodes.iter().enumerate() {
+            let own = if rank == 0 {
+                evidence
+            } else {
+                Evidence::default()
+            };
+            self.model.replace(node, own);
+        }
+        let ends = [Graph::GOOD, self.graph.bad()];
+        let is_end = nodes.iter().any(|node| ends.contains(node));
+        if self.sought.is_some() && !is_end && tally.is_drowned(self.sought.as_ref()) {
+            let why = format!(
+                "{} of {} runs failed in another way or say nothing",
+                tally.others(self.sought.as_ref()),
+                tally.runs()
+            );
+            self.hide_image(image, NodeState::Drowned, &why);
+        }
+    }
+
+    /// Tells the model everything anew, for another setting or another failure.
+    pub fn refresh_all(&mut self) {
+        let images: Vec<_> = self.known.iter().filter_map(|k| k.image.clone()).collect();
+        for image in images {
+            self.refresh(&image);
+        }
+    }
+
+    /// Keeps a run. Returns the number of its line in the journal.
+    pub fn add(
+        &mut self,
+        image: &str,
+        setting: &Setting,
+        observation: Observation,
+    ) -> Result<usize, JournalError> {
+        let Observation {
+            seen,
+            seconds,
+            lines,
+        } = observation;
+        self.runs += 1;
+        self.seconds += seconds;
+        self.costs.ran(seconds);
+        let key = (image.to_owned(), setting.clone());
+        self.tallies.entry(key).or_default().add(&seen, seconds);
+        if let Seen::Failed(signature) = &seen {
+            let key = (image.to_owned(), signature.clone());
+            self.lines.entry(key).or_insert_with(|| lines.clone());
+        }
+        let line = self.journal.add_run(Ran {
+            image: image.into(),
+            harness: self.options.harness.clone(),
+            setting: setting.clone(),
+            seen,
+            seconds,
+            lines,
+        })?;
+        self.refresh(image);
+        Ok(line)
+    }
+
+    /// Replaces what was seen of a run.
+    pub fn revise(
+        &mut self,
+        image: &str,
+        setting: &Setting,
+        (line, before): (usize, &Seen),
+        seen: Seen,
+    ) -> Result<(), JournalError> {
+        let key = (image.to_owned(), setting.clone());
+        let tally = self.tallies.entry(key).or_default();
+        tally.remove(before);
+        tally.add(&seen, 0.0);
+        self.journal.revise(line, seen)?;
+        self.refresh(image);
+        Ok(())
+    }
+
+    /// Returns what one more run of a node costs; `here` is the node whose guest is running.
+    pub fn cost(&self, node: usize, here: Option<usize>) -> Option<Cost> {
+        let known = &self.known[node];
+        if known.hidden.is_some() {
+            return None;
+        }
+        let enter = self.costs.enter.get();
+        let once = match (&known.image, known.ready) {
+            _ if here == Some(node) => 0.0,
+            (_, true) => enter,
+            // It is in the cache, most likely.
+            (Some(_), false) => 2.0 * enter,
+            (None, false) => self.costs.build.get() + enter,
+        };
+        let run = self.costs.run.get();
+        // What may come to nothing is as dear as the tries that it takes.
+        let doubt = match self.tally(node).runs() {
+            0 => self.visible[node],
+            _ => 1.0,
+        };
+        Some(Cost {
+            once: once / doubt,
+            run: run / doubt,
+        })
+    }
+
+    /// Returns the node that is to be run next.
+    pub fn next(&self, here: Option<usize>) -> Option<usize> {
+        self.model.next(|node| self.cost(node, here))
+    }
+}

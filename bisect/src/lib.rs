@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The search for the first bad kernel, over whatever can be built and run.
+//!
+//! [`bisect`] asks a [`Subject`] for builds and runs, chooses the next one by the model of
+//! [`crucible_changepoint`], and keeps each observation in a [`Journal`]. The kernels of a
+//! repository are one subject; a simulation is another.
+
+mod board;
+mod graph;
+mod journal;
+mod report;
+mod search;
+mod signature;
+mod subject;
+
+pub use self::{
+    board::Tally,
+    graph::{Graph, Node},
+    journal::{Journal, JournalError},
+    report::{Answer, Check, NodeReport, NodeState, OtherFailure, Report, schema},
+    search::{Options, Progress, What, bisect},
+    signature::Signature,
+    subject::{Built, Observation, REVERTED, Seen, Setting, Stop, Subject, Visit},
+};

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What is bisected: something that builds and runs nodes.
+
+use std::fmt::{self, Display};
+
+use crucible_engine::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::signature::Signature;
+
+/// The number by which [`Subject::run`] is asked for the kernel of [`Subject::revert`].
+pub const REVERTED: usize = usize::MAX;
+
+/// How runs are made: some settings show a bug more often than others.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Setting(
+    /// The options of a run that are not the usual ones, as they are typed.
+    pub String,
+);
+
+impl Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.is_empty() {
+            true => f.write_str("as usual"),
+            false => f.write_str(&self.0),
+        }
+    }
+}
+
+/// What became of a build.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Built {
+    /// A kernel.
+    Image {
+        /// A hash of its content: equal kernels are one node.
+        image: String,
+        /// Duration in seconds; 0 if it was there.
+        seconds: f64,
+    },
+    /// The node does not build.
+    Unbuildable {
+        /// The last words of the build.
+        why: String,
+        /// Duration in seconds.
+        seconds: f64,
+    },
+}
+
+/// What was seen of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seen {
+    /// The restarted run equals the control.
+    Pass,
+    /// A failure of the kernel.
+    Failed(Signature),
+    /// The workload failed, or two undisturbed runs differ.
+    Unclear(String),
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observation {
+    /// What was seen.
+    pub seen: Seen,
+    /// Duration in seconds.
+    pub seconds: f64,
+    /// What a failure showed: a difference, a report.
+    pub lines: Vec<String>,
+}
+
+/// What is known once the guest of a row of runs has ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Visit {
+    /// Seconds that were not part of a run: the guest's start, the workload's build.
+    pub enter: f64,
+    /// Runs of which the guest has said more since: their number in this visit, from 0 on.
+    pub revised: Vec<(usize, Seen)>,
+    /// The reason, if the kernel does not boot.
+    pub unbootable: Option<String>,
+}
+
+/// The reason for which a search ends without an answer. It says nothing about any kernel.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("{why}")]
+pub struct Stop {
+    /// What ended it.
+    pub condition: Condition,
+    /// Reason in one line.
+    pub why: String,
+}
+
+impl Stop {
+    /// Creates one.
+    pub fn new(condition: Condition, why: impl Into<String>) -> Self {
+        Self {
+            condition,
+            why: why.into(),
+        }
+    }
+}
+
+/// Builds and runs nodes, which it knows by their number in the graph.
+pub trait Subject {
+    /// Returns a hash of all that the node is built from, if that is known before the build: equal
+    /// ones are one node, and what an earlier search has built is known.
+    ///
+    /// # Errors
+    /// The host is to blame.
+    fn inputs(&mut self, _node: usize) -> Result<Option<String>, Stop> {
+        Ok(None)
+    }
+
+    /// Builds a node.
+    ///
+    /// # Errors
+    /// The host is to blame, or the command was interrupted: nothing is known of the node.
+    fn build(&mut self, node: usize) -> Result<Built, Stop>;
+
+    /// Runs a node in this setting, again and again, as long as `see` returns true.
+    ///
+    /// # Errors
+    /// As of [`Self::build`]. What `see` was told stays.
+    fn run(
+        &mut self,
+        node: usize,
+        setting: &Setting,
+        see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Visit, Stop>;
+
+    /// Returns the settings in which a bug may show more often. The usual one is not among them.
+    fn settings(&self) -> Vec<Setting> {
+        Vec::new()
+    }
+
+    /// Builds the bad end without the change of this node, if it can be taken back.
+    ///
+    /// # Errors
+    /// As of [`Self::build`].
+    fn revert(&mut self, _node: usize) -> Result<Option<Built>, Stop> {
+        Ok(None)
+    }
+}
