@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use crucible_artefacts::Fingerprint;
 use crucible_engine::outcome::Outcome;
 use crucible_engine::record::{Record, SCHEMA, UnitRecord};
 use crucible_engine::results;
@@ -206,6 +207,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
                 (flavour.clone(), hash.to_owned())
             })
             .collect(),
+        harness: harness(&provenance),
         provenance: serde_json::to_string(&provenance)?,
     };
     let mut ear = Ear {
@@ -329,6 +331,20 @@ fn prepare(program: &Path, flavour: &str) -> Result<Value> {
         bail!("preparing the {flavour} kernel failed: {}", words.trim());
     }
     serde_json::from_slice(&output.stdout).context("`crucible provenance` prints no JSON")
+}
+
+/// Returns a hash of what the number of a guest's instructions depends on beside its kernel.
+fn harness(provenance: &BTreeMap<String, Value>) -> String {
+    let mut hash = Fingerprint::new("harness");
+    // They are the same for all flavours.
+    if let Some(parts) = provenance.values().next() {
+        for name in ["agent", "userland", "qemu"] {
+            hash = hash.add(name, parts[name].to_string());
+        }
+        let compiler = &parts["kernel"]["inputs"]["compiler"];
+        hash = hash.add("compiler", compiler.to_string());
+    }
+    hash.finish()
 }
 
 /// Judges what a shard has run: with the history if it is the whole night.

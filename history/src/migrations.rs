@@ -53,6 +53,7 @@ CREATE TABLE result (
     signature TEXT NOT NULL,
     why TEXT NOT NULL,
     kernel TEXT NOT NULL,
+    harness TEXT NOT NULL,
     directory TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX result_of_test ON result (name, variant, night);

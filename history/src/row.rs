@@ -99,6 +99,8 @@ pub struct ResultRow {
     pub why: String,
     /// Hash of the kernel's inputs.
     pub kernel: String,
+    /// Hash of what else the number of instructions depends on: machine, compiler, agent, userland.
+    pub harness: String,
     /// Directory of the run, relative to that of the results; empty if it was not kept.
     pub directory: String,
     /// What was measured.

@@ -400,7 +400,7 @@ impl Store {
     /// Fails if the file cannot be read.
     pub fn results(&self, night: Option<&str>) -> Result<Vec<ResultRow>, Error> {
         let query = "SELECT name, variant, night, attempt, time, ms, condition, verdict, blame,
-                     signature, why, kernel, directory, id FROM result
+                     signature, why, kernel, harness, directory, id FROM result
                      WHERE ?1 IS NULL OR night = ?1
                      ORDER BY night, name, variant, attempt, time, id";
         let mut named = self.rows(query, [night], |row| {
@@ -416,10 +416,11 @@ impl Store {
                 signature: row.get(9)?,
                 why: row.get(10)?,
                 kernel: row.get(11)?,
-                directory: row.get(12)?,
+                harness: row.get(12)?,
+                directory: row.get(13)?,
                 metrics: Vec::new(),
             };
-            Ok((row.get::<_, String>(13)?, result))
+            Ok((row.get::<_, String>(14)?, result))
         })?;
         let mut metrics = std::collections::HashMap::<String, Vec<Metric>>::new();
         let query = "SELECT result, name, value, unit FROM metric
@@ -472,7 +473,7 @@ fn insert(to: &Connection, result: &ResultRow) -> rusqlite::Result<()> {
     let ms = i64::try_from(result.ms).unwrap_or(i64::MAX);
     to.prepare_cached(
         "INSERT OR IGNORE INTO result VALUES
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
         id,
@@ -488,6 +489,7 @@ fn insert(to: &Connection, result: &ResultRow) -> rusqlite::Result<()> {
         result.signature,
         result.why,
         result.kernel,
+        result.harness,
         result.directory,
     ])?;
     for metric in &result.metrics {

@@ -41,6 +41,7 @@ fn result(night: &str, number: u32, attempt: u32) -> ResultRow {
         signature: if bad { "diverged: stdout" } else { "" }.into(),
         why: "w".into(),
         kernel: "k".into(),
+        harness: String::new(),
         directory: String::new(),
         metrics: vec![
             Metric {

@@ -88,6 +88,7 @@ mod tests {
             signature: String::new(),
             why: String::new(),
             kernel: String::new(),
+            harness: String::new(),
             directory: String::new(),
             metrics: Vec::new(),
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crucible_engine::Condition;
-use crucible_history::{Change, Error, Judgement, ResultRow, Store, judge};
+use crucible_history::{Change, Error, Judgement, ResultRow, Slower, Store, judge, slower};
 use serde::Serialize;
 
 /// What is known of a night.
@@ -26,6 +26,8 @@ pub struct NightReport {
     pub missing_shards: Vec<u32>,
     /// All tests, those with the most important changes first.
     pub tests: Vec<Judgement>,
+    /// Phases that take more guest instructions than in the nights before.
+    pub slower: Vec<Slower>,
 }
 
 impl NightReport {
@@ -59,6 +61,7 @@ impl NightReport {
             runs: runs.len(),
             missing_shards: missing.collect(),
             tests,
+            slower: slower(night, &results),
         };
         (report.condition, report.why) = report.decide(&runs);
         Ok(report)
@@ -191,6 +194,7 @@ mod tests {
                 signature: name.into(),
                 why: "why".into(),
                 kernel: String::new(),
+                harness: String::new(),
                 directory: if condition.exit_code() == 0 {
                     ""
                 } else {

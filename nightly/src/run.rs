@@ -77,6 +77,8 @@ pub struct Settings {
     pub suspects: BTreeSet<TestId>,
     /// Hashes of kernels by flavour.
     pub kernels: BTreeMap<String, String>,
+    /// Hash of what else the number of a guest's instructions depends on.
+    pub harness: String,
     /// Hashes and versions of everything that runs, as JSON.
     pub provenance: String,
 }
@@ -450,6 +452,7 @@ impl<'a> Night<'a> {
                         .get(flavour)
                         .cloned()
                         .unwrap_or_default(),
+                    harness: self.settings.harness.clone(),
                     directory: String::new(),
                     metrics: metrics.collect(),
                 };

@@ -100,6 +100,7 @@ impl Place {
             deadline: None,
             suspects: BTreeSet::new(),
             kernels: BTreeMap::from([("base".into(), "k1".into())]),
+            harness: "h1".into(),
             provenance: "{}".into(),
         }
     }

@@ -35,6 +35,16 @@ pub fn screen(report: &NightReport) -> String {
             section(&mut text, title, change, signature, &tests);
         }
     }
+    for slower in &report.slower {
+        let _ = writeln!(
+            text,
+            "  slower   {}: {} takes {:.1} % more instructions since {}",
+            slower.test,
+            slower.metric,
+            (slower.ratio() - 1.0) * 100.0,
+            slower.since
+        );
+    }
     let criu: Vec<_> = report
         .tests
         .iter()

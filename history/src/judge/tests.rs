@@ -39,6 +39,7 @@ fn row(number: usize, attempt: u32, failed: bool) -> ResultRow {
         signature: text("diverged at stdout", ""),
         why: String::new(),
         kernel: String::new(),
+        harness: String::new(),
         directory: text("20260101-vfork", ""),
         metrics: Vec::new(),
     }
