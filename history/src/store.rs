@@ -2,15 +2,19 @@
 //! A file of the history.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, Row, TransactionBehavior, params};
 
 use crate::migrations::MIGRATIONS;
 use crate::row::{Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
 
 /// Limit for the wait for another writer of the same file.
 const BUSY: Duration = Duration::from_secs(60);
+
+/// Time between two attempts to bring the tables up to date.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// Why a file of the history cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +84,10 @@ impl Store {
         connection
             .execute_batch("PRAGMA journal_mode = TRUNCATE; PRAGMA synchronous = FULL;")
             .map_err(failed)?;
-        MIGRATIONS
-            .to_latest(&mut connection)
-            .map_err(|source| Error::Version {
-                path: path.to_owned(),
-                source,
-            })?;
+        migrate(&mut connection).map_err(|source| Error::Version {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self {
             connection,
             path: path.to_owned(),
@@ -454,6 +456,29 @@ impl Store {
             statement.query_map(params, each)?.collect::<Result<_, _>>()
         };
         read().map_err(self.failed())
+    }
+}
+
+/// Brings the tables up to date. Another process may do the same at the same time: its transaction makes
+/// ours fail at once, since SQLite does not wait where that could be a deadlock.
+fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
+    let began = Instant::now();
+    loop {
+        let Err(error) = MIGRATIONS.to_latest(connection) else {
+            return Ok(());
+        };
+        let theirs = match &error {
+            rusqlite_migration::Error::RusqliteError { err, .. } => matches!(
+                err.sqlite_error_code(),
+                // The tables are there already: they were made since the version was read.
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::Unknown)
+            ),
+            _ => false,
+        };
+        if !theirs || began.elapsed() >= BUSY {
+            return Err(error);
+        }
+        thread::sleep(RETRY);
     }
 }
 

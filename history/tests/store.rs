@@ -331,3 +331,23 @@ fn killed_and_concurrent_writers_lose_nothing() {
         }
     }
 }
+
+/// Opens a file that is not there, in as many processes as can collide.
+#[test]
+fn a_file_is_made_by_several_at_the_same_time() {
+    for _ in 0..20 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("h.sqlite");
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let path = &path;
+                scope.spawn(move || {
+                    let mut store = Store::open(path).unwrap();
+                    store.add(&result(NIGHT, number, 1)).unwrap();
+                });
+            }
+        });
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.results(None).unwrap().len(), 8);
+    }
+}
