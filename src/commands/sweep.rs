@@ -123,16 +123,11 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
                    name them";
         return Err(Usage(why.into()).into());
     }
-    let event = args.event.name();
-    let cases: Vec<_> = args.case.iter().cloned().collect();
-    let mut what = [vec![scenario.name.clone()], cases, vec![event.clone()]].concat();
-    let point = args.point.iter().map(|point| point.replace(':', "-"));
-    what.extend(point);
-    what.extend(args.chain.then(|| "chain".to_owned()));
+    let what = args.what(&scenario.name);
     let break_switch = args.broken.name();
     let command = Command {
         name: "sweep",
-        what: &what.join("-"),
+        what: &what,
         args: &args.experiment,
         guest: &args.broken.guest(&args.guest),
         break_switch: break_switch.as_deref(),
@@ -140,12 +135,12 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         // A single point is not a sweep, and must not replace the journal of one.
         journal: args.point.is_none() || args.trials.is_some(),
     };
-    let kind = args.event.kind();
+    let (kind, kind_name) = (args.event.kind(), args.event.name());
     if args.chain {
         let chain = ChainExperiment {
             scenario,
             kind,
-            kind_name: event,
+            kind_name,
         };
         return experiment_run::run(&command, context, |_| Ok(chain), &screens::chain::screen);
     }
@@ -153,15 +148,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         let trials = TrialsExperiment::new(scenario, kind, point.clone(), count);
         return experiment_run::run(&command, context, |_| Ok(trials), &screens::trials::screen);
     }
-    let choice = match &args.point {
-        Some(point) => Choice::One(point.clone()),
-        None => Choice::Some {
-            every: args.every as usize,
-            offset: args.offset as usize,
-            limit: args.limit,
-        },
-    };
-    let sweep = SweepExperiment::new(scenario, kind, event, choice);
+    let sweep = SweepExperiment::new(scenario, kind, kind_name, args.choice());
     experiment_run::run(&command, context, |_| Ok(sweep), &screens::sweep::screen)
 }
 
@@ -186,6 +173,27 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 }
 
 impl SweepArgs {
+    /// What distinguishes its results and journal from those of other sweeps.
+    fn what(&self, scenario: &str) -> String {
+        let mut what = vec![scenario.to_owned()];
+        what.extend(self.case.clone());
+        what.push(self.event.name());
+        what.extend(self.point.iter().map(|point| point.replace(':', "-")));
+        what.extend(self.chain.then(|| "chain".to_owned()));
+        what.join("-")
+    }
+
+    fn choice(&self) -> Choice {
+        match &self.point {
+            Some(point) => Choice::One(point.clone()),
+            None => Choice::Some {
+                every: self.every as usize,
+                offset: self.offset as usize,
+                limit: self.limit,
+            },
+        }
+    }
+
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         CommandLine::new("sweep")
