@@ -26,7 +26,7 @@ use crate::plan::Plan;
 use crate::shard::ShardSpec;
 
 /// Time between two looks at a running job.
-const PERIOD: Duration = Duration::from_millis(200);
+pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 
 /// Number of runs of a unit that fails, the first included: they tell a flake from a break.
 const RUNS: u32 = 5;
@@ -53,7 +53,7 @@ pub enum Error {
     Busy,
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source }
 }
@@ -87,6 +87,12 @@ impl Settings {
     /// Directory of the night, with the files of its shards and the runs that failed.
     pub fn directory(&self) -> PathBuf {
         self.results.join("nights").join(&self.night)
+    }
+
+    /// Returns true when the budget is used up.
+    pub(crate) fn is_over(&self) -> bool {
+        let deadline = self.deadline;
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn file(&self) -> PathBuf {
@@ -248,8 +254,7 @@ impl<'a> Night<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let deadline = self.settings.deadline;
-        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.settings.is_over()
     }
 
     /// Says of the tests that have no result why that is so.
@@ -487,7 +492,7 @@ fn step(name: &str) -> &str {
 }
 
 /// Asks a run to end in order.
-fn end(child: &Child) {
+pub(crate) fn end(child: &Child) {
     // It may have ended meanwhile.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
