@@ -131,6 +131,8 @@ pub(crate) struct Board<'a> {
     pub tallies: HashMap<(String, Setting), Tally>,
     pub lines: HashMap<(String, Signature), Vec<String>>,
     pub setting: Setting,
+    /// Hash of all that runs in that setting beside the kernel.
+    harness: String,
     pub sought: Option<Signature>,
     /// Number of builds of this search.
     pub builds: u64,
@@ -209,46 +211,64 @@ pub(crate) fn kept<T>(result: Result<T, JournalError>) -> Result<T, Stop> {
 }
 
 impl<'a> Board<'a> {
-    pub fn new(graph: &'a Graph, options: &'a Options, journal: &'a mut Journal) -> Self {
+    /// Begins with all that the journal has of the settings that `harness` knows.
+    pub fn new(
+        graph: &'a Graph,
+        options: &'a Options,
+        journal: &'a mut Journal,
+        harness: &dyn Fn(&Setting) -> Option<String>,
+    ) -> Self {
         let parents: Vec<_> = graph.nodes().iter().map(|n| n.parents.clone()).collect();
         let mut model = ChangePoint::of_parents(&parents);
         model.exclude(Graph::GOOD);
-        let mut board = Self {
+        let mut costs = Costs::new(options);
+        let mut tallies: HashMap<_, Tally> = HashMap::new();
+        let mut lines = HashMap::new();
+        let mut known = HashMap::new();
+        for ran in journal.all_runs() {
+            let setting = &ran.setting;
+            let ours = known
+                .entry(setting.clone())
+                .or_insert_with(|| harness(setting));
+            if ours.as_ref() != Some(&ran.harness) {
+                continue;
+            }
+            let key = (ran.image.clone(), setting.clone());
+            tallies.entry(key).or_default().add(&ran.seen, ran.seconds);
+            costs.ran(ran.seconds);
+            if let Seen::Failed(signature) = &ran.seen {
+                let key = (ran.image.clone(), signature.clone());
+                lines.entry(key).or_insert_with(|| ran.lines.clone());
+            }
+        }
+        Self {
             known: vec![Known::default(); graph.nodes().len()],
             visible: vec![1.0; graph.nodes().len()],
-            tallies: HashMap::new(),
-            lines: HashMap::new(),
+            tallies,
+            lines,
             setting: Setting::default(),
+            harness: String::new(),
             sought: None,
             builds: 0,
             runs: 0,
             seconds: 0.0,
-            costs: Costs::new(options),
+            costs,
             graph,
             options,
             journal,
             model,
-        };
-        let mut tallies: HashMap<_, Tally> = HashMap::new();
-        let mut lines = HashMap::new();
-        let mut durations = Vec::new();
-        for ran in board.journal.all_runs() {
-            if ran.harness == options.harness {
-                let key = (ran.image.clone(), ran.setting.clone());
-                tallies.entry(key).or_default().add(&ran.seen, ran.seconds);
-                durations.push(ran.seconds);
-                if let Seen::Failed(signature) = &ran.seen {
-                    let key = (ran.image.clone(), signature.clone());
-                    lines.entry(key).or_insert_with(|| ran.lines.clone());
-                }
-            }
         }
-        board.tallies = tallies;
-        board.lines = lines;
-        for seconds in durations {
-            board.costs.ran(seconds);
-        }
-        board
+    }
+
+    /// Chooses the setting of the next runs.
+    pub fn set(&mut self, setting: Setting, harness: Option<String>) {
+        self.setting = setting;
+        self.harness = harness.unwrap_or_default();
+    }
+
+    /// Hash of all that runs beside the kernel.
+    pub fn harness(&self) -> &str {
+        &self.harness
     }
 
     /// Takes over what an earlier search has built of the same inputs.
@@ -277,7 +297,7 @@ impl<'a> Board<'a> {
                 self.model.join(same, node);
             }
         }
-        if let Some(why) = self.journal.unbootable(image, &self.options.harness) {
+        if let Some(why) = self.journal.unbootable(image, &self.harness) {
             let why = why.to_owned();
             self.hide_image(image, NodeState::Unbootable, &why);
         }
@@ -387,7 +407,7 @@ impl<'a> Board<'a> {
         }
         let line = self.journal.add_run(Ran {
             image: image.into(),
-            harness: self.options.harness.clone(),
+            harness: self.harness.clone(),
             setting: setting.clone(),
             seen,
             seconds,
