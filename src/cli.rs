@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
+    bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
     provenance, rerun, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
@@ -34,6 +34,8 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
+    /// Find the commit that broke a restart
+    Bisect(bisect::BisectArgs),
     /// Run again what failed or never ran in an earlier run
     Rerun(rerun::RerunArgs),
     /// List the scenarios
@@ -77,6 +79,7 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
+            Self::Bisect(args) => bisect::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),

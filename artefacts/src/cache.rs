@@ -34,7 +34,14 @@ const TAG: (&str, &str) = (
 );
 
 /// Everything else that crucible makes in a cache, besides the [`Cache::KINDS`].
-const OTHERS: [&str; 5] = ["sources", "stand-ins", "tmp", "locks", "kvm-probe.json"];
+const OTHERS: [&str; 6] = [
+    "sources",
+    "stand-ins",
+    "checkouts",
+    "tmp",
+    "locks",
+    "kvm-probe.json",
+];
 
 /// Directories that only this user may look into: memories of guests.
 const PRIVATE: [&str; 2] = ["warm", "tmp"];
@@ -285,7 +292,7 @@ impl Cache {
     }
 
     /// Creates a directory of the cache, and returns its path.
-    fn make(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
         let mode = if PRIVATE.contains(&name) {
             0o700

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a search knows: of each node, of each kernel, and of the model.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crucible_changepoint::{ChangePoint, Cost, Evidence};
 use crucible_engine::Condition;
@@ -138,6 +138,8 @@ pub(crate) struct Board<'a> {
     pub builds: u64,
     /// Number of runs of this search.
     pub runs: u64,
+    /// The same by kernel and setting.
+    fresh: HashMap<(String, Setting), u64>,
     pub seconds: f64,
     pub costs: Costs,
 }
@@ -251,6 +253,7 @@ impl<'a> Board<'a> {
             sought: None,
             builds: 0,
             runs: 0,
+            fresh: HashMap::new(),
             seconds: 0.0,
             costs,
             graph,
@@ -351,6 +354,17 @@ impl<'a> Board<'a> {
         image.map(|image| self.tally_of(image)).unwrap_or_default()
     }
 
+    /// Returns the number of runs of these nodes that earlier searches have made.
+    pub fn reused(&self) -> u64 {
+        let images: BTreeSet<_> = self.known.iter().filter_map(|k| k.image.clone()).collect();
+        let earlier = |image: String| {
+            let runs = self.tally_of(&image).runs();
+            let fresh = self.fresh.get(&(image, self.setting.clone()));
+            runs.saturating_sub(fresh.copied().unwrap_or_default())
+        };
+        images.into_iter().map(earlier).sum()
+    }
+
     /// Tells the model what is known of a kernel. Its evidence belongs to one of its nodes.
     pub fn refresh(&mut self, image: &str) {
         let nodes = self.nodes_of(image);
@@ -400,6 +414,7 @@ impl<'a> Board<'a> {
         self.seconds += seconds;
         self.costs.ran(seconds);
         let key = (image.to_owned(), setting.clone());
+        *self.fresh.entry(key.clone()).or_default() += 1;
         self.tallies.entry(key).or_default().add(&seen, seconds);
         if let Seen::Failed(signature) = &seen {
             let key = (image.to_owned(), signature.clone());

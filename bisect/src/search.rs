@@ -601,7 +601,6 @@ impl<S: Subject> Search<'_, '_, S> {
             .collect();
         checks.append(&mut self.checks);
         let board = &self.board;
-        let counted: u64 = nodes.iter().map(|node| node.runs).sum();
         Report {
             probability: match &answer {
                 Answer::BothEnds => posterior.none,
@@ -618,7 +617,7 @@ impl<S: Subject> Search<'_, '_, S> {
             hidden,
             builds: board.builds,
             runs: board.runs,
-            reused: counted.saturating_sub(board.runs),
+            reused: board.reused(),
             seconds: board.seconds,
             nodes,
         }

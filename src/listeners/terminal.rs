@@ -24,6 +24,8 @@ pub struct Terminal {
     units: Option<Units>,
     /// True if every unit and step is shown: for a run of few and long units.
     detailed: bool,
+    /// True if the units are runs of a bisection, which tells more of each.
+    bisects: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,7 @@ impl Terminal {
             step: None,
             units: None,
             detailed: false,
+            bisects: false,
         }
     }
 
@@ -201,7 +204,24 @@ impl Listener for Terminal {
         // With several guests, whose steps are told at the same time, only results are shown.
         let steps = self.detailed && event.guest == Some(1);
         match &event.body {
-            Body::RunStarted { command, .. } => self.detailed = command == "scenario",
+            Body::RunStarted { command, .. } => {
+                self.detailed = command == "scenario";
+                self.bisects = command == "bisect";
+            }
+            Body::Planned { .. } | Body::UnitFinished { .. } if self.bisects => {}
+            Body::Bisected {
+                text,
+                left,
+                likeliest,
+                per_mille,
+                ..
+            } => {
+                let likeliest = likeliest.as_ref().map_or_else(String::new, |node| {
+                    let node = node.get(..12).unwrap_or(node);
+                    format!("; {left} left, {node} with {} %", per_mille / 10)
+                });
+                self.note(&format!("{text}{likeliest}"));
+            }
             Body::PreparationStarted { name } => self.begin(name),
             Body::PreparationAdvanced { done, total } => self.advance(*done, *total),
             Body::PreparationFinished => self.end(),

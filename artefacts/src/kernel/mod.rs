@@ -268,6 +268,26 @@ pub fn custom(
     plan.build(cache, &source, progress)
 }
 
+/// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
+/// with this content, which git names. Fetches and builds nothing.
+///
+/// # Errors
+/// The series or the configuration cannot be read.
+pub fn planned(
+    sources: &Sources,
+    tree: Option<&str>,
+    flavour: Flavour,
+    custom: &Custom,
+) -> Result<String> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    let base = Base {
+        identity: tree.unwrap_or(&lock.sha256),
+        version: "",
+        carries: None,
+    };
+    Ok(Plan::new(sources, &base, flavour, custom)?.key)
+}
+
 /// Returns the directory of the pinned source, without our series. Fetches it if it is not cached.
 pub fn source(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     Ok(source::pinned(cache, sources, progress)?.directory)
