@@ -17,6 +17,7 @@ use crucible_bisect::{
     Built, Observation, REVERTED, Seen, Setting, Signature, Stop, Subject, Visit,
 };
 use crucible_engine::abort;
+use crucible_engine::expected;
 use crucible_engine::experiment::{self, Journal, RunsExperiment, Setup};
 use crucible_engine::results::Store;
 use crucible_engine::trial::Options;
@@ -139,6 +140,9 @@ impl<'a> Kernels<'a> {
                 .add("debian", crucible_artefacts::content_hash(&debian)?)
                 .add("machine", machine.clone())
                 .add("toml", fs::read(scenario.dir.join("scenario.toml"))?);
+            if let Some(text) = expected::text(scenario)? {
+                hash = hash.add("expected result", text);
+            }
             for source in scenario.sources()? {
                 hash = hash.add(&source.path, &source.content);
             }
@@ -333,6 +337,7 @@ impl<'a> Kernels<'a> {
             skip: None,
         };
         let began = Instant::now();
+        let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
         let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
         let (to_guest, from_us) = mpsc::channel::<bool>();
         // Runs that were seen: their number, and what was told of them.
@@ -351,8 +356,8 @@ impl<'a> Kernels<'a> {
                     let sent = to_us.send((run, outcome.clone(), seconds)).is_ok();
                     sent && from_us.recv().unwrap_or(false)
                 };
-                let mut runs = RunsExperiment::new(scenario, case, options, MOST, &mut report);
-                experiment::execute(&mut runs, setup, Journal::none())
+                let mut runs = RunsExperiment::new(scenario, case, options, MOST, &mut report)?;
+                Ok(experiment::execute(&mut runs, setup, Journal::none()))
             });
             for (run, outcome, took) in from_guest {
                 let seen = seen(&scenario.name, name, &outcome);
@@ -367,10 +372,10 @@ impl<'a> Kernels<'a> {
                     break;
                 }
             }
-            guest
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let report = guest.join();
+            report.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
+        let report = report.map_err(unread)?;
         store.remove_disks().map_err(files)?;
         if report.interrupted {
             return Err(Stop::new(Condition::Interrupted, "interrupted"));

@@ -11,6 +11,7 @@ use std::{
 use super::{Done, Experiment, Finding, Group, Identity, scenarios};
 use crate::{
     abort::Abort,
+    expected,
     outcome::Outcome,
     record::CaseRecord,
     scenario::Scenario,
@@ -28,25 +29,36 @@ pub struct RunsExperiment<'a> {
     case: usize,
     options: Options,
     most: u64,
+    /// The scenario's expected result, if it applies.
+    expected: Option<String>,
     see: Mutex<&'a mut See<'a>>,
 }
 
 impl<'a> RunsExperiment<'a> {
     /// Returns the experiment of at most `most` runs of a case.
+    ///
+    /// # Errors
+    /// The expected result cannot be read.
     pub fn new(
         scenario: &'a Scenario,
         case: usize,
         options: Options,
         most: u64,
         see: &'a mut See<'a>,
-    ) -> Self {
-        Self {
+    ) -> io::Result<Self> {
+        // It is that of the scenario's own event.
+        let expected = match options.at {
+            None => expected::text(scenario)?,
+            Some(_) => None,
+        };
+        Ok(Self {
             scenario,
             case,
             options,
             most,
+            expected,
             see: Mutex::new(see),
-        }
+        })
     }
 }
 
@@ -97,8 +109,16 @@ impl Experiment for RunsExperiment<'_> {
                 built = true;
             }
             let began = Instant::now();
-            let (outcome, record) = trial::case(session, self.scenario, case, &self.options);
+            let (mut outcome, record) = trial::case(session, self.scenario, case, &self.options);
             let seconds = began.elapsed().as_secs_f64();
+            // A kernel may break control and restarted run alike.
+            let expected = self.expected.as_ref().filter(|_| outcome.is_pass());
+            let parts = expected.zip(record.rendered.as_ref());
+            if let Some(check) =
+                parts.and_then(|(text, result)| expected::compare_case(text, case, result))
+            {
+                outcome = Outcome::diverged(&check);
+            }
             let mut known = outcome.clone();
             // A difference is in the record of its check.
             let failed = record.checks.iter().find(|check| !check.ok);
