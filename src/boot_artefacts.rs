@@ -146,6 +146,9 @@ pub struct KernelArgs {
     /// Build the kernel with this compiler instead of gcc, as make's CC takes it
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
+    /// True if symbols that Kconfig does not keep are no error; no option.
+    #[arg(skip)]
+    pub lenient: bool,
 }
 
 /// [`Flavour`], on the command line.
@@ -190,6 +193,7 @@ impl KernelArgs {
             config: self.config.clone(),
             // Make runs in another directory.
             cc: self.cc.as_deref().map(absolute),
+            lenient: self.lenient,
         };
         match custom.problem() {
             Some(problem) => Err(exit::Usage(problem).into()),

@@ -157,4 +157,13 @@ fn a_range_that_is_none_is_a_usage_error() {
     assert!(why(&page, &side, &[]).contains("is not an ancestor"));
     assert!(why(&base, &side, &["--kernel-src", source]).contains("--src"));
     assert!(why(&base, "nothing", &[]).contains("has no commit nothing"));
+    for (axis, lacks) in [
+        ("commits", "--good"),
+        ("config", "--config"),
+        ("event", "--at"),
+    ] {
+        let ended = cli::run(&["bisect", "hello", "--axis", axis]);
+        assert_eq!(ended.status.code(), Some(128), "{ended:?}");
+        assert!(ended.stderr.contains(lacks), "{ended:?}");
+    }
 }

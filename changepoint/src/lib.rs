@@ -226,13 +226,18 @@ impl ChangePoint {
         self.evidence[node]
     }
 
-    /// Returns all runs before and after the change, if `first` is the first node after it.
-    fn split(&self, first: Option<usize>) -> (Evidence, Evidence) {
+    /// Returns the nodes that were run and count.
+    fn observed(&self) -> Vec<usize> {
+        let counts = |node: &usize| self.evidence[*node].runs > 0 && !self.blind[*node];
+        (0..self.len()).filter(counts).collect()
+    }
+
+    /// Returns all runs of the observed nodes before and after the change, if `first` is the first
+    /// node after it.
+    fn split(&self, observed: &[usize], first: Option<usize>) -> (Evidence, Evidence) {
         let (mut before, mut after) = (Evidence::default(), Evidence::default());
-        for (node, seen) in self.evidence.iter().enumerate() {
-            if seen.runs == 0 || self.blind[node] {
-                continue;
-            }
+        for &node in observed {
+            let seen = &self.evidence[node];
             match first.is_some_and(|first| self.shows[first].contains(node)) {
                 true => after += *seen,
                 false => before += *seen,
@@ -243,10 +248,11 @@ impl ChangePoint {
 
     /// Returns how probable the hypotheses are.
     pub fn posterior(&self) -> Posterior {
+        let observed = self.observed();
         let likelihood = |weight: f64, first| match weight > 0.0 {
             false => f64::NEG_INFINITY,
             true => {
-                let (before, after) = self.split(first);
+                let (before, after) = self.split(&observed, first);
                 let both = self.before.log_likelihood(before) + self.after.log_likelihood(after);
                 weight.ln() + both
             }
@@ -267,13 +273,14 @@ impl ChangePoint {
     /// Returns the rates before and after the change, as expected from all hypotheses together.
     pub fn rates(&self) -> (f64, f64) {
         let posterior = self.posterior();
+        let observed = self.observed();
         let (mut before, mut after) = (0.0, 0.0);
         let all = posterior.nodes.iter().copied().enumerate();
         for (first, mass) in all
             .map(|(node, mass)| (Some(node), mass))
             .chain([(None, posterior.none)])
         {
-            let (old, new) = self.split(first);
+            let (old, new) = self.split(&observed, first);
             before += mass * self.before.mean(old);
             // Where nothing changed, the later nodes fail like the earlier ones.
             after += mass * first.map_or(self.before.mean(old), |_| self.after.mean(new));
@@ -305,6 +312,7 @@ impl ChangePoint {
     pub fn bits(&self) -> Vec<f64> {
         // All sums of -x log x that a run of a node can lead to, by hypothesis and by side.
         let posterior = self.posterior();
+        let observed = self.observed();
         let mut terms = Vec::with_capacity(self.len());
         let term = |mass: f64, rate: f64| Term::new(mass * rate, mass * (1.0 - rate));
         for (first, &mass) in posterior.nodes.iter().enumerate() {
@@ -312,11 +320,11 @@ impl ChangePoint {
                 terms.push((Term::default(), Term::default()));
                 continue;
             }
-            let (old, new) = self.split(Some(first));
+            let (old, new) = self.split(&observed, Some(first));
             let (old, new) = (self.before.mean(old), self.after.mean(new));
             terms.push((term(mass, old), term(mass, new)));
         }
-        let (old, _) = self.split(None);
+        let (old, _) = self.split(&observed, None);
         let none = term(posterior.none, self.before.mean(old));
         let now = posterior.entropy();
         (0..self.len())

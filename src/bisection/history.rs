@@ -2,30 +2,36 @@
 //! The commits between a good and a bad one.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 use crucible_bisect::{Graph, Node};
+use crucible_engine::EventSpec;
 
 use crate::exit::Usage;
 
 /// The directory of our change to the kernel, in a checkout of this repository.
 pub const OURS: &str = "guest-kernel";
 
-/// What a repository contains.
+/// What differs between the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// This repository: only `guest-kernel` differs between the kernels.
+    /// Commits of this repository: only `guest-kernel` differs between the kernels.
     Ours,
-    /// A kernel tree.
+    /// Commits of a kernel tree.
     Tree,
+    /// Lines of a configuration fragment, each with all before it.
+    Config,
+    /// Events at which one kernel is stopped.
+    Event,
 }
 
-/// The commits between a good and a bad one.
+/// The nodes between a good and a bad one: commits, most of the time.
 #[derive(Debug)]
 pub struct History {
-    /// The top of the repository.
+    /// The top of the repository; a directory for git where nothing differs in it.
     pub repository: PathBuf,
     /// The path of the tree in it, with a slash at its end; empty for the top.
     pub prefix: String,
@@ -33,11 +39,57 @@ pub struct History {
     pub kind: Kind,
     /// The commits and their parents.
     pub graph: Graph,
-    /// The hash of each node's commit.
+    /// The hash of each node's commit, its line of the configuration, or its event.
     pub commits: Vec<String>,
 }
 
 impl History {
+    /// Returns the nodes of a configuration fragment: ours, and one more line of it at each node.
+    ///
+    /// # Errors
+    /// A usage error: it cannot be read or has no lines.
+    pub fn of_config(repository: &Path, fragment: &Path) -> Result<Self> {
+        let shown = fragment.display();
+        let text = fs::read_to_string(fragment)
+            .map_err(|error| Usage(format!("cannot read {shown}: {error}")))?;
+        let is_symbol = |line: &&str| line.starts_with("CONFIG_") || line.starts_with("# CONFIG_");
+        let lines = text.lines().map(str::trim).filter(is_symbol);
+        let mut all = vec!["our configuration".to_owned()];
+        all.extend(lines.map(str::to_owned));
+        Self::row(repository, Kind::Config, all)
+            .ok_or_else(|| Usage(format!("{shown} sets no symbol")).into())
+    }
+
+    /// Returns the nodes of the first events of a kind, up to this one.
+    ///
+    /// # Errors
+    /// A usage error: it has no count, or is the first.
+    pub fn of_events(repository: &Path, last: &EventSpec) -> Result<Self> {
+        let text = last.to_string();
+        let (kind, count) = text.rsplit_once(':').unwrap_or((&text, ""));
+        let events = match count.parse::<u32>() {
+            Ok(count) => (1..=count).map(|nth| format!("{kind}:{nth}")).collect(),
+            Err(_) => Vec::new(),
+        };
+        Self::row(repository, Kind::Event, events).ok_or_else(|| {
+            Usage(format!(
+                "{text} is no event with a count above 1, such as vfork:8"
+            ))
+            .into()
+        })
+    }
+
+    fn row(repository: &Path, kind: Kind, names: Vec<String>) -> Option<Self> {
+        let nodes = names.iter().map(|name| (name.clone(), String::new()));
+        Some(Self {
+            repository: repository.to_owned(),
+            prefix: String::new(),
+            kind,
+            graph: Graph::linear(nodes)?,
+            commits: names,
+        })
+    }
+
     /// Reads the commits that `bad` has and `good` has not. Of this repository, only those that
     /// touch our change to the kernel.
     ///
@@ -85,7 +137,7 @@ impl History {
         }
         let path = match kind {
             Kind::Ours => format!("{prefix}{OURS}"),
-            Kind::Tree => match prefix.trim_end_matches('/') {
+            Kind::Tree | Kind::Config | Kind::Event => match prefix.trim_end_matches('/') {
                 "" => ".".into(),
                 prefix => prefix.to_owned(),
             },
@@ -108,6 +160,17 @@ impl History {
             graph,
             commits,
         })
+    }
+
+    /// Returns git's names for the content of all nodes' trees.
+    pub fn trees(&self) -> HashMap<String, String> {
+        let range = format!("{}..{}", self.commits[0], self.commits[self.graph.bad()]);
+        let arguments = ["log", "--format=%H %T", &range];
+        // Of a part of a repository, each is asked for.
+        let all = ask(&self.repository, &arguments).filter(|_| self.prefix.is_empty());
+        let all = all.unwrap_or_default();
+        let pairs = all.lines().filter_map(|line| line.split_once(' '));
+        pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     }
 
     /// Returns git's name for the content of a node's tree.
@@ -197,6 +260,24 @@ mod tests {
         assert_eq!(merges, [false, false, false, true]);
         assert_eq!(graph.nodes()[2].title, "two");
         assert!(super::graph("a", "zero", "").is_none());
+    }
+
+    #[test]
+    fn lines_and_events_are_nodes_in_a_row() {
+        let here = Path::new("/");
+        let events = History::of_events(here, &"vfork:3".parse().unwrap()).unwrap();
+        assert_eq!(events.commits, ["vfork:1", "vfork:2", "vfork:3"]);
+        assert!(History::of_events(here, &"vfork:1".parse().unwrap()).is_err());
+        assert!(History::of_events(here, &"time:250ms".parse().unwrap()).is_err());
+        let fragment = tempfile::NamedTempFile::new().unwrap();
+        fs::write(
+            fragment.path(),
+            "# text\nCONFIG_A=y\n# CONFIG_B is not set\n",
+        )
+        .unwrap();
+        let config = History::of_config(here, fragment.path()).unwrap();
+        assert_eq!(config.commits[1..], ["CONFIG_A=y", "# CONFIG_B is not set"]);
+        assert_eq!(config.graph.nodes()[2].parents, [1]);
     }
 
     #[test]

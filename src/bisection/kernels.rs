@@ -63,6 +63,8 @@ pub struct Kernels<'a> {
     reverted: Option<usize>,
     /// Number of guests so far.
     visits: u32,
+    /// Git's names for the trees of the commits, and a hash of how they are built.
+    trees: Option<(HashMap<String, String>, String)>,
 }
 
 /// A kernel that cannot be made, or a reason to stop.
@@ -93,7 +95,7 @@ impl<'a> Kernels<'a> {
         let sources = context.sources()?;
         let cache = context.cache()?;
         let checkout = match history.kind {
-            Kind::Ours => None,
+            Kind::Ours | Kind::Config | Kind::Event => None,
             Kind::Tree => Some(Checkout::open(
                 &cache,
                 &history.repository,
@@ -106,6 +108,7 @@ impl<'a> Kernels<'a> {
             current: None,
             reverted: None,
             visits: 0,
+            trees: None,
             context,
             guest,
             history,
@@ -249,6 +252,16 @@ impl<'a> Kernels<'a> {
         let mut guest = self.guest.clone();
         guest.machine.vcpus = vcpus;
         let bad = self.history.graph.bad();
+        let prepare =
+            |guest: &GuestArgs, sources| BootArtefacts::prepare_from(self.context, guest, sources);
+        match self.history.kind {
+            Kind::Config => {
+                guest.kernel.config = self.fragment(node)?;
+                return prepare(&guest, &self.sources);
+            }
+            Kind::Event => return prepare(&guest, &self.sources),
+            Kind::Ours | Kind::Tree => {}
+        }
         let Some(checkout) = &self.checkout else {
             let ours = match (node, self.reverted) {
                 (REVERTED, Some(change)) => self
@@ -257,7 +270,7 @@ impl<'a> Kernels<'a> {
                 _ => self.unpacked(node)?,
             };
             let sources = self.sources.with_guest_kernel(&ours)?;
-            return BootArtefacts::prepare_from(self.context, &guest, &sources);
+            return prepare(&guest, &sources);
         };
         let commits = &self.history.commits;
         let tree = match (node, self.reverted) {
@@ -267,7 +280,26 @@ impl<'a> Kernels<'a> {
             _ => checkout.at(&commits[node])?,
         };
         guest.kernel.kernel_src = Some(tree.join(&self.history.prefix));
-        BootArtefacts::prepare_from(self.context, &guest, &self.sources)
+        // Our configuration may name symbols that come later in the history.
+        guest.kernel.lenient = true;
+        prepare(&guest, &self.sources)
+    }
+
+    /// Writes the configuration fragment of a node: the lines up to its own. The reverted one has
+    /// all but one.
+    fn fragment(&self, node: usize) -> Result<Option<PathBuf>> {
+        let lines = self.history.commits.iter().enumerate().skip(1);
+        let is_in = |(number, _): &(usize, &String)| match node {
+            REVERTED => self.reverted != Some(*number),
+            node => *number <= node,
+        };
+        let lines: Vec<_> = lines.filter(is_in).map(|(_, line)| line.as_str()).collect();
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let path = self.work.path().join("fragment.config");
+        fs::write(&path, lines.join("\n") + "\n").context("cannot write a fragment")?;
+        Ok(Some(path))
     }
 
     fn scenario(&self, setting: &Setting) -> Option<(&'a Scenario, usize)> {
@@ -307,8 +339,8 @@ impl<'a> Kernels<'a> {
             .ok_or_else(|| Stop::new(Condition::RequestFailed, format!("no case {setting}")))?;
         self.visits += 1;
         let what = match self.history.commits.get(node) {
-            Some(commit) => &commit[..12.min(commit.len())],
-            None => "reverted",
+            Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
+            None => "reverted".into(),
         };
         let step = format!("steps/{:03}-{what}", self.visits);
         let files = |error| {
@@ -319,7 +351,12 @@ impl<'a> Kernels<'a> {
         };
         let store = &self.store.part(&step).map_err(files)?;
         let context = self.context;
+        let at = match self.history.kind {
+            Kind::Event => self.history.commits[node].parse().ok(),
+            _ => self.options.at.clone(),
+        };
         let options = Options {
+            at,
             vcpus,
             ..self.options.clone()
         };
@@ -432,10 +469,28 @@ impl Subject for Kernels<'_> {
                 .map_err(|error| stop(&error))
                 .map(|ours| self.sources.with_guest_kernel(&ours).ok())?
                 .map(|sources| kernel::planned(&sources, None, flavour, &custom)),
-            Kind::Tree => self.history.tree(node).map(|tree| {
-                let tree = format!("git {tree}");
-                kernel::planned(&self.sources, Some(&tree), flavour, &custom)
-            }),
+            Kind::Config => {
+                let mut guest = self.guest.clone();
+                guest.kernel.config = self.fragment(node).map_err(|error| stop(&error))?;
+                let custom = guest.kernel.custom().map_err(|error| stop(&error))?;
+                Some(kernel::planned(&self.sources, None, flavour, &custom))
+            }
+            // One kernel, which is not one node.
+            Kind::Event => None,
+            Kind::Tree => {
+                if self.trees.is_none() {
+                    let all = self.history.trees();
+                    let recipe = kernel::planned(&self.sources, Some(""), flavour, &custom);
+                    self.trees = Some((all, recipe.map_err(|error| stop(&error.into()))?));
+                }
+                let (all, recipe) = self.trees.as_ref().map(|(a, r)| (a, r.as_str())).unzip();
+                let known = all.and_then(|all| all.get(&self.history.commits[node]).cloned());
+                let tree = known.or_else(|| self.history.tree(node));
+                tree.map(|tree| {
+                    let recipe = recipe.unwrap_or_default();
+                    Ok(Fingerprint::new(recipe).add("git", tree).finish())
+                })
+            }
         };
         // A commit without a sound series is found to be one when it is built.
         Ok(planned.and_then(Result::ok))
@@ -449,6 +504,10 @@ impl Subject for Kernels<'_> {
                 let path = images.kernel.image.clone();
                 let hash = images.content_hash(&path).map_err(|error| stop(&error))?;
                 let made = path.metadata().and_then(|it| it.modified());
+                let hash = match self.history.kind {
+                    Kind::Event => format!("{hash} at {}", self.history.commits[node]),
+                    _ => hash,
+                };
                 Ok((hash, made.is_ok_and(|made| made >= now)))
             }
             Err(Failure::Stop(stop)) => return Err(stop),
@@ -519,10 +578,13 @@ impl Subject for Kernels<'_> {
 
     fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {
         // What a merge brings cannot be taken back by one patch.
-        if self.history.graph.nodes()[node].merge {
+        let merge = self.history.graph.nodes()[node].merge;
+        if merge || self.history.kind == Kind::Event {
             return Ok(None);
         }
         self.reverted = Some(node);
+        // That may be the kernel without another change.
+        self.current = None;
         match self.build(REVERTED)? {
             Built::Unbuildable { .. } => Ok(None),
             built @ Built::Image { .. } => Ok(Some(built)),

@@ -15,7 +15,7 @@ use crucible_bisect::{
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA, Stream};
 use crucible_engine::trial;
-use crucible_engine::{Condition, Outcome, Scenario};
+use crucible_engine::{Condition, EventSpec, Outcome, Scenario};
 use serde::Serialize;
 
 use crate::boot_artefacts::GuestArgs;
@@ -29,14 +29,27 @@ use kernels::Kernels;
 /// Version of the record.
 const SCHEMA: u32 = 1;
 
+/// What is searched.
+pub enum Range {
+    /// Commits.
+    Commits {
+        /// The repository.
+        source: PathBuf,
+        /// The good end.
+        good: String,
+        /// The bad end.
+        bad: String,
+    },
+    /// Lines of a configuration fragment.
+    Config(PathBuf),
+    /// Events up to this one.
+    Events(EventSpec),
+}
+
 /// What is asked.
 pub struct Question {
-    /// The repository.
-    pub source: PathBuf,
-    /// The good end.
-    pub good: String,
-    /// The bad end.
-    pub bad: String,
+    /// What is searched.
+    pub range: Range,
     /// The scenarios.
     pub scenarios: Vec<Scenario>,
     /// How each case is run.
@@ -83,7 +96,11 @@ pub struct Record {
 
 /// Searches, and reports. Returns the exit code: 0 if one commit is named.
 pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
-    let history = History::read(&question.source, &question.good, &question.bad)?;
+    let history = match &question.range {
+        Range::Commits { source, good, bad } => History::read(source, good, bad)?,
+        Range::Config(fragment) => History::of_config(context.sources()?.root(), fragment)?,
+        Range::Events(last) => History::of_events(context.sources()?.root(), last)?,
+    };
     let results = context.results()?;
     let failed = || format!("cannot write to {}", results.display());
     let store = Store::begin(&results, "bisect").with_context(failed)?;
@@ -106,8 +123,9 @@ pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
     }
     stream.tell(Body::Note {
         text: format!(
-            "{} commits after {} up to {}, {} runs in the journal",
+            "{} {} after {} up to {}, {} runs in the journal",
             history.commits.len() - 1,
+            what(history.kind),
             short(&history.commits[Graph::GOOD]),
             short(&history.commits[history.graph.bad()]),
             journal.runs()
@@ -186,9 +204,21 @@ fn journal(results: &Path) -> Result<Journal> {
     })
 }
 
-/// Returns the first digits of a commit's hash.
-pub fn short(commit: &str) -> &str {
-    commit.get(..12).unwrap_or(commit)
+fn what(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Ours | Kind::Tree => "commits",
+        Kind::Config => "lines",
+        Kind::Event => "events",
+    }
+}
+
+/// Returns the first digits of a commit's hash; any other name as it is.
+pub fn short(name: &str) -> &str {
+    let is_hash = name.len() >= 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match is_hash {
+        true => &name[..12],
+        false => name,
+    }
 }
 
 /// Tells a step as an event.
@@ -243,6 +273,9 @@ fn told(stream: &Stream, history: &History, progress: Progress) {
 /// Returns lines for the message of the commit that mends it, if one commit is to blame.
 fn trailers(history: &History, named: &[usize]) -> Vec<String> {
     let [node] = *named else { return Vec::new() };
+    if !matches!(history.kind, Kind::Ours | Kind::Tree) {
+        return Vec::new();
+    }
     let ask = |arguments: &[&str]| history::ask(&history.repository, arguments);
     let commit = &history.commits[node];
     let fixes = ask(&[
@@ -271,14 +304,15 @@ fn rerun(question: &Question, history: &History, report: Option<&Report>) -> Str
         .filter(|name| !name.is_empty())
         .or_else(|| question.scenarios.first().map(|it| it.name.as_str()))
         .unwrap_or_default();
-    let checkout = match history.kind {
-        Kind::Ours => format!("git checkout {commit} -- {}guest-kernel", history.prefix),
-        Kind::Tree => format!("git checkout {commit}"),
-    };
-    let source = match history.kind {
-        Kind::Ours => "",
-        Kind::Tree => " --kernel-src .",
-    };
     let command = format!("{} {scenario} {options}", question.scenario);
-    format!("{checkout} && {}{source}", command.trim_end())
+    let command = command.trim_end();
+    match (history.kind, &question.range) {
+        (Kind::Ours, _) => {
+            let prefix = &history.prefix;
+            format!("git checkout {commit} -- {prefix}guest-kernel && {command}")
+        }
+        (Kind::Event, _) => format!("{command} --at {commit}"),
+        (_, Range::Config(fragment)) => format!("{command} --config {}", fragment.display()),
+        _ => format!("git checkout {commit} && {command} --kernel-src ."),
+    }
 }

@@ -5,17 +5,26 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use crucible_bisect::Options;
 use crucible_engine::EventSpec;
 use crucible_engine::trial;
 
-use crate::bisection::{self, Question};
+use crate::bisection::{self, Question, Range};
 use crate::boot_artefacts::GuestArgs;
 use crate::command_line::CommandLine;
 use crate::commands::scenario;
 use crate::context::Context;
 use crate::exit::Usage;
+
+/// Probability of an answer, if none is asked for.
+const CONFIDENCE: f64 = 0.99;
+
+/// Seconds to look for another setting, if none are given.
+const AMPLIFY: u32 = 120;
+
+/// Number of runs after which a search ends, if none is given.
+const RUNS: u64 = 2000;
 
 /// The options of `crucible bisect`.
 #[derive(Debug, Args)]
@@ -25,7 +34,7 @@ pub struct BisectArgs {
     names: Vec<String>,
     /// A commit that does not fail
     #[arg(long, help_heading = "Commits", value_name = "REV")]
-    good: String,
+    good: Option<String>,
     /// A commit that fails
     #[arg(
         long,
@@ -34,6 +43,16 @@ pub struct BisectArgs {
         default_value = "HEAD"
     )]
     bad: String,
+    /// What differs: commits; the lines of the fragment of --config, of which the kernel has more and
+    /// more; or the events up to that of --at
+    #[arg(
+        long,
+        help_heading = "Commits",
+        value_enum,
+        default_value_t,
+        value_name = "AXIS"
+    )]
+    axis: Axis,
     /// Repository with the commits: a kernel tree, with or without checkpoint/restart, or a checkout
     /// of crucible; this checkout otherwise
     #[arg(long, help_heading = "Commits", value_name = "DIR")]
@@ -49,18 +68,18 @@ pub struct BisectArgs {
     #[arg(long, help_heading = "Search", value_name = "TEXT")]
     signature: Option<String>,
     /// Go on until the answer has this probability
-    #[arg(long, help_heading = "Search", value_name = "P", default_value_t = 0.99, value_parser = confidence)]
+    #[arg(long, help_heading = "Search", value_name = "P", default_value_t = CONFIDENCE, value_parser = confidence)]
     confidence: f64,
     /// Look for a setting in which the failure is more frequent for so long; 0 for not at all
     #[arg(
         long,
         help_heading = "Search",
         value_name = "SECONDS",
-        default_value_t = 120
+        default_value_t = AMPLIFY
     )]
     amplify: u32,
     /// Give up after so many runs
-    #[arg(long, help_heading = "Search", value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help_heading = "Search", value_name = "N", default_value_t = RUNS, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Print the record as one JSON object
     #[arg(long, help_heading = "Output")]
@@ -72,6 +91,15 @@ pub struct BisectArgs {
     guest: GuestArgs,
 }
 
+/// What differs between the kernels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Axis {
+    #[default]
+    Commits,
+    Config,
+    Event,
+}
+
 /// Bisects, and reports the first bad commit.
 pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
     let kernel = &args.guest.kernel;
@@ -79,17 +107,12 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
         let why = "`bisect` builds the kernels of its range: name the tree with --src";
         return Err(Usage(why.into()).into());
     }
+    let (range, guest) = args.range(context)?;
     let question = Question {
-        source: match &args.src {
-            Some(source) => source.clone(),
-            None => context.sources()?.root().to_owned(),
-        },
-        good: args.good.clone(),
-        bad: args.bad.clone(),
         scenarios: scenario::load(&args.names, false, &context.root()?).map_err(Usage)?,
         trial: trial::Options {
             repeat: 1,
-            at: args.at.clone(),
+            at: args.at.clone().filter(|_| args.axis != Axis::Event),
             timeout: args.timeout,
             ..trial::Options::default()
         },
@@ -100,7 +123,8 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
             runs: args.runs,
             ..Options::default()
         },
-        guest: args.guest.clone(),
+        range,
+        guest,
         json: args.json,
         keep: args.keep,
         reproduce: args.reproduce(),
@@ -110,18 +134,64 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
 }
 
 impl BisectArgs {
+    /// Returns what is searched, and the guest without it.
+    fn range(&self, context: &Context) -> Result<(Range, GuestArgs)> {
+        let mut guest = self.guest.clone();
+        let usage = |why: &str| Usage(why.into());
+        let range = match self.axis {
+            Axis::Commits => Range::Commits {
+                source: match &self.src {
+                    Some(source) => source.clone(),
+                    None => context.sources()?.root().to_owned(),
+                },
+                good: match &self.good {
+                    Some(good) => good.clone(),
+                    None => {
+                        return Err(usage("--good REV names a commit that does not fail").into());
+                    }
+                },
+                bad: self.bad.clone(),
+            },
+            Axis::Config => {
+                let fragment = guest.kernel.config.take();
+                Range::Config(fragment.ok_or_else(|| usage("--axis config needs --config"))?)
+            }
+            Axis::Event => {
+                let last = self.at.clone();
+                Range::Events(last.ok_or_else(|| usage("--axis event needs --at"))?)
+            }
+        };
+        Ok((range, guest))
+    }
+
     /// The command that searches again.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("bisect");
         for name in &self.names {
             line = line.word(name);
         }
-        line.option("--good", Some(&self.good))
-            .option("--bad", Some(&self.bad))
+        let axis = match self.axis {
+            Axis::Commits => None,
+            Axis::Config => Some("config"),
+            Axis::Event => Some("event"),
+        };
+        let bad = Some(&self.bad).filter(|_| axis.is_none());
+        line.option("--axis", axis)
+            .option("--good", self.good.as_ref())
+            .option("--bad", bad)
             .option("--src", self.src.as_ref().map(|path| path.display()))
             .option("--at", self.at.as_ref())
             .option("--timeout", self.timeout)
             .option("--signature", self.signature.as_ref())
+            .option(
+                "--confidence",
+                (self.confidence != CONFIDENCE).then_some(self.confidence),
+            )
+            .option(
+                "--amplify",
+                (self.amplify != AMPLIFY).then_some(self.amplify),
+            )
+            .option("--runs", (self.runs != RUNS).then_some(self.runs))
             .guest(&self.guest)
             .text()
     }
@@ -147,16 +217,19 @@ mod tests {
     }
 
     #[test]
-    fn a_good_commit_and_a_probability_are_needed() {
+    fn the_command_that_searches_again_has_the_options_that_matter() {
         let parse = |words: &[&str]| {
             let words = std::iter::once(&"bisect").chain(words);
             Cli::try_parse_from(words).map(|cli| cli.args)
         };
-        assert!(parse(&["hello"]).is_err());
         let args = parse(&["hello", "--good", "v1"]).unwrap();
         assert_eq!((args.bad.as_str(), args.confidence), ("HEAD", 0.99));
         let line = "cargo run -q -- bisect hello --good v1 --bad HEAD";
         assert_eq!(args.reproduce(), line);
+        let event = parse(&["hello", "--axis", "event", "--at", "vfork:8"]).unwrap();
+        assert!(event.reproduce().ends_with("--axis event --at vfork:8"));
+        let sure = parse(&["hello", "--good", "v1", "--confidence", "0.9999"]).unwrap();
+        assert!(sure.reproduce().ends_with("--confidence 0.9999"));
         for wrong in ["1", "0.3", "x", "NaN"] {
             assert!(parse(&["hello", "--good", "v1", "--confidence", wrong]).is_err());
         }

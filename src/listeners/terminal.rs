@@ -9,6 +9,7 @@ use crucible_engine::outcome::Outcome;
 use crucible_engine::stream::{Body, Event, Listener};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bisection::short;
 use crate::stdout::message;
 
 /// Time between two lines of a step, if standard error is not a terminal.
@@ -217,7 +218,7 @@ impl Listener for Terminal {
                 ..
             } => {
                 let likeliest = likeliest.as_ref().map_or_else(String::new, |node| {
-                    let node = node.get(..12).unwrap_or(node);
+                    let node = short(node);
                     format!("; {left} left, {node} with {} %", per_mille / 10)
                 });
                 self.note(&format!("{text}{likeliest}"));

@@ -12,10 +12,17 @@ use crate::bisection::{Record, short};
 pub fn answer(report: &Report) -> String {
     let name = |node: usize| {
         let node = &report.nodes[node];
-        format!("{} (\"{}\")", short(&node.name), node.title)
+        match node.title.is_empty() {
+            true => format!("`{}`", node.name),
+            false => format!("{} (\"{}\")", short(&node.name), node.title),
+        }
+    };
+    let what = match report.nodes.iter().all(|node| node.title.is_empty()) {
+        true => "one",
+        false => "commit",
     };
     match &report.answer {
-        Answer::Culprit { node } => format!("{} is the first bad commit", name(*node)),
+        Answer::Culprit { node } => format!("{} is the first bad {what}", name(*node)),
         Answer::Merge { node } => format!(
             "{} is the first bad commit: a merge, of which neither side alone is bad",
             name(*node)
@@ -23,7 +30,7 @@ pub fn answer(report: &Report) -> String {
         Answer::NotSeparable { nodes } => {
             let names: Vec<_> = nodes.iter().map(|&node| name(node)).collect();
             format!(
-                "not separable: one of {} is the first bad commit",
+                "not separable: one of {} is the first bad {what}",
                 names.join(", ")
             )
         }
@@ -123,7 +130,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
         .rev()
         .filter(|node| is_of_interest(node))
     {
-        row(text, node);
+        row(text, node, report.sought.is_some());
     }
     if !report.hidden.is_empty() {
         let names = report.hidden.iter();
@@ -160,7 +167,8 @@ fn is_of_interest(node: &NodeReport) -> bool {
     node.state != NodeState::Untouched || node.posterior >= 0.001
 }
 
-fn row(text: &mut String, node: &NodeReport) {
+/// Adds a node; with its probability if a failure is sought at all.
+fn row(text: &mut String, node: &NodeReport, is_sought: bool) {
     let runs = match (node.runs, &node.same_as) {
         (0, Some(_)) => "same kernel".to_owned(),
         (0, None) => state(node.state).to_owned(),
@@ -184,11 +192,11 @@ fn row(text: &mut String, node: &NodeReport) {
         true => String::new(),
         false => format!(" [{}]", notes.join("; ")),
     };
-    let _ = writeln!(
-        text,
-        "    {:5.1} %  {runs:14}  {} {}{notes}",
-        node.posterior * 100.0,
-        short(&node.name),
-        node.title
-    );
+    let posterior = match is_sought {
+        true => format!("{:5.1} %  ", node.posterior * 100.0),
+        false => String::new(),
+    };
+    let name = format!("{} {}", short(&node.name), node.title);
+    let name = name.trim_end();
+    let _ = writeln!(text, "    {posterior}{runs:14}  {name}{notes}");
 }

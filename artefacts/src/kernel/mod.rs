@@ -120,6 +120,9 @@ pub struct Custom {
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
+    /// True if symbols that Kconfig does not keep are told, and not an error: an older commit does
+    /// not have all of them.
+    pub lenient: bool,
 }
 
 impl Custom {
@@ -147,9 +150,9 @@ impl Custom {
     /// The name of the build directory. There is one for all the user's own builds of a flavour, so
     /// that a change to the fragment compiles only what depends on it.
     fn build(&self, flavour: Flavour) -> String {
-        match *self == Self::default() {
-            true => flavour.name().into(),
-            false => format!("{}-custom", flavour.name()),
+        match (&self.config, &self.cc) {
+            (None, None) => flavour.name().into(),
+            _ => format!("{}-custom", flavour.name()),
         }
     }
 }
@@ -430,6 +433,7 @@ impl Plan {
             config: &self.config,
             flavour: self.flavour,
             cc: self.custom.cc.as_deref(),
+            lenient: self.custom.lenient,
         };
         build::build(&tree, &out, &how, &lock, progress)?;
         then(&out)
