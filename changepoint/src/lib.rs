@@ -5,7 +5,7 @@
 //! rate is known. A hypothesis names the node that is the first of those after the change; one more
 //! says that nothing changed. [`ChangePoint`] has the evidence of each node and computes the
 //! posterior of the hypotheses in closed form, and how many bits one more run of a node is worth.
-//! It does no I/O and reads no clock.
+//! It does no I/O and reads no clock. Its logarithms are libm's, so that all hosts choose alike.
 
 mod beta;
 mod nights;
@@ -86,7 +86,7 @@ impl Posterior {
     pub fn entropy(&self) -> f64 {
         let all = self.nodes.iter().chain([&self.none]);
         all.filter(|mass| **mass > 0.0)
-            .map(|mass| -mass * mass.log2())
+            .map(|mass| -x_log_x(*mass))
             .sum()
     }
 }
@@ -97,6 +97,10 @@ pub struct ChangePoint {
     /// Of each node, those that come after the change if it is the first: itself and its
     /// descendants.
     shows: Vec<Set>,
+    /// Of each node, the hypotheses by which it comes after the change.
+    after_if: Vec<Set>,
+    /// True if no two hypotheses name the same nodes.
+    distinct: bool,
     /// Weight of each hypothesis before any evidence; 0 if it is impossible.
     weights: Vec<f64>,
     none: f64,
@@ -126,7 +130,10 @@ impl ChangePoint {
                 (first..len).filter(is_after).collect()
             })
             .collect();
-        Self::of_sets(shows)
+        Self {
+            distinct: true,
+            ..Self::of_sets(shows)
+        }
     }
 
     /// Returns the model of nodes in a row.
@@ -139,7 +146,15 @@ impl ChangePoint {
     pub fn of_sets(shows: Vec<Set>) -> Self {
         let len = shows.len();
         let weight = 1.0 / (len as f64 + 1.0);
+        let mut after_if = vec![Set::new(len); len];
+        for (first, shows) in shows.iter().enumerate() {
+            for node in shows.iter().filter(|node| *node < len) {
+                after_if[node].insert(first);
+            }
+        }
         Self {
+            after_if,
+            distinct: false,
             weights: vec![weight; len],
             none: weight,
             evidence: vec![Evidence::default(); len],
@@ -254,7 +269,7 @@ impl ChangePoint {
             true => {
                 let (before, after) = self.split(&observed, first);
                 let both = self.before.log_likelihood(before) + self.after.log_likelihood(after);
-                weight.ln() + both
+                libm::log(weight) + both
             }
         };
         let logs: Vec<_> = (0..self.len())
@@ -262,8 +277,12 @@ impl ChangePoint {
             .collect();
         let none = likelihood(self.none, None);
         let most = logs.iter().copied().fold(none, f64::max);
-        let sum: f64 = logs.iter().chain([&none]).map(|l| (l - most).exp()).sum();
-        let share = |log: f64| (log - most).exp() / sum;
+        let sum: f64 = logs
+            .iter()
+            .chain([&none])
+            .map(|l| libm::exp(l - most))
+            .sum();
+        let share = |log: f64| libm::exp(log - most) / sum;
         Posterior {
             nodes: logs.iter().copied().map(share).collect(),
             none: share(none),
@@ -292,6 +311,9 @@ impl ChangePoint {
     /// probability. It has several members where nodes cannot be observed.
     pub fn answer(&self) -> Option<(Vec<usize>, f64)> {
         let posterior = self.posterior();
+        if self.distinct && !self.blind.contains(&true) {
+            return posterior.best().map(|(best, mass)| (vec![best], mass));
+        }
         let seen: Set = (0..self.len()).filter(|&it| !self.blind[it]).collect();
         let mut groups: BTreeMap<Set, Vec<usize>> = BTreeMap::new();
         for node in (0..self.len()).filter(|&it| posterior.nodes[it] > 0.0) {
@@ -324,6 +346,12 @@ impl ChangePoint {
             let (old, new) = (self.before.mean(old), self.after.mean(new));
             terms.push((term(mass, old), term(mass, new)));
         }
+        // All before the change; then each node moves those that name it to the other side.
+        let mut before = Term::default();
+        for (of, _) in &terms {
+            before += *of;
+        }
+        let moves: Vec<_> = terms.iter().map(|(old, new)| *new - *old).collect();
         let (old, _) = self.split(&observed, None);
         let none = term(posterior.none, self.before.mean(old));
         let now = posterior.entropy();
@@ -333,11 +361,9 @@ impl ChangePoint {
                     return 0.0;
                 }
                 let mut sum = none;
-                for (first, (before, after)) in terms.iter().enumerate() {
-                    sum += match self.shows[first].contains(node) {
-                        true => *after,
-                        false => *before,
-                    };
+                sum += before;
+                for first in self.after_if[node].iter() {
+                    sum += moves[first];
                 }
                 (now - sum.entropy()).max(0.0)
             })
@@ -395,6 +421,18 @@ impl std::ops::AddAssign for Term {
     }
 }
 
+impl std::ops::Sub for Term {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            fails: self.fails - other.fails,
+            passes: self.passes - other.passes,
+            logs: self.logs - other.logs,
+        }
+    }
+}
+
 fn x_log_x(x: f64) -> f64 {
-    if x > 0.0 { x * x.log2() } else { 0.0 }
+    if x > 0.0 { x * libm::log2(x) } else { 0.0 }
 }

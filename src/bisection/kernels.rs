@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use crucible_artefacts::kernel::{self, Flavour};
 use crucible_artefacts::{Checkout, Error, Fingerprint, Sources};
 use crucible_bisect::{
@@ -25,6 +25,7 @@ use crucible_engine::{Blame, Condition, Outcome, Scenario};
 
 use super::history::{History, Kind, OURS, ask};
 use crate::boot_artefacts::{BootArtefacts, GuestArgs, memory_mib};
+use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::exit;
 use crate::guests::HostLab;
@@ -86,6 +87,9 @@ impl<'a> Kernels<'a> {
         options: Options,
         store: &'a Store,
     ) -> Result<Self> {
+        if Bundle::of_this_program()?.is_some() {
+            bail!("a bundle builds no kernels");
+        }
         context.host()?;
         // Said once, not for each kernel.
         guest.machine.machine = match machines::choose(context, guest.machine.machine)? {
