@@ -516,12 +516,18 @@ mod tests {
         let usual = Custom::default();
         let config = Custom {
             config: Some(fragment.clone()),
-            cc: None,
+            ..Custom::default()
         };
         let cc = Custom {
-            config: None,
             cc: Some("env gcc".into()),
+            ..Custom::default()
         };
+        let lenient = Custom {
+            lenient: true,
+            ..Custom::default()
+        };
+        assert_eq!(plan(&usual).key, plan(&lenient).key);
+        assert_eq!(lenient.build(Flavour::Base), "base");
         assert_ne!(plan(&usual).key, plan(&config).key);
         assert_ne!(plan(&usual).key, plan(&cc).key);
         let text = plan(&config).config.text();
@@ -531,8 +537,8 @@ mod tests {
         fs::write(&fragment, "CONFIG_Y\n").unwrap();
         assert!(config.problem().unwrap().contains("line 1"));
         let no_compiler = Custom {
-            config: None,
             cc: Some("no-such-cc".into()),
+            ..Custom::default()
         };
         assert!(no_compiler.problem().unwrap().contains("no-such-cc"));
     }
