@@ -273,7 +273,9 @@ impl<'a> Kernels<'a> {
                     .ok_or_else(|| anyhow!("it cannot be reverted"))?,
                 _ => self.unpacked(node)?,
             };
-            let sources = self.sources.with_guest_kernel(&ours)?;
+            // Long ago it had another layout. That is no matter of the host's.
+            let sources = self.sources.with_guest_kernel(&ours);
+            let sources = sources.map_err(|_| anyhow!("its {OURS} has no kernel.lock"))?;
             return prepare(&guest, &sources);
         };
         let commits = &self.history.commits;

@@ -8,6 +8,9 @@ use crucible_bisect::{Answer, NodeReport, NodeState, Report};
 use super::lines;
 use crate::bisection::{Record, short};
 
+/// Probability from which on a commit that was not built is shown.
+const LIKELY: f64 = 0.01;
+
 /// Returns what a search has found out, in one line.
 pub fn answer(report: &Report) -> String {
     let name = |node: usize| {
@@ -124,13 +127,12 @@ fn found(text: &mut String, report: &Report, record: &Record) {
         lines(text, "    ", &check.lines);
     }
     let _ = writeln!(text, "  commits");
-    for node in report
-        .nodes
-        .iter()
-        .rev()
-        .filter(|node| is_of_interest(node))
-    {
-        row(text, node, report.sought.is_some());
+    let is_sought = report.sought.is_some();
+    let is_shown = |node: &&NodeReport| {
+        node.state != NodeState::Untouched || (is_sought && node.posterior >= LIKELY)
+    };
+    for node in report.nodes.iter().rev().filter(is_shown) {
+        row(text, node, is_sought);
     }
     if !report.hidden.is_empty() {
         let names = report.hidden.iter();
@@ -161,10 +163,6 @@ fn found(text: &mut String, report: &Report, record: &Record) {
         let _ = writeln!(text, "  {trailer}");
     }
     let _ = writeln!(text, "  run it   {}", record.rerun);
-}
-
-fn is_of_interest(node: &NodeReport) -> bool {
-    node.state != NodeState::Untouched || node.posterior >= 0.001
 }
 
 /// Adds a node; with its probability if a failure is sought at all.
