@@ -58,8 +58,8 @@ pub struct Kernels<'a> {
     checkout: Option<Checkout>,
     /// Hash of all that runs beside the kernel, by scenario.
     harness: HashMap<String, String>,
-    /// The kernel that was built last, with its number of vCPUs.
-    current: Option<(usize, u8, BootArtefacts)>,
+    /// What boots the nodes that were built, by node and number of vCPUs.
+    made: HashMap<(usize, u8), BootArtefacts>,
     /// The commit whose change the reverted kernel lacks.
     reverted: Option<usize>,
     /// Number of guests so far.
@@ -109,7 +109,7 @@ impl<'a> Kernels<'a> {
         Ok(Self {
             work: Temporary::new("bisect")?,
             harness: HashMap::new(),
-            current: None,
+            made: HashMap::new(),
             reverted: None,
             visits: 0,
             trees: None,
@@ -240,16 +240,12 @@ impl<'a> Kernels<'a> {
 
     /// Returns what boots a node with so many vCPUs. Builds it.
     fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
-        let is_current = |it: &(usize, u8, BootArtefacts)| (it.0, it.1) == (node, vcpus);
-        if !self.current.as_ref().is_some_and(is_current) {
-            self.current = None;
+        let key = (node, vcpus);
+        if !self.made.contains_key(&key) {
             let images = self.prepare(node, vcpus).map_err(|error| failure(&error))?;
-            self.current = Some((node, vcpus, images));
+            self.made.insert(key, images);
         }
-        match &self.current {
-            Some((_, _, images)) => Ok(images),
-            None => Err(Failure::Unbuildable("it cannot be reverted".into())),
-        }
+        Ok(&self.made[&key])
     }
 
     fn prepare(&self, node: usize, vcpus: u8) -> Result<BootArtefacts> {
@@ -590,7 +586,7 @@ impl Subject for Kernels<'_> {
         }
         self.reverted = Some(node);
         // That may be the kernel without another change.
-        self.current = None;
+        self.made.retain(|(made, _), _| *made != REVERTED);
         match self.build(REVERTED)? {
             Built::Unbuildable { .. } => Ok(None),
             built @ Built::Image { .. } => Ok(Some(built)),

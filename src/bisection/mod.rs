@@ -155,6 +155,9 @@ pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
             let why = screens::bisect::answer(&report);
             (Outcome::new(report.condition(), why), Some(report))
         }
+        Err(stop) if stop.condition == Condition::Interrupted => {
+            (Outcome::new(stop.condition, "interrupted"), None)
+        }
         Err(stop) => (Outcome::new(stop.condition, stop.why), None),
     };
     if outcome.condition == Condition::Interrupted {
