@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Origin};
+use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Lines, Origin};
 use crucible_artefacts::{Beside, Cache, Lock, Sources, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
@@ -375,6 +375,11 @@ impl BootArtefacts {
     /// boots a guest and takes it.
     pub fn saved(&self, context: &Context, spec: &MachineSpec) -> Result<PathBuf> {
         vm_snapshot::saved(&self.cache, self, spec, self.kind, context)
+    }
+
+    /// Finds lines of the kernel's source.
+    pub fn lines(&self) -> Lines {
+        Lines::new(self.cache.clone(), self.kernel.image.clone())
     }
 
     /// The kind of machine.

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    provenance, rerun, rootfs, scenario, shell, speed, sweep, torture,
+    nightly, provenance, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -36,6 +36,10 @@ pub enum Command {
     Sweep(sweep::SweepArgs),
     /// Find the commit that broke a restart
     Bisect(bisect::BisectArgs),
+    /// Run everything within a budget of time, and say what has changed
+    Nightly(nightly::NightlyArgs),
+    /// Merge the shards of a night, and show what the history says
+    Results(results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
     Rerun(rerun::RerunArgs),
     /// List the scenarios
@@ -80,6 +84,8 @@ impl Command {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
             Self::Bisect(args) => bisect::run(&args, context),
+            Self::Nightly(args) => nightly::run(&args, context),
+            Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),

@@ -154,7 +154,11 @@ mod tests {
     fn a_guest_that_ends_outside_of_a_unit_says_why() {
         use crucible_vmm::Exit;
         let of = |error| condition(&anyhow::Error::new(error).context("preparing"));
-        let ended = |exit| GuestError::Ended { exit, used: true };
+        let ended = |exit| GuestError::Ended {
+            exit,
+            used: true,
+            memory: None,
+        };
         assert_eq!(of(ended(Some(Exit::Panic))), Condition::GuestPanic);
         assert_eq!(of(ended(None)), Condition::ChannelBroken);
         assert_eq!(of(GuestError::Interrupted), Condition::Interrupted);

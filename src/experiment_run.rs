@@ -184,7 +184,7 @@ fn title(command: &Command<'_>) -> String {
 }
 
 /// Adds the listeners that write files. Returns the files.
-fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Written)> {
+pub fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Written)> {
     let mut outputs = Vec::new();
     if let Some(path) = &args.junit {
         let written = Written::default();
@@ -199,7 +199,8 @@ fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Written)> 
     outputs
 }
 
-fn write(path: &Path, written: &Written) -> Result<()> {
+/// Writes what a listener has made to its file.
+pub fn write(path: &Path, written: &Written) -> Result<()> {
     let text = written
         .take()
         .unwrap_or_else(|| Err("the run has no last event".into()));

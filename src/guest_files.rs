@@ -65,6 +65,14 @@ impl std::str::FromStr for Copy {
 }
 
 impl Copy {
+    /// What has this name in a directory of the guest, as `host`.
+    pub fn out_of(directory: &str, name: &str, host: &Path) -> Self {
+        Self {
+            host: host.to_owned(),
+            guest: (directory.into(), name.into()),
+        }
+    }
+
     /// Returns why this cannot be copied into a guest, as far as it can be known before.
     pub fn cannot_enter(&self) -> Option<String> {
         let exists = self.host.exists();
@@ -174,6 +182,7 @@ fn run(
         return Err(crucible_engine::guest::GuestError::Alert {
             alerts: reports,
             used: true,
+            memory: None,
         }
         .into());
     }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Machines for the engine, which does not know kernels, disks and emulators.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use crucible_artefacts::kernel::Flavour;
+use crucible_artefacts::kernel::{self, Flavour, Lines};
+use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
 
@@ -14,11 +16,21 @@ use crate::exit;
 /// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
 
+/// Name of the file with the memory of a guest that has crashed, in its machine's directory.
+const MEMORY: &str = "guest-memory.elf";
+
+/// Maximum number of such files that a run leaves. A sweep may crash a guest at each of a thousand
+/// points, all in the same way.
+const MOST: usize = 4;
+
 /// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a BootArtefacts,
     context: &'a Context,
     slowness: u32,
+    lines: Lines,
+    /// Where guests were to leave their memory.
+    memories: Mutex<Vec<PathBuf>>,
 }
 
 impl<'a> HostLab<'a> {
@@ -32,13 +44,29 @@ impl<'a> HostLab<'a> {
             images,
             context,
             slowness,
+            lines: images.lines(),
+            memories: Mutex::default(),
         }
+    }
+}
+
+impl HostLab<'_> {
+    /// Returns the file to which a guest leaves its memory, unless enough others have.
+    fn memory(&self, dir: &Path) -> Option<PathBuf> {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        if memories.iter().filter(|path| path.exists()).count() >= MOST {
+            return None;
+        }
+        let path = dir.join(MEMORY);
+        memories.push(path.clone());
+        Some(path)
     }
 }
 
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
-        let spec = self.images.machine(scratch, dir);
+        let mut spec = self.images.machine(scratch, dir);
+        spec.dump = self.memory(dir);
         self.images
             .start(self.context, spec)
             .map_err(|e| lab_error(&e))
@@ -48,6 +76,26 @@ impl Lab for HostLab<'_> {
         self.images
             .scratch(self.context, path)
             .map_err(|e| lab_error(&e))
+    }
+
+    fn open_memory(&self, file: &Path) -> String {
+        let words = [Path::new("gdb"), &self.images.kernel.image, file];
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        // It fails for a NUL only, which no path has.
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+    }
+
+    fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
+        let places = kernel::places(report);
+        let found = places.iter().filter_map(|place| {
+            let kernel::Line { file, line } = self.lines.find(place)?;
+            Some(SourceLine {
+                place: place.to_string(),
+                file,
+                line,
+            })
+        });
+        found.collect()
     }
 
     fn slowness(&self) -> u32 {

@@ -26,6 +26,7 @@ mod host_qemu;
 mod listeners;
 mod log;
 pub mod machines;
+mod nightly_run;
 mod outer_linux;
 mod provenance;
 mod reference;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use crucible_artefacts::kernel::{self, Flavour, Origin};
 use crucible_engine::guest::Guest;
+use crucible_engine::results::Store;
 use crucible_protocol::ToolRun;
 use crucible_vmm::qemu::{Options, QemuMachine};
 use crucible_vmm::{Disk, MachineSpec};
@@ -18,6 +19,7 @@ use crucible_vmm::{Disk, MachineSpec};
 use crate::boot_artefacts::{BootArtefacts, GuestArgs, KernelArgs};
 use crate::bundle::{Bundle, Parts};
 use crate::context::Context;
+use crate::guest_files::Copy;
 use crate::host_program::succeed;
 use crate::host_qemu;
 use crate::machines::{MachineArg, MachineArgs};
@@ -86,7 +88,7 @@ impl Outer {
             Flavour::Outer,
             context.progress(),
         )?;
-        let directory = Temporary::new("nested")?;
+        let directory = Temporary::with_room("nested", &context.cache()?)?;
         let disk = bundle(&images, context, &directory, emulator)?;
         Ok(Self {
             images,
@@ -97,7 +99,8 @@ impl Outer {
     }
 
     /// Boots the outer Linux, runs the shell script `script` with `arguments` in the bundle's
-    /// directory, and shuts it down. The script's `results` stay on the disk.
+    /// directory, copies the results of its runs to `results`, if that is given, and shuts
+    /// it down.
     pub fn run(
         &self,
         context: &Context,
@@ -105,6 +108,7 @@ impl Outer {
         script: &str,
         arguments: &[String],
         limit: Duration,
+        results: Option<&Path>,
     ) -> Result<ToolRun> {
         let directory = self.directory.path();
         let scratch = directory.join("scratch.ext4");
@@ -133,28 +137,11 @@ impl Outer {
         words.extend(arguments.iter().cloned());
         let environment = [("CRUCIBLE_CACHE".to_owned(), "/tmp/cache".to_owned())];
         let run = guest.exec(&words, &BTreeMap::from(environment), "/", limit)?;
+        if let Some(results) = results {
+            bring_results(&mut guest, results)?;
+        }
         guest.shutdown()?;
         Ok(run)
-    }
-
-    /// Copies the results of runs in the bundle to `results`.
-    pub fn bring_results(&self, results: &Path) -> Result<()> {
-        let directory = self.directory.path();
-        let request = format!("rdump /results \"{}\"", directory.display());
-        // debugfs reports failures only as text, and the directory may not exist.
-        succeed(
-            Command::new("debugfs")
-                .args(["-R", &request])
-                .arg(&self.disk),
-        )?;
-        fs::create_dir_all(results)
-            .with_context(|| format!("cannot make {}", results.display()))?;
-        succeed(
-            Command::new("cp")
-                .args(["--recursive", "--no-target-directory"])
-                .arg(directory.join("results"))
-                .arg(results),
-        )
     }
 
     /// Path of the console's log.
@@ -166,6 +153,26 @@ impl Outer {
     pub fn keep(self) -> PathBuf {
         self.directory.keep().join("console.log")
     }
+}
+
+/// Copies the results of complete runs in the bundle to `results`, if there are any. The outer Linux
+/// ran guests on its files, so it is trusted no more than a guest.
+fn bring_results(guest: &mut Guest, results: &Path) -> Result<()> {
+    let words = ["/bin/sh", "-c", "test -d /bundle/results"].map(String::from);
+    let found = guest.exec(&words, &BTreeMap::new(), "/", BOOT)?;
+    if !found.success() {
+        return Ok(());
+    }
+    // Directories appear whole, as those of other runs do.
+    let store = Store::begin(results, "nested")
+        .with_context(|| format!("cannot write to {}", results.display()))?;
+    let inner = store.dir().join("inner");
+    Copy::out_of("/bundle", "results", &inner).leave(guest)?;
+    let adopt = || {
+        store.adopt(&inner)?;
+        fs::remove_dir_all(&inner)
+    };
+    adopt().with_context(|| format!("cannot move results to {}", results.display()))
 }
 
 /// Creates a disk with a bundle of `images`.

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use crucible_artefacts::Cache;
 use crucible_engine::dir_lock::{self, DirLock};
 use tempfile::TempDir;
 
@@ -21,18 +22,27 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Creates a directory whose name contains `what`, and removes those whose process has
-    /// ended.
+    /// Creates a directory whose name contains `what` among other users' (`/tmp`), and removes those
+    /// whose process has ended. It is for small files; its path is short enough for sockets.
     pub fn new(what: &str) -> Result<Self> {
-        let place = env::temp_dir();
-        dir_lock::sweep(&place, PREFIX);
+        Self::create(what, &env::temp_dir())
+    }
+
+    /// Creates a directory like [`new`](Self::new) in the cache, which has room for the disks of
+    /// guests. A directory for temporary files may be in memory.
+    pub fn with_room(what: &str, cache: &Cache) -> Result<Self> {
+        Self::create(what, &cache.runs()?)
+    }
+
+    fn create(what: &str, place: &Path) -> Result<Self> {
+        dir_lock::sweep(place, PREFIX);
         let failed = || format!("cannot make a directory in {}", place.display());
         loop {
             let directory = tempfile::Builder::new()
                 .prefix(&format!("{PREFIX}{what}-"))
                 // What a guest prints and writes is not for other users of this host.
                 .permissions(Permissions::from_mode(0o700))
-                .tempdir_in(&place)
+                .tempdir_in(place)
                 .with_context(failed)?;
             if let Some(claim) = DirLock::new(directory.path()).with_context(failed)? {
                 return Ok(Self { directory, claim });
@@ -51,5 +61,27 @@ impl Temporary {
         // A later process then removes it.
         let _ = self.claim.release(&path);
         path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_guests_are_where_the_cache_is() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = Cache::at(place.path().join("cache")).unwrap();
+        let directory = Temporary::with_room("x", &cache).unwrap();
+        assert!(directory.path().starts_with(cache.root()));
+        let runs = cache.runs().unwrap();
+        let mode = runs.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        // What a killed process has left is removed by the next one.
+        let left = runs.join("crucible-y-1");
+        std::fs::create_dir(&left).unwrap();
+        drop(DirLock::new(&left).unwrap().unwrap());
+        let other = Temporary::with_room("z", &cache).unwrap();
+        assert!(!left.exists() && directory.path().exists() && other.path().exists());
     }
 }

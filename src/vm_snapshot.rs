@@ -54,7 +54,7 @@ pub fn saved(
 
 fn save(directory: &Path, images: &BootArtefacts, kind: Kind, context: &Context) -> Result<()> {
     let _step = Step::begin(context.progress(), "booting a guest to be saved");
-    let run_dir = Temporary::new("warm")?;
+    let run_dir = Temporary::with_room("warm", &context.cache()?)?;
     let scratch = run_dir.path().join("scratch.ext4");
     images.scratch(context, &scratch)?;
     let spec = MachineSpec {

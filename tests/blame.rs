@@ -3,6 +3,8 @@
 //! checks who is blamed. [`ROWS`] has every row with its test; some are in other files.
 
 mod common;
+#[path = "../vmm/tests/forced/mod.rs"]
+mod forced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -146,7 +148,7 @@ const ROWS: &[(Condition, &str, &str)] = &[
     (
         Condition::VmmFault,
         "tests/blame.rs",
-        "whoever_kills_the_machine_is_the_host",
+        "a_forbidden_call_of_the_machine_is_crucibles",
     ),
     (
         Condition::ReplyTooLarge,
@@ -236,6 +238,12 @@ fn programs_that_go_wrong_are_told_apart() {
     ];
     assert_eq!(conditions(&record), expected.into(), "{record:#}");
     assert_eq!(ended.code(), Some(1), "{record:#}");
+    for unit in record["units"].as_array().expect("units") {
+        match unit["condition"].as_str() {
+            Some("triple-fault") => assert!(unit["memory"]["kept"].is_object(), "{unit:#}"),
+            _ => assert_eq!(unit["memory"], Value::Null, "{unit:#}"),
+        }
+    }
 }
 
 /// Returns the directory of a scenario that is written for a test.
@@ -273,20 +281,48 @@ fn a_scenario_without_an_expected_result_is_unreviewed() {
     );
 }
 
-/// SIGKILL of a person or of the OOM killer is the host's; SIGSYS, which a seccomp filter raises,
-/// is our own.
+/// SIGKILL of a person or of the OOM killer is the host's.
 #[test]
 fn whoever_kills_the_machine_is_the_host() {
     let _alone = alone();
-    for (signal, condition) in [
-        ("-KILL", Condition::HostKilled),
-        ("-BUS", Condition::HostKilled),
-        ("-SYS", Condition::VmmFault),
-    ] {
-        let mut run = held(&[]);
-        cli::send(signal, run.machine());
-        blamed(&run.end(), condition);
-    }
+    let mut run = held(&[]);
+    cli::send("-KILL", run.machine());
+    blamed(&run.end(), Condition::HostKilled);
+}
+
+/// The memory of a guest that starts from a snapshot is a file. Whoever shortens it is the host.
+#[test]
+fn a_shortened_memory_file_is_the_host() {
+    let _alone = alone();
+    // A size that no other guest has: the snapshot is lost.
+    let mut run = held(&["--memory", "640"]);
+    let machine = run.machine();
+    let maps = fs::read_to_string(format!("/proc/{machine}/maps")).expect("the maps");
+    let memory = maps
+        .lines()
+        .filter_map(|line| line.split_once('/'))
+        .map(|(_, path)| Path::new("/").join(path))
+        .find(|path| path.ends_with("memory"))
+        .unwrap_or_else(|| panic!("{maps}"));
+    let file = fs::OpenOptions::new().write(true).open(&memory);
+    file.and_then(|file| file.set_len(0))
+        .expect("a shorter file");
+    let ended = run.end();
+    let snapshot = memory.parent().expect("a directory");
+    fs::remove_dir_all(snapshot).expect("the lost snapshot");
+    blamed(&ended, Condition::HostKilled);
+    let why = ended.record()["why"].to_string();
+    assert!(why.contains("SIGBUS"), "{why}");
+}
+
+/// A machine that makes a call which its seccomp filter forbids has been taken over, or is ours to
+/// mend. QEMU is made to fork; `vmm/tests/monitor.rs` does the like to our monitor.
+#[test]
+fn a_forbidden_call_of_the_machine_is_crucibles() {
+    let _alone = alone();
+    let mut run = held(&[]);
+    forced::system_call(run.machine(), nix::libc::SYS_fork);
+    blamed(&run.end(), Condition::VmmFault);
 }
 
 /// A memory cgroup, removed when dropped.
@@ -366,21 +402,55 @@ fn a_second_machine_that_does_not_start_is_the_hosts_fault() {
 fn a_full_disk_stops_a_bisection() {
     let _alone = alone();
     let place = tempfile::tempdir().expect("a directory");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs"])
-        .arg(place.path())
-        .status()
-        .expect("mount");
-    assert!(mounted.success(), "this test needs the right to mount");
+    let tmpfs = Tmpfs::mount(place.path(), "64m");
     let (mut command, _) = cli::command(&["-q", "scenario", "tests/scenarios/fills", "--json"]);
     command.env("CRUCIBLE_RESULTS", place.path());
     let ended = cli::spawn(command, place.path().to_owned(), None).end();
-    let unmounted = Command::new("umount")
-        .arg(place.path())
-        .status()
-        .expect("umount");
-    assert!(unmounted.success());
+    drop(tmpfs);
     blamed(&ended, Condition::DiskFull);
+}
+
+/// A dump must not take the last space of the disk, on which the results are.
+#[test]
+fn a_disk_without_space_for_a_dump_changes_no_verdict() {
+    let _alone = alone();
+    let (_directory, path) = scenario(
+        "summary = \"x\"\nargv = [\"/bin/sh\", \"-c\", \"echo c > /proc/sysrq-trigger\"]\n\
+         at = \"syscall:openat:3\"\n",
+    );
+    let place = tempfile::tempdir().expect("a directory");
+    let tmpfs = Tmpfs::mount(place.path(), "128m");
+    let (mut command, _) = cli::command(&["-q", "scenario", &path, "--json"]);
+    command.env("CRUCIBLE_RESULTS", place.path());
+    let ended = cli::spawn(command, place.path().to_owned(), None).end();
+    drop(tmpfs);
+    blamed(&ended, Condition::EarlyReport);
+    let record = ended.record();
+    let why = &record["units"][0]["memory"]["missing"]["why"];
+    let why = why.as_str().unwrap_or_else(|| panic!("{record:#}"));
+    assert!(why.contains("the disk has only"), "{why}");
+}
+
+/// A file system of limited size.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(place: &Path, size: &str) -> Self {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=755")])
+            .arg("tmpfs")
+            .arg(place)
+            .status()
+            .expect("mount");
+        assert!(mounted.success(), "this test needs the right to mount");
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 #[test]

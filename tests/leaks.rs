@@ -6,8 +6,8 @@ mod common;
 use common::cli;
 use serde_json::Value;
 
-/// Returns the exit code and the conditions that a scenario leaves for its guest.
-fn guests(args: &[&str]) -> (Option<i32>, Vec<String>) {
+/// Returns the exit code, and what a scenario leaves for its guest.
+fn guests(args: &[&str]) -> (Option<i32>, Vec<Value>) {
     let args = [
         &["-q", "scenario", "--flavour", "debug", "--json"][..],
         args,
@@ -16,17 +16,25 @@ fn guests(args: &[&str]) -> (Option<i32>, Vec<String>) {
     let ended = cli::run(&args);
     let record = ended.record();
     assert_eq!(record["counts"]["passed"], 1, "{record:#}");
-    let guests = record["guests"].as_array().map(Vec::as_slice);
-    let condition = |guest: &Value| guest["condition"].as_str().unwrap_or_default().to_owned();
-    let conditions = guests.unwrap_or_default().iter().map(condition);
-    (ended.code(), conditions.collect())
+    let guests = record["guests"].as_array();
+    (ended.code(), guests.cloned().unwrap_or_default())
 }
 
 #[test]
 fn a_leak_and_a_scan_that_fails_are_told_apart() {
-    let leak = guests(&["hello", "--break", "free"]);
-    assert_eq!(leak, (Some(1), vec!["leak".to_owned()]));
+    let (code, leak) = guests(&["hello", "--break", "free"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(leak.len(), 1);
+    assert_eq!(leak[0]["condition"], "leak");
+    // The stack of the allocation is shown with its lines.
+    let source = leak[0]["source"].as_array().map(Vec::as_slice);
+    let in_ours = |line: &&Value| line["file"] == "kernel/checkpoint/sys.c";
+    let ours = source.unwrap_or_default().iter().find(in_ours);
+    let ours = ours.unwrap_or_else(|| panic!("{:#}", leak[0]));
+    assert!(ours["line"].as_u64() > Some(1), "{ours}");
     // Its last act switches kmemleak off.
-    let failed = guests(&["tests/scenarios/unscanned"]);
-    assert_eq!(failed, (Some(125), vec!["leak-scan-failed".to_owned()]));
+    let (code, failed) = guests(&["tests/scenarios/unscanned"]);
+    assert_eq!(code, Some(125));
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0]["condition"], "leak-scan-failed");
 }

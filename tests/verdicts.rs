@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::cli;
+use common::{cli, dump};
 use serde_json::Value;
 
 /// The conditions of the cases of `tests/scenarios/notices`.
@@ -157,6 +157,14 @@ fn a_program_that_behaves_differently_after_a_restart_is_detected() {
     let text = record.to_string();
     assert!(text.contains("Show State"), "no task states: {record:#}");
     assert!(text.contains("sysrq triggered crash"), "{record:#}");
+    // This also installs gdb.
+    common::fixture();
+    for unit in units {
+        match unit["condition"].as_str() {
+            Some("guest-panic") => dump::check(unit, &["native_machine_emergency_restart"]),
+            _ => assert_eq!(unit["memory"], Value::Null, "{unit:#}"),
+        }
+    }
     // What hangs leaves its image.
     let hangs = units.iter().find(|unit| unit["name"] == "hangs");
     let files = hangs.map(|unit| &unit["files"]).map(Value::to_string);

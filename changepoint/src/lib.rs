@@ -9,6 +9,7 @@
 
 mod beta;
 mod nights;
+mod segment;
 mod set;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 pub use self::{
     beta::{Beta, Evidence, JEFFREYS},
     nights::{Onset, onset},
+    segment::last_segment,
     set::Set,
 };
 

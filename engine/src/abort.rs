@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Reasons for which a unit ends before its comparison.
 
-use crucible_vmm::{AlertKind, FaultKind, TaskStates};
+use crucible_vmm::{AlertKind, FaultKind, MemoryDump, TaskStates};
 
 use crate::{
     backend::Refusal, blame::Condition, guest::GuestError, session::SessionError, verdict::Verdict,
@@ -16,6 +16,8 @@ pub struct Abort {
     pub why: String,
     /// Lines to show: a kernel report, a tool's log, task states.
     pub lines: Vec<String>,
+    /// The memory of a guest that has crashed.
+    pub memory: Option<MemoryDump>,
     /// True if the guest can run another unit.
     pub guest_usable: bool,
 }
@@ -45,6 +47,7 @@ impl Abort {
             condition,
             why: why.into(),
             lines: Vec::new(),
+            memory: None,
             guest_usable: true,
         }
     }
@@ -75,15 +78,20 @@ impl Abort {
         let why = full(&error);
         let guest_usable = error.guest_usable();
         let condition = of_guest(phase, &error);
-        let lines = match error {
-            GuestError::Alert { alerts, .. } => alerts.into_iter().flat_map(|a| a.lines).collect(),
-            GuestError::Silent { states, .. } => states_lines(*states),
-            _ => Vec::new(),
+        let (lines, memory) = match error {
+            GuestError::Alert { alerts, memory, .. } => {
+                let lines = alerts.into_iter().flat_map(|alert| alert.lines);
+                (lines.collect(), memory)
+            }
+            GuestError::Ended { memory, .. } => (Vec::new(), memory),
+            GuestError::Silent { states, .. } => (states_lines(*states), None),
+            _ => (Vec::new(), None),
         };
         Self {
             condition,
             why,
             lines,
+            memory,
             guest_usable,
         }
     }
@@ -112,6 +120,7 @@ impl Abort {
             condition,
             why: format!("{} refused: {}", refusal.step, refusal.message),
             lines,
+            memory: None,
             guest_usable: !refusal.timed_out,
         }
     }
@@ -154,7 +163,7 @@ pub fn of_guest(phase: Phase, error: &GuestError) -> Condition {
                 false => Condition::KernelReport,
             }
         }
-        GuestError::Ended { exit, used } => Condition::of_exit(exit.as_ref(), *used),
+        GuestError::Ended { exit, used, .. } => Condition::of_exit(exit.as_ref(), *used),
         GuestError::Silent { .. } => phase.hang(),
         GuestError::Host(fault) => of_fault(fault.kind),
         GuestError::Interrupted => Condition::Interrupted,
@@ -238,6 +247,7 @@ mod tests {
         GuestError::Alert {
             alerts: Vec::new(),
             used,
+            memory: None,
         }
     }
 
@@ -246,6 +256,7 @@ mod tests {
         let panic = || GuestError::Ended {
             exit: Some(Exit::Panic),
             used: false,
+            memory: None,
         };
         for error in [silent(), alert(false), panic()] {
             let stop = Abort::guest(Phase::Before, error);

@@ -128,7 +128,8 @@ conditions! {
         "a signal from outside (SIGKILL of a person or of the OOM killer, SIGBUS of a shortened \
          file) ends the process that runs the guest";
     MachineLost = "machine-lost", HOST, Unknown, 125,
-        "a machine cannot be started, or the process that runs it exits by itself";
+        "a machine cannot be started, the process that runs it exits by itself, or somebody has \
+         shortened the file of its memory";
     DiskFull = "disk-full", HOST, Unknown, HOST_EXIT,
         "the host has no space left for a disk of the guest or for the results";
     HostIo = "host-io", HOST, Unknown, HOST_EXIT,

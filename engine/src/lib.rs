@@ -30,6 +30,7 @@ pub mod session;
 pub mod strace;
 pub mod stream;
 pub mod sweep;
+mod text;
 pub mod trial;
 pub mod verdict;
 

@@ -20,6 +20,66 @@ pub struct Outcome {
     pub why: String,
     /// Further lines: a kernel report, a tool's log, task states, a difference.
     pub lines: Vec<String>,
+    /// What there is to find a fault of the kernel with.
+    pub evidence: Evidence,
+}
+
+/// What there is to find a fault of the kernel with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// Lines of the source at which the functions of a kernel report were, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source: Vec<SourceLine>,
+    /// The memory of a guest that has crashed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// A place in the kernel's source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceLine {
+    /// The place as the kernel prints it: `function+0x12/0x40`.
+    pub place: String,
+    /// Path of the file in the kernel's tree.
+    pub file: String,
+    /// Number of the line, from 1 on.
+    pub line: u32,
+}
+
+/// The memory of a guest that has crashed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Memory {
+    /// It is an ELF core file.
+    Kept {
+        /// Path of the file in the results directory.
+        file: String,
+        /// The command that opens it.
+        open: String,
+    },
+    /// It could not be kept.
+    Missing {
+        /// The reason.
+        why: String,
+    },
+}
+
+/// Number of lines of the source on a screen: the innermost functions tell most.
+const SHOWN: usize = 6;
+
+impl Evidence {
+    /// Returns it as lines for a screen, each with its name in front.
+    pub fn lines(&self) -> Vec<String> {
+        let source = self.source.iter().take(SHOWN).map(|source| {
+            let SourceLine { place, file, line } = source;
+            format!("source   {file}:{line} ({place})")
+        });
+        let memory = self.memory.iter().map(|memory| match memory {
+            Memory::Kept { open, .. } => format!("memory   {open}"),
+            Memory::Missing { why } => format!("memory   not kept: {why}"),
+        });
+        source.chain(memory).collect()
+    }
 }
 
 impl Outcome {
@@ -29,6 +89,7 @@ impl Outcome {
             condition,
             why: why.into(),
             lines: Vec::new(),
+            evidence: Evidence::default(),
         }
     }
 
@@ -62,6 +123,16 @@ impl From<Abort> for Outcome {
             condition: abort.condition,
             why: abort.why,
             lines: abort.lines,
+            evidence: Evidence {
+                source: Vec::new(),
+                memory: abort.memory.map(|memory| match memory {
+                    Ok(path) => Memory::Kept {
+                        file: path.to_string_lossy().into_owned(),
+                        open: String::new(),
+                    },
+                    Err(why) => Memory::Missing { why },
+                }),
+            },
         }
     }
 }
@@ -83,6 +154,8 @@ struct Written {
     /// Further lines: a kernel report, a tool's log, task states, a difference.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     lines: Vec<String>,
+    #[serde(flatten)]
+    evidence: Evidence,
 }
 
 impl Serialize for Outcome {
@@ -93,6 +166,7 @@ impl Serialize for Outcome {
             verdict: self.verdict(),
             why: self.why.clone(),
             lines: self.lines.clone(),
+            evidence: self.evidence.clone(),
         }
         .serialize(to)
     }
@@ -105,6 +179,7 @@ impl<'de> Deserialize<'de> for Outcome {
             condition: written.condition,
             why: written.why,
             lines: written.lines,
+            evidence: written.evidence,
         })
     }
 }

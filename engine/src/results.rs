@@ -135,6 +135,30 @@ impl Store {
         &self.finished
     }
 
+    /// Moves the complete runs in `from`, a directory of results on the same file system, to the
+    /// root, each in one step. A run whose name is taken gets a number behind it. Everything else
+    /// is left there: runs that have not ended, links, files. Returns the new paths.
+    pub fn adopt(&self, from: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut adopted = Vec::new();
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // Of the entry itself, not of what a link leads to.
+            if !is_run(&name) || !entry.file_type()?.is_dir() {
+                continue;
+            }
+            let numbered = (1..).map(|n| format!("{name}-{n}"));
+            let free = |name: &String| !self.root.join(name).exists();
+            if let Some(name) = std::iter::once(name.clone()).chain(numbered).find(free) {
+                let path = self.root.join(name);
+                fs::rename(entry.path(), &path)?;
+                adopted.push(path);
+            }
+        }
+        adopted.sort();
+        Ok(adopted)
+    }
+
     /// Renames the directory to its final name, and prunes older ones.
     pub fn finish(mut self, keep: bool) -> io::Result<PathBuf> {
         if keep {
@@ -286,6 +310,32 @@ mod tests {
         assert!(!finished.join(".lock").exists());
         let _third = Store::begin(root.path(), "c").unwrap();
         assert!(alive.dir().exists());
+    }
+
+    #[test]
+    fn complete_runs_of_elsewhere_are_adopted() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::begin(root.path(), "nested").unwrap();
+        let inner = store.dir().join("inner");
+        for name in [
+            "20260102-030405-hello",
+            "20260102-030406-a",
+            ".partial-20260102-030407-b",
+            "journals",
+        ] {
+            fs::create_dir_all(inner.join(name)).unwrap();
+            fs::write(inner.join(name).join("record.json"), "new").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc", inner.join("20260102-030408-link")).unwrap();
+        fs::write(inner.join("20260102-030409-file"), "").unwrap();
+        let taken = root.path().join("20260102-030405-hello");
+        fs::create_dir(&taken).unwrap();
+        let adopted = store.adopt(&inner).unwrap();
+        let expected = ["20260102-030405-hello-1", "20260102-030406-a"];
+        assert_eq!(adopted, expected.map(|name| root.path().join(name)));
+        assert_eq!(fs::read(adopted[0].join("record.json")).unwrap(), b"new");
+        assert!(!taken.join("record.json").exists());
+        assert!(inner.join("journals").exists());
     }
 
     #[test]

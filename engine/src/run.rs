@@ -19,6 +19,7 @@ use crate::{
     scenario::{Case, ExpectedTask},
     session::Session,
     stream::Body,
+    text,
 };
 
 /// The place in which a run is restarted.
@@ -339,7 +340,7 @@ impl Runner<'_, '_> {
         let path = format!("{WORK_DIR}/{name}");
         match self.guest().read_file(&path) {
             Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let text = text::exact(&bytes);
                 Ok(text.strip_suffix('\n').map(str::to_owned))
             }
             Err(GuestError::Failed(_)) => Ok(None),
@@ -365,7 +366,7 @@ impl Runner<'_, '_> {
         guest.settle().map_err(fail)?;
         let read = |guest: &mut Guest, name: &str| -> Result<String, GuestError> {
             let bytes = guest.read_file(&format!("{RUN_DIR}/{name}"))?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
+            Ok(text::exact(&bytes))
         };
         let mut output = RunOutput {
             root,
@@ -404,7 +405,7 @@ impl Runner<'_, '_> {
             let bytes = self
                 .guest()
                 .read_file(&format!("{WORK_DIR}/{}", file.path))?;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let text = text::exact(&bytes);
             output.logs.push((file.path, text));
         }
         Ok(())

@@ -16,6 +16,7 @@ use crate::{
     experiment::Setup,
     guest::{Guest, GuestError, GuestInfo},
     leaks,
+    outcome::SourceLine,
     results::SCRATCH,
     stream::{Body, Voice},
 };
@@ -47,6 +48,13 @@ pub trait Lab {
 
     /// Returns the factor by which operations take longer than usual in this guest.
     fn slowness(&self) -> u32;
+
+    /// Returns the command that opens the memory of a guest that has crashed, which is in this file.
+    fn open_memory(&self, file: &Path) -> String;
+
+    /// Returns the lines of the kernel's source that the addresses of a kernel report are at, as far
+    /// as they can be found. A text without such addresses has none.
+    fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
     fn finds_leaks(&self) -> bool;

@@ -213,6 +213,11 @@ impl Stream {
         self.emit(None, None, body);
     }
 
+    /// Tells what happened to a unit that no guest of this process runs.
+    pub fn tell_of(&self, unit: &str, body: Body) {
+        self.emit(None, Some(unit.to_owned()), body);
+    }
+
     /// Returns the voice of a guest. `guest` counts from 1.
     pub fn voice(&self, guest: u32) -> Voice<'_> {
         Voice {

@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The functions behind the fuzz targets, which the repository's tests also run with the seeds.
+//! What the fuzz targets share: the functions behind those of files and of the agent, which the
+//! repository's tests also run with the seeds. Those of the VMM are in its crate.
 
 #[path = "../../tests/fuzz/targets.rs"]
 pub mod targets;
+
+/// Ignores SIGPIPE, as the startup code of Rust's `main` does, which libFuzzer's replaces: writing
+/// to a socket whose other end is closed must return an error instead of raising the signal. The
+/// devices rely on it.
+pub fn ignore_broken_pipes() {
+    // SAFETY: ignoring a signal runs no code of this program.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}

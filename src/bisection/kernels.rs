@@ -56,6 +56,8 @@ pub struct Kernels<'a> {
     /// Directory with `guest-kernel` of each commit of our own history.
     work: Temporary,
     checkout: Option<Checkout>,
+    /// The disks with the agent and the userland, which are the same for all kernels.
+    beside: [PathBuf; 2],
     /// Hash of all that runs beside the kernel, by scenario.
     harness: HashMap<String, String>,
     /// What boots the nodes that were built, by node and number of vCPUs.
@@ -109,6 +111,7 @@ impl<'a> Kernels<'a> {
         Ok(Self {
             work: Temporary::new("bisect")?,
             harness: HashMap::new(),
+            beside: [PathBuf::new(), PathBuf::new()],
             made: HashMap::new(),
             reverted: None,
             visits: 0,
@@ -155,6 +158,7 @@ impl<'a> Kernels<'a> {
             }
             self.harness.insert(scenario.name.clone(), hash.finish());
         }
+        self.beside = [agent, debian];
         Ok(())
     }
 
@@ -243,6 +247,11 @@ impl<'a> Kernels<'a> {
         let key = (node, vcpus);
         if !self.made.contains_key(&key) {
             let images = self.prepare(node, vcpus).map_err(|error| failure(&error))?;
+            if self.beside != [images.agent.clone(), images.debian.clone()] {
+                let why = "the sources of the agent or of the userland have changed meanwhile; \
+                           run the same command again";
+                return Err(Failure::Stop(Stop::new(Condition::RequestFailed, why)));
+            }
             self.made.insert(key, images);
         }
         Ok(&self.made[&key])

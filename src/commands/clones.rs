@@ -158,8 +158,12 @@ impl Clones<'_> {
         // Until here all of them run at the same time.
         for clone in &mut clones {
             if let Some(exit) = clone.machine().try_exit()? {
-                let exit = Some(exit);
-                return Err(GuestError::Ended { exit, used: false }.into());
+                return Err(GuestError::Ended {
+                    exit: Some(exit),
+                    used: false,
+                    memory: clone.machine().memory_dump(),
+                }
+                .into());
             }
         }
         Ok(seen)

@@ -49,7 +49,7 @@ pub fn run(args: &ExecArgs, context: &Context) -> Result<ExitCode> {
         return Err(Usage(wrong).into());
     }
     let images = BootArtefacts::prepare(context, &args.guest)?;
-    let directory = Temporary::new("exec")?;
+    let directory = Temporary::with_room("exec", &context.cache()?)?;
     let mut guest = images.boot(context, directory.path(), terminal::BOOT)?;
     // The command is free to checkpoint: whatever the kernel reports is the kernel's fault.
     guest.mark_used();

@@ -44,6 +44,9 @@ pub struct MatrixArgs {
     /// Run only every Kth cell
     #[arg(long, help_heading = "Cells", value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
+    /// Leave out the first N cells; with every N below K, each cell is run once
+    #[arg(long, help_heading = "Cells", value_name = "N", default_value_t = 0)]
+    offset: u32,
     /// Run at most N cells, spread evenly
     #[arg(long, help_heading = "Cells", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -63,6 +66,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     let experiment = MatrixExperiment {
         pattern: args.cell.clone(),
         every: args.every as usize,
+        offset: args.offset as usize,
         limit: args.limit.map(|limit| limit as usize),
         allow_refused: args.allow_refused,
     };
@@ -73,6 +77,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         .word("ptrace")
         .option("--cell", (args.cell != "*").then_some(&args.cell))
         .option("--every", (args.every > 1).then_some(args.every))
+        .option("--offset", (args.offset > 0).then_some(args.offset))
         .option("--limit", args.limit)
         .flag("--allow-refused", args.allow_refused)
         .guest(&args.guest)

@@ -62,7 +62,8 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
         "crucible in the outer Linux; progress: {}",
         outer.console().display()
     ));
-    let run = outer.run(context, size, &script, &args.command, limit);
+    let results = context.results()?;
+    let run = outer.run(context, size, &script, &args.command, limit, Some(&results));
     context.progress().end();
     let code = run.and_then(|run| {
         stdout::print(&run.stdout)?;
@@ -70,10 +71,7 @@ pub fn run(args: &NestedArgs, context: &Context) -> Result<ExitCode> {
         code(&run).with_context(|| format!("in the outer Linux, within {} s", args.timeout))
     });
     match code {
-        Ok(code) => {
-            outer.bring_results(&context.results()?)?;
-            Ok(code)
-        }
+        Ok(code) => Ok(code),
         Err(error) => {
             stdout::message(format_args!("  console  {}", outer.keep().display()));
             Err(error)

@@ -110,18 +110,6 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
                    scenario's directory";
         return Err(Usage(why.into()).into());
     }
-    let options = Options {
-        repeat: args.repeat,
-        at: args.at.clone(),
-        restart_in: match args.restart_in {
-            RestartInArg::Same => RestartIn::Same,
-            RestartInArg::Fresh => RestartIn::Fresh,
-        },
-        timeout: args.timeout,
-        backend: Backend::default(),
-        vcpus: args.guest.machine.vcpus,
-        accept: args.accept,
-    };
     let what = match &scenarios[..] {
         [one] => one.name.clone(),
         _ => "all".to_owned(),
@@ -140,7 +128,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     let experiment = ScenarioExperiment {
         scenarios,
         backends,
-        options,
+        options: args.options(),
     };
     experiment_run::run(
         &command,
@@ -151,6 +139,21 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
 }
 
 impl ScenarioArgs {
+    fn options(&self) -> Options {
+        Options {
+            repeat: self.repeat,
+            at: self.at.clone(),
+            restart_in: match self.restart_in {
+                RestartInArg::Same => RestartIn::Same,
+                RestartInArg::Fresh => RestartIn::Fresh,
+            },
+            timeout: self.timeout,
+            backend: Backend::default(),
+            vcpus: self.guest.machine.vcpus,
+            accept: self.accept,
+        }
+    }
+
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");

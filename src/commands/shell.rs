@@ -39,7 +39,7 @@ enum Event {
 /// Boots a guest and connects this terminal to a shell in it.
 pub fn run(args: &ShellArgs, context: &Context) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
-    let directory = Temporary::new("shell")?;
+    let directory = Temporary::with_room("shell", &context.cache()?)?;
     let mut guest = images.boot(context, directory.path(), terminal::BOOT)?;
     let stream = guest.machine().terminal()?;
 

@@ -39,17 +39,20 @@ pub struct SweepArgs {
     /// Try only every Kth point of each kind of event
     #[arg(long, help_heading = "Points", value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
+    /// Leave out the first N points; with every N below K, each point is tried once
+    #[arg(long, help_heading = "Points", value_name = "N", default_value_t = 0)]
+    offset: u32,
     /// Try at most N points per case, sampled evenly over event kinds
     #[arg(long, help_heading = "Points", value_name = "N")]
     limit: Option<usize>,
     /// Try only this point, named as in a report: `2.1:7`
-    #[arg(long, help_heading = "Points", value_name = "TASK:NTH", value_parser = point, conflicts_with_all = ["every", "limit"])]
+    #[arg(long, help_heading = "Points", value_name = "TASK:NTH", value_parser = point, conflicts_with_all = ["every", "offset", "limit"])]
     point: Option<String>,
     /// Make N controls and N restarted runs at the point, and compare how often each outcome occurs
     #[arg(long, help_heading = "Run", value_name = "N", requires_all = ["point", "case"], conflicts_with_all = ["chain"], value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Checkpoint, kill and restart one run at every event, instead of one run per point
-    #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "limit", "point"])]
+    #[arg(long, help_heading = "Run", conflicts_with_all = ["every", "offset", "limit", "point"])]
     chain: bool,
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "Run", value_name = "SECONDS")]
@@ -120,16 +123,11 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
                    name them";
         return Err(Usage(why.into()).into());
     }
-    let event = args.event.name();
-    let cases: Vec<_> = args.case.iter().cloned().collect();
-    let mut what = [vec![scenario.name.clone()], cases, vec![event.clone()]].concat();
-    let point = args.point.iter().map(|point| point.replace(':', "-"));
-    what.extend(point);
-    what.extend(args.chain.then(|| "chain".to_owned()));
+    let what = args.what(&scenario.name);
     let break_switch = args.broken.name();
     let command = Command {
         name: "sweep",
-        what: &what.join("-"),
+        what: &what,
         args: &args.experiment,
         guest: &args.broken.guest(&args.guest),
         break_switch: break_switch.as_deref(),
@@ -137,12 +135,12 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         // A single point is not a sweep, and must not replace the journal of one.
         journal: args.point.is_none() || args.trials.is_some(),
     };
-    let kind = args.event.kind();
+    let (kind, kind_name) = (args.event.kind(), args.event.name());
     if args.chain {
         let chain = ChainExperiment {
             scenario,
             kind,
-            kind_name: event,
+            kind_name,
         };
         return experiment_run::run(&command, context, |_| Ok(chain), &screens::chain::screen);
     }
@@ -150,14 +148,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         let trials = TrialsExperiment::new(scenario, kind, point.clone(), count);
         return experiment_run::run(&command, context, |_| Ok(trials), &screens::trials::screen);
     }
-    let choice = match &args.point {
-        Some(point) => Choice::One(point.clone()),
-        None => Choice::Some {
-            every: args.every as usize,
-            limit: args.limit,
-        },
-    };
-    let sweep = SweepExperiment::new(scenario, kind, event, choice);
+    let sweep = SweepExperiment::new(scenario, kind, kind_name, args.choice());
     experiment_run::run(&command, context, |_| Ok(sweep), &screens::sweep::screen)
 }
 
@@ -182,6 +173,27 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 }
 
 impl SweepArgs {
+    /// What distinguishes its results and journal from those of other sweeps.
+    fn what(&self, scenario: &str) -> String {
+        let mut what = vec![scenario.to_owned()];
+        what.extend(self.case.clone());
+        what.push(self.event.name());
+        what.extend(self.point.iter().map(|point| point.replace(':', "-")));
+        what.extend(self.chain.then(|| "chain".to_owned()));
+        what.join("-")
+    }
+
+    fn choice(&self) -> Choice {
+        match &self.point {
+            Some(point) => Choice::One(point.clone()),
+            None => Choice::Some {
+                every: self.every as usize,
+                offset: self.offset as usize,
+                limit: self.limit,
+            },
+        }
+    }
+
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         CommandLine::new("sweep")
@@ -191,6 +203,7 @@ impl SweepArgs {
             .option("--point", self.point.as_ref())
             .option("--trials", self.trials)
             .option("--every", (self.every > 1).then_some(self.every))
+            .option("--offset", (self.offset > 0).then_some(self.offset))
             .option("--limit", self.limit)
             .flag("--chain", self.chain)
             .option("--timeout", self.timeout)

@@ -59,25 +59,17 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         guest.kernel.flavour = FlavourArg::Coverage;
         if args.experiment.jobs > 1 || args.experiment.resume {
             // The counters are those of one boot.
-            return Err(
-                Usage("--coverage counts in one guest, from the first image on".into()).into(),
-            );
+            let why = "--coverage counts in one guest, from the first image on";
+            return Err(Usage(why.into()).into());
         }
     }
-    let reproduce = CommandLine::new("torture")
-        .option("--raw", Some(args.raw))
-        .option("--forged", Some(args.forged))
-        .option("--seed", Some(args.seed))
-        .flag("--coverage", args.coverage)
-        .guest(&args.guest)
-        .text();
     let command = Command {
         name: "torture",
         what: "",
         args: &args.experiment,
         guest: &guest,
         break_switch: None,
-        reproduce,
+        reproduce: args.reproduce(),
         journal: !args.coverage,
     };
     let root = context.root()?;
@@ -88,13 +80,21 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
             )?),
             false => None,
         };
-        Ok(TortureExperiment::new(
-            &root,
-            args.raw,
-            args.forged,
-            args.seed,
-            counted,
-        ))
+        let (raw, forged, seed) = (args.raw, args.forged, args.seed);
+        Ok(TortureExperiment::new(&root, raw, forged, seed, counted))
     };
     experiment_run::run(&command, context, make, &screens::torture::screen)
+}
+
+impl TortureArgs {
+    /// The command that runs the same again.
+    fn reproduce(&self) -> String {
+        CommandLine::new("torture")
+            .option("--raw", Some(self.raw))
+            .option("--forged", Some(self.forged))
+            .option("--seed", Some(self.seed))
+            .flag("--coverage", self.coverage)
+            .guest(&self.guest)
+            .text()
+    }
 }

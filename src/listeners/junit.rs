@@ -34,8 +34,9 @@ impl JUnit {
         for ((suite, name), (outcome, time)) in &self.cases {
             let mut case = TestCase::new(name.as_str(), status(outcome));
             case.set_classname(suite.as_str()).set_time(*time);
-            if !outcome.lines.is_empty() {
-                case.set_system_out(outcome.lines.join("\n"));
+            let lines = [outcome.evidence.lines(), outcome.lines.clone()].concat();
+            if !lines.is_empty() {
+                case.set_system_out(lines.join("\n"));
             }
             suites
                 .entry(suite)

@@ -30,8 +30,9 @@ impl Written {
 /// Divides the key of a unit into the name of a suite and of a test in it.
 pub fn suite(command: &str, key: &str) -> (String, String) {
     match key.split_once('/') {
-        Some((suite, name)) => (suite.to_owned(), name.to_owned()),
-        None => (command.to_owned(), key.to_owned()),
+        // A slash in brackets is a part of what the unit ran in.
+        Some((suite, name)) if !suite.contains('[') => (suite.to_owned(), name.to_owned()),
+        _ => (command.to_owned(), key.to_owned()),
     }
 }
 
@@ -63,7 +64,7 @@ impl Ktap {
                 tests.len()
             );
             for (number, (test, outcome)) in (1..).zip(tests) {
-                for line in &outcome.lines {
+                for line in outcome.evidence.lines().iter().chain(&outcome.lines) {
                     let _ = writeln!(text, "  # {}", printable(line));
                 }
                 let _ = writeln!(text, "  {}", result(number, test, outcome));

@@ -7,7 +7,7 @@ use crucible_engine::experiment::{Finding, Report};
 use crucible_engine::record::Record;
 use crucible_engine::sweep::Chain;
 
-use super::{blame, end, lines, others};
+use super::{blame, end, evidence, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Chain, ()>, record: &Record) -> String {
@@ -68,5 +68,5 @@ fn one(text: &mut String, finding: &Finding<Chain>) {
             outcome.why
         )),
     }
-    lines(text, "    ", &outcome.lines[..outcome.lines.len().min(12)]);
+    evidence(text, "    ", outcome, 12);
 }

@@ -7,7 +7,7 @@ use crucible_engine::experiment::{Finding, MatrixSummary, Report};
 use crucible_engine::record::Record;
 use crucible_protocol::matrix::{Cell, Class};
 
-use super::{end, lines, others};
+use super::{end, evidence, others};
 use crate::context;
 
 /// The marks of a field of the table, with the classes that each counts.
@@ -92,7 +92,7 @@ fn failure(text: &mut String, finding: &Finding<Cell>) {
             add(text, format_args!("  control    {control}"));
             add(text, format_args!("  {other_run:<9}  {other}"));
         }
-        None => lines(text, "  ", &outcome.lines),
+        None => evidence(text, "  ", outcome, usize::MAX),
     }
     add(
         text,

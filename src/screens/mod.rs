@@ -5,6 +5,7 @@ pub mod backends;
 pub mod bisect;
 pub mod chain;
 pub mod matrix;
+pub mod nightly;
 pub mod scenario;
 pub mod sweep;
 pub mod torture;
@@ -27,6 +28,19 @@ pub fn lines(text: &mut String, indent: &str, all: &[String]) {
     if let Some(more) = all.len().checked_sub(LINES + 1) {
         let _ = writeln!(text, "{indent}| … {} more lines in the record", more + 1);
     }
+}
+
+/// Adds what there is to find the cause of an outcome with: places in the source, the command that
+/// opens the guest's memory, and at most `most` lines of a report.
+pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize) {
+    for line in outcome.evidence.lines() {
+        let _ = writeln!(text, "{indent}{line}");
+    }
+    lines(
+        text,
+        indent,
+        &outcome.lines[..outcome.lines.len().min(most)],
+    );
 }
 
 /// Returns who is to blame, in brackets, or nothing.
@@ -52,7 +66,7 @@ pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
             blame(outcome),
             outcome.why
         );
-        lines(text, "    ", &outcome.lines);
+        evidence(text, "    ", outcome, usize::MAX);
     }
     if report.left > 0 {
         let why = match report.interrupted {

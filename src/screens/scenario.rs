@@ -7,7 +7,7 @@ use crucible_engine::Verdict;
 use crucible_engine::experiment::{Finding, Report, ScenarioSummary};
 use crucible_engine::record::{CaseRecord, Record};
 
-use super::{backends, blame, end, lines, others};
+use super::{backends, blame, end, evidence, others};
 
 type Case = Finding<CaseRecord>;
 
@@ -144,7 +144,7 @@ fn explain(text: &mut String, case: &Case) {
             difference.replace('\n', "\n    ")
         );
     }
-    lines(text, "    ", &outcome.lines);
+    evidence(text, "    ", outcome, usize::MAX);
 }
 
 #[cfg(test)]

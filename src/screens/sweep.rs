@@ -7,7 +7,7 @@ use crucible_engine::experiment::{Report, SweepSummary};
 use crucible_engine::record::Record;
 use crucible_engine::sweep::{CaseAnalysis, PointDetail};
 
-use super::{blame, end, lines, others};
+use super::{blame, end, evidence, others};
 
 /// Maximal number of repeat commands shown for points that fail in the same way; the record has
 /// all points.
@@ -45,7 +45,7 @@ fn one(text: &mut String, sweep: &SweepSummary, case: &CaseAnalysis, record: &Re
             blame(stop),
             stop.why
         ));
-        lines(text, "    ", &stop.lines);
+        evidence(text, "    ", stop, usize::MAX);
         return;
     }
     let counts: Vec<_> = case
@@ -129,7 +129,7 @@ fn one(text: &mut String, sweep: &SweepSummary, case: &CaseAnalysis, record: &Re
         for (event, number) in &failure.events {
             let _ = writeln!(text, "      {number} at {event}");
         }
-        lines(text, "    ", &outcome.lines[..outcome.lines.len().min(12)]);
+        evidence(text, "    ", outcome, 12);
         for point in failure.points.iter().take(COMMANDS) {
             let command = repeat(&record.reproduce, &case.case, point);
             let _ = writeln!(text, "    repeat   {command}");

@@ -7,7 +7,7 @@ use crucible_engine::experiment::{Report, TortureSummary};
 use crucible_engine::record::Record;
 use serde_json::Value;
 
-use super::{blame, end, lines, others};
+use super::{blame, end, evidence, others};
 use crate::coverage_report;
 
 /// Formats a run.
@@ -25,7 +25,7 @@ pub fn screen(report: &Report<Value, TortureSummary>, record: &Record) -> String
         let outcome = &finding.outcome;
         let condition = outcome.condition.name();
         let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        lines(&mut text, "    ", &outcome.lines);
+        evidence(&mut text, "    ", outcome, usize::MAX);
     }
     for kind in ["raw", "forged"] {
         let Some(counts) = report.summary.sum.get(kind).and_then(Value::as_object) else {

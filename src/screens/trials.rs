@@ -7,7 +7,7 @@ use crucible_engine::experiment::{Report, TrialsSummary};
 use crucible_engine::record::Record;
 use crucible_engine::sweep::Pair;
 
-use super::{blame, end, lines, others};
+use super::{blame, end, evidence, lines, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Pair, TrialsSummary>, record: &Record) -> String {
@@ -54,11 +54,7 @@ pub fn screen(report: &Report<Pair, TrialsSummary>, record: &Record) -> String {
         let outcome = &finding.outcome;
         let condition = outcome.condition.name();
         let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        lines(
-            &mut text,
-            "    ",
-            &outcome.lines[..outcome.lines.len().min(12)],
-        );
+        evidence(&mut text, "    ", outcome, 12);
     }
     others(&mut text, report);
     end(&mut text, record);

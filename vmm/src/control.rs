@@ -27,8 +27,35 @@ const UNREAD: usize = 16;
 /// report.
 pub(crate) struct ControlSocket<A, N> {
     stream: UnixStream,
-    answers: Receiver<A>,
+    answers: Mutex<Receiver<A>>,
     notes: Arc<Notes<N>>,
+}
+
+/// The right to send a request and to receive its reply. Threads that share a connection wait for
+/// each other.
+pub(crate) struct Exchange<'a, A> {
+    stream: &'a UnixStream,
+    answers: MutexGuard<'a, Receiver<A>>,
+}
+
+impl<A> Exchange<'_, A> {
+    /// Returns the stream to which requests are written.
+    pub fn stream(&self) -> &UnixStream {
+        self.stream
+    }
+
+    /// Returns the reply to `command`, which must be the last request that was sent.
+    pub fn answer(&self, command: &str) -> Result<A> {
+        self.answers
+            .recv_timeout(ANSWER)
+            .map_err(|error| match error {
+                RecvTimeoutError::Disconnected => gone(command),
+                RecvTimeoutError::Timeout => Error::Silent {
+                    command: command.into(),
+                    after: ANSWER,
+                },
+            })
+    }
 }
 
 /// Where the reader of a connection puts the replies.
@@ -107,27 +134,17 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
             })?;
         Ok(Self {
             stream,
-            answers,
+            answers: Mutex::new(answers),
             notes,
         })
     }
 
-    /// Returns the stream to which requests are written.
-    pub fn stream(&self) -> &UnixStream {
-        &self.stream
-    }
-
-    /// Returns the reply to `command`, which must be the last request that was sent.
-    pub fn answer(&self, command: &str) -> Result<A> {
-        self.answers
-            .recv_timeout(ANSWER)
-            .map_err(|error| match error {
-                RecvTimeoutError::Disconnected => gone(command),
-                RecvTimeoutError::Timeout => Error::Silent {
-                    command: command.into(),
-                    after: ANSWER,
-                },
-            })
+    /// Begins an exchange, when that of another thread is over.
+    pub fn exchange(&self) -> Exchange<'_, A> {
+        Exchange {
+            stream: &self.stream,
+            answers: self.answers.lock().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     /// Returns the current state.
@@ -148,6 +165,18 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
                 after: ANSWER,
             },
         })
+    }
+
+    /// Waits, without a limit, until the state satisfies `wanted`, and returns it. Returns `None` if
+    /// the process closes the connection first.
+    pub fn wait_ended(&self, wanted: impl Fn(&N) -> bool) -> Option<N> {
+        let goes_on = |state: &mut State<N>| !state.closed && !wanted(&state.noted);
+        let state = self
+            .notes
+            .changed
+            .wait_while(self.notes.lock(), goes_on)
+            .unwrap_or_else(PoisonError::into_inner);
+        wanted(&state.noted).then(|| state.noted.clone())
     }
 
     /// Waits until the process closes the connection, which it does when it exits. Returns false if
@@ -217,11 +246,14 @@ mod tests {
             control.wait_noted("x", |it| it == "ready").unwrap(),
             "ready"
         );
-        assert_eq!(control.answer("x").unwrap(), 1);
-        assert_eq!(control.answer("x").unwrap(), 2);
+        assert_eq!(control.exchange().answer("x").unwrap(), 1);
+        assert_eq!(control.exchange().answer("x").unwrap(), 2);
         drop(theirs);
         assert!(control.wait_closed(ANSWER));
-        assert!(matches!(control.answer("x"), Err(Error::Gone { .. })));
+        assert!(matches!(
+            control.exchange().answer("x"),
+            Err(Error::Gone { .. })
+        ));
         let never = control.wait_noted("x", |it| it == "never");
         assert!(matches!(never, Err(Error::Gone { .. })));
         // The state outlasts the connection.

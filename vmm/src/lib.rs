@@ -12,6 +12,7 @@ mod cmdline;
 mod confine;
 mod console;
 mod control;
+mod dump;
 mod error;
 mod fault;
 mod host;
@@ -23,6 +24,7 @@ mod states;
 
 pub use confine::{HostConfinement, confinement};
 pub use console::{Alert, AlertKind, CONSOLE_MARK};
+pub use dump::MemoryDump;
 pub use error::{Error, Result};
 pub use fault::{FaultKind, HostFault};
 pub use machine::{

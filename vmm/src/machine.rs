@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Alert, HostFault, Result};
+use crate::{Alert, HostFault, MemoryDump, Result};
 
 /// A raw disk image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +133,9 @@ pub struct MachineSpec {
     pub debugger: Option<DebuggerAddress>,
     /// The file to which all output of the guest's console goes.
     pub console_log: PathBuf,
+    /// The file to which the guest's memory goes if the guest crashes, see
+    /// [`Machine::memory_dump`].
+    pub dump: Option<PathBuf>,
     /// A directory for the machine's own files (the emulator's messages).
     pub run_dir: PathBuf,
 }
@@ -151,6 +154,7 @@ impl MachineSpec {
             track_changes: false,
             debugger: None,
             console_log: run_dir.join("console.log"),
+            dump: None,
             run_dir,
         }
     }
@@ -272,6 +276,13 @@ pub trait Machine: Send {
     /// guest that it affects may behave in any way, or not notice. The fault is also returned when
     /// the machine has ended.
     fn host_fault(&mut self) -> Option<HostFault>;
+
+    /// Returns the dump of the guest's memory, an ELF core file, once the machine has ended. There is
+    /// one only if the [configuration](MachineSpec::dump) wants it, and if the guest has panicked,
+    /// triple faulted, or reset without an announcement. It does not affect how the machine ended.
+    fn memory_dump(&self) -> Option<MemoryDump> {
+        None
+    }
 
     /// Asks the guest's kernel by SysRq, which works even while its tasks hang, what its tasks are
     /// doing. Waits for the answer for at most `timeout`.

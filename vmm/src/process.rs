@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,11 @@ use libc::SIGSYS;
 use crate::child::{self, Sockets, share, stderr_text};
 use crate::confine::Confinement;
 use crate::console::Console;
+use crate::dump::{DumpThread, Dumper};
 use crate::states::{self, Probe};
 use crate::{
-    Alert, AlertKind, Changes, Description, Error, Exit, HostFault, Machine, MachineSpec, Phase,
-    Result, Start, TaskStates,
+    Alert, AlertKind, Changes, Description, Error, Exit, HostFault, Machine, MachineSpec,
+    MemoryDump, Phase, Result, Start, TaskStates,
 };
 
 /// The operations that differ between backends.
@@ -52,6 +54,9 @@ pub trait Backend: Probe + Send {
 
     /// Returns the first failure of the host's disk that the process has reported.
     fn host_fault(&self) -> Option<HostFault>;
+
+    /// Returns the part that writes a dump of the guest's memory.
+    fn dumper(&self) -> Result<Arc<dyn Dumper>>;
 
     /// [`Machine::phases`].
     fn phases(&self) -> &[Phase];
@@ -89,6 +94,8 @@ pub struct ProcessMachine<B: Backend> {
     description: Description,
     start: Start,
     is_debugged: bool,
+    dumping: Option<DumpThread>,
+    dump: Option<MemoryDump>,
     exit: Option<Exit>,
 }
 
@@ -139,7 +146,7 @@ impl<B: Backend> ProcessMachine<B> {
                 });
             }
         };
-        Ok(Self {
+        let mut machine = Self {
             description: Description {
                 kind: B::NAME.into(),
                 version: backend.version(),
@@ -155,8 +162,16 @@ impl<B: Backend> ProcessMachine<B> {
             messages,
             start: spec.start.clone(),
             is_debugged: spec.debugger.is_some(),
+            dumping: None,
+            dump: None,
             exit: None,
-        })
+        };
+        if let Some(path) = &spec.dump {
+            let dumper = machine.backend.dumper()?;
+            let ending = machine.console.ending()?;
+            machine.dumping = Some(DumpThread::start(dumper, ending, path.clone())?);
+        }
+        Ok(machine)
     }
 
     /// Returns the backend.
@@ -170,6 +185,8 @@ impl<B: Backend> ProcessMachine<B> {
         let status =
             child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
         self.console.join();
+        // It ends with the connection to the process.
+        self.dump = self.dumping.take().and_then(DumpThread::join);
         let signal = status.signal();
         let exit = if signal == Some(SIGSYS) {
             // Report this first: a forbidden system call is serious whatever else happened.
@@ -250,6 +267,10 @@ impl<B: Backend> Machine for ProcessMachine<B> {
         self.backend
             .host_fault()
             .or_else(|| self.console.host_fault())
+    }
+
+    fn memory_dump(&self) -> Option<MemoryDump> {
+        self.dump.clone()
     }
 
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates> {

@@ -22,7 +22,7 @@ const NEXT: u8 = 1;
 const WRITE: u8 = 2;
 
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
 }
 
 /// Adds a chain of a header, data and a status, offers it and notifies the queue.

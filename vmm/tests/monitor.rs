@@ -5,6 +5,7 @@
 //! it was not run.
 
 mod fixture;
+mod forced;
 mod guests;
 
 use std::env;
@@ -14,11 +15,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crucible_vmm::kvm::saved;
 use crucible_vmm::{Exit, FaultKind, Machine, Start};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
-use fixture::{Fixture, PATIENCE, register};
+use fixture::{Fixture, PATIENCE, monitor, register};
 use guests::Guest;
 
 #[test]
@@ -155,8 +157,8 @@ fn a_forbidden_system_call_is_reported_as_such() {
         return;
     };
     fixture.wait_for("looping");
-    // The signal by which the kernel kills a process that violates its filter.
-    kill_process(fixture.pid(), Signal::SYS).unwrap();
+    let pid = fixture.pid().as_raw_nonzero().get();
+    forced::system_call(pid, libc::SYS_getppid);
     let exit = fixture.exit();
     let Exit::HostError { detail, signal } = exit else {
         panic!("{exit:?}");
@@ -232,4 +234,28 @@ fn a_monitor_ends_with_its_parent() {
     let mut wait = [PollFd::new(&monitor, PollFlags::IN)];
     let ended = poll(&mut wait, Some(&PATIENCE.try_into().unwrap())).unwrap();
     assert_eq!(ended, 1, "the monitor still runs");
+}
+
+#[test]
+fn a_truncated_memory_file_is_the_hosts() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut fixture) = Fixture::at(Guest::Marked(1), 1, directory, Start::BootForSnapshot)
+    else {
+        return;
+    };
+    fixture.wait_for("marked");
+    fixture.machine.save().unwrap();
+    fixture.machine.kill().unwrap();
+    let mut fixture = Fixture::at(Guest::Marked(1), 1, fixture.directory, Start::Saved).unwrap();
+    let saved = fixture.directory.path().join("saved");
+    let pages = saved::verify(&saved, &monitor()).unwrap().pages;
+    let file = fs::OpenOptions::new().write(true).open(pages).unwrap();
+    file.set_len(0).unwrap();
+    let exit = fixture.exit();
+    let Exit::HostError { detail, signal } = exit else {
+        panic!("{exit:?}");
+    };
+    // KVM tells a vCPU, and the kernel kills a device.
+    let told = signal.is_none() && detail.contains("has been shortened");
+    assert!(told || signal == Some(libc::SIGBUS), "{detail}");
 }

@@ -12,8 +12,10 @@ mod config;
 mod counted;
 mod export;
 mod foreign;
+mod lines;
 mod lock;
 mod members;
+mod report;
 mod series;
 mod source;
 pub mod state;
@@ -28,7 +30,10 @@ use serde::{Deserialize, Serialize};
 
 pub use export::{Export, Signer, export};
 pub use foreign::foreign;
+pub use lines::{Line, Lines};
 pub use members::{Member, Members, members};
+
+pub use report::{Place, places};
 
 use crate::hash::Fingerprint;
 use crate::progress::Step;

@@ -293,7 +293,7 @@ fn committed(directory: &Path) -> Option<String> {
     let git = |args: &[&str]| {
         let mut command = Command::new("git");
         command
-            .args(["--no-optional-locks", "-C"])
+            .args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-C"])
             .arg(directory)
             .args(args);
         // Set where git itself runs us, for a bisection in another tree perhaps.

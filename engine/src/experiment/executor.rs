@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Instant,
@@ -11,9 +12,9 @@ use std::{
 use super::{Experiment, Finding, Group, Journal, Summary};
 use crate::{
     abort::Abort,
-    blame::Condition,
+    blame::{Blame, Condition},
     interrupt,
-    outcome::Outcome,
+    outcome::{Memory, Outcome},
     results::Store,
     session::{Booted, Lab, Session},
     stream::{Body, Stream},
@@ -34,6 +35,23 @@ pub struct Setup<'a> {
     pub break_switch: Option<&'a str>,
     /// Keys of units that are not to be run; those of an unknown key are.
     pub skip: Option<&'a HashSet<String>>,
+}
+
+impl Setup<'_> {
+    /// Adds to an outcome what the lab knows of the kernel's faults.
+    fn complete(&self, outcome: &mut Outcome) {
+        let evidence = &mut outcome.evidence;
+        if let Some(Memory::Kept { file, open }) = &mut evidence.memory
+            && open.is_empty()
+        {
+            let path = self.store.relative(Path::new(file));
+            *open = self.lab.open_memory(&self.store.finished().join(&path));
+            *file = path;
+        }
+        if outcome.condition.blame() == Some(Blame::Kernel) && evidence.source.is_empty() {
+            evidence.source = self.lab.source_lines(&outcome.lines);
+        }
+    }
 }
 
 /// All that an experiment has found out.
@@ -111,9 +129,12 @@ pub fn execute<E: Experiment>(
             if stop.guest_usable {
                 let _ = session.close();
             }
+            let interrupted = stop.condition == Condition::Interrupted;
+            let mut unplanned = Outcome::from(stop);
+            setup.complete(&mut unplanned);
             return Report {
-                interrupted: stop.condition == Condition::Interrupted,
-                unplanned: Some(stop.into()),
+                interrupted,
+                unplanned: Some(unplanned),
                 booted,
                 findings: Vec::new(),
                 summary: experiment.summarise(&[]),
@@ -356,7 +377,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         let voice = self.session.voice();
         voice.set_unit(units.first().map(|unit| experiment.key(unit)).as_deref());
         voice.tell(Body::UnitStarted);
-        let stream = self.session.setup().stream;
+        let setup = self.session.setup();
         let guest = self.session.number();
         let mut done = |unit: &E::Unit, outcome: Outcome, detail: Option<E::Detail>| {
             // Neither says anything about the unit, and no further one would fare better.
@@ -365,6 +386,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
                     condition: outcome.condition,
                     why: outcome.why,
                     lines: outcome.lines,
+                    memory: None,
                     guest_usable: false,
                 });
             }
@@ -379,7 +401,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
                 ms,
                 detail,
             };
-            finish(board, stream, guest, finding).inspect_err(|stop| fatal = Some(stop.clone()))
+            finish(board, setup, guest, finding).inspect_err(|stop| fatal = Some(stop.clone()))
         };
         let result = experiment.run(&mut self.session, units, &mut done);
         self.session.voice().set_unit(None);
@@ -409,8 +431,12 @@ impl<E: Experiment> Worker<'_, '_, E> {
             ms,
             detail,
         };
-        let (stream, guest) = (self.session.setup().stream, self.session.number());
-        finish(self.board, stream, guest, finding)
+        finish(
+            self.board,
+            self.session.setup(),
+            self.session.number(),
+            finding,
+        )
     }
 
     /// Takes into account what a guest reported after its last unit: the unit's outcome is no
@@ -438,7 +464,8 @@ impl<E: Experiment> Worker<'_, '_, E> {
         }
     }
 
-    fn failed(&self, outcome: Outcome) {
+    fn failed(&self, mut outcome: Outcome) {
+        self.session.setup().complete(&mut outcome);
         self.session.voice().tell(Body::GuestFailed {
             outcome: outcome.clone(),
         });
@@ -449,11 +476,12 @@ impl<E: Experiment> Worker<'_, '_, E> {
 /// Keeps a finding and tells it.
 fn finish<E: Experiment>(
     board: &Mutex<Board<E>>,
-    stream: &Stream,
+    setup: Setup<'_>,
     guest: u32,
-    finding: Finding<E::Detail>,
+    mut finding: Finding<E::Detail>,
 ) -> Result<(), Abort> {
-    let voice = stream.voice(guest);
+    setup.complete(&mut finding.outcome);
+    let voice = setup.stream.voice(guest);
     voice.set_unit(Some(&finding.key));
     voice.tell(Body::UnitFinished {
         outcome: finding.outcome.clone(),

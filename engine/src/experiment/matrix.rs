@@ -58,6 +58,8 @@ pub struct MatrixExperiment {
     pub pattern: String,
     /// Run only every Kth of them.
     pub every: usize,
+    /// Number of them to leave out before the first.
+    pub offset: usize,
     /// Run at most this many, spread evenly.
     pub limit: Option<usize>,
     /// True if cells that checkpoint(2) refuses are no failures.
@@ -82,6 +84,7 @@ impl MatrixExperiment {
     /// Returns the cells that were asked for.
     fn chosen(&self, all: &[String]) -> Vec<String> {
         let like = all.iter().filter(|name| is_like(&self.pattern, name));
+        let like = like.skip(self.offset);
         let names: Vec<_> = like.step_by(self.every).cloned().collect();
         match self.limit {
             Some(limit) if names.len() > limit => (0..limit)
@@ -110,9 +113,8 @@ impl MatrixExperiment {
             None => Vec::new(),
         };
         Outcome {
-            condition,
-            why,
             lines,
+            ..Outcome::new(condition, why)
         }
     }
 
@@ -329,9 +331,16 @@ mod tests {
         let matrix = MatrixExperiment {
             pattern: "*".into(),
             every: 2,
+            offset: 0,
             limit: Some(2),
             allow_refused: false,
         };
         assert_eq!(matrix.chosen(&all), ["0", "4"]);
+        let other = MatrixExperiment {
+            offset: 1,
+            limit: None,
+            ..matrix
+        };
+        assert_eq!(other.chosen(&all), ["1", "3", "5", "7", "9"]);
     }
 }

@@ -23,6 +23,9 @@ pub enum Choice {
     Some {
         /// K; 1 for all.
         every: usize,
+        /// Number of points to leave out before the first. Those below K together reach each point
+        /// once.
+        offset: usize,
         /// Maximum number.
         limit: Option<usize>,
     },
@@ -106,14 +109,20 @@ impl SweepExperiment {
                 .filter(|p| p.name() == *wanted)
                 .cloned()
                 .collect(),
-            Choice::Some { every, limit } => {
-                let mut points = sweep::stratified(all, *every);
+            Choice::Some {
+                every,
+                offset,
+                limit,
+            } => {
+                let mut points = sweep::stratified(all, *every, *offset);
                 points.truncate(limit.unwrap_or(usize::MAX));
                 points
             }
         };
         match (points.is_empty(), &self.choice) {
             (false, _) => Ok(points),
+            // Another part of them has the points.
+            (true, Choice::Some { offset: 1.., .. }) if !all.is_empty() => Ok(points),
             (true, Choice::One(wanted)) => {
                 Err(Abort::missed(format!("the run has no point {wanted}")))
             }
@@ -231,6 +240,7 @@ impl Experiment for SweepExperiment {
                 self.choice,
                 Choice::Some {
                     every: 1,
+                    offset: 0,
                     limit: None
                 }
             ),

@@ -205,10 +205,10 @@ impl TortureExperiment {
             Err(mut lines) => {
                 let why = lines.first().cloned();
                 lines.push(format!("in the guest: {}", batch.command()));
+                let why = why.unwrap_or_else(|| "torture failed without a word".into());
                 let outcome = Outcome {
-                    condition: Condition::Diverged,
-                    why: why.unwrap_or_else(|| "torture failed without a word".into()),
                     lines,
+                    ..Outcome::new(Condition::Diverged, why)
                 };
                 Ok((outcome, Value::Null))
             }

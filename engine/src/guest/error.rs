@@ -4,7 +4,7 @@
 use std::{io, time::Duration};
 
 use crucible_protocol::frame::FrameError;
-use crucible_vmm::{Alert, Exit, HostFault, TaskStates};
+use crucible_vmm::{Alert, Exit, HostFault, MemoryDump, TaskStates};
 use thiserror::Error;
 
 /// The reason for which a request to a guest failed.
@@ -17,6 +17,8 @@ pub enum GuestError {
         alerts: Vec<Alert>,
         /// True if the guest has had a trigger, so that checkpoint/restart may be the cause.
         used: bool,
+        /// The guest's memory, if it has panicked.
+        memory: Option<MemoryDump>,
     },
     /// The machine ended.
     #[error("{}", ended(exit.as_ref()))]
@@ -25,6 +27,8 @@ pub enum GuestError {
         exit: Option<Exit>,
         /// True if the guest has had a trigger.
         used: bool,
+        /// The guest's memory, if it has crashed.
+        memory: Option<MemoryDump>,
     },
     /// The agent did not answer in time.
     #[error("the guest did not answer {what} within {} s", .limit.as_secs())]

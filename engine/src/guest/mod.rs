@@ -16,7 +16,7 @@ use crucible_protocol::{
     Envelope, Identity, Reply, Request, VERSION,
     frame::{self, FrameError},
 };
-use crucible_vmm::{Alert, Machine};
+use crucible_vmm::{Alert, AlertKind, Machine, MemoryDump};
 
 pub use self::attach::{Attached, Program, Sender, Streams};
 pub use self::error::GuestError;
@@ -38,6 +38,9 @@ const PROMPT: Duration = Duration::from_secs(120);
 
 /// The same limit for a guest of which only files are wanted.
 const HURRY: Duration = Duration::from_secs(10);
+
+/// Limit for the end of a guest that has panicked, and for the dump of its memory.
+const DUMP: Duration = Duration::from_secs(120);
 
 /// Limit of an interactive session.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -132,9 +135,10 @@ impl Guest {
     }
 
     /// Shortens the limit for requests that the agent answers at once, for a guest that may have
-    /// stopped answering.
+    /// stopped answering. It then applies with a debugger, too.
     pub fn hurry(&mut self) {
         self.prompt = HURRY;
+        self.is_debugged = false;
     }
 
     /// What the agent reports about the guest.
@@ -276,8 +280,11 @@ impl Guest {
             return Ok(GuestError::Host(fault));
         }
         self.take_alerts()?;
-        let used = self.used;
-        Ok(GuestError::Ended { exit, used })
+        Ok(GuestError::Ended {
+            exit,
+            used: self.used,
+            memory: self.machine.memory_dump(),
+        })
     }
 
     /// Fails with the kernel reports that have arrived, if there are any.
@@ -285,10 +292,26 @@ impl Guest {
         match std::mem::take(&mut self.alerts) {
             alerts if alerts.is_empty() => Ok(()),
             alerts => Err(GuestError::Alert {
+                memory: self.memory_after(&alerts),
                 alerts,
                 used: self.used,
             }),
         }
+    }
+
+    /// Returns the memory of a guest that has panicked. The machine ends when it is written.
+    fn memory_after(&mut self, alerts: &[Alert]) -> Option<MemoryDump> {
+        if !alerts.iter().any(|alert| alert.kind == AlertKind::Panic) {
+            return None;
+        }
+        let deadline = Instant::now() + self.limit(DUMP);
+        while !interrupt::requested() && Instant::now() < deadline {
+            // A machine that cannot be asked has no dump either.
+            if !matches!(self.machine.wait(POLL), Ok(None)) {
+                return self.machine.memory_dump();
+            }
+        }
+        None
     }
 
     /// Waits until all that the kernel has printed so far has been read from the console, and takes
@@ -312,9 +335,11 @@ impl Guest {
         while !self.machine.wait_mark(&token, POLL) {
             self.check()?;
             if let Some(exit) = self.machine.try_exit()? {
-                let used = self.used;
-                let exit = Some(exit);
-                return Err(GuestError::Ended { exit, used });
+                return Err(GuestError::Ended {
+                    exit: Some(exit),
+                    used: self.used,
+                    memory: self.machine.memory_dump(),
+                });
             }
             if Instant::now() >= deadline {
                 return Err(GuestError::NoMark(limit));

@@ -111,3 +111,33 @@ fn a_fault_of_the_host_is_seen_while_an_answer_is_waited_for() {
     let full = greet(b"", Some(fault));
     assert_eq!(full.condition, Condition::DiskFull, "{full:?}");
 }
+
+#[test]
+fn a_guest_that_reads_nothing_holds_nobody_up() {
+    let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+    let agent = thread::spawn(move || {
+        let hello: Envelope<Request> = frame::read(&mut theirs).expect("a request");
+        let body = Reply::Hello {
+            version: VERSION,
+            kernel: String::new(),
+            build: String::new(),
+            checkpoint: true,
+            uptime_ms: 1,
+        };
+        frame::write(&mut theirs, &Envelope { id: hello.id, body }).expect("an answer");
+        // It reads no more, and keeps the socket.
+        theirs
+    });
+    let machine = Box::new(Played { ours, fault: None });
+    let mut guest = Guest::greet(machine, Duration::from_secs(60)).expect("a guest");
+    let theirs = agent.join().expect("the agent");
+    guest.prompt = Duration::from_millis(10);
+    // More than the socket takes.
+    let request = Request::Mark {
+        token: "x".repeat(8 << 20),
+    };
+    guest
+        .post(request)
+        .expect("the answer, or the lack of it, tells");
+    drop(theirs);
+}

@@ -118,11 +118,11 @@ fn describe(words: &[&str]) -> String {
     }
 }
 
-/// Returns every `every`th point, ordered so that each prefix of the list contains some points of
+/// Returns every `every`th point, from that with the number `offset` on, ordered so that each prefix of the list contains some points of
 /// each kind of event, spread over the whole run. The order alternates between kinds, and within a
 /// kind between system calls (or signals); the points of each of these are visited at the ends of
 /// the run's halves, then quarters, then eighths.
-pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
+pub fn stratified(points: &[Point], every: usize, offset: usize) -> Vec<Point> {
     let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Point>>> = BTreeMap::new();
     for point in points {
         let kind = kinds.entry(point.kind()).or_default();
@@ -138,7 +138,8 @@ pub fn stratified(points: &[Point], every: usize) -> Vec<Point> {
         in_turns(alike)
     });
     let order = in_turns(kinds);
-    order.into_iter().step_by(every.max(1)).cloned().collect()
+    let order = order.into_iter().skip(offset);
+    order.step_by(every.max(1)).cloned().collect()
 }
 
 /// Returns the first element of each queue, then the second of each, and so on.
@@ -224,7 +225,7 @@ mod tests {
     #[test]
     fn kinds_take_turns_and_nothing_is_lost() {
         let all = points(&[("a", 9), ("b", 2), ("c", 1)]);
-        let order = stratified(&all, 1);
+        let order = stratified(&all, 1, 0);
         let first: Vec<_> = order.iter().take(3).map(|p| p.what.as_str()).collect();
         assert_eq!(first, ["a", "b", "c"]);
         let mut sorted = order.clone();
@@ -240,7 +241,7 @@ mod tests {
             ("ptrace-stop syscall-enter read", 2),
             ("ptrace-stop syscall-exit open", 2),
         ]);
-        let order = stratified(&all, 1);
+        let order = stratified(&all, 1, 0);
         let first: Vec<_> = order.iter().take(3).map(Point::kind).collect();
         assert_eq!(first, ["syscall-enter", "syscall-exit", "syscall-enter"]);
         assert_eq!(order.len(), all.len());
@@ -252,6 +253,13 @@ mod tests {
         assert_eq!(spread(8), [0, 4, 2, 6, 1, 5, 3, 7]);
         assert_eq!(spread(5), [0, 4, 2, 1, 3]);
         assert_eq!(spread(1), [0]);
-        assert_eq!(stratified(&points(&[("a", 10)]), 4).len(), 3);
+        assert_eq!(stratified(&points(&[("a", 10)]), 4, 0).len(), 3);
+        // The parts have each point once.
+        let parts = (0..4).flat_map(|offset| stratified(&points(&[("a", 10)]), 4, offset));
+        let mut parts: Vec<_> = parts.map(|point| point.name()).collect();
+        parts.sort();
+        let mut all: Vec<_> = points(&[("a", 10)]).iter().map(Point::name).collect();
+        all.sort();
+        assert_eq!(parts, all);
     }
 }

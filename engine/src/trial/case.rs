@@ -118,9 +118,10 @@ fn confirm(
     if let Err(stop) = session.close()
         && stop.condition.is_bad()
     {
+        let worse = Outcome::from(stop);
         return Outcome {
-            lines: [stop.lines, vec![found.why], found.lines].concat(),
-            ..Outcome::new(stop.condition, stop.why)
+            lines: [worse.lines, vec![found.why], found.lines].concat(),
+            ..worse
         };
     }
     let mut second = || -> Result<RunOutput, Abort> {
@@ -141,14 +142,13 @@ fn confirm(
         runner.control().map(|(_, output)| output)
     };
     let unstable = |condition, why: String, lines: Vec<String>| Outcome {
-        condition,
-        why,
         lines: [
             lines,
             vec![format!("the restarted run: {}", found.why)],
             found.lines.clone(),
         ]
         .concat(),
+        ..Outcome::new(condition, why)
     };
     match second() {
         Ok(second) => {

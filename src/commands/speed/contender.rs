@@ -78,7 +78,7 @@ pub struct GuestStarter<'a> {
 impl<'a> GuestStarter<'a> {
     /// Creates the directory.
     pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Result<Self> {
-        let directory = Temporary::new("speed")?;
+        let directory = Temporary::with_room("speed", &context.cache()?)?;
         Ok(Self {
             images,
             context,

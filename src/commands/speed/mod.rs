@@ -159,7 +159,7 @@ fn in_outer_linux(group: GroupArg, rounds: u16, context: &Context) -> Result<Gro
     );
     let what = format!("measuring {} in an outer Linux", group.name());
     let step = Step::begin(context.progress(), &what);
-    let run = outer.run(context, group.outer(), &script, &[], LIMIT)?;
+    let run = outer.run(context, group.outer(), &script, &[], LIMIT, None)?;
     drop(step);
     match run.ended {
         Some(Ended::Exited { code: 0 }) => {

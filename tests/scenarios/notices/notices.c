@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Detects its restart by the inode number of a pipe, which a restart cannot keep
- * (docs/reference/state.md), and then behaves differently, which crucible must report.
+ * Detects its restart, and then behaves differently, which crucible must report.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,28 +8,17 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static ino_t number_of(int fd)
-{
-	struct stat st;
-
-	if (fstat(fd, &st))
-		exit(100);
-	return st.st_ino;
-}
+#include "restarted.h"
 
 int main(int argc, char **argv)
 {
 	const char *how = argc > 1 ? argv[1] : "tell";
-	int ends[2], restarted;
-	ino_t before;
+	int restarted;
 
-	if (pipe(ends))
-		return 100;
-	before = number_of(ends[0]);
+	remember_pipe();
 
 	/* A watch of a file without a name is refused at the checkpoint. */
 	if (!strcmp(how, "watch")) {
@@ -50,7 +38,7 @@ int main(int argc, char **argv)
 	printf("ready\n");
 	fflush(stdout);
 	syscall(SYS_getppid);
-	restarted = number_of(ends[0]) != before;
+	restarted = is_restarted();
 	if (restarted && !strcmp(how, "hang"))
 		for (;;)
 			pause();

@@ -118,6 +118,11 @@ pub(super) fn message(line: &str) -> &str {
     text.strip_prefix(' ').unwrap_or(text)
 }
 
+/// Returns true for the line, without printk's prefixes, with which the kernel panics.
+pub(super) fn is_panic(text: &str) -> bool {
+    headline(text) == Some(AlertKind::Panic)
+}
+
 /// Returns the kind of report that this line begins, if it begins one.
 fn headline(text: &str) -> Option<AlertKind> {
     use AlertKind::*;

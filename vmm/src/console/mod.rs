@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 pub use alert::{Alert, AlertKind};
 use classify::{Classifier, message};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionread};
 
 use crate::{Error, HostFault, Result};
 
@@ -58,6 +60,8 @@ pub struct Console {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Locked while a piece of the console is on its way from the socket to the state.
+    reading: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -69,6 +73,7 @@ struct State {
     alert_bytes: usize,
     capture: Option<Capture>,
     restarting: bool,
+    panicked: bool,
     /// The token of the last mark.
     mark: String,
     /// The first failure to write the log.
@@ -161,6 +166,18 @@ impl Console {
         self.shared.lock().restarting
     }
 
+    /// Returns a handle with which another thread can ask for the way in which the guest ends.
+    pub fn ending(&self) -> Result<Ending> {
+        let input = self.input.try_clone().map_err(|source| Error::Io {
+            what: "duplicate the console's socket",
+            source,
+        })?;
+        Ok(Ending {
+            shared: Arc::clone(&self.shared),
+            input,
+        })
+    }
+
     /// Returns the first failure to write the console's log.
     pub fn host_fault(&self) -> Option<HostFault> {
         self.shared.lock().fault.clone()
@@ -234,6 +251,41 @@ impl Console {
         }
     }
 }
+
+/// How a guest ends, as far as its console shows it.
+pub struct Ending {
+    shared: Arc<Shared>,
+    input: UnixStream,
+}
+
+impl Ending {
+    /// Returns true if the guest, which does not run any more, has announced that it shuts down or
+    /// restarts, and has not panicked. Waits until all that it has printed has been read.
+    pub fn is_in_order(&self) -> bool {
+        let mut state = self.shared.lock();
+        while !state.ended && !self.all_read() {
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, LONGEST_READ)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        state.restarting && !state.panicked
+    }
+
+    /// Returns true if nothing of the console is left in the socket, or on its way from there. The
+    /// reader takes these locks in the other order, so this does not wait for the second one.
+    fn all_read(&self) -> bool {
+        match self.shared.reading.try_lock() {
+            Ok(_idle) => ioctl_fionread(&self.input).is_ok_and(|bytes| bytes == 0),
+            Err(_) => false,
+        }
+    }
+}
+
+/// Time after which [`Ending`] looks again. A piece that has been read is announced before this.
+const LONGEST_READ: Duration = Duration::from_millis(10);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -340,16 +392,25 @@ impl<'a> Reader<'a> {
                 .deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()))
                 .map(|left| left.max(Duration::from_millis(1)));
-            // Fails only for a zero duration, which `max` rules out.
-            let _ = stream.set_read_timeout(left);
+            // A duration that is too long is none.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut input = [PollFd::new(&stream, PollFlags::IN)];
+            match poll(&mut input, left.as_ref()) {
+                Ok(0) => {
+                    let alert = self.classifier.expire(Instant::now());
+                    self.raise(alert);
+                    continue;
+                }
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            }
+            let shared = self.shared;
+            let _reading = shared.reading.lock();
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => self.take(&buffer[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    let alert = self.classifier.expire(Instant::now());
-                    self.raise(alert);
-                }
                 Err(_) => break,
             }
         }
@@ -378,6 +439,7 @@ impl<'a> Reader<'a> {
         {
             let mut state = self.shared.lock();
             state.restarting |= message(text).starts_with("reboot: ");
+            state.panicked |= classify::is_panic(message(text));
             if state.tail.len() == TAIL {
                 state.tail.pop_front();
             }
@@ -469,6 +531,31 @@ mod tests {
         console.join();
         let log = std::fs::read(&log).unwrap();
         (console, log)
+    }
+
+    #[test]
+    fn an_end_is_in_order_if_it_is_announced_and_no_panic() {
+        for (output, expected) in [
+            ("reboot: Restarting system\n", true),
+            ("[   1.0] reboot: Power down\n", true),
+            (
+                "reboot: Restarting system\nKernel panic - not syncing: Oh\n",
+                false,
+            ),
+            ("Kernel panic - not syncing: Oh\n", false),
+            ("", false),
+        ] {
+            let (mut theirs, ours) = UnixStream::pair().unwrap();
+            let mut console = Console::start(ours, Path::new("/dev/null")).unwrap();
+            // The answer must not depend on whether the thread has read this yet.
+            theirs.write_all(&b"x\n".repeat(10_000)).unwrap();
+            theirs.write_all(output.as_bytes()).unwrap();
+            let ending = console.ending().unwrap();
+            assert_eq!(ending.is_in_order(), expected, "{output}");
+            drop(theirs);
+            console.join();
+            assert_eq!(ending.is_in_order(), expected, "{output}");
+        }
     }
 
     #[test]

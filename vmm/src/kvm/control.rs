@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::wire::{self, Config, Ended, Message, Reply, Request};
-use crate::control::{Answers, ControlSocket, LONGEST, Notes, gone};
+use crate::control::{Answers, ControlSocket, Exchange, LONGEST, Notes, gone};
 use crate::{Error, HostFault, Phase, Result};
 
 /// A connection to a monitor.
@@ -35,8 +35,12 @@ impl Control {
             socket: ControlSocket::open(stream, read)?,
             phases: Vec::new(),
         };
-        control.send("start", config)?;
-        match (control.socket.answer("start"), control.ended()) {
+        let started = {
+            let exchange = control.socket.exchange();
+            send(&exchange, "start", config)?;
+            exchange.answer("start")
+        };
+        match (started, control.ended()) {
             (Ok(Answer::Started(phases)), _) => control.phases = phases,
             (Ok(Answer::Reply(_)), _) => {}
             (Err(_), Some(Ended::Monitor { detail })) => {
@@ -70,33 +74,24 @@ impl Control {
         meanwhile: impl FnOnce() -> Result<T>,
     ) -> Result<(Reply, T)> {
         tracing::debug!(target: "monitor", "> {what}");
-        self.send(what, request)?;
+        let exchange = self.socket.exchange();
+        send(&exchange, what, request)?;
         let done = meanwhile();
         // Always read the reply, so that it is not taken for the reply to a later request.
-        let reply = self.reply(what);
+        let reply = reply(&exchange, what);
         // An error of `meanwhile` is more specific than the monitor's, so report it first.
         let done = done?;
         Ok((reply?, done))
     }
 
-    fn reply(&self, what: &str) -> Result<Reply> {
-        match self.socket.answer(what)? {
-            Answer::Reply(Reply::Failed(reason)) => Err(Error::Refused {
-                command: what.into(),
-                reason,
-            }),
-            Answer::Reply(reply) => Ok(reply),
-            Answer::Started(_) => Ok(Reply::Done),
-        }
-    }
-
-    fn send(&self, what: &str, value: &impl serde::Serialize) -> Result<()> {
-        wire::send(self.socket.stream(), value).map_err(|_| gone(what))
-    }
-
     /// Returns why the guest ended, or `None` if the monitor has not reported an end.
     pub fn ended(&self) -> Option<Ended> {
         self.socket.noted().ended
+    }
+
+    /// Waits until the guest has ended. Returns `None` if the monitor has exited first.
+    pub fn wait_ended(&self) -> Option<Ended> {
+        self.socket.wait_ended(|noted| noted.ended.is_some())?.ended
     }
 
     /// Returns the first failure of the host's disk that the monitor has reported.
@@ -107,6 +102,21 @@ impl Control {
     /// Waits until the monitor closes the connection. Returns false if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
+    }
+}
+
+fn send(exchange: &Exchange<'_, Answer>, what: &str, value: &impl serde::Serialize) -> Result<()> {
+    wire::send(exchange.stream(), value).map_err(|_| gone(what))
+}
+
+fn reply(exchange: &Exchange<'_, Answer>, what: &str) -> Result<Reply> {
+    match exchange.answer(what)? {
+        Answer::Reply(Reply::Failed(reason)) => Err(Error::Refused {
+            command: what.into(),
+            reason,
+        }),
+        Answer::Reply(reply) => Ok(reply),
+        Answer::Started(_) => Ok(Reply::Done),
     }
 }
 

@@ -4,6 +4,7 @@
 mod control;
 mod cpuid;
 pub mod devices;
+mod dump;
 mod failure;
 pub mod memory;
 pub mod monitor;
@@ -13,18 +14,22 @@ pub mod saved;
 mod wire;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::control::Control;
+use self::dump::KvmDumper;
 use self::saved::format::Manifest;
 use self::wire::{Config, DiskConfig, Ended, Reply, Request};
 use crate::child::{self, fd};
 use crate::cmdline;
 use crate::confine::{Confinement, Files, Role};
 use crate::console::Console;
+use crate::dump::Dumper;
 use crate::host;
 use crate::process::{Backend, End, ProcessMachine};
 use crate::states::Probe;
@@ -41,13 +46,27 @@ pub struct Options {
 
 /// The state that only machines of this backend have.
 pub struct Kvm {
-    control: Control,
+    control: Arc<Control>,
     saved: UnixStream,
     build: String,
     memory_mib: u32,
     tracked: bool,
     /// The snapshot that changes are relative to.
     base: Option<Manifest>,
+    /// The files that the guest's memory is read from, with their lengths at its start.
+    files: Vec<(File, u64)>,
+}
+
+impl Kvm {
+    /// Returns true if somebody has shortened a file that the guest's memory is read from. KVM then
+    /// cannot run the guest, and does not say why.
+    fn is_memory_lost(&self) -> bool {
+        let is_shorter = |(file, length): &(File, u64)| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.len() < *length)
+        };
+        self.files.iter().any(is_shorter)
+    }
 }
 
 /// A guest in a monitor process.
@@ -89,6 +108,15 @@ fn build(program: &Path) -> Result<String> {
     Ok(format!("{} {stamp}", env!("CARGO_PKG_VERSION")))
 }
 
+/// Returns a second descriptor of a file, and the file's length.
+fn watched(file: &File) -> Result<(File, u64)> {
+    let both = || Ok((file.try_clone()?, file.metadata()?.len()));
+    both().map_err(|source| Error::Io {
+        what: "look at the file of the guest's memory",
+        source,
+    })
+}
+
 impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
@@ -101,12 +129,15 @@ impl KvmMachine {
         let mut files = Vec::new();
         let mut base = None;
         let mut changes = None;
+        let mut mapped = Vec::new();
         if let Some(beginning) = saved::begin(&spec.start, &build)? {
+            mapped.push(watched(&beginning.base.pages)?);
             files.push((fd::PAGES, beginning.base.pages));
             base = Some(beginning.base.manifest);
             let state = match beginning.changes {
                 None => beginning.base.state,
                 Some(opened) => {
+                    mapped.push(watched(&opened.pages)?);
                     files.push((fd::CHANGES, opened.pages));
                     changes = opened.manifest.changes.map(|changes| changes.runs);
                     opened.state
@@ -131,6 +162,7 @@ impl KvmMachine {
             changes,
             track: spec.track_changes,
             debugger: spec.debugger.is_some(),
+            dump: spec.dump.is_some(),
             build: build.clone(),
             began,
         };
@@ -155,12 +187,13 @@ impl KvmMachine {
         let confinement = Confinement::prepare(Role::Monitor, &files_to_open)?;
         Self::launch(spec, command, files, confinement, |sockets| {
             Ok(Kvm {
-                control: Control::start(sockets.control, &config)?,
+                control: Arc::new(Control::start(sockets.control, &config)?),
                 saved: sockets.saved,
                 build,
                 memory_mib: spec.memory_mib,
                 tracked: spec.track_changes,
                 base,
+                files: mapped,
             })
         })
     }
@@ -188,6 +221,11 @@ impl Backend for Kvm {
             Some(Ended::Reset) if announced_shutdown => Exit::Shutdown,
             Some(Ended::Reset) => Exit::Reset,
             Some(Ended::TripleFault { registers }) => Exit::TripleFault { registers },
+            Some(Ended::Kvm { detail, .. }) if self.is_memory_lost() => {
+                return Ok(End::Process(format!(
+                    "the file of the guest's memory has been shortened ({detail})"
+                )));
+            }
             Some(Ended::Kvm { detail, registers }) => Exit::Kvm { detail, registers },
             Some(Ended::Monitor { detail }) => return Ok(End::Process(detail)),
             None => return Err("it reported no reason".into()),
@@ -197,6 +235,14 @@ impl Backend for Kvm {
 
     fn host_fault(&self) -> Option<HostFault> {
         self.control.host_fault()
+    }
+
+    fn dumper(&self) -> Result<Arc<dyn Dumper>> {
+        Ok(Arc::new(KvmDumper {
+            control: Arc::clone(&self.control),
+            stream: child::share(&self.saved)?,
+            memory_mib: self.memory_mib,
+        }))
     }
 
     fn phases(&self) -> &[Phase] {

@@ -4,6 +4,7 @@
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub track: bool,
     /// True if a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
     pub debugger: bool,
+    /// True if the monitor exits only on [`Request::Exit`] once the guest has ended.
+    pub dump: bool,
     /// The identity of this build. A snapshot is only valid for the build that saved it.
     pub build: String,
     /// Start of the first phase: when the parent began to start the monitor, in nanoseconds of
@@ -69,6 +72,20 @@ pub(crate) enum Request {
     Base,
     /// Send a break on the serial line, followed by this key: magic SysRq.
     SysRq(u8),
+    /// Stop all vCPUs, and send their registers and the guest's memory on the socket
+    /// [`SNAPSHOT`](crate::child::fd) before the reply.
+    Dump,
+    /// Exit, after the guest has ended.
+    Exit,
+}
+
+/// The registers of a vCPU in a dump.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Registers {
+    /// The general ones.
+    pub general: kvm_regs,
+    /// The special ones.
+    pub special: kvm_sregs,
 }
 
 /// A message from the monitor.
@@ -80,7 +97,7 @@ pub(crate) enum Message {
     Reply(Reply),
     /// The host failed to read or write a disk. The guest, which got an I/O error, continues.
     HostFault(HostFault),
-    /// The guest has ended, and the monitor is about to exit.
+    /// The guest has ended, and the monitor is about to exit, or waits for [`Request::Exit`].
     Ended(Ended),
 }
 

@@ -22,6 +22,14 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     let mut args = Args::default();
     args.flag("-nodefaults").flag("-no-user-config");
     args.flag("-no-reboot").option("-display", "none");
+    if spec.dump.is_some() {
+        // QEMU exits when it is told to.
+        args.flag("-no-shutdown");
+    }
+    if waits(spec) {
+        // Do not start the CPUs.
+        args.flag("-S");
+    }
     args.option("-name", "crucible");
     args.option(
         "-sandbox",
@@ -70,8 +78,6 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         let socket = format!("socket,id=gdb,fd={},server=on,wait=off", fd::DEBUGGER);
         args.option("-chardev", &socket);
         args.option("-gdb", "chardev:gdb");
-        // Do not start the CPUs: the guest waits for the debugger.
-        args.flag("-S");
     }
 
     for (index, disk) in spec.disks.iter().enumerate() {
@@ -86,6 +92,12 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     args.option("-kernel", &path_argument(&spec.kernel));
     args.option("-append", &append(spec, options, timing));
     args.list
+}
+
+/// Returns true if the guest does not run by itself: it waits for the debugger, or, because its end
+/// must not be missed, until the control socket is ready.
+pub(super) fn waits(spec: &MachineSpec) -> bool {
+    spec.debugger.is_some() || spec.dump.is_some()
 }
 
 /// Returns the kernel's command line. `reboot=t`: `microvm` has no other way to reset.

@@ -2,6 +2,7 @@
 //! The backend that runs guests with QEMU's `microvm`: no PCI, no firmware tables, devices on
 //! virtio-mmio, the kernel entered directly by PVH.
 mod command;
+mod dump;
 mod probe;
 pub(crate) mod qmp;
 mod snapshot;
@@ -10,13 +11,16 @@ mod tsc;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
+use self::dump::QemuDumper;
 use self::qmp::Qmp;
 use crate::child::{self, fd};
 use crate::confine::{self, Confinement, Role};
+use crate::dump::Dumper;
 use crate::host;
 use crate::process::{Backend, End, ProcessMachine};
 use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result, Start};
@@ -99,6 +103,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
     let spec = MachineSpec {
         disks,
         start: Start::Boot,
+        dump: None,
         ..spec.clone()
     };
     // The guest's command line has the rate of this host's TSC, which may change with a reboot.
@@ -131,7 +136,8 @@ fn unsupported(what: &'static str) -> Error {
 
 /// The state that only QEMU's machines have.
 pub struct Qemu {
-    qmp: Qmp,
+    qmp: Arc<Qmp>,
+    memory_mib: u32,
     accel: Accel,
     /// The directory in which the guest can be saved: QEMU's guest memory is a file in it.
     save_directory: Option<PathBuf>,
@@ -176,10 +182,11 @@ impl QemuMachine {
         let state = snapshot::state_to_load(spec)?;
         let files = state.map(|file| (fd::STATE, file)).into_iter().collect();
         Self::launch(spec, command, files, confinement, |sockets| {
-            let qmp = Qmp::connect(sockets.control)?;
+            let qmp = Arc::new(Qmp::connect(sockets.control)?);
             snapshot::load(&qmp, spec)?;
             Ok(Qemu {
                 qmp,
+                memory_mib: spec.memory_mib,
                 accel: options.accel,
                 save_directory: match &spec.start {
                     Start::BootForSnapshot(directory) => Some(directory.clone()),
@@ -221,6 +228,13 @@ impl Backend for Qemu {
 
     fn host_fault(&self) -> Option<HostFault> {
         self.qmp.host_fault()
+    }
+
+    fn dumper(&self) -> Result<Arc<dyn Dumper>> {
+        Ok(Arc::new(QemuDumper {
+            qmp: Arc::clone(&self.qmp),
+            memory_mib: self.memory_mib,
+        }))
     }
 
     fn phases(&self) -> &[Phase] {

@@ -12,7 +12,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::control::{Answers, ControlSocket, LONGEST, Notes, gone};
+use crate::control::{Answers, ControlSocket, Exchange, LONGEST, Notes, gone};
 use crate::{Error, FaultKind, HostFault, Result};
 
 /// A connection to a QEMU process.
@@ -30,6 +30,8 @@ struct Status {
     migration: Option<String>,
     /// The first failure of a disk.
     fault: Option<HostFault>,
+    /// That a dump of the memory has ended, with the error if it failed.
+    dumped: Option<Option<String>>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +91,8 @@ impl Qmp {
             socket: ControlSocket::open(stream, read)?,
             version: String::new(),
         };
-        if let Reply::Version(version) = qmp.socket.answer("greeting")? {
+        let greeting = qmp.socket.exchange().answer("greeting")?;
+        if let Reply::Version(version) = greeting {
             qmp.version = version;
         }
         qmp.execute("qmp_capabilities", json!({}))?;
@@ -103,21 +106,7 @@ impl Qmp {
 
     /// Runs a command and returns its result.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
-        tracing::debug!(target: "qmp", "> {line}");
-        line.push('\n');
-        self.socket
-            .stream()
-            .write_all(line.as_bytes())
-            .map_err(|_| gone(command))?;
-        match self.socket.answer(command)? {
-            Reply::Return(value) => Ok(value),
-            Reply::Version(_) => Ok(Value::Null),
-            Reply::Failure(reason) => Err(Error::Refused {
-                command: command.into(),
-                reason,
-            }),
-        }
+        execute(&self.socket.exchange(), command, &arguments)
     }
 
     /// Runs a command that takes an open file.
@@ -127,19 +116,27 @@ impl Qmp {
         arguments: Value,
         file: impl AsFd,
     ) -> Result<Value> {
+        let exchange = self.socket.exchange();
         // QEMU keeps a descriptor that it receives before the command, so send it with a space.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let file = [file.as_fd()];
         ancillary.push(SendAncillaryMessage::ScmRights(&file));
         sendmsg(
-            self.socket.stream(),
+            exchange.stream(),
             &[IoSlice::new(b" ")],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         )
         .map_err(|_| gone(command))?;
-        self.execute(command, arguments)
+        execute(&exchange, command, &arguments)
+    }
+
+    /// Waits until QEMU reports a shutdown, and returns its reason. Returns `None` if QEMU has
+    /// exited first.
+    pub fn wait_shutdown(&self) -> Option<String> {
+        let status = self.socket.wait_ended(|status| status.reason.is_some());
+        status?.reason
     }
 
     /// Returns why QEMU shuts down, or `None` if it has not reported a shutdown.
@@ -170,9 +167,41 @@ impl Qmp {
         })
     }
 
+    /// Waits until a dump of the memory has been completed or has failed.
+    pub fn wait_dumped(&self) -> Result<()> {
+        let command = "dump-guest-memory";
+        let ended = |status: &Status| status.dumped.is_some();
+        let status = self.socket.wait_noted(command, ended)?;
+        match status.dumped.flatten() {
+            None => Ok(()),
+            Some(reason) => Err(Error::Refused {
+                command: command.into(),
+                reason,
+            }),
+        }
+    }
+
     /// Waits until QEMU closes the connection. Returns false if it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
+    }
+}
+
+fn execute(exchange: &Exchange<'_, Reply>, command: &str, arguments: &Value) -> Result<Value> {
+    let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+    tracing::debug!(target: "qmp", "> {line}");
+    line.push('\n');
+    exchange
+        .stream()
+        .write_all(line.as_bytes())
+        .map_err(|_| gone(command))?;
+    match exchange.answer(command)? {
+        Reply::Return(value) => Ok(value),
+        Reply::Version(_) => Ok(Value::Null),
+        Reply::Failure(reason) => Err(Error::Refused {
+            command: command.into(),
+            reason,
+        }),
     }
 }
 
@@ -198,10 +227,14 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
             Message::Event { event, data } => {
                 let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
                 match event.as_str() {
-                    "SHUTDOWN" => notes.note(|status| status.reason = word("reason")),
+                    // A second one is that of our own request to exit.
+                    "SHUTDOWN" => notes.note(|status| {
+                        status.reason = status.reason.take().or_else(|| word("reason"));
+                    }),
                     "BLOCK_IO_ERROR" => notes.note(|status| {
                         status.fault.get_or_insert_with(|| block_error(&data));
                     }),
+                    "DUMP_COMPLETED" => notes.note(|status| status.dumped = Some(word("error"))),
                     "MIGRATION" => notes.note(|status| status.migration = word("status")),
                     _ => {}
                 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::command;
 use super::qmp::Qmp;
 use crate::child::fd;
 use crate::{Error, MachineSpec, Result, Start};
@@ -80,13 +81,14 @@ pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
 
 /// Loads the guest, if it starts from a snapshot, and lets it run unless it waits for a debugger.
 pub(super) fn load(qmp: &Qmp, spec: &MachineSpec) -> Result<()> {
-    let Start::Saved(_) = spec.start else {
+    if let Start::Saved(_) = spec.start {
+        prepare(qmp)?;
+        let uri = format!("fd:{}", fd::STATE);
+        qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
+        qmp.wait_migrated()?;
+    } else if !command::waits(spec) {
         return Ok(());
-    };
-    prepare(qmp)?;
-    let uri = format!("fd:{}", fd::STATE);
-    qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
-    qmp.wait_migrated()?;
+    }
     if spec.debugger.is_some() {
         // The debugger starts the guest.
         return Ok(());

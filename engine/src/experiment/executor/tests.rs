@@ -7,6 +7,7 @@ use crucible_vmm::Machine;
 use super::*;
 use crate::{
     experiment::{Done, Identity},
+    outcome::SourceLine,
     session::LabError,
 };
 
@@ -23,6 +24,20 @@ impl Lab for NoLab {
     fn scratch(&self, _: &Path) -> Result<(), LabError> {
         Ok(())
     }
+    fn open_memory(&self, file: &Path) -> String {
+        format!("gdb vmlinux {}", file.display())
+    }
+
+    fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
+        let line = report.iter().filter(|line| line.contains("RIP:"));
+        line.map(|line| SourceLine {
+            place: line.clone(),
+            file: "kernel/a.c".into(),
+            line: 7,
+        })
+        .collect()
+    }
+
     fn slowness(&self) -> u32 {
         1
     }
@@ -68,7 +83,7 @@ impl Experiment for Played {
     }
     fn run(
         &self,
-        _: &mut Session<'_>,
+        session: &mut Session<'_>,
         units: &[&'static str],
         done: &mut Done<'_, Self>,
     ) -> Result<(), Abort> {
@@ -78,9 +93,16 @@ impl Experiment for Played {
             guest_usable: false,
             ..Abort::new(condition, "crash")
         };
+        let dumped = |memory| Abort {
+            memory: Some(memory),
+            ..crash(Condition::GuestPanic).with(vec!["RIP: 0010:f+0x1/0x2".into()])
+        };
+        let dump = |session: &Session<'_>| session.setup().store.dir().join("machine-1/m.elf");
         for unit in units {
             let kind = unit.split('-').next().unwrap_or_default();
             match kind {
+                "dumps" => return Err(dumped(Ok(dump(session)))),
+                "undumped" => return Err(dumped(Err("no space".into()))),
                 "panics" => return Err(crash(Condition::GuestPanic)),
                 "sometimes" if !alone => return Err(crash(Condition::KernelReport)),
                 "full" => done(unit, Outcome::new(Condition::DiskFull, "no space"), None)?,
@@ -219,4 +241,28 @@ fn units_of_an_earlier_run_are_not_run_again() {
     let report = run_with(&mut second, 1, open(true));
     assert_eq!(report.findings.len(), 3);
     assert_eq!(*second.runs.get_mut(), 1);
+}
+
+#[test]
+fn a_panic_comes_with_the_memory_and_the_place_in_the_source() {
+    let mut played = Played::of(&[&["dumps-1"], &["undumped-1"]]);
+    let report = run_with(&mut played, 1, Journal::none());
+    let [kept, missing] = &report.findings[..] else {
+        panic!("{:?}", report.findings);
+    };
+    let Some(Memory::Kept { file, open }) = &kept.outcome.evidence.memory else {
+        panic!("{:?}", kept.outcome);
+    };
+    assert_eq!(file, "machine-1/m.elf");
+    assert!(open.starts_with("gdb vmlinux /") && open.ends_with("/machine-1/m.elf"));
+    assert!(!open.contains(".partial"), "{open}");
+    assert_eq!(kept.outcome.evidence.source[0].line, 7);
+    // A dump that could not be written changes nothing else.
+    let why = "no space".into();
+    let memory = Some(Memory::Missing { why });
+    assert_eq!(missing.outcome.evidence.memory, memory);
+    assert_eq!(missing.outcome.condition, kept.outcome.condition);
+    let lines = missing.outcome.evidence.lines();
+    assert!(lines[0].contains("kernel/a.c:7"), "{lines:?}");
+    assert!(lines[1].contains("not kept: no space"), "{lines:?}");
 }

@@ -66,15 +66,16 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = run(&mut control).unwrap_or_else(|failure| Ended::Monitor {
-        detail: failure.to_string(),
-    });
-    // Ignore a failure: the parent has exited.
-    let _ = wire::send(&mut control, &Message::Ended(ended));
+    if let Err(failure) = run(&mut control) {
+        let detail = failure.to_string();
+        // Ignore a failure: the parent has exited.
+        let _ = wire::send(&mut control, &Message::Ended(Ended::Monitor { detail }));
+    }
     ExitCode::SUCCESS
 }
 
-fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
+/// Runs the guest, and reports its end.
+fn run(control: &mut UnixStream) -> Result<(), Failure> {
     let mut requests = BufReader::new(control.try_clone().during("duplicate the control socket")?);
     let config: Config = wire::receive(&mut requests)
         .during("parse the configuration")?
@@ -145,7 +146,7 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
     vm.resume();
     wire::send(&mut *control, &Message::Started(phases.list()))
         .during("send a message to the parent")?;
-    let ended = Loop {
+    let mut events = Loop {
         epoll,
         requests,
         control,
@@ -158,13 +159,15 @@ fn run(control: &mut UnixStream) -> Result<Ended, Failure> {
             let changed = config.changes.as_deref().unwrap_or_default();
             Dirty::new(config.memory_mib, changed)
         }),
-    }
-    .run();
+    };
+    let ended = events.run();
+    let done = ended.and_then(|ended| events.end(ended, config.dump));
+    drop(events);
     // The debugger's reference to the machine was dropped with the loop.
     if let Some(vm) = Arc::into_inner(vm) {
         vm.stop();
     }
-    ended
+    done
 }
 
 struct Loop<'a> {
@@ -232,6 +235,34 @@ impl Loop<'_> {
         }
     }
 
+    /// Reports that the guest has ended. If it may have to be dumped, serves the parent until that
+    /// lets this process exit.
+    fn end(&mut self, ended: Ended, dump: bool) -> Result<(), Failure> {
+        self.vm.bus.serial().flush();
+        wire::send(&mut *self.control, &Message::Ended(ended))
+            .during("send a message to the parent")?;
+        if !dump {
+            return Ok(());
+        }
+        loop {
+            let request = wire::receive(&mut self.requests).during("parse a request")?;
+            let reply = match request {
+                Some(Request::Dump) => {
+                    self.pause();
+                    match save::dump(self.vm, &self.saver) {
+                        Ok(()) => Reply::Done,
+                        Err(failure) => Reply::Failed(failure.to_string()),
+                    }
+                }
+                Some(Request::Registers) => Reply::Registers(self.registers()),
+                Some(Request::Exit) | None => return Ok(()),
+                Some(_) => Reply::Failed("the guest has ended".into()),
+            };
+            wire::send(&mut *self.control, &Message::Reply(reply))
+                .during("send a message to the parent")?;
+        }
+    }
+
     fn request(&mut self) -> Result<(), Failure> {
         let request = wire::receive(&mut self.requests)
             .during("parse a request")?
@@ -256,6 +287,7 @@ impl Loop<'_> {
                 Reply::Done
             }
             Request::Registers => Reply::Registers(self.registers()),
+            Request::Dump | Request::Exit => Reply::Failed("the guest runs".into()),
             Request::SysRq(key) => {
                 let mut serial = self.vm.bus.serial();
                 // A key that does not fit is lost; the parent presses it again when it gets no

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
 use super::dirty::Dirty;
+use super::vcpu::Handle;
 use super::vm::Vm;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::memory::Memory;
@@ -38,6 +39,28 @@ pub(super) fn save(
     };
     send(to, &end).during(WHAT)?;
     result
+}
+
+/// Sends the registers and the memory of a guest that has ended. Its vCPUs must be paused.
+pub(super) fn dump(vm: &Vm, to: &UnixStream) -> Result<(), Failure> {
+    let result = try_dump(vm, to);
+    let end = match &result {
+        Ok(()) => Piece::End,
+        Err(failure) => Piece::Failed(failure.to_string()),
+    };
+    send(to, &end).during(WHAT)?;
+    result
+}
+
+fn try_dump(vm: &Vm, to: &UnixStream) -> Result<(), Failure> {
+    let registers: Vec<_> = vm
+        .vcpus
+        .iter()
+        .map(Handle::all_registers)
+        .collect::<Result<_, _>>()?;
+    let registers = serde_json::to_vec(&registers).during(WHAT)?;
+    send(to, &Piece::State(registers)).during(WHAT)?;
+    memory(&vm.memory, to, |_, page| !is_zero(page))
 }
 
 fn try_save(

@@ -17,7 +17,7 @@ use super::gdb::{self, Met, Watcher};
 use super::state::VcpuState;
 use crate::HostFault;
 use crate::kvm::failure::{During, Failure};
-use crate::kvm::wire::Ended;
+use crate::kvm::wire::{Ended, Registers};
 
 /// A command to a vCPU's thread.
 pub(super) enum Command {
@@ -149,6 +149,17 @@ impl Handle {
     /// Returns the registers as lines of text. The vCPU must be paused.
     pub fn registers(&self) -> Vec<String> {
         self.with(registers).unwrap_or_default()
+    }
+
+    /// Returns the registers for a dump. The vCPU must be paused.
+    pub fn all_registers(&self) -> Result<Registers, Failure> {
+        const WHAT: &str = "read a vCPU's registers";
+        self.with(|vcpu| {
+            Ok(Registers {
+                general: vcpu.get_regs().during(WHAT)?,
+                special: vcpu.get_sregs().during(WHAT)?,
+            })
+        })?
     }
 
     /// Returns the vCPU's state. The vCPU must be paused.

@@ -113,7 +113,7 @@ impl Attempt {
         let response = read_answer(answer.into(), caller)?;
         let outcome = match response.split_once(' ') {
             Some(("restored", _)) => {
-                check_credentials(cgroup, self.user)?;
+                check_credentials(cgroup, self.user, caller)?;
                 cgroup.thaw()?;
                 cgroup.wait_empty(RUN)?;
                 Outcome::Restored
@@ -215,37 +215,143 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// Checks that every task has the user's ids, and no capability or group that the caller of
-/// restart(2) does not have.
-fn check_credentials(cgroup: &Cgroup, user: u32) -> Result<()> {
+/// Checks that every task has the user's ids, and no capability, group, limit or privilege that the
+/// caller of restart(2) does not have.
+fn check_credentials(cgroup: &Cgroup, user: u32, caller: Pid) -> Result<()> {
+    let caller = caller.to_string();
+    let of_caller = Credentials::read(&caller)?.context("the caller of restart(2) is gone")?;
     let procs = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
     for pid in procs.split_whitespace() {
-        let path = PathBuf::from("/proc").join(pid).join("status");
-        let status = match fs::read_to_string(&path) {
-            // A timer of the image may have killed the task, although it is frozen.
-            Err(error) if is_gone(&error) => continue,
-            status => status.with_context(|| path.display().to_string())?,
+        // A timer of the image may have killed the task, although it is frozen.
+        if let Some(task) = Credentials::read(pid)? {
+            task.check(user, &of_caller)?;
+        }
+    }
+    Ok(())
+}
+
+/// What /proc shows of the rights of a task.
+struct Credentials {
+    status: String,
+    limits: String,
+}
+
+impl Credentials {
+    /// Reads them; returns `None` if the task has exited.
+    fn read(pid: &str) -> Result<Option<Self>> {
+        let read = |name: &str| {
+            let path = PathBuf::from("/proc").join(pid).join(name);
+            match fs::read_to_string(&path) {
+                Err(error) if is_gone(&error) => Ok(None),
+                text => text.map(Some).with_context(|| path.display().to_string()),
+            }
         };
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-                .with_context(|| format!("{} has no {name}", path.display()))
+        Ok(match (read("status")?, read("limits")?) {
+            (Some(status), Some(limits)) => Some(Self { status, limits }),
+            _ => None,
+        })
+    }
+
+    fn field(&self, name: &str) -> Result<&str> {
+        self.status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+            .with_context(|| format!("a task has no {name}"))
+    }
+
+    fn set(&self, name: &str) -> Result<u64> {
+        Ok(u64::from_str_radix(self.field(name)?, 16)?)
+    }
+
+    /// Returns the hard limits by name; `unlimited` is the highest.
+    fn hard_limits(&self) -> Vec<(&str, u64)> {
+        // "Max cpu time              unlimited            unlimited            seconds"
+        let limit = |line: &'_ str| -> Option<(usize, u64)> {
+            let name = line.find("  ")?;
+            let hard = line[name..].split_whitespace().nth(1)?;
+            let hard = match hard {
+                "unlimited" => u64::MAX,
+                number => number.parse().ok()?,
+            };
+            Some((name, hard))
         };
+        self.limits
+            .lines()
+            .filter_map(|line| limit(line).map(|(name, hard)| (&line[..name], hard)))
+            .collect()
+    }
+
+    fn check(&self, user: u32, caller: &Self) -> Result<()> {
         for name in ["Uid", "Gid"] {
-            let ids = field(name)?;
+            let ids = self.field(name)?;
             let foreign = ids.split_whitespace().any(|id| id != user.to_string());
             ensure!(!foreign, "a restored task has {name} {ids}");
         }
-        for name in ["CapPrm", "CapEff", "CapAmb"] {
-            let set = u64::from_str_radix(field(name)?, 16)?;
-            ensure!(
-                set & !(1 << CAP_CHECKPOINT_RESTORE) == 0,
-                "a restored task has {name} {set:x}"
-            );
+        ensure!(
+            self.field("Groups")?.is_empty(),
+            "a restored task has groups"
+        );
+        for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            let (set, allowed) = (self.set(name)?, caller.set(name)?);
+            let more = set & !allowed;
+            ensure!(more == 0, "a restored task has {name} {set:x}");
         }
-        ensure!(field("Groups")?.is_empty(), "a restored task has groups");
+        // Both only become stricter.
+        for name in ["NoNewPrivs", "Seccomp"] {
+            let (task, least) = (self.field(name)?, caller.field(name)?);
+            let (task, least): (u32, u32) = (task.parse()?, least.parse()?);
+            ensure!(task >= least, "a restored task has {name} {task}");
+        }
+        let of_caller = caller.hard_limits();
+        for (name, hard) in self.hard_limits() {
+            let most = of_caller.iter().find(|(other, _)| *other == name);
+            let most = most
+                .with_context(|| format!("the caller has no limit {name}"))?
+                .1;
+            ensure!(hard <= most, "a restored task has the limit {name} {hard}");
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credentials(cap_inh: &str, no_new_privs: &str, files: &str) -> Credentials {
+        Credentials {
+            status: format!(
+                "Name:\tx\nUid:\t5\t5\t5\t5\nGid:\t5\t5\t5\t5\nGroups:\t \n\
+                 CapInh:\t{cap_inh}\nCapPrm:\t0\nCapEff:\t0\nCapBnd:\t1ff\nCapAmb:\t0\n\
+                 NoNewPrivs:\t{no_new_privs}\nSeccomp:\t0\n"
+            ),
+            limits: format!(
+                "Limit                     Soft Limit           Hard Limit           Units     \n\
+                 Max cpu time              unlimited            unlimited            seconds   \n\
+                 Max open files            1024                 {files:<20} files     \n\
+                 Max nice priority         0                    0                    \n"
+            ),
+        }
+    }
+
+    #[test]
+    fn a_task_has_no_more_than_its_caller() {
+        let caller = credentials("0", "0", "4096");
+        let check = |task: Credentials| task.check(5, &caller).map_err(|error| error.to_string());
+        assert_eq!(check(credentials("0", "0", "4096")), Ok(()));
+        assert_eq!(check(credentials("0", "1", "1024")), Ok(()));
+        for (task, word) in [
+            (credentials("1", "0", "4096"), "CapInh"),
+            (credentials("0", "0", "4097"), "Max open files"),
+            (credentials("0", "0", "unlimited"), "Max open files"),
+        ] {
+            let error = check(task).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        let strict = credentials("0", "1", "4096");
+        let loose = credentials("0", "0", "4096").check(5, &strict);
+        assert!(loose.unwrap_err().to_string().contains("NoNewPrivs"));
+        assert!(caller.check(6, &caller).is_err());
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The entry points for the fuzz targets of `vmm/fuzz`, and for this crate's tests with each
+//! The entry points for the fuzz targets of `fuzz/`, and for this crate's tests with each
 //! target's seeds. A panic or a long run time is a finding.
 
 mod input;

@@ -89,6 +89,7 @@ fn config() -> Config {
         changes: None,
         track: false,
         debugger: false,
+        dump: false,
         build: String::new(),
         disks: Vec::new(),
     }

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Output of programs as text.
+
+use std::fmt::Write as _;
+
+/// Stands before the two digits of a byte that is no UTF-8, and before itself.
+const MARK: char = char::REPLACEMENT_CHARACTER;
+
+/// Returns bytes as text, different ones for different bytes: what is no UTF-8 becomes its digits
+/// behind a mark, as in `\u{fffd}ff`.
+pub fn exact(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for (index, part) in chunk.valid().split(MARK).enumerate() {
+            if index > 0 {
+                text.extend([MARK, MARK]);
+            }
+            text.push_str(part);
+        }
+        for byte in chunk.invalid() {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{MARK}{byte:02x}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn text_is_left_alone() {
+        for text in ["", "a\nb", "größe ✓", "\0\u{7f}"] {
+            assert_eq!(exact(text.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn different_bytes_are_different_texts() {
+        let mark = MARK.to_string();
+        let inputs: Vec<Vec<u8>> = vec![
+            b"a\xffb".to_vec(),
+            b"a\xfeb".to_vec(),
+            b"a\xff\xffb".to_vec(),
+            b"\xe2\x82".to_vec(),
+            b"\xe2".to_vec(),
+            mark.as_bytes().to_vec(),
+            mark.repeat(2).into_bytes(),
+            format!("a{mark}ffb").into_bytes(),
+            b"a\xef\xbfb".to_vec(),
+            b"a\xefbfbd".to_vec(),
+            format!("{mark}\u{0}").into_bytes(),
+            [mark.as_bytes(), b"\xff"].concat(),
+            [b"\xff", mark.as_bytes()].concat(),
+        ];
+        let texts: BTreeSet<_> = inputs.iter().map(|bytes| exact(bytes)).collect();
+        assert_eq!(texts.len(), inputs.len(), "{texts:?}");
+        assert_eq!(exact(b"a\xffb"), "a\u{fffd}ffb");
+    }
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The jobs of a night: runs of crucible, each with the tests that it is expected to have.
+
+use std::fmt;
+
+use crucible_history::TestId;
+use serde::{Deserialize, Serialize};
+
+use crate::basis::Basis;
+
+/// Parts into which the points of a sweep and the cells of the matrix are divided: one is run in a
+/// night.
+const PARTS: u64 = 50;
+
+/// Images of each kind that torture makes in a night.
+const IMAGES: u64 = 200;
+
+/// In what a job runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Variant {
+    /// What checkpoints and restarts.
+    pub backend: String,
+    /// Flavour of the kernel.
+    pub flavour: String,
+    /// Machine backend.
+    pub machine: String,
+}
+
+impl Variant {
+    fn new(backend: &str, flavour: &str, machine: &str) -> Self {
+        Self {
+            backend: backend.into(),
+            flavour: flavour.into(),
+            machine: machine.into(),
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.backend, self.flavour, self.machine)
+    }
+}
+
+/// What a job's results mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// It must fail: a lab that passes it sees nothing.
+    Canary,
+    /// Its units are the same in each night.
+    Scenario,
+    /// It has a part of its units in each night.
+    Part,
+}
+
+/// A run of crucible.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name: `scenario vfork`.
+    pub name: String,
+    /// In what it runs.
+    pub variant: Variant,
+    /// What its results mean.
+    pub kind: Kind,
+    /// The command line, without the program and the options of the variant.
+    pub words: Vec<String>,
+    /// The tests that are known beforehand.
+    pub tests: Vec<TestId>,
+    /// Importance: jobs with a smaller number run first.
+    pub rank: u32,
+}
+
+impl Job {
+    /// Returns the name of the job with its variant.
+    pub fn key(&self) -> String {
+        format!("{} [{}]", self.name, self.variant)
+    }
+
+    /// Returns the test of one of its units.
+    pub fn test(&self, unit: &str) -> TestId {
+        let command = self.words.first().map_or("", String::as_str);
+        // The backend is a part of the variant.
+        let unit = unit.strip_suffix("@criu").unwrap_or(unit);
+        let name = match self.kind {
+            Kind::Canary => self.name.clone(),
+            Kind::Scenario => format!("{command} {unit}"),
+            Kind::Part => format!("{}/{unit}", self.name),
+        };
+        TestId {
+            name,
+            variant: self.variant.to_string(),
+        }
+    }
+
+    /// Returns the arguments of the job's run.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut words = self.words.clone();
+        let options = [
+            ("--flavour", &self.variant.flavour, "base"),
+            ("--machine", &self.variant.machine, ""),
+        ];
+        for (option, value, usual) in options {
+            if value != usual {
+                words.extend([option.to_owned(), value.clone()]);
+            }
+        }
+        if self.variant.backend != "crucible" {
+            words.extend(["--backend".into(), self.variant.backend.clone()]);
+        }
+        words
+    }
+}
+
+/// What this host and this checkout have to offer.
+#[derive(Clone, Debug, Default)]
+pub struct Offer {
+    /// The scenarios, with the names of their cases.
+    pub scenarios: Vec<(String, Vec<String>)>,
+    /// The machine backends that can be used, the preferred one first.
+    pub machines: Vec<String>,
+    /// Directory of the scenario whose comparison must fail.
+    pub canary: Option<String>,
+}
+
+/// Returns all jobs of a night, the most important first.
+pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let Some(usual) = offer.machines.first() else {
+        return jobs;
+    };
+    if let Some(scenario) = &offer.canary {
+        let mut canary = Job {
+            name: "canary".into(),
+            variant: Variant::new("crucible", "base", usual),
+            kind: Kind::Canary,
+            words: vec!["scenario".into(), scenario.clone()],
+            tests: Vec::new(),
+            rank: 0,
+        };
+        canary.tests = vec![canary.test("")];
+        jobs.push(canary);
+    }
+    let mut variants = vec![(1, Variant::new("crucible", "base", usual))];
+    let others = offer.machines.iter().skip(1);
+    variants.extend(others.map(|machine| (2, Variant::new("crucible", "base", machine))));
+    variants.push((3, Variant::new("crucible", "debug", usual)));
+    variants.push((7, Variant::new("criu", "base", usual)));
+    for (rank, variant) in &variants {
+        for (scenario, cases) in &offer.scenarios {
+            let mut job = Job {
+                name: format!("scenario {scenario}"),
+                variant: variant.clone(),
+                kind: Kind::Scenario,
+                words: vec!["scenario".into(), scenario.clone()],
+                tests: Vec::new(),
+                rank: *rank,
+            };
+            let units = cases.iter().map(|case| format!("{scenario}/{case}"));
+            job.tests = units.map(|unit| job.test(&unit)).collect();
+            jobs.push(job);
+        }
+    }
+    let variant = &variants[0].1;
+    let mut part = |name: String, words: &[&str], rank: u32| {
+        let mut job = Job {
+            name,
+            variant: variant.clone(),
+            kind: Kind::Part,
+            words: words.iter().map(|&word| word.to_owned()).collect(),
+            tests: Vec::new(),
+            rank,
+        };
+        let turn = basis.turns.get(&job.key()).copied().unwrap_or_default();
+        let number = match words[0] {
+            "torture" => ["--seed".into(), (turn + 1).to_string()],
+            _ => ["--offset".into(), (turn % PARTS).to_string()],
+        };
+        job.words.extend(number);
+        jobs.push(job);
+    };
+    let every = PARTS.to_string();
+    part(
+        "matrix ptrace".into(),
+        &["matrix", "ptrace", "--every", &every],
+        4,
+    );
+    let images = IMAGES.to_string();
+    let torture = ["torture", "--raw", &images, "--forged", &images];
+    part("torture".into(), &torture, 5);
+    for (scenario, _) in &offer.scenarios {
+        let words = ["sweep", scenario, "--event", "all", "--every", &every];
+        part(format!("sweep {scenario}"), &words, 6);
+    }
+    // Among equals, those that have waited longest, or never ran.
+    let last = |job: &Job| basis.last.get(&job.key()).cloned().unwrap_or_default();
+    jobs.sort_by_cached_key(|job| (job.rank, last(job), job.key()));
+    jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer() -> Offer {
+        let cases = |cases: &[&str]| cases.iter().map(|&case| case.to_owned()).collect();
+        Offer {
+            scenarios: vec![
+                ("hello".into(), cases(&["main"])),
+                ("vfork".into(), cases(&["one", "two"])),
+            ],
+            machines: vec!["qemu".into()],
+            canary: Some("shared/canary".into()),
+        }
+    }
+
+    #[test]
+    fn a_night_has_every_scenario_in_every_variant() {
+        let jobs = jobs(&offer(), &Basis::default());
+        assert_eq!(jobs[0].name, "canary");
+        let of = |variant: &str| {
+            let jobs = jobs
+                .iter()
+                .filter(|job| job.kind == Kind::Scenario && job.variant.to_string() == variant);
+            jobs.map(|job| job.name.clone()).collect::<Vec<_>>()
+        };
+        for variant in [
+            "crucible/base/qemu",
+            "crucible/debug/qemu",
+            "criu/base/qemu",
+        ] {
+            assert_eq!(
+                of(variant),
+                ["scenario hello", "scenario vfork"],
+                "{variant}"
+            );
+        }
+        let kvm = Offer {
+            machines: vec!["kvm".into(), "qemu".into()],
+            ..offer()
+        };
+        let kvm = super::jobs(&kvm, &Basis::default());
+        assert!(
+            kvm.iter()
+                .any(|job| job.variant.to_string() == "crucible/base/qemu")
+        );
+        assert!(super::jobs(&Offer::default(), &Basis::default()).is_empty());
+    }
+
+    #[test]
+    fn the_options_say_the_variant() {
+        let jobs = jobs(&offer(), &Basis::default());
+        let find = |key: &str| {
+            let job = jobs.iter().find(|job| job.key() == key).expect(key);
+            job.arguments().join(" ")
+        };
+        let base = find("scenario vfork [crucible/base/qemu]");
+        assert_eq!(base, "scenario vfork --machine qemu");
+        let criu = find("scenario vfork [criu/base/qemu]");
+        assert_eq!(criu, "scenario vfork --machine qemu --backend criu");
+        let debug = find("scenario vfork [crucible/debug/qemu]");
+        assert_eq!(debug, "scenario vfork --flavour debug --machine qemu");
+        let canary = find("canary [crucible/base/qemu]");
+        assert_eq!(canary, "scenario shared/canary --machine qemu");
+        let job = jobs
+            .iter()
+            .find(|job| job.variant.backend == "criu")
+            .unwrap();
+        assert_eq!(job.test("hello/main@criu").name, "scenario hello/main");
+    }
+
+    #[test]
+    fn parts_move_on_from_night_to_night() {
+        let mut basis = Basis::default();
+        let key = "sweep hello [crucible/base/qemu]";
+        let part = |basis: &Basis| {
+            let jobs = jobs(&offer(), basis);
+            let job = jobs.iter().find(|job| job.key() == key).unwrap();
+            job.words.last().unwrap().clone()
+        };
+        let mut seen = Vec::new();
+        for turn in 0..PARTS {
+            basis.turns.insert(key.into(), turn);
+            seen.push(part(&basis));
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len() as u64, PARTS);
+        basis.turns.insert(key.into(), PARTS);
+        assert_eq!(part(&basis), "0");
+    }
+
+    #[test]
+    fn what_has_waited_longest_comes_first() {
+        let mut basis = Basis::default();
+        let key = |name: &str| format!("{name} [crucible/base/qemu]");
+        basis.last.insert(key("sweep hello"), "2026-01-02".into());
+        basis.last.insert(key("sweep vfork"), "2026-01-01".into());
+        let jobs = jobs(&offer(), &basis);
+        let sweeps: Vec<_> = jobs
+            .iter()
+            .filter(|job| job.name.starts_with("sweep"))
+            .collect();
+        assert_eq!(sweeps[0].name, "sweep vfork");
+    }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A night: many runs of crucible by one plan, within a budget of time, with a history.
+//!
+//! [`plan()`] says what a night is to run and which shard runs what; it depends on nothing but its
+//! arguments. [`Night::run`] runs the jobs of a shard, each as a crucible of its own, and keeps every
+//! finished unit in the shard's file of the history at once.
+
+mod basis;
+mod follow;
+mod job;
+mod plan;
+mod report;
+mod run;
+mod shard;
+
+pub use basis::Basis;
+pub use job::{Job, Kind, Offer, Variant, jobs};
+pub use plan::{Plan, plan};
+pub use report::NightReport;
+pub use run::{Error, Listener, Night, Ran, Settings, Step};
+pub use shard::{ShardError, ShardSpec};

@@ -1,0 +1,552 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs the jobs of a shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crucible_bisect::Signature;
+use crucible_engine::interrupt;
+use crucible_engine::outcome::Outcome;
+use crucible_engine::stream::{Body, Event};
+use crucible_history::{
+    Error as HistoryError, Metric, Night as NightRow, Planned, ResultRow, Shard, Skipped, Store,
+    TestId,
+};
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::follow::Follower;
+use crate::job::{Job, Kind};
+use crate::plan::Plan;
+use crate::shard::ShardSpec;
+
+/// Time between two looks at a running job.
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Number of runs of a unit that fails, the first included: they tell a flake from a break.
+const RUNS: u32 = 5;
+
+/// Steps of a unit whose durations are kept.
+const MEASURED: [&str; 4] = ["control", "checkpoint", "kill", "restart"];
+
+/// Why a night cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The history cannot be written.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A file or a process of the host.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another process runs this shard of the night.
+    #[error("another process runs this shard of the night")]
+    Busy,
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Io { what, source }
+}
+
+/// How a night is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the night.
+    pub night: String,
+    /// The shard.
+    pub shard: ShardSpec,
+    /// Directory that the jobs' paths are relative to.
+    pub root: PathBuf,
+    /// Directory of all results; absolute.
+    pub results: PathBuf,
+    /// This program, and the global options of each job.
+    pub program: PathBuf,
+    /// Time at which the night ends, with what it has.
+    pub deadline: Option<Instant>,
+    /// Tests that failed or were flaky in their last night.
+    pub suspects: BTreeSet<TestId>,
+    /// Hashes of kernels by flavour.
+    pub kernels: BTreeMap<String, String>,
+    /// Hash of what else the number of a guest's instructions depends on.
+    pub harness: String,
+    /// Hashes and versions of everything that runs, as JSON.
+    pub provenance: String,
+}
+
+impl Settings {
+    /// Directory of the night, with the files of its shards and the runs that failed.
+    pub fn directory(&self) -> PathBuf {
+        self.results.join("nights").join(&self.night)
+    }
+
+    fn file(&self) -> PathBuf {
+        let ShardSpec { number, of } = self.shard;
+        self.directory()
+            .join(format!("shard-{number}-of-{of}.sqlite"))
+    }
+}
+
+/// What happens in a night.
+#[derive(Clone, Debug)]
+pub enum Step<'a> {
+    /// The number of tests that are to be run, those that an earlier process has run included, and
+    /// the number of these.
+    Planned(u64, u64),
+    /// A job starts.
+    Job(&'a str),
+    /// A test has a result.
+    Result(&'a ResultRow, &'a Outcome),
+}
+
+/// Hears what happens in a night.
+pub trait Listener {
+    /// Takes a step.
+    fn hear(&mut self, step: Step<'_>);
+}
+
+/// What a shard has run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// All of its jobs.
+    All,
+    /// What the budget allowed.
+    Some,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// A shard of a night that runs.
+pub struct Night<'a> {
+    settings: &'a Settings,
+    plan: &'a Plan,
+    store: Store,
+    process: Shard,
+    /// Tests that have a result.
+    done: BTreeSet<TestId>,
+    _lock: File,
+}
+
+impl<'a> Night<'a> {
+    /// Begins a night, or continues it.
+    ///
+    /// # Errors
+    /// Fails if the night has another plan, if another process runs the shard, or if the host cannot
+    /// keep the results.
+    pub fn begin(settings: &'a Settings, plan: &'a Plan) -> Result<Self, Error> {
+        let directory = settings.directory();
+        fs::create_dir_all(&directory)
+            .map_err(io_error(format!("cannot make {}", directory.display())))?;
+        let path = settings.file();
+        let lock = path.with_extension("lock");
+        let lock =
+            File::create(&lock).map_err(io_error(format!("cannot write {}", lock.display())))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => Error::Busy,
+            fs::TryLockError::Error(source) => io_error("cannot lock the shard's file")(source),
+        })?;
+        let mut store = Store::open(&path)?;
+        let night = NightRow {
+            id: settings.night.clone(),
+            plan: plan.hash.clone(),
+            shards: settings.shard.of,
+        };
+        let planned = plan.jobs.iter().flat_map(|(job, shard)| {
+            job.tests.iter().map(|test| Planned {
+                test: test.clone(),
+                shard: *shard,
+            })
+        });
+        store.plan(&night, &planned.collect::<Vec<_>>())?;
+        let done = store.results(Some(&settings.night))?;
+        let done = done.into_iter().filter(ResultRow::counts).map(|it| it.test);
+        let now = Timestamp::now().to_string();
+        let process = Shard {
+            night: settings.night.clone(),
+            number: settings.shard.number,
+            process: format!("{now} {}", std::process::id()),
+            started: now,
+            finished: None,
+            provenance: settings.provenance.clone(),
+        };
+        store.shard(&process)?;
+        Ok(Self {
+            settings,
+            plan,
+            done: done.collect(),
+            store,
+            process,
+            _lock: lock,
+        })
+    }
+
+    /// The file of the shard.
+    pub fn file(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// Runs the jobs of the shard, as far as the budget goes.
+    ///
+    /// # Errors
+    /// Fails if a result cannot be kept.
+    pub fn run(&mut self, listener: &mut dyn Listener) -> Result<Ran, Error> {
+        let jobs: Vec<_> = self
+            .plan
+            .of_shard(self.settings.shard.number)
+            .cloned()
+            .collect();
+        let tests: BTreeSet<_> = jobs.iter().flat_map(|job| &job.tests).collect();
+        let known = tests.iter().filter(|test| self.done.contains(test)).count();
+        listener.hear(Step::Planned(tests.len() as u64, known as u64));
+        let mut ran = Ran::All;
+        for group in groups(&jobs) {
+            if interrupt::requested() {
+                return Ok(Ran::Interrupted);
+            }
+            let left: Vec<_> = group
+                .into_iter()
+                .filter(|job| {
+                    job.tests.is_empty() || job.tests.iter().any(|test| !self.done.contains(test))
+                })
+                .collect();
+            let Some(first) = left.first() else { continue };
+            if self.is_over() {
+                ran = Ran::Some;
+                self.skip(&left, "the night's budget was used up")?;
+                continue;
+            }
+            let name = match &left[..] {
+                [one] => one.key(),
+                several => format!("{} scenarios [{}]", several.len(), first.variant),
+            };
+            listener.hear(Step::Job(&name));
+            let ended = self.job(&left, listener)?;
+            if interrupt::requested() {
+                return Ok(Ran::Interrupted);
+            }
+            let why = match ended {
+                _ if self.is_over() => {
+                    ran = Ran::Some;
+                    "the night's budget was used up".into()
+                }
+                ended => ended,
+            };
+            self.skip(&left, &why)?;
+        }
+        self.process.finished = Some(Timestamp::now().to_string());
+        self.store.shard(&self.process)?;
+        Ok(ran)
+    }
+
+    fn is_over(&self) -> bool {
+        let deadline = self.settings.deadline;
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Says of the tests that have no result why that is so.
+    fn skip(&self, jobs: &[&Job], why: &str) -> Result<(), Error> {
+        for test in jobs.iter().flat_map(|job| &job.tests) {
+            if !self.done.contains(test) {
+                let skipped = Skipped {
+                    test: test.clone(),
+                    reason: why.into(),
+                };
+                self.store.skip(&self.settings.night, &skipped)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs jobs as one run of crucible, and again what fails. Returns the reason why a test may
+    /// have no result.
+    fn job(&mut self, jobs: &[&Job], listener: &mut dyn Listener) -> Result<String, Error> {
+        let first = jobs[0];
+        let slug: String = first
+            .key()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        let results = self
+            .settings
+            .directory()
+            .join("runs")
+            .join(slug.trim_end_matches('-'));
+        fs::create_dir_all(&results)
+            .map_err(io_error(format!("cannot make {}", results.display())))?;
+        let (status, bad, run) = self.one(jobs, 1, &results, &words_of(jobs), listener)?;
+        let mut keeps = !bad.is_empty();
+        if let Some(run) = &run
+            && keeps
+            && first.kind != Kind::Canary
+        {
+            for attempt in 2..=RUNS {
+                if interrupt::requested() || self.is_over() {
+                    break;
+                }
+                let run = run.to_string_lossy().into_owned();
+                let words = ["rerun".into(), run, "--".into(), "--json".into()];
+                self.one(jobs, attempt, &results, &words, listener)?;
+            }
+        }
+        self.confirm(jobs, &bad, &results, listener)?;
+        let code = status.code();
+        let stderr = results.join("stderr.txt");
+        let said = fs::read_to_string(&stderr).unwrap_or_default();
+        let last = said.lines().rev().find(|line| !line.trim().is_empty());
+        let why = match (code, last) {
+            (Some(0 | 1), _) => "the run had no such unit".to_owned(),
+            (_, Some(line)) => format!("{status}: {}", line.trim_start_matches("crucible: ")),
+            (_, None) => status.to_string(),
+        };
+        keeps |= !matches!(code, Some(0));
+        if !keeps || first.kind == Kind::Canary && code == Some(1) {
+            // What passed is in the history; only failures are looked at again.
+            let _ = fs::remove_dir_all(&results);
+        }
+        Ok(why)
+    }
+
+    /// Runs scenarios again whose tests passed, though they did not in their last night.
+    fn confirm(
+        &mut self,
+        jobs: &[&Job],
+        bad: &BTreeSet<String>,
+        results: &Path,
+        listener: &mut dyn Listener,
+    ) -> Result<(), Error> {
+        let fails = |test: &TestId| {
+            bad.iter()
+                .any(|unit| job_of(jobs, unit).test(unit) == *test)
+        };
+        let better = |test: &TestId| {
+            self.settings.suspects.contains(test) && self.done.contains(test) && !fails(test)
+        };
+        let better: Vec<_> = jobs
+            .iter()
+            .filter(|job| job.kind == Kind::Scenario && job.tests.iter().any(better))
+            .copied()
+            .collect();
+        if better.is_empty() {
+            return Ok(());
+        }
+        for attempt in 2..=RUNS {
+            if interrupt::requested() || self.is_over() {
+                break;
+            }
+            self.one(&better, attempt, results, &words_of(&better), listener)?;
+        }
+        Ok(())
+    }
+
+    /// Makes one run of crucible. Returns its exit status, the units that failed, and its directory.
+    fn one(
+        &mut self,
+        jobs: &[&Job],
+        attempt: u32,
+        results: &Path,
+        words: &[String],
+        listener: &mut dyn Listener,
+    ) -> Result<(ExitStatus, BTreeSet<String>, Option<PathBuf>), Error> {
+        let mut follower = Follower::new(results);
+        let stderr = results.join("stderr.txt");
+        let stderr = File::create(&stderr)
+            .map_err(io_error(format!("cannot write {}", stderr.display())))?;
+        let mut child = Command::new(&self.settings.program)
+            .arg("--quiet")
+            .args(words)
+            .env("CRUCIBLE_RESULTS", results)
+            .current_dir(&self.settings.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(io_error("cannot start crucible"))?;
+        let mut seen = Seen::default();
+        let mut asked = false;
+        let status = loop {
+            let status = child
+                .try_wait()
+                .map_err(io_error("cannot wait for crucible"))?;
+            // What it wrote before it ended is there now.
+            for event in follower
+                .read()
+                .map_err(io_error("cannot read a run's events"))?
+            {
+                self.event(jobs, attempt, results, &mut seen, &event, listener)?;
+            }
+            if let Some(status) = status {
+                break status;
+            }
+            if !asked && (interrupt::requested() || self.is_over()) {
+                asked = true;
+                end(&child);
+            }
+            thread::sleep(PERIOD);
+        };
+        Ok((status, seen.bad, follower.run()))
+    }
+
+    fn event(
+        &mut self,
+        jobs: &[&Job],
+        attempt: u32,
+        results: &Path,
+        seen: &mut Seen,
+        event: &Event,
+        listener: &mut dyn Listener,
+    ) -> Result<(), Error> {
+        let Some(unit) = &event.unit else {
+            return Ok(());
+        };
+        match &event.body {
+            Body::UnitStarted => {
+                seen.steps.remove(unit);
+            }
+            Body::StepFinished { name, step_ms } if MEASURED.contains(&step(name)) => {
+                let steps = seen.steps.entry(unit.clone()).or_default();
+                *steps.entry(step(name).to_owned()).or_default() += step_ms;
+            }
+            Body::UnitFinished { outcome, unit_ms } => {
+                let job = job_of(jobs, unit);
+                let steps = seen.steps.remove(unit).unwrap_or_default();
+                let metrics = steps.into_iter().map(|(name, ms)| Metric {
+                    name,
+                    value: ms as f64,
+                    unit: "ms".into(),
+                });
+                let outcome = match job.kind {
+                    Kind::Canary => canary(outcome),
+                    Kind::Scenario | Kind::Part => outcome.clone(),
+                };
+                let place = results
+                    .strip_prefix(&self.settings.results)
+                    .unwrap_or(results);
+                let flavour = &job.variant.flavour;
+                let mut row = ResultRow {
+                    night: self.settings.night.clone(),
+                    test: job.test(unit),
+                    attempt,
+                    time: event.time.clone(),
+                    ms: *unit_ms,
+                    condition: outcome.condition.name().into(),
+                    verdict: outcome.verdict().name().into(),
+                    blame: outcome
+                        .condition
+                        .blame()
+                        .map_or("", |blame| blame.name())
+                        .into(),
+                    signature: signature(unit, &outcome),
+                    why: outcome.why.clone(),
+                    kernel: self
+                        .settings
+                        .kernels
+                        .get(flavour)
+                        .cloned()
+                        .unwrap_or_default(),
+                    harness: self.settings.harness.clone(),
+                    directory: String::new(),
+                    metrics: metrics.collect(),
+                };
+                if !outcome.is_pass() {
+                    row.directory = place.to_string_lossy().into_owned();
+                    seen.bad.insert(unit.clone());
+                }
+                self.store.add(&row)?;
+                if row.counts() {
+                    self.done.insert(row.test.clone());
+                }
+                listener.hear(Step::Result(&row, &outcome));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What was seen of a run.
+#[derive(Default)]
+struct Seen {
+    /// Durations of the steps of the units that run.
+    steps: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The units that did not pass.
+    bad: BTreeSet<String>,
+}
+
+/// Returns the name of a step without its number.
+fn step(name: &str) -> &str {
+    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ')
+}
+
+/// Asks a run to end in order.
+fn end(child: &Child) {
+    // It may have ended meanwhile.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
+}
+
+/// Returns jobs in groups that are one run: scenarios of one variant.
+fn groups(jobs: &[Job]) -> Vec<Vec<&Job>> {
+    let alike = |a: &Job, b: &Job| {
+        a.kind == Kind::Scenario && a.kind == b.kind && a.variant == b.variant && a.rank == b.rank
+    };
+    let groups = jobs.chunk_by(alike);
+    groups.map(|group| group.iter().collect()).collect()
+}
+
+/// Returns the command line of jobs that are one run.
+fn words_of(jobs: &[&Job]) -> Vec<String> {
+    let mut words = jobs[0].arguments();
+    let others = jobs[1..].iter().map(|job| job.words[1].clone());
+    words.splice(2..2, others);
+    words.push("--json".into());
+    words
+}
+
+/// Returns the job that a unit of a run belongs to.
+fn job_of<'a>(jobs: &[&'a Job], unit: &str) -> &'a Job {
+    let of = |job: &&&Job| {
+        let scenario = job.words.get(1).map_or("", String::as_str);
+        unit.strip_prefix(scenario)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    match jobs {
+        [one] => one,
+        _ => jobs.iter().find(of).copied().unwrap_or(jobs[0]),
+    }
+}
+
+/// Returns the outcome of a canary, which must fail.
+fn canary(outcome: &Outcome) -> Outcome {
+    use crucible_engine::Condition;
+    match outcome.condition.is_bad() {
+        true => Outcome::passed(format!("it fails as it must: {}", outcome.why)),
+        false => Outcome::new(
+            Condition::RequestFailed,
+            format!(
+                "the canary detects its restart, and no check noticed it: {}",
+                outcome.why
+            ),
+        ),
+    }
+}
+
+/// Returns what tells one failure from another; empty for what is none.
+fn signature(unit: &str, outcome: &Outcome) -> String {
+    let (scenario, case) = unit.split_once('/').unwrap_or((unit, ""));
+    let Some(signature) = Signature::of(scenario, case, outcome) else {
+        return String::new();
+    };
+    let condition = signature.condition.name();
+    match signature.at.is_empty() {
+        true => condition.to_owned(),
+        false => format!("{condition} at {}", signature.at),
+    }
+}

@@ -1,9 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
-#![no_main]
-
-use crucible_vmm::kvm::devices::fuzz;
-
-libfuzzer_sys::fuzz_target!(
-    init: crucible_vmm_fuzz::ignore_broken_pipes(),
-    |data: &[u8]| fuzz::console(data)
-);
