@@ -89,12 +89,25 @@ pub fn condition(error: &anyhow::Error) -> Condition {
         {
             return abort::of_guest(Phase::Before, guest);
         }
-        if cause.downcast_ref::<NoKvm>().is_some() {
+        if cause.downcast_ref::<NoKvm>().is_some() || cause.downcast_ref::<HostTrouble>().is_some()
+        {
             return Condition::HostSetup;
         }
     }
     found
 }
+
+/// Another crucible that this one has started says that the host must be mended.
+#[derive(Debug)]
+pub struct HostTrouble(pub String);
+
+impl std::fmt::Display for HostTrouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HostTrouble {}
 
 /// This host's KVM cannot run a guest, though `--machine kvm` asks for it.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::commands::nightly::NightlyArgs;
 use crate::context::{self, Context};
-use crate::exit::Usage;
+use crate::exit::{HostTrouble, Usage};
 use crate::experiment_run::{self, ExperimentArgs};
 use crate::{machines, screens, stdout};
 
@@ -184,12 +184,23 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         .map(|job| job.variant.flavour.clone())
         .collect();
     let mut provenance: BTreeMap<String, Value> = BTreeMap::new();
+    let mut missing = BTreeMap::new();
     for flavour in flavours {
         let name = format!("preparing the {flavour} kernel");
         stream.tell(Body::PreparationStarted { name });
-        let parts = prepare(&program, &flavour)?;
+        let made = prepare(&program, &flavour)?;
         stream.tell(Body::PreparationFinished);
-        provenance.insert(flavour, parts);
+        match made {
+            Ok(parts) => {
+                provenance.insert(flavour, parts);
+            }
+            // A kernel that does not build is what a night may be for.
+            Err(why) => {
+                let text = why.clone();
+                stream.tell(Body::Note { text });
+                missing.insert(flavour, why);
+            }
+        }
     }
     let settings = Settings {
         night,
@@ -207,6 +218,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
                 (flavour.clone(), hash.to_owned())
             })
             .collect(),
+        missing,
         harness: harness(&provenance),
         provenance: serde_json::to_string(&provenance)?,
     };
@@ -319,8 +331,8 @@ fn usage(error: NightError) -> anyhow::Error {
     }
 }
 
-/// Builds everything of a flavour, and returns its hashes and versions.
-fn prepare(program: &Path, flavour: &str) -> Result<Value> {
+/// Builds everything of a flavour, and returns its hashes and versions, or why it cannot be made.
+fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     let output = Command::new(program)
         .args(["--quiet", "provenance", "--flavour", flavour])
         .stdin(Stdio::null())
@@ -328,9 +340,19 @@ fn prepare(program: &Path, flavour: &str) -> Result<Value> {
         .context("cannot start crucible")?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        bail!("preparing the {flavour} kernel failed: {}", words.trim());
+        let first = words.lines().next().unwrap_or_default();
+        let first = first.trim_start_matches("crucible: ");
+        let why = format!("the {flavour} kernel cannot be made: {first}");
+        // The host is to be mended, and the whole night is its matter.
+        return match output.status.code() {
+            Some(..=127) | None => Ok(Err(why)),
+            Some(_) => Err(anyhow::Error::new(HostTrouble(
+                words.trim().trim_start_matches("crucible: ").to_owned(),
+            ))),
+        };
     }
-    serde_json::from_slice(&output.stdout).context("`crucible provenance` prints no JSON")
+    let parts = serde_json::from_slice(&output.stdout);
+    Ok(Ok(parts.context("`crucible provenance` prints no JSON")?))
 }
 
 /// Returns a hash of what the number of a guest's instructions depends on beside its kernel.
@@ -433,9 +455,15 @@ impl Listener for Ear<'_> {
                     1 => row.test.to_string(),
                     attempt => format!("{} run {attempt}", row.test),
                 };
-                let body = Body::UnitFinished {
-                    outcome: outcome.clone(),
-                    unit_ms: row.ms,
+                let body = match row.attempt {
+                    1 => Body::UnitFinished {
+                        outcome: outcome.clone(),
+                        unit_ms: row.ms,
+                    },
+                    // No unit of the plan's; it is a row of the history all the same.
+                    _ => Body::Note {
+                        text: format!("{} ({})", outcome.condition.name(), outcome.why),
+                    },
                 };
                 self.stream.tell_of(&key, body);
                 self.units.push(UnitRecord {

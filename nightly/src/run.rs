@@ -80,6 +80,8 @@ pub struct Settings {
     pub suspects: BTreeSet<TestId>,
     /// Hashes of kernels by flavour.
     pub kernels: BTreeMap<String, String>,
+    /// Flavours whose kernel cannot be made, with the reason.
+    pub missing: BTreeMap<String, String>,
     /// Hash of what else the number of a guest's instructions depends on.
     pub harness: String,
     /// Hashes and versions of everything that runs, as JSON.
@@ -228,6 +230,10 @@ impl<'a> Night<'a> {
                 })
                 .collect();
             let Some(first) = left.first() else { continue };
+            if let Some(why) = self.settings.missing.get(&first.variant.flavour) {
+                self.skip(&left, why)?;
+                continue;
+            }
             if self.is_over() {
                 ran = Ran::Some;
                 self.skip(&left, "the night's budget was used up")?;

@@ -106,6 +106,7 @@ impl Place {
             deadline: None,
             suspects: BTreeSet::new(),
             kernels: BTreeMap::from([("base".into(), "k1".into())]),
+            missing: BTreeMap::new(),
             harness: "h1".into(),
             provenance: "{}".into(),
         }
@@ -354,6 +355,21 @@ fn shards_that_are_merged_are_the_unsharded_night() {
         named(whole).collect::<Vec<_>>()
     );
     assert_eq!(merged.planned("n").unwrap().len(), SCENARIOS.len());
+}
+
+#[test]
+fn a_kernel_that_cannot_be_made_is_the_reason_of_its_jobs() {
+    let place = Place::new();
+    let plan = base(1);
+    let mut settings = place.settings("n", ShardSpec::WHOLE);
+    let why = "the base kernel cannot be made: make failed";
+    settings.missing = BTreeMap::from([("base".into(), why.into())]);
+    let mut night = Night::begin(&settings, &plan).unwrap();
+    assert_eq!(night.run(&mut Silent).unwrap(), Ran::All);
+    let store = Store::open(night.file()).unwrap();
+    let report = NightReport::of(&store, "n", None).unwrap();
+    assert_eq!(report.why, "nothing ran");
+    assert!(report.tests.iter().all(|test| test.why == why));
 }
 
 #[test]
