@@ -90,7 +90,10 @@ impl NightReport {
     /// Returns the number of tests of ours with one of these changes. What another program cannot do
     /// is shown, and decides nothing.
     fn count(&self, changes: &[Change]) -> usize {
-        let ours = self.tests.iter().filter(|test| !test.test.is_comparison());
+        // What was flaky and passes tonight is no finding of tonight.
+        let seen = |test: &&Judgement| !test.change.is_bad() || test.failures > 0;
+        let tests = self.tests.iter().filter(seen);
+        let ours = tests.filter(|test| !test.test.is_comparison());
         ours.filter(|test| changes.contains(&test.change)).count()
     }
 
@@ -104,12 +107,6 @@ impl NightReport {
             let conditions = failures.filter_map(|run| condition(&run.condition));
             let worst = Condition::of_all(conditions);
             let why = format!("{new} regressed, {flaky} turned flaky, {still} fail as before");
-            // A test that is flaky by its history, and passes tonight, has no failure.
-            let worst = if worst.is_bad() {
-                worst
-            } else {
-                Condition::Diverged
-            };
             return (worst, why);
         }
         // It has results that do not count: crucible passed it, or it could not be run.
@@ -287,6 +284,40 @@ mod tests {
         assert!(why.contains("1 of 2"), "{why}");
         history.add(&tests[1], "host-killed");
         assert_eq!(history.decides().0.exit_code(), 125);
+    }
+
+    #[test]
+    fn what_was_flaky_and_passes_tonight_is_no_finding() {
+        let one = test("scenario a/main", OURS);
+        let mut history = History::new(std::slice::from_ref(&one), 1);
+        let mut earlier = |night: &str, name: &str| {
+            let condition = condition(name).unwrap();
+            let row = ResultRow {
+                night: night.into(),
+                test: one.clone(),
+                attempt: 1,
+                time: String::new(),
+                ms: 1,
+                condition: name.into(),
+                verdict: condition.verdict().name().into(),
+                blame: condition.blame().map_or("", |it| it.name()).into(),
+                signature: name.into(),
+                why: String::new(),
+                kernel: String::new(),
+                harness: String::new(),
+                directory: String::new(),
+                metrics: Vec::new(),
+            };
+            history.store.add(&row).unwrap();
+        };
+        earlier("l", "passed");
+        earlier("m", "diverged");
+        earlier("n", "passed");
+        let report = NightReport::of(&history.store, "n", None).unwrap();
+        assert_eq!(report.tests[0].change, Change::StillFlaky);
+        assert_eq!(report.condition, Condition::Passed);
+        let report = NightReport::of(&history.store, "m", None).unwrap();
+        assert_eq!(report.condition, Condition::Diverged);
     }
 
     #[test]

@@ -110,7 +110,13 @@ fn section(text: &mut String, title: &str, change: Change, signature: &str, test
             }
             _ => String::new(),
         };
-        let _ = writeln!(text, "           {failures} of {runs} runs failed{rate}");
+        let _ = match failures {
+            0 => writeln!(
+                text,
+                "           {runs} runs pass tonight, too few to call it mended{rate}"
+            ),
+            _ => writeln!(text, "           {failures} of {runs} runs failed{rate}"),
+        };
     }
     if let Some((from, to)) = &first.since {
         let when = match from == to {
