@@ -27,16 +27,23 @@ const WHOLE: [&str; 7] = [
     "scenarios",
 ];
 
-/// Members of the workspace that no guest is built from. Cargo wants their manifests, and a file
-/// for each target.
-const MANIFESTS: [&str; 3] = ["vmm", "artefacts", "engine"];
-const TARGETS: [&str; 5] = [
-    "src/main.rs",
-    "benches/start.rs",
-    "vmm/src/lib.rs",
-    "artefacts/src/lib.rs",
-    "engine/src/lib.rs",
-];
+/// Files that the manifest of the package names, and that no guest is built from. Cargo wants them.
+const TARGETS: [&str; 2] = ["src/main.rs", "benches/start.rs"];
+
+/// Returns the members of the workspace that are not packed as they are. Cargo wants their
+/// manifests, and a target of each.
+fn manifests() -> io::Result<Vec<String>> {
+    let manifest = std::fs::read_to_string("Cargo.toml")?;
+    let members = manifest.split_once("\nmembers = [").map(|(_, rest)| rest);
+    let members = members.and_then(|rest| rest.split_once(']'));
+    let (members, _) = members.ok_or_else(|| io::Error::other("Cargo.toml has no members"))?;
+    let members = members.split('"').skip(1).step_by(2);
+    let packed = |member: &&str| WHOLE.iter().any(|top| Path::new(member).starts_with(top));
+    Ok(members
+        .filter(|it| !packed(it))
+        .map(str::to_owned)
+        .collect())
+}
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -122,10 +129,11 @@ fn pack(file: &mut File) -> io::Result<()> {
             }
         }
     }
-    for member in MANIFESTS {
-        let manifest = Path::new(member).join("Cargo.toml");
+    for member in manifests()? {
+        let manifest = Path::new(&member).join("Cargo.toml");
         println!("cargo::rerun-if-changed={}", manifest.display());
         add(&mut tar, &manifest, &std::fs::read(&manifest)?, false)?;
+        add(&mut tar, &Path::new(&member).join("src/lib.rs"), b"", false)?;
     }
     for target in TARGETS {
         add(&mut tar, Path::new(target), b"", false)?;
