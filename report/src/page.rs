@@ -107,7 +107,8 @@ impl Page {
             h1 { "Night " (report.night) ": " span class=(class) { (report.verdict()) } }
             p { (report.why) "." }
             p.dim {
-                (report.ran) " of " (report.planned) " planned tests ran, in " (report.runs) " runs."
+                (report.planned) " tests are planned by name; " (report.ran)
+                " ran, points of sweeps and matrices included, in " (report.runs) " runs."
             }
             @for missing in &report.missing_shards {
                 p.bad { "Shard " (missing) " has no results, or has not ended." }
@@ -167,8 +168,11 @@ impl Page {
                 section aria-labelledby=(id) {
                     h2 id=(id) { (title) }
                     @if groups.is_empty() { p.dim { "None." } }
-                    @for (signature, tests) in groups {
-                        (self.group(signature, &tests, series, &mut left))
+                    @for (number, (signature, tests)) in groups.into_iter().enumerate() {
+                        // What everybody looks for is unfolded.
+                        details open[id == "new" && number == 0] {
+                            (self.group(signature, &tests, series, &mut left))
+                        }
                     }
                 }
             }
@@ -215,7 +219,6 @@ impl Page {
             .iter()
             .filter(|it| it.signature == signature);
         html! {
-            details {
                 summary {
                     @if !signature.is_empty() { strong { (signature) } ": " }
                     (named.join(", "))
@@ -235,7 +238,6 @@ impl Page {
                         ul { @for test in tests { li { (test.test) " " (series.drawing(&test.test)) } } }
                     }
                 }
-            }
         }
     }
 
@@ -353,7 +355,7 @@ impl Page {
                 (series.nights.len()) " nights, the last one at its right: low passed, half high passed \
                  and failed, full height failed, a gap did not run."
             }
-            div.scroll tabindex="0" role="region" aria-labelledby="tests" {
+            div.scroll tabindex="0" role="region" aria-label="Table of tests" {
                 table {
                     thead { tr {
                         th scope="col" { "test" }

@@ -90,7 +90,7 @@ pub(crate) fn trends(nights: &[&str], results: &[ResultRow]) -> Markup {
         @if series.is_empty() {
             p { "Trends need two nights with passing runs." }
         } @else {
-            div.scroll tabindex="0" role="region" aria-label="Trends" {
+            div.scroll tabindex="0" role="region" aria-label="Table of trends" {
                 table {
                     thead { tr {
                         th scope="col" { "test" } th scope="col" { "metric" }

@@ -118,7 +118,7 @@ impl History {
                 "why": "restarted = control: stdout",
                 "lines": lines,
                 "frozen": { "tid": 5, "count": 1, "tasks": [
-                    { "pid": 5, "tid": 5, "comm": lines[0], "state": "S", "site": "vfork" },
+                    { "pid": 5, "tid": 5, "comm": if lines[0] == HOSTILE { HOSTILE } else { "vfork" }, "state": "S", "site": "vfork" },
                 ] },
                 "console": "machine-1/console.log",
                 "files": ["cases/vfork/main/image", "../../../../secret", "/etc/passwd"],
@@ -163,42 +163,65 @@ fn five_hundred_tests_of_ninety_nights_are_a_small_page_soon() {
     assert!(page.matches("<svg class=\"n\"").count() >= 500);
 }
 
-/// The page of a night in which each kind of thing has happened.
-fn eventful() -> (History, String) {
+/// Scenarios beside those to which something happens.
+const QUIET: [&str; 12] = [
+    "clocks",
+    "cow",
+    "exceptions",
+    "gdb",
+    "hello",
+    "inotify",
+    "mappings",
+    "pipeline",
+    "session",
+    "sockets",
+    "strace",
+    "threads",
+];
+
+/// The page of a night in which each kind of thing has happened. `said` is what a guest printed.
+fn eventful(said: &str) -> (History, String) {
     let mut history = History::new();
-    let [new, fixed, flaky, quiet, missing] =
-        ["vfork/main", "b/main", "c/main", "d/main", "e/main"]
-            .map(|it| test(&format!("scenario {it}"), "crucible/base/qemu"));
-    let point = test("sweep vfork/main/1:vfork:2", "crucible/base/qemu");
-    let tests = [
-        new.clone(),
-        fixed.clone(),
-        flaky.clone(),
-        quiet.clone(),
-        missing,
-    ];
+    let of = |name: &str| test(&format!("scenario {name}/main"), "crucible/base/qemu");
+    let [new, fixed, flaky, missing] = ["vfork", "signals", "terminal", "tree"].map(of);
+    let names = QUIET.map(|name| format!("scenario {name}/main"));
+    let quiet = names.iter();
+    let quiet: Vec<_> = quiet
+        .flat_map(|name| VARIANTS.map(|variant| test(name, variant)))
+        .collect();
+    let mut tests = vec![new.clone(), fixed.clone(), flaky.clone(), missing];
+    tests.extend(quiet.clone());
+    let signature = format!("diverged at {said}");
     for number in 1..=20 {
         let night = format!("n{number:02}");
         let last = number == 20;
-        let hostile = format!("diverged at {HOSTILE}");
-        let mut rows = vec![row(&night, &quiet, 1, None)];
+        let mut rows = Vec::new();
         for attempt in 1..=5 {
-            rows.push(row(&night, &new, attempt, last.then_some(&*hostile)));
-            rows.push(row(&night, &fixed, attempt, (!last).then_some("hang")));
+            let new_fails = last.then_some(&*signature);
             let flakes = number > 15 && attempt == 2;
-            rows.push(row(
-                &night,
-                &flaky,
-                attempt,
-                flakes.then_some("refused at open"),
-            ));
+            let flake = flakes.then_some("refused at open");
+            rows.push(row(&night, &new, attempt, new_fails));
+            rows.push(row(&night, &fixed, attempt, (!last).then_some("hang")));
+            rows.push(row(&night, &flaky, attempt, flake));
         }
-        if last {
-            rows.push(row(&night, &point, 1, Some("hang")));
+        let ours = quiet
+            .iter()
+            .filter(|test| number > 8 || !test.is_comparison());
+        rows.extend(ours.map(|test| row(&night, test, 1, None)));
+        for point in 1..=6 {
+            let name = format!("sweep vfork/main/{}:syscall-entry:{point}", number % 4 + 1);
+            let hangs = (last && point == 2).then_some("hang");
+            rows.push(row(&night, &test(&name, "crucible/base/qemu"), 1, hangs));
         }
         history.night(&night, &tests, &rows);
     }
-    history.record("n20", "vfork/main", &[HOSTILE, "  - a\t1"]);
+    let lines = [
+        said,
+        "stdout differs",
+        "  - wait returned 1234",
+        "  + wait returned -1",
+    ];
+    history.record("n20", "vfork/main", &lines);
     let page = history.page("n20");
     (history, page)
 }
@@ -212,17 +235,23 @@ fn section<'a>(page: &'a str, id: &str) -> &'a str {
 
 #[test]
 fn the_first_screen_tells_what_has_changed() {
-    let (history, page) = eventful();
+    let (history, page) = eventful("restarted = control: stdout");
+    // `tools/page-check` looks at it.
+    fs::write(
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("night.html"),
+        &page,
+    )
+    .unwrap();
     assert!(
         section(&page, "new").contains("scenario vfork/main"),
         "{page}"
     );
     assert!(section(&page, "new").contains("5 of 5 runs failed"));
-    assert!(section(&page, "fixed").contains("scenario b/main"));
-    assert!(section(&page, "flaky").contains("scenario c/main"));
+    assert!(section(&page, "fixed").contains("scenario signals/main"));
+    assert!(section(&page, "flaky").contains("scenario terminal/main"));
     assert!(section(&page, "flaky").contains("% since it began"));
-    assert!(section(&page, "not-run").contains("scenario e/main"));
-    assert!(section(&page, "maps").contains("1:vfork:2: hang"));
+    assert!(section(&page, "not-run").contains("scenario tree/main"));
+    assert!(section(&page, "maps").contains("1:syscall-entry:2: hang"));
     assert!(section(&page, "trends").contains("instructions"));
     // The sections come before everything else, and the evidence is beside the page.
     assert!(page.find("id=\"new\"") < page.find("id=\"tests\""));
@@ -243,7 +272,7 @@ fn the_first_screen_tells_what_has_changed() {
 
 #[test]
 fn what_a_guest_printed_is_only_text() {
-    let (_history, page) = eventful();
+    let (_history, page) = eventful(HOSTILE);
     assert!(
         page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"),
         "{page}"
