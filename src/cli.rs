@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    nightly, provenance, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
+    nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
 };
 use crate::context::{Context, Global};
 
@@ -38,6 +38,8 @@ pub enum Command {
     Bisect(bisect::BisectArgs),
     /// Run everything within a budget of time, and say what has changed
     Nightly(nightly::NightlyArgs),
+    /// Write the page of a night: what has changed, each failure, maps and trends
+    Report(report::ReportArgs),
     /// Merge the shards of a night, and show what the history says
     Results(results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
@@ -85,6 +87,7 @@ impl Command {
             Self::Sweep(args) => sweep::run(&args, context),
             Self::Bisect(args) => bisect::run(&args, context),
             Self::Nightly(args) => nightly::run(&args, context),
+            Self::Report(args) => report::run(&args, context),
             Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),

@@ -16,7 +16,7 @@ use crucible_engine::record::{Record, SCHEMA, UnitRecord};
 use crucible_engine::results;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA, Stream};
 use crucible_engine::{Condition, Scenario};
-use crucible_history::{Change, Judgement, Store};
+use crucible_history::{Change, Judgement, Night as NightRow, Store};
 use crucible_nightly::{
     Basis, Error as NightError, Listener, Night, NightReport, Offer, Plan, Ran, Settings,
     ShardSpec, Step, bisect, jobs, plan,
@@ -35,14 +35,36 @@ pub fn history(results: &Path) -> PathBuf {
     results.join("history.sqlite")
 }
 
-/// Shows a night of a history; the last one if `night` is none.
-pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> {
-    let nights = store.nights()?;
-    let night = match night {
-        Some(wanted) => nights.iter().find(|it| it.id == wanted),
-        None => nights.last(),
+/// Opens a history that is there.
+pub fn existing(path: &Path) -> Result<Store> {
+    match path.is_file() {
+        true => Ok(Store::open(path)?),
+        false => {
+            let path = context::shown(path);
+            let why = format!("there is no history {path}; `crucible nightly` makes one");
+            Err(Usage(why).into())
+        }
+    }
+}
+
+/// Returns the directory of the results that a history is of: runs lie beside it, wherever both were
+/// taken.
+pub fn directory(history: &Path) -> &Path {
+    match history.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Finds a night of a history; the last one if `night` is none.
+pub fn find(store: &Store, night: Option<&str>) -> Result<NightRow> {
+    let mut nights = store.nights()?;
+    let last = nights.len().checked_sub(1);
+    let at = match night {
+        Some(wanted) => nights.iter().position(|it| it.id == wanted),
+        None => last,
     };
-    let Some(night) = night else {
+    let Some(at) = at else {
         let known: Vec<_> = nights.iter().rev().take(5).map(|it| &*it.id).collect();
         let why = format!(
             "there is no such night; the last ones are {}",
@@ -50,6 +72,12 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
         );
         return Err(Usage(why).into());
     };
+    Ok(nights.swap_remove(at))
+}
+
+/// Shows a night of a history; the last one if `night` is none.
+pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> {
+    let night = find(store, night)?;
     let report = NightReport::of(store, &night.id, None)?;
     match json {
         true => stdout::json(&serde_json::to_string_pretty(&report)?)?,

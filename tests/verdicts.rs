@@ -6,9 +6,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::formats::{self, output};
 use common::{cli, dump};
 use serde_json::Value;
 
@@ -48,35 +49,12 @@ assert not validator.is_valid({'event': 'unit-finished'})
 print(len(lines))
 ";
 
-/// Returns a Python with the readers of our formats, in a virtual environment below `target/`.
-fn python() -> PathBuf {
-    const PACKAGES: [&str; 2] = ["jsonschema==4.26.0", "junitparser==5.0.3"];
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/formats");
-    let python = venv.join("bin/python");
-    if !venv.join("ready").exists() {
-        output(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        let mut pip = Command::new(&python);
-        pip.args([
-            "-m",
-            "pip",
-            "--quiet",
-            "--disable-pip-version-check",
-            "install",
-        ]);
-        output(pip.args(PACKAGES));
-        fs::write(venv.join("ready"), "").expect("a mark");
-    }
-    python
-}
-
-fn output(command: &mut Command) -> String {
-    let output = command.output().expect("a program");
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 fn junit(file: &Path) {
-    let cases = output(Command::new(python()).args(["-c", READ_JUNIT]).arg(file));
+    let cases = output(
+        Command::new(formats::python())
+            .args(["-c", READ_JUNIT])
+            .arg(file),
+    );
     let cases: BTreeMap<_, _> = cases
         .lines()
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
@@ -93,21 +71,7 @@ fn junit(file: &Path) {
 
 /// The kernel's own parser reads the file, and the reasons are told apart in it.
 fn ktap(file: &Path) {
-    let fixture = common::fixture();
-    let source = fixture.cache.root().join("kernel-source");
-    let parser = fs::read_dir(&source)
-        .expect("a kernel's source")
-        .flatten()
-        .map(|entry| entry.path().join("linux/tools/testing/kunit/kunit.py"))
-        .find(|path| path.is_file())
-        .expect("the kernel's parser");
-    let parsed = Command::new("python3")
-        .arg(parser)
-        .arg("parse")
-        .arg(file)
-        .output()
-        .expect("Python");
-    let parsed = String::from_utf8_lossy(&parsed.stdout).into_owned();
+    let parsed = formats::kunit(file);
     assert!(
         parsed.contains("Ran 7 tests: passed: 1, failed: 6"),
         "{parsed}"
@@ -128,7 +92,7 @@ fn ktap(file: &Path) {
 
 fn events(file: &Path) {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/events.schema.json");
-    let mut validate = Command::new(python());
+    let mut validate = Command::new(formats::python());
     let count = output(validate.args(["-c", VALIDATE]).arg(schema).arg(file));
     let count: usize = count.trim().parse().expect("a number");
     assert!(count > 50, "{count} events");

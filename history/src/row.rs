@@ -151,7 +151,7 @@ impl ResultRow {
 
     /// Returns the name of the row, which its content decides. The same row has the same name in
     /// every file.
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         // A row has text and finite numbers only.
         hash.update(serde_json::to_vec(self).unwrap_or_default());

@@ -63,20 +63,15 @@ impl Slower {
 /// Returns what has become slower as of a night, the largest change first. `results` are those of
 /// this night and of earlier ones.
 pub fn slower(night: &str, results: &[ResultRow]) -> Vec<Slower> {
-    let harness = |test: &TestId| {
-        let mut tonight = results
-            .iter()
-            .filter(|it| it.night == night && it.test == *test);
-        tonight.next().map(|it| it.harness.as_str())
-    };
+    let mut harnesses: BTreeMap<&TestId, &str> = BTreeMap::new();
+    for result in results.iter().filter(|it| it.night == night) {
+        harnesses.entry(&result.test).or_insert(&result.harness);
+    }
     let mut series: BTreeMap<(&TestId, &str), BTreeMap<&str, Vec<f64>>> = BTreeMap::new();
-    let mut harnesses: BTreeMap<&TestId, Option<&str>> = BTreeMap::new();
     for result in results {
-        let wanted = *harnesses
-            .entry(&result.test)
-            .or_insert_with(|| harness(&result.test));
+        let wanted = harnesses.get(&result.test).copied();
         let passed = result.blame.is_empty() && result.night.as_str() <= night;
-        if !passed || wanted != Some(&result.harness) {
+        if !passed || wanted != Some(&*result.harness) {
             continue;
         }
         for metric in &result.metrics {

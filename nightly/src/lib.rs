@@ -20,5 +20,5 @@ pub use bisection::bisect;
 pub use job::{Job, Kind, Offer, Variant, jobs};
 pub use plan::{Plan, plan};
 pub use report::NightReport;
-pub use run::{Error, Listener, Night, Ran, Settings, Step};
+pub use run::{BUDGET_USED_UP, Error, Listener, Night, Ran, Settings, Step};
 pub use shard::{ShardError, ShardSpec};

@@ -40,12 +40,24 @@ impl NightReport {
     /// # Errors
     /// Fails if the history cannot be read.
     pub fn of(store: &Store, night: &str, shard: Option<u32>) -> Result<Self, Error> {
+        Self::with(store, night, shard, &store.results(None)?)
+    }
+
+    /// Like [`NightReport::of`], with all results of the history.
+    ///
+    /// # Errors
+    /// Fails if the history cannot be read.
+    pub fn with(
+        store: &Store,
+        night: &str,
+        shard: Option<u32>,
+        results: &[ResultRow],
+    ) -> Result<Self, Error> {
         let shards = store.nights()?.into_iter().find(|it| it.id == night);
         let shards = shards.map_or(0, |it| it.shards);
         let mut planned = store.planned(night)?;
         planned.retain(|it| shard.is_none_or(|shard| it.shard == shard));
-        let results = store.results(None)?;
-        let tests = judge(night, &planned, &store.skipped(night)?, &results);
+        let tests = judge(night, &planned, &store.skipped(night)?, results);
         let runs: Vec<_> = results.iter().filter(|it| it.night == night).collect();
         let finished: BTreeSet<_> = store
             .shards(night)?
@@ -66,7 +78,7 @@ impl NightReport {
             missing_shards: missing.collect(),
             tests,
             bisections: store.bisections()?,
-            slower: slower(night, &results),
+            slower: slower(night, results),
         };
         let seen = |found: &Bisection| {
             let mut bad = report.tests.iter().filter(|test| test.change.is_bad());

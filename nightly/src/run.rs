@@ -28,6 +28,9 @@ use crate::shard::ShardSpec;
 /// Time between two looks at a running job.
 pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 
+/// Reason of a test that had no turn.
+pub const BUDGET_USED_UP: &str = "the night's budget was used up";
+
 /// Number of runs of a unit that fails, the first included: they tell a flake from a break.
 const RUNS: u32 = 5;
 
@@ -236,7 +239,7 @@ impl<'a> Night<'a> {
             }
             if self.is_over() {
                 ran = Ran::Some;
-                self.skip(&left, "the night's budget was used up")?;
+                self.skip(&left, BUDGET_USED_UP)?;
                 continue;
             }
             let name = match &left[..] {
@@ -251,7 +254,7 @@ impl<'a> Night<'a> {
             let why = match ended {
                 _ if self.is_over() => {
                     ran = Ran::Some;
-                    "the night's budget was used up".into()
+                    BUDGET_USED_UP.into()
                 }
                 ended => ended,
             };

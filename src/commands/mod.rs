@@ -15,6 +15,7 @@ pub mod matrix;
 pub mod nested;
 pub mod nightly;
 pub mod provenance;
+pub mod report;
 pub mod rerun;
 pub mod results;
 pub mod rootfs;

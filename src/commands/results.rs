@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use crucible_history::Store;
 use crucible_nightly::Basis;
+use crucible_report::{NightResults, junit, kcidb, ktap};
 
 use crate::context::{self, Context};
 use crate::exit::{self, Usage};
@@ -33,6 +34,24 @@ enum Action {
     },
     /// Print durations and turns of jobs, for `crucible nightly --basis`
     Basis,
+    /// Write a night in a format that other programs read
+    #[command(group = ArgGroup::new("format").required(true))]
+    Export {
+        /// The night; without it, the last one
+        night: Option<String>,
+        /// Print JSON of KCIDB 5.3, which KernelCI takes
+        #[arg(long, group = "format")]
+        kcidb: bool,
+        /// Print JUnit's XML
+        #[arg(long, group = "format")]
+        junit: bool,
+        /// Print KTAP, the kernel's test format
+        #[arg(long, group = "format")]
+        ktap: bool,
+        /// Name of the CI system in KCIDB
+        #[arg(long, value_name = "NAME", value_parser = origin, default_value = "crucible")]
+        origin: String,
+    },
     /// Show what a night found, and what has changed since the nights before it
     Show {
         /// The night; without it, the last one
@@ -66,24 +85,40 @@ pub fn run(command: &ResultsCommand, context: &Context) -> Result<ExitCode> {
             }
         }
         Action::Basis => {
-            let basis = Basis::of(&existing(&path)?.results(None)?);
+            let basis = Basis::of(&nightly_run::existing(&path)?.results(None)?);
             stdout::json(&serde_json::to_string_pretty(&basis)?)?;
         }
+        Action::Export {
+            night,
+            kcidb,
+            junit,
+            ktap: _,
+            origin,
+        } => {
+            let store = nightly_run::existing(&path)?;
+            let night = nightly_run::find(&store, night.as_deref())?;
+            let night = NightResults::of(&store, &night.id, nightly_run::directory(&path))?;
+            let text = match (kcidb, junit) {
+                (true, _) => {
+                    let value = kcidb::of_night(&night, origin);
+                    return stdout::json(&serde_json::to_string_pretty(&value)?)
+                        .map(|()| exit::PASS.into());
+                }
+                (_, true) => junit::of_night(&night)?,
+                _ => ktap::of_night(&night),
+            };
+            stdout::screen(&text)?;
+        }
         Action::Show { night, json } => {
-            return nightly_run::show(&existing(&path)?, night.as_deref(), *json);
+            return nightly_run::show(&nightly_run::existing(&path)?, night.as_deref(), *json);
         }
     }
     Ok(exit::PASS.into())
 }
 
-/// Opens a history that is there.
-fn existing(path: &std::path::Path) -> Result<Store> {
-    match path.is_file() {
-        true => Ok(Store::open(path)?),
-        false => {
-            let path = context::shown(path);
-            let why = format!("there is no history {path}; `crucible nightly` makes one");
-            Err(Usage(why).into())
-        }
+fn origin(text: &str) -> Result<String, String> {
+    match kcidb::is_origin(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a CI system's name has small letters, digits and `_`".into()),
     }
 }

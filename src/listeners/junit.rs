@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crucible_engine::Condition;
 use crucible_engine::outcome::Outcome;
 use crucible_engine::stream::{Body, Event, Listener};
-use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
+use crucible_report::junit;
+use crucible_report::ktap::suite;
 
-use super::ktap::{Written, suite};
+use super::ktap::Written;
 
 /// Collects the units, and writes the file at the end of the run.
 pub struct JUnit {
@@ -29,38 +29,14 @@ impl JUnit {
         }
     }
 
-    fn report(&self) -> Result<String, quick_junit::SerializeError> {
-        let mut suites: BTreeMap<&str, TestSuite> = BTreeMap::new();
-        for ((suite, name), (outcome, time)) in &self.cases {
-            let mut case = TestCase::new(name.as_str(), status(outcome));
-            case.set_classname(suite.as_str()).set_time(*time);
-            let lines = [outcome.evidence.lines(), outcome.lines.clone()].concat();
-            if !lines.is_empty() {
-                case.set_system_out(lines.join("\n"));
-            }
-            suites
-                .entry(suite)
-                .or_insert_with(|| TestSuite::new(suite.as_str()))
-                .add_test_case(case);
-        }
-        let mut report = Report::new(format!("crucible {}", self.command));
-        report.add_test_suites(suites.into_values());
-        report.to_string()
+    fn text(&self) -> Result<String, String> {
+        let cases = self.cases.iter().map(|((suite, name), (outcome, time))| {
+            let case = junit::case(name, outcome, *time);
+            (suite.clone(), case)
+        });
+        let text = junit::text(&format!("crucible {}", self.command), cases);
+        text.map_err(|error| error.to_string())
     }
-}
-
-/// A failure is the kernel's; an error leaves the answer open.
-fn status(outcome: &Outcome) -> TestCaseStatus {
-    let mut status = match outcome.condition {
-        Condition::Passed => return TestCaseStatus::success(),
-        Condition::NotApplicable => TestCaseStatus::skipped(),
-        condition if condition.is_bad() => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        _ => TestCaseStatus::non_success(NonSuccessKind::Error),
-    };
-    status
-        .set_type(outcome.condition.name())
-        .set_message(outcome.why.as_str());
-    status
 }
 
 impl Listener for JUnit {
@@ -79,8 +55,7 @@ impl Listener for JUnit {
                 self.cases.insert(key, (outcome.clone(), Duration::ZERO));
             }
             Body::RunFinished { .. } => {
-                self.to
-                    .set(self.report().map_err(|error| error.to_string()));
+                self.to.set(self.text());
             }
             _ => {}
         }

@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod dump;
+pub mod formats;
 pub mod intruder;
 pub mod scripts;
 
