@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Lines, Origin};
-use crucible_artefacts::{Beside, Cache, Lock, content_hash, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, Sources, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -148,6 +148,9 @@ pub struct KernelArgs {
     /// Build the kernel with this compiler instead of gcc, as make's CC takes it
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
+    /// True if symbols that Kconfig does not keep are no error; no option.
+    #[arg(skip)]
+    pub lenient: bool,
 }
 
 /// [`Flavour`], on the command line.
@@ -192,6 +195,7 @@ impl KernelArgs {
             config: self.config.clone(),
             // Make runs in another directory.
             cc: self.cc.as_deref().map(absolute),
+            lenient: self.lenient,
         };
         match custom.problem() {
             Some(problem) => Err(exit::Usage(problem).into()),
@@ -251,6 +255,23 @@ fn check_origin(origin: &Origin) -> Result<(), exit::Usage> {
 impl BootArtefacts {
     /// Builds or finds everything, after installing missing host packages.
     pub fn prepare(context: &Context, args: &GuestArgs) -> Result<Self> {
+        Self::prepare_with(context, args, None)
+    }
+
+    /// As [`Self::prepare`], from these sources.
+    pub(crate) fn prepare_from(
+        context: &Context,
+        args: &GuestArgs,
+        sources: &Sources,
+    ) -> Result<Self> {
+        Self::prepare_with(context, args, Some(sources))
+    }
+
+    fn prepare_with(
+        context: &Context,
+        args: &GuestArgs,
+        sources: Option<&Sources>,
+    ) -> Result<Self> {
         let flavour = args.kernel.flavour.into();
         check_origin(&args.kernel.origin())?;
         let custom = args.kernel.custom()?;
@@ -282,7 +303,10 @@ impl BootArtefacts {
         context.host()?;
         let cache = context.cache()?;
         let hold = cache.hold()?;
-        let sources = context.sources()?;
+        let sources = match sources {
+            Some(sources) => sources.clone(),
+            None => context.sources()?,
+        };
         let progress = context.progress();
         let origin = args.kernel.origin();
         // The disks need no kernel, and a part of its build runs on one CPU.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
+    bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
     nightly, provenance, replay, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
     trace,
 };
@@ -35,6 +35,8 @@ pub enum Command {
     Scenario(scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
     Sweep(sweep::SweepArgs),
+    /// Find the commit that broke a restart
+    Bisect(bisect::BisectArgs),
     /// Run everything within a budget of time, and say what has changed
     Nightly(nightly::NightlyArgs),
     /// Merge the shards of a night, and show what the history says
@@ -86,6 +88,7 @@ impl Command {
         match self {
             Self::Scenario(args) => scenario::run(&args, context),
             Self::Sweep(args) => sweep::run(&args, context),
+            Self::Bisect(args) => bisect::run(&args, context),
             Self::Nightly(args) => nightly::run(&args, context),
             Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),

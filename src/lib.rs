@@ -6,6 +6,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod bisection;
 pub mod boot_artefacts;
 mod breaks;
 mod bundle;

@@ -19,7 +19,7 @@ use crucible_engine::{Condition, Scenario};
 use crucible_history::{Change, Judgement, Store};
 use crucible_nightly::{
     Basis, Error as NightError, Listener, Night, NightReport, Offer, Plan, Ran, Settings,
-    ShardSpec, Step, jobs, plan,
+    ShardSpec, Step, bisect, jobs, plan,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -223,7 +223,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     let ran = night.run(&mut ear)?;
     let file = night.file().to_owned();
     drop(night);
-    let report = concluded(args, &settings, &file)?;
+    let report = concluded(args, &settings, &file, stream)?;
     let condition = match ran {
         Ran::Interrupted => Condition::Interrupted,
         Ran::All | Ran::Some => report.condition,
@@ -349,7 +349,12 @@ fn harness(provenance: &BTreeMap<String, Value>) -> String {
 }
 
 /// Judges what a shard has run: with the history if it is the whole night.
-fn concluded(args: &NightlyArgs, settings: &Settings, file: &Path) -> Result<NightReport> {
+fn concluded(
+    args: &NightlyArgs,
+    settings: &Settings,
+    file: &Path,
+    stream: &Stream,
+) -> Result<NightReport> {
     if args.shard != ShardSpec::WHOLE {
         let store = Store::open(file)?;
         let number = Some(args.shard.number);
@@ -357,7 +362,13 @@ fn concluded(args: &NightlyArgs, settings: &Settings, file: &Path) -> Result<Nig
     }
     let mut store = Store::open(&history(&settings.results))?;
     store.merge(file)?;
-    let report = NightReport::of(&store, &settings.night, None)?;
+    let mut report = NightReport::of(&store, &settings.night, None)?;
+    if !args.no_bisect {
+        let mut tell = |text: &str| stream.tell(Body::Note { text: text.into() });
+        if bisect(settings, &store, &report, &mut tell)? > 0 {
+            report = NightReport::of(&store, &settings.night, None)?;
+        }
+    }
     store.retain(args.keep_nights as usize)?;
     Ok(report)
 }

@@ -6,6 +6,7 @@
 //! This crate prints nothing: long steps report to a [`Progress`].
 
 mod cache;
+mod checkout;
 pub mod directory;
 mod error;
 mod hash;
@@ -20,6 +21,7 @@ mod sources;
 pub mod transfer;
 
 pub use cache::{Cache, Lock};
+pub use checkout::Checkout;
 pub use error::{Error, Result};
 pub use hash::{Fingerprint, content_hash};
 pub use progress::{Beside, Progress, Silent, Step};

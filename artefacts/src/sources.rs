@@ -18,6 +18,7 @@ pub(crate) const PACKED: [&str; 6] = [
 #[derive(Debug, Clone)]
 pub struct Sources {
     root: PathBuf,
+    guest_kernel: PathBuf,
 }
 
 impl Sources {
@@ -40,8 +41,29 @@ impl Sources {
     /// There is no checkout.
     pub fn at(root: &Path) -> Result<Self> {
         match root.canonicalize() {
-            Ok(root) if root.join("guest-kernel/kernel.lock").is_file() => Ok(Self { root }),
+            Ok(root) if root.join("guest-kernel/kernel.lock").is_file() => Ok(Self {
+                guest_kernel: root.join("guest-kernel"),
+                root,
+            }),
             _ => Err(Error::NoSources { path: root.into() }),
+        }
+    }
+
+    /// The same checkout, but with the kernel's change of another one: this is its directory
+    /// `guest-kernel`.
+    ///
+    /// # Errors
+    ///
+    /// It is no such directory.
+    pub fn with_guest_kernel(&self, directory: &Path) -> Result<Self> {
+        match directory.canonicalize() {
+            Ok(directory) if directory.join("kernel.lock").is_file() => Ok(Self {
+                root: self.root.clone(),
+                guest_kernel: directory,
+            }),
+            _ => Err(Error::NoSources {
+                path: directory.into(),
+            }),
         }
     }
 
@@ -51,7 +73,7 @@ impl Sources {
     }
 
     pub(crate) fn guest_kernel(&self) -> PathBuf {
-        self.root.join("guest-kernel")
+        self.guest_kernel.clone()
     }
 
     pub(crate) fn rootfs(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a search knows: of each node, of each kernel, and of the model.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crucible_changepoint::{ChangePoint, Cost, Evidence};
 use crucible_engine::Condition;
@@ -131,11 +131,15 @@ pub(crate) struct Board<'a> {
     pub tallies: HashMap<(String, Setting), Tally>,
     pub lines: HashMap<(String, Signature), Vec<String>>,
     pub setting: Setting,
+    /// Hash of all that runs in that setting beside the kernel.
+    harness: String,
     pub sought: Option<Signature>,
     /// Number of builds of this search.
     pub builds: u64,
     /// Number of runs of this search.
     pub runs: u64,
+    /// The same by kernel and setting.
+    fresh: HashMap<(String, Setting), u64>,
     pub seconds: f64,
     pub costs: Costs,
 }
@@ -209,46 +213,65 @@ pub(crate) fn kept<T>(result: Result<T, JournalError>) -> Result<T, Stop> {
 }
 
 impl<'a> Board<'a> {
-    pub fn new(graph: &'a Graph, options: &'a Options, journal: &'a mut Journal) -> Self {
+    /// Begins with all that the journal has of the settings that `harness` knows.
+    pub fn new(
+        graph: &'a Graph,
+        options: &'a Options,
+        journal: &'a mut Journal,
+        harness: &dyn Fn(&Setting) -> Option<String>,
+    ) -> Self {
         let parents: Vec<_> = graph.nodes().iter().map(|n| n.parents.clone()).collect();
         let mut model = ChangePoint::of_parents(&parents);
         model.exclude(Graph::GOOD);
-        let mut board = Self {
+        let mut costs = Costs::new(options);
+        let mut tallies: HashMap<_, Tally> = HashMap::new();
+        let mut lines = HashMap::new();
+        let mut known = HashMap::new();
+        for ran in journal.all_runs() {
+            let setting = &ran.setting;
+            let ours = known
+                .entry(setting.clone())
+                .or_insert_with(|| harness(setting));
+            if ours.as_ref() != Some(&ran.harness) {
+                continue;
+            }
+            let key = (ran.image.clone(), setting.clone());
+            tallies.entry(key).or_default().add(&ran.seen, ran.seconds);
+            costs.ran(ran.seconds);
+            if let Seen::Failed(signature) = &ran.seen {
+                let key = (ran.image.clone(), signature.clone());
+                lines.entry(key).or_insert_with(|| ran.lines.clone());
+            }
+        }
+        Self {
             known: vec![Known::default(); graph.nodes().len()],
             visible: vec![1.0; graph.nodes().len()],
-            tallies: HashMap::new(),
-            lines: HashMap::new(),
+            tallies,
+            lines,
             setting: Setting::default(),
+            harness: String::new(),
             sought: None,
             builds: 0,
             runs: 0,
+            fresh: HashMap::new(),
             seconds: 0.0,
-            costs: Costs::new(options),
+            costs,
             graph,
             options,
             journal,
             model,
-        };
-        let mut tallies: HashMap<_, Tally> = HashMap::new();
-        let mut lines = HashMap::new();
-        let mut durations = Vec::new();
-        for ran in board.journal.all_runs() {
-            if ran.harness == options.harness {
-                let key = (ran.image.clone(), ran.setting.clone());
-                tallies.entry(key).or_default().add(&ran.seen, ran.seconds);
-                durations.push(ran.seconds);
-                if let Seen::Failed(signature) = &ran.seen {
-                    let key = (ran.image.clone(), signature.clone());
-                    lines.entry(key).or_insert_with(|| ran.lines.clone());
-                }
-            }
         }
-        board.tallies = tallies;
-        board.lines = lines;
-        for seconds in durations {
-            board.costs.ran(seconds);
-        }
-        board
+    }
+
+    /// Chooses the setting of the next runs.
+    pub fn set(&mut self, setting: Setting, harness: Option<String>) {
+        self.setting = setting;
+        self.harness = harness.unwrap_or_default();
+    }
+
+    /// Hash of all that runs beside the kernel.
+    pub fn harness(&self) -> &str {
+        &self.harness
     }
 
     /// Takes over what an earlier search has built of the same inputs.
@@ -277,7 +300,7 @@ impl<'a> Board<'a> {
                 self.model.join(same, node);
             }
         }
-        if let Some(why) = self.journal.unbootable(image, &self.options.harness) {
+        if let Some(why) = self.journal.unbootable(image, &self.harness) {
             let why = why.to_owned();
             self.hide_image(image, NodeState::Unbootable, &why);
         }
@@ -331,6 +354,17 @@ impl<'a> Board<'a> {
         image.map(|image| self.tally_of(image)).unwrap_or_default()
     }
 
+    /// Returns the number of runs of these nodes that earlier searches have made.
+    pub fn reused(&self) -> u64 {
+        let images: BTreeSet<_> = self.known.iter().filter_map(|k| k.image.clone()).collect();
+        let earlier = |image: String| {
+            let runs = self.tally_of(&image).runs();
+            let fresh = self.fresh.get(&(image, self.setting.clone()));
+            runs.saturating_sub(fresh.copied().unwrap_or_default())
+        };
+        images.into_iter().map(earlier).sum()
+    }
+
     /// Tells the model what is known of a kernel. Its evidence belongs to one of its nodes.
     pub fn refresh(&mut self, image: &str) {
         let nodes = self.nodes_of(image);
@@ -380,6 +414,7 @@ impl<'a> Board<'a> {
         self.seconds += seconds;
         self.costs.ran(seconds);
         let key = (image.to_owned(), setting.clone());
+        *self.fresh.entry(key.clone()).or_default() += 1;
         self.tallies.entry(key).or_default().add(&seen, seconds);
         if let Seen::Failed(signature) = &seen {
             let key = (image.to_owned(), signature.clone());
@@ -387,7 +422,7 @@ impl<'a> Board<'a> {
         }
         let line = self.journal.add_run(Ran {
             image: image.into(),
-            harness: self.options.harness.clone(),
+            harness: self.harness.clone(),
             setting: setting.clone(),
             seen,
             seconds,

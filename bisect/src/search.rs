@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The search.
 
+use crucible_changepoint::JEFFREYS;
 use crucible_engine::Condition;
 
 use crate::{
@@ -38,8 +39,6 @@ pub struct Options {
     pub end_runs: u64,
     /// Number of runs after which the search gives up.
     pub runs: u64,
-    /// A hash of all that runs beside the kernel.
-    pub harness: String,
     /// Guesses of what a build, the start of a guest, and a run cost, in seconds.
     pub build_seconds: f64,
     /// See [`Self::build_seconds`].
@@ -56,7 +55,6 @@ impl Default for Options {
             amplify_seconds: 120.0,
             end_runs: 60,
             runs: 2000,
-            harness: String::new(),
             build_seconds: 20.0,
             enter_seconds: 3.0,
             run_seconds: 2.0,
@@ -133,8 +131,10 @@ pub fn bisect<S: Subject>(
     journal: &mut Journal,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<Report, Stop> {
+    let harness = |setting: &Setting| subject.harness(setting);
+    let board = Board::new(graph, options, journal, &harness);
     let mut search = Search {
-        board: Board::new(graph, options, journal),
+        board,
         subject,
         tell,
         amplified: 1.0,
@@ -154,6 +154,10 @@ struct Search<'a, 'b, S> {
 
 impl<S: Subject> Search<'_, '_, S> {
     fn answer(&mut self) -> Result<Answer, Stop> {
+        let usual = self.subject.usual();
+        if let Some(first) = usual.first() {
+            self.set(first);
+        }
         for node in 0..self.board.known.len() {
             if let Some(inputs) = self.subject.inputs(node)? {
                 self.board.remember(node, inputs);
@@ -171,7 +175,7 @@ impl<S: Subject> Search<'_, '_, S> {
         if bad == good {
             return Ok(Answer::SameKernel);
         }
-        if let Some(answer) = self.fix_sought()? {
+        if let Some(answer) = self.fix_sought(&usual)? {
             return Ok(answer);
         }
         // The good end is as good as it was tested.
@@ -192,65 +196,73 @@ impl<S: Subject> Search<'_, '_, S> {
                 return Ok(Answer::NoEnd { node, why });
             }
         }
+        let rate = |node: usize| {
+            let seen = self.board.tally(node).evidence(self.board.sought.as_ref());
+            (seen.failures, JEFFREYS.mean(seen))
+        };
+        let ((failures, good), (_, bad)) = (rate(Graph::GOOD), rate(graph.bad()));
+        if failures >= FIRM && good > bad / 2.0 {
+            return Ok(Answer::BothEnds);
+        }
         self.narrow()
+    }
+
+    fn set(&mut self, setting: &Setting) {
+        let harness = self.subject.harness(setting);
+        self.board.set(setting.clone(), harness);
     }
 
     /// Runs the bad end until it is known what is sought and in which setting. Returns an answer if
     /// there is nothing to seek.
-    fn fix_sought(&mut self) -> Result<Option<Answer>, Stop> {
+    fn fix_sought(&mut self, usual: &[Setting]) -> Result<Option<Answer>, Stop> {
         let bad = self.board.graph.bad();
         let options = self.board.options;
         let like = options.signature.as_deref();
-        let firm = move |tally: &Tally| tally.most(like).is_some_and(|(_, count)| count >= FIRM);
-        let open = move |tally: &Tally| !firm(tally) && tally.runs() < options.end_runs;
-        let usual = Setting::default();
-        let mut settings = self.subject.settings();
-        settings.insert(0, usual.clone());
-        if open(&self.board.tally(bad)) {
-            self.visit(bad, &mut |board| open(&board.tally(bad)))?;
-        }
-        if let Some((_, why)) = self.board.known[bad].hidden.clone() {
-            return Ok(Some(Answer::NoEnd { node: bad, why }));
-        }
-        let rate = |tally: &Tally| {
-            let failures = tally.most(like).map_or(0, |(_, count)| count);
-            (failures as f64 + 0.5) / (tally.runs() as f64 + 1.0)
+        let count = move |tally: &Tally| tally.most(like).map_or(0, |(_, count)| count);
+        // Each case in turn, for longer and longer, until one shows something twice.
+        let mut limit = if usual.len() > 1 {
+            FIRM
+        } else {
+            options.end_runs
         };
-        let first = self.board.tally(bad);
-        let usual_rate = rate(&first);
-        if usual_rate < OFTEN && settings.len() > 1 {
-            let share = options.amplify_seconds / settings.len() as f64;
-            let per_second = |tally: &Tally| {
-                rate(tally) / (tally.seconds / tally.runs().max(1) as f64).max(1e-3)
-            };
-            let mut best = (usual, per_second(&first), usual_rate);
-            for setting in settings.into_iter().skip(1) {
-                self.board.setting = setting.clone();
-                let more = |board: &Board<'_>| {
-                    let tally = board.tally(bad);
-                    tally.runs() < SAMPLE && tally.seconds < share
-                };
-                if more(&self.board) {
-                    self.visit(bad, &mut |board| more(board))?;
+        let mut best: Option<(u64, &Setting)> = None;
+        'search: loop {
+            for setting in usual {
+                self.set(setting);
+                let open = |tally: &Tally| count(tally) < FIRM && tally.runs() < limit;
+                if open(&self.board.tally(bad)) {
+                    self.visit(bad, &mut |board| open(&board.tally(bad)))?;
                 }
-                let tally = self.board.tally(bad);
-                if firm(&tally) && per_second(&tally) > best.1 {
-                    best = (setting, per_second(&tally), rate(&tally));
+                if let Some((_, why)) = self.board.known[bad].hidden.clone() {
+                    return Ok(Some(Answer::NoEnd { node: bad, why }));
+                }
+                let found = count(&self.board.tally(bad));
+                if best.is_none_or(|(most, _)| found > most) {
+                    best = Some((found, setting));
+                }
+                if found >= FIRM {
+                    break 'search;
                 }
             }
-            self.board.setting = best.0;
-            self.amplified = best.2 / usual_rate;
-            self.say(
-                What::Amplified {
-                    setting: self.board.setting.clone(),
-                    factor: self.amplified,
-                },
-                Some(bad),
-            );
+            if limit >= options.end_runs {
+                break;
+            }
+            limit = (2 * limit).min(options.end_runs);
+        }
+        if let Some((_, setting)) = best {
+            self.set(setting);
+            self.amplify(setting, bad, &count)?;
         }
         let tally = self.board.tally(bad);
         let Some((signature, failures)) = tally.most(like) else {
-            return Ok(Some(Answer::NotReproduced));
+            let unclear = tally.runs() > 0 && tally.unclear == tally.runs();
+            return Ok(Some(match unclear {
+                true => Answer::NoEnd {
+                    node: bad,
+                    why: "no run of it says anything".into(),
+                },
+                false => Answer::NotReproduced,
+            }));
         };
         let signature = signature.clone();
         self.board.sought = Some(signature.clone());
@@ -265,6 +277,47 @@ impl<S: Subject> Search<'_, '_, S> {
             Some(bad),
         );
         Ok(None)
+    }
+
+    /// Looks for a setting in which the bad end fails more often.
+    fn amplify(
+        &mut self,
+        usual: &Setting,
+        bad: usize,
+        count: &dyn Fn(&Tally) -> u64,
+    ) -> Result<(), Stop> {
+        let settings = self.subject.others(usual);
+        let rate = |tally: &Tally| (count(tally) as f64 + 0.5) / (tally.runs() as f64 + 1.0);
+        let first = self.board.tally(bad);
+        let usual_rate = rate(&first);
+        if usual_rate >= OFTEN || settings.is_empty() {
+            return Ok(());
+        }
+        let per_second = |tally: &Tally| {
+            let seconds = tally.seconds / tally.runs().max(1) as f64;
+            rate(tally) / seconds.max(1e-3)
+        };
+        let share = self.board.options.amplify_seconds / settings.len() as f64;
+        let mut best = (usual.clone(), per_second(&first), usual_rate);
+        for setting in settings {
+            self.set(&setting);
+            let more = |board: &Board<'_>| {
+                let tally = board.tally(bad);
+                tally.runs() < SAMPLE && tally.seconds < share
+            };
+            if more(&self.board) {
+                self.visit(bad, &mut |board| more(board))?;
+            }
+            let tally = self.board.tally(bad);
+            if count(&tally) >= FIRM && per_second(&tally) > best.1 {
+                best = (setting, per_second(&tally), rate(&tally));
+            }
+        }
+        self.set(&best.0);
+        self.amplified = best.2 / usual_rate;
+        let (setting, factor) = (best.0, self.amplified);
+        self.say(What::Amplified { setting, factor }, Some(bad));
+        Ok(())
     }
 
     /// Builds and runs what tells most, until the answer is probable enough.
@@ -336,7 +389,8 @@ impl<S: Subject> Search<'_, '_, S> {
             && let Built::Image { image, seconds } = built
         {
             self.board.seconds += seconds;
-            let runs = self.board.tally(graph.bad()).runs().max(CHECKED);
+            let (_, rate) = self.board.model.rates();
+            let runs = quiet(rate).clamp(CHECKED, self.board.options.end_runs.max(CHECKED));
             let sought = self.board.sought.clone();
             let more = |board: &Board<'_>| board.tally_of(&image).runs() < runs;
             if more(&self.board) {
@@ -462,8 +516,8 @@ impl<S: Subject> Search<'_, '_, S> {
             }
         }
         if let Some(why) = unbootable {
-            let harness = &self.board.options.harness;
-            kept(self.board.journal.add_unbootable(image, harness, &why))?;
+            let harness = self.board.harness().to_owned();
+            kept(self.board.journal.add_unbootable(image, &harness, &why))?;
             let state = NodeState::Unbootable;
             self.board.hide_image(image, state, &why);
             self.say(What::Hidden { state, why }, Some(node));
@@ -548,7 +602,6 @@ impl<S: Subject> Search<'_, '_, S> {
             .collect();
         checks.append(&mut self.checks);
         let board = &self.board;
-        let counted: u64 = nodes.iter().map(|node| node.runs).sum();
         Report {
             probability: match &answer {
                 Answer::BothEnds => posterior.none,
@@ -565,7 +618,7 @@ impl<S: Subject> Search<'_, '_, S> {
             hidden,
             builds: board.builds,
             runs: board.runs,
-            reused: counted.saturating_sub(board.runs),
+            reused: board.reused(),
             seconds: board.seconds,
             nodes,
         }
@@ -581,6 +634,13 @@ fn goes_on(board: &Board<'_>, node: usize) -> bool {
         .is_some_and(|(_, mass)| mass >= confidence);
     let hidden = board.known[node].hidden.is_some();
     !found && !hidden && board.runs < board.options.runs && board.next(Some(node)) == Some(node)
+}
+
+/// Returns the number of runs that would hardly all pass if the failure, of this rate, were still
+/// there.
+fn quiet(rate: f64) -> u64 {
+    const HARDLY: f64 = 0.01;
+    (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
 }
 
 fn known_inputs(board: &Board<'_>, node: usize) -> Option<String> {
@@ -611,7 +671,7 @@ impl Report {
     pub fn condition(&self) -> Condition {
         match self.answer.is_found() {
             true => Condition::Passed,
-            false => Condition::Unstable,
+            false => Condition::Undecided,
         }
     }
 }

@@ -13,20 +13,23 @@ use crate::signature::Signature;
 /// The number by which [`Subject::run`] is asked for the kernel of [`Subject::revert`].
 pub const REVERTED: usize = usize::MAX;
 
-/// How runs are made: some settings show a bug more often than others.
+/// What is run, and how: some settings show a bug more often than others.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
-pub struct Setting(
+pub struct Setting {
+    /// The scenario and its case, as `SCENARIO/CASE`.
+    pub case: String,
     /// The options of a run that are not the usual ones, as they are typed.
-    pub String,
-);
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options: String,
+}
 
 impl Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.is_empty() {
-            true => f.write_str("as usual"),
-            false => f.write_str(&self.0),
+        match self.options.is_empty() {
+            true => f.write_str(&self.case),
+            false => write!(f, "{} {}", self.case, self.options),
         }
     }
 }
@@ -132,9 +135,20 @@ pub trait Subject {
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Visit, Stop>;
 
-    /// Returns the settings in which a bug may show more often. The usual one is not among them.
-    fn settings(&self) -> Vec<Setting> {
+    /// Returns what is run: a setting for each case.
+    fn usual(&self) -> Vec<Setting> {
+        vec![Setting::default()]
+    }
+
+    /// Returns the other settings of this case, in which a bug may show more often.
+    fn others(&self, _usual: &Setting) -> Vec<Setting> {
         Vec::new()
+    }
+
+    /// Returns a hash of all that runs in this setting beside the kernel; none if it does not occur
+    /// in this search.
+    fn harness(&self, _setting: &Setting) -> Option<String> {
+        Some(String::new())
     }
 
     /// Builds the bad end without the change of this node, if it can be taken back.

@@ -5,7 +5,7 @@
 //! rate is known. A hypothesis names the node that is the first of those after the change; one more
 //! says that nothing changed. [`ChangePoint`] has the evidence of each node and computes the
 //! posterior of the hypotheses in closed form, and how many bits one more run of a node is worth.
-//! It does no I/O and reads no clock.
+//! It does no I/O and reads no clock. Its logarithms are libm's, so that all hosts choose alike.
 
 mod beta;
 mod nights;
@@ -88,7 +88,7 @@ impl Posterior {
     pub fn entropy(&self) -> f64 {
         let all = self.nodes.iter().chain([&self.none]);
         all.filter(|mass| **mass > 0.0)
-            .map(|mass| -mass * mass.log2())
+            .map(|mass| -x_log_x(*mass))
             .sum()
     }
 }
@@ -99,6 +99,10 @@ pub struct ChangePoint {
     /// Of each node, those that come after the change if it is the first: itself and its
     /// descendants.
     shows: Vec<Set>,
+    /// Of each node, the hypotheses by which it comes after the change.
+    after_if: Vec<Set>,
+    /// True if no two hypotheses name the same nodes.
+    distinct: bool,
     /// Weight of each hypothesis before any evidence; 0 if it is impossible.
     weights: Vec<f64>,
     none: f64,
@@ -128,7 +132,10 @@ impl ChangePoint {
                 (first..len).filter(is_after).collect()
             })
             .collect();
-        Self::of_sets(shows)
+        Self {
+            distinct: true,
+            ..Self::of_sets(shows)
+        }
     }
 
     /// Returns the model of nodes in a row.
@@ -141,7 +148,15 @@ impl ChangePoint {
     pub fn of_sets(shows: Vec<Set>) -> Self {
         let len = shows.len();
         let weight = 1.0 / (len as f64 + 1.0);
+        let mut after_if = vec![Set::new(len); len];
+        for (first, shows) in shows.iter().enumerate() {
+            for node in shows.iter().filter(|node| *node < len) {
+                after_if[node].insert(first);
+            }
+        }
         Self {
+            after_if,
+            distinct: false,
             weights: vec![weight; len],
             none: weight,
             evidence: vec![Evidence::default(); len],
@@ -228,13 +243,18 @@ impl ChangePoint {
         self.evidence[node]
     }
 
-    /// Returns all runs before and after the change, if `first` is the first node after it.
-    fn split(&self, first: Option<usize>) -> (Evidence, Evidence) {
+    /// Returns the nodes that were run and count.
+    fn observed(&self) -> Vec<usize> {
+        let counts = |node: &usize| self.evidence[*node].runs > 0 && !self.blind[*node];
+        (0..self.len()).filter(counts).collect()
+    }
+
+    /// Returns all runs of the observed nodes before and after the change, if `first` is the first
+    /// node after it.
+    fn split(&self, observed: &[usize], first: Option<usize>) -> (Evidence, Evidence) {
         let (mut before, mut after) = (Evidence::default(), Evidence::default());
-        for (node, seen) in self.evidence.iter().enumerate() {
-            if seen.runs == 0 || self.blind[node] {
-                continue;
-            }
+        for &node in observed {
+            let seen = &self.evidence[node];
             match first.is_some_and(|first| self.shows[first].contains(node)) {
                 true => after += *seen,
                 false => before += *seen,
@@ -245,12 +265,13 @@ impl ChangePoint {
 
     /// Returns how probable the hypotheses are.
     pub fn posterior(&self) -> Posterior {
+        let observed = self.observed();
         let likelihood = |weight: f64, first| match weight > 0.0 {
             false => f64::NEG_INFINITY,
             true => {
-                let (before, after) = self.split(first);
+                let (before, after) = self.split(&observed, first);
                 let both = self.before.log_likelihood(before) + self.after.log_likelihood(after);
-                weight.ln() + both
+                libm::log(weight) + both
             }
         };
         let logs: Vec<_> = (0..self.len())
@@ -258,8 +279,12 @@ impl ChangePoint {
             .collect();
         let none = likelihood(self.none, None);
         let most = logs.iter().copied().fold(none, f64::max);
-        let sum: f64 = logs.iter().chain([&none]).map(|l| (l - most).exp()).sum();
-        let share = |log: f64| (log - most).exp() / sum;
+        let sum: f64 = logs
+            .iter()
+            .chain([&none])
+            .map(|l| libm::exp(l - most))
+            .sum();
+        let share = |log: f64| libm::exp(log - most) / sum;
         Posterior {
             nodes: logs.iter().copied().map(share).collect(),
             none: share(none),
@@ -269,13 +294,14 @@ impl ChangePoint {
     /// Returns the rates before and after the change, as expected from all hypotheses together.
     pub fn rates(&self) -> (f64, f64) {
         let posterior = self.posterior();
+        let observed = self.observed();
         let (mut before, mut after) = (0.0, 0.0);
         let all = posterior.nodes.iter().copied().enumerate();
         for (first, mass) in all
             .map(|(node, mass)| (Some(node), mass))
             .chain([(None, posterior.none)])
         {
-            let (old, new) = self.split(first);
+            let (old, new) = self.split(&observed, first);
             before += mass * self.before.mean(old);
             // Where nothing changed, the later nodes fail like the earlier ones.
             after += mass * first.map_or(self.before.mean(old), |_| self.after.mean(new));
@@ -287,6 +313,9 @@ impl ChangePoint {
     /// probability. It has several members where nodes cannot be observed.
     pub fn answer(&self) -> Option<(Vec<usize>, f64)> {
         let posterior = self.posterior();
+        if self.distinct && !self.blind.contains(&true) {
+            return posterior.best().map(|(best, mass)| (vec![best], mass));
+        }
         let seen: Set = (0..self.len()).filter(|&it| !self.blind[it]).collect();
         let mut groups: BTreeMap<Set, Vec<usize>> = BTreeMap::new();
         for node in (0..self.len()).filter(|&it| posterior.nodes[it] > 0.0) {
@@ -307,6 +336,7 @@ impl ChangePoint {
     pub fn bits(&self) -> Vec<f64> {
         // All sums of -x log x that a run of a node can lead to, by hypothesis and by side.
         let posterior = self.posterior();
+        let observed = self.observed();
         let mut terms = Vec::with_capacity(self.len());
         let term = |mass: f64, rate: f64| Term::new(mass * rate, mass * (1.0 - rate));
         for (first, &mass) in posterior.nodes.iter().enumerate() {
@@ -314,11 +344,17 @@ impl ChangePoint {
                 terms.push((Term::default(), Term::default()));
                 continue;
             }
-            let (old, new) = self.split(Some(first));
+            let (old, new) = self.split(&observed, Some(first));
             let (old, new) = (self.before.mean(old), self.after.mean(new));
             terms.push((term(mass, old), term(mass, new)));
         }
-        let (old, _) = self.split(None);
+        // All before the change; then each node moves those that name it to the other side.
+        let mut before = Term::default();
+        for (of, _) in &terms {
+            before += *of;
+        }
+        let moves: Vec<_> = terms.iter().map(|(old, new)| *new - *old).collect();
+        let (old, _) = self.split(&observed, None);
         let none = term(posterior.none, self.before.mean(old));
         let now = posterior.entropy();
         (0..self.len())
@@ -327,11 +363,9 @@ impl ChangePoint {
                     return 0.0;
                 }
                 let mut sum = none;
-                for (first, (before, after)) in terms.iter().enumerate() {
-                    sum += match self.shows[first].contains(node) {
-                        true => *after,
-                        false => *before,
-                    };
+                sum += before;
+                for first in self.after_if[node].iter() {
+                    sum += moves[first];
                 }
                 (now - sum.entropy()).max(0.0)
             })
@@ -389,6 +423,18 @@ impl std::ops::AddAssign for Term {
     }
 }
 
+impl std::ops::Sub for Term {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            fails: self.fails - other.fails,
+            passes: self.passes - other.passes,
+            logs: self.logs - other.logs,
+        }
+    }
+}
+
 fn x_log_x(x: f64) -> f64 {
-    if x > 0.0 { x * x.log2() } else { 0.0 }
+    if x > 0.0 { x * libm::log2(x) } else { 0.0 }
 }

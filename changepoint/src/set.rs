@@ -26,6 +26,18 @@ impl Set {
         word & (1 << (number % 64)) != 0
     }
 
+    /// Returns the numbers, in order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(at, &word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                Some(at * 64 + bit)
+            })
+        })
+    }
+
     /// Adds all numbers of another set.
     pub fn extend(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {

@@ -106,6 +106,36 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     Ok(comparison)
 }
 
+/// Returns the expected result of a scenario, if it has one.
+///
+/// # Errors
+/// It cannot be read.
+pub fn text(scenario: &Scenario) -> io::Result<Option<String>> {
+    match fs::read_to_string(file(scenario)) {
+        Ok(text) => Ok(Some(content(&text).to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Compares the result of one case with its part of the expected result `text`. Returns `None` if
+/// they are equal, or if the case has no part.
+pub fn compare_case(text: &str, case: &Case, result: &str) -> Option<Check> {
+    let head = format!("case: {}", case.name);
+    let mut lines = text.lines().skip_while(|line| *line != head);
+    let mut part = vec![lines.next()?];
+    // What a case prints is indented.
+    part.extend(lines.take_while(|line| !line.starts_with("case: ")));
+    let part = part.join("\n");
+    let (expected, result) = (part.trim_end(), result.trim_end());
+    if expected == result {
+        return None;
+    }
+    let explained = diff::first(expected, result);
+    let explained = explained.unwrap_or_else(|| "white space differs".to_owned());
+    Some(Check::bad(NAME, explained))
+}
+
 /// Makes `result` the expected one.
 pub fn accept(scenario: &Scenario, result: &str) -> io::Result<()> {
     write(scenario, file(scenario), result)?;
@@ -180,6 +210,25 @@ mod tests {
         accept(&scenario, "one\n").unwrap();
         assert!(!new.exists());
         assert_eq!(compare(&scenario, "one\n").unwrap(), Comparison::Same);
+    }
+
+    #[test]
+    fn a_case_is_compared_with_its_own_part() {
+        let case = |name: &str| Case {
+            name: name.into(),
+            ..Case::example()
+        };
+        let (one, two) = (
+            "case: one\nstdout:\n  case: two\n",
+            "case: two\nstdout:\n  b\n",
+        );
+        let text = format!("{one}\n{two}");
+        assert_eq!(compare_case(&text, &case("one"), one), None);
+        assert_eq!(compare_case(&text, &case("two"), two), None);
+        assert_eq!(compare_case(&text, &case("three"), two), None);
+        let check = compare_case(&text, &case("two"), &two.replace('b', "c")).unwrap();
+        assert_eq!(check.name, "expected result");
+        assert!(check.difference.unwrap().contains("+   c"));
     }
 
     #[test]

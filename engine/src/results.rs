@@ -89,6 +89,22 @@ impl Store {
         Ok(Some(store))
     }
 
+    /// Creates a directory in it for a part of the run that has machines of its own. It is finished
+    /// with the whole.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn part(&self, name: &str) -> io::Result<Self> {
+        let part = Self {
+            root: self.root.clone(),
+            partial: self.partial.join(name),
+            finished: self.finished.join(name),
+            claim: None,
+        };
+        fs::create_dir_all(&part.partial)?;
+        Ok(part)
+    }
+
     /// The directory while the run is in progress.
     pub fn dir(&self) -> &Path {
         &self.partial
@@ -224,6 +240,21 @@ fn prune(root: &Path, own: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_finished_with_the_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::begin(root.path(), "bisect").unwrap();
+        let part = store.part("steps/1").unwrap();
+        part.write(Path::new("a"), b"x").unwrap();
+        part.write(Path::new(SCRATCH), b"disk").unwrap();
+        part.remove_disks().unwrap();
+        let finished = part.finished().to_owned();
+        drop(part);
+        store.finish(false).unwrap();
+        assert_eq!(fs::read(finished.join("a")).unwrap(), b"x");
+        assert!(!finished.join(SCRATCH).exists());
+    }
 
     #[test]
     fn a_directory_appears_whole() {

@@ -140,6 +140,29 @@ pub enum Body {
         #[serde(flatten)]
         outcome: Outcome,
     },
+    /// A step of a bisection, and how far it is.
+    Bisected {
+        /// What happens, in one line.
+        text: String,
+        /// The node that it is about: a commit's hash.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+        /// Number of runs of that node that passed or showed the failure.
+        node_runs: u64,
+        /// Number of those that showed the failure.
+        node_failures: u64,
+        /// Number of kernels that were built.
+        builds: u64,
+        /// Number of runs.
+        runs: u64,
+        /// Number of nodes that may still be the first bad one.
+        left: u64,
+        /// The most probable one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        likeliest: Option<String>,
+        /// Its probability, in thousandths.
+        per_mille: u32,
+    },
     /// Ctrl-C or SIGTERM: the run ends.
     Interrupted,
     /// The last event.

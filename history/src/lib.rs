@@ -13,6 +13,6 @@ mod slower;
 mod store;
 
 pub use judge::{Change, Judgement, Status, judge};
-pub use row::{Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
+pub use row::{Bisection, Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
 pub use slower::{INSTRUCTIONS, Slower, slower};
 pub use store::{Error, Merged, Store};

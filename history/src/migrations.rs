@@ -59,6 +59,18 @@ CREATE TABLE result (
 CREATE INDEX result_of_test ON result (name, variant, night);
 CREATE INDEX result_of_night ON result (night);
 
+CREATE TABLE bisection (
+    night TEXT NOT NULL,
+    signature TEXT NOT NULL,
+    name TEXT NOT NULL,
+    variant TEXT NOT NULL,
+    good TEXT NOT NULL,
+    bad TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    PRIMARY KEY (night, signature, name, variant, good, bad, answer)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE metric (
     result TEXT NOT NULL,
     name TEXT NOT NULL,

@@ -73,6 +73,25 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// The search for the commit that made a test fail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bisection {
+    /// The night in which the test began to fail.
+    pub night: String,
+    /// Signature of its failures.
+    pub signature: String,
+    /// The test.
+    pub test: TestId,
+    /// The commit of its last good night.
+    pub good: String,
+    /// The commit of the night.
+    pub bad: String,
+    /// The answer in one line.
+    pub answer: String,
+    /// Directory of the search, relative to that of the results.
+    pub directory: String,
+}
+
 /// One run of a test.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResultRow {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, Row, TransactionBehavior, params};
 
 use crate::migrations::MIGRATIONS;
-use crate::row::{Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
+use crate::row::{Bisection, Metric, Night, Planned, ResultRow, Shard, Skipped, TestId};
 
 /// Limit for the wait for another writer of the same file.
 const BUSY: Duration = Duration::from_secs(60);
@@ -214,6 +214,49 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps the answer of a search.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
+    pub fn bisected(&self, bisection: &Bisection) -> Result<(), Error> {
+        self.connection
+            .execute(
+                "INSERT OR IGNORE INTO bisection VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    bisection.night,
+                    bisection.signature,
+                    bisection.test.name,
+                    bisection.test.variant,
+                    bisection.good,
+                    bisection.bad,
+                    bisection.answer,
+                    bisection.directory
+                ],
+            )
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    /// Returns all searches, in the order of their nights.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read.
+    pub fn bisections(&self) -> Result<Vec<Bisection>, Error> {
+        let query = "SELECT name, variant, night, signature, good, bad, answer, directory
+                     FROM bisection ORDER BY night, signature, name, variant, answer";
+        self.rows(query, [], |row| {
+            Ok(Bisection {
+                test: test(row)?,
+                night: row.get(2)?,
+                signature: row.get(3)?,
+                good: row.get(4)?,
+                bad: row.get(5)?,
+                answer: row.get(6)?,
+                directory: row.get(7)?,
+            })
+        })
+    }
+
     /// Takes over what another file has. Files can be merged in any order and more than once.
     ///
     /// # Errors
@@ -282,6 +325,7 @@ impl Store {
                  INSERT OR IGNORE INTO main.planned SELECT * FROM other.planned;
                  INSERT OR IGNORE INTO main.skipped SELECT * FROM other.skipped;
                  INSERT OR IGNORE INTO main.result SELECT * FROM other.result;
+                 INSERT OR IGNORE INTO main.bisection SELECT * FROM other.bisection;
                  INSERT OR IGNORE INTO main.metric SELECT * FROM other.metric;
                  INSERT INTO main.shard SELECT * FROM other.shard WHERE true
                  ON CONFLICT DO UPDATE SET finished = excluded.finished
@@ -313,7 +357,7 @@ impl Store {
                 [i64::try_from(nights).unwrap_or(i64::MAX)],
             )
             .map_err(&failed)?;
-        for table in ["shard", "planned", "skipped", "result"] {
+        for table in ["shard", "planned", "skipped", "bisection", "result"] {
             let text = format!("DELETE FROM {table} WHERE night NOT IN (SELECT id FROM night)");
             transaction.execute(&text, []).map_err(&failed)?;
         }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crucible_history::{
-    Error, Merged, Metric, Night, Planned, ResultRow, Shard, Skipped, Store, TestId,
+    Bisection, Error, Merged, Metric, Night, Planned, ResultRow, Shard, Skipped, Store, TestId,
 };
 
 const NIGHT: &str = "2026-01-01";
@@ -88,6 +88,17 @@ fn shard(directory: &Path, number: u32, of: u32, tests: u32) -> PathBuf {
         reason: "no KVM".into(),
     };
     store.skip(NIGHT, &skipped).unwrap();
+    let bisection = Bisection {
+        night: NIGHT.into(),
+        signature: "diverged: stdout".into(),
+        test: test_id(number),
+        good: "1".into(),
+        bad: "2".into(),
+        answer: "it is 2".into(),
+        directory: "nights".into(),
+    };
+    store.bisected(&bisection).unwrap();
+    assert!(store.bisections().unwrap().contains(&bisection));
     process.finished = Some("2026-01-01T01:00:00Z".into());
     store.shard(&process).unwrap();
     path
@@ -100,6 +111,7 @@ fn content(store: &Store) -> String {
         let shards = store.shards(&night.id).unwrap();
         let planned = store.planned(&night.id).unwrap();
         let skipped = store.skipped(&night.id).unwrap();
+        text += &format!("{:?}\n", store.bisections().unwrap());
         text += &format!("{night:?}\n{shards:?}\n{planned:?}\n{skipped:?}\n");
     }
     text + &format!("{:?}", store.results(None).unwrap())

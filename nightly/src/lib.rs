@@ -6,6 +6,8 @@
 //! finished unit in the shard's file of the history at once.
 
 mod basis;
+mod bisection;
+mod child;
 mod follow;
 mod job;
 mod plan;
@@ -14,6 +16,7 @@ mod run;
 mod shard;
 
 pub use basis::Basis;
+pub use bisection::bisect;
 pub use job::{Job, Kind, Offer, Variant, jobs};
 pub use plan::{Plan, plan};
 pub use report::NightReport;

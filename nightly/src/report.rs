@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use crucible_engine::Condition;
-use crucible_history::{Change, Error, Judgement, ResultRow, Slower, Store, judge, slower};
+use crucible_history::{
+    Bisection, Change, Error, Judgement, ResultRow, Slower, Store, judge, slower,
+};
 use serde::Serialize;
 
 /// What is known of a night.
@@ -26,6 +28,8 @@ pub struct NightReport {
     pub missing_shards: Vec<u32>,
     /// All tests, those with the most important changes first.
     pub tests: Vec<Judgement>,
+    /// What searches have found for the signatures of this night's failures.
+    pub bisections: Vec<Bisection>,
     /// Phases that take more guest instructions than in the nights before.
     pub slower: Vec<Slower>,
 }
@@ -61,8 +65,19 @@ impl NightReport {
             runs: runs.len(),
             missing_shards: missing.collect(),
             tests,
+            bisections: store.bisections()?,
             slower: slower(night, &results),
         };
+        let seen = |found: &Bisection| {
+            let mut bad = report.tests.iter().filter(|test| test.change.is_bad());
+            found.night.as_str() <= night && bad.any(|test| test.why == found.signature)
+        };
+        report.bisections = report
+            .bisections
+            .iter()
+            .filter(|it| seen(it))
+            .cloned()
+            .collect();
         (report.condition, report.why) = report.decide(&runs);
         Ok(report)
     }

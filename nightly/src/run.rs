@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,18 +18,21 @@ use crucible_history::{
     TestId,
 };
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process};
 
+use crate::child::{end, spawn};
 use crate::follow::Follower;
 use crate::job::{Job, Kind};
 use crate::plan::Plan;
 use crate::shard::ShardSpec;
 
 /// Time between two looks at a running job.
-const PERIOD: Duration = Duration::from_millis(200);
+pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 
 /// Number of runs of a unit that fails, the first included: they tell a flake from a break.
 const RUNS: u32 = 5;
+
+/// Number of failing units of one run from which on they are run only once more.
+const MANY: usize = 50;
 
 /// Steps of a unit whose durations are kept.
 const MEASURED: [&str; 4] = ["control", "checkpoint", "kill", "restart"];
@@ -53,7 +56,7 @@ pub enum Error {
     Busy,
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let what = what.into();
     move |source| Error::Io { what, source }
 }
@@ -87,6 +90,12 @@ impl Settings {
     /// Directory of the night, with the files of its shards and the runs that failed.
     pub fn directory(&self) -> PathBuf {
         self.results.join("nights").join(&self.night)
+    }
+
+    /// Returns true when the budget is used up.
+    pub(crate) fn is_over(&self) -> bool {
+        let deadline = self.deadline;
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn file(&self) -> PathBuf {
@@ -248,8 +257,7 @@ impl<'a> Night<'a> {
     }
 
     fn is_over(&self) -> bool {
-        let deadline = self.settings.deadline;
-        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.settings.is_over()
     }
 
     /// Says of the tests that have no result why that is so.
@@ -288,7 +296,9 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            for attempt in 2..=RUNS {
+            // If that much fails, it is no flake.
+            let runs = if bad.len() > MANY { 2 } else { RUNS };
+            for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
                     break;
                 }
@@ -360,16 +370,16 @@ impl<'a> Night<'a> {
         let stderr = results.join("stderr.txt");
         let stderr = File::create(&stderr)
             .map_err(io_error(format!("cannot write {}", stderr.display())))?;
-        let mut child = Command::new(&self.settings.program)
+        let mut command = Command::new(&self.settings.program);
+        command
             .arg("--quiet")
             .args(words)
             .env("CRUCIBLE_RESULTS", results)
             .current_dir(&self.settings.root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .map_err(io_error("cannot start crucible"))?;
+            .stderr(stderr);
+        let mut child = spawn(&mut command).map_err(io_error("cannot start crucible"))?;
         let mut seen = Seen::default();
         let mut asked = false;
         let status = loop {
@@ -484,12 +494,6 @@ struct Seen {
 /// Returns the name of a step without its number.
 fn step(name: &str) -> &str {
     name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ')
-}
-
-/// Asks a run to end in order.
-fn end(child: &Child) {
-    // It may have ended meanwhile.
-    let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
 
 /// Returns jobs in groups that are one run: scenarios of one variant.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crucible_engine::outcome::Outcome;
 use crucible_history::{Change, Judgement, ResultRow, Store, judge};
 use crucible_nightly::{
-    Basis, Error, Listener, Night, Offer, Plan, Ran, Settings, ShardSpec, Step, jobs, plan,
+    Basis, Error, Listener, Night, NightReport, Offer, Plan, Ran, Settings, ShardSpec, Step,
+    bisect, jobs, plan,
 };
 
 /// Stands for crucible: each unit ends as the file `$FAKE/<scenario>` says: a condition, `die` for a
@@ -19,6 +20,11 @@ use crucible_nightly::{
 /// asked to end. A list of words is one for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
+if [ "$2" = bisect ]; then
+	echo "$*" >> "$FAKE/log"
+	echo '{"why": "the first bad commit is 2222: fs: Break it"}'
+	exit 0
+fi
 run=$(mktemp -d "$CRUCIBLE_RESULTS/run-XXXXXX")
 command=$2
 shift 2
@@ -195,6 +201,46 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     assert_eq!((mended.change, mended.runs), (Change::Fixed, 5));
     let mended = of(&judged, "d");
     assert_eq!((mended.change, mended.runs), (Change::StillFlaky, 5));
+}
+
+/// A new regression is bisected between the commits of its last good night and its own.
+#[test]
+fn a_regression_is_bisected_once() {
+    let place = Place::new();
+    let plan = base(1);
+    let night = |name: &str, commit: &str| {
+        let mut settings = place.settings(name, ShardSpec::WHOLE);
+        let checkout = format!("{{\"commit\": \"{commit}\", \"dirty\": false}}");
+        settings.provenance = format!("{{\"base\": {{\"checkout\": {checkout}}}}}");
+        let mut night = Night::begin(&settings, &plan).unwrap();
+        night.run(&mut Silent).unwrap();
+        let mut history = Store::open(&place.path("history.sqlite")).unwrap();
+        history.merge(night.file()).unwrap();
+        let report = NightReport::of(&history, name, None).unwrap();
+        let searches = bisect(&settings, &history, &report, &mut |_| {}).unwrap();
+        (searches, NightReport::of(&history, name, None).unwrap())
+    };
+    for number in 1..=5 {
+        assert_eq!(night(&format!("n{number}"), "1111").0, 0);
+    }
+    place.set("b", "diverged");
+    // Two tests that fail alike are one bug.
+    place.set("c", "diverged");
+    let (searches, report) = night("n6", "2222");
+    assert_eq!(searches, 1);
+    let found = &report.bisections;
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].good.as_str(), found[0].bad.as_str()),
+        ("1111", "2222")
+    );
+    assert!(found[0].answer.contains("fs: Break it"));
+    let log = fs::read_to_string(place.path("fake/log")).unwrap();
+    let line = log.lines().find(|line| line.contains("bisect")).unwrap();
+    assert!(line.contains("bisect b --good 1111 --bad 2222"), "{line}");
+    // It is no news the night after, and still linked.
+    let (searches, report) = night("n7", "3333");
+    assert_eq!((searches, report.bisections.len()), (0, 1));
 }
 
 /// A process that is killed, a full disk, a machine that is lost: 100 of them, in all orders.

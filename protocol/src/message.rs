@@ -126,7 +126,7 @@ pub enum Request {
         /// Name of the cgroup, created by [`Request::Cgroup`].
         run: String,
         /// Its first process, by its ID in the agent's pid namespace, orphaned by the tool. `None`
-        /// if the tool failed; its remains can then be killed.
+        /// if the tool failed; the tasks that it has made can then be killed.
         pid: Option<i32>,
     },
     /// Creates an empty, thawed cgroup. [`Reply::Done`].

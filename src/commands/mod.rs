@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The commands, a file each.
 
+pub mod bisect;
 pub mod cache;
 pub mod clean;
 pub mod clones;

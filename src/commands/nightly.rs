@@ -35,6 +35,9 @@ pub struct NightlyArgs {
     /// Print what would be run, and by which shard, and run nothing
     #[arg(long, help_heading = "Plan")]
     pub plan: bool,
+    /// Do not bisect new regressions
+    #[arg(long, help_heading = "Plan")]
+    pub no_bisect: bool,
     /// Command that is run by a shell for each new regression, with a description in JSON on its
     /// standard input
     #[arg(long, help_heading = "Output", value_name = "COMMAND")]

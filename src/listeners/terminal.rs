@@ -9,6 +9,7 @@ use crucible_engine::outcome::Outcome;
 use crucible_engine::stream::{Body, Event, Listener};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::bisection::short;
 use crate::stdout::message;
 
 /// Time between two lines of a step, if standard error is not a terminal.
@@ -24,6 +25,8 @@ pub struct Terminal {
     units: Option<Units>,
     /// True if every unit and step is shown: for a run of few and long units.
     detailed: bool,
+    /// True if the units are runs of a bisection, which tells more of each.
+    bisects: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,7 @@ impl Terminal {
             step: None,
             units: None,
             detailed: false,
+            bisects: false,
         }
     }
 
@@ -201,7 +205,24 @@ impl Listener for Terminal {
         // With several guests, whose steps are told at the same time, only results are shown.
         let steps = self.detailed && event.guest == Some(1);
         match &event.body {
-            Body::RunStarted { command, .. } => self.detailed = command == "scenario",
+            Body::RunStarted { command, .. } => {
+                self.detailed = command == "scenario";
+                self.bisects = command == "bisect";
+            }
+            Body::Planned { .. } | Body::UnitFinished { .. } if self.bisects => {}
+            Body::Bisected {
+                text,
+                left,
+                likeliest,
+                per_mille,
+                ..
+            } => {
+                let likeliest = likeliest.as_ref().map_or_else(String::new, |node| {
+                    let node = short(node);
+                    format!("; {left} left, {node} with {} %", per_mille / 10)
+                });
+                self.note(&format!("{text}{likeliest}"));
+            }
             Body::PreparationStarted { name } => self.begin(name),
             Body::PreparationAdvanced { done, total } => self.advance(*done, *total),
             Body::PreparationFinished => self.end(),

@@ -58,6 +58,10 @@ pub fn pages(guest_kernel: &Path) -> Result<Vec<Page>> {
             file: "events.schema.json",
             text: format!("{}\n", stream::schema()),
         },
+        Page {
+            file: "bisect.schema.json",
+            text: format!("{}\n", crucible_bisect::schema()),
+        },
     ])
 }
 
@@ -100,7 +104,8 @@ fn verdicts() -> String {
          of an interruption, which stops a bisection; else 125 if a unit leaves the answer \
          open.\n\n## Verdicts\n\nThe verdict of several units is the last of theirs in this \
          table.\n\n{}\n## Exit codes\n\n`git bisect run` marks a commit good for 0 and bad for \
-         1, skips it for 125, and stops at 128 and above.\n\n{}",
+         1, skips it for 125, and stops at 128 and above. `crucible bisect` ends with 0 if it names one \
+         commit and with 125 if it does not; never with 1.\n\n{}",
         table(
             ["condition", "meaning", "blame", "verdict", "exit code"],
             conditions

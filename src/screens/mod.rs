@@ -2,6 +2,7 @@
 //! What a finished run prints: one screen for each command.
 
 pub mod backends;
+pub mod bisect;
 pub mod chain;
 pub mod matrix;
 pub mod nightly;

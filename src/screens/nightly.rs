@@ -33,6 +33,17 @@ pub fn screen(report: &NightReport) -> String {
     for (change, title) in SECTIONS {
         for (signature, tests) in grouped(report, change) {
             section(&mut text, title, change, signature, &tests);
+            let found = report
+                .bisections
+                .iter()
+                .filter(|it| it.signature == signature);
+            for found in found {
+                let _ = writeln!(
+                    text,
+                    "           bisected: {} ({})",
+                    found.answer, found.directory
+                );
+            }
         }
     }
     for slower in &report.slower {

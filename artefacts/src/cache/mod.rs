@@ -66,7 +66,7 @@ impl Cache {
     }
 
     /// Creates a directory of the cache, and returns its path.
-    fn make(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn make(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
         let mode = if PRIVATE.contains(&name) {
             0o700

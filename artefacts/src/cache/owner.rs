@@ -26,9 +26,10 @@ pub(super) const TAG: (&str, &str) = (
 );
 
 /// Everything else that crucible makes in a cache, besides the [`Cache::KINDS`].
-pub(super) const OTHERS: [&str; 6] = [
+pub(super) const OTHERS: [&str; 7] = [
     "sources",
     "stand-ins",
+    "checkouts",
     "tmp",
     RUNS,
     "locks",

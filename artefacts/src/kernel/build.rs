@@ -29,6 +29,8 @@ pub(super) struct How<'a> {
     pub flavour: Flavour,
     /// The user's own compiler.
     pub cc: Option<&'a str>,
+    /// True if symbols that Kconfig does not keep are no error.
+    pub lenient: bool,
 }
 
 /// Configures and builds the kernel, and returns the path of `vmlinux`. `lock` is the lock of the
@@ -41,7 +43,10 @@ pub(super) fn build(
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    configure(tree, out, how.config, how.cc)?;
+    match configure(tree, out, how.config, how.cc) {
+        Err(error @ Error::Config { .. }) if how.lenient => progress.note(&error.to_string()),
+        result => result?,
+    }
 
     let what = format!("building the {} kernel", how.flavour.name());
     let step = Step::begin(progress, &what);

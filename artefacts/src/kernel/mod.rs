@@ -125,6 +125,9 @@ pub struct Custom {
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
+    /// True if symbols that Kconfig does not keep are told, and not an error: an older commit does
+    /// not have all of them.
+    pub lenient: bool,
 }
 
 impl Custom {
@@ -152,9 +155,9 @@ impl Custom {
     /// The name of the build directory. There is one for all the user's own builds of a flavour, so
     /// that a change to the fragment compiles only what depends on it.
     fn build(&self, flavour: Flavour) -> String {
-        match *self == Self::default() {
-            true => flavour.name().into(),
-            false => format!("{}-custom", flavour.name()),
+        match (&self.config, &self.cc) {
+            (None, None) => flavour.name().into(),
+            _ => format!("{}-custom", flavour.name()),
         }
     }
 }
@@ -271,6 +274,26 @@ pub fn custom(
         progress.note("this tree carries checkpoint and restart, and is built without our series");
     }
     plan.build(cache, &source, progress)
+}
+
+/// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
+/// with this content, which git names. Fetches and builds nothing.
+///
+/// # Errors
+/// The series or the configuration cannot be read.
+pub fn planned(
+    sources: &Sources,
+    tree: Option<&str>,
+    flavour: Flavour,
+    custom: &Custom,
+) -> Result<String> {
+    let lock = KernelLock::load(&sources.guest_kernel().join("kernel.lock"))?;
+    let base = Base {
+        identity: tree.unwrap_or(&lock.sha256),
+        version: "",
+        carries: None,
+    };
+    Ok(Plan::new(sources, &base, flavour, custom)?.key)
 }
 
 /// Returns the directory of the pinned source, without our series. Fetches it if it is not cached.
@@ -415,6 +438,7 @@ impl Plan {
             config: &self.config,
             flavour: self.flavour,
             cc: self.custom.cc.as_deref(),
+            lenient: self.custom.lenient,
         };
         build::build(&tree, &out, &how, &lock, progress)?;
         then(&out)
@@ -497,12 +521,18 @@ mod tests {
         let usual = Custom::default();
         let config = Custom {
             config: Some(fragment.clone()),
-            cc: None,
+            ..Custom::default()
         };
         let cc = Custom {
-            config: None,
             cc: Some("env gcc".into()),
+            ..Custom::default()
         };
+        let lenient = Custom {
+            lenient: true,
+            ..Custom::default()
+        };
+        assert_eq!(plan(&usual).key, plan(&lenient).key);
+        assert_eq!(lenient.build(Flavour::Base), "base");
         assert_ne!(plan(&usual).key, plan(&config).key);
         assert_ne!(plan(&usual).key, plan(&cc).key);
         let text = plan(&config).config.text();
@@ -512,8 +542,8 @@ mod tests {
         fs::write(&fragment, "CONFIG_Y\n").unwrap();
         assert!(config.problem().unwrap().contains("line 1"));
         let no_compiler = Custom {
-            config: None,
             cc: Some("no-such-cc".into()),
+            ..Custom::default()
         };
         assert!(no_compiler.problem().unwrap().contains("no-such-cc"));
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A simulated history, and what git's bisection makes of it.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 pub mod dice;
 
 use std::collections::BTreeSet;

@@ -9,6 +9,7 @@ mod chain;
 mod executor;
 mod journal;
 pub mod matrix;
+mod runs;
 mod scenarios;
 mod sweep;
 pub mod torture;
@@ -23,6 +24,7 @@ pub use self::{
     executor::{Report, Setup, execute},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
+    runs::{RunsExperiment, See},
     scenarios::{CaseUnit, ScenarioExperiment, ScenarioSummary},
     sweep::{Choice, PointUnit, SweepExperiment, SweepSummary},
     torture::{TortureExperiment, TortureSummary},

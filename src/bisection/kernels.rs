@@ -1,0 +1,711 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Builds and runs the kernels of a history.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use crucible_artefacts::kernel::{self, Flavour};
+use crucible_artefacts::{Checkout, Error, Fingerprint, Sources};
+use crucible_bisect::{
+    Built, Observation, REVERTED, Seen, Setting, Signature, Stop, Subject, Visit,
+};
+use crucible_engine::abort;
+use crucible_engine::expected;
+use crucible_engine::experiment::{self, Journal, RunsExperiment, Setup};
+use crucible_engine::results::Store;
+use crucible_engine::trial::Options;
+use crucible_engine::{Blame, Condition, Outcome, Scenario};
+
+use super::history::{History, Kind, OURS, ask};
+use crate::boot_artefacts::{BootArtefacts, GuestArgs, memory_mib};
+use crate::bundle::Bundle;
+use crate::context::Context;
+use crate::exit;
+use crate::guests::HostLab;
+use crate::machines::{self, MachineArg};
+use crate::temporary::Temporary;
+
+/// Number of runs in a guest, at most.
+const MOST: u64 = 500;
+
+/// Number of runs in a row that the host spoils, after which the search stops.
+const SPOILT: u32 = 3;
+
+/// Number of boots that must fail before a kernel is called unbootable.
+const BOOTS: u32 = 2;
+
+/// Number of vCPUs of the setting that shows races.
+const RACES: u8 = 2;
+
+/// The kernels of a history, and what runs on them.
+pub struct Kernels<'a> {
+    context: &'a Context,
+    guest: GuestArgs,
+    history: &'a History,
+    sources: Sources,
+    scenarios: &'a [Scenario],
+    options: Options,
+    store: &'a Store,
+    /// Directory with `guest-kernel` of each commit of our own history.
+    work: Temporary,
+    checkout: Option<Checkout>,
+    /// The disks with the agent and the userland, which are the same for all kernels.
+    beside: [PathBuf; 2],
+    /// Hash of all that runs beside the kernel, by scenario.
+    harness: HashMap<String, String>,
+    /// What boots the nodes that were built, by node and number of vCPUs.
+    made: HashMap<(usize, u8), BootArtefacts>,
+    /// The commit whose change the reverted kernel lacks.
+    reverted: Option<usize>,
+    /// Number of guests so far.
+    visits: u32,
+    /// Git's names for the trees of the commits, and a hash of how they are built.
+    trees: Option<(HashMap<String, String>, String)>,
+}
+
+/// A kernel that cannot be made, or a reason to stop.
+enum Failure {
+    Unbuildable(String),
+    Stop(Stop),
+}
+
+impl<'a> Kernels<'a> {
+    /// Prepares to build the kernels of this history.
+    ///
+    /// # Errors
+    /// The host lacks something.
+    pub fn new(
+        context: &'a Context,
+        mut guest: GuestArgs,
+        history: &'a History,
+        scenarios: &'a [Scenario],
+        options: Options,
+        store: &'a Store,
+    ) -> Result<Self> {
+        if Bundle::of_this_program()?.is_some() {
+            bail!("a bundle builds no kernels");
+        }
+        context.host()?;
+        // Said once, not for each kernel.
+        guest.machine.machine = match machines::choose(context, guest.machine.machine)? {
+            machines::Kind::Kvm => MachineArg::Kvm,
+            machines::Kind::Qemu => MachineArg::Qemu,
+        };
+        let sources = context.sources()?;
+        let cache = context.cache()?;
+        let checkout = match history.kind {
+            Kind::Ours | Kind::Config | Kind::Event => None,
+            Kind::Tree => Some(Checkout::open(
+                &cache,
+                &history.repository,
+                context.progress(),
+            )?),
+        };
+        Ok(Self {
+            work: Temporary::new("bisect")?,
+            harness: HashMap::new(),
+            beside: [PathBuf::new(), PathBuf::new()],
+            made: HashMap::new(),
+            reverted: None,
+            visits: 0,
+            trees: None,
+            context,
+            guest,
+            history,
+            sources,
+            scenarios,
+            options,
+            store,
+            checkout,
+        })
+    }
+
+    /// Finds out what runs beside the kernels. Builds it first, so that a failure of ours is never
+    /// a kernel's.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn identify(&mut self) -> Result<()> {
+        let cache = self.context.cache()?;
+        let progress = self.context.progress();
+        let agent = crucible_artefacts::rootfs::agent(&cache, &self.sources, progress)?;
+        let debian = crucible_artefacts::rootfs::debian(&cache, &self.sources, progress)?;
+        let program = std::env::current_exe().context("cannot find this program")?;
+        let machine = format!(
+            "{:?} {}",
+            self.guest.machine.machine,
+            memory_mib(&self.guest)
+        );
+        for scenario in self.scenarios {
+            let mut hash = Fingerprint::new("bisect 1")
+                .add("program", crucible_artefacts::content_hash(&program)?)
+                .add("agent", crucible_artefacts::content_hash(&agent)?)
+                .add("debian", crucible_artefacts::content_hash(&debian)?)
+                .add("machine", machine.clone())
+                .add("toml", fs::read(scenario.dir.join("scenario.toml"))?);
+            if let Some(text) = expected::text(scenario)? {
+                hash = hash.add("expected result", text);
+            }
+            for source in scenario.sources()? {
+                hash = hash.add(&source.path, &source.content);
+            }
+            self.harness.insert(scenario.name.clone(), hash.finish());
+        }
+        self.beside = [agent, debian];
+        Ok(())
+    }
+
+    /// Returns the directory with `guest-kernel` of a commit, with a slash behind its prefix.
+    fn unpacked(&self, node: usize) -> Result<PathBuf> {
+        let commit = &self.history.commits[node];
+        let directory = self.work.path().join(commit);
+        let ours = directory.join(&self.history.prefix).join(OURS);
+        if ours.is_dir() {
+            return Ok(ours);
+        }
+        let new = self.work.path().join("new");
+        let _ = fs::remove_dir_all(&new);
+        let path = format!("{}{OURS}", self.history.prefix);
+        let mut git = Command::new("git");
+        let mut git = git
+            .args(["-c", "safe.directory=*", "-C"])
+            .arg(&self.history.repository)
+            .args(["archive", "--format=tar", commit, "--", &path])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run git")?;
+        let unpacked = match git.stdout.take() {
+            Some(stdout) => {
+                let mut archive = tar::Archive::new(stdout);
+                // Behind its end there is padding, which git still writes.
+                let rest =
+                    |archive: tar::Archive<_>| io::copy(&mut archive.into_inner(), &mut io::sink());
+                archive.unpack(&new).and_then(|()| rest(archive)).map(drop)
+            }
+            None => Ok(()),
+        };
+        let status = git.wait().context("cannot wait for git")?;
+        if !status.success() {
+            return Err(anyhow!("{commit} has no {path}"));
+        }
+        unpacked.with_context(|| format!("cannot unpack {path} of {commit}"))?;
+        fs::rename(&new, &directory).context("cannot put a commit's files in place")?;
+        Ok(ours)
+    }
+
+    /// Returns `guest-kernel` of the bad end without the change of a commit; `None` if it cannot be
+    /// taken back alone.
+    fn unpacked_without(&self, change: usize) -> Result<Option<PathBuf>> {
+        let bad = self.history.graph.bad();
+        let from = self.unpacked(bad)?;
+        let root = self.work.path().join("reverted");
+        let _ = fs::remove_dir_all(&root);
+        copy(&from, &root.join(OURS))?;
+        let commit = &self.history.commits[change];
+        let parent = format!("{commit}^");
+        let prefix = format!("{}{OURS}", self.history.prefix);
+        let diff = ask(
+            &self.history.repository,
+            &[
+                "diff",
+                "--binary",
+                "--no-color",
+                "--no-ext-diff",
+                commit,
+                &parent,
+                "--",
+                &prefix,
+            ],
+        );
+        let Some(diff) = diff.filter(|diff| !diff.is_empty()) else {
+            return Ok(None);
+        };
+        let patch = self.work.path().join("reverse.patch");
+        fs::write(&patch, diff + "\n").context("cannot write a patch")?;
+        let strip = 1 + self.history.prefix.matches('/').count();
+        let applied = Command::new("git")
+            .args(["apply", &format!("-p{strip}")])
+            .arg(&patch)
+            // Not a part of whatever repository it may lie in.
+            .env("GIT_CEILING_DIRECTORIES", self.work.path())
+            .current_dir(&root)
+            .stderr(Stdio::null())
+            .status()
+            .context("cannot run git")?;
+        Ok(applied.success().then(|| root.join(OURS)))
+    }
+
+    /// Returns what boots a node with so many vCPUs. Builds it.
+    fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
+        let key = (node, vcpus);
+        if !self.made.contains_key(&key) {
+            let images = self.prepare(node, vcpus).map_err(|error| failure(&error))?;
+            if self.beside != [images.agent.clone(), images.debian.clone()] {
+                let why = "the sources of the agent or of the userland have changed meanwhile; \
+                           run the same command again";
+                return Err(Failure::Stop(Stop::new(Condition::RequestFailed, why)));
+            }
+            self.made.insert(key, images);
+        }
+        Ok(&self.made[&key])
+    }
+
+    fn prepare(&self, node: usize, vcpus: u8) -> Result<BootArtefacts> {
+        let mut guest = self.guest.clone();
+        guest.machine.vcpus = vcpus;
+        let bad = self.history.graph.bad();
+        let prepare =
+            |guest: &GuestArgs, sources| BootArtefacts::prepare_from(self.context, guest, sources);
+        match self.history.kind {
+            Kind::Config => {
+                guest.kernel.config = self.fragment(node)?;
+                return prepare(&guest, &self.sources);
+            }
+            Kind::Event => return prepare(&guest, &self.sources),
+            Kind::Ours | Kind::Tree => {}
+        }
+        let Some(checkout) = &self.checkout else {
+            let ours = match (node, self.reverted) {
+                (REVERTED, Some(change)) => self
+                    .unpacked_without(change)?
+                    .ok_or_else(|| anyhow!("it cannot be reverted"))?,
+                _ => self.unpacked(node)?,
+            };
+            // Long ago it had another layout. That is no matter of the host's.
+            let sources = self.sources.with_guest_kernel(&ours);
+            let sources = sources.map_err(|_| anyhow!("its {OURS} has no kernel.lock"))?;
+            return prepare(&guest, &sources);
+        };
+        let commits = &self.history.commits;
+        let tree = match (node, self.reverted) {
+            (REVERTED, Some(change)) => checkout
+                .without(&commits[bad], &commits[change])?
+                .ok_or_else(|| anyhow!("it cannot be reverted"))?,
+            _ => checkout.at(&commits[node])?,
+        };
+        guest.kernel.kernel_src = Some(tree.join(&self.history.prefix));
+        // Our configuration may name symbols that come later in the history.
+        guest.kernel.lenient = true;
+        prepare(&guest, &self.sources)
+    }
+
+    /// Writes the configuration fragment of a node: the lines up to its own. The reverted one has
+    /// all but one.
+    fn fragment(&self, node: usize) -> Result<Option<PathBuf>> {
+        let lines = self.history.commits.iter().enumerate().skip(1);
+        let is_in = |(number, _): &(usize, &String)| match node {
+            REVERTED => self.reverted != Some(*number),
+            node => *number <= node,
+        };
+        let lines: Vec<_> = lines.filter(is_in).map(|(_, line)| line.as_str()).collect();
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let path = self.work.path().join("fragment.config");
+        fs::write(&path, lines.join("\n") + "\n").context("cannot write a fragment")?;
+        Ok(Some(path))
+    }
+
+    fn scenario(&self, setting: &Setting) -> Option<(&'a Scenario, usize)> {
+        let (name, case) = setting.case.split_once('/')?;
+        let scenario = self.scenarios.iter().find(|it| it.name == name)?;
+        let case = scenario.cases.iter().position(|it| it.name == case)?;
+        Some((scenario, case))
+    }
+
+    /// Returns the usual options, as they are typed.
+    fn typed(&self) -> String {
+        let at = self.options.at.as_ref().map(|at| format!("--at {at}"));
+        let timeout = self.options.timeout.map(|it| format!("--timeout {it}"));
+        let vcpus = self.guest.machine.vcpus;
+        let vcpus = (vcpus > 1).then(|| format!("--vcpus {vcpus}"));
+        let all: Vec<_> = at.into_iter().chain(timeout).chain(vcpus).collect();
+        all.join(" ")
+    }
+
+    fn vcpus(&self, setting: &Setting) -> u8 {
+        let words: Vec<_> = setting.options.split_whitespace().collect();
+        let of = words.windows(2).find(|pair| pair[0] == "--vcpus");
+        of.and_then(|pair| pair[1].parse().ok())
+            .unwrap_or(self.guest.machine.vcpus)
+    }
+
+    /// Runs a case in a guest, as long as `see` returns true. `built` is what was built for it.
+    fn visit(
+        &mut self,
+        node: usize,
+        setting: &Setting,
+        see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Result<Visit, String>, Stop> {
+        let vcpus = self.vcpus(setting);
+        let (scenario, case) = self
+            .scenario(setting)
+            .ok_or_else(|| Stop::new(Condition::RequestFailed, format!("no case {setting}")))?;
+        self.visits += 1;
+        let what = match self.history.commits.get(node) {
+            Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
+            None => "reverted".into(),
+        };
+        let step = format!("steps/{:03}-{what}", self.visits);
+        let files = |error| {
+            Stop::new(
+                abort::of_io(&error),
+                format!("cannot write {step}: {error}"),
+            )
+        };
+        let store = &self.store.part(&step).map_err(files)?;
+        let context = self.context;
+        let at = match self.history.kind {
+            Kind::Event => self.history.commits[node].parse().ok(),
+            _ => self.options.at.clone(),
+        };
+        let options = Options {
+            at,
+            vcpus,
+            ..self.options.clone()
+        };
+        let images = self.images(node, vcpus).map_err(|failure| match failure {
+            Failure::Stop(stop) => stop,
+            Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
+        })?;
+        let lab = HostLab::new(images, context, false);
+        let setup = Setup {
+            lab: &lab,
+            store,
+            stream: context.stream(),
+            jobs: 1,
+            break_switch: None,
+            skip: None,
+        };
+        let began = Instant::now();
+        let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
+        let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
+        let (to_guest, from_us) = mpsc::channel::<bool>();
+        // Runs that were seen: their number, and what was told of them.
+        let mut told: Vec<(u64, Seen)> = Vec::new();
+        let mut seconds = 0.0;
+        let name = &scenario.cases[case].name;
+        let report = thread::scope(|scope| {
+            let guest = scope.spawn(move || {
+                let mut spoilt = 0;
+                let mut report = move |run: u64, outcome: &Outcome, seconds: f64| {
+                    if outcome.condition.blame() == Some(Blame::Host) {
+                        spoilt += 1;
+                        return spoilt < SPOILT;
+                    }
+                    spoilt = 0;
+                    let sent = to_us.send((run, outcome.clone(), seconds)).is_ok();
+                    sent && from_us.recv().unwrap_or(false)
+                };
+                let mut runs = RunsExperiment::new(scenario, case, options, MOST, &mut report)?;
+                Ok(experiment::execute(&mut runs, setup, Journal::none()))
+            });
+            for (run, outcome, took) in from_guest {
+                let seen = seen(&scenario.name, name, &outcome);
+                told.push((run, seen.clone()));
+                seconds += took;
+                let more = see(Observation {
+                    seen,
+                    seconds: took,
+                    lines: [vec![outcome.why], outcome.lines].concat(),
+                });
+                if to_guest.send(more).is_err() {
+                    break;
+                }
+            }
+            let report = guest.join();
+            report.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let report = report.map_err(unread)?;
+        store.remove_disks().map_err(files)?;
+        if report.interrupted {
+            return Err(Stop::new(Condition::Interrupted, "interrupted"));
+        }
+        if let Some(outcome) = report.unplanned {
+            return match outcome.condition.blame() {
+                Some(Blame::Host) => Err(Stop::new(outcome.condition, outcome.why)),
+                _ => Ok(Err(outcome.why)),
+            };
+        }
+        let mut visit = Visit {
+            enter: (began.elapsed().as_secs_f64() - seconds).max(0.0),
+            ..Visit::default()
+        };
+        for outcome in &report.guests {
+            if outcome.condition.exit_code() >= 128 {
+                return Err(Stop::new(outcome.condition, outcome.why.clone()));
+            }
+            // A leak is known at the end only.
+            if outcome.condition.is_bad()
+                && let Some(last) = told.len().checked_sub(1)
+            {
+                let seen = seen(&scenario.name, name, outcome);
+                visit.revised.push((last, seen));
+            }
+        }
+        for finding in &report.findings {
+            let number = finding.key.rsplit(' ').next().and_then(|n| n.parse().ok());
+            let at = told.iter().position(|(run, _)| Some(*run) == number);
+            let now = seen(&scenario.name, name, &finding.outcome);
+            if let Some(at) = at
+                && told[at].1 != now
+            {
+                visit.revised.push((at, now));
+            }
+        }
+        if told.is_empty() {
+            let spoilt = report.findings.last().map(|finding| &finding.outcome);
+            if let Some(outcome) = spoilt.filter(|o| o.condition.blame() == Some(Blame::Host)) {
+                return Err(Stop::new(outcome.condition, outcome.why.clone()));
+            }
+        }
+        Ok(Ok(visit))
+    }
+}
+
+impl Subject for Kernels<'_> {
+    fn inputs(&mut self, node: usize) -> Result<Option<String>, Stop> {
+        let flavour = Flavour::from(self.guest.kernel.flavour);
+        let custom = self.guest.kernel.custom().map_err(|error| stop(&error))?;
+        let planned = match self.history.kind {
+            Kind::Ours => self
+                .unpacked(node)
+                .map_err(|error| stop(&error))
+                .map(|ours| self.sources.with_guest_kernel(&ours).ok())?
+                .map(|sources| kernel::planned(&sources, None, flavour, &custom)),
+            Kind::Config => {
+                let mut guest = self.guest.clone();
+                guest.kernel.config = self.fragment(node).map_err(|error| stop(&error))?;
+                let custom = guest.kernel.custom().map_err(|error| stop(&error))?;
+                Some(kernel::planned(&self.sources, None, flavour, &custom))
+            }
+            // One kernel, which is not one node.
+            Kind::Event => None,
+            Kind::Tree => {
+                if self.trees.is_none() {
+                    let all = self.history.trees();
+                    let recipe = kernel::planned(&self.sources, Some(""), flavour, &custom);
+                    self.trees = Some((all, recipe.map_err(|error| stop(&error.into()))?));
+                }
+                let (all, recipe) = self.trees.as_ref().map(|(a, r)| (a, r.as_str())).unzip();
+                let known = all.and_then(|all| all.get(&self.history.commits[node]).cloned());
+                let tree = known.or_else(|| self.history.tree(node));
+                tree.map(|tree| {
+                    let recipe = recipe.unwrap_or_default();
+                    Ok(Fingerprint::new(recipe).add("git", tree).finish())
+                })
+            }
+        };
+        // A commit without a sound series is found to be one when it is built.
+        Ok(planned.and_then(Result::ok))
+    }
+
+    fn build(&mut self, node: usize) -> Result<Built, Stop> {
+        let (began, now) = (Instant::now(), SystemTime::now());
+        let vcpus = self.guest.machine.vcpus;
+        let image = match self.images(node, vcpus) {
+            Ok(images) => {
+                let path = images.kernel.image.clone();
+                let hash = images.content_hash(&path).map_err(|error| stop(&error))?;
+                let made = path.metadata().and_then(|it| it.modified());
+                let hash = match self.history.kind {
+                    Kind::Event => format!("{hash} at {}", self.history.commits[node]),
+                    _ => hash,
+                };
+                Ok((hash, made.is_ok_and(|made| made >= now)))
+            }
+            Err(Failure::Stop(stop)) => return Err(stop),
+            Err(Failure::Unbuildable(why)) => Err(why),
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(match image {
+            Ok((image, made)) => Built::Image {
+                image,
+                seconds: if made { seconds } else { 0.0 },
+            },
+            Err(why) => Built::Unbuildable { why, seconds },
+        })
+    }
+
+    fn run(
+        &mut self,
+        node: usize,
+        setting: &Setting,
+        see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Visit, Stop> {
+        let mut attempt = 1;
+        loop {
+            match self.visit(node, setting, see)? {
+                Ok(visit) => return Ok(visit),
+                Err(_) if attempt < BOOTS => attempt += 1,
+                Err(why) => {
+                    return Ok(Visit {
+                        unbootable: Some(why),
+                        ..Visit::default()
+                    });
+                }
+            }
+        }
+    }
+
+    fn usual(&self) -> Vec<Setting> {
+        let options = self.typed();
+        let of = |scenario: &Scenario| {
+            let cases = scenario.cases.iter();
+            let names = cases.map(|case| format!("{}/{}", scenario.name, case.name));
+            names.collect::<Vec<_>>()
+        };
+        let cases = self.scenarios.iter().flat_map(of);
+        cases
+            .map(|case| Setting {
+                case,
+                options: options.clone(),
+            })
+            .collect()
+    }
+
+    fn others(&self, usual: &Setting) -> Vec<Setting> {
+        if self.vcpus(usual) > 1 {
+            return Vec::new();
+        }
+        let options = format!("{} --vcpus {RACES}", usual.options);
+        vec![Setting {
+            case: usual.case.clone(),
+            options: options.trim_start().to_owned(),
+        }]
+    }
+
+    fn harness(&self, setting: &Setting) -> Option<String> {
+        let (name, _) = setting.case.split_once('/')?;
+        self.harness.get(name).cloned()
+    }
+
+    fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {
+        // What a merge brings cannot be taken back by one patch.
+        let merge = self.history.graph.nodes()[node].merge;
+        if merge || self.history.kind == Kind::Event {
+            return Ok(None);
+        }
+        self.reverted = Some(node);
+        // That may be the kernel without another change.
+        self.made.retain(|(made, _), _| *made != REVERTED);
+        match self.build(REVERTED)? {
+            Built::Unbuildable { .. } => Ok(None),
+            built @ Built::Image { .. } => Ok(Some(built)),
+        }
+    }
+}
+
+/// Returns what an outcome says about the kernel.
+fn seen(scenario: &str, case: &str, outcome: &Outcome) -> Seen {
+    match Signature::of(scenario, case, outcome) {
+        Some(signature) => Seen::Failed(signature),
+        None if outcome.is_pass() => Seen::Pass,
+        None => Seen::Unclear(format!("{}: {}", outcome.condition.name(), outcome.why)),
+    }
+}
+
+fn stop(error: &anyhow::Error) -> Stop {
+    Stop::new(exit::condition(error), exit::chain(error))
+}
+
+/// Tells a kernel that cannot be built from a host or a crucible that fails.
+fn failure(error: &anyhow::Error) -> Failure {
+    let condition = exit::condition(error);
+    if condition != Condition::RequestFailed {
+        return Failure::Stop(stop(error));
+    }
+    let text = exit::chain(error);
+    let of_kernel = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Error>());
+    let is_build =
+        |what: &str| what.starts_with("building the ") || what.starts_with("configuring the ");
+    match of_kernel {
+        // A compiler that was killed, or had no room, says nothing about what it compiles.
+        Some(Error::Failed { words, .. }) if words.contains("No space left on device") => {
+            Failure::Stop(Stop::new(Condition::DiskFull, text))
+        }
+        Some(Error::Failed { words, status, .. })
+            if words.contains("Killed") || status.contains("signal") =>
+        {
+            Failure::Stop(Stop::new(Condition::HostKilled, text))
+        }
+        Some(Error::Failed { what, words, .. }) if is_build(what) => {
+            Failure::Unbuildable(first_error(words))
+        }
+        Some(Error::Patch { .. } | Error::Config { .. } | Error::Malformed { .. }) | None => {
+            Failure::Unbuildable(text.lines().next().unwrap_or_default().to_owned())
+        }
+        Some(_) => Failure::Stop(stop(error)),
+    }
+}
+
+/// Returns the first line of a build's last words that is an error.
+fn first_error(words: &str) -> String {
+    let is_error = |line: &&str| line.contains("error:") || line.contains("undefined reference");
+    let line = words
+        .lines()
+        .find(is_error)
+        .or_else(|| words.lines().last());
+    line.unwrap_or_default().trim().to_owned()
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("cannot copy {}", from.display());
+    fs::create_dir_all(to).with_context(failed)?;
+    for entry in fs::read_dir(from).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let to = to.join(entry.file_name());
+        match entry.file_type().with_context(failed)?.is_dir() {
+            true => copy(&entry.path(), &to)?,
+            false => {
+                fs::copy(entry.path(), to).with_context(failed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(what: &str, words: &str) -> anyhow::Error {
+        anyhow::Error::new(Error::Failed {
+            what: what.into(),
+            status: "exit status: 2".into(),
+            command: "make".into(),
+            words: words.into(),
+        })
+    }
+
+    #[test]
+    fn only_what_the_kernel_is_to_blame_for_makes_a_commit_unbuildable() {
+        let of = |error: anyhow::Error| match failure(&error) {
+            Failure::Unbuildable(why) => Ok(why),
+            Failure::Stop(stop) => Err(stop.condition),
+        };
+        let words = "  a.c:1:2: error: no field x\n  make: *** [a.o] Error 1";
+        let why = of(failed("building the base kernel", words));
+        assert_eq!(why, Ok("a.c:1:2: error: no field x".into()));
+        let full = failed("building the base kernel", "No space left on device");
+        assert_eq!(of(full), Err(Condition::DiskFull));
+        let killed = failed(
+            "building the base kernel",
+            "gcc: fatal error: Killed signal",
+        );
+        assert_eq!(of(killed), Err(Condition::HostKilled));
+        let ours = failed("compiling the agent", "error: x");
+        assert_eq!(of(ours), Err(Condition::RequestFailed));
+        let none = anyhow::Error::new(Error::NoCache);
+        assert_eq!(of(none), Err(Condition::HostSetup));
+    }
+}

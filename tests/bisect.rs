@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `crucible bisect` over a small history of `guest-kernel/` with a planted bug: interrupted, resumed,
+//! and asked once more.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::cli;
+use serde_json::Value;
+
+/// What is planted: a restart that changes the umask.
+const BUG: (&str, &str) = ("fs->umask = rec->umask;", "fs->umask = rec->umask ^ 2;");
+
+fn git(directory: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .args(["-c", "user.name=x", "-c", "user.email=x@localhost"])
+        .args(args)
+        .current_dir(directory)
+        .output()
+        .expect("git");
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Commits everything; returns the commit.
+fn commit(directory: &Path, subject: &str) -> String {
+    git(directory, &["add", "-A"]);
+    git(directory, &["commit", "-q", "-m", subject]);
+    git(directory, &["rev-parse", "HEAD"])
+}
+
+/// A history with six commits behind its first one. Returns the culprit.
+fn plant(directory: &Path) -> String {
+    let copied = Command::new("cp")
+        .args(["-a", concat!(env!("CARGO_MANIFEST_DIR"), "/guest-kernel")])
+        .arg(directory)
+        .status();
+    assert!(copied.expect("cp").success());
+    git(directory, &["init", "-q"]);
+    commit(directory, "base");
+    git(directory, &["tag", "good"]);
+    let sources = directory.join("guest-kernel/src/kernel/checkpoint");
+    let change = |name: &str, how: &dyn Fn(String) -> String| {
+        let path = sources.join(name);
+        let text = fs::read_to_string(&path).expect("a source file");
+        let changed = how(text.clone());
+        assert_ne!(text, changed, "{name}");
+        fs::write(path, changed).expect("a source file");
+    };
+    change("fs.c", &|text| text + "\n/* A comment. */\n");
+    commit(directory, "fs: Say something");
+    change("sched.c", &|text| text + "\nbroken\n");
+    commit(directory, "sched: Break the build");
+    change("sched.c", &|text| text.replace("\nbroken\n", ""));
+    commit(directory, "sched: Mend the build");
+    change("fs.c", &|text| text.replace(BUG.0, BUG.1));
+    let culprit = commit(directory, "fs: Restore another umask");
+    fs::write(directory.join("guest-kernel/NOTES"), "notes\n").expect("a file");
+    commit(directory, "docs: Take notes");
+    fs::write(directory.join("README"), "not the kernel\n").expect("a file");
+    commit(directory, "docs: Write a page");
+    culprit
+}
+
+fn record(ended: &cli::Ended) -> Value {
+    serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr))
+}
+
+#[test]
+fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
+    let history = tempfile::tempdir().expect("a directory");
+    let culprit = plant(history.path());
+    let source = history.path().to_str().expect("a path in UTF-8");
+    let results = tempfile::tempdir().expect("a directory");
+    let start = || {
+        let args = [
+            "bisect", "hello", "--json", "--good", "good", "--src", source,
+        ];
+        let mut command = cli::program(&args);
+        command.env("CRUCIBLE_RESULTS", results.path());
+        cli::spawn(command, results.path().to_owned(), None)
+    };
+    // Once the bad end has failed.
+    let mut first = start();
+    first.wait_event("looking for");
+    first.signal("-INT");
+    let first = first.end();
+    assert_eq!(first.status.code(), Some(130), "{first:?}");
+    assert_eq!(record(&first)["report"], Value::Null);
+
+    let second = start().end();
+    assert_eq!(second.status.code(), Some(0), "{second:?}");
+    let second = record(&second);
+    let report = &second["report"];
+    assert_eq!(report["answer"], "culprit");
+    let nodes = report["nodes"].as_array().expect("nodes");
+    // The commit that does not touch the kernel's directory is none of them.
+    assert_eq!(nodes.len(), 6);
+    let node = &nodes[report["node"].as_u64().expect("a number") as usize];
+    assert_eq!(node["name"], culprit.as_str());
+    assert!(node["failures"].as_u64() >= Some(3), "{node}");
+    assert!(report["reused"].as_u64() >= Some(2), "{report}");
+    let check = |what: &str| {
+        let checks = report["checks"].as_array().expect("checks");
+        checks
+            .iter()
+            .find(|check| check["what"] == what)
+            .expect(what)
+            .clone()
+    };
+    for good in ["parent", "reverted"] {
+        assert_eq!(check(good)["failures"], 0, "{good}");
+        assert!(check(good)["runs"].as_u64() >= Some(3), "{good}");
+    }
+    let lines = check("culprit")["lines"].to_string();
+    assert!(lines.contains("Umask"), "{lines}");
+    let fixes = format!("Fixes: {} (\"fs: Restore another umask\")", &culprit[..12]);
+    assert_eq!(second["trailers"][0], fixes.as_str());
+
+    // What is known costs nothing.
+    let third = record(&start().end());
+    assert_eq!(third["report"]["node"], report["node"]);
+    assert_eq!(third["report"]["runs"], 0);
+    assert_eq!(third["report"]["builds"], 0);
+    assert_eq!(git(history.path(), &["status", "--porcelain"]), "");
+    assert_eq!(
+        git(history.path(), &["worktree", "list"]).lines().count(),
+        1
+    );
+}
+
+#[test]
+fn a_range_in_which_nothing_fails_has_no_answer() {
+    let history = tempfile::tempdir().expect("a directory");
+    let culprit = plant(history.path());
+    let parent = git(history.path(), &["rev-parse", &format!("{culprit}^")]);
+    let source = history.path().to_str().expect("a path in UTF-8");
+    let range = ["--good", "good", "--bad", &parent, "--src", source];
+    let search = ["bisect", "hello", "--json", "--amplify", "0", "--runs", "3"];
+    let ended = cli::run(&[&search[..], &range].concat());
+    assert_eq!(ended.status.code(), Some(125), "{ended:?}");
+    let record = record(&ended);
+    assert_eq!(record["condition"], "undecided", "{record:#}");
+    assert_eq!(record["blame"], "workload", "{record:#}");
+}
+
+#[test]
+fn a_range_that_is_none_is_a_usage_error() {
+    let history = tempfile::tempdir().expect("a directory");
+    fs::create_dir(history.path().join("guest-kernel")).expect("a directory");
+    fs::write(history.path().join("guest-kernel/kernel.lock"), "").expect("a file");
+    git(history.path(), &["init", "-q"]);
+    let base = commit(history.path(), "base");
+    fs::write(history.path().join("page"), "text").expect("a file");
+    let page = commit(history.path(), "docs: Add a page");
+    git(history.path(), &["checkout", "-q", "-b", "side", &base]);
+    fs::write(history.path().join("guest-kernel/a"), "").expect("a file");
+    let side = commit(history.path(), "kernel: Change");
+    let source = history.path().to_str().expect("a path in UTF-8");
+    let why = |good: &str, bad: &str, more: &[&str]| {
+        let args = [
+            "bisect", "hello", "--src", source, "--good", good, "--bad", bad,
+        ];
+        let ended = cli::run(&[&args, more].concat());
+        assert_eq!(ended.status.code(), Some(128), "{ended:?}");
+        ended.stderr
+    };
+    assert!(why(&base, &page, &[]).contains("touches guest-kernel"));
+    assert!(why(&page, &side, &[]).contains("is not an ancestor"));
+    assert!(why(&base, &side, &["--kernel-src", source]).contains("--src"));
+    assert!(why(&base, "nothing", &[]).contains("has no commit nothing"));
+    for (axis, lacks) in [
+        ("commits", "--good"),
+        ("config", "--config"),
+        ("event", "--at"),
+    ] {
+        let ended = cli::run(&["bisect", "hello", "--axis", axis]);
+        assert_eq!(ended.status.code(), Some(128), "{ended:?}");
+        assert!(ended.stderr.contains(lacks), "{ended:?}");
+    }
+}
