@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
+    nightly, provenance, replay, report, rerun, results, rootfs, scenario, shell, speed, sweep,
+    torture, trace,
 };
 use crate::context::{Context, Global};
 
@@ -44,6 +45,10 @@ pub enum Command {
     Results(results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
     Rerun(rerun::RerunArgs),
+    /// Execute the instructions of a recorded guest again, and let gdb watch
+    Replay(replay::ReplayArgs),
+    /// Show when each step of a run started and how long it took
+    Trace(trace::TraceArgs),
     /// List the scenarios
     List(list::ListArgs),
     /// Show the contents of a checkpoint image
@@ -90,6 +95,8 @@ impl Command {
             Self::Report(args) => report::run(&args, context),
             Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
+            Self::Replay(args) => replay::run(&args, context),
+            Self::Trace(args) => trace::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),

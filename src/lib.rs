@@ -29,6 +29,7 @@ pub mod machines;
 mod nightly_run;
 mod outer_linux;
 mod provenance;
+mod recordings;
 mod reference;
 mod screens;
 mod stdout;

@@ -88,4 +88,8 @@ pub fn end(text: &mut String, record: &Record) {
         let _ = writeln!(text, "  repeat   {}", record.reproduce);
     }
     let _ = writeln!(text, "  record   {}/record.json", record.results);
+    if !record.recordings.is_empty() {
+        let program = crate::context::program();
+        let _ = writeln!(text, "  replay   {program} replay {}", record.results);
+    }
 }
