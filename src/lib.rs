@@ -35,6 +35,7 @@ mod stdout;
 mod temporary;
 mod terminal;
 mod vm_snapshot;
+mod watching;
 
 use std::env;
 use std::process::ExitCode;

@@ -24,3 +24,4 @@ pub mod shell;
 pub mod speed;
 pub mod sweep;
 pub mod torture;
+pub mod watch;
