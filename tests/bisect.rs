@@ -133,6 +133,21 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
 }
 
 #[test]
+fn a_range_in_which_nothing_fails_has_no_answer() {
+    let history = tempfile::tempdir().expect("a directory");
+    let culprit = plant(history.path());
+    let parent = git(history.path(), &["rev-parse", &format!("{culprit}^")]);
+    let source = history.path().to_str().expect("a path in UTF-8");
+    let range = ["--good", "good", "--bad", &parent, "--src", source];
+    let search = ["bisect", "hello", "--json", "--amplify", "0", "--runs", "3"];
+    let ended = cli::run(&[&search[..], &range].concat());
+    assert_eq!(ended.status.code(), Some(125), "{ended:?}");
+    let record = record(&ended);
+    assert_eq!(record["condition"], "undecided", "{record:#}");
+    assert_eq!(record["blame"], "workload", "{record:#}");
+}
+
+#[test]
 fn a_range_that_is_none_is_a_usage_error() {
     let history = tempfile::tempdir().expect("a directory");
     fs::create_dir(history.path().join("guest-kernel")).expect("a directory");

@@ -81,6 +81,11 @@ const ROWS: &[(Condition, &str, &str)] = &[
         "unsupported_state_is_refused_and_the_tree_continues",
     ),
     (
+        Condition::Undecided,
+        "tests/bisect.rs",
+        "a_range_in_which_nothing_fails_has_no_answer",
+    ),
+    (
         Condition::BuildFailed,
         "tests/blame.rs",
         "a_workload_that_does_not_build_is_its_own_fault",

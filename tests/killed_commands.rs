@@ -53,26 +53,6 @@ fn start(args: &[&str], results: &Path, cache: Option<&Path>) -> Child {
     command.spawn().expect("the crucible binary to run")
 }
 
-/// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave
-/// the host's packages half installed.
-fn group(id: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let Some((head, tail)) = stat.rsplit_once(") ") else {
-            continue;
-        };
-        let mut fields = tail.split(' ');
-        let state = fields.next().unwrap_or_default();
-        let group = fields.nth(1).and_then(|field| field.parse().ok());
-        let name = head.split_once('(').map_or("", |(_, name)| name);
-        if group == Some(id) && state != "Z" && !["apt-get", "dpkg"].contains(&name) {
-            found.push(name.to_owned());
-        }
-    }
-    found
-}
-
 /// Kills a command after a while. Returns false if it had ended by then.
 fn kill(mut child: Child, after: Duration) -> bool {
     let id = child.id();
@@ -87,7 +67,7 @@ fn kill(mut child: Child, after: Duration) -> bool {
     child.wait().expect("an end");
     let killed = Instant::now();
     loop {
-        let left = group(id);
+        let left = cli::group(id);
         if left.is_empty() {
             return true;
         }
@@ -231,7 +211,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     let _ = fs::remove_dir_all(cache.join("cargo"));
     let mut asked = start(&build, &results, Some(&cache));
     let began = Instant::now();
-    while !group(asked.id()).iter().any(|name| name == "cargo") {
+    while !cli::group(asked.id()).iter().any(|name| name == "cargo") {
         assert!(began.elapsed() < common::LONG, "cargo does not start");
         thread::sleep(PERIOD);
     }
@@ -239,7 +219,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     let asked_at = Instant::now();
     assert_eq!(asked.wait().expect("an end").code(), Some(130));
     assert!(asked_at.elapsed() < LEFT);
-    while !group(asked.id()).is_empty() {
+    while !cli::group(asked.id()).is_empty() {
         assert!(asked_at.elapsed() < LEFT, "still running");
         thread::sleep(PERIOD);
     }

@@ -7,6 +7,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::cli;
 use serde_json::{Value, json};
@@ -20,6 +22,12 @@ fn run(results: &Path, args: &[&str]) -> Output {
 fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
+
+/// Limit for what a killed night has started to end.
+const LEFT: Duration = Duration::from_secs(20);
+
+/// Time between two looks at processes.
+const PERIOD: Duration = Duration::from_millis(50);
 
 const JOBS: [&str; 4] = ["--job", "canary", "--job", "scenario hello [crucible/base*"];
 
@@ -77,6 +85,39 @@ fn a_night_leaves_a_record_and_a_history() {
     // Nothing is kept of what passed.
     let runs = fs::read_dir(results.join("nights/n1/runs")).expect("runs");
     assert_eq!(runs.count(), 0);
+}
+
+/// `kill -9` of a night ends what it has started; the next one goes on.
+#[test]
+fn a_killed_night_leaves_nothing_running() {
+    common::fixture();
+    let directory = tempfile::tempdir().expect("a directory");
+    let results = directory.path();
+    // It takes minutes.
+    let long = ["-q", "nightly", "--night", "n1", "--job", "sweep vfork"];
+    let mut command = cli::program(&long);
+    command.env("CRUCIBLE_RESULTS", results);
+    let night = cli::spawn(command, results.to_owned(), None);
+    let group = night.pid();
+    let began = Instant::now();
+    while !cli::group(group).iter().any(|it| it.starts_with("qemu")) {
+        assert!(began.elapsed() < common::LONG, "no machine");
+        thread::sleep(PERIOD);
+    }
+    night.signal("-KILL");
+    night.end();
+    let killed = Instant::now();
+    loop {
+        let left = cli::group(group);
+        if left.is_empty() {
+            break;
+        }
+        assert!(killed.elapsed() < LEFT, "still running: {left:?}");
+        thread::sleep(PERIOD);
+    }
+    let again = [&["-q", "nightly", "--night", "n2"][..], &JOBS].concat();
+    let again = run(results, &again);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
 }
 
 #[test]

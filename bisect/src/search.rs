@@ -389,7 +389,8 @@ impl<S: Subject> Search<'_, '_, S> {
             && let Built::Image { image, seconds } = built
         {
             self.board.seconds += seconds;
-            let runs = self.board.tally(graph.bad()).runs().max(CHECKED);
+            let (_, rate) = self.board.model.rates();
+            let runs = quiet(rate).clamp(CHECKED, self.board.options.end_runs.max(CHECKED));
             let sought = self.board.sought.clone();
             let more = |board: &Board<'_>| board.tally_of(&image).runs() < runs;
             if more(&self.board) {
@@ -633,6 +634,13 @@ fn goes_on(board: &Board<'_>, node: usize) -> bool {
         .is_some_and(|(_, mass)| mass >= confidence);
     let hidden = board.known[node].hidden.is_some();
     !found && !hidden && board.runs < board.options.runs && board.next(Some(node)) == Some(node)
+}
+
+/// Returns the number of runs that would hardly all pass if the failure, of this rate, were still
+/// there.
+fn quiet(rate: f64) -> u64 {
+    const HARDLY: f64 = 0.01;
+    (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
 }
 
 fn known_inputs(board: &Board<'_>, node: usize) -> Option<String> {

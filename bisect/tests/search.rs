@@ -243,12 +243,30 @@ fn a_setting_that_shows_a_rare_bug_often_is_used() {
     assert_eq!(report.answer, Answer::Culprit { node: 3 });
     assert_eq!(report.setting, setting("", "--vcpus 4"));
     assert!(report.amplified > 5.0, "{}", report.amplified);
+    assert!(reverted(&report) < 10);
     assert!(
         said.iter()
             .any(|what| matches!(what, What::Amplified { .. }))
     );
     // The other runs of the bad end do not count.
     assert!(report.rates.1 > 0.8, "{:?}", report.rates);
+}
+
+/// Number of runs of the bad end without the change.
+fn reverted(report: &Report) -> u64 {
+    let check = report.checks.iter().find(|check| check.what == "reverted");
+    check.map_or(0, |check| check.runs)
+}
+
+#[test]
+fn the_bad_end_without_a_rare_bug_runs_for_longer() {
+    let mut subject = Scripted::new(4, 2);
+    for node in 2..4 {
+        subject.of[node] = Box::new(|count, _| if count % 8 == 0 { fail() } else { pass() });
+    }
+    let (report, _) = search(&mut subject, &row(4), &Options::default());
+    assert_eq!(report.answer, Answer::Culprit { node: 2 });
+    assert!(reverted(&report) >= 20, "{}", reverted(&report));
 }
 
 #[test]

@@ -11,8 +11,9 @@ use crucible_engine::interrupt;
 use crucible_history::{Bisection, Change, Judgement, Shard, Store};
 use serde_json::Value;
 
+use crate::child::{end, spawn};
 use crate::report::NightReport;
-use crate::run::{Error, PERIOD, Settings, end, io_error};
+use crate::run::{Error, PERIOD, Settings, io_error};
 
 /// Bisects the regressions of a night between the commit of their last good night and its own, one for
 /// each signature, and keeps what is found. Returns the number of searches.
@@ -116,7 +117,7 @@ fn search(
     if *flavour != "base" {
         command.args(["--flavour", flavour]);
     }
-    let mut child = command.spawn().map_err(io_error("cannot start crucible"))?;
+    let mut child = spawn(&mut command).map_err(io_error("cannot start crucible"))?;
     let mut asked = false;
     let status = loop {
         if let Some(status) = child

@@ -7,6 +7,7 @@
 
 mod basis;
 mod bisection;
+mod child;
 mod follow;
 mod job;
 mod plan;

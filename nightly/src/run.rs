@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use crucible_history::{
     TestId,
 };
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process};
 
+use crate::child::{end, spawn};
 use crate::follow::Follower;
 use crate::job::{Job, Kind};
 use crate::plan::Plan;
@@ -33,6 +33,9 @@ pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 
 /// Number of runs of a unit that fails, the first included: they tell a flake from a break.
 const RUNS: u32 = 5;
+
+/// Number of failing units of one run from which on they are run only once more.
+const MANY: usize = 50;
 
 /// Steps of a unit whose durations are kept.
 const MEASURED: [&str; 4] = ["control", "checkpoint", "kill", "restart"];
@@ -296,7 +299,9 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            for attempt in 2..=RUNS {
+            // If that much fails, it is no flake.
+            let runs = if bad.len() > MANY { 2 } else { RUNS };
+            for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
                     break;
                 }
@@ -368,16 +373,16 @@ impl<'a> Night<'a> {
         let stderr = results.join("stderr.txt");
         let stderr = File::create(&stderr)
             .map_err(io_error(format!("cannot write {}", stderr.display())))?;
-        let mut child = Command::new(&self.settings.program)
+        let mut command = Command::new(&self.settings.program);
+        command
             .arg("--quiet")
             .args(words)
             .env("CRUCIBLE_RESULTS", results)
             .current_dir(&self.settings.root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .map_err(io_error("cannot start crucible"))?;
+            .stderr(stderr);
+        let mut child = spawn(&mut command).map_err(io_error("cannot start crucible"))?;
         let mut seen = Seen::default();
         let mut asked = false;
         let status = loop {
@@ -492,12 +497,6 @@ struct Seen {
 /// Returns the name of a step without its number.
 fn step(name: &str) -> &str {
     name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ')
-}
-
-/// Asks a run to end in order.
-pub(crate) fn end(child: &Child) {
-    // It may have ended meanwhile.
-    let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
 
 /// Returns jobs in groups that are one run: scenarios of one variant.

@@ -211,3 +211,23 @@ pub fn children(pid: u32) -> Vec<i32> {
     }
     found
 }
+
+/// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave
+/// the host's packages half installed.
+pub fn group(id: u32) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut fields = tail.split(' ');
+        let state = fields.next().unwrap_or_default();
+        let group = fields.nth(1).and_then(|field| field.parse().ok());
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        if group == Some(id) && state != "Z" && !["apt-get", "dpkg"].contains(&name) {
+            found.push(name.to_owned());
+        }
+    }
+    found
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs of crucible that end with the night, however it ends.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+/// Starts a command that is asked to end when this thread does.
+pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            set_parent_process_death_signal(Some(Signal::TERM))?;
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Asks a run to end in order.
+pub(crate) fn end(child: &Child) {
+    // It may have ended meanwhile.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
+}
