@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
     nightly, provenance, replay, report, rerun, results, rootfs, scenario, shell, speed, sweep,
-    torture, trace,
+    torture, trace, watch,
 };
 use crate::context::{Context, Global};
 
@@ -39,6 +39,8 @@ pub enum Command {
     Bisect(bisect::BisectArgs),
     /// Run everything within a budget of time, and say what has changed
     Nightly(nightly::NightlyArgs),
+    /// Show how far a night or a run is, until it ends
+    Watch(watch::WatchArgs),
     /// Write the page of a night: what has changed, each failure, maps and trends
     Report(report::ReportArgs),
     /// Merge the shards of a night, and show what the history says
@@ -92,6 +94,7 @@ impl Command {
             Self::Sweep(args) => sweep::run(&args, context),
             Self::Bisect(args) => bisect::run(&args, context),
             Self::Nightly(args) => nightly::run(&args, context),
+            Self::Watch(args) => watch::run(&args, context),
             Self::Report(args) => report::run(&args, context),
             Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),

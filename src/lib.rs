@@ -36,6 +36,7 @@ mod stdout;
 mod temporary;
 mod terminal;
 mod vm_snapshot;
+mod watching;
 
 use std::env;
 use std::process::ExitCode;

@@ -26,3 +26,4 @@ pub mod speed;
 pub mod sweep;
 pub mod torture;
 pub mod trace;
+pub mod watch;

@@ -10,6 +10,7 @@ pub mod scenario;
 pub mod sweep;
 pub mod torture;
 pub mod trials;
+pub mod watch;
 
 use std::fmt::Write as _;
 
