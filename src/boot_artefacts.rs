@@ -176,6 +176,14 @@ impl From<FlavourArg> for Flavour {
 }
 
 impl KernelArgs {
+    /// Returns the arguments for this kernel image.
+    pub fn image(image: &Path) -> Self {
+        Self {
+            kernel: Some(image.to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// Where the kernel comes from.
     pub fn origin(&self) -> Origin {
         match (&self.kernel, &self.kernel_src) {

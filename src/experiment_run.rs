@@ -18,14 +18,14 @@ use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use serde_json::{Value, json};
 
-use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
+use crate::boot_artefacts::{self, BootArtefacts, GuestArgs, KernelArgs};
 use crate::context::{self, Context};
 use crate::earlier::Earlier;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
-use crate::provenance::{Provenance, provenance};
+use crate::provenance::{Provenance, kernel_parts, provenance};
 use crate::recordings;
 use crate::stdout;
 
@@ -71,6 +71,8 @@ pub struct Command<'a> {
     pub journal: bool,
     /// True if guests are recorded.
     pub record: bool,
+    /// The image of the kernel to restart with, if it is another one.
+    pub restart_kernel: Option<&'a Path>,
 }
 
 /// Formats a finished run for the screen.
@@ -103,8 +105,15 @@ pub fn run<E: Experiment>(
         arguments: env::args().collect(),
     });
     let images = BootArtefacts::prepare(context, command.guest)?;
+    let restart = command.restart_kernel.map(|image| {
+        let mut guest = command.guest.clone();
+        guest.kernel = KernelArgs::image(image);
+        BootArtefacts::prepare(context, &guest)
+    });
+    let restart = restart.transpose()?;
     let mut experiment = make(&images)?;
-    let provenance = provenance(&images)?;
+    let mut provenance = provenance(&images)?;
+    provenance.restart_kernel = restart.as_ref().map(kernel_parts).transpose()?;
     let again = context.earlier();
     if let Some(differs) = again.and_then(|earlier| earlier.differs(&provenance)) {
         context.progress().note(&differs);
@@ -117,7 +126,7 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context, command.record);
+    let lab = HostLab::new(&images, context, command.record).restarting_in(restart.as_ref());
     let setup = Setup {
         lab: &lab,
         store: &store,

@@ -21,7 +21,7 @@ use crucible_engine::expected;
 use crucible_engine::experiment::{self, Journal, RunsExperiment, Setup};
 use crucible_engine::results::Store;
 use crucible_engine::trial::Options;
-use crucible_engine::{Blame, Condition, Outcome, Scenario};
+use crucible_engine::{Backend, Blame, Condition, Outcome, RestartIn, Scenario};
 
 use super::history::{History, Kind, OURS, ask};
 use crate::boot_artefacts::{BootArtefacts, GuestArgs, memory_mib};
@@ -337,10 +337,12 @@ impl<'a> Kernels<'a> {
             .unwrap_or(self.guest.machine.vcpus)
     }
 
-    /// Runs a case in a guest, as long as `see` returns true. `built` is what was built for it.
+    /// Runs a case in a guest, as long as `see` returns true. With a restarter, its kernel restarts
+    /// what that of the node has checkpointed.
     fn visit(
         &mut self,
         node: usize,
+        restarter: Option<usize>,
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Result<Visit, String>, Stop> {
@@ -349,9 +351,13 @@ impl<'a> Kernels<'a> {
             .scenario(setting)
             .ok_or_else(|| Stop::new(Condition::RequestFailed, format!("no case {setting}")))?;
         self.visits += 1;
-        let what = match self.history.commits.get(node) {
+        let name = |node: usize| match self.history.commits.get(node) {
             Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
             None => "reverted".into(),
+        };
+        let what = match restarter {
+            Some(restarter) => format!("{}-restarted-by-{}", name(node), name(restarter)),
+            None => name(node),
         };
         let step = format!("steps/{:03}-{what}", self.visits);
         let files = |error| {
@@ -369,13 +375,21 @@ impl<'a> Kernels<'a> {
         let options = Options {
             at,
             vcpus,
+            restart_in: match restarter {
+                Some(_) => RestartIn::Fresh,
+                None => self.options.restart_in,
+            },
             ..self.options.clone()
         };
-        let images = self.images(node, vcpus).map_err(|failure| match failure {
-            Failure::Stop(stop) => stop,
-            Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
-        })?;
-        let lab = HostLab::new(images, context, false);
+        for node in [Some(node), restarter].into_iter().flatten() {
+            self.images(node, vcpus).map_err(|failure| match failure {
+                Failure::Stop(stop) => stop,
+                Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
+            })?;
+        }
+        let images = &self.made[&(node, vcpus)];
+        let restart = restarter.map(|node| &self.made[&(node, vcpus)]);
+        let lab = HostLab::new(images, context, false).restarting_in(restart);
         let setup = Setup {
             lab: &lab,
             store,
@@ -542,7 +556,7 @@ impl Subject for Kernels<'_> {
     ) -> Result<Visit, Stop> {
         let mut attempt = 1;
         loop {
-            match self.visit(node, setting, see)? {
+            match self.visit(node, None, setting, see)? {
                 Ok(visit) => return Ok(visit),
                 Err(_) if attempt < BOOTS => attempt += 1,
                 Err(why) => {
@@ -585,6 +599,27 @@ impl Subject for Kernels<'_> {
     fn harness(&self, setting: &Setting) -> Option<String> {
         let (name, _) = setting.case.split_once('/')?;
         self.harness.get(name).cloned()
+    }
+
+    fn cross(
+        &mut self,
+        checkpointer: usize,
+        restarter: usize,
+        setting: &Setting,
+        see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Option<Visit>, Stop> {
+        // Events have one kernel, and CRIU's half is none of the kernel's.
+        if self.history.kind == Kind::Event || self.options.backend != Backend::Crucible {
+            return Ok(None);
+        }
+        for node in [checkpointer, restarter] {
+            if let Built::Unbuildable { .. } = self.build(node)? {
+                return Ok(None);
+            }
+        }
+        let visit = self.visit(checkpointer, Some(restarter), setting, see)?;
+        // One that does not boot was run alone before: what differs is the disk.
+        Ok(visit.ok())
     }
 
     fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {

@@ -91,6 +91,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         reproduce,
         journal: true,
         record: false,
+        restart_kernel: None,
     };
     experiment_run::run(
         &command,

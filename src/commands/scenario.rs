@@ -50,6 +50,10 @@ pub struct ScenarioArgs {
         value_name = "WHERE"
     )]
     restart_in: RestartInArg,
+    /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
+    /// checkpoint/restart is broken?
+    #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
+    restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass
     #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
     accept: bool,
@@ -128,8 +132,9 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         guest: &args.recorded(args.broken.guest(&args.guest)),
         break_switch: break_switch.as_deref(),
         reproduce: args.reproduce(),
-        journal: !args.record,
+        journal: !args.record && args.restart_kernel.is_none(),
         record: args.record,
+        restart_kernel: args.restart_kernel.as_deref(),
     };
     let backends: Vec<_> = args.backend.iter().map(|&backend| backend.into()).collect();
     let experiment = ScenarioExperiment {
@@ -178,8 +183,8 @@ impl ScenarioArgs {
             repeat: self.repeat,
             at: self.at.clone(),
             restart_in: match self.restart_in {
-                RestartInArg::Same => RestartIn::Same,
-                RestartInArg::Fresh => RestartIn::Fresh,
+                RestartInArg::Same if self.restart_kernel.is_none() => RestartIn::Same,
+                _ => RestartIn::Fresh,
             },
             timeout: self.timeout,
             backend: Backend::default(),
@@ -191,6 +196,8 @@ impl ScenarioArgs {
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
+        let kernel = self.restart_kernel.as_ref();
+        let kernel = kernel.map(|image| image.display().to_string());
         let backends: Vec<_> = self
             .backend
             .iter()
@@ -203,6 +210,7 @@ impl ScenarioArgs {
         }
         line.option("--at", self.at.as_ref())
             .option("--restart-in", fresh)
+            .option("--restart-kernel", kernel)
             .option("--backend", backends)
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
             .option("--timeout", self.timeout)
