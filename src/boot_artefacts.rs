@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Lines, Origin};
-use crucible_artefacts::{Beside, Cache, Lock, Sources, content_hash, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, Progress, Sources, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -245,6 +245,28 @@ pub struct BootArtefacts {
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
+    /// What the kernel was built from; none in a bundle, which builds none.
+    build: Option<KernelBuild>,
+}
+
+/// What a kernel was built from.
+struct KernelBuild {
+    sources: Sources,
+    origin: Origin,
+    flavour: Flavour,
+    custom: Custom,
+}
+
+impl KernelBuild {
+    fn again(&self, cache: &Cache, progress: &dyn Progress) -> crucible_artefacts::Result<()> {
+        let Self {
+            sources,
+            origin,
+            flavour,
+            custom,
+        } = self;
+        kernel::build_again(cache, sources, origin, *flavour, custom, progress)
+    }
 }
 
 /// Finds paths that cannot be what the user means, before anything is built.
@@ -306,6 +328,7 @@ impl BootArtefacts {
                 memory_mib: memory_mib(args),
                 cold: args.machine.cold,
                 debugger: Debugger::at(args.gdb.as_ref())?,
+                build: None,
             });
         }
         context.host()?;
@@ -347,6 +370,12 @@ impl BootArtefacts {
             memory_mib: memory_mib(args),
             cold: args.machine.cold,
             debugger: Debugger::at(args.gdb.as_ref())?,
+            build: Some(KernelBuild {
+                sources,
+                origin,
+                flavour,
+                custom,
+            }),
         })
     }
 
@@ -388,8 +417,16 @@ impl BootArtefacts {
     }
 
     /// Finds lines of the kernel's source.
-    pub fn lines(&self) -> Lines {
-        Lines::new(self.cache.clone(), self.kernel.image.clone())
+    pub fn lines<'a>(&'a self, context: &'a Context) -> Lines<'a> {
+        let again = || {
+            if let Some(build) = &self.build {
+                let progress = context.progress();
+                progress.note("building the kernel once more, to find the lines of its report");
+                // Without it, a report has no lines.
+                let _ = build.again(&self.cache, progress);
+            }
+        };
+        Lines::new(self.cache.clone(), self.kernel.image.clone(), again)
     }
 
     /// The kind of machine.

@@ -34,7 +34,7 @@ pub struct HostLab<'a> {
     slowness: u32,
     /// True if guests are recorded.
     record: bool,
-    lines: Lines,
+    lines: Lines<'a>,
     /// Where guests were to leave their memory, with the image of their kernel.
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
 }
@@ -52,7 +52,7 @@ impl<'a> HostLab<'a> {
             context,
             slowness,
             record,
-            lines: images.lines(),
+            lines: images.lines(context),
             memories: Mutex::default(),
         }
     }
