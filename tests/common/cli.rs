@@ -212,6 +212,20 @@ pub fn children(pid: u32) -> Vec<i32> {
     found
 }
 
+/// Returns the process groups of a process and of its descendants.
+pub fn groups_of_family(pid: u32) -> Vec<u32> {
+    let family = children(pid).into_iter().map(|it| it as u32).chain([pid]);
+    let group = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, tail) = stat.rsplit_once(") ")?;
+        tail.split(' ').nth(2)?.parse().ok()
+    };
+    let mut groups: Vec<u32> = family.filter_map(group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 /// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave
 /// the host's packages half installed.
 pub fn group(id: u32) -> Vec<String> {
