@@ -131,7 +131,10 @@ fn a_killed_night_leaves_nothing_running() {
 fn a_budget_too_small_for_anything_is_no_good_night() {
     common::fixture();
     let directory = tempfile::tempdir().expect("a directory");
-    let args = [&["-q", "nightly", "--budget", "1ms", "--json"][..], &JOBS].concat();
+    let args = [
+        "-q", "nightly", "--budget", "1ms", "--night", "n1", "--json",
+    ];
+    let args = [&args[..], &JOBS].concat();
     let ended = run(directory.path(), &args);
     assert_eq!(ended.status.code(), Some(125), "{ended:?}");
     let record = json_of(&ended);
@@ -142,6 +145,19 @@ fn a_budget_too_small_for_anything_is_no_good_night() {
             .iter()
             .all(|test| test["why"].as_str().is_some_and(|it| it.contains("budget")))
     );
+    // What never ran is run again, and then nothing is left.
+    let again = run(
+        directory.path(),
+        &["-q", "rerun", "n1", "--", "--night", "n2", "--json"],
+    );
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let again = json_of(&again);
+    let planned = |record: &Value| record["summary"]["planned"].clone();
+    assert_eq!(planned(&again), planned(&record), "{again:#}");
+    let nothing = run(directory.path(), &["-q", "rerun", "n2"]);
+    assert_eq!(nothing.status.code(), Some(0), "{nothing:?}");
+    let said = String::from_utf8_lossy(&nothing.stderr);
+    assert!(said.contains("nothing of this night failed"), "{said}");
 }
 
 #[test]
