@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod chain;
 pub mod matrix;
 pub mod nightly;
+pub mod random;
 pub mod scenario;
 pub mod sweep;
 pub mod torture;

@@ -9,6 +9,7 @@ mod chain;
 mod executor;
 mod journal;
 pub mod matrix;
+mod random;
 mod runs;
 mod scenarios;
 mod sweep;
@@ -24,6 +25,7 @@ pub use self::{
     executor::{Report, Setup, execute},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
+    random::{RandomExperiment, RandomSummary, RandomTree},
     runs::{RunsExperiment, See},
     scenarios::{CaseUnit, ScenarioExperiment, ScenarioSummary},
     sweep::{Choice, PointUnit, SweepExperiment, SweepSummary},
