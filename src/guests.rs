@@ -38,7 +38,7 @@ impl<'a> HostLab<'a> {
     pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,
-            Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,
+            _ => 1,
         };
         Self {
             images,
