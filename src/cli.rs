@@ -7,8 +7,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
+    bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, mutate,
+    nested, nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep,
+    torture,
 };
 use crate::context::{Context, Global};
 
@@ -54,6 +55,8 @@ pub enum Command {
     Torture(torture::TortureArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(matrix::MatrixArgs),
+    /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
+    Mutate(mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
     Kernel(kernel::KernelCommand),
     /// Build the guest's root file systems
@@ -95,6 +98,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Torture(args) => torture::run(&args, context),
             Self::Matrix(args) => matrix::run(&args, context),
+            Self::Mutate(args) => mutate::run(&args, context),
             Self::Kernel(args) => kernel::run(&args, context),
             Self::Rootfs(args) => rootfs::run(&args, context),
             Self::Provenance(args) => provenance::run(&args, context),

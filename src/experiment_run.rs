@@ -114,7 +114,7 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context);
+    let lab = HostLab::new(&images, context).fitting(&experiment);
     let setup = Setup {
         lab: &lab,
         store: &store,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crucible_artefacts::kernel::{self, Flavour, Lines};
+use crucible_artefacts::scratch;
+use crucible_engine::experiment::Experiment;
 use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
@@ -31,6 +33,10 @@ pub struct HostLab<'a> {
     lines: Lines,
     /// Where guests were to leave their memory.
     memories: Mutex<Vec<PathBuf>>,
+    /// Maximum number of such files.
+    most: usize,
+    /// The disk that guests start with a copy of, instead of an empty one.
+    disk: Option<PathBuf>,
 }
 
 impl<'a> HostLab<'a> {
@@ -46,7 +52,18 @@ impl<'a> HostLab<'a> {
             slowness,
             lines: images.lines(),
             memories: Mutex::default(),
+            most: MOST,
+            disk: None,
         }
+    }
+
+    /// The same for this experiment.
+    pub fn fitting<E: Experiment>(mut self, experiment: &E) -> Self {
+        if !experiment.keeps_memory() {
+            self.most = 0;
+        }
+        self.disk = experiment.disk().map(Path::to_owned);
+        self
     }
 }
 
@@ -54,7 +71,7 @@ impl HostLab<'_> {
     /// Returns the file to which a guest leaves its memory, unless enough others have.
     fn memory(&self, dir: &Path) -> Option<PathBuf> {
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        if memories.iter().filter(|path| path.exists()).count() >= MOST {
+        if memories.iter().filter(|path| path.exists()).count() >= self.most {
             return None;
         }
         let path = dir.join(MEMORY);
@@ -73,9 +90,11 @@ impl Lab for HostLab<'_> {
     }
 
     fn scratch(&self, path: &Path) -> Result<(), LabError> {
-        self.images
-            .scratch(self.context, path)
-            .map_err(|e| lab_error(&e))
+        let made = match &self.disk {
+            Some(disk) => scratch::copy(disk, path).map_err(anyhow::Error::from),
+            None => self.images.scratch(self.context, path),
+        };
+        made.map_err(|e| lab_error(&e))
     }
 
     fn open_memory(&self, file: &Path) -> String {

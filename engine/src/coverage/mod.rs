@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use fetch::fetch;
@@ -172,6 +172,36 @@ pub fn measure(
         lines.insert(name.clone(), gcov::lines(counted, &name, counts)?);
     }
     judge(&functions, &lines)
+}
+
+/// Returns the lines of each source that were executed, and those that were not, by its path.
+pub fn executed(
+    counted: &Path,
+    counts: &BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, Executed>, CoverageError> {
+    let mut executed = BTreeMap::new();
+    for (stem, counts) in counts {
+        let name = format!("{stem}.c");
+        let mut of_file = Executed::default();
+        for (line, seen) in gcov::lines(counted, &name, counts)? {
+            let lines = match seen.count {
+                0 => &mut of_file.idle,
+                _ => &mut of_file.ran,
+            };
+            lines.extend(u32::try_from(line));
+        }
+        executed.insert(name, of_file);
+    }
+    Ok(executed)
+}
+
+/// The lines of a source for which there is code.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executed {
+    /// Those that were executed.
+    pub ran: BTreeSet<u32>,
+    /// Those that were not.
+    pub idle: BTreeSet<u32>,
 }
 
 fn judge(
