@@ -639,3 +639,6 @@ fn line_of(node: Node<'_>, field: &str) -> Option<u32> {
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,7 +278,7 @@ int sys_call()
 ";
         assert_eq!(plain.text, expected);
         assert_eq!(plain.text.len(), source.len());
-        assert_eq!(plain.replaced.len(), 1);
+        assert_eq!(plain.replaced.len(), 2);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub struct MutateArgs {
         default_value_t = 1
     )]
     seed: u64,
+    /// Run only the mutant of this name; may be given several times
+    #[arg(long = "mutant", help_heading = "Mutants", value_name = "ID", conflicts_with_all = ["sample", "shard"])]
+    only: Vec<String>,
     /// Run only the Ith of N parts of them
     #[arg(long, help_heading = "Mutants", value_name = "I/N", value_parser = shard, default_value = "1/1")]
     shard: (u32, u32),
@@ -81,7 +84,8 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         guest: &guest,
         break_switch: None,
         reproduce: args.reproduce(),
-        journal: true,
+        // It would replace that of a larger run.
+        journal: args.only.is_empty(),
     };
     let make = |images: &crate::boot_artefacts::BootArtefacts| {
         let mutants = images.kernel.mutants()?;
@@ -121,8 +125,12 @@ impl MutateArgs {
         }
         let (part, parts) = self.shard;
         let shard = (parts > 1).then(|| format!("{}/{parts}", part + 1));
+        for id in &self.only {
+            line = line.option("--mutant", Some(id));
+        }
+        let seed = self.only.is_empty().then_some(self.seed);
         line.option("--sample", self.sample)
-            .option("--seed", Some(self.seed))
+            .option("--seed", seed)
             .option("--shard", shard)
             .option("--cases", self.cases)
             .flag("--all-eyes", self.all_eyes)

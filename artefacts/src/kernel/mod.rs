@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use crucible_mutants::Mutant;
+use crucible_mutants::{Generated, Mutant};
 use serde::{Deserialize, Serialize};
 
 pub use export::{Export, Signer, export};
@@ -331,6 +331,17 @@ pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Opti
         Some(source) => Ok(Plan::new(sources, &source.base(), flavour, &custom)?.cached(cache)),
         None => pinned_kernel(cache, sources, &lock, flavour, &custom),
     }
+}
+
+/// Returns all mutants of the pinned source with our series, those that the compiler does not keep,
+/// too. Fetches the source if it is not cached.
+///
+/// # Errors
+/// The source or the series cannot be read.
+pub fn all_mutants(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<Generated> {
+    let source = source::pinned(cache, sources, progress)?;
+    let series = Series::load(&sources.guest_kernel())?;
+    mutants::all(&series, &source.directory)
 }
 
 fn pinned_kernel(

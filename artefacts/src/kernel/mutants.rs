@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crucible_mutants::{Mutant, SECTION, generate, is_source};
+use crucible_mutants::{Generated, Mutant, SECTION, generate, is_source};
 use object::{Object, ObjectSection};
 use walkdir::WalkDir;
 
@@ -40,6 +40,17 @@ pub(super) fn add(series: &mut Series, directory: &Path) -> Result<()> {
 
 /// Returns the series with all mutants, and their list. `tree` is the source that it is for.
 pub(super) fn rewrite(series: &Series, tree: &Path) -> Result<(Series, Vec<Mutant>)> {
+    let generated = all(series, tree)?;
+    let mut rewritten = series.clone();
+    for (path, text) in generated.sources {
+        let path = PathBuf::from(path);
+        rewritten.files.insert(path, text.into_bytes());
+    }
+    Ok((rewritten, generated.mutants))
+}
+
+/// Returns all mutants of a series, those that the compiler does not keep, too.
+pub(super) fn all(series: &Series, tree: &Path) -> Result<Generated> {
     let mut headers = Vec::new();
     for directory in HEADERS {
         for entry in WalkDir::new(tree.join(directory)) {
@@ -62,14 +73,7 @@ pub(super) fn rewrite(series: &Series, tree: &Path) -> Result<(Series, Vec<Mutan
         }
     }
     let headers = headers.iter().map(String::as_str);
-    let generated = generate(&sources, headers).map_err(|error| malformed(tree, &error))?;
-    let mut rewritten = series.clone();
-    for (path, text) in generated.sources {
-        rewritten
-            .files
-            .insert(PathBuf::from(path), text.into_bytes());
-    }
-    Ok((rewritten, generated.mutants))
+    generate(&sources, headers).map_err(|error| malformed(tree, &error))
 }
 
 /// Writes the list of the mutants that the kernel built in `out` has.

@@ -64,6 +64,8 @@ pub struct Options {
     pub all_eyes: bool,
     /// Most cases of a mutant that are run; all if none.
     pub cases: Option<usize>,
+    /// Names of the only mutants to run; all if none.
+    pub only: Vec<String>,
     /// Least share of killed mutants, in percent.
     pub at_least: Option<f64>,
 }
@@ -170,6 +172,13 @@ impl MutateExperiment {
         }
     }
 
+    /// Returns the names of mutants that were asked for and do not exist.
+    pub fn missing(&self) -> Vec<&str> {
+        let exists = |id: &&String| self.mutants.iter().any(|one| one.id == **id);
+        let missing = self.options.only.iter().filter(|id| !exists(id));
+        missing.map(String::as_str).collect()
+    }
+
     /// Returns the mutants that are drawn, as indices: those that some case runs and that are not
     /// known to be equivalent.
     fn drawn(&self) -> Vec<usize> {
@@ -177,7 +186,11 @@ impl MutateExperiment {
         let mut drawn: Vec<_> = candidates
             .filter(|&index| {
                 let mutant = &self.mutants[index];
-                !self.equivalents.contains_key(&mutant.id) && !self.reach.of(mutant).is_empty()
+                let only = &self.options.only;
+                let asked = only.is_empty() || only.contains(&mutant.id);
+                asked
+                    && !self.equivalents.contains_key(&mutant.id)
+                    && !self.reach.of(mutant).is_empty()
             })
             .collect();
         // The order depends on seed and name alone, so a larger sample contains a smaller one.

@@ -102,6 +102,16 @@ fn a_sample_is_drawn_by_its_seed_from_what_is_run() {
 }
 
 #[test]
+fn single_mutants_can_be_asked_for() {
+    let experiment = experiment(Options {
+        only: vec!["id2".into(), "id99".into()],
+        ..Options::default()
+    });
+    assert_eq!(experiment.drawn(), [1]);
+    assert_eq!(experiment.missing(), ["id99"]);
+}
+
+#[test]
 fn parts_share_a_sample() {
     let all = experiment(Options::default()).drawn();
     let mut parts: Vec<_> = (0..3)
