@@ -110,6 +110,7 @@ impl MutateArgs {
         Options {
             sample: self.sample,
             seed: self.seed,
+            only: self.only.clone(),
             shard: self.shard,
             all_eyes: self.all_eyes,
             cases: self.cases,
