@@ -240,40 +240,51 @@ impl MutateExperiment {
         if let Some(control) = known().get(&index) {
             return Ok(control.clone());
         }
+        let mut control = self.try_control(session, index)?;
+        if control.is_err() {
+            // A busy host may be the reason.
+            session.abandon();
+            control = self.try_control(session, index)?;
+        }
+        let control = Arc::new(control);
+        known().insert(index, control.clone());
+        Ok(control)
+    }
+
+    fn try_control(
+        &self,
+        session: &mut Session<'_>,
+        index: usize,
+    ) -> Result<Result<Control, String>, Abort> {
         self.ready(session)?;
         let (scenario, case) = self.case(index);
         let mut timings = BTreeMap::new();
-        let made = runner(session, scenario, case, &mut timings).control();
-        let control = match made {
-            Ok((point, output)) => {
-                let mut control = Control {
-                    point,
-                    output,
-                    ms: self.reach.cases[index].ms,
-                };
-                let began = Instant::now();
-                match self.restarted(session, index, &control, 0)? {
-                    Ended::Passed => {
-                        control.ms = control.ms.max(began.elapsed().as_millis() as u64);
-                        Ok(control)
-                    }
-                    Ended::Noticed(kill) => Err(kill.why),
-                    Ended::Unknown(outcome) => Err(outcome.why),
-                }
-            }
+        let (point, output) = match runner(session, scenario, case, &mut timings).control() {
+            Ok(made) => made,
             Err(stop) => {
                 if !stop.guest_usable {
                     session.abandon();
                 }
-                if stop.condition.blame() == Some(Blame::Host) {
-                    return Err(stop);
-                }
-                Err(stop.why)
+                return match stop.condition.blame() {
+                    Some(Blame::Host) => Err(stop),
+                    _ => Ok(Err(stop.why)),
+                };
             }
         };
-        let control = Arc::new(control);
-        known().insert(index, control.clone());
-        Ok(control)
+        let mut control = Control {
+            point,
+            output,
+            ms: self.reach.cases[index].ms,
+        };
+        let began = Instant::now();
+        Ok(match self.restarted(session, index, &control, 0)? {
+            Ended::Passed => {
+                control.ms = control.ms.max(began.elapsed().as_millis() as u64);
+                Ok(control)
+            }
+            Ended::Noticed(kill) => Err(kill.why),
+            Ended::Unknown(outcome) => Err(outcome.why),
+        })
     }
 
     /// Makes a restarted run with a mutant, or without one if `number` is 0. Gives the guest up if it
