@@ -40,7 +40,7 @@ pub fn memory_mib(args: &GuestArgs) -> u32 {
 }
 
 /// The gdb command line that debugs a guest.
-fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
+pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     let quote = |words: String| match words
         .contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it))
     {
@@ -103,14 +103,16 @@ impl FromStr for GdbArg {
 }
 
 /// Where guests wait for gdb, and the directory of the socket if it is ours.
-struct Debugger {
-    address: DebuggerAddress,
+pub struct Debugger {
+    /// The address.
+    pub address: DebuggerAddress,
     _directory: Option<Temporary>,
 }
 
 impl Debugger {
-    fn of(args: &GuestArgs) -> Result<Option<Self>> {
-        Ok(match &args.gdb {
+    /// Returns where the user wants it.
+    pub fn at(gdb: Option<&GdbArg>) -> Result<Option<Self>> {
+        Ok(match gdb {
             None => None,
             Some(GdbArg::At(address)) => Some(Self {
                 address: address.clone(),
@@ -299,7 +301,7 @@ impl BootArtefacts {
                 vcpus: args.machine.vcpus,
                 memory_mib: memory_mib(args),
                 cold: args.machine.cold,
-                debugger: Debugger::of(args)?,
+                debugger: Debugger::at(args.gdb.as_ref())?,
             });
         }
         context.host()?;
@@ -340,7 +342,7 @@ impl BootArtefacts {
             vcpus: args.machine.vcpus,
             memory_mib: memory_mib(args),
             cold: args.machine.cold,
-            debugger: Debugger::of(args)?,
+            debugger: Debugger::at(args.gdb.as_ref())?,
         })
     }
 
@@ -466,7 +468,7 @@ mod tests {
     #[test]
     fn only_this_user_reaches_a_socket_for_gdb() {
         let guest = parse(&["--gdb"]).unwrap().guest;
-        let debugger = Debugger::of(&guest).unwrap().unwrap();
+        let debugger = Debugger::at(guest.gdb.as_ref()).unwrap().unwrap();
         let DebuggerAddress::Socket(socket) = &debugger.address else {
             panic!("{}", debugger.address);
         };

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, mutate,
-    nested, nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep,
-    torture,
+    nested, nightly, provenance, replay, report, rerun, results, rootfs, scenario, shell, speed,
+    sweep, torture, trace, watch,
 };
 use crate::context::{Context, Global};
 
@@ -39,12 +39,18 @@ pub enum Command {
     Bisect(bisect::BisectArgs),
     /// Run everything within a budget of time, and say what has changed
     Nightly(nightly::NightlyArgs),
+    /// Show how far a night or a run is, until it ends
+    Watch(watch::WatchArgs),
     /// Write the page of a night: what has changed, each failure, maps and trends
     Report(report::ReportArgs),
     /// Merge the shards of a night, and show what the history says
     Results(results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
     Rerun(rerun::RerunArgs),
+    /// Execute the instructions of a recorded guest again, and let gdb watch
+    Replay(replay::ReplayArgs),
+    /// Show when each step of a run started and how long it took
+    Trace(trace::TraceArgs),
     /// List the scenarios
     List(list::ListArgs),
     /// Show the contents of a checkpoint image
@@ -90,9 +96,12 @@ impl Command {
             Self::Sweep(args) => sweep::run(&args, context),
             Self::Bisect(args) => bisect::run(&args, context),
             Self::Nightly(args) => nightly::run(&args, context),
+            Self::Watch(args) => watch::run(&args, context),
             Self::Report(args) => report::run(&args, context),
             Self::Results(args) => results::run(&args, context),
             Self::Rerun(args) => rerun::run(&args, context),
+            Self::Replay(args) => replay::run(&args, context),
+            Self::Trace(args) => trace::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),

@@ -26,6 +26,7 @@ use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
 use crate::provenance::{Provenance, provenance};
+use crate::recordings;
 use crate::stdout;
 
 /// The options that all experiments share.
@@ -68,6 +69,8 @@ pub struct Command<'a> {
     pub reproduce: String,
     /// True if a journal is kept.
     pub journal: bool,
+    /// True if guests are recorded.
+    pub record: bool,
 }
 
 /// Formats a finished run for the screen.
@@ -114,7 +117,7 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context).fitting(&experiment);
+    let lab = HostLab::new(&images, context, command.record).fitting(&experiment);
     let setup = Setup {
         lab: &lab,
         store: &store,
@@ -125,6 +128,10 @@ pub fn run<E: Experiment>(
     };
     let report = experiment::execute(&mut experiment, setup, journal);
     let finished = context::shown(store.finished());
+    let recordings = match command.record {
+        true => recordings::complete(&store)?,
+        false => Vec::new(),
+    };
     let booted = report.booted.as_ref();
     let record = Record {
         schema: SCHEMA,
@@ -142,6 +149,7 @@ pub fn run<E: Experiment>(
         guest: booted.map(|booted| booted.guest.clone()),
         machine: booted.map(|booted| booted.machine.clone()),
         machine_ready_ms: booted.map(|booted| booted.ready_ms),
+        recordings,
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };

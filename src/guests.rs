@@ -14,6 +14,7 @@ use crucible_vmm::Machine;
 use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
 use crate::exit;
+use crate::recordings;
 
 /// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
@@ -30,6 +31,8 @@ pub struct HostLab<'a> {
     images: &'a BootArtefacts,
     context: &'a Context,
     slowness: u32,
+    /// True if guests are recorded.
+    record: bool,
     lines: Lines,
     /// Where guests were to leave their memory.
     memories: Mutex<Vec<PathBuf>>,
@@ -41,7 +44,7 @@ pub struct HostLab<'a> {
 
 impl<'a> HostLab<'a> {
     /// Creates a lab whose machines boot these images.
-    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
+    pub fn new(images: &'a BootArtefacts, context: &'a Context, record: bool) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,
             _ => 1,
@@ -50,6 +53,7 @@ impl<'a> HostLab<'a> {
             images,
             context,
             slowness,
+            record,
             lines: images.lines(),
             memories: Mutex::default(),
             most: MOST,
@@ -83,7 +87,11 @@ impl HostLab<'_> {
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
         let mut spec = self.images.machine(scratch, dir);
-        spec.dump = self.memory(dir);
+        match self.record {
+            // Its replay has the memory of every instruction.
+            true => spec.record = Some(dir.join(recordings::NAME)),
+            false => spec.dump = self.memory(dir),
+        }
         self.images
             .start(self.context, spec)
             .map_err(|e| lab_error(&e))

@@ -30,12 +30,14 @@ mod mutate_run;
 mod nightly_run;
 mod outer_linux;
 mod provenance;
+mod recordings;
 mod reference;
 mod screens;
 mod stdout;
 mod temporary;
 mod terminal;
 mod vm_snapshot;
+mod watching;
 
 use std::env;
 use std::process::ExitCode;

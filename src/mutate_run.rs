@@ -100,7 +100,7 @@ fn workloads(
     store: &Store,
     scenarios: &[Scenario],
 ) -> Result<PathBuf> {
-    let lab = HostLab::new(images, context);
+    let lab = HostLab::new(images, context, false);
     let stream = Stream::default();
     let mut session = Session::new(setup(&lab, store, &stream, 1), 1);
     for scenario in scenarios {
@@ -130,7 +130,7 @@ fn reach(
     };
     let results = context.results()?;
     let store = Store::begin(&results, "mutate-reach")?;
-    let lab = HostLab::new(images, context).fitting(&experiment);
+    let lab = HostLab::new(images, context, false).fitting(&experiment);
     // The units of the run that this is for are others.
     let stream = Stream::default();
     let path = results.join("journals/mutate-reach.jsonl");

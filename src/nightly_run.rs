@@ -292,6 +292,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         guest: None,
         machine: None,
         machine_ready_ms: None,
+        recordings: Vec::new(),
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };

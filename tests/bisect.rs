@@ -123,8 +123,8 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     // What is known costs nothing.
     let third = record(&start().end());
     assert_eq!(third["report"]["node"], report["node"]);
-    assert_eq!(third["report"]["runs"], 0);
-    assert_eq!(third["report"]["builds"], 0);
+    assert_eq!(third["report"]["runs"], 0, "{third:#} after {second:#}");
+    assert_eq!(third["report"]["builds"], 0, "{third:#} after {second:#}");
     assert_eq!(git(history.path(), &["status", "--porcelain"]), "");
     assert_eq!(
         git(history.path(), &["worktree", "list"]).lines().count(),

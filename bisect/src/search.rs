@@ -178,19 +178,7 @@ impl<S: Subject> Search<'_, '_, S> {
         if let Some(answer) = self.fix_sought(&usual)? {
             return Ok(answer);
         }
-        // The good end is as good as it was tested.
-        let seen = self
-            .board
-            .tally(graph.bad())
-            .evidence(self.board.sought.as_ref());
-        let enough = |board: &Board<'_>| {
-            let tally = board.tally(Graph::GOOD);
-            tally.evidence(board.sought.as_ref()).runs >= seen.runs
-                || tally.runs() >= 4 * seen.runs.max(1)
-        };
-        if !enough(&self.board) {
-            self.visit(Graph::GOOD, &mut |board| !enough(board))?;
-        }
+        self.test_good()?;
         for node in ends {
             if let Some((_, why)) = self.board.known[node].hidden.clone() {
                 return Ok(Answer::NoEnd { node, why });
@@ -205,6 +193,22 @@ impl<S: Subject> Search<'_, '_, S> {
             return Ok(Answer::BothEnds);
         }
         self.narrow()
+    }
+
+    /// Runs the good end as often as the bad one: it is as good as it was tested. Returns true when
+    /// that was needed.
+    fn test_good(&mut self) -> Result<bool, Stop> {
+        let enough = |board: &Board<'_>| {
+            let sought = board.sought.as_ref();
+            let bad = board.tally(board.graph.bad()).evidence(sought).runs;
+            let tally = board.tally(Graph::GOOD);
+            tally.evidence(sought).runs >= bad || tally.runs() >= 4 * bad.max(1)
+        };
+        let needed = !enough(&self.board) && self.board.known[Graph::GOOD].hidden.is_none();
+        if needed {
+            self.visit(Graph::GOOD, &mut |board| !enough(board))?;
+        }
+        Ok(needed)
     }
 
     fn set(&mut self, setting: &Setting) {
@@ -333,6 +337,10 @@ impl<S: Subject> Search<'_, '_, S> {
                 && mass >= options.confidence
             {
                 if checked == group {
+                    // A later search of this range begins with the ends.
+                    if self.test_good()? {
+                        continue;
+                    }
                     return Ok(self.named(group));
                 }
                 self.check(&group)?;
@@ -389,10 +397,13 @@ impl<S: Subject> Search<'_, '_, S> {
             && let Built::Image { image, seconds } = built
         {
             self.board.seconds += seconds;
-            let (_, rate) = self.board.model.rates();
-            let runs = quiet(rate).clamp(CHECKED, self.board.options.end_runs.max(CHECKED));
+            let most = self.board.options.end_runs.max(CHECKED);
             let sought = self.board.sought.clone();
-            let more = |board: &Board<'_>| board.tally_of(&image).runs() < runs;
+            // Each run changes the rate, and a later search of this range asks with all of them.
+            let more = |board: &Board<'_>| {
+                let (_, rate) = board.model.rates();
+                board.tally_of(&image).runs() < quiet(rate).clamp(CHECKED, most)
+            };
             if more(&self.board) {
                 self.run(REVERTED, &image, &mut |board| more(board))?;
             }

@@ -214,13 +214,19 @@ impl<'a> Session<'a> {
         self.machine_dir().join("console.log")
     }
 
-    /// Returns the factor by which operations take longer with this kernel than usual.
-    pub fn slowness(&self) -> u32 {
-        self.setup.lab.slowness()
+    /// Returns the factor by which a workload takes longer than usual, by the guest's clock. In a
+    /// recorded guest that clock counts instructions, and each takes long.
+    pub fn workload_slowness(&mut self) -> u32 {
+        let usual = self.setup.lab.slowness();
+        let guest = self.guest.as_mut();
+        match guest.is_some_and(|guest| guest.machine().recording().is_some()) {
+            true => usual * SLOWEST,
+            false => usual,
+        }
     }
 
-    /// Returns the factor for time limits: [`Self::slowness`], times that of the guest's CPU as it
-    /// was last measured.
+    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it was
+    /// last measured.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }
@@ -237,6 +243,18 @@ impl<'a> Session<'a> {
             guest.set_slowness(self.setup.lab.slowness() * self.speed);
         }
         self.speed > before
+    }
+
+    /// Tells how many instructions a recorded guest has executed where a step starts or is complete.
+    pub fn count(&mut self, step: &str, complete: bool) {
+        let guest = self.guest.as_mut();
+        if let Some(instructions) = guest.and_then(|guest| guest.machine().instructions()) {
+            self.voice.tell(Body::Counted {
+                step: step.into(),
+                complete,
+                instructions,
+            });
+        }
     }
 
     /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. What the
@@ -269,6 +287,10 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         let machine = self.setup.lab.boot(&dir, &self.scratch)?;
         let description = machine.describe();
+        if let Some(directory) = machine.recording() {
+            let directory = self.setup.store.relative(directory);
+            self.voice.tell(Body::Recorded { directory });
+        }
         let limit = BOOT_LIMIT * self.setup.lab.slowness();
         // Report the path that the file has once the results are complete.
         let store = self.setup.store;

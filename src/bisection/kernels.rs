@@ -375,7 +375,7 @@ impl<'a> Kernels<'a> {
             Failure::Stop(stop) => stop,
             Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
         })?;
-        let lab = HostLab::new(images, context);
+        let lab = HostLab::new(images, context, false);
         let setup = Setup {
             lab: &lab,
             store,

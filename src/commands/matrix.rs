@@ -90,6 +90,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         break_switch: None,
         reproduce,
         journal: true,
+        record: false,
     };
     experiment_run::run(
         &command,
@@ -103,7 +104,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
 fn logs(args: &MatrixArgs, context: &Context, experiment: &MatrixExperiment) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let store = Store::begin(&context.results()?, "matrix-logs")?;
-    let lab = HostLab::new(&images, context);
+    let lab = HostLab::new(&images, context, false);
     let mut session = Session::new(
         Setup {
             lab: &lab,

@@ -83,6 +83,7 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         args: &args.experiment,
         guest: &guest,
         break_switch: None,
+        record: false,
         reproduce: args.reproduce(),
         // It would replace that of a larger run.
         journal: args.only.is_empty(),

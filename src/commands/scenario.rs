@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::embedded;
 use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
+use crate::machines::MachineArg;
 use crate::screens;
 
 /// The options of `crucible scenario`.
@@ -67,6 +68,10 @@ pub struct ScenarioArgs {
         default_value = "crucible"
     )]
     backend: Vec<BackendArg>,
+    /// Record the guest, so that `crucible replay` executes the same instructions again: in QEMU,
+    /// with one vCPU, from its boot; about three times slower
+    #[arg(long, help_heading = "Machine")]
+    record: bool,
     #[command(flatten, next_help_heading = "What to run")]
     broken: BreakArgs,
     #[command(flatten)]
@@ -102,6 +107,7 @@ impl From<BackendArg> for Backend {
 
 /// Runs scenarios and reports the results.
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
+    args.check_record().map_err(Usage)?;
     let root = &context.root()?;
     let scenarios = load(&args.names, args.all, root).map_err(Usage)?;
     if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
@@ -119,10 +125,11 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         name: "scenario",
         what: &what,
         args: &args.experiment,
-        guest: &args.broken.guest(&args.guest),
+        guest: &args.recorded(args.broken.guest(&args.guest)),
         break_switch: break_switch.as_deref(),
         reproduce: args.reproduce(),
-        journal: true,
+        journal: !args.record,
+        record: args.record,
     };
     let backends: Vec<_> = args.backend.iter().map(|&backend| backend.into()).collect();
     let experiment = ScenarioExperiment {
@@ -139,6 +146,33 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
 }
 
 impl ScenarioArgs {
+    /// Finds what cannot be recorded.
+    fn check_record(&self) -> Result<(), String> {
+        let machine = &self.guest.machine;
+        let problem = match () {
+            () if !self.record => return Ok(()),
+            () if machine.machine == MachineArg::Kvm => "our own VMM on KVM",
+            () if machine.vcpus != 1 => "a guest with several vCPUs",
+            () if self.guest.gdb.is_some() => {
+                "a guest that gdb stops; `crucible replay --gdb` debugs the recording"
+            }
+            () if self.experiment.resume => "the rest of an earlier run",
+            () => return Ok(()),
+        };
+        Err(format!(
+            "--record needs QEMU, a guest that boots and one vCPU, and cannot record {problem}"
+        ))
+    }
+
+    /// Returns the guest to run: one that boots in QEMU, if it is recorded.
+    fn recorded(&self, mut guest: GuestArgs) -> GuestArgs {
+        if self.record {
+            guest.machine.machine = MachineArg::Qemu;
+            guest.machine.cold = true;
+        }
+        guest
+    }
+
     fn options(&self) -> Options {
         Options {
             repeat: self.repeat,
@@ -173,6 +207,7 @@ impl ScenarioArgs {
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
+            .flag("--record", self.record)
             .guest(&self.guest)
             .text()
     }
@@ -241,6 +276,25 @@ mod tests {
         assert!(args(&["--all"]).is_ok());
         assert!(args(&["hello", "--all"]).is_err());
         assert!(args(&["hello", "--repeat", "0"]).is_err());
+    }
+
+    #[test]
+    fn only_one_vcpu_of_qemu_is_recorded() {
+        let check = |words: &[&str]| args(words).unwrap().check_record();
+        assert_eq!(check(&["hello", "--machine", "kvm"]), Ok(()));
+        assert_eq!(check(&["hello", "--record"]), Ok(()));
+        assert_eq!(check(&["hello", "--record", "--machine", "qemu"]), Ok(()));
+        for (words, part) in [
+            (["--machine", "kvm"], "our own VMM"),
+            (["--vcpus", "2"], "several vCPUs"),
+            (["--gdb", "./socket"], "gdb"),
+        ] {
+            let error = check(&["hello", "--record", words[0], words[1]]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        let recorded = args(&["hello", "--record"]).unwrap();
+        let guest = recorded.recorded(recorded.guest.clone());
+        assert!(guest.machine.cold && guest.machine.machine == MachineArg::Qemu);
     }
 
     #[test]

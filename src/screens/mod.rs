@@ -11,6 +11,7 @@ pub mod scenario;
 pub mod sweep;
 pub mod torture;
 pub mod trials;
+pub mod watch;
 
 use std::fmt::Write as _;
 
@@ -89,4 +90,8 @@ pub fn end(text: &mut String, record: &Record) {
         let _ = writeln!(text, "  repeat   {}", record.reproduce);
     }
     let _ = writeln!(text, "  record   {}/record.json", record.results);
+    if !record.recordings.is_empty() {
+        let program = crate::context::program();
+        let _ = writeln!(text, "  replay   {program} replay {}", record.results);
+    }
 }
