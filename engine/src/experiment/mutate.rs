@@ -27,7 +27,7 @@ use super::{
     scenarios,
 };
 use crate::{
-    abort::Abort,
+    abort::{Abort, Phase},
     backend::Backend,
     blame::{Blame, Condition},
     compare::RunOutput,
@@ -222,6 +222,10 @@ impl MutateExperiment {
         let number = session.number();
         let (guest, new) = session.guest().map_err(Abort::session)?;
         if new {
+            // Whatever fails later fails because of a mutant.
+            guest
+                .shell(&format!("echo 0 > {SWITCH}"))
+                .map_err(|error| Abort::guest(Phase::Before, error))?;
             guest.expect_silence(PROMPT, GRACE);
             guest.mark_used();
             self.guests().insert(number, Had::default());
@@ -342,7 +346,7 @@ impl MutateExperiment {
         };
         // A refusal may have left something to report; and no later run is to have the mutant.
         if usable(&end) && number != 0 {
-            let after = |error| Abort::guest(crate::abort::Phase::After, error);
+            let after = |error| Abort::guest(Phase::After, error);
             let guest = session.running();
             guest.before_checkpoint(None);
             let off = guest.shell(&format!("echo 0 > {SWITCH}"));
