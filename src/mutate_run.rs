@@ -28,17 +28,15 @@ const EQUIVALENTS: &str = "guest-kernel/mutants.toml";
 /// The lines that each case runs, in its artefact.
 const REACH: &str = "reach.json";
 
-/// Returns a disk with all workloads, and the lines that each case runs on the kernel that counts.
-/// Both are made once.
+/// Returns a disk with all workloads, built in a guest of these images, and the lines that each case
+/// runs on the kernel that counts. Both are made once.
 pub fn prepare(
     context: &Context,
+    images: &BootArtefacts,
     guest: &GuestArgs,
     scenarios: &[Scenario],
     jobs: u8,
 ) -> Result<(PathBuf, Reach)> {
-    let mut guest = guest.clone();
-    guest.kernel.flavour = FlavourArg::Coverage;
-    let images = BootArtefacts::prepare(context, &guest)?;
     let mut fingerprint = Fingerprint::new(RECIPES[0]);
     for scenario in scenarios {
         fingerprint = fingerprint.add("scenario", &scenario.name);
@@ -57,7 +55,7 @@ pub fn prepare(
         None => {
             progress.note("building the workloads of all scenarios on one disk, once");
             let store = Store::begin(&context.results()?, "mutate-workloads")?;
-            let disk = workloads(context, &images, &store, scenarios)?;
+            let disk = workloads(context, images, &store, scenarios)?;
             let kept = cache.get_or_build("scratch", &key, progress, |directory| {
                 scratch::copy(&disk, &directory.join(SCRATCH))
             })?;
@@ -67,6 +65,9 @@ pub fn prepare(
         }
     }
     .join(SCRATCH);
+    let mut guest = guest.clone();
+    guest.kernel.flavour = FlavourArg::Coverage;
+    let images = BootArtefacts::prepare(context, &guest)?;
     let key = Fingerprint::new(RECIPES[1])
         .add("workloads", key)
         .add("kernel", &images.kernel.identity.hash)

@@ -39,7 +39,7 @@ pub struct MutateArgs {
     /// Run only the Ith of N parts of them
     #[arg(long, help_heading = "Mutants", value_name = "I/N", value_parser = shard, default_value = "1/1")]
     shard: (u32, u32),
-    /// Run at most N cases with each mutant, the quickest of those that run its line
+    /// Run at most N cases with each mutant, of different scenarios if there are as many
     #[arg(long, help_heading = "Mutants", value_name = "N")]
     cases: Option<usize>,
     /// Run all cases with each mutant, to find out all that notices it
@@ -92,7 +92,7 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         let mutants = images.kernel.mutants()?;
         let equivalents = mutate_run::equivalents(&context.sources()?, &mutants)?;
         let jobs = args.experiment.jobs;
-        let (disk, reach) = mutate_run::prepare(context, &args.guest, &scenarios, jobs)?;
+        let (disk, reach) = mutate_run::prepare(context, images, &args.guest, &scenarios, jobs)?;
         let options = args.options();
         Ok(MutateExperiment::new(
             scenarios,

@@ -179,18 +179,21 @@ pub fn executed(
     counted: &Path,
     counts: &BTreeMap<String, Vec<u8>>,
 ) -> Result<BTreeMap<String, Executed>, CoverageError> {
+    let sources = counts.iter();
+    let sources: Vec<_> = sources
+        .map(|(stem, counts)| (format!("{stem}.c"), counts.as_slice()))
+        .collect();
     let mut executed = BTreeMap::new();
-    for (stem, counts) in counts {
-        let name = format!("{stem}.c");
+    for (lines, (name, _)) in gcov::all(counted, &sources)?.into_iter().zip(&sources) {
         let mut of_file = Executed::default();
-        for (line, seen) in gcov::lines(counted, &name, counts)? {
+        for (line, seen) in lines {
             let lines = match seen.count {
                 0 => &mut of_file.idle,
                 _ => &mut of_file.ran,
             };
             lines.extend(u32::try_from(line));
         }
-        executed.insert(name, of_file);
+        executed.insert(name.clone(), of_file);
     }
     Ok(executed)
 }

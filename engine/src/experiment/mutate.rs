@@ -2,8 +2,7 @@
 //! The experiment of `crucible mutate`: each mutant is a unit.
 //!
 //! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices of
-//! that and does not notice of the same run without it. Its cases are those that run its line, the
-//! quickest first.
+//! that and does not notice of the same run without it. Its cases are those that run its line.
 
 mod score;
 

@@ -51,7 +51,9 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Returns the cases that run the line of a mutant, as indices, the quickest first. The compiler
+    /// Returns the cases that run the line of a mutant, as indices: the quickest of each scenario, in the
+    /// order of their durations, then the second of each, and so on. Cases of one scenario see much
+    /// the same. The compiler
     /// has no code of its own for each line: then it is the code of its statement, or else of what
     /// precedes it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
@@ -78,9 +80,17 @@ impl Reach {
             let ran = one.lines.get(&mutant.file).map(|executed| &executed.ran);
             ran.is_some_and(|ran| lines.iter().any(|line| ran.contains(line)))
         };
-        (0..self.cases.len())
-            .filter(|&index| runs(&self.cases[index]))
-            .collect()
+        let cases = (0..self.cases.len()).filter(|&index| runs(&self.cases[index]));
+        let mut before: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut ranked: Vec<_> = cases
+            .map(|index| {
+                let rank = before.entry(&self.cases[index].scenario).or_default();
+                *rank += 1;
+                (*rank, index)
+            })
+            .collect();
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, index)| index).collect()
     }
 }
 
@@ -245,6 +255,18 @@ mod tests {
             ms,
             lines: BTreeMap::from([("a.c".to_owned(), executed)]),
         }
+    }
+
+    #[test]
+    fn the_quickest_case_of_each_scenario_comes_first() {
+        let of = |scenario: &str, ms| Reached {
+            scenario: scenario.into(),
+            ..reached(ms, &[3], &[])
+        };
+        let reach = Reach {
+            cases: vec![of("a", 1), of("a", 2), of("b", 3), of("a", 4), of("b", 5)],
+        };
+        assert_eq!(reach.of(&mutant(3, (3, 3))), [0, 2, 1, 4, 3]);
     }
 
     #[test]
