@@ -24,10 +24,11 @@ use crate::vm_snapshot;
 
 /// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
 /// shadow, and delays the reuse of freed memory.
-const MEMORY: [(Flavour, u32); 3] = [
+const MEMORY: [(Flavour, u32); 4] = [
     (Flavour::Base, 1024),
     (Flavour::Debug, 2048),
     (Flavour::Coverage, 1024),
+    (Flavour::Instrumented, 1024),
 ];
 
 /// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
@@ -163,6 +164,8 @@ pub enum FlavourArg {
     Debug,
     /// With gcov counters in the checkpoint/restart code
     Coverage,
+    /// With all mutants of the checkpoint/restart code, none of them chosen
+    Instrumented,
 }
 
 impl From<FlavourArg> for Flavour {
@@ -171,6 +174,7 @@ impl From<FlavourArg> for Flavour {
             FlavourArg::Base => Self::Base,
             FlavourArg::Debug => Self::Debug,
             FlavourArg::Coverage => Self::Coverage,
+            FlavourArg::Instrumented => Self::Instrumented,
         }
     }
 }

@@ -57,6 +57,8 @@ pub enum Command {
     Torture(commands::torture::TortureArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),
+    /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
+    Mutate(commands::mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
     Kernel(commands::kernel::KernelCommand),
     /// Build the guest's root file systems
@@ -101,6 +103,7 @@ impl Command {
             Self::Doctor(args) => commands::doctor::run(&args, context),
             Self::Torture(args) => commands::torture::run(&args, context),
             Self::Matrix(args) => commands::matrix::run(&args, context),
+            Self::Mutate(args) => commands::mutate::run(&args, context),
             Self::Kernel(args) => commands::kernel::run(&args, context),
             Self::Rootfs(args) => commands::rootfs::run(&args, context),
             Self::Provenance(args) => commands::provenance::run(&args, context),

@@ -126,7 +126,9 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context, command.record).restarting_in(restart.as_ref());
+    let lab = HostLab::new(&images, context, command.record)
+        .restarting_in(restart.as_ref())
+        .fitting(&experiment);
     let setup = Setup {
         lab: &lab,
         store: &store,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crucible_artefacts::kernel::{self, Flavour, Lines};
+use crucible_artefacts::scratch;
+use crucible_engine::experiment::Experiment;
 use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
@@ -37,6 +39,10 @@ pub struct HostLab<'a> {
     lines: Lines<'a>,
     /// Where guests were to leave their memory, with the image of their kernel.
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
+    /// Maximum number of such files.
+    most: usize,
+    /// The disk that guests start with a copy of, instead of an empty one.
+    disk: Option<PathBuf>,
 }
 
 impl<'a> HostLab<'a> {
@@ -44,7 +50,7 @@ impl<'a> HostLab<'a> {
     pub fn new(images: &'a BootArtefacts, context: &'a Context, record: bool) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,
-            Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,
+            _ => 1,
         };
         Self {
             images,
@@ -54,7 +60,18 @@ impl<'a> HostLab<'a> {
             record,
             lines: images.lines(context),
             memories: Mutex::default(),
+            most: MOST,
+            disk: None,
         }
+    }
+
+    /// The same for this experiment.
+    pub fn fitting<E: Experiment>(mut self, experiment: &E) -> Self {
+        if !experiment.keeps_memory() {
+            self.most = 0;
+        }
+        self.disk = experiment.disk().map(Path::to_owned);
+        self
     }
 }
 
@@ -84,7 +101,7 @@ impl<'a> HostLab<'a> {
     /// Returns the file to which a guest leaves its memory, unless enough others have.
     fn memory(&self, dir: &Path, kernel: &Path) -> Option<PathBuf> {
         let mut memories = self.memories();
-        if memories.iter().filter(|(path, _)| path.exists()).count() >= MOST {
+        if memories.iter().filter(|(path, _)| path.exists()).count() >= self.most {
             return None;
         }
         let path = dir.join(MEMORY);
@@ -111,9 +128,11 @@ impl Lab for HostLab<'_> {
     }
 
     fn scratch(&self, path: &Path) -> Result<(), LabError> {
-        self.images
-            .scratch(self.context, path)
-            .map_err(|e| lab_error(&e))
+        let made = match &self.disk {
+            Some(disk) => scratch::copy(disk, path).map_err(anyhow::Error::from),
+            None => self.images.scratch(self.context, path),
+        };
+        made.map_err(|e| lab_error(&e))
     }
 
     fn open_memory(&self, file: &Path) -> String {

@@ -26,6 +26,7 @@ mod host_qemu;
 mod listeners;
 mod log;
 pub mod machines;
+mod mutate_run;
 mod nightly_run;
 mod outer_linux;
 mod provenance;

@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod list;
 pub mod matrix;
+pub mod mutate;
 pub mod nested;
 pub mod nightly;
 pub mod provenance;

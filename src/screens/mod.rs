@@ -5,6 +5,7 @@ pub mod backends;
 pub mod bisect;
 pub mod chain;
 pub mod matrix;
+pub mod mutate;
 pub mod nightly;
 pub mod random;
 pub mod scenario;
