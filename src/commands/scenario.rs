@@ -173,6 +173,10 @@ impl ScenarioArgs {
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
+            .option(
+                "--without",
+                experiment_run::closed(&self.experiment.without),
+            )
             .guest(&self.guest)
             .text()
     }
