@@ -7,8 +7,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bisect, cache, clean, clones, completions, doctor, exec, inspect, kernel, list, matrix, nested,
-    nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep, torture,
+    bisect, cache, clean, clones, completions, diff, doctor, exec, inspect, kernel, list, matrix,
+    nested, nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep,
+    torture,
 };
 use crate::context::{Context, Global};
 
@@ -48,6 +49,8 @@ pub enum Command {
     List(list::ListArgs),
     /// Show the contents of a checkpoint image
     Inspect(inspect::InspectArgs),
+    /// Compare two checkpoint images: what a restart has lost, and what it has changed
+    Diff(diff::DiffArgs),
     /// Check this host, and say how to fix what is missing
     Doctor(doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
@@ -92,6 +95,7 @@ impl Command {
             Self::Rerun(args) => rerun::run(&args, context),
             Self::List(args) => list::run(&args, context),
             Self::Inspect(args) => inspect::run(&args),
+            Self::Diff(args) => diff::run(&args),
             Self::Doctor(args) => doctor::run(&args, context),
             Self::Torture(args) => torture::run(&args, context),
             Self::Matrix(args) => matrix::run(&args, context),
