@@ -51,6 +51,8 @@ pub enum Command {
     List(commands::list::ListArgs),
     /// Show the contents of a checkpoint image
     Inspect(commands::inspect::InspectArgs),
+    /// Compare two checkpoint images: what a restart has lost, and what it has changed
+    Diff(commands::diff::DiffArgs),
     /// Check this host, and say how to fix what is missing
     Doctor(commands::doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
@@ -100,6 +102,7 @@ impl Command {
             Self::Trace(args) => commands::trace::run(&args, context),
             Self::List(args) => commands::list::run(&args, context),
             Self::Inspect(args) => commands::inspect::run(&args),
+            Self::Diff(args) => commands::diff::run(&args),
             Self::Doctor(args) => commands::doctor::run(&args, context),
             Self::Torture(args) => commands::torture::run(&args, context),
             Self::Matrix(args) => commands::matrix::run(&args, context),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use crucible_engine::Eye;
 use crucible_engine::experiment::{
     self, Experiment, Identity, Journal, JournalError, Report, Setup,
 };
@@ -47,9 +48,24 @@ pub struct ExperimentArgs {
     /// Write the results as KTAP, the kernel's test format
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     pub ktap: Option<PathBuf>,
+    /// Close these eyes, for measurements only
+    #[arg(long, hide = true, value_name = "EYE", value_delimiter = ',', value_parser = eye)]
+    pub without: Vec<Eye>,
     /// Never prune this results directory, and keep the scratch disks
     #[arg(long, help_heading = "Output")]
     pub keep: bool,
+}
+
+/// Parses the name of an eye.
+fn eye(name: &str) -> Result<Eye, String> {
+    let found = Eye::ALL.into_iter().find(|eye| eye.name() == name);
+    found.ok_or_else(|| format!("the eyes are {}", Eye::ALL.map(Eye::name).join(" and ")))
+}
+
+/// Returns the value of `--without`, if an eye is closed.
+pub fn closed(without: &[Eye]) -> Option<String> {
+    let names: Vec<_> = without.iter().map(|eye| eye.name()).collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// What a command says about its experiment.
@@ -135,6 +151,7 @@ pub fn run<E: Experiment>(
         stream,
         jobs: command.args.jobs,
         break_switch: command.break_switch,
+        without: &command.args.without,
         skip: again.map(|earlier| &earlier.passed),
     };
     let report = experiment::execute(&mut experiment, setup, journal);
@@ -155,6 +172,7 @@ pub fn run<E: Experiment>(
         skipped: again.map(Earlier::skipped).unwrap_or_default(),
         guests: report.guests.clone(),
         summary: serde_json::to_value(&report.summary)?,
+        without: command.args.without.clone(),
         reproduce: command.reproduce.clone(),
         provenance: serde_json::to_value(&provenance)?,
         guest: booted.map(|booted| booted.guest.clone()),
@@ -255,6 +273,7 @@ fn journal<E: Experiment>(
     let described = format!("{:?} {} {memory}", images.kind(), machine.vcpus);
     identity.add("machine", described);
     identity.add("break", command.break_switch.unwrap_or_default());
+    identity.add("without", closed(&command.args.without).unwrap_or_default());
     experiment
         .identify(&mut identity)
         .context("cannot read the sources")?;

@@ -334,6 +334,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         skipped: Vec::new(),
         guests: Vec::new(),
         summary: serde_json::to_value(&report)?,
+        without: Vec::new(),
         reproduce: reproduce(args, &settings),
         provenance: serde_json::to_value(&provenance)?,
         guest: None,

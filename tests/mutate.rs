@@ -41,7 +41,7 @@ fn unit<'a>(record: &'a Value, id: &str) -> &'a Value {
 #[test]
 #[ignore = "needs two kernels that no other test needs"]
 fn each_eye_kills_a_mutant_and_one_survives() {
-    use Kind::{LeftOut, Negated, Skewed};
+    use Kind::LeftOut;
     let fixture = fixture();
     let all = kernel::all_mutants(&fixture.cache, &fixture.sources, &Silent).unwrap();
     let all = all.mutants;

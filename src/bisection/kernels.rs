@@ -310,6 +310,7 @@ impl<'a> Kernels<'a> {
             stream: context.stream(),
             jobs: 1,
             break_switch: None,
+            without: &[],
             skip: None,
         };
         let began = Instant::now();

@@ -273,6 +273,10 @@ impl ScenarioArgs {
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
             .flag("--record", self.record)
+            .option(
+                "--without",
+                experiment_run::closed(&self.experiment.without),
+            )
             .guest(&self.guest)
             .text()
     }

@@ -210,6 +210,10 @@ impl SweepArgs {
             .flag("--chain", self.chain)
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
+            .option(
+                "--without",
+                experiment_run::closed(&self.experiment.without),
+            )
             .guest(&self.guest)
             .text()
     }
