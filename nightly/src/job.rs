@@ -18,6 +18,9 @@ const IMAGES: u64 = 200;
 /// Mutants that are drawn in a night, and the most cases of each.
 const MUTANTS: [u64; 2] = [40, 40];
 
+/// Random trees of processes that a night draws.
+const TREES: u64 = 40;
+
 /// In what a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
@@ -177,6 +180,12 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         let turn = basis.turns.get(&job.key()).copied().unwrap_or_default();
         let number = match words[0] {
             "torture" | "mutate" => ["--seed".into(), (turn + 1).to_string()],
+            // Trees that no night before has drawn.
+            "scenario" => {
+                let first = turn * TREES + 1;
+                let last = first + TREES - 1;
+                ["--random".into(), format!("{first}..{last}")]
+            }
             _ => ["--offset".into(), (turn % PARTS).to_string()],
         };
         job.words.extend(number);
@@ -191,6 +200,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
     let images = IMAGES.to_string();
     let torture = ["torture", "--raw", &images, "--forged", &images];
     part("torture".into(), &torture, 5);
+    part("trees".into(), &["scenario"], 5);
     let [mutants, cases] = MUTANTS.map(|number| number.to_string());
     let mutate = ["mutate", "--sample", &mutants, "--cases", &cases];
     part("mutate".into(), &mutate, 8);

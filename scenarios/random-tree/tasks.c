@@ -235,12 +235,10 @@ static void *wait_for_go(void *argument)
 {
 	struct waiting *waiting = argument;
 	struct pollfd entry = { .fd = go, .events = POLLIN };
-	char byte;
 
 	switch (waiting->number % 4) {
 	case 0:
-		while (read(go, &byte, 1) < 0 && errno == EINTR)
-			;
+		wait_for_end();
 		break;
 	case 1:
 		while (poll(&entry, 1, -1) < 0 && errno == EINTR)

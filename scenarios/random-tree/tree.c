@@ -91,6 +91,18 @@ void queue_signal(int signal, int value)
 	check(syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), signal, &info) < 0, "a signal");
 }
 
+void wait_for_end(void)
+{
+	ssize_t got;
+	char byte;
+
+	do
+		got = read(go, &byte, 1);
+	while (got < 0 && errno == EINTR);
+	/* Whatever else it returns, the call was not made as it should. */
+	check(got, "the end of the wait");
+}
+
 int own_file(const char *what, int flags, char *name, size_t size)
 {
 	static int serial;
@@ -243,7 +255,7 @@ static void be(struct process *self)
 {
 	struct process *vforked = NULL;
 	int wrong = 0, status;
-	char name[32], byte;
+	char name[32];
 	FILE *out;
 
 	if (is(self, "zombie"))
@@ -283,8 +295,7 @@ static void be(struct process *self)
 		}
 		if (vforked)
 			start(vforked);
-		while (read(go, &byte, 1) < 0 && errno == EINTR)
-			;
+		wait_for_end();
 	}
 	for (int at = 0; at < self->nr_items; at++) {
 		struct item *item = &self->items[at];

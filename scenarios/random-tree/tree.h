@@ -45,5 +45,7 @@ int own_file(const char *what, int flags, char *name, size_t size);
 
 /* The reading end of the pipe that is closed when everything is to be verified. */
 extern int go;
+/* Waits for that by read(2). */
+void wait_for_end(void);
 
 #endif

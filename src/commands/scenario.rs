@@ -38,7 +38,7 @@ pub struct ScenarioArgs {
     all: bool,
     /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
     /// restarted, or refused if it has something unsupported. One that fails is made smaller
-    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat", "piece"])]
+    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat"])]
     random: Option<RangeInclusive<u64>>,
     /// Number of times to checkpoint and restart each case
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
