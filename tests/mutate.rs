@@ -59,7 +59,24 @@ fn each_eye_kills_a_mutant_and_one_survives() {
             "rec->flags |= CKPT_TTY_PACKET;",
             Some("control: stdout"),
         ),
-        ("ckpt_write_tree", Skewed, "0", Some("restart refuses")),
+        (
+            "ckpt_write_tree",
+            LeftOut,
+            "ret = ckpt_write(ctx, CKPT_REC_TREE, 0, tree, len, NULL, 0);",
+            Some("restart refuses"),
+        ),
+        (
+            "ckpt_open_pipe",
+            LeftOut,
+            "file = dentry_open(&end->f_path, rec->flags & ~O_DIRECT, current_cred());",
+            Some("kernel-report"),
+        ),
+        (
+            "fill_end",
+            LeftOut,
+            "spin_unlock_irq(&tty->ctrl.lock);",
+            Some("hang"),
+        ),
         (
             "is_copied",
             LeftOut,
@@ -69,7 +86,8 @@ fn each_eye_kills_a_mutant_and_one_survives() {
         // From where memory comes, no program can see.
         ("ckpt_obj_insert", Skewed, "GFP_KERNEL_ACCOUNT", None),
     ];
-    let mut args = vec!["session".to_owned(), "terminal".to_owned()];
+    let scenarios = ["session", "terminal", "descriptors"];
+    let mut args = scenarios.map(str::to_owned).to_vec();
     let ids: Vec<_> = wanted
         .iter()
         .map(|(function, kind, text, _)| find(&all, function, *kind, text))
