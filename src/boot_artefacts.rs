@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Lines, Origin};
-use crucible_artefacts::{Beside, Cache, Lock, Sources, content_hash, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, Progress, Sources, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -180,6 +180,14 @@ impl From<FlavourArg> for Flavour {
 }
 
 impl KernelArgs {
+    /// Returns the arguments for this kernel image.
+    pub fn image(image: &Path) -> Self {
+        Self {
+            kernel: Some(image.to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// Where the kernel comes from.
     pub fn origin(&self) -> Origin {
         match (&self.kernel, &self.kernel_src) {
@@ -241,6 +249,28 @@ pub struct BootArtefacts {
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
+    /// What the kernel was built from; none in a bundle, which builds none.
+    build: Option<KernelBuild>,
+}
+
+/// What a kernel was built from.
+struct KernelBuild {
+    sources: Sources,
+    origin: Origin,
+    flavour: Flavour,
+    custom: Custom,
+}
+
+impl KernelBuild {
+    fn again(&self, cache: &Cache, progress: &dyn Progress) -> crucible_artefacts::Result<()> {
+        let Self {
+            sources,
+            origin,
+            flavour,
+            custom,
+        } = self;
+        kernel::build_again(cache, sources, origin, *flavour, custom, progress)
+    }
 }
 
 /// Finds paths that cannot be what the user means, before anything is built.
@@ -302,6 +332,7 @@ impl BootArtefacts {
                 memory_mib: memory_mib(args),
                 cold: args.machine.cold,
                 debugger: Debugger::at(args.gdb.as_ref())?,
+                build: None,
             });
         }
         context.host()?;
@@ -343,6 +374,12 @@ impl BootArtefacts {
             memory_mib: memory_mib(args),
             cold: args.machine.cold,
             debugger: Debugger::at(args.gdb.as_ref())?,
+            build: Some(KernelBuild {
+                sources,
+                origin,
+                flavour,
+                custom,
+            }),
         })
     }
 
@@ -384,8 +421,16 @@ impl BootArtefacts {
     }
 
     /// Finds lines of the kernel's source.
-    pub fn lines(&self) -> Lines {
-        Lines::new(self.cache.clone(), self.kernel.image.clone())
+    pub fn lines<'a>(&'a self, context: &'a Context) -> Lines<'a> {
+        let again = || {
+            if let Some(build) = &self.build {
+                let progress = context.progress();
+                progress.note("building the kernel once more, to find the lines of its report");
+                // Without it, a report has no lines.
+                let _ = build.again(&self.cache, progress);
+            }
+        };
+        Lines::new(self.cache.clone(), self.kernel.image.clone(), again)
     }
 
     /// The kind of machine.

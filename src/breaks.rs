@@ -18,6 +18,26 @@ pub enum Break {
     SignalStop,
     /// The release of the buffer that the image is read into
     Free,
+    /// What madvise(2) has set for a mapping, and that it counts as committed memory
+    VmaFlag,
+    /// The ambient capabilities
+    Credential,
+    /// The address of a thread's last exception (CR2)
+    Register,
+    /// The signals that a handler blocks
+    Handler,
+    /// What a queued signal tells beside its number
+    SignalQueue,
+    /// The interval of ITIMER_REAL
+    Itimer,
+    /// The time by which the end of a sleep is moved
+    Sleep,
+    /// The borders of packets in a pipe
+    PipeFlag,
+    /// The pages that processes share copy-on-write
+    SharedPage,
+    /// The limits of a process (setrlimit(2)), if the restart has raised them
+    Rlimit,
 }
 
 /// `--break`, on the command line.

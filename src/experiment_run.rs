@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use crucible_engine::Eye;
 use crucible_engine::experiment::{
     self, Experiment, Identity, Journal, JournalError, Report, Setup,
 };
@@ -18,14 +19,14 @@ use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use serde_json::{Value, json};
 
-use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
+use crate::boot_artefacts::{self, BootArtefacts, GuestArgs, KernelArgs};
 use crate::context::{self, Context};
 use crate::earlier::Earlier;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
-use crate::provenance::{Provenance, provenance};
+use crate::provenance::{Provenance, kernel_parts, provenance};
 use crate::recordings;
 use crate::stdout;
 
@@ -47,9 +48,24 @@ pub struct ExperimentArgs {
     /// Write the results as KTAP, the kernel's test format
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     pub ktap: Option<PathBuf>,
+    /// Close these eyes, for measurements only
+    #[arg(long, hide = true, value_name = "EYE", value_delimiter = ',', value_parser = eye)]
+    pub without: Vec<Eye>,
     /// Never prune this results directory, and keep the scratch disks
     #[arg(long, help_heading = "Output")]
     pub keep: bool,
+}
+
+/// Parses the name of an eye.
+fn eye(name: &str) -> Result<Eye, String> {
+    let found = Eye::ALL.into_iter().find(|eye| eye.name() == name);
+    found.ok_or_else(|| format!("the eyes are {}", Eye::ALL.map(Eye::name).join(" and ")))
+}
+
+/// Returns the value of `--without`, if an eye is closed.
+pub fn closed(without: &[Eye]) -> Option<String> {
+    let names: Vec<_> = without.iter().map(|eye| eye.name()).collect();
+    (!names.is_empty()).then(|| names.join(","))
 }
 
 /// What a command says about its experiment.
@@ -71,6 +87,8 @@ pub struct Command<'a> {
     pub journal: bool,
     /// True if guests are recorded.
     pub record: bool,
+    /// The image of the kernel to restart with, if it is another one.
+    pub restart_kernel: Option<&'a Path>,
 }
 
 /// Formats a finished run for the screen.
@@ -103,8 +121,15 @@ pub fn run<E: Experiment>(
         arguments: env::args().collect(),
     });
     let images = BootArtefacts::prepare(context, command.guest)?;
+    let restart = command.restart_kernel.map(|image| {
+        let mut guest = command.guest.clone();
+        guest.kernel = KernelArgs::image(image);
+        BootArtefacts::prepare(context, &guest)
+    });
+    let restart = restart.transpose()?;
     let mut experiment = make(&images)?;
-    let provenance = provenance(&images)?;
+    let mut provenance = provenance(&images)?;
+    provenance.restart_kernel = restart.as_ref().map(kernel_parts).transpose()?;
     let again = context.earlier();
     if let Some(differs) = again.and_then(|earlier| earlier.differs(&provenance)) {
         context.progress().note(&differs);
@@ -117,13 +142,16 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context, command.record).fitting(&experiment);
+    let lab = HostLab::new(&images, context, command.record)
+        .restarting_in(restart.as_ref())
+        .fitting(&experiment);
     let setup = Setup {
         lab: &lab,
         store: &store,
         stream,
         jobs: command.args.jobs,
         break_switch: command.break_switch,
+        without: &command.args.without,
         skip: again.map(|earlier| &earlier.passed),
     };
     let report = experiment::execute(&mut experiment, setup, journal);
@@ -144,6 +172,7 @@ pub fn run<E: Experiment>(
         skipped: again.map(Earlier::skipped).unwrap_or_default(),
         guests: report.guests.clone(),
         summary: serde_json::to_value(&report.summary)?,
+        without: command.args.without.clone(),
         reproduce: command.reproduce.clone(),
         provenance: serde_json::to_value(&provenance)?,
         guest: booted.map(|booted| booted.guest.clone()),
@@ -244,6 +273,7 @@ fn journal<E: Experiment>(
     let described = format!("{:?} {} {memory}", images.kind(), machine.vcpus);
     identity.add("machine", described);
     identity.add("break", command.break_switch.unwrap_or_default());
+    identity.add("without", closed(&command.args.without).unwrap_or_default());
     experiment
         .identify(&mut identity)
         .context("cannot read the sources")?;

@@ -23,6 +23,7 @@ mod guest_files;
 mod guests;
 mod host_program;
 mod host_qemu;
+mod images;
 mod listeners;
 mod log;
 pub mod machines;

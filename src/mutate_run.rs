@@ -166,6 +166,7 @@ fn setup<'a>(lab: &'a HostLab<'a>, store: &'a Store, stream: &'a Stream, jobs: u
         stream,
         jobs,
         break_switch: None,
+        without: &[],
         skip: None,
     }
 }

@@ -95,6 +95,38 @@ fn a_restart_without_its_vfork_wait_is_detected() {
     assert!(text.contains("chain (2) waited"), "{record:#}");
 }
 
+/// Pieces of restart code, a scenario whose state each of them restores, and the field of the second
+/// image that shows its absence.
+const PIECES: [(&str, &str, &str); 10] = [
+    ("vma-flag", "mappings", "Vma advice"),
+    ("credential", "state", "Cred cap_ambient"),
+    ("register", "exceptions", "Regs cr2"),
+    ("handler", "signals", "Sighand action["),
+    ("signal-queue", "signals", "Siginfo "),
+    ("itimer", "signals", "Timers real_interval"),
+    ("sleep", "sleep", "Task restart["),
+    ("pipe-flag", "descriptors", "PipeBuf flags"),
+    ("shared-page", "cow", "Same pages"),
+    ("rlimit", "state", "Rlimits limit["),
+];
+
+/// Checks that the comparison of images includes each kind of state.
+#[test]
+fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
+    for (piece, scenario, field) in PIECES {
+        let ended = crucible(&["-q", "scenario", scenario, "--break", piece, "--json"]);
+        let record = ended.record();
+        assert_eq!(ended.code(), Some(1), "{piece}: {record:#}");
+        let units = record["units"].as_array().expect("units");
+        let checks = units.iter().filter_map(|unit| unit["checks"].as_array());
+        let mut seen = checks
+            .flatten()
+            .filter(|check| check["name"] == "second image = first image")
+            .filter_map(|check| check["difference"].as_str());
+        assert!(seen.any(|text| text.contains(field)), "{piece}: {record:#}");
+    }
+}
+
 #[test]
 fn damaged_and_forged_images_do_no_harm() {
     let images = ["--raw", "100", "--forged", "300", "--json"];

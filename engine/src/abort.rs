@@ -125,6 +125,18 @@ impl Abort {
         }
     }
 
+    /// A restarted tree that cannot be checkpointed again.
+    pub fn second_refused(refusal: Refusal) -> Self {
+        let refused = Self::refused(refusal, true);
+        match refused.condition {
+            Condition::Hang => refused,
+            _ => Self {
+                condition: Condition::SecondRefused,
+                ..refused
+            },
+        }
+    }
+
     /// A guest that could not be started.
     pub fn session(error: SessionError) -> Self {
         let why = full(&error);
@@ -249,6 +261,28 @@ mod tests {
             used,
             memory: None,
         }
+    }
+
+    #[test]
+    fn a_refused_second_checkpoint_is_the_kernels_fault() {
+        let refusal = |timed_out| Refusal {
+            step: "second checkpoint",
+            message: "an ioprio (EOPNOTSUPP)".into(),
+            log: String::new(),
+            timed_out,
+            unsupported: true,
+        };
+        let stop = Abort::second_refused(refusal(false));
+        assert_eq!(stop.condition, Condition::SecondRefused);
+        assert!(stop.condition.is_bad() && stop.guest_usable);
+        assert!(
+            stop.why.starts_with("second checkpoint refused: "),
+            "{}",
+            stop.why
+        );
+        let stop = Abort::second_refused(refusal(true));
+        assert_eq!(stop.condition, Condition::Hang);
+        assert!(!stop.guest_usable);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crucible_protocol::{KEEP_DIR, ToolRun};
 
 use crate::{
     criu,
-    guest::{Guest, GuestError},
+    guest::{Guest, GuestError, SecondImage},
 };
 
 /// An implementation of checkpoint and restart.
@@ -74,6 +74,24 @@ impl Backend {
         Ok(saved)
     }
 
+    /// Checkpoints a restarted container, frozen, once more, and compares the image with the one that
+    /// it was restarted from. `None` for CRIU, whose images are not compared.
+    pub fn second_image(
+        self,
+        guest: &mut Guest,
+        run: &str,
+        limit: Duration,
+    ) -> Result<Option<Result<SecondImage, Refusal>>, GuestError> {
+        if self == Self::Criu {
+            return Ok(None);
+        }
+        let log = path("second-checkpoint.log");
+        let (first, second) = (path("image"), path("second-image"));
+        let second = guest.second_image(run, [&first, &second], &log, limit)?;
+        let judged = self.judge("second checkpoint", guest, second.tool.clone(), &log)?;
+        Ok(Some(judged.map(|_| second)))
+    }
+
     /// Restarts a container, frozen.
     pub fn restore(
         self,
@@ -102,6 +120,11 @@ impl Backend {
                 Ok(Ok(()))
             }
         }
+    }
+
+    /// Both images: their names on the host, and their paths in the guest.
+    pub fn images() -> [(&'static str, String); 2] {
+        ["image", "second-image"].map(|name| (name, path(name)))
     }
 
     /// Files to keep: names on the host, and paths in the guest.

@@ -89,6 +89,9 @@ conditions! {
     Refused = "refused", KERNEL, Refused, 1,
         "checkpoint or restart refuses, with another error than EOPNOTSUPP, or though the scenario \
          has an expected result";
+    SecondRefused = "second-refused", KERNEL, Refused, 1,
+        "the restarted tree cannot be checkpointed again, though none of it has run since the \
+         restart";
     Hang = "hang", KERNEL, Hang, 1,
         "a run does not end in time after its trigger, or the guest stops answering, and a second \
          control ends";

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crucible_protocol::{Observation, TaskFacts};
+use crucible_protocol::{Observation, TaskFacts, image::diff};
 use crucible_vmm::Description;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{compare::Check, guest::GuestInfo, normalise::Uses, outcome::Outcome};
+use crate::{compare::Check, eye::Eye, guest::GuestInfo, normalise::Uses, outcome::Outcome};
 
 /// Version of the record format.
 pub const SCHEMA: u32 = 4;
@@ -39,6 +39,9 @@ pub struct Record {
     pub guests: Vec<Outcome>,
     /// What follows from all units together; depends on the command.
     pub summary: Value,
+    /// Eyes that were closed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<Eye>,
     /// Command that repeats the run.
     pub reproduce: String,
     /// Hashes and versions of everything that ran.
@@ -100,6 +103,9 @@ pub struct CaseRecord {
     pub checks: Vec<Check>,
     /// Number of uses of each rule.
     pub normalised: Uses,
+    /// Number of uses of each rule for images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_rules: BTreeMap<diff::Rule, u64>,
     /// Durations of the phases, in milliseconds.
     pub timings: BTreeMap<String, u64>,
     /// Path of the console log in the results directory.

@@ -3,11 +3,13 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use crucible_protocol::{
     Ended, FileEntry, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger, WORK_DIR,
+    image::diff::Comparison,
 };
 
 use crate::{
@@ -15,6 +17,7 @@ use crate::{
     backend::Backend,
     compare::{RunOutput, tree},
     event::EventSpec,
+    eye::Eye,
     guest::{Guest, GuestError},
     scenario::{Case, ExpectedTask},
     session::Session,
@@ -59,10 +62,30 @@ pub struct Restarted {
     pub before: Frozen,
     /// The state after the restart, while still frozen.
     pub after: Option<Observation>,
+    /// What its second image differs in from the first.
+    pub second: Option<Second>,
     /// The result of the run, or the reason why it did not end.
     pub end: Result<RunOutput, Abort>,
     /// The place of the restart.
     pub place: RestartIn,
+}
+
+/// What is seen of a restarted tree while it is still frozen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What `/proc` shows; `None` if nobody looks.
+    pub tasks: Option<Observation>,
+    /// The comparison of its second image with the first; `None` if there is none.
+    pub second: Option<Second>,
+}
+
+/// The comparison of a restarted tree's second image with the first.
+#[derive(Clone, Debug)]
+pub struct Second {
+    /// What differs, or what is wrong with an image.
+    pub found: Result<Comparison, String>,
+    /// The paths of both images in the results directory, if they are kept.
+    pub kept: Vec<String>,
 }
 
 /// Environment variable that tells a workload how many times longer operations take in this guest.
@@ -156,16 +179,16 @@ impl Runner<'_, '_> {
         let before = self.step("to the event", |r| r.reach_event(RUN))?;
         let nonce = before.nonce.clone();
         match self.around(RUN, place) {
-            Ok(after) => {
+            Ok(seen) => {
                 let end = self.step("finish", |r| {
                     let thawed = r.guest().thaw(RUN);
                     thawed.map_err(|e| Abort::guest(Phase::After, e))?;
                     r.finish(RUN, Phase::After, nonce)
                 });
-                let after = Some(after);
                 Ok(Restarted {
                     before,
-                    after,
+                    after: seen.tasks,
+                    second: seen.second,
                     end,
                     place,
                 })
@@ -173,6 +196,7 @@ impl Runner<'_, '_> {
             Err(stop) => Ok(Restarted {
                 before,
                 after: None,
+                second: None,
                 end: Err(stop),
                 place,
             }),
@@ -181,7 +205,7 @@ impl Runner<'_, '_> {
 
     /// Checkpoints, kills and restarts the frozen tree of a run, and observes the restarted tree,
     /// which is still frozen.
-    pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Observation, Abort> {
+    pub(crate) fn around(&mut self, run: &str, place: RestartIn) -> Result<Seen, Abort> {
         let after = |e| Abort::guest(Phase::After, e);
         let (backend, limit) = (self.backend, self.limit());
         let root = self.root;
@@ -199,9 +223,72 @@ impl Runner<'_, '_> {
             .step("restart", |r| backend.restore(r.guest(), run, limit))
             .map_err(after)?;
         match restored {
-            Ok(()) => self.guest().observe(run).map_err(after),
+            Ok(()) => self.look(run),
             Err(refusal) => Err(Abort::refused(refusal, self.supported)),
         }
+    }
+
+    /// Looks at a restarted tree, which is still frozen.
+    fn look(&mut self, run: &str) -> Result<Seen, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        let mut seen = Seen::default();
+        let without = self.session.setup().without;
+        if !without.contains(&Eye::Facts) {
+            seen.tasks = Some(self.guest().observe(run).map_err(after)?);
+        }
+        if !without.contains(&Eye::SecondImage) {
+            seen.second = self.step("second image", |r| r.second_image(run))?;
+        }
+        Ok(seen)
+    }
+
+    /// Checkpoints a restarted tree once more and compares the images. Keeps both if they differ.
+    fn second_image(&mut self, run: &str) -> Result<Option<Second>, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        let (backend, limit) = (self.backend, self.limit());
+        let second = match backend
+            .second_image(self.guest(), run, limit)
+            .map_err(after)?
+        {
+            None => return Ok(None),
+            Some(Ok(second)) => second,
+            Some(Err(refusal)) => {
+                let stop = Abort::second_refused(refusal);
+                if stop.guest_usable {
+                    self.guest().kill(run).map_err(after)?;
+                }
+                return Err(stop);
+            }
+        };
+        let found = second
+            .comparison
+            .ok_or_else(|| second.unreadable.unwrap_or_else(|| "no image".into()));
+        let kept = match &found {
+            Ok(comparison) if comparison.is_equal() => Vec::new(),
+            _ => self.keep_images()?,
+        };
+        Ok(Some(Second { found, kept }))
+    }
+
+    /// Copies both images to the results directory. Returns their paths there.
+    fn keep_images(&mut self) -> Result<Vec<String>, Abort> {
+        let store = self.session.setup().store;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let at = self.case.at.to_string().replace(|c| !plain(c), "-");
+        let dir = Path::new("images")
+            .join(self.stash)
+            .join(&self.case.name)
+            .join(at);
+        let mut kept = Vec::new();
+        for (name, path) in Backend::images() {
+            let content = self.guest().read_file(&path);
+            let content = content.map_err(|e| Abort::guest(Phase::After, e))?;
+            let path = dir.join(name);
+            let written = store.write(&path, &content);
+            written.map_err(|e| Abort::io("cannot write the results", &e))?;
+            kept.push(path.to_string_lossy().into_owned());
+        }
+        Ok(kept)
     }
 
     /// Thaws the tree after a refused checkpoint and checks that it completes its work, since the

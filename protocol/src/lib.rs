@@ -25,7 +25,7 @@ pub use shown::{shown, shown_json, shown_lines};
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the protocol; host and agent must have the same one.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// Name of the virtio-serial port that carries the messages.
 pub const PORT_NAME: &str = "org.crucible.channel";

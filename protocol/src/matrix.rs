@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The results that the guest's `matrix` program prints: one line of JSON per cell.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::image::diff::Rule;
 
 /// The result of a cell; see docs/reference/matrix.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -13,6 +17,8 @@ pub enum Class {
     Failed,
     /// checkpoint(2) refused the cell.
     Refused,
+    /// checkpoint(2) refused the restarted cell.
+    SecondRefused,
     /// A call of ptrace(2) that the cell tests fails in the baseline run.
     Excluded,
     /// In the baseline run, the tracee never reaches such a stop.
@@ -25,10 +31,11 @@ pub enum Class {
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Passed,
         Self::Failed,
         Self::Refused,
+        Self::SecondRefused,
         Self::Excluded,
         Self::NoSuchStop,
         Self::Indistinguishable,
@@ -37,7 +44,10 @@ impl Class {
 
     /// Returns true if the result needs attention.
     pub fn is_bad(self) -> bool {
-        matches!(self, Self::Failed | Self::Refused | Self::Unknown)
+        matches!(
+            self,
+            Self::Failed | Self::Refused | Self::SecondRefused | Self::Unknown
+        )
     }
 
     /// Returns the name in messages.
@@ -46,6 +56,7 @@ impl Class {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Refused => "refused",
+            Self::SecondRefused => "refused again",
             Self::Excluded => "excluded",
             Self::NoSuchStop => "no such stop",
             Self::Indistinguishable => "indistinguishable here",
@@ -67,6 +78,15 @@ pub struct Cell {
     /// The first line that differs: that of the control, and that of the restarted run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differs: Option<[String; 2]>,
+    /// Differences of the second image from the first, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<String>,
+    /// The paths of both images in the guest, if they differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
+    /// Number of uses of each rule for images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_rules: BTreeMap<Rule, u64>,
     /// The duration in milliseconds.
     pub ms: u64,
 }

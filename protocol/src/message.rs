@@ -12,6 +12,7 @@ use crate::{
     bytes,
     facts::{Freeze, Observation},
     identity::{Begin, Identity},
+    image::diff::Comparison,
     trigger::Trigger,
 };
 
@@ -100,6 +101,20 @@ pub enum Request {
         /// Path of the log file to write.
         log: String,
         /// Time limit in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Checkpoints a frozen container that was restarted, and compares the image with the one that
+    /// it was restarted from. [`Reply::SecondImage`].
+    SecondImage {
+        /// Name of the container.
+        run: String,
+        /// Path of the image that it was restarted from.
+        first: String,
+        /// Path of the image file to write. It is not synced.
+        second: String,
+        /// Path of the log file to write.
+        log: String,
+        /// Time limit of the checkpoint in milliseconds.
         timeout_ms: u64,
     },
     /// Kills all tasks of a container and waits until they are gone. [`Reply::Done`].
@@ -273,6 +288,15 @@ pub enum Reply {
         pid: Option<i32>,
         /// The result of the restart tool, if it has ended.
         tool: Option<ToolRun>,
+    },
+    /// The result of a second checkpoint.
+    SecondImage {
+        /// The result of the checkpoint tool.
+        tool: ToolRun,
+        /// What the two images differ in; `None` if there are not two.
+        comparison: Option<Comparison>,
+        /// What is wrong with an image that cannot be read.
+        unreadable: Option<String>,
     },
     /// A directory listing.
     Files {

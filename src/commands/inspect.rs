@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use crucible_protocol::image::{Descriptor, Memory, Summary, Task};
+use crucible_protocol::image::{Descriptor, ImageError, Memory, Reader, Summary, Task, diff};
 use crucible_protocol::{shown, shown_json};
 
 use crate::exit;
+use crate::images;
 
 /// Number of mappings shown per address space without `--maps`.
 const MAPPINGS: usize = 4;
@@ -32,14 +32,20 @@ pub struct InspectArgs {
     /// Show all mappings
     #[arg(long)]
     maps: bool,
+    /// Show each record with its fields instead, named as `crucible diff` names them
+    #[arg(long, conflicts_with_all = ["json", "maps"])]
+    fields: bool,
 }
 
 /// Shows the contents of an image, task by task.
 pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     let path = args.image.display();
-    let file = File::open(&args.image)
-        .map_err(|error| exit::Usage(format!("cannot open {path}: {error}")))?;
-    let summary = Summary::read(BufReader::new(file)).with_context(|| format!("{path}"))?;
+    let image = images::open(&args.image)?;
+    let unreadable = |error| images::unreadable(&args.image, error);
+    if args.fields {
+        return fields(image, &mut io::stdout().lock()).map_err(unreadable);
+    }
+    let summary = Summary::read(image).map_err(unreadable)?;
     let text = if args.json {
         json(&summary)?
     } else {
@@ -51,6 +57,31 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
         written => written.context("cannot write to standard output")?,
     }
     Ok(exit::PASS.into())
+}
+
+/// Prints each record with its fields. A reader of the output that has gone is no failure.
+fn fields(image: impl Read, out: &mut impl Write) -> Result<ExitCode, ImageError> {
+    let mut reader = Reader::new(image);
+    let mut out = BufWriter::new(out);
+    while let Some(record) = reader.next_record()? {
+        let mut text = format!("{} {:?}", record.number, record.kind);
+        if record.objref != 0 {
+            let _ = write!(text, " <{}>", record.objref);
+        }
+        text.push('\n');
+        for field in diff::fields(&record) {
+            let line = format!("{} {}", field.name, field.value);
+            let _ = writeln!(text, "  {}", shown(&line));
+        }
+        match out.write_all(text.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written.map_err(ImageError::Io)?,
+        }
+    }
+    match out.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ImageError::Io(error)),
+        _ => Ok(exit::PASS.into()),
+    }
 }
 
 fn json(summary: &Summary) -> Result<String> {
@@ -260,6 +291,21 @@ mod tests {
         assert_eq!(text.matches("memory    <1> is that of 2\n").count(), 499);
         let json = json(&summary).unwrap();
         assert_eq!(json.matches("\"fd\":").count(), 20_000);
+    }
+
+    #[test]
+    fn each_field_is_shown_by_its_name() {
+        let mut out = Vec::new();
+        fields(samples::escape().as_slice(), &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{text:?}"
+        );
+        for line in ["0 Header", "  page_size 4096", "  task[2].pgid 2", "Mm <1>"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(text.contains("  exe_file <2>\n"), "{text}");
     }
 
     #[test]

@@ -80,6 +80,10 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         .option("--offset", (args.offset > 0).then_some(args.offset))
         .option("--limit", args.limit)
         .flag("--allow-refused", args.allow_refused)
+        .option(
+            "--without",
+            experiment_run::closed(&args.experiment.without),
+        )
         .guest(&args.guest)
         .text();
     let command = Command {
@@ -91,6 +95,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         reproduce,
         journal: true,
         record: false,
+        restart_kernel: None,
     };
     experiment_run::run(
         &command,
@@ -112,6 +117,7 @@ fn logs(args: &MatrixArgs, context: &Context, experiment: &MatrixExperiment) -> 
             stream: context.stream(),
             jobs: 1,
             break_switch: None,
+            without: &[],
             skip: None,
         },
         1,

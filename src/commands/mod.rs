@@ -6,6 +6,7 @@ pub mod cache;
 pub mod clean;
 pub mod clones;
 pub mod completions;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod inspect;

@@ -84,6 +84,7 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         guest: &guest,
         break_switch: None,
         record: false,
+        restart_kernel: None,
         reproduce: args.reproduce(),
         // It would replace that of a larger run.
         journal: args.only.is_empty(),

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible scenario`
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use crucible_engine::event;
-use crucible_engine::experiment::ScenarioExperiment;
+use crucible_engine::experiment::{RandomExperiment, ScenarioExperiment};
+use crucible_engine::random;
 use crucible_engine::trial::Options;
 use crucible_engine::{Backend, EventSpec, RestartIn, Scenario};
 
@@ -26,7 +28,7 @@ use crate::screens;
 pub struct ScenarioArgs {
     /// Scenarios to run: names that `crucible list` prints, or directories
     #[arg(
-        required_unless_present = "all",
+        required_unless_present_any = ["all", "random"],
         conflicts_with = "all",
         value_name = "SCENARIO"
     )]
@@ -34,6 +36,10 @@ pub struct ScenarioArgs {
     /// Run every scenario
     #[arg(long)]
     all: bool,
+    /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
+    /// restarted, or refused if it has something unsupported. One that fails is made smaller
+    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat", "piece"])]
+    random: Option<RangeInclusive<u64>>,
     /// Number of times to checkpoint and restart each case
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
@@ -50,6 +56,10 @@ pub struct ScenarioArgs {
         value_name = "WHERE"
     )]
     restart_in: RestartInArg,
+    /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
+    /// checkpoint/restart is broken?
+    #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
+    restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass
     #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
     accept: bool,
@@ -109,6 +119,9 @@ impl From<BackendArg> for Backend {
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     args.check_record().map_err(Usage)?;
     let root = &context.root()?;
+    if let Some(seeds) = &args.random {
+        return random(args, seeds, root, context);
+    }
     let scenarios = load(&args.names, args.all, root).map_err(Usage)?;
     if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
         let why = "--accept changes a scenario's expected result, and the scenarios that come with \
@@ -128,8 +141,9 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         guest: &args.recorded(args.broken.guest(&args.guest)),
         break_switch: break_switch.as_deref(),
         reproduce: args.reproduce(),
-        journal: !args.record,
+        journal: !args.record && args.restart_kernel.is_none(),
         record: args.record,
+        restart_kernel: args.restart_kernel.as_deref(),
     };
     let backends: Vec<_> = args.backend.iter().map(|&backend| backend.into()).collect();
     let experiment = ScenarioExperiment {
@@ -143,6 +157,46 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         |_| Ok(experiment),
         &screens::scenario::screen,
     )
+}
+
+/// Runs random trees.
+fn random(
+    args: &ScenarioArgs,
+    seeds: &RangeInclusive<u64>,
+    root: &Path,
+    context: &Context,
+) -> Result<ExitCode> {
+    let names = [random::SCENARIO.to_owned()];
+    let scenario = load(&names, false, root).map_err(Usage)?.remove(0);
+    let break_switch = args.broken.name();
+    let command = Command {
+        name: "scenario",
+        what: "random",
+        args: &args.experiment,
+        guest: &args.recorded(args.broken.guest(&args.guest)),
+        break_switch: break_switch.as_deref(),
+        reproduce: args.reproduce(),
+        journal: !args.record,
+        record: args.record,
+        restart_kernel: args.restart_kernel.as_deref(),
+    };
+    let experiment = RandomExperiment::new(scenario, seeds.clone(), args.options());
+    experiment_run::run(
+        &command,
+        context,
+        |_| Ok(experiment),
+        &screens::random::screen,
+    )
+}
+
+/// Parses `17` or `1..200`, which includes its end.
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u64>().ok();
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err("seeds are a number, such as 17, or a range, such as 1..200".into()),
+    }
 }
 
 impl ScenarioArgs {
@@ -178,8 +232,8 @@ impl ScenarioArgs {
             repeat: self.repeat,
             at: self.at.clone(),
             restart_in: match self.restart_in {
-                RestartInArg::Same => RestartIn::Same,
-                RestartInArg::Fresh => RestartIn::Fresh,
+                RestartInArg::Same if self.restart_kernel.is_none() => RestartIn::Same,
+                _ => RestartIn::Fresh,
             },
             timeout: self.timeout,
             backend: Backend::default(),
@@ -191,6 +245,8 @@ impl ScenarioArgs {
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
+        let kernel = self.restart_kernel.as_ref();
+        let kernel = kernel.map(|image| image.display().to_string());
         let backends: Vec<_> = self
             .backend
             .iter()
@@ -201,13 +257,26 @@ impl ScenarioArgs {
         for name in &self.names {
             line = line.word(name);
         }
-        line.option("--at", self.at.as_ref())
+        let seeds = self
+            .random
+            .as_ref()
+            .map(|seeds| match seeds.start() == seeds.end() {
+                true => seeds.start().to_string(),
+                false => format!("{}..{}", seeds.start(), seeds.end()),
+            });
+        line.option("--random", seeds)
+            .option("--at", self.at.as_ref())
             .option("--restart-in", fresh)
+            .option("--restart-kernel", kernel)
             .option("--backend", backends)
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
             .flag("--record", self.record)
+            .option(
+                "--without",
+                experiment_run::closed(&self.experiment.without),
+            )
             .guest(&self.guest)
             .text()
     }
@@ -295,6 +364,17 @@ mod tests {
         let recorded = args(&["hello", "--record"]).unwrap();
         let guest = recorded.recorded(recorded.guest.clone());
         assert!(guest.machine.cold && guest.machine.machine == MachineArg::Qemu);
+    }
+
+    #[test]
+    fn seeds_are_a_number_or_a_range() {
+        assert_eq!(seeds("17"), Ok(17..=17));
+        assert_eq!(seeds("1..200"), Ok(1..=200));
+        for wrong in ["", "x", "3..2", "-1", "1..", "1...3"] {
+            assert!(seeds(wrong).is_err(), "{wrong}");
+        }
+        let args = args(&["--random", "1..3"]).unwrap();
+        assert_eq!(args.reproduce(), "cargo run -q -- scenario --random 1..3");
     }
 
     #[test]

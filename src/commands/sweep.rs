@@ -135,6 +135,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         // A single point is not a sweep, and must not replace the journal of one.
         journal: args.point.is_none() || args.trials.is_some(),
         record: false,
+        restart_kernel: None,
     };
     let (kind, kind_name) = (args.event.kind(), args.event.name());
     if args.chain {
@@ -209,6 +210,10 @@ impl SweepArgs {
             .flag("--chain", self.chain)
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
+            .option(
+                "--without",
+                experiment_run::closed(&self.experiment.without),
+            )
             .guest(&self.guest)
             .text()
     }

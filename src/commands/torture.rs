@@ -72,6 +72,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         reproduce: args.reproduce(),
         journal: !args.coverage,
         record: false,
+        restart_kernel: None,
     };
     let root = context.root()?;
     let make = |images: &crate::boot_artefacts::BootArtefacts| {

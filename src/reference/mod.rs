@@ -17,6 +17,7 @@ use crucible_engine::normalise::Rule;
 use crucible_engine::scenario::{KEYS, Place};
 use crucible_engine::stream;
 use crucible_engine::{Blame, Condition, Verdict};
+use crucible_protocol::image::diff;
 
 use crate::exit;
 
@@ -165,6 +166,31 @@ fn rules() -> String {
          ignored if the scenario names its rule in `normalise`.\n\n{}",
         rows(false),
         rows(true),
+    ) + &image_rules()
+}
+
+/// The rules by which two images may differ.
+fn image_rules() -> String {
+    let rows = diff::Rule::ALL.iter().map(|rule| {
+        let fields = rule.fields().iter().map(|(kind, fields)| {
+            let fields = fields.iter().map(|field| code(field)).collect::<Vec<_>>();
+            match fields.is_empty() {
+                true => format!("a new {kind:?}"),
+                false => format!("{kind:?} {}", fields.join(", ")),
+            }
+        });
+        [
+            code(rule.name()),
+            fields.collect::<Vec<_>>().join("; "),
+            rule.meaning().to_owned(),
+        ]
+    });
+    format!(
+        "\n## Images\n\nThe restarted tree, still frozen, is checkpointed once more, and its image is \
+         compared with that which it was restarted from: each byte of each record \
+         (`crucible diff`). These rules forgive that a field differs, and in which way; whatever else \
+         differs is a difference. `--exact` uses none.\n\n{}",
+        table(["rule", "fields", "forgives"], rows)
     )
 }
 

@@ -159,6 +159,9 @@ mod tests {
 
     fn cell(name: &str, class: Class) -> Cell {
         Cell {
+            images: Vec::new(),
+            kept: Vec::new(),
+            image_rules: Default::default(),
             cell: name.to_owned(),
             class,
             why: Some("the restarted run observed something different".to_owned()),

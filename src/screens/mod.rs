@@ -7,6 +7,7 @@ pub mod chain;
 pub mod matrix;
 pub mod mutate;
 pub mod nightly;
+pub mod random;
 pub mod scenario;
 pub mod sweep;
 pub mod torture;

@@ -196,6 +196,7 @@ mod tests {
             booted: None,
         };
         let record = Record {
+            without: Vec::new(),
             schema: SCHEMA,
             command: "scenario".into(),
             outcome: report.outcome(),

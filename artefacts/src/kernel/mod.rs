@@ -298,6 +298,28 @@ pub fn custom(
     plan.build(cache, &source, progress)
 }
 
+/// Brings the build directory up to date for a kernel that is cached: it may have built another one
+/// since, as bisections do. What [`Lines`] needs is there afterwards.
+///
+/// # Errors
+/// As of [`custom`].
+pub fn build_again(
+    cache: &Cache,
+    sources: &Sources,
+    origin: &Origin,
+    flavour: Flavour,
+    custom: &Custom,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let source = match origin {
+        Origin::Image(_) => return Ok(()),
+        Origin::Pinned => source::pinned(cache, sources, progress)?,
+        Origin::Tree(tree) => source::foreign(tree)?,
+    };
+    let plan = Plan::new(sources, &source.base(), flavour, custom)?;
+    plan.make(cache, &source, progress, |_, _| Ok(()))
+}
+
 /// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
 /// with this content, which git names. Fetches and builds nothing.
 ///

@@ -13,6 +13,7 @@ use super::{Experiment, Finding, Group, Journal, Summary};
 use crate::{
     abort::Abort,
     blame::{Blame, Condition},
+    eye::Eye,
     interrupt,
     outcome::{Memory, Outcome},
     results::Store,
@@ -33,6 +34,8 @@ pub struct Setup<'a> {
     pub jobs: u8,
     /// Switch of the debug kernel to set in each guest.
     pub break_switch: Option<&'a str>,
+    /// Eyes that are closed.
+    pub without: &'a [Eye],
     /// Keys of units that are not to be run; those of an unknown key are.
     pub skip: Option<&'a HashSet<String>>,
 }

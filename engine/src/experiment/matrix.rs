@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible matrix`: each cell is a unit.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
 use crucible_protocol::matrix::{Cell, Class};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use super::{Done, Experiment, Finding, Group, Identity, Summary};
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
+    eye::Eye,
     guest::Guest,
     outcome::Outcome,
     session::Session,
@@ -101,6 +102,7 @@ impl MatrixExperiment {
             Class::Refused | Class::Excluded | Class::NoSuchStop | Class::Indistinguishable => {
                 Condition::NotApplicable
             }
+            Class::SecondRefused => Condition::SecondRefused,
             Class::Failed => Condition::Diverged,
             Class::Unknown => Condition::Unstable,
         };
@@ -108,10 +110,14 @@ impl MatrixExperiment {
             Class::Passed => "the tracer sees the same".to_owned(),
             class => class.name().to_owned(),
         });
-        let lines = match &cell.differs {
+        let mut lines = match &cell.differs {
             Some([control, other]) => vec![format!("- {control}"), format!("+ {other}")],
             None => Vec::new(),
         };
+        lines.extend(cell.images.iter().cloned());
+        if let [first, second] = &cell.kept[..] {
+            lines.push(format!("crucible diff {first} {second}"));
+        }
         Outcome {
             lines,
             ..Outcome::new(condition, why)
@@ -202,6 +208,22 @@ fn exec(
     }
 }
 
+/// Copies the images of a cell to the results directory, if they differ.
+fn keep(session: &mut Session<'_>, cell: &mut Cell) -> Result<(), Abort> {
+    let store = session.setup().store;
+    let dir = Path::new("images").join(cell.cell.replace('/', "."));
+    for path in &mut cell.kept {
+        let content = session.running().read_file(path);
+        let content = content.map_err(|error| Abort::guest(Phase::After, error))?;
+        let name = Path::new(path.as_str()).file_name().unwrap_or_default();
+        let to = dir.join(name);
+        let written = store.write(&to, &content);
+        written.map_err(|error| Abort::io("cannot write the results", &error))?;
+        *path = to.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
 fn parse(output: &str, names: &[String]) -> Result<Vec<Cell>, Abort> {
     let cells: Vec<Cell> = output
         .lines()
@@ -268,8 +290,13 @@ impl Experiment for MatrixExperiment {
     ) -> Result<(), Abort> {
         ready(session)?;
         let patience = session.patience();
-        let output = exec(session.running(), &[], units, patience)?;
-        for (unit, cell) in units.iter().zip(parse(&output, units)?) {
+        let options: &[&str] = match session.setup().without.contains(&Eye::SecondImage) {
+            true => &["--no-second-image"],
+            false => &[],
+        };
+        let output = exec(session.running(), options, units, patience)?;
+        for (unit, mut cell) in units.iter().zip(parse(&output, units)?) {
+            keep(session, &mut cell)?;
             done(unit, self.outcome(&cell), Some(cell))?;
         }
         Ok(())

@@ -10,6 +10,7 @@ mod executor;
 mod journal;
 pub mod matrix;
 pub mod mutate;
+mod random;
 mod reach;
 mod runs;
 mod scenarios;
@@ -27,6 +28,7 @@ pub use self::{
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
     mutate::{MutateExperiment, Score},
+    random::{RandomExperiment, RandomSummary, RandomTree},
     reach::{Reach, ReachExperiment},
     runs::{RunsExperiment, See},
     scenarios::{CaseUnit, ScenarioExperiment, ScenarioSummary},

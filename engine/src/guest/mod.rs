@@ -21,6 +21,7 @@ use crucible_vmm::{Alert, AlertKind, Machine, MemoryDump};
 pub use self::attach::{Attached, Program, Sender, Streams};
 pub use self::error::GuestError;
 use self::incoming::Incoming;
+pub use self::requests::SecondImage;
 use crate::{identity, interrupt};
 
 /// Time beyond the guest's own limit that an answer may take.

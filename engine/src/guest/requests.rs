@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crucible_protocol::{
     FileEntry, Observation, Reply, Request, Stopped, ToolRun, Trigger, frame::MAX_CHUNK,
+    image::diff::Comparison,
 };
 use crucible_vmm::{Exit, TaskStates};
 
@@ -12,6 +13,17 @@ use super::{GRACE, Guest, GuestError, SESSION};
 
 /// Maximum size of a file that is read, in bytes: more than the image of any workload.
 const LONGEST_FILE: usize = 1 << 30;
+
+/// The result of a second checkpoint.
+#[derive(Clone, Debug)]
+pub struct SecondImage {
+    /// The result of the checkpoint tool.
+    pub tool: ToolRun,
+    /// What the two images differ in; `None` if there are not two.
+    pub comparison: Option<Comparison>,
+    /// What is wrong with an image that cannot be read.
+    pub unreadable: Option<String>,
+}
 
 impl Guest {
     fn done(
@@ -154,6 +166,35 @@ impl Guest {
             timeout_ms: ms(self.limit(limit)),
         };
         self.tool(request, "checkpoint", limit)
+    }
+
+    /// Checkpoints a container that was restarted from an image, frozen, and compares the two images.
+    pub fn second_image(
+        &mut self,
+        run: &str,
+        [first, second]: [&str; 2],
+        log: &str,
+        limit: Duration,
+    ) -> Result<SecondImage, GuestError> {
+        let request = Request::SecondImage {
+            run: run.to_owned(),
+            first: first.to_owned(),
+            second: second.to_owned(),
+            log: log.to_owned(),
+            timeout_ms: ms(self.limit(limit)),
+        };
+        match self.ask(request, "second-image", limit + self.prompt)? {
+            Reply::SecondImage {
+                tool,
+                comparison,
+                unreadable,
+            } => Ok(SecondImage {
+                tool,
+                comparison,
+                unreadable,
+            }),
+            _ => Err(GuestError::Confused("second-image")),
+        }
     }
 
     /// Kills a container and waits until no task of it is left.

@@ -205,6 +205,8 @@ mod tests {
                 stops: stops.iter().map(|&stop| stop.to_owned()).collect(),
                 missed: 0,
                 by_control: false,
+                image_rules: Default::default(),
+                timings: Default::default(),
             }),
         }
     }

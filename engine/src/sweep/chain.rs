@@ -10,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crucible_protocol::{EventKind, Freeze, Observation};
+use crucible_protocol::{EventKind, Freeze, Observation, image::diff};
 use serde::{Deserialize, Serialize};
 
-use super::{alike, diverged, good_control, runner};
+use super::{add, alike, diverged, good_control, runner};
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
@@ -44,6 +44,9 @@ pub struct Chain {
     /// True if the chain ended like a run that was frozen equally often, where freezing alone has
     /// a visible effect.
     pub by_control: bool,
+    /// Number of uses of each rule for images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_rules: BTreeMap<diff::Rule, u64>,
     /// Duration of an undisturbed run, in milliseconds.
     pub undisturbed_ms: u64,
     /// Duration of the chain, in milliseconds.
@@ -136,8 +139,15 @@ fn links(
             tasks,
             nonce: nonce.clone(),
         };
-        let found = runner.around(RUN, RestartIn::Same)?;
-        let checks = judge::trees(runner.backend, RestartIn::Same, &before, &found, &mut uses);
+        let seen = runner.around(RUN, RestartIn::Same)?;
+        let mut checks = match &seen.tasks {
+            Some(found) => judge::trees(runner.backend, RestartIn::Same, &before, found, &mut uses),
+            None => Vec::new(),
+        };
+        checks.extend(seen.second.as_ref().map(judge::second_image));
+        if let Some(Ok(comparison)) = seen.second.as_ref().map(|second| &second.found) {
+            add(&mut chain.image_rules, &comparison.rules);
+        }
         if let Some(bad) = checks.into_iter().find(|check| !check.ok) {
             runner.guest().kill(RUN).map_err(after)?;
             return Err(diverged(&bad));

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use crucible_protocol::{EventKind, Observation, RUN_DIR, Trigger};
+use crucible_protocol::{EventKind, Observation, RUN_DIR, Trigger, image::diff};
 use serde::{Deserialize, Serialize};
 
 pub use self::analysis::{CaseAnalysis, analyse};
@@ -59,6 +59,19 @@ pub struct PointDetail {
     pub missed: u32,
     /// True if the run ended like a control, where freezing alone has a visible effect.
     pub by_control: bool,
+    /// Number of uses of each rule for images.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_rules: BTreeMap<diff::Rule, u64>,
+    /// Durations of the steps of the last attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub timings: BTreeMap<String, u64>,
+}
+
+/// Adds the uses of rules for images.
+pub(crate) fn add(to: &mut BTreeMap<diff::Rule, u64>, from: &BTreeMap<diff::Rule, u64>) {
+    for (rule, count) in from {
+        *to.entry(*rule).or_default() += count;
+    }
 }
 
 impl PointDetail {
@@ -140,6 +153,8 @@ pub fn attempt(
         stops: BTreeSet::new(),
         missed: 0,
         by_control: false,
+        image_rules: BTreeMap::new(),
+        timings: BTreeMap::new(),
     };
     let mut case = case.clone();
     case.at = point.spec(kind);
@@ -175,10 +190,13 @@ fn attempt_once(
     if !session.is_running() {
         trial::build(session, scenario)?;
     }
-    let mut timings = BTreeMap::new();
-    let mut runner = runner(session, scenario, case, &mut timings);
+    tried.timings.clear();
+    let mut runner = runner(session, scenario, case, &mut tried.timings);
     let mut uses = Uses::new();
     let restarted = runner.restarted(RestartIn::Same)?;
+    if let Some(Ok(comparison)) = restarted.second.as_ref().map(|second| &second.found) {
+        add(&mut tried.image_rules, &comparison.rules);
+    }
     let place = reached::place(&restarted.before);
     tried.reached = reached::other(kind, &tried.point.what, &place);
     tried.stops = stops(&restarted.before.tasks);

@@ -21,6 +21,7 @@ use crate::{
     run::{Frozen, Restarted, Runner},
     scenario::{Case, Scenario},
     session::Session,
+    sweep,
 };
 
 /// Maximal number of retries after a missed event if the guest has several CPUs. While a task is
@@ -80,13 +81,18 @@ pub fn case(
             stop.into()
         }
     };
-    let outcome = match (outcome.condition, &references.control) {
+    let mut outcome = match (outcome.condition, &references.control) {
         (Condition::Diverged | Condition::Hang, Some(control)) => {
             confirm(session, scenario, &case, options, control, outcome)
         }
         _ => outcome,
     };
     record.timings = timings;
+    match session.leave_another_kernel() {
+        Ok(()) => {}
+        Err(stop) if outcome.is_pass() => outcome = stop.into(),
+        Err(stop) => outcome.lines.push(format!("at the end: {}", stop.why)),
+    }
     (outcome, record)
 }
 
@@ -232,6 +238,9 @@ fn run(
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;
         record.frozen = Some(frozen_record(&restarted.before));
+        if let Some(Ok(comparison)) = restarted.second.as_ref().map(|second| &second.found) {
+            sweep::add(&mut record.image_rules, &comparison.rules);
+        }
         let last = number == record.repeat;
         let checks = judge(
             runner.case,

@@ -8,7 +8,7 @@ use crate::{
     compare::{self, Check, RunOutput},
     diff,
     normalise::{self, Uses},
-    run::{Frozen, RestartIn, Restarted},
+    run::{Frozen, RestartIn, Restarted, Second},
     scenario::Case,
 };
 
@@ -34,10 +34,37 @@ pub(crate) fn judge(
 
 /// Compares the tree after the restart with the tree before the checkpoint.
 pub(crate) fn around(backend: Backend, restarted: &Restarted, uses: &mut Uses) -> Vec<Check> {
-    match &restarted.after {
+    let mut checks = match &restarted.after {
         Some(after) => trees(backend, restarted.place, &restarted.before, after, uses),
         None => Vec::new(),
+    };
+    checks.extend(restarted.second.as_ref().map(second_image));
+    checks
+}
+
+/// Number of differences of images that a check shows.
+const SHOWN: usize = 5;
+
+/// Judges the comparison of the second image with the first.
+pub(crate) fn second_image(second: &Second) -> Check {
+    const NAME: &str = "second image = first image";
+    let mut lines = match &second.found {
+        Ok(comparison) if comparison.is_equal() => return Check::good(NAME),
+        Ok(comparison) => {
+            let all = comparison.differences.iter();
+            let mut lines: Vec<_> = all.take(SHOWN).map(ToString::to_string).collect();
+            let rest = comparison.differences.len().saturating_sub(SHOWN) as u64;
+            if let more @ 1.. = rest + comparison.more {
+                lines.push(format!("and {more} more differences"));
+            }
+            lines
+        }
+        Err(unreadable) => vec![unreadable.clone()],
+    };
+    if let [first, second] = &second.kept[..] {
+        lines.push(format!("crucible diff {first} {second}"));
     }
+    Check::bad(NAME, lines.join("\n"))
 }
 
 /// Compares a tree after its restart in this place with the tree before its checkpoint.
@@ -154,6 +181,7 @@ mod tests {
     use super::*;
     use crate::abort::Abort;
     use crate::normalise::Rule;
+    use crucible_protocol::image::diff::{Comparison, Difference, Value};
     use crucible_protocol::{Freeze, TaskFacts};
 
     fn task(tid: i32, site: &str) -> TaskFacts {
@@ -185,6 +213,7 @@ mod tests {
         Restarted {
             before: frozen(tid, tasks),
             after: Some(tree(tasks)),
+            second: None,
             end: Ok(RunOutput::example(stdout)),
             place: RestartIn::Same,
         }
@@ -218,6 +247,42 @@ mod tests {
         assert_eq!(bad(&checks), [""; 0], "{checks:?}");
         assert_eq!(names(&checks)[..4], [POINT, WAITS, TREE, FACTS]);
         assert_eq!(checks.len(), 9);
+    }
+
+    #[test]
+    fn the_second_image_is_judged_after_what_proc_shows() {
+        let tasks = [task(1, "freezer"), task(2, "vfork")];
+        let mut run = restarted(2, &tasks, "x\n");
+        let difference = |field: &str| Difference {
+            record: "Regs".into(),
+            field: field.into(),
+            first: Value::Unsigned(1),
+            second: Value::Unsigned(2),
+            ..Difference::default()
+        };
+        let mut found = Comparison::default();
+        let second = |found: &Comparison, kept: &[&str]| Second {
+            found: Ok(found.clone()),
+            kept: kept.iter().map(|&path| path.to_owned()).collect(),
+        };
+        run.second = Some(second(&found, &[]));
+        let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
+        assert_eq!(names(&checks)[3..5], [FACTS, "second image = first image"]);
+        assert_eq!(bad(&checks), [""; 0]);
+        found.differences = (0..7).map(|n| difference(&format!("r{n}"))).collect();
+        found.more = 3;
+        run.second = Some(second(&found, &["a", "b"]));
+        let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
+        assert_eq!(bad(&checks), ["second image = first image"]);
+        let lines = checks[4].lines();
+        assert_eq!(lines[0], "Regs r0: 1, then 2");
+        assert_eq!(lines[5..], ["and 5 more differences", "crucible diff a b"]);
+        run.second = Some(Second {
+            found: Err("the second image: it is truncated".into()),
+            kept: Vec::new(),
+        });
+        let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
+        assert_eq!(checks[4].lines(), ["the second image: it is truncated"]);
     }
 
     #[test]

@@ -3,12 +3,101 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// A field of a structure that is a number or a text, and no structure itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name: `mono_ns`, `restart[3]`, `slave.rows`.
+    pub name: String,
+    /// Offset in bytes from the beginning of the outermost structure.
+    pub at: usize,
+    /// Size in bytes.
+    pub size: usize,
+    /// What its bytes are.
+    pub form: Form,
+}
+
+/// What the bytes of a field are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A number that is not negative.
+    Unsigned,
+    /// A number in two's complement.
+    Signed,
+    /// A text or an array of bytes.
+    Bytes,
+}
+
+/// A type that occurs in an image, and the fields that it consists of.
+pub trait Fields {
+    /// Adds the fields of a value that has this name at this offset.
+    fn list(name: &str, at: usize, to: &mut Vec<Field>);
+
+    /// Returns the fields of a structure, in their order.
+    fn fields() -> Vec<Field> {
+        let mut fields = Vec::new();
+        Self::list("", 0, &mut fields);
+        fields
+    }
+}
+
+macro_rules! numbers {
+    ($($kind:ty: $form:ident,)*) => {$(
+        impl Fields for $kind {
+            fn list(name: &str, at: usize, to: &mut Vec<Field>) {
+                let (name, size) = (name.to_owned(), size_of::<Self>());
+                to.push(Field { name, at, size, form: Form::$form });
+            }
+        }
+    )*};
+}
+
+numbers! {
+    u8: Unsigned, u16: Unsigned, u32: Unsigned, u64: Unsigned, i32: Signed, i64: Signed,
+}
+
+impl<const N: usize> Fields for [u8; N] {
+    fn list(name: &str, at: usize, to: &mut Vec<Field>) {
+        let (name, form) = (name.to_owned(), Form::Bytes);
+        to.push(Field {
+            name,
+            at,
+            size: N,
+            form,
+        });
+    }
+}
+
+macro_rules! arrays {
+    ($($kind:ty,)*) => {$(
+        impl<const N: usize> Fields for [$kind; N] {
+            fn list(name: &str, at: usize, to: &mut Vec<Field>) {
+                for n in 0..N {
+                    <$kind>::list(&format!("{name}[{n}]"), at + n * size_of::<$kind>(), to);
+                }
+            }
+        }
+    )*};
+}
+
+arrays! { u32, u64, }
+
 macro_rules! layout {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
         #[repr(C)]
         pub struct $name { $(pub $field: $kind,)* }
+
+        impl Fields for $name {
+            fn list(name: &str, at: usize, to: &mut Vec<Field>) {
+                let dot = if name.is_empty() { "" } else { "." };
+                $(<$kind>::list(
+                    &format!("{name}{dot}{}", stringify!($field)),
+                    at + std::mem::offset_of!($name, $field),
+                    to,
+                );)*
+            }
+        }
     };
 }
 
@@ -168,15 +257,26 @@ layout!(
     Rlimit { cur: u64, max: u64, }
 );
 layout!(
-    /// The start of `struct ckpt_siginfo`.
-    Siginfo { shared: u32, signo: u32, queued: u32, pad: u32, }
+    /// `struct ckpt_siginfo`
+    Siginfo { shared: u32, signo: u32, queued: u32, pad: u32, info: [u8; 48], }
 );
 layout!(
-    /// The start of `struct ckpt_ptrace`; a siginfo follows.
+    /// `struct ckpt_ptrace`
     Ptrace {
         tracer: i32, flags: u32, cred: u32, place: u32, stop: u32, exit_code: u32,
-        message: u64, jobctl: u32, work: u32, has_info: u32, pad: u32,
+        message: u64, jobctl: u32, work: u32, has_info: u32, pad: u32, info: [u8; 48],
     }
+);
+layout!(
+    /// `struct ckpt_timers`
+    Timers {
+        real_value: u64, real_interval: u64, virt_value: u64, virt_interval: u64,
+        prof_value: u64, prof_interval: u64, next_posix_timer: u64,
+    }
+);
+layout!(
+    /// `struct ckpt_debugregs`
+    Debugregs { dr: [u64; 8], }
 );
 layout!(
     /// `struct ckpt_eventfd`
@@ -196,6 +296,14 @@ layout!(
 layout!(
     /// `struct ckpt_epoll` with its first item.
     Epoll { fd: u32, nr: u32, data: u64, events: u32, item_fd: u32, ready: u32, added: u32, }
+);
+layout!(
+    /// `struct ckpt_epoll`
+    EpollHead { fd: u32, nr: u32, }
+);
+layout!(
+    /// `struct ckpt_epoll_item`
+    EpollItem { data: u64, events: u32, fd: u32, ready: u32, added: u32, }
 );
 layout!(
     /// `struct ckpt_posix_timer`

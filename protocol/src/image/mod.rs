@@ -5,6 +5,7 @@
 //! The format is `guest-kernel/src/include/uapi/linux/checkpoint.h`.
 
 pub mod damage;
+pub mod diff;
 mod layout;
 mod record;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -137,6 +137,7 @@ fn run_without(
         stream: &stream,
         jobs,
         break_switch: None,
+        without: &[],
         skip,
     };
     execute(played, setup, journal)

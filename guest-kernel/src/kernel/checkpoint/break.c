@@ -16,6 +16,16 @@ static const char *const names[NR_CKPT_BREAKS] = {
 	[CKPT_BREAK_SYSCALL_EXIT]	= "break_syscall_exit",
 	[CKPT_BREAK_SIGNAL_STOP]	= "break_signal_stop",
 	[CKPT_BREAK_FREE]		= "break_free",
+	[CKPT_BREAK_VMA_FLAG]		= "break_vma_flag",
+	[CKPT_BREAK_CREDENTIAL]		= "break_credential",
+	[CKPT_BREAK_REGISTER]		= "break_register",
+	[CKPT_BREAK_HANDLER]		= "break_handler",
+	[CKPT_BREAK_SIGNAL_QUEUE]		= "break_signal_queue",
+	[CKPT_BREAK_ITIMER]		= "break_itimer",
+	[CKPT_BREAK_SLEEP]		= "break_sleep",
+	[CKPT_BREAK_PIPE_FLAG]		= "break_pipe_flag",
+	[CKPT_BREAK_SHARED_PAGE]		= "break_shared_page",
+	[CKPT_BREAK_RLIMIT]		= "break_rlimit",
 };
 
 bool ckpt_broken(enum ckpt_break what)

@@ -293,7 +293,8 @@ static int fill_cred(struct cred *new, const struct ckpt_cred *rec,
 	new->cap_permitted = to_cap(rec->cap_permitted);
 	new->cap_effective = to_cap(rec->cap_effective);
 	new->cap_bset = to_cap(rec->cap_bset);
-	new->cap_ambient = to_cap(rec->cap_ambient);
+	if (!ckpt_broken(CKPT_BREAK_CREDENTIAL))
+		new->cap_ambient = to_cap(rec->cap_ambient);
 	ret = check_rights(old, new);
 	if (ret)
 		return ret;

@@ -326,7 +326,8 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	const struct inode *inode = file_user_inode(file);
 	struct ckpt_file rec = {
 		.flags = file->f_flags & KEPT_FLAGS,
-		.pos = file->f_pos,
+		/* no program sees where the file below overlayfs has been read */
+		.pos = file->f_mode & FMODE_BACKING ? 0 : file->f_pos,
 		.mode = inode->i_mode,
 		.ino = inode->i_ino,
 	};

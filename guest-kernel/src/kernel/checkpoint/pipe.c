@@ -179,7 +179,8 @@ static int fill_pipe(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 			.page = page, .len = rec->len,
 			.ops = &nosteal_pipe_buf_ops,
 		};
-		if (rec->flags & CKPT_PIPE_BUF_PACKET)
+		if (rec->flags & CKPT_PIPE_BUF_PACKET &&
+		    !ckpt_broken(CKPT_BREAK_PIPE_FLAG))
 			buf->flags |= PIPE_BUF_FLAG_PACKET;
 		if (rec->flags & CKPT_PIPE_BUF_MERGE)
 			buf->flags |= PIPE_BUF_FLAG_CAN_MERGE;

@@ -53,7 +53,9 @@ static u32 work_of(struct task_struct *t)
 		work |= CKPT_PTRACE_FORCED_TF;
 	if (test_tsk_thread_flag(t, TIF_BLOCKSTEP))
 		work |= CKPT_PTRACE_BLOCKSTEP;
-	if (test_tsk_thread_flag(t, TIF_SIGPENDING))
+	/* elsewhere, the freezer sets it */
+	if (READ_ONCE(t->ckpt_site.kind) == CKPT_SITE_PTRACE &&
+	    test_tsk_thread_flag(t, TIF_SIGPENDING))
 		work |= CKPT_PTRACE_SIGPENDING;
 	return work;
 }

@@ -74,6 +74,9 @@ static int apply_affinity(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	 */
 	if (ret == -EINVAL)
 		ret = sched_setaffinity(0, cpu_possible_mask);
+	/* the task has not chosen it: no other task can find current yet */
+	if (!ret && !(rec->flags & CKPT_TASK_AFFINITY))
+		release_user_cpus_ptr(current);
 	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
 }
 

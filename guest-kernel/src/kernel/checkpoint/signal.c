@@ -68,7 +68,8 @@ int ckpt_restore_sighand(struct ckpt_ctx *ctx)
 		sa->sa_handler = (__sighandler_t)acts[i].handler;
 		sa->sa_flags = acts[i].flags;
 		sa->sa_restorer = (__sigrestore_t)acts[i].restorer;
-		sa->sa_mask.sig[0] = acts[i].mask;
+		if (!ckpt_broken(CKPT_BREAK_HANDLER))
+			sa->sa_mask.sig[0] = acts[i].mask;
 		sigdelsetmask(&sa->sa_mask, sigmask(SIGKILL) | sigmask(SIGSTOP));
 	}
 	spin_unlock_irq(&current->sighand->siglock);
@@ -378,5 +379,6 @@ int ckpt_restore_siginfo(struct ckpt_ctx *ctx)
 	/* from a deleted timer: dequeuing it must not rearm a timer */
 	if (info.si_code == SI_TIMER)
 		info.si_sys_private = 0;
-	return ckpt_sigqueue_add(pending, &info, rec->queued);
+	return ckpt_sigqueue_add(pending, &info, rec->queued &&
+				 !ckpt_broken(CKPT_BREAK_SIGNAL_QUEUE));
 }

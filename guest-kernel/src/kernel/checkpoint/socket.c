@@ -64,14 +64,14 @@ int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,
 {
 	struct sock *sk = &unix_get_socket(file)->sk;
 	struct sock *peer = unix_peer_get(sk);
-	bool second = peer && !ckpt_sk_dead(peer) && peer < sk;
 	int ret = 0;
 
-	rec->rdev = second;
-	if (!ckpt_obj_lookup(ctx, CKPT_REC_SOCKETS, second ? peer : sk,
-			     &rec->inode))
-		ret = dump_sockets(ctx, second ? peer : sk, second ? sk : peer,
-				   &rec->inode);
+	/* the end that is written first is the first one */
+	rec->rdev = peer && !ckpt_sk_dead(peer) &&
+		    ckpt_obj_lookup(ctx, CKPT_REC_SOCKETS, peer, &rec->inode);
+	if (!rec->rdev &&
+	    !ckpt_obj_lookup(ctx, CKPT_REC_SOCKETS, sk, &rec->inode))
+		ret = dump_sockets(ctx, sk, peer, &rec->inode);
 	if (peer)
 		sock_put(peer);
 	return ret;
@@ -188,6 +188,9 @@ static int settle(struct ckpt_ctx *ctx, struct ckpt_sockets_made *made)
 			continue;
 		if (!(made->rec.ends[i].flags & CKPT_SOCKET_CLOSED))
 			return ckpt_err(ctx, -EINVAL, "a socket without an open file");
+		/* it lives on for its messages */
+		sk = sock_from_file(made->files[i])->sk;
+		WRITE_ONCE(sk->sk_sndbuf, made->rec.ends[i].sndbuf);
 		__fput_sync(made->files[i]);
 		made->files[i] = NULL;
 	}

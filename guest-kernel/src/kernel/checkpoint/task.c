@@ -459,6 +459,8 @@ void ckpt_apply_rlimits(const struct ckpt_tsk *ct)
 	struct rlimit *own = current->signal->rlim;
 	int i;
 
+	if (ckpt_broken(CKPT_BREAK_RLIMIT))
+		return;
 	task_lock(current->group_leader);
 	for (i = 0; i < RLIM_NLIMITS; i++) {
 		own[i].rlim_cur = ct->rlimits[i].cur;

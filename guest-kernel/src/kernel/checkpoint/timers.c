@@ -113,7 +113,8 @@ void ckpt_arm_timers(const struct ckpt_timers *rec)
 
 	WRITE_ONCE(sig->next_posix_timer_id, rec->next_posix_timer);
 	spin_lock_irq(&current->sighand->siglock);
-	sig->it_real_incr = ns_to_ktime(rec->real_interval);
+	if (!ckpt_broken(CKPT_BREAK_ITIMER))
+		sig->it_real_incr = ns_to_ktime(rec->real_interval);
 	if (rec->real_value)
 		hrtimer_start(&sig->real_timer, ns_to_ktime(rec->real_value),
 			      HRTIMER_MODE_REL);
@@ -259,6 +260,8 @@ static s64 passed(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	const struct ckpt_header *h = &ctx->hdr;
 	u32 clock = rec->restart[0];
 
+	if (ckpt_broken(CKPT_BREAK_SLEEP))
+		return 0;
 	if (rec->restart_kind == CKPT_RESTART_ALARM)
 		clock = clock == ALARM_REALTIME ? CLOCK_REALTIME : CLOCK_BOOTTIME;
 	else if (rec->restart_kind != CKPT_RESTART_NANOSLEEP)
@@ -303,7 +306,7 @@ void ckpt_set_restart_block(const struct ckpt_ctx *ctx,
 		set_restart_fn(rb, futex_wait_restart);
 		break;
 	case CKPT_RESTART_POLL:
-		ns = move_time(a[3], delta);
+		ns = a[2] ? move_time(a[3], delta) : a[3];
 		rb->poll.ufds = (struct pollfd __user *)a[0];
 		rb->poll.nfds = a[1];
 		rb->poll.has_timeout = a[2];

@@ -350,6 +350,8 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	int ret;
 
 	want = advice_flags(rec->advice) & VM_DONTCOPY;
+	if (ckpt_broken(CKPT_BREAK_VMA_FLAG))
+		vm = 0;
 	if (!file)
 		flags |= MAP_ANONYMOUS;
 	ret = security_mmap_file(file, rec->prot, flags);
@@ -376,7 +378,8 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			vm_flags_mod(vma, want, VM_DONTCOPY & ~want);
 		/* accounted when it was writable, and kept since */
 		if (!IS_ERR_VALUE(addr) && rec->advice & CKPT_VMA_ACCOUNT &&
-		    !(vma->vm_flags & VM_ACCOUNT)) {
+		    !(vma->vm_flags & VM_ACCOUNT) &&
+		    !ckpt_broken(CKPT_BREAK_VMA_FLAG)) {
 			ret = security_vm_enough_memory_mm(mm, vma_pages(vma));
 			if (ret)
 				addr = ret;

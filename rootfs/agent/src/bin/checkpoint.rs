@@ -35,6 +35,9 @@ struct Options {
     /// Write the image to this file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Do not wait until the image is on the disk.
+    #[arg(long)]
+    no_sync: bool,
     /// Write the kernel's log to this file instead of standard error.
     #[arg(short, long, value_name = "LOG")]
     log: Option<PathBuf>,
@@ -81,10 +84,12 @@ fn run(options: &Options) -> Result<()> {
         Some(path) => {
             let part = part_of(path);
             let file = create(&part)?;
-            let saved = frozen(options, log, || save(options, file.as_fd(), log)).and_then(|()| {
-                file.sync_all()
-                    .context("cannot write the image to the disk")
-            });
+            let sync = || match options.no_sync {
+                true => Ok(()),
+                false => file.sync_all(),
+            };
+            let saved = frozen(options, log, || save(options, file.as_fd(), log))
+                .and_then(|()| sync().context("cannot write the image to the disk"));
             if saved.is_err() || options.check {
                 fs::remove_file(&part)?;
                 return saved;

@@ -409,7 +409,8 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 	load_segments(rec);
 	current->thread.trap_nr = rec->trap_nr;
 	current->thread.error_code = rec->error_code;
-	current->thread.cr2 = rec->cr2;
+	if (!ckpt_broken(CKPT_BREAK_REGISTER))
+		current->thread.cr2 = rec->cr2;
 	set_tsc_mode(rec->tsc);
 #ifdef CONFIG_X86_VSYSCALL_EMULATION
 	/* as execve(2) of a 64-bit program does */

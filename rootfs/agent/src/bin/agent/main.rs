@@ -12,6 +12,7 @@ mod files;
 mod network;
 mod observe;
 mod reaper;
+mod second;
 mod serve;
 mod terminal;
 mod tool;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use crucible_agent::cgroup::Cgroup;
 use crucible_protocol::{
-    Begin, CONSOLE_MARK, Envelope, Reply, Request, TOOLS_DIR, Terminal, VERSION, WORK_DIR,
+    Begin, CONSOLE_MARK, Envelope, Reply, Request, TOOLS_DIR, Terminal, ToolRun, VERSION, WORK_DIR,
     frame::{self, FrameError},
 };
 use nix::{
@@ -31,7 +31,7 @@ use crate::{
     container::{self, Container, Start},
     files, observe,
     reaper::Reaper,
-    tool,
+    second, tool,
 };
 
 /// Limit for an interactive session.
@@ -154,7 +154,16 @@ impl Agent {
                 image,
                 log,
                 timeout_ms,
-            } => self.checkpoint(&run, &image, &log, ms(timeout_ms)),
+            } => self
+                .checkpoint(&run, &["-o", &image, "-l", &log], ms(timeout_ms))
+                .map(Reply::Tool),
+            Request::SecondImage {
+                run,
+                first,
+                second,
+                log,
+                timeout_ms,
+            } => self.second_image(&run, [&first, &second], &log, ms(timeout_ms)),
             Request::Kill { run, timeout_ms } => {
                 let container = self.containers.remove(&run);
                 let container = container.with_context(|| unknown(&run))?;
@@ -310,14 +319,38 @@ impl Agent {
             .map(Reply::Tool)
     }
 
-    fn checkpoint(&mut self, run: &str, image: &str, log: &str, limit: Duration) -> Result<Reply> {
+    fn checkpoint(&mut self, run: &str, options: &[&str], limit: Duration) -> Result<ToolRun> {
         let root = find(&mut self.containers, run)?.root;
         let mut command = Command::new(format!("{TOOLS_DIR}/checkpoint"));
         // Every container has its own mount namespace.
-        command.args(["--own-mounts", "-o", image, "-l", log, &root.to_string()]);
-        tool::spawn(&mut self.reaper, &mut command)?
-            .finish(&mut self.reaper, limit)
-            .map(Reply::Tool)
+        command
+            .arg("--own-mounts")
+            .args(options)
+            .arg(root.to_string());
+        tool::spawn(&mut self.reaper, &mut command)?.finish(&mut self.reaper, limit)
+    }
+
+    fn second_image(
+        &mut self,
+        run: &str,
+        [first, second]: [&str; 2],
+        log: &str,
+        limit: Duration,
+    ) -> Result<Reply> {
+        let options = ["--no-sync", "-o", second, "-l", log];
+        let tool = self.checkpoint(run, &options, limit)?;
+        let (mut comparison, mut unreadable) = (None, None);
+        if tool.success() {
+            match second::compare(first, second)? {
+                Ok(found) => comparison = Some(found),
+                Err(error) => unreadable = Some(error),
+            }
+        }
+        Ok(Reply::SecondImage {
+            tool,
+            comparison,
+            unreadable,
+        })
     }
 
     /// Adopts a container; without a first process, it is the remains of a failed restore.

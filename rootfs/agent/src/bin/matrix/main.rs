@@ -6,6 +6,7 @@
 //! observe the same. The output has one line of JSON per cell.
 
 mod run;
+mod second;
 mod verdict;
 
 use std::{
@@ -33,6 +34,9 @@ struct Options {
     /// Print the observations of each run instead.
     #[arg(long)]
     logs: bool,
+    /// Do not checkpoint restarted cells once more to compare the images.
+    #[arg(long)]
+    no_second_image: bool,
     /// Factor for all time limits.
     #[arg(long, default_value_t = 1)]
     patience: u32,
@@ -53,7 +57,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     run::set_patience(options.patience);
-    let runner = CellRunner::new(&options.program, &options.directory);
+    let eye = !options.no_second_image;
+    let runner = CellRunner::new(&options.program, &options.directory, eye);
     let mut stdout = io::stdout();
     for name in &options.cells {
         if options.logs {

@@ -2,7 +2,7 @@
 //! Runs a cell once: starts it, may freeze or restart it, and collects its observations.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     convert::Infallible,
     ffi::CString,
     fs::{self, File},
@@ -21,6 +21,7 @@ use crucible_agent::{
     cgroup::{self, Cgroup},
     sys,
 };
+use crucible_protocol::KEEP_DIR;
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -37,6 +38,8 @@ use nix::{
         setsid,
     },
 };
+
+use crate::second::{self, Second};
 
 /// Time limit for each phase of a cell; a phase normally takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -86,6 +89,8 @@ pub enum Outcome {
     Seen(Vec<String>),
     /// checkpoint(2) refused the tree, for this reason.
     Refused(String),
+    /// checkpoint(2) refused the restarted tree, for this reason.
+    SecondRefused(String),
     /// The run did not end normally, for this reason.
     Failed(String),
 }
@@ -95,6 +100,10 @@ pub struct CellRunner {
     program: PathBuf,
     directory: PathBuf,
     runs: Cell<u32>,
+    /// True if a restarted cell's second image is compared.
+    eye: bool,
+    /// What the comparison has found in the last restarted run.
+    seen: RefCell<Second>,
 }
 
 /// Result of waiting for the tracer to park.
@@ -104,13 +113,21 @@ enum Parked {
 }
 
 impl CellRunner {
-    /// Returns a runner for cells of `program`, which work in `directory`.
-    pub fn new(program: &Path, directory: &Path) -> Self {
+    /// Returns a runner for cells of `program`, which work in `directory`. With `eye`, restarted
+    /// cells are checkpointed once more.
+    pub fn new(program: &Path, directory: &Path, eye: bool) -> Self {
         Self {
             program: program.to_owned(),
             directory: directory.to_owned(),
             runs: Cell::new(0),
+            eye,
+            seen: RefCell::default(),
         }
+    }
+
+    /// Takes what the comparison of images has found in the last restarted run.
+    pub fn second(&self) -> Second {
+        self.seen.take()
     }
 
     /// Runs a cell once.
@@ -163,7 +180,7 @@ impl CellRunner {
             },
             Mode::Restarted => match wait_parked(cgroup, at)? {
                 Parked::Failed(why) => Ok(Outcome::Failed(why)),
-                Parked::Frozen => self.restart(cgroup, root, at),
+                Parked::Frozen => self.restart(cgroup, root, at, name),
             },
         };
         // Tasks that exit on their own have done so by now.
@@ -203,7 +220,7 @@ impl CellRunner {
     }
 
     /// Checkpoints the frozen tree, kills it, restarts it, and waits for its end.
-    fn restart(&self, cgroup: &Cgroup, root: Pid, at: &Path) -> Result<Outcome> {
+    fn restart(&self, cgroup: &Cgroup, root: Pid, at: &Path, name: &str) -> Result<Outcome> {
         let mut image = memory_file(c"image")?;
         let mut log = memory_file(c"log")?;
         let saved = save(root, &image, &log);
@@ -221,7 +238,14 @@ impl CellRunner {
         image.rewind()?;
         let second = Cgroup::create(self.cgroup(".again")).context("cannot create a cgroup")?;
         second.freeze()?;
-        let outcome = restart_image(&second, &image, &mut log, at);
+        let kept = Path::new(KEEP_DIR)
+            .join("matrix")
+            .join(name.replace('/', "."));
+        let look = |root: Pid| match self.eye {
+            true => self.look(root, &image, &kept),
+            false => Ok(None),
+        };
+        let outcome = restart_image(&second, &image, &mut log, at, &look);
         second.kill()?;
         ensure!(
             second.wait_empty(limit())?,
@@ -232,10 +256,32 @@ impl CellRunner {
             .context("restarted tasks remain in the cgroup")?;
         outcome
     }
+
+    /// Checkpoints a restarted tree once more and compares the images.
+    fn look(&self, root: Pid, first: &File, kept: &Path) -> Result<Option<Outcome>> {
+        let second = memory_file(c"second image")?;
+        let mut log = memory_file(c"log")?;
+        if let Err(errno) = save(root, &second, &log) {
+            let why = format!("checkpoint(2): {errno:?}: {}", log_text(&mut log)?);
+            return Ok(Some(Outcome::SecondRefused(why)));
+        }
+        self.seen.replace(second::compare(first, &second, kept)?);
+        Ok(None)
+    }
 }
 
+/// Looks at the restarted tree with this root, which is still frozen. Returns the outcome if it cannot
+/// be checkpointed.
+type Look<'a> = dyn Fn(Pid) -> Result<Option<Outcome>> + 'a;
+
 /// Restarts an image in a frozen cgroup, thaws the cgroup, and waits for the end of the tasks.
-fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Result<Outcome> {
+fn restart_image(
+    cgroup: &Cgroup,
+    image: &File,
+    log: &mut File,
+    at: &Path,
+    look: &Look<'_>,
+) -> Result<Outcome> {
     let (answer, to_answer) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this program has a single thread.
     let caller = match unsafe { fork() }? {
@@ -250,7 +296,7 @@ fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Re
         }
     };
     drop(to_answer);
-    let outcome = restarted(cgroup, answer, log, at);
+    let outcome = restarted(cgroup, answer, log, at, look);
     // The caller waits for its child, the root of the restarted tree, so that must be dead.
     cgroup.kill()?;
     if !cgroup.wait_empty(limit())? {
@@ -267,7 +313,13 @@ fn restart_image(cgroup: &Cgroup, image: &File, log: &mut File, at: &Path) -> Re
     }
 }
 
-fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Result<Outcome> {
+fn restarted(
+    cgroup: &Cgroup,
+    answer: OwnedFd,
+    log: &mut File,
+    at: &Path,
+    look: &Look<'_>,
+) -> Result<Outcome> {
     use nix::poll::{PollFd, PollFlags, poll};
     let mut fds = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
     if poll(&mut fds, cgroup::poll_timeout(limit()))? == 0 {
@@ -279,17 +331,21 @@ fn restarted(cgroup: &Cgroup, answer: OwnedFd, log: &mut File, at: &Path) -> Res
     }
     let mut response = String::new();
     File::from(answer).read_to_string(&mut response)?;
-    if response != "restored" {
+    let root = response.strip_prefix("restored ").map(str::parse);
+    let Some(Ok(root)) = root else {
         let why = log_text(log)?;
         return Ok(Outcome::Failed(format!(
             "restart(2) failed: {response}: {why}"
         )));
-    }
+    };
     if !cgroup.wait_frozen(limit())? {
         return Ok(Outcome::Failed(format!(
             "the restarted tasks do not freeze: {}",
             states(cgroup)
         )));
+    }
+    if let Some(refused) = look(Pid::from_raw(root))? {
+        return Ok(refused);
     }
     cgroup.thaw()?;
     finish(cgroup, at)
@@ -311,7 +367,7 @@ fn call(cgroup: &Cgroup, image: &File, log: &File, answer: OwnedFd) -> Result<i3
             return Ok(0);
         }
     };
-    answer.write_all(b"restored")?;
+    write!(answer, "restored {root}")?;
     drop(answer);
     loop {
         match waitpid(root, None) {

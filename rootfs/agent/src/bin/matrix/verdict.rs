@@ -8,6 +8,9 @@ use crucible_protocol::matrix::{Cell, Class};
 
 use crate::run::{CellRunner, Mode, Outcome};
 
+/// Number of differences of images that are reported.
+const SHOWN: usize = 5;
+
 #[derive(Debug, PartialEq, Eq)]
 struct Judgement {
     class: Class,
@@ -35,12 +38,28 @@ impl Judgement {
 /// Runs a cell in each mode that is needed, and returns the result.
 pub fn judge(runner: &CellRunner, name: &str) -> Result<Cell> {
     let began = Instant::now();
-    let judgement = judgement(runner, name)?;
+    runner.second();
+    let mut judgement = judgement(runner, name)?;
+    let second = runner.second();
+    let differences = &second.comparison.differences;
+    let mut images: Vec<_> = differences
+        .iter()
+        .take(SHOWN)
+        .map(ToString::to_string)
+        .collect();
+    images.extend(second.unreadable);
+    if !images.is_empty() && judgement.class == Class::Passed {
+        judgement = Judgement::because(Class::Failed, "the second image differs from the first");
+    }
+    let kept = second.kept.iter().map(|path| path.display().to_string());
     Ok(Cell {
         cell: name.to_owned(),
         class: judgement.class,
         why: judgement.why,
         differs: judgement.differs,
+        images,
+        kept: kept.collect(),
+        image_rules: second.comparison.rules,
         ms: u64::try_from(began.elapsed().as_millis())?,
     })
 }
@@ -88,6 +107,9 @@ fn judgement(runner: &CellRunner, name: &str) -> Result<Judgement> {
     let restarted = match runner.run(name, Mode::Restarted)? {
         Outcome::Seen(restarted) => restarted,
         Outcome::Refused(why) => return Ok(Judgement::because(Class::Refused, why)),
+        Outcome::SecondRefused(why) => {
+            return Ok(Judgement::because(Class::SecondRefused, why));
+        }
         Outcome::Failed(why) => return Ok(Judgement::because(Class::Failed, why)),
     };
     let Some(differs) = difference(&control, &restarted) else {
@@ -127,7 +149,9 @@ fn undisturbed(
             Some(line) => Err(unknown(line.clone())),
             None => Ok(seen),
         },
-        Outcome::Refused(why) | Outcome::Failed(why) => Err(unknown(why)),
+        Outcome::Refused(why) | Outcome::SecondRefused(why) | Outcome::Failed(why) => {
+            Err(unknown(why))
+        }
     })
 }
 

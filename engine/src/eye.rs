@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The eyes: what looks at a restarted tree before it runs on. Each can be closed, to measure what
+//! it costs and what it alone sees.
+
+use serde::{Deserialize, Serialize};
+
+/// What looks at a restarted tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Eye {
+    /// The comparison of its second image with the one that it was restarted from.
+    SecondImage,
+    /// The comparison of what `/proc` shows.
+    Facts,
+}
+
+impl Eye {
+    /// All eyes.
+    pub const ALL: [Self; 2] = [Self::SecondImage, Self::Facts];
+
+    /// The name on the command line and in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SecondImage => "second-image",
+            Self::Facts => "facts",
+        }
+    }
+}
