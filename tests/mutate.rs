@@ -41,17 +41,53 @@ fn unit<'a>(record: &'a Value, id: &str) -> &'a Value {
 #[test]
 #[ignore = "needs two kernels that no other test needs"]
 fn each_eye_kills_a_mutant_and_one_survives() {
-    use Kind::LeftOut;
+    use Kind::{LeftOut, Skewed};
     let fixture = fixture();
     let all = kernel::all_mutants(&fixture.cache, &fixture.sources, &Silent).unwrap();
     let all = all.mutants;
-    let wanted = [(
-        "ckpt_dump_sched",
-        LeftOut,
-        "rec->nice = task_nice(t);",
-        Some("what /proc shows"),
-    )];
-    let mut args = vec!["scheduling".to_owned(), "hello".to_owned()];
+    let wanted = [
+        // A register of a task that was in the kernel.
+        (
+            "ckpt_apply_regs",
+            LeftOut,
+            "regs->r10 = rec->r10;",
+            Some("what /proc shows"),
+        ),
+        (
+            "read_pair",
+            LeftOut,
+            "rec->flags |= CKPT_TTY_PACKET;",
+            Some("control: stdout"),
+        ),
+        (
+            "ckpt_write_tree",
+            LeftOut,
+            "ret = ckpt_write(ctx, CKPT_REC_TREE, 0, tree, len, NULL, 0);",
+            Some("restart refuses"),
+        ),
+        (
+            "ckpt_open_pipe",
+            LeftOut,
+            "file = dentry_open(&end->f_path, rec->flags & ~O_DIRECT, current_cred());",
+            Some("kernel-report"),
+        ),
+        (
+            "fill_end",
+            LeftOut,
+            "spin_unlock_irq(&tty->ctrl.lock);",
+            Some("hang"),
+        ),
+        (
+            "is_copied",
+            LeftOut,
+            "mmap_read_unlock(same);",
+            Some("agent"),
+        ),
+        // From where memory comes, no program can see.
+        ("ckpt_obj_insert", Skewed, "GFP_KERNEL_ACCOUNT", None),
+    ];
+    let scenarios = ["session", "terminal", "descriptors"];
+    let mut args = scenarios.map(str::to_owned).to_vec();
     let ids: Vec<_> = wanted
         .iter()
         .map(|(function, kind, text, _)| find(&all, function, *kind, text))

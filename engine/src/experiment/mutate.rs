@@ -488,6 +488,8 @@ fn eye(stop: &Abort) -> String {
             let step = stop.why.split_whitespace().next().unwrap_or_default();
             format!("{step} refuses")
         }
+        // It cannot do what it is asked: tasks are left behind, or do not end.
+        Condition::RequestFailed => "agent".to_owned(),
         condition => condition.name().to_owned(),
     }
 }

@@ -191,6 +191,7 @@ fn what_ends_a_run_is_an_eye() {
         stop(Condition::Unsupported, "checkpoint refused: x"),
         "checkpoint refuses"
     );
+    assert_eq!(stop(Condition::RequestFailed, "tasks are left"), "agent");
     assert_eq!(stop(Condition::Hang, "x"), "hang");
     assert_eq!(stop(Condition::KernelReport, "x"), "kernel-report");
 }
