@@ -439,7 +439,6 @@ fn each_rule_forgives_within_its_bound_only() {
     bad(Kind::Task, "nvcsw", 5, 4);
     bad(Kind::Signal, "nvcsw", 5, 6);
     good(Kind::Pipe, "ino", 5, 6);
-    good(Kind::Mm, "hiwater_rss", 5, 5);
     bad(Kind::Mm, "hiwater_rss", 5, 6);
     good(Kind::Timers, "real_value", 9 * SECOND, 2 * SECOND);
     bad(Kind::Timers, "real_value", 9 * SECOND, SECOND);
