@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use crucible_artefacts::kernel::{self, Custom, Flavour, Kernel, Lines, Origin};
-use crucible_artefacts::{Beside, Cache, Lock, Sources, content_hash, rootfs, scratch};
+use crucible_artefacts::{Beside, Cache, Lock, Progress, Sources, content_hash, rootfs, scratch};
 use crucible_engine::guest::Guest;
 use crucible_vmm::{DebuggerAddress, Disk, Machine, MachineSpec, Start};
 
@@ -24,10 +24,11 @@ use crate::vm_snapshot;
 
 /// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
 /// shadow, and delays the reuse of freed memory.
-const MEMORY: [(Flavour, u32); 3] = [
+const MEMORY: [(Flavour, u32); 4] = [
     (Flavour::Base, 1024),
     (Flavour::Debug, 2048),
     (Flavour::Coverage, 1024),
+    (Flavour::Instrumented, 1024),
 ];
 
 /// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
@@ -39,7 +40,7 @@ pub fn memory_mib(args: &GuestArgs) -> u32 {
 }
 
 /// The gdb command line that debugs a guest.
-fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
+pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     let quote = |words: String| match words
         .contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it))
     {
@@ -102,14 +103,16 @@ impl FromStr for GdbArg {
 }
 
 /// Where guests wait for gdb, and the directory of the socket if it is ours.
-struct Debugger {
-    address: DebuggerAddress,
+pub struct Debugger {
+    /// The address.
+    pub address: DebuggerAddress,
     _directory: Option<Temporary>,
 }
 
 impl Debugger {
-    fn of(args: &GuestArgs) -> Result<Option<Self>> {
-        Ok(match &args.gdb {
+    /// Returns where the user wants it.
+    pub fn at(gdb: Option<&GdbArg>) -> Result<Option<Self>> {
+        Ok(match gdb {
             None => None,
             Some(GdbArg::At(address)) => Some(Self {
                 address: address.clone(),
@@ -161,6 +164,8 @@ pub enum FlavourArg {
     Debug,
     /// With gcov counters in the checkpoint/restart code
     Coverage,
+    /// With all mutants of the checkpoint/restart code, none of them chosen
+    Instrumented,
 }
 
 impl From<FlavourArg> for Flavour {
@@ -169,11 +174,20 @@ impl From<FlavourArg> for Flavour {
             FlavourArg::Base => Self::Base,
             FlavourArg::Debug => Self::Debug,
             FlavourArg::Coverage => Self::Coverage,
+            FlavourArg::Instrumented => Self::Instrumented,
         }
     }
 }
 
 impl KernelArgs {
+    /// Returns the arguments for this kernel image.
+    pub fn image(image: &Path) -> Self {
+        Self {
+            kernel: Some(image.to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// Where the kernel comes from.
     pub fn origin(&self) -> Origin {
         match (&self.kernel, &self.kernel_src) {
@@ -235,6 +249,28 @@ pub struct BootArtefacts {
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
+    /// What the kernel was built from; none in a bundle, which builds none.
+    build: Option<KernelBuild>,
+}
+
+/// What a kernel was built from.
+struct KernelBuild {
+    sources: Sources,
+    origin: Origin,
+    flavour: Flavour,
+    custom: Custom,
+}
+
+impl KernelBuild {
+    fn again(&self, cache: &Cache, progress: &dyn Progress) -> crucible_artefacts::Result<()> {
+        let Self {
+            sources,
+            origin,
+            flavour,
+            custom,
+        } = self;
+        kernel::build_again(cache, sources, origin, *flavour, custom, progress)
+    }
 }
 
 /// Finds paths that cannot be what the user means, before anything is built.
@@ -295,7 +331,8 @@ impl BootArtefacts {
                 vcpus: args.machine.vcpus,
                 memory_mib: memory_mib(args),
                 cold: args.machine.cold,
-                debugger: Debugger::of(args)?,
+                debugger: Debugger::at(args.gdb.as_ref())?,
+                build: None,
             });
         }
         context.host()?;
@@ -336,7 +373,13 @@ impl BootArtefacts {
             vcpus: args.machine.vcpus,
             memory_mib: memory_mib(args),
             cold: args.machine.cold,
-            debugger: Debugger::of(args)?,
+            debugger: Debugger::at(args.gdb.as_ref())?,
+            build: Some(KernelBuild {
+                sources,
+                origin,
+                flavour,
+                custom,
+            }),
         })
     }
 
@@ -378,8 +421,16 @@ impl BootArtefacts {
     }
 
     /// Finds lines of the kernel's source.
-    pub fn lines(&self) -> Lines {
-        Lines::new(self.cache.clone(), self.kernel.image.clone())
+    pub fn lines<'a>(&'a self, context: &'a Context) -> Lines<'a> {
+        let again = || {
+            if let Some(build) = &self.build {
+                let progress = context.progress();
+                progress.note("building the kernel once more, to find the lines of its report");
+                // Without it, a report has no lines.
+                let _ = build.again(&self.cache, progress);
+            }
+        };
+        Lines::new(self.cache.clone(), self.kernel.image.clone(), again)
     }
 
     /// The kind of machine.
@@ -462,7 +513,7 @@ mod tests {
     #[test]
     fn only_this_user_reaches_a_socket_for_gdb() {
         let guest = parse(&["--gdb"]).unwrap().guest;
-        let debugger = Debugger::of(&guest).unwrap().unwrap();
+        let debugger = Debugger::at(guest.gdb.as_ref()).unwrap().unwrap();
         let DebuggerAddress::Socket(socket) = &debugger.address else {
             panic!("{}", debugger.address);
         };

@@ -6,11 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::commands::{
-    bisect, cache, clean, clones, completions, diff, doctor, exec, inspect, kernel, list, matrix,
-    nested, nightly, provenance, report, rerun, results, rootfs, scenario, shell, speed, sweep,
-    torture,
-};
+use crate::commands;
 use crate::context::{Context, Global};
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
@@ -32,84 +28,96 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run scenarios: checkpoint a workload, kill it, restart it, and compare
-    Scenario(scenario::ScenarioArgs),
+    Scenario(commands::scenario::ScenarioArgs),
     /// Checkpoint a scenario at each of its events in turn
-    Sweep(sweep::SweepArgs),
+    Sweep(commands::sweep::SweepArgs),
     /// Find the commit that broke a restart
-    Bisect(bisect::BisectArgs),
+    Bisect(commands::bisect::BisectArgs),
     /// Run everything within a budget of time, and say what has changed
-    Nightly(nightly::NightlyArgs),
+    Nightly(commands::nightly::NightlyArgs),
+    /// Show how far a night or a run is, until it ends
+    Watch(commands::watch::WatchArgs),
     /// Write the page of a night: what has changed, each failure, maps and trends
-    Report(report::ReportArgs),
+    Report(commands::report::ReportArgs),
     /// Merge the shards of a night, and show what the history says
-    Results(results::ResultsCommand),
+    Results(commands::results::ResultsCommand),
     /// Run again what failed or never ran in an earlier run
-    Rerun(rerun::RerunArgs),
+    Rerun(commands::rerun::RerunArgs),
+    /// Execute the instructions of a recorded guest again, and let gdb watch
+    Replay(commands::replay::ReplayArgs),
+    /// Show when each step of a run started and how long it took
+    Trace(commands::trace::TraceArgs),
     /// List the scenarios
-    List(list::ListArgs),
+    List(commands::list::ListArgs),
     /// Show the contents of a checkpoint image
-    Inspect(inspect::InspectArgs),
+    Inspect(commands::inspect::InspectArgs),
     /// Compare two checkpoint images: what a restart has lost, and what it has changed
-    Diff(diff::DiffArgs),
+    Diff(commands::diff::DiffArgs),
     /// Check this host, and say how to fix what is missing
-    Doctor(doctor::DoctorArgs),
+    Doctor(commands::doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
-    Torture(torture::TortureArgs),
+    Torture(commands::torture::TortureArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
-    Matrix(matrix::MatrixArgs),
+    Matrix(commands::matrix::MatrixArgs),
+    /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
+    Mutate(commands::mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
-    Kernel(kernel::KernelCommand),
+    Kernel(commands::kernel::KernelCommand),
     /// Build the guest's root file systems
-    Rootfs(rootfs::RootfsCommand),
+    Rootfs(commands::rootfs::RootfsCommand),
     /// Print hashes and versions of everything that a guest consists of, as JSON
-    Provenance(provenance::ProvenanceArgs),
+    Provenance(commands::provenance::ProvenanceArgs),
     /// Boot a guest and run a command in it, with its exit status
-    Exec(exec::ExecArgs),
+    Exec(commands::exec::ExecArgs),
     /// Boot a guest and open a shell in it
-    Shell(shell::ShellArgs),
+    Shell(commands::shell::ShellArgs),
     /// Run crucible in an emulated Linux that has KVM
-    Nested(nested::NestedArgs),
+    Nested(commands::nested::NestedArgs),
     /// Measure how fast guests start in our own VMM and in QEMU
-    Speed(speed::SpeedArgs),
+    Speed(commands::speed::SpeedArgs),
     /// Start N guests from one snapshot, and check that each has its own identity
     #[command(hide = true)]
-    Clones(clones::ClonesArgs),
+    Clones(commands::clones::ClonesArgs),
     /// Take cached artefacts to a machine without network
-    Cache(cache::CacheCommand),
+    Cache(commands::cache::CacheCommand),
     /// Remove cached artefacts that have not been used recently
-    Clean(clean::CleanArgs),
+    Clean(commands::clean::CleanArgs),
     /// Print a shell's completion script, or write man pages
-    Completions(completions::CompletionsArgs),
+    Completions(commands::completions::CompletionsArgs),
 }
 
 impl Command {
     /// Runs the command. Returns the exit code.
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         match self {
-            Self::Scenario(args) => scenario::run(&args, context),
-            Self::Sweep(args) => sweep::run(&args, context),
-            Self::Bisect(args) => bisect::run(&args, context),
-            Self::Nightly(args) => nightly::run(&args, context),
-            Self::Report(args) => report::run(&args, context),
-            Self::Results(args) => results::run(&args, context),
-            Self::Rerun(args) => rerun::run(&args, context),
-            Self::List(args) => list::run(&args, context),
-            Self::Inspect(args) => inspect::run(&args),
-            Self::Diff(args) => diff::run(&args),
-            Self::Doctor(args) => doctor::run(&args, context),
-            Self::Torture(args) => torture::run(&args, context),
-            Self::Matrix(args) => matrix::run(&args, context),
-            Self::Kernel(args) => kernel::run(&args, context),
-            Self::Rootfs(args) => rootfs::run(&args, context),
-            Self::Provenance(args) => provenance::run(&args, context),
-            Self::Exec(args) => exec::run(&args, context),
-            Self::Shell(args) => shell::run(&args, context),
-            Self::Nested(args) => nested::run(&args, context),
-            Self::Speed(args) => speed::run(&args, context),
-            Self::Clones(args) => clones::run(&args, context),
-            Self::Cache(args) => cache::run(&args, context),
-            Self::Clean(args) => clean::run(&args, context),
-            Self::Completions(args) => completions::run(&args, context),
+            Self::Scenario(args) => commands::scenario::run(&args, context),
+            Self::Sweep(args) => commands::sweep::run(&args, context),
+            Self::Bisect(args) => commands::bisect::run(&args, context),
+            Self::Nightly(args) => commands::nightly::run(&args, context),
+            Self::Watch(args) => commands::watch::run(&args, context),
+            Self::Report(args) => commands::report::run(&args, context),
+            Self::Results(args) => commands::results::run(&args, context),
+            Self::Rerun(args) => commands::rerun::run(&args, context),
+            Self::Replay(args) => commands::replay::run(&args, context),
+            Self::Trace(args) => commands::trace::run(&args, context),
+            Self::List(args) => commands::list::run(&args, context),
+            Self::Inspect(args) => commands::inspect::run(&args),
+            Self::Diff(args) => commands::diff::run(&args),
+            Self::Doctor(args) => commands::doctor::run(&args, context),
+            Self::Torture(args) => commands::torture::run(&args, context),
+            Self::Matrix(args) => commands::matrix::run(&args, context),
+            Self::Mutate(args) => commands::mutate::run(&args, context),
+            Self::Kernel(args) => commands::kernel::run(&args, context),
+            Self::Rootfs(args) => commands::rootfs::run(&args, context),
+            Self::Provenance(args) => commands::provenance::run(&args, context),
+            Self::Exec(args) => commands::exec::run(&args, context),
+            Self::Shell(args) => commands::shell::run(&args, context),
+            Self::Nested(args) => commands::nested::run(&args, context),
+            Self::Speed(args) => commands::speed::run(&args, context),
+            Self::Clones(args) => commands::clones::run(&args, context),
+            Self::Cache(args) => commands::cache::run(&args, context),
+            Self::Clean(args) => commands::clean::run(&args, context),
+            Self::Completions(args) => commands::completions::run(&args, context),
         }
     }
 }

@@ -19,14 +19,15 @@ use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA};
 use serde_json::{Value, json};
 
-use crate::boot_artefacts::{self, BootArtefacts, GuestArgs};
+use crate::boot_artefacts::{self, BootArtefacts, GuestArgs, KernelArgs};
 use crate::context::{self, Context};
 use crate::earlier::Earlier;
 use crate::exit;
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
-use crate::provenance::{Provenance, provenance};
+use crate::provenance::{Provenance, kernel_parts, provenance};
+use crate::recordings;
 use crate::stdout;
 
 /// The options that all experiments share.
@@ -84,6 +85,10 @@ pub struct Command<'a> {
     pub reproduce: String,
     /// True if a journal is kept.
     pub journal: bool,
+    /// True if guests are recorded.
+    pub record: bool,
+    /// The image of the kernel to restart with, if it is another one.
+    pub restart_kernel: Option<&'a Path>,
 }
 
 /// Formats a finished run for the screen.
@@ -116,8 +121,15 @@ pub fn run<E: Experiment>(
         arguments: env::args().collect(),
     });
     let images = BootArtefacts::prepare(context, command.guest)?;
+    let restart = command.restart_kernel.map(|image| {
+        let mut guest = command.guest.clone();
+        guest.kernel = KernelArgs::image(image);
+        BootArtefacts::prepare(context, &guest)
+    });
+    let restart = restart.transpose()?;
     let mut experiment = make(&images)?;
-    let provenance = provenance(&images)?;
+    let mut provenance = provenance(&images)?;
+    provenance.restart_kernel = restart.as_ref().map(kernel_parts).transpose()?;
     let again = context.earlier();
     if let Some(differs) = again.and_then(|earlier| earlier.differs(&provenance)) {
         context.progress().note(&differs);
@@ -130,7 +142,9 @@ pub fn run<E: Experiment>(
         &experiment,
         context,
     )?;
-    let lab = HostLab::new(&images, context);
+    let lab = HostLab::new(&images, context, command.record)
+        .restarting_in(restart.as_ref())
+        .fitting(&experiment);
     let setup = Setup {
         lab: &lab,
         store: &store,
@@ -142,6 +156,10 @@ pub fn run<E: Experiment>(
     };
     let report = experiment::execute(&mut experiment, setup, journal);
     let finished = context::shown(store.finished());
+    let recordings = match command.record {
+        true => recordings::complete(&store)?,
+        false => Vec::new(),
+    };
     let booted = report.booted.as_ref();
     let record = Record {
         schema: SCHEMA,
@@ -160,6 +178,7 @@ pub fn run<E: Experiment>(
         guest: booted.map(|booted| booted.guest.clone()),
         machine: booted.map(|booted| booted.machine.clone()),
         machine_ready_ms: booted.map(|booted| booted.ready_ms),
+        recordings,
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Machines for the engine, which does not know kernels, disks and emulators.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crucible_artefacts::kernel::{self, Flavour, Lines};
+use crucible_artefacts::scratch;
+use crucible_engine::experiment::Experiment;
 use crucible_engine::outcome::SourceLine;
 use crucible_engine::{Lab, LabError};
 use crucible_vmm::Machine;
@@ -12,6 +15,7 @@ use crucible_vmm::Machine;
 use crate::boot_artefacts::BootArtefacts;
 use crate::context::Context;
 use crate::exit;
+use crate::recordings;
 
 /// Factor for time limits with the debug kernel.
 const DEBUG_SLOWNESS: u32 = 6;
@@ -26,66 +30,127 @@ const MOST: usize = 4;
 /// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a BootArtefacts,
+    /// What the machines boot in which another kernel restarts.
+    restart: Option<&'a BootArtefacts>,
     context: &'a Context,
     slowness: u32,
-    lines: Lines,
-    /// Where guests were to leave their memory.
-    memories: Mutex<Vec<PathBuf>>,
+    /// True if guests are recorded.
+    record: bool,
+    lines: Lines<'a>,
+    /// Where guests were to leave their memory, with the image of their kernel.
+    memories: Mutex<Vec<(PathBuf, PathBuf)>>,
+    /// Maximum number of such files.
+    most: usize,
+    /// The disk that guests start with a copy of, instead of an empty one.
+    disk: Option<PathBuf>,
 }
 
 impl<'a> HostLab<'a> {
     /// Creates a lab whose machines boot these images.
-    pub fn new(images: &'a BootArtefacts, context: &'a Context) -> Self {
+    pub fn new(images: &'a BootArtefacts, context: &'a Context, record: bool) -> Self {
         let slowness = match images.flavour() {
             Flavour::Debug => DEBUG_SLOWNESS,
-            Flavour::Base | Flavour::Coverage | Flavour::Outer => 1,
+            _ => 1,
         };
         Self {
             images,
+            restart: None,
             context,
             slowness,
-            lines: images.lines(),
+            record,
+            lines: images.lines(context),
             memories: Mutex::default(),
+            most: MOST,
+            disk: None,
         }
+    }
+
+    /// The same for this experiment.
+    pub fn fitting<E: Experiment>(mut self, experiment: &E) -> Self {
+        if !experiment.keeps_memory() {
+            self.most = 0;
+        }
+        self.disk = experiment.disk().map(Path::to_owned);
+        self
     }
 }
 
-impl HostLab<'_> {
+impl<'a> HostLab<'a> {
+    /// Lets the kernel of these images restart what the other one has checkpointed.
+    pub fn restarting_in(mut self, images: Option<&'a BootArtefacts>) -> Self {
+        self.restart = images;
+        self
+    }
+
+    fn start(
+        &self,
+        images: &BootArtefacts,
+        dir: &Path,
+        scratch: &Path,
+    ) -> Result<Box<dyn Machine>, LabError> {
+        let mut spec = images.machine(scratch, dir);
+        match self.record {
+            // Its replay has the memory of every instruction.
+            true => spec.record = Some(dir.join(recordings::NAME)),
+            false => spec.dump = self.memory(dir, &images.kernel.image),
+        }
+        let machine = images.start(self.context, spec);
+        machine.map_err(|e| lab_error(&e))
+    }
+
     /// Returns the file to which a guest leaves its memory, unless enough others have.
-    fn memory(&self, dir: &Path) -> Option<PathBuf> {
-        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
-        if memories.iter().filter(|path| path.exists()).count() >= MOST {
+    fn memory(&self, dir: &Path, kernel: &Path) -> Option<PathBuf> {
+        let mut memories = self.memories();
+        if memories.iter().filter(|(path, _)| path.exists()).count() >= self.most {
             return None;
         }
         let path = dir.join(MEMORY);
-        memories.push(path.clone());
+        memories.push((path.clone(), kernel.to_owned()));
         Some(path)
+    }
+
+    fn memories(&self) -> MutexGuard<'_, Vec<(PathBuf, PathBuf)>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Lab for HostLab<'_> {
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
-        let mut spec = self.images.machine(scratch, dir);
-        spec.dump = self.memory(dir);
-        self.images
-            .start(self.context, spec)
-            .map_err(|e| lab_error(&e))
+        self.start(self.images, dir, scratch)
+    }
+
+    fn boot_to_restart(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
+        self.start(self.restart.unwrap_or(self.images), dir, scratch)
+    }
+
+    fn restarts_with_another_kernel(&self) -> bool {
+        self.restart.is_some()
     }
 
     fn scratch(&self, path: &Path) -> Result<(), LabError> {
-        self.images
-            .scratch(self.context, path)
-            .map_err(|e| lab_error(&e))
+        let made = match &self.disk {
+            Some(disk) => scratch::copy(disk, path).map_err(anyhow::Error::from),
+            None => self.images.scratch(self.context, path),
+        };
+        made.map_err(|e| lab_error(&e))
     }
 
     fn open_memory(&self, file: &Path) -> String {
-        let words = [Path::new("gdb"), &self.images.kernel.image, file];
+        let memories = self.memories();
+        // The run has another name by now than when the guest was started.
+        let of = memories.iter().find(|(path, _)| ends_alike(path, file));
+        let kernel = of.map_or(&self.images.kernel.image, |(_, kernel)| kernel);
+        let words = [Path::new("gdb"), kernel, file];
         let words = words.map(|word| word.to_string_lossy().into_owned());
         // It fails for a NUL only, which no path has.
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
+        // A report does not say which of two kernels has printed it.
+        if self.restart.is_some() {
+            return Vec::new();
+        }
         let places = kernel::places(report);
         let found = places.iter().filter_map(|place| {
             let kernel::Line { file, line } = self.lines.find(place)?;
@@ -105,6 +170,13 @@ impl Lab for HostLab<'_> {
     fn finds_leaks(&self) -> bool {
         self.images.flavour() == Flavour::Debug
     }
+}
+
+/// Returns true when both are the file of the same machine.
+fn ends_alike(one: &Path, other: &Path) -> bool {
+    let parts =
+        |path: &Path| -> Vec<_> { path.iter().rev().take(2).map(OsStr::to_owned).collect() };
+    parts(one) == parts(other)
 }
 
 fn lab_error(error: &anyhow::Error) -> LabError {

@@ -27,15 +27,18 @@ mod images;
 mod listeners;
 mod log;
 pub mod machines;
+mod mutate_run;
 mod nightly_run;
 mod outer_linux;
 mod provenance;
+mod recordings;
 mod reference;
 mod screens;
 mod stdout;
 mod temporary;
 mod terminal;
 mod vm_snapshot;
+mod watching;
 
 use std::env;
 use std::process::ExitCode;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crucible_engine::{Condition, Scenario};
 use crucible_history::{Change, Judgement, Night as NightRow, Store};
 use crucible_nightly::{
     Basis, Error as NightError, Listener, Night, NightReport, Offer, Plan, Ran, Settings,
-    ShardSpec, Step, bisect, jobs, plan,
+    ShardSpec, Step, bisect, jobs, plan, unfinished,
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -117,9 +117,42 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(crate::exit::PASS.into())
 }
 
-/// Makes the plan. Returns it with what it was made from and the directory of the results.
-fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
+/// Returns the words of the command that runs again what of a night failed or never ran, as a night of
+/// its own; none if there is nothing. Returns nothing if the history has no such night.
+///
+/// # Errors
+/// The history or a scenario cannot be read.
+pub fn again(night: &str, context: &Context) -> Result<Option<Vec<String>>> {
     let results = context.results()?;
+    let path = history(&results);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let store = Store::open(&path)?;
+    let Some(row) = store.nights()?.into_iter().find(|it| it.id == night) else {
+        return Ok(None);
+    };
+    let begun = results.join("nights").join(night).join(BASIS);
+    let basis = basis_of(&begun)?.unwrap_or_default();
+    let jobs = jobs(&offer(context)?, &basis);
+    let whole = plan(jobs.clone(), &basis, row.shards).hash == row.plan;
+    let keys = unfinished(&jobs, &store, night, whole)?;
+    if keys.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let mut words = vec!["nightly".to_owned()];
+    for key in keys {
+        words.extend(["--job".to_owned(), key]);
+    }
+    // The same parts of sweeps and of the matrix.
+    if begun.is_file() {
+        words.extend(["--basis".to_owned(), begun.display().to_string()]);
+    }
+    Ok(Some(words))
+}
+
+/// Returns what this host and this checkout have to offer.
+fn offer(context: &Context) -> Result<Offer> {
     let scenarios = context.root()?.join("scenarios");
     let mut offer = Offer {
         canary: Some(CANARY.into()),
@@ -134,8 +167,14 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
         offer.machines.push("kvm".into());
     }
     offer.machines.push("qemu".into());
+    Ok(offer)
+}
+
+/// Makes the plan. Returns it with what it was made from and the directory of the results.
+fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
+    let results = context.results()?;
     let basis = basis(args, &results, night)?;
-    let mut jobs = jobs(&offer, &basis);
+    let mut jobs = jobs(&offer(context)?, &basis);
     if !args.job.is_empty() {
         jobs.retain(|job| args.job.iter().any(|pattern| is_like(pattern, &job.key())));
         if jobs.is_empty() {
@@ -158,10 +197,18 @@ fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
         }
         None => return Ok(Basis::default()),
     };
-    let text = fs::read_to_string(path);
-    let text = text.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    let none = || Usage(format!("there is no file {}", path.display()));
+    Ok(basis_of(path)?.ok_or_else(none)?)
+}
+
+/// Reads a basis; none if there is no such file.
+fn basis_of(path: &Path) -> Result<Option<Basis>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?,
+    };
     let malformed = |e| Usage(format!("{} is no basis: {e}", path.display()));
-    Ok(serde_json::from_str(&text).map_err(malformed)?)
+    Ok(Some(serde_json::from_str(&text).map_err(malformed)?))
 }
 
 /// Returns true when a text begins with the pattern, or is like it; `*` stands for any text.
@@ -293,6 +340,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         guest: None,
         machine: None,
         machine_ready_ms: None,
+        recordings: Vec::new(),
         ms: began.elapsed().as_millis() as u64,
         results: finished.clone(),
     };

@@ -25,6 +25,9 @@ pub struct Provenance {
     pub checkout: Option<Checkout>,
     /// The guest's kernel.
     pub kernel: KernelParts,
+    /// The kernel of the machines that restart, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_kernel: Option<KernelParts>,
     /// Hash of the image with the agent and its tools.
     pub agent: String,
     /// The guest's userland.
@@ -106,14 +109,24 @@ pub fn provenance(images: &BootArtefacts) -> Result<Provenance> {
         } else {
             Sources::find().ok().and_then(|it| checkout(it.root()))
         },
-        kernel: KernelParts {
-            image: images.content_hash(&images.kernel.image)?,
-            identity: images.kernel.identity.clone(),
-        },
+        kernel: kernel_parts(images)?,
+        restart_kernel: None,
         agent: images.content_hash(&images.agent)?,
         userland: userland(images)?,
         qemu: (images.kind() == Kind::Qemu).then(qemu),
         host: host()?,
+    })
+}
+
+/// Returns what the kernel of these artefacts consists of.
+///
+/// # Errors
+///
+/// Its image cannot be read.
+pub fn kernel_parts(images: &BootArtefacts) -> Result<KernelParts> {
+    Ok(KernelParts {
+        image: images.content_hash(&images.kernel.image)?,
+        identity: images.kernel.identity.clone(),
     })
 }
 

@@ -32,8 +32,18 @@ fn commit(directory: &Path, subject: &str) -> String {
     git(directory, &["rev-parse", "HEAD"])
 }
 
-/// A history with six commits behind its first one. Returns the culprit.
-fn plant(directory: &Path) -> String {
+/// Changes a source file.
+fn change(directory: &Path, name: &str, how: &dyn Fn(String) -> String) {
+    let sources = directory.join("guest-kernel/src/kernel/checkpoint");
+    let path = sources.join(name);
+    let text = fs::read_to_string(&path).expect("a source file");
+    let changed = how(text.clone());
+    assert_ne!(text, changed, "{name}");
+    fs::write(path, changed).expect("a source file");
+}
+
+/// A history of one commit, with the tag `good`.
+fn base(directory: &Path) {
     let copied = Command::new("cp")
         .args(["-a", concat!(env!("CARGO_MANIFEST_DIR"), "/guest-kernel")])
         .arg(directory)
@@ -42,14 +52,12 @@ fn plant(directory: &Path) -> String {
     git(directory, &["init", "-q"]);
     commit(directory, "base");
     git(directory, &["tag", "good"]);
-    let sources = directory.join("guest-kernel/src/kernel/checkpoint");
-    let change = |name: &str, how: &dyn Fn(String) -> String| {
-        let path = sources.join(name);
-        let text = fs::read_to_string(&path).expect("a source file");
-        let changed = how(text.clone());
-        assert_ne!(text, changed, "{name}");
-        fs::write(path, changed).expect("a source file");
-    };
+}
+
+/// A history with six commits behind its first one. Returns the culprit.
+fn plant(directory: &Path) -> String {
+    base(directory);
+    let change = |name: &str, how: &dyn Fn(String) -> String| change(directory, name, how);
     change("fs.c", &|text| text + "\n/* A comment. */\n");
     commit(directory, "fs: Say something");
     change("sched.c", &|text| text + "\nbroken\n");
@@ -117,19 +125,44 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     }
     let lines = check("culprit")["lines"].to_string();
     assert!(lines.contains("Umask"), "{lines}");
+    // It is the half that restarts.
+    let crossed = &report["crossed"];
+    assert_eq!(crossed["half"], "restart", "{crossed:#}");
+    assert_eq!(crossed["checkpointed_by_good"]["failures"], 1);
+    assert!(crossed["checkpointed_by_bad"]["runs"].as_u64() >= Some(3));
     let fixes = format!("Fixes: {} (\"fs: Restore another umask\")", &culprit[..12]);
     assert_eq!(second["trailers"][0], fixes.as_str());
 
     // What is known costs nothing.
     let third = record(&start().end());
     assert_eq!(third["report"]["node"], report["node"]);
-    assert_eq!(third["report"]["runs"], 0);
-    assert_eq!(third["report"]["builds"], 0);
+    assert_eq!(third["report"]["runs"], 0, "{third:#} after {second:#}");
+    assert_eq!(third["report"]["builds"], 0, "{third:#} after {second:#}");
     assert_eq!(git(history.path(), &["status", "--porcelain"]), "");
     assert_eq!(
         git(history.path(), &["worktree", "list"]).lines().count(),
         1
     );
+}
+
+#[test]
+fn a_broken_checkpoint_is_told_from_a_broken_restart() {
+    let history = tempfile::tempdir().expect("a directory");
+    base(history.path());
+    let (right, wrong) = ("rec.umask = t->fs->umask;", "rec.umask = t->fs->umask ^ 2;");
+    change(history.path(), "fs.c", &|text| text.replace(right, wrong));
+    commit(history.path(), "fs: Save another umask");
+    let source = history.path().to_str().expect("a path in UTF-8");
+    let search = [
+        "bisect", "hello", "--json", "--good", "good", "--src", source,
+    ];
+    let ended = cli::run(&search);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let record = record(&ended);
+    let crossed = &record["report"]["crossed"];
+    assert_eq!(crossed["half"], "checkpoint", "{record:#}");
+    assert_eq!(crossed["checkpointed_by_bad"]["failures"], 1);
+    assert_eq!(crossed["checkpointed_by_good"]["failures"], 0);
 }
 
 #[test]

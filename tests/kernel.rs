@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
 use common::fixture;
 use crucible_artefacts::Silent;
 use crucible_artefacts::kernel::{self, Signer};
+use crucible_mutants::{Half, Mutant};
 
 #[test]
 fn the_exported_series_passes_checkpatch() {
@@ -45,6 +47,25 @@ fn the_exported_series_passes_checkpatch() {
         }
     }
     assert!(complaints.is_empty(), "{complaints}");
+}
+
+#[test]
+fn the_sources_have_mutants_and_the_list_of_equivalent_ones_is_true() {
+    let fixture = fixture();
+    let all = kernel::all_mutants(&fixture.cache, &fixture.sources, &Silent).unwrap();
+    // What the parser does not understand would silently have no mutants.
+    assert_eq!(all.unread, [""; 0]);
+    let saving = |one: &&Mutant| one.half == Half::Saving;
+    let restoring = |one: &&Mutant| one.half == Half::Restoring;
+    assert!(all.mutants.iter().filter(saving).count() > 1000);
+    assert!(all.mutants.iter().filter(restoring).count() > 1000);
+    let ids: BTreeSet<_> = all.mutants.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids.len(), all.mutants.len(), "two mutants have one name");
+    let list = fixture.sources.root().join("guest-kernel/mutants.toml");
+    let text = fs::read_to_string(list).unwrap();
+    if let Err(error) = crucible_mutants::equivalents(&text, &ids) {
+        panic!("guest-kernel/mutants.toml: {error}");
+    }
 }
 
 #[test]

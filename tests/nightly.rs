@@ -98,17 +98,24 @@ fn a_killed_night_leaves_nothing_running() {
     let mut command = cli::program(&long);
     command.env("CRUCIBLE_RESULTS", results);
     let night = cli::spawn(command, results.to_owned(), None);
-    let group = night.pid();
     let began = Instant::now();
-    while !cli::group(group).iter().any(|it| it.starts_with("qemu")) {
+    // A job has a group of its own.
+    let groups = loop {
         assert!(began.elapsed() < common::LONG, "no machine");
+        let groups = cli::groups_of_family(night.pid());
+        let machine = |group: &u32| {
+            *group != night.pid() && cli::group(*group).iter().any(|it| it.starts_with("qemu"))
+        };
+        if groups.iter().any(machine) {
+            break groups;
+        }
         thread::sleep(PERIOD);
-    }
+    };
     night.signal("-KILL");
     night.end();
     let killed = Instant::now();
     loop {
-        let left = cli::group(group);
+        let left: Vec<_> = groups.iter().flat_map(|group| cli::group(*group)).collect();
         if left.is_empty() {
             break;
         }
@@ -124,7 +131,10 @@ fn a_killed_night_leaves_nothing_running() {
 fn a_budget_too_small_for_anything_is_no_good_night() {
     common::fixture();
     let directory = tempfile::tempdir().expect("a directory");
-    let args = [&["-q", "nightly", "--budget", "1ms", "--json"][..], &JOBS].concat();
+    let args = [
+        "-q", "nightly", "--budget", "1ms", "--night", "n1", "--json",
+    ];
+    let args = [&args[..], &JOBS].concat();
     let ended = run(directory.path(), &args);
     assert_eq!(ended.status.code(), Some(125), "{ended:?}");
     let record = json_of(&ended);
@@ -135,6 +145,19 @@ fn a_budget_too_small_for_anything_is_no_good_night() {
             .iter()
             .all(|test| test["why"].as_str().is_some_and(|it| it.contains("budget")))
     );
+    // What never ran is run again, and then nothing is left.
+    let again = run(
+        directory.path(),
+        &["-q", "rerun", "n1", "--", "--night", "n2", "--json"],
+    );
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let again = json_of(&again);
+    let planned = |record: &Value| record["summary"]["planned"].clone();
+    assert_eq!(planned(&again), planned(&record), "{again:#}");
+    let nothing = run(directory.path(), &["-q", "rerun", "n2"]);
+    assert_eq!(nothing.status.code(), Some(0), "{nothing:?}");
+    let said = String::from_utf8_lossy(&nothing.stderr);
+    assert!(said.contains("nothing of this night failed"), "{said}");
 }
 
 #[test]

@@ -83,6 +83,17 @@ impl Tally {
             .max_by_key(|(_, count)| *count)
     }
 
+    /// Returns the name of the most frequent failure that is another one, if there is one.
+    pub fn others_of(&self, sought: Option<&Signature>) -> Option<String> {
+        let others = self
+            .failed
+            .iter()
+            .filter(|(it, count)| **count > 0 && Some(*it) != sought);
+        others
+            .max_by_key(|(_, count)| **count)
+            .map(|(signature, _)| signature.to_string())
+    }
+
     /// Returns the runs that count for a failure: those that passed, and those that failed in this
     /// way.
     pub fn evidence(&self, sought: Option<&Signature>) -> Evidence {

@@ -6,6 +6,7 @@
 //! repository are one subject; a simulation is another.
 
 mod board;
+mod cross;
 mod graph;
 mod journal;
 mod report;
@@ -15,6 +16,7 @@ mod subject;
 
 pub use self::{
     board::Tally,
+    cross::{Cross, Crossed, Half},
     graph::{Graph, Node},
     journal::{Journal, JournalError},
     report::{Answer, Check, NodeReport, NodeState, OtherFailure, Report, schema},

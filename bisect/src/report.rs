@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{signature::Signature, subject::Setting};
+use crate::{cross::Cross, signature::Signature, subject::Setting};
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -154,6 +154,9 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// The culprit, its parents, and the bad end without it, as far as they were run.
     pub checks: Vec<Check>,
+    /// Which half of checkpoint/restart the culprit breaks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossed: Option<Cross>,
     /// Nodes of which nothing is known and that might be the first bad one, with what is left of
     /// the probability.
     pub hidden: Vec<usize>,

@@ -151,6 +151,21 @@ pub trait Subject {
         Some(String::new())
     }
 
+    /// Checkpoints with one node's kernel and restarts with that of another, both of which are built,
+    /// again and again, as long as `see` returns true. Returns nothing where that makes no sense.
+    ///
+    /// # Errors
+    /// As of [`Self::run`].
+    fn cross(
+        &mut self,
+        _checkpointer: usize,
+        _restarter: usize,
+        _setting: &Setting,
+        _see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Option<Visit>, Stop> {
+        Ok(None)
+    }
+
     /// Builds the bad end without the change of this node, if it can be taken back.
     ///
     /// # Errors

@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use common::{node, signature};
+use common::{dice::Dice, node, signature};
 use crucible_bisect::{
     Answer, Built, Graph, Journal, Observation, Options, REVERTED, Report, Seen, Setting, Stop,
     Subject, Visit, What, bisect, schema,
@@ -24,6 +24,8 @@ struct Scripted {
     unbootable: Vec<usize>,
     runs: HashMap<(usize, Setting), u64>,
     late: Option<(usize, Seen)>,
+    /// The image without the change.
+    reverted: &'static str,
 }
 
 fn pass() -> Seen {
@@ -56,6 +58,7 @@ impl Scripted {
             unbootable: Vec::new(),
             runs: HashMap::new(),
             late: None,
+            reverted: "reverted",
         }
     }
 
@@ -67,6 +70,10 @@ impl Scripted {
 }
 
 impl Subject for Scripted {
+    fn inputs(&mut self, node: usize) -> Result<Option<String>, Stop> {
+        Ok(Some(node.to_string()))
+    }
+
     fn build(&mut self, node: usize) -> Result<Built, Stop> {
         let image = self.images.get(&node).copied();
         Ok(match self.unbuildable.contains(&node) {
@@ -125,7 +132,7 @@ impl Subject for Scripted {
 
     fn revert(&mut self, _: usize) -> Result<Option<Built>, Stop> {
         Ok(Some(Built::Image {
-            image: "reverted".into(),
+            image: self.reverted.into(),
             seconds: 9.0,
         }))
     }
@@ -339,6 +346,35 @@ fn a_search_that_may_not_go_on_says_so() {
     let (report, _) = search(&mut subject, &row(40), &options);
     assert_eq!(report.answer, Answer::Undecided);
     assert!(report.runs <= 7, "{}", report.runs);
+}
+
+/// Also where runs say nothing, and the kernel without the change is one of the nodes'.
+#[test]
+fn a_search_that_is_made_again_runs_nothing() {
+    let (graph, options) = (row(9), Options::default());
+    let mut different = HashSet::new();
+    for seed in 0..400_u64 {
+        let mut subject = Scripted::new(9, 5);
+        subject.reverted = "4";
+        for node in 0..9 {
+            subject.of[node] = Box::new(move |count, _| {
+                let mut draw = Dice::new(seed << 32 | (node as u64) << 16 | count);
+                match (draw.below(10), draw.below(10)) {
+                    (0, _) => Seen::Unclear("no".into()),
+                    (_, rate) if node >= 5 && rate < 3 + seed as usize % 8 => fail(),
+                    _ => pass(),
+                }
+            });
+        }
+        let mut journal = Journal::in_memory();
+        let mut once =
+            || bisect(&mut subject, &graph, &options, &mut journal, &mut |_| ()).unwrap();
+        let (first, second) = (once(), once());
+        assert_eq!(second.answer, first.answer, "{seed}");
+        assert_eq!(second.runs, 0, "{seed}: {:?}", second.checks);
+        different.insert(reverted(&first));
+    }
+    assert!(different.len() > 3, "{different:?}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub mod interrupt;
 mod leaks;
 pub mod normalise;
 pub mod outcome;
+pub mod random;
 pub mod record;
 pub mod results;
 pub mod run;

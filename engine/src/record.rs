@@ -55,6 +55,9 @@ pub struct Record {
     /// Milliseconds from the start of the first machine to its agent's first answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_ready_ms: Option<u64>,
+    /// Directories of the guests' recordings, in that of the run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recordings: Vec<String>,
     /// Duration in milliseconds.
     pub ms: u64,
     /// Directory with the logs and the images.

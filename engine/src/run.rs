@@ -128,8 +128,10 @@ impl Runner<'_, '_> {
     fn step<T>(&mut self, name: &str, work: impl FnOnce(&mut Self) -> T) -> T {
         let tell = |session: &Session<'_>, body| session.voice().tell(body);
         tell(self.session, Body::StepStarted { name: name.into() });
+        self.session.count(name, false);
         let begun = Instant::now();
         let result = work(self);
+        self.session.count(name, true);
         let ms = begun.elapsed().as_millis() as u64;
         *self
             .timings
@@ -323,7 +325,10 @@ impl Runner<'_, '_> {
     ) -> Result<i32, GuestError> {
         let (stash, case) = (self.stash, self.case);
         let mut env = case.env.clone();
-        env.insert(SLOWNESS.into(), self.session.slowness().to_string());
+        env.insert(
+            SLOWNESS.into(),
+            self.session.workload_slowness().to_string(),
+        );
         let guest = self.guest();
         guest.prepare(Some(stash))?;
         guest.start(run, &case.argv, &env, &case.cwd, trigger)

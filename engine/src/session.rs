@@ -43,6 +43,16 @@ pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError>;
 
+    /// Starts the machine in which a run is restarted that another machine has checkpointed.
+    fn boot_to_restart(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
+        self.boot(dir, scratch)
+    }
+
+    /// Returns true when such a machine has another kernel, so that the next run needs a new guest.
+    fn restarts_with_another_kernel(&self) -> bool {
+        false
+    }
+
     /// Creates an empty scratch disk.
     fn scratch(&self, path: &Path) -> Result<(), LabError>;
 
@@ -119,6 +129,8 @@ pub struct Session<'a> {
     booted: Option<Booted>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
+    /// True if the guest was booted to restart in, with another kernel.
+    another_kernel: bool,
 }
 
 impl<'a> Session<'a> {
@@ -139,6 +151,7 @@ impl<'a> Session<'a> {
             guest: None,
             booted: None,
             speed: 1,
+            another_kernel: false,
         }
     }
 
@@ -168,7 +181,7 @@ impl<'a> Session<'a> {
                 }
                 _ => self.setup.lab.scratch(&self.scratch)?,
             }
-            self.boot()?;
+            self.boot(false)?;
         }
         Ok((self.running(), new))
     }
@@ -186,17 +199,26 @@ impl<'a> Session<'a> {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots a new one with the same disk. Checkpoint/restart counts as
-    /// used in the new one.
+    /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps another
+    /// kernel. Checkpoint/restart counts as used in the new one.
     pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
             guest
                 .shutdown()
                 .map_err(|error| Abort::guest(Phase::After, error))?;
         }
-        self.boot().map_err(Abort::session)?;
+        self.boot(true).map_err(Abort::session)?;
         self.running().mark_used();
         Ok(())
+    }
+
+    /// Ends a guest that was booted with another kernel to restart in: the next run starts with the
+    /// first one. What the kernel reports until then is in the error.
+    pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {
+        match self.another_kernel {
+            true => self.close(),
+            false => Ok(()),
+        }
     }
 
     /// Kills the guest without a shutdown. The next guest starts with an empty disk.
@@ -214,13 +236,19 @@ impl<'a> Session<'a> {
         self.machine_dir().join("console.log")
     }
 
-    /// Returns the factor by which operations take longer with this kernel than usual.
-    pub fn slowness(&self) -> u32 {
-        self.setup.lab.slowness()
+    /// Returns the factor by which a workload takes longer than usual, by the guest's clock. In a
+    /// recorded guest that clock counts instructions, and each takes long.
+    pub fn workload_slowness(&mut self) -> u32 {
+        let usual = self.setup.lab.slowness();
+        let guest = self.guest.as_mut();
+        match guest.is_some_and(|guest| guest.machine().recording().is_some()) {
+            true => usual * SLOWEST,
+            false => usual,
+        }
     }
 
-    /// Returns the factor for time limits: [`Self::slowness`], times that of the guest's CPU as it
-    /// was last measured.
+    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it was
+    /// last measured.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }
@@ -237,6 +265,18 @@ impl<'a> Session<'a> {
             guest.set_slowness(self.setup.lab.slowness() * self.speed);
         }
         self.speed > before
+    }
+
+    /// Tells how many instructions a recorded guest has executed where a step starts or is complete.
+    pub fn count(&mut self, step: &str, complete: bool) {
+        let guest = self.guest.as_mut();
+        if let Some(instructions) = guest.and_then(|guest| guest.machine().instructions()) {
+            self.voice.tell(Body::Counted {
+                step: step.into(),
+                complete,
+                instructions,
+            });
+        }
     }
 
     /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. What the
@@ -261,14 +301,23 @@ impl<'a> Session<'a> {
         SessionError::Io { path, source }
     }
 
-    fn boot(&mut self) -> Result<(), SessionError> {
+    fn boot(&mut self, to_restart: bool) -> Result<(), SessionError> {
         self.voice.tell(Body::MachineStarted);
         self.machines += 1;
         let dir = self.machine_dir();
         fs::create_dir_all(&dir).map_err(|e| self.io_error(dir.clone(), e))?;
         let begun = Instant::now();
-        let machine = self.setup.lab.boot(&dir, &self.scratch)?;
+        let lab = self.setup.lab;
+        let machine = match to_restart {
+            true => lab.boot_to_restart(&dir, &self.scratch)?,
+            false => lab.boot(&dir, &self.scratch)?,
+        };
+        self.another_kernel = to_restart && lab.restarts_with_another_kernel();
         let description = machine.describe();
+        if let Some(directory) = machine.recording() {
+            let directory = self.setup.store.relative(directory);
+            self.voice.tell(Body::Recorded { directory });
+        }
         let limit = BOOT_LIMIT * self.setup.lab.slowness();
         // Report the path that the file has once the results are complete.
         let store = self.setup.store;

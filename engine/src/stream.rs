@@ -93,6 +93,20 @@ pub enum Body {
         /// Factor by which the guest's CPU is slower than usual, and limits are longer.
         slowness: u32,
     },
+    /// The machine is recorded.
+    Recorded {
+        /// Directory of the recording, in that of the run.
+        directory: String,
+    },
+    /// The recorded guest has executed this many instructions where a step starts or is complete.
+    Counted {
+        /// Name of the step.
+        step: String,
+        /// True if the step is complete.
+        complete: bool,
+        /// Number of instructions since the guest's start.
+        instructions: u64,
+    },
     /// A command that builds the workload starts.
     BuildStarted {
         /// The command.

@@ -15,6 +15,9 @@ const PARTS: u64 = 50;
 /// Images of each kind that torture makes in a night.
 const IMAGES: u64 = 200;
 
+/// Mutants that are drawn in a night, and the most cases of each.
+const MUTANTS: [u64; 2] = [40, 40];
+
 /// In what a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
@@ -173,7 +176,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         };
         let turn = basis.turns.get(&job.key()).copied().unwrap_or_default();
         let number = match words[0] {
-            "torture" => ["--seed".into(), (turn + 1).to_string()],
+            "torture" | "mutate" => ["--seed".into(), (turn + 1).to_string()],
             _ => ["--offset".into(), (turn % PARTS).to_string()],
         };
         job.words.extend(number);
@@ -188,6 +191,9 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
     let images = IMAGES.to_string();
     let torture = ["torture", "--raw", &images, "--forged", &images];
     part("torture".into(), &torture, 5);
+    let [mutants, cases] = MUTANTS.map(|number| number.to_string());
+    let mutate = ["mutate", "--sample", &mutants, "--cases", &cases];
+    part("mutate".into(), &mutate, 8);
     for (scenario, _) in &offer.scenarios {
         let words = ["sweep", scenario, "--event", "all", "--every", &every];
         part(format!("sweep {scenario}"), &words, 6);
@@ -288,6 +294,21 @@ mod tests {
         assert_eq!(seen.len() as u64, PARTS);
         basis.turns.insert(key.into(), PARTS);
         assert_eq!(part(&basis), "0");
+    }
+
+    #[test]
+    fn a_night_draws_mutants_of_its_own() {
+        let mut basis = Basis::default();
+        let words = |basis: &Basis| {
+            let jobs = jobs(&offer(), basis);
+            let job = jobs.iter().find(|job| job.name == "mutate").unwrap();
+            assert_eq!(job.test("a/b/c").name, "mutate/a/b/c");
+            job.arguments().join(" ")
+        };
+        let first = "mutate --sample 40 --cases 40 --seed 1 --machine qemu";
+        assert_eq!(words(&basis), first);
+        basis.turns.insert("mutate [crucible/base/qemu]".into(), 6);
+        assert!(words(&basis).contains("--seed 7"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! arguments. [`Night::run`] runs the jobs of a shard, each as a crucible of its own, and keeps every
 //! finished unit in the shard's file of the history at once.
 
+mod again;
 mod basis;
 mod bisection;
 mod child;
@@ -15,6 +16,7 @@ mod report;
 mod run;
 mod shard;
 
+pub use again::unfinished;
 pub use basis::Basis;
 pub use bisection::bisect;
 pub use job::{Job, Kind, Offer, Variant, jobs};

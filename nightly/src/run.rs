@@ -34,6 +34,9 @@ pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 /// Number of runs of a unit that fails, the first included: they tell a flake from a break.
 const RUNS: u32 = 5;
 
+/// Number of runs with failures that a night records, at most.
+const RECORDINGS: u32 = 8;
+
 /// Number of failing units of one run from which on they are run only once more.
 const MANY: usize = 50;
 
@@ -147,6 +150,8 @@ pub struct Night<'a> {
     process: Shard,
     /// Tests that have a result.
     done: BTreeSet<TestId>,
+    /// Number of recorded runs.
+    recorded: u32,
     _lock: File,
 }
 
@@ -197,6 +202,7 @@ impl<'a> Night<'a> {
             settings,
             plan,
             done: done.collect(),
+            recorded: 0,
             store,
             process,
             _lock: lock,
@@ -299,7 +305,8 @@ impl<'a> Night<'a> {
             .join(slug.trim_end_matches('-'));
         fs::create_dir_all(&results)
             .map_err(io_error(format!("cannot make {}", results.display())))?;
-        let (status, bad, run) = self.one(jobs, 1, &results, &words_of(jobs), listener)?;
+        let first_words = words_of(jobs);
+        let (status, bad, run) = self.one(jobs, Some(1), &results, &first_words, listener)?;
         let mut keeps = !bad.is_empty();
         if let Some(run) = &run
             && keeps
@@ -313,7 +320,10 @@ impl<'a> Night<'a> {
                 }
                 let run = run.to_string_lossy().into_owned();
                 let words = ["rerun".into(), run, "--".into(), "--json".into()];
-                self.one(jobs, attempt, &results, &words, listener)?;
+                self.one(jobs, Some(attempt), &results, &words, listener)?;
+            }
+            if can_be_recorded(jobs) && bad.len() <= MANY {
+                self.record(jobs, run, &results, listener)?;
             }
         }
         self.confirm(jobs, &bad, &results, listener)?;
@@ -332,6 +342,25 @@ impl<'a> Night<'a> {
             let _ = fs::remove_dir_all(&results);
         }
         Ok(why)
+    }
+
+    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is no result: a
+    /// recorded guest has another clock.
+    fn record(
+        &mut self,
+        jobs: &[&Job],
+        run: &Path,
+        results: &Path,
+        listener: &mut dyn Listener,
+    ) -> Result<(), Error> {
+        if self.recorded >= RECORDINGS || interrupt::requested() || self.is_over() {
+            return Ok(());
+        }
+        self.recorded += 1;
+        let run = run.to_string_lossy().into_owned();
+        let words = ["rerun".into(), run, "--".into(), "--record".into()];
+        self.one(jobs, None, results, &words, listener)?;
+        Ok(())
     }
 
     /// Runs scenarios again whose tests passed, though they did not in their last night.
@@ -361,16 +390,18 @@ impl<'a> Night<'a> {
             if interrupt::requested() || self.is_over() {
                 break;
             }
-            self.one(&better, attempt, results, &words_of(&better), listener)?;
+            let words = words_of(&better);
+            self.one(&better, Some(attempt), results, &words, listener)?;
         }
         Ok(())
     }
 
-    /// Makes one run of crucible. Returns its exit status, the units that failed, and its directory.
+    /// Makes one run of crucible; without a number, what it shows is no result. Returns its exit
+    /// status, the units that failed, and its directory.
     fn one(
         &mut self,
         jobs: &[&Job],
-        attempt: u32,
+        attempt: Option<u32>,
         results: &Path,
         words: &[String],
         listener: &mut dyn Listener,
@@ -400,7 +431,9 @@ impl<'a> Night<'a> {
                 .read()
                 .map_err(io_error("cannot read a run's events"))?
             {
-                self.event(jobs, attempt, results, &mut seen, &event, listener)?;
+                if let Some(attempt) = attempt {
+                    self.event(jobs, attempt, results, &mut seen, &event, listener)?;
+                }
             }
             if let Some(status) = status {
                 break status;
@@ -512,6 +545,12 @@ fn groups(jobs: &[Job]) -> Vec<Vec<&Job>> {
     };
     let groups = jobs.chunk_by(alike);
     groups.map(|group| group.iter().collect()).collect()
+}
+
+/// Returns true when a run of these jobs can be recorded.
+fn can_be_recorded(jobs: &[&Job]) -> bool {
+    let variant = &jobs[0].variant;
+    jobs[0].kind == Kind::Scenario && variant.backend == "crucible" && variant.machine == "qemu"
 }
 
 /// Returns the command line of jobs that are one run.

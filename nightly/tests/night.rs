@@ -25,6 +25,7 @@ if [ "$2" = bisect ]; then
 	echo '{"why": "the first bad commit is 2222: fs: Break it"}'
 	exit 0
 fi
+case "$*" in *--record*) echo recorded >> "$FAKE/log" ;; esac
 run=$(mktemp -d "$CRUCIBLE_RESULTS/run-XXXXXX")
 command=$2
 shift 2
@@ -180,6 +181,9 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     assert_eq!(broken.why, "diverged at stdout");
     assert_eq!(broken.last_good.as_deref(), Some("n08"));
+    // What fails is recorded in one more run, which is no result.
+    let log = fs::read_to_string(place.path("fake/log")).unwrap();
+    assert_eq!(log.lines().filter(|line| *line == "recorded").count(), 1);
     // The runs of what fails are kept.
     assert!(place.path("results").join(&broken.directory).is_dir());
     let flaky = of(&judged, "d");

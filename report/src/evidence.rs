@@ -31,6 +31,8 @@ pub(crate) struct Evidence {
     pub files: Vec<(String, PathBuf)>,
     /// Command that repeats the run.
     pub reproduce: String,
+    /// Directory of a recorded run with the same failure.
+    pub replay: Option<PathBuf>,
 }
 
 /// Finds a failing run of a test in a directory below that of all results.
@@ -42,14 +44,38 @@ pub(crate) fn find(results: &Path, directory: &str, test: &str) -> Option<Eviden
     let mut runs: Vec<_> = fs::read_dir(&directory).ok()?.flatten().collect();
     runs.sort_by_key(fs::DirEntry::file_name);
     let mut found = runs.iter().filter_map(|run| of_run(&run.path(), test));
-    found.next().or_else(|| of_run(&directory, test))
+    let mut found = found.next().or_else(|| of_run(&directory, test))?;
+    // One more run of what failed, which was recorded.
+    let recorded = runs
+        .iter()
+        .map(fs::DirEntry::path)
+        .find(|run| is_recorded(run, test));
+    if let Some(run) = recorded {
+        found.replay = Some(run);
+    }
+    Some(found)
 }
 
-fn of_run(run: &Path, test: &str) -> Option<Evidence> {
+/// Returns true for a run with a recording in which a test failed.
+fn is_recorded(run: &Path, test: &str) -> bool {
+    let Some(record) = record(run) else {
+        return false;
+    };
+    let recordings = record["recordings"].as_array();
+    let units = record["units"].as_array();
+    recordings.is_some_and(|all| !all.is_empty())
+        && units.is_some_and(|units| units.iter().any(|unit| is_of(unit, test)))
+}
+
+fn record(run: &Path) -> Option<Value> {
     let mut text = Vec::new();
     let file = File::open(run.join("record.json")).ok()?;
     file.take(LARGEST).read_to_end(&mut text).ok()?;
-    let record: Value = serde_json::from_slice(&text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn of_run(run: &Path, test: &str) -> Option<Evidence> {
+    let record = record(run)?;
     let units = record["units"].as_array()?;
     let unit = units.iter().find(|unit| is_of(unit, test))?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -292,6 +292,11 @@ impl Page {
                 }
             }
             @if !evidence.reproduce.is_empty() { pre tabindex="0" { (evidence.reproduce) } }
+            @if let Some(run) = &evidence.replay {
+                @let path = links::relative(&self.beside, run);
+                p { "It was " a href=(links::target(&path)) { "recorded" } "; in the directory of this page:" }
+                pre tabindex="0" { "crucible replay " (path.display()) }
+            }
         }
     }
 

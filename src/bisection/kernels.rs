@@ -4,15 +4,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use crucible_artefacts::kernel::{self, Flavour};
-use crucible_artefacts::{Checkout, Error, Fingerprint, Sources};
+use crucible_artefacts::{Checkout, Fingerprint, Sources};
 use crucible_bisect::{
     Built, Observation, REVERTED, Seen, Setting, Signature, Stop, Subject, Visit,
 };
@@ -21,16 +20,16 @@ use crucible_engine::expected;
 use crucible_engine::experiment::{self, Journal, RunsExperiment, Setup};
 use crucible_engine::results::Store;
 use crucible_engine::trial::Options;
-use crucible_engine::{Blame, Condition, Outcome, Scenario};
+use crucible_engine::{Backend, Blame, Condition, Outcome, RestartIn, Scenario};
 
-use super::history::{History, Kind, OURS, ask};
+use super::failure::{Failure, failure, stop};
+use super::history::{History, Kind, OURS};
+use super::unpacked::Unpacked;
 use crate::boot_artefacts::{BootArtefacts, GuestArgs, memory_mib};
 use crate::bundle::Bundle;
 use crate::context::Context;
-use crate::exit;
 use crate::guests::HostLab;
 use crate::machines::{self, MachineArg};
-use crate::temporary::Temporary;
 
 /// Number of runs in a guest, at most.
 const MOST: u64 = 500;
@@ -53,8 +52,8 @@ pub struct Kernels<'a> {
     scenarios: &'a [Scenario],
     options: Options,
     store: &'a Store,
-    /// Directory with `guest-kernel` of each commit of our own history.
-    work: Temporary,
+    /// `guest-kernel` of each commit of our own history.
+    ours: Unpacked<'a>,
     checkout: Option<Checkout>,
     /// The disks with the agent and the userland, which are the same for all kernels.
     beside: [PathBuf; 2],
@@ -68,12 +67,6 @@ pub struct Kernels<'a> {
     visits: u32,
     /// Git's names for the trees of the commits, and a hash of how they are built.
     trees: Option<(HashMap<String, String>, String)>,
-}
-
-/// A kernel that cannot be made, or a reason to stop.
-enum Failure {
-    Unbuildable(String),
-    Stop(Stop),
 }
 
 impl<'a> Kernels<'a> {
@@ -109,7 +102,7 @@ impl<'a> Kernels<'a> {
             )?),
         };
         Ok(Self {
-            work: Temporary::new("bisect")?,
+            ours: Unpacked::new(history)?,
             harness: HashMap::new(),
             beside: [PathBuf::new(), PathBuf::new()],
             made: HashMap::new(),
@@ -162,86 +155,6 @@ impl<'a> Kernels<'a> {
         Ok(())
     }
 
-    /// Returns the directory with `guest-kernel` of a commit, with a slash behind its prefix.
-    fn unpacked(&self, node: usize) -> Result<PathBuf> {
-        let commit = &self.history.commits[node];
-        let directory = self.work.path().join(commit);
-        let ours = directory.join(&self.history.prefix).join(OURS);
-        if ours.is_dir() {
-            return Ok(ours);
-        }
-        let new = self.work.path().join("new");
-        let _ = fs::remove_dir_all(&new);
-        let path = format!("{}{OURS}", self.history.prefix);
-        let mut git = Command::new("git");
-        let mut git = git
-            .args(["-c", "safe.directory=*", "-C"])
-            .arg(&self.history.repository)
-            .args(["archive", "--format=tar", commit, "--", &path])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run git")?;
-        let unpacked = match git.stdout.take() {
-            Some(stdout) => {
-                let mut archive = tar::Archive::new(stdout);
-                // Behind its end there is padding, which git still writes.
-                let rest =
-                    |archive: tar::Archive<_>| io::copy(&mut archive.into_inner(), &mut io::sink());
-                archive.unpack(&new).and_then(|()| rest(archive)).map(drop)
-            }
-            None => Ok(()),
-        };
-        let status = git.wait().context("cannot wait for git")?;
-        if !status.success() {
-            return Err(anyhow!("{commit} has no {path}"));
-        }
-        unpacked.with_context(|| format!("cannot unpack {path} of {commit}"))?;
-        fs::rename(&new, &directory).context("cannot put a commit's files in place")?;
-        Ok(ours)
-    }
-
-    /// Returns `guest-kernel` of the bad end without the change of a commit; `None` if it cannot be
-    /// taken back alone.
-    fn unpacked_without(&self, change: usize) -> Result<Option<PathBuf>> {
-        let bad = self.history.graph.bad();
-        let from = self.unpacked(bad)?;
-        let root = self.work.path().join("reverted");
-        let _ = fs::remove_dir_all(&root);
-        copy(&from, &root.join(OURS))?;
-        let commit = &self.history.commits[change];
-        let parent = format!("{commit}^");
-        let prefix = format!("{}{OURS}", self.history.prefix);
-        let diff = ask(
-            &self.history.repository,
-            &[
-                "diff",
-                "--binary",
-                "--no-color",
-                "--no-ext-diff",
-                commit,
-                &parent,
-                "--",
-                &prefix,
-            ],
-        );
-        let Some(diff) = diff.filter(|diff| !diff.is_empty()) else {
-            return Ok(None);
-        };
-        let patch = self.work.path().join("reverse.patch");
-        fs::write(&patch, diff + "\n").context("cannot write a patch")?;
-        let strip = 1 + self.history.prefix.matches('/').count();
-        let applied = Command::new("git")
-            .args(["apply", &format!("-p{strip}")])
-            .arg(&patch)
-            // Not a part of whatever repository it may lie in.
-            .env("GIT_CEILING_DIRECTORIES", self.work.path())
-            .current_dir(&root)
-            .stderr(Stdio::null())
-            .status()
-            .context("cannot run git")?;
-        Ok(applied.success().then(|| root.join(OURS)))
-    }
-
     /// Returns what boots a node with so many vCPUs. Builds it.
     fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
         let key = (node, vcpus);
@@ -274,9 +187,10 @@ impl<'a> Kernels<'a> {
         let Some(checkout) = &self.checkout else {
             let ours = match (node, self.reverted) {
                 (REVERTED, Some(change)) => self
-                    .unpacked_without(change)?
+                    .ours
+                    .without(change)?
                     .ok_or_else(|| anyhow!("it cannot be reverted"))?,
-                _ => self.unpacked(node)?,
+                _ => self.ours.of(node)?,
             };
             // Long ago it had another layout. That is no matter of the host's.
             let sources = self.sources.with_guest_kernel(&ours);
@@ -308,7 +222,7 @@ impl<'a> Kernels<'a> {
         if lines.is_empty() {
             return Ok(None);
         }
-        let path = self.work.path().join("fragment.config");
+        let path = self.ours.path().join("fragment.config");
         fs::write(&path, lines.join("\n") + "\n").context("cannot write a fragment")?;
         Ok(Some(path))
     }
@@ -337,10 +251,12 @@ impl<'a> Kernels<'a> {
             .unwrap_or(self.guest.machine.vcpus)
     }
 
-    /// Runs a case in a guest, as long as `see` returns true. `built` is what was built for it.
+    /// Runs a case in a guest, as long as `see` returns true. With a restarter, its kernel restarts
+    /// what that of the node has checkpointed.
     fn visit(
         &mut self,
         node: usize,
+        restarter: Option<usize>,
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Result<Visit, String>, Stop> {
@@ -349,9 +265,13 @@ impl<'a> Kernels<'a> {
             .scenario(setting)
             .ok_or_else(|| Stop::new(Condition::RequestFailed, format!("no case {setting}")))?;
         self.visits += 1;
-        let what = match self.history.commits.get(node) {
+        let name = |node: usize| match self.history.commits.get(node) {
             Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
             None => "reverted".into(),
+        };
+        let what = match restarter {
+            Some(restarter) => format!("{}-restarted-by-{}", name(node), name(restarter)),
+            None => name(node),
         };
         let step = format!("steps/{:03}-{what}", self.visits);
         let files = |error| {
@@ -369,13 +289,21 @@ impl<'a> Kernels<'a> {
         let options = Options {
             at,
             vcpus,
+            restart_in: match restarter {
+                Some(_) => RestartIn::Fresh,
+                None => self.options.restart_in,
+            },
             ..self.options.clone()
         };
-        let images = self.images(node, vcpus).map_err(|failure| match failure {
-            Failure::Stop(stop) => stop,
-            Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
-        })?;
-        let lab = HostLab::new(images, context);
+        for node in [Some(node), restarter].into_iter().flatten() {
+            self.images(node, vcpus).map_err(|failure| match failure {
+                Failure::Stop(stop) => stop,
+                Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
+            })?;
+        }
+        let images = &self.made[&(node, vcpus)];
+        let restart = restarter.map(|node| &self.made[&(node, vcpus)]);
+        let lab = HostLab::new(images, context, false).restarting_in(restart);
         let setup = Setup {
             lab: &lab,
             store,
@@ -477,7 +405,8 @@ impl Subject for Kernels<'_> {
         let custom = self.guest.kernel.custom().map_err(|error| stop(&error))?;
         let planned = match self.history.kind {
             Kind::Ours => self
-                .unpacked(node)
+                .ours
+                .of(node)
                 .map_err(|error| stop(&error))
                 .map(|ours| self.sources.with_guest_kernel(&ours).ok())?
                 .map(|sources| kernel::planned(&sources, None, flavour, &custom)),
@@ -543,7 +472,7 @@ impl Subject for Kernels<'_> {
     ) -> Result<Visit, Stop> {
         let mut attempt = 1;
         loop {
-            match self.visit(node, setting, see)? {
+            match self.visit(node, None, setting, see)? {
                 Ok(visit) => return Ok(visit),
                 Err(_) if attempt < BOOTS => attempt += 1,
                 Err(why) => {
@@ -588,6 +517,27 @@ impl Subject for Kernels<'_> {
         self.harness.get(name).cloned()
     }
 
+    fn cross(
+        &mut self,
+        checkpointer: usize,
+        restarter: usize,
+        setting: &Setting,
+        see: &mut dyn FnMut(Observation) -> bool,
+    ) -> Result<Option<Visit>, Stop> {
+        // Events have one kernel, and CRIU's half is none of the kernel's.
+        if self.history.kind == Kind::Event || self.options.backend != Backend::Crucible {
+            return Ok(None);
+        }
+        for node in [checkpointer, restarter] {
+            if let Built::Unbuildable { .. } = self.build(node)? {
+                return Ok(None);
+            }
+        }
+        let visit = self.visit(checkpointer, Some(restarter), setting, see)?;
+        // One that does not boot was run alone before: what differs is the disk.
+        Ok(visit.ok())
+    }
+
     fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {
         // What a merge brings cannot be taken back by one patch.
         let merge = self.history.graph.nodes()[node].merge;
@@ -610,103 +560,5 @@ fn seen(scenario: &str, case: &str, outcome: &Outcome) -> Seen {
         Some(signature) => Seen::Failed(signature),
         None if outcome.is_pass() => Seen::Pass,
         None => Seen::Unclear(format!("{}: {}", outcome.condition.name(), outcome.why)),
-    }
-}
-
-fn stop(error: &anyhow::Error) -> Stop {
-    Stop::new(exit::condition(error), exit::chain(error))
-}
-
-/// Tells a kernel that cannot be built from a host or a crucible that fails.
-fn failure(error: &anyhow::Error) -> Failure {
-    let condition = exit::condition(error);
-    if condition != Condition::RequestFailed {
-        return Failure::Stop(stop(error));
-    }
-    let text = exit::chain(error);
-    let of_kernel = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Error>());
-    let is_build =
-        |what: &str| what.starts_with("building the ") || what.starts_with("configuring the ");
-    match of_kernel {
-        // A compiler that was killed, or had no room, says nothing about what it compiles.
-        Some(Error::Failed { words, .. }) if words.contains("No space left on device") => {
-            Failure::Stop(Stop::new(Condition::DiskFull, text))
-        }
-        Some(Error::Failed { words, status, .. })
-            if words.contains("Killed") || status.contains("signal") =>
-        {
-            Failure::Stop(Stop::new(Condition::HostKilled, text))
-        }
-        Some(Error::Failed { what, words, .. }) if is_build(what) => {
-            Failure::Unbuildable(first_error(words))
-        }
-        Some(Error::Patch { .. } | Error::Config { .. } | Error::Malformed { .. }) | None => {
-            Failure::Unbuildable(text.lines().next().unwrap_or_default().to_owned())
-        }
-        Some(_) => Failure::Stop(stop(error)),
-    }
-}
-
-/// Returns the first line of a build's last words that is an error.
-fn first_error(words: &str) -> String {
-    let is_error = |line: &&str| line.contains("error:") || line.contains("undefined reference");
-    let line = words
-        .lines()
-        .find(is_error)
-        .or_else(|| words.lines().last());
-    line.unwrap_or_default().trim().to_owned()
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let failed = || format!("cannot copy {}", from.display());
-    fs::create_dir_all(to).with_context(failed)?;
-    for entry in fs::read_dir(from).with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        let to = to.join(entry.file_name());
-        match entry.file_type().with_context(failed)?.is_dir() {
-            true => copy(&entry.path(), &to)?,
-            false => {
-                fs::copy(entry.path(), to).with_context(failed)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failed(what: &str, words: &str) -> anyhow::Error {
-        anyhow::Error::new(Error::Failed {
-            what: what.into(),
-            status: "exit status: 2".into(),
-            command: "make".into(),
-            words: words.into(),
-        })
-    }
-
-    #[test]
-    fn only_what_the_kernel_is_to_blame_for_makes_a_commit_unbuildable() {
-        let of = |error: anyhow::Error| match failure(&error) {
-            Failure::Unbuildable(why) => Ok(why),
-            Failure::Stop(stop) => Err(stop.condition),
-        };
-        let words = "  a.c:1:2: error: no field x\n  make: *** [a.o] Error 1";
-        let why = of(failed("building the base kernel", words));
-        assert_eq!(why, Ok("a.c:1:2: error: no field x".into()));
-        let full = failed("building the base kernel", "No space left on device");
-        assert_eq!(of(full), Err(Condition::DiskFull));
-        let killed = failed(
-            "building the base kernel",
-            "gcc: fatal error: Killed signal",
-        );
-        assert_eq!(of(killed), Err(Condition::HostKilled));
-        let ours = failed("compiling the agent", "error: x");
-        assert_eq!(of(ours), Err(Condition::RequestFailed));
-        let none = anyhow::Error::new(Error::NoCache);
-        assert_eq!(of(none), Err(Condition::HostSetup));
     }
 }

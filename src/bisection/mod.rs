@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible bisect`: searches a history for the first bad kernel, and reports it.
 
+mod failure;
 mod history;
 mod kernels;
+mod unpacked;
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -88,6 +88,8 @@ pub fn run(args: &ClonesArgs, context: &Context) -> Result<ExitCode> {
         reproduce,
         // Clones are only compared with those that run at the same time.
         journal: false,
+        record: false,
+        restart_kernel: None,
     };
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let make = |_: &BootArtefacts| {

@@ -94,6 +94,8 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
         break_switch: None,
         reproduce,
         journal: true,
+        record: false,
+        restart_kernel: None,
     };
     experiment_run::run(
         &command,
@@ -107,7 +109,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
 fn logs(args: &MatrixArgs, context: &Context, experiment: &MatrixExperiment) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let store = Store::begin(&context.results()?, "matrix-logs")?;
-    let lab = HostLab::new(&images, context);
+    let lab = HostLab::new(&images, context, false);
     let mut session = Session::new(
         Setup {
             lab: &lab,

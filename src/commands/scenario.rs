@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible scenario`
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use crucible_engine::event;
-use crucible_engine::experiment::ScenarioExperiment;
+use crucible_engine::experiment::{RandomExperiment, ScenarioExperiment};
+use crucible_engine::random;
 use crucible_engine::trial::Options;
 use crucible_engine::{Backend, EventSpec, RestartIn, Scenario};
 
@@ -18,6 +20,7 @@ use crate::context::Context;
 use crate::embedded;
 use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
+use crate::machines::MachineArg;
 use crate::screens;
 
 /// The options of `crucible scenario`.
@@ -25,7 +28,7 @@ use crate::screens;
 pub struct ScenarioArgs {
     /// Scenarios to run: names that `crucible list` prints, or directories
     #[arg(
-        required_unless_present = "all",
+        required_unless_present_any = ["all", "random"],
         conflicts_with = "all",
         value_name = "SCENARIO"
     )]
@@ -33,6 +36,10 @@ pub struct ScenarioArgs {
     /// Run every scenario
     #[arg(long)]
     all: bool,
+    /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
+    /// restarted, or refused if it has something unsupported. One that fails is made smaller
+    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat", "piece"])]
+    random: Option<RangeInclusive<u64>>,
     /// Number of times to checkpoint and restart each case
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
@@ -49,6 +56,10 @@ pub struct ScenarioArgs {
         value_name = "WHERE"
     )]
     restart_in: RestartInArg,
+    /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
+    /// checkpoint/restart is broken?
+    #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
+    restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass
     #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
     accept: bool,
@@ -67,6 +78,10 @@ pub struct ScenarioArgs {
         default_value = "crucible"
     )]
     backend: Vec<BackendArg>,
+    /// Record the guest, so that `crucible replay` executes the same instructions again: in QEMU,
+    /// with one vCPU, from its boot; about three times slower
+    #[arg(long, help_heading = "Machine")]
+    record: bool,
     #[command(flatten, next_help_heading = "What to run")]
     broken: BreakArgs,
     #[command(flatten)]
@@ -102,7 +117,11 @@ impl From<BackendArg> for Backend {
 
 /// Runs scenarios and reports the results.
 pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
+    args.check_record().map_err(Usage)?;
     let root = &context.root()?;
+    if let Some(seeds) = &args.random {
+        return random(args, seeds, root, context);
+    }
     let scenarios = load(&args.names, args.all, root).map_err(Usage)?;
     if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
         let why = "--accept changes a scenario's expected result, and the scenarios that come with \
@@ -119,10 +138,12 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         name: "scenario",
         what: &what,
         args: &args.experiment,
-        guest: &args.broken.guest(&args.guest),
+        guest: &args.recorded(args.broken.guest(&args.guest)),
         break_switch: break_switch.as_deref(),
         reproduce: args.reproduce(),
-        journal: true,
+        journal: !args.record && args.restart_kernel.is_none(),
+        record: args.record,
+        restart_kernel: args.restart_kernel.as_deref(),
     };
     let backends: Vec<_> = args.backend.iter().map(|&backend| backend.into()).collect();
     let experiment = ScenarioExperiment {
@@ -138,14 +159,81 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     )
 }
 
+/// Runs random trees.
+fn random(
+    args: &ScenarioArgs,
+    seeds: &RangeInclusive<u64>,
+    root: &Path,
+    context: &Context,
+) -> Result<ExitCode> {
+    let names = [random::SCENARIO.to_owned()];
+    let scenario = load(&names, false, root).map_err(Usage)?.remove(0);
+    let break_switch = args.broken.name();
+    let command = Command {
+        name: "scenario",
+        what: "random",
+        args: &args.experiment,
+        guest: &args.recorded(args.broken.guest(&args.guest)),
+        break_switch: break_switch.as_deref(),
+        reproduce: args.reproduce(),
+        journal: !args.record,
+        record: args.record,
+        restart_kernel: args.restart_kernel.as_deref(),
+    };
+    let experiment = RandomExperiment::new(scenario, seeds.clone(), args.options());
+    experiment_run::run(
+        &command,
+        context,
+        |_| Ok(experiment),
+        &screens::random::screen,
+    )
+}
+
+/// Parses `17` or `1..200`, which includes its end.
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u64>().ok();
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err("seeds are a number, such as 17, or a range, such as 1..200".into()),
+    }
+}
+
 impl ScenarioArgs {
+    /// Finds what cannot be recorded.
+    fn check_record(&self) -> Result<(), String> {
+        let machine = &self.guest.machine;
+        let problem = match () {
+            () if !self.record => return Ok(()),
+            () if machine.machine == MachineArg::Kvm => "our own VMM on KVM",
+            () if machine.vcpus != 1 => "a guest with several vCPUs",
+            () if self.guest.gdb.is_some() => {
+                "a guest that gdb stops; `crucible replay --gdb` debugs the recording"
+            }
+            () if self.experiment.resume => "the rest of an earlier run",
+            () => return Ok(()),
+        };
+        Err(format!(
+            "--record needs QEMU, a guest that boots and one vCPU, and cannot record {problem}"
+        ))
+    }
+
+    /// Returns the guest to run: one that boots in QEMU, if it is recorded.
+    fn recorded(&self, mut guest: GuestArgs) -> GuestArgs {
+        if self.record {
+            guest.machine.machine = MachineArg::Qemu;
+            guest.machine.cold = true;
+        }
+        guest
+    }
+
     fn options(&self) -> Options {
         Options {
             repeat: self.repeat,
             at: self.at.clone(),
             restart_in: match self.restart_in {
-                RestartInArg::Same => RestartIn::Same,
-                RestartInArg::Fresh => RestartIn::Fresh,
+                RestartInArg::Same if self.restart_kernel.is_none() => RestartIn::Same,
+                _ => RestartIn::Fresh,
             },
             timeout: self.timeout,
             backend: Backend::default(),
@@ -157,6 +245,8 @@ impl ScenarioArgs {
     /// The command that runs the same again.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
+        let kernel = self.restart_kernel.as_ref();
+        let kernel = kernel.map(|image| image.display().to_string());
         let backends: Vec<_> = self
             .backend
             .iter()
@@ -167,12 +257,22 @@ impl ScenarioArgs {
         for name in &self.names {
             line = line.word(name);
         }
-        line.option("--at", self.at.as_ref())
+        let seeds = self
+            .random
+            .as_ref()
+            .map(|seeds| match seeds.start() == seeds.end() {
+                true => seeds.start().to_string(),
+                false => format!("{}..{}", seeds.start(), seeds.end()),
+            });
+        line.option("--random", seeds)
+            .option("--at", self.at.as_ref())
             .option("--restart-in", fresh)
+            .option("--restart-kernel", kernel)
             .option("--backend", backends)
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
+            .flag("--record", self.record)
             .option(
                 "--without",
                 experiment_run::closed(&self.experiment.without),
@@ -245,6 +345,36 @@ mod tests {
         assert!(args(&["--all"]).is_ok());
         assert!(args(&["hello", "--all"]).is_err());
         assert!(args(&["hello", "--repeat", "0"]).is_err());
+    }
+
+    #[test]
+    fn only_one_vcpu_of_qemu_is_recorded() {
+        let check = |words: &[&str]| args(words).unwrap().check_record();
+        assert_eq!(check(&["hello", "--machine", "kvm"]), Ok(()));
+        assert_eq!(check(&["hello", "--record"]), Ok(()));
+        assert_eq!(check(&["hello", "--record", "--machine", "qemu"]), Ok(()));
+        for (words, part) in [
+            (["--machine", "kvm"], "our own VMM"),
+            (["--vcpus", "2"], "several vCPUs"),
+            (["--gdb", "./socket"], "gdb"),
+        ] {
+            let error = check(&["hello", "--record", words[0], words[1]]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        let recorded = args(&["hello", "--record"]).unwrap();
+        let guest = recorded.recorded(recorded.guest.clone());
+        assert!(guest.machine.cold && guest.machine.machine == MachineArg::Qemu);
+    }
+
+    #[test]
+    fn seeds_are_a_number_or_a_range() {
+        assert_eq!(seeds("17"), Ok(17..=17));
+        assert_eq!(seeds("1..200"), Ok(1..=200));
+        for wrong in ["", "x", "3..2", "-1", "1..", "1...3"] {
+            assert!(seeds(wrong).is_err(), "{wrong}");
+        }
+        let args = args(&["--random", "1..3"]).unwrap();
+        assert_eq!(args.reproduce(), "cargo run -q -- scenario --random 1..3");
     }
 
     #[test]

@@ -134,6 +134,8 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
         reproduce: args.reproduce(),
         // A single point is not a sweep, and must not replace the journal of one.
         journal: args.point.is_none() || args.trials.is_some(),
+        record: false,
+        restart_kernel: None,
     };
     let (kind, kind_name) = (args.event.kind(), args.event.name());
     if args.chain {

@@ -71,6 +71,8 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         break_switch: None,
         reproduce: args.reproduce(),
         journal: !args.coverage,
+        record: false,
+        restart_kernel: None,
     };
     let root = context.root()?;
     let make = |images: &crate::boot_artefacts::BootArtefacts| {

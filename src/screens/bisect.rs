@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crucible_bisect::{Answer, NodeReport, NodeState, Report};
+use crucible_bisect::{Answer, Crossed, NodeReport, NodeState, Report};
 
 use super::lines;
 use crate::bisection::{Record, short};
@@ -116,6 +116,16 @@ fn found(text: &mut String, report: &Report, record: &Record) {
         };
         let (failures, runs) = (check.failures, check.runs);
         let _ = writeln!(text, "  {failures:3} of {runs:3} fail: {what}");
+    }
+    if let Some(crossed) = &report.crossed {
+        let of = |by: &Crossed| format!("{} of {} fail", by.failures, by.runs);
+        let _ = writeln!(
+            text,
+            "  half     {}\n           {} from the parent's images, {} from the culprit's",
+            crossed.half,
+            of(&crossed.checkpointed_by_good),
+            of(&crossed.checkpointed_by_bad)
+        );
     }
     let shown = report.checks.iter().find(|check| !check.lines.is_empty());
     if let Some(check) = shown {

@@ -5,11 +5,14 @@ pub mod backends;
 pub mod bisect;
 pub mod chain;
 pub mod matrix;
+pub mod mutate;
 pub mod nightly;
+pub mod random;
 pub mod scenario;
 pub mod sweep;
 pub mod torture;
 pub mod trials;
+pub mod watch;
 
 use std::fmt::Write as _;
 
@@ -88,4 +91,8 @@ pub fn end(text: &mut String, record: &Record) {
         let _ = writeln!(text, "  repeat   {}", record.reproduce);
     }
     let _ = writeln!(text, "  record   {}/record.json", record.results);
+    if !record.recordings.is_empty() {
+        let program = crate::context::program();
+        let _ = writeln!(text, "  replay   {program} replay {}", record.results);
+    }
 }

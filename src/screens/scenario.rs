@@ -212,6 +212,7 @@ mod tests {
             guest: None,
             machine: None,
             machine_ready_ms: None,
+            recordings: Vec::new(),
             ms: 1,
             results: "results/x".into(),
         };

@@ -19,7 +19,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_crucible");
 
 /// A command of crucible that runs, or has ended.
 pub struct Run {
-    child: Child,
+    child: Running,
     results: PathBuf,
     /// Keeps the directory of the results.
     _directory: Option<TempDir>,
@@ -57,6 +57,25 @@ pub fn command(args: &[&str]) -> (Command, TempDir) {
     (command, directory)
 }
 
+/// A process that is killed with a test that fails.
+struct Running(Option<Child>);
+
+impl Running {
+    fn get(&mut self) -> &mut Child {
+        self.0.as_mut().expect("a child")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // What it has started ends with it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Starts a command.
 pub fn start(args: &[&str]) -> Run {
     let (command, directory) = command(args);
@@ -74,7 +93,7 @@ pub fn spawn(mut command: Command, results: PathBuf, directory: Option<TempDir>)
 fn begin(mut command: Command, results: PathBuf, directory: Option<TempDir>) -> Run {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     Run {
-        child: command.spawn().expect("the crucible binary to run"),
+        child: Running(Some(command.spawn().expect("the crucible binary to run"))),
         results,
         _directory: directory,
     }
@@ -90,7 +109,7 @@ pub fn run(args: &[&str]) -> Ended {
 impl Run {
     /// The process of the command.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.as_ref().expect("a child").id()
     }
 
     /// Waits until the command's events have one with this text.
@@ -100,9 +119,9 @@ impl Run {
             if events(&self.results).contains(text) {
                 return;
             }
-            if let Some(status) = self.child.try_wait().expect("a child") {
+            if let Some(status) = self.child.get().try_wait().expect("a child") {
                 let mut stderr = String::new();
-                if let Some(mut pipe) = self.child.stderr.take() {
+                if let Some(mut pipe) = self.child.get().stderr.take() {
                     let _ = pipe.read_to_string(&mut stderr);
                 }
                 panic!("it ended before {text}: {status}: {stderr}");
@@ -134,8 +153,9 @@ impl Run {
     }
 
     /// Waits for the end.
-    pub fn end(self) -> Ended {
-        let output = self.child.wait_with_output().expect("a child");
+    pub fn end(mut self) -> Ended {
+        let child = self.child.0.take().expect("a child");
+        let output = child.wait_with_output().expect("a child");
         Ended {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -210,6 +230,20 @@ pub fn children(pid: u32) -> Vec<i32> {
         }
     }
     found
+}
+
+/// Returns the process groups of a process and of its descendants.
+pub fn groups_of_family(pid: u32) -> Vec<u32> {
+    let family = children(pid).into_iter().map(|it| it as u32).chain([pid]);
+    let group = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, tail) = stat.rsplit_once(") ")?;
+        tail.split(' ').nth(2)?.parse().ok()
+    };
+    let mut groups: Vec<u32> = family.filter_map(group).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 /// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave

@@ -233,6 +233,9 @@ pub(crate) fn prepare(spec: &MachineSpec) -> Result<MachineSpec> {
             *changes = absolute(changes)?;
         }
     }
+    if let Some(directory) = &mut spec.record {
+        *directory = absolute(directory)?;
+    }
     fs::create_dir_all(&spec.run_dir).map_err(|source| Error::File {
         path: spec.run_dir.clone(),
         source,

@@ -76,6 +76,14 @@ pub enum Error {
         /// The reason.
         why: String,
     },
+    /// A directory contains no recording, or one that cannot be replayed here.
+    #[error("cannot replay the recording in {directory}: {why}")]
+    NoRecording {
+        /// The directory.
+        directory: PathBuf,
+        /// The reason.
+        why: String,
+    },
     /// This backend does not support an operation.
     #[error("{kind} cannot {what}")]
     Unsupported {

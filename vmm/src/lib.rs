@@ -7,6 +7,7 @@
 //!
 //! [`kvm`] runs guests with a monitor of our own on KVM, [`qemu`] with QEMU's `microvm`.
 
+mod bridge;
 mod child;
 mod cmdline;
 mod confine;

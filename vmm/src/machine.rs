@@ -136,6 +136,9 @@ pub struct MachineSpec {
     /// The file to which the guest's memory goes if the guest crashes, see
     /// [`Machine::memory_dump`].
     pub dump: Option<PathBuf>,
+    /// The directory to keep a [recording](crate::qemu::Recording) of the guest in. Only QEMU with
+    /// emulation, one CPU and a guest that boots can be recorded.
+    pub record: Option<PathBuf>,
     /// A directory for the machine's own files (the emulator's messages).
     pub run_dir: PathBuf,
 }
@@ -155,6 +158,7 @@ impl MachineSpec {
             debugger: None,
             console_log: run_dir.join("console.log"),
             dump: None,
+            record: None,
             run_dir,
         }
     }
@@ -321,6 +325,17 @@ pub trait Machine: Send {
 
     /// Returns the pid of the process that the guest runs in.
     fn pid(&self) -> u32;
+
+    /// Returns the number of instructions that the guest has executed, if the machine counts them: one
+    /// that is recorded does.
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+
+    /// Returns the directory of the guest's recording, if it is recorded.
+    fn recording(&self) -> Option<&Path> {
+        None
+    }
 
     /// Returns the phases of that process's start, if it reports them.
     fn phases(&self) -> &[Phase] {

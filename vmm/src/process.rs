@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use libc::SIGSYS;
 
+use crate::bridge;
 use crate::child::{self, Sockets, share, stderr_text};
 use crate::confine::Confinement;
 use crate::console::Console;
 use crate::dump::{DumpThread, Dumper};
+use crate::qemu::record;
 use crate::states::{self, Probe};
 use crate::{
     Alert, AlertKind, Changes, Description, Error, Exit, HostFault, Machine, MachineSpec,
@@ -61,6 +63,14 @@ pub trait Backend: Probe + Send {
     /// [`Machine::phases`].
     fn phases(&self) -> &[Phase];
 
+    /// [`Machine::instructions`].
+    fn instructions(&self) -> Option<u64> {
+        None
+    }
+
+    /// Asks the process to end before it is killed, if it has something to complete.
+    fn complete(&self) {}
+
     /// [`Machine::pause`].
     fn pause(&mut self) -> Result<()>;
 
@@ -94,6 +104,7 @@ pub struct ProcessMachine<B: Backend> {
     description: Description,
     start: Start,
     is_debugged: bool,
+    recording: Option<PathBuf>,
     dumping: Option<DumpThread>,
     dump: Option<MemoryDump>,
     exit: Option<Exit>,
@@ -122,7 +133,16 @@ impl<B: Backend> ProcessMachine<B> {
             .chain(command.get_args())
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect();
-        let sockets = Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
+        let mut sockets =
+            Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
+        if let Some(directory) = &spec.record {
+            let start = |name: &str, alive| {
+                let started = bridge::start(&directory.join(name), alive);
+                started.map_err(failed("connect to the machine's process"))
+            };
+            sockets.channel = start(record::CHANNEL, sockets.channel)?;
+            sockets.console = start(record::CONSOLE, sockets.console)?;
+        }
         confinement.apply(command.current_dir("/"));
         let mut console = Console::start(sockets.console, &spec.console_log)?;
         let mut child = child::spawn(command, &command_line[0])?;
@@ -162,6 +182,7 @@ impl<B: Backend> ProcessMachine<B> {
             messages,
             start: spec.start.clone(),
             is_debugged: spec.debugger.is_some(),
+            recording: spec.record.clone(),
             dumping: None,
             dump: None,
             exit: None,
@@ -175,7 +196,6 @@ impl<B: Backend> ProcessMachine<B> {
     }
 
     /// Returns the backend.
-    #[cfg(test)]
     pub(crate) fn backend(&self) -> &B {
         &self.backend
     }
@@ -304,6 +324,7 @@ impl<B: Backend> Machine for ProcessMachine<B> {
         if self.exit.is_some() {
             return Ok(());
         }
+        self.backend.complete();
         self.child
             .kill()
             .map_err(failed("kill the machine's process"))?;
@@ -312,6 +333,14 @@ impl<B: Backend> Machine for ProcessMachine<B> {
 
     fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        self.backend.instructions()
+    }
+
+    fn recording(&self) -> Option<&Path> {
+        self.recording.as_deref()
     }
 
     fn phases(&self) -> &[Phase] {

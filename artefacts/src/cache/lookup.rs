@@ -22,7 +22,7 @@ enum Found {
 impl Cache {
     /// Returns the directory of an artefact, or `None` if it is not cached, or damaged. Marks it as
     /// used.
-    pub(crate) fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
+    pub fn get(&self, kind: &str, key: &str) -> Option<PathBuf> {
         match self.find(kind, key) {
             Found::Sound(path) => Some(path),
             Found::Damaged(..) | Found::Absent => None,

@@ -38,7 +38,7 @@ pub struct Cache {
 
 impl Cache {
     /// Kinds of artefacts that are pruned.
-    pub const KINDS: [&str; 8] = [
+    pub const KINDS: [&str; 9] = [
         "kernel",
         "kernel-source",
         "kernel-tree",
@@ -46,6 +46,7 @@ impl Cache {
         "agent",
         "cargo",
         "scratch",
+        "reach",
         "warm",
     ];
 

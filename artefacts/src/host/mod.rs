@@ -38,6 +38,7 @@ pub const PACKAGES: &[Package] = &[
     package("xz-utils", "unpacks the kernel's source"),
     package("patch", "applies the kernel's series"),
     package("git", "exports the kernel's series"),
+    package("zstd", "compresses recordings of guests"),
     package("gdb", "debugs the guest's kernel"),
 ];
 

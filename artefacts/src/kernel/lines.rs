@@ -5,7 +5,7 @@
 //! needed only when a kernel has failed. So the objects in which it has are then compiled once more,
 //! with line tables, by the very commands that the build has recorded; the compiler's code does not
 //! depend on them. That needs the build directory of this very kernel with its sources, which the
-//! cache has for the last kernel of each flavour. An image that has debug information itself, as the
+//! cache has for the last kernel of each flavour; it is brought up to date for another one. An image that has debug information itself, as the
 //! user's own may, needs nothing else.
 
 use std::collections::HashMap;
@@ -30,10 +30,14 @@ pub struct Line {
     pub line: u32,
 }
 
+/// Builds a kernel once more, in its build directory.
+type Again<'a> = Box<dyn Fn() + Send + Sync + 'a>;
+
 /// Finds the lines of one kernel.
-pub struct Lines {
+pub struct Lines<'a> {
     cache: Cache,
     image: PathBuf,
+    again: Again<'a>,
     state: Mutex<State>,
 }
 
@@ -78,12 +82,14 @@ struct Symbol {
     section: Option<usize>,
 }
 
-impl Lines {
-    /// Finds lines for the kernel `image`. Nothing is read before it is needed.
-    pub fn new(cache: Cache, image: PathBuf) -> Self {
+impl<'a> Lines<'a> {
+    /// Finds lines for the kernel `image`. Nothing is read before it is needed. If no build directory
+    /// has built this very image last, `again` is called to bring it up to date.
+    pub fn new(cache: Cache, image: PathBuf, again: impl Fn() + Send + Sync + 'a) -> Self {
         Self {
             cache,
             image,
+            again: Box::new(again),
             state: Mutex::default(),
         }
     }
@@ -161,21 +167,11 @@ impl Lines {
         if file.section_by_name(".debug_line").is_some() {
             return Source::Image(symbols);
         }
-        let trees = WalkDir::new(self.cache.root().join("kernel-tree"))
-            .min_depth(2)
-            .max_depth(2);
-        let out = trees
-            .into_iter()
-            .flatten()
-            .map(walkdir::DirEntry::into_path)
-            .find(|out| {
-                let built = out.join("vmlinux");
-                let same_size = built
-                    .metadata()
-                    .is_ok_and(|metadata| metadata.len() == image.len() as u64);
-                same_size && fs::read(&built).is_ok_and(|built| built == image)
-            });
-        let Some(out) = out else {
+        let found = self.build_directory(&image).or_else(|| {
+            (self.again)();
+            self.build_directory(&image)
+        });
+        let Some(out) = found else {
             return Source::Nothing;
         };
         let Some(trees) = out.parent() else {
@@ -187,6 +183,24 @@ impl Lines {
             out,
             symbols,
         })
+    }
+
+    /// Returns the build directory whose last kernel is this one.
+    fn build_directory(&self, image: &[u8]) -> Option<PathBuf> {
+        let trees = WalkDir::new(self.cache.root().join("kernel-tree"))
+            .min_depth(2)
+            .max_depth(2);
+        trees
+            .into_iter()
+            .flatten()
+            .map(walkdir::DirEntry::into_path)
+            .find(|out| {
+                let built = out.join("vmlinux");
+                let same_size = built
+                    .metadata()
+                    .is_ok_and(|metadata| metadata.len() == image.len() as u64);
+                same_size && fs::read(&built).is_ok_and(|built| built == image)
+            })
     }
 
     /// Compiles an object of the build once more, with line tables. Returns `None` if that does not
@@ -413,7 +427,7 @@ mod tests {
             .unwrap();
         assert!(status.success());
         let cache = Cache::at(directory.path().join("cache")).unwrap();
-        let lines = Lines::new(cache, image.clone());
+        let lines = Lines::new(cache, image.clone(), || panic!("it has debug information"));
         let bytes = fs::read(&image).unwrap();
         let file = ElfFile64::<Endianness>::parse(bytes.as_slice()).unwrap();
         let size = functions(&file)

@@ -15,6 +15,7 @@ mod foreign;
 mod lines;
 mod lock;
 mod members;
+mod mutants;
 mod report;
 mod series;
 mod source;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
+use crucible_mutants::{Generated, Mutant};
 use serde::{Deserialize, Serialize};
 
 pub use export::{Export, Signer, export};
@@ -50,6 +52,9 @@ const RECIPE: &str = "kernel 1";
 /// Directory beside the image of a coverage kernel: the instrumented sources and their notes.
 const COUNTED: &str = "counted";
 
+/// File beside the image of an instrumented kernel: the mutants that it has.
+const MUTANTS: &str = "mutants.json";
+
 /// The configuration of a kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -63,6 +68,8 @@ pub enum Flavour {
     Outer,
     /// Like `Base`, and counts how often each line of checkpoint and restart runs.
     Coverage,
+    /// Like `Base`, with all mutants of checkpoint and restart, none of them chosen.
+    Instrumented,
 }
 
 impl Flavour {
@@ -73,6 +80,7 @@ impl Flavour {
             Self::Debug => "debug",
             Self::Outer => "outer",
             Self::Coverage => "coverage",
+            Self::Instrumented => "instrumented",
         }
     }
 
@@ -83,23 +91,29 @@ impl Flavour {
             Self::Debug => &["base.config", "debug.config"],
             Self::Outer => &["base.config", "outer.config"],
             Self::Coverage => &["base.config", "coverage.config"],
+            Self::Instrumented => &["base.config", "instrumented.config"],
         }
     }
 
     /// Returns the series that the flavour's source has applied. The outer kernel has none, so
     /// that a change to the series does not rebuild it.
     fn series(self, directory: &Path, carries: Option<&Path>) -> Result<Series> {
-        match (self, carries) {
-            (Self::Outer, _) => Ok(Series::default()),
-            (Self::Base | Self::Debug | Self::Coverage, None) => Series::load(directory),
-            (Self::Base | Self::Debug | Self::Coverage, Some(tree)) => Series::carried(tree),
+        let mut series = match (self, carries) {
+            (Self::Outer, _) => return Ok(Series::default()),
+            (_, None) => Series::load(directory)?,
+            (_, Some(tree)) => Series::carried(tree)?,
+        };
+        if self == Self::Instrumented {
+            mutants::add(&mut series, directory)?;
         }
+        Ok(series)
     }
 
     /// The suffix of the flavour's source tree. Flavours with the same series share one tree.
     fn tree(self) -> &'static str {
         match self {
             Self::Outer => "-pristine",
+            Self::Instrumented => "-instrumented",
             Self::Base | Self::Debug | Self::Coverage => "",
         }
     }
@@ -178,6 +192,14 @@ impl Kernel {
     pub fn counted(&self) -> Option<PathBuf> {
         let directory = self.image.with_file_name(COUNTED);
         directory.is_dir().then_some(directory)
+    }
+
+    /// Returns the mutants that the kernel has: none but of [`Flavour::Instrumented`].
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub fn mutants(&self) -> Result<Vec<Mutant>> {
+        mutants::load(&self.image.with_file_name(MUTANTS))
     }
 }
 
@@ -276,6 +298,28 @@ pub fn custom(
     plan.build(cache, &source, progress)
 }
 
+/// Brings the build directory up to date for a kernel that is cached: it may have built another one
+/// since, as bisections do. What [`Lines`] needs is there afterwards.
+///
+/// # Errors
+/// As of [`custom`].
+pub fn build_again(
+    cache: &Cache,
+    sources: &Sources,
+    origin: &Origin,
+    flavour: Flavour,
+    custom: &Custom,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let source = match origin {
+        Origin::Image(_) => return Ok(()),
+        Origin::Pinned => source::pinned(cache, sources, progress)?,
+        Origin::Tree(tree) => source::foreign(tree)?,
+    };
+    let plan = Plan::new(sources, &source.base(), flavour, custom)?;
+    plan.make(cache, &source, progress, |_, _| Ok(()))
+}
+
 /// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
 /// with this content, which git names. Fetches and builds nothing.
 ///
@@ -309,6 +353,17 @@ pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Opti
         Some(source) => Ok(Plan::new(sources, &source.base(), flavour, &custom)?.cached(cache)),
         None => pinned_kernel(cache, sources, &lock, flavour, &custom),
     }
+}
+
+/// Returns all mutants of the pinned source with our series, those that the compiler does not keep,
+/// too. Fetches the source if it is not cached.
+///
+/// # Errors
+/// The source or the series cannot be read.
+pub fn all_mutants(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<Generated> {
+    let source = source::pinned(cache, sources, progress)?;
+    let series = Series::load(&sources.guest_kernel())?;
+    mutants::all(&series, &source.directory)
 }
 
 fn pinned_kernel(
@@ -354,6 +409,11 @@ impl Plan {
         if let Some(cc) = &custom.cc {
             fingerprint = fingerprint.add("cc", cc);
         }
+        if flavour == Flavour::Instrumented {
+            for part in crucible_mutants::VERSION {
+                fingerprint = fingerprint.add("generator", part);
+            }
+        }
         let mut ours = Fingerprint::new("series");
         for (name, content) in series.inputs() {
             fingerprint = fingerprint.add(&name, content);
@@ -398,16 +458,17 @@ impl Plan {
 
     fn build(&self, cache: &Cache, source: &Source, progress: &dyn Progress) -> Result<Kernel> {
         let directory = cache.get_or_build("kernel", &self.key, progress, |directory| {
-            self.make(cache, source, progress, |out| {
+            self.make(cache, source, progress, |out, made| {
                 for name in ["vmlinux", ".config", "System.map"] {
                     let from = out.join(name);
                     fs::copy(&from, directory.join(name.trim_start_matches('.')))
                         .map_err(Error::file("copy", &from))?;
                 }
-                if self.flavour == Flavour::Coverage {
-                    counted::keep(&self.series, out, &directory.join(COUNTED))?;
+                match self.flavour {
+                    Flavour::Coverage => counted::keep(&self.series, out, &directory.join(COUNTED)),
+                    Flavour::Instrumented => mutants::keep(made, out, &directory.join(MUTANTS)),
+                    _ => Ok(()),
                 }
-                Ok(())
             })
         })?;
         Ok(self.kernel(&directory))
@@ -420,18 +481,27 @@ impl Plan {
         cache: &Cache,
         source: &Source,
         progress: &dyn Progress,
-        then: impl FnOnce(&Path) -> Result<T>,
+        then: impl FnOnce(&Path, &[Mutant]) -> Result<T>,
     ) -> Result<T> {
         let name = format!("{}{}", source.tree_name, self.flavour.tree());
         let trees = cache.root().join("kernel-tree").join(&name);
         let lock = cache.lock(&format!("kernel-tree-{name}"), progress)?;
         let tree = trees.join("src");
+        let mut made = Vec::new();
         {
             let _step = Step::begin(progress, "making the kernel's tree");
             tree::mirror(source, &tree)?;
             // Pruning uses this time.
             let _ = File::open(&trees).and_then(|it| it.set_modified(SystemTime::now()));
-            tree::apply(source, &self.series, &tree)?;
+            let rewritten = match self.flavour {
+                Flavour::Instrumented => {
+                    let (series, mutants) = mutants::rewrite(&self.series, &source.directory)?;
+                    made = mutants;
+                    Some(series)
+                }
+                _ => None,
+            };
+            tree::apply(source, rewritten.as_ref().unwrap_or(&self.series), &tree)?;
         }
         let out = trees.join(self.custom.build(self.flavour));
         let how = build::How {
@@ -441,7 +511,7 @@ impl Plan {
             lenient: self.custom.lenient,
         };
         build::build(&tree, &out, &how, &lock, progress)?;
-        then(&out)
+        then(&out, &made)
     }
 }
 

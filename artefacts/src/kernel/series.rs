@@ -25,7 +25,7 @@ pub(super) fn carries(tree: &Path) -> bool {
 }
 
 /// The complete kernel change.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Series {
     /// New files, by their path in the kernel's tree.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
@@ -34,7 +34,7 @@ pub(super) struct Series {
 }
 
 /// A patch to existing files of the kernel.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Patch {
     /// The path of the patch file.
     pub path: PathBuf,

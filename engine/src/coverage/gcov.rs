@@ -40,37 +40,62 @@ struct LineReport {
 /// Runs gcov for the source `name`, a path in the kernel's tree, with the notes in
 /// `counted` and the counters `counts`.
 pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, CoverageError> {
+    let all = all(counted, &[(name.to_owned(), counts)])?;
+    Ok(all.into_iter().next().unwrap_or_default())
+}
+
+/// The same for several sources at once, in their order.
+pub fn all(counted: &Path, sources: &[(String, &[u8])]) -> Result<Vec<Lines>, CoverageError> {
+    let names = || {
+        let names: Vec<_> = sources.iter().map(|(name, _)| name.as_str()).collect();
+        names.join(", ")
+    };
     let io = |source| CoverageError::Io {
-        path: name.to_owned(),
+        path: names(),
         source,
     };
     let directory = tempfile::tempdir().map_err(io)?;
-    let at = |extension: &str| directory.path().join("counted").with_extension(extension);
-    let notes = counted.join(name).with_extension("gcno");
-    fs::copy(&notes, at("gcno")).map_err(io)?;
-    fs::write(at("gcda"), counts).map_err(io)?;
-    let output = Command::new("gcov")
+    let mut command = Command::new("gcov");
+    command
         .args(["--json-format", "--stdout", "--branch-probabilities"])
-        .arg(at("gcda"))
-        .current_dir(directory.path())
-        .output()
-        .map_err(io)?;
+        .current_dir(directory.path());
+    for (number, (name, counts)) in sources.iter().enumerate() {
+        let at = directory.path().join(number.to_string());
+        let notes = counted.join(name).with_extension("gcno");
+        fs::copy(&notes, at.with_extension("gcno")).map_err(io)?;
+        let counters = at.with_extension("gcda");
+        fs::write(&counters, counts).map_err(io)?;
+        command.arg(counters);
+    }
+    let output = command.output().map_err(io)?;
     let words = String::from_utf8_lossy(&output.stderr);
     // gcov ignores counters that do not match the notes, and reports that on stderr only.
     if !output.status.success() || !words.is_empty() {
         return Err(CoverageError::Gcov {
-            path: name.to_owned(),
+            path: names(),
             words: words.trim().to_owned(),
         });
     }
-    read(&output.stdout, name).map_err(|source| CoverageError::Json {
-        path: name.to_owned(),
+    let json = |source| CoverageError::Json {
+        path: names(),
         source,
-    })
+    };
+    let reports = serde_json::Deserializer::from_slice(&output.stdout).into_iter();
+    let reports: Vec<Report> = reports.collect::<Result<_, _>>().map_err(json)?;
+    if reports.len() != sources.len() {
+        let words = format!("{} reports of {} sources", reports.len(), sources.len());
+        return Err(CoverageError::Gcov {
+            path: names(),
+            words,
+        });
+    }
+    let each = reports.iter().zip(sources);
+    Ok(each
+        .map(|(report, (name, _))| of_report(report, name))
+        .collect())
 }
 
-fn read(json: &[u8], name: &str) -> serde_json::Result<Lines> {
-    let report: Report = serde_json::from_slice(json)?;
+fn of_report(report: &Report, name: &str) -> Lines {
     let mut lines = Lines::new();
     let of_file = report.files.iter().filter(|f| f.file.ends_with(name));
     for line in of_file.flat_map(|file| &file.lines) {
@@ -86,7 +111,7 @@ fn read(json: &[u8], name: &str) -> serde_json::Result<Lines> {
                 partly,
             });
     }
-    Ok(lines)
+    lines
 }
 
 #[cfg(test)]
@@ -119,6 +144,13 @@ mod tests {
         assert_eq!(lines.get(&5).copied(), line(1, false));
         assert_eq!(lines.get(&7).copied(), line(0, true));
         assert_eq!(lines.get(&8).copied(), line(1, true));
+        // Two at once, each with its own.
+        let two = [
+            ("counted.c".to_owned(), &counts[..]),
+            ("counted.c".to_owned(), &counts[..]),
+        ];
+        let two = all(directory.path(), &two).unwrap();
+        assert_eq!(two, [lines.clone(), lines]);
         // Counters of another build do not match.
         assert!(super::lines(directory.path(), "counted.c", &counts[..8]).is_err());
     }
@@ -132,7 +164,8 @@ mod tests {
                 {"line_number":7,"count":0,"unexecuted_block":true,"branches":[]},
                 {"line_number":7,"count":3,"unexecuted_block":false,"branches":[]},
                 {"line_number":8,"count":3,"unexecuted_block":true,"branches":[]}]}]}"#;
-        let lines = read(json.as_bytes(), "kernel/checkpoint/a.c").unwrap();
+        let report = serde_json::from_str(json).unwrap();
+        let lines = of_report(&report, "kernel/checkpoint/a.c");
         let line = |count, partly| Line { count, partly };
         assert_eq!(lines[&7], line(3, false));
         assert_eq!(lines[&8], line(3, true));

@@ -17,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use fetch::fetch;
@@ -172,6 +172,39 @@ pub fn measure(
         lines.insert(name.clone(), gcov::lines(counted, &name, counts)?);
     }
     judge(&functions, &lines)
+}
+
+/// Returns the lines of each source that were executed, and those that were not, by its path.
+pub fn executed(
+    counted: &Path,
+    counts: &BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, Executed>, CoverageError> {
+    let sources = counts.iter();
+    let sources: Vec<_> = sources
+        .map(|(stem, counts)| (format!("{stem}.c"), counts.as_slice()))
+        .collect();
+    let mut executed = BTreeMap::new();
+    for (lines, (name, _)) in gcov::all(counted, &sources)?.into_iter().zip(&sources) {
+        let mut of_file = Executed::default();
+        for (line, seen) in lines {
+            let lines = match seen.count {
+                0 => &mut of_file.idle,
+                _ => &mut of_file.ran,
+            };
+            lines.extend(u32::try_from(line));
+        }
+        executed.insert(name.clone(), of_file);
+    }
+    Ok(executed)
+}
+
+/// The lines of a source for which there is code.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executed {
+    /// Those that were executed.
+    pub ran: BTreeSet<u32>,
+    /// Those that were not.
+    pub idle: BTreeSet<u32>,
 }
 
 fn judge(

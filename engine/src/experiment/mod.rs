@@ -9,13 +9,16 @@ mod chain;
 mod executor;
 mod journal;
 pub mod matrix;
+pub mod mutate;
+mod random;
+mod reach;
 mod runs;
 mod scenarios;
 mod sweep;
 pub mod torture;
 mod trials;
 
-use std::io;
+use std::{io, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -24,6 +27,9 @@ pub use self::{
     executor::{Report, Setup, execute},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
+    mutate::{MutateExperiment, Score},
+    random::{RandomExperiment, RandomSummary, RandomTree},
+    reach::{Reach, ReachExperiment},
     runs::{RunsExperiment, See},
     scenarios::{CaseUnit, ScenarioExperiment, ScenarioSummary},
     sweep::{Choice, PointUnit, SweepExperiment, SweepSummary},
@@ -123,6 +129,16 @@ pub trait Experiment: Sync {
     /// Returns what the record has of a unit.
     fn recorded(&self, detail: &Self::Detail) -> serde_json::Value {
         serde_json::to_value(detail).unwrap_or_default()
+    }
+
+    /// Returns the disk that guests start with a copy of, instead of an empty one.
+    fn disk(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Returns true when the memory of a guest that has crashed is worth its place on the disk.
+    fn keeps_memory(&self) -> bool {
+        true
     }
 
     /// Called once at the end of each guest that has run units, before it shuts down.

@@ -75,6 +75,12 @@ pub struct Guest {
     is_debugged: bool,
     /// Limit for requests that the agent answers at once.
     prompt: Duration,
+    /// The same in a guest that is not slowed down.
+    usual: Duration,
+    /// Time beyond the guest's own limit that an answer may take.
+    grace: Duration,
+    /// Command of a shell that runs before each checkpoint.
+    before_checkpoint: Option<String>,
 }
 
 impl Guest {
@@ -107,6 +113,9 @@ impl Guest {
             info: GuestInfo::default(),
             identity: Identity::default(),
             prompt: PROMPT,
+            usual: PROMPT,
+            grace: GRACE,
+            before_checkpoint: None,
         };
         let hello = Request::Hello { version: VERSION };
         match guest.ask(hello, "hello", limit)? {
@@ -132,7 +141,7 @@ impl Guest {
     /// Sets the factor by which operations take longer than usual in this guest. It scales the
     /// limit for requests that the agent answers at once.
     pub fn set_slowness(&mut self, slowness: u32) {
-        self.prompt = PROMPT * slowness.max(1);
+        self.prompt = self.usual * slowness.max(1);
     }
 
     /// Shortens the limit for requests that the agent answers at once, for a guest that may have
@@ -140,6 +149,20 @@ impl Guest {
     pub fn hurry(&mut self) {
         self.prompt = HURRY;
         self.is_debugged = false;
+    }
+
+    /// Replaces the limits for answers, for a guest that is expected to stop answering: `prompt` for
+    /// requests that the agent answers at once, and `grace` beyond the guest's own limits.
+    pub fn expect_silence(&mut self, prompt: Duration, grace: Duration) {
+        let slowness = self.prompt.as_millis() / self.usual.as_millis().max(1);
+        self.usual = prompt;
+        self.grace = grace;
+        self.set_slowness(u32::try_from(slowness).unwrap_or(1));
+    }
+
+    /// Runs a shell's command before each checkpoint from now on, until this is called again.
+    pub fn before_checkpoint(&mut self, command: Option<String>) {
+        self.before_checkpoint = command;
     }
 
     /// What the agent reports about the guest.
@@ -199,7 +222,7 @@ impl Guest {
     ) -> Result<Reply, GuestError> {
         let began = Instant::now();
         let limit = self.limit(limit);
-        let deadline = began + limit + GRACE;
+        let deadline = began + limit + self.grace;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.incoming.recv_timeout(left.min(POLL)) {
@@ -221,7 +244,7 @@ impl Guest {
                 Err(RecvTimeoutError::Timeout) => {
                     self.check()?;
                     if left.is_zero() {
-                        let states = self.machine.task_states(GRACE)?;
+                        let states = self.machine.task_states(self.grace)?;
                         return Err(GuestError::Silent {
                             what,
                             limit,

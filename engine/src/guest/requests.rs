@@ -87,6 +87,22 @@ impl Guest {
         self.tool(request, "exec", limit)
     }
 
+    /// Runs a shell's command, which must succeed.
+    ///
+    /// # Errors
+    /// [`GuestError::Failed`] if it does not, and the errors of any request.
+    pub fn shell(&mut self, command: &str) -> Result<(), GuestError> {
+        let argv = ["/bin/sh", "-c", command].map(String::from);
+        let run = self.exec(&argv, &BTreeMap::new(), "/", self.prompt)?;
+        match run.success() {
+            true => Ok(()),
+            false => {
+                let words = run.stderr.trim();
+                Err(GuestError::Failed(format!("`{command}` failed: {words}")))
+            }
+        }
+    }
+
     /// Starts a workload; returns the pid of the container's init.
     pub fn start(
         &mut self,
@@ -140,6 +156,9 @@ impl Guest {
         limit: Duration,
     ) -> Result<ToolRun, GuestError> {
         self.used = true;
+        if let Some(command) = self.before_checkpoint.clone() {
+            self.shell(&command)?;
+        }
         let request = Request::Checkpoint {
             run: run.to_owned(),
             image: image.to_owned(),
@@ -297,7 +316,7 @@ impl Guest {
 
     /// Makes the kernel print its tasks, by the agent or by SysRq.
     pub fn task_states(&mut self) -> Result<TaskStates, GuestError> {
-        Ok(self.machine.task_states(GRACE)?)
+        Ok(self.machine.task_states(self.grace)?)
     }
 
     /// Serves a shell on the machine's terminal until it ends.

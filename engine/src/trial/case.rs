@@ -81,13 +81,18 @@ pub fn case(
             stop.into()
         }
     };
-    let outcome = match (outcome.condition, &references.control) {
+    let mut outcome = match (outcome.condition, &references.control) {
         (Condition::Diverged | Condition::Hang, Some(control)) => {
             confirm(session, scenario, &case, options, control, outcome)
         }
         _ => outcome,
     };
     record.timings = timings;
+    match session.leave_another_kernel() {
+        Ok(()) => {}
+        Err(stop) if outcome.is_pass() => outcome = stop.into(),
+        Err(stop) => outcome.lines.push(format!("at the end: {}", stop.why)),
+    }
     (outcome, record)
 }
 

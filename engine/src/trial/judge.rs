@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Compares the restarted run with the control, and with its own state before the checkpoint.
-pub(super) fn judge(
+pub(crate) fn judge(
     case: &Case,
     backend: Backend,
     control_point: &Frozen,

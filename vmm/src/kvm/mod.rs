@@ -120,6 +120,12 @@ fn watched(file: &File) -> Result<(File, u64)> {
 impl KvmMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
+        if spec.record.is_some() {
+            return Err(Error::Unsupported {
+                kind: "our own monitor",
+                what: "record a guest",
+            });
+        }
         let spec = &child::prepare(spec)?;
         let began = phases::now();
         let program = child::absolute(&options.program)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Options, snapshot};
+use super::{Options, record, snapshot};
 use crate::child::fd;
 use crate::cmdline;
 use crate::{CHANNEL_PORT, Disk, MachineSpec, Start, TERMINAL_PORT};
@@ -55,7 +55,12 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         args.option("-incoming", "defer");
     }
     args.option("-machine", &machine);
-    args.option("-accel", options.accel.argument());
+    let accel = match spec.record {
+        // One thread executes all CPUs, so that there is one order of everything.
+        Some(_) => "tcg",
+        None => options.accel.argument(),
+    };
+    args.option("-accel", accel);
     let mut cpu = options.accel.cpu().to_owned();
     if options.nested {
         cpu.push_str(",+svm");
@@ -67,30 +72,66 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     args.option("-cpu", &cpu);
     args.option("-smp", &spec.vcpus.to_string());
     args.option("-m", &format!("{}M", spec.memory_mib));
-    args.option("-rtc", "base=utc,clock=host");
+    match &spec.record {
+        None => args.option("-rtc", "base=utc,clock=host"),
+        Some(directory) => {
+            args.option("-icount", &record::icount(directory));
+            args.option("-rtc", "base=2026-01-01T00:00:00,clock=vm")
+        }
+    };
 
     args.socket("qmp", fd::CONTROL);
     args.option("-mon", "chardev=qmp,mode=control");
-    args.socket(CONSOLE_CHARDEV, fd::CONSOLE);
+    match &spec.record {
+        None => args.socket(CONSOLE_CHARDEV, fd::CONSOLE),
+        Some(directory) => {
+            args.option("-chardev", &record::pipe(directory, record::CONSOLE));
+        }
+    }
     args.option("-serial", &format!("chardev:{CONSOLE_CHARDEV}"));
 
     if spec.debugger.is_some() {
-        let socket = format!("socket,id=gdb,fd={},server=on,wait=off", fd::DEBUGGER);
-        args.option("-chardev", &socket);
-        args.option("-gdb", "chardev:gdb");
+        args.list.extend(debugger());
     }
 
     for (index, disk) in spec.disks.iter().enumerate() {
-        args.disk(index, disk);
+        args.disk(index, disk, spec.record.is_some());
     }
-    args.option("-object", "rng-random,id=rng,filename=/dev/urandom");
+    // A recording has what QEMU's own generator returns, and not what a file does.
+    let rng = match spec.record {
+        Some(_) => "rng-builtin,id=rng",
+        None => "rng-random,id=rng,filename=/dev/urandom",
+    };
+    args.option("-object", rng);
     args.device("virtio-rng-device,rng=rng");
     args.device("virtio-serial-device,id=serial");
-    args.port("channel", fd::CHANNEL, CHANNEL_PORT);
-    args.port("terminal", fd::TERMINAL, TERMINAL_PORT);
+    match &spec.record {
+        None => args.socket("channel", fd::CHANNEL),
+        Some(directory) => {
+            args.option("-chardev", &record::pipe(directory, record::CHANNEL));
+        }
+    }
+    args.port("channel", CHANNEL_PORT);
+    args.socket("terminal", fd::TERMINAL);
+    args.port("terminal", TERMINAL_PORT);
+    if spec.record.is_some() {
+        // Only what is a serial port is recorded, and only the first one gets a UART.
+        for id in ["channel", "terminal"] {
+            args.option("-serial", &format!("chardev:{id}"));
+        }
+    }
 
     args.option("-kernel", &path_argument(&spec.kernel));
     args.option("-append", &append(spec, options, timing));
+    args.list
+}
+
+/// Returns the arguments for a debugger.
+pub(super) fn debugger() -> Vec<String> {
+    let mut args = Args::default();
+    let socket = format!("socket,id=gdb,fd={},server=on,wait=off", fd::DEBUGGER);
+    args.option("-chardev", &socket);
+    args.option("-gdb", "chardev:gdb");
     args.list
 }
 
@@ -164,8 +205,7 @@ impl Args {
         self.option("-device", &format!("{device},bus=virtio-mmio-bus.{bus}"));
     }
 
-    fn port(&mut self, id: &str, fd: i32, name: &str) {
-        self.socket(id, fd);
+    fn port(&mut self, id: &str, name: &str) {
         self.option(
             "-device",
             &format!("virtserialport,bus=serial.0,chardev={id},name={name}"),
@@ -174,11 +214,15 @@ impl Args {
 
     /// Adds a disk, in JSON because a path may contain any character. Flushes are not passed on: a
     /// scratch disk need not survive a crash of the host.
-    fn disk(&mut self, index: usize, disk: &Disk) {
+    fn disk(&mut self, index: usize, disk: &Disk, recorded: bool) {
         let node = format!("disk{index}");
+        let image = match recorded {
+            true => format!("{node}-image"),
+            false => node.clone(),
+        };
         let blockdev = json!({
             "driver": "raw",
-            "node-name": node,
+            "node-name": image,
             "read-only": disk.readonly,
             "discard": "unmap",
             "cache": { "no-flush": true },
@@ -189,6 +233,16 @@ impl Args {
             },
         });
         self.option("-blockdev", &blockdev.to_string());
+        if recorded {
+            // Requests complete at the same instruction.
+            let replay = json!({
+                "driver": "blkreplay",
+                "node-name": node,
+                "read-only": disk.readonly,
+                "image": image,
+            });
+            self.option("-blockdev", &replay.to_string());
+        }
         // The guest gets an error of the host's disk as an I/O error, and QMP reports it. Without
         // these options a full disk stops the guest.
         self.device(&format!(

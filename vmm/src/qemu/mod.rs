@@ -5,10 +5,12 @@ mod command;
 mod dump;
 mod probe;
 pub(crate) mod qmp;
+pub(crate) mod record;
 mod snapshot;
 mod tsc;
 
 use std::env;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use serde_json::json;
 
 use self::dump::QemuDumper;
 use self::qmp::Qmp;
+pub use self::record::{Recording, Replay, Stop};
 use crate::child::{self, fd};
 use crate::confine::{self, Confinement, Role};
 use crate::dump::Dumper;
@@ -104,6 +107,7 @@ pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
         disks,
         start: Start::Boot,
         dump: None,
+        record: None,
         ..spec.clone()
     };
     // The guest's command line has the rate of this host's TSC, which may change with a reboot.
@@ -142,6 +146,8 @@ pub struct Qemu {
     /// The directory in which the guest can be saved: QEMU's guest memory is a file in it.
     save_directory: Option<PathBuf>,
     saved: bool,
+    /// True if the guest is recorded or replayed.
+    counts: bool,
 }
 
 /// A guest in a QEMU process.
@@ -153,10 +159,14 @@ impl QemuMachine {
         if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
             return Err(unsupported("track what a guest changes"));
         }
+        if spec.record.is_some() {
+            record::check(spec, options)?;
+        }
         let spec = &child::prepare(spec)?;
         let program = child::absolute(&find(&options.binary)?)?;
         // A restored guest already knows the rate; measuring it takes a while.
         let timing = match (options.accel, &spec.start) {
+            _ if spec.record.is_some() => record::timing(),
             (Accel::Tcg, Start::Boot | Start::BootForSnapshot(_)) => tsc::kernel_parameters(),
             _ => Vec::new(),
         };
@@ -176,24 +186,37 @@ impl QemuMachine {
         if options.accel == Accel::Kvm {
             files.write.push("/dev/kvm".into());
         }
+        if let Some(directory) = &spec.record {
+            let written = record::begin(directory, spec, options, &timing, &program)?;
+            files.write.extend(written);
+        }
         let confinement = Confinement::prepare(Role::Emulator, &files)?;
         let mut command = Command::new(program);
         command.args(command::arguments(spec, options, &timing));
         let state = snapshot::state_to_load(spec)?;
         let files = state.map(|file| (fd::STATE, file)).into_iter().collect();
         Self::launch(spec, command, files, confinement, |sockets| {
-            let qmp = Arc::new(Qmp::connect(sockets.control)?);
-            snapshot::load(&qmp, spec)?;
-            Ok(Qemu {
-                qmp,
-                memory_mib: spec.memory_mib,
-                accel: options.accel,
-                save_directory: match &spec.start {
-                    Start::BootForSnapshot(directory) => Some(directory.clone()),
-                    _ => None,
-                },
-                saved: false,
-            })
+            let mut qemu = Qemu::connect(sockets.control, spec)?;
+            qemu.accel = options.accel;
+            snapshot::load(&qemu.qmp, spec)?;
+            Ok(qemu)
+        })
+    }
+}
+
+impl Qemu {
+    /// Connects to an emulator that has been started.
+    fn connect(control: UnixStream, spec: &MachineSpec) -> Result<Self> {
+        Ok(Self {
+            qmp: Arc::new(Qmp::connect(control)?),
+            memory_mib: spec.memory_mib,
+            accel: Accel::Tcg,
+            save_directory: match &spec.start {
+                Start::BootForSnapshot(directory) => Some(directory.clone()),
+                _ => None,
+            },
+            saved: false,
+            counts: spec.record.is_some(),
         })
     }
 }
@@ -239,6 +262,20 @@ impl Backend for Qemu {
 
     fn phases(&self) -> &[Phase] {
         &[]
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        match self.counts {
+            true => self.replay_count().ok(),
+            false => None,
+        }
+    }
+
+    fn complete(&self) {
+        // The log of a QEMU that is killed has no end.
+        if self.counts && self.qmp.execute("quit", json!({})).is_ok() {
+            self.qmp.wait_closed(record::COMPLETION);
+        }
     }
 
     fn pause(&mut self) -> Result<()> {

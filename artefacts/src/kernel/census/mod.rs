@@ -69,7 +69,7 @@ pub fn census(
 ) -> Result<Census> {
     let source = source::pinned(cache, sources, progress)?;
     let plan = Plan::new(sources, &source.base(), flavour, &Custom::default())?;
-    plan.make(cache, &source, progress, |out| of_build(out, primitives))
+    plan.make(cache, &source, progress, |out, _| of_build(out, primitives))
 }
 
 /// Returns the places of a kernel that was built in `out`.

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The search.
 
+mod checks;
+mod ends;
+mod finish;
+
 use crucible_changepoint::JEFFREYS;
-use crucible_engine::Condition;
 
 use crate::{
-    board::{Board, Tally, kept},
+    board::{Board, kept},
+    cross::Cross,
     graph::Graph,
     journal::Journal,
-    report::{Answer, Check, NodeReport, NodeState, OtherFailure, Report},
+    report::{Answer, Check, NodeState, Report},
     signature::Signature,
     subject::{Built, Observation, REVERTED, Seen, Setting, Stop, Subject, Visit},
 };
@@ -139,6 +143,7 @@ pub fn bisect<S: Subject>(
         tell,
         amplified: 1.0,
         checks: Vec::new(),
+        crossed: None,
     };
     let answer = search.answer()?;
     Ok(search.report(answer))
@@ -150,6 +155,7 @@ struct Search<'a, 'b, S> {
     tell: &'a mut dyn FnMut(Progress),
     amplified: f64,
     checks: Vec<Check>,
+    crossed: Option<Cross>,
 }
 
 impl<S: Subject> Search<'_, '_, S> {
@@ -178,19 +184,7 @@ impl<S: Subject> Search<'_, '_, S> {
         if let Some(answer) = self.fix_sought(&usual)? {
             return Ok(answer);
         }
-        // The good end is as good as it was tested.
-        let seen = self
-            .board
-            .tally(graph.bad())
-            .evidence(self.board.sought.as_ref());
-        let enough = |board: &Board<'_>| {
-            let tally = board.tally(Graph::GOOD);
-            tally.evidence(board.sought.as_ref()).runs >= seen.runs
-                || tally.runs() >= 4 * seen.runs.max(1)
-        };
-        if !enough(&self.board) {
-            self.visit(Graph::GOOD, &mut |board| !enough(board))?;
-        }
+        self.test_good()?;
         for node in ends {
             if let Some((_, why)) = self.board.known[node].hidden.clone() {
                 return Ok(Answer::NoEnd { node, why });
@@ -212,114 +206,6 @@ impl<S: Subject> Search<'_, '_, S> {
         self.board.set(setting.clone(), harness);
     }
 
-    /// Runs the bad end until it is known what is sought and in which setting. Returns an answer if
-    /// there is nothing to seek.
-    fn fix_sought(&mut self, usual: &[Setting]) -> Result<Option<Answer>, Stop> {
-        let bad = self.board.graph.bad();
-        let options = self.board.options;
-        let like = options.signature.as_deref();
-        let count = move |tally: &Tally| tally.most(like).map_or(0, |(_, count)| count);
-        // Each case in turn, for longer and longer, until one shows something twice.
-        let mut limit = if usual.len() > 1 {
-            FIRM
-        } else {
-            options.end_runs
-        };
-        let mut best: Option<(u64, &Setting)> = None;
-        'search: loop {
-            for setting in usual {
-                self.set(setting);
-                let open = |tally: &Tally| count(tally) < FIRM && tally.runs() < limit;
-                if open(&self.board.tally(bad)) {
-                    self.visit(bad, &mut |board| open(&board.tally(bad)))?;
-                }
-                if let Some((_, why)) = self.board.known[bad].hidden.clone() {
-                    return Ok(Some(Answer::NoEnd { node: bad, why }));
-                }
-                let found = count(&self.board.tally(bad));
-                if best.is_none_or(|(most, _)| found > most) {
-                    best = Some((found, setting));
-                }
-                if found >= FIRM {
-                    break 'search;
-                }
-            }
-            if limit >= options.end_runs {
-                break;
-            }
-            limit = (2 * limit).min(options.end_runs);
-        }
-        if let Some((_, setting)) = best {
-            self.set(setting);
-            self.amplify(setting, bad, &count)?;
-        }
-        let tally = self.board.tally(bad);
-        let Some((signature, failures)) = tally.most(like) else {
-            let unclear = tally.runs() > 0 && tally.unclear == tally.runs();
-            return Ok(Some(match unclear {
-                true => Answer::NoEnd {
-                    node: bad,
-                    why: "no run of it says anything".into(),
-                },
-                false => Answer::NotReproduced,
-            }));
-        };
-        let signature = signature.clone();
-        self.board.sought = Some(signature.clone());
-        self.board.refresh_all();
-        let runs = tally.runs();
-        self.say(
-            What::Sought {
-                signature,
-                failures,
-                runs,
-            },
-            Some(bad),
-        );
-        Ok(None)
-    }
-
-    /// Looks for a setting in which the bad end fails more often.
-    fn amplify(
-        &mut self,
-        usual: &Setting,
-        bad: usize,
-        count: &dyn Fn(&Tally) -> u64,
-    ) -> Result<(), Stop> {
-        let settings = self.subject.others(usual);
-        let rate = |tally: &Tally| (count(tally) as f64 + 0.5) / (tally.runs() as f64 + 1.0);
-        let first = self.board.tally(bad);
-        let usual_rate = rate(&first);
-        if usual_rate >= OFTEN || settings.is_empty() {
-            return Ok(());
-        }
-        let per_second = |tally: &Tally| {
-            let seconds = tally.seconds / tally.runs().max(1) as f64;
-            rate(tally) / seconds.max(1e-3)
-        };
-        let share = self.board.options.amplify_seconds / settings.len() as f64;
-        let mut best = (usual.clone(), per_second(&first), usual_rate);
-        for setting in settings {
-            self.set(&setting);
-            let more = |board: &Board<'_>| {
-                let tally = board.tally(bad);
-                tally.runs() < SAMPLE && tally.seconds < share
-            };
-            if more(&self.board) {
-                self.visit(bad, &mut |board| more(board))?;
-            }
-            let tally = self.board.tally(bad);
-            if count(&tally) >= FIRM && per_second(&tally) > best.1 {
-                best = (setting, per_second(&tally), rate(&tally));
-            }
-        }
-        self.set(&best.0);
-        self.amplified = best.2 / usual_rate;
-        let (setting, factor) = (best.0, self.amplified);
-        self.say(What::Amplified { setting, factor }, Some(bad));
-        Ok(())
-    }
-
     /// Builds and runs what tells most, until the answer is probable enough.
     fn narrow(&mut self) -> Result<Answer, Stop> {
         let options = self.board.options;
@@ -333,6 +219,10 @@ impl<S: Subject> Search<'_, '_, S> {
                 && mass >= options.confidence
             {
                 if checked == group {
+                    // A later search of this range begins with the ends.
+                    if self.test_good()? {
+                        continue;
+                    }
                     return Ok(self.named(group));
                 }
                 self.check(&group)?;
@@ -362,57 +252,6 @@ impl<S: Subject> Search<'_, '_, S> {
             [node] => Answer::Culprit { node },
             _ => Answer::NotSeparable { nodes },
         }
-    }
-
-    /// Runs the nodes of an answer and their parents, and the bad end without the change.
-    fn check(&mut self, group: &[usize]) -> Result<(), Stop> {
-        self.say(What::Checking, group.first().copied());
-        let graph = self.board.graph;
-        let parents = group.iter().flat_map(|&node| &graph.nodes()[node].parents);
-        let mut nodes: Vec<_> = group.iter().chain(parents).copied().collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        for node in nodes {
-            self.build(node)?;
-            // A rare failure is shown by many runs, which the search has made.
-            let few = |board: &Board<'_>| {
-                let tally = board.tally(node);
-                tally.runs() < CHECKED && board.known[node].hidden.is_none()
-            };
-            if few(&self.board) {
-                self.visit(node, &mut |board| few(board))?;
-            }
-        }
-        self.checks.clear();
-        if let [node] = *group
-            && let Some(built) = self.subject.revert(node)?
-            && let Built::Image { image, seconds } = built
-        {
-            self.board.seconds += seconds;
-            let (_, rate) = self.board.model.rates();
-            let runs = quiet(rate).clamp(CHECKED, self.board.options.end_runs.max(CHECKED));
-            let sought = self.board.sought.clone();
-            let more = |board: &Board<'_>| board.tally_of(&image).runs() < runs;
-            if more(&self.board) {
-                self.run(REVERTED, &image, &mut |board| more(board))?;
-            }
-            let evidence = self.board.tally_of(&image).evidence(sought.as_ref());
-            self.checks.push(Check {
-                what: "reverted".into(),
-                node: None,
-                runs: evidence.runs,
-                failures: evidence.failures,
-                lines: self.lines(&image),
-            });
-        }
-        Ok(())
-    }
-
-    fn lines(&self, image: &str) -> Vec<String> {
-        let sought = self.board.sought.clone();
-        let key = sought.map(|sought| (image.to_owned(), sought));
-        let lines = key.and_then(|key| self.board.lines.get(&key));
-        lines.cloned().unwrap_or_default()
     }
 
     /// Builds a node, unless this search has.
@@ -528,101 +367,6 @@ impl<S: Subject> Search<'_, '_, S> {
     fn say(&mut self, what: What, node: Option<usize>) {
         (self.tell)(progress(&self.board, what, node));
     }
-
-    fn report(mut self, answer: Answer) -> Report {
-        let board = &self.board;
-        let sought = board.sought.as_ref();
-        let posterior = board.model.posterior();
-        let evidence = |node: usize| board.tally(node).evidence(sought);
-        let all = board.graph.nodes().iter().enumerate();
-        let nodes: Vec<_> = all
-            .map(|(number, node)| {
-                let known = &board.known[number];
-                let tally = board.tally(number);
-                let (state, why) = known.hidden.clone().unwrap_or_else(|| {
-                    let built = known.image.is_some();
-                    let state = if built {
-                        NodeState::Built
-                    } else {
-                        NodeState::Untouched
-                    };
-                    (state, String::new())
-                });
-                let others = tally.failed.iter();
-                let same = |image: &String| board.nodes_of(image).first().copied();
-                NodeReport {
-                    name: node.name.clone(),
-                    title: node.title.clone(),
-                    parents: node.parents.clone(),
-                    state,
-                    why,
-                    image: known.image.clone(),
-                    same_as: known
-                        .image
-                        .as_ref()
-                        .and_then(same)
-                        .filter(|&it| it != number),
-                    runs: evidence(number).runs,
-                    failures: evidence(number).failures,
-                    unclear: tally.unclear,
-                    others: others
-                        .filter(|(signature, runs)| Some(*signature) != sought && **runs > 0)
-                        .map(|(signature, &runs)| OtherFailure {
-                            signature: signature.to_string(),
-                            runs,
-                        })
-                        .collect(),
-                    posterior: posterior.nodes[number],
-                }
-            })
-            .collect();
-        let named = answer.nodes();
-        let check = |what: &str, node: usize| Check {
-            what: what.into(),
-            node: Some(node),
-            runs: evidence(node).runs,
-            failures: evidence(node).failures,
-            lines: board.known[node]
-                .image
-                .as_ref()
-                .map(|image| self.lines(image))
-                .unwrap_or_default(),
-        };
-        let mut checks: Vec<_> = named.iter().map(|&node| check("culprit", node)).collect();
-        let mut parents: Vec<_> = named
-            .iter()
-            .flat_map(|&node| board.graph.nodes()[node].parents.iter().copied())
-            .filter(|parent| !named.contains(parent))
-            .collect();
-        parents.sort_unstable();
-        parents.dedup();
-        checks.extend(parents.into_iter().map(|node| check("parent", node)));
-        let hidden: Vec<_> = (0..nodes.len())
-            .filter(|&node| board.model.is_hidden(node) && posterior.nodes[node] >= 1e-3)
-            .collect();
-        checks.append(&mut self.checks);
-        let board = &self.board;
-        Report {
-            probability: match &answer {
-                Answer::BothEnds => posterior.none,
-                _ => posterior.mass(&named),
-            },
-            answer,
-            confidence: board.options.confidence,
-            sought: board.sought.clone(),
-            setting: board.setting.clone(),
-            amplified: self.amplified,
-            rates: board.model.rates(),
-            checks,
-            hidden_probability: posterior.mass(&hidden),
-            hidden,
-            builds: board.builds,
-            runs: board.runs,
-            reused: board.reused(),
-            seconds: board.seconds,
-            nodes,
-        }
-    }
 }
 
 /// Returns true while one more run of this node, whose guest is running, tells most.
@@ -634,13 +378,6 @@ fn goes_on(board: &Board<'_>, node: usize) -> bool {
         .is_some_and(|(_, mass)| mass >= confidence);
     let hidden = board.known[node].hidden.is_some();
     !found && !hidden && board.runs < board.options.runs && board.next(Some(node)) == Some(node)
-}
-
-/// Returns the number of runs that would hardly all pass if the failure, of this rate, were still
-/// there.
-fn quiet(rate: f64) -> u64 {
-    const HARDLY: f64 = 0.01;
-    (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
 }
 
 fn known_inputs(board: &Board<'_>, node: usize) -> Option<String> {
@@ -662,16 +399,5 @@ fn progress(board: &Board<'_>, what: What, node: Option<usize>) -> Progress {
         runs: board.runs,
         left: posterior.left(),
         likeliest: board.sought.as_ref().and(posterior.best()),
-    }
-}
-
-impl Report {
-    /// Returns the condition of a command that ends with this answer: passed if one node is named,
-    /// else one that leaves the answer open.
-    pub fn condition(&self) -> Condition {
-        match self.answer.is_found() {
-            true => Condition::Passed,
-            false => Condition::Undecided,
-        }
     }
 }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The ends of the range: what is sought, in which setting, and how good the good one is.
+
+use super::{FIRM, OFTEN, SAMPLE, Search, What};
+use crate::{
+    board::{Board, Tally},
+    graph::Graph,
+    report::Answer,
+    subject::{Setting, Stop, Subject},
+};
+
+impl<S: Subject> Search<'_, '_, S> {
+    /// Runs the good end as often as the bad one: it is as good as it was tested. Returns true when
+    /// that was needed.
+    pub(super) fn test_good(&mut self) -> Result<bool, Stop> {
+        let enough = |board: &Board<'_>| {
+            let sought = board.sought.as_ref();
+            let bad = board.tally(board.graph.bad()).evidence(sought).runs;
+            let tally = board.tally(Graph::GOOD);
+            tally.evidence(sought).runs >= bad || tally.runs() >= 4 * bad.max(1)
+        };
+        let needed = !enough(&self.board) && self.board.known[Graph::GOOD].hidden.is_none();
+        if needed {
+            self.visit(Graph::GOOD, &mut |board| !enough(board))?;
+        }
+        Ok(needed)
+    }
+
+    /// Runs the bad end until it is known what is sought and in which setting. Returns an answer if
+    /// there is nothing to seek.
+    pub(super) fn fix_sought(&mut self, usual: &[Setting]) -> Result<Option<Answer>, Stop> {
+        let bad = self.board.graph.bad();
+        let options = self.board.options;
+        let like = options.signature.as_deref();
+        let count = move |tally: &Tally| tally.most(like).map_or(0, |(_, count)| count);
+        // Each case in turn, for longer and longer, until one shows something twice.
+        let mut limit = if usual.len() > 1 {
+            FIRM
+        } else {
+            options.end_runs
+        };
+        let mut best: Option<(u64, &Setting)> = None;
+        'search: loop {
+            for setting in usual {
+                self.set(setting);
+                let open = |tally: &Tally| count(tally) < FIRM && tally.runs() < limit;
+                if open(&self.board.tally(bad)) {
+                    self.visit(bad, &mut |board| open(&board.tally(bad)))?;
+                }
+                if let Some((_, why)) = self.board.known[bad].hidden.clone() {
+                    return Ok(Some(Answer::NoEnd { node: bad, why }));
+                }
+                let found = count(&self.board.tally(bad));
+                if best.is_none_or(|(most, _)| found > most) {
+                    best = Some((found, setting));
+                }
+                if found >= FIRM {
+                    break 'search;
+                }
+            }
+            if limit >= options.end_runs {
+                break;
+            }
+            limit = (2 * limit).min(options.end_runs);
+        }
+        if let Some((_, setting)) = best {
+            self.set(setting);
+            self.amplify(setting, bad, &count)?;
+        }
+        let tally = self.board.tally(bad);
+        let Some((signature, failures)) = tally.most(like) else {
+            let unclear = tally.runs() > 0 && tally.unclear == tally.runs();
+            return Ok(Some(match unclear {
+                true => Answer::NoEnd {
+                    node: bad,
+                    why: "no run of it says anything".into(),
+                },
+                false => Answer::NotReproduced,
+            }));
+        };
+        let signature = signature.clone();
+        self.board.sought = Some(signature.clone());
+        self.board.refresh_all();
+        let runs = tally.runs();
+        self.say(
+            What::Sought {
+                signature,
+                failures,
+                runs,
+            },
+            Some(bad),
+        );
+        Ok(None)
+    }
+
+    /// Looks for a setting in which the bad end fails more often.
+    fn amplify(
+        &mut self,
+        usual: &Setting,
+        bad: usize,
+        count: &dyn Fn(&Tally) -> u64,
+    ) -> Result<(), Stop> {
+        let settings = self.subject.others(usual);
+        let rate = |tally: &Tally| (count(tally) as f64 + 0.5) / (tally.runs() as f64 + 1.0);
+        let first = self.board.tally(bad);
+        let usual_rate = rate(&first);
+        if usual_rate >= OFTEN || settings.is_empty() {
+            return Ok(());
+        }
+        let per_second = |tally: &Tally| {
+            let seconds = tally.seconds / tally.runs().max(1) as f64;
+            rate(tally) / seconds.max(1e-3)
+        };
+        let share = self.board.options.amplify_seconds / settings.len() as f64;
+        let mut best = (usual.clone(), per_second(&first), usual_rate);
+        for setting in settings {
+            self.set(&setting);
+            let more = |board: &Board<'_>| {
+                let tally = board.tally(bad);
+                tally.runs() < SAMPLE && tally.seconds < share
+            };
+            if more(&self.board) {
+                self.visit(bad, &mut |board| more(board))?;
+            }
+            let tally = self.board.tally(bad);
+            if count(&tally) >= FIRM && per_second(&tally) > best.1 {
+                best = (setting, per_second(&tally), rate(&tally));
+            }
+        }
+        self.set(&best.0);
+        self.amplified = best.2 / usual_rate;
+        let (setting, factor) = (best.0, self.amplified);
+        self.say(What::Amplified { setting, factor }, Some(bad));
+        Ok(())
+    }
+}

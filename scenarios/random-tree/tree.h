@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* A tree of processes by a recipe: what the parts of the program share. */
+#ifndef TREE_H
+#define TREE_H
+
+#include <stdio.h>
+
+/* Something that a process has, and finds again after the checkpoint. */
+struct item {
+	const struct kind *kind;
+	long number;		/* of the recipe: a size, a value, a variant */
+	int fd[4];
+	void *memory;
+	long kept;
+};
+
+struct kind {
+	const char *name;
+	void (*make)(struct item *item);
+	/* Returns what is not as it was made; NULL if all is. */
+	const char *(*verify)(struct item *item);
+};
+
+/* Each list ends with a kind without a name. */
+extern const struct kind file_kinds[];
+extern const struct kind queue_kinds[];
+extern const struct kind memory_kinds[];
+extern const struct kind task_kinds[];
+extern const struct kind refused_kinds[];
+
+/* Number of bytes of content, and one of them. */
+#define BYTES 3000
+unsigned char pattern(long number, long at);
+/* Writes, and reads and compares, such content from the current offset on. */
+void put_pattern(int fd, long number, size_t size);
+int has_pattern(int fd, long number, size_t size);
+
+/* Queues a signal for this thread. glibc does not know the number of one that clone(2) has made. */
+void queue_signal(int signal, int value);
+
+/* The number of this process in the recipe. */
+extern int own_id;
+/* Opens a file that no other item has. */
+int own_file(const char *what, int flags, char *name, size_t size);
+
+/* The reading end of the pipe that is closed when everything is to be verified. */
+extern int go;
+
+#endif

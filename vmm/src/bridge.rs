@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Passes bytes between a stream of ours and a process that writes to a file and reads a FIFO.
+//!
+//! A recorded QEMU writes that way, since a file is never full: when it waits for a socket to
+//! become writable is not in its log, and a replay loses its way there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, FileType, Mode, inotify, mknodat};
+use rustix::io::Errno;
+
+/// Returns the file that the process writes to.
+pub(crate) fn output(base: &Path) -> PathBuf {
+    base.with_extension("out")
+}
+
+/// Returns the FIFO that the process reads.
+pub(crate) fn input(base: &Path) -> PathBuf {
+    base.with_extension("in")
+}
+
+/// Makes both files. The process may not.
+pub(crate) fn make(base: &Path) -> io::Result<[PathBuf; 2]> {
+    let files = [output(base), input(base)];
+    File::create(&files[0])?;
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, &files[1], FileType::Fifo, mode, 0)?;
+    Ok(files)
+}
+
+/// Removes the FIFO.
+pub(crate) fn remove_input(base: &Path) -> io::Result<()> {
+    match fs::remove_file(input(base)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Starts to pass bytes. `alive` is closed at its other end when the process ends; what it has
+/// written by then is passed. Returns the stream.
+pub(crate) fn start(base: &Path, alive: UnixStream) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let file = File::open(output(base))?;
+    let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(&changes, output(base), inotify::WatchFlags::MODIFY)?;
+    // With a reader of our own, this waits for no other.
+    let fifo = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(input(base))?;
+    let from = theirs.try_clone()?;
+    thread::spawn(move || copy(&from, &fifo));
+    thread::spawn(move || {
+        // An error is that of a reader who has gone.
+        let _ = follow(&file, &changes, &theirs, &alive);
+        let _ = theirs.shutdown(Shutdown::Both);
+    });
+    Ok(ours)
+}
+
+/// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the socket:
+/// the process could not even open it.
+fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Copies a file that grows, until the process that writes it has ended.
+fn follow(file: &File, changes: &OwnedFd, to: &UnixStream, alive: &UnixStream) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); 4096];
+    let mut ended = false;
+    loop {
+        copy(file, to)?;
+        if ended {
+            return Ok(());
+        }
+        let mut wanted = [
+            PollFd::new(changes, PollFlags::IN),
+            PollFd::new(alive, PollFlags::IN),
+        ];
+        match poll(&mut wanted, None) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        ended = !wanted[1].revents().is_empty();
+        let mut reader = inotify::Reader::new(changes, &mut space);
+        loop {
+            match reader.next() {
+                Ok(_) => {}
+                Err(Errno::WOULDBLOCK) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_is_never_held_and_nothing_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("channel");
+        make(&base).unwrap();
+        let (alive, process) = UnixStream::pair().unwrap();
+        let mut stream = start(&base, alive).unwrap();
+        // More than a socket takes, before anybody reads.
+        let mut out = OpenOptions::new().write(true).open(output(&base)).unwrap();
+        for turn in 0..100_u8 {
+            out.write_all(&[turn; 10_000]).unwrap();
+        }
+        stream.write_all(b"question").unwrap();
+        let mut fifo = File::open(input(&base)).unwrap();
+        let mut question = [0; 8];
+        fifo.read_exact(&mut question).unwrap();
+        assert_eq!(&question, b"question");
+        drop(process);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), 1_000_000);
+        assert!(
+            all.chunks(10_000)
+                .zip(0..)
+                .all(|(chunk, turn)| chunk == [turn; 10_000])
+        );
+    }
+}
