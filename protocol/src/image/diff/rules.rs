@@ -135,6 +135,8 @@ pub enum Rule {
     Clocks,
     /// CPU times.
     CpuTimes,
+    /// Creation times of tasks in another machine.
+    StartTimes,
     /// Counters of the kernel.
     Counters,
     /// Times at which a sleep ends.
@@ -152,6 +154,7 @@ impl Rule {
     pub const ALL: &'static [Self] = &[
         Self::Clocks,
         Self::CpuTimes,
+        Self::StartTimes,
         Self::Counters,
         Self::SleepTimes,
         Self::RunningTimers,
@@ -165,6 +168,7 @@ impl Rule {
         match self {
             Self::Clocks => "clocks",
             Self::CpuTimes => "cpu-times",
+            Self::StartTimes => "start-times",
             Self::Counters => "counters",
             Self::SleepTimes => "sleep-times",
             Self::RunningTimers => "running-timers",
@@ -184,6 +188,10 @@ impl Rule {
             Self::CpuTimes => {
                 "CPU time that a task has used since: it does not decrease, and grows by no more \
                  than the time that has passed"
+            }
+            Self::StartTimes => {
+                "creation times of tasks that another machine has restarted, which has been started \
+                 after them: the times are those of the restart there"
             }
             Self::Counters => {
                 "context switches and page faults of the restart itself: the counters do not \
@@ -231,6 +239,7 @@ impl Rule {
                 ),
                 (Kind::Signal, &["seen_utime", "seen_stime"]),
             ],
+            Self::StartTimes => &[(Kind::Task, &["start_ns", "start_boot_ns"])],
             Self::Counters => &[(Kind::Task, &["nvcsw", "nivcsw", "min_flt", "maj_flt"])],
             Self::SleepTimes => &[(Kind::Task, &["restart[3]", "restart[4]"])],
             Self::RunningTimers => &[
@@ -254,6 +263,7 @@ impl Rule {
         match self {
             Self::Clocks => clocks.sound(),
             Self::CpuTimes => clocks.within(second - first),
+            Self::StartTimes => !clocks.same_machine() && (1..first).contains(&second),
             Self::Counters => second >= first,
             Self::SleepTimes => sleeps(clocks, pair, &field.name, second - first),
             Self::RunningTimers => timer(clocks, pair, &field.name, first, second),
