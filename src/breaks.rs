@@ -32,9 +32,11 @@ pub enum Break {
     Itimer,
     /// The time by which the end of a sleep is moved
     Sleep,
+    /// The release of the end by which a pipe is made
+    PipeEnd,
     /// The borders of packets in a pipe
     PipeFlag,
-    /// The pages that processes share copy-on-write
+    /// That processes share pages copy-on-write
     SharedPage,
     /// The limits of a process (setrlimit(2)), if the restart has raised them
     Rlimit,

@@ -41,6 +41,11 @@ const ROWS: &[(Condition, &str, &str)] = &[
         "unsupported_state_is_refused_and_the_tree_continues",
     ),
     (
+        Condition::SecondRefused,
+        "tests/runs.rs",
+        "a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint",
+    ),
+    (
         Condition::Hang,
         "tests/verdicts.rs",
         "a_program_that_behaves_differently_after_a_restart_is_detected",

@@ -397,7 +397,7 @@ fn generated_pages_are_current() {
         );
         compared += 1;
     }
-    assert_eq!(compared, 9);
+    assert_eq!(compared, 10);
 }
 
 #[test]

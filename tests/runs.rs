@@ -106,7 +106,7 @@ const PIECES: [(&str, &str, &str); 10] = [
     ("itimer", "signals", "Timers real_interval"),
     ("sleep", "sleep", "Task restart["),
     ("pipe-flag", "descriptors", "PipeBuf flags"),
-    ("shared-page", "cow", "Same pages"),
+    ("shared-page", "cow", "shared copy-on-write"),
     ("rlimit", "state", "Rlimits limit["),
 ];
 
@@ -125,6 +125,23 @@ fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
             .filter_map(|check| check["difference"].as_str());
         assert!(seen.any(|text| text.contains(field)), "{piece}: {record:#}");
     }
+}
+
+/// Checks that a second checkpoint which is refused has a condition of its own.
+#[test]
+fn a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint() {
+    let ended = crucible(&[
+        "-q", "scenario", "pipeline", "--break", "pipe-end", "--json",
+    ]);
+    let record = ended.record();
+    // The record's own condition is the leak that follows.
+    assert_eq!(
+        record["units"][0]["condition"], "second-refused",
+        "{record:#}"
+    );
+    assert_eq!(ended.code(), Some(1));
+    let lines = record["units"][0]["lines"].to_string();
+    assert!(lines.contains("of them in the tree"), "{record:#}");
 }
 
 #[test]

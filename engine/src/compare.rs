@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Compares two runs and explains the differences in a few lines.
 
-use crucible_protocol::{Ended, FileEntry, FileKind, Observation, TaskFacts};
+use crucible_protocol::{Ended, Fact, FileEntry, FileKind, Observation, TaskFacts};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -188,7 +188,7 @@ pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Ve
 /// Lists the facts of a task that differ.
 pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
     // A fact that is missing is not one that is empty.
-    let nothing = "<missing>".to_owned();
+    let nothing = Fact::from("<missing>");
     let keys = before.facts.keys().chain(after.facts.keys());
     let mut keys: Vec<_> = keys.collect();
     keys.sort();
@@ -197,7 +197,11 @@ pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
         .filter_map(|key| {
             let one = before.facts.get(key).unwrap_or(&nothing);
             let two = after.facts.get(key).unwrap_or(&nothing);
-            diff::first(one, two)
+            if one == two {
+                return None;
+            }
+            diff::first(&one.shown(), &two.shown())
+                .or_else(|| Some(format!("{one:?} is of another kind than {two:?}")))
                 .map(|d| format!("task {} ({}), {key}: {d}", before.tid, before.comm))
         })
         .collect()
@@ -379,7 +383,7 @@ mod tests {
     #[test]
     fn of_many_facts_three_are_shown_and_the_others_counted() {
         let facts = |count, value: &str| {
-            let facts = (0..count).map(|number| (format!("fact.{number}"), value.to_owned()));
+            let facts = (0..count).map(|number| (format!("fact.{number}"), value.into()));
             Observation {
                 tasks: vec![TaskFacts {
                     facts: facts.collect(),

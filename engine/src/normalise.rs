@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crucible_protocol::Observation;
+use crucible_protocol::facts::table::{self, Use};
+use crucible_protocol::{Fact, Observation};
 use regex::{Captures, Regex};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,10 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
+    /// Numbers of the namespaces that a restart makes.
+    NamespaceNumbers,
+    /// CPU times, page faults and context switches that the restart itself has cost.
+    Counters,
     /// Creation times of tasks, if another machine has restarted them, which may have been
     /// started later, and with CRIU, which creates the tasks anew.
     StartTimes,
@@ -67,6 +72,8 @@ impl Rule {
         Self::ExpiredTimers,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
+        Self::NamespaceNumbers,
+        Self::Counters,
         Self::StartTimes,
         Self::StracePids,
         Self::StraceAddresses,
@@ -90,6 +97,8 @@ impl Rule {
             Self::ExpiredTimers => "expired-timers",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
+            Self::NamespaceNumbers => "namespace-numbers",
+            Self::Counters => "counters",
             Self::StartTimes => "start-times",
             Self::StracePids => "strace-pids",
             Self::StraceAddresses => "strace-addresses",
@@ -116,6 +125,8 @@ impl Rule {
                 | Self::ExpiredTimers
                 | Self::CriuSystemCall
                 | Self::CriuTimeNamespace
+                | Self::NamespaceNumbers
+                | Self::Counters
                 | Self::StartTimes
         )
     }
@@ -140,6 +151,14 @@ impl Rule {
             }
             Self::CriuTimeNamespace => {
                 "with `--backend criu` only: the number of the time namespace"
+            }
+            Self::NamespaceNumbers => {
+                "the numbers of the pid and mount namespaces, which are new; which tasks are in one \
+                 is compared"
+            }
+            Self::Counters => {
+                "CPU times, page faults and context switches that a restart has cost: a counter does \
+                 not shrink, and grows by at most 1,000"
             }
             Self::StartTimes => {
                 "creation times of tasks, in another machine (`--restart-in fresh`), which may \
@@ -220,8 +239,11 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     let pipes = Regex::new(r"^(pipe|socket):\[(\d+)\]$").expect("a constant");
     let mut names: HashMap<String, usize> = HashMap::new();
     for task in &mut observation.tasks {
-        for (key, value) in &mut task.facts {
-            if key.ends_with(".link") && pipes.is_match(value) {
+        for (key, fact) in &mut task.facts {
+            if let Fact::Text(value) = fact
+                && key.ends_with(".link")
+                && pipes.is_match(value)
+            {
                 *uses.entry(Rule::PipeNumbers).or_default() += 1;
                 *value = pipes
                     .replace(value, |found: &Captures<'_>| {
@@ -234,7 +256,59 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
         }
     }
     nameless(observation, uses);
+    namespaces(observation, uses);
     zombies(observation, uses);
+}
+
+/// Replaces the numbers of namespaces that a restart makes anew by the first task that is in each:
+/// which tasks share one is compared.
+fn namespaces(observation: &mut Observation, uses: &mut Uses) {
+    const NEW: [&str; 3] = ["ns/mnt", "ns/pid", "ns/pid_for_children"];
+    let mut first: HashMap<String, i32> = HashMap::new();
+    for task in &mut observation.tasks {
+        for name in NEW {
+            let Some(Fact::Text(value)) = task.facts.get_mut(name) else {
+                continue;
+            };
+            if value.contains(":[") {
+                let owner = first.entry(value.clone()).or_insert(task.tid);
+                *value = format!("that of {owner}");
+                *uses.entry(Rule::NamespaceNumbers).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Largest growth of a counter that the cost of a restart explains, in what the kernel counts: ticks
+/// of 10 ms, page faults, context switches.
+const COST: u64 = 1000;
+
+/// Takes over counters that have grown since the checkpoint by no more than a restart costs.
+pub fn counters(before: &Observation, after: &mut Observation, uses: &mut Uses) {
+    let grows = |file: &str, fields: &'static [table::Field]| {
+        let file = file.to_owned();
+        let growing = fields.iter().filter(|(_, what)| *what == Use::Grows);
+        growing.map(move |(name, _)| format!("{file}.{name}"))
+    };
+    let names: Vec<_> = grows("stat", table::STAT)
+        .chain(grows("status", table::STATUS))
+        .collect();
+    for task in &mut after.tasks {
+        let Some(earlier) = before.tasks.iter().find(|t| t.tid == task.tid) else {
+            continue;
+        };
+        for name in &names {
+            let number =
+                |facts: &BTreeMap<String, Fact>| facts.get(name)?.shown().parse::<u64>().ok();
+            let (Some(was), Some(is)) = (number(&earlier.facts), number(&task.facts)) else {
+                continue;
+            };
+            if is > was && is - was <= COST {
+                task.facts.insert(name.clone(), was.to_string().into());
+                *uses.entry(Rule::Counters).or_default() += 1;
+            }
+        }
+    }
 }
 
 /// Removes the two facts of a task that CRIU changes by design.
@@ -269,12 +343,10 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
         // /proc shows timers per process, not per thread.
         let process = before.tasks.iter().find(|t| t.tid == task.pid);
         let timers = process.and_then(|process| process.facts.get("timers"));
-        let sent = timer_signals(timers.map_or("", String::as_str));
+        let sent = timer_signals(&timers.map_or("".into(), Fact::shown));
         for fact in ["status.ShdPnd", "status.SigPnd"] {
-            let mask = |facts: &BTreeMap<String, String>| {
-                facts
-                    .get(fact)
-                    .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+            let mask = |facts: &BTreeMap<String, Fact>| {
+                u64::from_str_radix(&facts.get(fact)?.shown(), 16).ok()
             };
             let (Some(was), Some(is)) = (mask(&earlier.facts), mask(&task.facts)) else {
                 continue;
@@ -283,7 +355,7 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
             if since != 0 {
                 *uses.entry(Rule::ExpiredTimers).or_default() += u64::from(since.count_ones());
                 let rest = format!("{:016x}", is & !since);
-                task.facts.insert(fact.to_owned(), rest);
+                task.facts.insert(fact.to_owned(), rest.into());
             }
         }
     }
@@ -330,7 +402,7 @@ fn nameless(observation: &mut Observation, uses: &mut Uses) {
     .expect("a constant");
     let mut names: HashMap<String, usize> = HashMap::new();
     for task in &mut observation.tasks {
-        let Some(maps) = task.facts.get_mut("maps") else {
+        let Some(Fact::Text(maps)) = task.facts.get_mut("maps") else {
             continue;
         };
         *maps = line
@@ -353,7 +425,7 @@ mod tests {
     fn with(facts: &[(&str, &str)]) -> Observation {
         let facts = facts
             .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .map(|(k, v)| (k.to_string(), (*v).into()))
             .collect();
         Observation {
             tasks: vec![TaskFacts {
@@ -469,7 +541,11 @@ mod tests {
                     7000-8000 rw-s 00000000 00:01 1031   /dev/zero (deleted)";
         let mut o = with(&[("maps", maps)]);
         observation(&mut o, &mut uses);
-        let lines: Vec<_> = o.tasks[0].facts["maps"].lines().collect();
+        let lines: Vec<_> = o.tasks[0].facts["maps"]
+            .shown()
+            .lines()
+            .map(str::to_owned)
+            .collect();
         assert_eq!(
             lines,
             [

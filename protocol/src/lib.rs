@@ -16,7 +16,7 @@ mod shown;
 pub mod stdio;
 pub mod trigger;
 
-pub use facts::{Freeze, Observation, TaskFacts};
+pub use facts::{Fact, Freeze, Observation, TaskFacts};
 pub use identity::{Begin, Identity, Mac};
 pub use message::{
     Ended, Envelope, FileEntry, FileKind, Reply, Request, Stopped, Terminal, ToolRun,
@@ -25,7 +25,7 @@ pub use shown::{shown, shown_json, shown_lines};
 pub use trigger::{EventKind, Trigger};
 
 /// Version of the protocol; host and agent must have the same one.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// Name of the virtio-serial port that carries the messages.
 pub const PORT_NAME: &str = "org.crucible.channel";

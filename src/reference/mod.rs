@@ -5,6 +5,7 @@
 //! `tests/docs.rs` fails if a page is not what this module writes.
 
 mod command_line;
+mod facts;
 mod image;
 mod refusals;
 
@@ -49,6 +50,7 @@ pub fn pages(guest_kernel: &Path) -> Result<Vec<Page>> {
         page("scenario-file.md", "`scenario.toml`", keys()),
         page("events.md", "Events", events()),
         page("rules.md", "Rules", rules()),
+        page("facts.md", "Facts", facts::text()),
         page(
             "image-records.md",
             "Records of an image",

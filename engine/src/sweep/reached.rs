@@ -7,7 +7,7 @@
 //! the signal of a signal-delivery stop; for other events only by the site that the task reached
 //! after its event.
 
-use crucible_protocol::{EventKind, TaskFacts};
+use crucible_protocol::{EventKind, Fact, TaskFacts};
 
 use super::points::call;
 use crate::run::Frozen;
@@ -32,7 +32,8 @@ fn place_of(task: &TaskFacts) -> String {
         // As in a listing, the interrupted call does not matter. An exiting task is in no call.
         "ptrace-stop signal" | "exiting" => site,
         _ => {
-            let facts = task.facts.get("syscall").map_or("", String::as_str);
+            let facts = task.facts.get("syscall");
+            let facts = facts.map_or("".into(), Fact::shown);
             let word = facts.split_whitespace().next().unwrap_or("");
             match word.parse::<i64>() {
                 Ok(_) => format!("{site} {}", call(word)),

@@ -86,6 +86,7 @@ pub(crate) fn trees(
         }
     }
     normalise::timers(&before, &mut after, uses);
+    normalise::counters(&before, &mut after, uses);
     let mut checks = vec![vfork_waits(&before, &after)];
     checks.extend(compare::observations(
         "restarted = checkpoint",

@@ -23,6 +23,7 @@ static const char *const names[NR_CKPT_BREAKS] = {
 	[CKPT_BREAK_SIGNAL_QUEUE]		= "break_signal_queue",
 	[CKPT_BREAK_ITIMER]		= "break_itimer",
 	[CKPT_BREAK_SLEEP]		= "break_sleep",
+	[CKPT_BREAK_PIPE_END]		= "break_pipe_end",
 	[CKPT_BREAK_PIPE_FLAG]		= "break_pipe_flag",
 	[CKPT_BREAK_SHARED_PAGE]		= "break_shared_page",
 	[CKPT_BREAK_RLIMIT]		= "break_rlimit",

@@ -78,6 +78,16 @@ static struct mm_struct *same_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	return NULL;
 }
 
+/* The peak as /proc/PID/status shows it: get_mm_hiwater_rss() is inexact. */
+static unsigned long peak_rss(struct mm_struct *mm)
+{
+	unsigned long rss = get_mm_counter_sum(mm, MM_FILEPAGES) +
+			    get_mm_counter_sum(mm, MM_ANONPAGES) +
+			    get_mm_counter_sum(mm, MM_SHMEMPAGES);
+
+	return max(mm->hiwater_rss, rss);
+}
+
 static void fill_mm(struct mm_struct *mm, struct ckpt_mm *rec)
 {
 	spin_lock(&mm->arg_lock);
@@ -101,7 +111,7 @@ static void fill_mm(struct mm_struct *mm, struct ckpt_mm *rec)
 	rec->dump_filter = (mm->flags & MMF_DUMP_FILTER_MASK) >>
 			   MMF_DUMP_FILTER_SHIFT;
 	rec->membarrier = atomic_read(&mm->membarrier_state);
-	rec->hiwater_rss = get_mm_hiwater_rss(mm);
+	rec->hiwater_rss = peak_rss(mm);
 	rec->hiwater_vm = get_mm_hiwater_vm(mm);
 }
 

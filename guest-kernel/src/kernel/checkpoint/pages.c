@@ -267,17 +267,34 @@ int ckpt_restore_pages(struct ckpt_ctx *ctx)
 	return 0;
 }
 
+/* Give an mm its own copy of pages that it shares copy-on-write. */
+static void unshare_pages(struct mm_struct *mm, const struct ckpt_pages *rec)
+{
+	u64 i;
+	u8 byte;
+
+	for (i = 0; i < rec->nr; i++) {
+		unsigned long addr = rec->addr + (i << PAGE_SHIFT);
+
+		if (access_remote_vm(mm, addr, &byte, 1, FOLL_FORCE) == 1)
+			access_remote_vm(mm, addr, &byte, 1,
+					 FOLL_WRITE | FOLL_FORCE);
+	}
+}
+
 int ckpt_restore_same(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_pages *rec = (const void *)ctx->rbuf;
+	int ret;
 
 	if (!ctx->vma_kept)
 		return ckpt_err(ctx, -EINVAL,
 				"shared pages at %llx without a copied mapping",
 				rec->addr);
-	if (ckpt_broken(CKPT_BREAK_SHARED_PAGE))
-		return 0;
-	return enter_pages(ctx, rec);
+	ret = enter_pages(ctx, rec);
+	if (!ret && ckpt_broken(CKPT_BREAK_SHARED_PAGE))
+		unshare_pages(ctx->cur_mm, rec);
+	return ret;
 }
 
 /* End the current mapping: drop the copied pages after its last record. */

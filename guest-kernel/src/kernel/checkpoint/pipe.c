@@ -229,7 +229,8 @@ int ckpt_restore_pipe(struct ckpt_ctx *ctx)
 		ckpt_set_times(file_inode(ends[0]), &p.times);
 	if (!ret)
 		ret = ckpt_obj_insert(ctx, CKPT_REC_PIPE, ref, ends[0]);
-	__fput_sync(ends[1]);
+	if (!ckpt_broken(CKPT_BREAK_PIPE_END))
+		__fput_sync(ends[1]);
 	if (ret)
 		__fput_sync(ends[0]);
 	return ret;

@@ -322,7 +322,10 @@ impl Findings {
             }
             let mut difference = self.at(record, joined(prefix, &field.name));
             difference.first = Value::of(field, first);
-            difference.second = Value::of(field, second);
+            difference.second = match first == second {
+                true => Value::Text("the same, though time has passed".to_owned()),
+                false => Value::of(field, second),
+            };
             self.add(difference);
         }
     }

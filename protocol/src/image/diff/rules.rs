@@ -56,9 +56,6 @@ pub struct Clocks {
     first: [i128; 4],
     /// CLOCK_MONOTONIC of the first.
     began: i128,
-    /// Pages by which the kernel's counters of resident pages may be wrong: three counters, each of
-    /// which keeps back as many on each CPU.
-    inexact: i128,
     /// By how much the first time on CLOCK_MONOTONIC was moved.
     moved: Option<i128>,
 }
@@ -76,7 +73,6 @@ impl Clocks {
         };
         let passed =
             |clock: fn(&Header) -> u64| i128::from(clock(&second)) - i128::from(clock(&first));
-        let cpus = i128::from(second.ncpus);
         Self {
             real: passed(|header| header.real_ns),
             mono: passed(|header| header.mono_ns),
@@ -84,7 +80,6 @@ impl Clocks {
             tai: passed(|header| header.tai_ns),
             first: [first.real_ns, first.mono_ns, first.boot_ns, first.tai_ns].map(Into::into),
             began: first.mono_ns.into(),
-            inexact: 3 * cpus * (2 * cpus).max(32),
             moved: None,
         }
     }
@@ -140,14 +135,14 @@ pub enum Rule {
     Clocks,
     /// CPU times.
     CpuTimes,
+    /// Creation times of tasks in another machine.
+    StartTimes,
     /// Counters of the kernel.
     Counters,
     /// Times at which a sleep ends.
     SleepTimes,
     /// Timers that run while the tree is frozen.
     RunningTimers,
-    /// The peak of the resident memory.
-    PeakMemory,
     /// The open file of a mapping.
     MappedFiles,
     /// Inode numbers of files without a name, and in /proc.
@@ -159,10 +154,10 @@ impl Rule {
     pub const ALL: &'static [Self] = &[
         Self::Clocks,
         Self::CpuTimes,
+        Self::StartTimes,
         Self::Counters,
         Self::SleepTimes,
         Self::RunningTimers,
-        Self::PeakMemory,
         Self::MappedFiles,
         Self::InodeNumbers,
     ];
@@ -173,10 +168,10 @@ impl Rule {
         match self {
             Self::Clocks => "clocks",
             Self::CpuTimes => "cpu-times",
+            Self::StartTimes => "start-times",
             Self::Counters => "counters",
             Self::SleepTimes => "sleep-times",
             Self::RunningTimers => "running-timers",
-            Self::PeakMemory => "peak-memory",
             Self::MappedFiles => "mapped-files",
             Self::InodeNumbers => "inode-numbers",
         }
@@ -194,6 +189,10 @@ impl Rule {
                 "CPU time that a task has used since: it does not decrease, and grows by no more \
                  than the time that has passed"
             }
+            Self::StartTimes => {
+                "creation times of tasks that another machine has restarted, which has been started \
+                 after them: the times are those of the restart there"
+            }
             Self::Counters => {
                 "context switches and page faults of the restart itself: the counters do not \
                  decrease"
@@ -206,10 +205,6 @@ impl Rule {
                 "time left of a timer, less by no more than the time that has passed, and that it \
                  has expired if that was long enough, with the signal of a timer of the process that \
                  has: timers run while the restarted tasks are still frozen"
-            }
-            Self::PeakMemory => {
-                "the peak of the resident memory: it is not lower, and higher by no more than the \
-                 kernel's counters of pages are inexact"
             }
             Self::MappedFiles => {
                 "which of several open files of one path, opened with equal flags, a mapping belongs \
@@ -244,6 +239,7 @@ impl Rule {
                 ),
                 (Kind::Signal, &["seen_utime", "seen_stime"]),
             ],
+            Self::StartTimes => &[(Kind::Task, &["start_ns", "start_boot_ns"])],
             Self::Counters => &[(Kind::Task, &["nvcsw", "nivcsw", "min_flt", "maj_flt"])],
             Self::SleepTimes => &[(Kind::Task, &["restart[3]", "restart[4]"])],
             Self::RunningTimers => &[
@@ -252,7 +248,6 @@ impl Rule {
                 (Kind::PosixTimer, &["value", "flags"]),
                 (Kind::Siginfo, &[]),
             ],
-            Self::PeakMemory => &[(Kind::Mm, &["hiwater_rss"])],
             Self::MappedFiles => &[(Kind::Vma, &["file"])],
             Self::InodeNumbers => &[
                 (Kind::File, &["ino"]),
@@ -268,10 +263,10 @@ impl Rule {
         match self {
             Self::Clocks => clocks.sound(),
             Self::CpuTimes => clocks.within(second - first),
+            Self::StartTimes => !clocks.same_machine() && (1..first).contains(&second),
             Self::Counters => second >= first,
             Self::SleepTimes => sleeps(clocks, pair, &field.name, second - first),
             Self::RunningTimers => timer(clocks, pair, &field.name, first, second),
-            Self::PeakMemory => (0..=clocks.inexact).contains(&(second - first)),
             // The comparison of references does it.
             Self::MappedFiles => false,
             Self::InodeNumbers => is_nameless(pair),

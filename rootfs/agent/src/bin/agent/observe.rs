@@ -2,53 +2,35 @@
 //! Reads the facts of a container's tasks from its `/proc`, so that pids are those of its
 //! namespace.
 
+mod memory;
+mod sharing;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
-use crucible_protocol::{Observation, TaskFacts};
-use nix::unistd::Pid;
+use anyhow::{Context, Result, bail};
+use crucible_agent::cgroup::Cgroup;
+use crucible_protocol::{
+    Fact, Observation, TaskFacts,
+    facts::table::{self, Use},
+};
+use nix::{errno::Errno, unistd::Pid};
 
-/// Lines of `status` that are facts. Resident memory, for example, is not one: the kernel
-/// decides which pages are resident.
-const STATUS: &[&str] = &[
-    "Umask",
-    "TracerPid",
-    "Uid",
-    "Gid",
-    "Groups",
-    "NStgid",
-    "NSpid",
-    "NSpgid",
-    "NSsid",
-    "VmData",
-    "VmStk",
-    "VmExe",
-    "VmLib",
-    "CoreDumping",
-    "THP_enabled",
-    "Threads",
-    "SigPnd",
-    "ShdPnd",
-    "SigBlk",
-    "SigIgn",
-    "SigCgt",
-    "CapInh",
-    "CapPrm",
-    "CapEff",
-    "CapBnd",
-    "CapAmb",
-    "NoNewPrivs",
-    "Seccomp",
-    "Seccomp_filters",
-    "Cpus_allowed",
-];
+/// The facts of a task.
+type Facts = BTreeMap<String, Fact>;
 
 /// Files of a task whose whole content is a fact.
-const TASK_FILES: &[&str] = &["cmdline", "limits", "personality", "syscall", "children"];
+const TASK_FILES: &[&str] = &[
+    "cmdline",
+    "limits",
+    "personality",
+    "syscall",
+    "children",
+    "cgroup",
+];
 
 /// Files of a process whose whole content is a fact, in the directory of each of its threads.
 const SHARED_FILES: &[&str] = &["maps", "auxv", "environ", "oom_score_adj"];
@@ -63,8 +45,12 @@ const LINKS: &[&str] = &[
     "root",
     "ns/cgroup",
     "ns/ipc",
+    "ns/mnt",
     "ns/net",
+    "ns/pid",
+    "ns/pid_for_children",
     "ns/time",
+    "ns/time_for_children",
     "ns/user",
     "ns/uts",
 ];
@@ -86,7 +72,106 @@ pub fn observe(root: Pid) -> Result<Observation> {
             tasks.push(task);
         }
     }
-    Ok(Observation { tasks })
+    let mut observation = Observation { tasks };
+    let outer = outer_tids(root)?;
+    sharing::observe(&mut observation, &outer)?;
+    for task in &mut observation.tasks {
+        // A zombie has no I/O context any more.
+        if let Some(&tid) = outer.get(&task.tid) {
+            task.facts.insert("ioprio".into(), ioprio(tid)?.into());
+        }
+    }
+    mounts(&proc, &mut observation)?;
+    locks(&proc, &mut observation)?;
+    Ok(observation)
+}
+
+/// Returns the ids of the container's living threads in the agent's namespace, by their ids in the
+/// container's.
+fn outer_tids(root: Pid) -> Result<HashMap<i32, i32>> {
+    let cgroup = Cgroup::of(&root.to_string()).context("cannot find the container's cgroup")?;
+    let threads = fs::read_to_string(cgroup.dir().join("cgroup.threads"))?;
+    let mut tids = HashMap::new();
+    for outer in threads.lines().filter_map(|line| line.parse::<i32>().ok()) {
+        let status = fs::read_to_string(format!("/proc/{outer}/status"))?;
+        let inner = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().next_back());
+        if let Some(inner) = inner.and_then(|inner| inner.parse().ok()) {
+            tids.insert(inner, outer);
+        }
+    }
+    Ok(tids)
+}
+
+/// Returns a task's I/O priority, as ioprio_get(2) does.
+fn ioprio(tid: i32) -> Result<String> {
+    const WHO_PROCESS: i32 = 1;
+    // SAFETY: ioprio_get(2) uses no memory of ours.
+    let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, tid) };
+    if priority < 0 {
+        bail!("cannot read the I/O priority of {tid}: {}", Errno::last());
+    }
+    Ok(format!(
+        "class {} level {}",
+        priority >> 13,
+        priority & 0x1fff
+    ))
+}
+
+/// Adds the mounts of each mount namespace to the first task that is in it: without the numbers
+/// that the kernel gives them, by mount point.
+fn mounts(proc: &Path, observation: &mut Observation) -> Result<()> {
+    let mut seen = HashSet::new();
+    for task in &mut observation.tasks {
+        let namespace = task
+            .facts
+            .get("ns/mnt")
+            .map(|fact| fact.shown().into_owned());
+        if matches!(task.state, 'Z' | 'X') || !seen.insert(namespace) {
+            continue;
+        }
+        let text = fs::read_to_string(proc.join(format!("{}/mountinfo", task.tid)))?;
+        let mut lines: Vec<_> = text.lines().filter_map(mount).collect();
+        lines.sort_unstable();
+        let lines = lines.into_iter().map(|(_, line)| line).collect();
+        task.facts.insert("mounts".into(), Fact::Lines(lines));
+    }
+    Ok(())
+}
+
+/// Returns the mount point of a line of `mountinfo`, and the line from its fourth field on without
+/// the numbers of peer groups.
+fn mount(line: &str) -> Option<(String, String)> {
+    let words = line.split(' ').skip(3);
+    let group = |word: &&str| {
+        let groups = ["shared:", "master:", "propagate_from:"];
+        !groups.iter().any(|group| word.starts_with(group))
+    };
+    let words: Vec<_> = words.filter(group).collect();
+    Some(((*words.get(1)?).to_owned(), words.join(" ")))
+}
+
+/// Adds the locks that tasks of the tree hold or wait for to the first task.
+fn locks(proc: &Path, observation: &mut Observation) -> Result<()> {
+    let text = fs::read_to_string(proc.join("locks")).context("this kernel has no /proc/locks")?;
+    let pids: HashSet<_> = observation.tasks.iter().map(|task| task.pid).collect();
+    let mut lines: Vec<_> = text
+        .lines()
+        .filter_map(|line| {
+            let (_, lock) = line.split_once(':')?;
+            let mut words = lock.split_whitespace();
+            words
+                .find_map(|word| word.parse().ok())
+                .filter(|pid| pids.contains(pid))?;
+            Some(lock.trim().to_owned())
+        })
+        .collect();
+    lines.sort_unstable();
+    if let Some(first) = observation.tasks.first_mut() {
+        first.facts.insert("locks".into(), Fact::Lines(lines));
+    }
+    Ok(())
 }
 
 fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
@@ -114,25 +199,8 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Resu
     let stat = fs::read_to_string(dir.join("stat"))?;
     let (comm, fields) = split_stat(&stat).context("cannot parse stat")?;
     let number = |n: usize| fields.get(n).and_then(|f| f.parse().ok()).unwrap_or(0);
-    let mut facts = BTreeMap::new();
-    for (index, name) in [
-        (4, "tty"),
-        (5, "tpgid"),
-        (15, "priority"),
-        (16, "nice"),
-        (19, "starttime"),
-    ] {
-        facts.insert(
-            format!("stat.{name}"),
-            fields.get(index).unwrap_or(&"").to_string(),
-        );
-    }
-    if fields.first() == Some(&"Z") {
-        facts.insert(
-            "stat.exit_code".into(),
-            fields.last().unwrap_or(&"").to_string(),
-        );
-    }
+    let mut facts = Facts::new();
+    add_stat(&fields, &mut facts)?;
     status(dir, &mut facts)?;
     for name in TASK_FILES {
         file(dir, name, &mut facts)?;
@@ -141,9 +209,12 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Resu
         for name in SHARED_FILES {
             file(dir, name, &mut facts)?;
         }
+        // The directory of the first thread, which may have exited, lacks what the process has.
+        let process = process.with_file_name(tid.to_string());
         for name in PROCESS_FILES {
-            file(process, name, &mut facts)?;
+            file(&process, name, &mut facts)?;
         }
+        memory_of(&process, &mut facts)?;
     }
     for name in LINKS {
         link(dir, name, name, &mut facts)?;
@@ -179,37 +250,71 @@ fn text(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn status(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
-    for line in fs::read_to_string(dir.join("status"))?.lines() {
-        if let Some((name, value)) = line.split_once(':')
-            && STATUS.contains(&name)
-        {
-            facts.insert(format!("status.{name}"), value.trim().to_owned());
+/// Adds the fields of `stat` from the state on that are facts.
+fn add_stat(fields: &[&str], facts: &mut Facts) -> Result<()> {
+    if fields.len() != table::STAT.len() {
+        let name = format!("{} fields from the state on", fields.len());
+        bail!(memory::unknown("stat", &name));
+    }
+    let is_zombie = fields.first() == Some(&"Z");
+    for ((name, what), value) in table::STAT.iter().zip(fields) {
+        let is_fact = match what {
+            Use::Compared | Use::Grows => true,
+            Use::OfZombies => is_zombie,
+            Use::Left(_) => false,
+        };
+        if is_fact {
+            facts.insert(format!("stat.{name}"), (*value).into());
         }
     }
     Ok(())
 }
 
+fn status(dir: &Path, facts: &mut Facts) -> Result<()> {
+    for line in fs::read_to_string(dir.join("status"))?.lines() {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        let what = table::find(table::STATUS, name);
+        match what.with_context(|| memory::unknown("status", name))? {
+            Use::Left(_) => {}
+            _ => {
+                facts.insert(format!("status.{name}"), value.trim().into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds what a process has in its mappings.
+fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
+    let smaps = fs::read_to_string(process.join("smaps"))?;
+    facts.insert("smaps".into(), Fact::Lines(memory::smaps(&smaps)?));
+    // A process that is exiting has no memory to read.
+    if let Some(maps) = facts.get("maps").filter(|_| !smaps.is_empty()) {
+        let hashes = memory::hashes(process, &maps.shown())?;
+        facts.insert("memory".into(), Fact::Lines(hashes));
+    }
+    Ok(())
+}
+
 /// Reads a file. An error of the kernel is a fact, too.
-fn file(dir: &Path, name: &str, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+fn file(dir: &Path, name: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
-        Ok(bytes) if name == "auxv" => bytes.iter().map(|b| format!("{b:02x}")).collect(),
-        Ok(bytes) => String::from_utf8_lossy(&bytes).replace('\0', " "),
+        Ok(bytes) => Fact::of(bytes),
         // Compared, it would be equal for ever.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let problem = format!("this kernel has no {}", dir.join(name).display());
             return Err(io::Error::new(e.kind(), problem));
         }
-        Err(e) => format!("<{e}>"),
+        Err(e) => format!("<{e}>").into(),
     };
     facts.insert(name.to_owned(), value);
     Ok(())
 }
 
-fn link(dir: &Path, name: &str, key: &str, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+fn link(dir: &Path, name: &str, key: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read_link(dir.join(name)) {
-        Ok(target) => target.to_string_lossy().into_owned(),
-        Err(e) => format!("<{e}>"),
+        Ok(target) => Fact::of(target.into_os_string().into_encoded_bytes()),
+        Err(e) => format!("<{e}>").into(),
     };
     facts.insert(key.to_owned(), value);
     Ok(())
@@ -229,18 +334,17 @@ fn watched(name: &str, value: &str) -> (String, String) {
 }
 
 /// Adds a fact. Several with one name, such as the watches of an inotify file, are one fact with a
-/// line each, sorted, since the kernel's order has no meaning.
-fn add(facts: &mut BTreeMap<String, String>, name: String, value: &str) {
-    let Some(all) = facts.get_mut(&name) else {
-        facts.insert(name, value.to_owned());
-        return;
-    };
-    let mut lines: Vec<_> = all.lines().chain([value]).collect();
-    lines.sort_unstable();
-    *all = lines.join("\n");
+/// line each, since the kernel's order has no meaning.
+fn add(facts: &mut Facts, name: String, value: String) {
+    match facts.get_mut(&name) {
+        Some(fact) => fact.add(value),
+        None => {
+            facts.insert(name, value.into());
+        }
+    }
 }
 
-fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<()> {
+fn descriptors(dir: &Path, facts: &mut Facts) -> io::Result<()> {
     // A zombie has no descriptors.
     let Ok(fds) = numbers(&dir.join("fd")) else {
         return Ok(());
@@ -255,7 +359,7 @@ fn descriptors(dir: &Path, facts: &mut BTreeMap<String, String>) -> io::Result<(
                 && !["mnt_id", "ino", "it_value", "ticks"].contains(&name)
             {
                 let (name, value) = watched(name, value.trim());
-                add(facts, format!("fd/{fd}.{name}"), &value);
+                add(facts, format!("fd/{fd}.{name}"), value);
             }
         }
     }
@@ -267,12 +371,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_of_several_lines_is_kept() {
-        let mut facts = BTreeMap::new();
-        for value in ["wd:2", "wd:1", "wd:2"] {
-            add(&mut facts, "inotify".into(), value);
-        }
-        assert_eq!(facts["inotify"], "wd:1\nwd:2\nwd:2");
+    fn a_mount_has_no_numbers() {
+        let line = "36 35 98:0 /a /b rw,noatime shared:3 master:1 - ext3 /dev/root rw";
+        let (point, line) = mount(line).unwrap();
+        assert_eq!(point, "/b");
+        assert_eq!(line, "/a /b rw,noatime - ext3 /dev/root rw");
+    }
+
+    #[test]
+    fn a_field_that_no_table_has_is_an_error() {
+        let mut facts = Facts::new();
+        let few = add_stat(&["S", "1"], &mut facts).unwrap_err();
+        assert!(few.to_string().contains("2 fields"), "{few}");
+        let error = memory::smaps("7f00-7f01 rw-p\nSize: 4 kB\nNovel: 3\n").unwrap_err();
+        assert!(error.to_string().contains("`Novel` in smaps"), "{error}");
+        let lines = memory::smaps("7f00-7f01 rw-p\nSize:   4 kB\nRss: 4 kB\nVmFlags: rd sd\n");
+        assert_eq!(lines.unwrap(), ["7f00-7f01 Size:4 kB VmFlags:rd"]);
     }
 
     #[test]
