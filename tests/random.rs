@@ -38,12 +38,9 @@ fn a_tree_that_fails_is_made_smaller() {
     let seed = (1..).find(|&seed| {
         let tree = draw(seed);
         let items: usize = tree.processes.iter().map(|it| it.items.len()).sum();
-        let stops = |how| tree.processes.iter().filter(|it| it.how == how).count();
-        tree.processes.len() == 3
-            && (1..=2).contains(&items)
-            && stops(How::TracedSyscall) == 1
-            && stops(How::Fork) == 2
-            && !tree.may_be_refused()
+        let traced = tree.processes.iter().any(|it| it.how == How::TracedSyscall);
+        // Each try takes a while on the debug kernel.
+        tree.processes.len() == 2 && items == 1 && traced && !tree.may_be_refused()
     });
     let seed = seed.expect("such a seed").to_string();
     let (code, record) = run(&seed, &["--break", "syscall-enter"]);
