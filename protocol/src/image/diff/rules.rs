@@ -243,7 +243,7 @@ impl Rule {
             Self::Counters => &[(Kind::Task, &["nvcsw", "nivcsw", "min_flt", "maj_flt"])],
             Self::SleepTimes => &[(Kind::Task, &["restart[3]", "restart[4]"])],
             Self::RunningTimers => &[
-                (Kind::Timers, &["real_value"]),
+                (Kind::Timers, &["real_value", "virt_value", "prof_value"]),
                 (Kind::Timerfd, &["value", "ticks", "flags"]),
                 (Kind::PosixTimer, &["value", "flags"]),
                 (Kind::Siginfo, &[]),

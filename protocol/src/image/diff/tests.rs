@@ -444,6 +444,8 @@ fn each_rule_forgives_within_its_bound_only() {
     good(Kind::Timers, "real_value", 9 * SECOND, 2 * SECOND);
     bad(Kind::Timers, "real_value", 9 * SECOND, SECOND);
     bad(Kind::Timers, "real_value", SECOND, 2 * SECOND);
+    good(Kind::Timers, "prof_value", 9 * SECOND, 2 * SECOND);
+    bad(Kind::Timers, "virt_value", SECOND, 2 * SECOND);
     bad(Kind::Timers, "real_interval", 2, 1);
     bad(Kind::Timerfd, "ticks", 0, 1);
 }

@@ -290,7 +290,7 @@ fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
     facts.insert("smaps".into(), Fact::Lines(memory::smaps(&smaps)?));
     // A process that is exiting has no memory to read.
     if let Some(maps) = facts.get("maps").filter(|_| !smaps.is_empty()) {
-        let hashes = memory::hashes(process, &maps.shown())?;
+        let hashes = memory::hashes(process, &maps.shown(), &smaps)?;
         facts.insert("memory".into(), Fact::Lines(hashes));
     }
     Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a process has in its mappings: flags, locked memory, and a hash of the private pages.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use anyhow::{Context, Result};
 use crucible_protocol::facts::table::{self, Use};
@@ -50,12 +50,33 @@ pub fn unknown(file: &str, name: &str) -> String {
     )
 }
 
+/// Returns the addresses of the mappings whose content the kernel may drop at any time
+/// (MAP_DROPPABLE). It is not in an image.
+fn droppable(smaps: &str) -> HashSet<&str> {
+    let mut found = HashSet::new();
+    let mut addresses = "";
+    for line in smaps.lines() {
+        match line.strip_prefix("VmFlags:") {
+            Some(flags) if flags.split_whitespace().any(|flag| flag == "dp") => {
+                found.insert(addresses);
+            }
+            Some(_) => {}
+            None if line.split(':').next().unwrap_or("").contains('-') => {
+                addresses = line.split(' ').next().unwrap_or("");
+            }
+            None => {}
+        }
+    }
+    found
+}
+
 /// Returns a hash of the private pages of each mapping of a process that are not zero, as a line for
-/// each mapping that has some.
+/// each mapping that has some. What the kernel may drop is left out.
 ///
 /// # Errors
 /// Fails if the memory cannot be read.
-pub fn hashes(dir: &Path, maps: &str) -> Result<Vec<String>> {
+pub fn hashes(dir: &Path, maps: &str, smaps: &str) -> Result<Vec<String>> {
+    let droppable = droppable(smaps);
     let open =
         |name: &str| File::open(dir.join(name)).with_context(|| format!("cannot open {name}"));
     let (memory, pagemap) = (open("mem")?, open("pagemap")?);
@@ -69,7 +90,8 @@ pub fn hashes(dir: &Path, maps: &str) -> Result<Vec<String>> {
         let Some((start, end)) = range(addresses).filter(|_| access.ends_with('p')) else {
             continue;
         };
-        if line.ends_with("[vvar]") || line.ends_with("[vsyscall]") {
+        if droppable.contains(addresses) || line.ends_with("[vvar]") || line.ends_with("[vsyscall]")
+        {
             continue;
         }
         let (count, hash) = hash(&memory, &pagemap, start, end)
