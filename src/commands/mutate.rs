@@ -57,7 +57,7 @@ pub struct MutateArgs {
 fn shard(text: &str) -> Result<(u32, u32), String> {
     let parts = text.split_once('/').and_then(|(part, parts)| {
         let (part, parts) = (part.parse().ok()?, parts.parse().ok()?);
-        (1..=parts).contains(&part).then_some((part - 1, parts))
+        (1..=parts).contains(&part).then(|| (part - 1, parts))
     });
     parts.ok_or_else(|| "a part is I/N, with I from 1 to N".to_owned())
 }
