@@ -149,7 +149,7 @@ pub struct KernelArgs {
     /// Build the kernel with this compiler instead of gcc, as make's CC takes it
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
-    /// True if symbols that Kconfig does not keep are no error; no option.
+    /// True when symbols that Kconfig does not keep are no error; no option.
     #[arg(skip)]
     pub lenient: bool,
 }

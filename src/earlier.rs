@@ -20,7 +20,7 @@ pub struct Earlier {
     pub words: Vec<String>,
     /// Keys of the units that passed and need not run again.
     pub passed: HashSet<String>,
-    /// True if there is nothing to run again.
+    /// True when there is nothing to run again.
     pub complete: bool,
     provenance: Value,
 }

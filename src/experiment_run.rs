@@ -83,9 +83,9 @@ pub struct Command<'a> {
     pub break_switch: Option<&'a str>,
     /// The command that repeats the run.
     pub reproduce: String,
-    /// True if a journal is kept.
+    /// True when a journal is kept.
     pub journal: bool,
-    /// True if guests are recorded.
+    /// True when guests are recorded.
     pub record: bool,
     /// The image of the kernel to restart with, if it is another one.
     pub restart_kernel: Option<&'a Path>,

@@ -276,7 +276,7 @@ fn below(to: &Path, entry: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Unpacks an entry. Returns false if it is of another type.
+/// Unpacks an entry. Returns false when it is of another type.
 fn unpack<R: Read>(
     entry: &mut Entry<'_, R>,
     path: &Path,

@@ -34,7 +34,7 @@ pub struct HostLab<'a> {
     restart: Option<&'a BootArtefacts>,
     context: &'a Context,
     slowness: u32,
-    /// True if guests are recorded.
+    /// True when guests are recorded.
     record: bool,
     lines: Lines<'a>,
     /// Where guests were to leave their memory, with the image of their kernel.

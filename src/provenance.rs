@@ -54,7 +54,7 @@ pub struct Program {
 pub struct Checkout {
     /// Its commit.
     pub commit: String,
-    /// True if files differed from the commit.
+    /// True when files differed from the commit.
     pub dirty: bool,
 }
 

@@ -58,7 +58,7 @@ pub struct Recorded {
     pub directory: PathBuf,
     /// The steps of the unit that failed, or else of the last unit.
     steps: Vec<Step>,
-    /// True if that unit failed.
+    /// True when that unit failed.
     failed: bool,
 }
 

@@ -69,7 +69,7 @@ fn junit(file: &Path) {
     assert_eq!(cases, expected);
 }
 
-/// The kernel's own parser reads the file, and the reasons are told apart in it.
+/// The kernel's own parser reads the file, and distinguishes the reasons.
 fn ktap(file: &Path) {
     let parsed = formats::kunit(file);
     assert!(

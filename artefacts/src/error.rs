@@ -137,7 +137,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns true if the host lacks something, so that the tested kernel is not the cause.
+    /// Returns true when the host lacks something, so that the tested kernel is not the cause.
     pub fn is_host_setup(&self) -> bool {
         matches!(
             self,

@@ -110,7 +110,7 @@ fn goes_on(command: &Command) -> bool {
     is(command.get_program()) || command.get_args().any(is)
 }
 
-/// Lets `command` end when this process does, however that is: nobody would use what it makes.
+/// Makes `command` end when this process does, however that is: its results would be of no use.
 fn end_with_us(command: &mut Command) {
     // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
     unsafe {

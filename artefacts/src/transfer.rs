@@ -429,7 +429,7 @@ impl Reader<'_> {
     }
 }
 
-/// Returns true if the target of the link `name` is in the same artefact, by the names alone.
+/// Returns true when the target of the link `name` is in the same artefact, by the names alone.
 fn stays_inside(name: &Path, target: &Path) -> bool {
     let mut depth = name.components().count() - 1;
     for part in target.components() {

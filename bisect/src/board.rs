@@ -106,7 +106,7 @@ impl Tally {
         self.runs() - self.evidence(sought).runs
     }
 
-    /// Returns true when so many runs failed in another way that the rest says nothing.
+    /// Returns true when too many runs failed in another way for the rest to decide.
     pub fn is_drowned(&self, sought: Option<&Signature>) -> bool {
         let others = self.others(sought);
         others >= FEW && others as f64 > OTHERS * self.runs() as f64

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a failure looks like, so that one bug is told from another.
+//! The signature of a failure, which distinguishes one bug from another.
 
 use std::fmt::{self, Display};
 

@@ -127,7 +127,7 @@ pub trait Subject {
     /// Runs a node in this setting, again and again, as long as `see` returns true.
     ///
     /// # Errors
-    /// As of [`Self::build`]. What `see` was told stays.
+    /// As of [`Self::build`]. The observations that `see` got stay.
     fn run(
         &mut self,
         node: usize,

@@ -101,7 +101,7 @@ pub struct ChangePoint {
     shows: Vec<Set>,
     /// Of each node, the hypotheses by which it comes after the change.
     after_if: Vec<Set>,
-    /// True if no two hypotheses name the same nodes.
+    /// True when no two hypotheses name the same nodes.
     distinct: bool,
     /// Weight of each hypothesis before any evidence; 0 if it is impossible.
     weights: Vec<f64>,

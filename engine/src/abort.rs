@@ -18,7 +18,7 @@ pub struct Abort {
     pub lines: Vec<String>,
     /// The memory of a guest that has crashed.
     pub memory: Option<MemoryDump>,
-    /// True if the guest can run another unit.
+    /// True when the guest can run another unit.
     pub guest_usable: bool,
 }
 

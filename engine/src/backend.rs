@@ -40,9 +40,9 @@ pub struct Refusal {
     pub message: String,
     /// Lines of its log.
     pub log: String,
-    /// True if the tool was killed at its time limit.
+    /// True when the tool was killed at its time limit.
     pub timed_out: bool,
-    /// True if the kernel said that it does not support something.
+    /// True when the kernel said that it does not support something.
     pub unsupported: bool,
 }
 

@@ -221,7 +221,7 @@ impl Condition {
             Some(Exit::TripleFault { .. } | Exit::Reset) => Self::EarlyReport,
             Some(Exit::Shutdown) => Self::GuestShutdown,
             Some(Exit::Kvm { .. }) => Self::VmmFault,
-            // Only a request of ours does this, and then nobody waits for an answer.
+            // Only crucible's own request does this, and then it waits for no answer.
             Some(Exit::Killed) => Self::RequestFailed,
             Some(Exit::HostError { signal, .. }) => match signal {
                 Some(nix::libc::SIGSYS) => Self::VmmFault,

@@ -50,7 +50,7 @@ impl RunOutput {
 pub struct Check {
     /// What was compared: `restarted = control: stdout`.
     pub name: String,
-    /// True if the two are equal.
+    /// True when the two are equal.
     pub ok: bool,
     /// The difference, if they are not.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -120,7 +120,7 @@ impl EventSpec {
         &self.trigger
     }
 
-    /// Returns true if a triggering task at `site` is at this event.
+    /// Returns true when a triggering task at `site` is at this event.
     pub fn is_at(&self, site: &str) -> bool {
         let name = site.split_whitespace().next().unwrap_or("");
         self.sites().is_none_or(|sites| sites.contains(&name))

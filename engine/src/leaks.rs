@@ -31,7 +31,7 @@ const SCANNED: &str = "scanned";
 ///
 /// # Errors
 /// [`Condition::Leak`] with kmemleak's report; [`Condition::LeakScanFailed`] if kmemleak is off or
-/// does not answer, because then nobody knows.
+/// does not answer.
 pub fn scan(guest: &mut Guest, slowness: u32) -> Result<(), Abort> {
     let argv = ["/bin/sh", "-c", SCRIPT].map(String::from);
     let run = guest

@@ -73,7 +73,7 @@ pub struct Restarted {
 /// What is seen of a restarted tree while it is still frozen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// What `/proc` shows; `None` if nobody looks.
+    /// What `/proc` shows; `None` in a run without facts.
     pub tasks: Option<Observation>,
     /// The comparison of its second image with the first; `None` if there is none.
     pub second: Option<Second>,
@@ -111,7 +111,7 @@ pub struct Runner<'s, 'l> {
     pub missed: u32,
     /// Accepts every point, including those before the nonce is drawn.
     pub any_point: bool,
-    /// True if an expected result says that the case can be checkpointed at its event.
+    /// True when an expected result says that the case can be checkpointed at its event.
     pub supported: bool,
 }
 

@@ -61,7 +61,7 @@ pub struct Case {
     pub logs: Vec<String>,
     /// Tasks that must exist at the freeze.
     pub tasks: Vec<ExpectedTask>,
-    /// True if any of several concurrent tasks may trigger the event.
+    /// True when any of several concurrent tasks may trigger the event.
     pub any_task: bool,
 }
 
@@ -268,7 +268,7 @@ impl Case {
 }
 
 impl Case {
-    /// Returns true if a file in `/work` is one of [`Self::logs`].
+    /// Returns true when a file in `/work` is one of [`Self::logs`].
     pub fn is_log(&self, path: &str) -> bool {
         self.logs.iter().any(|log| match log.strip_suffix('*') {
             Some(begin) => path.starts_with(begin),

@@ -129,7 +129,7 @@ pub struct Session<'a> {
     booted: Option<Booted>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
-    /// True if the guest was booted to restart in, with another kernel.
+    /// True when the guest was booted to restart in, with another kernel.
     another_kernel: bool,
 }
 

@@ -220,7 +220,7 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
     lines.join("\n")
 }
 
-/// Returns true if a task's next call is the same one, after signals and returns from their
+/// Returns true when a task's next call is the same one, after signals and returns from their
 /// handlers.
 fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
     for line in rest {

@@ -102,7 +102,7 @@ pub enum Body {
     Counted {
         /// Name of the step.
         step: String,
-        /// True if the step is complete.
+        /// True when the step is complete.
         complete: bool,
         /// Number of instructions since the guest's start.
         instructions: u64,

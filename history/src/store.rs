@@ -71,7 +71,7 @@ impl Store {
     /// Opens a file, or creates it.
     ///
     /// # Errors
-    /// Fails if it is none of ours, or of a later version.
+    /// Fails if it is not a history of crucible, or is of a later version.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Sqlite {
             path: path.to_owned(),

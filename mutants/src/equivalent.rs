@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The checked list of mutants that nobody can tell from the code.
+//! The checked list of equivalent mutants, which behave like the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use thiserror::Error;
 
-/// A mutant that nobody can tell from the code.
+/// A mutant that behaves like the code.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Equivalent {

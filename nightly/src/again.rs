@@ -8,7 +8,7 @@ use crucible_history::{Error, Store, TestId};
 use crate::job::{Job, Kind};
 
 /// Returns the keys of the jobs of which a test failed or never ran in a night. With `whole`, the
-/// night was to run all of these jobs, also those whose tests nobody knew beforehand.
+/// night was to run all of these jobs, also those whose tests were not known beforehand.
 ///
 /// # Errors
 /// The history cannot be read.

@@ -99,7 +99,7 @@ impl NightReport {
         self.condition.verdict().name()
     }
 
-    /// Returns the number of tests of ours with one of these changes. What another program cannot do
+    /// Returns the number of crucible's own tests with one of these changes. What another program cannot do
     /// is shown, and decides nothing.
     fn count(&self, changes: &[Change]) -> usize {
         // What was flaky and passes tonight is no finding of tonight.

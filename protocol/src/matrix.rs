@@ -42,7 +42,7 @@ impl Class {
         Self::Unknown,
     ];
 
-    /// Returns true if the result needs attention.
+    /// Returns true when the result needs attention.
     pub fn is_bad(self) -> bool {
         matches!(
             self,

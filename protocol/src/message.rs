@@ -251,7 +251,7 @@ pub enum Reply {
         kernel: String,
         /// `uname -v`.
         build: String,
-        /// True if the kernel has `checkpoint(2)` and `cgroup.freeze_at`.
+        /// True when the kernel has `checkpoint(2)` and `cgroup.freeze_at`.
         checkpoint: bool,
         /// Milliseconds since the kernel's boot.
         uptime_ms: u64,
@@ -308,7 +308,7 @@ pub enum Reply {
         /// Content.
         #[serde(with = "bytes")]
         data: Vec<u8>,
-        /// True if the data includes the end of the file.
+        /// True when the data includes the end of the file.
         end: bool,
     },
     /// The request failed.
@@ -335,7 +335,7 @@ pub enum Stopped {
     },
     /// The time limit was reached.
     Timeout {
-        /// True if the trigger had fired, but the tasks were not quiesced.
+        /// True when the trigger had fired, but the tasks were not quiesced.
         fired: bool,
         /// The number of times that the event had occurred by then.
         count: Option<u64>,
@@ -413,7 +413,7 @@ pub struct ToolRun {
 }
 
 impl ToolRun {
-    /// Returns true if it exited with status 0.
+    /// Returns true when it exited with status 0.
     pub fn success(&self) -> bool {
         self.ended == Some(Ended::Exited { code: 0 })
     }

@@ -91,7 +91,7 @@ static const char *const threadings[NR_THREADS] = { "one", "two", "two-traced", 
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Returns true if a stop has a signal with which the tracee can be resumed. */
+/* Returns true when a stop has a signal with which the tracee can be resumed. */
 bool at_signal(const struct stop *stop)
 {
 	return stop->lead == LEAD_SIGNAL || stop->lead == LEAD_SENT;
@@ -103,7 +103,7 @@ static bool at_syscall(const struct stop *stop)
 	       stop->lead == LEAD_SYSEMU_STEP || stop->deed == DEED_SECCOMP;
 }
 
-/* Returns true if a cell differs from the others: without a signal, CONT with 0 is CONT. */
+/* Returns true when a cell differs from the others: without a signal, CONT with 0 is CONT. */
 static bool is_of_its_own(const struct stop *stop, enum next next)
 {
 	switch (next) {

@@ -61,7 +61,7 @@ static long must(long ret, const char *what)
 	return ret;
 }
 
-/* Returns true if a thread sleeps in its execve(2), waiting for the others. */
+/* Returns true when a thread sleeps in its execve(2), waiting for the others. */
 static int waits_in_execve(pid_t pid, pid_t tid)
 {
 	char path[64], text[64] = "";

@@ -188,7 +188,7 @@ static void on_usr1(int number)
 	handled++;
 }
 
-/* Returns true if a process sleeps in a system call, according to /proc. */
+/* Returns true when a process sleeps in a system call, according to /proc. */
 static int sleeps_in(pid_t pid, long call)
 {
 	char path[64], text[64] = "";

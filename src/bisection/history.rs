@@ -205,7 +205,7 @@ fn graph(good: &str, title: &str, listed: &str) -> Option<(Vec<String>, Graph)> 
         let mut hashes = hashes.split_whitespace();
         let commit = hashes.next()?;
         let all: Vec<_> = hashes.collect();
-        // What the good end has is as good as the good end.
+        // A commit that the good end contains counts as good.
         let mut parents: Vec<_> = all
             .iter()
             .map(|parent| numbers.get(parent).copied().unwrap_or(Graph::GOOD))

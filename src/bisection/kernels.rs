@@ -155,7 +155,7 @@ impl<'a> Kernels<'a> {
         Ok(())
     }
 
-    /// Returns what boots a node with so many vCPUs. Builds it.
+    /// Returns what boots a node with this many vCPUs. Builds it.
     fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
         let key = (node, vcpus);
         if !self.made.contains_key(&key) {
@@ -317,7 +317,7 @@ impl<'a> Kernels<'a> {
         let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
         let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
         let (to_guest, from_us) = mpsc::channel::<bool>();
-        // Runs that were seen: their number, and what was told of them.
+        // Runs that were seen: their number, and what was reported of them.
         let mut told: Vec<(u64, Seen)> = Vec::new();
         let mut seconds = 0.0;
         let name = &scenario.cases[case].name;

@@ -60,9 +60,9 @@ pub struct Question {
     pub options: Options,
     /// Which guest.
     pub guest: GuestArgs,
-    /// True if the record is to be printed.
+    /// True when the record is to be printed.
     pub json: bool,
-    /// True if the results are never to be pruned.
+    /// True when the results are never to be pruned.
     pub keep: bool,
     /// The command that repeats the search.
     pub reproduce: String,

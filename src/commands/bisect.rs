@@ -78,7 +78,7 @@ pub struct BisectArgs {
         default_value_t = AMPLIFY
     )]
     amplify: u32,
-    /// Give up after so many runs
+    /// Give up after this many runs
     #[arg(long, help_heading = "Search", value_name = "N", default_value_t = RUNS, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Print the record as one JSON object

@@ -100,7 +100,7 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
     Ok(status as u8)
 }
 
-/// Returns true if the guest can no longer be used.
+/// Returns true when the guest can no longer be used.
 fn broken(error: &anyhow::Error) -> bool {
     let mut causes = error
         .chain()

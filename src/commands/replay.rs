@@ -46,7 +46,7 @@ struct Seen {
     /// Where it stopped first.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Option<Place>,
-    /// True if it was replayed to its end.
+    /// True when it was replayed to its end.
     complete: bool,
     /// The number of instructions at which it stalled.
     #[serde(skip_serializing_if = "Option::is_none")]

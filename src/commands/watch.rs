@@ -99,7 +99,7 @@ fn is_asked_to_end() -> Result<bool> {
     }
     let mut keys = [0; 64];
     let count = stdin.lock().read(&mut keys).context("cannot read a key")?;
-    // Without a terminal nobody looks any more.
+    // Without a terminal there is nothing left to draw on.
     Ok(count == 0
         || keys[..count]
             .iter()

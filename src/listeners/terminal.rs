@@ -23,9 +23,9 @@ pub struct Terminal {
     mode: Mode,
     step: Option<Step>,
     units: Option<Units>,
-    /// True if every unit and step is shown: for a run of few and long units.
+    /// True when every unit and step is shown: for a run of few and long units.
     detailed: bool,
-    /// True if the units are runs of a bisection, which tells more of each.
+    /// True when the units are runs of a bisection, which tells more of each.
     bisects: bool,
 }
 
@@ -202,7 +202,7 @@ impl Listener for Terminal {
             return;
         }
         let unit = event.unit.as_deref().unwrap_or_default();
-        // With several guests, whose steps are told at the same time, only results are shown.
+        // With several guests, whose steps mix, only results are shown.
         let steps = self.detailed && event.guest == Some(1);
         match &event.body {
             Body::RunStarted { command, .. } => {

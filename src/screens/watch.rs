@@ -15,7 +15,7 @@ const BAR: u64 = 20;
 /// What a part of a night does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is known of it here.
+    /// Neither started nor finished, as far as this record shows.
     #[default]
     Waiting,
     /// It has not ended.
@@ -84,7 +84,7 @@ impl Part {
 }
 
 impl Progress {
-    /// Nothing is known yet.
+    /// A screen before the first event.
     pub fn new(title: String) -> Self {
         Self {
             title,

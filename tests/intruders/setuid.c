@@ -189,7 +189,7 @@ enum outcome { MISSED, REFUSED, DUMPED };
  */
 static int in_line, errors[256];
 
-/* Returns true if the child's effective user is the caller, as its real one. */
+/* Returns true when the child's effective user is the caller, as its real one. */
 static int is_the_callers(pid_t child)
 {
 	unsigned int real, effective;

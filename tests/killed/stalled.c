@@ -222,7 +222,7 @@ struct reader {
 	int ended;		/* checkpoint(2) has returned */
 };
 
-/* Returns true if the caller sleeps in checkpoint(2) because the pipe is full. */
+/* Returns true when the caller sleeps in checkpoint(2) because the pipe is full. */
 static int stalled(const struct reader *r)
 {
 	char text[64];

@@ -245,7 +245,7 @@ fn allow(
 
 /// Returns a filter that makes `socket` and `connect` fail, and io_uring, which can do both. Landlock
 /// and the namespace leave the Unix sockets of the file system, and whoever runs as root may use
-/// them: a container engine's socket is as good as root's password. QEMU does without all three.
+/// them: a container engine's socket gives root's rights. QEMU needs none of the three.
 fn no_sockets() -> Result<BpfProgram, seccompiler::BackendError> {
     let rules = [SYS_socket, SYS_connect, SYS_io_uring_setup].map(|call| (call, Vec::new()));
     SeccompFilter::new(
@@ -260,9 +260,9 @@ fn no_sockets() -> Result<BpfProgram, seccompiler::BackendError> {
 /// What this host offers to confine a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostConfinement {
-    /// True if the process can be kept from files that it does not need.
+    /// True when the process can be kept from files that it does not need.
     pub files: bool,
-    /// True if the process can get its own network namespace.
+    /// True when the process can get its own network namespace.
     pub network: bool,
 }
 

@@ -68,7 +68,7 @@ impl<A> Answers<A> {
         (Self(sender), answers)
     }
 
-    /// Adds a reply. Returns false if the connection is to be given up: its other end is gone, or
+    /// Adds a reply. Returns false when the connection is to be given up: its other end is gone, or
     /// sends replies that nobody asked for.
     #[must_use]
     pub fn add(&self, answer: A) -> bool {
@@ -179,7 +179,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         wanted(&state.noted).then(|| state.noted.clone())
     }
 
-    /// Waits until the process closes the connection, which it does when it exits. Returns false if
+    /// Waits until the process closes the connection, which it does when it exits. Returns false when
     /// it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.wait(timeout, |state| state.closed).closed

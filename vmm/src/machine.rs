@@ -16,7 +16,7 @@ use crate::{Alert, HostFault, MemoryDump, Result};
 pub struct Disk {
     /// The image file.
     pub path: PathBuf,
-    /// True if the guest may only read the image; such an image may be shared by several machines.
+    /// True when the guest may only read the image; such an image may be shared by several machines.
     pub readonly: bool,
 }
 
@@ -220,7 +220,7 @@ pub struct Description {
 pub struct Phase {
     /// A short description of the phase.
     pub name: String,
-    /// True if the time is spent in KVM, in `ioctl(2)`.
+    /// True when the time is spent in KVM, in `ioctl(2)`.
     pub in_kvm: bool,
     /// The duration in microseconds.
     pub micros: u64,
@@ -229,7 +229,7 @@ pub struct Phase {
 /// The state of a guest that does not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStates {
-    /// True if the guest's kernel answered. If it did not, it does not even serve interrupts, and
+    /// True when the guest's kernel answered. If it did not, it does not even serve interrupts, and
     /// `registers` is all that is known.
     pub answered: bool,
     /// The kernel's list of tasks with their stacks, as printed.
@@ -342,7 +342,7 @@ pub trait Machine: Send {
         &[]
     }
 
-    /// Returns true if a debugger may stop the guest for any length of time: a timeout then does
+    /// Returns true when a debugger may stop the guest for any length of time: a timeout then does
     /// not indicate a hang.
     fn is_debugged(&self) -> bool;
 

@@ -43,7 +43,7 @@ pub trait Backend: Probe + Send {
     /// Returns what executes guest code: `tcg` or `kvm`.
     fn accel(&self) -> &str;
 
-    /// Waits until the process closes its control socket. Returns false if it did not within
+    /// Waits until the process closes its control socket. Returns false when it did not within
     /// `timeout`.
     fn wait_closed(&self, timeout: Duration) -> bool;
 

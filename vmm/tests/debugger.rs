@@ -110,7 +110,7 @@ fn options() -> Options {
     }
 }
 
-/// Returns true if the reply reports a vCPU at a breakpoint.
+/// Returns true when the reply reports a vCPU at a breakpoint.
 fn at_breakpoint(reply: &str) -> bool {
     reply.starts_with("T05") && reply.contains("swbreak:")
 }

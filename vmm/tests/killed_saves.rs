@@ -197,7 +197,7 @@ fn look(directory: &Path) -> (Verified, u32) {
     (verified, mark)
 }
 
-/// Returns true if the directory has further files beside the snapshot, so that a save has begun.
+/// Returns true when the directory has further files beside the snapshot, so that a save has begun.
 fn has_begun(directory: &Path, old: &Verified) -> bool {
     let entries = fs::read_dir(directory).unwrap();
     let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -106,7 +106,7 @@ impl Cache {
     }
 }
 
-/// Returns true if `path` still leads to this file.
+/// Returns true when `path` still leads to this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
     match (file.metadata(), path.metadata()) {

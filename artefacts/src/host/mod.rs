@@ -185,7 +185,7 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
     }
 }
 
-/// Returns true if apt failed since another process has locked its package lists.
+/// Returns true when apt failed since another process has locked its package lists.
 fn is_locked(words: &str) -> bool {
     words.contains("Could not get lock") || words.contains("Unable to lock directory")
 }
@@ -233,7 +233,7 @@ fn authorise() -> Result<()> {
     ))
 }
 
-/// Returns true if this process may install packages without sudo.
+/// Returns true when this process may install packages without sudo.
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

@@ -139,7 +139,7 @@ pub struct Custom {
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
-    /// True if symbols that Kconfig does not keep are told, and not an error: an older commit does
+    /// True when symbols that Kconfig does not keep are reported and not an error: an older commit does
     /// not have all of them.
     pub lenient: bool,
 }

@@ -13,7 +13,7 @@ pub struct Place {
     pub offset: u64,
     /// Size of the function, up to the next one.
     pub size: u64,
-    /// True if the instruction itself is meant, false if it is the one after a call.
+    /// True when the instruction itself is meant, false if it is the one after a call.
     pub exact: bool,
 }
 

@@ -313,7 +313,7 @@ fn committed(directory: &Path) -> Option<String> {
     {
         return None;
     }
-    // Git does not look at a file that it was told to take for unchanged, or to leave out.
+    // Git ignores changes of a file that is marked assume-unchanged or skip-worktree.
     let files = git(&["ls-files", "-v"])?;
     if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
         return None;
@@ -402,7 +402,7 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
         assert_ne!(committed, name(&one));
         fs::remove_file(one.path().join("exit.c")).unwrap();
         assert_eq!(committed, name(&one));
-        // Git is told not to look.
+        // Git ignores the change.
         git(
             one.path(),
             &["update-index", "--assume-unchanged", "fork.c"],

@@ -156,7 +156,7 @@ fn rust_flags(sources: &Sources) -> OsString {
     flags
 }
 
-/// Returns true if cargo failed since it cannot reach a registry.
+/// Returns true when cargo failed since it cannot reach a registry.
 fn is_unreachable(words: &str) -> bool {
     const SIGNS: [&str; 5] = [
         "failed to download",

@@ -300,7 +300,7 @@ fn finish(tree: &Path) -> Result<()> {
             _ => {}
         }
     }
-    // Its own, since the host's may write another format.
+    // The guest's own tool, since the host's may write another format.
     let ldconfig = tree.join("usr/sbin/ldconfig");
     run(
         "indexing the userland's libraries",

@@ -112,7 +112,7 @@ impl History {
         }
     }
 
-    /// The commits that nobody can tell from the culprit.
+    /// The commits that no run distinguishes from the culprit.
     pub fn truth(&self) -> Vec<usize> {
         let parents: Vec<_> = self
             .graph

@@ -12,7 +12,7 @@ use super::CoverageError;
 pub struct Line {
     /// Sum over all functions that the line was compiled into.
     pub count: u64,
-    /// True if in none of them all blocks of the line were executed.
+    /// True when in none of them all blocks of the line were executed.
     pub partly: bool,
 }
 

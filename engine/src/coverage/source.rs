@@ -23,7 +23,7 @@ pub struct Site {
     pub first: usize,
     /// Its last line.
     pub last: usize,
-    /// True if it is behind a `?`: the statement may be executed without refusing.
+    /// True when it is behind a `?`: the statement may be executed without refusing.
     pub choice: bool,
     /// Text of the statement, on one line.
     pub text: String,

@@ -70,7 +70,7 @@ pub struct Report<T, S> {
     pub left: usize,
     /// The reason for which there is no plan.
     pub unplanned: Option<Outcome>,
-    /// True if the command was interrupted.
+    /// True when the command was interrupted.
     pub interrupted: bool,
     /// The first machine.
     pub booted: Option<Booted>,

@@ -38,7 +38,7 @@ use crate::{
     trial::judge,
 };
 
-/// Limit for requests that the agent answers at once. A mutant may keep the only CPU busy for ever.
+/// Limit for requests that the agent answers at once. A mutant may keep the only CPU busy forever.
 const PROMPT: Duration = Duration::from_secs(20);
 
 /// Time beyond the guest's own limit that an answer may take.
@@ -126,7 +126,7 @@ struct Control {
 #[derive(Clone, Copy, Default)]
 struct Had {
     last: u32,
-    /// True if there were several.
+    /// True when there were several.
     several: bool,
 }
 
@@ -134,7 +134,7 @@ struct Had {
 enum Ended {
     Passed,
     Noticed(Kill),
-    /// Nothing is known: the host failed, or the event was not reached.
+    /// Unknown: the host failed, or the event was not reached.
     Unknown(Outcome),
 }
 

@@ -37,7 +37,7 @@ pub struct RandomTree {
     pub recipe: String,
     /// The names of all that occurs in it.
     pub kinds: Vec<String>,
-    /// True if it was restarted.
+    /// True when it was restarted.
     pub restarted: bool,
     /// The smallest tree that fails in the same way, of those that were tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]

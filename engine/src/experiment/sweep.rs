@@ -62,7 +62,7 @@ pub struct SweepSummary {
     pub scenario: String,
     /// Kind of the events.
     pub event: String,
-    /// True if not all points were selected.
+    /// True when not all points were selected.
     pub sampled: bool,
     /// The cases.
     pub cases: Vec<CaseAnalysis>,

@@ -37,7 +37,7 @@ pub struct TrialsSummary {
     pub trials: Trials,
     /// The chance that the two kinds of runs end equally often.
     pub chance: f64,
-    /// True if the runs were made.
+    /// True when the runs were made.
     #[serde(skip)]
     complete: bool,
 }

@@ -309,7 +309,7 @@ mod tests {
         thread::spawn(move || pump.pump(Box::new(io::Cursor::new(all))));
         Piece::Taken(WINDOW as u32).write(&mut guest).unwrap();
         assert_eq!(input(&mut guest), data);
-        // The reader has gone: the program is told, and goes on.
+        // The reader is gone: the program gets an error from its next write, and continues.
         drop(written);
         let said = Piece::Written(Stream::Output, vec![1]);
         said.write(&mut guest).unwrap();

@@ -15,7 +15,7 @@ pub enum GuestError {
     Alert {
         /// The reports.
         alerts: Vec<Alert>,
-        /// True if the guest has had a trigger, so that checkpoint/restart may be the cause.
+        /// True when the guest has had a trigger, so that checkpoint/restart may be the cause.
         used: bool,
         /// The guest's memory, if it has panicked.
         memory: Option<MemoryDump>,
@@ -25,7 +25,7 @@ pub enum GuestError {
     Ended {
         /// How it ended; `None` if only its channel has.
         exit: Option<Exit>,
-        /// True if the guest has had a trigger.
+        /// True when the guest has had a trigger.
         used: bool,
         /// The guest's memory, if it has crashed.
         memory: Option<MemoryDump>,

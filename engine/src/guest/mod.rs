@@ -53,7 +53,7 @@ pub struct GuestInfo {
     pub kernel: String,
     /// Build of the kernel (uname -v).
     pub build: String,
-    /// True if the kernel has checkpoint/restart.
+    /// True when the kernel has checkpoint/restart.
     pub checkpoint: bool,
     /// Time from the start of the kernel to the first answer, in milliseconds.
     pub uptime_ms: u64,
@@ -71,7 +71,7 @@ pub struct Guest {
     next: u64,
     info: GuestInfo,
     identity: Identity,
-    /// True if a debugger may stop it: then limits do not apply.
+    /// True when a debugger may stop it: then limits do not apply.
     is_debugged: bool,
     /// Limit for requests that the agent answers at once.
     prompt: Duration,
@@ -256,7 +256,7 @@ impl Guest {
         }
     }
 
-    /// Writes a request. A guest that reads nothing must not hold up the caller for ever.
+    /// Writes a request. A guest that reads nothing must not block the caller forever.
     fn send(&mut self, request: &Envelope<Request>) -> Result<(), FrameError> {
         // Fails for a duration of zero only.
         let _ = self.to.set_write_timeout(Some(self.limit(self.prompt)));

@@ -9,7 +9,7 @@ const PROCESSES: u64 = 7;
 /// Maximum number of items of a process.
 const ITEMS: u64 = 6;
 
-/// One tree in so many has something that checkpoint(2) refuses.
+/// One tree in this many has something that checkpoint(2) refuses.
 const SELDOM: u64 = 8;
 
 /// Random numbers by a seed (splitmix64).

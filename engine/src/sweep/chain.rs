@@ -41,7 +41,7 @@ pub struct Chain {
     pub sites: BTreeMap<String, u64>,
     /// The last site, with its task.
     pub last: String,
-    /// True if the chain ended like a run that was frozen equally often, where freezing alone has
+    /// True when the chain ended like a run that was frozen equally often, where freezing alone has
     /// a visible effect.
     pub by_control: bool,
     /// Number of uses of each rule for images.

@@ -57,7 +57,7 @@ pub struct PointDetail {
     pub stops: BTreeSet<String>,
     /// Number of earlier attempts that did not reach the point.
     pub missed: u32,
-    /// True if the run ended like a control, where freezing alone has a visible effect.
+    /// True when the run ended like a control, where freezing alone has a visible effect.
     pub by_control: bool,
     /// Number of uses of each rule for images.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -65,7 +65,7 @@ impl Trials {
         (chances.fold(1.0, f64::min) * tests as f64).min(1.0)
     }
 
-    /// Returns true if no control ended like some restarted run.
+    /// Returns true when no control ended like some restarted run.
     pub fn has_new_end(&self) -> bool {
         let mut ends = self.ends.iter();
         ends.any(|end| end.controls == 0 && end.restarted > 0)

@@ -180,7 +180,7 @@ fn confirm(
                     format!("a second control does not end either: {}", stop.why),
                     stop.lines,
                 ),
-                // Nobody can tell without it.
+                // Without it the answer is open.
                 _ if !stop.condition.is_bad() => stop.into(),
                 _ => found,
             }

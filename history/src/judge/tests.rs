@@ -45,7 +45,7 @@ fn row(number: usize, attempt: u32, failed: bool) -> ResultRow {
     }
 }
 
-/// Nights with so many runs and failures each.
+/// Nights with these numbers of runs and failures each.
 fn rows(nights: &[(u32, u32)]) -> Vec<ResultRow> {
     let nights = nights.iter().enumerate();
     nights

@@ -23,9 +23,9 @@ pub struct Cgroup {
 /// Content of `cgroup.events`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Events {
-    /// True if the cgroup or a descendant has live tasks.
+    /// True when the cgroup or a descendant has live tasks.
     pub populated: bool,
-    /// True if the cgroup is frozen and all of its tasks count as frozen.
+    /// True when the cgroup is frozen and all of its tasks count as frozen.
     pub frozen: bool,
 }
 
@@ -34,7 +34,7 @@ pub struct Events {
 pub struct TriggerState {
     /// Count of the event.
     pub count: u64,
-    /// True if the trigger has fired.
+    /// True when the trigger has fired.
     pub fired: bool,
     /// The triggering thread's id in the reader's pid namespace.
     pub tid: i32,
@@ -97,7 +97,7 @@ impl Cgroup {
         self.write("cgroup.freeze", "0")
     }
 
-    /// Returns true if a freeze has been requested.
+    /// Returns true when a freeze has been requested.
     pub fn is_freezing(&self) -> io::Result<bool> {
         Ok(fs::read_to_string(self.dir.join("cgroup.freeze"))?.trim() == "1")
     }
@@ -135,7 +135,7 @@ impl Cgroup {
         self.wait_events(limit, |events| events.frozen)
     }
 
-    /// Returns true if none of its threads is runnable. A frozen one can be for a moment: if it
+    /// Returns true when none of its threads is runnable. A frozen one can be for a moment: if it
     /// was thawed and frozen again before it ran, it runs and goes back to sleep.
     pub fn is_asleep(&self) -> io::Result<bool> {
         let threads = fs::read_to_string(self.dir.join("cgroup.threads"))?;

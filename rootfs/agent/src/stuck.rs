@@ -114,7 +114,7 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
     })
 }
 
-/// Returns true if the thread is at a site, which counts as frozen.
+/// Returns true when the thread is at a site, which counts as frozen.
 fn is_frozen(dir: &Path) -> bool {
     fs::read_to_string(dir.join("ckpt_site")).is_ok_and(|site| site.trim() != "none")
 }

@@ -32,7 +32,7 @@ pub struct DoctorArgs {
 
 #[derive(Debug, Serialize)]
 struct Report {
-    /// True if nothing is missing.
+    /// True when nothing is missing.
     ready: bool,
     findings: Vec<Finding>,
     /// The command that installs what is missing.

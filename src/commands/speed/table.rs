@@ -23,7 +23,7 @@ mod wanted {
 /// The measurements, and the claims derived from them.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// True if measured in an outer Linux on an emulated CPU, where only ratios are meaningful.
+    /// True when measured in an outer Linux on an emulated CPU, where only ratios are meaningful.
     nested: bool,
     claims: Vec<DirLock>,
     groups: Vec<Group>,

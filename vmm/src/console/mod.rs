@@ -156,12 +156,12 @@ impl Console {
         receiver
     }
 
-    /// Returns true if an alert of this kind was raised.
+    /// Returns true when an alert of this kind was raised.
     pub fn has_alert(&self, kind: AlertKind) -> bool {
         self.shared.lock().alerts.iter().any(|a| a.kind == kind)
     }
 
-    /// Returns true if the guest's kernel has announced that it shuts down or restarts.
+    /// Returns true when the guest's kernel has announced that it shuts down or restarts.
     pub fn announced_shutdown(&self) -> bool {
         self.shared.lock().restarting
     }
@@ -259,7 +259,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Returns true if the guest, which does not run any more, has announced that it shuts down or
+    /// Returns true when the guest, which does not run any more, has announced that it shuts down or
     /// restarts, and has not panicked. Waits until all that it has printed has been read.
     pub fn is_in_order(&self) -> bool {
         let mut state = self.shared.lock();
@@ -274,7 +274,7 @@ impl Ending {
         state.restarting && !state.panicked
     }
 
-    /// Returns true if nothing of the console is left in the socket, or on its way from there. The
+    /// Returns true when nothing of the console is left in the socket, or on its way from there. The
     /// reader takes these locks in the other order, so this does not wait for the second one.
     fn all_read(&self) -> bool {
         match self.shared.reading.try_lock() {

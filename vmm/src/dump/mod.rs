@@ -93,7 +93,7 @@ fn write(dumper: &dyn Dumper, path: &Path) -> MemoryDump {
     match try_write(dumper, path) {
         Ok(()) => Ok(path.to_owned()),
         Err(error) => {
-            // Half a dump helps nobody. If it cannot be removed either, the run's directory is
+            // No reader opens half a dump. If it cannot be removed either, the run's directory is
             // gone, or keeps it.
             let _ = fs::remove_file(path);
             Err(chain(&error))

@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub memory_mib: u32,
     /// The disks `vda`, `vdb`, … in this order.
     pub disks: Vec<DiskConfig>,
-    /// True if the guest starts from a snapshot: with the device state in the file
+    /// True when the guest starts from a snapshot: with the device state in the file
     /// [`STATE`](crate::child::fd), and with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
     /// The page runs in the file [`CHANGES`](crate::child::fd), one after the other, which replace
@@ -32,9 +32,9 @@ pub(crate) struct Config {
     pub changes: Option<Vec<Run>>,
     /// True to track which pages the guest changes.
     pub track: bool,
-    /// True if a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
+    /// True when a debugger may connect to the socket [`DEBUGGER`](crate::child::fd).
     pub debugger: bool,
-    /// True if the monitor exits only on [`Request::Exit`] once the guest has ended.
+    /// True when the monitor exits only on [`Request::Exit`] once the guest has ended.
     pub dump: bool,
     /// The identity of this build. A snapshot is only valid for the build that saved it.
     pub build: String,
@@ -48,7 +48,7 @@ pub(crate) struct Config {
 pub(crate) struct DiskConfig {
     /// Path of a raw image or a block device.
     pub path: PathBuf,
-    /// True if the guest may only read it.
+    /// True when the guest may only read it.
     pub readonly: bool,
 }
 

@@ -23,7 +23,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     args.flag("-nodefaults").flag("-no-user-config");
     args.flag("-no-reboot").option("-display", "none");
     if spec.dump.is_some() {
-        // QEMU exits when it is told to.
+        // QEMU exits on request.
         args.flag("-no-shutdown");
     }
     if waits(spec) {
@@ -135,7 +135,7 @@ pub(super) fn debugger() -> Vec<String> {
     args.list
 }
 
-/// Returns true if the guest does not run by itself: it waits for the debugger, or, because its end
+/// Returns true when the guest does not run by itself: it waits for the debugger, or, because its end
 /// must not be missed, until the control socket is ready.
 pub(super) fn waits(spec: &MachineSpec) -> bool {
     spec.debugger.is_some() || spec.dump.is_some()

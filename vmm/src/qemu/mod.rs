@@ -146,7 +146,7 @@ pub struct Qemu {
     /// The directory in which the guest can be saved: QEMU's guest memory is a file in it.
     save_directory: Option<PathBuf>,
     saved: bool,
-    /// True if the guest is recorded or replayed.
+    /// True when the guest is recorded or replayed.
     counts: bool,
 }
 

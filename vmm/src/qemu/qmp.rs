@@ -181,7 +181,7 @@ impl Qmp {
         }
     }
 
-    /// Waits until QEMU closes the connection. Returns false if it did not within `timeout`.
+    /// Waits until QEMU closes the connection. Returns false when it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
     }
@@ -253,7 +253,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     let (answers, replies) = Answers::new();
     let notes = Notes::default();
     read(data, &answers, &notes);
-    // Only so many replies are kept, each no longer than its line.
+    // The number of replies that are kept is limited, and each is one line.
     for reply in replies.try_iter() {
         match reply {
             Reply::Version(text) | Reply::Failure(text) => {

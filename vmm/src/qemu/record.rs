@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Records a guest, and replays it instruction by instruction, by QEMU's `docs/devel/replay`.
 //!
-//! All of these are needed, or a replay waits for ever at the guest's first idle: one thread that
+//! All of these are needed, or a replay waits forever at the guest's first idle: one thread that
 //! executes one CPU, a clock that counts instructions, a random number generator of QEMU's own,
 //! disks behind `blkreplay`, and a channel that is a serial port and never full.
 

@@ -24,7 +24,7 @@ pub struct FileScore {
     pub unknown: usize,
     /// Of all its mutants, those on lines that no case runs.
     pub never_run: usize,
-    /// Of all its mutants, those that nobody can tell from the code.
+    /// Of all its mutants, the equivalent ones.
     pub equivalent: usize,
 }
 

@@ -168,7 +168,7 @@ static void free_wait(struct ckpt_epoll_wait *wait)
 }
 
 /*
- * Invert the numbering of the items. Returns false if it is not a permutation.
+ * Invert the numbering of the items. Returns false when it is not a permutation.
  */
 static bool find_order(const struct ckpt_epoll_item *items, u32 nr, u32 *order)
 {

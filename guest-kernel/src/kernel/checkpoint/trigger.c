@@ -147,7 +147,7 @@ static int parse_name(char *word, struct ckpt_name *name)
 	return 0;
 }
 
-/* Count an event. Returns true if the trigger fires. */
+/* Count an event. Returns true when the trigger fires. */
 static bool count_event(struct cgroup *cgrp, enum ckpt_event event, long arg)
 {
 	struct ckpt_name *name = &current->ckpt_site.name;

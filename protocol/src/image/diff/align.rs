@@ -53,7 +53,7 @@ impl<R: Read> Side<R> {
         Unreadable { which, error }
     }
 
-    /// Reads up to the record with this number from the front. Returns false if there is none, or
+    /// Reads up to the record with this number from the front. Returns false when there is none, or
     /// if it is too far.
     fn has(&mut self, n: usize) -> Result<bool, Unreadable> {
         while self.ahead.len() <= n {
@@ -131,7 +131,7 @@ impl<R: Read> Side<R> {
         })
     }
 
-    /// Says that so many pages of the record in front were compared.
+    /// Consumes this many compared pages of the record in front.
     fn use_pages(&mut self, count: u64) {
         self.used += count;
         let record = self.ahead.front();

@@ -37,7 +37,7 @@ pub struct Findings {
     pub found: Comparison,
     /// The objects.
     pub pairs: Pairs,
-    /// True if one image has a record that the other one lacks.
+    /// True when one image has a record that the other one lacks.
     pub is_unpaired: bool,
     exact: bool,
     clocks: Clocks,
@@ -55,7 +55,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Nothing is known yet. With `exact`, no rule is used.
+    /// Starts without any pairs. With `exact`, no rule is used.
     pub fn new(exact: bool) -> Self {
         Self {
             found: Comparison::default(),

@@ -257,7 +257,7 @@ impl Rule {
         }
     }
 
-    /// Returns true if it forgives that a field of its own differs.
+    /// Returns true when it forgives that a field of its own differs.
     pub fn forgives(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         let (first, second) = pair.values(field);
         match self {
@@ -274,7 +274,7 @@ impl Rule {
     }
 }
 
-/// True if the field is the end of the task's sleep, and was moved as it must be.
+/// Returns true when the field is the end of the task's sleep, and was moved as it must be.
 fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     match sleep_clock(pair, field) {
         Some(MONOTONIC) => clocks.moves(by),
@@ -344,7 +344,7 @@ fn sleep_clock(pair: &Pair<'_>, field: &str) -> Option<u32> {
     }
 }
 
-/// True if a field that is equal should not be: a sleep whose end was not moved.
+/// Returns true when a field that is equal should not be: a sleep whose end was not moved.
 pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
     const NEVER: i128 = i64::MAX as i128;
     let (time, _) = pair.values(field);

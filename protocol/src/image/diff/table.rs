@@ -133,7 +133,7 @@ pub fn shape(kind: Kind) -> &'static Shape {
     known.and_then(|at| SHAPES.get(at)).unwrap_or(&UNKNOWN)
 }
 
-/// Returns true if a field has the number of an object, 0 for none.
+/// Returns true when a field has the number of an object, 0 for none.
 pub fn is_reference(kind: Kind, field: &str) -> bool {
     match kind {
         Kind::Task => matches!(field, "mm" | "fs" | "files" | "cred" | "seccomp"),

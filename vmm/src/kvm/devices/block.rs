@@ -115,7 +115,7 @@ impl Block {
     }
 
     /// Makes the disk call `report` when the host fails to read or write its file: once for each
-    /// kind of fault, because a guest can repeat the request for ever.
+    /// kind of fault, because a guest can repeat the request forever.
     pub fn on_fault(mut self, report: impl Fn(HostFault) + Send + 'static) -> Self {
         self.reporter = Some(Box::new(report));
         self

@@ -60,7 +60,7 @@ pub struct Console {
     ports: [Port; PORTS],
     /// Messages that wait to be sent to the guest.
     pending: VecDeque<Message>,
-    /// True if the driver supports more than the first port.
+    /// True when the driver supports more than the first port.
     multiport: bool,
 }
 

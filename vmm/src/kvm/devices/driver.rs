@@ -100,7 +100,7 @@ impl Driver {
         Some((self.get::<u32>(element) as u16, self.get(element + 4)))
     }
 
-    /// Returns true if the device needs a notification of the chain that was added last.
+    /// Returns true when the device needs a notification of the chain that was added last.
     pub fn wants_notification(&self) -> bool {
         let event = harness::queue(self.index)[2] + 4 + 8 * u64::from(self.size);
         self.get::<u16>(event) == self.available.wrapping_sub(1)

@@ -211,12 +211,12 @@ impl Transport {
         self.status & bits == bits
     }
 
-    /// Returns true if the driver has given up, or the device needs a reset.
+    /// Returns true when the driver has given up, or the device needs a reset.
     fn out_of_order(&self) -> bool {
         self.status & (VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0
     }
 
-    /// Returns true if the device may use its queues.
+    /// Returns true when the device may use its queues.
     fn live(&self) -> bool {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK) && !self.out_of_order()
     }

@@ -52,7 +52,7 @@ pub struct Serial {
     output: Output,
     /// Inputs that follow those in the FIFO.
     pending: VecDeque<Input>,
-    /// True if the only byte of the FIFO is a break.
+    /// True when the only byte of the FIFO is a break.
     at_break: bool,
 }
 
@@ -176,7 +176,7 @@ impl Serial {
     }
 
     /// Sends a break. The kernel treats the byte that follows it as a SysRq key, if it arrives
-    /// within five seconds. Returns false if the queue is full.
+    /// within five seconds. Returns false when the queue is full.
     pub fn send_break(&mut self) -> bool {
         let room = self.pending.len() < PENDING_MAX;
         if room {

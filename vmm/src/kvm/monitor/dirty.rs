@@ -72,7 +72,7 @@ impl Dirty {
         self.since_base.clone_from(&self.since_save);
     }
 
-    /// Returns true if a page has changed since the base snapshot.
+    /// Returns true when a page has changed since the base snapshot.
     pub fn contains(&self, page: u64) -> bool {
         self.since_base[page as usize / 64] & 1 << (page % 64) != 0
     }

@@ -56,7 +56,7 @@ const NEEDED: [(Cap, &str); 6] = [
 /// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// True if a kernel is expected to run.
+    /// True when a kernel is expected to run.
     pub usable: bool,
     /// The reason, in one line.
     pub detail: String,

@@ -96,7 +96,7 @@ impl Manifest {
         file_name(&self.id, self.changes.is_some())
     }
 
-    /// Returns true if the content is consistent. A state's file may come from an untrusted source,
+    /// Returns true when the content is consistent. A state's file may come from an untrusted source,
     /// and its names become names of files.
     fn is_sound(&self) -> bool {
         let memory = u64::from(self.memory_mib) << 20;
@@ -117,7 +117,7 @@ impl Manifest {
     }
 }
 
-/// Returns true if this can be the `id` of a snapshot.
+/// Returns true when this can be the `id` of a snapshot.
 pub fn is_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

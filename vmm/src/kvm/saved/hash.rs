@@ -16,7 +16,7 @@ const CHUNK: usize = 256 * PAGE;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
-/// Returns true if the page contains only zeros.
+/// Returns true when the page contains only zeros.
 pub fn is_zero(page: &[u8]) -> bool {
     page == ZEROS
 }

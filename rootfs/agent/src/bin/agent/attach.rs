@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// Maximum number of bytes of each stream to pass on after the program's end: more than a pipe
-/// holds. A process that it has left behind may write for ever.
+/// holds. A process that it has left behind may write forever.
 const REST: usize = 1 << 20;
 
 /// What the user types for the end of a terminal's input.
@@ -81,7 +81,7 @@ struct Program {
     input: Option<File>,
     /// Input that it has not read yet; the host sends no more than a window of it.
     pending: Vec<u8>,
-    /// True if no more input comes.
+    /// True when no more input comes.
     complete: bool,
     outputs: [(Stream, Option<File>); 2],
 }
@@ -231,7 +231,7 @@ impl Program {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Nobody reads it any more.
+                // Its reader is gone.
                 Err(_) => {
                     taken(self.pending.len(), port)?;
                     self.pending.clear();
@@ -245,7 +245,7 @@ impl Program {
         Ok(())
     }
 
-    /// Passes on a piece of output. Returns false if there is none.
+    /// Passes on a piece of output. Returns false when there is none.
     fn pass_on(&mut self, index: usize, port: &mut File) -> Result<bool> {
         let (stream, file) = &mut self.outputs[index];
         let Some(from) = file else { return Ok(false) };

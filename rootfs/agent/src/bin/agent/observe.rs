@@ -107,7 +107,7 @@ fn outer_tids(root: Pid) -> Result<HashMap<i32, i32>> {
 /// Returns a task's I/O priority, as ioprio_get(2) does.
 fn ioprio(tid: i32) -> Result<String> {
     const WHO_PROCESS: i32 = 1;
-    // SAFETY: ioprio_get(2) uses no memory of ours.
+    // SAFETY: ioprio_get(2) accesses no user memory.
     let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, tid) };
     if priority < 0 {
         bail!("cannot read the I/O priority of {tid}: {}", Errno::last());
@@ -300,7 +300,7 @@ fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
 fn file(dir: &Path, name: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
         Ok(bytes) => Fact::of(bytes),
-        // Compared, it would be equal for ever.
+        // Stored as a fact, it would be equal in every run.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let problem = format!("this kernel has no {}", dir.join(name).display());
             return Err(io::Error::new(e.kind(), problem));

@@ -100,7 +100,7 @@ pub struct CellRunner {
     program: PathBuf,
     directory: PathBuf,
     runs: Cell<u32>,
-    /// True if a restarted cell's second image is compared.
+    /// True when a restarted cell's second image is compared.
     eye: bool,
     /// What the comparison has found in the last restarted run.
     seen: RefCell<Second>,

@@ -78,7 +78,7 @@ impl Message {
         bytes
     }
 
-    /// Returns true if it is a valid message to the driver.
+    /// Returns true when it is a valid message to the driver.
     pub fn is_ours(&self) -> bool {
         let event = matches!(
             self.event,

@@ -28,21 +28,21 @@ pub(super) struct Port {
     // Dropped before the socket, so that it leaves the event loop while the socket is open.
     source: Source,
     stream: UnixStream,
-    /// True if the guest has opened the port.
+    /// True when the guest has opened the port.
     pub guest_open: bool,
     /// True until the host's end has been closed for sending.
     pub host_open: bool,
-    /// True if the socket may have data to read.
+    /// True when the socket may have data to read.
     readable: bool,
-    /// True if writing to the host's end has failed permanently.
+    /// True when writing to the host's end has failed permanently.
     gone: bool,
     /// Bytes for the guest that precede those in the socket.
     backlog: VecDeque<u8>,
     /// Number of bytes of the first chain to the host that have been sent.
     sent: u32,
-    /// True if there is a buffer for further data from the socket.
+    /// True when there is a buffer for further data from the socket.
     wants_input: bool,
-    /// True if there is data to send when the socket is writable.
+    /// True when there is data to send when the socket is writable.
     wants_output: bool,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct PortState {
 }
 
 impl PortState {
-    /// Returns true if the state is valid. `sent` may have any value: it is compared with the
+    /// Returns true when the state is valid. `sent` may have any value: it is compared with the
     /// chain's length when it is used.
     pub fn is_valid(&self) -> bool {
         self.backlog.len() <= BACKLOG_MAX

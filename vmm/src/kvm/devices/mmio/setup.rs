@@ -64,7 +64,7 @@ impl Transport {
         }
     }
 
-    /// Returns true if the driver's features are among those offered, and include the required
+    /// Returns true when the driver's features are among those offered, and include the required
     /// ones.
     fn accept_features(&mut self) -> bool {
         let features = self.driver_features;

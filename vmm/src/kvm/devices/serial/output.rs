@@ -25,11 +25,11 @@ pub struct Output {
     events: Option<Events>,
     sink: Box<dyn Write + Send>,
     buffer: Vec<u8>,
-    /// True if the sink was full, and an event will report when it is writable.
+    /// True when the sink was full, and an event will report when it is writable.
     waiting: bool,
     /// Number of bytes dropped since the last note.
     lost: u64,
-    /// True if writing to the sink has failed permanently.
+    /// True when writing to the sink has failed permanently.
     gone: bool,
 }
 

@@ -56,7 +56,7 @@ impl Reader {
         (&*self.0).read(bytes)
     }
 
-    /// Returns true if gdb has closed the connection and all of its data has been read.
+    /// Returns true when gdb has closed the connection and all of its data has been read.
     pub fn is_at_end(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = rustix::net::recv(&*self.0, &mut [0], flags);

@@ -38,7 +38,7 @@ const KERNEL: u64 = 0xffff_ffff_8000_0000;
 pub(super) struct Mapped {
     /// The guest-physical address, which may be outside the guest's memory.
     pub physical: u64,
-    /// True if user mode may access it.
+    /// True when user mode may access it.
     pub user: bool,
 }
 
@@ -85,7 +85,7 @@ impl Paging {
         })
     }
 
-    /// Returns true if the untranslated high bits equal the highest translated bit.
+    /// Returns true when the untranslated high bits equal the highest translated bit.
     fn is_canonical(&self, address: u64) -> bool {
         let unused = u64::BITS - PAGE_SHIFT - self.levels * INDEX_BITS;
         ((address << unused) as i64 >> unused) as u64 == address

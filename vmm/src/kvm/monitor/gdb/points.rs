@@ -32,7 +32,7 @@ pub(super) struct Point {
 }
 
 impl Point {
-    /// Returns true if a CPU supports it: the length must be supported and the address be a
+    /// Returns true when a CPU supports it: the length must be supported and the address be a
     /// multiple of it.
     fn is_possible(self) -> bool {
         match self.wait {
@@ -66,12 +66,12 @@ impl Point {
 pub(super) struct Points([Option<Point>; POINTS]);
 
 impl Points {
-    /// Returns true if none is set.
+    /// Returns true when none is set.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }
 
-    /// Sets a breakpoint. Returns false if a CPU does not support it, or all are in use.
+    /// Sets a breakpoint. Returns false when a CPU does not support it, or all are in use.
     pub fn insert(&mut self, point: Point) -> bool {
         let place = self.0.iter_mut().find(|place| place.is_none());
         match place {
@@ -83,7 +83,7 @@ impl Points {
         }
     }
 
-    /// Removes a breakpoint. Returns false if it is not set.
+    /// Removes a breakpoint. Returns false when it is not set.
     pub fn remove(&mut self, point: Point) -> bool {
         let place = self.0.iter_mut().find(|place| **place == Some(point));
         place.and_then(Option::take).is_some()
@@ -110,7 +110,7 @@ impl Points {
     }
 }
 
-/// Returns true if debug register 6 reports a breakpoint that register 7 enables.
+/// Returns true when debug register 6 reports a breakpoint that register 7 enables.
 pub(super) fn is_met(dr6: u64, dr7: u64) -> bool {
     (0..POINTS).any(|index| dr6 & 1 << index != 0 && dr7 & ENABLED << (2 * index) != 0)
 }

@@ -31,7 +31,7 @@ const VECTOR: u64 = 3;
 pub(in crate::kvm::monitor) struct Abilities {
     /// The instruction that stops a vCPU.
     pub(super) trap: Trap,
-    /// True if KVM can block interrupts while a vCPU single-steps.
+    /// True when KVM can block interrupts while a vCPU single-steps.
     pub(super) block_irq: bool,
 }
 
@@ -55,7 +55,7 @@ impl Abilities {
     }
 }
 
-/// Returns true if KVM reports an `int3` as a debug exit instead of delivering it to the guest.
+/// Returns true when KVM reports an `int3` as a debug exit instead of delivering it to the guest.
 /// Runs a guest with one such instruction, in real mode.
 fn reports_int3(kvm: &Kvm) -> Result<bool, Failure> {
     let vm = kvm.create_vm().during("create a virtual machine")?;

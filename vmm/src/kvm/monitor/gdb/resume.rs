@@ -96,7 +96,7 @@ impl Target {
         }))
     }
 
-    /// Returns true if this vCPU performs a step that gdb does not know of.
+    /// Returns true when this vCPU performs a step that gdb does not know of.
     pub fn is_step_off(&self, index: u8) -> bool {
         let step = self.step_off.as_ref();
         step.is_some_and(|step| step.index == usize::from(index))

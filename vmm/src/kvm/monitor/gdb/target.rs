@@ -35,7 +35,7 @@ pub(super) struct Target {
     pub(super) points: Points,
     /// The action of each vCPU.
     pub(super) actions: Vec<Action>,
-    /// True if vCPUs without a requested action stay stopped.
+    /// True when vCPUs without a requested action stay stopped.
     pub(super) locked: bool,
     /// A step that gdb does not know of.
     pub(super) step_off: Option<StepOff>,

@@ -93,7 +93,7 @@ impl Traps {
         (pc - address < places.len() as u64).then_some(address)
     }
 
-    /// Sets a breakpoint; the guest must be stopped. Returns false if that is not possible.
+    /// Sets a breakpoint; the guest must be stopped. Returns false when that is not possible.
     pub fn insert(
         &mut self,
         memory: &Memory,
@@ -127,7 +127,7 @@ impl Traps {
         true
     }
 
-    /// Removes a breakpoint; the guest must be stopped. Returns false if it is not set.
+    /// Removes a breakpoint; the guest must be stopped. Returns false when it is not set.
     pub fn remove(&mut self, memory: &Memory, address: u64) -> bool {
         self.lift(memory, address).is_some()
     }
@@ -167,7 +167,7 @@ impl Traps {
         }
     }
 
-    /// Reads from the guest's memory, with the original bytes in place of traps. Returns false if
+    /// Reads from the guest's memory, with the original bytes in place of traps. Returns false when
     /// the range is outside the memory.
     pub fn read(&self, memory: &Memory, physical: u64, to: &mut [u8]) -> bool {
         if memory.read_slice(to, GuestAddress(physical)).is_err() {
@@ -183,7 +183,7 @@ impl Traps {
         true
     }
 
-    /// Writes to the guest's memory, keeping traps in place. Returns false if the range is outside
+    /// Writes to the guest's memory, keeping traps in place. Returns false when the range is outside
     /// the memory.
     pub fn write(&mut self, memory: &Memory, physical: u64, from: &[u8]) -> bool {
         let mut bytes = from.to_vec();

@@ -135,7 +135,7 @@ fn kcmp(one: &Holder, other: &Holder, kind: i32) -> Result<Ordering> {
     if (one.tid, one.fd) == (other.tid, other.fd) {
         return Ok(Ordering::Equal);
     }
-    // SAFETY: kcmp(2) reads and writes no memory of ours for these types.
+    // SAFETY: kcmp(2) accesses no user memory for these types.
     let result = unsafe {
         libc::syscall(
             libc::SYS_kcmp,
