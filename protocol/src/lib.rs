@@ -10,6 +10,7 @@ pub mod facts;
 pub mod frame;
 pub mod identity;
 pub mod image;
+pub mod line;
 pub mod matrix;
 pub mod message;
 mod shown;

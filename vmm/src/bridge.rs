@@ -11,8 +11,10 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 
+use crucible_protocol::line::{self, Received, Receiver};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, inotify, mknodat};
 use rustix::io::Errno;
@@ -44,9 +46,18 @@ pub(crate) fn remove_input(base: &Path) -> io::Result<()> {
     }
 }
 
+/// How a stream's bytes are passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As they are.
+    Plain,
+    /// As [`line`] describes.
+    Line,
+}
+
 /// Starts to pass bytes. `alive` is closed at its other end when the process ends; what it has
 /// written by then is passed. Returns the stream.
-pub(crate) fn start(base: &Path, alive: UnixStream) -> io::Result<UnixStream> {
+pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let file = File::open(output(base))?;
     let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
@@ -57,13 +68,67 @@ pub(crate) fn start(base: &Path, alive: UnixStream) -> io::Result<UnixStream> {
         .write(true)
         .open(input(base))?;
     let from = theirs.try_clone()?;
-    thread::spawn(move || copy(&from, &fifo));
+    let (asks, asked) = mpsc::channel();
+    thread::spawn(move || match kind {
+        Kind::Plain => copy(&from, &fifo),
+        Kind::Line => answer(&from, &fifo, &asked),
+    });
     thread::spawn(move || {
-        // An error is that of a reader who has gone.
-        let _ = follow(&file, &changes, &theirs, &alive);
+        // An error is that of a reader who has gone, or of a guest that is not ours.
+        let _ = match kind {
+            Kind::Plain => follow(&file, &changes, &theirs, &alive),
+            Kind::Line => {
+                let messages = Messages {
+                    to: &theirs,
+                    receiver: Receiver::default(),
+                    asks,
+                };
+                follow(&file, &changes, messages, &alive)
+            }
+        };
         let _ = theirs.shutdown(Shutdown::Both);
     });
     Ok(ours)
+}
+
+/// What a guest sends on a line, of which its messages are passed.
+struct Messages<'a> {
+    to: &'a UnixStream,
+    receiver: Receiver,
+    asks: mpsc::Sender<()>,
+}
+
+impl Write for Messages<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let mut bytes = buffer;
+        while let Some(received) = self.receiver.take(&mut bytes) {
+            match received {
+                // The other thread ends with its reader.
+                Received::Asks => drop(self.asks.send(())),
+                Received::Bytes(bytes) => self.to.write_all(bytes)?,
+                Received::Garbage(_) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        Ok(buffer.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// Sends what there is each time that the guest asks for it.
+fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -> io::Result<()> {
+    let mut buffer = [0; 1 + line::MOST];
+    while asked.recv().is_ok() {
+        let count = match from.read(&mut buffer[1..])? {
+            0 => break,
+            count => count,
+        };
+        buffer[0] = count as u8;
+        to.write_all(&buffer[..=count])?;
+    }
+    Ok(())
 }
 
 /// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the socket:
@@ -81,11 +146,16 @@ fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
 }
 
 /// Copies a file that grows, until the process that writes it has ended.
-fn follow(file: &File, changes: &OwnedFd, to: &UnixStream, alive: &UnixStream) -> io::Result<()> {
+fn follow(
+    file: &File,
+    changes: &OwnedFd,
+    mut to: impl Write,
+    alive: &UnixStream,
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); 4096];
     let mut ended = false;
     loop {
-        copy(file, to)?;
+        copy(file, &mut to)?;
         if ended {
             return Ok(());
         }
@@ -111,7 +181,15 @@ fn follow(file: &File, changes: &OwnedFd, to: &UnixStream, alive: &UnixStream) -
 
 #[cfg(test)]
 mod tests {
+    use rustix::time::Timespec;
+
     use super::*;
+
+    /// How long to look for something that must not come.
+    const MOMENT: Timespec = Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
 
     #[test]
     fn a_writer_is_never_held_and_nothing_is_lost() {
@@ -119,7 +197,7 @@ mod tests {
         let base = directory.path().join("channel");
         make(&base).unwrap();
         let (alive, process) = UnixStream::pair().unwrap();
-        let mut stream = start(&base, alive).unwrap();
+        let mut stream = start(&base, alive, Kind::Plain).unwrap();
         // More than a socket takes, before anybody reads.
         let mut out = OpenOptions::new().write(true).open(output(&base)).unwrap();
         for turn in 0..100_u8 {
@@ -139,5 +217,38 @@ mod tests {
                 .zip(0..)
                 .all(|(chunk, turn)| chunk == [turn; 10_000])
         );
+    }
+
+    #[test]
+    fn a_guest_on_a_line_gets_what_it_asks_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("channel");
+        make(&base).unwrap();
+        let (alive, process) = UnixStream::pair().unwrap();
+        let mut stream = start(&base, alive, Kind::Line).unwrap();
+        let mut out = OpenOptions::new().write(true).open(output(&base)).unwrap();
+        let mut fifo = File::open(input(&base)).unwrap();
+        let question = [7; 40];
+        stream.write_all(&question).unwrap();
+        let mut got = Vec::new();
+        while got.len() < question.len() {
+            // Nothing is sent until the guest asks.
+            let mut buffer = [0; 64];
+            let mut waiting = [PollFd::new(&fifo, PollFlags::IN)];
+            assert_eq!(poll(&mut waiting, Some(&MOMENT)).unwrap(), 0);
+            out.write_all(&[line::ASKS]).unwrap();
+            fifo.read_exact(&mut buffer[..1]).unwrap();
+            let count = usize::from(buffer[0]);
+            assert!((1..=line::MOST).contains(&count), "{count}");
+            fifo.read_exact(&mut buffer[..count]).unwrap();
+            got.extend(&buffer[..count]);
+        }
+        assert_eq!(got, question);
+        out.write_all(&[line::TELLS, 5, 0, 0, 0]).unwrap();
+        out.write_all(b"right").unwrap();
+        drop(process);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"right");
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use libc::SIGSYS;
 
-use crate::bridge;
+use crate::bridge::{self, Kind};
 use crate::child::{self, Sockets, share, stderr_text};
 use crate::confine::Confinement;
 use crate::console::Console;
@@ -136,12 +136,12 @@ impl<B: Backend> ProcessMachine<B> {
         let mut sockets =
             Sockets::hand_over(&mut command, &messages, files, spec.debugger.as_ref())?;
         if let Some(directory) = &spec.record {
-            let start = |name: &str, alive| {
-                let started = bridge::start(&directory.join(name), alive);
+            let start = |name: &str, alive, kind| {
+                let started = bridge::start(&directory.join(name), alive, kind);
                 started.map_err(failed("connect to the machine's process"))
             };
-            sockets.channel = start(record::CHANNEL, sockets.channel)?;
-            sockets.console = start(record::CONSOLE, sockets.console)?;
+            sockets.channel = start(record::CHANNEL, sockets.channel, Kind::Line)?;
+            sockets.console = start(record::CONSOLE, sockets.console, Kind::Plain)?;
         }
         confinement.apply(command.current_dir("/"));
         let mut console = Console::start(sockets.console, &spec.console_log)?;

@@ -104,20 +104,21 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     };
     args.option("-object", rng);
     args.device("virtio-rng-device,rng=rng");
-    args.device("virtio-serial-device,id=serial");
     match &spec.record {
-        None => args.socket("channel", fd::CHANNEL),
-        Some(directory) => {
-            args.option("-chardev", &record::pipe(directory, record::CHANNEL));
+        None => {
+            args.device("virtio-serial-device,id=serial");
+            args.socket("channel", fd::CHANNEL);
+            args.port("channel", CHANNEL_PORT);
+            args.socket("terminal", fd::TERMINAL);
+            args.port("terminal", TERMINAL_PORT);
         }
-    }
-    args.port("channel", CHANNEL_PORT);
-    args.socket("terminal", fd::TERMINAL);
-    args.port("terminal", TERMINAL_PORT);
-    if spec.record.is_some() {
-        // Only what is a serial port is recorded, and only the first one gets a UART.
-        for id in ["channel", "terminal"] {
-            args.option("-serial", &format!("chardev:{id}"));
+        Some(directory) => {
+            // A snapshot of a virtio port cannot be loaded into a replay: that sets a timer which is
+            // not in the log.
+            args.option("-chardev", &record::pipe(directory, record::CHANNEL));
+            args.option("-device", &record::channel());
+            // Only the stream of a serial port is recorded, and this machine makes one by itself.
+            args.option("-serial", &format!("chardev:{}", record::CHANNEL));
         }
     }
 

@@ -166,7 +166,7 @@ impl QemuMachine {
         let program = child::absolute(&find(&options.binary)?)?;
         // A restored guest already knows the rate; measuring it takes a while.
         let timing = match (options.accel, &spec.start) {
-            _ if spec.record.is_some() => record::timing(),
+            _ if spec.record.is_some() => record::parameters(),
             (Accel::Tcg, Start::Boot | Start::BootForSnapshot(_)) => tsc::kernel_parameters(),
             _ => Vec::new(),
         };

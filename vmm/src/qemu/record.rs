@@ -12,6 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crucible_protocol::line;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -108,10 +109,24 @@ fn value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-/// Returns the kernel parameters for the clocks of a recorded guest: its time-stamp counter counts
-/// nanoseconds.
-pub(super) fn timing() -> Vec<String> {
-    vec!["tsc_early_khz=1000000".into(), "tsc=reliable".into()]
+/// Returns the kernel parameters of a recorded guest: its time-stamp counter counts nanoseconds, and its
+/// channel is the second serial line.
+pub(super) fn parameters() -> Vec<String> {
+    let channel = format!("{}ttyS1", line::PARAMETER);
+    [
+        "tsc_early_khz=1000000",
+        "tsc=reliable",
+        "8250.nr_uarts=2",
+        &channel,
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+/// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which this
+/// clock makes a thousand times as fast.
+pub(super) fn channel() -> String {
+    format!("isa-serial,chardev={CHANNEL},iobase=0x2f8,irq=3,baudbase=115200000")
 }
 
 /// Refuses a machine that cannot be recorded.
@@ -542,7 +557,7 @@ mod tests {
         let spec = spec(directory);
         let place = spec.record.clone().unwrap();
         let program = directory.join("vmlinux");
-        begin(&place, &spec, &Options::default(), &timing(), &program).unwrap();
+        begin(&place, &spec, &Options::default(), &parameters(), &program).unwrap();
         Recording::load(&place).unwrap()
     }
 

@@ -7,6 +7,7 @@
 
 mod attach;
 mod boot;
+mod channel;
 mod container;
 mod files;
 mod network;
@@ -25,6 +26,8 @@ use nix::{
     sys::reboot::{RebootMode, reboot},
     unistd::sync,
 };
+
+use crate::channel::Channel;
 
 /// The guest's first process.
 #[derive(Parser)]
@@ -78,6 +81,6 @@ fn main() {
 
 fn run() -> Result<()> {
     boot::mount_common().context("cannot set up the guest's disks")?;
-    let channel = boot::open_port(crucible_protocol::PORT_NAME)?;
+    let channel = Channel::open(crucible_protocol::PORT_NAME)?;
     serve::Agent::new()?.serve(channel)
 }

@@ -28,6 +28,7 @@ use nix::{
 
 use crate::{
     boot,
+    channel::Channel,
     container::{self, Container, Start},
     files, observe,
     reaper::Reaper,
@@ -62,11 +63,10 @@ impl Agent {
     }
 
     /// Serves requests until the host sends `Shutdown`.
-    pub fn serve(&mut self, channel: File) -> Result<()> {
-        let (mut from, mut to) = (channel.try_clone()?, channel);
+    pub fn serve(&mut self, mut channel: Channel) -> Result<()> {
         loop {
             let request: Envelope<Request> =
-                frame::read(&mut from).context("reading the channel")?;
+                frame::read(&mut channel).context("reading the channel")?;
             let last = request.body == Request::Shutdown;
             let body = self
                 .answer(request.body)
@@ -77,14 +77,14 @@ impl Agent {
                 id: request.id,
                 body,
             };
-            match frame::write(&mut to, &reply) {
+            match frame::write(&mut channel, &reply) {
                 // Nothing was written: tell the host instead of ending the guest.
                 Err(FrameError::TooLong(bytes)) => {
                     let body = Reply::TooLarge {
                         bytes: bytes as u64,
                     };
                     let id = request.id;
-                    frame::write(&mut to, &Envelope { id, body })
+                    frame::write(&mut channel, &Envelope { id, body })
                 }
                 result => result,
             }
