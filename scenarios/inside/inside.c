@@ -89,7 +89,6 @@ static void set_files(void)
 		check(socketpair(AF_UNIX, type, 0, ends), "socketpair");
 		setsockopt(ends[0], SOL_SOCKET, SO_PASSCRED, &number, sizeof(number));
 		setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &(int){ 30000 }, sizeof(number));
-		setsockopt(ends[1], SOL_SOCKET, SO_PRIORITY, &number, sizeof(number));
 		setsockopt(ends[1], SOL_SOCKET, SO_RCVLOWAT, &number, sizeof(number));
 		setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 		setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
@@ -106,11 +105,7 @@ static void set_what_exists(void)
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, PR_SPEC_DISABLE, 0, 0);
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_L1D_FLUSH, PR_SPEC_ENABLE, 0, 0);
-	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
-	prctl(57 /* PR_SET_IO_FLUSHER */, 1, 0, 0, 0);
-	prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0);
 	syscall(SYS_arch_prctl, ARCH_SET_GS, 0x123456789000);
-	syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6);
 }
 
 void settings(void)
