@@ -9,10 +9,11 @@ use crate::{
     guest::Guest,
 };
 
-/// Gives back what the kernel only keeps for later, and prints its counts. The caches of a CPU hide
-/// free objects from `slabinfo`.
+/// Gives back what the kernel only keeps for later, without a message, and prints its counts. The
+/// caches of a CPU hide free objects from `slabinfo`.
 const SCRIPT: &str = "set -e
-echo 7 > /proc/sys/vm/drop_caches
+echo 4 > /proc/sys/vm/drop_caches
+echo 3 > /proc/sys/vm/drop_caches
 for shrink in /sys/kernel/slab/*/shrink; do echo 1 > $shrink; done
 echo 1 > /proc/sys/vm/stat_refresh
 cat /proc/slabinfo /proc/vmstat /sys/fs/cgroup/cgroup.stat
