@@ -59,7 +59,7 @@ pub struct ExperimentArgs {
 /// Parses the name of an eye.
 fn eye(name: &str) -> Result<Eye, String> {
     let found = Eye::ALL.into_iter().find(|eye| eye.name() == name);
-    found.ok_or_else(|| format!("the eyes are {}", Eye::ALL.map(Eye::name).join(" and ")))
+    found.ok_or_else(|| format!("the eyes are {}", Eye::ALL.map(Eye::name).join(", ")))
 }
 
 /// Returns the value of `--without`, if an eye is closed.

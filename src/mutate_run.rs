@@ -25,6 +25,9 @@ const RECIPES: [&str; 2] = ["workloads 1", "reach 1"];
 /// The list of equivalent mutants, in the sources.
 const EQUIVALENTS: &str = "guest-kernel/mutants.toml";
 
+/// The program whose image is forged, in the sources.
+const FORGER: &str = "rootfs/torture/many.c";
+
 /// The lines that each case runs, in its artefact.
 const REACH: &str = "reach.json";
 
@@ -169,6 +172,12 @@ fn setup<'a>(lab: &'a HostLab<'a>, store: &'a Store, stream: &'a Stream, jobs: u
         without: &[],
         skip: None,
     }
+}
+
+/// Returns the source of the program whose image is forged.
+pub fn forger(sources: &Sources) -> Result<Vec<u8>> {
+    let path = sources.root().join(FORGER);
+    fs::read(&path).with_context(|| format!("cannot read {FORGER}"))
 }
 
 /// Returns the equivalent mutants.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The eyes: what looks at a restarted tree before it runs on. Each can be closed, to measure what
-//! it costs and what it alone sees.
+//! The eyes: what looks at a restarted tree before it runs on, and at a mutant that no run shows. Each
+//! can be closed, to measure what it costs and what it alone sees.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,17 +12,28 @@ pub enum Eye {
     SecondImage,
     /// The comparison of what `/proc` shows.
     Facts,
+    /// The kernel's counts of its objects, before and after several runs of a mutant.
+    Books,
+    /// Images with forged fields, restarted with a mutant.
+    ForgedImages,
 }
 
 impl Eye {
     /// All eyes.
-    pub const ALL: [Self; 2] = [Self::SecondImage, Self::Facts];
+    pub const ALL: [Self; 4] = [
+        Self::SecondImage,
+        Self::Facts,
+        Self::Books,
+        Self::ForgedImages,
+    ];
 
     /// The name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::SecondImage => "second-image",
             Self::Facts => "facts",
+            Self::Books => "books",
+            Self::ForgedImages => "forged-images",
         }
     }
 }

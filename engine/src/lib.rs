@@ -8,6 +8,7 @@
 pub mod abort;
 pub mod backend;
 pub mod blame;
+mod books;
 pub mod compare;
 pub mod coverage;
 mod criu;

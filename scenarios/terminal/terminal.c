@@ -165,7 +165,7 @@ static void settle(void)
 static void lines(void)
 {
 	int master = make_master(), slave = open_slave(master, O_NONBLOCK), stopped, waits;
-	int closed = make_master(), other = open_slave(closed, 0);
+	int closed = make_master(), other = open_slave(closed, 0), exclusive;
 
 	type(master, "first\nsecond\nha");
 	settle();
@@ -190,7 +190,9 @@ static void lines(void)
 	show("line", slave, 1000);
 	show("line", slave, 100);
 	show_all("echo", master);
-	printf("still stopped: %d\n", write(waits, "held", 4) < 0 && errno == EAGAIN);
+	check(ioctl(waits, TIOCGEXCL, &exclusive), "TIOCGEXCL");
+	printf("still stopped: %d, exclusive: %d\n",
+	       write(waits, "held", 4) < 0 && errno == EAGAIN, exclusive);
 	type(stopped, "\021");
 	settle();
 	type(waits, "let go");

@@ -95,14 +95,10 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         let jobs = args.experiment.jobs;
         let (disk, reach) = mutate_run::prepare(context, images, &args.guest, &scenarios, jobs)?;
         let options = args.options();
-        Ok(MutateExperiment::new(
-            scenarios,
-            mutants,
-            equivalents,
-            reach,
-            disk,
-            options,
-        ))
+        let forger = mutate_run::forger(&context.sources()?)?;
+        let experiment =
+            MutateExperiment::new(scenarios, mutants, equivalents, reach, disk, options);
+        Ok(experiment.with_forger(forger))
     };
     experiment_run::run(&command, context, make, &screens::mutate::screen)
 }

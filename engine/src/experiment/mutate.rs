@@ -2,8 +2,10 @@
 //! The experiment of `crucible mutate`: each mutant is a unit.
 //!
 //! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices of
-//! that and does not notice of the same run without it. Its cases are those that run its line.
+//! that and does not notice of the same run without it. Its cases are those that run its line. What
+//! passes them all is run again between two readings of the kernel's books, and with forged images.
 
+mod late;
 mod score;
 
 use std::{
@@ -29,7 +31,9 @@ use crate::{
     abort::{Abort, Phase},
     backend::Backend,
     blame::{Blame, Condition},
+    books::Books,
     compare::RunOutput,
+    eye::Eye,
     normalise::Uses,
     outcome::Outcome,
     run::{Frozen, RestartIn},
@@ -110,6 +114,12 @@ pub struct MutateExperiment {
     /// The index of the scenario, and that of the case in it, of each case that is known to run.
     cases: Vec<(usize, usize)>,
     controls: Mutex<HashMap<usize, Arc<Result<Control, String>>>>,
+    /// By the index of a case: what runs without a mutant add to the kernel's books.
+    quiet: Mutex<HashMap<usize, Books>>,
+    /// The source of the program whose image is forged.
+    forger: Vec<u8>,
+    /// What becomes of each forged image without a mutant.
+    forged: Mutex<Option<BTreeMap<String, String>>>,
     /// By the number of a guest: the mutants that it has had since its boot.
     guests: Mutex<HashMap<u32, Had>>,
 }
@@ -167,7 +177,19 @@ impl MutateExperiment {
             options,
             disk,
             controls: Mutex::default(),
+            quiet: Mutex::default(),
+            forger: Vec::new(),
+            forged: Mutex::default(),
             guests: Mutex::default(),
+        }
+    }
+
+    /// Forges the image of this program, too.
+    #[must_use]
+    pub fn with_forger(self, source: Vec<u8>) -> Self {
+        Self {
+            forger: source,
+            ..self
         }
     }
 
@@ -214,6 +236,14 @@ impl MutateExperiment {
 
     fn guests(&self) -> MutexGuard<'_, HashMap<u32, Had>> {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn quiet(&self) -> MutexGuard<'_, HashMap<usize, Books>> {
+        self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forged(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
+        self.forged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Boots a guest if there is none.
@@ -445,6 +475,7 @@ impl MutateExperiment {
             unsure: Vec::new(),
         };
         let mut unknown = None;
+        let mut passed = Vec::new();
         for index in cases
             .into_iter()
             .take(self.options.cases.unwrap_or(usize::MAX))
@@ -455,7 +486,7 @@ impl MutateExperiment {
             };
             detail.tried += 1;
             match self.attempt(session, index, control, mutant.number, &mut detail.unsure)? {
-                Ended::Passed => {}
+                Ended::Passed => passed.push(index),
                 Ended::Noticed(kill) => {
                     detail.kills.push(kill);
                     if !self.options.all_eyes {
@@ -464,6 +495,24 @@ impl MutateExperiment {
                 }
                 Ended::Unknown(outcome) => unknown = Some(outcome),
             }
+        }
+        let closed = session.setup().without;
+        let goes_on = |kills: &[Kill]| kills.is_empty() || self.options.all_eyes;
+        if !closed.contains(&Eye::Books) {
+            passed.truncate(Self::leaky_cases(mutant.kind));
+            for index in passed {
+                let control = self.control(session, index)?;
+                if goes_on(&detail.kills)
+                    && let Ok(control) = &*control
+                {
+                    detail
+                        .kills
+                        .extend(self.lose(session, index, control, mutant.number)?);
+                }
+            }
+        }
+        if !closed.contains(&Eye::ForgedImages) && goes_on(&detail.kills) {
+            detail.kills.extend(self.forge(session, mutant)?);
         }
         let outcome = match (detail.kills.first(), unknown) {
             (Some(kill), _) => {

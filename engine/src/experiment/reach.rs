@@ -3,6 +3,7 @@
 //! that counts.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
@@ -26,6 +27,9 @@ use crate::{
 
 /// Sets all counters to zero.
 const RESET: &str = "echo 0 > /sys/kernel/debug/gcov/reset";
+
+/// Cases that run the same tenth of a source's lines run about as much of it.
+const PARTS: usize = 10;
 
 /// Number of attempts to reach an event.
 const PATIENCE: u32 = 3;
@@ -51,11 +55,11 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Returns the cases that run the line of a mutant, as indices: the quickest of each scenario, in the
-    /// order of their durations, then the second of each, and so on. Cases of one scenario see much
-    /// the same. The compiler
-    /// has no code of its own for each line: then it is the code of its statement, or else of what
-    /// precedes it.
+    /// Returns the cases that run the line of a mutant, as indices: one case of each scenario, then
+    /// the second of each, and so on, since cases of one scenario see much the same. First comes what
+    /// runs the most of the mutant's source, as it has the most state of that kind; of those that run
+    /// about as much, the quickest. The compiler has no code of its own for each line: then it is the
+    /// code of its statement, or else of what precedes it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
         let Some(known) = self
             .cases
@@ -80,17 +84,28 @@ impl Reach {
             let ran = one.lines.get(&mutant.file).map(|executed| &executed.ran);
             ran.is_some_and(|ran| lines.iter().any(|line| ran.contains(line)))
         };
-        let cases = (0..self.cases.len()).filter(|&index| runs(&self.cases[index]));
+        let part = |one: &Reached| {
+            let Some(Executed { ran, idle }) = one.lines.get(&mutant.file) else {
+                return 0;
+            };
+            ran.len() * PARTS / (ran.len() + idle.len()).max(1)
+        };
+        let mut cases: Vec<_> = (0..self.cases.len())
+            .filter(|&index| runs(&self.cases[index]))
+            .map(|index| (Reverse(part(&self.cases[index])), index))
+            .collect();
+        cases.sort_unstable();
         let mut before: BTreeMap<&str, usize> = BTreeMap::new();
         let mut ranked: Vec<_> = cases
-            .map(|index| {
+            .into_iter()
+            .map(|(part, index)| {
                 let rank = before.entry(&self.cases[index].scenario).or_default();
                 *rank += 1;
-                (*rank, index)
+                (*rank, part, index)
             })
             .collect();
         ranked.sort_unstable();
-        ranked.into_iter().map(|(_, index)| index).collect()
+        ranked.into_iter().map(|(_, _, index)| index).collect()
     }
 }
 
@@ -270,11 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn the_case_that_runs_the_most_of_the_source_comes_first() {
+        let of = |scenario: &str, ms, ran: &[u32], idle: &[u32]| Reached {
+            scenario: scenario.into(),
+            ..reached(ms, ran, idle)
+        };
+        let reach = Reach {
+            cases: vec![
+                of("a", 1, &[3], &[4, 5, 6]),
+                of("b", 2, &[3, 4], &[5, 6]),
+                of("a", 3, &[3, 4, 5], &[6]),
+                of("c", 4, &[4, 5, 6], &[3]),
+            ],
+        };
+        assert_eq!(reach.of(&mutant(3, (3, 3))), [2, 1, 0]);
+    }
+
+    #[test]
     fn the_cases_of_a_line_are_found() {
         let reach = Reach {
             cases: vec![reached(1, &[3], &[4, 7]), reached(2, &[3, 4, 7], &[])],
         };
-        assert_eq!(reach.of(&mutant(3, (3, 3))), [0, 1]);
+        assert_eq!(reach.of(&mutant(3, (3, 3))), [1, 0]);
         assert_eq!(reach.of(&mutant(4, (4, 4))), [1]);
         // Line 8 has no code of its own; its statement has, in line 7.
         assert_eq!(reach.of(&mutant(8, (7, 8))), [1]);

@@ -14,7 +14,10 @@ use super::{
 };
 
 mod aimed;
+mod each;
 mod fields;
+
+pub use each::{Change, changes};
 
 /// Values at which arithmetic and bounds checks tend to fail.
 const EDGES: [u64; 12] = [

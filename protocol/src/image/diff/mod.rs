@@ -13,7 +13,7 @@ mod name;
 mod pairs;
 mod rules;
 mod show;
-mod table;
+pub(super) mod table;
 mod value;
 
 use std::collections::BTreeMap;

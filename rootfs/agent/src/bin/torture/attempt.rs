@@ -54,6 +54,8 @@ pub enum Outcome {
 /// Restarts images, each in a cgroup and a pid namespace of its own.
 pub struct Attempt {
     user: u32,
+    /// True if restored tasks run for a while.
+    runs: bool,
     parent: Cgroup,
 }
 
@@ -63,7 +65,16 @@ impl Attempt {
         let parent = Cgroup::create(Path::new(cgroup::ROOT).join("torture"))
             .context("cannot create a cgroup")?;
         give(&parent, user)?;
-        Ok(Self { user, parent })
+        Ok(Self {
+            user,
+            runs: true,
+            parent,
+        })
+    }
+
+    /// Leaves restored tasks frozen until they are killed.
+    pub fn keep_frozen(&mut self) {
+        self.runs = false;
     }
 
     /// Removes the cgroup.
@@ -114,8 +125,10 @@ impl Attempt {
         let outcome = match response.split_once(' ') {
             Some(("restored", _)) => {
                 check_credentials(cgroup, self.user, caller)?;
-                cgroup.thaw()?;
-                cgroup.wait_empty(RUN)?;
+                if self.runs {
+                    cgroup.thaw()?;
+                    cgroup.wait_empty(RUN)?;
+                }
                 Outcome::Restored
             }
             Some(("refused", errno)) => {

@@ -4,12 +4,13 @@
 //! The program runs as an unprivileged user until a trigger freezes it, and is checkpointed. That
 //! user then restarts each image with CAP_CHECKPOINT_RESTORE and no other capability. Damaged
 //! images must be refused. A forged image must either be refused, or be restored with no more
-//! rights than the user has. After each attempt, no task may remain.
+//! rights than the user has. After each attempt, no task may remain. With `--each`, each field is
+//! forged in turn, and the report says what became of each image.
 
 mod attempt;
 mod victim;
 
-use std::{collections::BTreeMap, ffi::OsString, process::ExitCode};
+use std::{collections::BTreeMap, ffi::OsString, fmt, process::ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -34,6 +35,9 @@ struct Options {
     /// Seed for both kinds; the same seed generates the same images from the same program state.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Change each field of each type of record in turn instead, and report each outcome.
+    #[arg(long)]
+    each: bool,
     /// User and group that the program and the restarts run as.
     #[arg(long, default_value_t = 65534)]
     user: u32,
@@ -79,9 +83,22 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let image = victim::image(&options.argv, &options.at, options.user)?;
     let records = damage::take_apart(&image[..]).context("the undamaged image cannot be parsed")?;
-    let attempt = Attempt::prepare(options.user)?;
+    let mut attempt = Attempt::prepare(options.user)?;
     if let Outcome::Refused { errno, reason } = attempt.restart(&image)? {
         bail!("the undamaged image was refused: {reason} ({errno})");
+    }
+    if options.each {
+        attempt.keep_frozen();
+        let mut outcomes = BTreeMap::new();
+        for change in damage::changes(&records) {
+            let outcome = attempt
+                .restart(&change.image(&records))
+                .with_context(|| change.name.clone())?;
+            outcomes.insert(change.name, outcome.to_string());
+        }
+        attempt.finish()?;
+        println!("{}", serde_json::to_string(&outcomes)?);
+        return Ok(());
     }
     let mut report = Report {
         image_bytes: image.len(),
@@ -138,6 +155,17 @@ impl Report {
     fn note(&mut self, outcome: Outcome) {
         if let Outcome::Refused { reason, .. } = outcome {
             *self.reasons.entry(without_numbers(&reason)).or_default() += 1;
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Restored => f.write_str("restored"),
+            Outcome::Refused { errno, reason } => {
+                write!(f, "{errno:?}: {}", without_numbers(reason))
+            }
         }
     }
 }

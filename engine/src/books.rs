@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel's books: how many objects it has, as it counts them itself. What each run of a case
+//! adds to them and nothing takes away again is lost.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    abort::{Abort, Phase},
+    guest::Guest,
+};
+
+/// Gives back what the kernel only keeps for later, without a message, and prints its counts. The
+/// caches of a CPU hide free objects from `slabinfo`.
+const SCRIPT: &str = "set -e
+echo 4 > /proc/sys/vm/drop_caches
+echo 3 > /proc/sys/vm/drop_caches
+for shrink in /sys/kernel/slab/*/shrink; do echo 1 > $shrink; done
+echo 1 > /proc/sys/vm/stat_refresh
+cat /proc/slabinfo /proc/vmstat /sys/fs/cgroup/cgroup.stat
+echo open files $(cut -f 1 /proc/sys/fs/file-nr)
+echo mounts $(wc -l < /proc/self/mountinfo)
+echo vmalloc areas $(wc -l < /proc/vmallocinfo)";
+
+/// Time limit of a reading with a kernel that is not slowed down.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Most readings until two agree: the kernel frees some objects only after a grace period, or in a
+/// work queue.
+const READINGS: u32 = 12;
+
+/// Counts of the kernel's objects, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Books(BTreeMap<String, i64>);
+
+impl Books {
+    /// Reads them in a guest that runs nothing else, until two readings agree.
+    ///
+    /// # Errors
+    /// Fails if the guest does not answer, or if its kernel does not count.
+    pub fn read(guest: &mut Guest, slowness: u32) -> Result<Self, Abort> {
+        let mut last = Self::once(guest, slowness)?;
+        for _ in 0..READINGS {
+            let next = Self::once(guest, slowness)?;
+            if next == last {
+                break;
+            }
+            last = next;
+        }
+        Ok(last)
+    }
+
+    fn once(guest: &mut Guest, slowness: u32) -> Result<Self, Abort> {
+        let argv = ["/bin/sh", "-c", SCRIPT].map(String::from);
+        let run = guest
+            .exec(&argv, &BTreeMap::new(), "/", LIMIT * slowness)
+            .map_err(|error| Abort::guest(Phase::After, error))?;
+        match run.success() {
+            true => Ok(Self::parse(&run.stdout)),
+            false => Err(Abort::failed(format!(
+                "cannot read the kernel's books: {}",
+                run.stderr.trim()
+            ))),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut counts = BTreeMap::new();
+        let mut slab_pages = 0;
+        let mut vmstat = BTreeMap::new();
+        for line in text.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
+            match words[..] {
+                // name, objects in use, objects, size, objects and pages of a slab, ...; its slabs
+                [
+                    name,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    ":",
+                    "tunables",
+                    _,
+                    _,
+                    _,
+                    ":",
+                    "slabdata",
+                    _,
+                    slabs,
+                    _,
+                ] => {
+                    let pages = number(5).unwrap_or_default();
+                    slab_pages += pages * slabs.parse::<i64>().unwrap_or_default();
+                    counts.insert(format!("objects of {name}"), number(1).unwrap_or_default());
+                }
+                ["nr_dying_descendants", _] => {
+                    counts.insert("dying cgroups".to_owned(), number(1).unwrap_or_default());
+                }
+                [name, _] if number(1).is_some() && name.starts_with("nr_") => {
+                    vmstat.insert(name, number(1).unwrap_or_default());
+                }
+                _ => {
+                    if let [name @ .., count] = &words[..]
+                        && let ["open", "files"] | ["mounts"] | ["vmalloc", "areas"] = name
+                    {
+                        counts.insert(name.join(" "), count.parse().unwrap_or_default());
+                    }
+                }
+            }
+        }
+        let sum =
+            |names: &[&str]| -> i64 { names.iter().filter_map(|name| vmstat.get(name)).sum() };
+        // Larger allocations than those of any cache are pages.
+        let in_slabs = sum(&["nr_slab_reclaimable", "nr_slab_unreclaimable"]);
+        counts.insert("pages of large objects".to_owned(), in_slabs - slab_pages);
+        let pinned = sum(&["nr_foll_pin_acquired"]) - sum(&["nr_foll_pin_released"]);
+        counts.insert("pinned pages".to_owned(), pinned);
+        // A page whose last reference is not dropped stays in its list when nobody maps it any more.
+        let listed = sum(&["nr_inactive_anon", "nr_active_anon"]);
+        let used = sum(&["nr_anon_pages", "nr_shmem"]);
+        counts.insert("anonymous pages of nobody".to_owned(), listed - used);
+        Self(counts)
+    }
+
+    /// Returns by how much each count is larger than it was.
+    #[must_use]
+    pub fn growth(&self, before: &Self) -> Self {
+        let grown = self.0.iter().map(|(name, count)| {
+            let before = before.0.get(name).copied().unwrap_or_default();
+            (name.clone(), count - before)
+        });
+        Self(grown.collect())
+    }
+
+    /// Returns what so many runs have lost at least once each, beyond what as many good runs add.
+    /// `self` is the growth by the runs in question.
+    #[must_use]
+    pub fn lost(&self, good: &Self, runs: u32) -> Vec<String> {
+        let runs = i64::from(runs);
+        let lost = self.0.iter().filter(|(name, count)| {
+            let usual = good.0.get(*name).copied().unwrap_or_default().max(0);
+            **count - usual >= runs
+        });
+        lost.map(|(name, count)| format!("{name}: {count} more after {runs} runs"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> \
+        <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
+cred_jar              40     42    192   21    1 : tunables    0    0    0 : slabdata      2      2      0
+filp                  90     96    256   16    2 : tunables    0    0    0 : slabdata      6      6      0
+nr_free_pages 1000
+nr_inactive_anon 5
+nr_active_anon 30
+nr_anon_pages 20
+nr_shmem 15
+nr_slab_reclaimable 4
+nr_slab_unreclaimable 13
+nr_foll_pin_acquired 9
+nr_foll_pin_released 8
+nr_descendants 3
+nr_dying_descendants 1
+open files 88
+mounts 12
+vmalloc areas 50
+";
+
+    #[test]
+    fn all_counts_are_read() {
+        let Books(counts) = Books::parse(TEXT);
+        let expected = [
+            ("anonymous pages of nobody", 0),
+            ("dying cgroups", 1),
+            ("mounts", 12),
+            ("objects of cred_jar", 40),
+            ("objects of filp", 90),
+            ("open files", 88),
+            ("pages of large objects", 3),
+            ("pinned pages", 1),
+            ("vmalloc areas", 50),
+        ];
+        assert_eq!(
+            counts,
+            expected
+                .map(|(name, count)| (name.to_owned(), count))
+                .into()
+        );
+    }
+
+    #[test]
+    fn what_every_run_adds_is_lost() {
+        let books = |creds, files| {
+            Books(BTreeMap::from([
+                ("objects of cred_jar".to_owned(), creds),
+                ("open files".to_owned(), files),
+            ]))
+        };
+        let growth = books(46, 92).growth(&books(40, 88));
+        assert_eq!(growth, books(6, 4));
+        assert_eq!(
+            growth.lost(&books(0, 0), 5),
+            ["objects of cred_jar: 6 more after 5 runs"]
+        );
+        // Good runs add as much.
+        assert_eq!(growth.lost(&books(2, 0), 5), [""; 0]);
+        // What good runs give back does not count.
+        assert_eq!(growth.lost(&books(-9, -9), 6).len(), 1);
+    }
+}
