@@ -42,6 +42,44 @@ pub enum Break {
     Rlimit,
 }
 
+/// A check without which the kernel has a hole that it once had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Guard {
+    /// The caller of checkpoint(2) may read unlinked files of the tree
+    GuardReadable,
+    /// The seccomp filters of the caller of restart(2) stay in force
+    GuardFilter,
+    /// Tasks are hidden until the release
+    GuardHidden,
+    /// SIGKILL ends a task of an unfinished restart
+    GuardSigkill,
+    /// The right to trace the tasks is checked again when they are at rest
+    GuardRecheck,
+}
+
+/// `--break` of an adversary, on the command line.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct GuardArgs {
+    /// Leave out one check of the kernel, to see that the adversary finds the hole
+    ///
+    /// Uses the debug kernel.
+    #[arg(
+        long = "break",
+        value_enum,
+        value_name = "GUARD",
+        requires = "adversary"
+    )]
+    guard: Option<Guard>,
+}
+
+impl GuardArgs {
+    /// The name of the check, as the kernel has it.
+    pub fn name(self) -> Option<String> {
+        let value = self.guard?.to_possible_value()?;
+        Some(value.get_name().to_owned())
+    }
+}
+
 /// `--break`, on the command line.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct BreakArgs {
@@ -95,6 +133,11 @@ mod tests {
             })
             .collect();
         of_kernel.sort();
+        let guards = Guard::value_variants().iter().filter_map(|guard| {
+            let guard = Some(*guard);
+            GuardArgs { guard }.name()
+        });
+        ours.extend(guards);
         ours.sort();
         assert_eq!(ours, of_kernel);
     }

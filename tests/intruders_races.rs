@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-const SETUID: &str = include_str!("intruders/setuid.c");
+const SETUID: &str = include_str!("../rootfs/adversary/setuid.c");
 
 /// Installs a set-user-ID program of root's that every user may execute, and gives a user cgroups.
 const SCRIPT: &str = r#"

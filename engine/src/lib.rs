@@ -6,6 +6,7 @@
 //! [`outcome`]s follow from one table, [`blame`]. The [`stream`] tells each step.
 
 pub mod abort;
+pub mod adversary;
 pub mod backend;
 pub mod blame;
 mod books;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use crucible_engine::experiment::TortureExperiment;
+use crucible_engine::experiment::{AdversaryExperiment, TortureExperiment};
 
 use crate::boot_artefacts::{FlavourArg, GuestArgs};
+use crate::breaks::GuardArgs;
 use crate::command_line::CommandLine;
 use crate::context::Context;
 use crate::exit::Usage;
@@ -35,7 +36,23 @@ pub struct TortureArgs {
         default_value_t = 5000
     )]
     forged: u32,
-    /// Seed of the random changes
+    /// Attack checkpoint(2) and restart(2) in the middle, instead: an unprivileged user's image
+    /// stalls in a pipe, and meanwhile processes of that user try to gain something
+    #[arg(long, help_heading = "Adversary", conflicts_with_all = ["raw", "forged", "coverage"])]
+    adversary: bool,
+    /// Number of attacks, each with the next seed
+    #[arg(
+        long,
+        help_heading = "Adversary",
+        value_name = "N",
+        default_value_t = 200,
+        requires = "adversary",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    count: u32,
+    #[command(flatten, next_help_heading = "Adversary")]
+    guard: GuardArgs,
+    /// Seed of the random changes, or of the first attack
     #[arg(
         long,
         help_heading = "Images",
@@ -54,6 +71,9 @@ pub struct TortureArgs {
 /// Feeds damaged and forged images to restart(2) in guests, and checks for kernel reports, memory
 /// leaks and remaining tasks.
 pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
+    if args.adversary {
+        return adversary(args, context);
+    }
     let mut guest = args.guest.clone();
     if args.coverage {
         guest.kernel.flavour = FlavourArg::Coverage;
@@ -86,6 +106,37 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         Ok(TortureExperiment::new(&root, raw, forged, seed, counted))
     };
     experiment_run::run(&command, context, make, &screens::torture::screen)
+}
+
+/// Attacks checkpoint(2) and restart(2).
+fn adversary(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
+    let mut guest = args.guest.clone();
+    let guard = args.guard.name();
+    if guard.is_some() {
+        guest.kernel.flavour = FlavourArg::Debug;
+    }
+    let command = Command {
+        name: "torture",
+        what: "adversary",
+        args: &args.experiment,
+        guest: &guest,
+        break_switch: guard.as_deref(),
+        reproduce: CommandLine::new("torture")
+            .flag("--adversary", true)
+            .option("--seed", Some(args.seed))
+            .option("--count", Some(args.count))
+            .option("--break", guard.as_deref())
+            .guest(&args.guest)
+            .text(),
+        journal: true,
+        record: false,
+        restart_kernel: None,
+    };
+    let root = context.root()?;
+    let make = |_: &crate::boot_artefacts::BootArtefacts| {
+        Ok(AdversaryExperiment::new(&root, args.seed, args.count))
+    };
+    experiment_run::run(&command, context, make, &screens::adversary::screen)
 }
 
 impl TortureArgs {

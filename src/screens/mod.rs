@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a finished run prints: one screen for each command.
 
+pub mod adversary;
 pub mod backends;
 pub mod bisect;
 pub mod chain;

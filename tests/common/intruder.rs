@@ -31,7 +31,10 @@ pub fn run(guest: &mut Guest, script: &str) -> String {
 /// and the number of its records.
 pub fn image(guest: &mut Guest, argv: &[&str]) -> (String, usize) {
     let sources = [
-        ("victim.c", &include_bytes!("../intruders/victim.c")[..]),
+        (
+            "victim.c",
+            &include_bytes!("../../rootfs/adversary/victim.c")[..],
+        ),
         ("intruder.h", include_bytes!("../intruders/intruder.h")),
         ("intruder.c", include_bytes!("../intruders/intruder.c")),
         ("doors.c", include_bytes!("../intruders/doors.c")),

@@ -5,6 +5,7 @@
 //! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
 //! a guest, keeps the findings in a [`Journal`] and tells each event.
 
+mod adversary;
 mod chain;
 mod executor;
 mod journal;
@@ -23,6 +24,7 @@ use std::{io, path::Path};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
+    adversary::{AdversaryExperiment, AdversarySummary, Attacked},
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
     journal::{Identity, Journal, JournalError},

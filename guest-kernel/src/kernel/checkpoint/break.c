@@ -2,6 +2,7 @@
 /*
  * Fault injection: debugfs checkpoint/break_*. Writing 1 makes restart(2) skip
  * one piece of its code. A test that still passes does not cover that piece.
+ * Without a guard, checkpoint(2) or restart(2) has a hole that it once had.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -27,6 +28,11 @@ static const char *const names[NR_CKPT_BREAKS] = {
 	[CKPT_BREAK_PIPE_FLAG]		= "break_pipe_flag",
 	[CKPT_BREAK_SHARED_PAGE]		= "break_shared_page",
 	[CKPT_BREAK_RLIMIT]		= "break_rlimit",
+	[CKPT_BREAK_GUARD_READABLE]	= "break_guard_readable",
+	[CKPT_BREAK_GUARD_FILTER]	= "break_guard_filter",
+	[CKPT_BREAK_GUARD_HIDDEN]	= "break_guard_hidden",
+	[CKPT_BREAK_GUARD_SIGKILL]	= "break_guard_sigkill",
+	[CKPT_BREAK_GUARD_RECHECK]	= "break_guard_recheck",
 };
 
 bool ckpt_broken(enum ckpt_break what)

@@ -234,6 +234,7 @@ int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
 		      struct ckpt_task *rec);
 int ckpt_restore_seccomp(struct ckpt_ctx *ctx);
 int ckpt_apply_seccomp(struct ckpt_ctx *ctx, const struct ckpt_task *rec);
+void ckpt_forget_seccomp(void);
 
 /* cred.c */
 int ckpt_dump_cred(struct ckpt_ctx *ctx, const struct cred *cred, u32 *ref);
@@ -411,6 +412,12 @@ enum ckpt_break {
 	CKPT_BREAK_PIPE_END,
 	CKPT_BREAK_SHARED_PAGE,
 	CKPT_BREAK_RLIMIT,
+	/* the rest are checks: what an attacker gains without them */
+	CKPT_BREAK_GUARD_READABLE,
+	CKPT_BREAK_GUARD_FILTER,
+	CKPT_BREAK_GUARD_HIDDEN,
+	CKPT_BREAK_GUARD_SIGKILL,
+	CKPT_BREAK_GUARD_RECHECK,
 	NR_CKPT_BREAKS
 };
 

@@ -290,5 +290,6 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	spin_unlock_irq(&current->sighand->siglock);
 	if (task_work_pending(current))
 		set_notify_signal(current);
-	return ret;
+	/* the image has been read: the call cannot be repeated */
+	return ckpt_interrupted(ret) ? -EINTR : ret;
 }

@@ -364,9 +364,12 @@ static int ckpt_task_main(void *arg)
 	 * block all signals except SIGKILL, which must end the task at any time
 	 */
 	spin_lock_irq(&current->sighand->siglock);
-	siginitsetinv(&current->blocked, sigmask(SIGKILL));
+	siginitsetinv(&current->blocked,
+		      ckpt_broken(CKPT_BREAK_GUARD_SIGKILL) ? 0 : sigmask(SIGKILL));
 	recalc_sigpending();
 	spin_unlock_irq(&current->sighand->siglock);
+	if (ckpt_broken(CKPT_BREAK_GUARD_FILTER))
+		ckpt_forget_seccomp();
 	cgroup_freeze_postpone();
 
 	ret = build_task(ctx, ct);

@@ -110,6 +110,21 @@ int ckpt_restore_seccomp(struct ckpt_ctx *ctx)
 }
 
 /**
+ * ckpt_forget_seccomp - drop current's filters, for fault injection
+ *
+ * The filters leak, as they once did.
+ */
+void ckpt_forget_seccomp(void)
+{
+	spin_lock_irq(&current->sighand->siglock);
+	current->seccomp.mode = SECCOMP_MODE_DISABLED;
+	current->seccomp.filter = NULL;
+	atomic_set(&current->seccomp.filter_count, 0);
+	clear_syscall_work(SECCOMP);
+	spin_unlock_irq(&current->sighand->siglock);
+}
+
+/**
  * ckpt_apply_seccomp - attach the saved filters to current
  * @ctx: the restart
  * @rec: current's record; no_new_privs is set, credentials are still the

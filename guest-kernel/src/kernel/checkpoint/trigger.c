@@ -102,7 +102,8 @@ void ckpt_task_init(struct task_struct *child)
 	memset(&child->ckpt_site, 0, sizeof(child->ckpt_site));
 	/* hide the tasks of a restart before they can be found by number */
 	child->ckpt_site.restart = current->ckpt_site.restart;
-	child->ckpt_site.hidden = current->ckpt_site.restart;
+	if (!ckpt_broken(CKPT_BREAK_GUARD_HIDDEN))
+		child->ckpt_site.hidden = current->ckpt_site.restart;
 }
 
 void ckpt_name_child(struct task_struct *child)

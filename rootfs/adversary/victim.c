@@ -5,10 +5,13 @@
  * second thread. It calls getppid(2), the event, then checks all of them, and prints each change,
  * or "unharmed".
  *
- *	victim [filtered]
+ *	victim [filtered|adversary]
  *
  * filtered: it has a seccomp filter that allows everything, creates a directory after the event,
  * and prints the result.
+ *
+ * adversary: it also has such a filter, a path descriptor of a file that it may not read, and one
+ * of "adversary.gone" if that exists; in the end it looks what it may do.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -90,21 +93,37 @@ static void *second_thread(void *unused)
 /* Memory that an open /proc/PID/mem reads. */
 static char word[] = "the victim's own memory";
 
-static int filtered(void)
+static void allow_all(void)
 {
 	struct sock_filter allow[] = { BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };
 	struct sock_fprog prog = { 1, allow };
 
 	must(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
 	     !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), "seccomp");
+}
+
+static int filtered(void)
+{
+	allow_all();
 	syscall(SYS_getppid);
 	printf("mkdir: %s\n", mkdir("made", 0755) ? strerror(errno) : "done");
 	fflush(stdout);
 	return 0;
 }
 
+/* What the user that the adversary is may not do. */
+static void check_rights(void)
+{
+	check(open("/work/adversary.secret", O_RDONLY) < 0 && errno == EACCES, "a secret is read");
+	check(prctl(PR_GET_DUMPABLE) < 2, "a core dump of root's");
+	check(setuid(0) && errno != ENOSYS, "setuid(0)");
+	mkdir("/work/adversary.made", 0755);
+}
+
 int main(int argc, char **argv)
 {
+	int adversary = argc > 1 && !strcmp(argv[1], "adversary");
+
 	if (argc > 1 && !strcmp(argv[1], "filtered"))
 		return filtered();
 
@@ -122,6 +141,13 @@ int main(int argc, char **argv)
 	/* signals to many would stay pending */
 	sigfillset(&set);
 	must(!sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
+
+	if (adversary) {
+		allow_all();
+		must(open("/work/adversary.secret", O_PATH) >= 0, "a path");
+		/* -1 in most runs */
+		open("/work/adversary.gone", O_PATH);
+	}
 
 	int master = posix_openpt(O_RDWR | O_NOCTTY);
 
@@ -196,6 +222,8 @@ int main(int argc, char **argv)
 	check(n > 0 && strstr(text, "victim"), "its mappings");
 	check(recv(sock, text, sizeof(text), 0) < 0 && errno == EAGAIN,
 	      "a datagram from a stranger");
+	if (adversary)
+		check_rights();
 	if (!harmed)
 		puts("unharmed");
 	fflush(stdout);

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The attackers of `crucible torture --adversary`, and what is drawn of them by a seed.
+//!
+//! The guest's program has a function for each name (`rootfs/adversary/attacks.c`).
+
+
+/// The system call that is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// restart(2), while its image stalls.
+    Restart,
+    /// checkpoint(2), while its image is not read.
+    Checkpoint,
+}
+
+impl Side {
+    /// The name, as the guest's program has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
+}
+
+/// When an attacker acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before the call: what its caller is, or a forged image.
+    Before,
+    /// At the stall.
+    Stall,
+    /// It is how the run ends.
+    End,
+    /// It is a run of its own.
+    Alone,
+}
+
+/// An attacker.
+#[derive(Debug)]
+pub struct Attacker {
+    /// Its name.
+    pub name: &'static str,
+    /// When it acts.
+    pub when: When,
+    /// The calls that it attacks.
+    pub sides: &'static [Side],
+    /// The findings of the kernel's audit that it stands for.
+    pub findings: &'static [&'static str],
+    /// True if it has the right to make the call fail, or to change what the tree sees.
+    pub harms: bool,
+    /// What would be a gain.
+    pub gain: &'static str,
+}
+
+const R: &[Side] = &[Side::Restart];
+const C: &[Side] = &[Side::Checkpoint];
+const BOTH: &[Side] = &[Side::Restart, Side::Checkpoint];
+
+macro_rules! attackers {
+    ($($name:literal $when:ident $sides:ident $findings:expr, $harms:literal, $gain:literal;)*) => {
+        /// All attackers.
+        pub const ATTACKERS: &[Attacker] = &[$(Attacker {
+            name: $name,
+            when: When::$when,
+            sides: $sides,
+            findings: &$findings,
+            harms: $harms,
+            gain: $gain,
+        }),*];
+    };
+}
+
+attackers! {
+    "reap" Before R ["C3", "M11"], false, "wait4(__WALL) of another thread finds a task";
+    "cage" Before R ["C2", "M12"], false, "the caller's seccomp filter is not in force";
+    "limits" Before R ["M8"], true, "a task has a higher limit than the caller";
+    "full-log" Before BOTH ["H2"], true, "a task waits for a reader of the log";
+    "scheduling" Before R ["M6"], false, "a task has the caller's policy or CPUs";
+    "unlinked" Before C ["C1"], true, "the image has a file that the caller may not read";
+    "shared-memory" Before C ["H8"], true, "sharing with a task outside is cut";
+    "namespace" Before C ["H6"], true, "a tree of another user namespace is saved";
+    "dumpable" Before R ["M1"], true, "core dumps of root's";
+    "executable" Before R ["M3"], true, "a file of root's cannot be written";
+    "securebits" Before R ["M2"], true, "locked securebits change";
+    "identity" Before R ["H6", "M2"], true, "a task has another user";
+    "capabilities" Before R ["M2"], true, "a task may do what its user may not";
+    "realtime" Before R ["M6"], true, "a task has a real-time policy";
+    "nice" Before R ["M6"], true, "a task has a negative nice value";
+    "alarm" Before R [], true, "a sleep that wakes the machine";
+    "privileges" Before R ["C2"], true, "a task has no no_new_privs under a filter";
+    "raise-limits" Before R ["M8"], true, "a task has a higher limit than the caller";
+    "unsealed" Before R ["H1"], true, "sealed memory can be written";
+    "proc-file" Before R ["M5", "C4"], true, "a file in /proc shows the caller's memory";
+    "seccomp-stop" Before R ["M12"], true, "a warning: a seccomp stop without a filter";
+    "seize" Stall R ["C3", "C4"], false, "a tracer of an unfinished task";
+    "seize" Stall C ["H4"], true, "an image with a tracer that is not in it";
+    "take-files" Stall R ["C4", "M14"], false, "a descriptor of an unfinished task";
+    "take-files" Stall C ["C4"], true, "the tree is harmed";
+    "open-proc" Stall BOTH ["C4"], false, "an open file in /proc of an unfinished task";
+    "terminals" Stall R ["C5"], false, "an open terminal of an unfinished task";
+    "terminals" Stall C ["C5"], true, "a report about a terminal that is being read";
+    "signal-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
+    "signal-tasks" Stall C ["M10"], true, "an image that does not restart";
+    "kill-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
+    "kill-tasks" Stall C ["M13"], true, "a task that goes before it has been read";
+    "signal-many" Stall R ["C3"], false, "a signal for an unfinished task";
+    "lower" Stall R ["M6"], false, "a changed priority or limit of an unfinished task";
+    "move" Stall R ["M4"], false, "an unfinished task in another cgroup";
+    "move" Stall C ["M4"], true, "a task that stays frozen";
+    "child-cgroup" Stall BOTH ["M4"], false, "a cgroup that stays frozen";
+    "thaw" Stall BOTH ["M4"], true, "a task that runs before its release";
+    "thaw-and-freeze" Stall BOTH ["M4"], true, "a task that stays frozen";
+    "checkpoint-too" Stall BOTH ["H4"], false, "an image of an unfinished tree";
+    "strangers" Stall C ["H7"], false, "a walk through a tree that the caller may not trace";
+    "names" Stall R ["C5"], false, "a datagram to an unfinished socket";
+    "signal-caller" Stall BOTH ["H5", "M11"], true, "half an image, or a task that is left";
+    "stop-caller" Stall BOTH ["H5", "M11"], false, "an image that is written twice";
+    "kill-caller" End BOTH ["H2", "M13"], true, "a task that is left";
+    "kill-cgroup" End BOTH ["H2", "M13"], true, "a task that is left";
+    "kill-namespace" End R ["H2"], true, "a pid namespace that never ends";
+    "cut" End BOTH ["M11", "C3"], true, "a task that is left";
+    "setuid-program" Alone C ["H3"], false, "the memory of a program of root's";
+}
+
+/// Findings of the audit that nobody can attack, and the reason.
+pub const WITHOUT: &[(&str, &str)] = &[
+    (
+        "M7",
+        "CPU time that goes back: a loss, which the second image and the facts see",
+    ),
+    (
+        "M9",
+        "the registers of a fault: a loss, which the second image sees",
+    ),
+    (
+        "M15",
+        "a restart that can only fail: the checks of checkpoint(2), in tests/refused.rs",
+    ),
+    (
+        "M16",
+        "a file that can no longer be linked: a loss, which the second image sees",
+    ),
+];
+
+/// Random numbers by a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % end.max(1) as u64) as usize
+    }
+}
+
+/// What a seed draws.
+#[derive(Clone, Debug)]
+pub struct Attack {
+    /// The call.
+    pub side: Side,
+    /// Number of the record or page behind which the image stalls. The guest takes it modulo
+    /// their number, so that seeds in a row take each in turn.
+    pub place: u64,
+    /// The attackers.
+    pub attackers: Vec<&'static Attacker>,
+}
+
+impl Attack {
+    /// Draws an attack.
+    pub fn draw(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        // One run of a hundred: it takes as long as fifty.
+        if seed % 100 == 50 {
+            return Self::of(
+                Side::Checkpoint,
+                seed,
+                |one| one.when == When::Alone,
+                1,
+                &mut dice,
+            );
+        }
+        let side = match dice.below(3) {
+            0 => Side::Checkpoint,
+            _ => Side::Restart,
+        };
+        let stall = 1 + dice.below(4);
+        let mut attack = Self::of(side, seed, |one| one.when == When::Stall, stall, &mut dice);
+        for (when, odds) in [(When::Before, 2), (When::End, 3)] {
+            if dice.below(odds) == 0 {
+                let more = Self::of(side, seed, |one| one.when == when, 1, &mut dice);
+                attack.attackers.extend(more.attackers);
+            }
+        }
+        attack.attackers.sort_by_key(|one| one.when as u8);
+        attack
+    }
+
+    fn of(
+        side: Side,
+        place: u64,
+        fits: impl Fn(&Attacker) -> bool,
+        count: usize,
+        dice: &mut Dice,
+    ) -> Self {
+        let all = ATTACKERS.iter();
+        let mut attackers: Vec<_> = all.filter(|a| a.sides.contains(&side) && fits(a)).collect();
+        while attackers.len() > count {
+            attackers.swap_remove(dice.below(attackers.len()));
+        }
+        Self {
+            side,
+            place,
+            attackers,
+        }
+    }
+
+    /// The guest's command.
+    pub fn command(&self, patience: u32) -> String {
+        let names: Vec<_> = self.attackers.iter().map(|one| one.name).collect();
+        let may = match self.attackers.iter().any(|one| one.harms) {
+            true => "MAY_CHANGE=1 ",
+            false => "",
+        };
+        format!(
+            "PATIENCE={patience} {may}./adversary {} {} {}",
+            self.side.name(),
+            self.place,
+            names.join(" ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The numbers of the audit: five critical ones, eight high ones, sixteen medium ones.
+    #[test]
+    fn each_finding_has_an_attacker_or_a_reason() {
+        let numbers = [("C", 5), ("H", 8), ("M", 16)];
+        let all: BTreeSet<_> = numbers
+            .iter()
+            .flat_map(|(kind, count)| (1..=*count).map(move |number| format!("{kind}{number}")))
+            .collect();
+        let attacked = ATTACKERS.iter().flat_map(|one| one.findings);
+        let attacked: BTreeSet<_> = attacked.map(ToString::to_string).collect();
+        let without: BTreeSet<_> = WITHOUT.iter().map(|(name, _)| name.to_string()).collect();
+        assert!(attacked.is_disjoint(&without));
+        assert_eq!(
+            attacked.union(&without).cloned().collect::<BTreeSet<_>>(),
+            all
+        );
+    }
+
+    #[test]
+    fn the_guests_program_has_the_same_attackers() {
+        let source = include_str!("../../rootfs/adversary/attacks.c");
+        let lines = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("\t{ \""));
+        let theirs: BTreeSet<_> = lines.filter_map(|line| line.split('"').next()).collect();
+        let ours: BTreeSet<_> = ATTACKERS.iter().map(|one| one.name).collect();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn few_seeds_draw_every_attacker() {
+        let attacks: Vec<_> = (1..=400).map(Attack::draw).collect();
+        for attacker in ATTACKERS {
+            let drawn = |attack: &&Attack| {
+                attack
+                    .attackers
+                    .iter()
+                    .any(|one| std::ptr::eq(*one, attacker))
+            };
+            assert!(attacks.iter().any(|a| drawn(&a)), "{}", attacker.name);
+        }
+        assert_eq!(Attack::draw(7).command(1), Attack::draw(7).command(1));
+    }
+}
