@@ -46,15 +46,20 @@ pub enum Break {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Guard {
     /// The caller of checkpoint(2) may read unlinked files of the tree
-    GuardReadable,
+    #[value(name = "guard-readable")]
+    Readable,
     /// The seccomp filters of the caller of restart(2) stay in force
-    GuardFilter,
+    #[value(name = "guard-filter")]
+    Filter,
     /// Tasks are hidden until the release
-    GuardHidden,
+    #[value(name = "guard-hidden")]
+    Hidden,
     /// SIGKILL ends a task of an unfinished restart
-    GuardSigkill,
+    #[value(name = "guard-sigkill")]
+    Sigkill,
     /// The right to trace the tasks is checked again when they are at rest
-    GuardRecheck,
+    #[value(name = "guard-recheck")]
+    Recheck,
 }
 
 /// `--break` of an adversary, on the command line.

@@ -3,7 +3,6 @@
 //!
 //! The guest's program has a function for each name (`rootfs/adversary/attacks.c`).
 
-
 /// The system call that is attacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {

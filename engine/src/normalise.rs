@@ -30,6 +30,9 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
+    /// With CRIU, what its own work in the tasks leaves: page faults, CPU times, switches, peaks, private
+    /// copies of pages of code, and mappings that are accounted as memory.
+    CriuTraces,
     /// Numbers of the namespaces that a restart makes.
     NamespaceNumbers,
     /// CPU times, page faults and context switches that the restart itself has cost.
@@ -72,6 +75,7 @@ impl Rule {
         Self::ExpiredTimers,
         Self::CriuSystemCall,
         Self::CriuTimeNamespace,
+        Self::CriuTraces,
         Self::NamespaceNumbers,
         Self::Counters,
         Self::StartTimes,
@@ -97,6 +101,7 @@ impl Rule {
             Self::ExpiredTimers => "expired-timers",
             Self::CriuSystemCall => "criu-system-call",
             Self::CriuTimeNamespace => "criu-time-namespace",
+            Self::CriuTraces => "criu-traces",
             Self::NamespaceNumbers => "namespace-numbers",
             Self::Counters => "counters",
             Self::StartTimes => "start-times",
@@ -125,6 +130,7 @@ impl Rule {
                 | Self::ExpiredTimers
                 | Self::CriuSystemCall
                 | Self::CriuTimeNamespace
+                | Self::CriuTraces
                 | Self::NamespaceNumbers
                 | Self::Counters
                 | Self::StartTimes
@@ -151,6 +157,11 @@ impl Rule {
             }
             Self::CriuTimeNamespace => {
                 "with `--backend criu` only: the number of the time namespace"
+            }
+            Self::CriuTraces => {
+                "with `--backend criu` only: page faults, CPU times, context switches, peaks of \
+                 memory, hashes of memory and flags of mappings, in which CRIU's own work in the \
+                 tasks shows"
             }
             Self::NamespaceNumbers => {
                 "the numbers of the pid and mount namespaces, which are new; which tasks are in one \
@@ -311,13 +322,29 @@ pub fn counters(before: &Observation, after: &mut Observation, uses: &mut Uses) 
     }
 }
 
-/// Removes the two facts of a task that CRIU changes by design.
+/// The facts of a task that CRIU changes by design, and their rules.
+const CRIU: [(&str, Rule); 15] = [
+    ("syscall", Rule::CriuSystemCall),
+    ("ns/time", Rule::CriuTimeNamespace),
+    ("ns/time_for_children", Rule::CriuTimeNamespace),
+    ("memory", Rule::CriuTraces),
+    ("smaps", Rule::CriuTraces),
+    ("stat.minflt", Rule::CriuTraces),
+    ("stat.majflt", Rule::CriuTraces),
+    ("stat.utime", Rule::CriuTraces),
+    ("stat.stime", Rule::CriuTraces),
+    ("stat.cutime", Rule::CriuTraces),
+    ("stat.cstime", Rule::CriuTraces),
+    ("status.VmHWM", Rule::CriuTraces),
+    ("status.VmPeak", Rule::CriuTraces),
+    ("status.voluntary_ctxt_switches", Rule::CriuTraces),
+    ("status.nonvoluntary_ctxt_switches", Rule::CriuTraces),
+];
+
+/// Removes the facts of a task that CRIU changes by design.
 pub fn criu(observation: &mut Observation, uses: &mut Uses) {
     for task in &mut observation.tasks {
-        for (fact, rule) in [
-            ("syscall", Rule::CriuSystemCall),
-            ("ns/time", Rule::CriuTimeNamespace),
-        ] {
+        for (fact, rule) in CRIU {
             if task.facts.remove(fact).is_some() {
                 *uses.entry(rule).or_default() += 1;
             }
@@ -517,19 +544,28 @@ mod tests {
     }
 
     #[test]
-    fn criu_changes_two_facts() {
+    fn what_criu_changes_by_design_is_left_out() {
         let mut uses = Uses::new();
-        let mut o = with(&[("syscall", "0"), ("ns/time", "1"), ("ns/pid", "2")]);
+        let mut o = with(&[
+            ("syscall", "0"),
+            ("ns/time", "1"),
+            ("smaps", "3"),
+            ("ns/pid", "2"),
+        ]);
         let second = o.tasks[0].clone();
         o.tasks.push(second);
         criu(&mut o, &mut uses);
         for task in &o.tasks {
             assert_eq!(task.facts.keys().collect::<Vec<_>>(), ["ns/pid"]);
         }
-        let both = [(Rule::CriuSystemCall, 2), (Rule::CriuTimeNamespace, 2)];
-        assert_eq!(uses, Uses::from(both));
+        let all = [
+            (Rule::CriuSystemCall, 2),
+            (Rule::CriuTimeNamespace, 2),
+            (Rule::CriuTraces, 2),
+        ];
+        assert_eq!(uses, Uses::from(all));
         criu(&mut o, &mut uses);
-        assert_eq!(uses, Uses::from(both));
+        assert_eq!(uses, Uses::from(all));
     }
 
     #[test]

@@ -236,7 +236,9 @@ impl Runner<'_, '_> {
         if !without.contains(&Eye::Facts) {
             seen.tasks = Some(self.guest().observe(run).map_err(after)?);
         }
-        if !without.contains(&Eye::SecondImage) {
+        // Another kernel's own half would be in the second image.
+        let same_kernel = !self.session.has_another_kernel();
+        if same_kernel && !without.contains(&Eye::SecondImage) {
             seen.second = self.step("second image", |r| r.second_image(run))?;
         }
         Ok(seen)

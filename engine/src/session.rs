@@ -212,6 +212,11 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Returns true when the guest was booted to restart in, with another kernel.
+    pub fn has_another_kernel(&self) -> bool {
+        self.another_kernel
+    }
+
     /// Ends a guest that was booted with another kernel to restart in: the next run starts with the
     /// first one. What the kernel reports until then is in the error.
     pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {

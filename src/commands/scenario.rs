@@ -57,7 +57,7 @@ pub struct ScenarioArgs {
     )]
     restart_in: RestartInArg,
     /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
-    /// checkpoint/restart is broken?
+    /// checkpoint/restart is broken? There is no second image then
     #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
     restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass

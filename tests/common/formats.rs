@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The readers of the formats that results are written in.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +12,10 @@ const PACKAGES: [&str; 3] = ["jsonschema==4.26.0", "junitparser==5.0.3", "kcidb-
 pub fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/formats");
     let python = venv.join("bin/python");
+    // Tests of one program run at the same time, and several programs may.
+    fs::create_dir_all(venv.parent().expect("a parent")).expect("a directory");
+    let lock = File::create(venv.with_extension("lock")).expect("a lock file");
+    lock.lock().expect("the lock");
     let ready = venv.join("ready");
     let wanted = PACKAGES.join("\n");
     if fs::read_to_string(&ready).unwrap_or_default() != wanted {

@@ -230,7 +230,7 @@ mod tests {
         let mut fifo = File::open(input(&base)).unwrap();
         let question = [7; 40];
         stream.write_all(&question).unwrap();
-        let mut got = Vec::new();
+        let mut got: Vec<u8> = Vec::new();
         while got.len() < question.len() {
             // Nothing is sent until the guest asks.
             let mut buffer = [0; 64];
