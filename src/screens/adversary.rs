@@ -25,10 +25,7 @@ pub fn screen(report: &Report<Attacked, AdversarySummary>, record: &Record) -> S
         let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
         evidence(&mut text, "    ", outcome, 40);
         if let Some(seed) = finding.key.strip_prefix("adversary/") {
-            let _ = writeln!(
-                text,
-                "    again    crucible torture --adversary --seed {seed} --count 1"
-            );
+            let _ = writeln!(text, "    again    {}", again(&record.reproduce, seed));
         }
     }
     let results: Vec<_> = report
@@ -49,4 +46,33 @@ pub fn screen(report: &Report<Attacked, AdversarySummary>, record: &Record) -> S
     others(&mut text, report);
     end(&mut text, record);
     text
+}
+
+/// Returns the command of a run for one of its seeds.
+fn again(reproduce: &str, seed: &str) -> String {
+    let mut before = "";
+    let words = reproduce.split(' ').map(|word| {
+        let now = match before {
+            "--seed" => seed,
+            "--count" => "1",
+            _ => word,
+        };
+        before = word;
+        now
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_attack_is_repeated_with_the_options_of_its_run() {
+        let run = "crucible torture --adversary --seed 81 --count 24 --break guard-filter";
+        assert_eq!(
+            again(run, "94"),
+            "crucible torture --adversary --seed 94 --count 1 --break guard-filter"
+        );
+    }
 }
