@@ -649,7 +649,7 @@ static const char *restart(struct image *image, int nth)
 		tell("the image is not read at record %d", record);
 	let_attack(1);
 	if (wants("reap") && shared->stolen)
-		tell("wait4(__WALL) of another thread finds %d", shared->stolen);
+		tell("wait4(__WALL) of another thread finds a task of the restart");
 	if (wants("kill-namespace"))
 		kill(shared->init, SIGKILL);
 	let_attack(wants("kill-namespace") ? 1 : 2);
