@@ -18,7 +18,7 @@ pub enum Channel {
     Line(Line),
 }
 
-/// A serial line, which passes bytes as [`line`] describes.
+/// A serial line, which passes bytes as [`mod@line`] describes.
 pub struct Line {
     device: File,
     /// Number of bytes that the host sends without another request.
