@@ -59,7 +59,7 @@ const BOTH: &[Side] = &[Side::Restart, Side::Checkpoint];
 macro_rules! attackers {
     ($($name:literal $when:ident $sides:ident $findings:expr, $harms:literal, $gain:literal;)*) => {
         /// All attackers.
-        pub const ATTACKERS: &[Attacker] = &[$(Attacker {
+        pub static ATTACKERS: &[Attacker] = &[$(Attacker {
             name: $name,
             when: When::$when,
             sides: $sides,
