@@ -124,7 +124,7 @@ static int contains(const char *path, const char *text)
 	return !!strstr(all, text);
 }
 
-/* Returns false if it does not become true in time. */
+/* Returns false when it does not become true in time. */
 static int until(int (*done)(void))
 {
 	time_t end = time(NULL) + limit;
@@ -620,7 +620,7 @@ static int was_reaped(void)
 	return __atomic_load_n(&shared->reaped, __ATOMIC_ACQUIRE) || is_empty();
 }
 
-/* True if the attacks may make the call fail, or change what the tree sees. */
+/* Returns true when the attacks may make the call fail, or change what the tree sees. */
 static int may_change;
 
 /* Restarts an image; returns what became of it. */
@@ -736,7 +736,6 @@ static const char *checkpoint(int nth)
 	struct image old = load(IMAGE), image = { };
 	int ends[2], pages = old.size / 4096, page = nth % pages, error;
 	pid_t root = start_victim(), caller, enemy;
-	char byte;
 	int refused = wants("shared-memory") || wants("namespace") || wants("unlinked");
 
 	list_tree();
@@ -815,7 +814,6 @@ static const char *checkpoint(int nth)
 		fail("waitpid: %m");
 	kill(enemy, SIGKILL);
 	waitpid(enemy, NULL, 0);
-	(void)byte;
 	if (!is_over())
 		snprintf(result, sizeof(result), "killed");
 	else if (shared->ret < 0)
@@ -913,7 +911,7 @@ static int has_no_process(void)
 	return !left;
 }
 
-/* True if the user can create the first namespace of each kind. */
+/* Returns true when the user can create the first namespace of each kind. */
 static int has_no_namespace(void)
 {
 	static const char *const kinds[] = { "user", "pid", "mnt" };

@@ -136,7 +136,7 @@ static const struct {
 	{ "seccomp-stop", NULL, { { 27, 16, 4, 11 } } },
 };
 
-/* Applies a forgery. Returns false if there is none of this name. */
+/* Applies a forgery. Returns false when there is none of this name. */
 int forge(struct image *image, const char *name)
 {
 	size_t i, at = 0, size;

@@ -54,7 +54,7 @@ pub enum Outcome {
 /// Restarts images, each in a cgroup and a pid namespace of its own.
 pub struct Attempt {
     user: u32,
-    /// True if restored tasks run for a while.
+    /// True when restored tasks run for a while.
     runs: bool,
     parent: Cgroup,
 }
