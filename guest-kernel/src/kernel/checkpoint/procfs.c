@@ -162,14 +162,10 @@ static pid_t create_stand_in(struct stand_in *in, pid_t gone)
 		.set_tid = &gone,
 		.set_tid_size = 1,
 		.cgroup = -1,
+		.killable = 1,
 	};
-	pid_t nr;
 
-	do {
-		cgroup_freeze_postpone();
-		nr = kernel_clone(&args);
-	} while (nr == -ERESTARTNOINTR && !__fatal_signal_pending(current));
-	return nr;
+	return kernel_clone(&args);
 }
 
 /**

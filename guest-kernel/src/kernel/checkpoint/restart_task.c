@@ -36,9 +36,9 @@ static int ckpt_task_main(void *arg);
  * @ct: its entry
  * @flags: CLONE_* flags of a thread, 0 for a process
  *
- * A frozen cgroup or a signal from outside makes fork return -ERESTARTNOINTR.
- * The freeze is postponed until the task leaves the restart
- * (cgroup_freeze_resume()); only a fatal signal ends the attempts.
+ * A signal from outside stays pending until the end of the system call, and a
+ * freeze until the task leaves the restart (cgroup_freeze_resume()); only a
+ * fatal signal makes the clone fail.
  *
  * Return: 0 or a negative errno.
  */
@@ -52,6 +52,7 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags)
 		.set_tid = &ct->tree.pid,
 		.set_tid_size = 1,
 		.cgroup = ctx->cgroup_fd,
+		.killable = 1,
 	};
 	struct task_struct *t = NULL;
 	pid_t nr;
@@ -59,16 +60,9 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags)
 	if (!(flags & CLONE_THREAD) && ctx->cgroup_fd >= 0)
 		args.flags |= CLONE_INTO_CGROUP;
 	refcount_inc(&ctx->users);
-	do {
-		if (current != ctx->coordinator)
-			cgroup_freeze_postpone();
-		nr = kernel_clone(&args);
-	} while (nr == -ERESTARTNOINTR && current != ctx->coordinator &&
-		 !__fatal_signal_pending(current));
+	nr = kernel_clone(&args);
 	if (nr < 0) {
 		refcount_dec(&ctx->users);
-		if (nr == -ERESTARTNOINTR)
-			nr = -EINTR;
 		return ckpt_err(ctx, nr, "creating task %d", ct->tree.pid);
 	}
 	rcu_read_lock();
