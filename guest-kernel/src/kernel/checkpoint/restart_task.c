@@ -370,6 +370,7 @@ static int ckpt_task_main(void *arg)
 	if (!ret && ckpt_dead_process(ct)) {
 		int code = ct->tree.exit_code;
 
+		ckpt_begin_exit(ct);
 		ckpt_keep_zombie(ct);
 		next_turn(ctx);
 		ckpt_hide_end();
