@@ -24,6 +24,7 @@
 
 #include "../../fs/internal.h"
 #include "ckpt.h"
+#include "cover.h"
 #include "exec.h"
 #include "ptrace.h"
 #include "vfork.h"
@@ -281,6 +282,13 @@ int ckpt_wait_release(struct ckpt_ctx *ctx)
 	return ret;
 }
 
+/* Stop working for the restart. */
+static void leave_restart(void)
+{
+	ckpt_hide_end();
+	kcov_remote_stop();
+}
+
 /**
  * ckpt_leave_restart - leave a released restart in the middle of an execve(2)
  * @ctx: the restart; current's reference is dropped
@@ -292,7 +300,7 @@ void ckpt_leave_restart(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	go_live(ctx, ct);
 	ckpt_gate_get(gate);
-	ckpt_hide_end();
+	leave_restart();
 	ckpt_ctx_put(ctx);
 	ckpt_gate_wait(gate);
 	cgroup_freeze_resume();
@@ -315,7 +323,7 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	current->ckpt_site.resume = ct->resume;
 	ct->resume = NULL;
 	ckpt_gate_get(gate);
-	ckpt_hide_end();
+	leave_restart();
 	ckpt_ctx_put(ctx);
 
 	if (current->ckpt_site.resume) {
@@ -365,6 +373,7 @@ static int ckpt_task_main(void *arg)
 	if (ckpt_broken(CKPT_BREAK_GUARD_FILTER))
 		ckpt_forget_seccomp();
 	cgroup_freeze_postpone();
+	ckpt_cover_begin();
 
 	ret = build_task(ctx, ct);
 	if (!ret && ckpt_dead_process(ct)) {
@@ -373,7 +382,7 @@ static int ckpt_task_main(void *arg)
 		ckpt_begin_exit(ct);
 		ckpt_keep_zombie(ct);
 		next_turn(ctx);
-		ckpt_hide_end();
+		leave_restart();
 		ckpt_ctx_put(ctx);
 		do_exit(code);
 	}
@@ -404,7 +413,7 @@ static int ckpt_task_main(void *arg)
 	if (ret || READ_ONCE(ctx->abort)) {
 		ckpt_vfork_unlink(&vfork);
 		ckpt_abort_restart(ctx, ret);
-		ckpt_hide_end();
+		leave_restart();
 		ckpt_ctx_put(ctx);
 		do_exit(SIGKILL);
 	}
