@@ -21,7 +21,14 @@ pub fn is_source(path: &str) -> bool {
 /// Returns true for a call that only checks the code around it, or gives way: without it, nothing
 /// that a program could see changes.
 pub(crate) fn is_idle(callee: &str) -> bool {
-    const PREFIXES: [&str; 5] = ["lockdep_", "might_", "BUILD_BUG_ON", "WARN", "cond_resched"];
+    const PREFIXES: [&str; 6] = [
+        "lockdep_",
+        "might_",
+        "BUILD_BUG_ON",
+        "WARN",
+        "cond_resched",
+        "ckpt_fail_",
+    ];
     PREFIXES.iter().any(|prefix| callee.starts_with(prefix))
 }
 

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible torture`
 
+use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
-use crucible_engine::experiment::{AdversaryExperiment, TortureExperiment};
+use clap::{Args, ValueEnum};
+use crucible_engine::experiment::{
+    AdversaryExperiment, FailKind, FailNthExperiment, TortureExperiment, Which,
+};
 
 use crate::boot_artefacts::{FlavourArg, GuestArgs};
 use crate::breaks::GuardArgs;
@@ -14,6 +17,39 @@ use crate::context::Context;
 use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
 use crate::screens;
+
+/// What fails, on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailArg {
+    /// Allocations of objects
+    Slab,
+    /// Allocations of pages
+    Page,
+    /// Copies from and to user memory
+    Usercopy,
+    /// Each of them
+    All,
+}
+
+impl FailArg {
+    fn kinds(self) -> Vec<FailKind> {
+        match self {
+            Self::Slab => vec![FailKind::Slab],
+            Self::Page => vec![FailKind::Page],
+            Self::Usercopy => vec![FailKind::Usercopy],
+            Self::All => FailKind::ALL.to_vec(),
+        }
+    }
+}
+
+/// Parses a range of failures: `1-40`.
+fn range(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let parsed = text.split_once('-').and_then(|(from, to)| {
+        let (from, to): (u32, u32) = (from.parse().ok()?, to.parse().ok()?);
+        (from > 0 && from <= to && to < u32::MAX / 2).then_some(from..=to)
+    });
+    parsed.ok_or_else(|| "a range is written as 1-40".to_owned())
+}
 
 /// The options of `crucible torture`.
 #[derive(Debug, Args)]
@@ -52,6 +88,33 @@ pub struct TortureArgs {
     count: u32,
     #[command(flatten, next_help_heading = "Adversary")]
     guard: GuardArgs,
+    /// Let the first allocation or copy in checkpoint(2) or restart(2) fail, then the second, and so
+    /// on, instead: the call fails in order, and nothing is lost
+    ///
+    /// Uses the instrumented kernel, or the debug kernel.
+    #[arg(
+        long,
+        help_heading = "Fault injection",
+        value_name = "KIND",
+        value_enum,
+        num_args = 0..=1,
+        default_missing_value = "all",
+        conflicts_with_all = ["raw", "forged", "coverage", "adversary"]
+    )]
+    fail_nth: Option<FailArg>,
+    /// Only these failures of each call, as FROM-TO, instead of all
+    #[arg(long, help_heading = "Fault injection", value_name = "RANGE", requires = "fail_nth", value_parser = range)]
+    nth: Option<RangeInclusive<u32>>,
+    /// Only with the trees of these programs
+    #[arg(
+        long,
+        help_heading = "Fault injection",
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "fail_nth",
+        value_parser = ["tree", "threads", "chain", "many"]
+    )]
+    program: Vec<String>,
     /// Seed of the random changes, or of the first attack
     #[arg(
         long,
@@ -73,6 +136,9 @@ pub struct TortureArgs {
 pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     if args.adversary {
         return adversary(args, context);
+    }
+    if let Some(kind) = args.fail_nth {
+        return fail_nth(args, kind, context);
     }
     let mut guest = args.guest.clone();
     if args.coverage {
@@ -137,6 +203,43 @@ fn adversary(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
         Ok(AdversaryExperiment::new(&root, args.seed, args.count))
     };
     experiment_run::run(&command, context, make, &screens::adversary::screen)
+}
+
+/// Lets allocations and copies in checkpoint(2) and restart(2) fail.
+fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<ExitCode> {
+    let mut guest = args.guest.clone();
+    if guest.kernel.flavour == FlavourArg::Base {
+        guest.kernel.flavour = FlavourArg::Instrumented;
+    }
+    let name = kind.to_possible_value();
+    let name = name.as_ref().map(clap::builder::PossibleValue::get_name);
+    let programs = (!args.program.is_empty()).then(|| args.program.join(","));
+    let nth = args.nth.as_ref();
+    let nth = nth.map(|nth| format!("{}-{}", nth.start(), nth.end()));
+    let command = Command {
+        name: "torture",
+        what: "fail-nth",
+        args: &args.experiment,
+        guest: &guest,
+        break_switch: None,
+        reproduce: CommandLine::new("torture")
+            .option("--fail-nth", name)
+            .option("--nth", nth)
+            .option("--program", programs)
+            .guest(&args.guest)
+            .text(),
+        journal: true,
+        record: false,
+        restart_kernel: None,
+    };
+    let which = Which {
+        kinds: kind.kinds(),
+        programs: args.program.clone(),
+        nth: args.nth.clone(),
+    };
+    let root = context.root()?;
+    let make = |_: &crate::boot_artefacts::BootArtefacts| Ok(FailNthExperiment::new(&root, which));
+    experiment_run::run(&command, context, make, &screens::fail_nth::screen)
 }
 
 impl TortureArgs {

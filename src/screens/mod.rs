@@ -5,6 +5,7 @@ pub mod adversary;
 pub mod backends;
 pub mod bisect;
 pub mod chain;
+pub mod fail_nth;
 pub mod matrix;
 pub mod mutate;
 pub mod nightly;

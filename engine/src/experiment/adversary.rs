@@ -155,7 +155,7 @@ impl AdversaryExperiment {
 }
 
 /// Runs a command; returns its exit status, its output, and the lines of its errors.
-fn exec(
+pub(super) fn exec(
     guest: &mut Guest,
     command: &str,
     limit: Duration,

@@ -8,6 +8,7 @@
 mod adversary;
 mod chain;
 mod executor;
+mod fail_nth;
 mod journal;
 pub mod matrix;
 pub mod mutate;
@@ -27,6 +28,7 @@ pub use self::{
     adversary::{AdversaryExperiment, AdversarySummary, Attacked},
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
+    fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, Which},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
     mutate::{MutateExperiment, Score},

@@ -151,16 +151,6 @@ impl TortureExperiment {
         batches
     }
 
-    fn sources(&self) -> io::Result<Vec<(String, Vec<u8>)>> {
-        let sources = PROGRAMS.iter().flat_map(|(_, sources, _)| *sources);
-        let read = |source: &str| {
-            let path = self.root.join(source);
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Ok((name.into_owned(), fs::read(&path)?))
-        };
-        sources.map(|source| read(source)).collect()
-    }
-
     fn ready(&self, session: &mut Session<'_>) -> Result<(), Abort> {
         let patience = session.patience();
         let (guest, new) = session.guest().map_err(Abort::session)?;
@@ -169,23 +159,7 @@ impl TortureExperiment {
         }
         let before = |error| Abort::guest(Phase::Before, error);
         guest.prepare(None).map_err(before)?;
-        let sources = self
-            .sources()
-            .map_err(|e| Abort::io("cannot read the programs' sources", &e))?;
-        for (name, content) in sources {
-            guest
-                .write_file(&format!("/work/{name}"), 0o644, &content)
-                .map_err(before)?;
-        }
-        for (program, _, compile) in PROGRAMS {
-            let build = format!("{compile} -o {program} {program}.c workload.c && chmod 777 .");
-            let run = exec(guest, &build, LIMIT * patience).map_err(before)?;
-            if let Err(stderr) = run {
-                let why = format!("{program}'s build failed");
-                return Err(Abort::new(Condition::BuildFailed, why).with(stderr));
-            }
-        }
-        Ok(())
+        build_programs(guest, &self.root, patience)
     }
 
     fn batch(&self, session: &mut Session<'_>, batch: &Batch) -> Result<(Outcome, Value), Abort> {
@@ -214,6 +188,38 @@ impl TortureExperiment {
             }
         }
     }
+}
+
+/// Returns the names and contents of the programs' sources, which are below `root`.
+pub(super) fn program_sources(root: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let sources = PROGRAMS.iter().flat_map(|(_, sources, _)| *sources);
+    let read = |source: &str| {
+        let path = root.join(source);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok((name.into_owned(), fs::read(&path)?))
+    };
+    sources.map(|source| read(source)).collect()
+}
+
+/// Builds the programs in the guest's `/work`.
+pub(super) fn build_programs(guest: &mut Guest, root: &Path, patience: u32) -> Result<(), Abort> {
+    let before = |error| Abort::guest(Phase::Before, error);
+    let sources =
+        program_sources(root).map_err(|e| Abort::io("cannot read the programs' sources", &e))?;
+    for (name, content) in sources {
+        guest
+            .write_file(&format!("/work/{name}"), 0o644, &content)
+            .map_err(before)?;
+    }
+    for (program, _, compile) in PROGRAMS {
+        let build = format!("{compile} -o {program} {program}.c workload.c && chmod 777 .");
+        let run = exec(guest, &build, LIMIT * patience).map_err(before)?;
+        if let Err(stderr) = run {
+            let why = format!("{program}'s build failed");
+            return Err(Abort::new(Condition::BuildFailed, why).with(stderr));
+        }
+    }
+    Ok(())
 }
 
 /// Runs a command. The inner error has its messages.
@@ -259,7 +265,7 @@ impl Experiment for TortureExperiment {
     }
 
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
-        for (name, content) in self.sources()? {
+        for (name, content) in program_sources(&self.root)? {
             identity.add(&name, content);
         }
         let Self {

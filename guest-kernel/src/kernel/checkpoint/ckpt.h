@@ -142,6 +142,9 @@ struct ckpt_ctx {
 	bool vdso_mapped;		/* the mm being read has a vdso */
 	u64 seen;			/* record types of this section */
 	u64 cpu_ns;			/* CPU time of all tasks read so far */
+#ifdef CONFIG_FAULT_INJECTION
+	unsigned int fail_nth;		/* see ckpt_fail_take() */
+#endif
 	s64 mono_delta;			/* ns since the checkpoint */
 };
 
@@ -429,6 +432,34 @@ static inline bool ckpt_broken(enum ckpt_break what)
 {
 	return false;
 }
+#endif
+
+/*
+ * For /proc/PID/fail-nth, a restart is one call: its tasks count down the
+ * number of their coordinator. One of them has it. Whoever waits for others
+ * leaves it in the context, and whoever goes on takes it from there. The
+ * coordinator has it again when all have parked, and when all have exited.
+ */
+#ifdef CONFIG_FAULT_INJECTION
+static inline void ckpt_fail_take(struct ckpt_ctx *ctx)
+{
+	unsigned int nth = xchg(&ctx->fail_nth, 0);
+
+	if (nth)
+		current->fail_nth = nth;
+}
+
+static inline void ckpt_fail_leave(struct ckpt_ctx *ctx)
+{
+	unsigned int nth = current->fail_nth;
+
+	current->fail_nth = 0;
+	if (nth)
+		xchg(&ctx->fail_nth, nth);
+}
+#else
+static inline void ckpt_fail_take(struct ckpt_ctx *ctx) { }
+static inline void ckpt_fail_leave(struct ckpt_ctx *ctx) { }
 #endif
 
 /* vfork.c */

@@ -132,6 +132,7 @@ int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 
 /* A temporary process with the pid of one that has exited. */
 struct stand_in {
+	struct ckpt_ctx *ctx;
 	struct completion there;	/* it exists */
 	struct completion leave;	/* it has to exit */
 	struct completion left;		/* it does not use this any more */
@@ -141,12 +142,15 @@ struct stand_in {
 static int stand_in_main(void *arg)
 {
 	struct stand_in *in = arg;
-	struct mm_struct *mm = mm_alloc();
+	struct mm_struct *mm;
 
+	ckpt_fail_take(in->ctx);
+	mm = mm_alloc();
 	/* opened files must not be bound to the opener's address space */
 	in->ret = mm ? ckpt_switch_mm(mm, true) : -ENOMEM;
 	if (in->ret && mm)
 		mmput(mm);
+	ckpt_fail_leave(in->ctx);
 	complete(&in->there);
 	wait_for_completion(&in->leave);
 	complete(&in->left);
@@ -180,7 +184,7 @@ struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 			    const char *path)
 {
 	pid_t gone = rec->rdev >> GONE_SHIFT, nr;
-	struct stand_in in = { };
+	struct stand_in in = { .ctx = ctx };
 	struct file *file;
 
 	if (!gone)
@@ -195,7 +199,9 @@ struct file *ckpt_open_gone(struct ckpt_ctx *ctx, const struct ckpt_file *rec,
 		return ERR_PTR(ckpt_err(ctx, nr,
 					"creating a stand-in for the exited process %d",
 					gone));
+	ckpt_fail_leave(ctx);
 	wait_for_completion(&in.there);
+	ckpt_fail_take(ctx);
 	file = in.ret ? ERR_PTR(in.ret) : filp_open(path, rec->flags, 0);
 	complete(&in.leave);
 	wait_for_completion(&in.left);

@@ -66,10 +66,13 @@ static int create_processes(struct ckpt_ctx *ctx)
 /* Wait until all tasks exist. The processes create their threads. */
 static int wait_created(struct ckpt_ctx *ctx)
 {
-	int ret = wait_event_killable(ctx->wait,
-				      atomic_read(&ctx->nr_created) == ctx->nr_tsks ||
-				      READ_ONCE(ctx->abort));
+	int ret;
 
+	ckpt_fail_leave(ctx);
+	ret = wait_event_killable(ctx->wait,
+				  atomic_read(&ctx->nr_created) == ctx->nr_tsks ||
+				  READ_ONCE(ctx->abort));
+	ckpt_fail_take(ctx);
 	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
@@ -87,9 +90,11 @@ static bool all_parked(struct ckpt_ctx *ctx, unsigned int times)
 
 static int wait_parked(struct ckpt_ctx *ctx, unsigned int times)
 {
-	int ret = wait_event_killable(ctx->wait, all_parked(ctx, times) ||
-				      READ_ONCE(ctx->abort));
+	int ret;
 
+	ret = wait_event_killable(ctx->wait, all_parked(ctx, times) ||
+				  READ_ONCE(ctx->abort));
+	ckpt_fail_take(ctx);
 	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
@@ -112,6 +117,7 @@ static int wait_children(struct ckpt_ctx *ctx, bool (*done)(struct ckpt_ctx *ctx
 	DEFINE_WAIT_FUNC(wait, wake_by_child);
 	int ret = 0;
 
+	ckpt_fail_leave(ctx);
 	add_wait_queue(&current->signal->wait_chldexit, &wait);
 	while (!done(ctx)) {
 		if (fatal_signal_pending(current)) {
@@ -121,6 +127,7 @@ static int wait_children(struct ckpt_ctx *ctx, bool (*done)(struct ckpt_ctx *ctx
 		wait_woken(&wait, TASK_KILLABLE, MAX_SCHEDULE_TIMEOUT);
 	}
 	remove_wait_queue(&current->signal->wait_chldexit, &wait);
+	ckpt_fail_take(ctx);
 	return ret;
 }
 
@@ -199,6 +206,7 @@ static void undo(struct ckpt_ctx *ctx)
 
 static int start_linking(struct ckpt_ctx *ctx)
 {
+	ckpt_fail_leave(ctx);
 	WRITE_ONCE(ctx->linking, true);
 	wake_up_all(&ctx->wait);
 	return wait_parked(ctx, 2);
@@ -215,6 +223,7 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = wait_created(ctx);
 	if (!ret) {
+		ckpt_fail_leave(ctx);
 		ctx->turn = 0;
 		wake_up_all(&ctx->wait);
 		ret = wait_parked(ctx, 1);

@@ -135,12 +135,14 @@ static int drop_rights(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 static void next_turn(struct ckpt_ctx *ctx)
 {
+	ckpt_fail_leave(ctx);
 	ctx->turn++;
 	wake_up_all(&ctx->wait);
 }
 
 static void park(struct ckpt_ctx *ctx)
 {
+	ckpt_fail_leave(ctx);
 	atomic_inc(&ctx->nr_parked);
 	wake_up_all(&ctx->wait);
 }
@@ -216,9 +218,11 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		if (ret)
 			return ret;
 	}
+	ckpt_fail_leave(ctx);
 	ret = wait_event_killable(ctx->wait,
 				  READ_ONCE(ctx->turn) == ct - ctx->tsks ||
 				  READ_ONCE(ctx->abort));
+	ckpt_fail_take(ctx);
 	if (READ_ONCE(ctx->abort))
 		return -EINTR;
 	if (ret)
@@ -374,6 +378,7 @@ static int ckpt_task_main(void *arg)
 		ckpt_forget_seccomp();
 	cgroup_freeze_postpone();
 	ckpt_cover_begin();
+	ckpt_fail_take(ctx);
 
 	ret = build_task(ctx, ct);
 	if (!ret && ckpt_dead_process(ct)) {
@@ -391,6 +396,7 @@ static int ckpt_task_main(void *arg)
 		park(ctx);
 		ret = wait_event_killable(ctx->wait, READ_ONCE(ctx->linking) ||
 					  READ_ONCE(ctx->abort));
+		ckpt_fail_take(ctx);
 	}
 	if (!ret && !READ_ONCE(ctx->abort) && waits_for_child(ct))
 		ret = ckpt_vfork_link(ctx, ct, &vfork);
@@ -412,6 +418,7 @@ static int ckpt_task_main(void *arg)
 	}
 	if (ret || READ_ONCE(ctx->abort)) {
 		ckpt_vfork_unlink(&vfork);
+		ckpt_fail_leave(ctx);
 		ckpt_abort_restart(ctx, ret);
 		leave_restart();
 		ckpt_ctx_put(ctx);

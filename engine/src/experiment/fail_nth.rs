@@ -1,0 +1,611 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The experiment of `crucible torture --fail-nth`: a range of allocations or copies, each of which
+//! fails in turn, is a unit.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Done, Experiment, Finding, Group, Identity, Summary,
+    adversary::exec,
+    torture::{build_programs, program_sources},
+};
+use crate::{
+    abort::{Abort, Phase},
+    blame::Condition,
+    books::Books,
+    leaks,
+    outcome::Outcome,
+    session::Session,
+};
+
+/// Time limit of the guest's program, beside that for each call. Its own limits are shorter.
+const LIMIT: Duration = Duration::from_secs(200);
+
+/// Time limit per call on average.
+const PER_CALL: Duration = Duration::from_millis(500);
+
+/// Number of failures of a unit.
+const RANGE: u32 = 250;
+
+/// Number of times that each failure is repeated between two readings of the books.
+const RUNS: u32 = 2;
+
+/// Number of times that a loss must show again.
+const AGAIN: u32 = 2;
+
+/// The sources of the guest's program.
+const SOURCES: [&str; 4] = ["fail-nth.c", "fail-nth.h", "look.c", "site.c"];
+
+/// Builds it.
+const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c look.c site.c";
+
+/// The directories and files of the kernel's code whose failures are looked at.
+const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
+
+/// The programs whose trees are saved and restarted.
+const PROGRAMS: [&str; 4] = ["tree", "threads", "chain", "many"];
+
+/// The calls.
+const CALLS: [&str; 2] = ["checkpoint", "restart"];
+
+/// What fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailKind {
+    /// An allocation of an object.
+    Slab,
+    /// An allocation of pages.
+    Page,
+    /// A copy from or to user memory.
+    Usercopy,
+}
+
+impl FailKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Slab, Self::Page, Self::Usercopy];
+
+    /// The name, as the guest's program has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slab => "slab",
+            Self::Page => "page",
+            Self::Usercopy => "usercopy",
+        }
+    }
+}
+
+/// Which failures are tried.
+#[derive(Clone, Debug)]
+pub struct Which {
+    /// Their kinds.
+    pub kinds: Vec<FailKind>,
+    /// The programs; all if empty.
+    pub programs: Vec<String>,
+    /// Their numbers, from 1 on; all if `None`.
+    pub nth: Option<RangeInclusive<u32>>,
+}
+
+/// Failures in checkpoint(2) and restart(2).
+pub struct FailNthExperiment {
+    root: PathBuf,
+    which: Which,
+}
+
+/// A range of failures of one kind in one call.
+#[derive(Clone, Debug)]
+pub struct Failures {
+    program: &'static str,
+    call: &'static str,
+    kind: FailKind,
+    from: u32,
+    /// `None`: until nothing is left that could fail.
+    to: Option<u32>,
+}
+
+impl Failures {
+    fn command(&self, patience: u32, kind: &str, to: Option<u32>, times: u32) -> String {
+        let Self {
+            program,
+            call,
+            from,
+            ..
+        } = self;
+        let to = to.unwrap_or(0);
+        format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} {from} {to} {times}")
+    }
+}
+
+/// What was seen of a range.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Failed {
+    /// `checkpoint` or `restart`.
+    pub call: String,
+    /// What failed.
+    pub kind: String,
+    /// Number of calls, with those that were repeated.
+    pub calls: u32,
+    /// The last number at which there was something that could fail.
+    pub last: u32,
+    /// For each place: the function, the error of the call or nothing when it has succeeded, and the
+    /// number of failures.
+    pub sites: Vec<(String, String, u32)>,
+}
+
+/// The failures of one kind in one call.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sum {
+    /// Number of failures.
+    pub failures: u64,
+    /// Those by the error of the call; `harmless` when the call has succeeded nevertheless.
+    pub results: BTreeMap<String, u64>,
+    /// Number of places in the kernel's code.
+    pub sites: usize,
+}
+
+/// The results of all ranges.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FailNthSummary {
+    /// Number of failures.
+    pub failures: u64,
+    /// Number of places in the kernel's code.
+    pub sites: usize,
+    /// By call and kind.
+    pub kinds: BTreeMap<String, Sum>,
+}
+
+impl Summary for FailNthSummary {}
+
+impl FailNthExperiment {
+    /// Returns the experiment of these failures. The sources of the programs and of the kernel's code
+    /// are below `root`.
+    pub fn new(root: &Path, which: Which) -> Self {
+        Self {
+            root: root.to_owned(),
+            which,
+        }
+    }
+
+    fn sources(&self) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
+        let dir = self.root.join("rootfs/fail-nth");
+        let read = |name: &&'static str| Ok((*name, fs::read(dir.join(name))?));
+        SOURCES.iter().map(read).collect()
+    }
+
+    /// Returns the names of our functions.
+    fn names(&self) -> io::Result<String> {
+        let mut names = BTreeSet::new();
+        for dir in OURS {
+            for entry in fs::read_dir(self.root.join("guest-kernel/src").join(dir))? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "c") {
+                    names.extend(functions(&fs::read_to_string(path)?));
+                }
+            }
+        }
+        let mut text = String::new();
+        for name in names {
+            text += &name;
+            text.push('\n');
+        }
+        Ok(text)
+    }
+
+    fn ready(&self, session: &mut Session<'_>) -> Result<(), Abort> {
+        let patience = session.patience();
+        let (guest, new) = session.guest().map_err(Abort::session)?;
+        if !new {
+            return Ok(());
+        }
+        let before = |error| Abort::guest(Phase::Before, error);
+        let unread = |e: io::Error| Abort::io("cannot read the programs' sources", &e);
+        guest.prepare(None).map_err(before)?;
+        build_programs(guest, &self.root, patience)?;
+        let mut files = self.sources().map_err(unread)?;
+        files.push(("ours", self.names().map_err(unread)?.into_bytes()));
+        for (name, content) in files {
+            guest
+                .write_file(&format!("/work/{name}"), 0o644, &content)
+                .map_err(before)?;
+        }
+        let (status, _, lines) = exec(guest, BUILD, LIMIT * patience).map_err(before)?;
+        match status {
+            Some(0) => Ok(()),
+            _ => {
+                let why = "the build of fail-nth failed";
+                Err(Abort::new(Condition::BuildFailed, why).with(lines))
+            }
+        }
+    }
+
+    /// Returns how many things can fail in a call.
+    fn count(&self, session: &mut Session<'_>, unit: &Failures) -> Result<u32, Abort> {
+        self.ready(session)?;
+        let patience = session.patience();
+        let Failures {
+            program,
+            call,
+            kind,
+            ..
+        } = unit;
+        let kind = kind.name();
+        let command = format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} count");
+        let guest = session.running();
+        guest.mark_used();
+        let after = |error| Abort::guest(Phase::After, error);
+        let (status, stdout, lines) = exec(guest, &command, LIMIT * patience).map_err(after)?;
+        match (status, stdout.trim().parse()) {
+            (Some(0), Ok(count)) => Ok(count),
+            _ => {
+                let why = format!("cannot count what can fail: `{command}`");
+                Err(Abort::failed(why).with(lines))
+            }
+        }
+    }
+
+    /// Lets a range fail. The inner error is what was wrong.
+    fn attempt(
+        &self,
+        session: &mut Session<'_>,
+        unit: &Failures,
+        kind: &str,
+        to: Option<u32>,
+        times: u32,
+    ) -> Result<Result<Failed, Outcome>, Abort> {
+        self.ready(session)?;
+        let patience = session.patience();
+        let after = |error| Abort::guest(Phase::After, error);
+        let guest = session.running();
+        guest.mark_used();
+        let command = unit.command(patience, kind, to, times);
+        let limit = (LIMIT + PER_CALL * RANGE * times) * patience;
+        let (status, stdout, mut lines) = exec(guest, &command, limit).map_err(after)?;
+        guest.settle().map_err(after)?;
+        if status == Some(0) {
+            let mut failed: Failed = serde_json::from_str(stdout.trim())
+                .map_err(|_| Abort::failed(format!("fail-nth printed no report: {stdout}")))?;
+            failed.call = unit.call.to_owned();
+            failed.kind = unit.kind.name().to_owned();
+            return Ok(Ok(failed));
+        }
+        let first = lines.first().cloned();
+        let (condition, why) = match (status, first) {
+            (Some(1), Some(first)) => (Condition::Diverged, first),
+            (_, first) => (
+                Condition::RequestFailed,
+                first.unwrap_or_else(|| "fail-nth failed without a word".into()),
+            ),
+        };
+        lines.push(format!("in the guest: {command}"));
+        Ok(Err(Outcome {
+            lines,
+            ..Outcome::new(condition, why)
+        }))
+    }
+
+    /// Lets a range fail several times, and returns what that adds to the kernel's books.
+    fn growth(
+        &self,
+        session: &mut Session<'_>,
+        unit: &Failures,
+        kind: &str,
+        to: Option<u32>,
+    ) -> Result<Result<(Failed, Books), Outcome>, Abort> {
+        self.ready(session)?;
+        let patience = session.patience();
+        let before = Books::read(session.running(), patience)?;
+        let failed = match self.attempt(session, unit, kind, to, RUNS)? {
+            Ok(failed) => failed,
+            Err(outcome) => return Ok(Err(outcome)),
+        };
+        let after = Books::read(session.running(), patience)?;
+        Ok(Ok((failed, after.growth(&before))))
+    }
+
+    /// Lets a range fail, and returns what it loses each time, if calls without a failure do not.
+    fn lose(
+        &self,
+        session: &mut Session<'_>,
+        unit: &Failures,
+        to: Option<u32>,
+    ) -> Result<Result<(Failed, Vec<String>), Outcome>, Abort> {
+        let kind = unit.kind.name();
+        let (failed, growth) = match self.growth(session, unit, kind, to)? {
+            Ok(grown) => grown,
+            Err(outcome) => return Ok(Err(outcome)),
+        };
+        let mut lost = growth.lost(&Books::default(), RUNS);
+        for _ in 0..AGAIN {
+            if lost.is_empty() {
+                break;
+            }
+            let usual = match self.growth(session, unit, "none", Some(unit.from))? {
+                Ok((_, usual)) => usual,
+                Err(outcome) => return Ok(Err(outcome)),
+            };
+            let again = match self.growth(session, unit, kind, to)? {
+                Ok((_, growth)) => growth.lost(&usual, RUNS),
+                Err(outcome) => return Ok(Err(outcome)),
+            };
+            let name = |line: &str| line.split(':').next().map(str::to_owned);
+            lost.retain(|line| again.iter().any(|other| name(other) == name(line)));
+        }
+        Ok(Ok((failed, lost)))
+    }
+
+    /// Finds the first failure of a range that loses something.
+    fn culprit(
+        &self,
+        session: &mut Session<'_>,
+        unit: &Failures,
+        last: u32,
+        lost: Vec<String>,
+    ) -> Result<Outcome, Abort> {
+        let mut one = Failures {
+            to: Some(last),
+            ..unit.clone()
+        };
+        let mut shown = lost;
+        let mut failed = Failed::default();
+        while one.to.is_some_and(|to| to > one.from) {
+            let to = one.to.unwrap_or(one.from);
+            let middle = one.from + (to - one.from) / 2;
+            match self.lose(session, &one, Some(middle))? {
+                Err(outcome) => return Ok(outcome),
+                Ok((of, lost)) if !lost.is_empty() => {
+                    (one.to, shown, failed) = (Some(middle), lost, of);
+                }
+                Ok(_) => one.from = middle + 1,
+            }
+        }
+        if failed.sites.len() != 1 {
+            match self.lose(session, &one, one.to)? {
+                Err(outcome) => return Ok(outcome),
+                Ok((of, lost)) => (failed, shown) = (of, lost),
+            }
+        }
+        let site = failed.sites.first().map(|(site, _, _)| site.as_str());
+        let why = match shown.is_empty() {
+            false => format!(
+                "{}, {} {}: the failure in {} loses {}",
+                unit.call,
+                unit.kind.name(),
+                one.from,
+                site.unwrap_or("an unknown function"),
+                shown.join(", ")
+            ),
+            true => format!(
+                "{}, {} {} to {last}: something is lost, but by no failure alone",
+                unit.call,
+                unit.kind.name(),
+                unit.from,
+            ),
+        };
+        Ok(Outcome::new(Condition::Leak, why))
+    }
+
+    fn unit(
+        &self,
+        session: &mut Session<'_>,
+        unit: &Failures,
+    ) -> Result<(Outcome, Option<Failed>), Abort> {
+        let passed = |failed: &Failed| {
+            let failures: u32 = failed.sites.iter().map(|(_, _, count)| count).sum();
+            Outcome::passed(format!("{failures} failures"))
+        };
+        // KASAN keeps freed objects, which are then in the books; its flavour has kmemleak.
+        if session.setup().lab.finds_leaks() {
+            let failed = match self.attempt(session, unit, unit.kind.name(), unit.to, 1)? {
+                Ok(failed) => failed,
+                Err(outcome) => return Ok((outcome, None)),
+            };
+            let patience = session.patience();
+            leaks::scan(session.running(), patience)?;
+            return Ok((passed(&failed), Some(failed)));
+        }
+        match self.lose(session, unit, unit.to)? {
+            Err(outcome) => Ok((outcome, None)),
+            Ok((failed, lost)) if lost.is_empty() => Ok((passed(&failed), Some(failed))),
+            Ok((failed, lost)) => {
+                let outcome = self.culprit(session, unit, failed.last.max(unit.from), lost)?;
+                Ok((outcome, Some(failed)))
+            }
+        }
+    }
+}
+
+/// Returns the names of the functions that a source defines, as the kernel's call traces have them.
+fn functions(source: &str) -> Vec<String> {
+    let lines = source
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_alphabetic()));
+    lines
+        .filter(|line| !line.ends_with(';') && !line.contains('='))
+        .filter_map(|line| line.split_once('('))
+        .flat_map(|(before, after)| {
+            if before.starts_with("SYSCALL_DEFINE") {
+                let name = after.split(',').next().unwrap_or_default();
+                // One of them is inlined into the other.
+                return vec![format!("__do_sys_{name}"), format!("__x64_sys_{name}")];
+            }
+            let name = before.rsplit([' ', '*']).next().unwrap_or_default();
+            vec![name.to_owned()]
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+impl Experiment for FailNthExperiment {
+    type Unit = Failures;
+    type Detail = Failed;
+    type Summary = FailNthSummary;
+
+    fn key(&self, unit: &Failures) -> String {
+        let kind = unit.kind.name();
+        format!("{}/{}/{kind}/{:05}", unit.program, unit.call, unit.from)
+    }
+
+    fn identify(&self, identity: &mut Identity) -> io::Result<()> {
+        for (name, content) in program_sources(&self.root)? {
+            identity.add(&name, content);
+        }
+        for (name, content) in self.sources()? {
+            identity.add(name, content);
+        }
+        identity.add("which", format!("{:?}", self.which));
+        Ok(())
+    }
+
+    fn plan(&mut self, session: &mut Session<'_>) -> Result<Vec<Group<Self>>, Abort> {
+        let mut groups = Vec::new();
+        let Which {
+            kinds,
+            programs,
+            nth,
+        } = &self.which;
+        let wanted = |name: &&str| programs.is_empty() || programs.iter().any(|one| one == name);
+        for program in PROGRAMS.into_iter().filter(wanted) {
+            for call in CALLS {
+                for &kind in kinds {
+                    let mut unit = Failures {
+                        program,
+                        call,
+                        kind,
+                        from: 1,
+                        to: None,
+                    };
+                    let count = self.count(session, &unit)?;
+                    let (first, last) = match nth {
+                        Some(nth) => (*nth.start(), (*nth.end()).min(count)),
+                        None => (1, count),
+                    };
+                    for from in (first..=last).step_by(RANGE as usize) {
+                        let to = from + RANGE - 1;
+                        unit.from = from;
+                        // What is allocated differs a little from call to call.
+                        let open = nth.is_none() && to >= count;
+                        unit.to = (!open).then_some(to.min(last));
+                        groups.push(vec![unit.clone()]);
+                    }
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    fn run(
+        &self,
+        session: &mut Session<'_>,
+        units: &[Failures],
+        done: &mut Done<'_, Self>,
+    ) -> Result<(), Abort> {
+        for unit in units {
+            let (outcome, failed) = self.unit(session, unit)?;
+            // What is left in the guest must not be blamed on the next failure.
+            if !outcome.is_pass() {
+                session.abandon();
+            }
+            done(unit, outcome, failed)?;
+        }
+        Ok(())
+    }
+
+    fn summarise(&self, findings: &[Finding<Failed>]) -> FailNthSummary {
+        let mut summary = FailNthSummary::default();
+        let mut all = BTreeSet::new();
+        let mut places: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {
+            let name = format!("{} {}", detail.call, detail.kind);
+            for (site, error, count) in &detail.sites {
+                let sum = summary.kinds.entry(name.clone()).or_default();
+                let result = match error.as_str() {
+                    "" => "harmless",
+                    error => error,
+                };
+                let count = u64::from(*count);
+                sum.failures += count;
+                summary.failures += count;
+                *sum.results.entry(result.to_owned()).or_default() += count;
+                places.entry(name.clone()).or_default().insert(site);
+                all.insert(site);
+            }
+        }
+        for (name, places) in places {
+            summary.kinds.entry(name).or_default().sites = places.len();
+        }
+        summary.sites = all.len();
+        summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_found_by_their_definitions() {
+        let source = "\
+int declared(int a);
+static const int table[] = { f(1) };
+static int defined(struct a *b)
+{
+	called();
+}
+void *with_star(int a,
+		int b)
+SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
+		int, logfd)
+late_initcall(init);
+";
+        assert_eq!(
+            functions(source),
+            [
+                "defined",
+                "with_star",
+                "__do_sys_restart",
+                "__x64_sys_restart"
+            ]
+        );
+    }
+
+    #[test]
+    fn failures_are_summed_by_call_and_kind() {
+        let experiment = FailNthExperiment::new(
+            Path::new("/"),
+            Which {
+                kinds: FailKind::ALL.to_vec(),
+                programs: Vec::new(),
+                nth: None,
+            },
+        );
+        let failed = |call: &str, site: &str, error: &str, count| Finding {
+            key: String::new(),
+            outcome: Outcome::passed(String::new()),
+            ms: 0,
+            detail: Some(Failed {
+                call: call.to_owned(),
+                kind: "slab".to_owned(),
+                sites: vec![(site.to_owned(), error.to_owned(), count)],
+                ..Failed::default()
+            }),
+        };
+        let summary = experiment.summarise(&[
+            failed("restart", "a", "ENOMEM", 3),
+            failed("restart", "a", "", 1),
+            failed("checkpoint", "b", "ENOMEM", 2),
+        ]);
+        assert_eq!((summary.failures, summary.sites), (6, 2));
+        let restart = &summary.kinds["restart slab"];
+        assert_eq!((restart.failures, restart.sites), (4, 1));
+        assert_eq!(
+            restart.results,
+            BTreeMap::from([("ENOMEM".to_owned(), 3), ("harmless".to_owned(), 1)])
+        );
+    }
+}

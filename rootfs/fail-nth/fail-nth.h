@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/* Declarations shared by the files of fail-nth; fail-nth.c describes it. */
+#ifndef FAIL_NTH_H
+#define FAIL_NTH_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#define SYS_checkpoint	500
+#define SYS_restart	501
+/* size of struct ckpt_rec */
+#define HEAD		24
+#define MAX_SITES	4096
+
+/* What the worker and its watcher share. */
+struct shared {
+	unsigned int nth;	/* the failure that is asked for, 0 for none */
+	unsigned int calls;	/* made so far */
+	unsigned int told;	/* things that are wrong */
+	int free_fd;		/* lowest free descriptor */
+	pid_t root;		/* of the tree */
+};
+
+struct bytes {
+	unsigned char *data;
+	size_t size;
+};
+
+struct tally {
+	struct {
+		char *site;
+		int error;
+		unsigned int count;
+	} rows[MAX_SITES];
+	int nr;
+};
+
+extern int limit;
+
+void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+
+/* site.c: the kernel's log */
+void load_names(const char *path);
+void open_log(void);
+void forget_log(void);
+void read_log(void);
+const char *site(void);
+
+/* look.c: results */
+const char *first_line(int fd);
+char *text_of(const char *path);
+int expected(int error);
+void learn_image(struct bytes *known, struct bytes *mask, int fd);
+int differs(const struct bytes *known, const struct bytes *mask, int fd, char *what, size_t len);
+void count(struct tally *tally, const char *site, int error);
+void print_tally(const struct tally *tally);
+
+#endif

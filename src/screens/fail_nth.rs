@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The screen of `crucible torture --fail-nth`.
+
+use std::fmt::Write as _;
+
+use crucible_engine::experiment::{FailNthSummary, Failed, Report};
+use crucible_engine::record::Record;
+
+use super::{blame, end, evidence, others};
+
+/// Formats a run.
+pub fn screen(report: &Report<Failed, FailNthSummary>, record: &Record) -> String {
+    let mut text = String::new();
+    let verdict = record.outcome.verdict().name();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "fail-nth: {verdict}{} ({})",
+        blame(&record.outcome),
+        record.outcome.why
+    );
+    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
+        let outcome = &finding.outcome;
+        let condition = outcome.condition.name();
+        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
+        evidence(&mut text, "    ", outcome, 40);
+    }
+    let FailNthSummary {
+        failures,
+        sites,
+        kinds,
+    } = &report.summary;
+    let _ = writeln!(
+        text,
+        "  {failures} failures at {sites} places of the kernel"
+    );
+    for (name, sum) in kinds {
+        let results: Vec<_> = sum
+            .results
+            .iter()
+            .map(|(result, count)| format!("{count} {result}"))
+            .collect();
+        let _ = writeln!(
+            text,
+            "  {name}: {} failures at {} places: {}",
+            sum.failures,
+            sum.sites,
+            results.join(", ")
+        );
+    }
+    others(&mut text, report);
+    end(&mut text, record);
+    text
+}
