@@ -197,8 +197,9 @@ static int add_watch(struct ckpt_ctx *ctx, struct file *file)
 	char *name;
 	int ret;
 
-	if (rec->path_len != ctx->rec.len - sizeof(*rec) || rec->wd < 1 ||
-	    rec->mask & ~WATCH_MASK)
+	if ((rec->path_len != ctx->rec.len - sizeof(*rec) &&
+	     !ckpt_broken(CKPT_BREAK_CHECK_LENGTH)) ||
+	    rec->wd < 1 || rec->mask & ~WATCH_MASK)
 		return ckpt_err(ctx, -EINVAL, "malformed watch");
 	name = kmemdup_nul((const char *)(rec + 1), rec->path_len, GFP_KERNEL);
 	if (!name)
