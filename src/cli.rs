@@ -57,7 +57,7 @@ pub enum Command {
     Doctor(commands::doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
     Torture(commands::torture::TortureArgs),
-    /// Forge images of which each reaches new lines of the kernel, and look for kernel reports
+    /// Forge images guided by the kernel's coverage, and look for kernel reports
     Fuzz(commands::fuzz::FuzzArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),

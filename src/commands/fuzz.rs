@@ -43,7 +43,7 @@ pub struct FuzzArgs {
     /// of `fuzz-corpus.json` in the results directory
     #[arg(long, help_heading = "What to run", value_name = "FILE")]
     corpus: Option<PathBuf>,
-    /// Restart one image only, by its program and recipe as a finding names them: `./many 1f,a03`
+    /// Restart one image only, by its program and recipe as a finding names them: `many 1f,a03`
     #[arg(long, help_heading = "What to run", value_names = ["PROGRAM", "RECIPE"], num_args = 2, conflicts_with_all = ["minutes", "corpus"])]
     only: Option<Vec<String>>,
     #[command(flatten, next_help_heading = "What to run")]
@@ -108,8 +108,7 @@ impl FuzzArgs {
         let recipe = recipe
             .parse()
             .map_err(|error| format!("{recipe}: {error}"))?;
-        let program = program.strip_prefix("./").unwrap_or(program);
-        Ok(Search::One(program.to_owned(), recipe))
+        Ok(Search::One(program.clone(), recipe))
     }
 
     /// The command that runs the same again. What a search finds depends on the corpus, too.

@@ -203,7 +203,7 @@ impl FuzzExperiment {
                 .map_err(before)?;
         }
         let build = format!(
-            "cd {TREES} && {} && chmod 777 . && chmod -R a+rX .",
+            "cd {TREES} && {} && chmod -R a+rX .",
             self.trees.build.join(" && ")
         );
         let (status, _, lines) = exec(guest, &build, LIMIT * patience).map_err(before)?;
@@ -216,7 +216,7 @@ impl FuzzExperiment {
         }
     }
 
-    /// The guest's command for a unit. Its directory is where the program may write.
+    /// The guest's command for a unit.
     fn command(&self, round: &Round, task: &str) -> String {
         let Round {
             number, program, ..
@@ -226,14 +226,18 @@ impl FuzzExperiment {
             true => String::new(),
             false => format!("--seconds {ROUND} "),
         };
-        let (directory, argv) = match program.strip_prefix("random/") {
+        let argv = match program.strip_prefix("random/") {
             Some(seed) => {
                 let tree = tree(seed.parse().unwrap_or(0)).to_string();
-                (TREES, format!("./tree '{tree}'"))
+                format!("{TREES}/tree '{tree}'")
             }
-            None => ("/work", format!("./{program}")),
+            None => format!("/work/{program}"),
         };
-        format!("cd {directory} && torture --fuzz {task} {time}--seed {seed} --at '{AT}' -- {argv}")
+        // The files of a tree must not be there yet.
+        format!(
+            "rm -rf /work/round && mkdir -m 777 /work/round && cd /work/round && \
+             torture --fuzz {task} --name {program} {time}--seed {seed} --at '{AT}' -- {argv}"
+        )
     }
 
     fn round(&self, session: &mut Session<'_>, round: &Round) -> Result<(Outcome, Fuzzed), Abort> {
@@ -441,8 +445,8 @@ mod tests {
 
     #[test]
     fn a_crashed_guest_names_its_recipe() {
-        let console = "x\n<5>fuzz: ./many 1f\n[ 2.0] fuzz: ./tree 1f,a03\r\nBUG: it\n";
-        assert_eq!(last_recipe(console), Some("./tree 1f,a03"));
+        let console = "x\n<5>fuzz: many 1f\n[ 2.0] fuzz: tree 1f,a03\r\nBUG: it\n";
+        assert_eq!(last_recipe(console), Some("tree 1f,a03"));
         assert_eq!(last_recipe("BUG: it\n"), None);
     }
 

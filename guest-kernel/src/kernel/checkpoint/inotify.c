@@ -266,7 +266,7 @@ static bool event_ok(const struct ckpt_inotify_event *rec, size_t len)
 
 static int add_events(struct ckpt_ctx *ctx, struct file *file, u32 nr)
 {
-	const struct ckpt_inotify_event *rec = (const void *)ctx->rbuf;
+	const struct ckpt_inotify_event *rec;
 	bool overflow = false;
 	int ret;
 
@@ -274,6 +274,7 @@ static int add_events(struct ckpt_ctx *ctx, struct file *file, u32 nr)
 		ret = read_as(ctx, CKPT_REC_INOTIFY_EVENT);
 		if (ret)
 			return ret;
+		rec = (const void *)ctx->rbuf;
 		if (!event_ok(rec, ctx->rec.len - sizeof(*rec)) ||
 		    (overflow && rec->mask & FS_Q_OVERFLOW))
 			return ckpt_err(ctx, -EINVAL, "malformed event");

@@ -86,7 +86,7 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
     let mut fuzzer = Fuzzer {
         attempt: Attempt::prepare(options.user)?,
         kernel: Complaints::begin()?,
-        program: options.argv[0].to_string_lossy().into_owned(),
+        program: options.name.clone().unwrap_or_default(),
         records,
         coverage,
         known: task.known,
@@ -224,7 +224,7 @@ mod tests {
     fn reports_are_told_from_what_the_fuzzer_writes() {
         assert!(is_report("BUG: KASAN: slab-out-of-bounds in read_groups"));
         assert!(is_report("WARNING: CPU: 0 PID: 7 at kernel/seccomp.c:404"));
-        assert!(!is_report("fuzz: ./many 1f,a03"));
+        assert!(!is_report("fuzz: many 1f,a03"));
         assert!(!is_report("restart: BUG: in a path of an image"));
     }
 }

@@ -48,6 +48,9 @@ struct Options {
     /// With --fuzz: change the recipes for this time, instead of running each of them once.
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
+    /// With --fuzz: the program's name in what is reported.
+    #[arg(long)]
+    name: Option<String>,
     /// User and group that the program and the restarts run as.
     #[arg(long, default_value_t = 65534)]
     user: u32,
