@@ -42,7 +42,7 @@ fn a_leak_and_a_scan_that_fails_are_told_apart() {
 #[test]
 fn what_each_restart_loses_is_in_the_kernels_books() {
     let repeated = |options: &[&str]| {
-        let args = ["-q", "scenario", "hello", "--repeat", "5", "--json"];
+        let args = ["-q", "scenario", "hello", "--repeat", "10", "--json"];
         let ended = cli::run(&[&args, options].concat());
         (ended.code(), ended.record()["units"][0].clone())
     };

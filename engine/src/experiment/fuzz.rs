@@ -35,9 +35,11 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// How long a unit searches, in seconds.
 pub const ROUND: u64 = 60;
 
-/// The programs of rounds, in turn; `random` is a tree that no other round has.
-const ORDER: [&str; 8] = [
-    "many", "tree", "random", "threads", "many", "random", "chain", "random",
+/// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that no
+/// other round has.
+const ORDER: [&str; 12] = [
+    "many", "tree", "many", "random", "many", "threads", "many", "random", "many", "chain", "many",
+    "random",
 ];
 
 /// What the console says before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
@@ -463,13 +465,16 @@ mod tests {
     #[test]
     fn rounds_begin_with_the_recipes_of_earlier_runs() {
         let directory = tempfile::tempdir().unwrap();
-        let first = experiment(Search::Rounds(3), directory.path());
+        let first = experiment(Search::Rounds(4), directory.path());
         let keys: Vec<_> = first
             .rounds()
             .iter()
             .map(|round| first.key(round))
             .collect();
-        assert_eq!(keys, ["0001/many", "0002/tree", "0003/random/8"]);
+        assert_eq!(
+            keys,
+            ["0001/many", "0002/tree", "0003/many", "0004/random/9"]
+        );
         let round = &first.rounds()[0];
         first
             .learn(round, &fuzzed(&[("1", &[1]), ("2", &[1])]))
