@@ -41,17 +41,19 @@ pub fn memory_mib(args: &GuestArgs) -> u32 {
 
 /// The gdb command line that debugs a guest.
 pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
-    let quote = |words: String| match words
-        .contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it))
-    {
-        true => format!("'{}'", words.replace('\'', "'\\''")),
-        false => words,
-    };
     format!(
         "gdb -ex {} {}",
-        quote(format!("target remote {address}")),
-        quote(kernel.display().to_string())
+        quoted(&format!("target remote {address}")),
+        quoted(&kernel.display().to_string())
     )
+}
+
+/// Returns a word as a shell reads it.
+pub fn quoted(word: &str) -> String {
+    match word.contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it)) {
+        true => format!("'{}'", word.replace('\'', "'\\''")),
+        false => word.to_owned(),
+    }
 }
 
 /// The kernel and the machine, on the command line.

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use common::cli;
 use serde_json::Value;
@@ -44,6 +45,91 @@ fn replay(run: &Path, more: &[&str]) -> Value {
     ended.record()
 }
 
+/// Sections of gdb's output, by the line that begins them.
+fn section<'a>(output: &'a str, name: &str) -> &'a str {
+    let (_, rest) = output.split_once(&format!("== {name}\n")).expect(output);
+    rest.split("== ").next().unwrap_or_default()
+}
+
+/// Returns the number of instructions that a section shows.
+fn count(section: &str) -> u64 {
+    let (_, number) = section
+        .split_once("instruction count = ")
+        .expect("a number of instructions");
+    let number = number.split_whitespace().next();
+    number.and_then(|it| it.parse().ok()).expect(section)
+}
+
+/// Returns the registers that a section shows.
+fn registers(section: &str) -> Vec<&str> {
+    let found: Vec<_> = section
+        .lines()
+        .skip_while(|line| !line.starts_with("rax "))
+        .collect();
+    assert!(found.len() > 20, "{section}");
+    found
+}
+
+/// A gdb session goes back in the replay of a run, and forth again to its end.
+fn goes_back(run: &Path) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("gdb");
+    let run = run.to_str().expect("UTF-8");
+    let socket = socket.to_str().expect("UTF-8");
+    let mut replay = cli::start(&[
+        "-q", "replay", run, "--until", "restart", "--json", "--gdb", socket,
+    ]);
+    // The printed command, and what a person would type.
+    let printed = replay.wait_message("the replay waits for: ");
+    assert!(printed.ends_with("/back.py"), "{printed}");
+    let look = "-ex 'monitor info replay' -ex 'info registers'";
+    let mut session = format!("timeout 600 {printed} -nx -batch -ex 'hbreak go_to_site'");
+    for (name, command) in [
+        ("first", "continue"),
+        ("second", "continue"),
+        ("back", "reverse-continue"),
+        ("before", "reverse-stepi"),
+        ("again", "stepi"),
+        ("three", "rsi 3"),
+        ("none", "rc"),
+        ("forth", "continue"),
+    ] {
+        session += &format!(" -ex 'echo == {name}\\n' -ex {command:?} {look}");
+    }
+    // What QEMU's monitor says is printed as an error.
+    session += " -ex delete -ex 'echo == end\\n' -ex continue 2>&1";
+    let output = Command::new("sh")
+        .args(["-c", &session])
+        .stdin(Stdio::null())
+        .output()
+        .expect("gdb");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let part = |name| section(&text, name);
+    let (first, second) = (part("first"), part("second"));
+    assert!(first.contains("Breakpoint 1, "), "{text}");
+    assert!(count(first) < count(second), "{text}");
+    let back = part("back");
+    assert!(back.starts_with("Breakpoint 1, instruction "), "{text}");
+    assert!(back.contains("in go_to_site ()"), "{text}");
+    assert_eq!(count(back), count(first), "{text}");
+    assert_eq!(registers(back), registers(first), "{text}");
+    assert_eq!(count(part("before")), count(first) - 1, "{text}");
+    assert_ne!(registers(part("before")), registers(first), "{text}");
+    assert_eq!(count(part("again")), count(first), "{text}");
+    assert_eq!(registers(part("again")), registers(first), "{text}");
+    assert_eq!(count(part("three")), count(first) - 3, "{text}");
+    // No task was restarted before this one.
+    assert!(part("none").contains("no breakpoint is hit"), "{text}");
+    assert_eq!(count(part("none")), count(first) - 3, "{text}");
+    assert_eq!(registers(part("forth")), registers(first), "{text}");
+
+    let ended = replay.end();
+    assert_eq!(ended.code(), Some(0), "{}{text}", ended.stderr);
+    let seen = ended.record();
+    assert_eq!(seen["complete"], true, "{seen:#}{text}");
+    assert_eq!(seen["channel_bytes"], seen["recorded_bytes"], "{seen:#}");
+}
+
 #[test]
 fn a_divergence_is_replayed_at_the_same_instruction() {
     common::fixture();
@@ -65,7 +151,9 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     // The instruction, all registers, and what the guest had said by then.
     assert_eq!(first, second);
 
-    // It goes back by another replay.
+    goes_back(&run);
+
+    // It goes back by another replay, too.
     let before = replay(&run, &["--until", "restart"]);
     assert!(before["stop"]["instructions"].as_u64() < first["stop"]["instructions"].as_u64());
     assert_eq!(before["complete"], false);

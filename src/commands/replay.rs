@@ -10,7 +10,7 @@ use crucible_vmm::qemu::{Recording, Replay, Stop};
 use crucible_vmm::{DebuggerAddress, MachineSpec};
 use serde::Serialize;
 
-use crate::boot_artefacts::{Debugger, GdbArg, gdb};
+use crate::boot_artefacts::{Debugger, GdbArg, gdb, quoted};
 use crate::context::Context;
 use crate::exit::{self, Usage};
 use crate::recordings::{Mark, Recorded};
@@ -105,16 +105,20 @@ pub fn run(args: &ReplayArgs, context: &Context) -> Result<ExitCode> {
             });
         }
     }
-    if stop == Stop::There
-        && let Some(debugger) = &debugger
-    {
-        wait_for_gdb(&mut replay, &debugger.address, &recording);
-        return Ok(exit::PASS.into());
-    }
-    if stop == Stop::There && args.until.is_none() {
-        stop = advance(&mut replay, None, context)?;
-    }
-    seen.complete = stop == Stop::End;
+    seen.complete = match &debugger {
+        Some(debugger) if stop == Stop::There => {
+            if target.is_none() && replay.back().is_some() {
+                replay.run_saving(None, |_| {})?;
+            }
+            wait_for_gdb(&mut replay, &debugger.address, &recording)?
+        }
+        _ => {
+            if stop == Stop::There && args.until.is_none() {
+                stop = advance(&mut replay, None, context)?;
+            }
+            stop == Stop::End
+        }
+    };
     seen.stalled = (stop == Stop::Stalled).then(|| replay.instructions());
     compare(&mut seen, &replay.channel()?, &recording.channel()?);
     match args.json {
@@ -131,7 +135,7 @@ fn advance(replay: &mut Replay, mark: Option<&Mark>, context: &Context) -> Resul
     progress.begin(&format!("replaying to {name}"));
     let count = mark.map(|mark| mark.instructions);
     let stop = replay
-        .run(count, |now| {
+        .run_saving(count, |now| {
             if let Some(count) = count {
                 progress.advance(now, count);
             }
@@ -141,15 +145,22 @@ fn advance(replay: &mut Replay, mark: Option<&Mark>, context: &Context) -> Resul
     stop
 }
 
-/// Lets gdb debug the guest until it, or the recording, ends.
-fn wait_for_gdb(replay: &mut Replay, address: &DebuggerAddress, recording: &Recording) {
+/// Lets gdb debug the guest until it, or the recording, ends. Returns false if gdb has ended it.
+fn wait_for_gdb(
+    replay: &mut Replay,
+    address: &DebuggerAddress,
+    recording: &Recording,
+) -> Result<bool> {
     let count = replay.instructions();
+    let mut command = gdb(address, recording.kernel());
+    if let Some(back) = replay.back() {
+        command = format!("{command} -x {}", quoted(&back.display().to_string()));
+    }
     // Printed even with --quiet: nothing happens without gdb.
     stdout::message(format_args!(
-        "crucible: at instruction {count}; the replay waits for: {}",
-        gdb(address, recording.kernel())
+        "crucible: at instruction {count}; the replay waits for: {command}"
     ));
-    replay.wait();
+    replay.wait().context("the replay failed")
 }
 
 /// Compares what the guest wrote to its channel.

@@ -131,6 +131,28 @@ impl Run {
         }
     }
 
+    /// Waits until the command prints a message with this text. Returns what follows it on its line.
+    pub fn wait_message(&mut self, text: &str) -> String {
+        let mut pipe = self.child.get().stderr.take().expect("a pipe");
+        let mut all = Vec::new();
+        let mut byte = [0];
+        loop {
+            let length = pipe.read(&mut byte).expect("standard error");
+            let line = String::from_utf8_lossy(&all);
+            assert_eq!(length, 1, "it ended before {text}: {line}");
+            if byte != *b"\n" {
+                all.extend(byte);
+                continue;
+            }
+            if let Some((_, found)) = line.split_once(text) {
+                let found = found.to_owned();
+                self.child.get().stderr = Some(pipe);
+                return found;
+            }
+            all.clear();
+        }
+    }
+
     /// Returns the process that runs the guest, once there is one.
     pub fn machine(&mut self) -> i32 {
         let began = Instant::now();

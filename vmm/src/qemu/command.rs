@@ -76,6 +76,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         None => args.option("-rtc", "base=utc,clock=host"),
         Some(directory) => {
             args.option("-icount", &record::icount(directory));
+            args.option("-global", record::NO_VAPIC);
             args.option("-rtc", "base=2026-01-01T00:00:00,clock=vm")
         }
     };
@@ -98,12 +99,15 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         args.disk(index, disk, spec.record.is_some());
     }
     // A recording has what QEMU's own generator returns, and not what a file does.
-    let rng = match spec.record {
-        Some(_) => "rng-builtin,id=rng",
-        None => "rng-random,id=rng,filename=/dev/urandom",
+    let (rng, device) = match spec.record {
+        Some(_) => ("rng-builtin,id=rng", record::RNG),
+        None => (
+            "rng-random,id=rng,filename=/dev/urandom",
+            "virtio-rng-device,rng=rng",
+        ),
     };
     args.option("-object", rng);
-    args.device("virtio-rng-device,rng=rng");
+    args.device(device);
     match &spec.record {
         None => {
             args.device("virtio-serial-device,id=serial");

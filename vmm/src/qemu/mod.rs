@@ -4,6 +4,7 @@
 mod command;
 mod dump;
 mod probe;
+mod qcow2;
 pub(crate) mod qmp;
 pub(crate) mod record;
 mod snapshot;

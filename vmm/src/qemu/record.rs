@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Accel, Options, Qemu, QemuMachine, command, unsupported};
+use super::{Accel, Options, Qemu, QemuMachine, command, qcow2, unsupported};
 use crate::bridge;
 use crate::child;
 use crate::confine::{self, Confinement, Role};
@@ -38,12 +39,33 @@ pub(crate) const CHANNEL: &str = "channel";
 /// The name of the files of its console.
 pub(crate) const CONSOLE: &str = "console";
 
+/// The name of the file with the snapshots of a replay.
+const STORE: &str = "snapshots";
+
+/// The name of the file that says when the replay went back: see `back.py`.
+const LOADS: &str = "loads";
+
+/// What gdb needs to go back, and the name of that file.
+const BACK: (&str, &str) = ("back.py", include_str!("back.py"));
+
+/// What is added to the name of a disk for that of its overlay.
+const OVERLAY: &str = ".qcow2";
+
 /// What stands for the directory of a replay in the arguments of a recording.
 const PLACE: &str = "@REPLAY@";
 
 /// Binary logarithm of the nanoseconds that an instruction takes in the guest's time. A lower one
 /// makes the log grow, and a replay crawl.
 const SHIFT: u32 = 7;
+
+/// Leaves out a device that only old Windows guests use. To reset it, which the load of a snapshot
+/// does, QEMU's main thread waits for the CPU's, and holds the lock for which that may wait.
+pub(super) const NO_VAPIC: &str = "apic-common.vapic=off";
+
+/// The random number generator. Its limit on bytes, which is none, has a timer that no snapshot holds: at
+/// its default period, of a minute, a replay that has gone back would meet it at another time. This
+/// is the longest period, in milliseconds: seven weeks.
+pub(super) const RNG: &str = "virtio-rng-device,rng=rng,period=4294967295";
 
 /// Maximum time for a QEMU to complete its log.
 pub(super) const COMPLETION: Duration = Duration::from_secs(20);
@@ -52,8 +74,25 @@ pub(super) const COMPLETION: Duration = Duration::from_secs(20);
 /// is the count.
 const STALL: Duration = Duration::from_secs(30);
 
-/// Time between two looks at the count.
-const PERIOD: Duration = Duration::from_millis(50);
+/// Maximum size of the snapshots that a replay makes on its way, in bytes.
+const MOST: u64 = 1 << 30;
+
+/// Number of instructions to the first snapshot: the firmware's, and the kernel's first ones. When the
+/// firmware is executed again, it does not always find what it looks for.
+const FIRST: u64 = 10_000;
+
+/// Numbers of instructions before the place at which gdb is to look, at which it goes back fast.
+const NEAR: [u64; 2] = [16_000_000, 1_000_000];
+
+/// Number of snapshots on the way to that place.
+const SNAPSHOTS: u64 = 20;
+
+/// Number of instructions by which a snapshot is put off that cannot be made, and how often.
+const PUT_OFF: (u64, u64) = (1000, 20);
+
+/// Time between two looks at the count. Each one also wakes QEMU's main thread, which else sleeps on
+/// while the guest is idle, until something times out: with gdb a replay took twenty times as long.
+const PERIOD: Duration = Duration::from_millis(10);
 
 /// A recorded guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +107,9 @@ pub struct Recording {
     pub disks: Vec<String>,
     /// QEMU's arguments for a replay, with `@REPLAY@` for its directory.
     pub arguments: Vec<String>,
+    /// True when no device has state that a snapshot does not hold.
+    #[serde(default)]
+    pub goes_back: bool,
     /// Path of this directory.
     #[serde(skip)]
     directory: PathBuf,
@@ -179,6 +221,7 @@ pub(super) fn begin(
             .into_iter()
             .map(|argument| argument.replace(",rr=record,", ",rr=replay,"))
             .collect(),
+        goes_back: true,
         directory: PathBuf::new(),
     };
     let path = directory.join(DESCRIPTION);
@@ -329,6 +372,7 @@ pub struct Replay {
     machine: QemuMachine,
     place: PathBuf,
     last: u64,
+    goes_back: bool,
 }
 
 impl Replay {
@@ -341,13 +385,17 @@ impl Replay {
     pub fn start(recording: &Recording, place: &Path, spec: &MachineSpec) -> Result<Self> {
         recording.check()?;
         let place = child::absolute(place)?;
-        let own = recording.unpack(&place)?;
+        let mut own = recording.unpack(&place)?;
         let mut arguments: Vec<_> = recording
             .arguments
             .iter()
             .map(|argument| fill(argument, &place))
             .collect();
         arguments.push("-S".into());
+        let goes_back = recording.goes_back && spec.debugger.is_some();
+        if goes_back {
+            own.extend(make_store(recording, &place, &mut arguments)?);
+        }
         if spec.debugger.is_some() {
             arguments.extend(command::debugger());
         }
@@ -375,7 +423,13 @@ impl Replay {
             machine,
             place,
             last: 0,
+            goes_back,
         })
+    }
+
+    /// Returns gdb's commands to go back, if this replay can.
+    pub fn back(&self) -> Option<PathBuf> {
+        self.goes_back.then(|| self.place.join(BACK.0))
     }
 
     /// Returns the number of instructions that the guest has executed.
@@ -413,6 +467,107 @@ impl Replay {
         }
     }
 
+    /// Runs like [`run`](Self::run), and saves snapshots on the way if this replay is to go back. Such a
+    /// one without a place to run to stops where the kernel begins.
+    pub fn run_saving(&mut self, until: Option<u64>, mut watch: impl FnMut(u64)) -> Result<Stop> {
+        if !self.goes_back {
+            return self.run(until, watch);
+        }
+        let end = until.unwrap_or(FIRST);
+        let mut saved = Vec::new();
+        let mut step = (end / SNAPSHOTS).max(1);
+        let mut next = FIRST;
+        while next < end {
+            let stop = self.run(Some(next), &mut watch)?;
+            if stop != Stop::There {
+                return Ok(stop);
+            }
+            for _ in 0..PUT_OFF.1 {
+                if self.save(&mut saved)? || self.last + PUT_OFF.0 >= end {
+                    break;
+                }
+                let stop = self.run(Some(self.last + PUT_OFF.0), &mut watch)?;
+                if stop != Stop::There {
+                    return Ok(stop);
+                }
+            }
+            let store = self.place.join(STORE);
+            let length = store.metadata().map_err(failed(&store))?.blocks() * 512;
+            if length > MOST && self.is_idle()? {
+                step *= 2;
+                self.thin(&mut saved)?;
+            }
+            let near = NEAR.iter().map(|near| end.saturating_sub(*near));
+            let near = near.filter(|near| *near > self.last).min();
+            next = (self.last + step).min(near.unwrap_or(end));
+        }
+        let stop = self.run(Some(end), &mut watch)?;
+        if stop == Stop::There && end >= FIRST {
+            self.save(&mut saved)?;
+        }
+        Ok(stop)
+    }
+
+    /// Saves a snapshot, and adds its name. Returns false if QEMU cannot at this instruction.
+    fn save(&mut self, saved: &mut Vec<String>) -> Result<bool> {
+        if !self.is_idle()? {
+            return Ok(false);
+        }
+        let count = self.instructions();
+        let name = format!("{count}-{}", self.channel()?.len());
+        let answer = self.monitor(&format!("savevm {name}"))?;
+        match answer.trim() {
+            "" => saved.push(name),
+            // Something is to happen before the next instruction.
+            later if later.contains("Try once more later") => return Ok(false),
+            reason => {
+                return Err(Error::Refused {
+                    command: "savevm".into(),
+                    reason: reason.into(),
+                });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns true when no disk has a request of the guest's, which no snapshot would hold.
+    fn is_idle(&self) -> Result<bool> {
+        for line in self.monitor("info virtio")?.lines() {
+            let Some((path, "[virtio-blk]")) = line.trim().split_once(' ') else {
+                continue;
+            };
+            let queue = self.monitor(&format!("info virtio-queue-status {path} 0"))?;
+            let mut words = queue
+                .split_whitespace()
+                .skip_while(|word| *word != "inuse:");
+            if words.nth(1) != Some("0") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes every other snapshot. The first one stays.
+    fn thin(&self, saved: &mut Vec<String>) -> Result<()> {
+        for name in saved.iter().skip(1).step_by(2) {
+            self.monitor(&format!("delvm {name}"))?;
+        }
+        let mut index = 0..;
+        saved.retain(|_| index.next().is_none_or(|index| index % 2 == 0));
+        Ok(())
+    }
+
+    /// Runs a command of QEMU's monitor for people. Returns what it prints.
+    fn monitor(&self, line: &str) -> Result<String> {
+        let line = json!({ "command-line": line });
+        let answer = self
+            .machine
+            .backend()
+            .qmp
+            .execute("human-monitor-command", line)?;
+        Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+
     /// Finds out whether the process has ended since its guest did.
     fn end(&mut self) -> Result<Stop> {
         let exit = self.machine.wait(COMPLETION)?;
@@ -434,28 +589,102 @@ impl Replay {
         status.is_ok_and(|status| status["running"] == json!(true))
     }
 
-    /// Waits until the process ends, as a debugger or the end of the recording makes it.
-    pub fn wait(&self) {
-        while !self.machine.backend().qmp.wait_closed(COMPLETION) {}
+    /// Waits until the process ends, as a debugger or the end of the recording makes it. Returns true
+    /// for the latter.
+    pub fn wait(&mut self) -> Result<bool> {
+        while !self.machine.backend().qmp.wait_closed(PERIOD) {
+            self.instructions();
+        }
+        self.machine.wait(COMPLETION)?;
+        Ok(self.machine.backend().qmp.reason().is_some())
     }
 
     /// Returns the CPU's registers, as lines of text.
     pub fn registers(&self) -> Result<Vec<String>> {
-        let line = json!({ "command-line": "info registers" });
-        let answer = self
-            .machine
-            .backend()
-            .qmp
-            .execute("human-monitor-command", line)?;
-        let text = answer.as_str().unwrap_or_default();
+        let text = self.monitor("info registers")?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Returns the bytes that the guest has written to its channel so far.
+    /// Returns the bytes that the guest has written to its channel so far. What it has written again
+    /// since it went back is there once.
     pub fn channel(&self) -> Result<Vec<u8>> {
         let path = bridge::output(&self.place.join(CHANNEL));
-        fs::read(&path).map_err(failed(&path))
+        let written = fs::read(&path).map_err(failed(&path))?;
+        if !self.goes_back {
+            return Ok(written);
+        }
+        let loads = self.place.join(LOADS);
+        let text = fs::read_to_string(&loads).map_err(failed(&loads))?;
+        Ok(once(&written, &text))
     }
+}
+
+/// Returns what a guest has written by where it is now, once, though it went back and forth: each line
+/// of `loads` has the length of the file and of the channel at a load of a snapshot.
+fn once(written: &[u8], loads: &str) -> Vec<u8> {
+    let mut all = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    let mut put = |to: usize, at: usize| {
+        let bytes = written.get(from..to).unwrap_or_default();
+        all.resize(all.len().max(at + bytes.len()), 0);
+        all[at..at + bytes.len()].copy_from_slice(bytes);
+        from = to;
+        at + bytes.len()
+    };
+    for line in loads.lines() {
+        let numbers = line.split_once(' ');
+        let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        if let Some((file, channel)) = numbers {
+            put(file, at);
+            at = channel;
+        }
+    }
+    let end = put(written.len(), at);
+    all.truncate(end);
+    all
+}
+
+/// Makes what holds the snapshots of a replay in `place`: a file with the state of the machine, and
+/// overlays of the disks that the guest writes to. Changes `arguments` to use them. Returns the files.
+fn make_store(
+    recording: &Recording,
+    place: &Path,
+    arguments: &mut Vec<String>,
+) -> Result<Vec<PathBuf>> {
+    for (name, text) in [BACK, (LOADS, "")] {
+        let path = place.join(name);
+        fs::write(&path, text).map_err(failed(&path))?;
+    }
+    let store = place.join(STORE);
+    qcow2::create(&store, 0, None).map_err(failed(&store))?;
+    // A drive comes before what devices have, so QEMU puts the state there. In a disk behind
+    // `blkreplay` it would wait for the log to say that it is written.
+    let drive = format!(
+        "if=none,id={STORE},format=qcow2,discard=unmap,file={}",
+        value(&store)
+    );
+    arguments.extend(["-drive".into(), drive]);
+    let mut files = vec![store];
+    for name in &recording.disks {
+        let disk = place.join(Path::new(name).file_name().unwrap_or_default());
+        let mut overlay = disk.clone().into_os_string();
+        overlay.push(OVERLAY);
+        let overlay = PathBuf::from(overlay);
+        let size = disk.metadata().map_err(failed(&disk))?.len();
+        let backing = Some(name.as_str());
+        qcow2::create(&overlay, size, backing).map_err(failed(&overlay))?;
+        for argument in arguments.iter_mut().filter(|it| it.starts_with('{')) {
+            let parsed: std::result::Result<Value, _> = serde_json::from_str(argument);
+            let Ok(mut node) = parsed else { continue };
+            if node["file"]["filename"] == json!(disk.to_string_lossy()) {
+                node["driver"] = "qcow2".into();
+                node["file"]["filename"] = overlay.to_string_lossy().into();
+                *argument = node.to_string();
+            }
+        }
+        files.push(overlay);
+    }
+    Ok(files)
 }
 
 impl Qemu {
@@ -583,6 +812,50 @@ mod tests {
         );
         assert!(!all.contains("scratch"), "{all}");
         assert!(!all.contains(PLACE), "{all}");
+    }
+
+    #[test]
+    fn snapshots_need_no_change_of_a_recording() {
+        let directory = tempfile::tempdir().unwrap();
+        let recording = record(directory.path());
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        fs::write(path("disk1"), "scratch").unwrap();
+        let arguments = recording.arguments.iter();
+        let mut arguments: Vec<_> = arguments.map(|it| fill(it, place.path())).collect();
+        let before = arguments.clone();
+        let files = make_store(&recording, place.path(), &mut arguments).unwrap();
+        assert_eq!(files, [path("snapshots"), path("disk1.qcow2")]);
+        // The state goes into the first drive, and the disk has an overlay.
+        assert!(
+            arguments
+                .last()
+                .unwrap()
+                .starts_with("if=none,id=snapshots,")
+        );
+        let changed = before.iter().zip(&arguments).filter(|(a, b)| a != b);
+        let changed: Vec<_> = changed.map(|(_, it)| it.as_str()).collect();
+        let [node] = changed[..] else {
+            panic!("{changed:?}");
+        };
+        let node: Value = serde_json::from_str(node).unwrap();
+        assert_eq!(node["driver"], "qcow2");
+        assert_eq!(node["file"]["filename"], json!(path("disk1.qcow2")));
+        assert_eq!(node["node-name"], "disk1-image");
+        assert!(path("back.py").exists() && path("loads").exists());
+    }
+
+    #[test]
+    fn what_a_guest_writes_again_is_there_once() {
+        assert_eq!(once(b"abc", ""), b"abc");
+        // Back to the second byte, and to the first.
+        assert_eq!(once(b"abcbcabcd", "3 1\n5 0\n"), b"abcd");
+        // Back to the start, and forth again to where it has been.
+        assert_eq!(once(b"abcd", "3 0\n3 3\n"), b"abcd");
+        // It is still back there.
+        assert_eq!(once(b"abcdefb", "6 1\n"), b"ab");
+        // What differs is not hidden.
+        assert_eq!(once(b"abcx", "3 1\n"), b"ax");
     }
 
     #[test]
