@@ -12,7 +12,7 @@
  * or the restarted tree is the same as without. No process or descriptor may be left, and a tree whose
  * checkpoints have failed must go on as if there had been none.
  *
- * The kernel's log says where each failure was: the site is our innermost function on the stack, by
+ * The kernel's log says where each failure was: the origin is our innermost function on the stack, by
  * the names in ./ours, and what it called.
  *
  * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
@@ -61,7 +61,7 @@ void tell(const char *format, ...)
 	vfprintf(stderr, format, args);
 	va_end(args);
 	if (shared->nth)
-		fprintf(stderr, " (the failure was in %s)", site());
+		fprintf(stderr, " (the failure was in %s)", origin());
 	fputc('\n', stderr);
 	shared->told++;
 }
@@ -352,12 +352,12 @@ static int attempt(unsigned int nth)
 	shared->calls++;
 	if (failed) {
 		read_log();
-		count(&tally, site(), -ret);
+		count(&tally, origin(), -ret);
 	}
 	if (ret && !failed)
 		tell("the call fails though nothing else does: %s (%s)", strerrorname_np(-ret),
 		     first_line(logfd));
-	if (ret && failed && !first_line(logfd)[0] && strcmp(site(), "ckpt_ctx_alloc"))
+	if (ret && failed && !first_line(logfd)[0] && strcmp(origin(), "ckpt_ctx_alloc"))
 		tell("%s without a message", strerrorname_np(-ret));
 	if (ret && !expected(-ret))
 		tell("%s is no error of a failed allocation or copy", strerrorname_np(-ret));
@@ -474,7 +474,7 @@ static void work(char **argv)
 		go_on(undisturbed);
 	kill_tree();
 	put(TREE "/cgroup.freeze", "0");
-	printf("{\"calls\":%u,\"last\":%u,\"sites\":", shared->calls, last - 1);
+	printf("{\"calls\":%u,\"last\":%u,\"origins\":", shared->calls, last - 1);
 	print_tally(&tally);
 	printf("}\n");
 }

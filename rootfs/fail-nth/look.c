@@ -141,26 +141,26 @@ int differs(const struct bytes *known, const struct bytes *mask, int fd, char *w
 	return found;
 }
 
-void count(struct tally *tally, const char *site, int error)
+void count(struct tally *tally, const char *origin, int error)
 {
 	int i = 0;
 
-	while (i < tally->nr && (tally->rows[i].error != error || strcmp(tally->rows[i].site, site)))
+	while (i < tally->nr && (tally->rows[i].error != error || strcmp(tally->rows[i].origin, origin)))
 		i++;
-	if (i == MAX_SITES)
-		fail("too many sites");
+	if (i == MAX_ORIGINS)
+		fail("too many origins");
 	if (i == tally->nr) {
 		tally->rows[tally->nr++].error = error;
-		tally->rows[i].site = strdup(site);
+		tally->rows[i].origin = strdup(origin);
 	}
 	tally->rows[i].count++;
 }
 
-/* Prints a list of [site, error, number of times]; the error is empty if the call has succeeded. */
+/* Prints a list of [origin, error, number of times]; the error is empty if the call has succeeded. */
 void print_tally(const struct tally *tally)
 {
 	for (int i = 0; i < tally->nr; i++)
-		printf("%s[\"%s\",\"%s\",%u]", i ? "," : "[", tally->rows[i].site,
+		printf("%s[\"%s\",\"%s\",%u]", i ? "," : "[", tally->rows[i].origin,
 		       tally->rows[i].error ? strerrorname_np(tally->rows[i].error) : "",
 		       tally->rows[i].count);
 	printf("%s", tally->nr ? "]" : "[]");

@@ -42,10 +42,10 @@ const RUNS: u32 = 2;
 const AGAIN: u32 = 2;
 
 /// The sources of the guest's program.
-const SOURCES: [&str; 4] = ["fail-nth.c", "fail-nth.h", "look.c", "site.c"];
+const SOURCES: [&str; 4] = ["fail-nth.c", "fail-nth.h", "look.c", "origin.c"];
 
 /// Builds it.
-const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c look.c site.c";
+const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c look.c origin.c";
 
 /// The directories and files of the kernel's code whose failures are looked at.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
@@ -133,9 +133,9 @@ pub struct Failed {
     pub calls: u32,
     /// The last number at which there was something that could fail.
     pub last: u32,
-    /// For each place: the function, the error of the call or nothing when it has succeeded, and the
+    /// For each origin: its name, the error of the call or nothing when it has succeeded, and the
     /// number of failures.
-    pub sites: Vec<(String, String, u32)>,
+    pub origins: Vec<(String, String, u32)>,
 }
 
 /// The failures of one kind in one call.
@@ -145,8 +145,8 @@ pub struct Sum {
     pub failures: u64,
     /// Those by the error of the call; `harmless` when the call has succeeded nevertheless.
     pub results: BTreeMap<String, u64>,
-    /// Number of places in the kernel's code.
-    pub sites: usize,
+    /// Number of origins.
+    pub origins: usize,
 }
 
 /// The results of all ranges.
@@ -154,8 +154,8 @@ pub struct Sum {
 pub struct FailNthSummary {
     /// Number of failures.
     pub failures: u64,
-    /// Number of places in the kernel's code.
-    pub sites: usize,
+    /// Number of origins.
+    pub origins: usize,
     /// By call and kind.
     pub kinds: BTreeMap<String, Sum>,
 }
@@ -340,7 +340,7 @@ impl FailNthExperiment {
     }
 
     /// Finds the first failure of a range that loses something.
-    fn culprit(
+    fn narrow(
         &self,
         session: &mut Session<'_>,
         unit: &Failures,
@@ -364,20 +364,20 @@ impl FailNthExperiment {
                 Ok(_) => one.from = middle + 1,
             }
         }
-        if failed.sites.len() != 1 {
+        if failed.origins.len() != 1 {
             match self.lose(session, &one, one.to)? {
                 Err(outcome) => return Ok(outcome),
                 Ok((of, lost)) => (failed, shown) = (of, lost),
             }
         }
-        let site = failed.sites.first().map(|(site, _, _)| site.as_str());
+        let origin = failed.origins.first().map(|(origin, _, _)| origin.as_str());
         let why = match shown.is_empty() {
             false => format!(
                 "{}, {} {}: the failure in {} loses {}",
                 unit.call,
                 unit.kind.name(),
                 one.from,
-                site.unwrap_or("an unknown function"),
+                origin.unwrap_or("an unknown function"),
                 shown.join(", ")
             ),
             true => format!(
@@ -396,7 +396,7 @@ impl FailNthExperiment {
         unit: &Failures,
     ) -> Result<(Outcome, Option<Failed>), Abort> {
         let passed = |failed: &Failed| {
-            let failures: u32 = failed.sites.iter().map(|(_, _, count)| count).sum();
+            let failures: u32 = failed.origins.iter().map(|(_, _, count)| count).sum();
             Outcome::passed(format!("{failures} failures"))
         };
         // KASAN keeps freed objects, which are then in the books; its flavour has kmemleak.
@@ -413,7 +413,7 @@ impl FailNthExperiment {
             Err(outcome) => Ok((outcome, None)),
             Ok((failed, lost)) if lost.is_empty() => Ok((passed(&failed), Some(failed))),
             Ok((failed, lost)) => {
-                let outcome = self.culprit(session, unit, failed.last.max(unit.from), lost)?;
+                let outcome = self.narrow(session, unit, failed.last.max(unit.from), lost)?;
                 Ok((outcome, Some(failed)))
             }
         }
@@ -519,10 +519,10 @@ impl Experiment for FailNthExperiment {
     fn summarise(&self, findings: &[Finding<Failed>]) -> FailNthSummary {
         let mut summary = FailNthSummary::default();
         let mut all = BTreeSet::new();
-        let mut places: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        let mut origins: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
         for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {
             let name = format!("{} {}", detail.call, detail.kind);
-            for (site, error, count) in &detail.sites {
+            for (origin, error, count) in &detail.origins {
                 let sum = summary.kinds.entry(name.clone()).or_default();
                 let result = match error.as_str() {
                     "" => "harmless",
@@ -532,14 +532,14 @@ impl Experiment for FailNthExperiment {
                 sum.failures += count;
                 summary.failures += count;
                 *sum.results.entry(result.to_owned()).or_default() += count;
-                places.entry(name.clone()).or_default().insert(site);
-                all.insert(site);
+                origins.entry(name.clone()).or_default().insert(origin);
+                all.insert(origin);
             }
         }
-        for (name, places) in places {
-            summary.kinds.entry(name).or_default().sites = places.len();
+        for (name, all) in origins {
+            summary.kinds.entry(name).or_default().origins = all.len();
         }
-        summary.sites = all.len();
+        summary.origins = all.len();
         summary
     }
 }
@@ -584,14 +584,14 @@ late_initcall(init);
                 nth: None,
             },
         );
-        let failed = |call: &str, site: &str, error: &str, count| Finding {
+        let failed = |call: &str, origin: &str, error: &str, count| Finding {
             key: String::new(),
             outcome: Outcome::passed(String::new()),
             ms: 0,
             detail: Some(Failed {
                 call: call.to_owned(),
                 kind: "slab".to_owned(),
-                sites: vec![(site.to_owned(), error.to_owned(), count)],
+                origins: vec![(origin.to_owned(), error.to_owned(), count)],
                 ..Failed::default()
             }),
         };
@@ -600,9 +600,9 @@ late_initcall(init);
             failed("restart", "a", "", 1),
             failed("checkpoint", "b", "ENOMEM", 2),
         ]);
-        assert_eq!((summary.failures, summary.sites), (6, 2));
+        assert_eq!((summary.failures, summary.origins), (6, 2));
         let restart = &summary.kinds["restart slab"];
-        assert_eq!((restart.failures, restart.sites), (4, 1));
+        assert_eq!((restart.failures, restart.origins), (4, 1));
         assert_eq!(
             restart.results,
             BTreeMap::from([("ENOMEM".to_owned(), 3), ("harmless".to_owned(), 1)])
