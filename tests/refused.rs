@@ -135,6 +135,17 @@ const REFUSALS: &[(&str, &str, &[&str])] = &[
         "EOPNOTSUPP",
         &["pid 3: refused: System V shared memory that it has created"],
     ),
+    ("ports", "EOPNOTSUPP", &["pid 3: refused: I/O port access"]),
+    (
+        "directory",
+        "EOPNOTSUPP",
+        &["pid 3: noticed: F_SETOWN or O_ASYNC"],
+    ),
+    (
+        "step",
+        "EOPNOTSUPP",
+        &["pid 4: refused: a single step that a dead tracer has left"],
+    ),
 ];
 
 #[test]

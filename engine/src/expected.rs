@@ -97,13 +97,33 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
                 remove_if_there(scenario)?;
                 return Ok(Comparison::Same);
             }
-            // Lines that differ only in their ends are not explained by it.
-            let explained = diff::first(expected, result);
-            Comparison::Differs(explained.unwrap_or_else(|| "white space differs".to_owned()))
+            Comparison::Differs(explained(expected, result))
         }
     };
     write(scenario, new_file(scenario), result)?;
     Ok(comparison)
+}
+
+/// Compares the result of some cases, those of `scenario`, with their parts of the expected one.
+/// Nothing is written for review, since that would be a part, too.
+pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
+    let Some(text) = text(scenario)? else {
+        return Ok(Comparison::Missing);
+    };
+    let parts: Option<Vec<_>> = scenario
+        .cases
+        .iter()
+        .map(|case| part(&text, case))
+        .collect();
+    let Some(parts) = parts else {
+        return Ok(Comparison::Missing);
+    };
+    let expected = parts.join("\n");
+    let (expected, result) = (expected.trim_end(), result.trim_end());
+    Ok(match expected == result {
+        true => Comparison::Same,
+        false => Comparison::Differs(explained(expected, result)),
+    })
 }
 
 /// Returns the expected result of a scenario, if it has one.
@@ -121,19 +141,26 @@ pub fn text(scenario: &Scenario) -> io::Result<Option<String>> {
 /// Compares the result of one case with its part of the expected result `text`. Returns `None` if
 /// they are equal, or if the case has no part.
 pub fn compare_case(text: &str, case: &Case, result: &str) -> Option<Check> {
+    let part = part(text, case)?;
+    let (expected, result) = (part.trim_end(), result.trim_end());
+    (expected != result).then(|| Check::bad(NAME, explained(expected, result)))
+}
+
+/// The part of the expected result `text` that is of one case.
+fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
     let mut part = vec![lines.next()?];
     // What a case prints is indented.
     part.extend(lines.take_while(|line| !line.starts_with("case: ")));
-    let part = part.join("\n");
-    let (expected, result) = (part.trim_end(), result.trim_end());
-    if expected == result {
-        return None;
-    }
-    let explained = diff::first(expected, result);
-    let explained = explained.unwrap_or_else(|| "white space differs".to_owned());
-    Some(Check::bad(NAME, explained))
+    // The end of a line, and an empty line between cases, which the last one lacks.
+    Some(format!("{}\n", part.join("\n").trim_end()))
+}
+
+/// Explains how two results differ.
+fn explained(expected: &str, result: &str) -> String {
+    // Lines that differ only in their ends are not explained by it.
+    diff::first(expected, result).unwrap_or_else(|| "white space differs".to_owned())
 }
 
 /// Makes `result` the expected one.
@@ -154,16 +181,18 @@ fn remove_if_there(scenario: &Scenario) -> io::Result<()> {
     }
 }
 
-/// The check that says so in a record.
-pub fn check(comparison: &Comparison, scenario: &Scenario) -> Check {
-    let review = |what: &str| {
-        format!(
+/// The check that says so in a record; `part` when only some of the scenario's cases were run.
+pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check {
+    let review = |what: &str| match part {
+        true => what.to_owned(),
+        false => format!(
             "{what}\n  compare {} with what you expect",
             new_file(scenario).display()
-        )
+        ),
     };
     match comparison {
         Comparison::Same => Check::good(NAME),
+        Comparison::Missing if part => Check::bad(NAME, "a case has none yet".to_owned()),
         Comparison::Missing => Check::bad(NAME, review("the scenario has none yet")),
         Comparison::Differs(how) => Check::bad(NAME, review(how)),
     }
@@ -205,7 +234,9 @@ mod tests {
         assert_eq!(compare(&scenario, "one\n").unwrap(), Comparison::Missing);
         let new = dir.path().join("snapshots/s.snap.new");
         assert!(fs::read_to_string(&new).unwrap().ends_with("---\none\n"));
-        let said = check(&Comparison::Missing, &scenario).difference.unwrap();
+        let said = check(&Comparison::Missing, &scenario, false)
+            .difference
+            .unwrap();
         assert!(said.contains("s.snap.new"), "{said}");
         accept(&scenario, "one\n").unwrap();
         assert!(!new.exists());
@@ -229,6 +260,36 @@ mod tests {
         let check = compare_case(&text, &case("two"), &two.replace('b', "c")).unwrap();
         assert_eq!(check.name, "expected result");
         assert!(check.difference.unwrap().contains("+   c"));
+    }
+
+    #[test]
+    fn some_cases_are_compared_with_their_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let case = |name: &str| Case {
+            name: name.into(),
+            ..Case::example()
+        };
+        let (one, two) = ("case: one\nstdout:\n  a\n", "case: two\nstdout:\n  b\n");
+        let mut scenario = scenario(dir.path().into());
+        scenario.cases = vec![case("two")];
+        let compared = |scenario: &Scenario, result: &str| compare_part(scenario, result).unwrap();
+        assert_eq!(compared(&scenario, two), Comparison::Missing);
+        accept(
+            &scenario,
+            &[one, two, "case: three\nstdout:\n  c\n"].join("\n"),
+        )
+        .unwrap();
+        assert_eq!(compared(&scenario, two), Comparison::Same);
+        let Comparison::Differs(how) = compared(&scenario, &two.replace('b', "x")) else {
+            panic!("not different");
+        };
+        assert!(how.contains("+   x"), "{how}");
+        assert!(!new_file(&scenario).exists());
+        scenario.cases = vec![case("one"), case("three")];
+        let both = [one, "case: three\nstdout:\n  c\n"].join("\n");
+        assert_eq!(compared(&scenario, &both), Comparison::Same);
+        scenario.cases.push(case("four"));
+        assert_eq!(compared(&scenario, &both), Comparison::Missing);
     }
 
     #[test]

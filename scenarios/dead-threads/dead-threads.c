@@ -3,6 +3,9 @@
  * A tracer of one thread, which is not the leader, has not reaped that dead thread yet when it
  * calls getppid(). argv[1] selects whether the process is dead by then, too: its parent, the
  * same process as the tracer, is notified only after the thread has been reaped.
+ *
+ * With "two-statuses" nothing is traced: a zombie's first thread has exited with another status
+ * than that of its process, and /proc shows both.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -65,6 +68,55 @@ static char state(int pid, int tid)
 	return end ? end[2] : '?';
 }
 
+/* Returns the exit status that /proc shows: of the process, or of its first thread. */
+static int shown_status(const char *format, int pid)
+{
+	char path[64], text[1024], *at;
+	FILE *file;
+
+	snprintf(path, sizeof(path), format, pid, pid);
+	file = fopen(path, "r");
+	if (!file || !fgets(text, sizeof(text), file))
+		die(path);
+	fclose(file);
+	/* the last of the 52 fields */
+	at = strrchr(text, ' ');
+	return at ? atoi(at) : -1;
+}
+
+static void *last(void *argument)
+{
+	while (state(getpid(), getpid()) != 'Z')
+		sched_yield();
+	exit(STATUS);
+	return argument;
+}
+
+static int two_statuses(void)
+{
+	int pid = forked(), status;
+
+	if (!pid) {
+		pthread_t thread;
+
+		prctl(PR_SET_NAME, "first");
+		start_thread(&thread, last, NULL);
+		syscall(SYS_exit, THREAD_STATUS);
+	}
+	if (waitid(P_PID, pid, NULL, WEXITED | WNOWAIT))
+		die("waitid");
+
+	syscall(SYS_getppid);
+
+	printf("of the first thread: %d\n", shown_status("/proc/%d/task/%d/stat", pid) >> 8);
+	printf("of the process: %d\n", shown_status("/proc/%d/stat", pid) >> 8);
+	if (waitpid(pid, &status, 0) != pid)
+		die("waitpid");
+	printf("the process: exit status %d\n", WEXITSTATUS(status));
+	nonce_print();
+	return 0;
+}
+
 static void tell(char letter)
 {
 	if (write(to_child[1], &letter, 1) != 1)
@@ -83,6 +135,8 @@ int main(int argc, char **argv)
 	int pid, tid, status, early;
 
 	nonce_draw();
+	if (argc > 1 && !strcmp(argv[1], "two-statuses"))
+		return two_statuses();
 	if (pipe(to_child) || pipe(from_child))
 		die("pipe");
 	pid = fork();

@@ -36,6 +36,9 @@ pub struct ScenarioArgs {
     /// Run every scenario
     #[arg(long)]
     all: bool,
+    /// Run only this case of the scenario; may be given several times
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["all", "random", "accept"])]
+    case: Vec<String>,
     /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
     /// restarted, or refused if it has something unsupported. One that fails is made smaller
     #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat"])]
@@ -122,7 +125,12 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
     if let Some(seeds) = &args.random {
         return random(args, seeds, root, context);
     }
-    let scenarios = load(&args.names, args.all, root).map_err(Usage)?;
+    let mut scenarios = load(&args.names, args.all, root).map_err(Usage)?;
+    match &mut scenarios[..] {
+        [one] => choose_cases(one, &args.case).map_err(Usage)?,
+        _ if args.case.is_empty() => {}
+        _ => return Err(Usage("--case is for one scenario".into()).into()),
+    }
     if args.accept && embedded::in_use() && scenarios.iter().any(|s| s.dir.starts_with(root)) {
         let why = "--accept changes a scenario's expected result, and the scenarios that come with \
                    the program cannot be changed; run crucible in a checkout, or copy the \
@@ -150,6 +158,7 @@ pub fn run(args: &ScenarioArgs, context: &Context) -> Result<ExitCode> {
         scenarios,
         backends,
         options: args.options(),
+        part: !args.case.is_empty(),
     };
     experiment_run::run(
         &command,
@@ -257,6 +266,9 @@ impl ScenarioArgs {
         for name in &self.names {
             line = line.word(name);
         }
+        for case in &self.case {
+            line = line.option("--case", Some(case));
+        }
         let seeds = self
             .random
             .as_ref()
@@ -295,6 +307,21 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
             Scenario::load(&path).map_err(|e| e.to_string())
         })
         .collect()
+}
+
+/// Drops all cases but those that are wanted, if any are named. An error is for the user.
+pub(super) fn choose_cases(scenario: &mut Scenario, wanted: &[String]) -> Result<(), String> {
+    let known: Vec<_> = scenario.cases.iter().map(|c| c.name.clone()).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {
+        return Err(format!(
+            "there is no case `{unknown}`; the cases are {}",
+            known.join(", ")
+        ));
+    }
+    if !wanted.is_empty() {
+        scenario.cases.retain(|case| wanted.contains(&case.name));
+    }
+    Ok(())
 }
 
 /// Finds the directory of the scenario `name`: one in `scenarios/`, or a directory. Without a

@@ -158,16 +158,7 @@ pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
 fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
     let names = std::slice::from_ref(&args.scenario);
     let mut scenario = scenario::load(names, false, root)?.remove(0);
-    if let Some(wanted) = &args.case {
-        let known: Vec<_> = scenario.cases.iter().map(|c| c.name.clone()).collect();
-        scenario.cases.retain(|case| case.name == *wanted);
-        if scenario.cases.is_empty() {
-            return Err(format!(
-                "there is no case `{wanted}`; the cases are {}",
-                known.join(", ")
-            ));
-        }
-    }
+    scenario::choose_cases(&mut scenario, args.case.as_slice())?;
     for case in &mut scenario.cases {
         case.timeout = args.timeout.unwrap_or(case.timeout);
     }

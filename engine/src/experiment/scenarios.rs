@@ -27,6 +27,9 @@ pub struct ScenarioExperiment {
     pub backends: Vec<Backend>,
     /// How to run each case.
     pub options: Options,
+    /// Whether the scenarios have only some of their cases: each is compared with its part of the
+    /// expected result.
+    pub part: bool,
 }
 
 /// A case with a backend.
@@ -93,12 +96,14 @@ impl ScenarioExperiment {
     fn compare(&self, scenario: &Scenario, result: &str) -> (Option<Outcome>, Check) {
         let comparison = if self.options.accept {
             expected::accept(scenario, result).map(|()| Comparison::Same)
+        } else if self.part {
+            expected::compare_part(scenario, result)
         } else {
             expected::compare(scenario, result)
         };
         match comparison {
             Ok(comparison) => {
-                let check = expected::check(&comparison, scenario);
+                let check = expected::check(&comparison, scenario, self.part);
                 let outcome = match comparison {
                     Comparison::Same => None,
                     Comparison::Missing => Some(Outcome::new(

@@ -14,10 +14,12 @@
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
+#include <sys/io.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -353,6 +355,72 @@ static void segment(void)
 	check(shmctl(id, IPC_RMID, NULL), "shmctl");
 }
 
+static void ports(void)
+{
+	check(ioperm(0x80, 1, 1), "ioperm");
+	stop_here();
+	outb(0, 0x80);
+}
+
+/* dnotify makes the caller the owner of the file, for its signals, and leaves an empty owner. */
+static void directory(void)
+{
+	int fd;
+
+	signal(SIGIO, SIG_IGN);
+	check(mkdir("noticed", 0700), "mkdir");
+	fd = open("noticed", O_RDONLY | O_DIRECTORY);
+	check(fd < 0 || fcntl(fd, F_NOTIFY, DN_CREATE | DN_MULTISHOT), "F_NOTIFY");
+	stop_here();
+	check(fcntl(fd, F_NOTIFY, 0), "F_NOTIFY");
+}
+
+/* Returns true when a process sleeps in read(2). */
+static int reads(pid_t pid)
+{
+	char path[64], text[64] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
+	fd = open(path, O_RDONLY);
+	check(fd < 0 || read(fd, text, sizeof(text) - 1) < 0, path);
+	close(fd);
+	return !strncmp(text, "0 ", 2);
+}
+
+/*
+ * A tracer that has ordered a single step dies while the tracee sleeps in the system call that is
+ * the step. The trap behind it kills the tracee.
+ */
+static void step(void)
+{
+	int ends[2], status;
+	pid_t tracee, tracer;
+	char byte = 0;
+
+	check(pipe(ends), "pipe");
+	tracee = fork();
+	if (!tracee)
+		_exit(read(ends[0], &byte, 1) != 1);
+	tracer = fork();
+	if (!tracer) {
+		while (!reads(tracee))
+			sched_yield();
+		check(ptrace(PTRACE_SEIZE, tracee, 0, 0), "PTRACE_SEIZE");
+		check(ptrace(PTRACE_INTERRUPT, tracee, 0, 0), "PTRACE_INTERRUPT");
+		check(waitpid(tracee, &status, 0) != tracee, "waitpid");
+		check(ptrace(PTRACE_SINGLESTEP, tracee, 0, 0), "PTRACE_SINGLESTEP");
+		while (!reads(tracee))
+			sched_yield();
+		_exit(0);
+	}
+	check(waitpid(tracer, &status, 0) != tracer || status, "the tracer");
+	stop_here();
+	check(write(ends[1], &byte, 1) != 1, "write");
+	check(waitpid(tracee, &status, 0) != tracee, "waitpid");
+	printf("the tracee: signal %d\n", WTERMSIG(status));
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -365,7 +433,8 @@ static const struct {
 	{ "pidfd", pidfd },
 	{ "hung-up", hung_up },	    { "attributes", attributes }, { "overmounted", overmounted },
 	{ "namespace", namespace }, { "children", children },
-	{ "option", option },	    { "segment", segment },
+	{ "option", option },	    { "segment", segment },   { "ports", ports },
+	{ "directory", directory }, { "step", step },
 };
 
 int main(int argc, char **argv)

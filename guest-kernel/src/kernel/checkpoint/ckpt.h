@@ -254,6 +254,7 @@ int ckpt_dump_pending(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_dump_process_signals(struct ckpt_ctx *ctx, struct task_struct *t);
 int ckpt_restore_sighand(struct ckpt_ctx *ctx);
 int ckpt_restore_signal(struct ckpt_ctx *ctx);
+void ckpt_begin_exit(const struct ckpt_tsk *ct);
 void ckpt_relink_signal(const struct ckpt_tsk *ct);
 int ckpt_restore_siginfo(struct ckpt_ctx *ctx);
 

@@ -175,9 +175,6 @@ static int fill_tree(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	if (t->exit_state) {
 		tree->flags |= CKPT_TREE_ZOMBIE;
 		tree->exit_code = t->exit_code;
-		if (thread_group_leader(t) && thread_group_empty(t) &&
-		    t->signal->flags & SIGNAL_GROUP_EXIT)
-			tree->exit_code = t->signal->group_exit_code;
 	}
 	return 0;
 }

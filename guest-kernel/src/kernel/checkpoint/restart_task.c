@@ -24,6 +24,7 @@
 
 #include "../../fs/internal.h"
 #include "ckpt.h"
+#include "cover.h"
 #include "exec.h"
 #include "ptrace.h"
 #include "vfork.h"
@@ -285,6 +286,13 @@ int ckpt_wait_release(struct ckpt_ctx *ctx)
 	return ret;
 }
 
+/* Stop working for the restart. */
+static void leave_restart(void)
+{
+	ckpt_hide_end();
+	kcov_remote_stop();
+}
+
 /**
  * ckpt_leave_restart - leave a released restart in the middle of an execve(2)
  * @ctx: the restart; current's reference is dropped
@@ -296,7 +304,7 @@ void ckpt_leave_restart(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	go_live(ctx, ct);
 	ckpt_gate_get(gate);
-	ckpt_hide_end();
+	leave_restart();
 	ckpt_ctx_put(ctx);
 	ckpt_gate_wait(gate);
 	cgroup_freeze_resume();
@@ -319,7 +327,7 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 	current->ckpt_site.resume = ct->resume;
 	ct->resume = NULL;
 	ckpt_gate_get(gate);
-	ckpt_hide_end();
+	leave_restart();
 	ckpt_ctx_put(ctx);
 
 	if (current->ckpt_site.resume) {
@@ -369,15 +377,17 @@ static int ckpt_task_main(void *arg)
 	if (ckpt_broken(CKPT_BREAK_GUARD_FILTER))
 		ckpt_forget_seccomp();
 	cgroup_freeze_postpone();
+	ckpt_cover_begin();
 	ckpt_fail_take(ctx);
 
 	ret = build_task(ctx, ct);
 	if (!ret && ckpt_dead_process(ct)) {
 		int code = ct->tree.exit_code;
 
+		ckpt_begin_exit(ct);
 		ckpt_keep_zombie(ct);
 		next_turn(ctx);
-		ckpt_hide_end();
+		leave_restart();
 		ckpt_ctx_put(ctx);
 		do_exit(code);
 	}
@@ -410,7 +420,7 @@ static int ckpt_task_main(void *arg)
 		ckpt_vfork_unlink(&vfork);
 		ckpt_fail_leave(ctx);
 		ckpt_abort_restart(ctx, ret);
-		ckpt_hide_end();
+		leave_restart();
 		ckpt_ctx_put(ctx);
 		do_exit(SIGKILL);
 	}

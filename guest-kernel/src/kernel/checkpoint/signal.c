@@ -85,10 +85,7 @@ int ckpt_dump_signal(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	ret = ckpt_dump_ctty(ctx, ct, &rec);
 	if (ret)
 		return ret;
-	rec.flags = sig->flags & SIGNAL_FLAGS_KEPT;
-	/* a restarted dead process exits by itself */
-	if (!ckpt_dead_process(ct))
-		rec.flags |= sig->flags & SIGNAL_GROUP_EXIT;
+	rec.flags = sig->flags & (SIGNAL_FLAGS_KEPT | SIGNAL_GROUP_EXIT);
 	rec.group_exit_code = sig->group_exit_code;
 	rec.group_stop_count = sig->group_stop_count;
 	rec.is_child_subreaper = sig->is_child_subreaper;
@@ -146,8 +143,7 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	spin_lock_irq(&current->sighand->siglock);
 	sig->flags = (sig->flags & ~SIGNAL_FLAGS_KEPT) |
 		     (rec->flags & SIGNAL_FLAGS_KEPT);
-	if (!ckpt_dead_process(ckpt_current(ctx)))
-		sig->group_exit_code = rec->group_exit_code;
+	sig->group_exit_code = rec->group_exit_code;
 	sig->is_child_subreaper = rec->is_child_subreaper;
 	sig->has_child_subreaper = rec->has_child_subreaper;
 	sig->oom_score_adj_min = rec->oom_score_adj_min;
@@ -184,6 +180,20 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	ckpt_current(ctx)->signal_flags = rec->flags;
 	ckpt_current(ctx)->group_stop_count = rec->group_stop_count;
 	return 0;
+}
+
+/**
+ * ckpt_begin_exit - let current exit as a part of its process's exit
+ * @ct: current's entry, a dead process
+ *
+ * Its first thread may have exited earlier, with another status than that of
+ * the process (/proc/PID/task/PID/stat).
+ */
+void ckpt_begin_exit(const struct ckpt_tsk *ct)
+{
+	spin_lock_irq(&current->sighand->siglock);
+	current->signal->flags |= ct->signal_flags & SIGNAL_GROUP_EXIT;
+	spin_unlock_irq(&current->sighand->siglock);
 }
 
 /* Restore a group stop or exit in progress, after all threads are complete. */

@@ -11,6 +11,7 @@
 #include <linux/user_namespace.h>
 
 #include "ckpt.h"
+#include "cover.h"
 #include "ptrace.h"
 
 /**
@@ -29,6 +30,7 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 		int, logfd)
 {
 	struct ckpt_ctx *ctx;
+	bool covered;
 	int ret;
 
 	if (flags & ~(CHECKPOINT_CHECK | CHECKPOINT_OWN_MOUNTS))
@@ -52,7 +54,9 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 	rcu_read_unlock();
 	if (!ctx->root)
 		goto out;
+	covered = ckpt_cover_begin();
 	ret = ckpt_dump(ctx);
+	ckpt_cover_end(covered);
 	if (ret && !ctx->error)
 		ckpt_err(ctx, ret, "checkpoint");
 	put_task_struct(ctx->root);
@@ -92,6 +96,7 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 {
 	struct pid_namespace *pidns = current->nsproxy->pid_ns_for_children;
 	struct ckpt_ctx *ctx;
+	bool covered;
 	long ret;
 
 	if (flags & ~(RESTART_MOUNT_PROC | RESTART_EQUAL_MOUNTS) ||
@@ -118,7 +123,9 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	ctx->pidns = pidns;
 	ctx->may_date = may_date(pidns);
 	ctx->may_trace = ns_capable_noaudit(pidns->user_ns, CAP_SYS_PTRACE);
+	covered = ckpt_cover_begin();
 	ret = ckpt_restart(ctx);
+	ckpt_cover_end(covered);
 	if (ret < 0 && !ctx->error)
 		ckpt_err(ctx, ret, "restart");
 out:

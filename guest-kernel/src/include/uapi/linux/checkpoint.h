@@ -172,7 +172,8 @@ struct ckpt_schema {
  * @flags: CKPT_TREE_*
  * @exit_signal: sent to the parent on exit; -1 for threads. Ignored for the
  *	root, which gets SIGCHLD because the caller is its parent
- * @exit_code: of a zombie, as wait4(2) reports it
+ * @exit_code: status of a dead task, which is not that of its process if it
+ *	exited before another thread's exit_group(2)
  *
  * A process precedes its threads. The children of a parent are in the order of
  * its list of children. The first entry is the root.
