@@ -59,7 +59,7 @@ void forget_log(void)
 
 const char *origin(void)
 {
-	return found[0] ? found : "a call without a message";
+	return found[0] ? found : "an allocation that fails without a message";
 }
 
 /* A frame of the trace, such as " ckpt_obj_new+0x3d/0x120". */

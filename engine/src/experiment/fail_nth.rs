@@ -124,6 +124,7 @@ impl Failures {
 
 /// What was seen of a range.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Failed {
     /// `checkpoint` or `restart`.
     pub call: String,
@@ -137,6 +138,9 @@ pub struct Failed {
     /// number of failures.
     pub origins: Vec<(String, String, u32)>,
 }
+
+/// What was wrong with a range, and what else was seen of it.
+struct Wrong(Outcome, Option<Failed>);
 
 /// The failures of one kind in one call.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -257,7 +261,7 @@ impl FailNthExperiment {
         kind: &str,
         to: Option<u32>,
         times: u32,
-    ) -> Result<Result<Failed, Outcome>, Abort> {
+    ) -> Result<Result<Failed, Wrong>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
         let after = |error| Abort::guest(Phase::After, error);
@@ -267,12 +271,14 @@ impl FailNthExperiment {
         let limit = (LIMIT + PER_CALL * RANGE * times) * patience;
         let (status, stdout, mut lines) = exec(guest, &command, limit).map_err(after)?;
         guest.settle().map_err(after)?;
+        let failed = serde_json::from_str(stdout.trim()).map(|failed| Failed {
+            call: unit.call.to_owned(),
+            kind: unit.kind.name().to_owned(),
+            ..failed
+        });
         if status == Some(0) {
-            let mut failed: Failed = serde_json::from_str(stdout.trim())
-                .map_err(|_| Abort::failed(format!("fail-nth printed no report: {stdout}")))?;
-            failed.call = unit.call.to_owned();
-            failed.kind = unit.kind.name().to_owned();
-            return Ok(Ok(failed));
+            let report = |_| Abort::failed(format!("fail-nth printed no report: {stdout}"));
+            return failed.map(Ok).map_err(report);
         }
         let first = lines.first().cloned();
         let (condition, why) = match (status, first) {
@@ -283,10 +289,11 @@ impl FailNthExperiment {
             ),
         };
         lines.push(format!("in the guest: {command}"));
-        Ok(Err(Outcome {
+        let outcome = Outcome {
             lines,
             ..Outcome::new(condition, why)
-        }))
+        };
+        Ok(Err(Wrong(outcome, failed.ok())))
     }
 
     /// Lets a range fail several times, and returns what that adds to the kernel's books.
@@ -296,13 +303,13 @@ impl FailNthExperiment {
         unit: &Failures,
         kind: &str,
         to: Option<u32>,
-    ) -> Result<Result<(Failed, Books), Outcome>, Abort> {
+    ) -> Result<Result<(Failed, Books), Wrong>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
         let before = Books::read(session.running(), patience)?;
         let failed = match self.attempt(session, unit, kind, to, RUNS)? {
             Ok(failed) => failed,
-            Err(outcome) => return Ok(Err(outcome)),
+            Err(wrong) => return Ok(Err(wrong)),
         };
         let after = Books::read(session.running(), patience)?;
         Ok(Ok((failed, after.growth(&before))))
@@ -314,11 +321,11 @@ impl FailNthExperiment {
         session: &mut Session<'_>,
         unit: &Failures,
         to: Option<u32>,
-    ) -> Result<Result<(Failed, Vec<String>), Outcome>, Abort> {
+    ) -> Result<Result<(Failed, Vec<String>), Wrong>, Abort> {
         let kind = unit.kind.name();
         let (failed, growth) = match self.growth(session, unit, kind, to)? {
             Ok(grown) => grown,
-            Err(outcome) => return Ok(Err(outcome)),
+            Err(wrong) => return Ok(Err(wrong)),
         };
         let mut lost = growth.lost(&Books::default(), RUNS);
         for _ in 0..AGAIN {
@@ -327,11 +334,11 @@ impl FailNthExperiment {
             }
             let usual = match self.growth(session, unit, "none", Some(unit.from))? {
                 Ok((_, usual)) => usual,
-                Err(outcome) => return Ok(Err(outcome)),
+                Err(wrong) => return Ok(Err(wrong)),
             };
             let again = match self.growth(session, unit, kind, to)? {
                 Ok((_, growth)) => growth.lost(&usual, RUNS),
-                Err(outcome) => return Ok(Err(outcome)),
+                Err(wrong) => return Ok(Err(wrong)),
             };
             let name = |line: &str| line.split(':').next().map(str::to_owned);
             lost.retain(|line| again.iter().any(|other| name(other) == name(line)));
@@ -357,7 +364,7 @@ impl FailNthExperiment {
             let to = one.to.unwrap_or(one.from);
             let middle = one.from + (to - one.from) / 2;
             match self.lose(session, &one, Some(middle))? {
-                Err(outcome) => return Ok(outcome),
+                Err(Wrong(outcome, _)) => return Ok(outcome),
                 Ok((of, lost)) if !lost.is_empty() => {
                     (one.to, shown, failed) = (Some(middle), lost, of);
                 }
@@ -366,7 +373,7 @@ impl FailNthExperiment {
         }
         if failed.origins.len() != 1 {
             match self.lose(session, &one, one.to)? {
-                Err(outcome) => return Ok(outcome),
+                Err(Wrong(outcome, _)) => return Ok(outcome),
                 Ok((of, lost)) => (failed, shown) = (of, lost),
             }
         }
@@ -403,14 +410,14 @@ impl FailNthExperiment {
         if session.setup().lab.finds_leaks() {
             let failed = match self.attempt(session, unit, unit.kind.name(), unit.to, 1)? {
                 Ok(failed) => failed,
-                Err(outcome) => return Ok((outcome, None)),
+                Err(Wrong(outcome, failed)) => return Ok((outcome, failed)),
             };
             let patience = session.patience();
             leaks::scan(session.running(), patience)?;
             return Ok((passed(&failed), Some(failed)));
         }
         match self.lose(session, unit, unit.to)? {
-            Err(outcome) => Ok((outcome, None)),
+            Err(Wrong(outcome, failed)) => Ok((outcome, failed)),
             Ok((failed, lost)) if lost.is_empty() => Ok((passed(&failed), Some(failed))),
             Ok((failed, lost)) => {
                 let outcome = self.narrow(session, unit, failed.last.max(unit.from), lost)?;

@@ -77,7 +77,7 @@ char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
  * A mount over the file, or over a directory on the way, may hide it. If the
  * caller may not look the name up, the check is left to restart(2).
  *
- * Return: 0 or -EBUSY.
+ * Return: 0, -EBUSY, or an errno of the look-up.
  */
 int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 		    const char *name)
@@ -91,9 +91,11 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 			      &found);
 	if (ret == -EACCES || ret == -EPERM)
 		return 0;
-	if (ret)
+	if (ret == -ENOENT || ret == -ENOTDIR || ret == -ELOOP)
 		return ckpt_err(ctx, -EBUSY, "%s: no file has this name any more",
 				name);
+	if (ret)
+		return ckpt_err(ctx, ret, "%s: looking the name up", name);
 	same = d_inode(found.dentry) == inode;
 	if (S_ISCHR(inode->i_mode))
 		same = S_ISCHR(d_inode(found.dentry)->i_mode) &&
