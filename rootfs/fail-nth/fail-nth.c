@@ -4,11 +4,11 @@
  *
  *	fail-nth CALL KIND PROGRAM count
  *		prints how many could fail
- *	fail-nth CALL KIND PROGRAM FROM TO TIMES
- *		lets the FROMth to TOth fail, all of them TIMES times; TO 0: until none is left
+ *	fail-nth CALL KIND PROGRAM FROM TO RUNS
+ *		lets the FROMth to TOth fail; TO 0: until none is left. Then all of them again, RUNS times,
+ *		and looks at the kernel's books: what each run adds is lost. RUNS 0: does not
  *
- * CALL is checkpoint or restart. KIND is slab, page or usercopy, or none for calls in which nothing
- * fails. Afterwards a call must have failed with a message, or the failure was harmless and the image
+ * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must have failed with a message, or the failure was harmless and the image
  * or the restarted tree is the same as without. No process or descriptor may be left, and a tree whose
  * checkpoints have failed must go on as if there had been none.
  *
@@ -51,11 +51,15 @@ static const char *call, *kind, *program;
 static int image = -1, again = -1, scratch = -1, logfd = -1, tree = -1, nth_file = -1;
 static struct bytes mask[2];
 static struct tally tally;
+/* true when failures are repeated: all has been said of them */
+static int repeats;
 
 void tell(const char *format, ...)
 {
 	va_list args;
 
+	if (repeats)
+		return;
 	fprintf(stderr, "%s, %s %u: ", call, kind, shared->nth);
 	va_start(args, format);
 	vfprintf(stderr, format, args);
@@ -322,10 +326,9 @@ static void learn(void)
 }
 
 /* Compares an image with those of calls in which nothing has failed. */
-static void compare(int fd)
+static void compare(int fd, unsigned int nth)
 {
 	char what[128];
-	unsigned int nth = shared->nth;
 
 	for (int i = 0; differs(&mask[0], &mask[1], fd, what, sizeof(what)); i++) {
 		if (i == 3) {
@@ -350,7 +353,7 @@ static int attempt(unsigned int nth)
 	ret = restarts ? restart(nth) : save(scratch, nth);
 	failed = nth && !disarm();
 	shared->calls++;
-	if (failed) {
+	if (failed && !repeats) {
 		read_log();
 		count(&tally, origin(), -ret);
 	}
@@ -368,22 +371,83 @@ static int attempt(unsigned int nth)
 			tell("a failed restart leaves a task");
 		kill_tree();
 	} else if (restarts) {
-		if (failed)
+		if (failed && !repeats)
 			must_save(again);
 		kill_tree();
 	} else if (ret && !is_frozen()) {
 		tell("a failed checkpoint thaws the tree");
 	}
-	if (!ret && failed) {
+	if (!ret && failed && !repeats) {
 		if (!restarts && ftruncate(fd, lseek(fd, 0, SEEK_CUR)))
 			fail("ftruncate: %m");
-		compare(fd);
+		compare(fd, nth);
 	}
 	fd = dup(0);
 	if (fd != shared->free_fd)
 		tell("the lowest free descriptor is %d instead of %d", fd, shared->free_fd);
 	close(fd);
 	return failed;
+}
+
+/* Lets a range fail. Returns the first number that is not in it. */
+static unsigned int sweep(unsigned int from, unsigned int to)
+{
+	while ((!to || from <= to) && attempt(from))
+		from++;
+	return from;
+}
+
+/* Returns true, and what, when a range loses something each time that it fails. */
+static int loses(unsigned int from, unsigned int to, int runs, struct books *lost)
+{
+	struct books before, after;
+
+	read_books(&before);
+	*lost = before;
+	for (int again = 0; again < 3 && lost->nr; again++) {
+		for (int i = 0; i < runs; i++)
+			sweep(from, to);
+		read_books(&after);
+		keep_lost(lost, &before, &after, runs);
+		before = after;
+	}
+	return !!lost->nr;
+}
+
+/* Finds the failures of a range that lose something. */
+static void find_losses(unsigned int from, unsigned int to, int runs)
+{
+	struct books lost, all;
+	int told = 0;
+
+	while (from <= to && told++ < 20 && loses(from, to, runs, &all)) {
+		unsigned int first = from, last = to;
+
+		while (first < last) {
+			unsigned int middle = first + (last - first) / 2;
+
+			if (loses(first, middle, runs, &lost))
+				last = middle;
+			else
+				first = middle + 1;
+		}
+		repeats = 0;
+		forget_log();
+		if (loses(first, first, runs, &lost)) {
+			repeats = 0;
+			shared->nth = first;
+			for (int i = 0; i < lost.nr; i++)
+				tell("each time loses %s: %ld after %d times", lost.rows[i].name,
+				     lost.rows[i].count, runs);
+		} else {
+			shared->nth = from;
+			tell("something is lost, but by no failure alone: %s: %ld after %d times",
+			     all.rows[0].name, all.rows[0].count, runs);
+			break;
+		}
+		repeats = 1;
+		from = first + 1;
+	}
 }
 
 /* Lets a tree whose checkpoints have failed go on. */
@@ -393,7 +457,7 @@ static void go_on(const char *undisturbed)
 
 	shared->nth = 0;
 	must_save(scratch);
-	compare(scratch);
+	compare(scratch, 0);
 	must_put(TREE "/cgroup.freeze", "0");
 	if (!undisturbed)
 		return;
@@ -417,7 +481,7 @@ static void work(char **argv)
 {
 	/* it goes on for ever */
 	int ends = strcmp(program, "many"), checkpoints = !strcmp(call, "checkpoint");
-	unsigned int from, to, times, last = 0;
+	unsigned int from, to, end_of_range;
 	char *undisturbed = NULL;
 	int free_fd;
 
@@ -462,19 +526,17 @@ static void work(char **argv)
 	}
 	from = atoi(argv[4]);
 	to = atoi(argv[5]);
-	times = atoi(argv[6]);
-	for (unsigned int i = 0; i < times; i++) {
-		unsigned int nth = from;
-
-		while ((!to || nth <= to) && attempt(strcmp(kind, "none") ? nth : 0))
-			nth++;
-		last = nth > last ? nth : last;
+	end_of_range = sweep(from, to);
+	if (atoi(argv[6])) {
+		repeats = 1;
+		find_losses(from, end_of_range - 1, atoi(argv[6]));
+		repeats = 0;
 	}
 	if (checkpoints)
 		go_on(undisturbed);
 	kill_tree();
 	put(TREE "/cgroup.freeze", "0");
-	printf("{\"calls\":%u,\"last\":%u,\"origins\":", shared->calls, last - 1);
+	printf("{\"calls\":%u,\"last\":%u,\"origins\":", shared->calls, end_of_range - 1);
 	print_tally(&tally);
 	printf("}\n");
 }

@@ -8,9 +8,9 @@
 
 #define SYS_checkpoint	500
 #define SYS_restart	501
-/* size of struct ckpt_rec */
-#define HEAD		24
+#define HEAD		sizeof(struct ckpt_rec)
 #define MAX_ORIGINS	4096
+#define MAX_BOOKS	400
 
 /* What the worker and its watcher share. */
 struct shared {
@@ -35,6 +35,15 @@ struct tally {
 	int nr;
 };
 
+/* Counts of the kernel's objects. */
+struct books {
+	struct {
+		char name[96];
+		long count;
+	} rows[MAX_BOOKS];
+	int nr;
+};
+
 extern int limit;
 
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -55,5 +64,9 @@ void learn_image(struct bytes *known, struct bytes *mask, int fd);
 int differs(const struct bytes *known, const struct bytes *mask, int fd, char *what, size_t len);
 void count(struct tally *tally, const char *origin, int error);
 void print_tally(const struct tally *tally);
+
+/* books.c */
+void read_books(struct books *books);
+int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs);
 
 #endif

@@ -20,7 +20,6 @@ use super::{
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
-    books::Books,
     leaks,
     outcome::Outcome,
     session::Session,
@@ -32,20 +31,24 @@ const LIMIT: Duration = Duration::from_secs(200);
 /// Time limit per call on average.
 const PER_CALL: Duration = Duration::from_millis(500);
 
-/// Number of failures of a unit.
-const RANGE: u32 = 250;
+/// Number of failures of a unit. A call takes milliseconds, and reading the books seconds.
+const RANGE: u32 = 2000;
 
-/// Number of times that each failure is repeated between two readings of the books.
-const RUNS: u32 = 2;
-
-/// Number of times that a loss must show again.
-const AGAIN: u32 = 2;
+/// Number of times that a range is repeated between two readings of the books.
+const RUNS: u32 = 3;
 
 /// The sources of the guest's program.
-const SOURCES: [&str; 4] = ["fail-nth.c", "fail-nth.h", "look.c", "origin.c"];
+const SOURCES: [&str; 6] = [
+    "rootfs/fail-nth/books.c",
+    "rootfs/fail-nth/fail-nth.c",
+    "rootfs/fail-nth/fail-nth.h",
+    "rootfs/fail-nth/look.c",
+    "rootfs/fail-nth/origin.c",
+    "guest-kernel/src/include/uapi/linux/checkpoint.h",
+];
 
 /// Builds it.
-const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c look.c origin.c";
+const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c books.c look.c origin.c";
 
 /// The directories and files of the kernel's code whose failures are looked at.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
@@ -110,15 +113,17 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn command(&self, patience: u32, kind: &str, to: Option<u32>, times: u32) -> String {
+    fn command(&self, patience: u32, runs: u32) -> String {
         let Self {
             program,
             call,
+            kind,
             from,
-            ..
+            to,
         } = self;
+        let kind = kind.name();
         let to = to.unwrap_or(0);
-        format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} {from} {to} {times}")
+        format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} {from} {to} {runs}")
     }
 }
 
@@ -177,8 +182,10 @@ impl FailNthExperiment {
     }
 
     fn sources(&self) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
-        let dir = self.root.join("rootfs/fail-nth");
-        let read = |name: &&'static str| Ok((*name, fs::read(dir.join(name))?));
+        let read = |path: &&'static str| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Ok((name, fs::read(self.root.join(path))?))
+        };
         SOURCES.iter().map(read).collect()
     }
 
@@ -258,17 +265,15 @@ impl FailNthExperiment {
         &self,
         session: &mut Session<'_>,
         unit: &Failures,
-        kind: &str,
-        to: Option<u32>,
-        times: u32,
+        runs: u32,
     ) -> Result<Result<Failed, Wrong>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
         let after = |error| Abort::guest(Phase::After, error);
         let guest = session.running();
         guest.mark_used();
-        let command = unit.command(patience, kind, to, times);
-        let limit = (LIMIT + PER_CALL * RANGE * times) * patience;
+        let command = unit.command(patience, runs);
+        let limit = (LIMIT + PER_CALL * RANGE * (1 + runs)) * patience;
         let (status, stdout, mut lines) = exec(guest, &command, limit).map_err(after)?;
         guest.settle().map_err(after)?;
         let failed = serde_json::from_str(stdout.trim()).map(|failed| Failed {
@@ -296,134 +301,26 @@ impl FailNthExperiment {
         Ok(Err(Wrong(outcome, failed.ok())))
     }
 
-    /// Lets a range fail several times, and returns what that adds to the kernel's books.
-    fn growth(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        kind: &str,
-        to: Option<u32>,
-    ) -> Result<Result<(Failed, Books), Wrong>, Abort> {
-        self.ready(session)?;
-        let patience = session.patience();
-        let before = Books::read(session.running(), patience)?;
-        let failed = match self.attempt(session, unit, kind, to, RUNS)? {
-            Ok(failed) => failed,
-            Err(wrong) => return Ok(Err(wrong)),
-        };
-        let after = Books::read(session.running(), patience)?;
-        Ok(Ok((failed, after.growth(&before))))
-    }
-
-    /// Lets a range fail, and returns what it loses each time, if calls without a failure do not.
-    fn lose(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        to: Option<u32>,
-    ) -> Result<Result<(Failed, Vec<String>), Wrong>, Abort> {
-        let kind = unit.kind.name();
-        let (failed, growth) = match self.growth(session, unit, kind, to)? {
-            Ok(grown) => grown,
-            Err(wrong) => return Ok(Err(wrong)),
-        };
-        let mut lost = growth.lost(&Books::default(), RUNS);
-        for _ in 0..AGAIN {
-            if lost.is_empty() {
-                break;
-            }
-            let usual = match self.growth(session, unit, "none", Some(unit.from))? {
-                Ok((_, usual)) => usual,
-                Err(wrong) => return Ok(Err(wrong)),
-            };
-            let again = match self.growth(session, unit, kind, to)? {
-                Ok((_, growth)) => growth.lost(&usual, RUNS),
-                Err(wrong) => return Ok(Err(wrong)),
-            };
-            let name = |line: &str| line.split(':').next().map(str::to_owned);
-            lost.retain(|line| again.iter().any(|other| name(other) == name(line)));
-        }
-        Ok(Ok((failed, lost)))
-    }
-
-    /// Finds the first failure of a range that loses something.
-    fn narrow(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        last: u32,
-        lost: Vec<String>,
-    ) -> Result<Outcome, Abort> {
-        let mut one = Failures {
-            to: Some(last),
-            ..unit.clone()
-        };
-        let mut shown = lost;
-        let mut failed = Failed::default();
-        while one.to.is_some_and(|to| to > one.from) {
-            let to = one.to.unwrap_or(one.from);
-            let middle = one.from + (to - one.from) / 2;
-            match self.lose(session, &one, Some(middle))? {
-                Err(Wrong(outcome, _)) => return Ok(outcome),
-                Ok((of, lost)) if !lost.is_empty() => {
-                    (one.to, shown, failed) = (Some(middle), lost, of);
-                }
-                Ok(_) => one.from = middle + 1,
-            }
-        }
-        if failed.origins.len() != 1 {
-            match self.lose(session, &one, one.to)? {
-                Err(Wrong(outcome, _)) => return Ok(outcome),
-                Ok((of, lost)) => (failed, shown) = (of, lost),
-            }
-        }
-        let origin = failed.origins.first().map(|(origin, _, _)| origin.as_str());
-        let why = match shown.is_empty() {
-            false => format!(
-                "{}, {} {}: the failure in {} loses {}",
-                unit.call,
-                unit.kind.name(),
-                one.from,
-                origin.unwrap_or("an unknown function"),
-                shown.join(", ")
-            ),
-            true => format!(
-                "{}, {} {} to {last}: something is lost, but by no failure alone",
-                unit.call,
-                unit.kind.name(),
-                unit.from,
-            ),
-        };
-        Ok(Outcome::new(Condition::Leak, why))
-    }
-
     fn unit(
         &self,
         session: &mut Session<'_>,
         unit: &Failures,
     ) -> Result<(Outcome, Option<Failed>), Abort> {
-        let passed = |failed: &Failed| {
-            let failures: u32 = failed.origins.iter().map(|(_, _, count)| count).sum();
-            Outcome::passed(format!("{failures} failures"))
-        };
         // KASAN keeps freed objects, which are then in the books; its flavour has kmemleak.
-        if session.setup().lab.finds_leaks() {
-            let failed = match self.attempt(session, unit, unit.kind.name(), unit.to, 1)? {
-                Ok(failed) => failed,
-                Err(Wrong(outcome, failed)) => return Ok((outcome, failed)),
-            };
+        let scans = session.setup().lab.finds_leaks();
+        let failed = match self.attempt(session, unit, if scans { 0 } else { RUNS })? {
+            Ok(failed) => failed,
+            Err(Wrong(outcome, failed)) => return Ok((outcome, failed)),
+        };
+        if scans {
             let patience = session.patience();
             leaks::scan(session.running(), patience)?;
-            return Ok((passed(&failed), Some(failed)));
         }
-        match self.lose(session, unit, unit.to)? {
-            Err(Wrong(outcome, failed)) => Ok((outcome, failed)),
-            Ok((failed, lost)) if lost.is_empty() => Ok((passed(&failed), Some(failed))),
-            Ok((failed, lost)) => {
-                let outcome = self.narrow(session, unit, failed.last.max(unit.from), lost)?;
-                Ok((outcome, Some(failed)))
-            }
-        }
+        let failures: u32 = failed.origins.iter().map(|(_, _, count)| count).sum();
+        Ok((
+            Outcome::passed(format!("{failures} failures")),
+            Some(failed),
+        ))
     }
 }
 
