@@ -19,7 +19,15 @@ const IMAGES: u64 = 200;
 const MUTANTS: [u64; 2] = [40, 40];
 
 /// Programs of which one in turn has failures in a night.
-const FAILING: [&str; 4] = ["many", "tree", "threads", "chain"];
+const FAILING: [&str; 7] = [
+    "many",
+    "tree",
+    "threads",
+    "chain",
+    "traced",
+    "exec",
+    "proc-files",
+];
 
 /// Random trees of processes that a night draws.
 const TREES: u64 = 40;
@@ -341,7 +349,7 @@ mod tests {
         assert_eq!(words(&basis), first);
         basis
             .turns
-            .insert("fail-nth [crucible/base/qemu]".into(), 5);
+            .insert("fail-nth [crucible/base/qemu]".into(), 8);
         assert!(words(&basis).contains("--program tree"));
     }
 

@@ -77,7 +77,21 @@ static long number_in(const char *path, const char *name)
 	return number;
 }
 
-static void read_once(struct books *books)
+/* What kfree_rcu() has collected is freed after seconds, or by its shrinker. 4: no message. */
+static void drop_slab(void)
+{
+	static const char *const values[] = { "4", "2" };
+
+	for (int i = 0; i < 2; i++) {
+		int fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+
+		if (fd < 0 || write(fd, values[i], 1) != 1)
+			fail("drop_caches: %m");
+		close(fd);
+	}
+}
+
+static void read_once(struct books *books, int drop)
 {
 	static const char vmstat[] = "/proc/vmstat";
 	char line[512], name[64], text[96];
@@ -85,6 +99,8 @@ static void read_once(struct books *books)
 	FILE *file = fopen("/proc/slabinfo", "re");
 
 	memset(books, 0, sizeof(*books));
+	if (drop)
+		drop_slab();
 	shrink();
 	if (!file)
 		fail("/proc/slabinfo: %m");
@@ -121,14 +137,17 @@ static void read_once(struct books *books)
 	add(books, "vmalloc areas", lines_of("/proc/vmallocinfo", "unpurged"));
 }
 
-/* Reads them until two readings agree: some objects are freed only after a grace period. */
-void read_books(struct books *books)
+/*
+ * Reads them until two readings agree: some objects are freed only after a grace period. @drop: also
+ * drops unused names, without which a tree that watches files cannot be saved.
+ */
+void read_books(struct books *books, int drop)
 {
 	struct books last;
 
-	read_once(&last);
+	read_once(&last, drop);
 	for (int i = 0; i < READINGS; i++) {
-		read_once(books);
+		read_once(books, drop);
 		if (!memcmp(&last, books, sizeof(last)))
 			return;
 		last = *books;

@@ -401,13 +401,14 @@ static unsigned int sweep(unsigned int from, unsigned int to)
 static int loses(unsigned int from, unsigned int to, int runs, struct books *lost)
 {
 	struct books before, after;
+	int drop = !strcmp(call, "restart");
 
-	read_books(&before);
+	read_books(&before, drop);
 	*lost = before;
 	for (int again = 0; again < 3 && lost->nr; again++) {
 		for (int i = 0; i < runs; i++)
 			sweep(from, to);
-		read_books(&after);
+		read_books(&after, drop);
 		keep_lost(lost, &before, &after, runs);
 		before = after;
 	}
@@ -441,8 +442,9 @@ static void find_losses(unsigned int from, unsigned int to, int runs)
 				     lost.rows[i].count, runs);
 		} else {
 			shared->nth = from;
-			tell("something is lost, but by no failure alone: %s: %ld after %d times",
-			     all.rows[0].name, all.rows[0].count, runs);
+			for (int i = 0; i < all.nr; i++)
+				tell("up to %u, but none of them alone, loses %s: %ld after %d times", to,
+				     all.rows[i].name, all.rows[i].count, runs);
 			break;
 		}
 		repeats = 1;

@@ -66,7 +66,7 @@ void count(struct tally *tally, const char *origin, int error);
 void print_tally(const struct tally *tally);
 
 /* books.c */
-void read_books(struct books *books);
+void read_books(struct books *books, int drop);
 int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs);
 
 #endif

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use crucible_engine::experiment::{
-    AdversaryExperiment, FailKind, FailNthExperiment, TortureExperiment, Which,
+    AdversaryExperiment, FailKind, FailNthExperiment, PROGRAMS, TortureExperiment, Which,
 };
 
 use crate::boot_artefacts::{FlavourArg, GuestArgs};
@@ -112,7 +112,7 @@ pub struct TortureArgs {
         value_name = "NAME",
         value_delimiter = ',',
         requires = "fail_nth",
-        value_parser = ["tree", "threads", "chain", "many"]
+        value_parser = PROGRAMS
     )]
     program: Vec<String>,
     /// Seed of the random changes, or of the first attack

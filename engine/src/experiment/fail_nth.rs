@@ -37,24 +37,43 @@ const RANGE: u32 = 2000;
 /// Number of times that a range is repeated between two readings of the books.
 const RUNS: u32 = 3;
 
-/// The sources of the guest's program.
-const SOURCES: [&str; 6] = [
+/// The sources of the guest's program, and of programs that torture does not have.
+const SOURCES: [&str; 10] = [
     "rootfs/fail-nth/books.c",
     "rootfs/fail-nth/fail-nth.c",
     "rootfs/fail-nth/fail-nth.h",
     "rootfs/fail-nth/look.c",
     "rootfs/fail-nth/origin.c",
+    "rootfs/fail-nth/traced.c",
     "guest-kernel/src/include/uapi/linux/checkpoint.h",
+    "scenarios/exec-threads/execs.c",
+    "scenarios/exec-threads/tracer.c",
+    "scenarios/proc-files/proc-files.c",
 ];
 
-/// Builds it.
-const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c books.c look.c origin.c";
+/// Builds them.
+const BUILD: &str = "set -e
+gcc -O2 -o fail-nth fail-nth.c books.c look.c origin.c
+gcc -O2 -o traced traced.c
+gcc -O2 -pthread -o proc-files proc-files.c workload.c
+gcc -O1 -pthread -o execs execs.c
+gcc -O1 -o tracer tracer.c
+printf '#!/bin/sh\\nexec ./tracer exits late\\n' > exec
+chmod 755 exec";
 
 /// The directories and files of the kernel's code whose failures are looked at.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
 
 /// The programs whose trees are saved and restarted.
-const PROGRAMS: [&str; 4] = ["tree", "threads", "chain", "many"];
+pub const PROGRAMS: [&str; 7] = [
+    "tree",
+    "threads",
+    "chain",
+    "many",
+    "traced",
+    "exec",
+    "proc-files",
+];
 
 /// The calls.
 const CALLS: [&str; 2] = ["checkpoint", "restart"];

@@ -28,7 +28,7 @@ pub use self::{
     adversary::{AdversaryExperiment, AdversarySummary, Attacked},
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
-    fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, Which},
+    fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, PROGRAMS, Which},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
     mutate::{MutateExperiment, Score},

@@ -23,14 +23,16 @@ static char *foreign_path(struct ckpt_ctx *ctx, const struct path *path,
 	char *name = d_absolute_path(path, buf, PATH_MAX);
 	struct path here;
 	bool same;
+	int ret;
 
 	if (IS_ERR(name))
 		return ERR_PTR(-EBUSY);
 	if (d_unlinked(path->dentry))
 		return name;
-	if (vfs_path_lookup(ctx->root_path.dentry, ctx->root_path.mnt, name, 0,
-			    &here))
-		return ERR_PTR(-EBUSY);
+	ret = vfs_path_lookup(ctx->root_path.dentry, ctx->root_path.mnt, name, 0,
+			      &here);
+	if (ret)
+		return ERR_PTR(ret == -ENOMEM ? ret : -EBUSY);
 	same = d_inode(here.dentry) == d_inode(path->dentry);
 	path_put(&here);
 	return same ? name : ERR_PTR(-EBUSY);
