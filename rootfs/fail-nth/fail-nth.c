@@ -362,7 +362,7 @@ static int attempt(unsigned int nth)
 		     first_line(logfd));
 	if (ret && failed && !first_line(logfd)[0] && strcmp(origin(), "ckpt_ctx_alloc"))
 		tell("%s without a message", strerrorname_np(-ret));
-	if (ret && !expected(-ret))
+	if (ret && !expected(-ret, origin()))
 		tell("%s is no error of a failed allocation or copy", strerrorname_np(-ret));
 	if (restarts && ret) {
 		if (waitpid(-1, NULL, __WALL | WNOHANG) >= 0 || errno != ECHILD)

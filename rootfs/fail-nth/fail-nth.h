@@ -59,7 +59,7 @@ const char *origin(void);
 /* look.c: results */
 const char *first_line(int fd);
 char *text_of(const char *path);
-int expected(int error);
+int expected(int error, const char *origin);
 void learn_image(struct bytes *known, struct bytes *mask, int fd);
 int differs(const struct bytes *known, const struct bytes *mask, int fd, char *what, size_t len);
 void count(struct tally *tally, const char *origin, int error);

@@ -57,9 +57,29 @@ char *text_of(const char *path)
 	return text;
 }
 
-/* Returns true for what a call may fail with when an allocation or a copy fails. */
-int expected(int error)
+/*
+ * Returns true for what a call may fail with when an allocation or a copy fails, by the customs of the
+ * kernel.
+ */
+int expected(int error, const char *origin)
 {
+	static const struct {
+		int error;
+		const char *origin;
+	} upstream[] = {
+		/* proc_pid_instantiate(), without an inode */
+		{ ENOENT, "ckpt_open_gone" },
+		/* copy_strings(), without a page */
+		{ E2BIG, "ckpt_enter_exec" },
+		/* load_elf_binary(), without the program's headers or the interpreter's */
+		{ ENOEXEC, "ckpt_enter_exec" },
+		{ ELIBBAD, "ckpt_enter_exec" },
+	};
+
+	for (size_t i = 0; i < sizeof(upstream) / sizeof(upstream[0]); i++)
+		if (error == upstream[i].error &&
+		    !strncmp(origin, upstream[i].origin, strlen(upstream[i].origin)))
+			return 1;
 	return error == ENOMEM || error == EFAULT || error == EAGAIN || error == ENFILE ||
 	       error == ENOBUFS || error == EIO || error == ENOSPC;
 }

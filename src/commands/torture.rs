@@ -115,6 +115,9 @@ pub struct TortureArgs {
         value_parser = PROGRAMS
     )]
     program: Vec<String>,
+    /// Number of a mutant of the kernel's code, for tests only
+    #[arg(long, hide = true, requires = "fail_nth", default_value_t = 0)]
+    mutant_number: u32,
     /// Seed of the random changes, or of the first attack
     #[arg(
         long,
@@ -236,6 +239,7 @@ fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<Exit
         kinds: kind.kinds(),
         programs: args.program.clone(),
         nth: args.nth.clone(),
+        mutant: args.mutant_number,
     };
     let root = context.root()?;
     let make = |_: &crate::boot_artefacts::BootArtefacts| Ok(FailNthExperiment::new(&root, which));

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crucible_mutants::SWITCH;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -58,8 +59,10 @@ gcc -O2 -o traced traced.c
 gcc -O2 -pthread -o proc-files proc-files.c workload.c
 gcc -O1 -pthread -o execs execs.c
 gcc -O1 -o tracer tracer.c
-printf '#!/bin/sh\\nexec ./tracer exits late\\n' > exec
-chmod 755 exec";
+printf '#include <unistd.h>
+int main(void) { return execl(\"./tracer\", \"tracer\", \"exits\", \"late\", (char *)0); }
+' > exec.c
+gcc -O1 -o exec exec.c";
 
 /// The directories and files of the kernel's code whose failures are looked at.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
@@ -112,6 +115,8 @@ pub struct Which {
     pub programs: Vec<String>,
     /// Their numbers, from 1 on; all if `None`.
     pub nth: Option<RangeInclusive<u32>>,
+    /// Number of a mutant of the kernel's code, to see that its mistake is found; 0 for none.
+    pub mutant: u32,
 }
 
 /// Failures in checkpoint(2) and restart(2).
@@ -291,7 +296,11 @@ impl FailNthExperiment {
         let after = |error| Abort::guest(Phase::After, error);
         let guest = session.running();
         guest.mark_used();
-        let command = unit.command(patience, runs);
+        let mut command = unit.command(patience, runs);
+        if self.which.mutant != 0 {
+            let mutant = self.which.mutant;
+            command = format!("echo {mutant} > {SWITCH} && {command}");
+        }
         let limit = (LIMIT + PER_CALL * RANGE * (1 + runs)) * patience;
         let (status, stdout, mut lines) = exec(guest, &command, limit).map_err(after)?;
         guest.settle().map_err(after)?;
@@ -391,6 +400,7 @@ impl Experiment for FailNthExperiment {
             kinds,
             programs,
             nth,
+            mutant: _,
         } = &self.which;
         let wanted = |name: &&str| programs.is_empty() || programs.iter().any(|one| one == name);
         for program in PROGRAMS.into_iter().filter(wanted) {
@@ -505,6 +515,7 @@ late_initcall(init);
                 kinds: FailKind::ALL.to_vec(),
                 programs: Vec::new(),
                 nth: None,
+                mutant: 0,
             },
         );
         let failed = |call: &str, origin: &str, error: &str, count| Finding {
