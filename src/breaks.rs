@@ -62,6 +62,30 @@ pub enum Guard {
     Recheck,
 }
 
+/// A check without which a forged image does harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Check {
+    /// The length of the path of an inotify watch
+    #[value(name = "check-length")]
+    Length,
+}
+
+/// `--break` of a fuzzer, on the command line.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct CheckArgs {
+    /// Leave out one check of the kernel, to see that the fuzzer finds out
+    #[arg(long = "break", value_enum, value_name = "CHECK")]
+    check: Option<Check>,
+}
+
+impl CheckArgs {
+    /// The name of the check, as the kernel has it.
+    pub fn name(self) -> Option<String> {
+        let value = self.check?.to_possible_value()?;
+        Some(value.get_name().to_owned())
+    }
+}
+
 /// `--break` of an adversary, on the command line.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct GuardArgs {
@@ -143,6 +167,11 @@ mod tests {
             GuardArgs { guard }.name()
         });
         ours.extend(guards);
+        let checks = Check::value_variants().iter().filter_map(|check| {
+            let check = Some(*check);
+            CheckArgs { check }.name()
+        });
+        ours.extend(checks);
         ours.sort();
         assert_eq!(ours, of_kernel);
     }

@@ -57,6 +57,8 @@ pub enum Command {
     Doctor(commands::doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
     Torture(commands::torture::TortureArgs),
+    /// Forge images guided by the kernel's coverage, and look for kernel reports
+    Fuzz(commands::fuzz::FuzzArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),
     /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
@@ -105,6 +107,7 @@ impl Command {
             Self::Diff(args) => commands::diff::run(&args),
             Self::Doctor(args) => commands::doctor::run(&args, context),
             Self::Torture(args) => commands::torture::run(&args, context),
+            Self::Fuzz(args) => commands::fuzz::run(&args, context),
             Self::Matrix(args) => commands::matrix::run(&args, context),
             Self::Mutate(args) => commands::mutate::run(&args, context),
             Self::Kernel(args) => commands::kernel::run(&args, context),

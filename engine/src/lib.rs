@@ -11,6 +11,7 @@ pub mod backend;
 pub mod blame;
 mod books;
 pub mod compare;
+pub mod corpus;
 pub mod coverage;
 mod criu;
 pub mod diff;

@@ -32,6 +32,12 @@ const FAILING: [&str; 7] = [
 /// Random trees of processes that a night draws.
 const TREES: u64 = 40;
 
+/// Attacks that a night draws.
+const ATTACKS: u64 = 40;
+
+/// How long a night fuzzes, in minutes.
+const FUZZ_MINUTES: u64 = 10;
+
 /// In what a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
@@ -178,8 +184,9 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
             jobs.push(job);
         }
     }
-    let variant = &variants[0].1;
-    let mut part = |name: String, words: &[&str], rank: u32| {
+    let base = &variants[0].1;
+    let debug = &Variant::new("crucible", "debug", usual);
+    let mut part = |name: String, variant: &Variant, words: &[&str], rank: u32| {
         let mut job = Job {
             name,
             variant: variant.clone(),
@@ -194,7 +201,11 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
                 let program = FAILING[turn as usize % FAILING.len()];
                 ["--program".into(), program.into()]
             }
-            "torture" | "mutate" => ["--seed".into(), (turn + 1).to_string()],
+            // Attacks that no night before has drawn.
+            "torture" if words.contains(&"--adversary") => {
+                ["--seed".into(), (turn * ATTACKS + 1).to_string()]
+            }
+            "torture" | "mutate" | "fuzz" => ["--seed".into(), (turn + 1).to_string()],
             // Trees that no night before has drawn.
             "scenario" => {
                 let first = turn * TREES + 1;
@@ -209,20 +220,31 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
     let every = PARTS.to_string();
     part(
         "matrix ptrace".into(),
+        base,
         &["matrix", "ptrace", "--every", &every],
         4,
     );
     let images = IMAGES.to_string();
     let torture = ["torture", "--raw", &images, "--forged", &images];
-    part("torture".into(), &torture, 5);
-    part("fail-nth".into(), &["torture", "--fail-nth", "all"], 8);
-    part("trees".into(), &["scenario"], 5);
+    part("torture".into(), base, &torture, 5);
+    let attacks = ATTACKS.to_string();
+    let adversary = ["torture", "--adversary", "--count", &attacks];
+    part("adversary".into(), base, &adversary, 5);
+    let minutes = FUZZ_MINUTES.to_string();
+    part("fuzz".into(), debug, &["fuzz", "--minutes", &minutes], 7);
+    part(
+        "fail-nth".into(),
+        base,
+        &["torture", "--fail-nth", "all"],
+        8,
+    );
+    part("trees".into(), base, &["scenario"], 5);
     let [mutants, cases] = MUTANTS.map(|number| number.to_string());
     let mutate = ["mutate", "--sample", &mutants, "--cases", &cases];
-    part("mutate".into(), &mutate, 8);
+    part("mutate".into(), base, &mutate, 8);
     for (scenario, _) in &offer.scenarios {
         let words = ["sweep", scenario, "--event", "all", "--every", &every];
-        part(format!("sweep {scenario}"), &words, 6);
+        part(format!("sweep {scenario}"), base, &words, 6);
     }
     // Among equals, those that have waited longest, or never ran.
     let last = |job: &Job| basis.last.get(&job.key()).cloned().unwrap_or_default();
@@ -351,6 +373,32 @@ mod tests {
             .turns
             .insert("fail-nth [crucible/base/qemu]".into(), 8);
         assert!(words(&basis).contains("--program tree"));
+    }
+
+    #[test]
+    fn a_night_attacks_and_fuzzes_as_no_night_before() {
+        let mut basis = Basis::default();
+        let words = |name: &str, basis: &Basis| {
+            let jobs = jobs(&offer(), basis);
+            let job = jobs.iter().find(|job| job.name == name).unwrap();
+            job.arguments().join(" ")
+        };
+        assert_eq!(
+            words("adversary", &basis),
+            "torture --adversary --count 40 --seed 1 --machine qemu"
+        );
+        assert_eq!(
+            words("fuzz", &basis),
+            "fuzz --minutes 10 --seed 1 --flavour debug --machine qemu"
+        );
+        for (key, turn) in [
+            ("adversary [crucible/base/qemu]", 2),
+            ("fuzz [crucible/debug/qemu]", 3),
+        ] {
+            basis.turns.insert(key.into(), turn);
+        }
+        assert!(words("adversary", &basis).contains("--seed 81 "));
+        assert!(words("fuzz", &basis).contains("--seed 4 "));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod completions;
 pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod fuzz;
 pub mod inspect;
 pub mod kernel;
 pub mod list;

@@ -6,6 +6,7 @@ pub mod backends;
 pub mod bisect;
 pub mod chain;
 pub mod fail_nth;
+pub mod fuzz;
 pub mod matrix;
 pub mod mutate;
 pub mod nightly;

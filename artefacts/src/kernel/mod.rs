@@ -16,6 +16,7 @@ mod lines;
 mod lock;
 mod members;
 mod mutants;
+mod points;
 mod report;
 mod series;
 mod source;
@@ -35,6 +36,7 @@ pub use foreign::foreign;
 pub use lines::{Line, Lines};
 pub use members::{Member, Members, members};
 
+pub use points::{Points, points};
 pub use report::{Place, places};
 
 use crate::hash::Fingerprint;

@@ -9,6 +9,7 @@ mod adversary;
 mod chain;
 mod executor;
 mod fail_nth;
+mod fuzz;
 mod journal;
 pub mod matrix;
 pub mod mutate;
@@ -29,6 +30,7 @@ pub use self::{
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
     fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, PROGRAMS, Which},
+    fuzz::{FilePoints, FuzzExperiment, FuzzSummary, Fuzzed, ROUND, Search},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
     mutate::{MutateExperiment, Score},

@@ -57,7 +57,7 @@ const PROGRAMS: [(&str, &[&str], &str); 4] = [
 ];
 
 /// The event at which the programs are frozen: their getppid(2).
-const AT: &str = "syscall 110 1";
+pub(super) const AT: &str = "syscall 110 1";
 
 /// Damaged and forged images.
 pub struct TortureExperiment {

@@ -3,6 +3,7 @@
  * Fault injection: debugfs checkpoint/break_*. Writing 1 makes restart(2) skip
  * one piece of its code. A test that still passes does not cover that piece.
  * Without a guard, checkpoint(2) or restart(2) has a hole that it once had.
+ * Without a check, a forged image does harm.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -33,6 +34,7 @@ static const char *const names[NR_CKPT_BREAKS] = {
 	[CKPT_BREAK_GUARD_HIDDEN]	= "break_guard_hidden",
 	[CKPT_BREAK_GUARD_SIGKILL]	= "break_guard_sigkill",
 	[CKPT_BREAK_GUARD_RECHECK]	= "break_guard_recheck",
+	[CKPT_BREAK_CHECK_LENGTH]	= "break_check_length",
 };
 
 bool ckpt_broken(enum ckpt_break what)

@@ -229,9 +229,29 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 	return 0;
 }
 
+/*
+ * Under KASAN each record has a buffer of its own size, so that it reports a
+ * function that reads behind the record's end, or in the one before.
+ */
+static int fit_buffer(struct ckpt_ctx *ctx, size_t len)
+{
+	char *fitting;
+
+	if (!IS_ENABLED(CONFIG_KASAN))
+		return 0;
+	fitting = kvmalloc(len ?: 1, GFP_KERNEL_ACCOUNT);
+	if (!fitting)
+		return -ENOMEM;
+	kvfree(ctx->rbuf);
+	ctx->rbuf = fitting;
+	return 0;
+}
+
 /**
  * ckpt_read - read the next record into ctx->rec and ctx->rbuf
  * @ctx: the restart
+ *
+ * Pointers into ctx->rbuf are stale afterwards.
  *
  * On success the record is of a known type, its size is one that its type
  * allows, and its checksum is correct.
@@ -261,7 +281,9 @@ int ckpt_read(struct ckpt_ctx *ctx)
 				"record %llu (%s): objref %u, expected %s",
 				ctx->seq, desc->name, rec->objref,
 				desc->object ? "one" : "none");
-	ret = get_bytes(ctx, ctx->rbuf, rec->len);
+	ret = fit_buffer(ctx, rec->len);
+	if (!ret)
+		ret = get_bytes(ctx, ctx->rbuf, rec->len);
 	if (ret)
 		return ret;
 	if (xxh64(ctx->rbuf, rec->len, rec_seed(rec, ctx->seq)) != rec->sum)

@@ -333,7 +333,7 @@ static int set_rest(struct file *file, const struct ckpt_inode *rec)
 
 static int fill_inode(struct ckpt_ctx *ctx, struct file *file, s64 size)
 {
-	const struct ckpt_data *rec = (const void *)ctx->rbuf;
+	const struct ckpt_data *rec;
 	loff_t last = 0;
 	int ret;
 
@@ -344,6 +344,7 @@ static int fill_inode(struct ckpt_ctx *ctx, struct file *file, s64 size)
 		ret = ckpt_read(ctx);
 		if (ret)
 			return ret;
+		rec = (const void *)ctx->rbuf;
 		if (ctx->rec.type != CKPT_REC_DATA ||
 		    rec->len != ctx->rec.len - sizeof(*rec) ||
 		    rec->offset < last || rec->offset > size ||

@@ -201,8 +201,9 @@ static int add_watch(struct ckpt_ctx *ctx, struct file *file)
 	char *name;
 	int ret;
 
-	if (rec->path_len != ctx->rec.len - sizeof(*rec) || rec->wd < 1 ||
-	    rec->mask & ~WATCH_MASK)
+	if ((rec->path_len != ctx->rec.len - sizeof(*rec) &&
+	     !ckpt_broken(CKPT_BREAK_CHECK_LENGTH)) ||
+	    rec->wd < 1 || rec->mask & ~WATCH_MASK)
 		return ckpt_err(ctx, -EINVAL, "malformed watch");
 	name = kmemdup_nul((const char *)(rec + 1), rec->path_len, GFP_KERNEL);
 	if (!name)
@@ -269,7 +270,7 @@ static bool event_ok(const struct ckpt_inotify_event *rec, size_t len)
 
 static int add_events(struct ckpt_ctx *ctx, struct file *file, u32 nr)
 {
-	const struct ckpt_inotify_event *rec = (const void *)ctx->rbuf;
+	const struct ckpt_inotify_event *rec;
 	bool overflow = false;
 	int ret;
 
@@ -277,6 +278,7 @@ static int add_events(struct ckpt_ctx *ctx, struct file *file, u32 nr)
 		ret = read_as(ctx, CKPT_REC_INOTIFY_EVENT);
 		if (ret)
 			return ret;
+		rec = (const void *)ctx->rbuf;
 		if (!event_ok(rec, ctx->rec.len - sizeof(*rec)) ||
 		    (overflow && rec->mask & FS_Q_OVERFLOW))
 			return ckpt_err(ctx, -EINVAL, "malformed event");

@@ -158,13 +158,14 @@ static int fill_pipe(struct ckpt_ctx *ctx, struct pipe_inode_info *pipe,
 	int ret;
 
 	for (i = 0; i < nr; i++) {
-		const struct ckpt_pipe_buf *rec = (const void *)ctx->rbuf;
+		const struct ckpt_pipe_buf *rec;
 		struct pipe_buffer *buf;
 		struct page *page;
 
 		ret = ckpt_read(ctx);
 		if (ret)
 			return ret;
+		rec = (const void *)ctx->rbuf;
 		if (ctx->rec.type != CKPT_REC_PIPE_BUF ||
 		    rec->len != ctx->rec.len - sizeof(*rec) ||
 		    rec->len > PAGE_SIZE || !rec->len ||

@@ -144,11 +144,12 @@ static bool zombies_there(struct ckpt_ctx *ctx)
 
 static int read_trailer(struct ckpt_ctx *ctx)
 {
-	const struct ckpt_trailer *t = (const void *)ctx->rbuf;
+	const struct ckpt_trailer *t;
 	int ret = ckpt_read(ctx);
 
 	if (ret)
 		return ret;
+	t = (const void *)ctx->rbuf;
 	if (ctx->rec.type != CKPT_REC_TRAILER || t->nr_records != ctx->seq ||
 	    t->nr_objects != ctx->nr_objs)
 		return ckpt_err(ctx, -EINVAL, "the image does not end where it should");

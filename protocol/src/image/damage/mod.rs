@@ -16,8 +16,10 @@ use super::{
 mod aimed;
 mod each;
 mod fields;
+mod recipe;
 
 pub use each::{Change, changes};
+pub use recipe::Recipe;
 
 /// Values at which arithmetic and bounds checks tend to fail.
 const EDGES: [u64; 12] = [
@@ -200,27 +202,33 @@ impl Known {
 /// Returns the type of the first changed record, and the image.
 pub fn forge(records: &[Forged], rng: &mut Rng) -> (Kind, Vec<u8>) {
     let mut forged = records.to_vec();
-    let known = Known::of(records);
+    let kind = forge_records(&mut forged, rng);
+    (kind, put_together(&forged))
+}
+
+/// Makes the changes of [`forge`] to these records. Returns the type of the first changed one.
+fn forge_records(forged: &mut Vec<Forged>, rng: &mut Rng) -> Kind {
+    let known = Known::of(forged);
     let single = rng.bool();
     let changes = if single { 1 } else { rng.u8(1..4) };
     let mut first = None;
     for _ in 0..changes {
-        let rich = (single && rng.bool())
-            .then(|| pick_rich(&forged, rng))
-            .flatten();
-        let index = rich.unwrap_or_else(|| pick(&forged, rng));
-        first.get_or_insert(forged[index].kind);
-        if !(single || rng.bool()) || !aim(&mut forged, index, &known, rng) {
-            change(&mut forged, index, rng);
-        }
         if forged.is_empty() {
             break;
         }
+        let rich = (single && rng.bool())
+            .then(|| pick_rich(forged, rng))
+            .flatten();
+        let index = rich.unwrap_or_else(|| pick(forged, rng));
+        first.get_or_insert(forged[index].kind);
+        if !(single || rng.bool()) || !aim(forged, index, &known, rng) {
+            change(forged, index, rng);
+        }
     }
     if rng.u8(0..8) != 0 {
-        recount(&mut forged);
+        recount(forged);
     }
-    (Kind::from(first.unwrap_or(0)), put_together(&forged))
+    Kind::from(first.unwrap_or(0))
 }
 
 /// Makes a change that follows the meaning of the fields; returns false if no such change exists

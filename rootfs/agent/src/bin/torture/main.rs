@@ -5,12 +5,15 @@
 //! user then restarts each image with CAP_CHECKPOINT_RESTORE and no other capability. Damaged
 //! images must be refused. A forged image must either be refused, or be restored with no more
 //! rights than the user has. After each attempt, no task may remain. With `--each`, each field is
-//! forged in turn, and the report says what became of each image.
+//! forged in turn, and the report says what became of each image. With `--fuzz`, images are forged
+//! by recipes, which are kept if they reach new lines of the kernel.
 
 mod attempt;
+mod fuzz;
+mod kcov;
 mod victim;
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, process::ExitCode};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -38,6 +41,16 @@ struct Options {
     /// Change each field of each type of record in turn instead, and report each outcome.
     #[arg(long)]
     each: bool,
+    /// Forge by the recipes in this file, a JSON object that the host writes, and report the
+    /// coverage of each.
+    #[arg(long, value_name = "FILE")]
+    fuzz: Option<PathBuf>,
+    /// With --fuzz: change the recipes for this time, instead of running each of them once.
+    #[arg(long, value_name = "S")]
+    seconds: Option<u64>,
+    /// With --fuzz: the program's name in what is reported.
+    #[arg(long)]
+    name: Option<String>,
     /// User and group that the program and the restarts run as.
     #[arg(long, default_value_t = 65534)]
     user: u32,
@@ -71,8 +84,13 @@ struct Report {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let options = Options::parse();
+    let done = match &options.fuzz {
+        Some(task) => fuzz::run(&options, task),
+        None => run(&options).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("torture: {error:#}");
             ExitCode::FAILURE

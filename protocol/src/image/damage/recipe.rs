@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Forged images that outlive the guest: an image restarts only where its files are, so the fuzzer
+//! keeps how an image was forged instead.
+
+use std::{fmt, str::FromStr};
+
+use fastrand::Rng;
+
+use super::{Forged, forge_records, put_together};
+
+/// The most steps of a recipe. Images of more are hardly images any more.
+const LONGEST: usize = 24;
+
+/// How an image is forged from that of a program: the seed of each step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Recipe(Vec<u64>);
+
+impl Recipe {
+    /// Returns the number of steps; none for the program's own image.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns the image that is forged from these records.
+    #[must_use]
+    pub fn image(&self, records: &[Forged]) -> Vec<u8> {
+        let mut forged = records.to_vec();
+        for seed in &self.0 {
+            forge_records(&mut forged, &mut Rng::with_seed(*seed));
+        }
+        put_together(&forged)
+    }
+
+    /// Returns a new recipe near this one: with a step more, in one case of four with one less
+    /// before, so that steps that do not matter are lost.
+    #[must_use]
+    pub fn mutated(&self, rng: &mut Rng) -> Self {
+        let mut steps = self.0.clone();
+        if !steps.is_empty() && (steps.len() == LONGEST || rng.u8(0..4) == 0) {
+            steps.remove(rng.usize(0..steps.len()));
+        }
+        steps.push(rng.u64(..));
+        Self(steps)
+    }
+
+    /// Returns the recipes with one step less.
+    #[must_use]
+    pub fn simpler(&self) -> Vec<Self> {
+        let without = |index: usize| {
+            let mut steps = self.0.clone();
+            steps.remove(index);
+            Self(steps)
+        };
+        (0..self.0.len()).map(without).collect()
+    }
+}
+
+/// `-` for a recipe without steps, else their seeds in hexadecimal with commas.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("-");
+        }
+        for (number, seed) in self.0.iter().enumerate() {
+            let comma = if number == 0 { "" } else { "," };
+            write!(f, "{comma}{seed:x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with the text of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a recipe is - or hexadecimal numbers with commas, such as 1f,a03")]
+pub struct NotARecipe;
+
+impl FromStr for Recipe {
+    type Err = NotARecipe;
+
+    fn from_str(text: &str) -> Result<Self, NotARecipe> {
+        if text == "-" {
+            return Ok(Self::default());
+        }
+        let seeds = text.split(',').map(|seed| u64::from_str_radix(seed, 16));
+        seeds
+            .collect::<Result<_, _>>()
+            .map(Self)
+            .map_err(|_| NotARecipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::record::tests::{header, image, trailer};
+    use super::super::take_apart;
+    use super::*;
+
+    #[test]
+    fn a_recipe_is_read_as_it_is_written() {
+        for recipe in [
+            Recipe::default(),
+            Recipe(vec![0]),
+            Recipe(vec![1, u64::MAX]),
+        ] {
+            assert_eq!(recipe.to_string().parse(), Ok(recipe));
+        }
+        for wrong in ["", "x", "1,,2", "1,"] {
+            assert_eq!(wrong.parse::<Recipe>(), Err(NotARecipe), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_forges_the_same_image_again() {
+        let image = image(&[(1, 0, header(0)), (21, 0, vec![]), (4, 0, trailer(3))]);
+        let records = take_apart(&image[..]).unwrap();
+        assert_eq!(Recipe::default().image(&records), image);
+        let mut rng = Rng::with_seed(5);
+        let mut recipe = Recipe::default();
+        for _ in 0..3 * LONGEST {
+            recipe = recipe.mutated(&mut rng);
+            assert!(recipe.steps() <= LONGEST);
+            assert_eq!(recipe.image(&records), recipe.image(&records));
+        }
+        assert_eq!(recipe.simpler().len(), recipe.steps());
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Forges images by recipes, and keeps those recipes that reach new lines of the kernel.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use crucible_protocol::image::damage::{self, Forged, Recipe};
+use fastrand::Rng;
+use nix::{
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{ForkResult, fork},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Options,
+    attempt::{Attempt, Outcome},
+    kcov::Coverage,
+    victim,
+};
+
+/// What the host knows already.
+#[derive(Deserialize)]
+struct Task {
+    /// The recipes to begin with.
+    recipes: Vec<String>,
+    /// The addresses that they reach.
+    known: BTreeSet<u32>,
+}
+
+/// The report on standard output, which the host reads.
+#[derive(Default, Serialize)]
+struct Report {
+    /// Number of restarts.
+    restarts: u32,
+    /// Number of those that succeeded.
+    restored: u32,
+    /// Number of refusals by errno.
+    errnos: BTreeMap<String, u32>,
+    /// Duration in milliseconds.
+    ms: u64,
+    /// Each recipe that has reached new addresses, with these.
+    found: Vec<(String, Vec<u32>)>,
+}
+
+/// Runs as a child of a process that asks for its coverage.
+pub fn run(options: &Options, task: &Path) -> Result<ExitCode> {
+    let coverage = Coverage::begin()?;
+    // SAFETY: this program has a single thread.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let code = match child(options, task, &coverage) {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("torture: {error:#}");
+                    1
+                }
+            };
+            std::process::exit(code);
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(ExitCode::SUCCESS),
+            WaitStatus::Exited(..) => Ok(ExitCode::FAILURE),
+            status => bail!("the fuzzer ended with {status:?}"),
+        },
+    }
+}
+
+fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
+    let task: Task = serde_json::from_reader(File::open(task)?).context("the task")?;
+    let recipes: Vec<Recipe> = task
+        .recipes
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()?;
+    let image = victim::image(&options.argv, &options.at, options.user)?;
+    let records = damage::take_apart(&image[..]).context("the undamaged image cannot be parsed")?;
+    let mut fuzzer = Fuzzer {
+        attempt: Attempt::prepare(options.user)?,
+        kernel: Complaints::begin()?,
+        program: options.name.clone().unwrap_or_default(),
+        records,
+        coverage,
+        known: task.known,
+        report: Report::default(),
+    };
+    let began = Instant::now();
+    // With what checkpoint(2) has reached, which no recipe changes.
+    fuzzer.try_one(&Recipe::default())?;
+    match options.seconds {
+        None => {
+            for recipe in &recipes {
+                fuzzer.try_one(recipe)?;
+            }
+        }
+        Some(seconds) => fuzzer.search(recipes, options.seed, Duration::from_secs(seconds))?,
+    }
+    fuzzer.report.ms = began.elapsed().as_millis() as u64;
+    fuzzer.attempt.finish()?;
+    println!("{}", serde_json::to_string(&fuzzer.report)?);
+    Ok(())
+}
+
+struct Fuzzer<'a> {
+    attempt: Attempt,
+    kernel: Complaints,
+    program: String,
+    records: Vec<Forged>,
+    coverage: &'a Coverage,
+    known: BTreeSet<u32>,
+    report: Report,
+}
+
+impl Fuzzer<'_> {
+    /// Changes recipes for a while. One that reaches something new is changed from then on, too.
+    fn search(&mut self, mut recipes: Vec<Recipe>, seed: u64, limit: Duration) -> Result<()> {
+        let mut rng = Rng::with_seed(seed);
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            // The newest ones lead to what nobody has seen, more often than the others.
+            let newest = &recipes[recipes.len().saturating_sub(8)..];
+            let from = if rng.bool() { newest } else { &recipes };
+            let parent = rng.choice(from).cloned().unwrap_or_default();
+            let recipe = parent.mutated(&mut rng);
+            if self.try_one(&recipe)? {
+                recipes.push(recipe);
+            }
+        }
+        Ok(())
+    }
+
+    /// Restarts the image of a recipe. Returns true when it has reached something new.
+    fn try_one(&mut self, recipe: &Recipe) -> Result<bool> {
+        let Self { program, .. } = self;
+        // If the guest crashes, its console says by which recipe.
+        self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
+        let place = || format!("restart of {program} {recipe}");
+        let outcome = self.attempt.restart(&recipe.image(&self.records));
+        if let Some(line) = self.kernel.complaint()? {
+            bail!("{}: the kernel reports: {line}", place());
+        }
+        self.report.restarts += 1;
+        match outcome.with_context(place)? {
+            Outcome::Restored => self.report.restored += 1,
+            Outcome::Refused { errno, .. } => {
+                let errno = format!("{errno:?}");
+                *self.report.errnos.entry(errno).or_default() += 1;
+            }
+        }
+        let mut reached = self.coverage.take();
+        reached.retain(|address| self.known.insert(*address));
+        let is_new = !reached.is_empty();
+        if is_new {
+            self.report.found.push((recipe.to_string(), reached));
+        }
+        Ok(is_new)
+    }
+}
+
+/// The kernel's log: what is written to it, and what the kernel reports there.
+struct Complaints {
+    log: File,
+}
+
+impl Complaints {
+    /// Begins at the log's end.
+    fn begin() -> Result<Self> {
+        let mut log = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .context("/dev/kmsg")?;
+        log.seek(SeekFrom::End(0)).context("/dev/kmsg")?;
+        Ok(Self { log })
+    }
+
+    fn tell(&mut self, line: &str) -> Result<()> {
+        self.log.write_all(line.as_bytes()).context("/dev/kmsg")
+    }
+
+    /// Returns the first line of a report since the last call.
+    fn complaint(&mut self) -> Result<Option<String>> {
+        let mut first = None;
+        let mut record = vec![0; 8192];
+        loop {
+            let length = match self.log.read(&mut record) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first),
+                // The log has overwritten what was not read.
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
+                Err(error) => return Err(error).context("/dev/kmsg"),
+            };
+            let text = String::from_utf8_lossy(&record[..length]);
+            // "4,1051,123456,-;text"
+            let line = text.split_once(';').map_or("", |(_, line)| line);
+            if first.is_none() && is_report(line) {
+                first = Some(line.lines().next().unwrap_or("").to_owned());
+            }
+        }
+    }
+}
+
+/// Returns true for the first line of what the kernel's checkers print.
+fn is_report(line: &str) -> bool {
+    ["BUG: ", "WARNING: ", "UBSAN: ", "INFO: task ", "Oops"]
+        .iter()
+        .any(|head| line.starts_with(head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_told_from_what_the_fuzzer_writes() {
+        assert!(is_report("BUG: KASAN: slab-out-of-bounds in read_groups"));
+        assert!(is_report("WARNING: CPU: 0 PID: 7 at kernel/seccomp.c:404"));
+        assert!(!is_report("fuzz: many 1f,a03"));
+        assert!(!is_report("restart: BUG: in a path of an image"));
+    }
+}

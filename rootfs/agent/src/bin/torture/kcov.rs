@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which lines of checkpoint(2), restart(2) and the tasks of a restart this program's descendants
+//! run: KCOV's remote coverage (Documentation/dev-tools/kcov.rst,
+//! `guest-kernel/src/kernel/checkpoint/cover.h`).
+
+use std::{
+    fs::{File, OpenOptions},
+    num::NonZero,
+    os::fd::AsRawFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::mman::{MapFlags, ProtFlags, mmap},
+};
+
+/// Where the kernel has KCOV.
+const PATH: &str = "/sys/kernel/debug/kcov";
+
+/// Number of words of the shared area: the first counts the others.
+const WORDS: usize = 1 << 18;
+
+/// `KCOV_INIT_TRACE`, `_IOR('c', 1, unsigned long)`.
+const INIT_TRACE: libc::c_ulong = 0x8008_6301;
+
+/// `KCOV_REMOTE_ENABLE`, `_IOW('c', 102, struct kcov_remote_arg)`.
+const REMOTE_ENABLE: libc::c_ulong = 0x4018_6366;
+
+/// The common handle: any number but 0.
+const HANDLE: u64 = 1;
+
+/// `struct kcov_remote_arg`, without handles.
+#[repr(C)]
+struct RemoteArg {
+    trace_mode: u32,
+    area_size: u32,
+    num_handles: u32,
+    common_handle: u64,
+}
+
+/// The coverage of all descendants, until this process ends.
+pub struct Coverage {
+    area: &'static [AtomicU64],
+    _file: File,
+}
+
+impl Coverage {
+    /// Begins to count what processes run that are forked from now on.
+    pub fn begin() -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(PATH)
+            .with_context(|| format!("{PATH}: the kernel has no coverage (CONFIG_KCOV)"))?;
+        // SAFETY: the request takes a number.
+        Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), INIT_TRACE, WORDS) })
+            .context("KCOV_INIT_TRACE")?;
+        let length = NonZero::new(WORDS * size_of::<u64>()).context("no area")?;
+        let (access, flags) = (
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_SHARED,
+        );
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let area = unsafe { mmap(None, length, access, flags, &file, 0) }.context("KCOV's area")?;
+        // SAFETY: the mapping has that many words, is never unmapped, and is only used atomically,
+        // as the kernel writes to it.
+        let area = unsafe { std::slice::from_raw_parts(area.as_ptr().cast(), WORDS) };
+        let arg = RemoteArg {
+            trace_mode: 0,
+            area_size: WORDS as u32,
+            num_handles: 0,
+            common_handle: HANDLE,
+        };
+        // SAFETY: the request reads the structure, which has no handles behind it.
+        Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), REMOTE_ENABLE, &raw const arg) })
+            .context("KCOV_REMOTE_ENABLE")?;
+        Ok(Self { area, _file: file })
+    }
+
+    /// Returns the addresses that were reached since the last call, each once, in order. They are
+    /// the low halves of the kernel's addresses.
+    pub fn take(&self) -> Vec<u32> {
+        let [count, addresses @ ..] = self.area else {
+            return Vec::new();
+        };
+        let count = count.swap(0, Ordering::AcqRel) as usize;
+        let addresses = &addresses[..count.min(addresses.len())];
+        let mut reached: Vec<_> = addresses
+            .iter()
+            .map(|address| address.load(Ordering::Relaxed) as u32)
+            .collect();
+        reached.sort_unstable();
+        reached.dedup();
+        reached
+    }
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `crucible fuzz`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use crucible_artefacts::kernel::points;
+use crucible_engine::corpus::Corpus;
+use crucible_engine::experiment::{FuzzExperiment, ROUND, Search};
+use crucible_engine::random;
+
+use crate::boot_artefacts::{FlavourArg, GuestArgs};
+use crate::breaks::CheckArgs;
+use crate::command_line::CommandLine;
+use crate::commands::scenario::load;
+use crate::context::Context;
+use crate::exit::Usage;
+use crate::experiment_run::{self, Command, ExperimentArgs};
+use crate::screens;
+
+/// The corpus of an own kernel, in the results directory.
+const CORPUS: &str = "fuzz-corpus.json";
+
+/// The options of `crucible fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// How long to search, in minutes, beside what the guests need to start
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
+    /// Seed of the changes and of the random trees
+    #[arg(
+        long,
+        help_heading = "What to run",
+        value_name = "SEED",
+        default_value_t = 1
+    )]
+    seed: u64,
+    /// Where the recipes that have reached something new are kept from one run to the next, instead
+    /// of `fuzz-corpus.json` in the results directory
+    #[arg(long, help_heading = "What to run", value_name = "FILE")]
+    corpus: Option<PathBuf>,
+    /// Restart one image only, by its program and recipe as a finding names them: `many 1f,a03`
+    #[arg(long, help_heading = "What to run", value_names = ["PROGRAM", "RECIPE"], num_args = 2, conflicts_with_all = ["minutes", "corpus"])]
+    only: Option<Vec<String>>,
+    #[command(flatten, next_help_heading = "What to run")]
+    check: CheckArgs,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+}
+
+/// Forges images guided by the coverage of the kernel, and looks for kernel reports.
+pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
+    let mut guest = args.guest.clone();
+    if guest.kernel.flavour == FlavourArg::Base {
+        guest.kernel.flavour = FlavourArg::Debug;
+    }
+    let check = args.check.name();
+    let search = args.search().map_err(Usage)?;
+    let root = context.root()?;
+    let trees = load(&[random::SCENARIO.to_owned()], false, &root).map_err(Usage)?;
+    let trees = trees.into_iter().next().context("no random trees")?;
+    let file = match &args.corpus {
+        Some(file) => file.clone(),
+        None => context.results()?.join(CORPUS),
+    };
+    let corpus = Corpus::load(&file).with_context(|| {
+        format!(
+            "{}: cannot use this corpus; move it away, or choose another one with --corpus",
+            file.display()
+        )
+    })?;
+    let command = Command {
+        name: "fuzz",
+        what: "",
+        args: &args.experiment,
+        guest: &guest,
+        break_switch: check.as_deref(),
+        reproduce: args.reproduce(),
+        journal: args.only.is_none(),
+        record: false,
+        restart_kernel: None,
+    };
+    let sources = root.join("guest-kernel/src");
+    let make = |images: &crate::boot_artefacts::BootArtefacts| {
+        let points = points(&images.kernel.image, &sources)?;
+        if points.is_empty() {
+            let why =
+                "this kernel does not count what it runs (CONFIG_KCOV): the debug flavour does";
+            return Err(Usage(why.into()).into());
+        }
+        Ok(FuzzExperiment::new(
+            &root, trees, search, args.seed, points, corpus,
+        ))
+    };
+    experiment_run::run(&command, context, make, &screens::fuzz::screen)
+}
+
+impl FuzzArgs {
+    fn search(&self) -> Result<Search, String> {
+        let Some([program, recipe]) = self.only.as_deref() else {
+            let rounds = self.minutes * 60 / ROUND;
+            return Ok(Search::Rounds(rounds * u64::from(self.experiment.jobs)));
+        };
+        let recipe = recipe
+            .parse()
+            .map_err(|error| format!("{recipe}: {error}"))?;
+        Ok(Search::One(program.clone(), recipe))
+    }
+
+    /// The command that runs the same again. What a search finds depends on the corpus, too.
+    fn reproduce(&self) -> String {
+        let mut line = CommandLine::new("fuzz");
+        match &self.only {
+            Some(words) => {
+                line = line.flag("--only", true);
+                for word in words {
+                    line = line.word(word);
+                }
+            }
+            None => line = line.option("--minutes", Some(self.minutes)),
+        }
+        let corpus = self.corpus.as_ref().map(|file| file.display().to_string());
+        line.option("--seed", Some(self.seed))
+            .option("--corpus", corpus)
+            .option("--break", self.check.name())
+            .guest(&self.guest)
+            .text()
+    }
+}
