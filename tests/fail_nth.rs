@@ -12,7 +12,6 @@ use crucible_mutants::Kind;
 use serde_json::Value;
 
 fn fail_nth(args: &[&str]) -> (Option<i32>, Value) {
-    common::fixture();
     let ended = cli::run(&[&["-q", "torture", "--json", "--fail-nth"][..], args].concat());
     (ended.code(), ended.record())
 }

@@ -91,6 +91,16 @@ static void drop_slab(void)
 	}
 }
 
+/* Waits until all that call_rcu() has been given is freed. */
+static void rcu_barrier(void)
+{
+	int fd = open("/sys/module/rcutree/parameters/do_rcu_barrier", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		fail("do_rcu_barrier: %m");
+	close(fd);
+}
+
 static void read_once(struct books *books, int drop)
 {
 	static const char vmstat[] = "/proc/vmstat";
@@ -101,6 +111,7 @@ static void read_once(struct books *books, int drop)
 	memset(books, 0, sizeof(*books));
 	if (drop)
 		drop_slab();
+	rcu_barrier();
 	shrink();
 	if (!file)
 		fail("/proc/slabinfo: %m");

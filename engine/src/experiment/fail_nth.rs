@@ -36,7 +36,7 @@ const PER_CALL: Duration = Duration::from_millis(500);
 const RANGE: u32 = 2000;
 
 /// Number of times that a range is repeated between two readings of the books.
-const RUNS: u32 = 3;
+const RUNS: u32 = 8;
 
 /// The sources of the guest's program, and of programs that torture does not have.
 const SOURCES: [&str; 10] = [
