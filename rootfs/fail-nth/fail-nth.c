@@ -417,45 +417,54 @@ static int loses(unsigned int from, unsigned int to, int runs, struct books *los
 	return !!lost->nr;
 }
 
-/* Finds the failures of a range that lose something. */
+/* Says what a range loses, and where its failures are. */
+static void tell_losses(unsigned int from, unsigned int to, const struct books *lost)
+{
+	static struct tally here;
+	char origins[512] = "";
+	size_t len = 0;
+
+	here.nr = 0;
+	for (unsigned int nth = from; nth <= to && attempt(nth); nth++) {
+		read_log();
+		count(&here, origin(), 0);
+	}
+	for (int i = 0; i < here.nr && len < sizeof(origins); i++)
+		len += snprintf(origins + len, sizeof(origins) - len, "%s%s", i ? ", " : "",
+				here.rows[i].origin);
+	repeats = 0;
+	shared->nth = 0;
+	for (int i = 0; i < lost->nr; i++)
+		tell("the failures %u to %u lose %s: %ld more, in one of: %s", from, to,
+		     lost->rows[i].name, lost->rows[i].count, origins);
+	repeats = 1;
+}
+
+/* Finds what a range loses, and the shortest part that does. Which failure has which number varies. */
 static void find_losses(unsigned int from, unsigned int to, int runs)
 {
-	struct books lost, all;
-	int told = 0;
+	struct books lost, left, right;
+	unsigned int whole = to - from;
 
-	while (from <= to && told++ < 20 && loses(from, to, runs, &all)) {
-		unsigned int first = from, last = to;
+	if (from > to || !loses(from, to, runs, &lost))
+		return;
+	while (from < to) {
+		unsigned int middle = from + (to - from) / 2;
 
-		while (first < last) {
-			unsigned int middle = first + (last - first) / 2;
-
-			if (loses(first, middle, runs, &lost))
-				last = middle;
-			else
-				first = middle + 1;
-		}
-		repeats = 0;
-		forget_log();
-		if (loses(first, first, runs, &lost)) {
-			repeats = 0;
-			shared->nth = first;
-			for (int i = 0; i < lost.nr; i++)
-				tell("each time loses %s: %ld after %d times", lost.rows[i].name,
-				     lost.rows[i].count, runs);
-		} else if (loses(from, to, runs, &all)) {
-			repeats = 0;
-			shared->nth = from;
-			for (int i = 0; i < all.nr; i++)
-				tell("up to %u, but none of them alone, loses %s: %ld after %d times", to,
-				     all.rows[i].name, all.rows[i].count, runs);
-			break;
+		if (loses(from, middle, runs, &left)) {
+			to = middle;
+			lost = left;
+		} else if (loses(middle + 1, to, runs, &right)) {
+			from = middle + 1;
+			lost = right;
 		} else {
-			/* some caches vary */
 			break;
 		}
-		repeats = 1;
-		from = first + 1;
 	}
+	/* some caches vary */
+	if (whole == to - from && !loses(from, to, runs, &lost))
+		return;
+	tell_losses(from, to, &lost);
 }
 
 /* Lets a tree whose checkpoints have failed go on. */
