@@ -38,3 +38,26 @@ fn a_leak_and_a_scan_that_fails_are_told_apart() {
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0]["condition"], "leak-scan-failed");
 }
+
+#[test]
+fn what_each_restart_loses_is_in_the_kernels_books() {
+    let repeated = |options: &[&str]| {
+        let args = ["-q", "scenario", "hello", "--repeat", "5", "--json"];
+        let ended = cli::run(&[&args, options].concat());
+        (ended.code(), ended.record()["units"][0].clone())
+    };
+    let (code, unit) = repeated(&[]);
+    assert_eq!(
+        (code, &unit["verdict"]),
+        (Some(0), &"pass".into()),
+        "{unit:#}"
+    );
+    let (code, unit) = repeated(&["--break", "free"]);
+    assert_eq!(code, Some(1), "{unit:#}");
+    assert_eq!(unit["condition"], "leak", "{unit:#}");
+    let why = unit["why"].as_str().unwrap_or_default();
+    assert!(
+        why.starts_with("the kernel's books: objects of kmalloc"),
+        "{why}"
+    );
+}

@@ -8,6 +8,7 @@ use crucible_protocol::Observation;
 use super::{
     Options,
     judge::{expected, judge, nonce_kept},
+    losses,
 };
 use crate::{
     abort::{Abort, Phase},
@@ -235,6 +236,7 @@ fn run(
     record.rendered = Some(expected::rendered(runner.case, &control_point, &control));
 
     references.control = Some(control.clone());
+    let mut before = None;
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;
         record.frozen = Some(frozen_record(&restarted.before));
@@ -270,6 +272,13 @@ fn run(
             };
         }
         record.passed += 1;
+        // What the first restart leaves behind, the kernel keeps for the next ones.
+        if number == 1 && losses::applies(options) {
+            before = Some(losses::read(runner)?);
+        }
+    }
+    if let Some(before) = before {
+        losses::check(runner, options, &before, record.repeat - 1)?;
     }
     Ok(Outcome::passed(format!(
         "{} of {} restarts like the control",

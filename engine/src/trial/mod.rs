@@ -3,6 +3,7 @@
 
 mod case;
 pub(crate) mod judge;
+mod losses;
 
 use std::{collections::BTreeMap, time::Duration};
 

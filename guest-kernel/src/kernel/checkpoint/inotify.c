@@ -237,7 +237,7 @@ out:
 
 static int add_watches(struct ckpt_ctx *ctx, struct ckpt_watches *watches, u32 nr)
 {
-	const struct ckpt_watch *rec = (const void *)ctx->rbuf;
+	const struct ckpt_watch *rec;
 	u32 i;
 	int ret;
 
@@ -247,6 +247,7 @@ static int add_watches(struct ckpt_ctx *ctx, struct ckpt_watches *watches, u32 n
 			ret = add_watch(ctx, watches->file);
 		if (ret)
 			return ret;
+		rec = (const void *)ctx->rbuf;
 		watches->watches[i].wd = rec->wd;
 		watches->watches[i].mask = rec->mask;
 		watches->nr++;

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What each restart loses in the kernel: its books, before and after repeated restarts.
+
+use super::Options;
+use crate::{
+    abort::Abort,
+    backend::Backend,
+    blame::Condition,
+    books::Books,
+    run::{RestartIn, Runner},
+};
+
+/// The least number of repeated restarts whose losses are looked for. What fewer leave behind may be
+/// what the kernel has allocated once.
+const LEAST: u32 = 5;
+
+/// Number of times that a loss must show again.
+const AGAIN: u32 = 1;
+
+/// Returns true when a case is repeated often enough, in one guest.
+pub(super) fn applies(options: &Options) -> bool {
+    options.repeat >= LEAST
+        && options.restart_in == RestartIn::Same
+        && options.backend == Backend::Crucible
+}
+
+/// Reads the kernel's books.
+pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
+    let patience = runner.session.patience();
+    Books::read(runner.session.running(), patience)
+}
+
+/// Compares what `runs` restarts since `before` have added to the books with what as many controls
+/// add.
+///
+/// # Errors
+/// Each restart loses something, or a run fails.
+pub(super) fn check(
+    runner: &mut Runner<'_, '_>,
+    options: &Options,
+    before: &Books,
+    runs: u32,
+) -> Result<(), Abort> {
+    let growth = read(runner)?.growth(before);
+    let mut usual = controls(runner, runs)?;
+    let mut lost = growth.lost(&usual, runs);
+    for _ in 0..AGAIN {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let before = read(runner)?;
+        for _ in 0..runs {
+            runner.restarted(options.restart_in)?.end?;
+        }
+        let growth = read(runner)?.growth(&before);
+        usual = controls(runner, runs)?;
+        let again = growth.lost(&usual, runs);
+        lost.retain(|line| again.iter().any(|other| name(other) == name(line)));
+    }
+    match lost.first() {
+        None => Ok(()),
+        Some(first) => {
+            let why = format!("the kernel's books: {first}");
+            Err(Abort::new(Condition::Leak, why).with(lost))
+        }
+    }
+}
+
+/// Returns what controls, which nothing is checkpointed or restarted in, add to the books.
+fn controls(runner: &mut Runner<'_, '_>, runs: u32) -> Result<Books, Abort> {
+    let before = read(runner)?;
+    for _ in 0..runs {
+        runner.control()?;
+    }
+    Ok(read(runner)?.growth(&before))
+}
+
+/// The name of the count in a line that says what was lost.
+fn name(line: &str) -> &str {
+    line.split(':').next().unwrap_or_default()
+}
