@@ -18,6 +18,17 @@ const IMAGES: u64 = 200;
 /// Mutants that are drawn in a night, and the most cases of each.
 const MUTANTS: [u64; 2] = [40, 40];
 
+/// Programs of which one in turn has failures in a night.
+const FAILING: [&str; 7] = [
+    "many",
+    "tree",
+    "threads",
+    "chain",
+    "traced",
+    "exec",
+    "proc-files",
+];
+
 /// Random trees of processes that a night draws.
 const TREES: u64 = 40;
 
@@ -186,6 +197,10 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         };
         let turn = basis.turns.get(&job.key()).copied().unwrap_or_default();
         let number = match words[0] {
+            "torture" if words.contains(&"--fail-nth") => {
+                let program = FAILING[turn as usize % FAILING.len()];
+                ["--program".into(), program.into()]
+            }
             // Attacks that no night before has drawn.
             "torture" if words.contains(&"--adversary") => {
                 ["--seed".into(), (turn * ATTACKS + 1).to_string()]
@@ -217,6 +232,12 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
     part("adversary".into(), base, &adversary, 5);
     let minutes = FUZZ_MINUTES.to_string();
     part("fuzz".into(), debug, &["fuzz", "--minutes", &minutes], 7);
+    part(
+        "fail-nth".into(),
+        base,
+        &["torture", "--fail-nth", "all"],
+        8,
+    );
     part("trees".into(), base, &["scenario"], 5);
     let [mutants, cases] = MUTANTS.map(|number| number.to_string());
     let mutate = ["mutate", "--sample", &mutants, "--cases", &cases];
@@ -336,6 +357,22 @@ mod tests {
         assert_eq!(words(&basis), first);
         basis.turns.insert("mutate [crucible/base/qemu]".into(), 6);
         assert!(words(&basis).contains("--seed 7"));
+    }
+
+    #[test]
+    fn programs_take_turns_to_have_failures() {
+        let mut basis = Basis::default();
+        let words = |basis: &Basis| {
+            let jobs = jobs(&offer(), basis);
+            let job = jobs.iter().find(|job| job.name == "fail-nth").unwrap();
+            job.arguments().join(" ")
+        };
+        let first = "torture --fail-nth all --program many --machine qemu";
+        assert_eq!(words(&basis), first);
+        basis
+            .turns
+            .insert("fail-nth [crucible/base/qemu]".into(), 8);
+        assert!(words(&basis).contains("--program tree"));
     }
 
     #[test]

@@ -4,15 +4,15 @@
  *
  *	fail-nth CALL KIND PROGRAM count
  *		prints how many could fail
- *	fail-nth CALL KIND PROGRAM FROM TO TIMES
- *		lets the FROMth to TOth fail, all of them TIMES times; TO 0: until none is left
+ *	fail-nth CALL KIND PROGRAM FROM TO RUNS
+ *		lets the FROMth to TOth fail; TO 0: until none is left. Then all of them again, RUNS times,
+ *		and looks at the kernel's books: what each run adds is lost. RUNS 0: does not
  *
- * CALL is checkpoint or restart. KIND is slab, page or usercopy, or none for calls in which nothing
- * fails. Afterwards a call must have failed with a message, or the failure was harmless and the image
+ * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must have failed with a message, or the failure was harmless and the image
  * or the restarted tree is the same as without. No process or descriptor may be left, and a tree whose
  * checkpoints have failed must go on as if there had been none.
  *
- * The kernel's log says where each failure was: the site is our innermost function on the stack, by
+ * The kernel's log says where each failure was: the origin is our innermost function on the stack, by
  * the names in ./ours, and what it called.
  *
  * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
@@ -51,17 +51,21 @@ static const char *call, *kind, *program;
 static int image = -1, again = -1, scratch = -1, logfd = -1, tree = -1, nth_file = -1;
 static struct bytes mask[2];
 static struct tally tally;
+/* true when failures are repeated: all has been said of them */
+static int repeats;
 
 void tell(const char *format, ...)
 {
 	va_list args;
 
+	if (repeats)
+		return;
 	fprintf(stderr, "%s, %s %u: ", call, kind, shared->nth);
 	va_start(args, format);
 	vfprintf(stderr, format, args);
 	va_end(args);
 	if (shared->nth)
-		fprintf(stderr, " (the failure was in %s)", site());
+		fprintf(stderr, " (the failure was in %s)", origin());
 	fputc('\n', stderr);
 	shared->told++;
 }
@@ -322,10 +326,9 @@ static void learn(void)
 }
 
 /* Compares an image with those of calls in which nothing has failed. */
-static void compare(int fd)
+static void compare(int fd, unsigned int nth)
 {
 	char what[128];
-	unsigned int nth = shared->nth;
 
 	for (int i = 0; differs(&mask[0], &mask[1], fd, what, sizeof(what)); i++) {
 		if (i == 3) {
@@ -350,16 +353,16 @@ static int attempt(unsigned int nth)
 	ret = restarts ? restart(nth) : save(scratch, nth);
 	failed = nth && !disarm();
 	shared->calls++;
-	if (failed) {
+	if (failed && !repeats) {
 		read_log();
-		count(&tally, site(), -ret);
+		count(&tally, origin(), -ret);
 	}
 	if (ret && !failed)
 		tell("the call fails though nothing else does: %s (%s)", strerrorname_np(-ret),
 		     first_line(logfd));
-	if (ret && failed && !first_line(logfd)[0] && strcmp(site(), "ckpt_ctx_alloc"))
+	if (ret && failed && !first_line(logfd)[0] && strcmp(origin(), "ckpt_ctx_alloc"))
 		tell("%s without a message", strerrorname_np(-ret));
-	if (ret && !expected(-ret))
+	if (ret && !expected(-ret, origin()))
 		tell("%s is no error of a failed allocation or copy", strerrorname_np(-ret));
 	if (restarts && ret) {
 		if (waitpid(-1, NULL, __WALL | WNOHANG) >= 0 || errno != ECHILD)
@@ -368,22 +371,100 @@ static int attempt(unsigned int nth)
 			tell("a failed restart leaves a task");
 		kill_tree();
 	} else if (restarts) {
-		if (failed)
+		if (failed && !repeats)
 			must_save(again);
 		kill_tree();
 	} else if (ret && !is_frozen()) {
 		tell("a failed checkpoint thaws the tree");
 	}
-	if (!ret && failed) {
+	if (!ret && failed && !repeats) {
 		if (!restarts && ftruncate(fd, lseek(fd, 0, SEEK_CUR)))
 			fail("ftruncate: %m");
-		compare(fd);
+		compare(fd, nth);
 	}
 	fd = dup(0);
 	if (fd != shared->free_fd)
 		tell("the lowest free descriptor is %d instead of %d", fd, shared->free_fd);
 	close(fd);
 	return failed;
+}
+
+/* Lets a range fail. Returns the first number that is not in it. */
+static unsigned int sweep(unsigned int from, unsigned int to)
+{
+	while ((!to || from <= to) && attempt(from))
+		from++;
+	return from;
+}
+
+/* Returns true, and what, when a range loses something each time that it fails. */
+static int loses(unsigned int from, unsigned int to, int runs, struct books *lost)
+{
+	struct books before, after;
+	int drop = !strcmp(call, "restart");
+
+	sweep(from, to);
+	read_books(&before, drop);
+	*lost = before;
+	for (int again = 0; again < 2 && lost->nr; again++) {
+		for (int i = 0; i < runs; i++)
+			sweep(from, to);
+		read_books(&after, drop);
+		/* something from before may be given back meanwhile */
+		keep_lost(lost, &before, &after, runs - runs / 4);
+		before = after;
+	}
+	return !!lost->nr;
+}
+
+/* Says what a range loses, and where its failures are. */
+static void tell_losses(unsigned int from, unsigned int to, const struct books *lost)
+{
+	static struct tally here;
+	char origins[512] = "";
+	size_t len = 0;
+
+	here.nr = 0;
+	for (unsigned int nth = from; nth <= to && attempt(nth); nth++) {
+		read_log();
+		count(&here, origin(), 0);
+	}
+	for (int i = 0; i < here.nr && len < sizeof(origins); i++)
+		len += snprintf(origins + len, sizeof(origins) - len, "%s%s", i ? ", " : "",
+				here.rows[i].origin);
+	repeats = 0;
+	shared->nth = 0;
+	for (int i = 0; i < lost->nr; i++)
+		tell("the failures %u to %u lose %s: %ld more, in one of: %s", from, to,
+		     lost->rows[i].name, lost->rows[i].count, origins);
+	repeats = 1;
+}
+
+/* Finds what a range loses, and the shortest part that does. Which failure has which number varies. */
+static void find_losses(unsigned int from, unsigned int to, int runs)
+{
+	struct books lost, left, right;
+	unsigned int whole = to - from;
+
+	if (from > to || !loses(from, to, runs, &lost))
+		return;
+	while (from < to) {
+		unsigned int middle = from + (to - from) / 2;
+
+		if (loses(from, middle, runs, &left)) {
+			to = middle;
+			lost = left;
+		} else if (loses(middle + 1, to, runs, &right)) {
+			from = middle + 1;
+			lost = right;
+		} else {
+			break;
+		}
+	}
+	/* some caches vary */
+	if (whole == to - from && !loses(from, to, runs, &lost))
+		return;
+	tell_losses(from, to, &lost);
 }
 
 /* Lets a tree whose checkpoints have failed go on. */
@@ -393,7 +474,7 @@ static void go_on(const char *undisturbed)
 
 	shared->nth = 0;
 	must_save(scratch);
-	compare(scratch);
+	compare(scratch, 0);
 	must_put(TREE "/cgroup.freeze", "0");
 	if (!undisturbed)
 		return;
@@ -417,7 +498,7 @@ static void work(char **argv)
 {
 	/* it goes on for ever */
 	int ends = strcmp(program, "many"), checkpoints = !strcmp(call, "checkpoint");
-	unsigned int from, to, times, last = 0;
+	unsigned int from, to, end_of_range;
 	char *undisturbed = NULL;
 	int free_fd;
 
@@ -462,19 +543,17 @@ static void work(char **argv)
 	}
 	from = atoi(argv[4]);
 	to = atoi(argv[5]);
-	times = atoi(argv[6]);
-	for (unsigned int i = 0; i < times; i++) {
-		unsigned int nth = from;
-
-		while ((!to || nth <= to) && attempt(strcmp(kind, "none") ? nth : 0))
-			nth++;
-		last = nth > last ? nth : last;
+	end_of_range = sweep(from, to);
+	if (atoi(argv[6])) {
+		repeats = 1;
+		find_losses(from, end_of_range - 1, atoi(argv[6]));
+		repeats = 0;
 	}
 	if (checkpoints)
 		go_on(undisturbed);
 	kill_tree();
 	put(TREE "/cgroup.freeze", "0");
-	printf("{\"calls\":%u,\"last\":%u,\"sites\":", shared->calls, last - 1);
+	printf("{\"calls\":%u,\"last\":%u,\"origins\":", shared->calls, end_of_range - 1);
 	print_tally(&tally);
 	printf("}\n");
 }

@@ -8,9 +8,9 @@
 
 #define SYS_checkpoint	500
 #define SYS_restart	501
-/* size of struct ckpt_rec */
-#define HEAD		24
-#define MAX_SITES	4096
+#define HEAD		sizeof(struct ckpt_rec)
+#define MAX_ORIGINS	4096
+#define MAX_BOOKS	400
 
 /* What the worker and its watcher share. */
 struct shared {
@@ -28,10 +28,19 @@ struct bytes {
 
 struct tally {
 	struct {
-		char *site;
+		char *origin;
 		int error;
 		unsigned int count;
-	} rows[MAX_SITES];
+	} rows[MAX_ORIGINS];
+	int nr;
+};
+
+/* Counts of the kernel's objects. */
+struct books {
+	struct {
+		char name[96];
+		long count;
+	} rows[MAX_BOOKS];
 	int nr;
 };
 
@@ -40,20 +49,24 @@ extern int limit;
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
-/* site.c: the kernel's log */
+/* origin.c: the kernel's log */
 void load_names(const char *path);
 void open_log(void);
 void forget_log(void);
 void read_log(void);
-const char *site(void);
+const char *origin(void);
 
 /* look.c: results */
 const char *first_line(int fd);
 char *text_of(const char *path);
-int expected(int error);
+int expected(int error, const char *origin);
 void learn_image(struct bytes *known, struct bytes *mask, int fd);
 int differs(const struct bytes *known, const struct bytes *mask, int fd, char *what, size_t len);
-void count(struct tally *tally, const char *site, int error);
+void count(struct tally *tally, const char *origin, int error);
 void print_tally(const struct tally *tally);
+
+/* books.c */
+void read_books(struct books *books, int drop);
+int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs);
 
 #endif

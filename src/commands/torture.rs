@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use crucible_engine::experiment::{
-    AdversaryExperiment, FailKind, FailNthExperiment, TortureExperiment, Which,
+    AdversaryExperiment, FailKind, FailNthExperiment, PROGRAMS, TortureExperiment, Which,
 };
 
 use crate::boot_artefacts::{FlavourArg, GuestArgs};
@@ -112,9 +112,12 @@ pub struct TortureArgs {
         value_name = "NAME",
         value_delimiter = ',',
         requires = "fail_nth",
-        value_parser = ["tree", "threads", "chain", "many"]
+        value_parser = PROGRAMS
     )]
     program: Vec<String>,
+    /// Number of a mutant of the kernel's code, for tests only
+    #[arg(long, hide = true, requires = "fail_nth", default_value_t = 0)]
+    mutant_number: u32,
     /// Seed of the random changes, or of the first attack
     #[arg(
         long,
@@ -236,6 +239,7 @@ fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<Exit
         kinds: kind.kinds(),
         programs: args.program.clone(),
         nth: args.nth.clone(),
+        mutant: args.mutant_number,
     };
     let root = context.root()?;
     let make = |_: &crate::boot_artefacts::BootArtefacts| Ok(FailNthExperiment::new(&root, which));

@@ -27,13 +27,10 @@ pub fn screen(report: &Report<Failed, FailNthSummary>, record: &Record) -> Strin
     }
     let FailNthSummary {
         failures,
-        sites,
+        origins,
         kinds,
     } = &report.summary;
-    let _ = writeln!(
-        text,
-        "  {failures} failures at {sites} places of the kernel"
-    );
+    let _ = writeln!(text, "  {failures} failures of {origins} origins");
     for (name, sum) in kinds {
         let results: Vec<_> = sum
             .results
@@ -42,9 +39,9 @@ pub fn screen(report: &Report<Failed, FailNthSummary>, record: &Record) -> Strin
             .collect();
         let _ = writeln!(
             text,
-            "  {name}: {} failures at {} places: {}",
+            "  {name}: {} failures of {} origins: {}",
             sum.failures,
-            sum.sites,
+            sum.origins,
             results.join(", ")
         );
     }

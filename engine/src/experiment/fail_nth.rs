@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use crucible_mutants::SWITCH;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -20,7 +21,6 @@ use super::{
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
-    books::Books,
     leaks,
     outcome::Outcome,
     session::Session,
@@ -32,26 +32,51 @@ const LIMIT: Duration = Duration::from_secs(200);
 /// Time limit per call on average.
 const PER_CALL: Duration = Duration::from_millis(500);
 
-/// Number of failures of a unit.
-const RANGE: u32 = 250;
+/// Number of failures of a unit. A call takes milliseconds, and reading the books seconds.
+const RANGE: u32 = 2000;
 
-/// Number of times that each failure is repeated between two readings of the books.
-const RUNS: u32 = 2;
+/// Number of times that a range is repeated between two readings of the books.
+const RUNS: u32 = 8;
 
-/// Number of times that a loss must show again.
-const AGAIN: u32 = 2;
+/// The sources of the guest's program, and of programs that torture does not have.
+const SOURCES: [&str; 10] = [
+    "rootfs/fail-nth/books.c",
+    "rootfs/fail-nth/fail-nth.c",
+    "rootfs/fail-nth/fail-nth.h",
+    "rootfs/fail-nth/look.c",
+    "rootfs/fail-nth/origin.c",
+    "rootfs/fail-nth/traced.c",
+    "guest-kernel/src/include/uapi/linux/checkpoint.h",
+    "scenarios/exec-threads/execs.c",
+    "scenarios/exec-threads/tracer.c",
+    "scenarios/proc-files/proc-files.c",
+];
 
-/// The sources of the guest's program.
-const SOURCES: [&str; 4] = ["fail-nth.c", "fail-nth.h", "look.c", "site.c"];
-
-/// Builds it.
-const BUILD: &str = "gcc -O2 -o fail-nth fail-nth.c look.c site.c";
+/// Builds them.
+const BUILD: &str = "set -e
+gcc -O2 -o fail-nth fail-nth.c books.c look.c origin.c
+gcc -O2 -o traced traced.c
+gcc -O2 -pthread -o proc-files proc-files.c workload.c
+gcc -O1 -pthread -o execs execs.c
+gcc -O1 -o tracer tracer.c
+printf '#include <unistd.h>
+int main(void) { return execl(\"./tracer\", \"tracer\", \"exits\", \"late\", (char *)0); }
+' > exec.c
+gcc -O1 -o exec exec.c";
 
 /// The directories and files of the kernel's code whose failures are looked at.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
 
 /// The programs whose trees are saved and restarted.
-const PROGRAMS: [&str; 4] = ["tree", "threads", "chain", "many"];
+pub const PROGRAMS: [&str; 7] = [
+    "tree",
+    "threads",
+    "chain",
+    "many",
+    "traced",
+    "exec",
+    "proc-files",
+];
 
 /// The calls.
 const CALLS: [&str; 2] = ["checkpoint", "restart"];
@@ -90,6 +115,8 @@ pub struct Which {
     pub programs: Vec<String>,
     /// Their numbers, from 1 on; all if `None`.
     pub nth: Option<RangeInclusive<u32>>,
+    /// Number of a mutant of the kernel's code, to see that its mistake is found; 0 for none.
+    pub mutant: u32,
 }
 
 /// Failures in checkpoint(2) and restart(2).
@@ -110,20 +137,23 @@ pub struct Failures {
 }
 
 impl Failures {
-    fn command(&self, patience: u32, kind: &str, to: Option<u32>, times: u32) -> String {
+    fn command(&self, patience: u32, runs: u32) -> String {
         let Self {
             program,
             call,
+            kind,
             from,
-            ..
+            to,
         } = self;
+        let kind = kind.name();
         let to = to.unwrap_or(0);
-        format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} {from} {to} {times}")
+        format!("PATIENCE={patience} ./fail-nth {call} {kind} {program} {from} {to} {runs}")
     }
 }
 
 /// What was seen of a range.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Failed {
     /// `checkpoint` or `restart`.
     pub call: String,
@@ -133,10 +163,13 @@ pub struct Failed {
     pub calls: u32,
     /// The last number at which there was something that could fail.
     pub last: u32,
-    /// For each place: the function, the error of the call or nothing when it has succeeded, and the
+    /// For each origin: its name, the error of the call or nothing when it has succeeded, and the
     /// number of failures.
-    pub sites: Vec<(String, String, u32)>,
+    pub origins: Vec<(String, String, u32)>,
 }
+
+/// What was wrong with a range, and what else was seen of it.
+struct Wrong(Outcome, Option<Failed>);
 
 /// The failures of one kind in one call.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -145,8 +178,8 @@ pub struct Sum {
     pub failures: u64,
     /// Those by the error of the call; `harmless` when the call has succeeded nevertheless.
     pub results: BTreeMap<String, u64>,
-    /// Number of places in the kernel's code.
-    pub sites: usize,
+    /// Number of origins.
+    pub origins: usize,
 }
 
 /// The results of all ranges.
@@ -154,8 +187,8 @@ pub struct Sum {
 pub struct FailNthSummary {
     /// Number of failures.
     pub failures: u64,
-    /// Number of places in the kernel's code.
-    pub sites: usize,
+    /// Number of origins.
+    pub origins: usize,
     /// By call and kind.
     pub kinds: BTreeMap<String, Sum>,
 }
@@ -173,8 +206,10 @@ impl FailNthExperiment {
     }
 
     fn sources(&self) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
-        let dir = self.root.join("rootfs/fail-nth");
-        let read = |name: &&'static str| Ok((*name, fs::read(dir.join(name))?));
+        let read = |path: &&'static str| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Ok((name, fs::read(self.root.join(path))?))
+        };
         SOURCES.iter().map(read).collect()
     }
 
@@ -254,25 +289,29 @@ impl FailNthExperiment {
         &self,
         session: &mut Session<'_>,
         unit: &Failures,
-        kind: &str,
-        to: Option<u32>,
-        times: u32,
-    ) -> Result<Result<Failed, Outcome>, Abort> {
+        runs: u32,
+    ) -> Result<Result<Failed, Wrong>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
         let after = |error| Abort::guest(Phase::After, error);
         let guest = session.running();
         guest.mark_used();
-        let command = unit.command(patience, kind, to, times);
-        let limit = (LIMIT + PER_CALL * RANGE * times) * patience;
+        let mut command = unit.command(patience, runs);
+        if self.which.mutant != 0 {
+            let mutant = self.which.mutant;
+            command = format!("echo {mutant} > {SWITCH} && {command}");
+        }
+        let limit = (LIMIT + PER_CALL * RANGE * (1 + runs)) * patience;
         let (status, stdout, mut lines) = exec(guest, &command, limit).map_err(after)?;
         guest.settle().map_err(after)?;
+        let failed = serde_json::from_str(stdout.trim()).map(|failed| Failed {
+            call: unit.call.to_owned(),
+            kind: unit.kind.name().to_owned(),
+            ..failed
+        });
         if status == Some(0) {
-            let mut failed: Failed = serde_json::from_str(stdout.trim())
-                .map_err(|_| Abort::failed(format!("fail-nth printed no report: {stdout}")))?;
-            failed.call = unit.call.to_owned();
-            failed.kind = unit.kind.name().to_owned();
-            return Ok(Ok(failed));
+            let report = |_| Abort::failed(format!("fail-nth printed no report: {stdout}"));
+            return failed.map(Ok).map_err(report);
         }
         let first = lines.first().cloned();
         let (condition, why) = match (status, first) {
@@ -283,111 +322,11 @@ impl FailNthExperiment {
             ),
         };
         lines.push(format!("in the guest: {command}"));
-        Ok(Err(Outcome {
+        let outcome = Outcome {
             lines,
             ..Outcome::new(condition, why)
-        }))
-    }
-
-    /// Lets a range fail several times, and returns what that adds to the kernel's books.
-    fn growth(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        kind: &str,
-        to: Option<u32>,
-    ) -> Result<Result<(Failed, Books), Outcome>, Abort> {
-        self.ready(session)?;
-        let patience = session.patience();
-        let before = Books::read(session.running(), patience)?;
-        let failed = match self.attempt(session, unit, kind, to, RUNS)? {
-            Ok(failed) => failed,
-            Err(outcome) => return Ok(Err(outcome)),
         };
-        let after = Books::read(session.running(), patience)?;
-        Ok(Ok((failed, after.growth(&before))))
-    }
-
-    /// Lets a range fail, and returns what it loses each time, if calls without a failure do not.
-    fn lose(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        to: Option<u32>,
-    ) -> Result<Result<(Failed, Vec<String>), Outcome>, Abort> {
-        let kind = unit.kind.name();
-        let (failed, growth) = match self.growth(session, unit, kind, to)? {
-            Ok(grown) => grown,
-            Err(outcome) => return Ok(Err(outcome)),
-        };
-        let mut lost = growth.lost(&Books::default(), RUNS);
-        for _ in 0..AGAIN {
-            if lost.is_empty() {
-                break;
-            }
-            let usual = match self.growth(session, unit, "none", Some(unit.from))? {
-                Ok((_, usual)) => usual,
-                Err(outcome) => return Ok(Err(outcome)),
-            };
-            let again = match self.growth(session, unit, kind, to)? {
-                Ok((_, growth)) => growth.lost(&usual, RUNS),
-                Err(outcome) => return Ok(Err(outcome)),
-            };
-            let name = |line: &str| line.split(':').next().map(str::to_owned);
-            lost.retain(|line| again.iter().any(|other| name(other) == name(line)));
-        }
-        Ok(Ok((failed, lost)))
-    }
-
-    /// Finds the first failure of a range that loses something.
-    fn culprit(
-        &self,
-        session: &mut Session<'_>,
-        unit: &Failures,
-        last: u32,
-        lost: Vec<String>,
-    ) -> Result<Outcome, Abort> {
-        let mut one = Failures {
-            to: Some(last),
-            ..unit.clone()
-        };
-        let mut shown = lost;
-        let mut failed = Failed::default();
-        while one.to.is_some_and(|to| to > one.from) {
-            let to = one.to.unwrap_or(one.from);
-            let middle = one.from + (to - one.from) / 2;
-            match self.lose(session, &one, Some(middle))? {
-                Err(outcome) => return Ok(outcome),
-                Ok((of, lost)) if !lost.is_empty() => {
-                    (one.to, shown, failed) = (Some(middle), lost, of);
-                }
-                Ok(_) => one.from = middle + 1,
-            }
-        }
-        if failed.sites.len() != 1 {
-            match self.lose(session, &one, one.to)? {
-                Err(outcome) => return Ok(outcome),
-                Ok((of, lost)) => (failed, shown) = (of, lost),
-            }
-        }
-        let site = failed.sites.first().map(|(site, _, _)| site.as_str());
-        let why = match shown.is_empty() {
-            false => format!(
-                "{}, {} {}: the failure in {} loses {}",
-                unit.call,
-                unit.kind.name(),
-                one.from,
-                site.unwrap_or("an unknown function"),
-                shown.join(", ")
-            ),
-            true => format!(
-                "{}, {} {} to {last}: something is lost, but by no failure alone",
-                unit.call,
-                unit.kind.name(),
-                unit.from,
-            ),
-        };
-        Ok(Outcome::new(Condition::Leak, why))
+        Ok(Err(Wrong(outcome, failed.ok())))
     }
 
     fn unit(
@@ -395,28 +334,21 @@ impl FailNthExperiment {
         session: &mut Session<'_>,
         unit: &Failures,
     ) -> Result<(Outcome, Option<Failed>), Abort> {
-        let passed = |failed: &Failed| {
-            let failures: u32 = failed.sites.iter().map(|(_, _, count)| count).sum();
-            Outcome::passed(format!("{failures} failures"))
-        };
         // KASAN keeps freed objects, which are then in the books; its flavour has kmemleak.
-        if session.setup().lab.finds_leaks() {
-            let failed = match self.attempt(session, unit, unit.kind.name(), unit.to, 1)? {
-                Ok(failed) => failed,
-                Err(outcome) => return Ok((outcome, None)),
-            };
+        let scans = session.setup().lab.finds_leaks();
+        let failed = match self.attempt(session, unit, if scans { 0 } else { RUNS })? {
+            Ok(failed) => failed,
+            Err(Wrong(outcome, failed)) => return Ok((outcome, failed)),
+        };
+        if scans {
             let patience = session.patience();
             leaks::scan(session.running(), patience)?;
-            return Ok((passed(&failed), Some(failed)));
         }
-        match self.lose(session, unit, unit.to)? {
-            Err(outcome) => Ok((outcome, None)),
-            Ok((failed, lost)) if lost.is_empty() => Ok((passed(&failed), Some(failed))),
-            Ok((failed, lost)) => {
-                let outcome = self.culprit(session, unit, failed.last.max(unit.from), lost)?;
-                Ok((outcome, Some(failed)))
-            }
-        }
+        let failures: u32 = failed.origins.iter().map(|(_, _, count)| count).sum();
+        Ok((
+            Outcome::passed(format!("{failures} failures")),
+            Some(failed),
+        ))
     }
 }
 
@@ -468,6 +400,7 @@ impl Experiment for FailNthExperiment {
             kinds,
             programs,
             nth,
+            mutant: _,
         } = &self.which;
         let wanted = |name: &&str| programs.is_empty() || programs.iter().any(|one| one == name);
         for program in PROGRAMS.into_iter().filter(wanted) {
@@ -519,10 +452,10 @@ impl Experiment for FailNthExperiment {
     fn summarise(&self, findings: &[Finding<Failed>]) -> FailNthSummary {
         let mut summary = FailNthSummary::default();
         let mut all = BTreeSet::new();
-        let mut places: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        let mut origins: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
         for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {
             let name = format!("{} {}", detail.call, detail.kind);
-            for (site, error, count) in &detail.sites {
+            for (origin, error, count) in &detail.origins {
                 let sum = summary.kinds.entry(name.clone()).or_default();
                 let result = match error.as_str() {
                     "" => "harmless",
@@ -532,14 +465,14 @@ impl Experiment for FailNthExperiment {
                 sum.failures += count;
                 summary.failures += count;
                 *sum.results.entry(result.to_owned()).or_default() += count;
-                places.entry(name.clone()).or_default().insert(site);
-                all.insert(site);
+                origins.entry(name.clone()).or_default().insert(origin);
+                all.insert(origin);
             }
         }
-        for (name, places) in places {
-            summary.kinds.entry(name).or_default().sites = places.len();
+        for (name, all) in origins {
+            summary.kinds.entry(name).or_default().origins = all.len();
         }
-        summary.sites = all.len();
+        summary.origins = all.len();
         summary
     }
 }
@@ -582,16 +515,17 @@ late_initcall(init);
                 kinds: FailKind::ALL.to_vec(),
                 programs: Vec::new(),
                 nth: None,
+                mutant: 0,
             },
         );
-        let failed = |call: &str, site: &str, error: &str, count| Finding {
+        let failed = |call: &str, origin: &str, error: &str, count| Finding {
             key: String::new(),
             outcome: Outcome::passed(String::new()),
             ms: 0,
             detail: Some(Failed {
                 call: call.to_owned(),
                 kind: "slab".to_owned(),
-                sites: vec![(site.to_owned(), error.to_owned(), count)],
+                origins: vec![(origin.to_owned(), error.to_owned(), count)],
                 ..Failed::default()
             }),
         };
@@ -600,9 +534,9 @@ late_initcall(init);
             failed("restart", "a", "", 1),
             failed("checkpoint", "b", "ENOMEM", 2),
         ]);
-        assert_eq!((summary.failures, summary.sites), (6, 2));
+        assert_eq!((summary.failures, summary.origins), (6, 2));
         let restart = &summary.kinds["restart slab"];
-        assert_eq!((restart.failures, restart.sites), (4, 1));
+        assert_eq!((restart.failures, restart.origins), (4, 1));
         assert_eq!(
             restart.results,
             BTreeMap::from([("ENOMEM".to_owned(), 3), ("harmless".to_owned(), 1)])

@@ -29,7 +29,7 @@ pub use self::{
     adversary::{AdversaryExperiment, AdversarySummary, Attacked},
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
-    fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, Which},
+    fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, PROGRAMS, Which},
     fuzz::{FilePoints, FuzzExperiment, FuzzSummary, Fuzzed, ROUND, Search},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},

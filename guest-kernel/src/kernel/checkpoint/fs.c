@@ -23,14 +23,16 @@ static char *foreign_path(struct ckpt_ctx *ctx, const struct path *path,
 	char *name = d_absolute_path(path, buf, PATH_MAX);
 	struct path here;
 	bool same;
+	int ret;
 
 	if (IS_ERR(name))
 		return ERR_PTR(-EBUSY);
 	if (d_unlinked(path->dentry))
 		return name;
-	if (vfs_path_lookup(ctx->root_path.dentry, ctx->root_path.mnt, name, 0,
-			    &here))
-		return ERR_PTR(-EBUSY);
+	ret = vfs_path_lookup(ctx->root_path.dentry, ctx->root_path.mnt, name, 0,
+			      &here);
+	if (ret)
+		return ERR_PTR(ret == -ENOMEM ? ret : -EBUSY);
 	same = d_inode(here.dentry) == d_inode(path->dentry);
 	path_put(&here);
 	return same ? name : ERR_PTR(-EBUSY);
@@ -77,7 +79,7 @@ char *ckpt_path(struct ckpt_ctx *ctx, const struct path *path, char *buf,
  * A mount over the file, or over a directory on the way, may hide it. If the
  * caller may not look the name up, the check is left to restart(2).
  *
- * Return: 0 or -EBUSY.
+ * Return: 0, -EBUSY, or an errno of the look-up.
  */
 int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 		    const char *name)
@@ -91,9 +93,11 @@ int ckpt_check_name(struct ckpt_ctx *ctx, const struct path *path,
 			      &found);
 	if (ret == -EACCES || ret == -EPERM)
 		return 0;
-	if (ret)
+	if (ret == -ENOENT || ret == -ENOTDIR || ret == -ELOOP)
 		return ckpt_err(ctx, -EBUSY, "%s: no file has this name any more",
 				name);
+	if (ret)
+		return ckpt_err(ctx, ret, "%s: looking the name up", name);
 	same = d_inode(found.dentry) == inode;
 	if (S_ISCHR(inode->i_mode))
 		same = S_ISCHR(d_inode(found.dentry)->i_mode) &&

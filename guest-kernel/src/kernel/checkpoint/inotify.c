@@ -42,7 +42,7 @@ static char *watch_path(struct ckpt_ctx *ctx, struct dentry *dentry)
 	bool deleted;
 	unsigned int n;
 
-	for (n = 0; IS_ERR(name); n++) {
+	for (n = 0; IS_ERR(name) && name != ERR_PTR(-ENOMEM); n++) {
 		path.mnt = ckpt_mount_of(ctx->nsproxy->mnt_ns, dentry, n);
 		if (!path.mnt)
 			break;
@@ -56,7 +56,9 @@ static char *watch_path(struct ckpt_ctx *ctx, struct dentry *dentry)
 						  ctx->root_path.mnt, name, 0,
 						  &found);
 
-			if (ret || d_inode(found.dentry) != d_inode(dentry))
+			if (ret == -ENOMEM)
+				name = ERR_PTR(ret);
+			else if (ret || d_inode(found.dentry) != d_inode(dentry))
 				name = ERR_PTR(-EBUSY);
 			if (!ret)
 				path_put(&found);
@@ -83,6 +85,8 @@ static int dump_watch(struct ckpt_ctx *ctx, struct inode *inode, int wd, u32 mas
 	name = dentry ? watch_path(ctx, dentry) : ERR_PTR(-ENOENT);
 	if (IS_ERR(name)) {
 		dput(dentry);
+		if (name == ERR_PTR(-ENOMEM))
+			return -ENOMEM;
 		return ckpt_err(ctx, -EBUSY,
 				"inotify watches inode %lu on %s, which has no path",
 				inode->i_ino, inode->i_sb->s_type->name);

@@ -184,11 +184,11 @@ static bool reap_all(struct ckpt_ctx *ctx)
  * coordinator. If it is killed itself, they exit on their own and the reaper of
  * orphans reaps them.
  */
-static void undo(struct ckpt_ctx *ctx)
+static void undo(struct ckpt_ctx *ctx, int err)
 {
 	unsigned int i;
 
-	ckpt_abort_restart(ctx, 0);
+	ckpt_abort_restart(ctx, err);
 	for (i = 0; i < ctx->nr_tsks; i++) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
 
@@ -246,7 +246,7 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = ckpt_relink(ctx);
 	if (ret) {
-		undo(ctx);
+		undo(ctx, ret);
 		/*
 		 * no message yet: an unexpected failure, or a signal from
 		 * outside

@@ -42,10 +42,11 @@ SYSCALL_DEFINE4(checkpoint, pid_t, pid, int, fd, unsigned long, flags,
 	ret = -EBADF;
 	if (!ctx->check_only && !(ctx->file->f_mode & FMODE_WRITE))
 		goto out;
-	ret = -ENOMEM;
 	ctx->wbuf = kvmalloc(CKPT_WBUF_SIZE, GFP_KERNEL_ACCOUNT);
-	if (!ctx->wbuf)
+	if (!ctx->wbuf) {
+		ret = ckpt_err(ctx, -ENOMEM, "checkpoint");
 		goto out;
+	}
 	ret = -ESRCH;
 	rcu_read_lock();
 	ctx->root = find_task_by_vpid(pid);
@@ -110,13 +111,12 @@ SYSCALL_DEFINE4(restart, int, cgroup_fd, int, fd, unsigned long, flags,
 	ret = -EBADF;
 	if (!(ctx->file->f_mode & FMODE_READ))
 		goto out;
-	ret = -ENOMEM;
 	ctx->rbuf = kvmalloc(CKPT_REC_MAX, GFP_KERNEL_ACCOUNT);
-	if (!ctx->rbuf)
-		goto out;
 	ctx->gate = ckpt_gate_alloc();
-	if (!ctx->gate)
+	if (!ctx->rbuf || !ctx->gate) {
+		ret = ckpt_err(ctx, -ENOMEM, "restart");
 		goto out;
+	}
 	ctx->mount_proc = flags & RESTART_MOUNT_PROC;
 	ctx->equal_mounts = flags & RESTART_EQUAL_MOUNTS;
 	ctx->cgroup_fd = cgroup_fd;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * Where a failure was, by the call trace in the kernel's log. Our functions call others, and those
- * fail: the site is our innermost function and the function that it called.
+ * fail: the origin is our innermost function and the function that it called.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -57,9 +57,9 @@ void forget_log(void)
 	found[0] = '\0';
 }
 
-const char *site(void)
+const char *origin(void)
 {
-	return found[0] ? found : "a call without a message";
+	return found[0] ? found : "an allocation that fails without a message";
 }
 
 /* A frame of the trace, such as " ckpt_obj_new+0x3d/0x120". */
@@ -98,7 +98,7 @@ static void frame(const char *line)
 	snprintf(callee, sizeof(callee), "%s", name);
 }
 
-/* Finds the site of the first failure since forget_log(). */
+/* Finds the origin of the first failure since forget_log(). */
 void read_log(void)
 {
 	char record[2048];
