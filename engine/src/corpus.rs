@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The corpus of `crucible fuzz`: the recipes that have reached new points of the kernel, kept in a
+//! The corpus of `crucible fuzz`: the recipes that have reached new blocks of the kernel, kept in a
 //! file from one run to the next.
 
 use std::{
@@ -80,9 +80,13 @@ impl Corpus {
         program: &str,
         recipes: impl IntoIterator<Item = Recipe>,
     ) -> io::Result<()> {
+        let mut new = recipes.into_iter().peekable();
+        if new.peek().is_none() {
+            return Ok(());
+        }
         let known = self.recipes.entry(program.to_owned()).or_default();
         let before = known.len();
-        known.extend(recipes);
+        known.extend(new);
         match known.len() == before {
             true => Ok(()),
             false => self.write(),

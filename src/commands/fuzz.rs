@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use crucible_artefacts::kernel::points;
+use crucible_artefacts::kernel::blocks;
 use crucible_engine::corpus::Corpus;
 use crucible_engine::experiment::{FuzzExperiment, ROUND, Search};
 use crucible_engine::random;
@@ -63,10 +63,19 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     let root = context.root()?;
     let trees = load(&[random::SCENARIO.to_owned()], false, &root).map_err(Usage)?;
     let trees = trees.into_iter().next().context("no random trees")?;
-    let file = match &args.corpus {
-        Some(file) => file.clone(),
-        None => context.results()?.join(CORPUS),
+    let file = match (&args.corpus, &check) {
+        (Some(file), _) => file.clone(),
+        (None, None) => context.results()?.join(CORPUS),
+        // Its kernel is another one.
+        (None, Some(check)) => context.results()?.join(format!("fuzz-corpus-{check}.json")),
     };
+    if let Some(directory) = args.corpus.as_ref().and_then(|file| file.parent())
+        && !directory.as_os_str().is_empty()
+        && !directory.is_dir()
+    {
+        let why = format!("{}: there is no such directory", directory.display());
+        return Err(Usage(why).into());
+    }
     let corpus = Corpus::load(&file).with_context(|| {
         format!(
             "{}: cannot use this corpus; move it away, or choose another one with --corpus",
@@ -86,14 +95,14 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     };
     let sources = root.join("guest-kernel/src");
     let make = |images: &crate::boot_artefacts::BootArtefacts| {
-        let points = points(&images.kernel.image, &sources)?;
-        if points.is_empty() {
+        let blocks = blocks(&images.kernel.image, &sources)?;
+        if blocks.is_empty() {
             let why =
                 "this kernel does not count what it runs (CONFIG_KCOV): the debug flavour does";
             return Err(Usage(why.into()).into());
         }
         Ok(FuzzExperiment::new(
-            &root, trees, search, args.seed, points, corpus,
+            &root, trees, search, args.seed, blocks, corpus,
         ))
     };
     experiment_run::run(&command, context, make, &screens::fuzz::screen)
@@ -108,6 +117,15 @@ impl FuzzArgs {
         let recipe = recipe
             .parse()
             .map_err(|error| format!("{recipe}: {error}"))?;
+        let is_tree = program
+            .strip_prefix("random/")
+            .map(|seed| seed.parse::<u64>().is_ok());
+        if !is_tree.unwrap_or(FuzzExperiment::PROGRAMS.contains(&program.as_str())) {
+            return Err(format!(
+                "there is no program `{program}`; there are {} and random/SEED",
+                FuzzExperiment::PROGRAMS.join(", ")
+            ));
+        }
         Ok(Search::One(program.clone(), recipe))
     }
 
@@ -121,7 +139,12 @@ impl FuzzArgs {
                     line = line.word(word);
                 }
             }
-            None => line = line.option("--minutes", Some(self.minutes)),
+            None => {
+                let jobs = self.experiment.jobs;
+                line = line
+                    .option("--minutes", Some(self.minutes))
+                    .option("--jobs", (jobs > 1).then_some(jobs));
+            }
         }
         let corpus = self.corpus.as_ref().map(|file| file.display().to_string());
         line.option("--seed", Some(self.seed))

@@ -42,19 +42,19 @@ pub fn screen(report: &Report<Fuzzed, FuzzSummary>, record: &Record) -> String {
     );
     let _ = writeln!(
         text,
-        "  {} of {} points reached ({}); {} recipes in the corpus",
+        "  {} of {} blocks reached ({}); {} recipes in the corpus",
         summary.reached,
-        summary.points,
-        share(summary.reached, summary.points),
+        summary.blocks,
+        share(summary.reached, summary.blocks),
         summary.corpus
     );
     for file in &summary.files {
         let _ = writeln!(
             text,
             "  {:>7}  {:>5} of {:<5} {}",
-            share(file.reached, file.points),
+            share(file.reached, file.blocks),
             file.reached,
-            file.points,
+            file.blocks,
             file.file
         );
     }

@@ -6,6 +6,7 @@
 //! kept, and only files that differ are written again, so that a change to one C file rebuilds in
 //! seconds.
 
+mod blocks;
 mod build;
 pub mod census;
 mod config;
@@ -16,7 +17,6 @@ mod lines;
 mod lock;
 mod members;
 mod mutants;
-mod points;
 mod report;
 mod series;
 mod source;
@@ -36,7 +36,7 @@ pub use foreign::foreign;
 pub use lines::{Line, Lines};
 pub use members::{Member, Members, members};
 
-pub use points::{Points, points};
+pub use blocks::{Blocks, blocks};
 pub use report::{Place, places};
 
 use crate::hash::Fingerprint;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible fuzz`: a program whose image is forged for a while, guided by which
-//! points of the kernel that reaches, is a unit.
+//! blocks of the kernel that reaches, is a unit.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,6 +42,12 @@ const ORDER: [&str; 12] = [
     "random",
 ];
 
+/// The exit code of the guest's program when a restart has gone wrong.
+const FOUND: i32 = 2;
+
+/// Time limit of a restart on average.
+const PER_RESTART: Duration = Duration::from_secs(2);
+
 /// What the console says before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
 const MARK: &str = "fuzz: ";
 
@@ -63,14 +69,14 @@ pub struct FuzzExperiment {
     trees: Scenario,
     search: Search,
     seed: u64,
-    /// The file of each point, by address.
-    points: BTreeMap<u32, String>,
+    /// The file of each block, by address.
+    blocks: BTreeMap<u32, String>,
     state: Mutex<State>,
 }
 
 struct State {
     corpus: Corpus,
-    /// The points that were reached.
+    /// The blocks that were reached.
     known: BTreeSet<u32>,
 }
 
@@ -96,19 +102,19 @@ pub struct Fuzzed {
     pub errnos: BTreeMap<String, u64>,
     /// Duration in milliseconds, of the restarts alone.
     pub ms: u64,
-    /// Each recipe that has reached new points, with their addresses' low halves.
+    /// Each recipe that has reached new blocks, with their addresses' low halves.
     pub found: Vec<(String, Vec<u32>)>,
 }
 
-/// The points of a file.
+/// The blocks of a file.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct FilePoints {
+pub struct FileBlocks {
     /// Name of the source file.
     pub file: String,
-    /// Number of points that were reached.
+    /// Number of blocks that were reached.
     pub reached: usize,
-    /// Number of points.
-    pub points: usize,
+    /// Number of blocks.
+    pub blocks: usize,
 }
 
 /// The results of all units.
@@ -124,25 +130,28 @@ pub struct FuzzSummary {
     pub per_second: f64,
     /// Number of recipes in the corpus.
     pub corpus: usize,
-    /// Number of points that were reached.
+    /// Number of blocks that were reached.
     pub reached: usize,
-    /// Number of points.
-    pub points: usize,
-    /// The points by file.
-    pub files: Vec<FilePoints>,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// The blocks by file.
+    pub files: Vec<FileBlocks>,
 }
 
 impl Summary for FuzzSummary {}
 
 impl FuzzExperiment {
+    /// The programs whose images are forged, beside random trees.
+    pub const PROGRAMS: [&str; 4] = ["chain", "many", "threads", "tree"];
+
     /// Returns the experiment. The programs' sources are below `root`, `trees` is the scenario of
-    /// random trees, and `points` has the file of each point of the kernel.
+    /// random trees, and `blocks` has the file of each block of the kernel.
     pub fn new(
         root: &Path,
         trees: Scenario,
         search: Search,
         seed: u64,
-        points: BTreeMap<u32, String>,
+        blocks: BTreeMap<u32, String>,
         corpus: Corpus,
     ) -> Self {
         let known = BTreeSet::new();
@@ -151,7 +160,7 @@ impl FuzzExperiment {
             trees,
             search,
             seed,
-            points,
+            blocks,
             state: Mutex::new(State { corpus, known }),
         }
     }
@@ -244,7 +253,6 @@ impl FuzzExperiment {
 
     fn round(&self, session: &mut Session<'_>, round: &Round) -> Result<(Outcome, Fuzzed), Abort> {
         let patience = session.patience();
-        let limit = Duration::from_secs(ROUND) + LIMIT * patience;
         let recipes = match &self.search {
             Search::One(_, recipe) => vec![recipe.clone()],
             Search::Rounds(_) => self.state().corpus.of(&round.program),
@@ -253,6 +261,11 @@ impl FuzzExperiment {
             Search::One(..) => BTreeSet::new(),
             Search::Rounds(_) => self.state().known.clone(),
         };
+        let time = match round.only {
+            true => PER_RESTART * recipes.len() as u32,
+            false => Duration::from_secs(ROUND),
+        };
+        let limit = time + LIMIT * patience;
         let texts: Vec<_> = recipes.iter().map(Recipe::to_string).collect();
         let task = json!({ "recipes": texts, "known": known });
         let after = |error| Abort::guest(Phase::After, error);
@@ -264,26 +277,40 @@ impl FuzzExperiment {
             .map_err(after)?;
         let (status, stdout, mut lines) =
             exec(guest, &self.command(round, path), limit).map_err(after)?;
-        guest.settle().map_err(after)?;
+        if let Err(error) = guest.settle() {
+            // The report of the kernel, and by which recipe.
+            let mut stop = after(error);
+            stop.lines.extend(lines);
+            return Err(stop);
+        }
         if status != Some(0) {
             let why = lines.first().cloned();
             lines.push(format!("in the guest: {}", self.command(round, path)));
             let why = why.unwrap_or_else(|| "the fuzzer failed without a word".into());
+            let condition = match status {
+                Some(FOUND) => Condition::Diverged,
+                _ => Condition::RequestFailed,
+            };
             let outcome = Outcome {
                 lines,
-                ..Outcome::new(Condition::Diverged, why)
+                ..Outcome::new(condition, why)
             };
             return Ok((outcome, Fuzzed::default()));
         }
-        let fuzzed: Fuzzed = serde_json::from_str(stdout.trim())
+        let mut fuzzed: Fuzzed = serde_json::from_str(stdout.trim())
             .map_err(|_| Abort::failed(format!("the fuzzer printed no report: {stdout}")))?;
+        // A counter that is called last of all, by a jump, is counted for the caller.
+        for (_, blocks) in &mut fuzzed.found {
+            blocks.retain(|block| self.blocks.contains_key(block));
+        }
+        fuzzed.found.retain(|(_, blocks)| !blocks.is_empty());
         self.learn(round, &fuzzed)
             .map_err(|e| Abort::io("cannot keep the corpus", &e))?;
         let Fuzzed {
             restarts, found, ..
         } = &fuzzed;
-        let points: usize = found.iter().map(|(_, points)| points.len()).sum();
-        let outcome = Outcome::passed(format!("{restarts} restarts, {points} new points"));
+        let blocks: usize = found.iter().map(|(_, blocks)| blocks.len()).sum();
+        let outcome = Outcome::passed(format!("{restarts} restarts, {blocks} new blocks"));
         Ok((outcome, fuzzed))
     }
 
@@ -293,9 +320,9 @@ impl FuzzExperiment {
         let mut state = self.state();
         let State { corpus, known } = &mut *state;
         let mut new = BTreeSet::new();
-        for (recipe, points) in &fuzzed.found {
+        for (recipe, blocks) in &fuzzed.found {
             let before = known.len();
-            known.extend(points);
+            known.extend(blocks);
             if known.len() > before {
                 let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
                 new.insert(recipe.parse().map_err(wrong)?);
@@ -360,12 +387,19 @@ impl Experiment for FuzzExperiment {
         for unit in units {
             self.ready(session)?;
             match self.round(session, unit) {
-                Ok((outcome, fuzzed)) => done(unit, outcome, Some(fuzzed))?,
+                Ok((outcome, fuzzed)) => {
+                    // What is left in the guest must not be blamed on the next round.
+                    if !outcome.is_pass() {
+                        session.abandon();
+                    }
+                    done(unit, outcome, Some(fuzzed))?;
+                }
                 Err(mut stop) => {
-                    // What a crashed guest was doing: its console has the last word.
+                    // A crashed guest cannot say what it was doing; its console can.
                     let console = fs::read(session.console()).unwrap_or_default();
                     let console = String::from_utf8_lossy(&console);
-                    if let Some(recipe) = last_recipe(&console) {
+                    let is_known = stop.lines.iter().any(|line| line.contains("restart of "));
+                    if let Some(recipe) = last_recipe(&console).filter(|_| !is_known) {
                         stop.lines.push(format!("during the restart of {recipe}"));
                     }
                     return Err(stop);
@@ -391,21 +425,21 @@ impl Experiment for FuzzExperiment {
             for (errno, count) in &detail.errnos {
                 *summary.errnos.entry(errno.clone()).or_default() += count;
             }
-            let points = detail.found.iter().flat_map(|(_, points)| points);
-            reached.extend(points.filter(|point| self.points.contains_key(point)));
+            let blocks = detail.found.iter().flat_map(|(_, blocks)| blocks);
+            reached.extend(blocks.filter(|block| self.blocks.contains_key(block)));
         }
         if ms > 0 {
             summary.per_second = summary.restarts as f64 * 1000.0 / ms as f64;
         }
-        let mut files: BTreeMap<&str, FilePoints> = BTreeMap::new();
-        for (point, file) in &self.points {
+        let mut files: BTreeMap<&str, FileBlocks> = BTreeMap::new();
+        for (block, file) in &self.blocks {
             let of_file = files.entry(file).or_default();
             of_file.file.clone_from(file);
-            of_file.points += 1;
-            of_file.reached += usize::from(reached.contains(point));
+            of_file.blocks += 1;
+            of_file.reached += usize::from(reached.contains(block));
         }
         summary.reached = reached.len();
-        summary.points = self.points.len();
+        summary.blocks = self.blocks.len();
         summary.files = files.into_values().collect();
         summary
     }
@@ -429,8 +463,8 @@ mod tests {
             build: Vec::new(),
             cases: Vec::new(),
         };
-        let points = [(1, "a.c"), (2, "a.c"), (3, "b.c")].map(|(at, file)| (at, file.to_owned()));
-        FuzzExperiment::new(directory, trees, search, 5, BTreeMap::from(points), corpus)
+        let blocks = [(1, "a.c"), (2, "a.c"), (3, "b.c")].map(|(at, file)| (at, file.to_owned()));
+        FuzzExperiment::new(directory, trees, search, 5, BTreeMap::from(blocks), corpus)
     }
 
     fn fuzzed(found: &[(&str, &[u32])]) -> Fuzzed {
@@ -439,7 +473,7 @@ mod tests {
             ms: 2000,
             found: found
                 .iter()
-                .map(|(recipe, points)| ((*recipe).to_owned(), points.to_vec()))
+                .map(|(recipe, blocks)| ((*recipe).to_owned(), blocks.to_vec()))
                 .collect(),
             ..Fuzzed::default()
         }
@@ -450,6 +484,12 @@ mod tests {
         let console = "x\n<5>fuzz: many 1f\n[ 2.0] fuzz: tree 1f,a03\r\nBUG: it\n";
         assert_eq!(last_recipe(console), Some("tree 1f,a03"));
         assert_eq!(last_recipe("BUG: it\n"), None);
+    }
+
+    #[test]
+    fn the_programs_of_rounds_are_known() {
+        let known = |name: &&str| *name == "random" || FuzzExperiment::PROGRAMS.contains(name);
+        assert!(ORDER.iter().all(|name| known(&name)));
     }
 
     #[test]
@@ -503,14 +543,14 @@ mod tests {
             ms: 0,
             detail: Some(fuzzed(found)),
         };
-        // 9 is no point: an address of another kernel.
+        // 9 is no block: an address of another kernel.
         let findings = [finding(&[("-", &[1, 9])]), finding(&[("1", &[1, 3])])];
         let summary = one.summarise(&findings);
-        assert_eq!((summary.reached, summary.points), (2, 3));
+        assert_eq!((summary.reached, summary.blocks), (2, 3));
         let files: Vec<_> = summary
             .files
             .iter()
-            .map(|file| (&*file.file, file.reached, file.points))
+            .map(|file| (&*file.file, file.reached, file.blocks))
             .collect();
         assert_eq!(files, [("a.c", 1, 2), ("b.c", 1, 1)]);
         assert_eq!((summary.restarts, summary.per_second), (60, 15.0));

@@ -30,7 +30,7 @@ pub use self::{
     chain::ChainExperiment,
     executor::{Report, Setup, execute},
     fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, PROGRAMS, Which},
-    fuzz::{FilePoints, FuzzExperiment, FuzzSummary, Fuzzed, ROUND, Search},
+    fuzz::{FileBlocks, FuzzExperiment, FuzzSummary, Fuzzed, ROUND, Search},
     journal::{Identity, Journal, JournalError},
     matrix::{MatrixExperiment, MatrixSummary},
     mutate::{MutateExperiment, Score},

@@ -187,7 +187,10 @@ def breakpoints():
 
 def seek(end):
     """Goes to this number of instructions, without breakpoints."""
-    now, _ = before = [it for it in snapshots() if it[0] <= end][-1]
+    earlier = [it for it in snapshots() if it[0] <= end]
+    if not earlier:
+        raise gdb.GdbError("this is where the replay began")
+    now, _ = before = earlier[-1]
     load(before)
     for near in NEAR:
         if end - now < 4 * near:
@@ -233,6 +236,8 @@ def search(here, arm):
         if any(it.type == gdb.BP_WATCHPOINT for it in armed):
             # It would look at the value after each instruction.
             print(f"gdb cannot read a watched value at instruction {snapshot[0]}")
+            for it in armed:
+                it.enabled = False
             break
         hits = run(end)
         for it in armed:

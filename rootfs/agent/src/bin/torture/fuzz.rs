@@ -61,14 +61,16 @@ pub fn run(options: &Options, task: &Path) -> Result<ExitCode> {
                 Ok(()) => 0,
                 Err(error) => {
                     eprintln!("torture: {error:#}");
-                    1
+                    match error.is::<Finding>() {
+                        true => FOUND,
+                        false => 1,
+                    }
                 }
             };
             std::process::exit(code);
         }
         ForkResult::Parent { child } => match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => Ok(ExitCode::SUCCESS),
-            WaitStatus::Exited(..) => Ok(ExitCode::FAILURE),
+            WaitStatus::Exited(_, code) => Ok(ExitCode::from(code as u8)),
             status => bail!("the fuzzer ended with {status:?}"),
         },
     }
@@ -109,6 +111,18 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
     Ok(())
 }
 
+/// What a restart has done wrong.
+#[derive(Debug)]
+struct Finding(String);
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Finding {}
+
 struct Fuzzer<'a> {
     attempt: Attempt,
     kernel: Complaints,
@@ -142,13 +156,14 @@ impl Fuzzer<'_> {
         let Self { program, .. } = self;
         // If the guest crashes, its console says by which recipe.
         self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
-        let place = || format!("restart of {program} {recipe}");
+        let place = format!("restart of {program} {recipe}");
         let outcome = self.attempt.restart(&recipe.image(&self.records));
         if let Some(line) = self.kernel.complaint()? {
-            bail!("{}: the kernel reports: {line}", place());
+            bail!(Finding(format!("{place}: the kernel reports: {line}")));
         }
         self.report.restarts += 1;
-        match outcome.with_context(place)? {
+        let outcome = outcome.map_err(|error| Finding(format!("{place}: {error:#}")))?;
+        match outcome {
             Outcome::Restored => self.report.restored += 1,
             Outcome::Refused { errno, .. } => {
                 let errno = format!("{errno:?}");
@@ -165,6 +180,12 @@ impl Fuzzer<'_> {
     }
 }
 
+/// Lets a process write to the kernel's log as often as it likes; else lines are lost without a word.
+const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
+
+/// The exit code when a restart goes wrong; 1 is for what goes wrong before.
+const FOUND: i32 = 2;
+
 /// The kernel's log: what is written to it, and what the kernel reports there.
 struct Complaints {
     log: File,
@@ -173,6 +194,7 @@ struct Complaints {
 impl Complaints {
     /// Begins at the log's end.
     fn begin() -> Result<Self> {
+        std::fs::write(UNLIMITED, "on").context(UNLIMITED)?;
         let mut log = OpenOptions::new()
             .read(true)
             .write(true)

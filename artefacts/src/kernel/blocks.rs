@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The points of a kernel at which KCOV counts: the calls of `__sanitizer_cov_trace_pc()` that the
+//! The blocks of a kernel at which KCOV counts: the calls of `__sanitizer_cov_trace_pc()` that the
 //! compiler has put into each basic block of the instrumented code.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,15 +18,15 @@ const COUNTER: &str = "__sanitizer_cov_trace_pc";
 /// The file of functions that no source is known of.
 const UNKNOWN: &str = "elsewhere";
 
-/// Each point by the low half of its address, as KCOV reports it, with the name of its source file.
-pub type Points = BTreeMap<u32, String>;
+/// Each block by the low half of its address, as KCOV reports it, with the name of its source file.
+pub type Blocks = BTreeMap<u32, String>;
 
-/// Returns the points of the kernel `image`. The instrumented sources are in `sources`: the symbol
+/// Returns the blocks of the kernel `image`. The instrumented sources are in `sources`: the symbol
 /// table names the files of static functions only.
 ///
 /// # Errors
 /// The image or a source cannot be read.
-pub fn points(image: &Path, sources: &Path) -> Result<Points> {
+pub fn blocks(image: &Path, sources: &Path) -> Result<Blocks> {
     let data = fs::read(image).map_err(Error::file("read", image))?;
     let wrong = |error: object::Error| Error::Malformed {
         path: image.to_owned(),
@@ -34,11 +34,11 @@ pub fn points(image: &Path, sources: &Path) -> Result<Points> {
     };
     let elf = ElfFile64::<Endianness>::parse(&*data).map_err(wrong)?;
     let Some(counter) = elf.symbols().find(|symbol| symbol.name() == Ok(COUNTER)) else {
-        return Ok(Points::new());
+        return Ok(Blocks::new());
     };
     let functions = functions(&elf);
     let defined = defined(sources)?;
-    let mut points = Points::new();
+    let mut blocks = Blocks::new();
     for section in elf.sections().filter(|s| s.kind() == SectionKind::Text) {
         let code = section.data().map_err(wrong)?;
         for address in calls(code, section.address(), counter.address()) {
@@ -48,10 +48,10 @@ pub fn points(image: &Path, sources: &Path) -> Result<Points> {
                 Some((_, (name, None))) => defined.get(name).cloned(),
                 None => None,
             };
-            points.insert(address as u32, file.unwrap_or_else(|| UNKNOWN.to_owned()));
+            blocks.insert(address as u32, file.unwrap_or_else(|| UNKNOWN.to_owned()));
         }
     }
-    Ok(points)
+    Ok(blocks)
 }
 
 /// Returns the addresses that the calls of `target` in the code at `start` return to.
@@ -160,6 +160,6 @@ mod tests {
     fn an_image_without_counters_has_no_points() {
         let image = std::env::current_exe().unwrap();
         let sources = tempfile::tempdir().unwrap();
-        assert!(points(&image, sources.path()).unwrap().is_empty());
+        assert!(blocks(&image, sources.path()).unwrap().is_empty());
     }
 }
