@@ -429,6 +429,10 @@ impl Experiment for FailNthExperiment {
                 }
             }
         }
+        if groups.is_empty() {
+            let why = "no call has so many allocations or copies that could fail";
+            return Err(Abort::missed(why));
+        }
         Ok(groups)
     }
 

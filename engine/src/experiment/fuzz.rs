@@ -489,7 +489,7 @@ mod tests {
     #[test]
     fn the_programs_of_rounds_are_known() {
         let known = |name: &&str| *name == "random" || FuzzExperiment::PROGRAMS.contains(name);
-        assert!(ORDER.iter().all(|name| known(&name)));
+        assert!(ORDER.iter().all(known));
     }
 
     #[test]
