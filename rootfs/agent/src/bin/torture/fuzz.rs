@@ -194,7 +194,8 @@ struct Complaints {
 impl Complaints {
     /// Begins at the log's end.
     fn begin() -> Result<Self> {
-        std::fs::write(UNLIMITED, "on").context(UNLIMITED)?;
+        // With the end of the line, which the kernel insists on.
+        std::fs::write(UNLIMITED, "on\n").context(UNLIMITED)?;
         let mut log = OpenOptions::new()
             .read(true)
             .write(true)
