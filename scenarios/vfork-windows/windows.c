@@ -61,6 +61,7 @@ int main(int argc, char **argv)
 	volatile int *ready;
 	pid_t pid, third = 0;
 	int status;
+	long done;
 
 	nonce_draw();
 	ready = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -79,11 +80,12 @@ int main(int argc, char **argv)
 	}
 	if (pid < 0)
 		die("vfork");
-	printf("process %d waited for %d, which had done %ld\n", getpid(), pid, work);
-	fflush(stdout);
+	/* the child may still run, and print */
+	done = work;
 	if (third && waitpid(third, &status, 0) != third)
 		die("waitpid");
 	status = wait_for_child(pid);
+	printf("process %d waited for %d, which had done %ld\n", getpid(), pid, done);
 	if (WIFEXITED(status))
 		printf("it exited %d\n", WEXITSTATUS(status));
 	else
