@@ -43,7 +43,7 @@ fn a_round_reaches_the_code_and_what_it_found_reaches_it_again() {
     let summary = &ended.record()["summary"];
     let reached = |summary: &Value| summary["reached"].as_u64().expect("a number");
     let blocks = summary["blocks"].as_u64().expect("a number");
-    // The tasks of a restart read most of an image: without their coverage there is a fifth.
+    // One round has reached 56 of 100 on 30 November 2026.
     assert!(reached(summary) * 5 > blocks * 2, "{summary:#}");
     for file in ["restart_task.c", "files.c", "dump.c", "vma.c"] {
         let files = summary["files"].as_array().expect("files");
@@ -61,7 +61,7 @@ fn a_round_reaches_the_code_and_what_it_found_reaches_it_again() {
     assert!(reached(again) > 1000, "{again:#}");
 }
 
-/// Takes minutes: KASAN must see what a missing check of a length lets an image do.
+/// KASAN must see what a missing check of a length lets an image do.
 #[test]
 #[ignore = "searches for up to half an hour"]
 fn a_missing_check_of_a_length_is_found() {

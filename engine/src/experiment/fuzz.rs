@@ -43,7 +43,7 @@ const ORDER: [&str; 12] = [
 ];
 
 /// The exit code of the guest's program when a restart has gone wrong.
-const FOUND: i32 = 2;
+const FOUND: i32 = 3;
 
 /// Time limit of a restart on average.
 const PER_RESTART: Duration = Duration::from_secs(2);

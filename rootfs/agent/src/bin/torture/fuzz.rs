@@ -183,8 +183,8 @@ impl Fuzzer<'_> {
 /// Lets a process write to the kernel's log as often as it likes; else lines are lost without a word.
 const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
 
-/// The exit code when a restart goes wrong; 1 is for what goes wrong before.
-const FOUND: i32 = 2;
+/// The exit code when a restart goes wrong; 1 is for what goes wrong before, 2 for wrong usage.
+const FOUND: i32 = 3;
 
 /// The kernel's log: what is written to it, and what the kernel reports there.
 struct Complaints {
