@@ -16,7 +16,15 @@ pub(crate) const LOCK: &str = ".lock";
 /// Ownership of a directory; released when dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DirLock {
+    /// Unlocks: a process that another thread is just creating has the file open, too, until its
+    /// exec.
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl DirLock {
@@ -28,7 +36,7 @@ impl DirLock {
         lock.lock()?;
         // Between creation and locking, the directory looks abandoned.
         match fs::metadata(&path) {
-            Ok(there) if there.ino() == lock.metadata()?.ino() => Ok(Some(Self { _lock: lock })),
+            Ok(there) if there.ino() == lock.metadata()?.ino() => Ok(Some(Self { lock })),
             _ => Ok(None),
         }
     }

@@ -108,8 +108,10 @@ impl Cache {
             let key = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.root.join("locks").join(format!("{kind}-{key}"));
             // Whoever makes it, or builds in it, holds the lock.
-            let busy = File::open(&lock)
-                .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+            let busy = File::open(&lock).is_ok_and(|file| match file.try_lock() {
+                Ok(()) => file.unlock().is_err(),
+                Err(error) => matches!(error, TryLockError::WouldBlock),
+            });
             if !busy {
                 self.retire(&path)?;
                 removed.push(path);

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use command_fds::CommandFdExt;
 
@@ -17,11 +18,31 @@ use crate::{Error, Result};
 /// The lock that everybody who uses the cache shares.
 const IN_USE: &str = "cache";
 
+/// A locked file; unlocked when dropped, not when closed: a process that another thread is just
+/// creating has the file open, too, until its exec.
+pub(super) struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// A lock; released when dropped.
 pub struct Lock {
     file: File,
+    /// A command has the lock, too, and keeps it until it has ended.
+    shared: AtomicBool,
     /// The cache is not removed meanwhile.
-    _in_use: Option<File>,
+    _in_use: Option<Locked>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.shared.load(Ordering::Relaxed) {
+            let _ = self.file.unlock();
+        }
+    }
 }
 
 impl std::fmt::Debug for Lock {
@@ -31,6 +52,14 @@ impl std::fmt::Debug for Lock {
 }
 
 impl Lock {
+    fn new(file: File, in_use: Option<Locked>) -> Self {
+        Self {
+            file,
+            shared: AtomicBool::new(false),
+            _in_use: in_use,
+        }
+    }
+
     /// Passes the lock to `command`: if this process is killed, the lock is held until the last
     /// child of the command has ended.
     pub(crate) fn share_with(&self, command: &mut Command) -> Result<()> {
@@ -38,6 +67,7 @@ impl Lock {
             .file
             .try_clone()
             .map_err(Error::file("share", Path::new("the lock")))?;
+        self.shared.store(true, Ordering::Relaxed);
         command.preserved_fds(vec![OwnedFd::from(file)]);
         Ok(())
     }
@@ -46,10 +76,8 @@ impl Lock {
 impl Cache {
     /// Keeps `clean --all` from removing the cache while the result lives.
     pub fn hold(&self) -> Result<Lock> {
-        Ok(Lock {
-            file: self.in_use(File::lock_shared)?,
-            _in_use: None,
-        })
+        self.in_use_file(File::lock_shared)
+            .map(|file| Lock::new(file, None))
     }
 
     /// Takes the lock of this name; waits while another process holds it.
@@ -70,10 +98,7 @@ impl Cache {
             }
             // Whoever held it may have removed the cache.
             if is_at(&file, &path) {
-                return Ok(Lock {
-                    file,
-                    _in_use: Some(in_use),
-                });
+                return Ok(Lock::new(file, Some(in_use)));
             }
         }
     }
@@ -84,17 +109,18 @@ impl Cache {
         let path = self.make("locks")?.join(name);
         let file = File::create(&path).map_err(Error::file("create", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock {
-                file,
-                _in_use: Some(in_use),
-            })),
+            Ok(()) => Ok(Some(Lock::new(file, Some(in_use)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(Error::file("lock", &path)(source)),
         }
     }
 
     /// Opens the file of the lock that all users of the cache share, and locks it.
-    pub(super) fn in_use(&self, mut lock: impl FnMut(&File) -> io::Result<()>) -> Result<File> {
+    pub(super) fn in_use(&self, lock: impl FnMut(&File) -> io::Result<()>) -> Result<Locked> {
+        self.in_use_file(lock).map(Locked)
+    }
+
+    fn in_use_file(&self, mut lock: impl FnMut(&File) -> io::Result<()>) -> Result<File> {
         loop {
             let path = self.make("locks")?.join(IN_USE);
             let file = File::create(&path).map_err(Error::file("create", &path))?;

@@ -25,6 +25,14 @@ pub struct Directory {
     file: File,
 }
 
+impl Drop for Directory {
+    /// Unlocks: a process that another thread is just creating has the directory open, too, until
+    /// its exec.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Directory {
     /// Locks the directory, which must exist, and removes leftovers.
     pub fn take(path: &Path) -> Result<Self> {
