@@ -191,6 +191,7 @@ fn the_planted_bug_is_found_in_few_builds() {
         let ended = cli::spawn(command, results.path().to_owned(), None).end();
         let record = record(&ended);
         let report = &record["report"];
+        assert!(report.is_object(), "{record:#}\n{}", ended.stderr);
         println!(
             "seed {seed}: {} steps, {} builds, {} runs, {} s",
             steps(report),
@@ -256,6 +257,7 @@ fn a_search_that_is_killed_loses_nothing_and_counts_nothing_twice() {
         let text = fs::read_to_string(&output).expect("a record");
         let record: Value = serde_json::from_str(&text).expect("a record");
         let report = &record["report"];
+        assert!(report.is_object(), "{record:#}");
         check(&history, report);
         let counted = runs(&known, &report["setting"]);
         for node in report["nodes"].as_array().expect("nodes") {
