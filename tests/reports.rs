@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reports of the debug kernel's checkers, each brought about by lkdtm: they are the kernel's, of
+//! their kind, and have a place in its source.
+
+mod common;
+
+use common::cli;
+
+/// The cases of `tests/scenarios/reports`: what a report says, and the file of lkdtm that is among its
+/// source lines.
+const REPORTS: [(&str, &str, &str); 5] = [
+    ("kasan", "KASAN: slab-use-after-free", "heap.c"),
+    ("ubsan", "UBSAN: array-index-out-of-bounds", "bugs.c"),
+    (
+        "lockdep",
+        "lock held when returning to user space",
+        "bugs.c",
+    ),
+    ("hung-task", "blocked for more than", "bugs.c"),
+    ("list", "list_add corruption", "bugs.c"),
+];
+
+#[test]
+#[ignore = "boots the debug kernel once for each report"]
+fn each_checker_of_the_debug_kernel_is_heard() {
+    common::fixture();
+    let scenario = ["-q", "scenario", "tests/scenarios/reports", "--json"];
+    let ended = cli::run(&[&scenario[..], &["--flavour", "debug"]].concat());
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let record = ended.record();
+    let units = record["units"].as_array().expect("units");
+    for (case, says, file) in REPORTS {
+        let unit = units.iter().find(|unit| unit["name"] == case).expect(case);
+        assert_eq!(unit["blame"], "kernel", "{unit:#}");
+        assert_eq!(unit["condition"], "kernel-report", "{unit:#}");
+        assert!(unit.to_string().contains(says), "{unit:#}");
+        let source = unit["source"].as_array().map(Vec::as_slice);
+        let place = source.unwrap_or_default().iter().find(|line| {
+            let path = line["file"].as_str().unwrap_or_default();
+            path == format!("drivers/misc/lkdtm/{file}") && line["line"].as_u64() > Some(1)
+        });
+        assert!(place.is_some(), "{unit:#}");
+    }
+}
