@@ -6,18 +6,13 @@ mod common;
 
 use common::cli;
 
-/// The cases of `tests/scenarios/reports`: what a report says, and the file of lkdtm that is among its
-/// source lines.
-const REPORTS: [(&str, &str, &str); 5] = [
-    ("kasan", "KASAN: slab-use-after-free", "heap.c"),
-    ("ubsan", "UBSAN: array-index-out-of-bounds", "bugs.c"),
-    (
-        "lockdep",
-        "lock held when returning to user space",
-        "bugs.c",
-    ),
-    ("hung-task", "blocked for more than", "bugs.c"),
-    ("list", "list_add corruption", "bugs.c"),
+/// The cases of `tests/scenarios/reports`, and what each report says.
+const REPORTS: [(&str, &str); 5] = [
+    ("kasan", "KASAN: slab-use-after-free"),
+    ("ubsan", "UBSAN: array-index-out-of-bounds in drivers/misc/"),
+    ("lockdep", "lock held when returning to user space"),
+    ("hung-task", "blocked for more than"),
+    ("list", "list_add corruption"),
 ];
 
 #[test]
@@ -29,7 +24,7 @@ fn each_checker_of_the_debug_kernel_is_heard() {
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     let record = ended.record();
     let units = record["units"].as_array().expect("units");
-    for (case, says, file) in REPORTS {
+    for (case, says) in REPORTS {
         let unit = units.iter().find(|unit| unit["name"] == case).expect(case);
         assert_eq!(unit["blame"], "kernel", "{unit:#}");
         assert_eq!(unit["condition"], "kernel-report", "{unit:#}");
@@ -37,7 +32,7 @@ fn each_checker_of_the_debug_kernel_is_heard() {
         let source = unit["source"].as_array().map(Vec::as_slice);
         let place = source.unwrap_or_default().iter().find(|line| {
             let path = line["file"].as_str().unwrap_or_default();
-            path == format!("drivers/misc/lkdtm/{file}") && line["line"].as_u64() > Some(1)
+            path.starts_with("drivers/misc/lkdtm/") && line["line"].as_u64() > Some(1)
         });
         assert!(place.is_some(), "{unit:#}");
     }
