@@ -37,7 +37,7 @@ pub struct Cross {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "half", rename_all = "kebab-case")]
 pub enum Half {
-    /// Its images are wrong, whoever restarts them.
+    /// Its images are wrong, whichever kernel restarts them.
     Checkpoint,
     /// It restarts good images wrongly.
     Restart,

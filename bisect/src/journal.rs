@@ -134,7 +134,7 @@ impl Journal {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let bytes = fs::read(path).map_err(io)?;
-        // What a kill has cut off was not yet known to anybody.
+        // The search has not used a line that a kill has cut off.
         let whole = bytes
             .iter()
             .rposition(|b| *b == b'\n')

@@ -138,7 +138,7 @@ pub struct Report {
     /// The answer.
     #[serde(flatten)]
     pub answer: Answer,
-    /// The probability of the answer.
+    /// The probability that the answer is right.
     pub probability: f64,
     /// The probability that was asked for.
     pub confidence: f64,

@@ -4,7 +4,7 @@
 //! The fields of a file are listed completely, with the reason for each that is no fact: the agent
 //! refuses to observe a kernel that shows a field that is in no list.
 
-/// What is done with a field.
+/// How a field is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// It is compared.

@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use super::{Forged, forge_records, put_together};
 
-/// The most steps of a recipe. Images of more are hardly images any more.
+/// Maximum number of steps of a recipe. With more steps, few records of an image stay intact.
 const LONGEST: usize = 24;
 
 /// How an image is forged from that of a program: the seed of each step.

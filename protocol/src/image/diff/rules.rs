@@ -84,7 +84,7 @@ impl Clocks {
         }
     }
 
-    /// Time goes on, and on all clocks alike. In another machine, which has been started since, the
+    /// Time passes, on all clocks alike. In another machine, which has been started since, the
     /// clocks that begin at zero have gone back together.
     fn sound(&self) -> bool {
         let near = |one: i128, other: i128| (one - other).abs() < TOGETHER;
