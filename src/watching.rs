@@ -121,7 +121,7 @@ fn of_shard(
             progress.failures.push(line(run));
         }
     }
-    // What an earlier process of the shard has run says nothing of this one's pace.
+    // The units of an earlier process of the shard do not count for the pace of this one.
     let this = results.iter().filter(|it| it.time >= last.started);
     let this: BTreeSet<_> = this
         .map(|it| &it.test)

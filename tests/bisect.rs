@@ -11,7 +11,7 @@ use std::process::Command;
 use common::cli;
 use serde_json::Value;
 
-/// What is planted: a restart that changes the umask.
+/// The planted bug: a restart that changes the umask.
 const BUG: (&str, &str) = ("fs->umask = rec->umask;", "fs->umask = rec->umask ^ 2;");
 
 fn git(directory: &Path, args: &[&str]) -> String {
@@ -133,7 +133,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     let fixes = format!("Fixes: {} (\"fs: Restore another umask\")", &culprit[..12]);
     assert_eq!(second["trailers"][0], fixes.as_str());
 
-    // What is known costs nothing.
+    // A known observation needs no run.
     let third = record(&start().end());
     assert_eq!(third["report"]["node"], report["node"]);
     assert_eq!(third["report"]["runs"], 0, "{third:#} after {second:#}");

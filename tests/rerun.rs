@@ -57,7 +57,7 @@ fn what_passed_is_not_run_again() {
     let record = second.record();
     assert_eq!(json!(keys(&record)), json!(ours));
     assert_eq!(record["skipped"], json!(others));
-    // A rerun of a rerun leaves out the same.
+    // A rerun of a rerun leaves out the same units.
     let again = record["results"].as_str().expect("a path").to_owned();
 
     // Once it is mended, all is well: accepted, it has an expected result.

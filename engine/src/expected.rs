@@ -151,7 +151,7 @@ fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
     let mut part = vec![lines.next()?];
-    // What a case prints is indented.
+    // The output of a case is indented.
     part.extend(lines.take_while(|line| !line.starts_with("case: ")));
     // The end of a line, and an empty line between cases, which the last one lacks.
     Some(format!("{}\n", part.join("\n").trim_end()))

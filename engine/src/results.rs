@@ -176,7 +176,8 @@ impl Store {
 }
 
 /// Completes the directory of a run that did not: without its disks, and under its last name. One
-/// in which no machine ran is removed. Errors are left to whoever looks: this is done for others.
+/// in which no machine ran is removed. Errors are ignored, because the directory belongs to another
+/// run.
 fn salvage(partial: &Path) {
     let _ = remove_disks(partial);
     let name = partial.file_name().unwrap_or_default().to_string_lossy();

@@ -88,7 +88,8 @@ pub struct Second {
     pub kept: Vec<String>,
 }
 
-/// Environment variable that tells a workload how many times longer operations take in this guest.
+/// Environment variable with the factor by which operations take longer in this guest, for
+/// workloads.
 const SLOWNESS: &str = "SLOWNESS";
 
 /// Runs a case in a session.

@@ -119,7 +119,7 @@ impl NotLookedAt {
     }
 
     /// Returns a log without the last line of a killed thread, if that is one of these. The log of
-    /// the first thread goes on with that of the thread that has superseded it.
+    /// the first thread continues with that of the thread that has superseded it.
     fn cut(&self, text: &str) -> Option<String> {
         let lines: Vec<_> = text.lines().collect();
         let end = lines

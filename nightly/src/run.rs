@@ -31,7 +31,8 @@ pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 /// Reason of a test that had no turn.
 pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 
-/// Number of runs of a unit that fails, the first included: they tell a flake from a break.
+/// Number of runs of a unit that fails, the first included: they distinguish a flaky test from a
+/// broken one.
 const RUNS: u32 = 5;
 
 /// Number of runs with failures that a night records, at most.
@@ -590,7 +591,7 @@ fn canary(outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Returns what tells one failure from another; empty for what is none.
+/// Returns what distinguishes one failure from another; empty for a pass.
 fn signature(unit: &str, outcome: &Outcome) -> String {
     let (scenario, case) = unit.split_once('/').unwrap_or((unit, ""));
     let Some(signature) = Signature::of(scenario, case, outcome) else {

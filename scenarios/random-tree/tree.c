@@ -215,7 +215,7 @@ static void start(struct process *child)
 	}
 }
 
-/* Lets a child go on that does not by itself. */
+/* Resumes a child that would otherwise stay in its stop or wait. */
 static void release(struct process *child, FILE *out)
 {
 	siginfo_t info = {};

@@ -539,7 +539,7 @@ impl Subject for Kernels<'_> {
     }
 
     fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {
-        // What a merge brings cannot be taken back by one patch.
+        // The changes of a merge cannot be reverted by one patch.
         let merge = self.history.graph.nodes()[node].merge;
         if merge || self.history.kind == Kind::Event {
             return Ok(None);

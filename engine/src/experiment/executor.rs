@@ -476,7 +476,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
     }
 }
 
-/// Keeps a finding and tells it.
+/// Keeps a finding and sends its event.
 fn finish<E: Experiment>(
     board: &Mutex<Board<E>>,
     setup: Setup<'_>,

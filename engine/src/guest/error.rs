@@ -91,7 +91,9 @@ fn headlines(alerts: &[Alert]) -> String {
 
 fn ended(exit: Option<&Exit>) -> String {
     match exit {
-        Some(Exit::Shutdown) => "the guest shut down, though nobody asked it to".into(),
+        Some(Exit::Shutdown) => {
+            "the guest shut down, although crucible has not asked for it".into()
+        }
         Some(Exit::Reset) => "the guest reset".into(),
         Some(Exit::TripleFault { .. }) => "the guest triple faulted".into(),
         Some(Exit::Kvm { detail, .. }) => format!("KVM cannot run the guest: {detail}"),

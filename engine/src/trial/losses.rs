@@ -30,9 +30,8 @@ pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
     Books::read(runner.session.running(), patience)
 }
 
-/// Compares what `runs` restarts since `before` have added to the books with what as many controls
-/// add.
-///
+/// Compares what `runs` restarts since `before` have added to the books with what the same number
+/// of controls adds.
 /// # Errors
 /// Each restart loses something, or a run fails.
 pub(super) fn check(

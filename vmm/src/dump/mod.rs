@@ -33,7 +33,7 @@ pub type MemoryDump = Result<PathBuf, String>;
 pub enum Stopped {
     /// By a shutdown.
     Shutdown,
-    /// By a reset; the console tells whether it was ordered.
+    /// By a reset; the console shows whether it was ordered.
     Reset,
     /// By a panic or a triple fault.
     Crash,
@@ -117,7 +117,7 @@ fn try_write(dumper: &dyn Dumper, path: &Path) -> Result<()> {
         path: path.to_owned(),
         source,
     };
-    // What the guest's tasks had in their memory is for this user alone.
+    // The memory of the guest's tasks is readable by this user only.
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -20,7 +20,7 @@ const PG: u64 = 1 << 31;
 /// CR4: tables have five levels.
 const LA57: u64 = 1 << 12;
 
-/// Maximum number of mappings, of which a kernel has some thousand. What is found beyond is left out.
+/// Maximum number of mappings, of which a kernel has some thousand. Entries beyond it are left out.
 const MOST: usize = 1 << 20;
 
 /// The registers that say where a CPU's tables are.

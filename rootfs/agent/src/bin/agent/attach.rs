@@ -81,7 +81,7 @@ struct Program {
     input: Option<File>,
     /// Input that it has not read yet; the host sends no more than a window of it.
     pending: Vec<u8>,
-    /// True when no more input comes.
+    /// True when the input has ended.
     complete: bool,
     outputs: [(Stream, Option<File>); 2],
 }
@@ -306,7 +306,7 @@ fn pidfd(child: &Child) -> Result<OwnedFd> {
     // SAFETY: it takes two numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let fd = Errno::result(fd).context("cannot open a pidfd")?;
-    // SAFETY: the kernel has just returned this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, and no other code has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
