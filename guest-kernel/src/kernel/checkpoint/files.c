@@ -344,7 +344,10 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	ret = check_file(ctx, file);
 	if (ret)
 		return ret;
-	/* overlayfs sets it in backing files; open(2) may refuse it */
+	/*
+	 * overlayfs sets O_NOATIME in backing files; open(2) may refuse that
+	 * flag
+	 */
 	if (file->f_mode & FMODE_BACKING)
 		rec.flags &= ~O_NOATIME;
 	if (S_ISCHR(inode->i_mode))

@@ -327,7 +327,10 @@ void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		sig->tty_old_pgrp = group(ctx, ct->tty_old_pgrp);
 	if (tty && ct->tree.sid == ct->tree.pid) {
 		spin_lock(&tty->ctrl.lock);
-		/* no session has it yet: other tasks cannot find the slave */
+		/*
+		 * the terminal has no session yet: other tasks cannot find the
+		 * slave
+		 */
 		put_pid(tty->ctrl.session);
 		put_pid(tty->ctrl.pgrp);
 		tty->ctrl.session = get_pid(ct->sid);

@@ -376,7 +376,9 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			addr = -EINVAL;
 		else
 			vm_flags_mod(vma, want, VM_DONTCOPY & ~want);
-		/* it was accounted when it was writable, and stays so */
+		/*
+		 * the mapping was accounted when it was writable, and stays so
+		 */
 		if (!IS_ERR_VALUE(addr) && rec->advice & CKPT_VMA_ACCOUNT &&
 		    !(vma->vm_flags & VM_ACCOUNT) &&
 		    !ckpt_broken(CKPT_BREAK_VMA_FLAG)) {

@@ -418,7 +418,7 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 		current->thread.cr2 = rec->cr2;
 	set_tsc_mode(rec->tsc);
 #ifdef CONFIG_X86_VSYSCALL_EMULATION
-	/* execve(2) of a 64-bit program sets it */
+	/* execve(2) of a 64-bit program sets this flag */
 	__set_bit(MM_CONTEXT_HAS_VSYSCALL, &current->mm->context.flags);
 #endif
 	return apply_spec(ctx, rec);

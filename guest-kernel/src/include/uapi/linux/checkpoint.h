@@ -647,7 +647,7 @@ struct ckpt_timers {
 };
 
 /* struct ckpt_posix_timer.flags */
-#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is running */
+#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* the timer runs */
 #define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* set by TIMER_ABSTIME */
 
 /**
