@@ -154,7 +154,7 @@ fn line(run: &ResultRow) -> String {
     format!("{}: {}", run.test, run.signature)
 }
 
-/// Reads the events of a run; a last line that is being written is left out.
+/// Reads the events of a run, except for a last line that is incomplete.
 fn read_events(directory: &Path) -> io::Result<Vec<Event>> {
     let text = fs::read_to_string(directory.join(FILE_NAME)).or_else(|error| {
         // A run gets its last name when it ends.

@@ -43,7 +43,7 @@ fn what_passed_is_not_run_again() {
     copy(&scenarios.join("shared"), &place.path().join("shared"));
     let own = own.to_str().expect("UTF-8");
     let results = place.path().join("results");
-    // Without an expected result it is `unreviewed`, though its case passes.
+    // The scenario has no expected result, so the run is `unreviewed`, although its case passes.
     let first = run(&["-q", "scenario", "hello", own, "--json"], &results);
     assert_eq!(first.code(), Some(125), "{}", first.stderr);
     let record = first.record();

@@ -104,7 +104,7 @@ impl Manifest {
     /// Reads that of `directory`; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, or it is damaged.
+    /// The manifest cannot be read, or is damaged.
     pub fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
         let text = match fs::read(&path) {

@@ -116,7 +116,7 @@ impl Journal {
     /// Opens or creates the journal in this file, which no other process may have open.
     ///
     /// # Errors
-    /// It is in use, or cannot be read or written.
+    /// The journal is in use, or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io {
             path: path.to_owned(),

@@ -107,7 +107,7 @@ pub struct NodeReport {
     pub runs: u64,
     /// Number of those that showed the failure.
     pub failures: u64,
-    /// Number of runs that say nothing.
+    /// Number of runs without an observation.
     pub unclear: u64,
     /// Runs that failed in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -129,7 +129,7 @@ pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison>
 /// Returns the expected result of a scenario, if it has one.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn text(scenario: &Scenario) -> io::Result<Option<String>> {
     match fs::read_to_string(file(scenario)) {
         Ok(text) => Ok(Some(content(&text).to_owned())),

@@ -93,7 +93,7 @@ impl Store {
     /// with the whole.
     ///
     /// # Errors
-    /// It cannot be created.
+    /// The directory cannot be created.
     pub fn part(&self, name: &str) -> io::Result<Self> {
         let part = Self {
             root: self.root.clone(),

@@ -124,7 +124,7 @@ impl<'a> Kernels<'a> {
     /// a kernel's.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The agent or the userland cannot be made.
     pub fn identify(&mut self) -> Result<()> {
         let cache = self.context.cache()?;
         let progress = self.context.progress();

@@ -56,7 +56,7 @@ pub struct Clocks {
     first: [i128; 4],
     /// CLOCK_MONOTONIC of the first.
     began: i128,
-    /// By how much the first time on CLOCK_MONOTONIC was moved.
+    /// The shift of the first time on CLOCK_MONOTONIC.
     moved: Option<i128>,
 }
 

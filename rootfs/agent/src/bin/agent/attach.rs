@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// Maximum number of bytes of each stream to pass on after the program's end: more than a pipe
-/// holds. A process that it has left behind may write forever.
+/// holds. A process that the program has left behind may write forever.
 const REST: usize = 1 << 20;
 
 /// What the user types for the end of a terminal's input.
@@ -75,7 +75,7 @@ fn read_port(port: &mut File, pieces: &mut Pieces) -> Result<()> {
 /// A running program.
 struct Program {
     child: Child,
-    /// Readable once it has ended.
+    /// Readable once the program has ended.
     pidfd: OwnedFd,
     terminal: bool,
     input: Option<File>,
