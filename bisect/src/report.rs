@@ -121,7 +121,7 @@ pub struct NodeReport {
 pub struct Check {
     /// What it is: `culprit`, `parent`, `reverted`.
     pub what: String,
-    /// The number of the node; none for what is no node.
+    /// The number of the node; none for what is not a node.
     pub node: Option<usize>,
     /// Number of runs.
     pub runs: u64,

@@ -48,7 +48,7 @@ pub struct Attacker {
     pub sides: &'static [Side],
     /// The findings of the kernel's audit that it stands for.
     pub findings: &'static [&'static str],
-    /// True when it has the right to make the call fail, or to change what the tree sees.
+    /// True when it has the right to make the call fail, or to change the tree's environment.
     pub harms: bool,
     /// What would be a gain.
     pub gain: &'static str,

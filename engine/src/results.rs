@@ -192,8 +192,8 @@ fn salvage(partial: &Path) {
     }
 }
 
-/// Removes the scratch disks of a run's guests: they are large, and what a run wants of them it has
-/// copied.
+/// Removes the scratch disks of a run's guests: they are large, and the run has copied the files
+/// that it keeps.
 fn remove_disks(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-/// Stands before the two digits of a byte that is no UTF-8, and before itself.
+/// Stands before the two digits of a byte that is not UTF-8, and before itself.
 const MARK: char = char::REPLACEMENT_CHARACTER;
 
 /// Returns bytes as text. Different bytes give different texts: a byte that is not UTF-8 is written

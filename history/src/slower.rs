@@ -14,7 +14,7 @@ use crate::row::{ResultRow, TestId};
 /// Unit of the metrics that are judged.
 pub const INSTRUCTIONS: &str = "instructions";
 
-/// Nights that a series needs before anything is said of it.
+/// Number of nights that a series needs before it is judged.
 const ENOUGH: usize = 10;
 
 /// Nights before that are compared with, at most.

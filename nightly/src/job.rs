@@ -59,7 +59,7 @@ impl fmt::Display for Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// It must fail: a lab that passes it sees nothing.
+    /// It must fail: a lab that passes it does not notice failures.
     Canary,
     /// Its units are the same in each night.
     Scenario,

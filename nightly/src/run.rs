@@ -313,7 +313,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // If that much fails, it is no flake.
+            // If that much fails, it is not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
@@ -345,7 +345,7 @@ impl<'a> Night<'a> {
         Ok(why)
     }
 
-    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is no result: a
+    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a result: a
     /// recorded guest has another clock.
     fn record(
         &mut self,
@@ -397,7 +397,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Makes one run of crucible; without a number, what it shows is no result. Returns its exit
+    /// Makes one run of crucible; without a number, what it shows is not a result. Returns its exit
     /// status, the units that failed, and its directory.
     fn one(
         &mut self,

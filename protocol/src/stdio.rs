@@ -69,7 +69,7 @@ pub enum Piece {
     Last(Last),
 }
 
-/// The bytes are no piece.
+/// The bytes are not a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what came from the other side is no piece of a stream (kind {kind}, {length} bytes)")]
 pub struct Malformed {

@@ -53,7 +53,10 @@ extern int reachable;
 /* names of the attacks */
 extern const char *attack_names[MAX_ATTACKS];
 extern int nr_chosen;
-/* true when the attacks may make the call fail, or change what the tree sees */
+/*
+ * true when the attacks may make the call fail, or change the tree's
+ * environment
+ */
 extern int may_change;
 
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));

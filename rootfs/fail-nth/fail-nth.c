@@ -51,7 +51,7 @@ static const char *call, *kind, *program;
 static int image = -1, again = -1, scratch = -1, logfd = -1, tree = -1, nth_file = -1;
 static struct bytes mask[2];
 static struct tally tally;
-/* true when failures are repeated: all has been said of them */
+/* true when failures are repeated, and have already been reported */
 static int repeats;
 
 void tell(const char *format, ...)

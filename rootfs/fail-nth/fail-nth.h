@@ -16,7 +16,7 @@
 
 /* What the worker and its watcher share. */
 struct shared {
-	unsigned int nth;	/* the failure that is asked for, 0 for none */
+	unsigned int nth;	/* the failure to be injected, 0 for none */
 	unsigned int calls;	/* made so far */
 	unsigned int told;	/* things that are wrong */
 	int free_fd;		/* lowest free descriptor */

@@ -550,7 +550,7 @@ mod tests {
             ms: 0,
             detail: Some(fuzzed(found)),
         };
-        // 9 is no block: an address of another kernel.
+        // 9 is not a block: an address of another kernel.
         let findings = [finding(&[("-", &[1, 9])]), finding(&[("1", &[1, 3])])];
         let summary = one.summarise(&findings);
         assert_eq!((summary.reached, summary.blocks), (2, 3));

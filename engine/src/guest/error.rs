@@ -63,7 +63,7 @@ pub enum GuestError {
     /// The console does not show what the guest prints.
     #[error("the guest's console did not show a mark within {} s", .0.as_secs())]
     NoMark(Duration),
-    /// The channel carries something that is no message.
+    /// The channel carries something that is not a message.
     #[error("the channel to the guest is broken")]
     Channel(#[from] FrameError),
     /// The machine failed on the host.

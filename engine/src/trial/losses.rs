@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The least number of repeated restarts whose losses are looked for. In a new guest some counts
-/// (dentries, nodes of maple trees) vary by seven, which is no loss of each of ten.
+/// (dentries, nodes of maple trees) vary by seven, which is not a loss of each of ten.
 const LEAST: u32 = 10;
 
 /// Number of times that a loss must show again.

@@ -130,7 +130,8 @@ impl Walk<'_> {
     }
 }
 
-/// Returns the address with the sign that x86-64 wants: the upper bits of the kernel's are set.
+/// Returns the address with the sign extension that x86-64 requires: the upper bits of the kernel's
+/// are set.
 fn canonical(address: u64) -> u64 {
     const TOP: u64 = 1 << 47;
     match address & TOP {
