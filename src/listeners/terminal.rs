@@ -74,7 +74,7 @@ fn duration(seconds: u64) -> String {
 }
 
 impl Terminal {
-    /// Creates it; shows nothing if `quiet`.
+    /// Creates the listener, which shows nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let mode = match (quiet, stderr().is_terminal()) {
             (true, _) => Mode::Quiet,

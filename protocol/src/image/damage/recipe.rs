@@ -32,8 +32,8 @@ impl Recipe {
         put_together(&forged)
     }
 
-    /// Returns a new recipe near this one: with a step more, in one case of four with one less
-    /// before, so that steps that do not matter are lost.
+    /// Returns a new recipe: this one with a further step. In one case of four it first removes a
+    /// step, so that useless steps are lost.
     #[must_use]
     pub fn mutated(&self, rng: &mut Rng) -> Self {
         let mut steps = self.0.clone();

@@ -79,7 +79,7 @@ struct Program {
     pidfd: OwnedFd,
     terminal: bool,
     input: Option<File>,
-    /// Input that it has not read yet; the host sends no more than a window of it.
+    /// Input that the program has not read yet; the host sends at most one window of it.
     pending: Vec<u8>,
     /// True when the input has ended.
     complete: bool,
