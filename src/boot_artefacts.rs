@@ -94,7 +94,7 @@ impl FromStr for GdbArg {
         let number = text.chars().all(|c| c.is_ascii_digit());
         match text {
             "" => Ok(Self::Own),
-            // What follows `--gdb` may be meant for the command.
+            // The word that follows `--gdb` may be meant for the command.
             _ if !number && !text.contains('/') => Err(format!(
                 "a socket's path contains a slash; if `{text}` is no value of this option, \
                  write it before `--gdb`"
@@ -151,7 +151,8 @@ pub struct KernelArgs {
     /// Build the kernel with this compiler instead of gcc, as make's CC takes it
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
-    /// True when symbols that Kconfig does not keep are no error; no option.
+    /// True when symbols that Kconfig drops are not an error. Set by commands only; there is no
+    /// such option.
     #[arg(skip)]
     pub lenient: bool,
 }

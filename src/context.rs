@@ -134,7 +134,7 @@ impl Context {
     /// Others may write to it: results are read, and their disks booted, by this user.
     pub fn results(&self) -> Result<PathBuf> {
         let path = self.results_path()?;
-        // A bundle's disk has the numbers of the users that made it.
+        // A bundle's disk contains the uids of the host on which it was made.
         if path.exists() && Bundle::of_this_program()?.is_none() {
             directory::check_owner(&path, "CRUCIBLE_RESULTS")?;
         }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use crate::boot_artefacts::{self, BootArtefacts, GuestArgs, KernelArgs};
 use crate::context::{self, Context};
 use crate::earlier::Earlier;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::guests::HostLab;
 use crate::listeners::junit::JUnit;
 use crate::listeners::ktap::{Ktap, Written};
@@ -68,6 +68,18 @@ pub fn closed(without: &[Eye]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(","))
 }
 
+/// Refuses to close an eye that the command does not open.
+fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
+    let of_mutants = |eye: &&Eye| matches!(eye, Eye::Books | Eye::ForgedImages);
+    match without.iter().find(of_mutants) {
+        Some(eye) if command != "mutate" => Err(Usage(format!(
+            "--without {}: only `crucible mutate` looks at that; leave it out",
+            eye.name()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// What a command says about its experiment.
 pub struct Command<'a> {
     /// Its name: `scenario`, `sweep`, …
@@ -102,6 +114,7 @@ pub fn run<E: Experiment>(
     make: impl FnOnce(&BootArtefacts) -> Result<E>,
     screen: &Screen<E::Detail, E::Summary>,
 ) -> Result<ExitCode> {
+    refuse_idle_eyes(command.name, &command.args.without)?;
     let began = Instant::now();
     let results = context.results()?;
     let store = Store::begin(&results, &title(command))

@@ -32,8 +32,8 @@ pub struct Copy {
 impl std::str::FromStr for Copy {
     type Err = String;
 
-    /// Parses `HOST[:GUEST]`. What is not absolute in the guest is in the work directory; without
-    /// it, the name is that on the host.
+    /// Parses `HOST[:GUEST]`. A relative path in the guest is in the work directory; without it,
+    /// the name is that on the host.
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, guest) = match text.rsplit_once(':') {
             Some((host, guest)) => (host, Some(guest)),
@@ -110,8 +110,8 @@ impl Copy {
         ended.check().with_context(what)
     }
 
-    /// Copies it out of a guest. What is there already is replaced, but directories, which get
-    /// what they lack.
+    /// Copies it out of a guest. Existing files are replaced; existing directories get the files
+    /// that they lack.
     pub fn leave(&self, guest: &mut Guest) -> Result<()> {
         let (directory, name) = &self.guest;
         let what = || format!("cannot copy {directory}/{name} out of the guest");
@@ -247,7 +247,7 @@ fn receive(from: PipeReader, to: &Path) -> Result<()> {
         }
         Ok(())
     })();
-    // A directory that nobody may write to gets its mode behind what is in it.
+    // The mode of a read-only directory is set after its content is written.
     for (path, mode) in modes.into_iter().rev() {
         fs::set_permissions(&path, Permissions::from_mode(mode))
             .with_context(|| path.display().to_string())?;

@@ -78,7 +78,7 @@ impl Write for Log {
             message(format_args!("{}", String::from_utf8_lossy(line).trim_end()));
         }
         match &mut state.file {
-            // The log is for whoever looks for a reason. A full disk has other witnesses.
+            // The log only helps to find a reason. A full disk is reported elsewhere.
             Some(file) => drop(file.write_all(line)),
             None if state.early.len() < EARLY => state.early.extend_from_slice(line),
             None => {}

@@ -129,8 +129,8 @@ impl Recorded {
             _ => steps.last().map(|it| it.unit.clone()).unwrap_or_default(),
         };
         steps.retain(|it| it.unit == unit);
-        // What failed is where it was restarted last. After that, another machine may have made
-        // another control.
+        // The failure is at the last restart. After that, another machine may have made another
+        // control.
         let of = |name| steps.iter().rev().find(move |it: &&Step| it.name == name);
         let last = of("restart")
             .or_else(|| of("checkpoint"))

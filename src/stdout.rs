@@ -7,8 +7,8 @@ use std::io::{self, ErrorKind, Write};
 use anyhow::{Context as _, Result};
 use crucible_protocol::{shown_json, shown_lines};
 
-/// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is no
-/// failure: it has what it wanted, and the exit code remains that of the result.
+/// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is not
+/// a failure: the exit code remains that of the result.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

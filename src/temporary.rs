@@ -40,7 +40,7 @@ impl Temporary {
         loop {
             let directory = tempfile::Builder::new()
                 .prefix(&format!("{PREFIX}{what}-"))
-                // What a guest prints and writes is not for other users of this host.
+                // The output and files of a guest are not readable by other users of this host.
                 .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(place)
                 .with_context(failed)?;
@@ -77,7 +77,7 @@ mod tests {
         let runs = cache.runs().unwrap();
         let mode = runs.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        // What a killed process has left is removed by the next one.
+        // The next process removes the files that a killed one has left.
         let left = runs.join("crucible-y-1");
         std::fs::create_dir(&left).unwrap();
         drop(DirLock::new(&left).unwrap().unwrap());

@@ -121,7 +121,7 @@ fn of_shard(
             progress.failures.push(line(run));
         }
     }
-    // What an earlier process of the shard has run says nothing of this one's pace.
+    // The units of an earlier process of the shard do not count for the pace of this one.
     let this = results.iter().filter(|it| it.time >= last.started);
     let this: BTreeSet<_> = this
         .map(|it| &it.test)
@@ -154,7 +154,7 @@ fn line(run: &ResultRow) -> String {
     format!("{}: {}", run.test, run.signature)
 }
 
-/// Reads the events of a run; a last line that is being written is left out.
+/// Reads the events of a run, except for a last line that is incomplete.
 fn read_events(directory: &Path) -> io::Result<Vec<Event>> {
     let text = fs::read_to_string(directory.join(FILE_NAME)).or_else(|error| {
         // A run gets its last name when it ends.

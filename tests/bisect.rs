@@ -86,7 +86,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     let fixes = format!("Fixes: {} (\"fs: Restore another umask\")", &culprit[..12]);
     assert_eq!(second["trailers"][0], fixes.as_str());
 
-    // What is known costs nothing.
+    // A known observation needs no run.
     let third = record(&start().end());
     assert_eq!(third["report"]["node"], report["node"]);
     assert_eq!(third["report"]["runs"], 0, "{third:#} after {second:#}");

@@ -300,7 +300,7 @@ fn whoever_kills_the_machine_is_the_host() {
     blamed(&run.end(), Condition::HostKilled);
 }
 
-/// The memory of a guest that starts from a snapshot is a file. Whoever shortens it is the host.
+/// The memory of a guest that starts from a snapshot is a file. Shortening it is the host's fault.
 #[test]
 fn a_shortened_memory_file_is_the_host() {
     let _alone = alone();

@@ -337,7 +337,7 @@ case "$*" in *download*={newer}) cp "${{0%/*}}/source.deb" . ;; *) echo E: none 
         ("sudo", "exit 1"),
         ("dpkg-query", "exec /usr/bin/dpkg-query \"$@\""),
     ]);
-    // A package as Debian's, with an almost empty tree in it.
+    // A package in Debian's format that contains an almost empty tree.
     let pack = format!(
         "cd {}; mkdir -p pkg/DEBIAN pkg/usr/src linux; echo VERSION = 6 >linux/Makefile
          tar -cJf pkg/usr/src/{package}.tar.xz linux

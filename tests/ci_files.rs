@@ -289,7 +289,7 @@ impl Slurm {
         }
         let host = output(Command::new("hostname").arg("-s"));
         let host = host.trim();
-        // Two ports that nobody else has at the moment.
+        // Two ports that no other process uses at the moment.
         let ports: Vec<_> = (0..2)
             .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))
             .collect();

@@ -27,6 +27,24 @@ fn a_wrong_command_line_exits_with_128() {
 }
 
 #[test]
+fn an_eye_that_only_mutate_has_cannot_be_closed_elsewhere() {
+    for (args, eye) in [
+        (&["scenario", "hello"][..], "books"),
+        (&["sweep", "vfork"], "forged-images"),
+        (&["matrix", "ptrace"], "facts,books"),
+        (&["torture"], "forged-images"),
+    ] {
+        let ended = cli::run(&[args, &["--without", eye]].concat());
+        assert_eq!(ended.code(), Some(128), "{args:?}{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("only `crucible mutate`"),
+            "{args:?}{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
 fn help_and_version_exit_with_0() {
     assert_eq!(cli::run(&["--help"]).code(), Some(0));
     assert_eq!(cli::run(&["--version"]).code(), Some(0));

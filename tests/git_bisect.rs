@@ -125,7 +125,7 @@ fn a_full_disk_stops_it() {
     assert!(!output.status.success(), "{output:?}");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("129"), "{output:?}");
-    // Nothing is said of the commit, neither now nor when the bisection goes on.
+    // The commit gets no verdict, neither now nor when the bisection is resumed.
     let commit = history.git(&["rev-parse", "at2"]);
     let said = log.lines().filter(|line| line.starts_with("git bisect "));
     assert!(said.clone().count() > 0, "{log}");

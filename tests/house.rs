@@ -218,7 +218,8 @@ fn dependencies_are_as_deny_toml_permits() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What a test runs has results of its own: a developer's are never evicted by `cargo test`.
+/// The commands that tests run have a results directory of their own, so that `cargo test` never
+/// evicts a developer's results.
 #[test]
 fn only_the_testkit_knows_the_built_binary() {
     let name = concat!("CARGO_BIN_EXE", "_crucible");

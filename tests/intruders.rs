@@ -67,6 +67,8 @@ fn a_proc_file_recorded_as_a_plain_file_is_refused() {
     guest
         .write_file("/work/forge.c", 0o644, include_bytes!("intruders/forge.c"))
         .unwrap();
+    let header = include_bytes!("../rootfs/shared/image.h");
+    guest.write_file("/work/image.h", 0o644, header).unwrap();
     // Changes ckpt_file.kind from CKPT_FILE_PROC to CKPT_FILE_PATH.
     run(
         &mut guest,

@@ -11,6 +11,7 @@ use common::{LONG, boot};
 
 /// Source of a program that changes an image into one that checkpoint(2) would not write.
 const FORGE: &str = include_str!("intruders/forge.c");
+const IMAGE: &str = include_str!("../rootfs/shared/image.h");
 
 /// Source of a program that calls restart(2) without the tool's cgroup and namespaces.
 const RESTART: &str = include_str!("intruders/restart.c");
@@ -54,7 +55,8 @@ fn run_script(script: &str) -> String {
         "/bin/bash".to_owned(),
         "-c".to_owned(),
         format!(
-            "cat > /tmp/forge.c <<'END'\n{FORGE}END\n\
+            "cat > /tmp/image.h <<'END'\n{IMAGE}END\n\
+             cat > /tmp/forge.c <<'END'\n{FORGE}END\n\
              cat > /tmp/restart.c <<'END'\n{RESTART}END\n{TOOLS}{script}"
         ),
     ];

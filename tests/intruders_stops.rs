@@ -8,6 +8,7 @@ mod common;
 use common::scripts::{assert_lines, run_script};
 
 const FORGE: &str = include_str!("intruders/forge.c");
+const IMAGE: &str = include_str!("../rootfs/shared/image.h");
 const STOPS: &str = include_str!("intruders/stops.c");
 const CAGE: &str = include_str!("intruders/cage.c");
 
@@ -58,7 +59,8 @@ again strict ./cage
 #[test]
 fn an_image_does_not_bypass_a_seccomp_filter() {
     let output = run_script(&format!(
-        "cat > forge.c <<'END'\n{FORGE}END\n\
+        "cat > image.h <<'END'\n{IMAGE}END\n\
+         cat > forge.c <<'END'\n{FORGE}END\n\
          cat > stops.c <<'END'\n{STOPS}END\n\
          cat > cage.c <<'END'\n{CAGE}END\n{SCRIPT}"
     ));

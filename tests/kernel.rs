@@ -53,7 +53,7 @@ fn the_exported_series_passes_checkpatch() {
 fn the_sources_have_mutants_and_the_list_of_equivalent_ones_is_true() {
     let fixture = fixture();
     let all = kernel::all_mutants(&fixture.cache, &fixture.sources, &Silent).unwrap();
-    // What the parser does not understand would silently have no mutants.
+    // Code that the parser cannot read would silently have no mutants.
     assert_eq!(all.unread, [""; 0]);
     let saving = |one: &&Mutant| one.half == Half::Saving;
     let restoring = |one: &&Mutant| one.half == Half::Restoring;

@@ -56,7 +56,7 @@ fn a_night_leaves_a_record_and_a_history() {
     for case in ["canary [crucible/base/qemu]", "main [crucible/base/qemu]"] {
         assert!(xml.contains(&format!("<testcase name=\"{case}\"")), "{xml}");
     }
-    // The same night has nothing left to do, and another plan is no part of it.
+    // The same night has nothing left to do, and another plan is not a part of it.
     let again = night(&["--night", "n1", "--json"]);
     assert_eq!(again.status.code(), Some(0), "{again:?}");
     assert_eq!(json_of(&again)["units"], json!([]));
@@ -65,7 +65,7 @@ fn a_night_leaves_a_record_and_a_history() {
         &["-q", "nightly", "--job", "canary", "--night", "n1"],
     );
     assert_eq!(other.status.code(), Some(128), "{other:?}");
-    // The history has it, and the next night knows its durations.
+    // The history has the night's results, and the next night is planned by its durations.
     let shown = run(results, &["results", "show", "--json"]);
     let shown = json_of(&shown);
     assert_eq!(
@@ -87,7 +87,7 @@ fn a_night_leaves_a_record_and_a_history() {
     assert_eq!(runs.count(), 0);
 }
 
-/// `kill -9` of a night ends what it has started; the next one goes on.
+/// `kill -9` of a night ends the processes that it has started; the next call resumes the night.
 #[test]
 fn a_killed_night_leaves_nothing_running() {
     common::fixture();
@@ -145,7 +145,7 @@ fn a_budget_too_small_for_anything_is_no_good_night() {
             .iter()
             .all(|test| test["why"].as_str().is_some_and(|it| it.contains("budget")))
     );
-    // What never ran is run again, and then nothing is left.
+    // The units that never ran are run, and then none is left.
     let again = run(
         directory.path(),
         &["-q", "rerun", "n1", "--", "--night", "n2", "--json"],

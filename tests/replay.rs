@@ -148,7 +148,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     assert_eq!(first["complete"], true, "{first:#}");
     assert_eq!(bytes, &first["recorded_bytes"]);
     assert!(first["stop"]["instructions"].as_u64() > Some(100_000_000));
-    // The instruction, all registers, and what the guest had said by then.
+    // The instruction, all registers, and the bytes that the guest had written by then.
     assert_eq!(first, second);
 
     goes_back(&run);

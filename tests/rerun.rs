@@ -43,7 +43,7 @@ fn what_passed_is_not_run_again() {
     copy(&scenarios.join("shared"), &place.path().join("shared"));
     let own = own.to_str().expect("UTF-8");
     let results = place.path().join("results");
-    // Without an expected result it is `unreviewed`, though its case passes.
+    // The scenario has no expected result, so the run is `unreviewed`, although its case passes.
     let first = run(&["-q", "scenario", "hello", own, "--json"], &results);
     assert_eq!(first.code(), Some(125), "{}", first.stderr);
     let record = first.record();
@@ -57,7 +57,7 @@ fn what_passed_is_not_run_again() {
     let record = second.record();
     assert_eq!(json!(keys(&record)), json!(ours));
     assert_eq!(record["skipped"], json!(others));
-    // A rerun of a rerun leaves out the same.
+    // A rerun of a rerun leaves out the same units.
     let again = record["results"].as_str().expect("a path").to_owned();
 
     // Once it is mended, all is well: accepted, it has an expected result.
@@ -105,7 +105,7 @@ fn what_an_interruption_left_is_run() {
     assert!(reproduce.ends_with("--memory 768"), "{reproduce}");
     assert!(record["left"].as_u64() > Some(0), "{record:#}");
     let directory = record["results"].as_str().expect("a path").to_owned();
-    // The record is of another kernel: that is said, in one line.
+    // The record is of another kernel, which one line reports.
     let path = Path::new(&directory).join("record.json");
     let mut other = record.clone();
     other["provenance"]["kernel"]["hash"] = json!("another");

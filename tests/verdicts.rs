@@ -129,7 +129,7 @@ fn a_program_that_behaves_differently_after_a_restart_is_detected() {
             _ => assert_eq!(unit["memory"], Value::Null, "{unit:#}"),
         }
     }
-    // What hangs leaves its image.
+    // A restart that hangs leaves its image.
     let hangs = units.iter().find(|unit| unit["name"] == "hangs");
     let files = hangs.map(|unit| &unit["files"]).map(Value::to_string);
     assert!(

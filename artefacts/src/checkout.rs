@@ -17,7 +17,7 @@ use crate::{Cache, Error, Progress, Result};
 #[derive(Debug)]
 pub struct Checkout {
     directory: PathBuf,
-    /// Nobody else checks out another commit meanwhile.
+    /// No other process checks out another commit in the meantime.
     _lock: Lock,
 }
 
@@ -184,7 +184,7 @@ mod tests {
         let path = checkout.without(&second, &second).unwrap();
         assert!(path.is_some());
         assert_eq!(read("a"), "1\n2\n3\n");
-        // What was changed later cannot be taken back alone.
+        // A hunk that a later commit has changed cannot be reverted alone.
         assert!(checkout.without(&third, &first).unwrap().is_none());
         assert_eq!(read("a"), "0\n1\n2\n4\n");
         drop(checkout);

@@ -6,11 +6,9 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Checks that nobody but this user and root can change what is in `path`, a directory that
-/// exists. `setting` is what names another one.
-///
-/// The group may write if it is the user's own, with the user's number, as Debian makes them.
-///
+/// Checks that only this user and root can change the content of `path`, a directory that exists.
+/// `setting` is what names another one. The group may write if it is the user's own, with the
+/// user's number, as Debian makes them.
 /// # Errors
 /// [`Error::Directory`], with the command that mends it.
 pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
@@ -29,7 +27,7 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
     let owner = metadata.uid();
     if owner != me && owner != 0 {
         return refuse(
-            format!("it belongs to user {owner}, not to user {me}, who would run what is in it"),
+            format!("it belongs to user {owner}, but user {me} would run its content"),
             format!("sudo chown -R {me} {quoted}"),
         );
     }

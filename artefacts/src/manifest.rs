@@ -104,7 +104,7 @@ impl Manifest {
     /// Reads that of `directory`; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, or it is damaged.
+    /// The manifest cannot be read, or is damaged.
     pub fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(NAME);
         let text = match fs::read(&path) {
@@ -246,8 +246,8 @@ fn walk_error(directory: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// What is known of the files of an artefact that this process has verified: if none of this
-/// changes, nobody has written to them.
+/// The state of the files of an artefact that this process has verified: while none of this
+/// changes, no process has written to them.
 type Stamps = Vec<(u64, u64, i64, i64, i64, i64)>;
 
 static VERIFIED: LazyLock<Mutex<HashMap<PathBuf, Stamps>>> = LazyLock::new(Mutex::default);
@@ -298,8 +298,8 @@ fn stamps(directory: &Path, manifest: &Manifest) -> Option<Stamps> {
     manifest.files.keys().map(stamp).collect()
 }
 
-/// Returns the sha256 of an artefact's file, if this process has verified it and nobody has written to
-/// it since.
+/// Returns the sha256 of an artefact's file, if this process has verified it and it has not been
+/// written to since.
 pub(crate) fn sha256(path: &Path) -> Option<String> {
     let directory = path.parent()?;
     let manifest = Manifest::read(directory).ok()??;

@@ -226,7 +226,7 @@ struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // What is left is removed before the artefact is made, or by `clean`.
+        // An incomplete directory is removed before the artefact is made, or by `clean`.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

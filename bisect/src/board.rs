@@ -475,7 +475,7 @@ impl<'a> Board<'a> {
             (None, false) => self.costs.build.get() + enter,
         };
         let run = self.costs.run.get();
-        // What may come to nothing is as dear as the tries that it takes.
+        // A run that may observe nothing costs as much as the expected number of attempts.
         let doubt = match self.tally(node).runs() {
             0 => self.visible[node],
             _ => 1.0,

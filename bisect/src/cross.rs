@@ -37,7 +37,7 @@ pub struct Cross {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "half", rename_all = "kebab-case")]
 pub enum Half {
-    /// Its images are wrong, whoever restarts them.
+    /// Its images are wrong, whichever kernel restarts them.
     Checkpoint,
     /// It restarts good images wrongly.
     Restart,
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(of(runs(3, 0), runs(1, 1)), Half::Checkpoint);
         assert_eq!(of(runs(1, 1), runs(1, 1)), Half::Each);
         assert_eq!(of(runs(3, 0), runs(3, 0)), Half::OnlyTogether);
-        // Too few runs for a rare failure, or runs that say nothing.
+        // Too few runs for a rare failure, or runs without an observation.
         assert_eq!(of(runs(2, 0), runs(1, 1)), Half::Unclear);
         let unclear = Crossed {
             unclear: 1,

@@ -116,7 +116,7 @@ impl Journal {
     /// Opens or creates the journal in this file, which no other process may have open.
     ///
     /// # Errors
-    /// It is in use, or cannot be read or written.
+    /// The journal is in use, or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io {
             path: path.to_owned(),
@@ -134,7 +134,7 @@ impl Journal {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let bytes = fs::read(path).map_err(io)?;
-        // What a kill has cut off was not yet known to anybody.
+        // The search has not used a line that a kill has cut off.
         let whole = bytes
             .iter()
             .rposition(|b| *b == b'\n')

@@ -107,7 +107,7 @@ pub struct NodeReport {
     pub runs: u64,
     /// Number of those that showed the failure.
     pub failures: u64,
-    /// Number of runs that say nothing.
+    /// Number of runs without an observation.
     pub unclear: u64,
     /// Runs that failed in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -121,7 +121,7 @@ pub struct NodeReport {
 pub struct Check {
     /// What it is: `culprit`, `parent`, `reverted`.
     pub what: String,
-    /// The number of the node; none for what is no node.
+    /// The number of the node; none for what is not a node.
     pub node: Option<usize>,
     /// Number of runs.
     pub runs: u64,
@@ -138,7 +138,7 @@ pub struct Report {
     /// The answer.
     #[serde(flatten)]
     pub answer: Answer,
-    /// The probability of the answer.
+    /// The probability that the answer is right.
     pub probability: f64,
     /// The probability that was asked for.
     pub confidence: f64,

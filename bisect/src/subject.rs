@@ -81,7 +81,7 @@ pub struct Observation {
 pub struct Visit {
     /// Seconds that were not part of a run: the guest's start, the workload's build.
     pub enter: f64,
-    /// Runs of which the guest has said more since: their number in this visit, from 0 on.
+    /// Runs of which the guest has reported more since: their number in this visit, from 0 on.
     pub revised: Vec<(usize, Seen)>,
     /// The reason, if the kernel does not boot.
     pub unbootable: Option<String>,

@@ -55,7 +55,7 @@ pub const JEFFREYS: Beta = Beta {
 };
 
 impl Beta {
-    /// Returns the natural logarithm of the probability of a sequence of runs with so many
+    /// Returns the natural logarithm of the probability of a sequence of runs with this number of
     /// failures.
     pub fn log_likelihood(self, seen: Evidence) -> f64 {
         let (failures, passes) = self.with(seen);

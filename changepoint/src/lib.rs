@@ -21,7 +21,7 @@ pub use self::{
     set::Set,
 };
 
-/// Mass below which a hypothesis cannot be the answer any more: it no longer counts as left.
+/// Mass below which a hypothesis is no longer counted among those left.
 const NEGLIGIBLE: f64 = 1e-3;
 
 /// Runs that settle a node whose failures are rare, times their rate. The cost of a build is shared
@@ -214,7 +214,7 @@ impl ChangePoint {
         self.blind[node]
     }
 
-    /// Says that two nodes are the same thing, so that no hypothesis can tell them apart.
+    /// Declares two nodes to be the same, so that no hypothesis distinguishes them.
     pub fn join(&mut self, one: usize, other: usize) {
         for (shows, weight) in self.shows.iter().zip(&mut self.weights) {
             if shows.contains(one) != shows.contains(other) {

@@ -168,7 +168,7 @@ fn what_cannot_be_built_is_not_told_from_what_follows_it() {
     assert_eq!(group, [2, 3]);
     assert!(mass > 0.99, "{mass}");
     assert!(model.posterior().nodes[3] < 0.6);
-    // No run of any node would tell more, but for the last doubts.
+    // No run of any node would give more information, apart from a rest of doubt.
     assert!(model.bits().iter().all(|bits| *bits < 0.01));
 }
 
@@ -234,7 +234,7 @@ fn stated_probabilities_are_kept() {
                 let once = if seen { 0.0 } else { 20.0 };
                 Some(Cost { once, run: 1.0 })
             };
-            // The first run tells nothing but one rate.
+            // The first run gives information on one rate only.
             let node = model.next(cost).unwrap_or_else(|| dice.below(len));
             let failed = dice.chance(rates[usize::from(node >= truth)]);
             model.observe(node, Evidence::new(1, failed.into()));

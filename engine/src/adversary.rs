@@ -3,6 +3,8 @@
 //!
 //! The guest's program has a function for each name (`rootfs/adversary/attacks.c`).
 
+use crucible_protocol::dice::Dice;
+
 /// The system call that is attacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -46,7 +48,7 @@ pub struct Attacker {
     pub sides: &'static [Side],
     /// The findings of the kernel's audit that it stands for.
     pub findings: &'static [&'static str],
-    /// True when it has the right to make the call fail, or to change what the tree sees.
+    /// True when it has the right to make the call fail, or to change the tree's environment.
     pub harms: bool,
     /// What would be a gain.
     pub gain: &'static str,
@@ -142,20 +144,6 @@ pub const WITHOUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Random numbers by a seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    /// A number below `end`.
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end.max(1) as u64) as usize
-    }
-}
-
 /// What a seed draws.
 #[derive(Clone, Debug)]
 pub struct Attack {
@@ -171,7 +159,7 @@ pub struct Attack {
 impl Attack {
     /// Draws an attack.
     pub fn draw(seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         // One run of a hundred: it takes as long as fifty.
         if seed % 100 == 50 {
             return Self::of(
@@ -186,7 +174,7 @@ impl Attack {
             0 => Side::Checkpoint,
             _ => Side::Restart,
         };
-        let stall = 1 + dice.below(4);
+        let stall = 1 + dice.below(4) as usize;
         let mut attack = Self::of(side, seed, |one| one.when == When::Stall, stall, &mut dice);
         for (when, odds) in [(When::Before, 2), (When::End, 3)] {
             if dice.below(odds) == 0 {
@@ -208,7 +196,7 @@ impl Attack {
         let all = ATTACKERS.iter();
         let mut attackers: Vec<_> = all.filter(|a| a.sides.contains(&side) && fits(a)).collect();
         while attackers.len() > count {
-            attackers.swap_remove(dice.below(attackers.len()));
+            attackers.swap_remove(dice.below(attackers.len() as u64) as usize);
         }
         Self {
             side,

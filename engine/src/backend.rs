@@ -42,7 +42,7 @@ pub struct Refusal {
     pub log: String,
     /// True when the tool was killed at its time limit.
     pub timed_out: bool,
-    /// True when the kernel said that it does not support something.
+    /// True when the kernel reported unsupported state.
     pub unsupported: bool,
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::verdict::Verdict;
 
-/// Exit code of a host that stays unusable until somebody mends it. `git bisect run` stops.
+/// Exit code for a host that stays unusable until it is repaired. `git bisect run` stops.
 pub const HOST_EXIT: u8 = 129;
 
 /// The party that is to blame.
@@ -24,7 +24,7 @@ pub enum Blame {
     Kernel,
     /// The workload, or the scenario that describes it.
     Workload,
-    /// The host: its memory, disks, network, packages, or whoever killed a process.
+    /// The host: its memory, disks, network, packages, or a signal from another process.
     Host,
     /// Crucible itself: its agent, its VMM, its engine.
     Crucible,
@@ -125,7 +125,7 @@ conditions! {
     Undecided = "undecided", WORKLOAD, Unknown, 125,
         "a bisection ends without the name of one commit";
     GuestShutdown = "guest-shutdown", WORKLOAD, Unknown, 125,
-        "the guest shuts down in order, and nobody asked for it";
+        "the guest shuts down in order, although crucible has not asked for it";
 
     HostKilled = "host-killed", HOST, Unknown, 125,
         "a signal from outside (SIGKILL of a person or of the OOM killer, SIGBUS of a shortened \

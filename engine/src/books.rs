@@ -129,7 +129,8 @@ impl Books {
         counts.insert("pages of large objects".to_owned(), in_slabs - slab_pages);
         let pinned = sum(&["nr_foll_pin_acquired"]) - sum(&["nr_foll_pin_released"]);
         counts.insert("pinned pages".to_owned(), pinned);
-        // A page whose last reference is not dropped stays in its list when nobody maps it any more.
+        // A page whose last reference is not dropped stays in its list after the last task has
+        // unmapped it.
         let listed = sum(&["nr_inactive_anon", "nr_active_anon"]);
         let used = sum(&["nr_anon_pages", "nr_shmem"]);
         counts.insert("anonymous pages of nobody".to_owned(), listed - used);
@@ -152,8 +153,8 @@ impl Books {
         }
     }
 
-    /// Returns what so many runs have lost at least once each, beyond what as many good runs add.
-    /// `self` is the growth by the runs in question.
+    /// Returns the objects of which each of these runs has lost at least one, beyond those that the
+    /// same number of good runs adds. `self` is the growth by the runs in question.
     #[must_use]
     pub fn lost(&self, good: &Self, runs: u32) -> Vec<String> {
         let runs = i64::from(runs);
@@ -161,7 +162,7 @@ impl Books {
             let of =
                 |counts: &BTreeMap<String, i64>| counts.get(*name).copied().unwrap_or_default();
             let usual = of(&good.counts).max(0);
-            // With slack, enough runs tell what each of them loses from what none does.
+            // With slack, a sufficient number of runs separates losses of each run from noise.
             let slack = of(&self.slack);
             **count - usual >= runs - slack && (slack == 0 || runs > 2 * slack)
         });
@@ -251,7 +252,7 @@ vmalloc areas 50
         assert_eq!(rough.lost(&books(0, 0), 6).len(), 1);
         assert_eq!(rough.lost(&books(2, 0), 6).len(), 1);
         assert_eq!(rough.lost(&books(3, 0), 6), [""; 0]);
-        // What good runs give back does not count.
+        // Objects that good runs free do not count.
         assert_eq!(growth.lost(&books(-9, -9), 6).len(), 1);
     }
 }

@@ -37,7 +37,7 @@ impl Corpus {
     /// Reads a corpus. One without a file is empty.
     ///
     /// # Errors
-    /// The file cannot be read, or is no corpus.
+    /// The file cannot be read, or is not a corpus.
     pub fn load(file: &Path) -> io::Result<Self> {
         let recipes = match fs::read_to_string(file) {
             Ok(text) => parse(&text)?,

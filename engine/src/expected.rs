@@ -129,7 +129,7 @@ pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison>
 /// Returns the expected result of a scenario, if it has one.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn text(scenario: &Scenario) -> io::Result<Option<String>> {
     match fs::read_to_string(file(scenario)) {
         Ok(text) => Ok(Some(content(&text).to_owned())),
@@ -151,7 +151,7 @@ fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
     let mut part = vec![lines.next()?];
-    // What a case prints is indented.
+    // The output of a case is indented.
     part.extend(lines.take_while(|line| !line.starts_with("case: ")));
     // The end of a line, and an empty line between cases, which the last one lacks.
     Some(format!("{}\n", part.join("\n").trim_end()))

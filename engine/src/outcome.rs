@@ -64,7 +64,7 @@ pub enum Memory {
     },
 }
 
-/// Number of lines of the source on a screen: the innermost functions tell most.
+/// Number of lines of the source on a screen: the innermost functions are the most useful.
 const SHOWN: usize = 6;
 
 impl Evidence {

@@ -93,7 +93,7 @@ impl Store {
     /// with the whole.
     ///
     /// # Errors
-    /// It cannot be created.
+    /// The directory cannot be created.
     pub fn part(&self, name: &str) -> io::Result<Self> {
         let part = Self {
             root: self.root.clone(),
@@ -176,7 +176,8 @@ impl Store {
 }
 
 /// Completes the directory of a run that did not: without its disks, and under its last name. One
-/// in which no machine ran is removed. Errors are left to whoever looks: this is done for others.
+/// in which no machine ran is removed. Errors are ignored, because the directory belongs to another
+/// run.
 fn salvage(partial: &Path) {
     let _ = remove_disks(partial);
     let name = partial.file_name().unwrap_or_default().to_string_lossy();
@@ -191,8 +192,8 @@ fn salvage(partial: &Path) {
     }
 }
 
-/// Removes the scratch disks of a run's guests: they are large, and what a run wants of them it has
-/// copied.
+/// Removes the scratch disks of a run's guests: they are large, and the run has copied the files
+/// that it keeps.
 fn remove_disks(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

@@ -73,7 +73,7 @@ pub struct Restarted {
 /// What is seen of a restarted tree while it is still frozen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// What `/proc` shows; `None` in a run without facts.
+    /// The facts from `/proc`; `None` in a run without facts.
     pub tasks: Option<Observation>,
     /// The comparison of its second image with the first; `None` if there is none.
     pub second: Option<Second>,
@@ -88,7 +88,8 @@ pub struct Second {
     pub kept: Vec<String>,
 }
 
-/// Environment variable that tells a workload how many times longer operations take in this guest.
+/// Environment variable with the factor by which operations take longer in this guest, for
+/// workloads.
 const SLOWNESS: &str = "SLOWNESS";
 
 /// Runs a case in a session.

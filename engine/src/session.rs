@@ -28,7 +28,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// 2020. A faster one does not shorten any limit.
 const USUAL: Duration = Duration::from_millis(40);
 
-/// Maximum factor for limits. A guest that is slower still hangs for all that anybody can tell.
+/// Maximum factor for limits. A guest that is even slower cannot be distinguished from one that
+/// hangs.
 const SLOWEST: u32 = 20;
 
 /// Returns the factor by which a guest's CPU is slower than usual.
@@ -218,7 +219,7 @@ impl<'a> Session<'a> {
     }
 
     /// Ends a guest that was booted with another kernel to restart in: the next run starts with the
-    /// first one. What the kernel reports until then is in the error.
+    /// first one. Reports of the kernel until then are in the error.
     pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {
         match self.another_kernel {
             true => self.close(),
@@ -284,8 +285,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. What the
-    /// kernel reports until then is in the error.
+    /// Ends the session: looks for leaks, if the kernel can, and shuts the guest down. Reports of
+    /// the kernel until then are in the error.
     pub fn close(&mut self) -> Result<(), Abort> {
         let Some(mut guest) = self.guest.take() else {
             return Ok(());

@@ -91,12 +91,11 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
 /// Lines that strace writes about a thread that was stopped at the entry of a system call, and was
 /// killed by another thread's execve(2) before strace looked at it. strace collects stops before it
 /// looks at any thread, and lets each go as soon as it has looked: a thread may kill another one by
-/// its execve(2) in between, or later, as the scheduler has it.
-///
-/// If the other one is gone, strace knows nothing and writes `???(`. If it is in its exit stop,
-/// PTRACE_GET_SYSCALL_INFO says that it is in no call and leaves the rest of strace's buffer alone,
-/// in which strace finds the call that it looked at before: the execve(2) of the first thread. Then
-/// that call has no result, or none that strace hears of.
+/// its execve(2) in between, or later, as the scheduler has it. If the other one is gone, strace
+/// does not have the call and writes `???(`. If it is in its exit stop, PTRACE_GET_SYSCALL_INFO
+/// says that it is in no call and leaves the rest of strace's buffer alone, in which strace finds
+/// the call that it looked at before: the execve(2) of the first thread. Then that call has no
+/// result, or none that strace hears of.
 #[derive(Default)]
 struct NotLookedAt(Vec<String>);
 
@@ -119,7 +118,7 @@ impl NotLookedAt {
     }
 
     /// Returns a log without the last line of a killed thread, if that is one of these. The log of
-    /// the first thread goes on with that of the thread that has superseded it.
+    /// the first thread continues with that of the thread that has superseded it.
     fn cut(&self, text: &str) -> Option<String> {
         let lines: Vec<_> = text.lines().collect();
         let end = lines

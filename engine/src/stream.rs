@@ -191,7 +191,7 @@ pub fn schema() -> String {
 
 /// A receiver of events.
 pub trait Listener: Send {
-    /// Takes an event. A listener that cannot must keep the reason for whoever made it.
+    /// Takes an event. A listener that cannot must keep the reason for its creator.
     fn hear(&mut self, event: &Event);
 }
 

@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 
-/// Stands before the two digits of a byte that is no UTF-8, and before itself.
+/// Stands before the two digits of a byte that is not UTF-8, and before itself.
 const MARK: char = char::REPLACEMENT_CHARACTER;
 
-/// Returns bytes as text, different ones for different bytes: what is no UTF-8 becomes its digits
-/// behind a mark, as in `\u{fffd}ff`.
+/// Returns bytes as text. Different bytes give different texts: a byte that is not UTF-8 is written
+/// in hexadecimal behind a mark, as in `\u{fffd}ff`.
 pub fn exact(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -33,7 +33,7 @@ extern u32 ckpt_mutant_chosen;
 
 /*
  * @e, one larger if mutant @n is chosen; a bool is the other one. The value of
- * an expression that is no integer stays, and has no mutant.
+ * an expression that is not an integer stays, and has no mutant.
  */
 #define ckpt_skew(n, e) ({						\
 	__auto_type _ckpt_v = ((void)0, (e));				\

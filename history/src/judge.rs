@@ -107,7 +107,7 @@ pub fn judge(
         of_tests.entry(&result.test).or_default().push(result);
     }
     let mut tests: BTreeSet<&TestId> = planned.iter().map(|it| &it.test).collect();
-    // A failing unit of a test is a test that nobody could plan.
+    // A failing unit of a test is a test that cannot be planned.
     let ran = of_tests.iter().filter(|(_, results)| {
         let mut nights = results.iter().map(|it| it.night.as_str());
         nights.any(|it| it == night)
@@ -145,7 +145,7 @@ fn one(night: &str, test: &TestId, results: &[&ResultRow], skipped: Option<&Skip
         (_, Status::Failing, Status::Failing) => Change::StillFailing,
         (_, _, Status::Failing) => Change::Regressed,
         (_, Status::Flaky, Status::Flaky) => Change::StillFlaky,
-        // What failed each time and passes sometimes is better, but still not good.
+        // A test that failed each time and now passes sometimes is better, but still not good.
         (_, Status::Failing, Status::Flaky) => Change::StillFlaky,
         (_, _, Status::Flaky) => Change::TurnedFlaky,
         (_, Status::Failing | Status::Flaky, _) => Change::Fixed,
@@ -233,7 +233,7 @@ impl Segment {
             mass = starts[from..=to].iter().sum();
         }
         Self {
-            // What begins with the first night has no other before it.
+            // A segment that begins with the first night has none before it.
             range: (first > 0).then_some((from.max(1), to)),
             seen: nights[first..]
                 .iter()

@@ -111,8 +111,8 @@ pub struct ResultRow {
     pub verdict: String,
     /// Who is to blame; empty if it passed.
     pub blame: String,
-    /// What tells failures apart: the condition and the first diverging check or the report's site;
-    /// empty if it passed.
+    /// What distinguishes failures: the condition and the first diverging check or the report's
+    /// site; empty if it passed.
     pub signature: String,
     /// Reason in one line.
     pub why: String,

@@ -14,7 +14,7 @@ use crate::row::{ResultRow, TestId};
 /// Unit of the metrics that are judged.
 pub const INSTRUCTIONS: &str = "instructions";
 
-/// Nights that a series needs before anything is said of it.
+/// Number of nights that a series needs before it is judged.
 const ENOUGH: usize = 10;
 
 /// Nights before that are compared with, at most.
@@ -129,9 +129,9 @@ fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
     })
 }
 
-/// Returns the spread of values around a level: the larger of two estimates, since a small one makes
-/// alarms. One night beside a build on the same host is no reason to see nothing any more, so that
-/// the largest deviation is left out.
+/// Returns the spread of values around a level: the larger of two estimates, since a small one
+/// makes alarms. The largest deviation is left out, because one night beside a build on the same
+/// host must not hide all later changes.
 fn spread(values: &[f64], level: f64) -> f64 {
     let mut deviations: Vec<_> = values.iter().map(|value| (value - level).abs()).collect();
     let robust = 1.4826 * median(deviations.clone());

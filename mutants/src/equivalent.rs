@@ -14,7 +14,7 @@ pub struct Equivalent {
     pub id: String,
     /// Its place and its text, for the reader.
     pub what: String,
-    /// Why no program can tell it.
+    /// Why no program can distinguish it from the code.
     pub why: String,
 }
 

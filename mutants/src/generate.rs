@@ -526,7 +526,7 @@ fn apply(source: &str, edits: Vec<Edit>) -> String {
     text
 }
 
-/// Gives each mutant the half that its function is in.
+/// Sets the half of each mutant to that of its function.
 fn halves(definitions: &[Definition], mutants: &mut [Mutant]) {
     let reached = ROOTS.map(|root| closure(definitions, root));
     let halves: BTreeMap<(&str, &str), Half> = definitions

@@ -7,7 +7,7 @@
 //! `checkpoint/mutant`, and none by default. Nothing is listed by hand: what is a mutant, and what is
 //! not, follows from the syntax alone (`docs/howto/score-the-lab.md` has the rules). Whether a mutant
 //! exists in a kernel is then the compiler's word: each leaves its number in a section of the image
-//! ([`SECTION`]), unless it is in code that is left out or changes a value that is no integer.
+//! ([`SECTION`]), unless it is in code that is left out or changes a value that is not an integer.
 //!
 //! This crate does no I/O.
 

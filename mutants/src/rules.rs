@@ -63,7 +63,7 @@ pub(crate) fn is_type(word: &str) -> bool {
     )
 }
 
-/// Words that only tell checkers and the linker something.
+/// Words that only concern checkers and the linker.
 pub(crate) const ANNOTATIONS: [&str; 12] = [
     "__user",
     "__rcu",

@@ -34,7 +34,7 @@ pub fn bisect(
     }
     let mut searches = 0;
     for (signature, test) in new {
-        // Other jobs than scenarios are no case that a search could run.
+        // Other jobs than scenarios are not cases that a search could run.
         let Some(unit) = test.test.name.strip_prefix("scenario ") else {
             continue;
         };

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crucible_engine::experiment::PROGRAMS;
 use crucible_history::TestId;
 use serde::{Deserialize, Serialize};
 
@@ -17,17 +18,6 @@ const IMAGES: u64 = 200;
 
 /// Mutants that are drawn in a night, and the most cases of each.
 const MUTANTS: [u64; 2] = [40, 40];
-
-/// Programs of which one in turn has failures in a night.
-const FAILING: [&str; 7] = [
-    "many",
-    "tree",
-    "threads",
-    "chain",
-    "traced",
-    "exec",
-    "proc-files",
-];
 
 /// Random trees of processes that a night draws.
 const TREES: u64 = 40;
@@ -76,7 +66,7 @@ impl fmt::Display for Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// It must fail: a lab that passes it sees nothing.
+    /// It must fail: a lab that passes it does not notice failures.
     Canary,
     /// Its units are the same in each night.
     Scenario,
@@ -205,7 +195,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         let turn = basis.turns.get(&job.key()).copied().unwrap_or_default();
         let number = match words[0] {
             "torture" if words.contains(&"--fail-nth") => {
-                let program = FAILING[turn as usize % FAILING.len()];
+                let program = PROGRAMS[turn as usize % PROGRAMS.len()];
                 ["--program".into(), program.into()]
             }
             // Attacks that no night before has drawn.
@@ -392,12 +382,12 @@ mod tests {
             let job = jobs.iter().find(|job| job.name == "fail-nth").unwrap();
             job.arguments().join(" ")
         };
-        let first = "torture --fail-nth all --program many --machine qemu";
+        let first = "torture --fail-nth all --program tree --machine qemu";
         assert_eq!(words(&basis), first);
         basis
             .turns
             .insert("fail-nth [crucible/base/qemu]".into(), 8);
-        assert!(words(&basis).contains("--program tree"));
+        assert!(words(&basis).contains("--program threads"));
     }
 
     #[test]

@@ -99,10 +99,10 @@ impl NightReport {
         self.condition.verdict().name()
     }
 
-    /// Returns the number of crucible's own tests with one of these changes. What another program cannot do
-    /// is shown, and decides nothing.
+    /// Returns the number of crucible's own tests with one of these changes. Failures of another
+    /// backend are shown, but do not affect the verdict.
     fn count(&self, changes: &[Change]) -> usize {
-        // What was flaky and passes tonight is no finding of tonight.
+        // A test that was flaky and passes tonight is not a finding of tonight.
         let seen = |test: &&Judgement| !test.change.is_bad() || test.failures > 0;
         let tests = self.tests.iter().filter(seen);
         let ours = tests.filter(|test| !test.test.is_comparison());

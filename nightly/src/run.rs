@@ -31,7 +31,8 @@ pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 /// Reason of a test that had no turn.
 pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 
-/// Number of runs of a unit that fails, the first included: they tell a flake from a break.
+/// Number of runs of a unit that fails, the first included: they distinguish a flaky test from a
+/// broken one.
 const RUNS: u32 = 5;
 
 /// Number of runs with failures that a night records, at most.
@@ -309,7 +310,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // If that much fails, it is no flake.
+            // If that much fails, it is not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
@@ -341,7 +342,7 @@ impl<'a> Night<'a> {
         Ok(why)
     }
 
-    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is no result: a
+    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a result: a
     /// recorded guest has another clock.
     fn record(
         &mut self,
@@ -393,7 +394,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Makes one run of crucible; without a number, what it shows is no result. Returns its exit
+    /// Makes one run of crucible; without a number, what it shows is not a result. Returns its exit
     /// status, the units that failed, and its directory.
     fn one(
         &mut self,
@@ -573,7 +574,7 @@ fn canary(outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Returns what tells one failure from another; empty for what is none.
+/// Returns what distinguishes one failure from another; empty for a pass.
 fn signature(unit: &str, outcome: &Outcome) -> String {
     let (scenario, case) = unit.split_once('/').unwrap_or((unit, ""));
     let Some(signature) = Signature::of(scenario, case, outcome) else {

@@ -181,7 +181,7 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     assert_eq!(broken.why, "diverged at stdout");
     assert_eq!(broken.last_good.as_deref(), Some("n08"));
-    // What fails is recorded in one more run, which is no result.
+    // What fails is recorded in one more run, which is not a result.
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     assert_eq!(log.lines().filter(|line| *line == "recorded").count(), 1);
     // The runs of what fails are kept.
@@ -243,7 +243,7 @@ fn a_regression_is_bisected_once() {
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     let line = log.lines().find(|line| line.contains("bisect")).unwrap();
     assert!(line.contains("bisect b --good 1111 --bad 2222"), "{line}");
-    // It is no news the night after, and still linked.
+    // It is not news the night after, and still linked.
     let (searches, report) = night("n7", "3333");
     assert_eq!((searches, report.bisections.len()), (0, 1));
 }

@@ -45,7 +45,7 @@ pub enum Fact {
     Text(String),
     /// Lines whose order has no meaning, sorted, each as often as it occurs.
     Lines(Vec<String>),
-    /// Bytes that are no text.
+    /// Bytes that are not text.
     Bytes {
         /// The bytes in hexadecimal.
         hex: String,

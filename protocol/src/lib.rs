@@ -6,6 +6,7 @@
 
 pub mod bytes;
 pub mod census;
+pub mod dice;
 pub mod facts;
 pub mod frame;
 pub mod identity;

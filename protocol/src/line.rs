@@ -46,8 +46,8 @@ pub enum Received<'a> {
 }
 
 impl Receiver {
-    /// Takes received bytes from the front of `bytes`, until something is known. Returns none when
-    /// there are no more.
+    /// Takes received bytes from the front of `bytes`, until something is known. Returns `None`
+    /// when all bytes have been read.
     pub fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Received<'a>> {
         loop {
             if self.follow > 0 && !bytes.is_empty() {

@@ -50,7 +50,7 @@ pub enum Last {
 pub enum Piece {
     /// From the host: standard input, at most [`MAX_PIECE`] bytes; empty at its end.
     Input(Vec<u8>),
-    /// From the host: nobody reads this stream any more.
+    /// From the host: this stream is no longer read.
     Closed(Stream),
     /// From the host: size of the user's terminal.
     Size {
@@ -69,7 +69,7 @@ pub enum Piece {
     Last(Last),
 }
 
-/// The bytes are no piece.
+/// The bytes are not a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what came from the other side is no piece of a stream (kind {kind}, {length} bytes)")]
 pub struct Malformed {

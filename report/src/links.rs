@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Returns true for a path that cannot leave the directory that it is relative to. A history may
-/// come from somebody else.
+/// come from another user.
 pub(crate) fn stays_within(path: &str) -> bool {
     let mut parts = Path::new(path).components();
     !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))

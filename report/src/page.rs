@@ -93,7 +93,7 @@ impl Page {
                 }
             }
         };
-        // What is left of control characters: guests print them.
+        // The replacement of control characters, which guests print.
         shown_lines(&page.into_string()).into_owned()
     }
 
@@ -137,8 +137,8 @@ impl Page {
         }
     }
 
-    /// Returns the tests with one of these changes. What another program cannot do is only among
-    /// all tests.
+    /// Returns the tests with one of these changes. Tests that another backend cannot pass are
+    /// listed among all tests only.
     fn with<'a>(&'a self, changes: &'a [Change]) -> impl Iterator<Item = &'a Judgement> {
         let tests = self.report.tests.iter();
         tests.filter(move |test| {
@@ -169,7 +169,7 @@ impl Page {
                     h2 id=(id) { (title) }
                     @if groups.is_empty() { p.dim { "None." } }
                     @for (number, (signature, tests)) in groups.into_iter().enumerate() {
-                        // What everybody looks for is unfolded.
+                        // The sections that most readers look for are unfolded.
                         details open[id == "new" && number == 0] {
                             (self.group(signature, &tests, series, &mut left))
                         }

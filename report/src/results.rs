@@ -29,7 +29,7 @@ pub struct NightResults {
 pub struct TestResult {
     /// The test.
     pub test: TestId,
-    /// What its runs say together: one failure decides, however many pass.
+    /// The result of its runs together: one failure decides, however many runs pass.
     pub outcome: Outcome,
     /// The runs.
     pub runs: Vec<ResultRow>,

@@ -66,7 +66,8 @@ impl<'a> Series<'a> {
         Self { nights, tests }
     }
 
-    /// Draws the nights of a test. Height tells as much as colour: what fails is tall.
+    /// Draws the nights of a test. The height has the same meaning as the colour: failures are
+    /// tall.
     pub fn drawing(&self, test: &TestId) -> Markup {
         let Some(counts) = self.tests.get(test) else {
             return html! {};

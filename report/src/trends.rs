@@ -43,7 +43,7 @@ impl Trend<'_> {
         }
     }
 
-    /// Instructions tell more than a clock does.
+    /// The number of instructions varies less than the time.
     fn rank(&self) -> (bool, f64) {
         let clock = self.unit == "ms";
         (clock, -self.ratio().max(f64::MIN_POSITIVE).ln().abs())

@@ -111,7 +111,7 @@ static int filtered(void)
 	return 0;
 }
 
-/* What the user that the adversary is may not do. */
+/* Attempts that the adversary's user has no right to make. */
 static void check_rights(void)
 {
 	check(open("/work/adversary.secret", O_RDONLY) < 0 && errno == EACCES, "a secret is read");

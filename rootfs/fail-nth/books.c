@@ -152,8 +152,9 @@ static void read_once(struct books *books, int drop)
 }
 
 /*
- * Reads them until two readings agree: some objects are freed only after a grace period. @drop: also
- * drops unused names, without which a tree that watches files cannot be saved.
+ * Reads the books until two readings agree: some objects are freed only after a
+ * grace period. @drop: also drops unused names, without which a tree that
+ * watches files cannot be saved.
  */
 void read_books(struct books *books, int drop)
 {

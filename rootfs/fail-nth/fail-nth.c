@@ -51,7 +51,7 @@ static const char *call, *kind, *program;
 static int image = -1, again = -1, scratch = -1, logfd = -1, tree = -1, nth_file = -1;
 static struct bytes mask[2];
 static struct tally tally;
-/* true when failures are repeated: all has been said of them */
+/* true when failures are repeated, and have already been reported */
 static int repeats;
 
 void tell(const char *format, ...)
@@ -80,49 +80,6 @@ void fail(const char *format, ...)
 	va_end(args);
 	fputc('\n', stderr);
 	_exit(2);
-}
-
-static int put(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC), ret;
-
-	if (fd < 0)
-		return -1;
-	ret = write(fd, text, strlen(text)) < 0 ? -1 : 0;
-	close(fd);
-	return ret;
-}
-
-static void must_put(const char *path, const char *text)
-{
-	if (put(path, text))
-		fail("%s to %s: %m", text, path);
-}
-
-static int contains(const char *path, const char *text)
-{
-	char all[4096] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return 0;
-	if (read(fd, all, sizeof(all) - 1) < 0)
-		all[0] = '\0';
-	close(fd);
-	return !!strstr(all, text);
-}
-
-/* Returns false when it does not become true in time. */
-static int until(int (*done)(void))
-{
-	time_t end = time(NULL) + limit;
-
-	while (!done()) {
-		if (time(NULL) > end)
-			return 0;
-		sched_yield();
-	}
-	return 1;
 }
 
 static int is_frozen(void) { return contains(TREE "/cgroup.events", "frozen 1"); }
@@ -181,7 +138,10 @@ static void arm(unsigned int nth)
 		fail("fail-nth: %m");
 }
 
-/* Returns how many more would have failed next; 0 if one has failed. */
+/*
+ * Returns the number of the next one that would have failed, less those that
+ * passed; 0 if one has failed.
+ */
 static unsigned int disarm(void)
 {
 	char text[16] = "";
@@ -240,7 +200,7 @@ static void start(int freeze)
 		fail("%s does not reach its event", program);
 }
 
-/* Returns the exit status of a program that goes on to its end. */
+/* Returns the exit status of a program that runs to its end. */
 static int end(void)
 {
 	time_t late = time(NULL) + limit;
@@ -467,7 +427,7 @@ static void find_losses(unsigned int from, unsigned int to, int runs)
 	tell_losses(from, to, &lost);
 }
 
-/* Lets a tree whose checkpoints have failed go on. */
+/* Thaws a tree whose checkpoints have failed. */
 static void go_on(const char *undisturbed)
 {
 	int status;

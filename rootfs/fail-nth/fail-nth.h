@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "harness.h"
+
 #define SYS_checkpoint	500
 #define SYS_restart	501
 #define HEAD		sizeof(struct ckpt_rec)
@@ -14,7 +16,7 @@
 
 /* What the worker and its watcher share. */
 struct shared {
-	unsigned int nth;	/* the failure that is asked for, 0 for none */
+	unsigned int nth;	/* the failure to be injected, 0 for none */
 	unsigned int calls;	/* made so far */
 	unsigned int told;	/* things that are wrong */
 	int free_fd;		/* lowest free descriptor */
@@ -44,10 +46,7 @@ struct books {
 	int nr;
 };
 
-extern int limit;
-
 void tell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
 /* origin.c: the kernel's log */
 void load_names(const char *path);

@@ -125,7 +125,9 @@ struct cell {
 	enum next next;
 	bool collected;
 	enum threads threads;
-	/* SINGLESTEP instead of SINGLEBLOCK, for CPUs without block steps */
+	/*
+	 * use SINGLESTEP instead of SINGLEBLOCK, for CPUs without block steps
+	 */
 	bool absent;
 	const char *program;
 };

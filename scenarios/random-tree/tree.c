@@ -188,7 +188,10 @@ static void start(struct process *child)
 	int status;
 
 	if (is(child, "vfork")) {
-		/* It has its own memory, so that it may do what it likes. */
+		/*
+		 * It has its own memory, so that it does not disturb its
+		 * parent.
+		 */
 		child->pid = syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
 		check(child->pid < 0, "clone");
 		if (!child->pid)
@@ -215,7 +218,7 @@ static void start(struct process *child)
 	}
 }
 
-/* Lets a child go on that does not by itself. */
+/* Resumes a child that would otherwise stay in its stop or wait. */
 static void release(struct process *child, FILE *out)
 {
 	siginfo_t info = {};

@@ -33,7 +33,7 @@ pub enum Kind {
 pub struct History {
     /// The top of the repository; a directory for git where nothing differs in it.
     pub repository: PathBuf,
-    /// The path of the tree in it, with a slash at its end; empty for the top.
+    /// The path of the tree in the repository, with a slash at its end; empty for the top.
     pub prefix: String,
     /// What it contains.
     pub kind: Kind,

@@ -124,7 +124,7 @@ impl<'a> Kernels<'a> {
     /// a kernel's.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The agent or the userland cannot be made.
     pub fn identify(&mut self) -> Result<()> {
         let cache = self.context.cache()?;
         let progress = self.context.progress();
@@ -539,7 +539,7 @@ impl Subject for Kernels<'_> {
     }
 
     fn revert(&mut self, node: usize) -> Result<Option<Built>, Stop> {
-        // What a merge brings cannot be taken back by one patch.
+        // The changes of a merge cannot be reverted by one patch.
         let merge = self.history.graph.nodes()[node].merge;
         if merge || self.history.kind == Kind::Event {
             return Ok(None);

@@ -144,7 +144,7 @@ impl Clones<'_> {
         Ok(self.images.machine(&scratch, &own))
     }
 
-    /// Starts all clones, and asks each who it is.
+    /// Starts all clones, and requests the identity of each.
     fn ask_all(&self, directory: &Path, units: &[usize]) -> Result<Vec<Seen>> {
         let begin = self.begin.clone().context("there is no snapshot")?;
         let mut clones = Vec::new();

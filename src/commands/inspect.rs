@@ -59,7 +59,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Prints each record with its fields. A reader of the output that has gone is no failure.
+/// Prints each record with its fields. A reader of the output that has gone is not a failure.
 fn fields(image: impl Read, out: &mut impl Write) -> Result<ExitCode, ImageError> {
     let mut reader = Reader::new(image);
     let mut out = BufWriter::new(out);

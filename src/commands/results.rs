@@ -56,7 +56,7 @@ enum Action {
     Show {
         /// The night; without it, the last one
         night: Option<String>,
-        /// Print what is said of each test as one JSON object
+        /// Print the judgement of each test as one JSON object
         #[arg(long)]
         json: bool,
     },

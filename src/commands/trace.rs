@@ -45,7 +45,7 @@ struct Span {
     to: u64,
     /// Number of the guest's instructions, if they were counted.
     instructions: Option<u64>,
-    /// What the kernel said of it.
+    /// The kernel's messages about it.
     said: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ pub fn run(args: &TraceArgs, _: &Context) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Returns what the kernel said in a step of the last restarted run of a case.
+/// Returns the kernel's messages of a step of the last restarted run of a case.
 fn said(run: &Path, span: &Span) -> Vec<String> {
     let log = LOGS.iter().find(|(step, _)| *step == span.name);
     let Some((_, file)) = log else {

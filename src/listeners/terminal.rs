@@ -25,7 +25,7 @@ pub struct Terminal {
     units: Option<Units>,
     /// True when every unit and step is shown: for a run of few and long units.
     detailed: bool,
-    /// True when the units are runs of a bisection, which tells more of each.
+    /// True when the units are runs of a bisection, whose lines have more details.
     bisects: bool,
 }
 
@@ -74,7 +74,7 @@ fn duration(seconds: u64) -> String {
 }
 
 impl Terminal {
-    /// Creates it; shows nothing if `quiet`.
+    /// Creates the listener, which shows nothing if `quiet`.
     pub fn new(quiet: bool) -> Self {
         let mode = match (quiet, stderr().is_terminal()) {
             (true, _) => Mode::Quiet,

@@ -146,6 +146,9 @@ impl Structure<'_> {
 
 /// Returns what a kernel-doc comment says of a member.
 fn described(comment: &str, member: &str) -> String {
+    let comment = comment
+        .split_once("*/")
+        .map_or(comment, |(inside, _)| inside);
     let mut words: Vec<&str> = Vec::new();
     let mut inside = false;
     for line in comment.lines() {

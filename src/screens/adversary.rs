@@ -6,24 +6,14 @@ use std::fmt::Write as _;
 use crucible_engine::experiment::{AdversarySummary, Attacked, Report};
 use crucible_engine::record::Record;
 
-use super::{blame, end, evidence, others};
+use super::{end, failure, head, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Attacked, AdversarySummary>, record: &Record) -> String {
     let mut text = String::new();
-    let verdict = record.outcome.verdict().name();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "adversary: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
+    head(&mut text, "adversary", record);
     for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
-        let outcome = &finding.outcome;
-        let condition = outcome.condition.name();
-        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        evidence(&mut text, "    ", outcome, 40);
+        failure(&mut text, finding, 40);
         if let Some(seed) = finding.key.strip_prefix("adversary/") {
             let _ = writeln!(text, "    again    {}", again(&record.reproduce, seed));
         }

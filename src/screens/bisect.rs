@@ -81,7 +81,7 @@ pub fn screen(record: &Record) -> String {
     match &record.report {
         Some(report) => found(&mut text, report, record),
         None => {
-            let _ = writeln!(text, "  the same command goes on where it was");
+            let _ = writeln!(text, "  the same command continues the search");
         }
     }
     let _ = writeln!(text, "  repeat   {}", record.reproduce);

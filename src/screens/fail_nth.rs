@@ -6,25 +6,13 @@ use std::fmt::Write as _;
 use crucible_engine::experiment::{FailNthSummary, Failed, Report};
 use crucible_engine::record::Record;
 
-use super::{blame, end, evidence, others};
+use super::{end, failures, head, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Failed, FailNthSummary>, record: &Record) -> String {
     let mut text = String::new();
-    let verdict = record.outcome.verdict().name();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "fail-nth: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
-    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
-        let outcome = &finding.outcome;
-        let condition = outcome.condition.name();
-        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        evidence(&mut text, "    ", outcome, 40);
-    }
+    head(&mut text, "fail-nth", record);
+    failures(&mut text, report, 40);
     let FailNthSummary {
         failures,
         origins,

@@ -6,25 +6,13 @@ use std::fmt::Write as _;
 use crucible_engine::experiment::{FuzzSummary, Fuzzed, Report};
 use crucible_engine::record::Record;
 
-use super::{blame, end, evidence, others};
+use super::{end, failures, head, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Fuzzed, FuzzSummary>, record: &Record) -> String {
     let mut text = String::new();
-    let verdict = record.outcome.verdict().name();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "fuzz: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
-    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
-        let outcome = &finding.outcome;
-        let condition = outcome.condition.name();
-        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        evidence(&mut text, "    ", outcome, 40);
-    }
+    head(&mut text, "fuzz", record);
+    failures(&mut text, report, 40);
     let summary = &report.summary;
     let refused: Vec<_> = summary
         .errnos
@@ -48,6 +36,13 @@ pub fn screen(report: &Report<Fuzzed, FuzzSummary>, record: &Record) -> String {
         share(summary.reached, summary.blocks),
         summary.corpus
     );
+    if summary.full > 0 {
+        let _ = writeln!(
+            text,
+            "  {} restarts filled KCOV's area: further blocks that they reached are unknown",
+            summary.full
+        );
+    }
     for file in &summary.files {
         let _ = writeln!(
             text,

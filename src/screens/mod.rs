@@ -19,7 +19,7 @@ pub mod watch;
 
 use std::fmt::Write as _;
 
-use crucible_engine::experiment::Report;
+use crucible_engine::experiment::{Finding, Report};
 use crucible_engine::outcome::Outcome;
 use crucible_engine::record::Record;
 
@@ -57,6 +57,34 @@ pub fn blame(outcome: &Outcome) -> String {
     }
 }
 
+/// Adds the first line: the run's name, its verdict, who is to blame, and the reason.
+pub fn head(text: &mut String, name: &str, record: &Record) {
+    let outcome = &record.outcome;
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{name}: {}{} ({})",
+        outcome.verdict().name(),
+        blame(outcome),
+        outcome.why
+    );
+}
+
+/// Adds each unit that has not passed, with at most `most` lines of a report.
+pub fn failures<D, S>(text: &mut String, report: &Report<D, S>, most: usize) {
+    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
+        failure(text, finding, most);
+    }
+}
+
+/// Adds a unit that has not passed, with at most `most` lines of a report.
+pub fn failure<D>(text: &mut String, finding: &Finding<D>, most: usize) {
+    let outcome = &finding.outcome;
+    let condition = outcome.condition.name();
+    let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
+    evidence(text, "    ", outcome, most);
+}
+
 /// Adds what is not about a unit: why nothing was run, guests that failed, what is left.
 pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
     for (what, outcome) in report
@@ -81,7 +109,7 @@ pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
         };
         let _ = writeln!(
             text,
-            "  {why}: {} of {} units were not run; --resume goes on",
+            "  {why}: {} of {} units were not run; --resume runs them",
             report.left,
             report.left + report.findings.len()
         );

@@ -8,7 +8,7 @@ use crucible_engine::experiment::Score;
 use crucible_engine::experiment::mutate::{FileScore, MutantDetail};
 use crucible_engine::record::Record;
 
-use super::{blame, end, others};
+use super::{end, head, others};
 
 /// Maximum number of characters of a mutant's text.
 const WIDTH: usize = 60;
@@ -16,15 +16,8 @@ const WIDTH: usize = 60;
 /// Formats a run.
 pub fn screen(report: &Report<MutantDetail, Score>, record: &Record) -> String {
     let mut text = String::new();
-    let verdict = record.outcome.verdict().name();
     let score = &report.summary;
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "mutate: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
+    head(&mut text, "mutate", record);
     let _ = writeln!(
         text,
         "  {} mutants: {} on lines that some case runs, {} never run, {} equivalent; seed {}",

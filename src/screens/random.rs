@@ -6,20 +6,13 @@ use std::fmt::Write as _;
 use crucible_engine::experiment::{RandomSummary, RandomTree, Report};
 use crucible_engine::record::Record;
 
-use super::{blame, end, evidence, others};
+use super::{end, failures, head, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<RandomTree, RandomSummary>, record: &Record) -> String {
     let mut text = String::new();
     let summary = &report.summary;
-    let verdict = record.outcome.verdict().name();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "random trees: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
+    head(&mut text, "random trees", record);
     let _ = writeln!(
         text,
         "  {} of {} were restarted, {} refused as they may be",
@@ -35,12 +28,7 @@ pub fn screen(report: &Report<RandomTree, RandomSummary>, record: &Record) -> St
             "  {kinds} kinds of state, the rarest {count} times: {kind}"
         );
     }
-    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
-        let outcome = &finding.outcome;
-        let condition = outcome.condition.name();
-        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        evidence(&mut text, "    ", outcome, 40);
-    }
+    failures(&mut text, report, 40);
     others(&mut text, report);
     end(&mut text, record);
     text

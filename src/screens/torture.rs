@@ -7,26 +7,14 @@ use crucible_engine::experiment::{Report, TortureSummary};
 use crucible_engine::record::Record;
 use serde_json::Value;
 
-use super::{blame, end, evidence, others};
+use super::{end, failures, head, others};
 use crate::coverage_report;
 
 /// Formats a run.
 pub fn screen(report: &Report<Value, TortureSummary>, record: &Record) -> String {
     let mut text = String::new();
-    let verdict = record.outcome.verdict().name();
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "torture: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
-    for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
-        let outcome = &finding.outcome;
-        let condition = outcome.condition.name();
-        let _ = writeln!(text, "  {}: {condition}: {}", finding.key, outcome.why);
-        evidence(&mut text, "    ", outcome, usize::MAX);
-    }
+    head(&mut text, "torture", record);
+    failures(&mut text, report, usize::MAX);
     for kind in ["raw", "forged"] {
         let Some(counts) = report.summary.sum.get(kind).and_then(Value::as_object) else {
             continue;

@@ -7,24 +7,17 @@ use crucible_engine::experiment::{Report, TrialsSummary};
 use crucible_engine::record::Record;
 use crucible_engine::sweep::Pair;
 
-use super::{blame, end, evidence, lines, others};
+use super::{end, evidence, head, lines, others};
 
 /// Formats a run.
 pub fn screen(report: &Report<Pair, TrialsSummary>, record: &Record) -> String {
     let mut text = String::new();
     let summary = &report.summary;
-    let verdict = record.outcome.verdict().name();
     let point = summary.point.as_ref();
     let point = point.map_or_else(String::new, |point| {
         format!("{} ({})", point.name(), point.what)
     });
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "{point}: {verdict}{} ({})",
-        blame(&record.outcome),
-        record.outcome.why
-    );
+    head(&mut text, &point, record);
     let _ = writeln!(text, "  controls  restarted");
     for one in &summary.trials.ends {
         let cause = match one.cause.as_str() {

@@ -268,8 +268,8 @@ pub fn groups_of_family(pid: u32) -> Vec<u32> {
     groups
 }
 
-/// Returns the names of the processes of a group. Apt and dpkg may go on: to end them would leave
-/// the host's packages half installed.
+/// Returns the names of the processes of a group. Apt and dpkg may continue, because ending them
+/// would leave the host's packages half installed.
 pub fn group(id: u32) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::cli;
 
-/// A restart that changes the umask.
+/// The planted bug: a restart that changes the umask.
 pub const BUG: (&str, &str) = ("fs->umask = rec->umask;", "fs->umask = rec->umask ^ 2;");
 
 /// Runs git; returns what it prints.

@@ -74,7 +74,7 @@ pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<Un
         Kind::Line => answer(&from, &fifo, &asked),
     });
     thread::spawn(move || {
-        // An error is that of a reader who has gone, or of a guest that is not ours.
+        // An error means that the reader has closed its end, or that the guest is not one of ours.
         let _ = match kind {
             Kind::Plain => follow(&file, &changes, &theirs, &alive),
             Kind::Line => {
@@ -91,7 +91,7 @@ pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<Un
     Ok(ours)
 }
 
-/// What a guest sends on a line, of which its messages are passed.
+/// The bytes that a guest sends on a line; its messages are passed on.
 struct Messages<'a> {
     to: &'a UnixStream,
     receiver: Receiver,
@@ -198,7 +198,7 @@ mod tests {
         make(&base).unwrap();
         let (alive, process) = UnixStream::pair().unwrap();
         let mut stream = start(&base, alive, Kind::Plain).unwrap();
-        // More than a socket takes, before anybody reads.
+        // More bytes than a socket buffers while its other end does not read.
         let mut out = OpenOptions::new().write(true).open(output(&base)).unwrap();
         for turn in 0..100_u8 {
             out.write_all(&[turn; 10_000]).unwrap();

@@ -190,8 +190,8 @@ fn restrict(ruleset: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Returns a ruleset that allows the use of `files` and of shared libraries, and no more. Returns
-/// `None` if the host has no Landlock.
+/// Returns a ruleset that allows only the use of `files` and of shared libraries. Returns `None` if
+/// the host has no Landlock.
 fn ruleset(files: &Files) -> io::Result<Option<OwnedFd>> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let write = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate | IoctlDev});
@@ -243,9 +243,10 @@ fn allow(
     }
 }
 
-/// Returns a filter that makes `socket` and `connect` fail, and io_uring, which can do both. Landlock
-/// and the namespace leave the Unix sockets of the file system, and whoever runs as root may use
-/// them: a container engine's socket gives root's rights. QEMU needs none of the three.
+/// Returns a filter that makes `socket` and `connect` fail, and io_uring, which can do both.
+/// Landlock and the namespace leave the Unix sockets of the file system, and a process that runs as
+/// root may use them: a container engine's socket gives root's rights. QEMU needs none of the
+/// three.
 fn no_sockets() -> Result<BpfProgram, seccompiler::BackendError> {
     let rules = [SYS_socket, SYS_connect, SYS_io_uring_setup].map(|call| (call, Vec::new()));
     SeccompFilter::new(

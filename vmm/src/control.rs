@@ -19,8 +19,8 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 /// It bounds the memory that a process compromised by its guest can make this process allocate.
 pub(crate) const LONGEST: u64 = 1 << 20;
 
-/// Maximum number of replies that nobody has read. A process sends one for each request, so more
-/// come from one that is compromised.
+/// Maximum number of unread replies. A process sends one for each request, so more come from one
+/// that is compromised.
 const UNREAD: usize = 16;
 
 /// A control connection. `A` is the type of a reply; `N` accumulates what unsolicited messages
@@ -69,7 +69,7 @@ impl<A> Answers<A> {
     }
 
     /// Adds a reply. Returns false when the connection is to be given up: its other end is gone, or
-    /// sends replies that nobody asked for.
+    /// sends unsolicited replies.
     #[must_use]
     pub fn add(&self, answer: A) -> bool {
         self.0.try_send(answer).is_ok()

@@ -84,6 +84,9 @@ pub enum Error {
         /// The reason.
         why: String,
     },
+    /// The debugger made QEMU quit, and the replay is not at the end of the recording.
+    #[error("the debugger ended the replay by `monitor quit`, before the end of the recording")]
+    ReplayQuit,
     /// This backend does not support an operation.
     #[error("{kind} cannot {what}")]
     Unsupported {

@@ -281,9 +281,10 @@ pub trait Machine: Send {
     /// the machine has ended.
     fn host_fault(&mut self) -> Option<HostFault>;
 
-    /// Returns the dump of the guest's memory, an ELF core file, once the machine has ended. There is
-    /// one only if the [configuration](MachineSpec::dump) wants it, and if the guest has panicked,
-    /// triple faulted, or reset without an announcement. It does not affect how the machine ended.
+    /// Returns the dump of the guest's memory, an ELF core file, once the machine has ended. There
+    /// is one only if the [configuration](MachineSpec::dump) requests it, and if the guest has
+    /// panicked, triple faulted, or reset without an announcement. It does not affect how the
+    /// machine ended.
     fn memory_dump(&self) -> Option<MemoryDump> {
         None
     }

@@ -134,7 +134,7 @@ fn qemu_has_no_privileges() {
         for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
             assert_eq!(value(set), "0000000000000000", "{set}");
         }
-        // Only who is privileged can give up the right to privileges.
+        // Only a privileged process can give up the right to gain privileges.
         if geteuid().is_root() {
             assert_eq!(value("CapBnd:"), "0000000000000000");
         }

@@ -211,7 +211,7 @@ fn a_debugger_interrupts_detaches_and_disconnects() {
     assert!(at_breakpoint(&gdb.ask("vCont;c")));
     let (_, after) = gdb.state();
     assert!(after >= before, "{after} {before}");
-    // A second debugger is refused meanwhile.
+    // A second debugger is refused while the first is connected.
     let mut other = UnixStream::connect(fixture.directory.path().join("gdb")).unwrap();
     let end = other.read(&mut [0]);
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");

@@ -18,6 +18,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crucible_protocol::dice::Dice;
 use crucible_vmm::kvm::saved::{self, Verified};
 use crucible_vmm::{Machine, Start};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -34,7 +35,8 @@ const KILLS: u32 = 200;
 /// Number of undisturbed saves, to measure the duration of a save.
 const MEASURED: u32 = 7;
 
-/// Environment variables that tell [`saver`] where to save, and which mark its guest has.
+/// Environment variables with the directory that [`saver`] saves in, and the mark that its guest
+/// has.
 const DIRECTORY: &str = "CRUCIBLE_SAVER_DIRECTORY";
 const MARK: &str = "CRUCIBLE_SAVER_MARK";
 
@@ -138,22 +140,9 @@ impl Saver {
     }
 }
 
-/// Pseudo-random numbers (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Returns a random duration of at most `limit`.
-    fn moment(&mut self, limit: Duration) -> Duration {
-        limit.mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
-    }
+/// Returns a random duration of at most `limit`.
+fn moment(random: &mut Dice, limit: Duration) -> Duration {
+    limit.mul_f64(random.unit())
 }
 
 /// Waits for a moment more precisely than the kernel's timers wake a sleeper.
@@ -220,7 +209,7 @@ fn a_killed_save_leaves_the_old_or_the_new_snapshot() {
     };
     let log = |text: String| io::stderr().write_all(text.as_bytes()).unwrap();
     log(format!("killed saves: CRUCIBLE_SEED={seed}\n"));
-    let mut random = Random(seed);
+    let mut random = Dice::new(seed);
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
 
@@ -243,7 +232,7 @@ fn a_killed_save_leaves_the_old_or_the_new_snapshot() {
         assert!(!has_begun(directory, &current));
         let longest = median(&mut times).mul_f64(1.3);
         let begun = saver.go();
-        wait_until(begun + random.moment(longest));
+        wait_until(begun + moment(&mut random, longest));
         let inside = has_begun(directory, &current);
         match victim {
             "the monitor" => kill_process(saver.monitor, Signal::KILL).unwrap(),

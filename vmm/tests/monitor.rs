@@ -255,7 +255,7 @@ fn a_truncated_memory_file_is_the_hosts() {
     let Exit::HostError { detail, signal } = exit else {
         panic!("{exit:?}");
     };
-    // KVM tells a vCPU, and the kernel kills a device.
+    // A vCPU gets an error from KVM; a device is killed by the kernel.
     let told = signal.is_none() && detail.contains("has been shortened");
     assert!(told || signal == Some(libc::SIGBUS), "{detail}");
 }

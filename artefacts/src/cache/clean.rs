@@ -16,7 +16,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Cache {
     /// Removes everything that crucible has made in the cache, and the directory if nothing else is
-    /// in it. Waits until nobody uses the cache.
+    /// in it. Waits until no process uses the cache.
     pub fn remove(&self, progress: &dyn Progress) -> Result<()> {
         let _alone = self.in_use(|file| match file.try_lock() {
             Ok(()) => Ok(()),
@@ -107,7 +107,7 @@ impl Cache {
             }
             let key = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.root.join("locks").join(format!("{kind}-{key}"));
-            // Whoever makes it, or builds in it, holds the lock.
+            // A process that makes it, or builds in it, holds the lock.
             let busy = File::open(&lock).is_ok_and(|file| match file.try_lock() {
                 Ok(()) => file.unlock().is_err(),
                 Err(error) => matches!(error, TryLockError::WouldBlock),

@@ -15,7 +15,7 @@ use super::Cache;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// The lock that everybody who uses the cache shares.
+/// The lock that all users of the cache share.
 const IN_USE: &str = "cache";
 
 /// A locked file; unlocked when dropped, not when closed: a process that another thread is just
@@ -96,7 +96,7 @@ impl Cache {
                 }
                 Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path)(source)),
             }
-            // Whoever held it may have removed the cache.
+            // The process that held the lock may have removed the cache.
             if is_at(&file, &path) {
                 return Ok(Lock::new(file, Some(in_use)));
             }

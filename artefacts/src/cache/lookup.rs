@@ -63,8 +63,8 @@ impl Cache {
         self.get_or_build_locked(kind, key, progress, |directory, _| build(directory))
     }
 
-    /// As [`get_or_build`](Self::get_or_build); `build` gets the lock, for programs that go on if this
-    /// process is killed.
+    /// As [`get_or_build`](Self::get_or_build); `build` gets the lock, for programs that continue
+    /// if this process is killed.
     pub(crate) fn get_or_build_locked<E: From<Error>>(
         &self,
         kind: &str,
@@ -157,7 +157,7 @@ impl Cache {
         Ok(path)
     }
 
-    /// Removes an artefact. Whoever looks at it finds all of it or nothing.
+    /// Removes an artefact. Other processes find all of it or nothing.
     pub(super) fn retire(&self, path: &Path) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let gone = self.temporary(&format!("gone-{}-{name}", std::process::id()))?;

@@ -94,7 +94,8 @@ pub(super) fn make_directory(path: &Path) -> Result<()> {
         .map_err(Error::file("make the directory", path))
 }
 
-/// Marks a directory as a cache. It must be empty, or have nothing but what crucible makes.
+/// Marks a directory as a cache. The directory must be empty, or contain only files that crucible
+/// makes.
 fn claim(root: &Path) -> Result<()> {
     let ours = |name: &str| {
         Cache::KINDS.contains(&name) || OTHERS.contains(&name) || [TAG.0, MARKER].contains(&name)

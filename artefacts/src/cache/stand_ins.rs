@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Artefacts that stand in for others, which cannot be made any more.
+// SPDX-License-Identifier: Apache-2.0 OR MIT Artefacts that stand in for others, which can no
+//! longer be made.
 
 use std::fs;
 
@@ -7,8 +7,7 @@ use super::{Cache, list};
 use crate::{Error, Result};
 
 impl Cache {
-    /// Returns the key of the artefact that stands in for another one, which cannot be made any
-    /// more.
+    /// Returns the key of the artefact that stands in for another one, which can no longer be made.
     pub(crate) fn stand_in(&self, kind: &str, key: &str) -> Option<String> {
         let path = self.root.join("stand-ins").join(format!("{kind}-{key}"));
         let text = fs::read_to_string(path).ok()?;

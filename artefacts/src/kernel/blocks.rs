@@ -92,8 +92,8 @@ fn functions(elf: &ElfFile64<'_, Endianness>) -> BTreeMap<u64, (String, Option<S
     functions
 }
 
-/// Returns the file that defines each function which is not static. Its definition begins in the
-/// first column, as kernel style has it.
+/// Returns the file that defines each function which is not static. A definition begins in the
+/// first column, as kernel style requires.
 fn defined(sources: &Path) -> Result<HashMap<String, String>> {
     let mut defined = HashMap::new();
     for entry in WalkDir::new(sources).into_iter().flatten() {

@@ -29,7 +29,7 @@ pub(super) struct How<'a> {
     pub flavour: Flavour,
     /// The user's own compiler.
     pub cc: Option<&'a str>,
-    /// True when symbols that Kconfig does not keep are no error.
+    /// True when symbols that Kconfig does not keep are not errors.
     pub lenient: bool,
 }
 

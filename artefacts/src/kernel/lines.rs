@@ -43,7 +43,7 @@ pub struct Lines<'a> {
 
 #[derive(Default)]
 struct State {
-    /// What is known of the image, once it was needed.
+    /// The image's data, read when it is first needed.
     source: Option<Source>,
     /// Objects that were compiled once more, by the paths of the original ones.
     objects: HashMap<PathBuf, Option<PathBuf>>,
@@ -123,7 +123,7 @@ impl<'a> Lines<'a> {
             Source::Build(build) => {
                 let symbol = only(&build.symbols, place)?;
                 let key = (symbol.name.clone(), symbol.size);
-                // Two static functions of one name and size cannot be told apart.
+                // Two static functions of one name and size cannot be distinguished.
                 let [object] = &build.objects.get(&key)?[..] else {
                     return None;
                 };
@@ -281,7 +281,7 @@ fn objects(out: &Path) -> HashMap<(String, u64), Vec<PathBuf>> {
     };
     for entry in WalkDir::new(out).into_iter().filter_entry(ours).flatten() {
         let path = entry.path();
-        // What the build makes in its own directory is the whole kernel.
+        // The build's own directory contains the whole kernel.
         if entry.depth() < 2 || path.extension().is_none_or(|extension| extension != "o") {
             continue;
         }
@@ -309,7 +309,7 @@ fn source_of(record: &str) -> Option<&str> {
 fn command(record: &str) -> Option<String> {
     let line = record.lines().find(|line| line.starts_with("savedcmd_"))?;
     let (_, line) = line.split_once(" := ")?;
-    // What follows changes the object in place.
+    // The next commands change the object in place.
     let compiler = line.split(" ; ").next()?;
     let mut words = Vec::new();
     let mut to = false;

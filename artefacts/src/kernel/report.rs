@@ -7,7 +7,7 @@ const MOST: usize = 12;
 /// A place in the kernel's code, as it prints it: `function+0x12/0x40`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// The name of the function, of as many as have that name.
+    /// The name of the function, which several functions may have.
     pub function: String,
     /// Offset of the instruction in the function.
     pub offset: u64,

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 /// How checkpoint and restart treat a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// It is in the image; the entry names the record.
+    /// The member is in the image; the entry names the record.
     Saved,
     /// The restart creates it anew; the entry names the function that does so.
     Rebuilt,

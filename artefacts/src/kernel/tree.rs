@@ -166,7 +166,7 @@ fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<
             write(&work.path().join(path), &content)?;
         }
     }
-    // What was read and hashed, not what the file may have by now.
+    // The bytes that were hashed; the file may have changed since.
     let input =
         tempfile::NamedTempFile::new().map_err(Error::file("make a file in", Path::new("/tmp")))?;
     for patch in &series.patches {

@@ -36,7 +36,7 @@ impl DebianPackages {
     /// Reads a list.
     ///
     /// # Errors
-    /// It cannot be read or is malformed.
+    /// The lock file cannot be read or is malformed.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
         Self::parse(&text).map_err(|problem| Error::Malformed {

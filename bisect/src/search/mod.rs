@@ -206,7 +206,8 @@ impl<S: Subject> Search<'_, '_, S> {
         self.board.set(setting.clone(), harness);
     }
 
-    /// Builds and runs what tells most, until the answer is probable enough.
+    /// Makes the builds and runs that are expected to give the most information, until the answer
+    /// is probable enough.
     fn narrow(&mut self) -> Result<Answer, Stop> {
         let options = self.board.options;
         let mut checked = Vec::new();
@@ -369,7 +370,8 @@ impl<S: Subject> Search<'_, '_, S> {
     }
 }
 
-/// Returns true while one more run of this node, whose guest is running, tells most.
+/// Returns true while one more run of this node, whose guest is running, is expected to give the
+/// most information.
 fn goes_on(board: &Board<'_>, node: usize) -> bool {
     let confidence = board.options.confidence;
     let found = board

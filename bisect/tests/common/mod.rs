@@ -78,7 +78,7 @@ impl History {
                 return it;
             }
         };
-        // The neighbour: the culprit cannot be told from it.
+        // The neighbour, from which the culprit cannot be distinguished.
         let parent = nodes[culprit].parents[0];
         let mut unbuildable = BTreeSet::new();
         if seed.is_multiple_of(2) && parent != 0 && parent != merge {
@@ -288,7 +288,7 @@ pub fn git(history: &History, tries: u32, seed: u64) -> (Vec<usize>, Cost) {
             .filter(|node| **node != bad && !skipped.contains(*node))
             .max_by_key(|node| of(**node).min(candidates.len() - of(**node)));
         let Some(&node) = best else {
-            // What was skipped before the first bad one is named, too.
+            // Nodes that were skipped before the first bad one are named, too.
             return (candidates.into_iter().collect(), cost);
         };
         cost.seconds += BUILD;

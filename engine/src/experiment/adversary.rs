@@ -28,18 +28,24 @@ const LIMIT: Duration = Duration::from_secs(300);
 const GROUP: usize = 50;
 
 /// The sources of the guest's programs.
-const SOURCES: [&str; 6] = [
-    "adversary.c",
-    "adversary.h",
-    "attacks.c",
-    "forge.c",
-    "setuid.c",
-    "victim.c",
+const SOURCES: [&str; 11] = [
+    "rootfs/adversary/adversary.c",
+    "rootfs/adversary/adversary.h",
+    "rootfs/adversary/attacks.c",
+    "rootfs/adversary/checkpoint.c",
+    "rootfs/adversary/forge.c",
+    "rootfs/adversary/restart.c",
+    "rootfs/adversary/setuid.c",
+    "rootfs/adversary/tree.c",
+    "rootfs/adversary/victim.c",
+    "rootfs/shared/harness.h",
+    "rootfs/shared/image.h",
 ];
 
 /// Builds the programs.
 const BUILD: &str = "gcc -O2 -pthread -o victim victim.c && gcc -O1 -o setuid setuid.c && \
-    gcc -O2 -Wno-unused-result -pthread -o adversary adversary.c attacks.c forge.c && chmod 777 .";
+    gcc -O2 -Wno-unused-result -pthread -o adversary adversary.c attacks.c checkpoint.c forge.c \
+    restart.c tree.c && chmod 777 .";
 
 /// Attacks in the middle of a checkpoint or a restart.
 pub struct AdversaryExperiment {
@@ -82,8 +88,10 @@ impl AdversaryExperiment {
     }
 
     fn sources(&self) -> io::Result<Vec<(&'static str, Vec<u8>)>> {
-        let dir = self.root.join("rootfs/adversary");
-        let read = |name: &&'static str| Ok((*name, fs::read(dir.join(name))?));
+        let read = |path: &&'static str| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Ok((name, fs::read(self.root.join(path))?))
+        };
         SOURCES.iter().map(read).collect()
     }
 

@@ -41,7 +41,7 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Adds to an outcome what the lab knows of the kernel's faults.
+    /// Adds to an outcome what the lab has found out about the kernel's faults.
     fn complete(&self, outcome: &mut Outcome) {
         let evidence = &mut outcome.evidence;
         if let Some(Memory::Kept { file, open }) = &mut evidence.memory
@@ -476,7 +476,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
     }
 }
 
-/// Keeps a finding and tells it.
+/// Keeps a finding and sends its event.
 fn finish<E: Experiment>(
     board: &Mutex<Board<E>>,
     setup: Setup<'_>,

@@ -39,13 +39,14 @@ const RANGE: u32 = 2000;
 const RUNS: u32 = 8;
 
 /// The sources of the guest's program, and of programs that torture does not have.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "rootfs/fail-nth/books.c",
     "rootfs/fail-nth/fail-nth.c",
     "rootfs/fail-nth/fail-nth.h",
     "rootfs/fail-nth/look.c",
     "rootfs/fail-nth/origin.c",
     "rootfs/fail-nth/traced.c",
+    "rootfs/shared/harness.h",
     "guest-kernel/src/include/uapi/linux/checkpoint.h",
     "scenarios/exec-threads/execs.c",
     "scenarios/exec-threads/tracer.c",
@@ -430,7 +431,7 @@ impl Experiment for FailNthExperiment {
             }
         }
         if groups.is_empty() {
-            let why = "no call has so many allocations or copies that could fail";
+            let why = "no call has that many allocations or copies that could fail";
             return Err(Abort::missed(why));
         }
         Ok(groups)

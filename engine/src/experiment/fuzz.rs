@@ -48,7 +48,7 @@ const FOUND: i32 = 3;
 /// Time limit of a restart on average.
 const PER_RESTART: Duration = Duration::from_secs(2);
 
-/// What the console says before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
+/// The text on the console before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
 const MARK: &str = "fuzz: ";
 
 /// Where the program of random trees is built.
@@ -57,7 +57,7 @@ const TREES: &str = "/work/random-tree";
 /// What to do with the programs' images.
 #[derive(Clone, Debug)]
 pub enum Search {
-    /// Search for so many rounds.
+    /// Search for this number of rounds.
     Rounds(u64),
     /// Run this recipe of this program once.
     One(String, Recipe),
@@ -100,6 +100,9 @@ pub struct Fuzzed {
     pub restored: u64,
     /// Number of refusals by errno.
     pub errnos: BTreeMap<String, u64>,
+    /// Number of restarts whose coverage did not fit into KCOV's area, so that some is unknown.
+    #[serde(default)]
+    pub full: u64,
     /// Duration in milliseconds, of the restarts alone.
     pub ms: u64,
     /// Each recipe that has reached new blocks, with their addresses' low halves.
@@ -124,6 +127,8 @@ pub struct FuzzSummary {
     pub restarts: u64,
     /// Number of those that succeeded.
     pub restored: u64,
+    /// Number of restarts whose coverage did not fit into KCOV's area, so that some is unknown.
+    pub full: u64,
     /// Number of refusals by errno.
     pub errnos: BTreeMap<String, u64>,
     /// Restarts in a second, in one guest.
@@ -421,6 +426,7 @@ impl Experiment for FuzzExperiment {
         for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {
             summary.restarts += detail.restarts;
             summary.restored += detail.restored;
+            summary.full += detail.full;
             ms += detail.ms;
             for (errno, count) in &detail.errnos {
                 *summary.errnos.entry(errno.clone()).or_default() += count;
@@ -470,6 +476,7 @@ mod tests {
     fn fuzzed(found: &[(&str, &[u32])]) -> Fuzzed {
         Fuzzed {
             restarts: 30,
+            full: 1,
             ms: 2000,
             found: found
                 .iter()
@@ -523,7 +530,7 @@ mod tests {
         let rounds = second.rounds();
         assert_eq!(second.key(&rounds[0]), "0000/many");
         assert!(rounds[0].only && !rounds[1].only);
-        // The first recipe reaches nothing any more.
+        // The first recipe no longer reaches a new block.
         second.learn(&rounds[0], &fuzzed(&[("3", &[2])])).unwrap();
         assert_eq!(
             Corpus::load(&directory.path().join("corpus.json"))
@@ -543,7 +550,7 @@ mod tests {
             ms: 0,
             detail: Some(fuzzed(found)),
         };
-        // 9 is no block: an address of another kernel.
+        // 9 is not a block: an address of another kernel.
         let findings = [finding(&[("-", &[1, 9])]), finding(&[("1", &[1, 3])])];
         let summary = one.summarise(&findings);
         assert_eq!((summary.reached, summary.blocks), (2, 3));
@@ -554,5 +561,6 @@ mod tests {
             .collect();
         assert_eq!(files, [("a.c", 1, 2), ("b.c", 1, 1)]);
         assert_eq!((summary.restarts, summary.per_second), (60, 15.0));
+        assert_eq!(summary.full, 2);
     }
 }

@@ -248,7 +248,7 @@ mod tests {
             .filter_map(|key| journal.take(key))
             .map(|finding| (finding.key, finding.outcome.condition))
             .collect();
-        // What the host is to blame for is run again.
+        // A unit that failed by the host's fault is run again.
         let expected = [
             ("1".to_owned(), Condition::Passed),
             ("2".to_owned(), Condition::Diverged),

@@ -63,7 +63,7 @@ pub struct MatrixExperiment {
     pub offset: usize,
     /// Run at most this many, spread evenly.
     pub limit: Option<usize>,
-    /// True when cells that checkpoint(2) refuses are no failures.
+    /// True when cells that checkpoint(2) refuses are not failures.
     pub allow_refused: bool,
 }
 

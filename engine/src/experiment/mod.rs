@@ -108,8 +108,8 @@ pub trait Experiment: Sync {
     /// Runs the units of a group in the session's guest, and reports each.
     ///
     /// # Errors
-    /// Fails if the guest cannot go on. The units that were not reported are then run again, each
-    /// alone, to find the one that is to blame.
+    /// Fails if the guest cannot be used further. The units that were not reported are
+    /// then run again, each alone, to find the one that is to blame.
     fn run(
         &self,
         session: &mut Session<'_>,

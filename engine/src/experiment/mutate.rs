@@ -320,8 +320,8 @@ impl MutateExperiment {
         })
     }
 
-    /// Makes a restarted run with a mutant, or without one if `number` is 0. Gives the guest up if it
-    /// cannot go on.
+    /// Makes a restarted run with a mutant, or without one if `number` is 0. Abandons the guest if
+    /// it cannot be used further.
     fn restarted(
         &self,
         session: &mut Session<'_>,
@@ -418,8 +418,8 @@ impl MutateExperiment {
         })
     }
 
-    /// Tries a mutant in a case. What is noticed counts if the same guest is good without the
-    /// mutant, or if a guest that has had no other one notices it, too.
+    /// Tries a mutant in a case. A failure counts if the same guest passes without the mutant, or
+    /// if the mutant also fails in a guest that has had no other mutant.
     fn attempt(
         &self,
         session: &mut Session<'_>,

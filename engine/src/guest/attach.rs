@@ -116,7 +116,7 @@ impl Sender {
         while let Some(room) = self.room() {
             match from.read(&mut buffer[..room]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // What cannot be read is like the end, as for any program.
+                // An error of reading counts as the end, as for any program.
                 Ok(0) | Err(_) => return self.send(&Piece::Input(Vec::new())),
                 Ok(count) => {
                     let mut state = self.state();
@@ -185,9 +185,8 @@ impl Receiver {
 
 impl Guest {
     /// Runs a program with these streams, and waits for its end without any limit. `began` gets
-    /// what tells the program about its terminal. A report of the kernel other than a panic does not
-    /// end the program: it is given to `reported`, and the program goes on.
-    ///
+    /// what tells the program about its terminal. A report of the kernel other than a panic does
+    /// not end the program: it is given to `reported`, and the program continues.
     /// # Errors
     /// Those of any request, and [`GuestError::Failed`] if the agent cannot connect the streams.
     pub fn attach(

@@ -65,7 +65,7 @@ pub enum GuestError {
     /// The console does not show what the guest prints.
     #[error("the guest's console did not show a mark within {} s", .0.as_secs())]
     NoMark(Duration),
-    /// The channel carries something that is no message.
+    /// The channel carries something that is not a message.
     #[error("the channel to the guest is broken")]
     Channel(#[from] FrameError),
     /// The machine failed on the host.
@@ -93,7 +93,9 @@ fn headlines(alerts: &[Alert]) -> String {
 
 fn ended(exit: Option<&Exit>) -> String {
     match exit {
-        Some(Exit::Shutdown) => "the guest shut down, though nobody asked it to".into(),
+        Some(Exit::Shutdown) => {
+            "the guest shut down, although crucible has not asked for it".into()
+        }
         Some(Exit::Reset) => "the guest reset".into(),
         Some(Exit::TripleFault { .. }) => "the guest triple faulted".into(),
         Some(Exit::Kvm { detail, .. }) => format!("KVM cannot run the guest: {detail}"),

@@ -19,7 +19,7 @@ pub(super) enum Incoming {
     Reply(Envelope<Reply>),
     /// The channel is closed.
     Closed,
-    /// The channel carries something that is no message.
+    /// The channel carries something that is not a message.
     Broken(FrameError),
 }
 

@@ -125,7 +125,7 @@ fn a_guest_that_reads_nothing_holds_nobody_up() {
             uptime_ms: 1,
         };
         frame::write(&mut theirs, &Envelope { id: hello.id, body }).expect("an answer");
-        // It reads no more, and keeps the socket.
+        // The program stops reading, and keeps the socket.
         theirs
     });
     let machine = Box::new(Played { ours, fault: None });

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Draws a tree by a seed.
 
+use crucible_protocol::dice::Dice;
+
 use super::{How, Item, Process, REFUSED, SAVED, Tree};
 
 /// Maximum number of processes.
@@ -12,32 +14,10 @@ const ITEMS: u64 = 6;
 /// One tree in this many has something that checkpoint(2) refuses.
 const SELDOM: u64 = 8;
 
-/// Random numbers by a seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-}
-
 /// Returns the tree of a seed. The same seed has the same tree as long as the lists of kinds do not
 /// change.
 pub fn draw(seed: u64) -> Tree {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let count = 1 + dice.below(PROCESSES) as u32;
     let mut processes = vec![process(&mut dice, 1, 0, How::Fork)];
     for id in 2..=count {
@@ -49,7 +29,7 @@ pub fn draw(seed: u64) -> Tree {
             .collect();
         let parent = dice.of(&parents);
         let mut how = dice.of(&How::ALL);
-        // The first process waits for the others, and one that is stopped cannot wait; nobody waits
+        // The first process waits for the others, and a stopped one cannot wait; no process waits
         // in vfork for two children.
         let waits = |it: &Process| it.parent == parent && it.how == How::Vfork;
         let halts = |it: &Process| it.id == parent && it.how.is_stop();

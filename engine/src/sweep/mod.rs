@@ -228,7 +228,7 @@ fn attempt_once(
 }
 
 /// Runs a control that is stopped at the same place as the restarted run. A control from a
-/// different place is no valid reference.
+/// different place is not a valid reference.
 fn control_at(runner: &mut Runner<'_, '_>, place: &str) -> Result<RunOutput, Abort> {
     let mut others = BTreeSet::new();
     for _ in 0..TRIES {

@@ -120,7 +120,7 @@ fn confirm(
     control: &RunOutput,
     found: Outcome,
 ) -> Outcome {
-    // The restarted run may have damaged the guest. What its kernel says about that is worse than
+    // The restarted run may have damaged the guest. A report of its kernel about that is worse than
     // a difference.
     if let Err(stop) = session.close()
         && stop.condition.is_bad()
@@ -272,7 +272,7 @@ fn run(
             };
         }
         record.passed += 1;
-        // What the first restart leaves behind, the kernel keeps for the next ones.
+        // The kernel keeps some objects of the first restart for later ones.
         if number == 1 && losses::applies(options) {
             before = Some(losses::read(runner)?);
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The least number of repeated restarts whose losses are looked for. In a new guest some counts
-/// (dentries, nodes of maple trees) vary by seven, which is no loss of each of ten.
+/// (dentries, nodes of maple trees) vary by seven, which is not a loss of each of ten.
 const LEAST: u32 = 10;
 
 /// Number of times that a loss must show again.
@@ -30,9 +30,8 @@ pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
     Books::read(runner.session.running(), patience)
 }
 
-/// Compares what `runs` restarts since `before` have added to the books with what as many controls
-/// add.
-///
+/// Compares what `runs` restarts since `before` have added to the books with what the same number
+/// of controls adds.
 /// # Errors
 /// Each restart loses something, or a run fails.
 pub(super) fn check(

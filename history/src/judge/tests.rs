@@ -175,7 +175,7 @@ fn trouble_of_the_host_is_nobodys_failure() {
         assert_eq!(judged[0].why, "host-killed: a signal from outside");
         assert!(!judged[0].change.is_bad());
     }
-    // The next good night is no news.
+    // The next good night is not news.
     results.push(row(102, 1, false));
     let judged = judge(&night(102), &planned(), &[], &results);
     assert_eq!(judged[0].change, Change::StillPassing);
@@ -195,7 +195,7 @@ fn a_test_that_was_left_out_says_why() {
     assert_eq!(judged[0].why, "the budget is used up");
     let judged = judge("n9", &planned(), &[], &[]);
     assert_eq!(judged[0].why, "it has no result");
-    // A later night does not change what is said of an earlier one.
+    // A later night does not change the judgement of an earlier one.
     let later = rows(&[(1, 0), (1, 1)]);
     let judged = judge(&night(0), &planned(), &[], &later);
     assert_eq!(judged[0].status, Status::Passing);

@@ -126,7 +126,7 @@ fn values_are_skewed() {
     assert_eq!(skewed("int b = c, d;"), ["c"]);
     assert_eq!(skewed("b = sizeof(struct x);"), ["sizeof(struct x)"]);
     assert_eq!(skewed("return b;"), [""; 0]);
-    // A truth value is the other one.
+    // A truth value is negated.
     assert_eq!(
         body("b = true;"),
         "{ if (!ckpt_mutant()) b = ckpt_negate((true)); }"

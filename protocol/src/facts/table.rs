@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which facts there are: the one list that the agent reads by and the reference is made from.
 //!
-//! The fields of a file are listed completely, with the reason for each that is no fact: the agent
+//! The fields of a file are listed completely, with the reason for each that is not a fact: the agent
 //! refuses to observe a kernel that shows a field that is in no list.
 
-/// What is done with a field.
+/// How a field is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// It is compared.
@@ -13,7 +13,7 @@ pub enum Use {
     OfZombies,
     /// It may grow, since the restart itself costs something; it may not shrink.
     Grows,
-    /// It is no fact, for this reason.
+    /// It is not a fact, for this reason.
     Left(&'static str),
 }
 

@@ -41,9 +41,7 @@ pub fn restart(errno: Errno) -> &'static str {
             "the root was not the init of a pid namespace, so it cannot start a new one: \
              use --pids"
         }
-        Errno::ENOENT => {
-            "a file that the tasks had open does not exist any more; it is named above"
-        }
+        Errno::ENOENT => "a file that the tasks had open no longer exists; it is named above",
         Errno::ESTALE => "a file or the mounts differ from those at the checkpoint, see above",
         Errno::ENOMEM => "there is not enough memory for the tasks",
         _ => "the kernel refused it; see its messages above, if any",

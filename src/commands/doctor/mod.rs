@@ -98,7 +98,7 @@ fn examine(context: &Context) -> Result<Report> {
         (Ok(sources), Ok(cache)) => {
             findings.push(paths::readable("sources", sources.root()));
             let artefacts = artefacts(cache, &sources)?;
-            // The debug kernel is built by those who ask for it.
+            // The debug kernel is built only for commands that use it.
             built = artefacts
                 .iter()
                 .all(|f| f.state == State::Ok || f.what == DEBUG_KERNEL);

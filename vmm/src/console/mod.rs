@@ -85,7 +85,7 @@ struct State {
 #[derive(Default)]
 struct Capture {
     lines: Vec<String>,
-    /// Texts of lines that somebody waits for, and whether each has been printed.
+    /// Texts of lines that callers wait for, and whether each has been printed.
     answers: Vec<(&'static str, bool)>,
 }
 
@@ -259,7 +259,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Returns true when the guest, which does not run any more, has announced that it shuts down or
+    /// Returns true when the guest, which no longer runs, has announced that it shuts down or
     /// restarts, and has not panicked. Waits until all that it has printed has been read.
     pub fn is_in_order(&self) -> bool {
         let mut state = self.shared.lock();
@@ -569,7 +569,7 @@ mod tests {
                 _ => output.to_vec(),
             };
             assert_eq!(log, expected, "{limit}");
-            // What is not logged is monitored nevertheless.
+            // Output that is not logged is monitored nevertheless.
             assert!(console.has_alert(AlertKind::Panic));
             assert_eq!(console.host_fault(), None);
         }

@@ -2,7 +2,7 @@
 //! The memory of a guest that has crashed, as an ELF core file for gdb.
 //!
 //! A machine that is to leave a dump does not let its process exit when the guest has ended. A
-//! thread looks at how it ended, writes the dump if that was no orderly shutdown, and releases the
+//! thread looks at how it ended, writes the dump if that was not an orderly shutdown, and releases the
 //! process. To whoever watches the process, the guest ends a little later.
 //!
 //! The pages of a file that are all zero take no space on the host's disk. Others are not written
@@ -33,7 +33,7 @@ pub type MemoryDump = Result<PathBuf, String>;
 pub enum Stopped {
     /// By a shutdown.
     Shutdown,
-    /// By a reset; the console tells whether it was ordered.
+    /// By a reset; the console shows whether it was ordered.
     Reset,
     /// By a panic or a triple fault.
     Crash,
@@ -117,7 +117,7 @@ fn try_write(dumper: &dyn Dumper, path: &Path) -> Result<()> {
         path: path.to_owned(),
         source,
     };
-    // What the guest's tasks had in their memory is for this user alone.
+    // The memory of the guest's tasks is readable by this user only.
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -20,7 +20,7 @@ const PG: u64 = 1 << 31;
 /// CR4: tables have five levels.
 const LA57: u64 = 1 << 12;
 
-/// Maximum number of mappings, of which a kernel has some thousand. What is found beyond is left out.
+/// Maximum number of mappings, of which a kernel has some thousand. Entries beyond it are left out.
 const MOST: usize = 1 << 20;
 
 /// The registers that say where a CPU's tables are.
@@ -130,7 +130,8 @@ impl Walk<'_> {
     }
 }
 
-/// Returns the address with the sign that x86-64 wants: the upper bits of the kernel's are set.
+/// Returns the address with the sign extension that x86-64 requires: the upper bits of the kernel's
+/// are set.
 fn canonical(address: u64) -> u64 {
     const TOP: u64 = 1 << 47;
     match address & TOP {

@@ -15,7 +15,7 @@ pub(super) struct Control {
     phases: Vec<Phase>,
 }
 
-/// What a monitor reports without being asked.
+/// The unsolicited reports of a monitor.
 #[derive(Debug, Clone, Default)]
 struct Noted {
     ended: Option<Ended>,

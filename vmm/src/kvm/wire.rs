@@ -55,8 +55,8 @@ pub(crate) struct DiskConfig {
 /// A request to the monitor. Each is answered by one [`Message::Reply`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Stop all vCPUs. No device then works for the guest, but the event loop goes on: a byte that
-    /// the parent sends on the channel can still be written to the guest's memory.
+    /// Stop all vCPUs. No device then works for the guest, but the event loop continues: a byte
+    /// that the parent sends on the channel can still be written to the guest's memory.
     Pause,
     /// Resume all vCPUs.
     Resume,

@@ -7,6 +7,7 @@ mod probe;
 mod qcow2;
 pub(crate) mod qmp;
 pub(crate) mod record;
+mod replay;
 mod snapshot;
 mod tsc;
 
@@ -21,7 +22,8 @@ use serde_json::json;
 
 use self::dump::QemuDumper;
 use self::qmp::Qmp;
-pub use self::record::{Recording, Replay, Stop};
+pub use self::record::Recording;
+pub use self::replay::{Replay, Stop};
 use crate::child::{self, fd};
 use crate::confine::{self, Confinement, Role};
 use crate::dump::Dumper;

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 use crate::control::{Answers, ControlSocket, Exchange, LONGEST, Notes, gone};
 use crate::{Error, FaultKind, HostFault, Result};
 
+/// The reason of a shutdown that QEMU's monitor was asked for, in QMP or by a person.
+const QUIT: &str = "host-qmp-quit";
+
 /// A connection to a QEMU process.
 pub(super) struct Qmp {
     socket: ControlSocket<Reply, Status>,
@@ -26,6 +29,10 @@ pub(super) struct Qmp {
 struct Status {
     /// The reason of its shutdown: `guest-reset`, `host-signal`, ….
     reason: Option<String>,
+    /// True when the vCPUs were stopped at that shutdown.
+    stopped_at_shutdown: bool,
+    /// True when the last event about the vCPUs is that they stopped.
+    stopped: bool,
     /// The status of a migration, by QEMU's name.
     migration: Option<String>,
     /// The first failure of a disk.
@@ -144,6 +151,13 @@ impl Qmp {
         self.socket.noted().reason
     }
 
+    /// Returns true when QEMU shuts down at a request to quit that came while the vCPUs were
+    /// stopped.
+    pub fn was_quit_while_stopped(&self) -> bool {
+        let status = self.socket.noted();
+        status.stopped_at_shutdown && status.reason.as_deref() == Some(QUIT)
+    }
+
     /// Returns the first failure of the host's disk that QEMU has reported.
     pub fn host_fault(&self) -> Option<HostFault> {
         self.socket.noted().fault
@@ -229,8 +243,13 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
                 match event.as_str() {
                     // A second one is that of our own request to exit.
                     "SHUTDOWN" => notes.note(|status| {
-                        status.reason = status.reason.take().or_else(|| word("reason"));
+                        if status.reason.is_none() {
+                            status.reason = word("reason");
+                            status.stopped_at_shutdown = status.stopped;
+                        }
                     }),
+                    "STOP" => notes.note(|status| status.stopped = true),
+                    "RESUME" => notes.note(|status| status.stopped = false),
                     "BLOCK_IO_ERROR" => notes.note(|status| {
                         status.fault.get_or_insert_with(|| block_error(&data));
                     }),
@@ -344,6 +363,35 @@ mod tests {
         assert!(error.to_string().contains("no such chardev"), "{error}");
         assert!(qmp.wait_closed(ANSWER));
         assert_eq!(qmp.reason().as_deref(), Some("guest-reset"));
+    }
+
+    #[test]
+    fn a_request_to_quit_is_told_from_the_end_of_a_replay() {
+        let quit = |events: &[&str], reason: &str| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let greeting = r#"{"QMP":{"version":{"qemu":{"micro":22,"minor":2,"major":7},"package":""},"capabilities":[]}}"#;
+            let mut lines = vec![greeting.to_owned()];
+            lines.extend(
+                events
+                    .iter()
+                    .map(|event| format!(r#"{{"event":"{event}"}}"#)),
+            );
+            let shutdown =
+                |reason| format!(r#"{{"event":"SHUTDOWN","data":{{"reason":"{reason}"}}}}"#);
+            // Our own request to exit may follow, when QEMU has stopped the vCPUs.
+            lines.extend([
+                shutdown(reason),
+                r#"{"event":"STOP"}"#.into(),
+                shutdown(QUIT),
+            ]);
+            lines.push(r#"{"return":{}}"#.into());
+            writeln!(theirs, "{}", lines.join("\n")).unwrap();
+            Qmp::connect(ours).unwrap().was_quit_while_stopped()
+        };
+        assert!(quit(&["RESUME", "STOP"], QUIT));
+        // A recording that crucible ended has this reason, too, but the guest was running.
+        assert!(!quit(&["RESUME", "STOP", "RESUME"], QUIT));
+        assert!(!quit(&["RESUME", "STOP"], "guest-reset"));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
 
 /// Prepares the directory that the guest will be saved in, if there is one. QEMU writes to the
 /// memory's file from the guest's first instruction on, so the directory must not contain a
-/// snapshot that uses this file. Remains of an incomplete snapshot are removed. The memory's file is
-/// made empty: QEMU may not make files.
+/// snapshot that uses this file. Remains of an incomplete snapshot are removed. The memory's file
+/// is made empty: Its confinement does not let QEMU create files.
 pub(super) fn ready(start: &Start) -> Result<()> {
     let Start::BootForSnapshot(directory) = start else {
         return Ok(());

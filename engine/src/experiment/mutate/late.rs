@@ -176,8 +176,8 @@ impl MutateExperiment {
         }))
     }
 
-    /// Restarts all forged images with a mutant, or without one if `number` is 0. Gives the guest up
-    /// if it cannot go on.
+    /// Restarts all forged images with a mutant, or without one if `number` is 0. Abandons the
+    /// guest if it cannot be used further.
     fn told(&self, session: &mut Session<'_>, number: u32) -> Result<Told, Abort> {
         self.ready(session)?;
         let patience = session.patience();

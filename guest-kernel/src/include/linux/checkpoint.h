@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Interfaces between the core kernel and checkpoint/restart: site markers,
- * trigger events, the cgroup.freeze_at control file, and access to state that
- * other subsystems keep private.
+ * trigger events, the cgroup.freeze_at control file, and access to the private
+ * state of other subsystems.
  */
 #ifndef _LINUX_CHECKPOINT_H
 #define _LINUX_CHECKPOINT_H
@@ -90,7 +90,7 @@ static inline void ckpt_site_enter(u32 kind, int arg)
 	WRITE_ONCE(current->ckpt_site.kind, kind);
 }
 
-/* True if a trigger is armed. Otherwise ckpt_event() does nothing. */
+/* Return true if a trigger is armed. Otherwise ckpt_event() does nothing. */
 static inline bool ckpt_counts_events(void)
 {
 	return static_branch_unlikely(&ckpt_events_armed);
@@ -107,15 +107,15 @@ static inline void ckpt_stop_at(u32 stop, int arg)
 	current->ckpt_site.stop_arg = arg;
 }
 
-/* ptrace_stop() is about to sleep. */
+/* Set the site before ptrace_stop() sleeps. */
 static inline void ckpt_site_enter_ptrace(void)
 {
 	ckpt_site_enter(CKPT_SITE_PTRACE, current->ckpt_site.stop_arg);
 }
 
 /*
- * True while a restarted task re-enters the stop, or repeats the exit, that it
- * was checkpointed in. The tracer or parent has been notified before the
+ * Return true while a restarted task re-enters the stop, or repeats the exit,
+ * in which it was checkpointed. The tracer or parent was notified before the
  * checkpoint, so the task sends no notification and counts no event
  * (kernel/checkpoint/stop.c).
  */
@@ -134,14 +134,17 @@ void ckpt_stop_entered(struct kernel_siginfo *info);
 int ckpt_skip_stop(void);
 void ckpt_gate_pass(void);
 
-/* Called by do_exit() after the exit stop. */
+/* End the exit stop of a restarted task. Called by do_exit(). */
 static inline void ckpt_exit_stopped(void)
 {
 	if (ckpt_resuming_stop())
 		ckpt_skip_stop();
 }
 
-/* At the end of exit_notify(). */
+/*
+ * Count a restarted dead thread at the gate. Called at the end of
+ * exit_notify().
+ */
 static inline void ckpt_exit_done(void)
 {
 	if (ckpt_resuming_exit())
@@ -152,7 +155,7 @@ static inline void ckpt_exit_done(void)
  * ckpt_task_hidden - check whether a restart(2) is still building a task
  * @t: any task
  *
- * For loops over many tasks that send signals or set priorities.
+ * Used by loops over many tasks that send signals or set priorities.
  *
  * Return: true until the restart releases its tasks.
  */
@@ -166,10 +169,10 @@ static inline bool ckpt_task_hidden(const struct task_struct *t)
  * ckpt_task_visible - check whether current may find a task
  * @t: any task
  *
- * For look-ups by number.
+ * Used by look-ups by number.
  *
- * Return: false if a restart(2) is still building @t and current does not work
- * for that restart.
+ * Return: true, unless a restart(2) is still building @t and current does not
+ * work for that restart.
  */
 static inline bool ckpt_task_visible(const struct task_struct *t)
 {
@@ -185,7 +188,7 @@ bool ckpt_exec_traced(void);
 int ckpt_exec_begin(struct linux_binprm *bprm);
 void ckpt_exec_sleep(struct linux_binprm *bprm);
 
-/* True if current is being restarted into an execve(2). */
+/* Return true if current is being restarted into an execve(2). */
 static inline bool ckpt_resuming_exec(void)
 {
 	return unlikely(current->ckpt_site.restart) && __ckpt_resuming_exec();
@@ -196,7 +199,7 @@ void ckpt_task_init(struct task_struct *child);
 void ckpt_name_child(struct task_struct *child);
 void ckpt_wait_unheld(void);
 
-/* May sleep: a killed task stays until no checkpoint reads it (quiesce.c). */
+/* Clear the site. Sleeps while a checkpoint reads a killed task (quiesce.c). */
 static inline void ckpt_site_leave(void)
 {
 	if (unlikely(atomic_read(&current->ckpt_site.held)))
@@ -223,9 +226,9 @@ struct file *ckpt_timerfd_create(const struct ckpt_timerfd *rec);
 void ckpt_timerfd_arm(struct file *file, const struct ckpt_timerfd *rec);
 bool ckpt_is_epoll(const struct file *file);
 /*
- * Unsaved properties of an epoll item: its file, for comparison only, and the
- * number of items of all epoll files that were added before it. @item is its
- * index in the array of items.
+ * Properties of an epoll item that are not saved: its file, for comparison
+ * only, and the number of items, of all epoll files, that were added earlier.
+ * @item is the index in the array of items.
  */
 struct ckpt_watched {
 	struct file *file;

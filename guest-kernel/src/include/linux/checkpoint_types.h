@@ -39,14 +39,15 @@ struct ckpt_name {
  * @stop: the ptrace stop that is entered next or was entered last, one of
  *	enum ckpt_stop_kind
  * @stop_arg: argument of @stop, see enum ckpt_stop_kind
- * @dying: a restarted dead thread is exiting; it reports nothing
+ * @dying: true while a restarted dead thread exits without any notification
  * @resume: the stop or exit that a restarted task has yet to re-enter
  * @pty: index plus 1 of the pty that a restarted task is opening, else 0
  * @restart: number of the restart(2) that the task works for, 0 for none. The
  *	task finds the tasks that this restart hides. Written by the task itself
- * @hidden: number of the restart(2) that is building the task, 0 for none.
- *	Only tasks that work for it find the task (kernel/checkpoint/hide.c)
- * @kept: a zombie of an unfinished restart, which stays hidden
+ * @hidden: number of the restart(2) that is building the task, 0 for none. Only
+ *	tasks that work for this restart find the task
+ *	(kernel/checkpoint/hide.c)
+ * @kept: true for a zombie of an unfinished restart, which stays hidden
  * @name: for triggers
  *
  * Tasks in ptrace_stop(), do_signal_stop(), do_freezer_trap() and

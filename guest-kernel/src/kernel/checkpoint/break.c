@@ -2,8 +2,9 @@
 /*
  * Fault injection: debugfs checkpoint/break_*. Writing 1 makes restart(2) skip
  * one piece of its code. A test that still passes does not cover that piece.
- * Without a guard, checkpoint(2) or restart(2) has a hole that it once had.
- * Without a check, a forged image does harm.
+ * Skipping a guard reopens a security hole that an earlier version of
+ * checkpoint(2) or restart(2) had. Skipping a check lets a forged image corrupt
+ * the kernel.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>

@@ -2,11 +2,11 @@
 /*
  * Checkpoint/restart, internal interfaces.
  *
- * One struct ckpt_ctx lives as long as one checkpoint(2) or restart(2). The
- * caller alone runs a checkpoint, over frozen tasks. The caller, called the
- * coordinator, and the tasks it creates run a restart. The tasks take turns:
- * the task that holds the turn (ctx->turn) reads the image and may access the
- * context without a lock.
+ * One struct ckpt_ctx lives as long as one checkpoint(2) or restart(2). A
+ * checkpoint is run by its caller alone, over frozen tasks. A restart is run by
+ * its caller, called the coordinator, and by the tasks that the coordinator
+ * creates. The tasks take turns: the task that holds the turn (ctx->turn) reads
+ * the image and may access the context without a lock.
  */
 #ifndef _KERNEL_CHECKPOINT_CKPT_H
 #define _KERNEL_CHECKPOINT_CKPT_H
@@ -55,8 +55,8 @@ struct ckpt_tsk {
 	struct ckpt_stop *resume;	/* restart: stop or exit to re-enter */
 	struct ckpt_terminal *tty;	/* restart, of a process: controlling */
 	pid_t tty_old_pgrp;		/* restart, of a process */
-	bool lives;			/* its process has a live thread */
-	bool last;			/* its process has no other thread */
+	bool lives;			/* the process has a live thread */
+	bool last;			/* the process has no other thread */
 };
 
 struct ckpt_obj {
@@ -124,7 +124,7 @@ struct ckpt_ctx {
 	struct list_head terminals;	/* see tty.c */
 	struct xarray pids;		/* pids without a task, see message.c */
 	int error;			/* the first error */
-	bool abort;			/* its tasks have to exit */
+	bool abort;			/* its tasks must exit */
 	bool linking;			/* all have parked: link vfork waits */
 	bool released;			/* all are complete: tasks may run */
 	int turn;			/* index of the task that reads */
@@ -416,7 +416,7 @@ enum ckpt_break {
 	CKPT_BREAK_PIPE_END,
 	CKPT_BREAK_SHARED_PAGE,
 	CKPT_BREAK_RLIMIT,
-	/* the rest are checks: what an attacker gains without them */
+	/* the rest are checks that stop an attacker */
 	CKPT_BREAK_GUARD_READABLE,
 	CKPT_BREAK_GUARD_FILTER,
 	CKPT_BREAK_GUARD_HIDDEN,
@@ -436,10 +436,11 @@ static inline bool ckpt_broken(enum ckpt_break what)
 #endif
 
 /*
- * For /proc/PID/fail-nth, a restart is one call: its tasks count down the
- * number of their coordinator. One of them has it. Whoever waits for others
- * leaves it in the context, and whoever goes on takes it from there. The
- * coordinator has it again when all have parked, and when all have exited.
+ * /proc/PID/fail-nth treats a restart as one call: its tasks share the counter
+ * of the coordinator. At any time, one task has the counter. A task moves it
+ * into the context before it waits for other tasks, and the task that runs next
+ * takes it from there. The coordinator takes it back when all tasks have
+ * parked, and when all have exited.
  */
 #ifdef CONFIG_FAULT_INJECTION
 static inline void ckpt_fail_take(struct ckpt_ctx *ctx)
@@ -483,7 +484,7 @@ u64 ckpt_vdso_sum(void);
 u64 ckpt_xfeatures(void);
 int ckpt_map_vdso(unsigned long vvar, unsigned long len);
 
-/* A zombie process. It exits while other tasks are still being built. */
+/* A zombie process, which exits while other tasks are still being built. */
 static inline bool ckpt_dead_process(const struct ckpt_tsk *ct)
 {
 	return ct->tree.flags & CKPT_TREE_ZOMBIE && ct->last;
@@ -491,8 +492,8 @@ static inline bool ckpt_dead_process(const struct ckpt_tsk *ct)
 
 /*
  * A dead thread of a process that has other threads: its tracer has not waited
- * for it yet, or it is the leader, which stays until the last thread is gone.
- * The restarted thread exits after the release.
+ * for the thread yet, or the thread is the leader, which stays until the last
+ * thread is gone. The restarted thread exits after the release.
  */
 static inline bool ckpt_dead_thread(const struct ckpt_tsk *ct)
 {

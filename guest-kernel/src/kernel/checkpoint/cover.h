@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Coverage of checkpoint(2), of restart(2) and of the tasks that it creates. A
- * process that has asked for remote coverage with a common handle
- * (KCOV_REMOTE_ENABLE, Documentation/dev-tools/kcov.rst) gets that of all
- * its descendants.
+ * Coverage of checkpoint(2), of restart(2) and of the tasks that a restart
+ * creates. A process that has enabled remote coverage with a common handle
+ * (KCOV_REMOTE_ENABLE, Documentation/dev-tools/kcov.rst) collects the coverage
+ * of all its descendants.
  */
 #ifndef _KERNEL_CHECKPOINT_COVER_H
 #define _KERNEL_CHECKPOINT_COVER_H
@@ -12,8 +12,9 @@
 #include <linux/sched.h>
 
 /*
- * Begin to count. Returns true when it has begun: then kcov_remote_stop() has
- * to end it. A task with coverage of its own (KCOV_ENABLE) keeps that.
+ * Start to collect coverage. Returns true if it has started, and must be
+ * stopped by ckpt_cover_end(). A task that collects its own coverage
+ * (KCOV_ENABLE) continues to do so.
  */
 static inline bool ckpt_cover_begin(void)
 {

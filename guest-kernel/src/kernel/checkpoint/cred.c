@@ -93,11 +93,11 @@ int ckpt_sort_creds(struct ckpt_ctx *ctx)
  * ckpt_dump_opener - write the credentials that a file was opened with
  * @ctx: the checkpoint
  * @file: the file
- * @ref: gets their objref; 0 if no task has them any more
+ * @ref: gets their objref; 0 if no task has them any longer
  *
  * linkat(2) of a descriptor (AT_EMPTY_PATH) compares the address of these
- * credentials with that of its caller's. If no task has them, no restarted task
- * has to have them.
+ * credentials with that of its caller's. Credentials that no task has need not
+ * be equal to those of any restarted task.
  *
  * Return: 0 or a negative errno.
  */
@@ -190,7 +190,7 @@ static int check_securebits(const struct cred *old, const struct cred *new)
 		return 0;
 	if (new->securebits & ~(SECURE_ALL_LOCKS | SECURE_ALL_BITS))
 		return -EINVAL;
-	/* a lock stays, and so does what it locks */
+	/* a lock cannot be removed, nor can the bit that it locks change */
 	if (old->securebits & SECURE_ALL_LOCKS & ~new->securebits ||
 	    (old->securebits & SECURE_ALL_LOCKS) >> 1 & changed)
 		return -EPERM;
@@ -341,10 +341,10 @@ int ckpt_apply_cred(struct ckpt_ctx *ctx, u32 ref)
 	if (IS_ERR(src))
 		return PTR_ERR(src);
 	/*
-	 * As setuid(2): a task that changes to a user with too many processes
-	 * may not execve(2). A caller with CAP_SYS_RESOURCE can avoid that by
-	 * raising the limit, so for such a caller the saved flag applies
-	 * (CKPT_TASK_NPROC).
+	 * As after setuid(2), a task that changes to a user with too many
+	 * processes may not execve(2). A caller with CAP_SYS_RESOURCE can avoid
+	 * that by raising the limit, so for such a caller the saved flag
+	 * applies (CKPT_TASK_NPROC).
 	 */
 	other = !uid_eq(src->uid, current_uid()) && !capable(CAP_SYS_RESOURCE);
 	if (other && src->user != INIT_USER &&

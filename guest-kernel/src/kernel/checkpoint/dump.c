@@ -130,7 +130,9 @@ static int hold_cgroup(struct ckpt_ctx *ctx)
 			ctx->root->comm);
 }
 
-/* Check that all tasks are in the held cgroup. They are held at their sites. */
+/*
+ * Check that all tasks, which are held at their sites, are in the held cgroup.
+ */
 static int check_cgroup(struct ckpt_ctx *ctx)
 {
 	unsigned int i;

@@ -2,12 +2,13 @@
 /*
  * The items of epoll files.
  *
- * An item is a descriptor and the file that it referred to when it was added.
- * The file may be anywhere in the table, and may be an epoll file itself. So
- * the items follow the table, and are added when all tasks have parked: the
- * same items are ready as before, including those that depend on queued
- * signals. The first task with the epoll file adds its items, because a
- * signalfd item watches the signals of the process that has added it.
+ * An item is a descriptor and the file to which the descriptor referred when
+ * the item was added. The file may be anywhere in the table, and may be an
+ * epoll file itself. So the items follow the table, and are added when all
+ * tasks have parked, so that the same items are ready as before, including
+ * those that depend on queued signals. The first task with the epoll file adds
+ * its items, because a signalfd item watches the signals of the process that
+ * has added it.
  *
  * An item whose descriptor no longer refers to its file (it was closed, but the
  * file is open elsewhere) could not be added by a program. It is refused.
@@ -63,9 +64,7 @@ static int read_items(struct ckpt_ctx *ctx, struct file *file,
 				 GFP_KERNEL_ACCOUNT);
 	if (!room->items || !room->watched)
 		return -ENOMEM;
-	/*
-	 * items can be removed by closing files outside the tree, but not added
-	 */
+	/* closing files outside the tree can remove items, but not add any */
 	if (ckpt_epoll_items(file, room->items, room->watched, n) != n)
 		return -EAGAIN;
 	return 0;
@@ -168,7 +167,7 @@ static void free_wait(struct ckpt_epoll_wait *wait)
 }
 
 /*
- * Invert the numbering of the items. Returns false when it is not a permutation.
+ * Invert the numbering of the items. Return false if it is not a permutation.
  */
 static bool find_order(const struct ckpt_epoll_item *items, u32 nr, u32 *order)
 {
@@ -282,7 +281,7 @@ void ckpt_order_epolls(struct ckpt_ctx *ctx)
 		struct task_struct *t = wait->owner->task;
 		struct file *file = fget_task(t, wait->rec.fd);
 
-		/* a killed task has no files any more */
+		/* a killed task no longer has files */
 		for (i = wait->rec.nr; file && i-- > 0;) {
 			struct file *watched;
 

@@ -5,13 +5,13 @@
  *	execve() -> begin_new_exec() -> de_thread() .... exec_mmap() ... return 0
  *	siblings:	killed by zap_other_threads(); exit stop, or dead and traced
  *
- * Only their tracer ends that wait: it reaps a dead thread, or resumes one from
- * its exit stop. The kernel's stack and heap contain the unfinished new
- * program: its open file and interpreter, a new address space with the argument
- * strings, new credentials. None of that is saved, because it is the result of
- * the call's arguments, which are still in the old address space, and of files
- * that still have their names. So the restarted task repeats the call while the
- * restart can still fail:
+ * Only the tracer of these threads ends that wait: it reaps a dead thread, or
+ * resumes one from its exit stop. The kernel's stack and heap contain the
+ * unfinished new program: its open file and interpreter, a new address space
+ * with the argument strings, new credentials. None of that is saved, because it
+ * is the result of the call's arguments, which are still in the old address
+ * space, and of files that still have their names. So the restarted task
+ * repeats the call while the restart can still fail:
  *
  *	restore own state, park
  *	execve() ... de_thread(): park		relink, release
@@ -40,7 +40,10 @@
 #include "ckpt.h"
 #include "exec.h"
 
-/* A task that sleeps in de_thread() or is on its way there; on its stack. */
+/*
+ * A task that sleeps in de_thread() or is on its way there; on the task's
+ * stack.
+ */
 struct exec_wait {
 	struct list_head list;
 	struct task_struct *task;
@@ -89,15 +92,15 @@ static struct exec_wait *find_wait(const struct task_struct *task)
  * fs/exec.c
  */
 
-/* True if current repeats an execve(2) for a restart. */
+/* Return true if current repeats an execve(2) for a restart. */
 bool __ckpt_resuming_exec(void)
 {
 	return find_wait(current);
 }
 
 /*
- * True if current will have a tracer, which is not linked yet but limits the
- * credentials of the new program.
+ * Return true if current will have a tracer. The tracer is not linked yet, but
+ * limits the credentials of the new program.
  */
 bool ckpt_exec_traced(void)
 {
@@ -134,8 +137,8 @@ static void drop_tracer_cred(void)
 }
 
 /*
- * The repeated call has reached de_thread(). Check that it executes the same
- * program as before, and wait for the release.
+ * The repeated call has reached de_thread(). Check that the call executes the
+ * same program as before, and wait for the release.
  */
 static int arrive(struct exec_wait *wait, struct linux_binprm *bprm)
 {
@@ -330,7 +333,7 @@ static int check_name(struct task_struct *t, const char *name,
 	get_fs_pwd(t->fs, &pwd);
 	cwd = name[0] == '/' ? "" : __d_path(&pwd, &root, buf + PATH_MAX, PATH_MAX);
 	if (cwd && !IS_ERR(cwd)) {
-		/* move it to the front and append the name */
+		/* move the directory's path to the front and append the name */
 		size_t len = strlen(cwd);
 
 		memmove(buf, cwd, len + 1);
@@ -395,7 +398,7 @@ static int check_interp(struct task_struct *t, const struct linux_binprm *bprm)
 /**
  * ckpt_dump_exec - fill in the site of a task that waits in execve(2)
  * @ctx: the checkpoint
- * @t: the task, which is held there
+ * @t: the task, which is held in that wait
  * @rec: its record
  *
  * Return: 0; -EOPNOTSUPP or -EBUSY, with a message, if a repeated call would
@@ -447,10 +450,10 @@ int ckpt_dump_exec(struct ckpt_ctx *ctx, struct task_struct *t,
  * @ctx: the restart; all tasks have parked
  * @ct: current's entry
  *
- * Returns when the new program is loaded or current is killed, in both cases
- * after the release, or when the call has failed before.
+ * Returns after the release, when the new program is loaded or current is
+ * killed, or earlier if the call fails.
  *
- * Return: 0 after the release; a negative errno if the restart has to fail.
+ * Return: 0 after the release; a negative errno if the restart must fail.
  */
 int ckpt_enter_exec(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {

@@ -37,7 +37,7 @@ bool ckpt_known_fs(const struct super_block *sb)
 	       sb->s_magic == OVERLAYFS_SUPER_MAGIC;
 }
 
-/* True for shared anonymous memory and memfds. */
+/* Return true for shared anonymous memory and memfds. */
 static bool is_shmem_object(struct file *file)
 {
 	return shmem_mapping(file->f_mapping) &&
@@ -64,8 +64,8 @@ static bool has_locks(struct file *file)
 }
 
 /*
- * True if F_SETOWN has been used. Removing the owner leaves its type and uids,
- * which F_GETOWN_EX and F_GETOWNER_UIDS report.
+ * Return true if F_SETOWN has been used. Removing the owner leaves its type and
+ * uids, which F_GETOWN_EX and F_GETOWNER_UIDS report.
  */
 static bool has_owner(const struct fown_struct *owner)
 {
@@ -182,8 +182,8 @@ static int check_file(struct ckpt_ctx *ctx, struct file *file)
 
 /*
  * Overlayfs copies a file up when it is first written to. Files that were
- * opened earlier follow, but mappings keep the lower file, which then has no
- * name.
+ * opened earlier then use the copy, but mappings keep the lower file, which no
+ * longer has a name.
  */
 static int check_copied_up(struct ckpt_ctx *ctx, struct file *file)
 {
@@ -207,7 +207,8 @@ static int write_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 }
 
 /*
- * Write a file whose opened name is unlinked, by the name @link that is left.
+ * Write a file by @link, its remaining name; the name by which it was opened is
+ * unlinked.
  */
 static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 			struct ckpt_file *rec, struct dentry *link)
@@ -227,7 +228,9 @@ static int dump_by_link(struct ckpt_ctx *ctx, struct file *file, u32 *ref,
 	rec->kind = CKPT_FILE_PATH;
 	rec->path_len = strlen(name);
 	rec->gone_len = gone->len;
-	/* move it to the front and append the unlinked name */
+	/*
+	 * move the directory's path to the front and append the unlinked name
+	 */
 	memmove(ctx->page_buf, name, rec->path_len);
 	memcpy(ctx->page_buf + rec->path_len, gone->name, gone->len);
 	return write_file(ctx, file, ref, rec, ctx->page_buf);
@@ -326,7 +329,10 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	const struct inode *inode = file_user_inode(file);
 	struct ckpt_file rec = {
 		.flags = file->f_flags & KEPT_FLAGS,
-		/* no program sees where the file below overlayfs has been read */
+		/*
+		 * programs cannot observe the offset of the file below
+		 * overlayfs
+		 */
 		.pos = file->f_mode & FMODE_BACKING ? 0 : file->f_pos,
 		.mode = inode->i_mode,
 		.ino = inode->i_ino,
@@ -338,7 +344,10 @@ int ckpt_dump_file(struct ckpt_ctx *ctx, struct file *file, u32 *ref)
 	ret = check_file(ctx, file);
 	if (ret)
 		return ret;
-	/* overlayfs sets it in backing files; open(2) may refuse it */
+	/*
+	 * overlayfs sets O_NOATIME in backing files; open(2) may refuse that
+	 * flag
+	 */
 	if (file->f_mode & FMODE_BACKING)
 		rec.flags &= ~O_NOATIME;
 	if (S_ISCHR(inode->i_mode))

@@ -144,7 +144,7 @@ int ckpt_dump_fs(struct ckpt_ctx *ctx, struct task_struct *t, u32 *ref)
 		rec.cwd_len = strlen(cname);
 		rec.root_ino = d_inode(root.dentry)->i_ino;
 		rec.cwd_ino = d_inode(pwd.dentry)->i_ino;
-		/* pack them as in the record */
+		/* pack the two paths as in the record */
 		memmove(ctx->page_buf, rname, rec.root_len);
 		memmove(ctx->page_buf + rec.root_len, cname, rec.cwd_len);
 		ret = ckpt_obj_new(ctx, CKPT_REC_FS, t->fs, ref);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hides the tasks of an unfinished restart.
+ * Hiding the tasks of an unfinished restart.
  *
  * Until restart(2) releases its tasks they are incomplete: they hold the
  * caller's credentials, files and memory, and incomplete objects. A task that
@@ -22,9 +22,9 @@
  * namespace, the OOM killer, and the death of the caller, which makes the
  * restart fail. They never block SIGKILL.
  *
- * A hidden task becomes visible when it exits, because it holds no resources
- * any more. The zombies of the image stay hidden (kept) until the restart has
- * given them their parents or has failed.
+ * A hidden task becomes visible when it exits, because it no longer holds
+ * resources. The zombies of the image stay hidden (kept) until the restart has
+ * set their parents or has failed.
  */
 #include <linux/atomic.h>
 #include <linux/sched/task.h>
@@ -70,7 +70,7 @@ void ckpt_unhide_all(struct ckpt_ctx *ctx)
 	write_unlock_irq(&tasklist_lock);
 }
 
-/* Decides a race of ckpt_keep_zombie() with ckpt_give_up_zombie(). */
+/* Orders ckpt_keep_zombie() and ckpt_give_up_zombie(). */
 enum { FATE_OPEN, FATE_KEPT, FATE_GIVEN_UP };
 
 /**
@@ -99,7 +99,7 @@ void ckpt_give_up_zombie(struct ckpt_tsk *ct)
  * ckpt_unhide_dead - make an exiting task visible, unless it is a kept zombie
  * @t: the task
  *
- * For exit_notify(). A dead task gives no access to files or memory.
+ * Called by exit_notify(). A dead task gives no access to files or memory.
  */
 void ckpt_unhide_dead(struct task_struct *t)
 {

@@ -2,8 +2,8 @@
 /*
  * Writes records with their checksums, and reads only records that are
  * complete, in their place and of a permitted size. The payload of a record is
- * not used before its checksum has been verified: later checks only have to
- * deal with forged images, not with accidental damage.
+ * not used before its checksum has been verified: later checks only concern
+ * forged images, not accidental damage.
  */
 #include <linux/mm.h>
 #include <linux/nsproxy.h>
@@ -88,7 +88,10 @@ static u64 rec_seed(const struct ckpt_rec *rec, u64 seq)
 	return xxh64(rec, offsetof(struct ckpt_rec, sum), seq);
 }
 
-/* True for the return values of a function that a signal has interrupted. */
+/*
+ * Return true for the return values of a function that a signal has
+ * interrupted.
+ */
 bool ckpt_interrupted(long ret)
 {
 	return ret == -EINTR || ret == -ERESTARTSYS || ret == -ERESTARTNOINTR ||
@@ -202,8 +205,9 @@ int ckpt_write(struct ckpt_ctx *ctx, u32 type, u32 objref,
 }
 
 /*
- * The restarted tasks read their sections themselves. They may have restored
- * signals pending, which must not interrupt the read; only a fatal signal does.
+ * The restarted tasks read their sections themselves. Restored signals may
+ * already be pending. They must not interrupt the read; only a fatal signal
+ * may.
  */
 static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 {
@@ -230,8 +234,8 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 }
 
 /*
- * Under KASAN each record has a buffer of its own size, so that it reports a
- * function that reads behind the record's end, or in the one before.
+ * Under KASAN each record has a buffer of its own size, so that KASAN reports a
+ * function that reads behind the record's end, or in the record before.
  */
 static int fit_buffer(struct ckpt_ctx *ctx, size_t len)
 {

@@ -68,7 +68,7 @@ static int dump_data(struct ckpt_ctx *ctx, struct file *file)
 /*
  * Check that the tree has the file open for reading, or that the caller may
  * read it. Tasks can hold a path, write to a file and execute a program without
- * the right to read, and the image must not disclose its content.
+ * the right to read, and the image must not disclose the file's content.
  */
 static int check_readable(struct ckpt_ctx *ctx, struct file *file,
 			  const struct path *path)
@@ -101,7 +101,7 @@ static int get_attrs(struct dentry *dentry, u32 *attrs)
 		0 : ret;
 }
 
-/* Fill in the fields of shmem inodes. Only the tree can see their times. */
+/* Fill in the fields of shmem inodes. Only the tree can read their times. */
 static void fill_shmem(struct inode *inode, struct ckpt_inode *rec)
 {
 	struct shmem_inode_info *info = SHMEM_I(inode);
@@ -243,8 +243,7 @@ static struct file *create_unlinked(const char *path)
 
 /*
  * Create an unlinked file that /proc shows under its old path. If its directory
- * does not exist any more, the file is created in the nearest existing ancestor
- * directory.
+ * no longer exists, create it in the nearest existing ancestor directory.
  */
 static struct file *create_deleted(char *path, bool linkable)
 {

@@ -223,7 +223,7 @@ static int add_watch(struct ckpt_ctx *ctx, struct file *file)
 		ret = -ESTALE;
 	if (!ret)
 		ret = ckpt_inotify_add(file, inode, rec->wd);
-	/* a second watch of an inode: the image is forged */
+	/* two watches of one inode: the image is forged */
 	if (ret == -EEXIST)
 		ret = -EINVAL;
 	path_put(&path);

@@ -2,8 +2,8 @@
 /*
  * Open files whose name was unlinked, but that still have a different name:
  * sem_open(3) creates a semaphore under a temporary name, links it to the
- * requested name, and unlinks the first. Such a file is found by the remaining
- * name; /proc shows it under the unlinked name, as deleted.
+ * requested name, and unlinks the first. A restart opens such a file by the
+ * remaining name; /proc shows the unlinked name, as deleted.
  */
 #include <linux/dcache.h>
 #include <linux/file.h>
@@ -18,8 +18,8 @@
  * ckpt_find_link - find a remaining name of a file whose name was unlinked
  * @path: the unlinked name
  *
- * Searches the cached names in the same directory; tmpfs caches all names. Not
- * for overlayfs, which would have to copy up by the unlinked name.
+ * Searches the cached names in the same directory; tmpfs caches all names. Does
+ * not support overlayfs, which would have to copy up by the unlinked name.
  *
  * Return: the name's dentry with a reference, or NULL.
  */

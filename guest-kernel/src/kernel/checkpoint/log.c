@@ -2,9 +2,9 @@
 /*
  * The lines that checkpoint(2) and restart(2) write to the log descriptor.
  *
- * The descriptor may be a full pipe. So the call collects its lines, and its
- * caller writes them after all other work: a log without a reader does not
- * delay or hold any task of the tree.
+ * The descriptor may be a full pipe. So the system call collects its lines, and
+ * its caller writes them after all other work. A full log thus does not delay
+ * any task of the tree.
  */
 #include <linux/fs.h>
 #include <linux/list.h>
@@ -14,7 +14,7 @@
 
 #include "ckpt.h"
 
-/* Limits the memory that a crafted image can use. Later lines are dropped. */
+/* Limits the memory that a forged image can use. Later lines are dropped. */
 #define MAX_LINES	256
 
 struct ckpt_line {

@@ -104,7 +104,7 @@ static struct sk_buff *nth_skb(struct sk_buff_head *queue, unsigned int n)
 	return found;
 }
 
-/* Return: 1, 0 if there are no more messages, or a negative errno. */
+/* Return 1, 0 after the last message, or a negative errno. */
 static int read_message(struct ckpt_ctx *ctx, struct sock *sk, unsigned int n,
 			struct message *msg)
 {
@@ -113,7 +113,7 @@ static int read_message(struct ckpt_ctx *ctx, struct sock *sk, unsigned int n,
 	int ret = 0;
 
 	memset(&msg->rec, 0, sizeof(msg->rec));
-	/* frozen tasks do not hold it */
+	/* no frozen task holds the mutex */
 	if (!mutex_trylock(&u->iolock))
 		return ckpt_err(ctx, -EBUSY,
 				"a task outside the tree is reading a socket");
@@ -193,9 +193,9 @@ int ckpt_dump_messages(struct ckpt_ctx *ctx, u32 ref)
 }
 
 /*
- * Get the struct pid of a process that has exited or is outside the tree:
- * without a task if the number is free. It is the same for all messages of one
- * process, because receivers compare the senders of messages.
+ * Get the struct pid of a process that has exited or is outside the tree. If
+ * the number is free, the struct pid has no task. All messages of one process
+ * get the same struct pid, because receivers compare the senders of messages.
  */
 static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 {
@@ -209,7 +209,10 @@ static struct pid *get_gone(struct ckpt_ctx *ctx, pid_t nr)
 		get_pid(pid);
 		free_pid(pid);
 	} else if (pid == ERR_PTR(-EEXIST)) {
-		/* naming a foreign process needs what SCM_CREDENTIALS needs */
+		/*
+		 * naming a foreign process requires the capability that
+		 * SCM_CREDENTIALS does
+		 */
 		if (!ns_capable(ctx->pidns->user_ns, CAP_SYS_ADMIN))
 			return ERR_PTR(ckpt_err(ctx, -EPERM,
 						"a message from pid %d, which is outside the tree: requires CAP_SYS_ADMIN",
@@ -365,7 +368,9 @@ static struct sock *find_socket(struct ckpt_ctx *ctx,
 	return sk;
 }
 
-/* Queue a message on a restored socket, which no other task can reach yet. */
+/*
+ * Queue a message on a restored socket. No other task can reach the socket yet.
+ */
 int ckpt_restore_message(struct ckpt_ctx *ctx)
 {
 	const struct ckpt_message *rec = (const void *)ctx->rbuf;

@@ -4,9 +4,9 @@
  * in pages.c.
  *
  * A child's mm that shares pages with an ancestor's is restored as a copy of
- * the ancestor's (dup_mm()). Mappings of the copy that the image has too are
- * kept, the others are replaced. So pages that were shared copy-on-write are
- * shared again.
+ * the ancestor's (dup_mm()). Mappings of the copy that are also in the image
+ * are kept, all others are replaced. So pages that were shared copy-on-write
+ * are shared again.
  */
 #include <linux/binfmts.h>
 #include <linux/file.h>
@@ -52,7 +52,10 @@ out:
 	return -EBUSY;
 }
 
-/* True if both come from the same execve(2), so that they may share pages. */
+/*
+ * Return true if both come from the same execve(2), so that they may share
+ * pages.
+ */
 static bool same_layout(const struct mm_struct *a, const struct mm_struct *b)
 {
 	return a->context.vdso == b->context.vdso &&
@@ -60,7 +63,7 @@ static bool same_layout(const struct mm_struct *a, const struct mm_struct *b)
 	       a->mmap_base == b->mmap_base;
 }
 
-/* Find the nearest ancestor's mm that this one is a copy of, NULL if none. */
+/* Find the nearest ancestor's mm that this mm is a copy of, NULL if none. */
 static struct mm_struct *same_mm(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 				 u32 *ref)
 {
@@ -337,7 +340,7 @@ int ckpt_apply_mm(struct ckpt_ctx *ctx, u32 ref)
 		return PTR_ERR(mm);
 	if (ctx->cur_mm)
 		return ckpt_err(ctx, -EINVAL, "an address space without MM_END");
-	/* a thread already has that of its process (restart_task.c) */
+	/* a thread already has its process's address space (restart_task.c) */
 	if (mm == current->mm)
 		return 0;
 	if (!thread_group_leader(current))

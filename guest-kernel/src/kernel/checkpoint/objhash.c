@@ -41,8 +41,8 @@ static void drop_obj(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 		break;
 	case CKPT_REC_SECCOMP:
 		/*
-		 * a checkpoint takes no reference: frozen tasks keep their
-		 * filters
+		 * a checkpoint takes no reference, because frozen tasks keep
+		 * their filters
 		 */
 		if (restart)
 			ckpt_seccomp_put(obj->ptr);

@@ -45,9 +45,9 @@ static long mapped_outside(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * True if the offset of an open file matters. It does not for a file that is
- * only appended to, nor for a directory that has not been read, which serves
- * openat(2).
+ * Return true if the offset of an open file matters. It does not matter for a
+ * file that is only appended to, nor for a directory that has not been read,
+ * such as one that is used for openat(2).
  */
 static bool has_offset(const struct file *file)
 {
@@ -90,7 +90,7 @@ static int check_open_file(struct ckpt_ctx *ctx, struct ckpt_obj *obj)
 	return 0;
 }
 
-/* True if a task can still change the content of a saved inode. */
+/* Return true if a task can still change the content of a saved inode. */
 static bool can_change(struct ckpt_ctx *ctx, struct inode *inode)
 {
 	struct ckpt_obj *obj;
@@ -127,7 +127,7 @@ static unsigned int count_names(struct inode *inode)
 	return n;
 }
 
-/* Overlayfs opens a backing file for each file, which also holds the dentry. */
+/* Overlayfs opens a backing file for each file. It also holds the dentry. */
 static unsigned int names_of(const struct file *file)
 {
 	bool overlay = file_user_inode(file)->i_sb->s_magic ==

@@ -97,7 +97,7 @@ enum page_class { PAGE_LEAVE_OUT, PAGE_SAME, PAGE_DATA };
 static enum page_class classify(struct batch *b, unsigned int i,
 				struct mm_struct *same)
 {
-	/* the mm that shares it has left it out, too */
+	/* the mm that shares the page has left it out, too */
 	if (b->skip_zero && zero_page(b->e[i].page))
 		return PAGE_LEAVE_OUT;
 	if (shares_page(same, b->e[i].addr, b->e[i].page))
@@ -209,7 +209,7 @@ out:
 	return ret;
 }
 
-/* Drop pages of the copied mm that the image does not have. */
+/* Drop pages of the copied mm that are not in the image. */
 static int drop_pages(struct ckpt_ctx *ctx, unsigned long from, unsigned long to)
 {
 	struct vm_area_struct *vma;
@@ -259,7 +259,7 @@ int ckpt_restore_pages(struct ckpt_ctx *ctx)
 	ret = enter_pages(ctx, rec);
 	if (ret)
 		return ret;
-	/* this breaks the sharing with the mm that it was copied from */
+	/* this ends the sharing with the mm from which the mm was copied */
 	if (access_remote_vm(ctx->cur_mm, rec->addr, (void *)(rec + 1), len,
 			     FOLL_WRITE | FOLL_FORCE) != len)
 		return ckpt_err(ctx, -ENOMEM, "writing pages at %llx", rec->addr);
@@ -267,7 +267,7 @@ int ckpt_restore_pages(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Give an mm its own copy of pages that it shares copy-on-write. */
+/* Replace pages that an mm shares copy-on-write by copies of its own. */
 static void unshare_pages(struct mm_struct *mm, const struct ckpt_pages *rec)
 {
 	u64 i;

@@ -13,9 +13,9 @@
 #include "ckpt.h"
 
 /*
- * True if the page is also mapped or part of a file. Changes to it would no
- * longer reach a restored copy. A page that several pipes share (tee(2)) is
- * read-only.
+ * Return true if the page is also mapped or part of a file. Changes to the page
+ * would no longer reach a restored copy. A page that several pipes share
+ * (tee(2)) is read-only.
  */
 static bool is_shared(const struct pipe_buffer *buf)
 {

@@ -2,11 +2,11 @@
 /*
  * POSIX timers on the clocks that hrtimers support.
  *
- * A timer has a preallocated signal, and continues when that is dequeued. So
- * timers are created before the queues are filled, which refer to them
- * (CKPT_REC_SIGINFO). They are bound to their threads when all tasks have
- * parked, and armed when their process leaves the restart. Durations and
- * absolute times are treated as in timers.c.
+ * A timer has a preallocated signal, and continues when that signal is
+ * dequeued. Queued signals refer to their timers (CKPT_REC_SIGINFO), so the
+ * timers are created before the queues are filled. They are bound to their
+ * threads when all tasks have parked, and armed when their process leaves the
+ * restart. Durations and absolute times are treated as in timers.c.
  */
 #include <linux/hrtimer.h>
 #include <linux/list.h>
@@ -108,7 +108,7 @@ int ckpt_look_at_posix_timers(struct ckpt_ctx *ctx, struct task_struct *t,
 	return n;
 }
 
-/* True if one of @n timers has expired between two reads. */
+/* Return true if one of @n timers has expired between two reads. */
 bool ckpt_posix_timers_moved(const struct ckpt_posix_timer *a,
 			     const struct ckpt_posix_timer *b, int n)
 {
@@ -194,7 +194,9 @@ int ckpt_bind_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return 0;
 }
 
-/* Arm current's timers. As ckpt_arm_timers(), when the process leaves. */
+/*
+ * Arm current's timers. Like ckpt_arm_timers(), called when the process leaves.
+ */
 void ckpt_arm_posix_timers(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	struct ckpt_made_timer *made;

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * /proc/PID/ckpt_site: the site of a task, as checkpoint(2) will see it.
- */
+/* /proc/PID/ckpt_site: the site of a task, as checkpoint(2) will read it. */
 #include <linux/proc_fs.h>
 #include <linux/ptrace.h>
 #include <linux/sched/signal.h>

@@ -8,12 +8,12 @@
  *
  * An open /proc/PID/mem is bound to the address space that the process had at
  * open(2), even after the process has called execve(2). So its record names a
- * task that has this address space now. If no task has it any more, reads
- * return end of file, as for a file without an address space.
+ * task that has this address space now. If the address space no longer has a
+ * task, reads return end of file, as for a file without an address space.
  *
  * A file of a process that has exited stays open, and reads return -ESRCH. Its
- * path does not exist any more. So restart(2) creates a process with that pid,
- * and without resources, until it has opened the file.
+ * path no longer exists. So restart(2) creates a process with that pid and
+ * without resources, which exists until the file has been opened.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -48,9 +48,9 @@ bool ckpt_is_proc(const struct file *file)
 #define GONE_SHIFT	32
 
 /*
- * True if the file belongs to a thread other than the leader. /proc/PID/task/PID
- * exists again with a process of that pid; the directory of another thread needs
- * a thread of its process.
+ * Return true if the file belongs to a thread other than the leader. A process
+ * of that pid is enough for /proc/PID/task/PID to exist again; the directory of
+ * any other thread requires a thread of its process.
  */
 static bool of_thread(const char *name, pid_t nr)
 {
@@ -133,9 +133,9 @@ int ckpt_dump_proc(struct ckpt_ctx *ctx, struct file *file, const char *name,
 /* A temporary process with the pid of one that has exited. */
 struct stand_in {
 	struct ckpt_ctx *ctx;
-	struct completion there;	/* it exists */
-	struct completion leave;	/* it has to exit */
-	struct completion left;		/* it does not use this any more */
+	struct completion there;	/* the process exists */
+	struct completion leave;	/* the process may exit */
+	struct completion left;		/* the process is done with this */
 	int ret;
 };
 
@@ -237,7 +237,7 @@ int ckpt_open_proc(struct ckpt_ctx *ctx, struct file *file,
 		return ckpt_err(ctx, -EINVAL, "malformed file");
 	if (S_ISDIR(file_inode(file)->i_mode))
 		return 0;
-	/* its process has exited: it must not be reopened */
+	/* its process has exited: the file must not be reopened */
 	if (rec->rdev >> GONE_SHIFT && !holder)
 		return 0;
 	pf = kmalloc(sizeof(*pf), GFP_KERNEL_ACCOUNT);
@@ -268,7 +268,7 @@ static int bind_mem(struct ckpt_ctx *ctx, struct ckpt_proc_file *pm)
 			return ckpt_err(ctx, -EPERM,
 					"pid %d may not open the memory of pid %d",
 					pm->opener->tree.pid, pm->pid);
-		/* it has parked, but may have been killed */
+		/* the task has parked, but may have been killed */
 		task_lock(ct->task);
 		mm = ct->task->mm;
 		if (mm)

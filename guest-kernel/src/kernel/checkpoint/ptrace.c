@@ -53,7 +53,7 @@ static u32 work_of(struct task_struct *t)
 		work |= CKPT_PTRACE_FORCED_TF;
 	if (test_tsk_thread_flag(t, TIF_BLOCKSTEP))
 		work |= CKPT_PTRACE_BLOCKSTEP;
-	/* elsewhere, the freezer sets it */
+	/* at all other sites, the freezer sets the flag */
 	if (READ_ONCE(t->ckpt_site.kind) == CKPT_SITE_PTRACE &&
 	    test_tsk_thread_flag(t, TIF_SIGPENDING))
 		work |= CKPT_PTRACE_SIGPENDING;
@@ -63,7 +63,8 @@ static u32 work_of(struct task_struct *t)
 /**
  * ckpt_dump_ptrace - write CKPT_REC_PTRACE if the task is traced
  * @ctx: the checkpoint
- * @ct: the task; its tracer is in the tree (ckpt_check_settled())
+ * @ct: the task; ckpt_check_settled() has checked that its tracer is in the
+ *	tree
  *
  * Return: 0 or a negative errno.
  */
@@ -126,7 +127,7 @@ static bool valid_jobctl(const struct ckpt_ptrace *rec)
 		return false;
 	if (jobctl & JOBCTL_LISTENING && rec->stop != CKPT_STOP_TRAP)
 		return false;
-	/* without PTRACE_SEIZE do_jobctl_trap() reports the signal number */
+	/* Without PTRACE_SEIZE, do_jobctl_trap() reports the signal number. */
 	return seized || !(jobctl & (JOBCTL_TRAP_STOP | JOBCTL_STOP_PENDING)) ||
 	       jobctl & JOBCTL_STOP_SIGMASK;
 }

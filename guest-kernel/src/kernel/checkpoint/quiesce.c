@@ -3,16 +3,16 @@
  * Collects the tasks that a checkpoint covers, and checks that each sleeps at a
  * site that restart(2) can restore.
  *
- * cgroup.events saying "frozen 1" is not enough: cgroup_leave_frozen(false)
- * keeps a task counted as frozen while it runs from a vfork wait to the
- * freezer, a frozen task can be woken to run task_work, and a dying task has
- * left the count before it is a zombie. So every task is checked twice, with
- * its context switch count: before the first byte is written and after the
- * last. In between the cgroup's freezer is held, so that only SIGKILL can wake
- * a task, and that shows in the count. A killed task also stays at its site
- * (ckpt_site_leave()) until it is no longer held, so that its exit does not
- * free objects while the checkpoint reads them. The checkpoint itself can be
- * killed, and then releases all tasks.
+ * The line "frozen 1" in cgroup.events is not enough:
+ * cgroup_leave_frozen(false) keeps a task counted as frozen while it runs from
+ * a vfork wait to the freezer, a frozen task can be woken to run task_work, and
+ * a dying task leaves the count before it is a zombie. So every task is checked
+ * twice, with its context switch count: before the first byte is written and
+ * after the last. In between the cgroup's freezer is held, so that only SIGKILL
+ * can wake a task, which increases the count. A killed task also stays at its
+ * site (ckpt_site_leave()) until it is no longer held, so that its exit does
+ * not free objects while the checkpoint reads them. The checkpoint itself can
+ * be killed, and then releases all tasks.
  */
 #include <linux/cgroup.h>
 #include <linux/kallsyms.h>
@@ -106,9 +106,9 @@ static void add_task(struct ckpt_ctx *ctx, struct task_struct *t,
 /*
  * Walk the tree breadth first by processes, a process followed by its threads:
  * parents precede their children, and siblings keep their order. Beyond @room,
- * tasks are only counted, and the caller retries with more room. The walk ends
- * when there are more tasks than fit into an image, because it holds
- * tasklist_lock.
+ * tasks are only counted, and the caller retries with more room. The walk holds
+ * tasklist_lock, so it ends early when there are more tasks than fit into an
+ * image.
  */
 static void walk_tree(struct ckpt_ctx *ctx, unsigned int room)
 {
@@ -235,7 +235,7 @@ int ckpt_collect_tasks(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Report a task that is not at rest, with the function that it sleeps in. */
+/* Report a task that is not at rest, with the function in which it sleeps. */
 static int not_settled(struct ckpt_ctx *ctx, struct task_struct *t)
 {
 	char place[KSYM_SYMBOL_LEN];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Parents, process groups and sessions. Tasks are created as children of the
- * coordinator. This code gives them their relations, all at once under
- * tasklist_lock, after the last step that can fail.
+ * coordinator. This code sets their relations, all at once under tasklist_lock,
+ * after the last step that can fail.
  */
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -99,8 +99,8 @@ int ckpt_prepare_relink(struct ckpt_ctx *ctx)
 }
 
 /*
- * Get the struct pid of a group or session: that of a restored task, or a new
- * one if the leader has exited and only the other members remain.
+ * Get the struct pid of a group or session: the leader's, or a new one if the
+ * leader has exited and only other members remain.
  */
 static struct pid *take_number(struct ckpt_ctx *ctx, pid_t nr, bool *fresh)
 {
@@ -207,8 +207,8 @@ static void set_parent(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 	set_subreaper(p, parent ? parent->task : ctx->coordinator);
 	/*
-	 * the image must not choose the signal that the caller, its parent,
-	 * gets
+	 * the image must not choose the signal that is sent to the caller, its
+	 * parent
 	 */
 	p->exit_signal = parent ? ct->tree.exit_signal : SIGCHLD;
 	if (!parent)
@@ -252,7 +252,7 @@ int ckpt_relink(struct ckpt_ctx *ctx)
 		if (ct->task->exit_state !=
 		    (ckpt_dead_process(ct) ? EXIT_ZOMBIE : 0))
 			ret = -EINTR;
-		/* a tracer is its parent at the moment */
+		/* a tracer from outside is its parent */
 		if (ct->task->ptrace)
 			ret = -EBUSY;
 		if (ret) {

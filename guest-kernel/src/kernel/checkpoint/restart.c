@@ -42,7 +42,7 @@ void ckpt_abort_restart(struct ckpt_ctx *ctx, int err)
 	spin_unlock(&ctx->log_lock);
 	WRITE_ONCE(ctx->abort, true);
 	wake_up_all(&ctx->wait);
-	/* The coordinator may be reading: the trailer may never arrive. */
+	/* Interrupt a read of the image, which may never return. */
 	set_notify_signal(ctx->coordinator);
 }
 
@@ -76,7 +76,7 @@ static int wait_created(struct ckpt_ctx *ctx)
 	return ret || READ_ONCE(ctx->abort) ? -EINTR : 0;
 }
 
-/* True when every task that is not a zombie has parked @times times. */
+/* Return true when every task that is not a zombie has parked @times times. */
 static bool all_parked(struct ckpt_ctx *ctx, unsigned int times)
 {
 	unsigned int i, live = 0;
@@ -109,8 +109,8 @@ static int wake_by_child(struct wait_queue_entry *wait, unsigned int mode,
 }
 
 /*
- * Sleep until the exits of children make @done true. Their exit signal is still
- * 0, but exit_notify() wakes the parent.
+ * Sleep until the exits of children make @done true. The children have no exit
+ * signal yet, but exit_notify() wakes the parent.
  */
 static int wait_children(struct ckpt_ctx *ctx, bool (*done)(struct ckpt_ctx *ctx))
 {
@@ -163,7 +163,8 @@ static bool reap_all(struct ckpt_ctx *ctx)
 	unsigned int i;
 
 	/*
-	 * the first may be its pid namespace's init, which waits for the others
+	 * The first may be the init of its pid namespace, which waits for the
+	 * others.
 	 */
 	for (i = ctx->nr_tsks; i-- > 0;) {
 		struct ckpt_tsk *ct = &ctx->tsks[i];
@@ -181,8 +182,8 @@ static bool reap_all(struct ckpt_ctx *ctx)
 
 /*
  * Kill and reap all created processes, which are still children of the
- * coordinator. If it is killed itself, they exit on their own and the reaper of
- * orphans reaps them.
+ * coordinator. If the coordinator itself is killed, they exit on their own and
+ * the reaper of orphans reaps them.
  */
 static void undo(struct ckpt_ctx *ctx, int err)
 {
@@ -248,8 +249,8 @@ static long build_and_release(struct ckpt_ctx *ctx)
 	if (ret) {
 		undo(ctx, ret);
 		/*
-		 * no message yet: an unexpected failure, or a signal from
-		 * outside
+		 * no code has logged a reason: an unexpected failure, or a
+		 * signal from outside
 		 */
 		if (!ctx->logged)
 			ckpt_err(ctx, ctx->error ?: ret, "restart aborted");
@@ -294,7 +295,10 @@ long ckpt_restart(struct ckpt_ctx *ctx)
 	if (!ret)
 		ret = build_and_release(ctx);
 	ckpt_hide_end();
-	/* continued reads of the image have cleared the flags (image.c) */
+	/*
+	 * interrupted reads that were continued have cleared the flags
+	 * (image.c)
+	 */
 	spin_lock_irq(&current->sighand->siglock);
 	recalc_sigpending();
 	spin_unlock_irq(&current->sighand->siglock);

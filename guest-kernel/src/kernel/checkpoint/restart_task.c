@@ -71,7 +71,7 @@ int ckpt_clone_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct, u64 flags)
 	if (t)
 		get_task_struct(t);
 	rcu_read_unlock();
-	/* a process stays until we reap it; only a killed thread is gone */
+	/* a process stays until it is reaped; only a killed thread is gone */
 	if (!t)
 		return ckpt_err(ctx, -EINTR, "task %d died", ct->tree.pid);
 	ct->task = t;
@@ -258,7 +258,9 @@ static int build_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	return ret;
 }
 
-/* True if the task waits for a vfork child, now or after a ptrace stop. */
+/*
+ * Return true if the task waits for a vfork child, now or after a ptrace stop.
+ */
 static bool waits_for_child(const struct ckpt_tsk *ct)
 {
 	if (ckpt_broken(CKPT_BREAK_VFORK_WAIT))
@@ -356,8 +358,8 @@ static int go_to_site(struct ckpt_ctx *ctx, struct ckpt_tsk *ct,
 }
 
 /*
- * Main function of a restarted task. Its return value, CKPT_SYSCALL_*, tells
- * ret_from_fork() that the registers are set and which exit work is left.
+ * Main function of a restarted task. Its return value, CKPT_SYSCALL_*, makes
+ * ret_from_fork() keep the registers and do the exit work that is left.
  */
 static int ckpt_task_main(void *arg)
 {
@@ -410,7 +412,10 @@ static int ckpt_task_main(void *arg)
 		ret = ckpt_bind_posix_timers(ctx, ct);
 	if (!ret && !READ_ONCE(ctx->abort) && ct->rec.site == CKPT_SITE_EXEC) {
 		ret = ckpt_enter_exec(ctx, ct);
-		/* success: it has left the restart and dropped its reference */
+		/*
+		 * success: the task has left the restart and dropped its
+		 * reference
+		 */
 		if (!ret)
 			return CKPT_SYSCALL_LEAVES;
 	} else if (!ret && !READ_ONCE(ctx->abort)) {

@@ -48,7 +48,7 @@ void ckpt_dump_sched(struct task_struct *t, struct ckpt_task *rec)
 	rec->nice = task_nice(t);
 	rec->rt_priority = t->rt_priority;
 	rec->cpus = cpumask_bits(&t->cpus_mask)[0];
-	/* otherwise the mask comes from the cpuset, and will again */
+	/* otherwise the mask comes from the cpuset, also after a restart */
 	if (t->user_cpus_ptr)
 		rec->flags |= CKPT_TASK_AFFINITY;
 	if (t->se.custom_slice)
@@ -74,7 +74,7 @@ static int apply_affinity(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	 */
 	if (ret == -EINVAL)
 		ret = sched_setaffinity(0, cpu_possible_mask);
-	/* the task has not chosen it: no other task can find current yet */
+	/* not chosen by the task; no other task can find current yet */
 	if (!ret && !(rec->flags & CKPT_TASK_AFFINITY))
 		release_user_cpus_ptr(current);
 	return ret ? ckpt_err(ctx, ret, "CPU affinity %#llx", rec->cpus) : 0;
@@ -103,7 +103,7 @@ static void apply_slice(const struct ckpt_task *rec)
  * @ctx: the restart
  * @rec: current's record
  *
- * Sets default values too, because current has inherited its creator's values.
+ * Also sets default values, because current has inherited its creator's values.
  *
  * Return: 0, or the errno of sched_setattr(2) or sched_setaffinity(2).
  */

@@ -40,8 +40,8 @@ static int dump_filter(struct ckpt_ctx *ctx, struct seccomp_filter *filter,
  * @t: the task
  * @rec: gets the objref of the filter attached last, or the strict mode
  *
- * Return: 0, -EOPNOTSUPP for a filter with a listener, -EAGAIN for a task that
- * a filter has killed.
+ * Return: 0, -EOPNOTSUPP for a filter with a listener, -EAGAIN for a task
+ * killed by a filter.
  */
 int ckpt_dump_seccomp(struct ckpt_ctx *ctx, struct task_struct *t,
 		      struct ckpt_task *rec)
@@ -112,7 +112,7 @@ int ckpt_restore_seccomp(struct ckpt_ctx *ctx)
 /**
  * ckpt_forget_seccomp - drop current's filters, for fault injection
  *
- * The filters leak, as they once did.
+ * The filters leak, as in an earlier version.
  */
 void ckpt_forget_seccomp(void)
 {

@@ -174,8 +174,8 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
 	raw_spin_unlock(&sig->prev_cputime.lock);
 	spin_unlock_irq(&current->sighand->siglock);
 	/*
-	 * set by ckpt_relink_signal(): threads yet to be built must not see
-	 * them
+	 * ckpt_relink_signal() sets them: they would affect threads that are
+	 * not built yet
 	 */
 	ckpt_current(ctx)->signal_flags = rec->flags;
 	ckpt_current(ctx)->group_stop_count = rec->group_stop_count;
@@ -186,8 +186,8 @@ int ckpt_restore_signal(struct ckpt_ctx *ctx)
  * ckpt_begin_exit - let current exit as a part of its process's exit
  * @ct: current's entry, a dead process
  *
- * Its first thread may have exited earlier, with another status than that of
- * the process (/proc/PID/task/PID/stat).
+ * The first thread may have exited earlier, with a status that differs from the
+ * process's (/proc/PID/task/PID/stat).
  */
 void ckpt_begin_exit(const struct ckpt_tsk *ct)
 {
@@ -304,7 +304,7 @@ static void forget(struct moment *m)
 	memset(m, 0, sizeof(*m));
 }
 
-/* Return: 1; 0 if a timer has expired in between; or a negative errno. */
+/* Return 1, 0 if a timer has expired in between, or a negative errno. */
 static int look(struct ckpt_ctx *ctx, struct task_struct *t, struct moment *m)
 {
 	int n;
@@ -327,9 +327,9 @@ static int look(struct ckpt_ctx *ctx, struct task_struct *t, struct moment *m)
  * @ctx: the checkpoint
  * @t: the process
  *
- * Timers run while the process is frozen. The timers and the queue are read
- * until no timer expires in between: otherwise its signal would be lost or
- * duplicated.
+ * Timers run while the process is frozen. Read the timers and the queue again
+ * until no timer expires in between. Otherwise the signal of that timer would
+ * be lost or duplicated.
  *
  * Return: 0; -EAGAIN if timers expire in every attempt; -EOPNOTSUPP for an
  * unsupported timer; -ENOMEM.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Unix sockets that are connected to each other, and single unconnected ones. A
- * pair is one object, because either end may be found first or be closed
- * already. The state of one end is in socket_end.c, its options in
+ * pair is one object, because a checkpoint may find either end first, and the
+ * other may be closed. The state of one end is in socket_end.c, its options in
  * socket_option.c, its name in socket_name.c. Unreceived messages are separate
  * records (message.c), since they can contain open files, even these sockets.
  *
@@ -66,7 +66,7 @@ int ckpt_dump_socket(struct ckpt_ctx *ctx, struct file *file,
 	struct sock *peer = unix_peer_get(sk);
 	int ret = 0;
 
-	/* the end that is written first is the first one */
+	/* the end that is found first becomes end 0 */
 	rec->rdev = peer && !ckpt_sk_dead(peer) &&
 		    ckpt_obj_lookup(ctx, CKPT_REC_SOCKETS, peer, &rec->inode);
 	if (!rec->rdev &&
@@ -188,7 +188,7 @@ static int settle(struct ckpt_ctx *ctx, struct ckpt_sockets_made *made)
 			continue;
 		if (!(made->rec.ends[i].flags & CKPT_SOCKET_CLOSED))
 			return ckpt_err(ctx, -EINVAL, "a socket without an open file");
-		/* it lives on for its messages */
+		/* the socket stays for its messages */
 		sk = sock_from_file(made->files[i])->sk;
 		WRITE_ONCE(sk->sk_sndbuf, made->rec.ends[i].sndbuf);
 		__fput_sync(made->files[i]);

@@ -42,8 +42,8 @@ static int get_inode(struct ckpt_ctx *ctx, struct sock *sk,
 		inode = igrab(SOCK_INODE(sk->sk_socket));
 	read_unlock_bh(&sk->sk_callback_lock);
 	/*
-	 * not accepted yet, or being closed outside: ckpt_check_sockets()
-	 * refuses
+	 * not accepted yet, or being closed outside; ckpt_check_sockets()
+	 * refuses both
 	 */
 	if (!inode)
 		return 0;
@@ -58,7 +58,7 @@ static int get_inode(struct ckpt_ctx *ctx, struct sock *sk,
  * ckpt_get_socket_end - read the state of a socket
  * @ctx: the checkpoint
  * @sk: the socket
- * @paired: it is connected to the other end of its object
+ * @paired: true if it is connected to the other end of its object
  * @end: gets the state
  * @name: gets the name; UNIX_PATH_MAX bytes
  *
@@ -77,7 +77,10 @@ int ckpt_get_socket_end(struct ckpt_ctx *ctx, struct sock *sk, bool paired,
 		if (ckpt_sk_dead(sk) || sk->sk_hash < UNIX_HASH_SIZE / 2)
 			end->flags |= CKPT_SOCKET_NAME_FREE;
 	}
-	/* also for a closed socket, whose messages may still be queued */
+	/*
+	 * also if the socket is closed, because its messages may still be
+	 * queued
+	 */
 	end->sndbuf = sk->sk_sndbuf;
 	if (ckpt_sk_dead(sk)) {
 		end->flags |= CKPT_SOCKET_CLOSED;

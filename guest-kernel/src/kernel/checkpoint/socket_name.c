@@ -13,7 +13,8 @@
 #include "socket.h"
 
 /*
- * How long to wait for the garbage collection of a socket, and for its fput().
+ * Maximum time to wait for the garbage collection of a socket and for its
+ * fput().
  */
 #define NAME_WAIT	(5 * HZ)
 #define NAME_RELEASE	(HZ / 5)
@@ -21,9 +22,9 @@
 /*
  * Bind a socket, and wait for garbage collection while the name is in use: an
  * unreachable socket, held only by a message in its own queue, keeps its name
- * until it is collected, and perhaps no other code triggers the collection. It
- * runs in a work queue, and so does the last fput() of a collected socket,
- * after which no files are in flight.
+ * until it is collected, and perhaps no other code triggers the collection. The
+ * collection runs in a work queue, as does the last fput() of a collected
+ * socket, after which no files are in flight.
  */
 static int bind_name(struct socket *sock, struct sockaddr_un *name, int len)
 {
@@ -48,8 +49,8 @@ static int bind_name(struct socket *sock, struct sockaddr_un *name, int len)
 
 /*
  * Check that no other socket is bound to a name, because messages from this
- * socket would seem to come from that one. A free name is safe: the caller
- * could bind a socket to it.
+ * socket would seem to come from that one. A name that is not in use is safe,
+ * because the caller could bind a socket to it.
  */
 static int check_free(struct ckpt_ctx *ctx, struct socket *sock,
 		      struct sockaddr_un *name, int len)

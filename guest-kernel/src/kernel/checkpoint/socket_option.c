@@ -35,7 +35,7 @@ static const struct {
 	{ SOCK_PASSSEC, CKPT_SOCKET_PASSSEC },
 };
 
-/* Without effect on Unix sockets, but getsockopt(2) reports them. */
+/* These have no effect on Unix sockets, but getsockopt(2) reports them. */
 static bool has_busy_polling(const struct sock *sk)
 {
 #ifdef CONFIG_NET_RX_BUSY_POLL
@@ -50,7 +50,7 @@ static bool has_busy_polling(const struct sock *sk)
  * ckpt_has_unsaved_options - check for options that an image cannot hold
  * @sk: the socket
  *
- * Return: true if one differs from its default.
+ * Return: true if such an option differs from its default.
  */
 bool ckpt_has_unsaved_options(const struct sock *sk)
 {
@@ -80,7 +80,7 @@ static unsigned long pass_bits(struct sock *sk)
 /**
  * ckpt_get_socket_flags - return the options of a socket that are flags
  * @sk: the socket
- * @paired: it is connected to the other end of its object
+ * @paired: true if it is connected to the other end of its object
  *
  * Return: CKPT_SOCKET_*.
  */

@@ -46,14 +46,14 @@
 #include "ckpt.h"
 #include "ptrace.h"
 
-/* Opens when every stop has been re-entered. */
+/* The gate opens when every stop has been re-entered. */
 struct ckpt_gate {
 	refcount_t users;
 	atomic_t left;		/* tasks yet to arrive, and the coordinator */
 	struct completion open;
 };
 
-/* A stop, or an exit, that a restarted task has to re-enter. */
+/* A stop or an exit that a restarted task must re-enter. */
 struct ckpt_stop {
 	struct ckpt_gate *gate;	/* reference held */
 	enum pid_type type;	/* signal-delivery stop: target of the signal */
@@ -119,7 +119,7 @@ int ckpt_prepare_stop(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	    (zombie && (ct->ptrace.jobctl || ct->ptrace.work)) ||
 	    (late && !ct->ptrace.tracer && !(ct->tree.flags & CKPT_TREE_LEADER)))
 		return ckpt_err(ctx, -EINVAL, "a site that contradicts its ptrace state");
-	/* the saved filters have decided already; the caller's would not run */
+	/* the saved filters have run already; the caller's would be skipped */
 	if (ct->ptrace.stop == CKPT_STOP_SECCOMP && !ct->rec.seccomp)
 		return ckpt_err(ctx, -EINVAL, "a seccomp stop without a filter");
 	if (ct->ptrace.stop == CKPT_STOP_SECCOMP &&
@@ -191,8 +191,8 @@ void ckpt_stop_free(struct ckpt_stop *resume)
 /**
  * ckpt_gate_pass - count current at the gate and free its resume record
  *
- * Called when current has reached its stop, or skips it. Does not sleep:
- * ptrace_stop() calls this after it has set the task state.
+ * Called when current has reached its stop, or skips it. Does not sleep,
+ * because ptrace_stop() has already set the task state.
  */
 void ckpt_gate_pass(void)
 {
@@ -230,7 +230,7 @@ void ckpt_stop_entered(struct kernel_siginfo *info)
 		memcpy(info, rec->info, sizeof(*info));
 	current->ptrace_message = rec->message;
 	current->exit_code = rec->exit_code;
-	/* ptrace_signal() sets it; SIGCONT may have cleared it after that */
+	/* ptrace_signal() sets the bit; SIGCONT may have cleared it later */
 	if (!(rec->jobctl & JOBCTL_STOP_DEQUEUED))
 		current->jobctl &= ~JOBCTL_STOP_DEQUEUED;
 	if (rec->jobctl & JOBCTL_LISTENING) {
@@ -282,7 +282,7 @@ int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptra
 	if (ptrace->stop == CKPT_STOP_SIGNAL) {
 		if (ckpt_broken(CKPT_BREAK_SIGNAL_STOP))
 			ckpt_gate_pass();
-		/* get_signal() enters it */
+		/* get_signal() enters the stop */
 		set_thread_flag(TIF_SIGPENDING);
 		return CKPT_SYSCALL_LEFT;
 	}
@@ -316,7 +316,7 @@ int ckpt_resume_stop(const struct ckpt_task *rec, const struct ckpt_ptrace *ptra
 		regs->ax = 0;
 		return CKPT_SYSCALL_LEAVES;
 	case CKPT_STOP_TRAP:
-		/* it was in get_signal(): run it again */
+		/* the task was in get_signal(): run get_signal() again */
 		set_thread_flag(TIF_SIGPENDING);
 		return CKPT_SYSCALL_LEFT;
 	default:

@@ -69,9 +69,9 @@ out:
 
 /*
  * Services identify a process by its pid and start time, and restart(2) takes
- * the start time from an image. So setting it requires the capability that
- * choosing a pid requires, in each pid namespace in which the restarted tasks
- * have a pid.
+ * the start time from an image. So setting the start time requires the
+ * capability that choosing a pid requires, in each pid namespace in which the
+ * restarted tasks have a pid.
  */
 static bool may_date(const struct pid_namespace *ns)
 {

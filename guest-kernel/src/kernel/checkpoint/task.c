@@ -25,9 +25,9 @@
 #include "exec.h"
 
 /*
- * Work that the tick queues concerns the kernel's own caches and clocks, and
- * the tick queues it again. A parent cannot run it before its vfork wait ends,
- * so it does not prevent a checkpoint. All other work must have been run.
+ * The tick queues work for the kernel's own caches and clocks, and queues it
+ * again after a restart. A parent cannot run such work before its vfork wait
+ * ends, so it does not prevent a checkpoint. All other work must have been run.
  */
 static bool only_tick_work(struct task_struct *t)
 {
@@ -79,7 +79,7 @@ static int check_task(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP, "%s: holds a PI futex", t->comm);
 #endif
 #ifdef CONFIG_SYSVIPC
-	/* attached segments are refused as mappings */
+	/* attached segments are mappings, which vma.c refuses */
 	if (ctx->nsproxy->ipc_ns->shm_rmid_forced &&
 	    !list_empty(&t->sysvshm.shm_clist))
 		return ckpt_err(ctx, -EOPNOTSUPP,
@@ -301,7 +301,7 @@ static int leave_memory(struct ckpt_ctx *ctx)
 	return ret;
 }
 
-/* Restore what a process keeps even if its leader is dead. */
+/* Restore the state that a process keeps even if its leader is dead. */
 static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
 	int ret;
@@ -309,7 +309,7 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	ret = ckpt_apply_mm(ctx, ct->rec.mm);
 	if (!ret)
 		ret = apply_oom(ctx, &ct->rec);
-	/* drop the coordinator's terminal that a new session must not have */
+	/* drop the coordinator's terminal, which a new session must not have */
 	if (!ret && ct->tree.flags & CKPT_TREE_LEADER && ct->tree.sid)
 		proc_clear_tty(current);
 	return ret;
@@ -317,7 +317,7 @@ static int apply_process(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 
 /*
  * Set the creation time of current. If the machine has booted after that time,
- * the time of the restart stays.
+ * keep the time of the restart.
  */
 static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 {
@@ -328,7 +328,7 @@ static void apply_start(const struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 	current->start_boottime = rec->start_boot_ns;
 }
 
-/* Replace the cost of the restart by the saved times and counters. */
+/* Overwrite the times and counters of the restart with the saved ones. */
 static void apply_times(const struct ckpt_task *rec)
 {
 	current->utime = rec->utime;
@@ -424,8 +424,9 @@ int ckpt_dump_rlimits(struct ckpt_ctx *ctx, struct task_struct *t)
 }
 
 /*
- * Check limits by the rules of setrlimit(2). Limits are raised at once and
- * lowered only when the process is complete, because its state may exceed them.
+ * Check limits by the rules of setrlimit(2). Limits are raised at once, but
+ * lowered only when the process is complete, because its state may exceed the
+ * lower limits.
  */
 int ckpt_restore_rlimits(struct ckpt_ctx *ctx)
 {

@@ -83,8 +83,9 @@ static void arm_cpu_timer(int clock, u64 value, u64 interval)
 }
 
 /*
- * fork() armed the CPU timers from the caller's RLIMIT_CPU and zero CPU times.
- * Rearm them from the restored limit and CPU times.
+ * fork() has armed the CPU timers for the RLIMIT_CPU of the caller of
+ * restart(2), counted from 0. Arm them for the restored limit, counted from the
+ * restored CPU times.
  */
 static void arm_cpu_limit(void)
 {
@@ -103,7 +104,8 @@ static void arm_cpu_limit(void)
 
 /*
  * Arm the interval timers of current's process. Called when the process leaves
- * the restart, so that waiting for other tasks does not use up the time left.
+ * the restart, so that the time left does not run while the process waits for
+ * other tasks.
  */
 void ckpt_arm_timers(const struct ckpt_timers *rec)
 {
@@ -124,9 +126,10 @@ void ckpt_arm_timers(const struct ckpt_timers *rec)
 }
 
 /*
- * futex(2) keeps an absolute time for FUTEX_WAIT, which takes a duration, and
- * for FUTEX_WAIT_BITSET, which takes a time. The call's own arguments, which
- * restart_syscall(2) leaves in their registers, distinguish the two.
+ * The restart block of futex(2) has an absolute time both for FUTEX_WAIT, which
+ * takes a duration, and for FUTEX_WAIT_BITSET, which takes a time. The
+ * registers still contain the arguments of the call, by which the two are
+ * distinguished.
  */
 static bool futex_time_is_duration(struct task_struct *t)
 {
@@ -217,7 +220,7 @@ int ckpt_check_restart_block(struct ckpt_ctx *ctx, const struct ckpt_task *rec)
 		break;
 	case CKPT_RESTART_ALARM:
 		ok = a[0] < ALARM_NUMTYPE && a[1] <= TT_NATIVE && a[3] <= KTIME_MAX;
-		/* as in clock_nanosleep(2): an alarm ends a suspend */
+		/* as in clock_nanosleep(2), because an alarm ends a suspend */
 		if (ok && !capable(CAP_WAKE_ALARM))
 			return ckpt_err(ctx, -EPERM, "a sleep that wakes the machine");
 		break;

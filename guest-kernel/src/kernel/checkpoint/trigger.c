@@ -4,10 +4,10 @@
  *
  * A test cannot stop a process at an exact point by sleeping. Here the task
  * that causes the event freezes its own cgroup, in its own context, at a place
- * where it may sleep. So the event has happened, and the task and all others in
- * the cgroup run no further than their next stop.
+ * where it may sleep. So the event has happened when the cgroup freezes, and no
+ * task in the cgroup runs beyond its next stop.
  *
- * The number of an event among those of one task is the same in each run, its
+ * The number of an event among those of one task is the same in each run; its
  * number among those of all tasks is not. So a trigger can name the task by its
  * path in the tree: 2.1.3 is the third child (or thread) of the first child of
  * the second task that existed when the trigger was armed. A trigger with
@@ -37,7 +37,7 @@
 
 DEFINE_STATIC_KEY_FALSE(ckpt_events_armed);
 
-/* Number of events that a trigger with target 0 can list. */
+/* Maximum number of events in the list of a trigger with target 0. */
 #define MAX_LISTED	65536
 
 /* An event in the list of a trigger with target 0. */
@@ -226,8 +226,8 @@ static void set_trigger(struct cgroup *cgrp, struct ckpt_trigger *new)
 
 /*
  * Name the tasks of the cgroup. If the trigger counts system calls, also set
- * the work bit without which a task's system calls are not seen. Children
- * inherit it. It is not cleared with the trigger, because it costs little.
+ * the work bit by which a task's system calls are counted. Children inherit the
+ * bit. It stays set when the trigger is removed, because it costs little.
  */
 static void mark_tasks(struct cgroup *cgrp, bool syscalls)
 {

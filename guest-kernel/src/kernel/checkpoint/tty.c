@@ -64,7 +64,9 @@ static int read_attributes(struct tty_struct *tty, struct ckpt_tty_end *end)
 	end->line = t->c_line;
 	memcpy(end->cc, t->c_cc, sizeof(end->cc));
 	up_read(&tty->termios_rwsem);
-	/* TIOCGWINSZ of a task outside may hold it during a page fault */
+	/*
+	 * TIOCGWINSZ of a task outside may hold the mutex during a page fault
+	 */
 	if (mutex_lock_killable(&tty->winsize_mutex))
 		return -EINTR;
 	end->rows = tty->winsize.ws_row;
@@ -208,7 +210,10 @@ int ckpt_dump_tty(struct ckpt_ctx *ctx, struct tty_struct *tty, u32 *ref)
 	return ret;
 }
 
-/* Take a piece of the record's variable part, NULL if it is too short. */
+/*
+ * Return the next piece of the record's variable part, NULL if that is too
+ * short.
+ */
 static const u8 *take(const u8 **from, size_t *left, size_t len)
 {
 	const u8 *piece = *from;
@@ -332,7 +337,8 @@ static void set_attributes(struct tty_struct *tty, const struct ckpt_tty_end *en
 
 	memcpy(t.c_cc, end->cc, sizeof(t.c_cc));
 	/*
-	 * a master keeps its initial attributes: tcsetattr(3) sets the slave's
+	 * a master keeps its initial attributes, because tcsetattr(3) sets
+	 * those of the slave
 	 */
 	if (ckpt_is_pts(tty))
 		tty_set_termios(tty, &t);
@@ -370,8 +376,8 @@ static int fill_end(struct tty_struct *tty, const struct ckpt_tty_end *end,
 	if (end->flags & CKPT_TTY_EXCLUSIVE)
 		set_bit(TTY_EXCLUSIVE, &tty->flags);
 	/*
-	 * not pushed yet: characters may cause signals; locked as in
-	 * pty_write()
+	 * Do not push yet, because characters may cause signals. The lock is
+	 * the one that pty_write() takes.
 	 */
 	spin_lock_irq(&tty->port->lock);
 	flipped = tty_insert_flip_string(tty->port, *from, end->flip_len);
@@ -463,7 +469,7 @@ int ckpt_fill_ttys(struct ckpt_ctx *ctx)
  * slaves
  * @ctx: the restart; sessions and process groups are restored
  *
- * Characters may cause signals to the foreground group. From now on all tasks
+ * Characters may cause signals to the foreground group. After this, all tasks
  * can open the slaves by their paths.
  */
 void ckpt_push_ttys(struct ckpt_ctx *ctx)

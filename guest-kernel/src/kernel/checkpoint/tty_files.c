@@ -29,7 +29,8 @@ u32 ckpt_pty_kind(struct file *file)
 }
 
 /*
- * True if a process of the tree is in the group, and in session @sid unless 0.
+ * Return true if a process of the tree is in the group and, unless @sid is 0,
+ * in session @sid.
  */
 static bool group_in_tree(struct ckpt_ctx *ctx, pid_t pgid, pid_t sid)
 {
@@ -154,7 +155,8 @@ int ckpt_check_ttys(struct ckpt_ctx *ctx)
 
 /*
  * Open a slave, perhaps as /dev/tty, the opener's controlling terminal. So
- * current gets the terminal while it opens the path; no task can see this yet.
+ * current has the terminal while it opens the path; other tasks cannot observe
+ * that yet.
  */
 static struct file *open_slave(struct tty_struct *slave, const char *path,
 			       u32 flags)
@@ -181,7 +183,7 @@ static struct file *open_slave(struct tty_struct *slave, const char *path,
  * @rec: the file's record
  * @name: path of a slave
  *
- * A master has one open file, which has created the pair.
+ * A master has one open file, the one by which the pair was created.
  *
  * Return: the file, or ERR_PTR().
  */
@@ -325,7 +327,10 @@ void ckpt_relink_ctty(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 		sig->tty_old_pgrp = group(ctx, ct->tty_old_pgrp);
 	if (tty && ct->tree.sid == ct->tree.pid) {
 		spin_lock(&tty->ctrl.lock);
-		/* no session has it yet: other tasks cannot find the slave */
+		/*
+		 * the terminal has no session yet: other tasks cannot find the
+		 * slave
+		 */
 		put_pid(tty->ctrl.session);
 		put_pid(tty->ctrl.pgrp);
 		tty->ctrl.session = get_pid(ct->sid);

@@ -31,7 +31,7 @@
 #include "ckpt.h"
 #include "vfork.h"
 
-/* True if @t's vfork_done points into the kernel stack of @parent. */
+/* Return true if @t's vfork_done points into the kernel stack of @parent. */
 static bool is_vfork_child(struct task_struct *t, struct task_struct *parent)
 {
 	void *stack = task_stack_page(parent);
@@ -54,7 +54,9 @@ static struct ckpt_tsk *find_child(struct ckpt_ctx *ctx,
 	return NULL;
 }
 
-/* True if the parent will wait for a child, inside or outside the tree. */
+/*
+ * Return true if the parent will wait for a child, inside or outside the tree.
+ */
 static bool has_vfork_child(struct ckpt_ctx *ctx, struct task_struct *parent)
 {
 	struct task_struct *t;
@@ -144,7 +146,7 @@ void ckpt_vfork_unlink(struct ckpt_vfork_wait *w)
 
 /**
  * ckpt_vfork_wait - wait for the vfork child and complete the system call
- * @w: linked by ckpt_vfork_link(); without a child if the wait is over
+ * @w: linked by ckpt_vfork_link(); has no child if the wait is over
  * @regs: current's registers, ax gets the return value
  */
 void ckpt_vfork_wait(struct ckpt_vfork_wait *w, struct pt_regs *regs)

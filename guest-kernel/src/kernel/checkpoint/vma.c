@@ -80,7 +80,7 @@ static vm_flags_t advice_flags(u32 advice)
 	return vm;
 }
 
-/* True for a writable mapping that is older than F_SEAL_FUTURE_WRITE. */
+/* Return true for a writable mapping that is older than F_SEAL_FUTURE_WRITE. */
 static bool is_unsealed(struct vm_area_struct *vma)
 {
 	struct file *file = vma->vm_file;
@@ -90,14 +90,14 @@ static bool is_unsealed(struct vm_area_struct *vma)
 	       SHMEM_I(file_inode(file))->seals & F_SEAL_FUTURE_WRITE;
 }
 
-/* True for a mapping that the kernel has installed, such as a vdso. */
+/* Return true for a mapping that the kernel has installed, such as a vdso. */
 static bool is_special(struct vm_area_struct *vma)
 {
 	return !vma->vm_file && !vma_is_anonymous(vma);
 }
 
 /*
- * Name a flag that prevents saving; NULL if each flag is in one of the tables.
+ * Name a flag that prevents saving; NULL if every flag is in one of the tables.
  */
 static const char *check_flags(const struct vm_area_struct *vma)
 {
@@ -115,7 +115,7 @@ static const char *check_flags(const struct vm_area_struct *vma)
 
 /*
  * Fill in the record of a mapping. Returns NULL, or the reason why it cannot be
- * saved. A restart calls this to compare mappings and ignores the reason.
+ * saved. A restart compares mappings by this function and ignores the reason.
  */
 static const char *describe_vma(struct vm_area_struct *vma,
 				unsigned long *vdso_end, struct ckpt_vma *rec)
@@ -181,8 +181,8 @@ static bool same_file(struct file *mapped, struct file *file)
 }
 
 /*
- * True if a copy of the restored @same will contain this mapping and its pages.
- * Only then can pages be saved as shared (CKPT_REC_SAME).
+ * Return true if a copy of the restored @same will contain this mapping and its
+ * pages. Only then can pages be saved as shared (CKPT_REC_SAME).
  */
 static bool is_copied(struct mm_struct *same, const struct ckpt_vma *rec,
 		      struct file *file)
@@ -312,7 +312,7 @@ static bool valid_vma(const struct ckpt_ctx *ctx, const struct ckpt_vma *rec)
 	}
 }
 
-/* True if the copied mm contains this mapping. */
+/* Return true if the copied mm contains this mapping. */
 static bool same_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 		     struct file *file)
 {
@@ -376,7 +376,9 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			addr = -EINVAL;
 		else
 			vm_flags_mod(vma, want, VM_DONTCOPY & ~want);
-		/* accounted when it was writable, and kept since */
+		/*
+		 * the mapping was accounted when it was writable, and stays so
+		 */
 		if (!IS_ERR_VALUE(addr) && rec->advice & CKPT_VMA_ACCOUNT &&
 		    !(vma->vm_flags & VM_ACCOUNT) &&
 		    !ckpt_broken(CKPT_BREAK_VMA_FLAG)) {
@@ -391,7 +393,9 @@ static int map_vma(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 	return IS_ERR_VALUE(addr) ? (int)addr : 0;
 }
 
-/* True if this restart has created the memory, so no other task has it. */
+/*
+ * Return true if this restart has created the memory, so no other task has it.
+ */
 static bool is_own_shmem(struct ckpt_ctx *ctx, struct file *file)
 {
 	struct ckpt_obj *obj;
@@ -407,9 +411,9 @@ static bool is_own_shmem(struct ckpt_ctx *ctx, struct file *file)
 }
 
 /*
- * Map memory whose seal forbids the mapping, which was older than the seal. The
- * seal is lifted meanwhile: only tasks of this restart have the file, and only
- * the task that has the turn uses it.
+ * Map memory whose seal forbids the mapping, because the original mapping was
+ * older than the seal. The seal is lifted in the meantime: only tasks of this
+ * restart have the file, and only the task that has the turn uses it.
  */
 static int map_unsealed(struct ckpt_ctx *ctx, const struct ckpt_vma *rec,
 			struct file *file)

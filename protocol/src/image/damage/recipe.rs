@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use super::{Forged, forge_records, put_together};
 
-/// The most steps of a recipe. Images of more are hardly images any more.
+/// Maximum number of steps of a recipe. With more steps, few records of an image stay intact.
 const LONGEST: usize = 24;
 
 /// How an image is forged from that of a program: the seed of each step.
@@ -32,8 +32,8 @@ impl Recipe {
         put_together(&forged)
     }
 
-    /// Returns a new recipe near this one: with a step more, in one case of four with one less
-    /// before, so that steps that do not matter are lost.
+    /// Returns a new recipe: this one with a further step. In one case of four it first removes a
+    /// step, so that useless steps are lost.
     #[must_use]
     pub fn mutated(&self, rng: &mut Rng) -> Self {
         let mut steps = self.0.clone();

@@ -83,7 +83,7 @@ impl<R: Read> Side<R> {
         Ok(0)
     }
 
-    /// Checks that the image goes on with a record of a section.
+    /// Checks that the next record of the image belongs to a section.
     fn within_section(&mut self) -> Result<(), Unreadable> {
         self.has(0)?;
         match self.ahead.front() {
@@ -380,8 +380,8 @@ impl<A: Read, B: Read> Both<A, B> {
         Ok((in_first, in_second))
     }
 
-    /// Takes so many records from the front: those of one type are compared, the others are in one
-    /// image only.
+    /// Takes this number of records from the front: those of one type are compared, the others are
+    /// in one image only.
     fn skip(&mut self, p: usize, q: usize) {
         let mut first: VecDeque<_> = (0..p).filter_map(|_| self.first.pop()).collect();
         let mut second: VecDeque<_> = (0..q).filter_map(|_| self.second.pop()).collect();

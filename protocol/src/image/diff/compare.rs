@@ -87,7 +87,7 @@ impl Findings {
     }
 
     /// Forgives files that one image lacks, if only mappings refer to them, and the other image has
-    /// one that these cannot be told from.
+    /// a file whose mappings look the same.
     fn forget_mapped(&mut self) {
         let mut n = self.begin;
         while let Some(difference) = self.found.differences.get(n) {

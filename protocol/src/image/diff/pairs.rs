@@ -69,7 +69,7 @@ impl Pairs {
         self.mapped.insert((which, object), (shows, inode));
     }
 
-    /// Returns true when mappings of two files cannot be told apart.
+    /// Returns true when the mappings of two files look the same.
     pub fn map_alike(&self, first: u32, second: u32) -> bool {
         let file = |which, object| self.mapped.get(&(which, object));
         match (file(Which::First, first), file(Which::Second, second)) {
@@ -80,8 +80,7 @@ impl Pairs {
         }
     }
 
-    /// Returns true when the other image has a file whose mappings cannot be told from those of this
-    /// one.
+    /// Returns true when the other image has a file whose mappings look like those of this one.
     pub fn has_twin(&self, which: Which, object: u32) -> bool {
         let mut others = self.mapped.keys().filter(|(of, _)| *of != which);
         others.any(|(_, other)| match which {

@@ -56,7 +56,7 @@ pub struct Clocks {
     first: [i128; 4],
     /// CLOCK_MONOTONIC of the first.
     began: i128,
-    /// By how much the first time on CLOCK_MONOTONIC was moved.
+    /// The shift of the first time on CLOCK_MONOTONIC.
     moved: Option<i128>,
 }
 
@@ -84,7 +84,7 @@ impl Clocks {
         }
     }
 
-    /// Time goes on, and on all clocks alike. In another machine, which has been started since, the
+    /// Time passes, on all clocks alike. In another machine, which has been started since, the
     /// clocks that begin at zero have gone back together.
     fn sound(&self) -> bool {
         let near = |one: i128, other: i128| (one - other).abs() < TOGETHER;

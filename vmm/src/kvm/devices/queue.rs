@@ -130,7 +130,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(super) struct Ring {
     pub queue: Queue,
-    /// Chains were used since the last interrupt for the driver.
+    /// True when chains were used since the last interrupt for the driver.
     pub used: bool,
     /// The transport must notify the queue again.
     pub again: bool,

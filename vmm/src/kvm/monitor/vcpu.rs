@@ -54,7 +54,7 @@ pub(super) struct Handle {
     commands: Sender<Command>,
     leave: Leave,
     msrs: Arc<[u32]>,
-    /// The thread returns the vCPU, so that it exists for as long as this handle does.
+    /// The thread returns the vCPU, so that the vCPU exists for as long as this handle does.
     thread: JoinHandle<Runner>,
 }
 

@@ -76,8 +76,8 @@ int ckpt_map_vdso(unsigned long vvar, unsigned long len)
 }
 
 /*
- * A 64-bit program may use int 0x80. Such a call would be resumed by a 64-bit
- * system call number, which has a different meaning.
+ * A 64-bit program may use int 0x80. A restart would resume such a call by its
+ * number, which names a different system call in 64-bit mode.
  */
 bool ckpt_restarts_as_32bit(struct task_struct *t)
 {
@@ -115,7 +115,7 @@ static int check_cpu(struct ckpt_ctx *ctx, struct task_struct *t)
 		return ckpt_err(ctx, -EOPNOTSUPP,
 				"%s: ARCH_REQ_XCOMP_PERM or ARCH_REQ_XCOMP_GUEST_PERM (AMX)",
 				t->comm);
-	/* left by a dead tracer: the next trap would clear them */
+	/* a dead tracer has left them; the next trap would clear them */
 	if (!t->ptrace && (test_tsk_thread_flag(t, TIF_SINGLESTEP) ||
 			   test_tsk_thread_flag(t, TIF_FORCED_TF) ||
 			   test_tsk_thread_flag(t, TIF_BLOCKSTEP)))
@@ -146,7 +146,10 @@ int ckpt_check_mm_arch(struct ckpt_ctx *ctx, struct mm_struct *mm)
 	if (cpu_feature_enabled(X86_FEATURE_OSPKE)) {
 		u16 keys = mm_pkey_allocation_map(mm) & ~1;
 
-		/* mprotect(PROT_EXEC) allocates a key, and will do so again */
+		/*
+		 * mprotect(PROT_EXEC) has allocated this key, and will allocate
+		 * one in the restart too
+		 */
 		if (mm->context.execute_only_pkey > 0)
 			keys &= ~(1U << mm->context.execute_only_pkey);
 		if (keys)
@@ -287,8 +290,8 @@ static bool data_segment(u32 sel)
 }
 
 /*
- * User space may load any canonical address with FSGSBASE instructions, and
- * only a user-space address by arch_prctl(2).
+ * User space may load any canonical address by FSGSBASE instructions, but only
+ * a user-space address by arch_prctl(2).
  */
 static bool segment_base(u64 base)
 {
@@ -325,8 +328,8 @@ int ckpt_restore_regs(struct ckpt_ctx *ctx)
 
 /*
  * Set the bases after the selectors, because loading a selector changes the
- * base. With FSGSBASE both are independent; without it, save_base_legacy()
- * expects this combination.
+ * base. With FSGSBASE both are independent; without FSGSBASE,
+ * save_base_legacy() expects this combination.
  */
 static void load_segments(const struct ckpt_regs *rec)
 {
@@ -353,7 +356,9 @@ static int apply_spec(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 	for (i = 0; i < NR_CKPT_SPECS; i++) {
 		u32 want = rec->spec[i], have = spec_of(current, i);
 
-		/* only restore what the program could set, there and here */
+		/*
+		 * only restore a control that prctl(2) could set, then and now
+		 */
 		if (want == have || !(want & PR_SPEC_PRCTL) ||
 		    !(have & (PR_SPEC_PRCTL | PR_SPEC_ENABLE)))
 			continue;
@@ -413,16 +418,16 @@ int ckpt_apply_regs(struct ckpt_ctx *ctx, const struct ckpt_regs *rec)
 		current->thread.cr2 = rec->cr2;
 	set_tsc_mode(rec->tsc);
 #ifdef CONFIG_X86_VSYSCALL_EMULATION
-	/* as execve(2) of a 64-bit program does */
+	/* execve(2) of a 64-bit program sets this flag */
 	__set_bit(MM_CONTEXT_HAS_VSYSCALL, &current->mm->context.flags);
 #endif
 	return apply_spec(ctx, rec);
 }
 
 /*
- * The registers of current may be live in the CPU. They are invalidated, and
- * the return to user space loads them from memory. The copy checks the header
- * and MXCSR, so that the load cannot fault.
+ * The registers of current may be live in the CPU. Invalidate them, so that the
+ * return to user space loads them from memory. The copy checks the header and
+ * MXCSR, so that the load cannot fault.
  */
 int ckpt_restore_xstate(struct ckpt_ctx *ctx)
 {

@@ -92,8 +92,8 @@ enum ckpt_rec_type {
  * @objref: the object's number, 0 if the record is not an object
  * @len: bytes of payload
  * @sum: xxh64 of the payload, seeded with the xxh64 of the 16 bytes before this
- *	field, whose seed is the index of the record in the stream, from 0. So
- *	changed, moved, repeated and missing records are detected.
+ *	field, whose seed is the index of the record in the stream, from 0. This
+ *	detects changed, moved, repeated and missing records.
  */
 struct ckpt_rec {
 	__u32 type;
@@ -172,8 +172,8 @@ struct ckpt_schema {
  * @flags: CKPT_TREE_*
  * @exit_signal: sent to the parent on exit; -1 for threads. Ignored for the
  *	root, which gets SIGCHLD because the caller is its parent
- * @exit_code: status of a dead task, which is not that of its process if it
- *	exited before another thread's exit_group(2)
+ * @exit_code: status of a dead task; differs from its process's status if the
+ *	task exited before another thread's exit_group(2)
  *
  * A process precedes its threads. The children of a parent are in the order of
  * its list of children. The first entry is the root.
@@ -402,19 +402,19 @@ enum ckpt_file_kind {
  *	to, 0 if it is found by path
  * @mode: st_mode
  * @rdev: devices: device number. Sockets: index of the end. PROC_MEM: pid of a
- *	task with that address space, 0 if no task has it any more. PROC and
- *	PROC_MEM, in the upper 32 bits: pid of the process that the file belongs
- *	to, if that process has exited
+ *	task with that address space, 0 if there is none. PROC and PROC_MEM, in
+ *	the upper 32 bits: pid of the process that the file belongs to, if that
+ *	process has exited
  * @ino: inode number; restart(2) fails if it differs
  * @size: bytes, regular files only; informative
  * @path_len: bytes of path
  * @state: CKPT_FILE_*
  * @signum: F_SETSIG, 0 for none
  * @write_hint: F_SET_RW_HINT of an inode that has a path, 0 for none
- * @cred: objref of the credentials that it was opened with, 0 if no task has
- *	them any more
- * @gone_len: bytes of the unlinked name in the same directory by which the file
- *	was opened, which follows the path; 0 if it was opened by the path
+ * @cred: objref of the credentials with which it was opened, 0 if no task has
+ *	these any longer
+ * @gone_len: bytes of the unlinked name by which the file was opened; the name,
+ *	in the same directory, follows the path. 0 if it was opened by the path
  */
 struct ckpt_file {
 	__u32 kind;
@@ -579,10 +579,10 @@ struct ckpt_sigaction {
  * share
  * @flags: SIGNAL_STOP_STOPPED, SIGNAL_STOP_CONTINUED, SIGNAL_CLD_*,
  *	SIGNAL_GROUP_EXIT as the kernel numbers them
- * @group_exit_code: the stop signal while stopped; with SIGNAL_GROUP_EXIT, the
- *	status that wait4(2) will report
+ * @group_exit_code: stop signal of a stopped process; with SIGNAL_GROUP_EXIT,
+ *	the status that wait4(2) will report
  * @is_child_subreaper: prctl(PR_SET_CHILD_SUBREAPER)
- * @has_child_subreaper: an ancestor is one
+ * @has_child_subreaper: 1 if an ancestor is a subreaper
  * @oom_score_adj_min: lower bound without CAP_SYS_RESOURCE
  * @group_stop_count: threads that have yet to take part in a group stop
  * @utime ... @cstime: CPU time of exited threads and of reaped children, ns
@@ -647,7 +647,7 @@ struct ckpt_timers {
 };
 
 /* struct ckpt_posix_timer.flags */
-#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* it is running */
+#define CKPT_POSIX_TIMER_ACTIVE	(1U << 0)	/* the timer runs */
 #define CKPT_POSIX_TIMER_ABS	(1U << 1)	/* set by TIMER_ABSTIME */
 
 /**
@@ -806,8 +806,9 @@ struct ckpt_epoll {
  * @events: as passed to epoll_ctl(2); only the flags if EPOLLONESHOT has
  *	disarmed it
  * @fd: descriptor in the same table
- * @ready: 1 if it is on the ready list. These come first, in the list's order
- * @added: number of items of the file that were added before it
+ * @ready: 1 if it is on the ready list. Ready items come first, in the list's
+ *	order
+ * @added: number of items of the file that were added before this one
  */
 struct ckpt_epoll_item {
 	__u64 data;
@@ -865,7 +866,7 @@ struct ckpt_tty_end {
  * struct ckpt_tty - CKPT_REC_TTY: a pseudo-terminal
  * @index: N of /dev/pts/N
  * @flags: CKPT_TTY_*
- * @session: the session that it is the controlling terminal of, 0 for none
+ * @session: the session whose controlling terminal it is, 0 for none
  * @pgrp: its foreground process group
  * @uid, @gid, @mode: of /dev/pts/N
  * @path_len: bytes of the path by which the master was opened

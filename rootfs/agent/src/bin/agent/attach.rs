@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// Maximum number of bytes of each stream to pass on after the program's end: more than a pipe
-/// holds. A process that it has left behind may write forever.
+/// holds. A process that the program has left behind may write forever.
 const REST: usize = 1 << 20;
 
 /// What the user types for the end of a terminal's input.
@@ -75,13 +75,13 @@ fn read_port(port: &mut File, pieces: &mut Pieces) -> Result<()> {
 /// A running program.
 struct Program {
     child: Child,
-    /// Readable once it has ended.
+    /// Readable once the program has ended.
     pidfd: OwnedFd,
     terminal: bool,
     input: Option<File>,
-    /// Input that it has not read yet; the host sends no more than a window of it.
+    /// Input that the program has not read yet; the host sends at most one window of it.
     pending: Vec<u8>,
-    /// True when no more input comes.
+    /// True when the input has ended.
     complete: bool,
     outputs: [(Stream, Option<File>); 2],
 }
@@ -306,7 +306,7 @@ fn pidfd(child: &Child) -> Result<OwnedFd> {
     // SAFETY: it takes two numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let fd = Errno::result(fd).context("cannot open a pidfd")?;
-    // SAFETY: the kernel has just returned this descriptor, and nobody else has it.
+    // SAFETY: the kernel has just returned this descriptor, and no other code has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 

@@ -299,7 +299,7 @@ impl Container {
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    bail!("process {pid} does not end although its tasks have");
+                    bail!("process {pid} has not ended, although all its tasks have");
                 }
                 let mut fds = [PollFd::new(reaper.fd().as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, poll_timeout(left))?;

@@ -62,7 +62,7 @@ pub fn observe(root: Pid) -> Result<Observation> {
     for pid in numbers(&proc).context("the container has ended, or has no /proc")? {
         let process = proc.join(pid.to_string());
         let threads = numbers(&process.join("task"))?;
-        // A first thread that has exited has no memory any more: ask one that lives.
+        // A first thread that has exited no longer has memory, so a live thread is read.
         let lives = |tid: &&i32| !is_zombie(&process.join("task").join(tid.to_string()));
         let reader = threads.iter().find(lives).copied().unwrap_or(pid);
         for tid in threads {
@@ -76,7 +76,7 @@ pub fn observe(root: Pid) -> Result<Observation> {
     let outer = outer_tids(root)?;
     sharing::observe(&mut observation, &outer)?;
     for task in &mut observation.tasks {
-        // A zombie has no I/O context any more.
+        // A zombie no longer has an I/O context.
         if let Some(&tid) = outer.get(&task.tid) {
             task.facts.insert("ioprio".into(), ioprio(tid)?.into());
         }

@@ -78,7 +78,7 @@ impl Agent {
                 body,
             };
             match frame::write(&mut channel, &reply) {
-                // Nothing was written: tell the host instead of ending the guest.
+                // Nothing was written, so the host gets an error and the guest continues.
                 Err(FrameError::TooLong(bytes)) => {
                     let body = Reply::TooLarge {
                         bytes: bytes as u64,

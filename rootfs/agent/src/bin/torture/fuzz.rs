@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Options,
     attempt::{Attempt, Outcome},
-    kcov::Coverage,
+    kcov::{Coverage, Taken},
     victim,
 };
 
-/// What the host knows already.
+/// What the host has found already.
 #[derive(Deserialize)]
 struct Task {
     /// The recipes to begin with.
@@ -43,6 +43,8 @@ struct Report {
     restarts: u32,
     /// Number of those that succeeded.
     restored: u32,
+    /// Number of restarts whose coverage did not fit into KCOV's area.
+    full: u32,
     /// Number of refusals by errno.
     errnos: BTreeMap<String, u32>,
     /// Duration in milliseconds.
@@ -111,7 +113,7 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
     Ok(())
 }
 
-/// What a restart has done wrong.
+/// A mistake of a restart.
 #[derive(Debug)]
 struct Finding(String);
 
@@ -159,7 +161,7 @@ impl Fuzzer<'_> {
             let from = match rng.u8(0..8) {
                 0..=2 => &own[..],
                 3 => &restored,
-                // The newest ones lead to what nobody has seen, more often than the others.
+                // The newest recipes reach new blocks more often than the others.
                 4 | 5 => &recipes[recipes.len().saturating_sub(8)..],
                 _ => &recipes,
             };
@@ -196,7 +198,11 @@ impl Fuzzer<'_> {
                 *self.report.errnos.entry(errno).or_default() += 1;
             }
         }
-        let mut reached = self.coverage.take();
+        let Taken {
+            mut reached,
+            is_full,
+        } = self.coverage.take();
+        self.report.full += u32::from(is_full);
         reached.retain(|address| self.known.insert(*address));
         let is_new = !reached.is_empty();
         if is_new {
@@ -206,7 +212,7 @@ impl Fuzzer<'_> {
     }
 }
 
-/// Lets a process write to the kernel's log as often as it likes; else lines are lost without a word.
+/// Turns off the limit on writes to the kernel's log, which drops lines without a message.
 const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
 
 /// The exit code when a restart goes wrong; 1 is for what goes wrong before, 2 for wrong usage.

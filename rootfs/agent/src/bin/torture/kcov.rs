@@ -81,18 +81,53 @@ impl Coverage {
 
     /// Returns the addresses that were reached since the last call, each once, in order. They are
     /// the low halves of the kernel's addresses.
-    pub fn take(&self) -> Vec<u32> {
-        let [count, addresses @ ..] = self.area else {
-            return Vec::new();
+    pub fn take(&self) -> Taken {
+        take(self.area)
+    }
+}
+
+/// What was reached.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The addresses.
+    pub reached: Vec<u32>,
+    /// True when the area was full, so that the kernel has dropped any further addresses.
+    pub is_full: bool,
+}
+
+fn take(area: &[AtomicU64]) -> Taken {
+    let [count, addresses @ ..] = area else {
+        return Taken {
+            reached: Vec::new(),
+            is_full: true,
         };
-        let count = count.swap(0, Ordering::AcqRel) as usize;
-        let addresses = &addresses[..count.min(addresses.len())];
-        let mut reached: Vec<_> = addresses
-            .iter()
-            .map(|address| address.load(Ordering::Relaxed) as u32)
-            .collect();
-        reached.sort_unstable();
-        reached.dedup();
-        reached
+    };
+    let count = count.swap(0, Ordering::AcqRel) as usize;
+    let is_full = count >= addresses.len();
+    let addresses = &addresses[..count.min(addresses.len())];
+    let mut reached: Vec<_> = addresses
+        .iter()
+        .map(|address| address.load(Ordering::Relaxed) as u32)
+        .collect();
+    reached.sort_unstable();
+    reached.dedup();
+    Taken { reached, is_full }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_area_is_noticed() {
+        let area = |words: &[u64]| words.iter().map(|&word| AtomicU64::new(word)).collect();
+        let some: Vec<_> = area(&[2, 7, 5, 0]);
+        let taken = take(&some);
+        assert_eq!((taken.reached, taken.is_full), (vec![5, 7], false));
+        // The next call begins with an empty area.
+        assert!(take(&some).reached.is_empty());
+        let full: Vec<_> = area(&[3, 7, 5, 7]);
+        let taken = take(&full);
+        assert_eq!((taken.reached, taken.is_full), (vec![5, 7], true));
     }
 }

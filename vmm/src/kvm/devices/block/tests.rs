@@ -424,7 +424,7 @@ fn a_full_disk_of_the_host_is_reported_once() {
         let status = disk.request(VIRTIO_BLK_T_OUT, sector, &[(DATA, 512, false)]);
         status.0
     };
-    // Requests that are the guest's own mistakes are no fault of the host.
+    // Requests that are the guest's own mistakes are not faults of the host.
     assert_eq!(write(0), VIRTIO_BLK_S_OK);
     assert_eq!(write(SECTORS), VIRTIO_BLK_S_IOERR);
     assert_eq!(faults.try_iter().count(), 0);

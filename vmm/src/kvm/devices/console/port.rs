@@ -17,7 +17,7 @@ use crate::kvm::memory::Memory;
 const CHAIN_MAX: u64 = 64 << 10;
 
 /// Maximum number of bytes to write for one notification: a reader may consume them as fast as they
-/// are written, so the socket alone is no bound.
+/// are written, so the socket alone is not a bound.
 const TRANSMIT_MAX: usize = 1 << 20;
 
 /// Maximum number of bytes on their way to the guest that a snapshot includes. A socket holds less,

@@ -66,7 +66,7 @@ impl Point {
 pub(super) struct Points([Option<Point>; POINTS]);
 
 impl Points {
-    /// Returns true when none is set.
+    /// Returns true when no breakpoint is set.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }

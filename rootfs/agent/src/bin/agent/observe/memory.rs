@@ -33,7 +33,7 @@ pub fn smaps(text: &str) -> Result<Vec<String>> {
         }
         let known = table::find(table::SMAPS, name).with_context(|| unknown("smaps", name))?;
         if let (Use::Compared, Some(mapping)) = (known, lines.last_mut()) {
-            // Soft-dirty: what was written to since somebody asked.
+            // Soft-dirty: written to since the bits were last cleared.
             let words = value.split_whitespace().filter(|word| *word != "sd");
             let words: Vec<_> = words.collect();
             mapping.push_str(&format!(" {name}:{}", words.join(" ")));
@@ -70,9 +70,8 @@ fn droppable(smaps: &str) -> HashSet<&str> {
     found
 }
 
-/// Returns a hash of the private pages of each mapping of a process that are not zero, as a line for
-/// each mapping that has some. What the kernel may drop is left out.
-///
+/// Returns a hash of the private pages of each mapping of a process that are not zero, as a line
+/// for each mapping that has some. Pages that the kernel may drop are left out.
 /// # Errors
 /// Fails if the memory cannot be read.
 pub fn hashes(dir: &Path, maps: &str, smaps: &str) -> Result<Vec<String>> {

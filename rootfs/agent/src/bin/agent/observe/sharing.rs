@@ -54,8 +54,9 @@ pub fn observe(observation: &mut Observation, outer: &HashMap<i32, i32>) -> Resu
     files(observation, outer)
 }
 
-/// Returns true for a task that has no such object. An I/O context and a semaphore undo list are made
-/// when they are first needed: kthreadd has none, and one that nobody shares is as good as none.
+/// Returns true for a task that has no such object. An I/O context and a semaphore undo list are
+/// made when they are first needed: kthreadd has none, and one that no other task shares is treated
+/// as none.
 fn has_none(holder: &Holder, kind: i32) -> Result<bool> {
     const KTHREADD: i32 = 2;
     let nobody = Holder {
