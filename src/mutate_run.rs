@@ -28,20 +28,25 @@ const EQUIVALENTS: &str = "guest-kernel/mutants.toml";
 /// The program whose image is forged, in the sources.
 const FORGER: &str = "rootfs/torture/many.c";
 
+/// The scenario whose trees a checkpoint must refuse, in the sources.
+const REFUSALS: &str = "tests/scenarios/refused";
+
 /// The lines that each case runs, in its artefact.
 const REACH: &str = "reach.json";
 
-/// Returns a disk with all workloads, built in a guest of these images, and the lines that each case
-/// runs on the kernel that counts. Both are made once.
+/// Returns a disk with all workloads, also that of `others`, built in a guest of these images, and the
+/// lines that each case runs on the kernel that counts. Both are made once.
 pub fn prepare(
     context: &Context,
     images: &BootArtefacts,
     guest: &GuestArgs,
     scenarios: &[Scenario],
+    others: Option<&Scenario>,
     jobs: u8,
 ) -> Result<(PathBuf, Reach)> {
     let mut fingerprint = Fingerprint::new(RECIPES[0]);
-    for scenario in scenarios {
+    let all: Vec<_> = scenarios.iter().chain(others).cloned().collect();
+    for scenario in &all {
         fingerprint = fingerprint.add("scenario", &scenario.name);
         let toml = fs::read(scenario.dir.join("scenario.toml"))?;
         fingerprint = fingerprint.add("toml", toml);
@@ -58,7 +63,7 @@ pub fn prepare(
         None => {
             progress.note("building the workloads of all scenarios on one disk, once");
             let store = Store::begin(&context.results()?, "mutate-workloads")?;
-            let disk = workloads(context, images, &store, scenarios)?;
+            let disk = workloads(context, images, &store, &all)?;
             let kept = cache.get_or_build("scratch", &key, progress, |directory| {
                 scratch::copy(&disk, &directory.join(SCRATCH))
             })?;
@@ -178,6 +183,16 @@ fn setup<'a>(lab: &'a HostLab<'a>, store: &'a Store, stream: &'a Stream, jobs: u
 pub fn forger(sources: &Sources) -> Result<Vec<u8>> {
     let path = sources.root().join(FORGER);
     fs::read(&path).with_context(|| format!("cannot read {FORGER}"))
+}
+
+/// Returns the scenario whose trees a checkpoint must refuse; none if the sources lack the tests.
+pub fn refusals(sources: &Sources) -> Result<Option<Scenario>> {
+    let path = sources.root().join(REFUSALS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let scenario = Scenario::load(&path).with_context(|| format!("cannot read {REFUSALS}"))?;
+    Ok(Some(scenario))
 }
 
 /// Returns the equivalent mutants.

@@ -16,15 +16,18 @@ pub enum Eye {
     Books,
     /// Images with forged fields, restarted with a mutant.
     ForgedImages,
+    /// Trees that a checkpoint must refuse, with a mutant.
+    Refusals,
 }
 
 impl Eye {
     /// All eyes.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::SecondImage,
         Self::Facts,
         Self::Books,
         Self::ForgedImages,
+        Self::Refusals,
     ];
 
     /// The name on the command line and in records.
@@ -34,6 +37,7 @@ impl Eye {
             Self::Facts => "facts",
             Self::Books => "books",
             Self::ForgedImages => "forged-images",
+            Self::Refusals => "refusals",
         }
     }
 }

@@ -160,8 +160,8 @@ impl Rule {
             }
             Self::CriuTraces => {
                 "with `--backend criu` only: page faults, CPU times, context switches, peaks of \
-                 memory, hashes of memory and flags of mappings, in which CRIU's own work in the \
-                 tasks shows"
+                 memory, hashes of memory and flags of tasks and mappings, in which CRIU's own \
+                 work in the tasks shows"
             }
             Self::NamespaceNumbers => {
                 "the numbers of the pid and mount namespaces, which are new; which tasks are in one \
@@ -323,12 +323,13 @@ pub fn counters(before: &Observation, after: &mut Observation, uses: &mut Uses) 
 }
 
 /// The facts of a task that CRIU changes by design, and their rules.
-const CRIU: [(&str, Rule); 15] = [
+const CRIU: [(&str, Rule); 16] = [
     ("syscall", Rule::CriuSystemCall),
     ("ns/time", Rule::CriuTimeNamespace),
     ("ns/time_for_children", Rule::CriuTimeNamespace),
     ("memory", Rule::CriuTraces),
     ("smaps", Rule::CriuTraces),
+    ("stat.flags", Rule::CriuTraces),
     ("stat.minflt", Rule::CriuTraces),
     ("stat.majflt", Rule::CriuTraces),
     ("stat.utime", Rule::CriuTraces),

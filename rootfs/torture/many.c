@@ -3,12 +3,15 @@
  * An example of every object that an image can contain, for crucible torture: two processes with
  * threads, a process that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
  * memory, queued signals, timers, event files, a controlling terminal, watches, sockets with
- * messages that contain files. The vfork's child calls getppid() when all of them exist.
+ * messages that contain files, a tracee with a filter and a breakpoint. The vfork's child calls getppid() when all of them exist.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +20,15 @@
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -205,6 +211,28 @@ static void open_watches(void)
 		die("watched");
 }
 
+/* Its tracer waits for nothing. */
+static void start_tracee(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	const struct sock_fprog program = { 1, &allow };
+	pid_t pid = forked();
+
+	if (!pid) {
+		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+		    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) ||
+		    ptrace(PTRACE_TRACEME))
+			die("tracee");
+		raise(SIGUSR2);
+		_exit(0);
+	}
+	if (waitpid(pid, NULL, 0) != pid ||
+	    ptrace(PTRACE_SETOPTIONS, pid, NULL, PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK) ||
+	    ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[0]), &all_there) ||
+	    ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[7]), 0xd0001))
+		die("ptrace");
+}
+
 int main(void)
 {
 	const struct itimerval hour = { .it_value.tv_sec = 3600 };
@@ -232,6 +260,7 @@ int main(void)
 		open_sockets();
 		open_watches();
 		start_timers();
+		start_tracee();
 		start_threads(2);
 		if (write(up[1], "r", 1) != 1)
 			die("write");

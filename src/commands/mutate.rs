@@ -93,12 +93,15 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         let mutants = images.kernel.mutants()?;
         let equivalents = mutate_run::equivalents(&context.sources()?, &mutants)?;
         let jobs = args.experiment.jobs;
-        let (disk, reach) = mutate_run::prepare(context, images, &args.guest, &scenarios, jobs)?;
+        let refusals = mutate_run::refusals(&context.sources()?)?;
+        let others = refusals.as_ref();
+        let (disk, reach) =
+            mutate_run::prepare(context, images, &args.guest, &scenarios, others, jobs)?;
         let options = args.options();
         let forger = mutate_run::forger(&context.sources()?)?;
         let experiment =
             MutateExperiment::new(scenarios, mutants, equivalents, reach, disk, options);
-        Ok(experiment.with_forger(forger))
+        Ok(experiment.with_forger(forger).with_refusals(refusals))
     };
     experiment_run::run(&command, context, make, &screens::mutate::screen)
 }

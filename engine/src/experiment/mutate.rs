@@ -118,8 +118,12 @@ pub struct MutateExperiment {
     quiet: Mutex<HashMap<usize, Books>>,
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
-    /// What becomes of each forged image without a mutant.
-    forged: Mutex<Option<BTreeMap<String, String>>>,
+    /// What becomes of forged images without a mutant, by the types of records that are forged.
+    forged: Mutex<BTreeMap<&'static str, late::Told>>,
+    /// A scenario whose trees a checkpoint must refuse.
+    refusals: Option<Scenario>,
+    /// How each of its cases ends without a mutant; none if that is not always the same.
+    refused: Mutex<BTreeMap<String, Option<String>>>,
     /// By the number of a guest: the mutants that it has had since its boot.
     guests: Mutex<HashMap<u32, Had>>,
 }
@@ -180,6 +184,8 @@ impl MutateExperiment {
             quiet: Mutex::default(),
             forger: Vec::new(),
             forged: Mutex::default(),
+            refusals: None,
+            refused: Mutex::default(),
             guests: Mutex::default(),
         }
     }
@@ -189,6 +195,15 @@ impl MutateExperiment {
     pub fn with_forger(self, source: Vec<u8>) -> Self {
         Self {
             forger: source,
+            ..self
+        }
+    }
+
+    /// Runs the cases of this scenario, which a checkpoint must refuse, too. Its workload is on the disk.
+    #[must_use]
+    pub fn with_refusals(self, scenario: Option<Scenario>) -> Self {
+        Self {
+            refusals: scenario,
             ..self
         }
     }
@@ -242,8 +257,12 @@ impl MutateExperiment {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forged(&self) -> MutexGuard<'_, Option<BTreeMap<String, String>>> {
+    fn forged(&self) -> MutexGuard<'_, BTreeMap<&'static str, late::Told>> {
         self.forged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Boots a guest if there is none.
@@ -514,6 +533,9 @@ impl MutateExperiment {
         if !closed.contains(&Eye::ForgedImages) && goes_on(&detail.kills) {
             detail.kills.extend(self.forge(session, mutant)?);
         }
+        if !closed.contains(&Eye::Refusals) && goes_on(&detail.kills) {
+            detail.kills.extend(self.refuse(session, mutant)?);
+        }
         let outcome = match (detail.kills.first(), unknown) {
             (Some(kill), _) => {
                 let eye = kill.eyes.first().map_or("", String::as_str);
@@ -557,7 +579,7 @@ impl Experiment for MutateExperiment {
     }
 
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
-        let mut scenarios = self.scenarios.iter();
+        let mut scenarios = self.scenarios.iter().chain(&self.refusals);
         scenarios.try_for_each(|scenario| scenarios::identify(scenario, identity))?;
         // A larger sample, or another part, contains what a smaller one has found out.
         let Options {

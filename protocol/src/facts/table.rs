@@ -11,13 +11,15 @@ pub enum Use {
     Compared,
     /// It is compared, of zombies only.
     OfZombies,
+    /// Only these bits of it are compared.
+    Bits(u32, &'static str),
     /// It may grow, since the restart itself costs something; it may not shrink.
     Grows,
     /// It is not a fact, for this reason.
     Left(&'static str),
 }
 
-use Use::{Compared, Grows, Left, OfZombies};
+use Use::{Bits, Compared, Grows, Left, OfZombies};
 
 /// A field of a file, and what is done with it.
 pub type Field = (&'static str, Use);
@@ -38,8 +40,10 @@ pub const STAT: &[Field] = &[
     ("tpgid", Compared),
     (
         "flags",
-        Left(
-            "mixes what a program sets, which the second image has, with the state of the freezer",
+        // PF_FORKNOEXEC, PF_SUPERPRIV, PF_SIGNALED, PF_NPROC_EXCEEDED.
+        Bits(
+            0x1540,
+            "fork without exec, used privileges, killed by a signal, too many processes",
         ),
     ),
     ("minflt", Grows),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What looks at a mutant that no run of a case has shown: the kernel's books, and images that a
-//! restart must refuse.
+//! What looks at a mutant that no run of a case has shown: the kernel's books, images that a restart
+//! must refuse, and trees that a checkpoint must refuse.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,11 +8,14 @@ use std::time::Duration;
 use crucible_mutants::{Half, Kind, Mutant, SWITCH};
 use crucible_protocol::KEEP_DIR;
 
-use super::{Control, Ended, Kill, MutateExperiment};
+use super::{Control, Ended, Kill, MutateExperiment, runner};
 use crate::abort::{Abort, Phase};
 use crate::blame::{Blame, Condition};
 use crate::books::Books;
+use crate::eye::Eye;
 use crate::guest::Guest;
+use crate::run::RestartIn;
+use crate::scenario::{Case, Scenario};
 use crate::session::Session;
 
 /// Number of runs between two readings of the books.
@@ -21,19 +24,73 @@ const RUNS: u32 = 4;
 /// Number of times that a loss must show again.
 const AGAIN: u32 = 2;
 
+/// Number of refusals that lose something if forged images are said to do so.
+const REFUSALS: u32 = 16;
+
 /// Time limit of all forged images.
 const FORGING: Duration = Duration::from_secs(150);
 
 /// Time limit of a compiler.
 const BUILD: Duration = Duration::from_secs(60);
 
-/// The name of a count in a line that says what was lost.
+/// Returns the name of a count in a line that says what was lost.
 fn of(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }
 
-/// What became of each forged image, by its change; or why there is nothing to say.
-type Told = Result<BTreeMap<String, String>, String>;
+/// What became of forged images.
+#[derive(Clone)]
+pub(super) struct Told {
+    /// The outcome of each, by its change.
+    outcomes: BTreeMap<String, String>,
+    /// What all of them have added to the kernel's books.
+    growth: Books,
+}
+
+/// Keeps what all of the other lists name, too.
+fn retain_common(lost: &mut Vec<String>, others: &[Vec<String>]) {
+    let in_all = |name: &str| {
+        let mut others = others.iter();
+        others.all(|lines| lines.iter().any(|line| of(line) == name))
+    };
+    lost.retain(|line| in_all(of(line)));
+}
+
+/// Returns the types of records that a source reads, separated by commas.
+fn records(file: &str) -> &'static str {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    if file.starts_with("arch/") {
+        return "Regs,Debugregs,Xstate";
+    }
+    match name.strip_suffix(".c").unwrap_or(name) {
+        "cred" => "Cred",
+        "fs" => "Fs",
+        "files" | "procfs" => "File",
+        "fdtable" => "Files,Rlimits",
+        "inode" | "linked" => "Inode,Data",
+        "pipe" => "Pipe,PipeBuf",
+        "owner" => "Pipe,Inode",
+        "mm" => "Mm",
+        "vma" => "Vma",
+        "pages" => "Pages,Same",
+        "signal" => "Signal,Siginfo,Sighand",
+        "timers" => "Timers,Task",
+        "posix_timers" => "PosixTimer",
+        "task" | "sched" | "exec" | "vfork" | "stop" => "Task",
+        "ptrace" => "Ptrace",
+        "anon" => "Eventfd,Signalfd",
+        "timerfd" => "Timerfd",
+        "epoll" => "Epoll",
+        "tty" | "tty_files" => "Tty",
+        "seccomp" => "Seccomp",
+        "socket" | "socket_end" | "socket_option" | "socket_name" => "Sockets",
+        "message" => "Message",
+        "inotify" => "Inotify,Watch,InotifyEvent",
+        "relink" => "Tree",
+        "image" | "section" | "restart" | "ns" => "Header,Schema,Trailer,Tree",
+        _ => "",
+    }
+}
 
 impl MutateExperiment {
     /// Returns in how many cases the books are read before and after: what is left out or taken the
@@ -82,12 +139,7 @@ impl MutateExperiment {
                 return Ok(None);
             };
             let usual = [growth.lost(&usual, RUNS), again.lost(&usual, RUNS)];
-            let again = |name: &str| {
-                usual
-                    .iter()
-                    .all(|lines| lines.iter().any(|line| of(line) == name))
-            };
-            lost.retain(|line| again(of(line)));
+            retain_common(&mut lost, &usual);
         }
         Ok((!lost.is_empty()).then(|| Kill {
             case: self.case_name(index),
@@ -128,7 +180,8 @@ impl MutateExperiment {
     }
 
     /// Restarts forged images with a mutant of the restoring half. It is killed by an image that is
-    /// refused in another way than without it, or not at all.
+    /// refused in another way than without it, or not at all, and by what refusals add to the
+    /// kernel's books. The second list of images is about the records that the mutant's source reads.
     pub(super) fn forge(
         &self,
         session: &mut Session<'_>,
@@ -137,51 +190,102 @@ impl MutateExperiment {
         if mutant.half == Half::Saving || self.forger.is_empty() {
             return Ok(None);
         }
-        let known = self.forged().clone();
+        if let Some(kill) = self.forge_of(session, mutant.number, "")? {
+            return Ok(Some(kill));
+        }
+        match records(&mutant.file) {
+            "" => Ok(None),
+            records => self.forge_of(session, mutant.number, records),
+        }
+    }
+
+    /// Restarts the forged images about these types of records, or those about all, if none is named.
+    fn forge_of(
+        &self,
+        session: &mut Session<'_>,
+        number: u32,
+        records: &'static str,
+    ) -> Result<Option<Kill>, Abort> {
+        let known = self.forged().get(records).cloned();
         let good = match known {
             Some(good) => good,
             None => {
-                let Ok(good) = self.told(session, 0)? else {
+                let Ok(good) = self.told(session, 0, records)? else {
                     return Ok(None);
                 };
-                self.forged().insert(good).clone()
+                self.forged().entry(records).or_insert(good).clone()
             }
         };
-        let first = self.told(session, mutant.number)?;
-        if first.as_ref() == Ok(&good) {
-            return Ok(None);
+        let kill = |eye: &str, condition, why: &str| Kill {
+            case: "forged images".to_owned(),
+            eyes: vec![eye.to_owned()],
+            condition,
+            why: why.lines().next().unwrap_or_default().to_owned(),
+        };
+        let first = self.told(session, number, records)?;
+        if let Ok(first) = &first
+            && first.outcomes == good.outcomes
+        {
+            let mut lost = self.lost(session, first, &good);
+            for _ in 0..AGAIN {
+                if lost.is_empty() {
+                    return Ok(None);
+                }
+                let (Ok(usual), Ok(again)) = (
+                    self.told(session, 0, records)?,
+                    self.told(session, number, records)?,
+                ) else {
+                    return Ok(None);
+                };
+                let usual = [
+                    self.lost(session, first, &usual),
+                    self.lost(session, &again, &usual),
+                ];
+                retain_common(&mut lost, &usual);
+            }
+            return Ok((!lost.is_empty())
+                .then(|| kill("kernel's books", Condition::Leak, &lost.join(", "))));
         }
         // Addresses differ from run to run, and so may what a change does.
-        let Ok(usual) = self.told(session, 0)? else {
+        let Ok(usual) = self.told(session, 0, records)? else {
             session.abandon();
             return Ok(None);
         };
-        let second = self.told(session, mutant.number)?;
+        let second = self.told(session, number, records)?;
         let why = match (first, second) {
-            (Ok(first), Ok(second)) => good.iter().find_map(|(change, good)| {
-                let with = first.get(change);
+            (Ok(first), Ok(second)) => good.outcomes.iter().find_map(|(change, good)| {
+                let with = first.outcomes.get(change);
                 let differs = with.is_some_and(|with| with != good);
-                let steady = usual.get(change) == Some(good) && second.get(change) == with;
+                let usual = usual.outcomes.get(change);
+                let steady = usual == Some(good) && second.outcomes.get(change) == with;
                 (differs && steady)
                     .then(|| format!("{change}: {good}, then {}", with.map_or("", |with| with)))
             }),
             (Err(why), Err(_)) => Some(why),
             _ => None,
         };
-        Ok(why.map(|why| Kill {
-            case: "forged images".to_owned(),
-            eyes: vec!["forged images".to_owned()],
-            condition: Condition::Diverged,
-            why: why.lines().next().unwrap_or_default().to_owned(),
-        }))
+        Ok(why.map(|why| kill("forged images", Condition::Diverged, &why)))
     }
 
-    /// Restarts all forged images with a mutant, or without one if `number` is 0. Abandons the
-    /// guest if it cannot be used further.
-    fn told(&self, session: &mut Session<'_>, number: u32) -> Result<Told, Abort> {
+    /// Returns what refusals have added to the kernel's books beyond what they usually add.
+    fn lost(&self, session: &Session<'_>, told: &Told, usual: &Told) -> Vec<String> {
+        match session.setup().without.contains(&Eye::Books) {
+            true => Vec::new(),
+            false => told.growth.lost(&usual.growth, REFUSALS),
+        }
+    }
+
+    /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons
+    /// the guest if it cannot be used further. The inner error says why there is no answer.
+    fn told(
+        &self,
+        session: &mut Session<'_>,
+        number: u32,
+        records: &str,
+    ) -> Result<Result<Told, String>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
-        let told = self.forge_in(session.running(), patience, number);
+        let told = self.forge_in(session.running(), patience, number, records);
         match told {
             Ok(Ok(told)) => Ok(Ok(told)),
             Ok(Err(why)) => {
@@ -199,17 +303,28 @@ impl MutateExperiment {
         }
     }
 
-    fn forge_in(&self, guest: &mut Guest, patience: u32, number: u32) -> Result<Told, Abort> {
+    fn forge_in(
+        &self,
+        guest: &mut Guest,
+        patience: u32,
+        number: u32,
+        records: &str,
+    ) -> Result<Result<Told, String>, Abort> {
         let after = |error| Abort::guest(Phase::After, error);
         let kept = format!("{KEEP_DIR}/forger");
         guest.prepare(None).map_err(after)?;
         guest
             .write_file(&format!("{kept}.c"), 0o644, &self.forger)
             .map_err(after)?;
+        let of = match records {
+            "" => String::new(),
+            records => format!("--of {records}"),
+        };
+        let before = Books::read(guest, patience)?;
         let command = format!(
             "test -x {kept} || gcc -O2 -pthread -o {kept} {kept}.c || exit 3
              cp {kept} many && chmod 777 . && echo {number} > {SWITCH} || exit 3
-             torture --each --at 'syscall 110 1' -- ./many
+             torture --each {of} --at 'syscall 110 1' -- ./many
              status=$?
              echo 0 > {SWITCH}
              exit $status"
@@ -225,10 +340,179 @@ impl MutateExperiment {
             .map_err(after)?;
         guest.settle().map_err(after)?;
         if run.success() {
+            let growth = Books::read(guest, patience)?.growth(&before);
             let told = serde_json::from_str(run.stdout.trim());
+            let told = told.map(|outcomes| Told { outcomes, growth });
             return Ok(told.map_err(|error| format!("torture printed no report: {error}")));
         }
         let said = run.stderr.lines().next().unwrap_or("torture ended");
         Ok(Err(said.to_owned()))
+    }
+
+    /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by one
+    /// that is refused in another way than without it, or not at all.
+    pub(super) fn refuse(
+        &self,
+        session: &mut Session<'_>,
+        mutant: &Mutant,
+    ) -> Result<Option<Kill>, Abort> {
+        let Some(scenario) = &self.refusals else {
+            return Ok(None);
+        };
+        if mutant.half == Half::Restoring {
+            return Ok(None);
+        }
+        for case in &scenario.cases {
+            let known = self.refused().get(&case.name).cloned();
+            let usual = match known {
+                Some(usual) => usual,
+                None => {
+                    let first = self.refusal(session, scenario, case, 0)?;
+                    let second = self.refusal(session, scenario, case, 0)?;
+                    let usual = first.filter(|first| second.as_ref() == Some(first));
+                    self.refused().insert(case.name.clone(), usual.clone());
+                    usual
+                }
+            };
+            let Some(usual) = usual else {
+                continue;
+            };
+            let with = self.refusal(session, scenario, case, mutant.number)?;
+            let Some(with) = with.filter(|with| *with != usual) else {
+                continue;
+            };
+            if self.refusal(session, scenario, case, 0)?.as_ref() == Some(&usual)
+                && self.refusal(session, scenario, case, mutant.number)? == Some(with.clone())
+            {
+                let text = format!("{usual}, then {with}");
+                return Ok(Some(Kill {
+                    case: format!("{}/{}", scenario.name, case.name),
+                    eyes: vec!["refusals".to_owned()],
+                    condition: Condition::Diverged,
+                    why: text.replace('\n', "; "),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs a case to its checkpoint with a mutant, or without one if `number` is 0. Returns how it
+    /// ended, without numbers; none if that says nothing about the kernel.
+    fn refusal(
+        &self,
+        session: &mut Session<'_>,
+        scenario: &Scenario,
+        case: &Case,
+        number: u32,
+    ) -> Result<Option<String>, Abort> {
+        self.ready(session)?;
+        let on = (number != 0).then(|| format!("echo {number} > {SWITCH}"));
+        session.running().before_checkpoint(on);
+        let mut timings = BTreeMap::new();
+        let made = runner(session, scenario, case, &mut timings).restarted(RestartIn::Same);
+        let end = match made {
+            Ok(restarted) => restarted.end.map(|_| ()),
+            Err(stop) if stop.condition.exit_code() >= 128 => return Err(stop),
+            Err(_) => {
+                session.abandon();
+                return Ok(None);
+            }
+        };
+        let told = match &end {
+            Ok(()) => "not refused".to_owned(),
+            Err(stop) if stop.condition.blame() == Some(Blame::Host) => {
+                session.abandon();
+                return Ok(None);
+            }
+            Err(stop) => {
+                let lines = [&stop.why].into_iter().chain(&stop.lines);
+                without_numbers(lines)
+            }
+        };
+        let usable = match end {
+            Ok(()) => true,
+            Err(stop) => stop.guest_usable,
+        };
+        let settled = usable && {
+            let guest = session.running();
+            guest.before_checkpoint(None);
+            let off = guest.shell(&format!("echo 0 > {SWITCH}"));
+            off.and_then(|()| guest.settle()).is_ok()
+        };
+        if !settled {
+            session.abandon();
+        }
+        Ok(Some(told))
+    }
+}
+
+/// Returns lines with `N` for every number: addresses and inode numbers differ from run to run.
+fn without_numbers<'a>(lines: impl Iterator<Item = &'a String>) -> String {
+    let word = |word: &str| match word.contains(|c: char| c.is_ascii_digit()) {
+        true => "N".to_owned(),
+        false => word.to_owned(),
+    };
+    let line = |line: &String| {
+        let words: Vec<_> = line.split_whitespace().map(word).collect();
+        words.join(" ")
+    };
+    lines.map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crucible_protocol::image::Kind;
+
+    use super::*;
+
+    #[test]
+    fn the_records_of_each_source_exist() {
+        let root = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../guest-kernel/src/kernel/checkpoint"
+        );
+        let mut named = 0;
+        for entry in std::fs::read_dir(root).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            for record in records(&format!("kernel/checkpoint/{name}")).split(',') {
+                let mut known = Kind::ALL.iter().map(|(kind, _)| format!("{kind:?}"));
+                assert!(
+                    record.is_empty() || known.any(|kind| kind == record),
+                    "{record}"
+                );
+                named += usize::from(!record.is_empty());
+            }
+        }
+        assert!(named > 40, "{named}");
+        assert_eq!(
+            records("arch/x86/kernel/checkpoint.c"),
+            "Regs,Debugregs,Xstate"
+        );
+    }
+
+    #[test]
+    fn numbers_of_a_refusal_do_not_count() {
+        let lines = |number: u32| {
+            let lines = [
+                format!("pid 3: pipe:[{number}]: locked"),
+                "refused".to_owned(),
+            ];
+            without_numbers(lines.iter())
+        };
+        assert_eq!(lines(7), "pid N N locked\nrefused");
+        assert_eq!(lines(7), lines(812));
+    }
+
+    #[test]
+    fn only_what_every_reading_loses_is_lost() {
+        let line = |name: &str, count: u32| format!("{name}: {count} more after 4 runs");
+        let mut lost = vec![line("mounts", 4), line("open files", 4)];
+        retain_common(
+            &mut lost,
+            &[vec![line("open files", 5)], vec![line("open files", 4)]],
+        );
+        assert_eq!(lost, [line("open files", 4)]);
+        retain_common(&mut lost, &[vec![line("open files", 5)], Vec::new()]);
+        assert!(lost.is_empty());
     }
 }

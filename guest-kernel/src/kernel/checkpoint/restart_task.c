@@ -147,9 +147,16 @@ static void park(struct ckpt_ctx *ctx)
 	wake_up_all(&ctx->wait);
 }
 
-/* Arm timers and set the signal mask: not before the restart is complete. */
+/*
+ * Arm timers, set the signal mask, and forget the use of privileges: not before
+ * the restart is complete. Whatever has asked for a right of the caller, or of
+ * current, has marked current as a user of privileges.
+ */
 static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {
+	current->flags &= ~PF_SUPERPRIV;
+	if (ct->rec.flags & CKPT_TASK_SUPERPRIV)
+		current->flags |= PF_SUPERPRIV;
 	ckpt_set_restart_block(ctx, &ct->rec);
 	if (ct->tree.flags & CKPT_TREE_LEADER)
 		ckpt_arm_timers(&ct->timers);

@@ -396,14 +396,12 @@ int ckpt_apply_task(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 	/*
 	 * clear the flags inherited from the caller of restart(2), or a thread
 	 */
-	current->flags &= ~(PF_FORKNOEXEC | PF_SUPERPRIV | PF_MEMALLOC_NOIO |
+	current->flags &= ~(PF_FORKNOEXEC | PF_MEMALLOC_NOIO |
 			    PF_LOCAL_THROTTLE | PF_MCE_PROCESS | PF_MCE_EARLY);
 	if (current->io_context)
 		exit_io_context(current);
 	if (rec->flags & CKPT_TASK_FORKNOEXEC)
 		current->flags |= PF_FORKNOEXEC;
-	if (rec->flags & CKPT_TASK_SUPERPRIV)
-		current->flags |= PF_SUPERPRIV;
 	if (rec->flags & CKPT_TASK_SIGNALED)
 		current->flags |= PF_SIGNALED;
 	return 0;

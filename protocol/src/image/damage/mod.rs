@@ -18,7 +18,7 @@ mod each;
 mod fields;
 mod recipe;
 
-pub use each::{Change, changes};
+pub use each::{Change, changes, thorough};
 pub use recipe::Recipe;
 
 /// Values at which arithmetic and bounds checks tend to fail.

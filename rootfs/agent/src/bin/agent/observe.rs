@@ -259,12 +259,19 @@ fn add_stat(fields: &[&str], facts: &mut Facts) -> Result<()> {
     let is_zombie = fields.first() == Some(&"Z");
     for ((name, what), value) in table::STAT.iter().zip(fields) {
         let is_fact = match what {
-            Use::Compared | Use::Grows => true,
+            Use::Compared | Use::Grows | Use::Bits(..) => true,
             Use::OfZombies => is_zombie,
             Use::Left(_) => false,
         };
+        let shown = match what {
+            Use::Bits(bits, _) => {
+                let value: u32 = value.parse().with_context(|| format!("stat: {name}"))?;
+                format!("{:#x}", value & bits)
+            }
+            _ => (*value).to_owned(),
+        };
         if is_fact {
-            facts.insert(format!("stat.{name}"), (*value).into());
+            facts.insert(format!("stat.{name}"), shown.as_str().into());
         }
     }
     Ok(())
@@ -387,6 +394,25 @@ mod tests {
         assert!(error.to_string().contains("`Novel` in smaps"), "{error}");
         let lines = memory::smaps("7f00-7f01 rw-p\nSize:   4 kB\nRss: 4 kB\nVmFlags: rd sd\n");
         assert_eq!(lines.unwrap(), ["7f00-7f01 Size:4 kB VmFlags:rd"]);
+    }
+
+    #[test]
+    fn of_flags_some_bits_are_compared() {
+        let shown = |flags: &str| {
+            let field = |(name, _): &(&str, _)| match *name {
+                "state" => "S".to_owned(),
+                "flags" => flags.to_owned(),
+                _ => "0".to_owned(),
+            };
+            let fields: Vec<_> = table::STAT.iter().map(field).collect();
+            let fields: Vec<_> = fields.iter().map(String::as_str).collect();
+            let mut facts = Facts::new();
+            add_stat(&fields, &mut facts).map(|()| facts["stat.flags"].clone())
+        };
+        // PF_RANDOMIZE does not count, PF_FORKNOEXEC does.
+        assert_eq!(shown("4194304").unwrap(), shown("0").unwrap());
+        assert_ne!(shown("4194368").unwrap(), shown("0").unwrap());
+        assert!(shown("many").is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, process::Exi
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use crucible_protocol::image::damage;
+use crucible_protocol::image::{Kind, damage};
 use fastrand::Rng;
 use serde::Serialize;
 
@@ -41,6 +41,9 @@ struct Options {
     /// Change each field of each type of record in turn instead, and report each outcome.
     #[arg(long)]
     each: bool,
+    /// With --each: change the records of these types only, but several of them, and to many values.
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', requires = "each")]
+    of: Vec<String>,
     /// Forge by the recipes in this file, a JSON object that the host writes, and report the
     /// coverage of each.
     #[arg(long, value_name = "FILE")]
@@ -108,7 +111,11 @@ fn run(options: &Options) -> Result<()> {
     if options.each {
         attempt.keep_frozen();
         let mut outcomes = BTreeMap::new();
-        for change in damage::changes(&records) {
+        let changes = match &options.of[..] {
+            [] => damage::changes(&records),
+            of => damage::thorough(&records, &kinds(of)?),
+        };
+        for change in changes {
             let outcome = attempt
                 .restart(&change.image(&records))
                 .with_context(|| change.name.clone())?;
@@ -155,6 +162,16 @@ fn run(options: &Options) -> Result<()> {
     attempt.finish()?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
+}
+
+/// Returns the types of records with these names.
+fn kinds(names: &[String]) -> Result<Vec<Kind>> {
+    let find = |name: &String| {
+        let known = Kind::ALL.iter().map(|(kind, _)| *kind);
+        let found = known.into_iter().find(|kind| format!("{kind:?}") == *name);
+        found.with_context(|| format!("no record is of type {name}"))
+    };
+    names.iter().map(find).collect()
 }
 
 impl Tally {
