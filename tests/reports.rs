@@ -10,7 +10,8 @@ use common::cli;
 const REPORTS: [(&str, &str); 5] = [
     ("kasan", "KASAN: slab-use-after-free"),
     ("ubsan", "UBSAN: array-index-out-of-bounds in drivers/misc/"),
-    ("lockdep", "lock held when returning to user space"),
+    // Which report comes first depends on whether the CPU is wanted by another task.
+    ("lockdep", "(lock_me_up)"),
     ("hung-task", "blocked for more than"),
     ("list", "list_add corruption"),
 ];

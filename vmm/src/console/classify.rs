@@ -141,6 +141,7 @@ fn headline(text: &str) -> Option<AlertKind> {
         ("watchdog: CPU", Lockup),
         ("NMI watchdog: Watchdog detected hard LOCKUP", Lockup),
         ("BUG: held lock freed!", Lockdep),
+        ("[ BUG: ", Lockdep),
         ("BUG: MAX_LOCK", Lockdep),
         ("BUG: ", Bug),
         ("ODEBUG: ", Bug),

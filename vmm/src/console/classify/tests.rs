@@ -106,6 +106,7 @@ fn every_checker_is_distinguished() {
             AlertKind::Lockdep,
         ),
         ("WARNING: suspicious RCU usage", AlertKind::Lockdep),
+        ("[ BUG: Invalid wait context ]", AlertKind::Lockdep),
         (
             "WARNING: CPU: 0 PID: 12 at kernel/checkpoint/sys.c:40 sys_checkpoint+0x1/0x2",
             AlertKind::Warning,
