@@ -42,7 +42,7 @@ const ROWS: &[(Condition, &str, &str)] = &[
     ),
     (
         Condition::SecondRefused,
-        "tests/runs.rs",
+        "tests/breaks.rs",
         "a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint",
     ),
     (

@@ -23,7 +23,7 @@ pub enum Answer {
     /// It is one of these, and none of the others between them can be run.
     NotSeparable {
         /// Their numbers.
-        nodes: Vec<usize>,
+        candidates: Vec<usize>,
     },
     /// The bad end does not show the failure.
     NotReproduced,
@@ -52,7 +52,7 @@ impl Answer {
     pub fn nodes(&self) -> Vec<usize> {
         match self {
             Self::Culprit { node } | Self::Merge { node } => vec![*node],
-            Self::NotSeparable { nodes } => nodes.clone(),
+            Self::NotSeparable { candidates } => candidates.clone(),
             _ => Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Display};
 
+use crucible_engine::text::from_tree;
 use crucible_engine::{Condition, Outcome};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -70,7 +71,7 @@ impl Display for Signature {
 /// `BUG: KASAN: use-after-free in ckpt_put+0x10/0x80`, with the kind of report; empty if it names
 /// none.
 fn site(line: &str) -> String {
-    const KINDS: [&str; 8] = [
+    const KINDS: [&str; 9] = [
         "BUG:",
         "WARNING:",
         "KASAN:",
@@ -79,6 +80,7 @@ fn site(line: &str) -> String {
         "RIP:",
         "unreferenced object",
         "INFO:",
+        "UBSAN:",
     ];
     let Some(kind) = KINDS.iter().find(|kind| line.contains(**kind)) else {
         return String::new();
@@ -95,7 +97,9 @@ fn site(line: &str) -> String {
             kind.trim_end_matches(':'),
             name.split('.').next().unwrap_or(name)
         ),
-        None => plain(line.split_once(kind).map_or(line, |(_, rest)| rest)),
+        None => plain(&from_tree(
+            line.split_once(kind).map_or(line, |(_, rest)| rest),
+        )),
     }
 }
 
@@ -154,6 +158,10 @@ mod tests {
         assert_eq!(one, same);
         let where_it_is = report("RIP: 0010:restore_mm.isra.0+0x1/0x2").unwrap();
         assert_eq!(where_it_is.at, "RIP restore_mm");
+        let path = "/x/kernel-tree/1/src/kernel/checkpoint/mm.c:4:2";
+        let ubsan = report(&format!("[ 1.2] UBSAN: shift-out-of-bounds in {path}")).unwrap();
+        let at = "shift-out-of-bounds in kernel/checkpoint/mm.c:N:N";
+        assert_eq!(ubsan.at, at);
     }
 
     #[test]

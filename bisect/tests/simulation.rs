@@ -230,9 +230,12 @@ fn the_hidden_neighbour_is_named_with_the_culprit() {
         .unwrap();
     let (report, _) = ours(&history, 7);
     let nodes = history.truth();
-    assert_eq!(report.answer, Answer::NotSeparable { nodes });
+    assert_eq!(report.answer, Answer::NotSeparable { candidates: nodes });
     assert_eq!(report.hidden, [history.truth()[0]]);
     assert!(report.hidden_probability > 0.3);
     assert!(!report.answer.is_found());
     assert!(report.nodes.len() == COMMITS + 1);
+    // The answer's members do not hide others of the report.
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
 }

@@ -35,7 +35,7 @@ pub mod session;
 pub mod strace;
 pub mod stream;
 pub mod sweep;
-mod text;
+pub mod text;
 pub mod trial;
 pub mod verdict;
 

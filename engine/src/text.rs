@@ -25,11 +25,32 @@ pub fn exact(bytes: &[u8]) -> String {
     text
 }
 
+/// Returns a line of a kernel's report with the path that UBSAN prints from the source tree on. The
+/// compiler knows the absolute one, which is different on each host.
+pub fn from_tree(line: &str) -> String {
+    let Some((before, rest)) = line.split_once("/kernel-tree/") else {
+        return line.to_owned();
+    };
+    let start = before.rfind(' ').map_or(0, |at| at + 1);
+    match rest.split_once("/src/") {
+        Some((_, path)) => format!("{}{path}", &before[..start]),
+        None => line.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_report_has_no_path_of_the_host() {
+        let line = "UBSAN: shift-out-of-bounds in /home/x/crucible/kernel-tree/1f/src/mm/a.c:4:2";
+        let expected = "UBSAN: shift-out-of-bounds in mm/a.c:4:2";
+        assert_eq!(from_tree(line), expected);
+        assert_eq!(from_tree(expected), expected);
+    }
 
     #[test]
     fn text_is_left_alone() {

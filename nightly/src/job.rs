@@ -28,6 +28,13 @@ const ATTACKS: u64 = 40;
 /// How long a night fuzzes, in minutes.
 const FUZZ_MINUTES: u64 = 10;
 
+/// The cases of scenarios whose steps are counted in instructions: one with little state, and one with
+/// much.
+const COUNTED: [(&str, &str); 2] = [("hello", "main"), ("descriptors", "high")];
+
+/// How often such a case is restarted, since the number of instructions differs a little each time.
+const COUNTS: u64 = 5;
+
 /// In what a job runs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
@@ -196,6 +203,8 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
                 ["--seed".into(), (turn * ATTACKS + 1).to_string()]
             }
             "torture" | "mutate" | "fuzz" => ["--seed".into(), (turn + 1).to_string()],
+            // The same in each night, to be compared.
+            "scenario" if words.contains(&"--record") => return jobs.push(job),
             // Trees that no night before has drawn.
             "scenario" => {
                 let first = turn * TREES + 1;
@@ -207,6 +216,22 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         job.words.extend(number);
         jobs.push(job);
     };
+    // Only QEMU counts instructions.
+    if offer.machines.iter().any(|machine| machine == "qemu") {
+        let counted = &Variant::new("crucible", "base", "qemu");
+        let counts = COUNTS.to_string();
+        let has = |scenario: &str, case: &str| {
+            let of = |(name, cases): &(String, Vec<String>)| {
+                name == scenario && cases.iter().any(|one| one == case)
+            };
+            offer.scenarios.iter().any(of)
+        };
+        for (scenario, case) in COUNTED.into_iter().filter(|&(name, case)| has(name, case)) {
+            let words = ["scenario", scenario, "--case", case, "--record", "--repeat"];
+            let words = [&words[..], &[&counts]].concat();
+            part(format!("instructions {scenario}"), counted, &words, 3);
+        }
+    }
     let every = PARTS.to_string();
     part(
         "matrix ptrace".into(),
@@ -389,6 +414,30 @@ mod tests {
         }
         assert!(words("adversary", &basis).contains("--seed 81 "));
         assert!(words("fuzz", &basis).contains("--seed 4 "));
+    }
+
+    #[test]
+    fn instructions_are_counted_of_the_same_in_each_night() {
+        let mut basis = Basis::default();
+        let words = |machines: &[&str], basis: &Basis| {
+            let machines = machines.iter().map(|&machine| machine.to_owned());
+            let offer = Offer {
+                machines: machines.collect(),
+                ..offer()
+            };
+            let jobs = jobs(&offer, basis);
+            let counted = jobs.iter().filter(|job| job.name.starts_with("instr"));
+            let words = counted.map(|job| (job.name.clone(), job.arguments().join(" ")));
+            words.collect::<Vec<_>>()
+        };
+        let name = "instructions hello";
+        let line = "scenario hello --case main --record --repeat 5 --machine qemu";
+        let expected = [(name.to_owned(), line.to_owned())];
+        assert_eq!(words(&["kvm", "qemu"], &basis), expected);
+        let key = format!("{name} [crucible/base/qemu]");
+        basis.turns.insert(key, 4);
+        assert_eq!(words(&["qemu"], &basis), expected);
+        assert_eq!(words(&["kvm"], &basis), []);
     }
 
     #[test]

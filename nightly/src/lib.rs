@@ -15,6 +15,7 @@ mod plan;
 mod report;
 mod run;
 mod shard;
+mod steps;
 
 pub use again::unfinished;
 pub use basis::Basis;

@@ -14,8 +14,7 @@ use crucible_engine::interrupt;
 use crucible_engine::outcome::Outcome;
 use crucible_engine::stream::{Body, Event};
 use crucible_history::{
-    Error as HistoryError, Metric, Night as NightRow, Planned, ResultRow, Shard, Skipped, Store,
-    TestId,
+    Error as HistoryError, Night as NightRow, Planned, ResultRow, Shard, Skipped, Store, TestId,
 };
 use jiff::Timestamp;
 
@@ -24,6 +23,7 @@ use crate::follow::Follower;
 use crate::job::{Job, Kind};
 use crate::plan::Plan;
 use crate::shard::ShardSpec;
+use crate::steps::Steps;
 
 /// Time between two looks at a running job.
 pub(crate) const PERIOD: Duration = Duration::from_millis(200);
@@ -40,9 +40,6 @@ const RECORDINGS: u32 = 8;
 
 /// Number of failing units of one run from which on they are run only once more.
 const MANY: usize = 50;
-
-/// Steps of a unit whose durations are kept.
-const MEASURED: [&str; 4] = ["control", "checkpoint", "kill", "restart"];
 
 /// Why a night cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -464,18 +461,9 @@ impl<'a> Night<'a> {
             Body::UnitStarted => {
                 seen.steps.remove(unit);
             }
-            Body::StepFinished { name, step_ms } if MEASURED.contains(&step(name)) => {
-                let steps = seen.steps.entry(unit.clone()).or_default();
-                *steps.entry(step(name).to_owned()).or_default() += step_ms;
-            }
             Body::UnitFinished { outcome, unit_ms } => {
                 let job = job_of(jobs, unit);
                 let steps = seen.steps.remove(unit).unwrap_or_default();
-                let metrics = steps.into_iter().map(|(name, ms)| Metric {
-                    name,
-                    value: ms as f64,
-                    unit: "ms".into(),
-                });
                 let outcome = match job.kind {
                     Kind::Canary => canary(outcome),
                     Kind::Scenario | Kind::Part => outcome.clone(),
@@ -507,7 +495,7 @@ impl<'a> Night<'a> {
                         .unwrap_or_default(),
                     harness: self.settings.harness.clone(),
                     directory: String::new(),
-                    metrics: metrics.collect(),
+                    metrics: steps.metrics(),
                 };
                 if !outcome.is_pass() {
                     row.directory = place.to_string_lossy().into_owned();
@@ -519,7 +507,7 @@ impl<'a> Night<'a> {
                 }
                 listener.hear(Step::Result(&row, &outcome));
             }
-            _ => {}
+            body => seen.steps.entry(unit.clone()).or_default().hear(body),
         }
         Ok(())
     }
@@ -528,15 +516,10 @@ impl<'a> Night<'a> {
 /// What was seen of a run.
 #[derive(Default)]
 struct Seen {
-    /// Durations of the steps of the units that run.
-    steps: BTreeMap<String, BTreeMap<String, u64>>,
+    /// The steps of the units that run.
+    steps: BTreeMap<String, Steps>,
     /// The units that did not pass.
     bad: BTreeSet<String>,
-}
-
-/// Returns the name of a step without its number.
-fn step(name: &str) -> &str {
-    name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ')
 }
 
 /// Returns jobs in groups that are one run: scenarios of one variant.

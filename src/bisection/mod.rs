@@ -29,7 +29,7 @@ use history::{History, Kind};
 use kernels::Kernels;
 
 /// Version of the record.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// What is searched.
 pub enum Range {

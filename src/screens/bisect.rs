@@ -30,8 +30,8 @@ pub fn answer(report: &Report) -> String {
             "{} is the first bad commit: a merge, of which neither side alone is bad",
             name(*node)
         ),
-        Answer::NotSeparable { nodes } => {
-            let names: Vec<_> = nodes.iter().map(|&node| name(node)).collect();
+        Answer::NotSeparable { candidates } => {
+            let names: Vec<_> = candidates.iter().map(|&node| name(node)).collect();
             format!(
                 "not separable: one of {} is the first bad {what}",
                 names.join(", ")

@@ -8,7 +8,9 @@
 pub mod cli;
 pub mod dump;
 pub mod formats;
+pub mod history;
 pub mod intruder;
+pub mod killing;
 pub mod scripts;
 
 use std::sync::LazyLock;

@@ -251,7 +251,7 @@ impl<S: Subject> Search<'_, '_, S> {
         match nodes[..] {
             [node] if self.board.graph.nodes()[node].merge => Answer::Merge { node },
             [node] => Answer::Culprit { node },
-            _ => Answer::NotSeparable { nodes },
+            _ => Answer::NotSeparable { candidates: nodes },
         }
     }
 

@@ -7,6 +7,8 @@ use crucible_protocol::frame::FrameError;
 use crucible_vmm::{Alert, Exit, HostFault, MemoryDump, TaskStates};
 use thiserror::Error;
 
+use crate::text::from_tree;
+
 /// The reason for which a request to a guest failed.
 #[derive(Debug, Error)]
 pub enum GuestError {
@@ -85,7 +87,7 @@ impl GuestError {
 }
 
 fn headlines(alerts: &[Alert]) -> String {
-    let lines: Vec<_> = alerts.iter().map(|a| a.headline.as_str()).collect();
+    let lines: Vec<_> = alerts.iter().map(|a| from_tree(&a.headline)).collect();
     lines.join("; ")
 }
 

@@ -194,6 +194,8 @@ fn reports_without_the_usual_words_are_found() {
         "unregister_netdevice: waiting for eth0 to become free. Usage count = 2",
         "ODEBUG: free active (active state 0) object: 0000 object type: timer_list",
         "EXT4-fs error (device vdc): ext4_lookup:1813: inode #2",
+        "pagealloc: memory corruption",
+        "ref_tracker: reference already released.",
     ] {
         assert_eq!(headline(line), Some(AlertKind::Bug), "{line}");
     }

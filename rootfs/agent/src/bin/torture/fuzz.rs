@@ -125,6 +125,18 @@ impl std::fmt::Display for Finding {
 
 impl std::error::Error for Finding {}
 
+/// The most steps of a recipe that is changed because its image restarts: more hide what a new step
+/// does.
+const FEW: usize = 2;
+
+/// What came of a recipe.
+struct Tried {
+    /// It has reached something new.
+    is_new: bool,
+    /// Its image has restarted.
+    restored: bool,
+}
+
 struct Fuzzer<'a> {
     attempt: Attempt,
     kernel: Complaints,
@@ -137,24 +149,37 @@ struct Fuzzer<'a> {
 
 impl Fuzzer<'_> {
     /// Changes recipes for a while. One that reaches something new is changed from then on, too.
+    ///
+    /// Half of all changes are made to images that restart: of an image that is refused, nothing
+    /// behind the refused record is looked at, whatever is changed there.
     fn search(&mut self, mut recipes: Vec<Recipe>, seed: u64, limit: Duration) -> Result<()> {
         let mut rng = Rng::with_seed(seed);
+        let own = [Recipe::default()];
+        let mut restored = Vec::new();
         let began = Instant::now();
         while began.elapsed() < limit {
-            // The newest recipes reach new blocks more often than the others.
-            let newest = &recipes[recipes.len().saturating_sub(8)..];
-            let from = if rng.bool() { newest } else { &recipes };
+            let from = match rng.u8(0..8) {
+                0..=2 => &own[..],
+                3 => &restored,
+                // The newest recipes reach new blocks more often than the others.
+                4 | 5 => &recipes[recipes.len().saturating_sub(8)..],
+                _ => &recipes,
+            };
             let parent = rng.choice(from).cloned().unwrap_or_default();
             let recipe = parent.mutated(&mut rng);
-            if self.try_one(&recipe)? {
-                recipes.push(recipe);
+            let tried = self.try_one(&recipe)?;
+            if tried.is_new {
+                recipes.push(recipe.clone());
+            }
+            if tried.restored && recipe.steps() <= FEW {
+                restored.push(recipe);
             }
         }
         Ok(())
     }
 
-    /// Restarts the image of a recipe. Returns true when it has reached something new.
-    fn try_one(&mut self, recipe: &Recipe) -> Result<bool> {
+    /// Restarts the image of a recipe.
+    fn try_one(&mut self, recipe: &Recipe) -> Result<Tried> {
         let Self { program, .. } = self;
         // If the guest crashes, its console says by which recipe.
         self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
@@ -165,6 +190,7 @@ impl Fuzzer<'_> {
         }
         self.report.restarts += 1;
         let outcome = outcome.map_err(|error| Finding(format!("{place}: {error:#}")))?;
+        let restored = matches!(outcome, Outcome::Restored);
         match outcome {
             Outcome::Restored => self.report.restored += 1,
             Outcome::Refused { errno, .. } => {
@@ -182,7 +208,7 @@ impl Fuzzer<'_> {
         if is_new {
             self.report.found.push((recipe.to_string(), reached));
         }
-        Ok(is_new)
+        Ok(Tried { is_new, restored })
     }
 }
 

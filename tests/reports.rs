@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Reports of the debug kernel's checkers, each brought about by lkdtm: they are the kernel's, of
+//! their kind, and have a place in its source.
+
+mod common;
+
+use common::cli;
+
+/// The cases of `tests/scenarios/reports`, and what each report says.
+const REPORTS: [(&str, &str); 5] = [
+    ("kasan", "KASAN: slab-use-after-free"),
+    ("ubsan", "UBSAN: array-index-out-of-bounds in drivers/misc/"),
+    ("lockdep", "lock held when returning to user space"),
+    ("hung-task", "blocked for more than"),
+    ("list", "list_add corruption"),
+];
+
+#[test]
+#[ignore = "boots the debug kernel once for each report"]
+fn each_checker_of_the_debug_kernel_is_heard() {
+    common::fixture();
+    let scenario = ["-q", "scenario", "tests/scenarios/reports", "--json"];
+    let ended = cli::run(&[&scenario[..], &["--flavour", "debug"]].concat());
+    assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+    let record = ended.record();
+    let units = record["units"].as_array().expect("units");
+    for (case, says) in REPORTS {
+        let unit = units.iter().find(|unit| unit["name"] == case).expect(case);
+        assert_eq!(unit["blame"], "kernel", "{unit:#}");
+        assert_eq!(unit["condition"], "kernel-report", "{unit:#}");
+        assert!(unit.to_string().contains(says), "{unit:#}");
+        let source = unit["source"].as_array().map(Vec::as_slice);
+        let place = source.unwrap_or_default().iter().find(|line| {
+            let path = line["file"].as_str().unwrap_or_default();
+            path.starts_with("drivers/misc/lkdtm/") && line["line"].as_u64() > Some(1)
+        });
+        assert!(place.is_some(), "{unit:#}");
+    }
+}
