@@ -86,6 +86,8 @@ struct Saver {
     monitor: Pid,
     /// Reports the monitor's exit, even if its pid has been reused by then.
     monitor_end: OwnedFd,
+    /// Its temporary files, which it leaves behind when it is killed.
+    _scratch: tempfile::TempDir,
 }
 
 impl Saver {
@@ -94,7 +96,9 @@ impl Saver {
     }
 
     fn from(mut command: Command, directory: &Path, mark: u32) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
         let mut process = command
+            .env("TMPDIR", scratch.path())
             .args(["--exact", "saver", "--nocapture"])
             .env(DIRECTORY, directory)
             .env(MARK, mark.to_string())
@@ -113,6 +117,7 @@ impl Saver {
             lines,
             monitor,
             monitor_end: pidfd_open(monitor, PidfdFlags::empty()).unwrap(),
+            _scratch: scratch,
         }
     }
 
