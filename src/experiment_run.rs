@@ -70,8 +70,7 @@ pub fn closed(without: &[Eye]) -> Option<String> {
 
 /// Refuses to close an eye that the command does not open.
 fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
-    let of_mutants = |eye: &&Eye| matches!(eye, Eye::Books | Eye::ForgedImages);
-    match without.iter().find(of_mutants) {
+    match without.iter().find(|eye| eye.is_of_mutants()) {
         Some(eye) if command != "mutate" => Err(Usage(format!(
             "--without {}: only `crucible mutate` looks at that; leave it out",
             eye.name()

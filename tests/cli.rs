@@ -33,6 +33,7 @@ fn an_eye_that_only_mutate_has_cannot_be_closed_elsewhere() {
         (&["sweep", "vfork"], "forged-images"),
         (&["matrix", "ptrace"], "facts,books"),
         (&["torture"], "forged-images"),
+        (&["torture"], "refusals"),
     ] {
         let ended = cli::run(&[args, &["--without", eye]].concat());
         assert_eq!(ended.code(), Some(128), "{args:?}{}", ended.stderr);

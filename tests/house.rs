@@ -85,6 +85,42 @@ fn every_source_file_has_an_spdx_line() {
     assert!(without.is_empty(), "no SPDX line: {without:#?}");
 }
 
+/// What reads a patch takes one line for its subject.
+#[test]
+fn the_subject_of_a_patch_is_one_line() {
+    let files = files();
+    let patches: Vec<_> = files
+        .iter()
+        .filter(|name| name.ends_with(".patch"))
+        .collect();
+    assert!(patches.len() > 20, "{}", patches.len());
+    for name in patches {
+        let text = fs::read_to_string(Path::new(ROOT).join(name)).expect("a patch");
+        let mut lines = text.lines();
+        assert!(
+            lines
+                .next()
+                .is_some_and(|line| line.starts_with("Subject: ")),
+            "{name}"
+        );
+        assert_eq!(lines.next(), Some(""), "{name}");
+    }
+}
+
+/// `///text` is a comment that a tool has joined.
+#[test]
+fn comments_begin_with_a_space() {
+    for name in files().iter().filter(|name| name.ends_with(".rs")) {
+        let text = fs::read_to_string(Path::new(ROOT).join(name)).expect("a source file");
+        for line in text.lines() {
+            let rest = line.trim_start();
+            let rest = rest.strip_prefix("///").or(rest.strip_prefix("//!"));
+            let joined = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with([' ', '/']));
+            assert!(!joined, "{name}: {line}");
+        }
+    }
+}
+
 #[test]
 fn the_spelling_is_right() {
     check("codespell", &[]);

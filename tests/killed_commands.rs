@@ -76,7 +76,7 @@ fn a_killed_run_loses_no_finished_unit() {
     let kills = number("CRUCIBLE_KILLS", 8);
     let seed = number("CRUCIBLE_SEED", u64::from(std::process::id()) + 1);
     println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let directory = tempfile::tempdir().expect("a directory");
     let results = directory.path();
     let matrix = ["-q", "matrix", "ptrace", "--every", "60", "--jobs", "2"];
@@ -126,7 +126,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     let kills = number("CRUCIBLE_KILLS", 8) / 4;
     let seed = number("CRUCIBLE_SEED", u64::from(std::process::id()) + 1);
     println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let fixture = common::fixture();
     // Beside the cache, so that its files can be linked.
     let place = fixture.cache.root().parent().expect("a parent");

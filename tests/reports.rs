@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reports of the debug kernel's checkers, each brought about by lkdtm: they are the kernel's, of
-//! their kind, and have a place in its source.
+//! Reports of five of the debug kernel's checkers, brought about by lkdtm: they are the kernel's, and
+//! have a place in its source.
 
 mod common;
 
@@ -18,7 +18,7 @@ const REPORTS: [(&str, &str); 5] = [
 
 #[test]
 #[ignore = "boots the debug kernel once for each report"]
-fn each_checker_of_the_debug_kernel_is_heard() {
+fn reports_of_the_debug_kernels_checkers_are_the_kernels_and_have_lines() {
     common::fixture();
     let scenario = ["-q", "scenario", "tests/scenarios/reports", "--json"];
     let ended = cli::run(&[&scenario[..], &["--flavour", "debug"]].concat());

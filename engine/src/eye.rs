@@ -30,6 +30,14 @@ impl Eye {
         Self::Refusals,
     ];
 
+    /// Returns true when only mutants are looked at in this way.
+    pub fn is_of_mutants(self) -> bool {
+        match self {
+            Self::SecondImage | Self::Facts => false,
+            Self::Books | Self::ForgedImages | Self::Refusals => true,
+        }
+    }
+
     /// The name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * One process for each system call that waits with a limit of time: the limit is far away, and each
+ * One process for each system call that waits, most with a limit of time that is far away. Each
  * is ended by what it waits for, or by a signal. What the call then returns and writes depends on
  * all of its arguments, which the kernel has kept while it was interrupted by the freeze.
  */
@@ -133,7 +133,7 @@ static void epolls(void)
 	do
 		result = epoll_wait(epoll, &event, 1, FAR * 1000);
 	while (result < 0 && errno == EINTR);
-	printf("%d, events %#x of %#llx\n", result, event.events,
+	printf("%d, events %#x of %llu\n", result, event.events,
 	       (unsigned long long)event.data.u64);
 }
 

@@ -16,9 +16,15 @@ pub const LEFT: Duration = Duration::from_secs(20);
 pub const PERIOD: Duration = Duration::from_millis(50);
 
 /// A small generator of numbers (xorshift64*).
-pub struct Random(pub u64);
+pub struct Random(u64);
 
 impl Random {
+    /// Returns the generator of a seed.
+    pub fn new(seed: u64) -> Self {
+        // It never leaves 0.
+        Self(seed.max(1))
+    }
+
     /// Returns a number below the limit.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;

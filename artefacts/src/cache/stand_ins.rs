@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 OR MIT Artefacts that stand in for others, which can no
-//! longer be made.
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Artefacts that stand in for others, which can no longer be made.
 
 use std::fs;
 

@@ -302,6 +302,7 @@ pub fn custom(
 
 /// Brings the build directory up to date for a kernel that is cached: it may have built another one
 /// since, as bisections do. The files that [`Lines`] needs exist afterwards.
+///
 /// # Errors
 /// As of [`custom`].
 pub fn build_again(

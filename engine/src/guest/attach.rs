@@ -187,6 +187,7 @@ impl Guest {
     /// Runs a program with these streams, and waits for its end without any limit. `began` gets
     /// what tells the program about its terminal. A report of the kernel other than a panic does
     /// not end the program: it is given to `reported`, and the program continues.
+    ///
     /// # Errors
     /// Those of any request, and [`GuestError::Failed`] if the agent cannot connect the streams.
     pub fn attach(

@@ -32,6 +32,7 @@ pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
 
 /// Compares what `runs` restarts since `before` have added to the books with what the same number
 /// of controls adds.
+///
 /// # Errors
 /// Each restart loses something, or a run fails.
 pub(super) fn check(

@@ -31,8 +31,8 @@ struct Status {
     reason: Option<String>,
     /// True when the vCPUs were stopped at that shutdown.
     stopped_at_shutdown: bool,
-    /// True when the last event about the vCPUs is that they stopped.
-    stopped: bool,
+    /// True when the vCPUs run. QEMU starts with stopped ones, and without an event.
+    running: bool,
     /// The status of a migration, by QEMU's name.
     migration: Option<String>,
     /// The first failure of a disk.
@@ -245,11 +245,11 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
                     "SHUTDOWN" => notes.note(|status| {
                         if status.reason.is_none() {
                             status.reason = word("reason");
-                            status.stopped_at_shutdown = status.stopped;
+                            status.stopped_at_shutdown = !status.running;
                         }
                     }),
-                    "STOP" => notes.note(|status| status.stopped = true),
-                    "RESUME" => notes.note(|status| status.stopped = false),
+                    "STOP" => notes.note(|status| status.running = false),
+                    "RESUME" => notes.note(|status| status.running = true),
                     "BLOCK_IO_ERROR" => notes.note(|status| {
                         status.fault.get_or_insert_with(|| block_error(&data));
                     }),
@@ -388,6 +388,7 @@ mod tests {
             writeln!(theirs, "{}", lines.join("\n")).unwrap();
             Qmp::connect(ours).unwrap().was_quit_while_stopped()
         };
+        assert!(quit(&[], QUIT));
         assert!(quit(&["RESUME", "STOP"], QUIT));
         // A recording that crucible ended has this reason, too, but the guest was running.
         assert!(!quit(&["RESUME", "STOP", "RESUME"], QUIT));

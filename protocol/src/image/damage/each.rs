@@ -132,7 +132,7 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
 }
 
 /// Returns values at which checks compare: the neighbours of what the field has, small numbers, limits
-/// of the kernel, and, of flags, each single bit.
+/// of the kernel, and, of flags, each of the low 32 bits.
 fn boundaries(field: &Field, now: u64) -> BTreeSet<u64> {
     let all = u64::MAX >> (64 - 8 * field.size);
     let is_set = [

@@ -72,6 +72,7 @@ fn droppable(smaps: &str) -> HashSet<&str> {
 
 /// Returns a hash of the private pages of each mapping of a process that are not zero, as a line
 /// for each mapping that has some. Pages that the kernel may drop are left out.
+///
 /// # Errors
 /// Fails if the memory cannot be read.
 pub fn hashes(dir: &Path, maps: &str, smaps: &str) -> Result<Vec<String>> {
