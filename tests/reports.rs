@@ -17,11 +17,13 @@ const REPORTS: [(&str, &str); 5] = [
 ];
 
 #[test]
-#[ignore = "boots the debug kernel once for each report"]
+#[ignore = "builds a kernel of its own, and boots it once for each report"]
 fn reports_of_the_debug_kernels_checkers_are_the_kernels_and_have_lines() {
     common::fixture();
     let scenario = ["-q", "scenario", "tests/scenarios/reports", "--json"];
-    let ended = cli::run(&[&scenario[..], &["--flavour", "debug"]].concat());
+    let config = "tests/scenarios/reports/checkers.config";
+    let kernel = ["--flavour", "debug", "--config", config];
+    let ended = cli::run(&[&scenario[..], &kernel].concat());
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     let record = ended.record();
     let units = record["units"].as_array().expect("units");
