@@ -78,7 +78,7 @@ const SAMPLES: usize = 3;
 
 /// Returns changes of the records of these types, as [`changes`] does, but of several records that
 /// differ, and to each value around which a check may be wrong by one. The first record of each type
-/// comes first, and the list ends at [`MOST`]. Equal images have equal lists.
+/// comes first, and the list ends at `MOST`. Equal images have equal lists.
 #[must_use]
 pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     let mut changes = Vec::new();
