@@ -156,6 +156,7 @@ pub fn run<E: Experiment>(
     )?;
     let lab = HostLab::new(&images, context, command.record)
         .restarting_in(restart.as_ref())
+        .loaded(command.guest.machine.load)
         .fitting(&experiment);
     let setup = Setup {
         lab: &lab,
@@ -284,6 +285,9 @@ fn journal<E: Experiment>(
     let memory = boot_artefacts::memory_mib(command.guest);
     let described = format!("{:?} {} {memory}", images.kind(), machine.vcpus);
     identity.add("machine", described);
+    if machine.load > 0 {
+        identity.add("load", machine.load.to_string());
+    }
     identity.add("break", command.break_switch.unwrap_or_default());
     identity.add("without", closed(&command.args.without).unwrap_or_default());
     experiment

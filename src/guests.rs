@@ -43,6 +43,8 @@ pub struct HostLab<'a> {
     most: usize,
     /// The disk that guests start with a copy of, instead of an empty one.
     disk: Option<PathBuf>,
+    /// Number of processes that keep the vCPUs of each guest busy.
+    load: u32,
 }
 
 impl<'a> HostLab<'a> {
@@ -62,6 +64,7 @@ impl<'a> HostLab<'a> {
             memories: Mutex::default(),
             most: MOST,
             disk: None,
+            load: 0,
         }
     }
 
@@ -79,6 +82,12 @@ impl<'a> HostLab<'a> {
     /// Lets the kernel of these images restart what the other one has checkpointed.
     pub fn restarting_in(mut self, images: Option<&'a BootArtefacts>) -> Self {
         self.restart = images;
+        self
+    }
+
+    /// Keeps the vCPUs of each guest busy with so many processes.
+    pub fn loaded(mut self, processes: u32) -> Self {
+        self.load = processes;
         self
     }
 
@@ -169,6 +178,10 @@ impl Lab for HostLab<'_> {
 
     fn finds_leaks(&self) -> bool {
         self.images.flavour() == Flavour::Debug
+    }
+
+    fn load(&self) -> u32 {
+        self.load
     }
 }
 

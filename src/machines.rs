@@ -29,6 +29,9 @@ pub struct MachineArgs {
     /// Boot the guest instead of starting it from a snapshot
     #[arg(long)]
     pub cold: bool,
+    /// Number of processes that keep the vCPUs busy. Set by commands that have such an option.
+    #[arg(skip)]
+    pub load: u32,
 }
 
 /// [`Kind`], on the command line.

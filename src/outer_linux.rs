@@ -77,6 +77,7 @@ impl Outer {
                 machine: MachineArg::Qemu,
                 vcpus: 1,
                 memory: None,
+                load: 0,
                 cold: true,
             },
         };

@@ -44,6 +44,31 @@ fn the_main_scenario_passes_with_two_cpus() {
     assert_eq!(ended.code(), Some(0));
 }
 
+/// One run, checkpointed and restarted three times, beside two busy processes in the guest.
+#[test]
+fn a_run_is_restarted_several_times_in_a_busy_guest() {
+    let args = [
+        "-q", "scenario", "hello", "--chain", "3", "--load", "2", "--json",
+    ];
+    let ended = crucible(&args);
+    let record = ended.record();
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+    assert_eq!(ended.code(), Some(0));
+    let unit = &record["units"][0];
+    let why = unit["why"].as_str().expect("a reason");
+    assert_eq!(why, "1 of 1 restarts like the control, 3 links in all");
+    let checks = unit["checks"].as_array().expect("checks");
+    let images = checks
+        .iter()
+        .filter(|check| check["name"] == "second image = first image");
+    assert_eq!(images.count(), 3, "{unit:#}");
+    let reproduce = record["reproduce"].as_str().expect("a command");
+    assert!(
+        reproduce.contains("scenario hello --chain 3 --load 2"),
+        "{reproduce}"
+    );
+}
+
 #[test]
 fn a_guest_that_does_not_boot_is_reported_with_its_console() {
     let ended = crucible(&["-q", "kernel", "build"]);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use crucible_protocol::{
-    Ended, FileEntry, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger, WORK_DIR,
-    image::diff::Comparison,
+    Ended, EventKind, FileEntry, FileKind, Freeze, Observation, RUN_DIR, Stopped, Trigger,
+    WORK_DIR, image::diff::Comparison,
 };
 
 use crate::{
@@ -19,10 +19,12 @@ use crate::{
     event::EventSpec,
     eye::Eye,
     guest::{Guest, GuestError},
+    normalise::Uses,
     scenario::{Case, ExpectedTask},
     session::Session,
     stream::Body,
     text,
+    trial::judge,
 };
 
 /// The place in which a run is restarted.
@@ -64,10 +66,21 @@ pub struct Restarted {
     pub after: Option<Observation>,
     /// What its second image differs in from the first.
     pub second: Option<Second>,
+    /// The links of its chain behind the first one.
+    pub later: Vec<Link>,
     /// The result of the run, or the reason why it did not end.
     pub end: Result<RunOutput, Abort>,
     /// The place of the restart.
     pub place: RestartIn,
+}
+
+/// A later link of a chain.
+#[derive(Debug)]
+pub struct Link {
+    /// The state before the checkpoint.
+    pub before: Frozen,
+    /// What is seen after the restart.
+    pub seen: Seen,
 }
 
 /// What is seen of a restarted tree while it is still frozen.
@@ -114,6 +127,9 @@ pub struct Runner<'s, 'l> {
     pub any_point: bool,
     /// True when an expected result says that the case can be checkpointed at its event.
     pub supported: bool,
+    /// Number of times that a run is checkpointed, killed and restarted: at its event, and then at the
+    /// next ones of any kind.
+    pub links: u32,
 }
 
 impl Runner<'_, '_> {
@@ -163,45 +179,94 @@ impl Runner<'_, '_> {
         })
     }
 
-    /// Makes a run that is frozen at the event and thawed.
+    /// Makes a run that is frozen at the event and thawed; of a chain, as often as there are links.
     pub fn control(&mut self) -> Result<(Frozen, RunOutput), Abort> {
-        self.step("control", |r| {
-            let frozen = r.reach_event("control")?;
-            let after = |e| Abort::guest(Phase::After, e);
-            r.guest().thaw("control").map_err(after)?;
-            let output = r.finish("control", Phase::After, frozen.nonce.clone())?;
+        const RUN: &str = "control";
+        self.step(RUN, |r| {
+            let frozen = r.reach_event(RUN)?;
+            let mut nonce = frozen.nonce.clone();
+            let mut is_frozen = true;
+            for _ in 1..r.links {
+                is_frozen = r.next_event(RUN)?.is_some();
+                if !is_frozen {
+                    break;
+                }
+                let drawn = r.nonce();
+                nonce = drawn.map_err(|e| Abort::guest(Phase::After, e))?;
+            }
+            if is_frozen {
+                let thawed = r.guest().thaw(RUN);
+                thawed.map_err(|e| Abort::guest(Phase::After, e))?;
+            }
+            let output = r.finish(RUN, Phase::After, nonce)?;
             Ok((frozen, output))
         })
     }
 
-    /// Makes a run that is checkpointed at the event, killed, and restarted.
+    /// Makes a run that is checkpointed at the event, killed, and restarted; of a chain, as often as
+    /// there are links. A tree that differs after its restart ends the chain.
     pub fn restarted(&mut self, place: RestartIn) -> Result<Restarted, Abort> {
         const RUN: &str = "restarted";
         let before = self.step("to the event", |r| r.reach_event(RUN))?;
-        let nonce = before.nonce.clone();
-        match self.around(RUN, place) {
-            Ok(seen) => {
-                let end = self.step("finish", |r| {
-                    let thawed = r.guest().thaw(RUN);
-                    thawed.map_err(|e| Abort::guest(Phase::After, e))?;
-                    r.finish(RUN, Phase::After, nonce)
-                });
-                Ok(Restarted {
-                    before,
-                    after: seen.tasks,
-                    second: seen.second,
-                    end,
-                    place,
-                })
+        let mut restarted = Restarted {
+            before,
+            after: None,
+            second: None,
+            later: Vec::new(),
+            end: Err(Abort::failed("the run has not ended")),
+            place,
+        };
+        restarted.end = self.links(RUN, &mut restarted);
+        Ok(restarted)
+    }
+
+    /// Checkpoints, kills and restarts a frozen run, and lets it end.
+    fn links(&mut self, run: &str, restarted: &mut Restarted) -> Result<RunOutput, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        let place = restarted.place;
+        let seen = self.around(run, place)?;
+        (restarted.after, restarted.second) = (seen.tasks, seen.second);
+        let mut nonce = restarted.before.nonce.clone();
+        for _ in 1..self.links {
+            let checks = judge::around(self.backend, restarted, &mut Uses::new());
+            if checks.iter().any(|check| !check.ok) {
+                break;
             }
-            Err(stop) => Ok(Restarted {
-                before,
-                after: None,
-                second: None,
-                end: Err(stop),
-                place,
-            }),
+            let Some(freeze) = self.step("to the event", |r| r.next_event(run))? else {
+                return self.step("finish", |r| r.finish(run, Phase::After, nonce));
+            };
+            nonce = self.nonce().map_err(after)?;
+            restarted.later.push(Link {
+                before: Frozen {
+                    freeze,
+                    tasks: self.guest().observe(run).map_err(after)?,
+                    nonce: nonce.clone(),
+                },
+                seen: Seen::default(),
+            });
+            let seen = self.around(run, place)?;
+            if let Some(link) = restarted.later.last_mut() {
+                link.seen = seen;
+            }
         }
+        self.step("finish", |r| {
+            r.guest().thaw(run).map_err(after)?;
+            r.finish(run, Phase::After, nonce)
+        })
+    }
+
+    /// Lets a frozen run continue to its next event of any kind. Returns `None` if it ends before.
+    fn next_event(&mut self, run: &str) -> Result<Option<Freeze>, Abort> {
+        let next = EventSpec::next(EventKind::All);
+        self.go_on(run, &next)
+    }
+
+    /// Lets a frozen run continue to this event. Returns `None` if it ends before.
+    pub(crate) fn go_on(&mut self, run: &str, at: &EventSpec) -> Result<Option<Freeze>, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        self.guest().arm(run, at.trigger()).map_err(after)?;
+        self.guest().thaw(run).map_err(after)?;
+        Ok(self.frozen_or_ended(run, Phase::After)?.ok())
     }
 
     /// Checkpoints, kills and restarts the frozen tree of a run, and observes the restarted tree,

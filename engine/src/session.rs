@@ -69,6 +69,11 @@ pub trait Lab {
 
     /// Returns true when the guest's kernel has kmemleak.
     fn finds_leaks(&self) -> bool;
+
+    /// Number of processes that keep the vCPUs of each guest busy.
+    fn load(&self) -> u32 {
+        0
+    }
 }
 
 /// A failure of the host to provide what a machine needs.
@@ -339,6 +344,7 @@ impl<'a> Session<'a> {
         if let Some(name) = self.setup.break_switch {
             guest.set_break(name).map_err(boot)?;
         }
+        guest.load(lab.load()).map_err(boot)?;
         let booted = Booted {
             machine: description,
             guest: guest.info().clone(),

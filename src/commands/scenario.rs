@@ -41,7 +41,7 @@ pub struct ScenarioArgs {
     case: Vec<String>,
     /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
     /// restarted, or refused if it has something unsupported. One that fails is made smaller
-    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat"])]
+    #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat", "chain"])]
     random: Option<RangeInclusive<u64>>,
     /// Number of times to checkpoint and restart each case; from 10 on, what each restart loses in the
     /// kernel is found by the kernel's own counts
@@ -51,6 +51,13 @@ pub struct ScenarioArgs {
     /// `signal:SIGCHLD:2`, `time:250ms`; docs/reference/events.md has the grammar
     #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
+    /// Checkpoint, kill and restart each run N times: at the event, and then at the next events of any
+    /// kind, as far as the run has them. The expected result does not apply
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "backend")]
+    chain: u32,
+    /// Keep the vCPUs of each guest busy with N processes
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    load: u32,
     /// Where to restart: in the same guest, or in a fresh guest with the same disk
     #[arg(
         long,
@@ -62,10 +69,10 @@ pub struct ScenarioArgs {
     restart_in: RestartInArg,
     /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
     /// checkpoint/restart is broken? There is no second image then
-    #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
+    #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb", "chain"])]
     restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass
-    #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece"])]
+    #[arg(long, help_heading = "Output", conflicts_with_all = ["at", "backend", "piece", "chain"])]
     accept: bool,
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
@@ -230,6 +237,7 @@ impl ScenarioArgs {
 
     /// Returns the guest to run: one that boots in QEMU, if it is recorded.
     fn recorded(&self, mut guest: GuestArgs) -> GuestArgs {
+        guest.machine.load = self.load;
         if self.record {
             guest.machine.machine = MachineArg::Qemu;
             guest.machine.cold = true;
@@ -245,6 +253,7 @@ impl ScenarioArgs {
                 RestartInArg::Same if self.restart_kernel.is_none() => RestartIn::Same,
                 _ => RestartIn::Fresh,
             },
+            chain: self.chain,
             timeout: self.timeout,
             backend: Backend::default(),
             vcpus: self.guest.machine.vcpus,
@@ -283,6 +292,8 @@ impl ScenarioArgs {
             .option("--restart-kernel", kernel)
             .option("--backend", backends)
             .option("--repeat", (self.repeat > 1).then_some(self.repeat))
+            .option("--chain", (self.chain > 1).then_some(self.chain))
+            .option("--load", (self.load > 0).then_some(self.load))
             .option("--timeout", self.timeout)
             .option("--break", self.broken.name())
             .flag("--record", self.record)
@@ -403,6 +414,18 @@ mod tests {
         }
         let args = args(&["--random", "1..3"]).unwrap();
         assert_eq!(args.reproduce(), "cargo run -q -- scenario --random 1..3");
+    }
+
+    #[test]
+    fn the_command_that_runs_it_again_has_its_links_and_its_load() {
+        let args = args(&["hello", "--chain", "4", "--load", "2"]).unwrap();
+        let line = args.reproduce();
+        assert!(
+            line.ends_with("scenario hello --chain 4 --load 2"),
+            "{line}"
+        );
+        assert_eq!(args.options().links(), 4);
+        assert_eq!(args.recorded(args.guest.clone()).machine.load, 2);
     }
 
     #[test]

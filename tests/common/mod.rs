@@ -64,6 +64,7 @@ static BED: LazyLock<Fixture> = LazyLock::new(|| {
             vcpus: 1,
             cold: true,
             memory: None,
+            load: 0,
         },
         ..GuestArgs::default()
     };

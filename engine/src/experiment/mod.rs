@@ -7,6 +7,7 @@
 
 mod adversary;
 mod chain;
+mod events;
 mod executor;
 mod fail_nth;
 mod fuzz;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use self::{
     adversary::{AdversaryExperiment, AdversarySummary, Attacked},
     chain::ChainExperiment,
+    events::EventsExperiment,
     executor::{Report, Setup, execute},
     fail_nth::{FailKind, FailNthExperiment, FailNthSummary, Failed, PROGRAMS, Which},
     fuzz::{FileBlocks, FuzzExperiment, FuzzSummary, Fuzzed, ROUND, Search},

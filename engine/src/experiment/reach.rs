@@ -237,6 +237,7 @@ pub(super) fn runner<'s, 'l>(
         missed: 0,
         any_point: false,
         supported: true,
+        links: 1,
     }
 }
 

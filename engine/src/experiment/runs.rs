@@ -46,10 +46,9 @@ impl<'a> RunsExperiment<'a> {
         most: u64,
         see: &'a mut See<'a>,
     ) -> io::Result<Self> {
-        // It is that of the scenario's own event.
-        let expected = match options.at {
-            None => expected::text(scenario)?,
-            Some(_) => None,
+        let expected = match options.is_expected() {
+            true => expected::text(scenario)?,
+            false => None,
         };
         Ok(Self {
             scenario,

@@ -155,7 +155,7 @@ impl ScenarioExperiment {
                     cases => format!("{cases} cases passed"),
                 };
                 // The expected result is that of the scenario's own event and of our kernel.
-                let applies = self.options.at.is_none() && backend == Backend::Crucible;
+                let applies = self.options.is_expected() && backend == Backend::Crucible;
                 let compared = applies.then(|| {
                     let parts = findings
                         .iter()
@@ -199,6 +199,7 @@ impl Experiment for ScenarioExperiment {
             repeat,
             at,
             restart_in,
+            chain: _,
             timeout,
             backend: _,
             vcpus,
@@ -207,6 +208,10 @@ impl Experiment for ScenarioExperiment {
         let at = at.as_ref().map(ToString::to_string);
         let options = format!("{repeat} {at:?} {restart_in:?} {timeout:?} {vcpus}");
         identity.add("options", options);
+        let links = self.options.links();
+        if links > 1 {
+            identity.add("chain", links.to_string());
+        }
         Ok(())
     }
 

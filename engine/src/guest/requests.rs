@@ -103,6 +103,14 @@ impl Guest {
         }
     }
 
+    /// Starts processes that each keep a vCPU busy, outside of any container, until the guest ends.
+    pub fn load(&mut self, processes: u32) -> Result<(), GuestError> {
+        for _ in 0..processes {
+            self.shell("while :; do :; done &")?;
+        }
+        Ok(())
+    }
+
     /// Starts a workload; returns the pid of the container's init.
     pub fn start(
         &mut self,

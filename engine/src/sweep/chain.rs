@@ -188,11 +188,8 @@ fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Abort> {
 
 /// Continues to the next event. Returns `None` if the run ended without a further one.
 fn go_on(runner: &mut Runner<'_, '_>) -> Result<Option<Freeze>, Abort> {
-    let after = |e| Abort::guest(Phase::After, e);
-    let at = runner.case.at.clone();
-    runner.guest().arm(RUN, at.trigger()).map_err(after)?;
-    runner.guest().thaw(RUN).map_err(after)?;
-    Ok(runner.frozen_or_ended(RUN, Phase::After)?.ok())
+    let case = runner.case;
+    runner.go_on(RUN, &case.at)
 }
 
 fn compare(

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::analysis::{CaseAnalysis, analyse};
 pub use self::chain::{Chain, chain};
-pub use self::points::{Listing, Point, stratified};
+pub use self::points::{Listing, Point, spread_out, stratified};
 pub use self::trials::{End, Pair, SIGNIFICANT, Trials, pair};
 use crate::{
     abort::{Abort, Phase},
@@ -310,6 +310,7 @@ fn runner<'s, 'l>(
         missed: 0,
         any_point: true,
         supported: false,
+        links: 1,
     }
 }
 

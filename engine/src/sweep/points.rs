@@ -142,6 +142,29 @@ pub fn stratified(points: &[Point], every: usize, offset: usize) -> Vec<Point> {
     order.step_by(every.max(1)).cloned().collect()
 }
 
+/// Returns a point in the middle of each of `parts` equal parts of the run. The kinds of events take
+/// turns, as far as a part has them.
+pub fn spread_out(points: &[Point], parts: usize) -> Vec<Point> {
+    let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut chosen = Vec::new();
+    for part in 0..parts {
+        let (from, to) = (
+            points.len() * part / parts,
+            points.len() * (part + 1) / parts,
+        );
+        let part = &points[from..to];
+        let times = |point: &&Point| taken.get(point.kind()).copied().unwrap_or_default();
+        let Some(least) = part.iter().map(|point| times(&point)).min() else {
+            continue;
+        };
+        let rare: Vec<_> = part.iter().filter(|point| times(point) == least).collect();
+        let point = rare[rare.len() / 2];
+        chosen.push(point.clone());
+        *taken.entry(point.kind()).or_default() += 1;
+    }
+    chosen
+}
+
 /// Returns the first element of each queue, then the second of each, and so on.
 fn in_turns<T>(queues: impl Iterator<Item = Vec<T>>) -> Vec<T> {
     let mut queues: Vec<_> = queues.map(Vec::into_iter).collect();
@@ -246,6 +269,20 @@ mod tests {
         assert_eq!(first, ["syscall-enter", "syscall-exit", "syscall-enter"]);
         assert_eq!(order.len(), all.len());
         assert_ne!(order[0].what, order[2].what);
+    }
+
+    #[test]
+    fn a_few_points_are_in_the_middle_of_their_parts_and_of_several_kinds() {
+        let one = points(&[("a", 12)]);
+        let at = |points: &[Point]| points.iter().map(|point| point.nth).collect::<Vec<_>>();
+        assert_eq!(at(&spread_out(&one, 3)), [3, 7, 11]);
+        let mut mixed = one.clone();
+        mixed[5].what = "vfork".into();
+        let few = spread_out(&mixed, 3);
+        assert_eq!(at(&few), [3, 6, 11]);
+        assert_eq!(few[1].kind(), "vfork");
+        assert_eq!(at(&spread_out(&one[..2], 4)), [1, 2]);
+        assert_eq!(spread_out(&[], 4), []);
     }
 
     #[test]

@@ -68,6 +68,7 @@ pub fn case(
         missed: 0,
         any_point: false,
         supported: options.at.is_none() && expected::exists(scenario),
+        links: options.links(),
     };
     let result = run(&mut runner, options, &mut record, &mut references);
     record.missed = runner.missed;
@@ -145,6 +146,7 @@ fn confirm(
             missed: 0,
             any_point: false,
             supported: false,
+            links: options.links(),
         };
         runner.control().map(|(_, output)| output)
     };
@@ -237,11 +239,16 @@ fn run(
 
     references.control = Some(control.clone());
     let mut before = None;
+    let mut links = 0;
     for number in 1..=record.repeat {
         let restarted = runner.restarted(options.restart_in)?;
+        links += 1 + restarted.later.len();
         record.frozen = Some(frozen_record(&restarted.before));
-        if let Some(Ok(comparison)) = restarted.second.as_ref().map(|second| &second.found) {
-            sweep::add(&mut record.image_rules, &comparison.rules);
+        let later = restarted.later.iter().map(|link| &link.seen.second);
+        for second in later.chain([&restarted.second]).flatten() {
+            if let Ok(comparison) = &second.found {
+                sweep::add(&mut record.image_rules, &comparison.rules);
+            }
         }
         let last = number == record.repeat;
         let checks = judge(
@@ -280,8 +287,12 @@ fn run(
     if let Some(before) = before {
         losses::check(runner, options, &before, record.repeat - 1)?;
     }
+    let links = match options.links() {
+        1 => String::new(),
+        _ => format!(", {links} links in all"),
+    };
     Ok(Outcome::passed(format!(
-        "{} of {} restarts like the control",
+        "{} of {} restarts like the control{links}",
         record.passed, record.repeat
     )))
 }

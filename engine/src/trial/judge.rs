@@ -8,7 +8,7 @@ use crate::{
     compare::{self, Check, RunOutput},
     diff,
     normalise::{self, Uses},
-    run::{Frozen, RestartIn, Restarted, Second},
+    run::{Frozen, Link, RestartIn, Restarted, Second},
     scenario::Case,
 };
 
@@ -32,13 +32,24 @@ pub(crate) fn judge(
     checks
 }
 
-/// Compares the tree after the restart with the tree before the checkpoint.
+/// Compares the tree after each restart with the tree before the checkpoint.
 pub(crate) fn around(backend: Backend, restarted: &Restarted, uses: &mut Uses) -> Vec<Check> {
-    let mut checks = match &restarted.after {
-        Some(after) => trees(backend, restarted.place, &restarted.before, after, uses),
-        None => Vec::new(),
+    let mut checks = Vec::new();
+    let mut link = |before: &Frozen, after: Option<&Observation>, second: Option<&Second>| {
+        let trees = after.map(|after| trees(backend, restarted.place, before, after, uses));
+        checks.extend(trees.into_iter().flatten());
+        checks.extend(second.map(second_image));
     };
-    checks.extend(restarted.second.as_ref().map(second_image));
+    let Restarted {
+        before,
+        after,
+        second,
+        ..
+    } = restarted;
+    link(before, after.as_ref(), second.as_ref());
+    for Link { before, seen } in &restarted.later {
+        link(before, seen.tasks.as_ref(), seen.second.as_ref());
+    }
     checks
 }
 
@@ -182,6 +193,7 @@ mod tests {
     use super::*;
     use crate::abort::Abort;
     use crate::normalise::Rule;
+    use crate::run::Seen;
     use crucible_protocol::image::diff::{Comparison, Difference, Value};
     use crucible_protocol::{Freeze, TaskFacts};
 
@@ -215,6 +227,7 @@ mod tests {
             before: frozen(tid, tasks),
             after: Some(tree(tasks)),
             second: None,
+            later: Vec::new(),
             end: Ok(RunOutput::example(stdout)),
             place: RestartIn::Same,
         }
@@ -284,6 +297,30 @@ mod tests {
         });
         let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
         assert_eq!(checks[4].lines(), ["the second image: it is truncated"]);
+    }
+
+    #[test]
+    fn each_link_of_a_chain_is_judged() {
+        let tasks = [task(1, "freezer"), task(2, "vfork")];
+        let mut run = restarted(2, &tasks, "x\n");
+        let once = judged(&Case::example(), &frozen(2, &tasks), &run).len();
+        let tree = tree(&tasks);
+        for tid in [1, 2] {
+            run.later.push(Link {
+                before: frozen(tid, &tasks),
+                seen: Seen {
+                    tasks: Some(tree.clone()),
+                    second: None,
+                },
+            });
+        }
+        // At which event a later link is varies.
+        let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
+        assert_eq!((checks.len(), bad(&checks)), (once + 2 * 3, vec![]));
+        let after = run.later[1].seen.tasks.as_mut().unwrap();
+        after.tasks[0].facts.insert("stat.nice".into(), "1".into());
+        let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
+        assert_eq!(bad(&checks), [FACTS]);
     }
 
     #[test]

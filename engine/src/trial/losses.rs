@@ -20,6 +20,7 @@ const AGAIN: u32 = 2;
 /// Returns true when a case is repeated often enough, in one guest.
 pub(super) fn applies(options: &Options) -> bool {
     options.repeat >= LEAST
+        && options.links() == 1
         && options.restart_in == RestartIn::Same
         && options.backend == Backend::Crucible
 }

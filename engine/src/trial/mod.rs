@@ -33,6 +33,9 @@ pub struct Options {
     pub at: Option<EventSpec>,
     /// The place to restart in.
     pub restart_in: RestartIn,
+    /// Number of times that each restarted run is checkpointed, killed and restarted: at its event,
+    /// and then at the next ones. 0 is the same as 1.
+    pub chain: u32,
     /// Overrides the scenario's time limit, in seconds.
     pub timeout: Option<u64>,
     /// The backend for checkpoint and restart.
@@ -41,6 +44,19 @@ pub struct Options {
     pub vcpus: u8,
     /// If all cases of a scenario pass, stores the result as the scenario's expected result.
     pub accept: bool,
+}
+
+impl Options {
+    /// Number of links of each restarted run.
+    pub fn links(&self) -> u32 {
+        self.chain.max(1)
+    }
+
+    /// Returns true when the scenario's expected result is that of such a run: frozen at its own
+    /// event, once.
+    pub fn is_expected(&self) -> bool {
+        self.at.is_none() && self.links() == 1
+    }
 }
 
 /// Builds a scenario's workload in the guest and keeps the built tree, so that each run starts

@@ -123,6 +123,7 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
             machine: MachineArg::Kvm,
             vcpus: 1,
             memory: None,
+            load: 0,
             cold: false,
         },
     };
