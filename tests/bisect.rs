@@ -118,6 +118,58 @@ fn a_broken_checkpoint_is_told_from_a_broken_restart() {
     assert_eq!(crossed["checkpointed_by_good"]["failures"], 0);
 }
 
+/// Nothing is committed: two versions of the series are compared.
+#[test]
+fn the_patch_that_breaks_a_changed_series_is_found() {
+    let changed = tempfile::tempdir().expect("a directory");
+    base(changed.path());
+    let patch = |name: &str, from: &str, to: &str| {
+        let path = changed.path().join("guest-kernel/patches").join(name);
+        let text = fs::read_to_string(&path).expect("a patch");
+        assert!(text.contains(from), "{name}");
+        fs::write(path, text.replace(from, to)).expect("a patch");
+    };
+    let comment = "/* Check the flags of a saved restart block. */";
+    let other = "/* Check the flags of a saved futex(2). */";
+    patch("0005-restart-functions.patch", comment, other);
+    // A restarted task's system call returns 0.
+    let (right, wrong) = ("if (!fn(fn_arg))", "if (fn(fn_arg) || true)");
+    patch("0006-exec-x86-restarted-task.patch", right, wrong);
+    for name in ["fs.c", "pipe.c"] {
+        let note = "\nstatic const int note __used = 1;\n";
+        change(changed.path(), name, &|text| text + note);
+    }
+    let bad = changed.path().to_str().expect("a path in UTF-8");
+    let good = env!("CARGO_MANIFEST_DIR");
+    let search = [
+        "bisect", "hello", "--json", "--axis", "series", "--good", good, "--bad", bad,
+    ];
+    let ended = cli::run(&search);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let record = record(&ended);
+    let report = &record["report"];
+    let nodes = report["nodes"].as_array().expect("nodes");
+    let names: Vec<_> = nodes.iter().map(|node| node["name"].as_str()).collect();
+    let sources = "src/kernel/checkpoint";
+    let wanted = [
+        "the good series".to_owned(),
+        "patches/0005-restart-functions.patch".to_owned(),
+        "patches/0006-exec-x86-restarted-task.patch".to_owned(),
+        format!("{sources}/fs.c"),
+        format!("{sources}/pipe.c"),
+    ];
+    assert_eq!(names, wanted.each_ref().map(|name| Some(name.as_str())));
+    assert_eq!(report["answer"], "culprit", "{record:#}");
+    assert_eq!(report["node"], 2, "{record:#}");
+    // A comment makes no other kernel.
+    assert_eq!(nodes[1]["same_as"], 0, "{record:#}");
+    let reverted = &report["checks"][2];
+    assert_eq!(reverted["what"], "reverted", "{record:#}");
+    assert_eq!(reverted["failures"], 0, "{record:#}");
+    let rerun = record["rerun"].as_str().expect("a command");
+    assert!(rerun.contains("scenario hello --kernel"), "{rerun}");
+}
+
 #[test]
 fn a_range_in_which_nothing_fails_has_no_answer() {
     let history = tempfile::tempdir().expect("a directory");
@@ -162,6 +214,7 @@ fn a_range_that_is_none_is_a_usage_error() {
         ("commits", "--good"),
         ("config", "--config"),
         ("event", "--at"),
+        ("series", "--good"),
     ] {
         let ended = cli::run(&["bisect", "hello", "--axis", axis]);
         assert_eq!(ended.status.code(), Some(128), "{ended:?}");

@@ -208,6 +208,11 @@ impl Costs {
         self.enter.add(seconds);
     }
 
+    /// Returns what the start of a guest is expected to take, in seconds.
+    pub fn enter(&self) -> f64 {
+        self.enter.get()
+    }
+
     pub fn ran(&mut self, seconds: f64) {
         self.run.add(seconds);
     }
@@ -361,8 +366,15 @@ impl<'a> Board<'a> {
 
     /// Returns the runs of a node in the setting that was chosen.
     pub fn tally(&self, node: usize) -> Tally {
-        let image = self.known[node].image.as_ref();
-        image.map(|image| self.tally_of(image)).unwrap_or_default()
+        self.tally_in(node, &self.setting)
+    }
+
+    /// Returns the runs of a node in this setting.
+    pub fn tally_in(&self, node: usize, setting: &Setting) -> Tally {
+        let key = |image: &String| (image.clone(), setting.clone());
+        let key = self.known[node].image.as_ref().map(key);
+        let tally = key.and_then(|key| self.tallies.get(&key));
+        tally.cloned().unwrap_or_default()
     }
 
     /// Returns the number of runs of these nodes that earlier searches have made.

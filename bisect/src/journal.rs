@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::subject::{Seen, Setting};
+use crate::subject::{Offer, Seen, Setting};
 
 /// Number of lines that are kept of a failure.
 const LINES: usize = 24;
@@ -42,6 +42,7 @@ enum Line {
     Ran {
         image: String,
         harness: String,
+        #[serde(deserialize_with = "setting")]
         setting: Setting,
         seen: Seen,
         seconds: f64,
@@ -50,7 +51,45 @@ enum Line {
     },
     /// More that was seen of the run in an earlier line, by its number.
     Revised { line: usize, seen: Seen },
+    /// Settings in which a failure may be more frequent than in this one.
+    Offered {
+        image: String,
+        harness: String,
+        setting: Setting,
+        others: Vec<Setting>,
+        seconds: f64,
+    },
+    /// The setting that was chosen after this one, and the seconds that were given to look for it.
+    Chosen {
+        image: String,
+        harness: String,
+        setting: Setting,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        like: Option<String>,
+        limit: f64,
+        chosen: Setting,
+    },
 }
+
+/// Reads a setting. Older lines have its options as they are typed.
+fn setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Error> {
+    #[derive(Deserialize)]
+    struct Written {
+        #[serde(flatten)]
+        setting: Setting,
+        #[serde(default)]
+        options: String,
+    }
+    let Written {
+        mut setting,
+        options,
+    } = Written::deserialize(deserializer)?;
+    setting.take(&options);
+    Ok(setting)
+}
+
+/// What settings are offered and chosen for: a kernel, all else that runs, and the setting before.
+type Before = (String, String, Setting);
 
 /// What is known of a build.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,6 +142,9 @@ pub struct Journal {
     file: Option<File>,
     builds: HashMap<String, Known>,
     unbootable: HashMap<(String, String), String>,
+    offers: HashMap<Before, Offer>,
+    /// With what the failure was to be like.
+    choices: HashMap<(Before, Option<String>), (f64, Setting)>,
     runs: Vec<Ran>,
     /// Index of the run in each line that has one.
     run_of: HashMap<usize, usize>,
@@ -241,6 +283,59 @@ impl Journal {
         self.add(Line::Revised { line, seen })
     }
 
+    /// Returns what was offered for this kernel beside a setting.
+    pub(crate) fn offered(&self, image: &str, harness: &str, setting: &Setting) -> Option<&Offer> {
+        self.offers.get(&before(image, harness, setting))
+    }
+
+    pub(crate) fn add_offer(
+        &mut self,
+        image: &str,
+        harness: &str,
+        setting: &Setting,
+        offer: &Offer,
+    ) -> Result<(), JournalError> {
+        self.add(Line::Offered {
+            image: image.into(),
+            harness: harness.into(),
+            setting: setting.clone(),
+            others: offer.settings.clone(),
+            seconds: offer.seconds,
+        })
+    }
+
+    /// Returns what was chosen for this kernel and a failure like this, by a search that had at least
+    /// `limit` seconds for it.
+    pub(crate) fn chosen(
+        &self,
+        image: &str,
+        harness: &str,
+        (setting, like): (&Setting, Option<&str>),
+        limit: f64,
+    ) -> Option<&Setting> {
+        let key = (before(image, harness, setting), like.map(str::to_owned));
+        let (had, chosen) = self.choices.get(&key)?;
+        (*had >= limit).then_some(chosen)
+    }
+
+    pub(crate) fn add_choice(
+        &mut self,
+        image: &str,
+        harness: &str,
+        (setting, like): (&Setting, Option<&str>),
+        limit: f64,
+        chosen: &Setting,
+    ) -> Result<(), JournalError> {
+        self.add(Line::Chosen {
+            image: image.into(),
+            harness: harness.into(),
+            setting: setting.clone(),
+            like: like.map(str::to_owned),
+            limit,
+            chosen: chosen.clone(),
+        })
+    }
+
     fn add(&mut self, line: Line) -> Result<(), JournalError> {
         if let Some(file) = &mut self.file {
             // A line has text keys and finite numbers only.
@@ -296,8 +391,36 @@ impl Journal {
                     ran.seen = seen;
                 }
             }
+            Line::Offered {
+                image,
+                harness,
+                setting,
+                others,
+                seconds,
+            } => {
+                let offer = Offer {
+                    settings: others,
+                    seconds,
+                };
+                self.offers.insert((image, harness, setting), offer);
+            }
+            Line::Chosen {
+                image,
+                harness,
+                setting,
+                like,
+                limit,
+                chosen,
+            } => {
+                let key = ((image, harness, setting), like);
+                self.choices.insert(key, (limit, chosen));
+            }
         }
     }
+}
+
+fn before(image: &str, harness: &str, setting: &Setting) -> Before {
+    (image.to_owned(), harness.to_owned(), setting.clone())
 }
 
 #[cfg(test)]
@@ -349,6 +472,63 @@ mod tests {
             assert_eq!(journal.damaged(), 0);
             assert_eq!(journal.all_runs().last().unwrap().image, "c");
         }
+    }
+
+    #[test]
+    fn settings_of_older_lines_are_those_of_newer_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("observations.jsonl");
+        let line = |setting: &str| {
+            format!(
+                r#"{{"what":"ran","image":"a","harness":"h","setting":{setting},"seen":"pass","seconds":1.0}}"#
+            )
+        };
+        let old = line(r#"{"case":"a/b","options":"--at vfork:3 --timeout 9 --vcpus 2"}"#);
+        let usual = line(r#"{"case":"a/b"}"#);
+        fs::write(&path, format!("{old}\n{usual}\n")).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!((journal.runs(), journal.damaged()), (2, 0));
+        let of = |journal: &Journal, run: usize| journal.all_runs()[run].setting.clone();
+        let setting = of(&journal, 0);
+        let shown = "a/b --at vfork:3 --timeout 9 --vcpus 2";
+        assert_eq!(setting.to_string(), shown);
+        assert_eq!(of(&journal, 1).to_string(), "a/b");
+        let again = Ran {
+            setting: setting.clone(),
+            ..ran("a")
+        };
+        journal.add_run(again).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(of(&journal, 2), setting);
+    }
+
+    #[test]
+    fn offers_and_choices_are_those_of_a_kernel_and_a_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("observations.jsonl");
+        let usual = Setting::default();
+        let other = Setting {
+            chain: 4,
+            ..Setting::default()
+        };
+        let offer = Offer {
+            settings: vec![other.clone()],
+            seconds: 2.0,
+        };
+        let mut journal = Journal::open(&path).unwrap();
+        journal.add_offer("a", "h", &usual, &offer).unwrap();
+        let of = (&usual, Some("x"));
+        journal.add_choice("a", "h", of, 60.0, &other).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.offered("a", "h", &usual), Some(&offer));
+        assert_eq!(journal.offered("b", "h", &usual), None);
+        assert_eq!(journal.offered("a", "h", &other), None);
+        assert_eq!(journal.chosen("a", "h", of, 60.0), Some(&other));
+        // With more time, another one may be found.
+        assert_eq!(journal.chosen("a", "h", of, 61.0), None);
+        assert_eq!(journal.chosen("a", "h", (&usual, None), 60.0), None);
     }
 
     #[test]

@@ -22,5 +22,5 @@ pub use self::{
     report::{Answer, Check, NodeReport, NodeState, OtherFailure, Report, schema},
     search::{Options, Progress, What, bisect},
     signature::Signature,
-    subject::{Built, Observation, REVERTED, Seen, Setting, Stop, Subject, Visit},
+    subject::{Built, Observation, Offer, REVERTED, Seen, Setting, Stop, Subject, Visit},
 };

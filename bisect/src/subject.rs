@@ -15,23 +15,99 @@ pub const REVERTED: usize = usize::MAX;
 
 /// What is run, and how: some settings show a bug more often than others.
 #[derive(
-    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 pub struct Setting {
     /// The scenario and its case, as `SCENARIO/CASE`.
     pub case: String,
-    /// The options of a run that are not the usual ones, as they are typed.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub options: String,
+    /// The event, if it is not the case's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Number of the guest's vCPUs.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub vcpus: u32,
+    /// Number of times that each run is checkpointed, killed and restarted.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub chain: u32,
+    /// Number of processes that keep the guest's vCPUs busy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub load: u32,
+    /// Limit for each wait in seconds, if it is not the case's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            case: String::new(),
+            at: None,
+            vcpus: 1,
+            chain: 1,
+            load: 0,
+            timeout: None,
+        }
+    }
+}
+
+impl Setting {
+    /// Returns the options that are not the usual ones, each with its value, as they are typed.
+    pub fn options(&self) -> Vec<(&'static str, String)> {
+        let unless = |usual: u32, number: u32| (number != usual).then(|| number.to_string());
+        let all = [
+            ("--at", self.at.clone()),
+            ("--timeout", self.timeout.map(|it| it.to_string())),
+            ("--vcpus", unless(1, self.vcpus)),
+            ("--chain", unless(1, self.chain)),
+            ("--load", unless(0, self.load)),
+        ];
+        let set = all.into_iter();
+        set.filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+
+    /// Takes over options as they are typed.
+    pub(crate) fn take(&mut self, options: &str) {
+        let words: Vec<_> = options.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let number = pair[1].parse().ok();
+            match pair[0] {
+                "--at" => self.at = Some(pair[1].to_owned()),
+                "--timeout" => self.timeout = pair[1].parse().ok(),
+                "--vcpus" => self.vcpus = number.unwrap_or(self.vcpus),
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.options.is_empty() {
-            true => f.write_str(&self.case),
-            false => write!(f, "{} {}", self.case, self.options),
-        }
+        f.write_str(&self.case)?;
+        let mut options = self.options().into_iter();
+        options.try_for_each(|(name, value)| write!(f, " {name} {value}"))
     }
+}
+
+/// Settings in which a bug may show more often than in another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offer {
+    /// The settings. Each differs from the other one in one respect.
+    pub settings: Vec<Setting>,
+    /// Seconds that it took to find them.
+    pub seconds: f64,
 }
 
 /// What became of a build.
@@ -140,9 +216,14 @@ pub trait Subject {
         vec![Setting::default()]
     }
 
-    /// Returns the other settings of this case, in which a bug may show more often.
-    fn others(&self, _usual: &Setting) -> Vec<Setting> {
-        Vec::new()
+    /// Returns settings in which a bug may show more often than in this one, for a node that is
+    /// built. They differ from it where it is the usual one; of one that differs in all respects
+    /// there are none.
+    ///
+    /// # Errors
+    /// As of [`Self::build`].
+    fn others(&mut self, _node: usize, _setting: &Setting) -> Result<Offer, Stop> {
+        Ok(Offer::default())
     }
 
     /// Returns a hash of all that runs in this setting beside the kernel; none if it does not occur
@@ -172,5 +253,32 @@ pub trait Subject {
     /// As of [`Self::build`].
     fn revert(&mut self, _node: usize) -> Result<Option<Built>, Stop> {
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_shown_as_it_is_typed() {
+        let usual = Setting {
+            case: "hello/main".into(),
+            ..Setting::default()
+        };
+        assert_eq!(usual.to_string(), "hello/main");
+        let json = serde_json::to_string(&usual).unwrap();
+        assert_eq!(json, r#"{"case":"hello/main"}"#);
+        let setting = Setting {
+            at: Some("all:@2:7".into()),
+            vcpus: 2,
+            chain: 4,
+            load: 2,
+            ..usual
+        };
+        let typed = "hello/main --at all:@2:7 --vcpus 2 --chain 4 --load 2";
+        assert_eq!(setting.to_string(), typed);
+        let json = serde_json::to_string(&setting).unwrap();
+        assert_eq!(serde_json::from_str::<Setting>(&json).unwrap(), setting);
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use common::{dice::Dice, node, signature};
 use crucible_bisect::{
-    Answer, Built, Graph, Journal, Observation, Options, REVERTED, Report, Seen, Setting, Stop,
-    Subject, Visit, What, bisect, schema,
+    Answer, Built, Graph, Journal, Observation, Offer, Options, REVERTED, Report, Seen, Setting,
+    Stop, Subject, Visit, What, bisect, schema,
 };
 use crucible_engine::Condition;
 
@@ -36,10 +36,11 @@ fn fail() -> Seen {
     Seen::Failed(signature("stdout"))
 }
 
-fn setting(case: &str, options: &str) -> Setting {
+fn setting(case: &str, vcpus: u32) -> Setting {
     Setting {
         case: case.into(),
-        options: options.into(),
+        vcpus,
+        ..Setting::default()
     }
 }
 
@@ -126,8 +127,11 @@ impl Subject for Scripted {
         self.usual.clone()
     }
 
-    fn others(&self, _: &Setting) -> Vec<Setting> {
-        self.others.clone()
+    fn others(&mut self, _: usize, _: &Setting) -> Result<Offer, Stop> {
+        Ok(Offer {
+            settings: self.others.clone(),
+            seconds: 0.0,
+        })
     }
 
     fn revert(&mut self, _: usize) -> Result<Option<Built>, Stop> {
@@ -220,7 +224,7 @@ fn ends_that_do_not_differ_have_no_culprit() {
 #[test]
 fn the_case_that_fails_is_the_one_that_is_run() {
     let mut subject = Scripted::new(6, 3);
-    subject.usual = vec![setting("a/x", ""), setting("a/y", "")];
+    subject.usual = vec![setting("a/x", 1), setting("a/y", 1)];
     for node in 3..6 {
         subject.of[node] = Box::new(|_, setting| match setting.case.as_str() {
             "a/y" => fail(),
@@ -229,7 +233,7 @@ fn the_case_that_fails_is_the_one_that_is_run() {
     }
     let (report, _) = search(&mut subject, &row(6), &Options::default());
     assert_eq!(report.answer, Answer::Culprit { node: 3 });
-    assert_eq!(report.setting, setting("a/y", ""));
+    assert_eq!(report.setting, setting("a/y", 1));
     let on_x = subject.runs.iter().filter(|((_, s), _)| s.case == "a/x");
     let on_x: u64 = on_x.map(|(_, runs)| runs).sum();
     assert!(on_x <= 2, "{on_x}");
@@ -238,17 +242,17 @@ fn the_case_that_fails_is_the_one_that_is_run() {
 #[test]
 fn a_setting_that_shows_a_rare_bug_often_is_used() {
     let mut subject = Scripted::new(6, 3);
-    subject.others = vec![setting("", "--vcpus 2"), setting("", "--vcpus 4")];
+    subject.others = vec![setting("", 2), setting("", 4)];
     for node in 3..6 {
-        subject.of[node] = Box::new(|count, setting| match setting.options.as_str() {
-            "--vcpus 4" => fail(),
+        subject.of[node] = Box::new(|count, setting| match setting.vcpus {
+            4 => fail(),
             _ if count % 10 == 0 => fail(),
             _ => pass(),
         });
     }
     let (report, said) = search(&mut subject, &row(6), &Options::default());
     assert_eq!(report.answer, Answer::Culprit { node: 3 });
-    assert_eq!(report.setting, setting("", "--vcpus 4"));
+    assert_eq!(report.setting, setting("", 4));
     assert!(report.amplified > 5.0, "{}", report.amplified);
     assert!(reverted(&report) < 10);
     assert!(

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crucible_bisect::{Graph, Node};
 use crucible_engine::EventSpec;
 
+use super::series::Versions;
 use crate::exit::Usage;
 
 /// The directory of our change to the kernel, in a checkout of this repository.
@@ -26,6 +27,8 @@ pub enum Kind {
     Config,
     /// Events at which one kernel is stopped.
     Event,
+    /// Changed patches and files of our change to the kernel, each with all before it.
+    Series,
 }
 
 /// The nodes between a good and a bad one: commits, most of the time.
@@ -39,8 +42,10 @@ pub struct History {
     pub kind: Kind,
     /// The commits and their parents.
     pub graph: Graph,
-    /// The hash of each node's commit, its line of the configuration, or its event.
+    /// The hash of each node's commit, its line of the configuration, its event, or its patch.
     pub commits: Vec<String>,
+    /// The versions of the series whose changes the nodes are.
+    pub versions: Option<Versions>,
 }
 
 impl History {
@@ -79,6 +84,19 @@ impl History {
         })
     }
 
+    /// Returns the nodes of a changed series: the good version, and one more change of the bad one at
+    /// each node.
+    ///
+    /// # Errors
+    /// As of [`Versions::read`].
+    pub fn of_series(repository: &Path, good: &str, bad: Option<&str>) -> Result<Self> {
+        let versions = Versions::read(repository, good, bad)?;
+        let row = Self::row(repository, Kind::Series, versions.nodes());
+        let mut history = row.ok_or_else(|| Usage("the series does not differ".into()))?;
+        history.versions = Some(versions);
+        Ok(history)
+    }
+
     fn row(repository: &Path, kind: Kind, names: Vec<String>) -> Option<Self> {
         let nodes = names.iter().map(|name| (name.clone(), String::new()));
         Some(Self {
@@ -87,6 +105,7 @@ impl History {
             kind,
             graph: Graph::linear(nodes)?,
             commits: names,
+            versions: None,
         })
     }
 
@@ -137,10 +156,12 @@ impl History {
         }
         let path = match kind {
             Kind::Ours => format!("{prefix}{OURS}"),
-            Kind::Tree | Kind::Config | Kind::Event => match prefix.trim_end_matches('/') {
-                "" => ".".into(),
-                prefix => prefix.to_owned(),
-            },
+            Kind::Tree | Kind::Config | Kind::Event | Kind::Series => {
+                match prefix.trim_end_matches('/') {
+                    "" => ".".into(),
+                    prefix => prefix.to_owned(),
+                }
+            }
         };
         let range = format!("{first}..{last}");
         let mut arguments = vec!["log", "--topo-order", "--reverse", "--parents"];
@@ -159,6 +180,7 @@ impl History {
             kind,
             graph,
             commits,
+            versions: None,
         })
     }
 

@@ -13,14 +13,14 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crucible_artefacts::kernel::{self, Flavour};
 use crucible_artefacts::{Checkout, Fingerprint, Sources};
 use crucible_bisect::{
-    Built, Observation, REVERTED, Seen, Setting, Signature, Stop, Subject, Visit,
+    Built, Observation, Offer, REVERTED, Seen, Setting, Signature, Stop, Subject, Visit,
 };
 use crucible_engine::abort;
 use crucible_engine::expected;
-use crucible_engine::experiment::{self, Journal, RunsExperiment, Setup};
+use crucible_engine::experiment::{self, EventsExperiment, Journal, RunsExperiment, Setup};
 use crucible_engine::results::Store;
 use crucible_engine::trial::Options;
-use crucible_engine::{Backend, Blame, Condition, Outcome, RestartIn, Scenario};
+use crucible_engine::{Backend, Blame, Condition, EventSpec, Outcome, RestartIn, Scenario};
 
 use super::failure::{Failure, failure, stop};
 use super::history::{History, Kind, OURS};
@@ -40,8 +40,19 @@ const SPOILT: u32 = 3;
 /// Number of boots that must fail before a kernel is called unbootable.
 const BOOTS: u32 = 2;
 
-/// Number of vCPUs of the setting that shows races.
-const RACES: u8 = 2;
+/// Number of vCPUs of the setting that shows races between CPUs.
+const RACES: u32 = 2;
+
+/// Number of processes that keep the vCPUs busy in the setting that shows what depends on when tasks
+/// run. They are in the guest: there they are a part of the setting on any host, and disturb nothing
+/// else.
+const LOAD: u32 = 2;
+
+/// Number of links of the setting that shows what few restarts show.
+const CHAIN: u32 = 4;
+
+/// Number of events that are tried.
+const EVENTS: usize = 4;
 
 /// The kernels of a history, and what runs on them.
 pub struct Kernels<'a> {
@@ -94,7 +105,7 @@ impl<'a> Kernels<'a> {
         let sources = context.sources()?;
         let cache = context.cache()?;
         let checkout = match history.kind {
-            Kind::Ours | Kind::Config | Kind::Event => None,
+            Kind::Ours | Kind::Config | Kind::Event | Kind::Series => None,
             Kind::Tree => Some(Checkout::open(
                 &cache,
                 &history.repository,
@@ -182,6 +193,7 @@ impl<'a> Kernels<'a> {
                 return prepare(&guest, &self.sources);
             }
             Kind::Event => return prepare(&guest, &self.sources),
+            Kind::Series => return prepare(&guest, &self.series(node)?),
             Kind::Ours | Kind::Tree => {}
         }
         let Some(checkout) = &self.checkout else {
@@ -210,6 +222,19 @@ impl<'a> Kernels<'a> {
         prepare(&guest, &self.sources)
     }
 
+    /// Returns the sources with a node's series: the changes up to its own. The reverted one has all
+    /// but one.
+    fn series(&self, node: usize) -> Result<Sources> {
+        let Some(versions) = &self.history.versions else {
+            bail!("there are no two versions of the series");
+        };
+        let directory = match (node, self.reverted) {
+            (REVERTED, Some(change)) => versions.without(change)?,
+            _ => versions.up_to(node)?,
+        };
+        Ok(self.sources.with_guest_kernel(&directory)?)
+    }
+
     /// Writes the configuration fragment of a node: the lines up to its own. The reverted one has
     /// all but one.
     fn fragment(&self, node: usize) -> Result<Option<PathBuf>> {
@@ -234,21 +259,79 @@ impl<'a> Kernels<'a> {
         Some((scenario, case))
     }
 
-    /// Returns the usual options, as they are typed.
-    fn typed(&self) -> String {
-        let at = self.options.at.as_ref().map(|at| format!("--at {at}"));
-        let timeout = self.options.timeout.map(|it| format!("--timeout {it}"));
+    /// Returns a few events of a case, of those that a sweep of this node would try. There are none
+    /// if the workload cannot be listed.
+    fn events(&mut self, node: usize, setting: &Setting) -> Result<Vec<EventSpec>, Stop> {
+        let Some((scenario, case)) = self.scenario(setting) else {
+            return Ok(Vec::new());
+        };
+        let store = &self.step(&format!("{}-events", self.name(node)))?;
         let vcpus = self.guest.machine.vcpus;
-        let vcpus = (vcpus > 1).then(|| format!("--vcpus {vcpus}"));
-        let all: Vec<_> = at.into_iter().chain(timeout).chain(vcpus).collect();
-        all.join(" ")
+        self.boots(node, vcpus)?;
+        let lab = HostLab::new(&self.made[&(node, vcpus)], self.context, false);
+        let mut listing = EventsExperiment::new(scenario, case, EVENTS);
+        let setup = self.setup(&lab, store);
+        let report = experiment::execute(&mut listing, setup, Journal::none());
+        store.remove_disks().map_err(|error| files(store, &error))?;
+        if report.interrupted {
+            return Err(Stop::new(Condition::Interrupted, "interrupted"));
+        }
+        let ended = report.unplanned.iter().chain(&report.guests);
+        for outcome in ended {
+            if outcome.condition.blame() == Some(Blame::Host) {
+                return Err(Stop::new(outcome.condition, outcome.why.clone()));
+            }
+        }
+        Ok(listing.events().to_vec())
     }
 
-    fn vcpus(&self, setting: &Setting) -> u8 {
-        let words: Vec<_> = setting.options.split_whitespace().collect();
-        let of = words.windows(2).find(|pair| pair[0] == "--vcpus");
-        of.and_then(|pair| pair[1].parse().ok())
-            .unwrap_or(self.guest.machine.vcpus)
+    /// Returns a node's name, for the name of a directory.
+    fn name(&self, node: usize) -> String {
+        match self.history.commits.get(node) {
+            Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
+            None => "reverted".into(),
+        }
+    }
+
+    /// Makes the directory of the next guest.
+    fn step(&mut self, what: &str) -> Result<Store, Stop> {
+        self.visits += 1;
+        let step = format!("steps/{:03}-{what}", self.visits);
+        self.store.part(&step).map_err(|error| {
+            Stop::new(
+                abort::of_io(&error),
+                format!("cannot write {step}: {error}"),
+            )
+        })
+    }
+
+    /// Makes what boots a node, which is known to build.
+    fn boots(&mut self, node: usize, vcpus: u8) -> Result<(), Stop> {
+        match self.images(node, vcpus) {
+            Ok(_) => Ok(()),
+            Err(Failure::Stop(stop)) => Err(stop),
+            Err(Failure::Unbuildable(why)) => Err(Stop::new(Condition::RequestFailed, why)),
+        }
+    }
+
+    fn setup<'b>(&'b self, lab: &'b HostLab<'_>, store: &'b Store) -> Setup<'b> {
+        Setup {
+            lab,
+            store,
+            stream: self.context.stream(),
+            jobs: 1,
+            break_switch: None,
+            without: &[],
+            skip: None,
+        }
+    }
+
+    /// Returns the image of a node that this search has built.
+    pub fn image(&self, node: usize) -> Option<PathBuf> {
+        let key = (node, self.guest.machine.vcpus);
+        self.made
+            .get(&key)
+            .map(|images| images.kernel.image.clone())
     }
 
     /// Runs a case in a guest, as long as `see` returns true. With a restarter, its kernel restarts
@@ -260,35 +343,31 @@ impl<'a> Kernels<'a> {
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Result<Visit, String>, Stop> {
-        let vcpus = self.vcpus(setting);
+        let vcpus = u8::try_from(setting.vcpus).unwrap_or(u8::MAX);
         let (scenario, case) = self
             .scenario(setting)
             .ok_or_else(|| Stop::new(Condition::RequestFailed, format!("no case {setting}")))?;
-        self.visits += 1;
-        let name = |node: usize| match self.history.commits.get(node) {
-            Some(commit) => super::short(commit).replace(|c: char| !c.is_ascii_alphanumeric(), "-"),
-            None => "reverted".into(),
-        };
         let what = match restarter {
-            Some(restarter) => format!("{}-restarted-by-{}", name(node), name(restarter)),
-            None => name(node),
+            Some(restarter) => {
+                let (node, restarter) = (self.name(node), self.name(restarter));
+                format!("{node}-restarted-by-{restarter}")
+            }
+            None => self.name(node),
         };
-        let step = format!("steps/{:03}-{what}", self.visits);
-        let files = |error| {
-            Stop::new(
-                abort::of_io(&error),
-                format!("cannot write {step}: {error}"),
-            )
-        };
-        let store = &self.store.part(&step).map_err(files)?;
-        let context = self.context;
+        let store = &self.step(&what)?;
         let at = match self.history.kind {
             Kind::Event => self.history.commits[node].parse().ok(),
-            _ => self.options.at.clone(),
+            _ => setting.at.as_ref().and_then(|at| at.parse().ok()),
         };
         let options = Options {
             at,
+            timeout: setting.timeout,
             vcpus,
+            // The other kernel would make the checkpoints of later links.
+            chain: match restarter {
+                Some(_) => 1,
+                None => setting.chain,
+            },
             restart_in: match restarter {
                 Some(_) => RestartIn::Fresh,
                 None => self.options.restart_in,
@@ -296,23 +375,14 @@ impl<'a> Kernels<'a> {
             ..self.options.clone()
         };
         for node in [Some(node), restarter].into_iter().flatten() {
-            self.images(node, vcpus).map_err(|failure| match failure {
-                Failure::Stop(stop) => stop,
-                Failure::Unbuildable(why) => Stop::new(Condition::RequestFailed, why),
-            })?;
+            self.boots(node, vcpus)?;
         }
         let images = &self.made[&(node, vcpus)];
         let restart = restarter.map(|node| &self.made[&(node, vcpus)]);
-        let lab = HostLab::new(images, context, false).restarting_in(restart);
-        let setup = Setup {
-            lab: &lab,
-            store,
-            stream: context.stream(),
-            jobs: 1,
-            break_switch: None,
-            without: &[],
-            skip: None,
-        };
+        let lab = HostLab::new(images, self.context, false)
+            .restarting_in(restart)
+            .loaded(setting.load);
+        let setup = self.setup(&lab, store);
         let began = Instant::now();
         let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
         let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
@@ -353,7 +423,7 @@ impl<'a> Kernels<'a> {
             report.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         let report = report.map_err(unread)?;
-        store.remove_disks().map_err(files)?;
+        store.remove_disks().map_err(|error| files(store, &error))?;
         if report.interrupted {
             return Err(Stop::new(Condition::Interrupted, "interrupted"));
         }
@@ -415,6 +485,10 @@ impl Subject for Kernels<'_> {
                 guest.kernel.config = self.fragment(node).map_err(|error| stop(&error))?;
                 let custom = guest.kernel.custom().map_err(|error| stop(&error))?;
                 Some(kernel::planned(&self.sources, None, flavour, &custom))
+            }
+            Kind::Series => {
+                let sources = self.series(node).map_err(|error| stop(&error))?;
+                Some(kernel::planned(&sources, None, flavour, &custom))
             }
             // One kernel, which is not one node.
             Kind::Event => None,
@@ -486,7 +560,6 @@ impl Subject for Kernels<'_> {
     }
 
     fn usual(&self) -> Vec<Setting> {
-        let options = self.typed();
         let of = |scenario: &Scenario| {
             let cases = scenario.cases.iter();
             let names = cases.map(|case| format!("{}/{}", scenario.name, case.name));
@@ -496,20 +569,50 @@ impl Subject for Kernels<'_> {
         cases
             .map(|case| Setting {
                 case,
-                options: options.clone(),
+                at: self.options.at.as_ref().map(ToString::to_string),
+                vcpus: self.guest.machine.vcpus.into(),
+                chain: self.options.links(),
+                load: self.guest.machine.load,
+                timeout: self.options.timeout,
             })
             .collect()
     }
 
-    fn others(&self, usual: &Setting) -> Vec<Setting> {
-        if self.vcpus(usual) > 1 {
-            return Vec::new();
+    fn others(&mut self, node: usize, setting: &Setting) -> Result<Offer, Stop> {
+        let began = Instant::now();
+        // With several CPUs, the events of a task have no fixed number.
+        let is_of_task = setting.at.as_ref().is_some_and(|at| at.contains('@'));
+        let mut settings = Vec::new();
+        if setting.vcpus == 1 && !is_of_task {
+            settings.push(Setting {
+                vcpus: RACES,
+                ..setting.clone()
+            });
         }
-        let options = format!("{} --vcpus {RACES}", usual.options);
-        vec![Setting {
-            case: usual.case.clone(),
-            options: options.trim_start().to_owned(),
-        }]
+        if setting.load == 0 {
+            settings.push(Setting {
+                load: LOAD,
+                ..setting.clone()
+            });
+        }
+        if setting.chain == 1 && self.options.backend == Backend::Crucible {
+            settings.push(Setting {
+                chain: CHAIN,
+                ..setting.clone()
+            });
+        }
+        let has_own = setting.at.is_some() || self.history.kind == Kind::Event;
+        if setting.vcpus == 1 && !has_own {
+            let events = self.events(node, setting)?;
+            settings.extend(events.iter().map(|event| Setting {
+                at: Some(event.to_string()),
+                ..setting.clone()
+            }));
+        }
+        Ok(Offer {
+            settings,
+            seconds: began.elapsed().as_secs_f64(),
+        })
     }
 
     fn harness(&self, setting: &Setting) -> Option<String> {
@@ -552,6 +655,14 @@ impl Subject for Kernels<'_> {
             built @ Built::Image { .. } => Ok(Some(built)),
         }
     }
+}
+
+fn files(store: &Store, error: &io::Error) -> Stop {
+    let shown = store.dir().display();
+    Stop::new(
+        abort::of_io(error),
+        format!("cannot write {shown}: {error}"),
+    )
 }
 
 /// Returns what an outcome says about the kernel.

@@ -4,6 +4,7 @@
 mod failure;
 mod history;
 mod kernels;
+mod series;
 mod unpacked;
 
 use std::env;
@@ -12,7 +13,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use crucible_bisect::{
-    Graph, Journal, JournalError, Options, Progress, Report, Seen, What, bisect,
+    Graph, Journal, JournalError, Options, Progress, Report, Seen, Setting, Subject as _, What,
+    bisect,
 };
 use crucible_engine::results::Store;
 use crucible_engine::stream::{Body, EventFile, SCHEMA as EVENTS_SCHEMA, Stream};
@@ -21,6 +23,7 @@ use crucible_engine::{Condition, EventSpec, Outcome, Scenario};
 use serde::Serialize;
 
 use crate::boot_artefacts::GuestArgs;
+use crate::command_line::quoted;
 use crate::context::{self, Context};
 use crate::exit::Usage;
 use crate::screens;
@@ -29,7 +32,7 @@ use history::{History, Kind};
 use kernels::Kernels;
 
 /// Version of the record.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// What is searched.
 pub enum Range {
@@ -46,10 +49,17 @@ pub enum Range {
     Config(PathBuf),
     /// Events up to this one.
     Events(EventSpec),
+    /// Changes to the series.
+    Series {
+        /// The good version: a directory or a revision.
+        good: String,
+        /// The bad version; the files as they are if it is none.
+        bad: Option<String>,
+    },
 }
 
 /// What is asked.
-pub struct Question {
+pub struct Question<'a> {
     /// What is searched.
     pub range: Range,
     /// The scenarios.
@@ -64,8 +74,8 @@ pub struct Question {
     pub json: bool,
     /// True when the results are never to be pruned.
     pub keep: bool,
-    /// The command that repeats the search.
-    pub reproduce: String,
+    /// Returns the command that repeats the search, in this setting if it is another one than the usual.
+    pub reproduce: &'a dyn Fn(Option<&Setting>) -> String,
     /// The beginning of the command that runs one of the kernels.
     pub scenario: String,
 }
@@ -97,11 +107,14 @@ pub struct Record {
 }
 
 /// Searches, and reports. Returns the exit code: 0 if one commit is named.
-pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
+pub fn run(question: &Question<'_>, context: &Context) -> Result<ExitCode> {
     let history = match &question.range {
         Range::Commits { source, good, bad } => History::read(source, good, bad)?,
         Range::Config(fragment) => History::of_config(context.sources()?.root(), fragment)?,
         Range::Events(last) => History::of_events(context.sources()?.root(), last)?,
+        Range::Series { good, bad } => {
+            History::of_series(context.sources()?.root(), good, bad.as_deref())?
+        }
     };
     let results = context.results()?;
     let failed = || format!("cannot write to {}", results.display());
@@ -150,7 +163,13 @@ pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
         &mut journal,
         &mut tell,
     );
+    let report = found.as_ref().ok();
+    let image = kernels.image(last(&history, report));
+    let usual = kernels.usual();
     drop(kernels);
+    let other = report.map(|report| report.setting.clone());
+    let other = other.filter(|setting| !usual.contains(setting));
+    let rerun = rerun(question, &history, report, image.as_deref());
     let finished = context::shown(store.finished());
     let (outcome, report) = match found {
         Ok(report) => {
@@ -174,8 +193,8 @@ pub fn run(question: &Question, context: &Context) -> Result<ExitCode> {
         exit_code: outcome.condition.exit_code(),
         trailers: trailers(&history, &named),
         repository: context::shown(&history.repository),
-        reproduce: question.reproduce.clone(),
-        rerun: rerun(question, &history, report.as_ref()),
+        reproduce: (question.reproduce)(other.as_ref()),
+        rerun,
         results: finished.clone(),
         outcome,
         report,
@@ -214,6 +233,7 @@ fn what(kind: Kind) -> &'static str {
         Kind::Ours | Kind::Tree => "commits",
         Kind::Config => "lines",
         Kind::Event => "events",
+        Kind::Series => "changes",
     }
 }
 
@@ -296,21 +316,35 @@ fn trailers(history: &History, named: &[usize]) -> Vec<String> {
     fixes.into_iter().chain(by).collect()
 }
 
-/// Returns the command that runs the scenario on the first bad kernel, or on the bad end.
-fn rerun(question: &Question, history: &History, report: Option<&Report>) -> String {
-    let node = report
-        .and_then(|report| report.answer.nodes().last().copied())
-        .unwrap_or(history.graph.bad());
-    let commit = short(&history.commits[node]);
+/// Returns the node that is run again: the last one of those that are named, or the bad end.
+fn last(history: &History, report: Option<&Report>) -> usize {
+    let named = report.and_then(|report| report.answer.nodes().last().copied());
+    named.unwrap_or(history.graph.bad())
+}
+
+/// Returns the command that runs the scenario on the first bad kernel, or on the bad end, which is this
+/// image if it was built.
+fn rerun(
+    question: &Question<'_>,
+    history: &History,
+    report: Option<&Report>,
+    image: Option<&Path>,
+) -> String {
+    let commit = short(&history.commits[last(history, report)]);
     let setting = report.map(|report| &report.setting);
-    let options = setting.map_or("", |setting| setting.options.as_str());
-    let scenario = setting
-        .and_then(|setting| setting.case.split('/').next())
-        .filter(|name| !name.is_empty())
-        .or_else(|| question.scenarios.first().map(|it| it.name.as_str()))
+    let (name, case) = setting
+        .and_then(|setting| setting.case.split_once('/'))
         .unwrap_or_default();
-    let command = format!("{} {scenario} {options}", question.scenario);
-    let command = command.trim_end();
+    let scenario = question.scenarios.iter().find(|it| it.name == name);
+    let has_others = scenario.is_some_and(|scenario| scenario.cases.len() > 1);
+    let first = question.scenarios.first();
+    let name = scenario.or(first).map_or(name, |it| it.name.as_str());
+    let mut command = format!("{} {name}", question.scenario);
+    let case = has_others.then(|| ("--case", case.to_owned()));
+    let options = setting.map(Setting::options).unwrap_or_default();
+    for (option, value) in case.into_iter().chain(options) {
+        command = format!("{command} {option} {}", quoted(&value));
+    }
     match (history.kind, &question.range) {
         (Kind::Ours, _) => {
             let prefix = &history.prefix;
@@ -318,6 +352,10 @@ fn rerun(question: &Question, history: &History, report: Option<&Report>) -> Str
         }
         (Kind::Event, _) => format!("{command} --at {commit}"),
         (_, Range::Config(fragment)) => format!("{command} --config {}", fragment.display()),
+        (Kind::Series, _) => match image {
+            Some(image) => format!("{command} --kernel {}", quoted(&context::shown(image))),
+            None => command,
+        },
         _ => format!("git checkout {commit} && {command} --kernel-src ."),
     }
 }

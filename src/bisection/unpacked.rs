@@ -40,31 +40,8 @@ impl<'a> Unpacked<'a> {
             return Ok(ours);
         }
         let new = self.work.path().join("new");
-        let _ = fs::remove_dir_all(&new);
         let path = format!("{}{OURS}", self.history.prefix);
-        let mut git = Command::new("git");
-        let mut git = git
-            .args(["-c", "safe.directory=*", "-C"])
-            .arg(&self.history.repository)
-            .args(["archive", "--format=tar", commit, "--", &path])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run git")?;
-        let unpacked = match git.stdout.take() {
-            Some(stdout) => {
-                let mut archive = tar::Archive::new(stdout);
-                // Behind its end there is padding, which git still writes.
-                let rest =
-                    |archive: tar::Archive<_>| io::copy(&mut archive.into_inner(), &mut io::sink());
-                archive.unpack(&new).and_then(|()| rest(archive)).map(drop)
-            }
-            None => Ok(()),
-        };
-        let status = git.wait().context("cannot wait for git")?;
-        if !status.success() {
-            return Err(anyhow!("{commit} has no {path}"));
-        }
-        unpacked.with_context(|| format!("cannot unpack {path} of {commit}"))?;
+        archive(&self.history.repository, commit, &path, &new)?;
         fs::rename(&new, &directory).context("cannot put a commit's files in place")?;
         Ok(ours)
     }
@@ -111,6 +88,34 @@ impl<'a> Unpacked<'a> {
             .context("cannot run git")?;
         Ok(applied.success().then(|| root.join(OURS)))
     }
+}
+
+/// Unpacks a path of a commit in a directory, which is emptied first.
+pub(super) fn archive(repository: &Path, commit: &str, path: &str, to: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(to);
+    let mut git = Command::new("git");
+    let mut git = git
+        .args(["-c", "safe.directory=*", "-C"])
+        .arg(repository)
+        .args(["archive", "--format=tar", commit, "--", path])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run git")?;
+    let unpacked = match git.stdout.take() {
+        Some(stdout) => {
+            let mut archive = tar::Archive::new(stdout);
+            // Behind its end there is padding, which git still writes.
+            let rest =
+                |archive: tar::Archive<_>| io::copy(&mut archive.into_inner(), &mut io::sink());
+            archive.unpack(to).and_then(|()| rest(archive)).map(drop)
+        }
+        None => Ok(()),
+    };
+    let status = git.wait().context("cannot wait for git")?;
+    if !status.success() {
+        return Err(anyhow!("{commit} has no {path}"));
+    }
+    unpacked.with_context(|| format!("cannot unpack {path} of {commit}"))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

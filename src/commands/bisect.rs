@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use crucible_bisect::Options;
+use crucible_bisect::{Options, Setting};
 use crucible_engine::EventSpec;
 use crucible_engine::trial;
 
@@ -23,6 +23,9 @@ const CONFIDENCE: f64 = 0.99;
 /// Seconds to look for another setting, if none are given.
 const AMPLIFY: u32 = 120;
 
+/// The bad end, if none is given.
+const HEAD: &str = "HEAD";
+
 /// Number of runs after which a search ends, if none is given.
 const RUNS: u64 = 2000;
 
@@ -32,19 +35,15 @@ pub struct BisectArgs {
     /// Scenarios that fail: names that `crucible list` prints, or directories
     #[arg(required = true, value_name = "SCENARIO")]
     names: Vec<String>,
-    /// A commit that does not fail
+    /// A commit that does not fail; of a series also a directory with one, such as an older checkout
     #[arg(long, help_heading = "Commits", value_name = "REV")]
     good: Option<String>,
-    /// A commit that fails
-    #[arg(
-        long,
-        help_heading = "Commits",
-        value_name = "REV",
-        default_value = "HEAD"
-    )]
-    bad: String,
+    /// A commit that fails, or a directory; otherwise HEAD, and of a series the files as they are
+    #[arg(long, help_heading = "Commits", value_name = "REV")]
+    bad: Option<String>,
     /// What differs: commits; the lines of the fragment of --config, of which the kernel has more and
-    /// more; or the events up to that of --at
+    /// more; the events up to that of --at; or the patches and files of our series that have changed
+    /// since --good
     #[arg(
         long,
         help_heading = "Commits",
@@ -60,6 +59,15 @@ pub struct BisectArgs {
     /// Stop at this event instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
+    /// Run only this case of the scenario; may be given several times
+    #[arg(long, help_heading = "What to run", value_name = "CASE")]
+    case: Vec<String>,
+    /// Checkpoint, kill and restart each run N times: at the event, and then at the next ones
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    chain: u32,
+    /// Keep the vCPUs of each guest busy with N processes
+    #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    load: u32,
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -70,7 +78,8 @@ pub struct BisectArgs {
     /// Go on until the answer has this probability
     #[arg(long, help_heading = "Search", value_name = "P", default_value_t = CONFIDENCE, value_parser = confidence)]
     confidence: f64,
-    /// Look for a setting in which the failure is more frequent for so long; 0 for not at all
+    /// Look for a setting in which the failure is more frequent for so long: two vCPUs, busy ones,
+    /// several restarts in a run, another event; 0 for not at all
     #[arg(
         long,
         help_heading = "Search",
@@ -98,6 +107,7 @@ enum Axis {
     Commits,
     Config,
     Event,
+    Series,
 }
 
 /// Bisects, and reports the first bad commit.
@@ -107,12 +117,20 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
         let why = "`bisect` builds the kernels of its range: name the tree with --src";
         return Err(Usage(why.into()).into());
     }
-    let (range, guest) = args.range(context)?;
+    let (range, mut guest) = args.range(context)?;
+    guest.machine.load = args.load;
+    let mut scenarios = scenario::load(&args.names, false, &context.root()?).map_err(Usage)?;
+    match &mut scenarios[..] {
+        [one] => scenario::choose_cases(one, &args.case).map_err(Usage)?,
+        _ if args.case.is_empty() => {}
+        _ => return Err(Usage("--case is for one scenario".into()).into()),
+    }
     let question = Question {
-        scenarios: scenario::load(&args.names, false, &context.root()?).map_err(Usage)?,
+        scenarios,
         trial: trial::Options {
             repeat: 1,
             at: args.at.clone().filter(|_| args.axis != Axis::Event),
+            chain: args.chain,
             timeout: args.timeout,
             ..trial::Options::default()
         },
@@ -127,7 +145,7 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
         guest,
         json: args.json,
         keep: args.keep,
-        reproduce: args.reproduce(),
+        reproduce: &|setting| args.reproduce(setting),
         scenario: CommandLine::new("scenario").text(),
     };
     bisection::run(&question, context)
@@ -150,8 +168,21 @@ impl BisectArgs {
                         return Err(usage("--good REV names a commit that does not fail").into());
                     }
                 },
-                bad: self.bad.clone(),
+                bad: self.bad.clone().unwrap_or_else(|| HEAD.to_owned()),
             },
+            Axis::Series if self.src.is_some() => {
+                let why = "--axis series is for the series of this checkout: leave --src out";
+                return Err(usage(why).into());
+            }
+            Axis::Series => {
+                let good = self.good.clone();
+                let why = "--axis series needs --good: a revision, or a directory with a series, that \
+                           does not fail";
+                Range::Series {
+                    good: good.ok_or_else(|| usage(why))?,
+                    bad: self.bad.clone(),
+                }
+            }
             Axis::Config => {
                 let fragment = guest.kernel.config.take();
                 Range::Config(fragment.ok_or_else(|| usage("--axis config needs --config"))?)
@@ -164,37 +195,73 @@ impl BisectArgs {
         Ok((range, guest))
     }
 
-    /// The command that searches again.
-    fn reproduce(&self) -> String {
+    /// The command that searches again, in this setting if there is one: it is not looked for again.
+    fn reproduce(&self, setting: Option<&Setting>) -> String {
         let mut line = CommandLine::new("bisect");
-        for name in &self.names {
+        let (scenario, case) = setting
+            .and_then(|setting| setting.case.split_once('/'))
+            .unzip();
+        let is_it = |name: &&String| scenario.is_none_or(|it| last(name) == it);
+        for name in self.names.iter().filter(is_it) {
             line = line.word(name);
+        }
+        let cases = case.map_or_else(|| self.case.clone(), |case| vec![case.to_owned()]);
+        for case in cases {
+            line = line.option("--case", Some(case));
         }
         let axis = match self.axis {
             Axis::Commits => None,
             Axis::Config => Some("config"),
             Axis::Event => Some("event"),
+            Axis::Series => Some("series"),
         };
-        let bad = Some(&self.bad).filter(|_| axis.is_none());
+        let head = axis.is_none().then(|| HEAD.to_owned());
+        let is_range = matches!(self.axis, Axis::Commits | Axis::Series);
+        let bad = self.bad.clone().or(head).filter(|_| is_range);
+        let usual = Setting {
+            at: self.at.as_ref().map(ToString::to_string),
+            timeout: self.timeout,
+            chain: self.chain,
+            load: self.load,
+            ..Setting::default()
+        };
+        let chosen = setting.unwrap_or(&usual);
+        let amplify = match setting {
+            Some(_) => Some(0),
+            None => (self.amplify != AMPLIFY).then_some(self.amplify),
+        };
+        let mut guest = self.guest.clone();
+        if let Some(Ok(vcpus)) = setting.map(|setting| u8::try_from(setting.vcpus)) {
+            guest.machine.vcpus = vcpus;
+        }
+        let of_axis = self.at.as_ref().filter(|_| self.axis == Axis::Event);
         line.option("--axis", axis)
             .option("--good", self.good.as_ref())
             .option("--bad", bad)
             .option("--src", self.src.as_ref().map(|path| path.display()))
-            .option("--at", self.at.as_ref())
-            .option("--timeout", self.timeout)
+            .option(
+                "--at",
+                of_axis.map(ToString::to_string).or(chosen.at.clone()),
+            )
+            .option("--timeout", chosen.timeout)
+            .option("--chain", (chosen.chain > 1).then_some(chosen.chain))
+            .option("--load", (chosen.load > 0).then_some(chosen.load))
             .option("--signature", self.signature.as_ref())
             .option(
                 "--confidence",
                 (self.confidence != CONFIDENCE).then_some(self.confidence),
             )
-            .option(
-                "--amplify",
-                (self.amplify != AMPLIFY).then_some(self.amplify),
-            )
+            .option("--amplify", amplify)
             .option("--runs", (self.runs != RUNS).then_some(self.runs))
-            .guest(&self.guest)
+            .guest(&guest)
             .text()
     }
+}
+
+/// Returns the name of a scenario that is given by its name or its directory.
+fn last(name: &str) -> &str {
+    let name = name.trim_end_matches('/');
+    name.rsplit_once('/').map_or(name, |(_, last)| last)
 }
 
 /// Parses a probability that a search can reach.
@@ -223,13 +290,40 @@ mod tests {
             Cli::try_parse_from(words).map(|cli| cli.args)
         };
         let args = parse(&["hello", "--good", "v1"]).unwrap();
-        assert_eq!((args.bad.as_str(), args.confidence), ("HEAD", 0.99));
+        assert_eq!(args.confidence, 0.99);
         let line = "cargo run -q -- bisect hello --good v1 --bad HEAD";
-        assert_eq!(args.reproduce(), line);
+        assert_eq!(args.reproduce(None), line);
+        let series = parse(&["hello", "--axis", "series", "--good", "v1"]).unwrap();
+        assert!(
+            series
+                .reproduce(None)
+                .ends_with("hello --axis series --good v1")
+        );
         let event = parse(&["hello", "--axis", "event", "--at", "vfork:8"]).unwrap();
-        assert!(event.reproduce().ends_with("--axis event --at vfork:8"));
+        assert!(event.reproduce(None).ends_with("--axis event --at vfork:8"));
         let sure = parse(&["hello", "--good", "v1", "--confidence", "0.9999"]).unwrap();
-        assert!(sure.reproduce().ends_with("--confidence 0.9999"));
+        assert!(sure.reproduce(None).ends_with("--confidence 0.9999"));
+        // In the setting that was found.
+        let words = ["hello", "dir/pipe/", "--good", "v1", "--amplify", "60"];
+        let two = parse(&words).unwrap();
+        let setting = Setting {
+            case: "pipe/main".into(),
+            at: Some("all:@2:7".into()),
+            vcpus: 2,
+            chain: 4,
+            load: 2,
+            timeout: None,
+        };
+        let line = two.reproduce(Some(&setting));
+        let wanted = "bisect dir/pipe/ --case main --good v1 --bad HEAD --at all:@2:7 --chain 4 \
+                      --load 2 --amplify 0 --vcpus 2";
+        assert!(line.ends_with(wanted), "{line}");
+        let again: Vec<_> = line
+            .split_whitespace()
+            .skip_while(|it| *it != "bisect")
+            .collect();
+        let again = parse(&again[1..]).unwrap();
+        assert_eq!(again.reproduce(None), line);
         for wrong in ["1", "0.3", "x", "NaN"] {
             assert!(parse(&["hello", "--good", "v1", "--confidence", wrong]).is_err());
         }

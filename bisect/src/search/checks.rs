@@ -75,8 +75,8 @@ impl<S: Subject> Search<'_, '_, S> {
         let Some(checkpointed_by_bad) = cross(bad, good)? else {
             return Ok(None);
         };
-        let (_, rate) = self.board.model.rates();
-        let half = Half::of(&checkpointed_by_good, &checkpointed_by_bad, quiet(rate));
+        let quiet = quiet_crossed(&self.board);
+        let half = Half::of(&checkpointed_by_good, &checkpointed_by_bad, quiet);
         Ok(Some(Cross {
             checkpointed_by_good,
             checkpointed_by_bad,
@@ -102,12 +102,11 @@ impl<S: Subject> Search<'_, '_, S> {
         // As the journal knows it.
         let pair = format!("{first} restarted by {second}");
         let more = |board: &Board<'_>| {
-            let (_, rate) = board.model.rates();
             let tally = board.tally_of(&pair);
             let failures = tally.runs() - tally.passed - tally.unclear;
             // One failure suffices: the good kernel has none.
             failures == 0
-                && tally.passed < quiet(rate).clamp(CHECKED, CROSSED)
+                && tally.passed < quiet_crossed(board).clamp(CHECKED, CROSSED)
                 && tally.runs() < 2 * CROSSED
         };
         if more(&self.board) {
@@ -157,4 +156,11 @@ impl<S: Subject> Search<'_, '_, S> {
 fn quiet(rate: f64) -> u64 {
     const HARDLY: f64 = 0.01;
     (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
+}
+
+/// The same where another kernel restarts: once in each run, whatever the setting.
+fn quiet_crossed(board: &Board<'_>) -> u64 {
+    let (_, rate) = board.model.rates();
+    let links = f64::from(board.setting.chain.max(1));
+    quiet(1.0 - (1.0 - rate).powf(1.0 / links))
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The ends of the range: what is sought, in which setting, and how good the good one is.
 
-use super::{FIRM, OFTEN, SAMPLE, Search, What};
+use super::{FIRM, Search, What};
 use crate::{
     board::{Board, Tally},
     graph::Graph,
     report::Answer,
+    signature::Signature,
     subject::{Setting, Stop, Subject},
 };
 
@@ -63,12 +64,15 @@ impl<S: Subject> Search<'_, '_, S> {
             }
             limit = (2 * limit).min(options.end_runs);
         }
+        let mut usually = None;
         if let Some((_, setting)) = best {
             self.set(setting);
-            self.amplify(setting, bad, &count)?;
+            usually = most_frequent(&self.board.tally(bad), like);
+            self.amplify(setting, like, usually.as_ref())?;
         }
         let tally = self.board.tally(bad);
-        let Some((signature, failures)) = tally.most(like) else {
+        let same = usually.filter(|usually| tally.of(usually) > 0);
+        let Some(signature) = same.or_else(|| most_frequent(&tally, like)) else {
             let unclear = tally.runs() > 0 && tally.unclear == tally.runs();
             return Ok(Some(match unclear {
                 true => Answer::NoEnd {
@@ -78,7 +82,7 @@ impl<S: Subject> Search<'_, '_, S> {
                 false => Answer::NotReproduced,
             }));
         };
-        let signature = signature.clone();
+        let failures = tally.of(&signature);
         self.board.sought = Some(signature.clone());
         self.board.refresh_all();
         let runs = tally.runs();
@@ -92,45 +96,9 @@ impl<S: Subject> Search<'_, '_, S> {
         );
         Ok(None)
     }
+}
 
-    /// Looks for a setting in which the bad end fails more often.
-    fn amplify(
-        &mut self,
-        usual: &Setting,
-        bad: usize,
-        count: &dyn Fn(&Tally) -> u64,
-    ) -> Result<(), Stop> {
-        let settings = self.subject.others(usual);
-        let rate = |tally: &Tally| (count(tally) as f64 + 0.5) / (tally.runs() as f64 + 1.0);
-        let first = self.board.tally(bad);
-        let usual_rate = rate(&first);
-        if usual_rate >= OFTEN || settings.is_empty() {
-            return Ok(());
-        }
-        let per_second = |tally: &Tally| {
-            let seconds = tally.seconds / tally.runs().max(1) as f64;
-            rate(tally) / seconds.max(1e-3)
-        };
-        let share = self.board.options.amplify_seconds / settings.len() as f64;
-        let mut best = (usual.clone(), per_second(&first), usual_rate);
-        for setting in settings {
-            self.set(&setting);
-            let more = |board: &Board<'_>| {
-                let tally = board.tally(bad);
-                tally.runs() < SAMPLE && tally.seconds < share
-            };
-            if more(&self.board) {
-                self.visit(bad, &mut |board| more(board))?;
-            }
-            let tally = self.board.tally(bad);
-            if count(&tally) >= FIRM && per_second(&tally) > best.1 {
-                best = (setting, per_second(&tally), rate(&tally));
-            }
-        }
-        self.set(&best.0);
-        self.amplified = best.2 / usual_rate;
-        let (setting, factor) = (best.0, self.amplified);
-        self.say(What::Amplified { setting, factor }, Some(bad));
-        Ok(())
-    }
+/// Returns the most frequent failure.
+fn most_frequent(tally: &Tally, like: Option<&str>) -> Option<Signature> {
+    tally.most(like).map(|(signature, _)| signature.clone())
 }

@@ -82,6 +82,7 @@ impl<S: Subject> Search<'_, '_, S> {
             .filter(|&node| board.model.is_hidden(node) && posterior.nodes[node] >= 1e-3)
             .collect();
         checks.append(&mut self.checks);
+        let amplified = self.factor();
         let board = &self.board;
         Report {
             probability: match &answer {
@@ -92,7 +93,7 @@ impl<S: Subject> Search<'_, '_, S> {
             confidence: board.options.confidence,
             sought: board.sought.clone(),
             setting: board.setting.clone(),
-            amplified: self.amplified,
+            amplified,
             rates: board.model.rates(),
             checks,
             crossed: self.crossed,

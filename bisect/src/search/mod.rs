@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The search.
 
+mod amplify;
 mod checks;
 mod ends;
 mod finish;
@@ -25,6 +26,9 @@ const OFTEN: f64 = 0.8;
 
 /// Number of runs in each other setting, at most.
 const SAMPLE: u64 = 10;
+
+/// Number of runs that say nothing after which a setting is given up, if no other run says more.
+const FEW: u64 = 2;
 
 /// Number of runs of the culprit and of its parents, at least.
 const CHECKED: u64 = 3;
@@ -141,7 +145,7 @@ pub fn bisect<S: Subject>(
         board,
         subject,
         tell,
-        amplified: 1.0,
+        usual: None,
         checks: Vec::new(),
         crossed: None,
     };
@@ -153,7 +157,8 @@ struct Search<'a, 'b, S> {
     subject: &'a mut S,
     board: Board<'b>,
     tell: &'a mut dyn FnMut(Progress),
-    amplified: f64,
+    /// The setting before another one was looked for.
+    usual: Option<Setting>,
     checks: Vec<Check>,
     crossed: Option<Cross>,
 }
@@ -322,6 +327,25 @@ impl<S: Subject> Search<'_, '_, S> {
         image: &str,
         more: &mut dyn FnMut(&Board<'_>) -> bool,
     ) -> Result<usize, Stop> {
+        let (runs, unbootable) = self.observe(node, image, more)?;
+        if let Some(why) = unbootable {
+            let harness = self.board.harness().to_owned();
+            kept(self.board.journal.add_unbootable(image, &harness, &why))?;
+            let state = NodeState::Unbootable;
+            self.board.hide_image(image, state, &why);
+            self.say(What::Hidden { state, why }, Some(node));
+        }
+        Ok(runs)
+    }
+
+    /// Does the same, and leaves it open what follows from a kernel that does not boot. Returns the
+    /// reason, too.
+    fn observe(
+        &mut self,
+        node: usize,
+        image: &str,
+        more: &mut dyn FnMut(&Board<'_>) -> bool,
+    ) -> Result<(usize, Option<String>), Stop> {
         let setting = self.board.setting.clone();
         let mut lines = Vec::new();
         let mut failed = None;
@@ -355,14 +379,7 @@ impl<S: Subject> Search<'_, '_, S> {
                 kept(self.board.revise(image, &setting, (*line, before), seen))?;
             }
         }
-        if let Some(why) = unbootable {
-            let harness = self.board.harness().to_owned();
-            kept(self.board.journal.add_unbootable(image, &harness, &why))?;
-            let state = NodeState::Unbootable;
-            self.board.hide_image(image, state, &why);
-            self.say(What::Hidden { state, why }, Some(node));
-        }
-        Ok(lines.len())
+        Ok((lines.len(), unbootable))
     }
 
     fn say(&mut self, what: What, node: Option<usize>) {
