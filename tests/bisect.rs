@@ -132,9 +132,9 @@ fn the_patch_that_breaks_a_changed_series_is_found() {
     let comment = "/* Check the flags of a saved restart block. */";
     let other = "/* Check the flags of a saved futex(2). */";
     patch("0005-restart-functions.patch", comment, other);
-    // A restarted task's system call returns 0.
-    let (right, wrong) = ("if (!fn(fn_arg))", "if (fn(fn_arg) || true)");
-    patch("0006-exec-x86-restarted-task.patch", right, wrong);
+    // A checkpoint cannot list the mounts of the container.
+    let (right, wrong) = ("return m.count;", "return -EIO;");
+    patch("0010-proc-list-mounts.patch", right, wrong);
     for name in ["fs.c", "pipe.c"] {
         let note = "\nstatic const int note __used = 1;\n";
         change(changed.path(), name, &|text| text + note);
@@ -154,7 +154,7 @@ fn the_patch_that_breaks_a_changed_series_is_found() {
     let wanted = [
         "the good series".to_owned(),
         "patches/0005-restart-functions.patch".to_owned(),
-        "patches/0006-exec-x86-restarted-task.patch".to_owned(),
+        "patches/0010-proc-list-mounts.patch".to_owned(),
         format!("{sources}/fs.c"),
         format!("{sources}/pipe.c"),
     ];
