@@ -216,6 +216,11 @@ pub trait Subject {
         vec![Setting::default()]
     }
 
+    /// Returns true when there are other settings than the usual ones.
+    fn amplifies(&self) -> bool {
+        false
+    }
+
     /// Returns settings in which a bug may show more often than in this one, for a node that is
     /// built. They differ from it where it is the usual one; of one that differs in all respects
     /// there are none.

@@ -124,6 +124,10 @@ impl Subject for Bug {
         vec![usual()]
     }
 
+    fn amplifies(&self) -> bool {
+        true
+    }
+
     /// Changes one respect that is the usual one.
     fn others(&mut self, node: usize, setting: &Setting) -> Result<Offer, Stop> {
         assert_eq!(node, BAD);

@@ -127,6 +127,10 @@ impl Subject for Scripted {
         self.usual.clone()
     }
 
+    fn amplifies(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     fn others(&mut self, _: usize, _: &Setting) -> Result<Offer, Stop> {
         Ok(Offer {
             settings: self.others.clone(),

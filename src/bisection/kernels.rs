@@ -578,6 +578,10 @@ impl Subject for Kernels<'_> {
             .collect()
     }
 
+    fn amplifies(&self) -> bool {
+        true
+    }
+
     fn others(&mut self, node: usize, setting: &Setting) -> Result<Offer, Stop> {
         let began = Instant::now();
         // With several CPUs, the events of a task have no fixed number.

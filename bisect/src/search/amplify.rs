@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The setting in which the failure is most frequent.
 
-use super::{FEW, FIRM, OFTEN, SAMPLE, Search, What};
+use super::{FEW, FIRM, OFTEN, SAMPLE, SURE, Search, What};
 use crate::{
     board::{Board, Tally, kept},
     graph::Graph,
@@ -51,7 +51,7 @@ impl<S: Subject> Search<'_, '_, S> {
         let Some(image) = self.board.known[bad].image.clone() else {
             return Ok(());
         };
-        if limit <= 0.0 {
+        if limit <= 0.0 || !self.subject.amplifies() {
             return Ok(());
         }
         let (harness, asked) = (self.board.harness().to_owned(), (usual, like));
@@ -80,12 +80,14 @@ impl<S: Subject> Search<'_, '_, S> {
         let bad = self.board.graph.bad();
         let mut best = usual.clone();
         let mut left = limit;
-        if count.rate(&self.board.tally_in(bad, usual)) >= OFTEN {
-            return Ok(best);
-        }
         // Its runs have ended with a failure, which makes it seem more frequent.
-        let earlier = self.board.tally_in(bad, usual).seconds;
-        left -= self.sample(bad, usual, SAMPLE, earlier + left / 4.0)? - earlier;
+        for most in [SURE, SAMPLE] {
+            let earlier = self.board.tally_in(bad, usual).seconds;
+            left -= self.sample(bad, usual, most, earlier + left / 4.0)? - earlier;
+            if count.rate(&self.board.tally_in(bad, usual)) >= OFTEN {
+                return Ok(best);
+            }
+        }
         loop {
             let now = self.board.tally_in(bad, &best);
             if count.rate(&now) >= OFTEN || left <= 0.0 {

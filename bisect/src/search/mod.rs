@@ -24,6 +24,9 @@ const FIRM: u64 = 2;
 /// Rate of failures above which no other setting is looked for.
 const OFTEN: f64 = 0.8;
 
+/// Number of runs that suffice to say that the failure is as frequent as that.
+const SURE: u64 = 4;
+
 /// Number of runs in each other setting, at most.
 const SAMPLE: u64 = 10;
 
