@@ -587,6 +587,12 @@ impl Subject for Kernels<'_> {
         // With several CPUs, the events of a task have no fixed number.
         let is_of_task = setting.at.as_ref().is_some_and(|at| at.contains('@'));
         let mut settings = Vec::new();
+        if setting.chain == 1 && self.options.backend == Backend::Crucible {
+            settings.push(Setting {
+                chain: CHAIN,
+                ..setting.clone()
+            });
+        }
         if setting.vcpus == 1 && !is_of_task {
             settings.push(Setting {
                 vcpus: RACES,
@@ -596,12 +602,6 @@ impl Subject for Kernels<'_> {
         if setting.load == 0 {
             settings.push(Setting {
                 load: LOAD,
-                ..setting.clone()
-            });
-        }
-        if setting.chain == 1 && self.options.backend == Backend::Crucible {
-            settings.push(Setting {
-                chain: CHAIN,
                 ..setting.clone()
             });
         }

@@ -98,7 +98,10 @@ impl<S: Subject> Search<'_, '_, S> {
             let others = offer.settings.len();
             let (mut found, mut rejected) = (None, Vec::new());
             for (number, setting) in offer.settings.iter().enumerate() {
-                let share = left / (others - number) as f64;
+                // A few settings with some runs say more than all with one each.
+                let run = now.seconds / now.runs().max(1) as f64;
+                let few = self.board.costs.enter() + run * SAMPLE as f64 / 2.0;
+                let share = (left / (others - number) as f64).max(few).min(left);
                 left -= self.sample(bad, setting, SAMPLE, share)?;
                 if count.rate(&self.board.tally_in(bad, setting)) < OFTEN {
                     continue;
