@@ -99,11 +99,14 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
     let dir = PathBuf::from(format!("/proc/{tid}"));
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
     let state = state_of(&stat)?;
-    if is_frozen(&dir) || matches!(state, 'Z' | 'X') {
+    if matches!(state, 'Z' | 'X') {
+        return None;
+    }
+    let stack = stack_of(&dir, state);
+    if is_frozen(&dir) && !leaves_site(&stack, entries) {
         return None;
     }
     let comm = fs::read_to_string(dir.join("comm")).ok()?;
-    let stack = stack_of(&dir, state);
     let (place, ender) = describe(&stack, state, entries);
     Some(Stuck {
         tid,
@@ -117,6 +120,13 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
 /// Returns true when the thread is at a site, which counts as frozen.
 fn is_frozen(dir: &Path) -> bool {
     fs::read_to_string(dir.join("ckpt_site")).is_ok_and(|site| site.trim() != "none")
+}
+
+/// Returns true when the thread has been killed at its site, and has not left it: another
+/// checkpoint holds it.
+fn leaves_site(stack: &[String], entries: &[Entry]) -> bool {
+    census::place(entries, stack.iter().map(String::as_str))
+        .is_some_and(|entry| entry.class == Class::Refused)
 }
 
 /// Parses the state letter; the name before it may contain any characters.
@@ -235,6 +245,19 @@ mod tests {
         let (place, ender) = described(&["__mutex_lock.constprop.0", "pipe_write"], 'D');
         assert_eq!(place, "__mutex_lock");
         assert!(ender.starts_with("it waits for a lock"), "{ender}");
+    }
+
+    #[test]
+    fn a_task_that_is_killed_at_its_site_does_not_count_as_frozen() {
+        let entries = census::entries().unwrap();
+        let leaves = |stack: &[&str]| {
+            let stack: Vec<_> = stack.iter().map(|name| (*name).to_owned()).collect();
+            leaves_site(&stack, &entries)
+        };
+        assert!(leaves(&["ckpt_wait_unheld", "get_signal", "do_syscall_64"]));
+        assert!(!leaves(&["get_signal", "do_syscall_64"]));
+        assert!(!leaves(&["ptrace_stop", "do_exit"]));
+        assert!(!leaves(&[]));
     }
 
     #[test]
