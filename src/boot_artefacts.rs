@@ -78,12 +78,12 @@ pub struct GuestArgs {
     pub gdb: Option<GdbArg>,
 }
 
-/// Where a guest waits for gdb.
+/// The value of `--gdb`: the address at which a guest waits for gdb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GdbArg {
-    /// On a socket in a directory that only this user may enter.
+    /// A socket in a directory that only this user may enter.
     Own,
-    /// At this address.
+    /// This address.
     At(DebuggerAddress),
 }
 
@@ -104,7 +104,7 @@ impl FromStr for GdbArg {
     }
 }
 
-/// Where guests wait for gdb, and the directory of the socket if it is ours.
+/// The address at which guests wait for gdb, and the directory of the socket if it is ours.
 pub struct Debugger {
     /// The address.
     pub address: DebuggerAddress,
@@ -112,7 +112,7 @@ pub struct Debugger {
 }
 
 impl Debugger {
-    /// Returns where the user wants it.
+    /// Returns the debugger that the user has requested; `None` without `--gdb`.
     pub fn at(gdb: Option<&GdbArg>) -> Result<Option<Self>> {
         Ok(match gdb {
             None => None,
@@ -191,7 +191,7 @@ impl KernelArgs {
         }
     }
 
-    /// Where the kernel comes from.
+    /// Returns the origin of the kernel.
     pub fn origin(&self) -> Origin {
         match (&self.kernel, &self.kernel_src) {
             (Some(image), _) => Origin::Image(image.clone()),
@@ -200,11 +200,11 @@ impl KernelArgs {
         }
     }
 
-    /// What the user changes of the kernel's build.
+    /// Returns the user's changes to the kernel's build.
     ///
     /// # Errors
     ///
-    /// A usage error: the fragment is none, or there is no such compiler.
+    /// A usage error: the fragment is malformed, or there is no such compiler.
     pub fn custom(&self) -> Result<Custom> {
         let custom = Custom {
             config: self.config.clone(),
@@ -252,11 +252,11 @@ pub struct BootArtefacts {
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
-    /// What the kernel was built from; none in a bundle, which builds none.
+    /// The inputs of the kernel's build; `None` in a bundle, which builds no kernel.
     build: Option<KernelBuild>,
 }
 
-/// What a kernel was built from.
+/// The inputs of a kernel's build.
 struct KernelBuild {
     sources: Sources,
     origin: Origin,

@@ -18,7 +18,7 @@ pub enum Break {
     SignalStop,
     /// The release of the buffer that the image is read into
     Free,
-    /// What madvise(2) has set for a mapping, and that it counts as committed memory
+    /// The flags that madvise(2) has set for a mapping, and its accounting as committed memory
     VmaFlag,
     /// The ambient capabilities
     Credential,

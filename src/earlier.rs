@@ -25,7 +25,7 @@ pub struct Earlier {
     provenance: Value,
 }
 
-/// What is read of a record.
+/// The parts of a record that are read.
 #[derive(Debug, Deserialize)]
 struct Read {
     command: String,

@@ -79,16 +79,16 @@ fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
     }
 }
 
-/// What a command says about its experiment.
+/// A command's description of its experiment.
 pub struct Command<'a> {
     /// Its name: `scenario`, `sweep`, …
     pub name: &'a str,
-    /// What distinguishes its results and journal from those of the same command with something
-    /// else: the scenario's name, for example.
+    /// The part of the names of its results and journal that differs between runs of the command:
+    /// the scenario's name, for example.
     pub what: &'a str,
     /// The shared options.
     pub args: &'a ExperimentArgs,
-    /// Which guest.
+    /// Options of the guest.
     pub guest: &'a GuestArgs,
     /// Switch of the debug kernel.
     pub break_switch: Option<&'a str>,

@@ -65,7 +65,7 @@ impl std::str::FromStr for Copy {
 }
 
 impl Copy {
-    /// What has this name in a directory of the guest, as `host`.
+    /// Returns the copy of the file or directory `name` in a directory of the guest to `host`.
     pub fn out_of(directory: &str, name: &str, host: &Path) -> Self {
         Self {
             host: host.to_owned(),
@@ -73,13 +73,14 @@ impl Copy {
         }
     }
 
-    /// Returns why this cannot be copied into a guest, as far as it can be known before.
+    /// Returns the reason why this cannot be copied into a guest, if that is known beforehand.
     pub fn cannot_enter(&self) -> Option<String> {
         let exists = self.host.exists();
         (!exists).then(|| format!("--copy-in: there is no {}", self.host.display()))
     }
 
-    /// Returns why nothing can be copied out of a guest to here, as far as it can be known before.
+    /// Returns the reason why nothing can be copied from a guest to `host`, if that is known
+    /// beforehand.
     pub fn cannot_leave(&self) -> Option<String> {
         let parent = std::path::absolute(&self.host).ok()?;
         let parent = parent.parent()?;

@@ -30,14 +30,14 @@ const MOST: usize = 4;
 /// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a BootArtefacts,
-    /// What the machines boot in which another kernel restarts.
+    /// The artefacts of machines that restart with a different kernel.
     restart: Option<&'a BootArtefacts>,
     context: &'a Context,
     slowness: u32,
     /// True when guests are recorded.
     record: bool,
     lines: Lines<'a>,
-    /// Where guests were to leave their memory, with the image of their kernel.
+    /// Paths of guests' memory dumps, with the image of their kernel.
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// Maximum number of such files.
     most: usize,

@@ -19,7 +19,7 @@ const NAME: &str = "crucible.log";
 /// Maximum length of what is kept until there is a file.
 const EARLY: usize = 1 << 20;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<State>>);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What `crucible mutate` needs beside the kernel with the mutants: a disk on which all workloads are
-//! built, the lines that each case runs, and the list of equivalent mutants.
+//! Prepares the inputs of `crucible mutate`, in addition to the kernel with the mutants: a disk
+//! on which all workloads are built, the lines that each case runs, and the list of equivalent
+//! mutants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run consists of: hashes and versions of everything that can change its result. Two runs
+//! The provenance of a run: hashes and versions of everything that can change its result. Two runs
 //! with equal provenance run the same code on the same kind of host.
 
 use std::fs;
@@ -16,7 +16,7 @@ use crate::boot_artefacts::BootArtefacts;
 use crate::embedded;
 use crate::machines::Kind;
 
-/// What a run consists of. Hashes are sha256 in hex unless stated otherwise.
+/// The provenance of a run. Hashes are sha256 in hex unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// This program.

@@ -42,10 +42,10 @@ fn find(directory: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A place in a recording.
+/// A named place in a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
-    /// What it was asked for.
+    /// Its name: a number of instructions, or a step and its unit.
     pub name: String,
     /// Number of instructions since the guest's start.
     pub instructions: u64,
@@ -147,8 +147,8 @@ impl Recorded {
         })
     }
 
-    /// Finds a place: a number of instructions, the start of a step, or `failure`. A step that was
-    /// done several times was done last. The error is the user's.
+    /// Finds a place: a number of instructions, the start of a step, or `failure`. Of a step that was
+    /// done several times, it is the last start. The error is a message for the user.
     pub fn find(&self, event: &str) -> Result<Mark, String> {
         let mark = |name: &str, instructions| Mark {
             name: name.into(),

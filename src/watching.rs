@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a night, or of a run, that may still go on: read from its files alone.
+//! Reads the progress of a night or a run from its files alone. It may still be running.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::screens::watch::{Part, Progress, State};
 
-/// What is watched.
+/// The subject of `crucible watch`.
 pub enum Watched {
     /// The directory of a night, with the files of its shards.
     Night(PathBuf),

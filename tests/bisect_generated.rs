@@ -32,14 +32,14 @@ const FILES: [&str; 8] = [
 ];
 const SIDE: &str = "inotify.c";
 
-/// What makes a restart fail in another way.
+/// A replacement that makes a restart fail in a different way.
 const OTHER: (&str, &str) = ("ret = sched_setattr(current, &attr);", "ret = -EPERM;");
 
-/// What keeps a kernel from booting.
+/// Code that keeps a kernel from booting.
 const STOP: &str =
     "\nstatic int __init stop(void)\n{\n\tpanic(\"planted\");\n}\nlate_initcall(stop);\n";
 
-/// What no compiler takes.
+/// Code that no compiler accepts.
 const BROKEN: &str = "\nbroken\n";
 
 /// A history.
@@ -76,7 +76,7 @@ fn generate(seed: u64) -> History {
             edit(name, &|text| text + &line);
         };
         let file = FILES[random.below(FILES.len() as u64) as usize];
-        // What a commit adds besides makes its kernel another one.
+        // The note of each commit makes its kernel differ from the others.
         note(file);
         let subject = if at == culprit {
             edit("fs.c", &|text| text.replace(BUG.0, BUG.1));

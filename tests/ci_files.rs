@@ -344,7 +344,7 @@ impl Slurm {
         command
     }
 
-    /// What a command of Slurm says; nothing if the daemon does not answer yet.
+    /// Returns the output of a command of Slurm; nothing if the daemon does not answer yet.
     fn said(&self, program: &str, args: &[&str]) -> String {
         let output = self.command(program).args(args).output().expect(program);
         String::from_utf8_lossy(&output.stdout).into_owned()

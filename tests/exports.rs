@@ -13,7 +13,7 @@ use common::formats::{self, output};
 use crucible_history::{Metric, Night, Planned, ResultRow, Shard, Skipped, Store, TestId};
 use serde_json::{Value, json};
 
-/// What a guest may print: what ends JSON, XML, HTML, KTAP, or the kernel's parser.
+/// Output of a guest that would end JSON, XML, HTML, KTAP, or the kernel's parser.
 const HOSTILE: &str = "\u{1b}[31m\u{0}]]></failure> \"ok 1 - # SKIP\r\nreboot: System halted\n\
                        List of all partitions:\nKernel panic - not syncing: VFS: x\n1..0";
 

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use common::cli;
 
-/// What git runs at each step: `crucible` as the commit's file `step` says.
+/// The script that git runs at each step: it runs `crucible` according to the commit's file `step`.
 const STEP: &str = r#"
 step=$(cat step)
 echo "step: $step"

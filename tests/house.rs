@@ -85,7 +85,7 @@ fn every_source_file_has_an_spdx_line() {
     assert!(without.is_empty(), "no SPDX line: {without:#?}");
 }
 
-/// What reads a patch takes one line for its subject.
+/// Programs that read a patch take one line as its subject.
 #[test]
 fn the_subject_of_a_patch_is_one_line() {
     let files = files();
@@ -242,7 +242,7 @@ fn dependencies_are_as_deny_toml_permits() {
     assert!(registries.len() <= 2, "{registries:?}");
     for (name, found) in versions.iter().filter(|(_, found)| found.len() > 1) {
         let skips = |version: &&&str| {
-            // What cargo takes to be compatible: 1.x, 0.13.x.
+            // The part of a version that decides compatibility for cargo: 1.x, 0.13.x.
             let numbers = if version.starts_with("0.") { 2 } else { 1 };
             let compatible: Vec<_> = version.split('.').take(numbers).collect();
             skipped.contains(&format!("{name}@{}", compatible.join(".")))

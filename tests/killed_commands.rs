@@ -64,7 +64,7 @@ fn table(args: &[&str], results: &Path) -> BTreeMap<String, Value> {
     let units = record["units"].as_array().expect("units").clone();
     let named = units.into_iter().map(|mut unit| {
         unit["ms"].take();
-        // How often a rule was used depends on the time that has passed, too.
+        // The number of a rule's uses depends on elapsed time, too.
         unit["image_rules"].take();
         (unit["key"].as_str().expect("a key").to_owned(), unit)
     });

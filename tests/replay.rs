@@ -96,7 +96,7 @@ fn goes_back(run: &Path) {
     ] {
         session += &format!(" -ex 'echo == {name}\\n' -ex {command:?} {look}");
     }
-    // What QEMU's monitor says is printed as an error.
+    // gdb prints the output of QEMU's monitor to standard error.
     session += " -ex delete -ex 'echo == end\\n' -ex continue 2>&1";
     let output = Command::new("sh")
         .args(["-c", &session])

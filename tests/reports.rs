@@ -6,11 +6,11 @@ mod common;
 
 use common::cli;
 
-/// The cases of `tests/scenarios/reports`, and what each report says.
+/// The cases of `tests/scenarios/reports`, and a text that each report contains.
 const REPORTS: [(&str, &str); 5] = [
     ("kasan", "KASAN: slab-use-after-free"),
     ("ubsan", "UBSAN: array-index-out-of-bounds in drivers/misc/"),
-    // Which report comes first depends on whether the CPU is wanted by another task.
+    // The first report depends on whether a different task wants the CPU.
     ("lockdep", "(lock_me_up)"),
     ("hung-task", "blocked for more than"),
     ("list", "list_add corruption"),

@@ -41,9 +41,9 @@ pub enum Error {
     /// A program failed because of this host: its network, its rights, its package manager.
     #[error("{failure}\n{advice}")]
     Host {
-        /// What failed.
+        /// The failure.
         failure: Box<Error>,
-        /// What to do next.
+        /// Advice for the user.
         advice: String,
     },
     /// A directory cannot be used.
@@ -51,9 +51,9 @@ pub enum Error {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// Advice for the user.
         mend: String,
     },
     /// A file of this repository is malformed.

@@ -62,7 +62,7 @@ pub(crate) enum Entry {
     Link(String),
 }
 
-/// How thoroughly files are compared with a manifest.
+/// The properties of files that are compared with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
     /// Their content.

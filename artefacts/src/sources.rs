@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// What the agent, the userland and the kernel are made from, in the checkout.
+/// Paths in the checkout from which the agent, the userland and the kernel are made.
 pub(crate) const PACKED: [&str; 6] = [
     "Cargo.toml",
     "Cargo.lock",

@@ -216,7 +216,7 @@ struct Reader<'a> {
 struct Incoming {
     artefact: Artefact,
     manifest: Manifest,
-    /// Where its files go, and the lock of that; `None` if it is in the cache already.
+    /// The directory for its files, with its lock; `None` if it is in the cache already.
     to: Option<(Unfinished, Lock)>,
     links: Vec<(PathBuf, String)>,
 }

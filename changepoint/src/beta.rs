@@ -39,7 +39,7 @@ impl AddAssign for Evidence {
     }
 }
 
-/// What is known of a rate before any run: a beta distribution.
+/// The prior distribution of a rate: a beta distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beta {
     /// Weight of failures.

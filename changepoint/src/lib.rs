@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where did it begin to fail? One model for commits and for nights.
+//! Finds the node at which failures began, with one model for commits and for nights.
 //!
-//! Nodes (commits, nights) fail at one rate before a change and at another one after it; neither
-//! rate is known. A hypothesis names the node that is the first of those after the change; one more
-//! says that nothing changed. [`ChangePoint`] has the evidence of each node and computes the
-//! posterior of the hypotheses in closed form, and how many bits one more run of a node is worth.
-//! It does no I/O and reads no clock. Its logarithms are libm's, so that all hosts choose alike.
+//! Nodes (commits, nights) fail at one rate before a change and at a different one after it; both
+//! rates are unknown. Each hypothesis names the first node after the change; one further hypothesis
+//! is that nothing changed. [`ChangePoint`] holds the evidence of each node. It computes the
+//! posterior of the hypotheses in closed form, and the information that one more run of a node is
+//! expected to give, in bits. It does no I/O and reads no clock. Its logarithms are libm's, so that
+//! all hosts choose alike.
 
 mod beta;
 mod nights;
@@ -28,16 +29,16 @@ const NEGLIGIBLE: f64 = 1e-3;
 /// by that many.
 const SETTLING: f64 = 2.5;
 
-/// What a run of a node costs, in seconds.
+/// The cost of the runs of a node, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Once, before the first run: a build, a boot.
+    /// Cost before the first run: a build, a boot.
     pub once: f64,
-    /// Each run.
+    /// Cost of each run.
     pub run: f64,
 }
 
-/// How probable the hypotheses are.
+/// The probabilities of the hypotheses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Posterior {
     /// The probability that each node is the first one after the change.

@@ -178,7 +178,7 @@ fn the_same_binary_is_the_same_node() {
     model.exclude(0);
     model.join(1, 2);
     assert!(model.is_possible(1) && !model.is_possible(2) && model.is_possible(3));
-    // What was seen of one counts for the other.
+    // Runs of one count for the other.
     model.observe(0, Evidence::new(9, 0));
     model.observe(2, Evidence::new(9, 9));
     assert_eq!(model.answer().unwrap().0, [1]);

@@ -10,7 +10,7 @@ use crate::{
 /// The early end of a unit.
 #[derive(Clone, Debug)]
 pub struct Abort {
-    /// What ended it.
+    /// The condition that ended it.
     pub condition: Condition,
     /// Reason in one line.
     pub why: String,

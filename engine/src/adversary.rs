@@ -24,7 +24,7 @@ impl Side {
     }
 }
 
-/// When an attacker acts.
+/// The moment at which an attacker acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Before the call: what its caller is, or a forged image.
@@ -42,7 +42,7 @@ pub enum When {
 pub struct Attacker {
     /// Its name.
     pub name: &'static str,
-    /// When it acts.
+    /// The moment at which it acts.
     pub when: When,
     /// The calls that it attacks.
     pub sides: &'static [Side],
@@ -50,7 +50,7 @@ pub struct Attacker {
     pub findings: &'static [&'static str],
     /// True when it has the right to make the call fail, or to change the tree's environment.
     pub harms: bool,
-    /// What would be a gain.
+    /// The result that would be a gain for the attacker.
     pub gain: &'static str,
 }
 
@@ -144,7 +144,7 @@ pub const WITHOUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// What a seed draws.
+/// An attack, as drawn from a seed.
 #[derive(Clone, Debug)]
 pub struct Attack {
     /// The call.

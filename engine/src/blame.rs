@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who is to blame for the end of a run: the one table that decides verdicts and exit codes.
+//! The table of blame: the party at fault, the verdict and the exit code of each condition.
 //!
-//! Whatever ends a run, the code that notices it names a [`Condition`]. Verdict and exit code
-//! follow from the condition, and from nothing else. `docs/reference/verdicts.md` has the table,
-//! generated from [`Condition::ALL`].
+//! The code that notices the end of a run names a [`Condition`]. The condition alone decides the
+//! verdict and the exit code. `docs/reference/verdicts.md` has the table, generated from
+//! [`Condition::ALL`].
 
 use crucible_vmm::Exit;
 use schemars::JsonSchema;
@@ -47,7 +47,7 @@ struct Row(&'static str, Option<Blame>, Verdict, u8, &'static str);
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $blame:expr, $verdict:ident, $exit:expr, $meaning:literal;)*) => {
-        /// What ended a unit of an experiment.
+        /// The condition that ended a unit of an experiment.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
         )]
@@ -177,7 +177,7 @@ impl Condition {
         self.row().0
     }
 
-    /// What the condition is, for the reference.
+    /// Returns the description of the condition, for the reference.
     pub fn meaning(self) -> &'static str {
         self.row().4
     }

@@ -48,7 +48,7 @@ impl RunOutput {
 /// The result of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was compared: `restarted = control: stdout`.
+    /// The two sides and the property: `restarted = control: stdout`.
     pub name: String,
     /// True when the two are equal.
     pub ok: bool,

@@ -32,7 +32,7 @@ pub struct Kind {
     pub name: &'static str,
     /// Its grammar.
     pub grammar: &'static str,
-    /// Where the workload stops.
+    /// The description of the stop.
     pub stops: &'static str,
 }
 

@@ -20,10 +20,10 @@ const DIR: &str = "snapshots";
 /// The name of the check in records and on the screen.
 const NAME: &str = "expected result";
 
-/// What insta's reviewer shows as the origin of a file.
+/// Header of a file, from which insta's reviewer shows its origin.
 const HEADER: &str = "---\nsource: engine/src/expected.rs\n---\n";
 
-/// How a result compares with the expected one.
+/// The comparison of a result with the expected one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// They are equal.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The eyes: what looks at a restarted tree before it runs on, and at a mutant that no run shows. Each
-//! can be closed, to measure what it costs and what it alone sees.
+//! The eyes: the checks of a restarted tree before it continues, and of a mutant that no run kills.
+//! Each can be closed, to measure its cost and the mutants that it alone kills.
 
 use serde::{Deserialize, Serialize};
 
-/// What looks at a restarted tree.
+/// A check of a restarted tree, which a run can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Eye {

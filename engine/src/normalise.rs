@@ -679,7 +679,7 @@ mod tests {
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, tree("0000000000000000", "0000000000000200"));
         assert_eq!(uses[&Rule::ExpiredTimers], 3);
-        // What pended before still pends, and without a use the rule is not listed.
+        // A signal that was pending before stays pending, and an unused rule is not listed.
         let before = tree("0000000000000200", "0000000000000000");
         let mut uses = Uses::new();
         let mut after = before.clone();

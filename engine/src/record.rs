@@ -20,7 +20,7 @@ pub struct Record {
     pub schema: u32,
     /// The command: `scenario`, `sweep`, …
     pub command: String,
-    /// What decides.
+    /// The worst outcome of the run, which decides its exit code.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The exit code.
@@ -37,7 +37,7 @@ pub struct Record {
     /// Failures of guests that no single unit is to blame for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<Outcome>,
-    /// What follows from all units together; depends on the command.
+    /// The summary of all units; its form depends on the command.
     pub summary: Value,
     /// Eyes that were closed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -74,12 +74,12 @@ pub struct UnitRecord {
     pub outcome: Outcome,
     /// Duration in milliseconds.
     pub ms: u64,
-    /// What was seen of it; depends on the command.
+    /// Further data on the unit; its form depends on the command.
     #[serde(flatten)]
     pub detail: Value,
 }
 
-/// What is seen of a case.
+/// The result of a case.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CaseRecord {
     /// Name of the scenario.

@@ -62,7 +62,7 @@ pub struct Restarted {
     pub before: Frozen,
     /// The state after the restart, while still frozen.
     pub after: Option<Observation>,
-    /// What its second image differs in from the first.
+    /// The comparison of its second image with the first.
     pub second: Option<Second>,
     /// The result of the run, or the reason why it did not end.
     pub end: Result<RunOutput, Abort>,
@@ -70,7 +70,7 @@ pub struct Restarted {
     pub place: RestartIn,
 }
 
-/// What is seen of a restarted tree while it is still frozen.
+/// Observations of a restarted tree while it is still frozen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// The facts from `/proc`; `None` in a run without facts.
@@ -82,7 +82,7 @@ pub struct Seen {
 /// The comparison of a restarted tree's second image with the first.
 #[derive(Clone, Debug)]
 pub struct Second {
-    /// What differs, or what is wrong with an image.
+    /// The comparison, or the error of an image that cannot be read.
     pub found: Result<Comparison, String>,
     /// The paths of both images in the results directory, if they are kept.
     pub kept: Vec<String>,

@@ -139,7 +139,7 @@ const SITES: &[&str] = &[
     "exiting",
 ];
 
-/// Where a key is permitted.
+/// The table of the file in which a key is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// At the top of the file.
@@ -154,9 +154,9 @@ pub enum Place {
 pub struct Key {
     /// The key.
     pub name: &'static str,
-    /// Where it is permitted.
+    /// The table in which it is permitted.
     pub place: Place,
-    /// What it means.
+    /// Its meaning.
     pub meaning: &'static str,
 }
 

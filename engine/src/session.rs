@@ -75,7 +75,7 @@ pub trait Lab {
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct LabError {
-    /// What failed.
+    /// The condition of the failure.
     pub condition: Condition,
     /// The complete error message.
     pub message: String,
@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What the session runs on.
+    /// Returns the lab, the outputs and the options that the session runs with.
     pub fn setup(&self) -> Setup<'a> {
         self.setup
     }

@@ -492,7 +492,7 @@ mod tests {
         );
         let after = first.replace("<... execve", &format!("{ended}<... execve"));
         assert_ne!(normal([&after, &executes, "", ""], rules).0, expected);
-        // What was seen of the thread before is compared.
+        // The thread's earlier calls are compared.
         let before = "write(1, \"x\", 1) = 1\n";
         let killed = format!("{before}{unknown}");
         let (wrote, _) = normal([first, &executes, before, ""], rules);

@@ -38,12 +38,12 @@ pub struct Event {
     /// Key of the unit that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// What happened.
+    /// The body of the event.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// What happened.
+/// The body of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Body {
@@ -142,7 +142,7 @@ pub enum Body {
     },
     /// A step of a bisection, and how far it is.
     Bisected {
-        /// What happens, in one line.
+        /// Description of the step, in one line.
         text: String,
         /// The node that it is about: a commit's hash.
         #[serde(default, skip_serializing_if = "Option::is_none")]

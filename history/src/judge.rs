@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the history says of each test of a night: regressed, fixed, flaky, never run.
+//! Judges each test of a night by the history: regressed, fixed, flaky, not run.
 //!
-//! Nothing is kept by hand: all of it follows from the results, with the change-point model that
-//! bisections use. Only results that say something of the kernel count; trouble of the host, the
-//! workload or crucible makes a test one that did not run.
+//! All judgements are computed from the results, with the change-point model that bisections use.
+//! Only passes and failures of the kernel count. A test whose run failed because of the host, the
+//! workload or crucible counts as not run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,7 +23,7 @@ const BETTER: f64 = 0.75;
 /// Probability that the change is in the range of nights that is shown.
 const RANGE: f64 = 0.9;
 
-/// What a test does, as of a night.
+/// The status of a test, as of a night.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
@@ -37,7 +37,7 @@ pub enum Status {
     Unknown,
 }
 
-/// What changed from a test's last night to this one.
+/// The change of a test from its last night to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
@@ -49,7 +49,7 @@ pub enum Change {
     StillFailing,
     /// It is flaky as before.
     StillFlaky,
-    /// It was planned, and has no result that says something of the kernel.
+    /// It was planned, and no run of it has passed or found the kernel at fault.
     NotRun,
     /// It passes, and failed or was flaky.
     Fixed,
@@ -67,14 +67,14 @@ impl Change {
     }
 }
 
-/// What is said of a test.
+/// The judgement of a test.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judgement {
     /// The test.
     pub test: TestId,
-    /// What changed.
+    /// The change since its last night.
     pub change: Change,
-    /// What it does.
+    /// Its status.
     pub status: Status,
     /// Number of runs in the night that count.
     pub runs: u64,
@@ -204,9 +204,10 @@ struct Segment {
 }
 
 impl Segment {
-    /// The segment that begins with one of these nights, which have these probabilities.
+    /// Returns the segment that begins with one of the nights `among`; `starts` are the nights'
+    /// probabilities.
     fn new(nights: &[Evidence], starts: &[f64], among: Range<usize>) -> Self {
-        // Whether there is a change at all comes before the question where.
+        // First decide whether there is a change at all, then where it is.
         let later = among.start.max(1).min(among.end)..among.end;
         let changed: f64 = starts[later.clone()].iter().sum();
         let among = match among.contains(&0) && starts[0] >= changed {

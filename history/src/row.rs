@@ -69,7 +69,7 @@ pub struct Planned {
 pub struct Skipped {
     /// The test.
     pub test: TestId,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -105,13 +105,13 @@ pub struct ResultRow {
     pub time: String,
     /// Duration in milliseconds.
     pub ms: u64,
-    /// What ended it: a condition of the table of blame.
+    /// The condition that ended it, of the table of blame.
     pub condition: String,
     /// The verdict.
     pub verdict: String,
-    /// Who is to blame; empty if it passed.
+    /// The party at fault; empty if it passed.
     pub blame: String,
-    /// What distinguishes failures: the condition and the first diverging check or the report's
+    /// The signature of its failure: the condition and the first diverging check or the report's
     /// site; empty if it passed.
     pub signature: String,
     /// Reason in one line.
@@ -122,7 +122,7 @@ pub struct ResultRow {
     pub harness: String,
     /// Directory of the run, relative to that of the results; empty if it was not kept.
     pub directory: String,
-    /// What was measured.
+    /// The measurements.
     pub metrics: Vec<Metric>,
 }
 

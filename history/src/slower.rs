@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which phases take more guest instructions than in the nights before.
+//! Finds phases that take more guest instructions than in earlier nights.
 //!
-//! Wall clock says little on a host that others use (it varies by 26 to 42 %); instructions vary by
-//! 3 %. So only metrics in `instructions` are judged, and only nights with the same machine,
-//! compiler, agent and userland are compared: with another one, a new series begins.
+//! Wall-clock times vary by 26 to 42 % on a shared host, instruction counts by 3 %. So only metrics
+//! in `instructions` are judged, and only nights with the same machine, compiler, agent and
+//! userland are compared: a change of one of them begins a new series.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,23 @@ pub const INSTRUCTIONS: &str = "instructions";
 /// Number of nights that a series needs before it is judged.
 const ENOUGH: usize = 10;
 
-/// Nights before that are compared with, at most.
+/// Maximum number of earlier nights to compare with.
 const BASELINE: usize = 30;
 
-/// The last nights that are taken together, at most: a small change needs several to be seen.
+/// Maximum number of the latest nights that are averaged: one night cannot show a small change.
 const WINDOW: usize = 3;
 
-/// Smallest change that is one, as a ratio.
+/// Smallest ratio of two averages that counts as a change.
 const SMALLEST: f64 = 1.02;
 
-/// How many times its standard error a change must be. With a baseline of 10 to 30 nights, 5 is
-/// passed by chance about once in 50,000 nights and metrics.
+/// Least size of a change, in standard errors. With a baseline of 10 to 30 nights, chance exceeds
+/// 5 about once in 50,000 nights and metrics.
 const CLEAR: f64 = 5.0;
 
-/// What the largest of ten to thirty deviations contributes to a spread, as a factor.
+/// Factor by which the largest of ten to thirty deviations increases a spread.
 const TRIMMED: f64 = 1.15;
 
-/// Smallest relative spread between nights that is believed.
+/// Lower bound of the relative spread between nights; a smaller one is taken to be chance.
 const SPREAD: f64 = 0.003;
 
 /// A phase that takes more instructions.

@@ -16,7 +16,7 @@ const BUSY: Duration = Duration::from_secs(60);
 /// Time between two attempts to bring the tables up to date.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Why a file of the history cannot be used.
+/// The reason why a file of the history cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened, read or written.
@@ -24,7 +24,7 @@ pub enum Error {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
     /// It has tables that this program does not know, or cannot get those that it knows.
@@ -32,7 +32,7 @@ pub enum Error {
     Version {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the migration.
         source: rusqlite_migration::Error,
     },
     /// Two files have different plans for one night.
@@ -52,7 +52,7 @@ pub enum Error {
     },
 }
 
-/// What [`Store::merge`] has done.
+/// The result of [`Store::merge`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Number of results that the store did not have.

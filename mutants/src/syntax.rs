@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use crate::rules;
 
-/// What the head of a loop becomes.
+/// The keyword that replaces the head of a loop.
 const LOOP: &str = "while";
 
 /// A source in plain C.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What of a night is worth running again.
+//! Selects the jobs of a night that `crucible rerun` runs again.
 
 use std::collections::BTreeSet;
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a plan takes from earlier nights, as a file that all shards share.
+//! Data of earlier nights that a plan uses, as a file that all shards share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crucible_history::{Planned, ResultRow, Status, TestId, judge};
 use serde::{Deserialize, Serialize};
 
-/// How long jobs took, and how often they were run.
+/// Durations of jobs, and the number of their runs.
 ///
-/// Shards of one night must have the same, or they would divide the work differently; so it is a
-/// file that a person or the CI system pins, and its hash is a part of the plan's.
+/// All shards of a night must use the same basis, or they would divide the work differently. So it
+/// is a file that a person or the CI system pins, and its hash is a part of the plan's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Basis {

@@ -79,7 +79,7 @@ fn commit(shards: &[Shard]) -> Option<String> {
     let commits = shards.iter().map(|shard| {
         let provenance: Value = serde_json::from_str(&shard.provenance).ok()?;
         let parts = provenance.as_object()?.values().next()?;
-        // What is not committed cannot be checked out.
+        // Uncommitted changes cannot be checked out.
         let clean = parts["checkout"]["dirty"] == false;
         let commit = parts["checkout"]["commit"].as_str();
         commit.filter(|_| clean).map(str::to_owned)

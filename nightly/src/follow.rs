@@ -13,7 +13,7 @@ pub(crate) struct Follower {
     /// The directories that were there before.
     before: Vec<String>,
     file: Option<File>,
-    /// What was read of a line that is not complete.
+    /// The part that was read of an incomplete line.
     rest: Vec<u8>,
 }
 

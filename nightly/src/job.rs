@@ -25,20 +25,20 @@ const TREES: u64 = 40;
 /// Attacks that a night draws.
 const ATTACKS: u64 = 40;
 
-/// How long a night fuzzes, in minutes.
+/// Duration of a night's fuzzing, in minutes.
 const FUZZ_MINUTES: u64 = 10;
 
 /// The cases of scenarios whose steps are counted in instructions: one with little state, and one with
 /// much.
 const COUNTED: [(&str, &str); 2] = [("hello", "main"), ("descriptors", "high")];
 
-/// How often such a case is restarted, since the number of instructions differs a little each time.
+/// Number of restarts of such a case: the number of instructions varies a little between them.
 const COUNTS: u64 = 5;
 
-/// In what a job runs.
+/// The configuration that a job runs in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
-    /// What checkpoints and restarts.
+    /// Backend of checkpoint and restart.
     pub backend: String,
     /// Flavour of the kernel.
     pub flavour: String,
@@ -62,7 +62,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// What a job's results mean.
+/// The meaning of a job's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -79,9 +79,9 @@ pub enum Kind {
 pub struct Job {
     /// Its name: `scenario vfork`.
     pub name: String,
-    /// In what it runs.
+    /// The configuration that it runs in.
     pub variant: Variant,
-    /// What its results mean.
+    /// The meaning of its results.
     pub kind: Kind,
     /// The command line, without the program and the options of the variant.
     pub words: Vec<String>,
@@ -132,7 +132,7 @@ impl Job {
     }
 }
 
-/// What this host and this checkout have to offer.
+/// The scenarios of this checkout, and the machine backends of this host.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
     /// The scenarios, with the names of their cases.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which shard of a night runs which job.
+//! Divides the jobs of a night among its shards.
 
 use sha2::{Digest, Sha256};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a night, and what decides.
+//! The report of a night, and the condition that decides its exit code.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use crucible_history::{
 };
 use serde::Serialize;
 
-/// What is known of a night.
+/// The report of a night.
 #[derive(Clone, Debug, Serialize)]
 pub struct NightReport {
     /// Name of the night.
     pub night: String,
     /// The condition that decides.
     pub condition: Condition,
-    /// Why, in one line.
+    /// Reason in one line.
     pub why: String,
     /// Number of tests that the plan names.
     pub planned: usize,
-    /// Number of tests with a result that says something of the kernel.
+    /// Number of tests with a run that passed or found the kernel at fault.
     pub ran: usize,
     /// Number of results.
     pub runs: usize,
@@ -28,7 +28,7 @@ pub struct NightReport {
     pub missing_shards: Vec<u32>,
     /// All tests, those with the most important changes first.
     pub tests: Vec<Judgement>,
-    /// What searches have found for the signatures of this night's failures.
+    /// The bisections of the signatures of this night's failures.
     pub bisections: Vec<Bisection>,
     /// Phases that take more guest instructions than in the nights before.
     pub slower: Vec<Slower>,

@@ -41,7 +41,7 @@ const RECORDINGS: u32 = 8;
 /// Number of failing units of one run from which on they are run only once more.
 const MANY: usize = 50;
 
-/// Why a night cannot go on.
+/// The reason why a night cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The history cannot be written.
@@ -50,9 +50,9 @@ pub enum Error {
     /// A file or a process of the host.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// Its error.
         source: io::Error,
     },
     /// Another process runs this shard of the night.
@@ -65,7 +65,7 @@ pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Err
     move |source| Error::Io { what, source }
 }
 
-/// How a night is run.
+/// Settings of a night.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Name of the night.
@@ -93,7 +93,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Directory of the night, with the files of its shards and the runs that failed.
+    /// Returns the directory of the night, with the files of its shards and the runs that failed.
     pub fn directory(&self) -> PathBuf {
         self.results.join("nights").join(&self.night)
     }
@@ -111,7 +111,7 @@ impl Settings {
     }
 }
 
-/// What happens in a night.
+/// A step of a night.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
     /// The number of tests that are to be run, those that an earlier process has run included, and
@@ -123,18 +123,18 @@ pub enum Step<'a> {
     Result(&'a ResultRow, &'a Outcome),
 }
 
-/// Hears what happens in a night.
+/// Receives the steps of a night.
 pub trait Listener {
     /// Takes a step.
     fn hear(&mut self, step: Step<'_>);
 }
 
-/// What a shard has run.
+/// The extent of a shard's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran {
     /// All of its jobs.
     All,
-    /// What the budget allowed.
+    /// The jobs that the budget allowed.
     Some,
     /// It was interrupted.
     Interrupted,
@@ -336,7 +336,7 @@ impl<'a> Night<'a> {
         };
         keeps |= !matches!(code, Some(0));
         if !keeps || first.kind == Kind::Canary && code == Some(1) {
-            // What passed is in the history; only failures are looked at again.
+            // The history has the passes; only failures need their files.
             let _ = fs::remove_dir_all(&results);
         }
         Ok(why)
@@ -424,7 +424,7 @@ impl<'a> Night<'a> {
             let status = child
                 .try_wait()
                 .map_err(io_error("cannot wait for crucible"))?;
-            // What it wrote before it ended is there now.
+            // All events that it wrote before its end are in the file now.
             for event in follower
                 .read()
                 .map_err(io_error("cannot read a run's events"))?
@@ -513,7 +513,7 @@ impl<'a> Night<'a> {
     }
 }
 
-/// What was seen of a run.
+/// The steps and failures of a run.
 #[derive(Default)]
 struct Seen {
     /// The steps of the units that run.

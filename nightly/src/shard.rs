@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which shard of a night this is: said on the command line, or by the CI system.
+//! Identifies the shard of a night: from the command line, or from the CI system's environment.
 
 /// A shard of a night.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct ShardSpec {
     pub of: u32,
 }
 
-/// Why it is not known which shard this is.
+/// The reason why the shard is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardError {
     /// The text is none.

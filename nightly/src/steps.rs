@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the steps of a unit take.
+//! Durations and instruction counts of a unit's steps.
 
 use std::collections::BTreeMap;
 

@@ -181,10 +181,10 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     assert_eq!(broken.why, "diverged at stdout");
     assert_eq!(broken.last_good.as_deref(), Some("n08"));
-    // What fails is recorded in one more run, which is not a result.
+    // A failing test is recorded in one more run, which is not a result.
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     assert_eq!(log.lines().filter(|line| *line == "recorded").count(), 1);
-    // The runs of what fails are kept.
+    // The runs of failing tests are kept.
     assert!(place.path("results").join(&broken.directory).is_dir());
     let flaky = of(&judged, "d");
     assert_eq!(
@@ -201,7 +201,7 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     place.set("b", "passed");
     let judged = place.night("n10", &plan);
-    // What was broken is run as often before it is called mended.
+    // A test that was broken runs as often before it is called fixed.
     let mended = of(&judged, "b");
     assert_eq!((mended.change, mended.runs), (Change::Fixed, 5));
     let mended = of(&judged, "d");

@@ -154,7 +154,7 @@ mod tests {
     }
 }
 
-/// How a freeze was triggered.
+/// The event that triggered a freeze.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
     /// The thread that caused the event, by its ID in the container; 0 for a timer.

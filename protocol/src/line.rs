@@ -25,7 +25,7 @@ pub fn name(parameters: &str) -> Option<&str> {
         .find_map(|word| word.strip_prefix(PARAMETER))
 }
 
-/// What the host has received, byte by byte.
+/// The host's state of decoding the received bytes.
 #[derive(Debug, Default)]
 pub struct Receiver {
     /// Bytes of the length that were received, if the guest sends.
@@ -34,7 +34,7 @@ pub struct Receiver {
     follow: usize,
 }
 
-/// What the guest sent.
+/// A decoded piece of the guest's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// It is ready to receive.

@@ -293,9 +293,9 @@ pub enum Reply {
     SecondImage {
         /// The result of the checkpoint tool.
         tool: ToolRun,
-        /// What the two images differ in; `None` if there are not two.
+        /// The comparison of the two images; `None` if there are not two.
         comparison: Option<Comparison>,
-        /// What is wrong with an image that cannot be read.
+        /// The error of an image that cannot be read.
         unreadable: Option<String>,
     },
     /// A directory listing.
@@ -326,9 +326,9 @@ pub enum Stopped {
     Frozen(Freeze),
     /// The container's init process has exited.
     Exited {
-        /// How the container's first process ended, as its parent saw it.
+        /// The end of the container's first process, as its parent saw it.
         root: Option<Ended>,
-        /// How the workload ended, as init recorded it before; `None` if init recorded nothing.
+        /// The end of the workload, as init recorded it before; `None` if init recorded nothing.
         workload: Option<Ended>,
         /// The number of times that the trigger's event had occurred, if a trigger was armed.
         count: Option<u64>,
@@ -345,7 +345,7 @@ pub enum Stopped {
     },
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
 pub enum Ended {
@@ -402,7 +402,7 @@ impl std::fmt::Display for Ended {
 /// The result of a tool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolRun {
-    /// How it ended; `None` if it was killed at its time limit.
+    /// Its end; `None` if it was killed at its time limit.
     pub ended: Option<Ended>,
     /// Standard output, in which bytes that are not UTF-8 are replaced.
     pub stdout: String,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the second port carries while [`Request::Attach`](crate::Request::Attach) runs a program:
-//! its standard streams in pieces.
+//! The protocol of the second port while [`Request::Attach`](crate::Request::Attach) runs a
+//! program: its standard streams, in pieces.
 //!
 //! A piece is a byte that names its kind, a little-endian `u32` length, and that many bytes. Once
 //! the guest has opened the port it says that it has [taken](Piece::Taken) [`WINDOW`] bytes; the
@@ -30,7 +30,7 @@ pub enum Stream {
     Error,
 }
 
-/// How a program has ended, or why it was not run.
+/// The end of a program, or the reason why it was not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Last {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run that failed has left: its record, and the files beside it.
+//! Reads the evidence of a failed run: its record, and the files beside it.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -18,7 +18,7 @@ const CHARACTERS: usize = 4_000;
 /// Number of files of a run that are linked, at most.
 const FILES: usize = 12;
 
-/// What there is to see of a failure.
+/// The evidence of a failure.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     /// Reason in one line.

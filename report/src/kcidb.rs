@@ -115,7 +115,7 @@ impl Names<'_> {
         builds.collect()
     }
 
-    /// What all tests have.
+    /// Returns the properties that all tests have.
     fn test(&self, id: String, test: &TestId, path: &str) -> Map<String, Value> {
         let parts: Vec<_> = test.variant.split('/').collect();
         let part = |at: usize| parts.get(at).copied().unwrap_or_default();

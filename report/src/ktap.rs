@@ -14,7 +14,8 @@ use crate::results::NightResults;
 /// Outcomes by suite and by name of the test.
 pub type Suites = BTreeMap<String, BTreeMap<String, Outcome>>;
 
-/// What ends a console log for the kernel's parser, wherever it stands, and what is written instead.
+/// Texts at which the kernel's parser ends a console log, wherever they occur, with their
+/// replacements.
 const ENDS: [(&str, &str); 3] = [
     ("List of all partitions:", "List of all partitions;"),
     ("not syncing: VFS:", "not syncing: VFS;"),

@@ -21,7 +21,8 @@ const NAMED: usize = 3;
 /// Bytes of evidence on the page, at most; the other failures have links.
 const EVIDENCE: usize = 256 << 10;
 
-/// What is loaded with the page: no script, nothing from a network, whatever a guest has printed.
+/// The page's content security policy. The browser runs no script and loads nothing from a network,
+/// whatever a guest has printed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 /// The sections of the first screen: anchor, title, changes.
@@ -241,7 +242,7 @@ impl Page {
         }
     }
 
-    /// How often, since when.
+    /// Returns the rate of a group's failures, and the nights in which they began.
     fn facts(&self, tests: &[&Judgement]) -> Markup {
         let runs: u64 = tests.iter().map(|it| it.runs).sum();
         let failures: u64 = tests.iter().map(|it| it.failures).sum();

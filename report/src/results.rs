@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the formats for other programs have in common: the runs of each test of a night.
+//! The runs of each test of a night, for all formats that other programs read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * What an attacker of the same user does while a checkpoint(2) or a restart(2) stalls. The table of
- * engine/src/adversary.rs says for each what would be a gain.
+ * The attacks of a process of the same user while a checkpoint(2) or a restart(2) stalls. The table
+ * in engine/src/adversary.rs has the gain that each tries to make.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

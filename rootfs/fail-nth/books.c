@@ -77,7 +77,7 @@ static long number_in(const char *path, const char *name)
 	return number;
 }
 
-/* What kfree_rcu() has collected is freed after seconds, or by its shrinker. 4: no message. */
+/* Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. 4: no message. */
 static void drop_slab(void)
 {
 	static const char *const values[] = { "4", "2" };

@@ -14,7 +14,7 @@
 #define MAX_ORIGINS	4096
 #define MAX_BOOKS	400
 
-/* What the worker and its watcher share. */
+/* Memory that the worker and its watcher share. */
 struct shared {
 	unsigned int nth;	/* the failure to be injected, 0 for none */
 	unsigned int calls;	/* made so far */

@@ -180,7 +180,7 @@ static void set_memory(void)
 	check(prctl(PR_SET_DUMPABLE, 0), "dumpable");
 }
 
-/* What a new process finds in an area; the areas that it must not have are told by `-`. */
+/* Prints the content of each area in a new process; `-` for areas that it must not have. */
 static void fork_and_tell(const char *who)
 {
 	pid_t pid = forked();

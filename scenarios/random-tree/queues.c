@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What has a queue: bytes, messages, events. */
+/* Resources with a queue of bytes, messages or events. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

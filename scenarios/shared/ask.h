@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * What a process can ask the kernel about itself. A workload calls ask_before() where it is
- * checkpointed and ask_after() behind it, which prints a line for each answer that is another.
+ * Everything that a process can ask the kernel about itself. A workload calls ask_before() where it
+ * is checkpointed and ask_after() after that, which prints a line for each answer that differs.
  */
 #ifndef ASK_H
 #define ASK_H

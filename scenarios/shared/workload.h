@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What several workloads need. A call that fails ends the program with a message and status 1. */
+/* Helpers of several workloads. A call that fails ends the program with a message and status 1. */
 #ifndef WORKLOAD_H
 #define WORKLOAD_H
 

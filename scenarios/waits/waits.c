@@ -28,7 +28,7 @@ static struct {
 	atomic_int word, other, never;
 } *board;
 
-/* What ends a wait. */
+/* The pipe that ends a wait. */
 static int ends[2];
 static pid_t parent;
 

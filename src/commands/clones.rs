@@ -52,7 +52,7 @@ pub struct ClonesArgs {
     /// Start them from an incremental snapshot of a guest that has run since
     #[arg(long)]
     changes: bool,
-    /// Which guest
+    /// Options of the guest
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]

@@ -28,7 +28,7 @@ const CORPUS: &str = "fuzz-corpus.json";
 pub struct FuzzArgs {
     #[command(flatten)]
     guest: GuestArgs,
-    /// How long to search, in minutes, beside what the guests need to start
+    /// Duration of the search in minutes, without the start of the guests
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Seed of the changes and of the random trees
@@ -39,8 +39,8 @@ pub struct FuzzArgs {
         default_value_t = 1
     )]
     seed: u64,
-    /// Where the recipes that have reached something new are kept from one run to the next, instead
-    /// of `fuzz-corpus.json` in the results directory
+    /// Corpus file, which keeps recipes from one run to the next, instead of `fuzz-corpus.json` in
+    /// the results directory
     #[arg(long, help_heading = "What to run", value_name = "FILE")]
     corpus: Option<PathBuf>,
     /// Restart one image only, by its program and recipe as a finding names them: `many 1f,a03`

@@ -107,8 +107,8 @@ fn screen(path: &str, summary: &Summary, all_maps: bool) -> Result<String> {
     Ok(out)
 }
 
-/// What was shown already, by its object number, with the task that it was shown for: what tasks
-/// share is shown once.
+/// The objects that have been shown, by their numbers, with the task for which each was shown: an
+/// object that tasks share is shown once.
 #[derive(Default)]
 struct Seen {
     tables: BTreeMap<u32, i32>,

@@ -38,12 +38,12 @@ pub struct ReplayArgs {
     json: bool,
 }
 
-/// What was seen of a replay.
+/// The result of a replay.
 #[derive(Debug, Default, Serialize)]
 struct Seen {
     /// Directory of the recording.
     recording: PathBuf,
-    /// Where it stopped first.
+    /// The place of its first stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Option<Place>,
     /// True when it was replayed to its end.
@@ -63,7 +63,7 @@ struct Seen {
 /// A place in a replay.
 #[derive(Debug, Serialize)]
 struct Place {
-    /// What it was asked for.
+    /// Its name: a number of instructions, or a step and its unit.
     event: String,
     /// Number of instructions since the guest's start.
     instructions: u64,

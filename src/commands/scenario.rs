@@ -51,7 +51,7 @@ pub struct ScenarioArgs {
     /// `signal:SIGCHLD:2`, `time:250ms`; docs/reference/events.md has the grammar
     #[arg(long, help_heading = "What to run", value_name = "EVENT")]
     at: Option<EventSpec>,
-    /// Where to restart: in the same guest, or in a fresh guest with the same disk
+    /// Guest of the restart: the same guest, or a fresh guest with the same disk
     #[arg(
         long,
         help_heading = "What to run",
@@ -70,7 +70,7 @@ pub struct ScenarioArgs {
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// What checkpoints and restarts. `crucible,criu` runs each scenario with both and
+    /// Backend of checkpoint and restart. `crucible,criu` runs each scenario with both and
     /// prints a table; the exit code is that of the first
     #[arg(
         long = "backend",

@@ -166,7 +166,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 }
 
 impl SweepArgs {
-    /// What distinguishes its results and journal from those of other sweeps.
+    /// Returns the part of the names of its results and journal that differs from other sweeps.
     fn what(&self, scenario: &str) -> String {
         let mut what = vec![scenario.to_owned()];
         what.extend(self.case.clone());

@@ -18,7 +18,7 @@ use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
 use crate::screens;
 
-/// What fails, on the command line.
+/// The kind of operation that fails, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailArg {
     /// Allocations of objects

@@ -75,7 +75,7 @@ fn listed(header: &str) -> Vec<Entry> {
 struct Structure<'a> {
     /// The comment before it.
     comment: &'a str,
-    /// What is between its braces.
+    /// The text between its braces.
     body: &'a str,
 }
 

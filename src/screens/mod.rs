@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a finished run prints: one screen for each command.
+//! The screens that finished runs print, one for each command.
 
 pub mod adversary;
 pub mod backends;

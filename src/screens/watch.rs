@@ -12,7 +12,7 @@ use ratatui::widgets::Widget;
 /// Width of a bar.
 const BAR: u64 = 20;
 
-/// What a part of a night does.
+/// The state of a part of a night.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// Neither started nor finished, as far as this record shows.
@@ -29,7 +29,7 @@ pub enum State {
 pub struct Part {
     /// Its name.
     pub name: String,
-    /// What it does.
+    /// Its state.
     pub state: State,
     /// Number of units that are planned.
     pub units: u64,
@@ -41,10 +41,10 @@ pub struct Part {
     pub seconds_left: Option<u64>,
 }
 
-/// How far a night or a run is.
+/// The progress of a night or a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What it is.
+    /// The name of the night or the run.
     pub title: String,
     /// Its parts.
     pub parts: Vec<Part>,

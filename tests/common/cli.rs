@@ -25,7 +25,7 @@ pub struct Run {
     _directory: Option<TempDir>,
 }
 
-/// What a command has left.
+/// The end of a command, with its output.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit status.
@@ -69,7 +69,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // What it has started ends with it.
+            // The processes that it has started end with it.
             let _ = child.kill();
             let _ = child.wait();
         }

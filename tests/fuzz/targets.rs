@@ -83,7 +83,7 @@ fn frames<T: Serialize + DeserializeOwned>(data: &[u8]) {
     let whole = [&(data.len() as u32).to_le_bytes(), data].concat();
     for mut from in [data, &whole] {
         while let Ok(message) = frame::read::<Envelope<T>>(&mut from) {
-            // What was read can be sent, and is read again.
+            // A message that was read can be sent, and is read again.
             let mut sent = Vec::new();
             frame::write(&mut sent, &message).expect("a frame");
             let again: Envelope<T> = frame::read(&mut sent.as_slice()).expect("the same frame");

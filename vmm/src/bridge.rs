@@ -46,7 +46,7 @@ pub(crate) fn remove_input(base: &Path) -> io::Result<()> {
     }
 }
 
-/// How a stream's bytes are passed.
+/// The encoding in which a stream's bytes are passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// As they are.
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// How long to look for something that must not come.
+    /// Time for which to watch for something that must not come.
     const MOMENT: Timespec = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,

@@ -63,7 +63,7 @@ const LIBRARIES: [&str; 10] = [
 /// The loader's additional directories. QEMU of another place needs it, as in an outer Linux.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
-/// What runs a guest.
+/// The program of a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// QEMU, which confines itself no further than by a list of forbidden system calls.
@@ -258,7 +258,7 @@ fn no_sockets() -> Result<BpfProgram, seccompiler::BackendError> {
     .and_then(BpfProgram::try_from)
 }
 
-/// What this host offers to confine a machine's process.
+/// The host's means of confining a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostConfinement {
     /// True when the process can be kept from files that it does not need.

@@ -58,7 +58,7 @@ impl<A> Exchange<'_, A> {
     }
 }
 
-/// Where the reader of a connection puts the replies.
+/// The queue into which the reader of a connection puts the replies.
 pub(crate) struct Answers<A>(SyncSender<A>);
 
 impl<A> Answers<A> {

@@ -128,8 +128,8 @@ pub struct MachineSpec {
     /// True to track which memory pages the guest changes, as [`Machine::save_changes`] needs.
     /// Tracking makes the guest a little slower. QEMU does not support it.
     pub track_changes: bool,
-    /// Where a debugger may connect by gdb's remote protocol. The guest waits for the first
-    /// connection; further debuggers may connect later.
+    /// Address at which debuggers may connect by gdb's remote protocol. The guest waits for the
+    /// first connection; further debuggers may connect later.
     pub debugger: Option<DebuggerAddress>,
     /// The file to which all output of the guest's console goes.
     pub console_log: PathBuf,
@@ -164,7 +164,7 @@ impl MachineSpec {
     }
 }
 
-/// How a machine ended.
+/// The end of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "exit")]
 pub enum Exit {
@@ -190,8 +190,8 @@ pub enum Exit {
     Killed,
     /// The machine failed on the host's side.
     HostError {
-        /// What is known about the failure: what the machine's process reported, or else how it
-        /// ended.
+        /// Description of the failure: the report of the machine's process, or else its exit
+        /// status.
         detail: String,
         /// The signal that killed the machine's process: `SIGKILL` (which the kernel also sends
         /// when memory runs out), `SIGSYS` (its seccomp filter), `SIGBUS` (a truncated memory
@@ -200,14 +200,14 @@ pub enum Exit {
     },
 }
 
-/// What ran the guest, for the record of a run.
+/// The program and the accelerator that ran the guest, for the record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The backend: `qemu` or `kvm`.
     pub kind: String,
     /// The emulator's version, as it prints it.
     pub version: String,
-    /// What executes guest code: `tcg` or `kvm`.
+    /// The accelerator: `tcg` or `kvm`.
     pub accel: String,
     /// `cold` if the guest was booted, `warm` if it started from a snapshot.
     pub start: String,

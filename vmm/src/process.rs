@@ -84,7 +84,7 @@ pub trait Backend: Probe + Send {
     fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
 }
 
-/// What a process reported as its guest's end.
+/// The end of a guest, as its process reported it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// The guest ended.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::console::Console;
 use crate::{Result, TaskStates};
 
-/// What the capture needs from a machine.
+/// The operations of a machine that the capture needs.
 pub trait Probe {
     /// Returns the registers of each CPU, as lines of text.
     fn registers(&mut self) -> Result<Vec<String>>;

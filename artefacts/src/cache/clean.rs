@@ -11,7 +11,7 @@ use super::{Cache, list, remove_tree};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// How long an artefact is kept while another crucible uses the cache.
+/// Age up to which an artefact is kept while another crucible uses the cache.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Cache {

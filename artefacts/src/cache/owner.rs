@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whose the cache is: its place, its marker, and who may look into it.
+//! The owner of the cache: its path, its marker, and its permissions.
 
 use std::env;
 use std::fs::{self, DirBuilder};

@@ -53,7 +53,8 @@ const fn package(name: &'static str, purpose: &'static str) -> Package {
     Package { name, purpose }
 }
 
-/// How long another program may use apt's package lists; `DPkg::Lock::Timeout` is as long.
+/// Time for which to wait while another program uses apt's package lists; equals
+/// `DPkg::Lock::Timeout`.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lists the [`PACKAGES`] that are not installed.
@@ -136,7 +137,7 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
     Ok(())
 }
 
-/// What to do where a mirror cannot be reached.
+/// Advice for the case that a mirror cannot be reached.
 pub(crate) const NETWORK: &str = "`crucible doctor` says whether apt reaches its archives; check the network, the proxy and \
      /etc/apt/sources.list. `crucible cache import` brings what another machine has built";
 

@@ -21,7 +21,7 @@ const FRAGMENTS: &str = "crucible.config";
 /// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
-/// How a kernel is built.
+/// Parameters of a kernel's build.
 pub(super) struct How<'a> {
     /// Its configuration.
     pub config: &'a Config,

@@ -52,7 +52,7 @@ struct State {
     directory: Option<tempfile::TempDir>,
 }
 
-/// Where lines come from.
+/// The source of line numbers.
 enum Source {
     /// The image itself.
     Image(Vec<Symbol>),

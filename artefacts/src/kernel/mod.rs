@@ -134,7 +134,7 @@ pub enum Origin {
     Image(PathBuf),
 }
 
-/// What the user changes of how a kernel is built.
+/// The user's changes to a kernel's build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Custom {
     /// A configuration fragment that is merged behind the flavour's.
@@ -214,7 +214,7 @@ pub struct Identity {
     pub flavour: String,
     /// The hash of the kernel's inputs, or of the user's own image.
     pub hash: String,
-    /// What it was made from; nothing is known of the user's own image.
+    /// Hashes of its inputs; `None` for the user's own image, whose inputs are unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
 }

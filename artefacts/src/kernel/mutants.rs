@@ -13,7 +13,8 @@ use walkdir::WalkDir;
 use super::series::Series;
 use crate::{Error, Result};
 
-/// What chooses a mutant: the files in `guest-kernel/mutants/`, and where they are built.
+/// The code that selects a mutant: each file's name in `guest-kernel/mutants/`, and its path in the
+/// kernel's tree.
 const FILES: [(&str, &str); 2] = [
     ("mutant.h", "include/linux/ckpt_mutant.h"),
     ("mutant.c", "kernel/checkpoint/mutant.c"),

@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use crate::{Error, Result};
 
-/// Where a tree that carries checkpoint and restart has their own files.
+/// Paths of the files of checkpoint and restart, in a tree that carries them.
 const CARRIED: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel/checkpoint.c"];
 
 /// The system call table, and the name of an entry that only our change adds.

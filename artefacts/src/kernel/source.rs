@@ -34,7 +34,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// What a kernel's inputs say of it.
+    /// Returns the part of the source that belongs to a kernel's inputs.
     pub fn base(&self) -> Base<'_> {
         Base {
             identity: &self.identity,
@@ -44,7 +44,7 @@ impl Source {
     }
 }
 
-/// What a series is applied to, as far as a plan needs it.
+/// The source that a series is applied to, as far as a plan needs it.
 pub(super) struct Base<'a> {
     /// As [`Source::identity`].
     pub identity: &'a str,

@@ -16,7 +16,7 @@ use std::path::Path;
 use super::members::Members;
 use crate::{Error, Result};
 
-/// How checkpoint and restart treat a member.
+/// The treatment of a member by checkpoint and restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// The member is in the image; the entry names the record.
@@ -81,7 +81,7 @@ impl Class {
 /// Some members of a struct that are treated alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// How the members are treated.
+    /// The class of the members.
     pub class: Class,
     /// Records (`CKPT_REC_TASK`) and functions (`kernel/fork.c:copy_process`; a file
     /// without a directory is one of `kernel/checkpoint`).
@@ -101,7 +101,7 @@ pub struct Struct {
     pub name: String,
     /// A source of the kernel whose object has the struct in its debug information.
     pub source: String,
-    /// How its members are treated.
+    /// The entries that classify its members.
     pub entries: Vec<Entry>,
 }
 

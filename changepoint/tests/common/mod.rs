@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Dice with a seed.
 
-/// What simulations draw.
+/// The random numbers of simulations.
 pub struct Dice(crucible_protocol::dice::Dice);
 
 impl Dice {

@@ -61,7 +61,7 @@ pub enum CoverageError {
     Io {
         /// Path of the source.
         path: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: io::Error,
     },
@@ -78,7 +78,7 @@ pub enum CoverageError {
     Json {
         /// Path of the source.
         path: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: serde_json::Error,
     },

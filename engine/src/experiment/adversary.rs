@@ -54,14 +54,14 @@ pub struct AdversaryExperiment {
     count: u32,
 }
 
-/// What was seen of an attack.
+/// The result of an attack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attacked {
     /// The guest's command.
     pub attack: String,
     /// The names of the attackers.
     pub attackers: Vec<String>,
-    /// What became of the call: `restarted`, `saved`, `killed`, or an error.
+    /// The result of the call: `restarted`, `saved`, `killed`, or an error.
     pub result: String,
 }
 
@@ -213,7 +213,7 @@ impl Experiment for AdversaryExperiment {
             session.voice().set_unit(Some(&self.key(unit)));
             let attack = Attack::draw(*unit);
             let (outcome, attacked) = self.attack(session, &attack)?;
-            // What is left in the guest must not be blamed on the next attack.
+            // The next attack gets a new guest, so that it is not blamed for leftovers of this one.
             if !outcome.is_pass() {
                 session.abandon();
             }

@@ -21,7 +21,7 @@ use crate::{
     stream::{Body, Stream},
 };
 
-/// What an experiment runs on.
+/// The lab, the outputs and the options that an experiment runs with.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// Makes machines and disks.
@@ -62,7 +62,7 @@ impl Setup<'_> {
 pub struct Report<T, S> {
     /// The findings, in the order of the plan.
     pub findings: Vec<Finding<T>>,
-    /// What follows from all of them.
+    /// The summary of all findings.
     pub summary: S,
     /// Guests that failed in a way that no single unit is to blame for.
     pub guests: Vec<Outcome>,
@@ -221,7 +221,7 @@ fn without<E: Experiment>(
     groups
 }
 
-/// What the workers share.
+/// The state that the workers share.
 struct Board<E: Experiment> {
     left: VecDeque<Group<E>>,
     found: HashMap<String, Finding<E::Detail>>,

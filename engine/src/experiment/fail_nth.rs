@@ -82,7 +82,7 @@ pub const PROGRAMS: [&str; 7] = [
 /// The calls.
 const CALLS: [&str; 2] = ["checkpoint", "restart"];
 
-/// What fails.
+/// The kind of operation that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailKind {
     /// An allocation of an object.
@@ -107,7 +107,7 @@ impl FailKind {
     }
 }
 
-/// Which failures are tried.
+/// The selection of failures.
 #[derive(Clone, Debug)]
 pub struct Which {
     /// Their kinds.
@@ -152,13 +152,13 @@ impl Failures {
     }
 }
 
-/// What was seen of a range.
+/// The results of a range.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failed {
     /// `checkpoint` or `restart`.
     pub call: String,
-    /// What failed.
+    /// The kind of operation that failed.
     pub kind: String,
     /// Number of calls, with those that were repeated.
     pub calls: u32,
@@ -169,7 +169,7 @@ pub struct Failed {
     pub origins: Vec<(String, String, u32)>,
 }
 
-/// What was wrong with a range, and what else was seen of it.
+/// The outcome of a range that failed, and its results as far as they are known.
 struct Wrong(Outcome, Option<Failed>);
 
 /// The failures of one kind in one call.
@@ -422,7 +422,7 @@ impl Experiment for FailNthExperiment {
                     for from in (first..=last).step_by(RANGE as usize) {
                         let to = from + RANGE - 1;
                         unit.from = from;
-                        // What is allocated differs a little from call to call.
+                        // The number of allocations differs a little from call to call.
                         let open = nth.is_none() && to >= count;
                         unit.to = (!open).then_some(to.min(last));
                         groups.push(vec![unit.clone()]);
@@ -445,7 +445,7 @@ impl Experiment for FailNthExperiment {
     ) -> Result<(), Abort> {
         for unit in units {
             let (outcome, failed) = self.unit(session, unit)?;
-            // What is left in the guest must not be blamed on the next failure.
+            // The next failure gets a new guest, so that it is not blamed for leftovers of this one.
             if !outcome.is_pass() {
                 session.abandon();
             }

@@ -32,7 +32,7 @@ use crate::{
 /// Time limit of a unit, beside the time for which it searches.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// How long a unit searches, in seconds.
+/// Duration of a unit's search, in seconds.
 pub const ROUND: u64 = 60;
 
 /// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that no
@@ -51,10 +51,10 @@ const PER_RESTART: Duration = Duration::from_secs(2);
 /// The text on the console before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
 const MARK: &str = "fuzz: ";
 
-/// Where the program of random trees is built.
+/// Directory in which the program of random trees is built.
 const TREES: &str = "/work/random-tree";
 
-/// What to do with the programs' images.
+/// The task of the experiment: a search, or a single recipe.
 #[derive(Clone, Debug)]
 pub enum Search {
     /// Search for this number of rounds.
@@ -91,7 +91,7 @@ pub struct Round {
     only: bool,
 }
 
-/// What was seen of a unit.
+/// The results of a unit.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Fuzzed {
     /// Number of restarts.
@@ -393,7 +393,7 @@ impl Experiment for FuzzExperiment {
             self.ready(session)?;
             match self.round(session, unit) {
                 Ok((outcome, fuzzed)) => {
-                    // What is left in the guest must not be blamed on the next round.
+                    // The next round gets a new guest, so that it is not blamed for leftovers of this one.
                     if !outcome.is_pass() {
                         session.abandon();
                     }

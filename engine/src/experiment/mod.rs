@@ -44,7 +44,7 @@ pub use self::{
 };
 use crate::{abort::Abort, outcome::Outcome, session::Session};
 
-/// What became of a unit.
+/// The result of a unit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding<T> {
     /// Key of the unit.
@@ -53,7 +53,7 @@ pub struct Finding<T> {
     pub outcome: Outcome,
     /// Duration in milliseconds; for a unit of a batch, its share.
     pub ms: u64,
-    /// What the experiment has seen of it; `None` if nothing.
+    /// The experiment's own data on the unit; `None` if there is none.
     pub detail: Option<T>,
 }
 
@@ -64,7 +64,7 @@ pub type Done<'a, E> = dyn FnMut(&<E as Experiment>::Unit, Outcome, Option<<E as
 /// A unit group: units that one guest runs in this order, because they share what precedes them.
 pub type Group<E> = Vec<<E as Experiment>::Unit>;
 
-/// What follows from all findings of an experiment together.
+/// A summary of all findings of an experiment.
 pub trait Summary: Serialize {
     /// Returns outcomes that no unit has alone.
     fn outcomes(&self) -> Vec<Outcome> {
@@ -83,9 +83,9 @@ impl Summary for () {}
 pub trait Experiment: Sync {
     /// A unit. Any guest can run it.
     type Unit: Clone + Send + Sync;
-    /// What is seen of a unit, beside its outcome.
+    /// The experiment's own data on a unit, in addition to its outcome.
     type Detail: Clone + Send + Serialize + DeserializeOwned;
-    /// What follows from all units together.
+    /// The summary of all units.
     type Summary: Summary;
 
     /// Returns the unit's key, which names it in journals, events and records.

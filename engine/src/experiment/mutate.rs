@@ -54,7 +54,7 @@ const SLOWER: u64 = 4;
 /// Smallest limit of a run with a mutant, in seconds.
 const LEAST: u64 = 4;
 
-/// What to do with the mutants.
+/// Options of a run of mutants.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Number of mutants to draw; all if none.
@@ -80,13 +80,13 @@ pub struct Kill {
     pub case: String,
     /// All that saw it, in the order in which they looked: names of checks and conditions.
     pub eyes: Vec<String>,
-    /// What ended the run.
+    /// The condition that ended the run.
     pub condition: Condition,
     /// The first thing that was seen, in one line.
     pub why: String,
 }
 
-/// What became of a mutant.
+/// The result of a mutant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MutantDetail {
     /// The mutant.
@@ -118,17 +118,17 @@ pub struct MutateExperiment {
     quiet: Mutex<HashMap<usize, Books>>,
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
-    /// What becomes of forged images without a mutant, by the types of records that are forged.
+    /// The results of forged images without a mutant, by the types of records that are forged.
     forged: Mutex<BTreeMap<&'static str, late::Told>>,
     /// A scenario whose trees a checkpoint must refuse.
     refusals: Option<Scenario>,
-    /// How each of its cases ends without a mutant; none if that is not always the same.
+    /// The end of each of its cases without a mutant; `None` if it varies.
     refused: Mutex<BTreeMap<String, Option<String>>>,
     /// By the number of a guest: the mutants that it has had since its boot.
     guests: Mutex<HashMap<u32, Had>>,
 }
 
-/// What a run with a mutant is compared with.
+/// The run without a mutant, with which runs with one are compared.
 struct Control {
     point: Frozen,
     output: RunOutput,
@@ -144,7 +144,7 @@ struct Had {
     several: bool,
 }
 
-/// How a restarted run ended.
+/// The end of a restarted run.
 enum Ended {
     Passed,
     Noticed(Kill),

@@ -30,7 +30,7 @@ pub struct RandomExperiment {
     options: Options,
 }
 
-/// What was seen of a tree.
+/// The result of a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RandomTree {
     /// Its recipe.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which lines each case runs, from its checkpoint to its end: each case is a unit, run on a kernel
-//! that counts.
+//! Records the lines that each case runs, from its checkpoint to its end. Each case is a unit; the
+//! kernel is built with counters.
 
 use std::{
     cmp::Reverse,

@@ -25,9 +25,9 @@ pub struct ScenarioExperiment {
     pub scenarios: Vec<Scenario>,
     /// The backends. The first one decides the verdict.
     pub backends: Vec<Backend>,
-    /// How to run each case.
+    /// Options of each case.
     pub options: Options,
-    /// Whether the scenarios have only some of their cases: each is compared with its part of the
+    /// True when the scenarios have only some of their cases: each is compared with its part of the
     /// expected result.
     pub part: bool,
 }

@@ -16,7 +16,7 @@ use crate::{
     sweep::{self, Baseline, CaseAnalysis, Point, PointDetail},
 };
 
-/// Which points of a case to try.
+/// The selection of points of a case.
 #[derive(Clone, Debug)]
 pub enum Choice {
     /// Every Kth point of each kind of event, at most this many.
@@ -39,7 +39,7 @@ pub struct SweepExperiment {
     kind: EventKind,
     kind_name: String,
     choice: Choice,
-    /// What the plan has found out about each case.
+    /// The plan of each case.
     cases: Vec<Planned>,
 }
 

@@ -98,7 +98,7 @@ pub struct TortureSummary {
     /// Sums of the counts of all batches.
     #[serde(flatten)]
     pub sum: Value,
-    /// Which refusals were reached, if they were counted.
+    /// The refusals that were reached, if they were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Coverage>,
 }

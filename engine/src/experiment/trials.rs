@@ -27,7 +27,7 @@ pub struct TrialsExperiment {
     plan: Option<(Baseline, Point)>,
 }
 
-/// How the runs ended.
+/// The ends of the runs, counted.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrialsSummary {
     /// The point.

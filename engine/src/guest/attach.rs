@@ -38,10 +38,10 @@ pub struct Streams {
     pub error: Box<dyn Write + Send>,
 }
 
-/// What a program has left.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Attached {
-    /// How it ended, or why it was not run.
+    /// Its end, or the reason why it was not run.
     pub last: Last,
     /// The first error of writing to the host's streams. A reader that has gone is none.
     pub unwritten: Option<io::Error>,

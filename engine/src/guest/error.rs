@@ -25,7 +25,7 @@ pub enum GuestError {
     /// The machine ended.
     #[error("{}", ended(exit.as_ref()))]
     Ended {
-        /// How it ended; `None` if only its channel has.
+        /// The end of the machine; `None` if only its channel has ended.
         exit: Option<Exit>,
         /// True when the guest has had a trigger.
         used: bool,

@@ -46,7 +46,7 @@ const DUMP: Duration = Duration::from_secs(120);
 /// Limit of an interactive session.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What the agent reports about its guest.
+/// The agent's report about its guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GuestInfo {
     /// Release of the kernel (uname -r).
@@ -165,7 +165,7 @@ impl Guest {
         self.before_checkpoint = command;
     }
 
-    /// What the agent reports about the guest.
+    /// Returns the agent's report about the guest.
     pub fn info(&self) -> &GuestInfo {
         &self.info
     }

@@ -19,9 +19,9 @@ const LONGEST_FILE: usize = 1 << 30;
 pub struct SecondImage {
     /// The result of the checkpoint tool.
     pub tool: ToolRun,
-    /// What the two images differ in; `None` if there are not two.
+    /// The comparison of the two images; `None` if there are not two.
     pub comparison: Option<Comparison>,
-    /// What is wrong with an image that cannot be read.
+    /// The error of an image that cannot be read.
     pub unreadable: Option<String>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What follows from all points of a case together.
+//! Summarises all points of a case.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{blame::Condition, experiment::Finding, outcome::Outcome};
 /// A finding of a point that has a detail.
 type Tried<'a> = (&'a Finding<PointDetail>, &'a PointDetail);
 
-/// What follows from all points of a case.
+/// The summary of all points of a case.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CaseAnalysis {
     /// The name of the case.

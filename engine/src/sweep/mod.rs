@@ -42,7 +42,7 @@ use crate::{
 /// between runs, so most runs may end before its last ones.
 const TRIES: u32 = 10;
 
-/// What is seen of one point.
+/// The result of one point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PointDetail {
     /// The point that was tried.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What each restart loses in the kernel: its books, before and after repeated restarts.
+//! Finds kernel objects that each restart leaks: compares the kernel's books before and after
+//! repeated restarts.
 
 use super::Options;
 use crate::{

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which facts there are: the one list that the agent reads by and the reference is made from.
+//! The list of facts, from which the agent reads and the reference is made.
 //!
 //! The fields of a file are listed completely, with the reason for each that is not a fact: the agent
 //! refuses to observe a kernel that shows a field that is in no list.
 
-/// How a field is compared.
+/// The comparison of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// It is compared.

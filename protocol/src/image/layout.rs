@@ -12,11 +12,11 @@ pub struct Field {
     pub at: usize,
     /// Size in bytes.
     pub size: usize,
-    /// What its bytes are.
+    /// The encoding of its bytes.
     pub form: Form,
 }
 
-/// What the bytes of a field are.
+/// The encoding of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A number that is not negative.

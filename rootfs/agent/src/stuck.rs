@@ -28,7 +28,7 @@ pub struct Stuck {
     pub state: char,
     /// The kernel function in which it sleeps, if it does.
     pub place: String,
-    /// What can end that, or why it should end by itself.
+    /// The tasks that can end that sleep, or the reason why it should end by itself.
     pub ender: String,
 }
 

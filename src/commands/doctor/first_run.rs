@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the first run costs, and whether this host can afford it: time, memory, disk, network.
+//! Estimates the cost of the first run in time, memory, disk and network, and checks that this host
+//! can afford it.
 
 use std::fs;
 use std::path::Path;

@@ -252,7 +252,7 @@ impl Console {
     }
 }
 
-/// How a guest ends, as far as its console shows it.
+/// The end of a guest, as far as its console shows it.
 pub struct Ending {
     shared: Arc<Shared>,
     input: UnixStream,

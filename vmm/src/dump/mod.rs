@@ -28,7 +28,7 @@ use crate::{Error, Result};
 /// The path of a dump, or the reason why there is none.
 pub type MemoryDump = Result<PathBuf, String>;
 
-/// How a guest has ended, as its process reports it.
+/// The end of a guest, as its process reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// By a shutdown.

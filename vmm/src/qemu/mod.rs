@@ -34,7 +34,7 @@ use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result, Start};
 /// Debian's name for the emulator.
 const BINARY: &str = "qemu-system-x86_64";
 
-/// What executes the guest's code.
+/// QEMU's accelerator, which executes the guest's code.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Accel {
     /// Emulation. Works everywhere.
@@ -68,12 +68,12 @@ impl Accel {
     }
 }
 
-/// How to run QEMU.
+/// Options of QEMU.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The emulator: a path, or a name that is looked up in `PATH`.
     pub binary: PathBuf,
-    /// What executes the guest's code.
+    /// The accelerator.
     pub accel: Accel,
     /// True for a guest's CPU with virtualisation, AMD's. Requires emulation.
     pub nested: bool,

@@ -54,7 +54,7 @@ const PUT_OFF: (u64, u64) = (1000, 20);
 /// while the guest is idle, until something times out: with gdb a replay took twenty times as long.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Where a replay stands.
+/// The position at which a replay stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
     /// At the instruction that was asked for.

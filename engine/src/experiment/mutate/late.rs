@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What looks at a mutant that no run of a case has shown: the kernel's books, images that a restart
-//! must refuse, and trees that a checkpoint must refuse.
+//! Further checks of a mutant that no run of a case has killed: the kernel's books, images that a
+//! restart must refuse, and trees that a checkpoint must refuse.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,12 +38,12 @@ fn of(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }
 
-/// What became of forged images.
+/// The results of forged images.
 #[derive(Clone)]
 pub(super) struct Told {
     /// The outcome of each, by its change.
     outcomes: BTreeMap<String, String>,
-    /// What all of them have added to the kernel's books.
+    /// The growth of the kernel's books by all of them.
     growth: Books,
 }
 
@@ -133,8 +133,8 @@ impl MutateExperiment {
             return Ok(None);
         };
         let mut lost = growth.lost(&usual, RUNS);
-        // What a new guest allocates once looks the same, and some caches vary: all readings with the
-        // mutant must lose what no reading without it does.
+        // One-time allocations of a new guest look like losses, too, and some caches vary: a loss counts
+        // if all readings with the mutant have it and none without.
         for _ in 0..AGAIN {
             if lost.is_empty() {
                 return Ok(None);
@@ -376,7 +376,7 @@ impl MutateExperiment {
                 None => {
                     let first = self.refusal(session, scenario, case, 0)?;
                     let second = self.refusal(session, scenario, case, 0)?;
-                    // What says nothing is tried again with the next mutant.
+                    // A refusal without a result is tried again with the next mutant.
                     let (Some(first), Some(second)) = (first, second) else {
                         continue;
                     };

@@ -51,7 +51,7 @@ pub struct Score {
     pub sum: FileScore,
     /// Share of the killed among those that were decided, in percent.
     pub percent: f64,
-    /// What the share must be.
+    /// The least permitted share, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
     /// By the path of the source in the kernel's tree.

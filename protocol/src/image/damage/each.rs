@@ -16,7 +16,7 @@ const LIMITS: [u64; 2] = [4_194_304, 0x7fff_ffff_f000];
 /// A change of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What it changes: `Task.utime = 0xffffffffffffffff`.
+    /// The change: `Task.utime = 0xffffffffffffffff`.
     pub name: String,
     index: usize,
     how: How,
@@ -88,7 +88,7 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
         if !kinds.contains(&kind) {
             continue;
         }
-        // What a record describes is often told by its first bytes.
+        // The first bytes of a record often identify the kind of object that it describes.
         let begin = &record.payload[..record.payload.len().min(8)];
         let seen = seen.entry(record.kind).or_default();
         if seen.len() == SAMPLES || !seen.insert(begin) {

@@ -31,7 +31,7 @@ fn has_references(kind: Kind) -> bool {
     )
 }
 
-/// What two images have been found to differ in.
+/// The state of a comparison of two images, with the differences that it has found.
 pub struct Findings {
     /// The result.
     pub found: Comparison,

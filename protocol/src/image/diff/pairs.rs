@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which objects of two images are the same, and what is known of them.
+//! Pairs the objects of two images, and keeps descriptions of them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,17 +12,17 @@ pub struct Pairs {
     same: HashMap<u32, u32>,
     back: HashMap<u32, u32>,
     known: (BTreeSet<u32>, BTreeSet<u32>),
-    /// What each file is, the file that an object without a name belongs to, and the descriptors of
-    /// each file in this section.
+    /// The description of each file, the file that an object without a name belongs to, and the
+    /// descriptors of each file in this section.
     what: HashMap<(Which, u32), String>,
     owner: HashMap<(Which, u32), u32>,
     descriptors: HashMap<(Which, u32), BTreeSet<u32>>,
-    /// Of each open file, what a mapping of it shows, and the object that its content is.
+    /// For each open file: the description of its mappings, and the object with its content.
     mapped: HashMap<(Which, u32), (Vec<u8>, u32)>,
 }
 
 impl Pairs {
-    /// Says that these two objects are the same.
+    /// Records that these two objects are the same.
     pub fn pair(&mut self, first: u32, second: u32) {
         self.only_first(first);
         self.only_second(second);
@@ -32,7 +32,7 @@ impl Pairs {
         }
     }
 
-    /// Says that the first image has an object that the second one lacks.
+    /// Records that the first image has an object that the second one lacks.
     pub fn only_first(&mut self, object: u32) {
         if object != 0 {
             self.known.0.insert(object);

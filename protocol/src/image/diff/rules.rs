@@ -177,7 +177,7 @@ impl Rule {
         }
     }
 
-    /// What it forgives, for the reference.
+    /// Returns the description of the differences that it ignores, for the reference.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {

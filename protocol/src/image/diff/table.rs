@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the payload of each type of record consists of: the one table that comparisons and listings
-//! of fields use.
+//! The table of the payload of each type of record, for comparisons and listings of fields.
 
 use std::sync::LazyLock;
 
@@ -13,17 +12,17 @@ pub struct Shape {
     pub head: Vec<Field>,
     /// Its size in bytes.
     pub size: usize,
-    /// What follows.
+    /// The rest of the payload.
     pub tail: Tail,
 }
 
-/// What follows the structure at the beginning of a payload.
+/// The part of a payload after the structure at its beginning.
 pub enum Tail {
     /// Bytes: a text, the content of a file, an area of the CPU. Without a name there are none.
     Bytes(&'static str),
     /// Structures.
     Elements {
-        /// What one is called.
+        /// Name of each.
         name: &'static str,
         /// Size of each in bytes.
         size: usize,

@@ -29,7 +29,7 @@ use nix::{
 /// holds. A process that the program has left behind may write forever.
 const REST: usize = 1 << 20;
 
-/// What the user types for the end of a terminal's input.
+/// The character by which a user ends a terminal's input (Ctrl-D).
 const END_OF_INPUT: u8 = 0x04;
 
 /// Runs the program, and ends once the host has answered the last piece.

@@ -23,7 +23,7 @@ pub struct Line {
     device: File,
     /// Number of bytes that the host sends without another request.
     announced: u8,
-    /// What was written since the last flush.
+    /// The bytes written since the last flush.
     written: Vec<u8>,
 }
 

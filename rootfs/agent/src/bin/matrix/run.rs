@@ -102,7 +102,7 @@ pub struct CellRunner {
     runs: Cell<u32>,
     /// True when a restarted cell's second image is compared.
     eye: bool,
-    /// What the comparison has found in the last restarted run.
+    /// The comparison of the last restarted run.
     seen: RefCell<Second>,
 }
 

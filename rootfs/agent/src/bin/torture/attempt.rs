@@ -243,7 +243,7 @@ fn check_credentials(cgroup: &Cgroup, user: u32, caller: Pid) -> Result<()> {
     Ok(())
 }
 
-/// What /proc shows of the rights of a task.
+/// The credentials and limits of a task, as `/proc` shows them.
 struct Credentials {
     status: String,
     limits: String,

@@ -27,7 +27,7 @@ use crate::{
     victim,
 };
 
-/// What the host has found already.
+/// The host's task: the recipes that earlier rounds have found.
 #[derive(Deserialize)]
 struct Task {
     /// The recipes to begin with.
@@ -129,11 +129,11 @@ impl std::error::Error for Finding {}
 /// does.
 const FEW: usize = 2;
 
-/// What came of a recipe.
+/// The result of a recipe.
 struct Tried {
-    /// It has reached something new.
+    /// True when it has reached a new address.
     is_new: bool,
-    /// Its image has restarted.
+    /// True when its image has restarted.
     restored: bool,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which lines of checkpoint(2), restart(2) and the tasks of a restart this program's descendants
-//! run: KCOV's remote coverage (Documentation/dev-tools/kcov.rst,
+//! Records the code of checkpoint(2), restart(2) and the restarted tasks that this program's
+//! descendants run, by KCOV's remote coverage (Documentation/dev-tools/kcov.rst,
 //! `guest-kernel/src/kernel/checkpoint/cover.h`).
 
 use std::{
@@ -16,7 +16,7 @@ use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap},
 };
 
-/// Where the kernel has KCOV.
+/// KCOV's file in debugfs.
 const PATH: &str = "/sys/kernel/debug/kcov";
 
 /// Number of words of the shared area: the first counts the others.
@@ -86,7 +86,7 @@ impl Coverage {
     }
 }
 
-/// What was reached.
+/// The addresses that were reached.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The addresses.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How the guest is resumed, and why it stops.
+//! Resumes the guest, and finds out why it stops.
 //!
 //! Either all vCPUs run or all are stopped, except when gdb makes one of them step over a
 //! breakpoint, which gdb removes meanwhile: then the others wait.
@@ -21,7 +21,7 @@ use super::thread::Met;
 use super::traps::Lifted;
 use crate::kvm::failure::{During, Failure};
 
-/// What a vCPU does when the guest is resumed.
+/// The action of a vCPU when the guest is resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// The default for vCPUs for which gdb requested no action.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a process has in its mappings: flags, locked memory, and a hash of the private pages.
+//! Observes the mappings of a process: their flags, locked memory, and a hash of the private pages.
 
 use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, path::Path};
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tasks of a tree share, by kcmp(2): tables of descriptors, directories, signal handlers,
-//! memory, I/O contexts, semaphore undo lists, and open files.
+//! Observes the objects that tasks of a tree share, by kcmp(2): tables of descriptors, directories,
+//! signal handlers, memory, I/O contexts, semaphore undo lists, and open files.
 
 use std::{cmp::Ordering, collections::HashMap};
 
