@@ -24,7 +24,7 @@ const ROUNDS: &str = "11";
 struct Pool(BTreeMap<String, VecDeque<Duration>>);
 
 impl Pool {
-    /// The next start of `contender`; measures another group of all if there is none.
+    /// Returns the next start of `contender`; measures another group of all if there is none.
     fn next(&mut self, contender: &str) -> Duration {
         loop {
             if let Some(start) = self.0.get_mut(contender).and_then(VecDeque::pop_front) {

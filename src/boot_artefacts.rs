@@ -39,7 +39,7 @@ pub fn memory_mib(args: &GuestArgs) -> u32 {
     args.machine.memory.unwrap_or(usual)
 }
 
-/// The gdb command line that debugs a guest.
+/// Returns the gdb command line that debugs a guest.
 pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     format!(
         "gdb -ex {} {}",
@@ -386,7 +386,7 @@ impl BootArtefacts {
         })
     }
 
-    /// The kernel's flavour.
+    /// Returns the kernel's flavour.
     pub fn flavour(&self) -> Flavour {
         self.flavour
     }
@@ -436,7 +436,7 @@ impl BootArtefacts {
         Lines::new(self.cache.clone(), self.kernel.image.clone(), again)
     }
 
-    /// The kind of machine.
+    /// Returns the kind of machine.
     pub fn kind(&self) -> Kind {
         self.kind
     }

@@ -79,7 +79,7 @@ pub struct CheckArgs {
 }
 
 impl CheckArgs {
-    /// The name of the check, as the kernel has it.
+    /// Returns the name of the check, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.check?.to_possible_value()?;
         Some(value.get_name().to_owned())
@@ -102,7 +102,7 @@ pub struct GuardArgs {
 }
 
 impl GuardArgs {
-    /// The name of the check, as the kernel has it.
+    /// Returns the name of the check, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.guard?.to_possible_value()?;
         Some(value.get_name().to_owned())
@@ -120,13 +120,13 @@ pub struct BreakArgs {
 }
 
 impl BreakArgs {
-    /// The name of the piece, as the kernel has it.
+    /// Returns the name of the piece, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.piece?.to_possible_value()?;
         Some(value.get_name().to_owned())
     }
 
-    /// The guest to use: only the debug kernel can leave out a piece.
+    /// Returns the guest to use: only the debug kernel can leave out a piece.
     pub fn guest(self, guest: &GuestArgs) -> GuestArgs {
         let mut guest = guest.clone();
         if self.piece.is_some() {

@@ -129,7 +129,7 @@ impl Bundle {
             .with_context(|| format!("cannot write {}", manifest.display()))
     }
 
-    /// Directory of the bundle.
+    /// Returns the directory of the bundle.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -149,28 +149,28 @@ impl Bundle {
         })
     }
 
-    /// The agent's disk.
+    /// Returns the agent's disk.
     pub fn agent(&self) -> PathBuf {
         self.root.join(&self.agent)
     }
 
-    /// The userland's disk.
+    /// Returns the userland's disk.
     pub fn debian(&self) -> PathBuf {
         self.root.join(&self.debian)
     }
 
-    /// The list of the userland's packages.
+    /// Returns the list of the userland's packages.
     pub fn package_list(&self) -> PathBuf {
         rootfs::package_list(&self.root.join("userland"))
     }
 
-    /// The sha256 of the kernel and the disks, by their paths.
+    /// Returns the sha256 of the kernel and the disks, by their paths.
     pub fn hashes(&self) -> HashMap<PathBuf, String> {
         let absolute = |(path, hash): (&PathBuf, &String)| (self.root.join(path), hash.clone());
         self.hashes.iter().map(absolute).collect()
     }
 
-    /// An empty writable disk, to be copied for each guest.
+    /// Returns an empty writable disk, to be copied for each guest.
     pub fn scratch(&self) -> PathBuf {
         self.root.join(&self.scratch)
     }

@@ -84,32 +84,32 @@ impl Context {
         let _ = self.earlier.set(earlier);
     }
 
-    /// The run whose failed units are to be run again.
+    /// Returns the run whose failed units are to be run again.
     pub fn earlier(&self) -> Option<&Earlier> {
         self.earlier.get()
     }
 
-    /// Receiver of the progress of preparations.
+    /// Returns the receiver of the progress of preparations.
     pub fn progress(&self) -> &dyn Progress {
         &self.reporter
     }
 
-    /// Receiver of all events.
+    /// Returns the receiver of all events.
     pub fn stream(&self) -> &Stream {
         &self.reporter.0
     }
 
-    /// The log of what crucible does.
+    /// Returns the log.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The cache.
+    /// Returns the cache.
     pub fn cache(&self) -> Result<Cache> {
         Ok(Cache::from_env()?)
     }
 
-    /// The sources that guests are built from: a checkout, or what the program brings with it.
+    /// Returns the sources that guests are built from: a checkout, or the program's own copy.
     pub fn sources(&self) -> Result<Sources> {
         if embedded::in_use() {
             return embedded::unpack(&self.cache()?, self.progress());
@@ -117,7 +117,7 @@ impl Context {
         Ok(Sources::find()?)
     }
 
-    /// Directory with `scenarios/`: this program's bundle, or the sources.
+    /// Returns the directory with `scenarios/`: this program's bundle, or the sources.
     pub fn root(&self) -> Result<PathBuf> {
         Ok(match Bundle::of_this_program()? {
             Some(bundle) => bundle.root().to_owned(),
@@ -125,8 +125,8 @@ impl Context {
         })
     }
 
-    /// Directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle or the
-    /// checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
+    /// Returns the directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle
+    /// or the checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
     /// `~/.local/state`.
     ///
     /// # Errors

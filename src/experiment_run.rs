@@ -223,7 +223,7 @@ pub fn run<E: Experiment>(
     Ok(record.exit_code.into())
 }
 
-/// Name of the run's directory, behind its time.
+/// Returns the part of the name of the run's directory that follows the time.
 fn title(command: &Command<'_>) -> String {
     match command.name {
         "scenario" => command.what.to_owned(),

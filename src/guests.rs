@@ -65,7 +65,7 @@ impl<'a> HostLab<'a> {
         }
     }
 
-    /// The same for this experiment.
+    /// Returns the lab with the memory dumps and the disk that this experiment needs.
     pub fn fitting<E: Experiment>(mut self, experiment: &E) -> Self {
         if !experiment.keeps_memory() {
             self.most = 0;

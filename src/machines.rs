@@ -85,7 +85,7 @@ pub fn identity(kind: Kind, spec: &MachineSpec) -> Result<String> {
     }
 }
 
-/// The command that runs this program as a VMM process.
+/// Returns the command that runs this program as a VMM process.
 fn monitor() -> kvm::Options {
     kvm::Options {
         program: "/proc/self/exe".into(),

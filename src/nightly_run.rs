@@ -30,7 +30,7 @@ use crate::exit::{HostTrouble, Usage};
 use crate::experiment_run::{self, ExperimentArgs};
 use crate::{machines, screens, stdout};
 
-/// The file of the history in a directory of results.
+/// Returns the file of the history in a directory of results.
 pub fn history(results: &Path) -> PathBuf {
     results.join("history.sqlite")
 }

@@ -144,7 +144,7 @@ impl Outer {
         Ok(run)
     }
 
-    /// Path of the console's log.
+    /// Returns the path of the console's log.
     pub fn console(&self) -> PathBuf {
         self.directory.path().join("console.log")
     }

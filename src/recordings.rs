@@ -147,8 +147,8 @@ impl Recorded {
         })
     }
 
-    /// Finds a place: a number of instructions, the start of a step, or `failure`. Of a step that was
-    /// done several times, it is the last start. The error is a message for the user.
+    /// Finds a place: a number of instructions, the start of a step, or `failure`. Of a step that
+    /// was done several times, it is the last start. The error is a message for the user.
     pub fn find(&self, event: &str) -> Result<Mark, String> {
         let mark = |name: &str, instructions| Mark {
             name: name.into(),

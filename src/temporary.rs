@@ -50,7 +50,7 @@ impl Temporary {
         }
     }
 
-    /// Path of the directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -11,7 +11,7 @@ use common::cli;
 use common::history::{BUG, base, change, commit, git, record};
 use serde_json::Value;
 
-/// A history with six commits behind its first one. Returns the culprit.
+/// Makes a history with six commits after its first one. Returns the culprit.
 fn plant(directory: &Path) -> String {
     base(directory);
     let change = |name: &str, how: &dyn Fn(String) -> String| change(directory, name, how);

@@ -173,7 +173,7 @@ fn check(history: &History, report: &Value) {
     }
 }
 
-/// Number of commits that were built and could be run, apart from the ends.
+/// Returns the number of commits that were built and could be run, without the two ends.
 fn steps(report: &Value) -> usize {
     let nodes = report["nodes"].as_array().expect("nodes");
     let inner = &nodes[1..nodes.len() - 1];
@@ -205,7 +205,7 @@ fn the_planted_bug_is_found_in_few_builds() {
     }
 }
 
-/// The lines of the journal that are complete.
+/// Returns the lines of the journal that are complete.
 fn observations(results: &Path) -> String {
     let text = fs::read_to_string(results.join("journals/observations.jsonl"));
     let mut text = text.unwrap_or_default();
@@ -213,7 +213,7 @@ fn observations(results: &Path) -> String {
     text
 }
 
-/// Number of runs of each kernel with the given setting.
+/// Returns the number of runs of each kernel with the given setting.
 fn runs(observations: &str, setting: &Value) -> BTreeMap<String, u64> {
     let lines = observations
         .lines()

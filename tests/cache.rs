@@ -179,8 +179,8 @@ fn directories_that_crucible_cannot_use_are_refused_with_what_to_do() {
     }
 }
 
-/// A directory for the PATH with these scripts, and, unless one is given, a `dpkg-query` that knows no
-/// package.
+/// Returns a directory for the PATH with these scripts, and, unless one is given, a `dpkg-query`
+/// that knows no package.
 fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     for (name, script) in [&("dpkg-query", "exit 1")].into_iter().chain(scripts) {

@@ -15,7 +15,7 @@ fn fuzz(corpus: &Path, options: &[&str]) -> cli::Ended {
     cli::run(&[&fuzz, options].concat())
 }
 
-/// The first recipe of the corpus that changes something, with its program.
+/// Returns the first recipe of the corpus with a step, and its program.
 fn recipe(corpus: &Path) -> (String, String) {
     let corpus: Value = serde_json::from_slice(&fs::read(corpus).unwrap()).unwrap();
     let programs = corpus["recipes"].as_object().expect("programs");

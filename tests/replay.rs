@@ -11,7 +11,8 @@ use common::cli;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A scenario with one case that diverges, made of one whose other cases fail in other ways.
+/// Returns a scenario with one case, which diverges. It is derived from one whose other cases fail
+/// in different ways.
 fn diverging() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let to = directory.path().join("tells");
@@ -70,7 +71,7 @@ fn registers(section: &str) -> Vec<&str> {
     found
 }
 
-/// A gdb session goes back in the replay of a run, and forth again to its end.
+/// Runs a gdb session that goes back in the replay of a run, and forward again to its end.
 fn goes_back(run: &Path) {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("gdb");

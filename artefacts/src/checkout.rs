@@ -72,7 +72,7 @@ impl Checkout {
         run("cloning the repository", &mut clone, |_| {})
     }
 
-    /// The directory of the checkout.
+    /// Returns the directory of the checkout.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -112,8 +112,8 @@ impl Checkout {
     }
 }
 
-/// Git without what the caller's environment and the repository's own configuration may want to be
-/// run.
+/// Returns a git command that runs no program which the caller's environment or the repository's
+/// configuration names.
 fn git() -> Command {
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false"])

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 /// A receiver of progress.
 pub trait Progress: Send + Sync {
-    /// A long step starts. Steps do not nest.
+    /// Receives the start of a long step. Steps do not nest.
     fn begin(&self, step: &str);
-    /// The current step has completed `done` of about `total` parts.
+    /// Receives the progress of the current step: `done` of about `total` parts are complete.
     fn advance(&self, done: u64, total: u64);
-    /// The current step has ended, successfully or not.
+    /// Receives the end of the current step, successful or not.
     fn end(&self);
-    /// A message for the user.
+    /// Receives a message for the user.
     fn note(&self, text: &str);
 }
 

@@ -461,7 +461,7 @@ mod tests {
         }
     }
 
-    /// An archive of one artefact.
+    /// Returns an archive of one artefact.
     fn archive(place: &Path) -> PathBuf {
         let from = cache(place, "from");
         from.get_or_build("kernel", KEY, &Silent, |directory| {

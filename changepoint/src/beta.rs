@@ -13,7 +13,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Evidence of `runs` runs, of which `failures` failed.
+    /// Returns the evidence of `runs` runs, of which `failures` failed.
     pub fn new(runs: u64, failures: u64) -> Self {
         Self {
             runs,

@@ -6,7 +6,7 @@ mod common;
 use common::Dice;
 use crucible_changepoint::{Beta, ChangePoint, Cost, Evidence, JEFFREYS, Set, onset};
 
-/// A history in which a node has one or two earlier parents.
+/// Returns a history in which a node has one or two earlier parents.
 fn history(dice: &mut Dice, len: usize) -> Vec<Vec<usize>> {
     (0..len)
         .map(|node| {

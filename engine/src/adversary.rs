@@ -15,7 +15,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The name, as the guest's program has it.
+    /// Returns the name, as the guest's program has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Restart => "restart",
@@ -205,7 +205,7 @@ impl Attack {
         }
     }
 
-    /// The guest's command.
+    /// Returns the guest's command.
     pub fn command(&self, patience: u32) -> String {
         let names: Vec<_> = self.attackers.iter().map(|one| one.name).collect();
         let may = match self.attackers.iter().any(|one| one.harms) {

@@ -22,7 +22,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Name on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crucible => "crucible",
@@ -46,7 +46,7 @@ pub struct Refusal {
     pub unsupported: bool,
 }
 
-/// Path of the image or of a log in the guest.
+/// Returns the path of the image or of a log in the guest.
 fn path(name: &str) -> String {
     format!("{KEEP_DIR}/{name}")
 }
@@ -122,12 +122,12 @@ impl Backend {
         }
     }
 
-    /// Both images: their names on the host, and their paths in the guest.
+    /// Returns both images: their names on the host, and their paths in the guest.
     pub fn images() -> [(&'static str, String); 2] {
         ["image", "second-image"].map(|name| (name, path(name)))
     }
 
-    /// Files to keep: names on the host, and paths in the guest.
+    /// Returns the files to keep: names on the host, and paths in the guest.
     pub fn files(self) -> Vec<(&'static str, String)> {
         match self {
             Self::Crucible => vec![
@@ -142,7 +142,7 @@ impl Backend {
         }
     }
 
-    /// Version of the tool, if it has one of its own.
+    /// Returns the version of the tool, if it has one of its own.
     pub fn version(self, guest: &mut Guest) -> Result<Option<String>, GuestError> {
         match self {
             Self::Crucible => Ok(None),

@@ -31,7 +31,7 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
@@ -157,22 +157,22 @@ conditions! {
 }
 
 impl Condition {
-    /// The party to blame; `None` for a unit that passed.
+    /// Returns the party to blame; `None` for a unit that passed.
     pub fn blame(self) -> Option<Blame> {
         self.row().1
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(self) -> Verdict {
         self.row().2
     }
 
-    /// The exit code of a command whose worst condition this is.
+    /// Returns the exit code of a command whose worst condition this is.
     pub fn exit_code(self) -> u8 {
         self.row().3
     }
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         self.row().0
     }

@@ -31,7 +31,7 @@ pub struct RunOutput {
 
 #[cfg(test)]
 impl RunOutput {
-    /// A run that ended with status 0 and this output.
+    /// Returns the output of a run that ended with status 0.
     pub(crate) fn example(stdout: &str) -> Self {
         Self {
             root: Some(Ended::Exited { code: 0 }),
@@ -58,7 +58,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// A comparison of equal things.
+    /// Returns a comparison of equal things.
     pub fn good(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -67,7 +67,7 @@ impl Check {
         }
     }
 
-    /// A comparison that found a difference.
+    /// Returns a comparison that found a difference.
     pub fn bad(name: impl Into<String>, difference: impl Into<String>) -> Self {
         Self {
             name: name.into(),

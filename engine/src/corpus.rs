@@ -105,7 +105,7 @@ impl Corpus {
         self.write()
     }
 
-    /// The file is complete at every moment, because another one is written and renamed.
+    /// Writes the file. It is complete at every moment, because a new one is written and renamed.
     fn write(&self) -> io::Result<()> {
         let text = |recipes: &BTreeSet<Recipe>| recipes.iter().map(Recipe::to_string).collect();
         let content = Content {

@@ -67,7 +67,7 @@ pub fn rendered(case: &Case, point: &Frozen, output: &RunOutput) -> String {
     lines.join("\n")
 }
 
-/// The file of a scenario's expected result.
+/// Returns the file of a scenario's expected result.
 fn file(scenario: &Scenario) -> PathBuf {
     scenario
         .dir
@@ -80,7 +80,7 @@ pub fn exists(scenario: &Scenario) -> bool {
     file(scenario).is_file()
 }
 
-/// The file for a result that is to be reviewed.
+/// Returns the file for a result that is to be reviewed.
 fn new_file(scenario: &Scenario) -> PathBuf {
     file(scenario).with_extension("snap.new")
 }
@@ -146,7 +146,7 @@ pub fn compare_case(text: &str, case: &Case, result: &str) -> Option<Check> {
     (expected != result).then(|| Check::bad(NAME, explained(expected, result)))
 }
 
-/// The part of the expected result `text` that is of one case.
+/// Returns the part of the expected result `text` that is of one case.
 fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
@@ -181,7 +181,8 @@ fn remove_if_there(scenario: &Scenario) -> io::Result<()> {
     }
 }
 
-/// The check that says so in a record; `part` when only some of the scenario's cases were run.
+/// Returns the comparison as a check for a record. `part` is true when only some of the scenario's
+/// cases were run.
 pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check {
     let review = |what: &str| match part {
         true => what.to_owned(),
@@ -198,7 +199,7 @@ pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check 
     }
 }
 
-/// The check for an expected result that cannot be read or written.
+/// Returns the failed check for an expected result that cannot be read or written.
 pub fn unusable(scenario: &Scenario, error: &io::Error) -> Check {
     let dir = scenario.dir.join(DIR);
     Check::bad(NAME, format!("cannot use {}: {error}", dir.display()))

@@ -38,7 +38,7 @@ impl Eye {
         }
     }
 
-    /// The name on the command line and in records.
+    /// Returns the name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::SecondImage => "second-image",

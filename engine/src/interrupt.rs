@@ -19,8 +19,8 @@ static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// Exit code of a command that was interrupted: the shell's, for SIGINT.
 pub const EXIT: u8 = 130;
 
-/// From now on the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return true, and the
-/// second one ends the process.
+/// Installs the signal handlers: the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return
+/// true, and the second one ends the process.
 pub fn install() -> io::Result<()> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for &signal in TERM_SIGNALS {

@@ -91,7 +91,7 @@ impl Rule {
         Self::FutexWaits,
     ];
 
-    /// Name in `scenario.toml` and in records.
+    /// Returns the name in `scenario.toml` and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nonce => "nonce",

@@ -83,7 +83,7 @@ impl Evidence {
 }
 
 impl Outcome {
-    /// An outcome without further lines.
+    /// Returns an outcome without further lines.
     pub fn new(condition: Condition, why: impl Into<String>) -> Self {
         Self {
             condition,
@@ -93,12 +93,12 @@ impl Outcome {
         }
     }
 
-    /// A unit that passed.
+    /// Returns the outcome of a unit that passed.
     pub fn passed(why: impl Into<String>) -> Self {
         Self::new(Condition::Passed, why)
     }
 
-    /// A difference that the kernel is to blame for.
+    /// Returns the outcome of a unit with a difference that the kernel is to blame for.
     pub fn diverged(check: &Check) -> Self {
         Self {
             lines: check.lines(),
@@ -106,7 +106,7 @@ impl Outcome {
         }
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(&self) -> Verdict {
         self.condition.verdict()
     }

@@ -105,7 +105,7 @@ impl Store {
         Ok(part)
     }
 
-    /// The directory while the run is in progress.
+    /// Returns the directory while the run is in progress.
     pub fn dir(&self) -> &Path {
         &self.partial
     }
@@ -130,7 +130,7 @@ impl Store {
         remove_disks(&self.partial)
     }
 
-    /// The path of the finished directory.
+    /// Returns the path of the finished directory.
     pub fn finished(&self) -> &Path {
         &self.finished
     }

@@ -248,7 +248,7 @@ fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 impl Case {
-    /// A case of no workload in particular.
+    /// Returns a case of no workload in particular.
     pub(crate) fn example() -> Self {
         Self {
             name: "main".into(),

@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
         self.setup
     }
 
-    /// Number of the guest in its run, from 1 on.
+    /// Returns the number of the guest in its run, from 1 on.
     pub fn number(&self) -> u32 {
         self.number
     }

@@ -270,12 +270,12 @@ pub struct Voice<'a> {
 }
 
 impl Voice<'_> {
-    /// Names the unit that the following events are about.
+    /// Sets the unit of the following events; none if they are not about a unit.
     pub fn set_unit(&self, key: Option<&str>) {
         self.unit.replace(key.map(str::to_owned));
     }
 
-    /// Tells what happened.
+    /// Emits an event.
     pub fn tell(&self, body: Body) {
         let unit = self.unit.borrow().clone();
         self.stream.emit(Some(self.guest), unit, body);

@@ -75,7 +75,7 @@ impl Verdict {
         parts.into_iter().max().unwrap_or(Self::Unknown)
     }
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",

@@ -54,7 +54,7 @@ pub struct Slower {
 }
 
 impl Slower {
-    /// The change, as a ratio: 1.2 for 20 % more.
+    /// Returns the change as a ratio: 1.2 for 20 % more.
     pub fn ratio(&self) -> f64 {
         self.now / self.before
     }
@@ -173,13 +173,13 @@ mod tests {
             (number as f64 + 0.5) / (1_u64 << 53) as f64
         }
 
-        /// A number with the standard normal distribution (Box and Muller).
+        /// Returns a number with the standard normal distribution (Box and Muller).
         fn normal(&mut self) -> f64 {
             let (a, b) = (self.uniform(), self.uniform());
             (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
         }
 
-        /// A night's median.
+        /// Returns a night's median.
         fn night(&mut self, factor: f64) -> f64 {
             let runs = (0..RUNS).map(|_| (1e8 * factor).ln() + NOISE * self.normal());
             median(runs.collect())

@@ -94,7 +94,7 @@ impl NightReport {
         Ok(report)
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(&self) -> &'static str {
         self.condition.verdict().name()
     }

@@ -207,7 +207,7 @@ impl<'a> Night<'a> {
         })
     }
 
-    /// The file of the shard.
+    /// Returns the file of the shard.
     pub fn file(&self) -> &Path {
         self.store.path()
     }

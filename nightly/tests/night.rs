@@ -135,7 +135,7 @@ impl Listener for Silent {
 
 const SCENARIOS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
-/// A plan of the scenarios on the base kernel.
+/// Returns a plan of the scenarios on the base kernel.
 fn base(shards: u32) -> Plan {
     let offer = Offer {
         scenarios: SCENARIOS

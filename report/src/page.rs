@@ -117,7 +117,7 @@ impl Page {
         }
     }
 
-    /// Numbers with links to their sections.
+    /// Returns the table of contents: numbers of tests, with links to their sections.
     fn contents(&self) -> Markup {
         let sections = SECTIONS.map(|(id, title, changes)| (id, title, self.count(changes)));
         let others = [
@@ -191,7 +191,7 @@ impl Page {
         }
     }
 
-    /// A bug is one group, however many tests it hits.
+    /// Returns the group of the tests that fail with a signature, which is usually one bug.
     fn group(
         &self,
         signature: &str,
@@ -340,7 +340,7 @@ impl Page {
         }
     }
 
-    /// A table of tests by variant: backend, kernel and machine.
+    /// Returns a table of tests by variant: backend, kernel and machine.
     fn tests(&self, series: &Series<'_>) -> Markup {
         let shown = self
             .report

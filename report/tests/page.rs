@@ -32,7 +32,7 @@ fn test(name: &str, variant: &str) -> TestId {
     }
 }
 
-/// A result; `failed` has a signature.
+/// Returns a result; `failed` has a signature.
 fn row(night: &str, test: &TestId, attempt: u32, failed: Option<&str>) -> ResultRow {
     let condition = if failed.is_some() {
         "diverged"
@@ -179,7 +179,7 @@ const QUIET: [&str; 12] = [
     "threads",
 ];
 
-/// The page of a night in which each kind of thing has happened. `said` is what a guest printed.
+/// Returns the page of a night with each kind of result. `said` is the output of a guest.
 fn eventful(said: &str) -> (History, String) {
     let mut history = History::new();
     let of = |name: &str| test(&format!("scenario {name}/main"), "crucible/base/qemu");

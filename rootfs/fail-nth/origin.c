@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Finds the origin of a failure in the call trace of the kernel's log. Functions that ours call fail:
- * the origin is our innermost function and the function that it called.
+ * Finds the origin of a failure in the call trace of the kernel's log. Functions that ours call
+ * fail: the origin is our innermost function and the function that it called.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -8,7 +8,7 @@
 
 /* Asks everything, and stops at the event of the checkpoint. */
 void ask_before(void);
-/* Asks again and prints what differs, or that nothing does. */
+/* Asks again and prints the answers that differ, or that none does. */
 void ask_after(void);
 
 #endif

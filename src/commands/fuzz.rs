@@ -129,7 +129,7 @@ impl FuzzArgs {
         Ok(Search::One(program.clone(), recipe))
     }
 
-    /// The command that runs the same again. The findings of a search also depend on the corpus.
+    /// Returns the command that repeats the run. The findings of a search also depend on the corpus.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("fuzz");
         match &self.only {

@@ -119,7 +119,7 @@ impl MutateArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("mutate");
         for name in &self.names {

@@ -252,7 +252,7 @@ impl ScenarioArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
         let kernel = self.restart_kernel.as_ref();

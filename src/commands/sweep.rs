@@ -187,7 +187,7 @@ impl SweepArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         CommandLine::new("sweep")
             .word(&self.scenario)

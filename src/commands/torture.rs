@@ -247,7 +247,7 @@ fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<Exit
 }
 
 impl TortureArgs {
-    /// The command that repeats the run.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         CommandLine::new("torture")
             .option("--raw", Some(self.raw))

@@ -171,7 +171,7 @@ fn rules() -> String {
     ) + &image_rules()
 }
 
-/// The rules by which two images may differ.
+/// Returns the table of the rules by which two images may differ.
 fn image_rules() -> String {
     let rows = diff::Rule::ALL.iter().map(|rule| {
         let fields = rule.fields().iter().map(|(kind, fields)| {

@@ -84,7 +84,7 @@ impl Part {
 }
 
 impl Progress {
-    /// A screen before the first event.
+    /// Returns a screen before the first event.
     pub fn new(title: String) -> Self {
         Self {
             title,

@@ -107,7 +107,7 @@ pub fn run(args: &[&str]) -> Ended {
 }
 
 impl Run {
-    /// The process of the command.
+    /// Returns the process of the command.
     pub fn pid(&self) -> u32 {
         self.child.0.as_ref().expect("a child").id()
     }
@@ -204,7 +204,7 @@ impl Ended {
             .unwrap_or_else(|error| panic!("no record ({error}): {}\n{}", self.stdout, self.stderr))
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }

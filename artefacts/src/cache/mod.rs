@@ -50,7 +50,7 @@ impl Cache {
         "warm",
     ];
 
-    /// Directory of the cache.
+    /// Returns the directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }

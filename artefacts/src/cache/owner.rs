@@ -40,7 +40,7 @@ pub(super) const OTHERS: [&str; 7] = [
 pub(super) const PRIVATE: [&str; 3] = ["warm", "tmp", RUNS];
 
 impl Cache {
-    /// `$CRUCIBLE_CACHE`, else `$XDG_CACHE_HOME/crucible`, else
+    /// Returns the cache in `$CRUCIBLE_CACHE`, else in `$XDG_CACHE_HOME/crucible`, else in
     /// `~/.cache/crucible`.
     pub fn from_env() -> Result<Self> {
         let set = |name| {

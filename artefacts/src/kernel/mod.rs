@@ -75,7 +75,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// The flavour's name on the command line.
+    /// Returns the flavour's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -86,7 +86,7 @@ impl Flavour {
         }
     }
 
-    /// The configuration fragments, in the order in which they are merged.
+    /// Returns the configuration fragments, in the order in which they are merged.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Base => &["base.config"],
@@ -111,7 +111,8 @@ impl Flavour {
         Ok(series)
     }
 
-    /// The suffix of the flavour's source tree. Flavours with the same series share one tree.
+    /// Returns the suffix of the flavour's source tree. Flavours with the same series share one
+    /// tree.
     fn tree(self) -> &'static str {
         match self {
             Self::Outer => "-pristine",
@@ -168,8 +169,8 @@ impl Custom {
         self.cc.as_deref().unwrap_or("gcc")
     }
 
-    /// The name of the build directory. There is one for all the user's own builds of a flavour, so
-    /// that a change to the fragment compiles only what depends on it.
+    /// Returns the name of the build directory. There is one for all the user's own builds of a
+    /// flavour, so that a change to the fragment compiles only what depends on it.
     fn build(&self, flavour: Flavour) -> String {
         match (&self.config, &self.cc) {
             (None, None) => flavour.name().into(),

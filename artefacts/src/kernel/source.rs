@@ -361,7 +361,7 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
         assert_eq!(newest("", &lock), None);
     }
 
-    /// A kernel's tree with one commit.
+    /// Returns a kernel's tree with one commit.
     fn repository() -> tempfile::TempDir {
         let tree = tempfile::tempdir().unwrap();
         let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\n";

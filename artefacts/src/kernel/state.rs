@@ -44,7 +44,7 @@ impl Class {
         Self::Gap,
     ];
 
-    /// The name of the class in the list.
+    /// Returns the name of the class in the list.
     pub fn name(self) -> &'static str {
         match self {
             Self::Saved => "saved",
@@ -56,7 +56,7 @@ impl Class {
         }
     }
 
-    /// The description of the class below the table.
+    /// Returns the description of the class below the table.
     fn meaning(self) -> &'static str {
         match self {
             Self::Saved => "saved by a record",

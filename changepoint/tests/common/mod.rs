@@ -17,7 +17,7 @@ impl Dice {
         self.0.unit() < probability
     }
 
-    /// A rate of the prior Beta(1/2, 1/2).
+    /// Returns a rate of the prior Beta(1/2, 1/2).
     pub fn jeffreys(&mut self) -> f64 {
         (self.0.unit() * std::f64::consts::FRAC_PI_2).sin().powi(2)
     }

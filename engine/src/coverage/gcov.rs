@@ -44,7 +44,7 @@ pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, Coverag
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The same for several sources at once, in their order.
+/// Runs gcov for several sources at once, and returns their lines in the same order.
 pub fn all(counted: &Path, sources: &[(String, &[u8])]) -> Result<Vec<Lines>, CoverageError> {
     let names = || {
         let names: Vec<_> = sources.iter().map(|(name, _)| name.as_str()).collect();

@@ -97,7 +97,7 @@ impl FailKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Slab, Self::Page, Self::Usercopy];
 
-    /// The name, as the guest's program has it.
+    /// Returns the name, as the guest's program has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Slab => "slab",
@@ -445,7 +445,7 @@ impl Experiment for FailNthExperiment {
     ) -> Result<(), Abort> {
         for unit in units {
             let (outcome, failed) = self.unit(session, unit)?;
-            // The next failure gets a new guest, so that it is not blamed for leftovers of this one.
+            // The next failure gets a new guest: it must not be blamed for leftovers of this one.
             if !outcome.is_pass() {
                 session.abandon();
             }

@@ -232,7 +232,7 @@ impl FuzzExperiment {
         }
     }
 
-    /// The guest's command for a unit.
+    /// Returns the guest's command for a unit.
     fn command(&self, round: &Round, task: &str) -> String {
         let Round {
             number, program, ..
@@ -393,7 +393,7 @@ impl Experiment for FuzzExperiment {
             self.ready(session)?;
             match self.round(session, unit) {
                 Ok((outcome, fuzzed)) => {
-                    // The next round gets a new guest, so that it is not blamed for leftovers of this one.
+                    // The next round gets a new guest: it must not be blamed for leftovers.
                     if !outcome.is_pass() {
                         session.abandon();
                     }

@@ -263,7 +263,7 @@ impl Experiment for ScenarioExperiment {
         Ok(())
     }
 
-    /// The expected result is that of all cases.
+    /// Returns true: the expected result is that of all cases.
     fn judges_groups(&self) -> bool {
         true
     }

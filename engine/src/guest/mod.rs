@@ -170,12 +170,12 @@ impl Guest {
         &self.info
     }
 
-    /// The identity of the guest; not set after [`greet`](Self::greet).
+    /// Returns the identity of the guest; not set after [`greet`](Self::greet).
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The machine that runs the guest.
+    /// Returns the machine that runs the guest.
     pub fn machine(&mut self) -> &mut dyn Machine {
         self.machine.as_mut()
     }

@@ -87,7 +87,7 @@ impl How {
         matches!(self, Self::Stopped | Self::Traced | Self::TracedSyscall)
     }
 
-    /// The word of a recipe.
+    /// Returns the name, as in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fork => "fork",

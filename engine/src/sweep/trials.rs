@@ -174,8 +174,8 @@ pub fn pair(
     })
 }
 
-/// Both kinds of runs are stopped before they differ: where the count leads to several events, it
-/// does so equally often.
+/// Returns the output of a run; `None` if it did not reach its event. Both kinds of runs do so
+/// equally often, because they do not differ until then.
 fn reached(run: Result<RunOutput, Abort>) -> Result<Option<RunOutput>, Abort> {
     match run {
         Ok(output) => Ok(Some(output)),
@@ -184,8 +184,8 @@ fn reached(run: Result<RunOutput, Abort>) -> Result<Option<RunOutput>, Abort> {
     }
 }
 
-/// Fisher's exact test, two-sided: the chance of a table with these sums that is no more likely
-/// than this one.
+/// Fisher's exact test, two-sided. Returns the chance of a table with these sums that is no more
+/// likely than this one.
 fn fisher(a: u64, b: u64, c: u64, d: u64) -> f64 {
     let (row, other, column, all) = (a + b, c + d, a + c, a + b + c + d);
     let logs: Vec<f64> = std::iter::once(0.0)

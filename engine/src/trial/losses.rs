@@ -76,7 +76,7 @@ fn controls(runner: &mut Runner<'_, '_>, runs: u32) -> Result<Books, Abort> {
     Ok(read(runner)?.growth(&before))
 }
 
-/// The name of the count in a line that says what was lost.
+/// Returns the name of the count in a line about a loss.
 fn name(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }

@@ -62,7 +62,7 @@ fn planned() -> [Planned; 1] {
     }]
 }
 
-/// The judgement of the last of these nights.
+/// Returns the judgement of the last of these nights.
 fn last(nights: &[(u32, u32)]) -> Judgement {
     let results = rows(nights);
     let judged = judge(&night(nights.len() - 1), &planned(), &[], &results);

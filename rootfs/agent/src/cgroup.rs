@@ -63,7 +63,7 @@ impl Cgroup {
         Ok(Self::at(Path::new(ROOT).join(path)))
     }
 
-    /// Directory of the cgroup.
+    /// Returns the directory of the cgroup.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -101,7 +101,7 @@ impl Sparse {
         Ok(())
     }
 
-    /// Number of bytes so far.
+    /// Returns the number of bytes so far.
     pub fn length(&self) -> u64 {
         self.length
     }

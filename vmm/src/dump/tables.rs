@@ -148,7 +148,7 @@ mod tests {
 
     const TABLE: [u64; 512] = [0; 512];
 
-    /// A memory with tables at the given addresses.
+    /// Returns a memory with tables at the given addresses.
     fn walk(cr3: u64, cr4: u64, tables: &[(u64, &[(usize, u64)])]) -> Vec<Mapping> {
         let mut memory = BTreeMap::new();
         for (address, entries) in tables {

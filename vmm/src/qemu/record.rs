@@ -256,7 +256,7 @@ impl Recording {
         }
     }
 
-    /// The kernel's image.
+    /// Returns the kernel's image.
     pub fn kernel(&self) -> &Path {
         self.files.first().map_or(Path::new(""), |it| &it.path)
     }

@@ -33,7 +33,7 @@ const FORGING: Duration = Duration::from_secs(150);
 /// Time limit of a compiler.
 const BUILD: Duration = Duration::from_secs(60);
 
-/// Returns the name of a count in a line that says what was lost.
+/// Returns the name of the count in a line about a loss.
 fn of(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }
@@ -133,8 +133,8 @@ impl MutateExperiment {
             return Ok(None);
         };
         let mut lost = growth.lost(&usual, RUNS);
-        // One-time allocations of a new guest look like losses, too, and some caches vary: a loss counts
-        // if all readings with the mutant have it and none without.
+        // One-time allocations of a new guest look like losses, too, and some caches vary: a loss
+        // counts if all readings with the mutant have it and none without.
         for _ in 0..AGAIN {
             if lost.is_empty() {
                 return Ok(None);

@@ -202,7 +202,7 @@ pub fn images(first: impl Read, second: impl Read, exact: bool) -> Result<Compar
     Ok(found)
 }
 
-/// The tasks of a tree, by process and thread.
+/// Returns the tasks of a tree, by process and thread.
 fn tasks(record: &Record) -> Vec<(i32, i32)> {
     let tree = record.array::<layout::Tree>().unwrap_or_default();
     tree.iter().map(|task| (task.tgid, task.pid)).collect()
@@ -338,8 +338,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// The records in front are of one type, but may still describe different things. Returns how
-    /// many records to leave out so that they are alike, if few suffice.
+    /// Returns the numbers of records to skip in both images until the first records describe the same
+    /// thing, if few suffice. Records of one type may describe different things.
     fn shifted(&mut self) -> Result<(usize, usize), Unreadable> {
         let Some(kind) = self.first.front()?.map(|record| record.kind) else {
             return Ok((0, 0));
@@ -408,7 +408,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// A record that one image lacks is one difference, together with those that belong to it.
+    /// Adds a record that one image lacks. It is one difference, together with the records that
+    /// belong to it.
     fn only(&mut self, record: &Record, which: Which, head: &mut Option<Kind>) {
         if head.is_some_and(|head| belongs(record.kind, head)) {
             self.findings.unpaired(record, which);

@@ -131,7 +131,7 @@ impl Findings {
         self.pairs.end_section();
     }
 
-    /// A record that only one image has.
+    /// Adds a difference for a record that only one image has.
     pub fn only(&mut self, record: &Record, which: Which) {
         self.look(record, which);
         self.unpaired(record, which);
@@ -413,7 +413,8 @@ impl Findings {
         }
     }
 
-    /// Pages that only one image has, or that both have in different ways.
+    /// Adds a difference for pages that only one image has, or that the images store in different
+    /// ways.
     pub fn pages(&mut self, record: &Record, field: &str, address: u64, sides: [Value; 2]) {
         let [first, second] = sides;
         let mut difference = self.at(record, field.to_owned());
@@ -423,7 +424,7 @@ impl Findings {
         self.add(difference);
     }
 
-    /// A difference of a record, without values.
+    /// Returns a difference of a record, without values.
     fn at(&self, record: &Record, field: String) -> Difference {
         let object = match record.kind {
             Kind::Pages | Kind::Same | Kind::Vma => self.mapped,

@@ -84,8 +84,8 @@ impl Clocks {
         }
     }
 
-    /// Time passes, on all clocks alike. In another machine, which has been started since, the
-    /// clocks that begin at zero have gone back together.
+    /// Returns true when the same time has passed on all clocks. On a different machine, which has
+    /// been started since, CLOCK_MONOTONIC and CLOCK_BOOTTIME may have gone back together.
     fn sound(&self) -> bool {
         let near = |one: i128, other: i128| (one - other).abs() < TOGETHER;
         self.real >= 0
@@ -94,18 +94,18 @@ impl Clocks {
             && self.mono < self.real + TOGETHER
     }
 
-    /// True in the machine of the first image.
+    /// Returns true when the second image is of the same machine as the first.
     fn same_machine(&self) -> bool {
         (self.mono - self.real).abs() < TOGETHER
     }
 
-    /// True for a time that can have passed.
+    /// Returns true when this time can have passed.
     fn within(&self, time: i128) -> bool {
         (0..=self.real.max(self.mono)).contains(&time)
     }
 
-    /// True for a timer that has expired since, which had this time left, or was set for this time of
-    /// a clock.
+    /// Returns true for a timer that has expired since, which had this time left, or was set for
+    /// this time of a clock.
     fn is_due(&self, value: i128, absolute: bool, clock: u32) -> bool {
         let now = match (absolute, clock) {
             (false, _) => 0,
@@ -119,7 +119,7 @@ impl Clocks {
         value - now <= self.real.max(self.mono)
     }
 
-    /// True for a time on CLOCK_MONOTONIC that was moved by the time between checkpoint and
+    /// Returns true when a time on CLOCK_MONOTONIC has moved by `by`, the time between checkpoint and
     /// restart, which is the same for all.
     fn moves(&mut self, by: i128) -> bool {
         let least = if self.same_machine() { 0 } else { -self.began };
@@ -162,7 +162,7 @@ impl Rule {
         Self::InodeNumbers,
     ];
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -227,7 +227,7 @@ impl Rule {
         fields.any(|(of, fields)| *of == kind && fields.contains(&field))
     }
 
-    /// The fields that it is for.
+    /// Returns the fields that it is for.
     #[must_use]
     pub fn fields(self) -> &'static [(Kind, &'static [&'static str])] {
         match self {
@@ -283,7 +283,7 @@ fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     }
 }
 
-/// True for a timer that has run on, or has expired if it had to.
+/// Returns true for a timer that has run on, or has expired if it had to.
 fn timer(clocks: &Clocks, pair: &Pair<'_>, field: &str, first: i128, second: i128) -> bool {
     const ARMED: i128 = 1;
     const EXPIRED: i128 = 2;
@@ -319,13 +319,13 @@ fn timerfd_is_due(clocks: &Clocks, timer: &layout::Timerfd) -> bool {
     timer.flags & 1 != 0 && clocks.is_due(timer.value.into(), absolute, timer.clockid)
 }
 
-/// True for a POSIX timer that has expired since the first image.
+/// Returns true for a POSIX timer that has expired since the first image.
 pub fn posix_timer_is_due(clocks: &Clocks, timer: &layout::PosixTimer) -> bool {
     let absolute = timer.flags & 2 != 0;
     timer.flags & 1 != 0 && clocks.is_due(timer.value.into(), absolute, timer.clockid)
 }
 
-/// True for an interval timer (ITIMER_REAL) that has expired since the first image.
+/// Returns true for an interval timer (ITIMER_REAL) that has expired since the first image.
 pub fn itimer_is_due(clocks: &Clocks, timers: &layout::Timers) -> bool {
     timers.real_value != 0 && clocks.is_due(timers.real_value.into(), false, 0)
 }
@@ -354,7 +354,7 @@ pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         && sleep_clock(pair, &field.name) == Some(MONOTONIC)
 }
 
-/// True for a file without a path or in /proc, and for what belongs to one.
+/// Returns true for a file without a path or in /proc, and for what belongs to one.
 fn is_nameless(pair: &Pair<'_>) -> bool {
     match pair.kind {
         Kind::File => pair

@@ -158,7 +158,7 @@ mod tests {
     const HEADER: &str =
         include_str!("../../../../guest-kernel/src/include/uapi/linux/checkpoint.h");
 
-    /// The structures of the header file, and ours.
+    /// Returns the fields of our structures, by the names of the header file.
     fn ours() -> BTreeMap<&'static str, Vec<Field>> {
         macro_rules! all {
             ($($name:literal $kind:ident,)*) => {
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    /// The names that are keywords of Rust, or elements of an array of two.
+    /// Returns our name of a field whose name is a keyword of Rust, or an element of an array of two.
     fn our_name(name: &str) -> String {
         let name = name
             .replace("ends[0]", "first")

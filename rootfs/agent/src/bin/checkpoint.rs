@@ -107,7 +107,7 @@ fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Name of the image until it is complete.
+/// Returns the name of the image until it is complete.
 fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");

@@ -37,7 +37,7 @@ const INIT_WAITS: &str = "61 ";
 /// `read`, in which the workload sleeps until it is released.
 const WORKLOAD_WAITS: &str = "0 ";
 
-/// The parent cgroup of all containers.
+/// Returns the parent cgroup of all containers.
 pub fn parent_dir() -> PathBuf {
     Path::new(cgroup::ROOT).join("crucible")
 }

@@ -127,7 +127,7 @@ pub fn empty(dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// Path of a kept tree.
+/// Returns the path of a kept tree.
 pub fn stash_dir(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || !name.chars().all(plain) {

@@ -42,7 +42,7 @@ pub fn smaps(text: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The message for a field that no table has.
+/// Returns the message for a field that no table has.
 pub fn unknown(file: &str, name: &str) -> String {
     format!(
         "the kernel shows `{name}` in {file}, which protocol/src/facts/table.rs has neither as a fact \

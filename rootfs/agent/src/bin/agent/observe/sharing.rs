@@ -67,7 +67,7 @@ fn has_none(holder: &Holder, kind: i32) -> Result<bool> {
     Ok(may_be_none && kcmp(holder, &nobody, kind)?.is_eq())
 }
 
-/// The living tasks. A zombie shares nothing.
+/// Returns the living tasks. A zombie shares nothing.
 fn holders(observation: &Observation, outer: &HashMap<i32, i32>) -> Vec<Holder> {
     let tasks = observation.tasks.iter().enumerate();
     let lives = tasks.filter(|(_, task)| !matches!(task.state, 'Z' | 'X'));
