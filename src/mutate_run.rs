@@ -35,8 +35,8 @@ const REFUSALS: &str = "tests/scenarios/refused";
 /// The lines that each case runs, in its artefact.
 const REACH: &str = "reach.json";
 
-/// Returns a disk with all workloads, also that of `others`, built in a guest of these images, and the
-/// lines that each case runs on the kernel that counts. Both are made once.
+/// Returns a disk with all workloads, also that of `others`, built in a guest of these images, and
+/// the lines that each case runs on the kernel that counts. Both are made once.
 pub fn prepare(
     context: &Context,
     images: &BootArtefacts,

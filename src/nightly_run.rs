@@ -47,8 +47,8 @@ pub fn existing(path: &Path) -> Result<Store> {
     }
 }
 
-/// Returns the directory of the results that a history is of: runs lie beside it, wherever both were
-/// taken.
+/// Returns the directory of the results that a history is of: runs lie beside it, wherever both
+/// were taken.
 pub fn directory(history: &Path) -> &Path {
     match history.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -117,8 +117,8 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(crate::exit::PASS.into())
 }
 
-/// Returns the words of the command that runs again what of a night failed or never ran, as a night of
-/// its own; none if there is nothing. Returns nothing if the history has no such night.
+/// Returns the words of the command that runs again what of a night failed or never ran, as a
+/// night of its own; none if there is nothing. Returns nothing if the history has no such night.
 ///
 /// # Errors
 /// The history or a scenario cannot be read.
@@ -371,8 +371,8 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(record.exit_code.into())
 }
 
-/// Returns the name of the night: the user's, or the date. A night of that date that has not ended is
-/// continued; else a number is added.
+/// Returns the name of the night: the user's, or the date. A night of that date that has not ended
+/// is continued; else a number is added.
 fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
     if let Some(name) = &args.night {
         return Ok(name.clone());

@@ -155,8 +155,8 @@ impl Outer {
     }
 }
 
-/// Copies the results of complete runs in the bundle to `results`, if there are any. The outer Linux
-/// ran guests on its files, so it is trusted no more than a guest.
+/// Copies the results of complete runs in the bundle to `results`, if there are any. The outer
+/// Linux ran guests on its files, so it is trusted no more than a guest.
 fn bring_results(guest: &mut Guest, results: &Path) -> Result<()> {
     let words = ["/bin/sh", "-c", "test -d /bundle/results"].map(String::from);
     let found = guest.exec(&words, &BTreeMap::new(), "/", BOOT)?;

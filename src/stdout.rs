@@ -34,7 +34,8 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Prints a line on standard error, without control characters that a guest may have put into it. If it cannot be printed there is no other place for it.
+/// Prints a line on standard error, without control characters that a guest may have put into it.
+/// If it cannot be printed there is no other place for it.
 pub fn message(text: Arguments<'_>) {
     let text = text.to_string();
     let _ = writeln!(io::stderr().lock(), "{}", shown_lines(&text));

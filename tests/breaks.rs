@@ -34,8 +34,8 @@ fn a_restart_without_its_vfork_wait_is_detected() {
     assert!(text.contains("chain (2) waited"), "{record:#}");
 }
 
-/// Pieces of restart code, a scenario whose state each of them restores, and the field of the second
-/// image that shows its absence.
+/// Pieces of restart code, a scenario whose state each of them restores, and the field of the
+/// second image that shows its absence.
 const PIECES: [(&str, &str, &str); 10] = [
     ("rlimit", "random-tree", "Rlimits limit["),
     ("sleep", "sleep", "Task restart["),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The cache and the host as users meet them: damaged artefacts, directories that cannot be trusted,
-//! package managers that fail.
+//! The cache and the host as users meet them: damaged artefacts, directories that cannot be
+//! trusted, package managers that fail.
 
 mod common;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Follows the worked examples of `docs/howto/add-a-*.md` and the tutorial in a copy of the checkout,
-//! so that the pages work on the current tree.
+//! Follows the worked examples of `docs/howto/add-a-*.md` and the tutorial in a copy of the
+//! checkout, so that the pages work on the current tree.
 //!
 //! A page consists of steps in fenced blocks: `diff` is applied, a block with `file=PATH` becomes
 //! that file, and the commands of `console` are run. The lines below a command must occur in its

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `git bisect run` over crucible: a C/R bug is bad, a machine that is killed is skipped, and a full
-//! disk stops the bisection, since it would skip forever.
+//! `git bisect run` over crucible: a C/R bug is bad, a machine that is killed is skipped, and a
+//! full disk stops the bisection, since it would skip forever.
 
 mod common;
 

@@ -186,8 +186,8 @@ fn no_file_contains_a_local_path() {
     assert!(with.is_empty(), "{with:#?}");
 }
 
-/// Checks the rules of deny.toml for licences, bans and sources, for its target, without the download
-/// that `cargo deny` needs.
+/// Checks the rules of deny.toml for licences, bans and sources, for its target, without the
+/// download that `cargo deny` needs.
 #[test]
 fn dependencies_are_as_deny_toml_permits() {
     let text = fs::read_to_string(Path::new(ROOT).join("deny.toml")).expect("deny.toml");

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible mutate` with real mutants: one for each eye, one that survives, and an interrupted run.
+//! `crucible mutate` with real mutants: one for each eye, one that survives, and an interrupted
+//! run.
 //!
 //! It needs the flavours `coverage` and `instrumented`, which no other test does, so it is run on
 //! request: `cargo test --test mutate -- --ignored`.

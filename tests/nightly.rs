@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Nights of a few jobs, by the command line. Nights of all kinds are tested in the crate `nightly`,
-//! with a program that only writes events.
+//! Nights of a few jobs, by the command line. Nights of all kinds are tested in the crate
+//! `nightly`, with a program that only writes events.
 
 mod common;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reports of five of the debug kernel's checkers, brought about by lkdtm: they are the kernel's, and
-//! have a place in its source.
+//! Reports of five of the debug kernel's checkers, brought about by lkdtm: they are the kernel's,
+//! and have a place in its source.
 
 mod common;
 

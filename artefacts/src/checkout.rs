@@ -86,8 +86,8 @@ impl Checkout {
         Ok(&self.directory)
     }
 
-    /// Checks out a commit without the change of another one. Returns `None` if that cannot be taken
-    /// back alone.
+    /// Checks out a commit without the change of another one. Returns `None` if that cannot be
+    /// taken back alone.
     ///
     /// # Errors
     /// As of [`Self::at`].

@@ -36,8 +36,8 @@ impl Fingerprint {
     }
 }
 
-/// Returns the sha256 of a file's content, in hex. Does not read an artefact of the cache again, whose
-/// content was verified before it was handed out.
+/// Returns the sha256 of a file's content, in hex. Does not read an artefact of the cache again,
+/// whose content was verified before it was handed out.
 pub fn content_hash(path: &Path) -> Result<String> {
     match manifest::sha256(path) {
         Some(hash) => Ok(hash),

@@ -4,9 +4,9 @@
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
 //! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in 0.1 s; sha256 takes several
-//! times as long on CPUs without instructions for it. Accidents are found, not somebody who writes a
-//! manifest, too; that is what the owner of the cache is checked for. Each file's sha256 is computed
-//! once, when the artefact is made, and names the content in records.
+//! times as long on CPUs without instructions for it. Accidents are found, not somebody who writes
+//! a manifest, too; that is what the owner of the cache is checked for. Each file's sha256 is
+//! computed once, when the artefact is made, and names the content in records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -136,8 +136,8 @@ impl Manifest {
         self.files.values().map(size).sum()
     }
 
-    /// Returns what is wrong with the first file in `directory` that is not as described. Other files
-    /// do not matter.
+    /// Returns what is wrong with the first file in `directory` that is not as described. Other
+    /// files do not matter.
     pub fn verify(&self, directory: &Path, check: Check) -> Option<String> {
         self.files.iter().find_map(|(name, entry)| {
             let path = directory.join(name);
@@ -208,8 +208,8 @@ fn stamp(metadata: &fs::Metadata) -> (u64, i64, i64) {
     (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// Returns the hash of the data in a file of `size` bytes, with the offset of each chunk that has any
-/// byte but zero. A copy without holes has the same hash.
+/// Returns the hash of the data in a file of `size` bytes, with the offset of each chunk that has
+/// any byte but zero. A copy without holes has the same hash.
 fn xxh3(file: &File, size: u64) -> io::Result<String> {
     let mut hash = Xxh3Default::new();
     hash.update(&size.to_le_bytes());

@@ -133,8 +133,8 @@ fn end_if_interrupted(pid: Pid, end: &Receiver<()>) {
     }
 }
 
-/// Lets the files that `command` makes have the modes that images should have, whatever the umask of
-/// this process is.
+/// Lets the files that `command` makes have the modes that images should have, whatever the umask
+/// of this process is.
 pub(crate) fn with_plain_umask(command: &mut Command) -> &mut Command {
     // SAFETY: umask(2) is async-signal-safe, and the closure does nothing else.
     unsafe {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Artefacts in one file, for a machine that cannot make them: a compressed tar archive with an index,
-//! and each artefact's files after its manifest.
+//! Artefacts in one file, for a machine that cannot make them: a compressed tar archive with an
+//! index, and each artefact's files after its manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -73,9 +73,9 @@ fn is_key(key: &str) -> bool {
     key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Writes everything that guests are made of to `file`: the kernels of these sources that are cached,
-/// the base kernel and its source, the userland and the agent. Makes what is missing. Returns the names
-/// of the artefacts.
+/// Writes everything that guests are made of to `file`: the kernels of these sources that are
+/// cached, the base kernel and its source, the userland and the agent. Makes what is missing.
+/// Returns the names of the artefacts.
 pub fn export(
     cache: &Cache,
     sources: &Sources,
@@ -515,8 +515,8 @@ mod tests {
         assert!(error.to_string().contains("not an archive"), "{error}");
     }
 
-    /// Writes an archive of one artefact with these entries: a path and the target of a link, or the
-    /// content of a file.
+    /// Writes an archive of one artefact with these entries: a path and the target of a link, or
+    /// the content of a file.
     fn forged(file: &Path, entries: &[(&str, Result<&str, &str>)]) {
         let mut tar = Builder::new(GzEncoder::new(
             File::create(file).unwrap(),

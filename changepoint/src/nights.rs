@@ -20,8 +20,8 @@ pub struct Onset {
     pub after: f64,
 }
 
-/// Returns what changed in a row of nights. The range contains the first night after the change with
-/// the probability `mass`, if there was a change.
+/// Returns what changed in a row of nights. The range contains the first night after the change
+/// with the probability `mass`, if there was a change.
 pub fn onset(nights: &[Evidence], mass: f64) -> Onset {
     let mut model = ChangePoint::linear(nights.len());
     for (night, &seen) in nights.iter().enumerate() {

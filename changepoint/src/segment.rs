@@ -7,9 +7,9 @@ use crate::{Evidence, JEFFREYS};
 /// there on have one rate of failures, and the night before has another. The first night stands for
 /// a row without any change.
 ///
-/// `hazard` is the probability of a change between two nights, before any run. All partitions of the
-/// row into segments are weighed, each with a rate of its own that has Jeffreys' prior (a product
-/// partition model), in the square of the number of nights.
+/// `hazard` is the probability of a change between two nights, before any run. All partitions of
+/// the row into segments are weighed, each with a rate of its own that has Jeffreys' prior (a
+/// product partition model), in the square of the number of nights.
 pub fn last_segment(nights: &[Evidence], hazard: f64) -> Vec<f64> {
     let count = nights.len();
     let (change, none) = (hazard.ln(), (1.0 - hazard).ln());

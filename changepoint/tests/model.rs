@@ -210,7 +210,8 @@ fn a_cheap_run_is_preferred_to_a_build_that_tells_little_more() {
     assert_eq!(model.next(|_| None), None);
 }
 
-/// With rates drawn from the prior, what is stated is what happens, whatever the runs are chosen by.
+/// With rates drawn from the prior, what is stated is what happens, whatever the runs are chosen
+/// by.
 #[test]
 fn stated_probabilities_are_kept() {
     let mut dice = Dice::new(4);
@@ -287,8 +288,9 @@ fn other_priors_can_be_given() {
     assert!(sure.nodes[2] < 0.02 && jeffreys.posterior().nodes[2] > 0.2);
 }
 
-/// The simulation by which the rule was chosen, written independently with numpy, has the same priors
-/// and costs: 18.5 runs and 5.5 builds if the failure is certain, 63 runs and 6.0 builds at 30 %.
+/// The simulation by which the rule was chosen, written independently with numpy, has the same
+/// priors and costs: 18.5 runs and 5.5 builds if the failure is certain, 63 runs and 6.0 builds at
+/// 30 %.
 #[test]
 fn an_independent_simulation_has_the_same_figures() {
     let (len, build, trials) = (40, 20.0, 300);

@@ -118,8 +118,8 @@ pub fn annotate(words: &str, tasks: &[(String, String)]) -> String {
     words.lines().map(about).collect::<Vec<_>>().join("\n")
 }
 
-/// Lists the processes in a run's cgroup: the pid in the guest, and the command name followed by the
-/// pid in the container.
+/// Lists the processes in a run's cgroup: the pid in the guest, and the command name followed by
+/// the pid in the container.
 pub fn tasks(guest: &mut Guest, run: &str) -> Result<Vec<(String, String)>, GuestError> {
     let command = format!(
         r#"for p in $(cat {}/cgroup.procs); do

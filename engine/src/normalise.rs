@@ -30,8 +30,8 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
-    /// With CRIU, what its own work in the tasks leaves: page faults, CPU times, switches, peaks, private
-    /// copies of pages of code, and mappings that are accounted as memory.
+    /// With CRIU, what its own work in the tasks leaves: page faults, CPU times, switches, peaks,
+    /// private copies of pages of code, and mappings that are accounted as memory.
     CriuTraces,
     /// Numbers of the namespaces that a restart makes.
     NamespaceNumbers,
@@ -290,8 +290,8 @@ fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
-/// Largest growth of a counter that the cost of a restart explains, in what the kernel counts: ticks
-/// of 10 ms, page faults, context switches.
+/// Largest growth of a counter that the cost of a restart explains, in what the kernel counts:
+/// ticks of 10 ms, page faults, context switches.
 const COST: u64 = 1000;
 
 /// Takes over counters that have grown since the checkpoint by no more than a restart costs.

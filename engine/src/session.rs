@@ -60,11 +60,12 @@ pub trait Lab {
     /// Returns the factor by which operations take longer than usual in this guest.
     fn slowness(&self) -> u32;
 
-    /// Returns the command that opens the memory of a guest that has crashed, which is in this file.
+    /// Returns the command that opens the memory of a guest that has crashed, which is in this
+    /// file.
     fn open_memory(&self, file: &Path) -> String;
 
-    /// Returns the lines of the kernel's source that the addresses of a kernel report are at, as far
-    /// as they can be found. A text without such addresses has none.
+    /// Returns the lines of the kernel's source that the addresses of a kernel report are at, as
+    /// far as they can be found. A text without such addresses has none.
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
@@ -200,8 +201,8 @@ impl<'a> Session<'a> {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps another
-    /// kernel. Checkpoint/restart counts as used in the new one.
+    /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps
+    /// another kernel. Checkpoint/restart counts as used in the new one.
     pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
             guest
@@ -253,8 +254,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it was
-    /// last measured.
+    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it
+    /// was last measured.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }
@@ -273,7 +274,8 @@ impl<'a> Session<'a> {
         self.speed > before
     }
 
-    /// Tells how many instructions a recorded guest has executed where a step starts or is complete.
+    /// Tells how many instructions a recorded guest has executed where a step starts or is
+    /// complete.
     pub fn count(&mut self, step: &str, complete: bool) {
         let guest = self.guest.as_mut();
         if let Some(instructions) = guest.and_then(|guest| guest.machine().instructions()) {

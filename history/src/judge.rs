@@ -16,8 +16,8 @@ use crate::row::{Planned, ResultRow, Skipped, TestId};
 /// Probability that a test changes between two nights, before anything is known of it.
 const HAZARD: f64 = 0.05;
 
-/// Probability from which on a test is taken to be better than it was. A flake that was not seen for
-/// a while is still one.
+/// Probability from which on a test is taken to be better than it was. A flake that was not seen
+/// for a while is still one.
 const BETTER: f64 = 0.75;
 
 /// Probability that the change is in the range of nights that is shown.
@@ -95,7 +95,8 @@ pub struct Judgement {
 
 /// Judges all tests of a night, those with the most important changes first.
 ///
-/// `results` are those of this night and of earlier ones, in any order. Later ones are not looked at.
+/// `results` are those of this night and of earlier ones, in any order. Later ones are not looked
+/// at.
 pub fn judge(
     night: &str,
     planned: &[Planned],

@@ -109,8 +109,8 @@ pub fn slower(night: &str, results: &[ResultRow]) -> Vec<Slower> {
     found
 }
 
-/// Looks for a rise at the end of a series of logarithms. Returns the number of nights since, and the
-/// levels before and after.
+/// Looks for a rise at the end of a series of logarithms. Returns the number of nights since, and
+/// the levels before and after.
 fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
     (1..=WINDOW).find_map(|window| {
         let end = values.len().checked_sub(window)?;

@@ -503,8 +503,8 @@ impl Store {
     }
 }
 
-/// Brings the tables up to date. Another process may do the same at the same time: its transaction makes
-/// ours fail at once, since SQLite does not wait where that could be a deadlock.
+/// Brings the tables up to date. Another process may do the same at the same time: its transaction
+/// makes ours fail at once, since SQLite does not wait where that could be a deadlock.
 fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     let began = Instant::now();
     loop {

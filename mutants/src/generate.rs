@@ -15,7 +15,7 @@ use crate::{
     syntax::{Macros, Plain},
 };
 
-/// The beginning of a rewritten source. The source's own lines keep their numbers.
+/// What a rewritten source begins with. Its own lines keep their numbers.
 const INCLUDE: &str = "#include <linux/ckpt_mutant.h>\n#line 1\n";
 
 /// The functions in which the two system calls begin.
@@ -92,7 +92,7 @@ pub fn generate<'a>(
     Ok(generated)
 }
 
-/// The identifiers that a function or a variable's initial value uses.
+/// What a function, or a variable with an initial value, names.
 struct Definition {
     file: String,
     name: String,
@@ -113,7 +113,7 @@ struct Writer<'a> {
     plain: &'a Plain,
     macros: &'a Macros,
     function: String,
-    /// Offset of the statement that must not return, because a value would be missing.
+    /// Where the statement begins that must not return, since a value would be missing.
     end: Option<usize>,
     statement: (u32, u32),
     edits: Vec<Edit>,

@@ -28,8 +28,7 @@ pub const SECTION: &str = ".ckpt_mutants";
 /// File in debugfs that chooses a mutant by its number; 0 chooses none.
 pub const SWITCH: &str = "/sys/kernel/debug/checkpoint/mutant";
 
-/// The sources that decide which mutants this crate makes: a part of the identity of a kernel with
-/// mutants.
+/// What changes when this crate makes other mutants: part of the identity of a kernel that has them.
 pub const VERSION: [&str; 4] = [
     include_str!("generate.rs"),
     include_str!("rules.rs"),
@@ -50,7 +49,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the name, as in JSON.
+    /// The name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::LeftOut => "left-out",
@@ -93,7 +92,7 @@ pub struct Mutant {
     pub line: u32,
     /// First and last line of the statement, or the condition of a statement, that contains it.
     pub statement: (u32, u32),
-    /// The code that is changed, in one line.
+    /// What is changed, in one line.
     pub text: String,
 }
 

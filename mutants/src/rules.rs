@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Rules for code that is not mutated, with their reasons. All rules are about names and syntax,
-//! none about a line.
+//! What is not a mutant, and why. All rules are about names and syntax, none about a line.
 
 /// Sources of checkpoint and restart that neither save nor restore, with the reason.
 pub const LEFT_OUT: [(&str, &str); 4] = [

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::Range};
 
 use crate::rules;
 
-/// The keyword that replaces the head of a loop.
+/// What the head of a loop becomes.
 const LOOP: &str = "while";
 
 /// A source in plain C.

@@ -15,8 +15,8 @@ use crate::child::{end, spawn};
 use crate::report::NightReport;
 use crate::run::{Error, PERIOD, Settings, io_error};
 
-/// Bisects the regressions of a night between the commit of their last good night and its own, one for
-/// each signature, and keeps what is found. Returns the number of searches.
+/// Bisects the regressions of a night between the commit of their last good night and its own, one
+/// for each signature, and keeps what is found. Returns the number of searches.
 ///
 /// # Errors
 /// Fails if the history or a file cannot be used.

@@ -15,8 +15,8 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
             Ok(())
         });
     }
-    // Ctrl-C is for the night alone, which then asks the run to end: one that is asked twice ends at
-    // once, without what it is doing.
+    // Ctrl-C is for the night alone, which then asks the run to end: one that is asked twice ends
+    // at once, without what it is doing.
     command.process_group(0).spawn()
 }
 

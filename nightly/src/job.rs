@@ -28,8 +28,8 @@ const ATTACKS: u64 = 40;
 /// Duration of a night's fuzzing, in minutes.
 const FUZZ_MINUTES: u64 = 10;
 
-/// The cases of scenarios whose steps are counted in instructions: one with little state, and one with
-/// much.
+/// The cases of scenarios whose steps are counted in instructions: one with little state, and one
+/// with much.
 const COUNTED: [(&str, &str); 2] = [("hello", "main"), ("descriptors", "high")];
 
 /// Number of restarts of such a case: the number of instructions varies a little between them.

@@ -157,8 +157,8 @@ impl<'a> Night<'a> {
     /// Begins a night, or continues it.
     ///
     /// # Errors
-    /// Fails if the night has another plan, if another process runs the shard, or if the host cannot
-    /// keep the results.
+    /// Fails if the night has another plan, if another process runs the shard, or if the host
+    /// cannot keep the results.
     pub fn begin(settings: &'a Settings, plan: &'a Plan) -> Result<Self, Error> {
         let directory = settings.directory();
         fs::create_dir_all(&directory)
@@ -342,8 +342,8 @@ impl<'a> Night<'a> {
         Ok(why)
     }
 
-    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a result: a
-    /// recorded guest has another clock.
+    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a
+    /// result: a recorded guest has another clock.
     fn record(
         &mut self,
         jobs: &[&Job],

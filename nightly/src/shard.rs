@@ -49,8 +49,8 @@ impl ShardSpec {
 
     /// Reads the variables of CI systems. `get` returns the value of an environment variable.
     ///
-    /// Kubernetes counts the pods of an indexed job from 0, and GitLab from 1. A Slurm array has any
-    /// first number. GitHub has no variable for a matrix: its workflow sets `CRUCIBLE_SHARD`.
+    /// Kubernetes counts the pods of an indexed job from 0, and GitLab from 1. A Slurm array has
+    /// any first number. GitHub has no variable for a matrix: its workflow sets `CRUCIBLE_SHARD`.
     ///
     /// # Errors
     /// Fails if none is set, or one has no usable value.

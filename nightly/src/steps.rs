@@ -46,8 +46,8 @@ impl Steps {
         }
     }
 
-    /// Returns the metrics: the instructions where they were counted, since recording takes most of the
-    /// time of such a unit, or else the durations.
+    /// Returns the metrics: the instructions where they were counted, since recording takes most
+    /// of the time of such a unit, or else the durations.
     pub(crate) fn metrics(self) -> Vec<Metric> {
         let (steps, unit) = match self.instructions.is_empty() {
             true => (self.durations, "ms"),

@@ -15,9 +15,9 @@ use crucible_nightly::{
     bisect, jobs, plan,
 };
 
-/// Stands for crucible: each unit ends as the file `$FAKE/<scenario>` says: a condition, `die` for a
-/// process that is killed, `full` for a host without room, `wait` for a run that goes on until it is
-/// asked to end. A list of words is one for each attempt.
+/// Stands for crucible: each unit ends as the file `$FAKE/<scenario>` says: a condition, `die` for
+/// a process that is killed, `full` for a host without room, `wait` for a run that goes on until
+/// it is asked to end. A list of words is one for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
 if [ "$2" = bisect ]; then

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random numbers by a seed.
 
-/// A generator of random numbers (splitmix64). Equal seeds have equal numbers in every version, because
-/// seeds are written into records and pages.
+/// A generator of random numbers (splitmix64). Equal seeds have equal numbers in every version,
+/// because seeds are written into records and pages.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The messages on a serial line, which has a buffer of 16 bytes and loses what does not fit, and what
-//! arrives before the guest has opened it.
+//! The messages on a serial line, which has a buffer of 16 bytes and loses what does not fit, and
+//! what arrives before the guest has opened it.
 //!
 //! The guest begins. It sends [`ASKS`], and the host answers with one byte, a number of at most
-//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what follows as
-//! a little-endian `u32`, and bytes of its own messages.
+//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what
+//! follows as a little-endian `u32`, and bytes of its own messages.
 
 /// The kernel parameter that names the line, such as `crucible.channel=ttyS1`.
 pub const PARAMETER: &str = "crucible.channel=";

@@ -8,12 +8,13 @@
  *		lets the FROMth to TOth fail; TO 0: until none is left. Then all of them again, RUNS times,
  *		and looks at the kernel's books: what each run adds is lost. RUNS 0: does not
  *
- * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must have failed with a message, or the failure was harmless and the image
- * or the restarted tree is the same as without. No process or descriptor may be left, and a tree whose
- * checkpoints have failed must go on as if there had been none.
+ * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must
+ * have failed with a message, or the failure was harmless and the image or the restarted tree is
+ * the same as without. No process or descriptor may be left, and a tree whose checkpoints have
+ * failed must go on as if there had been none.
  *
- * The kernel's log says where each failure was: the origin is our innermost function on the stack, by
- * the names in ./ours, and what it called.
+ * The kernel's log says where each failure was: the origin is our innermost function on the stack,
+ * by the names in ./ours, and what it called.
  *
  * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
  * harness has failed. PATIENCE in the environment is a factor for time limits.

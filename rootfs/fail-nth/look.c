@@ -58,8 +58,8 @@ char *text_of(const char *path)
 }
 
 /*
- * Returns true for what a call may fail with when an allocation or a copy fails, by the customs of the
- * kernel.
+ * Returns true for what a call may fail with when an allocation or a copy fails, by the customs of
+ * the kernel.
  */
 int expected(int error, const char *origin)
 {

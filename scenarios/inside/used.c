@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * The kernel counts user and system time by ticks, and scales what it has counted to the time that a
- * task has really used. What it has shown once is remembered, so that no later sum is less. Here
+ * The kernel counts user and system time by ticks, and scales what it has counted to the time that
+ * a task has really used. What it has shown once is remembered, so that no later sum is less. Here
  * the first sums are far too large: most of the time is used between ticks.
  */
 #define _GNU_SOURCE

@@ -6,9 +6,9 @@
  *	process ID PARENT HOW	a child of the process PARENT; the first one is the program itself
  *	item ID KIND NUMBER	something that the process has
  *
- * HOW is fork, session (in a session of its own), vfork (its parent waits in clone(CLONE_VFORK) until
- * it ends, so it is the last child), stopped, traced (in a stop for a signal), traced-syscall (in a
- * stop at the entry of a system call), or zombie.
+ * HOW is fork, session (in a session of its own), vfork (its parent waits in clone(CLONE_VFORK)
+ * until it ends, so it is the last child), stopped, traced (in a stop for a signal),
+ * traced-syscall (in a stop at the entry of a system call), or zombie.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -129,7 +129,8 @@ impl FuzzArgs {
         Ok(Search::One(program.clone(), recipe))
     }
 
-    /// Returns the command that repeats the run. The findings of a search also depend on the corpus.
+    /// Returns the command that repeats the run. The findings of a search also depend on the
+    /// corpus.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("fuzz");
         match &self.only {

@@ -43,8 +43,8 @@ pub struct ScenarioArgs {
     /// restarted, or refused if it has something unsupported. One that fails is made smaller
     #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat"])]
     random: Option<RangeInclusive<u64>>,
-    /// Number of times to checkpoint and restart each case; from 10 on, what each restart loses in the
-    /// kernel is found by the kernel's own counts
+    /// Number of times to checkpoint and restart each case; from 10 on, what each restart loses in
+    /// the kernel is found by the kernel's own counts
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,

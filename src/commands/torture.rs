@@ -88,8 +88,8 @@ pub struct TortureArgs {
     count: u32,
     #[command(flatten, next_help_heading = "Adversary")]
     guard: GuardArgs,
-    /// Let the first allocation or copy in checkpoint(2) or restart(2) fail, then the second, and so
-    /// on, instead: the call fails in order, and nothing is lost
+    /// Let the first allocation or copy in checkpoint(2) or restart(2) fail, then the second, and
+    /// so on, instead: the call fails in order, and nothing is lost
     ///
     /// Uses the instrumented kernel, or the debug kernel.
     #[arg(

@@ -131,8 +131,8 @@ fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -
     Ok(())
 }
 
-/// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the socket:
-/// the process could not even open it.
+/// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the
+/// socket: the process could not even open it.
 fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {

@@ -16,7 +16,8 @@ use crate::{Alert, HostFault, MemoryDump, Result};
 pub struct Disk {
     /// The image file.
     pub path: PathBuf,
-    /// True when the guest may only read the image; such an image may be shared by several machines.
+    /// True when the guest may only read the image; such an image may be shared by several
+    /// machines.
     pub readonly: bool,
 }
 
@@ -299,9 +300,10 @@ pub trait Machine: Send {
     /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Pauses the guest and saves it in the directory that it was [started](Start::BootForSnapshot) with.
-    /// The snapshot is complete once this returns; on an error, or if a process is killed
-    /// meanwhile, the directory is unchanged. With our own monitor the guest can then be resumed.
+    /// Pauses the guest and saves it in the directory that it was
+    /// [started](Start::BootForSnapshot) with. The snapshot is complete once this returns; on an
+    /// error, or if a process is killed meanwhile, the directory is unchanged. With our own
+    /// monitor the guest can then be resumed.
     fn save(&mut self) -> Result<()>;
 
     /// Saves the guest like [`save`](Self::save), but in any existing directory. QEMU cannot save a
@@ -327,8 +329,8 @@ pub trait Machine: Send {
     /// Returns the pid of the process that the guest runs in.
     fn pid(&self) -> u32;
 
-    /// Returns the number of instructions that the guest has executed, if the machine counts them: one
-    /// that is recorded does.
+    /// Returns the number of instructions that the guest has executed, if the machine counts them:
+    /// one that is recorded does.
     fn instructions(&self) -> Option<u64> {
         None
     }

@@ -49,8 +49,8 @@ impl Cache {
         }
     }
 
-    /// Removes the artefacts of each kind except the `keep` most recently used ones, and the
-    /// files of interrupted builds. While another crucible uses the cache, those of the last day are
+    /// Removes the artefacts of each kind except the `keep` most recently used ones, and the files
+    /// of interrupted builds. While another crucible uses the cache, those of the last day are
     /// kept, too: it may boot another guest from them. Returns the removed paths.
     pub fn prune(&self, keep: usize, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
         let mut alone = true;

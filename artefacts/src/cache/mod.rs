@@ -55,8 +55,8 @@ impl Cache {
         &self.root
     }
 
-    /// Returns a directory for what commands need while they run, which only this user may enter. It
-    /// is on a disk, which `/tmp` need not be. Creates it if it does not exist.
+    /// Returns a directory for what commands need while they run, which only this user may enter.
+    /// It is on a disk, which `/tmp` need not be. Creates it if it does not exist.
     pub fn runs(&self) -> Result<PathBuf> {
         self.make(RUNS)
     }

@@ -142,8 +142,8 @@ pub struct Custom {
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
-    /// True when symbols that Kconfig does not keep are reported and not an error: an older commit does
-    /// not have all of them.
+    /// True when symbols that Kconfig does not keep are reported and not an error: an older commit
+    /// does not have all of them.
     pub lenient: bool,
 }
 
@@ -226,8 +226,8 @@ pub struct Inputs {
     /// The sha256 of Debian's source package. For the user's own tree: `git` and git's hash of its
     /// content if that is committed, else a hash of the names, sizes and times of its files.
     pub source: String,
-    /// A hash of our new files and patches, or of the files of checkpoint and restart in a tree that
-    /// carries them.
+    /// A hash of our new files and patches, or of the files of checkpoint and restart in a tree
+    /// that carries them.
     pub series: String,
     /// A hash of the merged configuration fragments.
     pub config: String,

@@ -30,8 +30,8 @@ impl std::fmt::Display for Place {
 }
 
 /// Returns the places that a report names, in its order, each once. Addresses that the kernel has
-/// found on a stack, and that it marks as possibly none of a call (`? function+0x12/0x40`), are left
-/// out, and what it prints while it makes the report.
+/// found on a stack, and that it marks as possibly none of a call (`? function+0x12/0x40`), are
+/// left out, and what it prints while it makes the report.
 pub fn places(report: &[String]) -> Vec<Place> {
     let mut found: Vec<Place> = Vec::new();
     for line in report {

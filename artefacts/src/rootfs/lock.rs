@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The Debian packages of the userland: those that it should have (`rootfs/userland.lock`), and those
-//! that it has.
+//! The Debian packages of the userland: those that it should have (`rootfs/userland.lock`), and
+//! those that it has.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -197,8 +197,8 @@ pub struct FailNthSummary {
 impl Summary for FailNthSummary {}
 
 impl FailNthExperiment {
-    /// Returns the experiment of these failures. The sources of the programs and of the kernel's code
-    /// are below `root`.
+    /// Returns the experiment of these failures. The sources of the programs and of the kernel's
+    /// code are below `root`.
     pub fn new(root: &Path, which: Which) -> Self {
         Self {
             root: root.to_owned(),

@@ -35,8 +35,8 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Duration of a unit's search, in seconds.
 pub const ROUND: u64 = 60;
 
-/// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that no
-/// other round has.
+/// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that
+/// no other round has.
 const ORDER: [&str; 12] = [
     "many", "tree", "many", "random", "many", "threads", "many", "random", "many", "chain", "many",
     "random",

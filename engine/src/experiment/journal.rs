@@ -91,8 +91,8 @@ pub struct Journal<T> {
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
-    /// Opens the journal, empty or with the earlier findings. Writes nothing but a lock: an existing
-    /// journal stays unchanged until the run begins.
+    /// Opens the journal, empty or with the earlier findings. Writes nothing but a lock: an
+    /// existing journal stays unchanged until the run begins.
     pub fn open(path: &Path, identity: Identity, resume: bool) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io {
             path: path.to_owned(),

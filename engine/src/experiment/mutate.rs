@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible mutate`: each mutant is a unit.
 //!
-//! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices of
-//! that and does not notice of the same run without it. Its cases are those that run its line. What
-//! passes them all is run again between two readings of the kernel's books, and with forged images.
+//! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices
+//! of that and does not notice of the same run without it. Its cases are those that run its line.
+//! What passes them all is run again between two readings of the kernel's books, and with forged
+//! images.
 
 mod late;
 mod score;
@@ -199,7 +200,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Runs the cases of this scenario, which a checkpoint must refuse, too. Its workload is on the disk.
+    /// Runs the cases of this scenario, which a checkpoint must refuse, too. Its workload is on
+    /// the disk.
     #[must_use]
     pub fn with_refusals(self, scenario: Option<Scenario>) -> Self {
         Self {

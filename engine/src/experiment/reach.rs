@@ -55,11 +55,11 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Returns the cases that run the line of a mutant, as indices: one case of each scenario, then
-    /// the second of each, and so on, since cases of one scenario see much the same. First comes what
-    /// runs the most of the mutant's source, as it has the most state of that kind; of those that run
-    /// about as much, the quickest. The compiler has no code of its own for each line: then it is the
-    /// code of its statement, or else of what precedes it.
+    /// Returns the cases that run the line of a mutant, as indices: one case of each scenario,
+    /// then the second of each, and so on, since cases of one scenario see much the same. First
+    /// comes what runs the most of the mutant's source, as it has the most state of that kind; of
+    /// those that run about as much, the quickest. The compiler has no code of its own for each
+    /// line: then it is the code of its statement, or else of what precedes it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
         let Some(known) = self
             .cases

@@ -19,8 +19,8 @@ use crate::{
     trial::{self, Options},
 };
 
-/// Sees the outcome of a run, with its number and its duration in seconds. Returns true when there is
-/// to be another one.
+/// Sees the outcome of a run, with its number and its duration in seconds. Returns true when there
+/// is to be another one.
 pub type See<'a> = dyn FnMut(u64, &Outcome, f64) -> bool + Send + 'a;
 
 /// A case that is run again and again.

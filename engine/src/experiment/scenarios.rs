@@ -50,7 +50,8 @@ pub struct ScenarioSummary {
     pub scenario: String,
     /// The backend.
     pub backend: Backend,
-    /// The worst outcome of its cases; if all pass, that of the comparison with the expected result.
+    /// The worst outcome of its cases; if all pass, that of the comparison with the expected
+    /// result.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The comparison with the expected result; `None` if it does not apply.

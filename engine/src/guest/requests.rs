@@ -168,7 +168,8 @@ impl Guest {
         self.tool(request, "checkpoint", limit)
     }
 
-    /// Checkpoints a container that was restarted from an image, frozen, and compares the two images.
+    /// Checkpoints a container that was restarted from an image, frozen, and compares the two
+    /// images.
     pub fn second_image(
         &mut self,
         run: &str,

@@ -313,8 +313,8 @@ fn runner<'s, 'l>(
     }
 }
 
-/// Returns the outcome for an abort, with a reason that is the same for points that fail in the same
-/// way.
+/// Returns the outcome for an abort, with a reason that is the same for points that fail in the
+/// same way.
 fn alike(stop: Abort) -> Outcome {
     Outcome {
         why: cause(&stop),

@@ -118,10 +118,10 @@ fn describe(words: &[&str]) -> String {
     }
 }
 
-/// Returns every `every`th point, from that with the number `offset` on, ordered so that each prefix of the list contains some points of
-/// each kind of event, spread over the whole run. The order alternates between kinds, and within a
-/// kind between system calls (or signals); the points of each of these are visited at the ends of
-/// the run's halves, then quarters, then eighths.
+/// Returns every `every`th point, from that with the number `offset` on, ordered so that each
+/// prefix of the list contains some points of each kind of event, spread over the whole run. The
+/// order alternates between kinds, and within a kind between system calls (or signals); the points
+/// of each of these are visited at the ends of the run's halves, then quarters, then eighths.
 pub fn stratified(points: &[Point], every: usize, offset: usize) -> Vec<Point> {
     let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Point>>> = BTreeMap::new();
     for point in points {

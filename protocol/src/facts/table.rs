@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The list of facts, from which the agent reads and the reference is made.
 //!
-//! The fields of a file are listed completely, with the reason for each that is not a fact: the agent
-//! refuses to observe a kernel that shows a field that is in no list.
+//! The fields of a file are listed completely, with the reason for each that is not a fact: the
+//! agent refuses to observe a kernel that shows a field that is in no list.
 
 /// The comparison of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +201,8 @@ pub fn find(fields: &[Field], name: &str) -> Option<Use> {
     found.map(|(_, what)| *what)
 }
 
-/// Facts that take more than a file of `/proc`: their names, where they come from, and what they are.
+/// Facts that take more than a file of `/proc`: their names, where they come from, and what they
+/// are.
 pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`shares.vm`, `.files`, `.fs`, `.sighand`, `.io`, `.sysvsem`",

@@ -7,7 +7,8 @@ use super::damage::{Forged, put_together};
 use super::layout::{self, MAGIC, VERSION};
 use super::record::Kind;
 
-/// A text that takes over a terminal that prints it: sets its title, clears it, and changes colours.
+/// A text that takes over a terminal that prints it: sets its title, clears it, and changes
+/// colours.
 pub const ESCAPE: &str = "\x1b]0;owned\x07\x1b[2J\x1b[31mpwn";
 
 /// Object numbers.

@@ -141,8 +141,8 @@ pub struct Mapping {
 pub struct Descriptor {
     /// The descriptor's number.
     pub fd: u32,
-    /// Object number of the open file, in [`Summary::files`]; descriptors with the same number share
-    /// a position.
+    /// Object number of the open file, in [`Summary::files`]; descriptors with the same number
+    /// share a position.
     pub object: u32,
 }
 

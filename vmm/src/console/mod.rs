@@ -274,8 +274,8 @@ impl Ending {
         state.restarting && !state.panicked
     }
 
-    /// Returns true when nothing of the console is left in the socket, or on its way from there. The
-    /// reader takes these locks in the other order, so this does not wait for the second one.
+    /// Returns true when nothing of the console is left in the socket, or on its way from there.
+    /// The reader takes these locks in the other order, so this does not wait for the second one.
     fn all_read(&self) -> bool {
         match self.shared.reading.try_lock() {
             Ok(_idle) => ioctl_fionread(&self.input).is_ok_and(|bytes| bytes == 0),

@@ -2,8 +2,8 @@
 //! The headers of a core file.
 //!
 //! The file has the memory once. Its first program headers describe that by physical address, as
-//! QEMU's dumps do. [`add_virtual`] replaces them by those of the kernel's own addresses, with which
-//! a debugger reads variables and stacks; each has its physical address, too.
+//! QEMU's dumps do. [`add_virtual`] replaces them by those of the kernel's own addresses, with
+//! which a debugger reads variables and stacks; each has its physical address, too.
 
 use std::io;
 use std::ops::Range;
@@ -142,8 +142,8 @@ fn status(number: u32, registers: &Status) -> Vec<u8> {
 }
 
 /// Adds the kernel's addresses, as the CPUs' tables map them, to a file that has the memory by its
-/// physical addresses, and completes the file. Without a table that maps anything, the file stays as
-/// it is.
+/// physical addresses, and completes the file. Without a table that maps anything, the file stays
+/// as it is.
 pub(super) fn add_virtual(file: &mut Sparse, cpus: &[Cpu]) -> io::Result<()> {
     let old = segments(file)?;
     let kind = |segment: &&Segment, kind| segment.p_type.get(LE) == kind;

@@ -47,8 +47,8 @@ pub(super) struct Mapping {
 /// one outside of the memory.
 ///
 /// A guest may have made its tables in any way. Each is read only once, also if several entries
-/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is bounded
-/// by the size of the guest, and the result has a limit.
+/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is
+/// bounded by the size of the guest, and the result has a limit.
 pub(super) fn mappings(
     cpus: &[Cpu],
     ram: &[Range<u64>],

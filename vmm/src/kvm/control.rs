@@ -99,7 +99,8 @@ impl Control {
         self.socket.noted().fault
     }
 
-    /// Waits until the monitor closes the connection. Returns false when it did not within `timeout`.
+    /// Waits until the monitor closes the connection. Returns false when it did not within
+    /// `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
     }

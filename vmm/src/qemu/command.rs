@@ -117,8 +117,8 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
             args.port("terminal", TERMINAL_PORT);
         }
         Some(directory) => {
-            // A snapshot of a virtio port cannot be loaded into a replay: that sets a timer which is
-            // not in the log.
+            // A snapshot of a virtio port cannot be loaded into a replay: that sets a timer which
+            // is not in the log.
             args.option("-chardev", &record::pipe(directory, record::CHANNEL));
             args.option("-device", &record::channel());
             // Only the stream of a serial port is recorded, and this machine makes one by itself.
@@ -140,8 +140,8 @@ pub(super) fn debugger() -> Vec<String> {
     args.list
 }
 
-/// Returns true when the guest does not run by itself: it waits for the debugger, or, because its end
-/// must not be missed, until the control socket is ready.
+/// Returns true when the guest does not run by itself: it waits for the debugger, or, because its
+/// end must not be missed, until the control socket is ready.
 pub(super) fn waits(spec: &MachineSpec) -> bool {
     spec.debugger.is_some() || spec.dump.is_some()
 }

@@ -46,9 +46,9 @@ const SHIFT: u32 = 7;
 /// does, QEMU's main thread waits for the CPU's, and holds the lock for which that may wait.
 pub(super) const NO_VAPIC: &str = "apic-common.vapic=off";
 
-/// The random number generator. Its limit on bytes, which is none, has a timer that no snapshot holds: at
-/// its default period, of a minute, a replay that has gone back would meet it at another time. This
-/// is the longest period, in milliseconds: seven weeks.
+/// The random number generator. Its limit on bytes, which is none, has a timer that no snapshot
+/// holds: at its default period, of a minute, a replay that has gone back would meet it at another
+/// time. This is the longest period, in milliseconds: seven weeks.
 pub(super) const RNG: &str = "virtio-rng-device,rng=rng,period=4294967295";
 
 /// Maximum time for a QEMU to complete its log.
@@ -111,8 +111,8 @@ pub(super) fn value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-/// Returns the kernel parameters of a recorded guest: its time-stamp counter counts nanoseconds, and its
-/// channel is the second serial line.
+/// Returns the kernel parameters of a recorded guest: its time-stamp counter counts nanoseconds,
+/// and its channel is the second serial line.
 pub(super) fn parameters() -> Vec<String> {
     let channel = format!("{}ttyS1", line::PARAMETER);
     [
@@ -125,8 +125,8 @@ pub(super) fn parameters() -> Vec<String> {
     .to_vec()
 }
 
-/// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which this
-/// clock makes a thousand times as fast.
+/// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which
+/// this clock makes a thousand times as fast.
 pub(super) fn channel() -> String {
     format!("isa-serial,chardev={CHANNEL},iobase=0x2f8,irq=3,baudbase=115200000")
 }

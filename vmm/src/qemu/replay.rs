@@ -37,8 +37,8 @@ const STALL: Duration = Duration::from_secs(30);
 /// Maximum size of the snapshots that a replay makes on its way, in bytes.
 const MOST: u64 = 1 << 30;
 
-/// Number of instructions to the first snapshot: the firmware's, and the kernel's first ones. When the
-/// firmware is executed again, it does not always find what it looks for.
+/// Number of instructions to the first snapshot: the firmware's, and the kernel's first ones. When
+/// the firmware is executed again, it does not always find what it looks for.
 const FIRST: u64 = 10_000;
 
 /// Numbers of instructions before the place at which gdb is to look, at which it goes back fast.
@@ -50,8 +50,9 @@ const SNAPSHOTS: u64 = 20;
 /// Number of instructions by which a snapshot is put off that cannot be made, and how often.
 const PUT_OFF: (u64, u64) = (1000, 20);
 
-/// Time between two looks at the count. Each one also wakes QEMU's main thread, which else sleeps on
-/// while the guest is idle, until something times out: with gdb a replay took twenty times as long.
+/// Time between two looks at the count. Each one also wakes QEMU's main thread, which else sleeps
+/// on while the guest is idle, until something times out: with gdb a replay took twenty times as
+/// long.
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// The position at which a replay stops.
@@ -165,8 +166,8 @@ impl Replay {
         }
     }
 
-    /// Runs like [`run`](Self::run), and saves snapshots on the way if this replay is to go back. Such a
-    /// one without a place to run to stops where the kernel begins.
+    /// Runs like [`run`](Self::run), and saves snapshots on the way if this replay is to go back.
+    /// Such a one without a place to run to stops where the kernel begins.
     pub fn run_saving(&mut self, until: Option<u64>, mut watch: impl FnMut(u64)) -> Result<Stop> {
         if !self.goes_back {
             return self.run(until, watch);
@@ -287,8 +288,8 @@ impl Replay {
         status.is_ok_and(|status| status["running"] == json!(true))
     }
 
-    /// Waits until the process ends, as a debugger or the end of the recording makes it. Returns true
-    /// for the latter.
+    /// Waits until the process ends, as a debugger or the end of the recording makes it. Returns
+    /// true for the latter.
     ///
     /// # Errors
     /// [`Error::ReplayQuit`] if the debugger has sent `quit` to QEMU's monitor.
@@ -324,8 +325,8 @@ impl Replay {
     }
 }
 
-/// Returns what a guest has written by where it is now, once, though it went back and forth: each line
-/// of `loads` has the length of the file and of the channel at a load of a snapshot.
+/// Returns what a guest has written by where it is now, once, though it went back and forth: each
+/// line of `loads` has the length of the file and of the channel at a load of a snapshot.
 fn once(written: &[u8], loads: &str) -> Vec<u8> {
     let mut all = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -349,8 +350,9 @@ fn once(written: &[u8], loads: &str) -> Vec<u8> {
     all
 }
 
-/// Makes what holds the snapshots of a replay in `place`: a file with the state of the machine, and
-/// overlays of the disks that the guest writes to. Changes `arguments` to use them. Returns the files.
+/// Makes what holds the snapshots of a replay in `place`: a file with the state of the machine,
+/// and overlays of the disks that the guest writes to. Changes `arguments` to use them. Returns
+/// the files.
 fn make_store(
     recording: &Recording,
     place: &Path,

@@ -186,9 +186,10 @@ impl MutateExperiment {
         Ok(Some(after.growth(&before)))
     }
 
-    /// Restarts forged images with a mutant of the restoring half. It is killed by an image that is
-    /// refused in another way than without it, or not at all, and by what refusals add to the
-    /// kernel's books. The second list of images is about the records that the mutant's source reads.
+    /// Restarts forged images with a mutant of the restoring half. It is killed by an image that
+    /// is refused in another way than without it, or not at all, and by what refusals add to the
+    /// kernel's books. The second list of images is about the records that the mutant's source
+    /// reads.
     pub(super) fn forge(
         &self,
         session: &mut Session<'_>,
@@ -206,7 +207,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Restarts the forged images about these types of records, or those about all, if none is named.
+    /// Restarts the forged images about these types of records, or those about all, if none is
+    /// named.
     fn forge_of(
         &self,
         session: &mut Session<'_>,
@@ -356,8 +358,8 @@ impl MutateExperiment {
         Ok(Err(said.to_owned()))
     }
 
-    /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by one
-    /// that is refused in another way than without it, or not at all.
+    /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by
+    /// one that is refused in another way than without it, or not at all.
     pub(super) fn refuse(
         &self,
         session: &mut Session<'_>,

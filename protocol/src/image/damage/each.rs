@@ -29,8 +29,8 @@ enum How {
     Set { at: usize, size: usize, value: u64 },
 }
 
-/// Returns the changes of an image: the first record of each type is left out and repeated, and each
-/// of its fields is set to values at which checks fail. Equal images have equal lists.
+/// Returns the changes of an image: the first record of each type is left out and repeated, and
+/// each of its fields is set to values at which checks fail. Equal images have equal lists.
 #[must_use]
 pub fn changes(records: &[Forged]) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -77,8 +77,8 @@ const MOST: usize = 800;
 const SAMPLES: usize = 3;
 
 /// Returns changes of the records of these types, as [`changes`] does, but of several records that
-/// differ, and to each value around which a check may be wrong by one. The first record of each type
-/// comes first, and the list ends at `MOST`. Equal images have equal lists.
+/// differ, and to each value around which a check may be wrong by one. The first record of each
+/// type comes first, and the list ends at `MOST`. Equal images have equal lists.
 #[must_use]
 pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -131,8 +131,8 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     changes.into_iter().map(|(_, change)| change).collect()
 }
 
-/// Returns values at which checks compare: the neighbours of what the field has, small numbers, limits
-/// of the kernel, and, of flags, each of the low 32 bits.
+/// Returns values at which checks compare: the neighbours of what the field has, small numbers,
+/// limits of the kernel, and, of flags, each of the low 32 bits.
 fn boundaries(field: &Field, now: u64) -> BTreeSet<u64> {
     let all = u64::MAX >> (64 - 8 * field.size);
     let is_set = [

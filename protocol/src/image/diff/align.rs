@@ -72,8 +72,8 @@ impl<R: Read> Side<R> {
         Ok(true)
     }
 
-    /// Reads the rest of the section, as far as may be read ahead. Returns the number of its records
-    /// before its end.
+    /// Reads the rest of the section, as far as may be read ahead. Returns the number of its
+    /// records before its end.
     fn rest(&mut self) -> Result<usize, Unreadable> {
         for n in 0.. {
             if !self.has(n)? || self.ahead[n].kind == Kind::TaskEnd {
@@ -338,8 +338,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Returns the numbers of records to skip in both images until the first records describe the same
-    /// thing, if few suffice. Records of one type may describe different things.
+    /// Returns the numbers of records to skip in both images until the first records describe the
+    /// same thing, if few suffice. Records of one type may describe different things.
     fn shifted(&mut self) -> Result<(usize, usize), Unreadable> {
         let Some(kind) = self.first.front()?.map(|record| record.kind) else {
             return Ok((0, 0));
@@ -366,8 +366,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Returns the smallest numbers of records to leave out so that the next ones belong together; all
-    /// that may be read ahead if none do.
+    /// Returns the smallest numbers of records to leave out so that the next ones belong together;
+    /// all that may be read ahead if none do.
     fn resynchronised(&mut self) -> Result<(usize, usize), Unreadable> {
         let (in_first, in_second) = (self.first.rest()?, self.second.rest()?);
         for sum in 1..=in_first + in_second {

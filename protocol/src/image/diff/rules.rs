@@ -119,8 +119,8 @@ impl Clocks {
         value - now <= self.real.max(self.mono)
     }
 
-    /// Returns true when a time on CLOCK_MONOTONIC has moved by `by`, the time between checkpoint and
-    /// restart, which is the same for all.
+    /// Returns true when a time on CLOCK_MONOTONIC has moved by `by`, the time between checkpoint
+    /// and restart, which is the same for all.
     fn moves(&mut self, by: i128) -> bool {
         let least = if self.same_machine() { 0 } else { -self.began };
         (least..=self.mono).contains(&by) && *self.moved.get_or_insert(by) == by

@@ -178,7 +178,8 @@ mod tests {
         }
     }
 
-    /// Returns our name of a field whose name is a keyword of Rust, or an element of an array of two.
+    /// Returns our name of a field whose name is a keyword of Rust, or an element of an array of
+    /// two.
     fn our_name(name: &str) -> String {
         let name = name
             .replace("ends[0]", "first")

@@ -96,8 +96,8 @@ impl Manifest {
         file_name(&self.id, self.changes.is_some())
     }
 
-    /// Returns true when the content is consistent. A state's file may come from an untrusted source,
-    /// and its names become names of files.
+    /// Returns true when the content is consistent. A state's file may come from an untrusted
+    /// source, and its names become names of files.
     fn is_sound(&self) -> bool {
         let memory = u64::from(self.memory_mib) << 20;
         let Some(changes) = &self.changes else {

@@ -270,8 +270,8 @@ impl CellRunner {
     }
 }
 
-/// Looks at the restarted tree with this root, which is still frozen. Returns the outcome if it cannot
-/// be checkpointed.
+/// Looks at the restarted tree with this root, which is still frozen. Returns the outcome if it
+/// cannot be checkpointed.
 type Look<'a> = dyn Fn(Pid) -> Result<Option<Outcome>> + 'a;
 
 /// Restarts an image in a frozen cgroup, thaws the cgroup, and waits for the end of the tasks.

@@ -41,7 +41,8 @@ struct Options {
     /// Change each field of each type of record in turn instead, and report each outcome.
     #[arg(long)]
     each: bool,
-    /// With --each: change the records of these types only, but several of them, and to many values.
+    /// With --each: change the records of these types only, but several of them, and to many
+    /// values.
     #[arg(long, value_name = "TYPE", value_delimiter = ',', requires = "each")]
     of: Vec<String>,
     /// Forge by the recipes in this file, a JSON object that the host writes, and report the

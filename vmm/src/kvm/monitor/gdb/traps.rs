@@ -183,8 +183,8 @@ impl Traps {
         true
     }
 
-    /// Writes to the guest's memory, keeping traps in place. Returns false when the range is outside
-    /// the memory.
+    /// Writes to the guest's memory, keeping traps in place. Returns false when the range is
+    /// outside the memory.
     pub fn write(&mut self, memory: &Memory, physical: u64, from: &[u8]) -> bool {
         let mut bytes = from.to_vec();
         // Check the range first, so that a failed write changes nothing.
