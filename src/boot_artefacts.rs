@@ -31,7 +31,7 @@ const MEMORY: [(Flavour, u32); 4] = [
     (Flavour::Instrumented, 1024),
 ];
 
-/// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
+/// Returns the memory of a guest in MiB: the user's value, or the kernel's need.
 pub fn memory_mib(args: &GuestArgs) -> u32 {
     let flavour = Flavour::from(args.kernel.flavour);
     let usual = MEMORY.iter().find(|(of, _)| *of == flavour);
@@ -276,7 +276,7 @@ impl KernelBuild {
     }
 }
 
-/// Finds paths that cannot be what the user means, before anything is built.
+/// Finds wrong paths in the user's options, before anything is built.
 fn check_origin(origin: &Origin) -> Result<(), exit::Usage> {
     let problem = match origin {
         Origin::Tree(dir) if !dir.is_dir() => format!("there is no directory {}", dir.display()),

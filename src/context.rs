@@ -79,7 +79,8 @@ impl Context {
         }
     }
 
-    /// Lets experiments run only what an earlier run lacks. Only the first call has an effect.
+    /// Lets experiments run only units that an earlier run lacks. Only the first call has an
+    /// effect.
     pub fn follow(&self, earlier: Earlier) {
         let _ = self.earlier.set(earlier);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! An earlier run, by its record: what of it passed, and what it ran on.
+//! An earlier run, by its record: the units that passed, and its kernel.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ impl Earlier {
         keys
     }
 
-    /// Returns a line that says in what this run differs from the earlier one.
+    /// Returns a line that lists the differences of this run from the earlier one.
     pub fn differs(&self, now: &Provenance) -> Option<String> {
         let now = serde_json::to_value(now).unwrap_or_default();
         let mut names = Vec::new();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The sources that come with the program: what guests are built from, and the scenarios.
+//! The sources that come with the program: those of guests, and the scenarios.
 //!
 //! A program that runs where cargo built it uses its checkout. A program that was installed or
 //! copied uses the archive that the release profile packs into it (`build.rs`).

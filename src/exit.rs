@@ -40,7 +40,7 @@ pub const CODES: [(u8, &str); 6] = [
     ),
     (
         HOST,
-        "the host lacks something (`crucible doctor` says what), or its disk is full",
+        "the host lacks something (`crucible doctor` lists it), or its disk is full",
     ),
     (interrupt::EXIT, "interrupted by Ctrl-C or SIGTERM"),
 ];
@@ -66,7 +66,7 @@ pub fn of_error(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Returns what an error says about whose fault it is.
+/// Returns the blame of an error.
 pub fn condition(error: &anyhow::Error) -> Condition {
     if interrupt::requested() {
         return Condition::Interrupted;

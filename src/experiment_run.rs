@@ -203,7 +203,7 @@ pub fn run<E: Experiment>(
         record: format!("{finished}/record.json"),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    // The disks go first: they may be what has filled the host's.
+    // Remove the disks first: they may have filled the host's.
     if !command.args.keep {
         store.remove_disks().context("cannot remove the disks")?;
     }
@@ -248,7 +248,7 @@ pub fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Writte
     outputs
 }
 
-/// Writes what a listener has made to its file.
+/// Writes the output of a listener to its file.
 pub fn write(path: &Path, written: &Written) -> Result<()> {
     let text = written
         .take()
@@ -310,7 +310,7 @@ fn units<E: Experiment>(experiment: &E, report: &Report<E::Detail, E::Summary>) 
         .collect()
 }
 
-/// Returns what a unit's record has beside its outcome.
+/// Returns the data of a unit's record besides its outcome.
 fn detail(recorded: Option<Value>) -> Value {
     let mut detail = recorded.unwrap_or_else(|| json!({}));
     if let Some(fields) = detail.as_object_mut() {

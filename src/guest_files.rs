@@ -18,7 +18,7 @@ use tar::{Archive, Builder, Entry, EntryType, HeaderMode};
 
 use crate::stdout;
 
-/// Number of bytes of what a program in the guest says on standard error that are kept.
+/// Maximum number of bytes kept of the standard error of a program in the guest.
 const SAID: usize = 4096;
 
 /// A file or directory on the host, and one in the guest.
@@ -157,7 +157,7 @@ impl Finished {
     }
 }
 
-/// Runs a program in the guest, with what it says on standard error.
+/// Runs a program in the guest; its error includes its standard error.
 fn run(
     guest: &mut Guest,
     argv: &[&str],
@@ -193,7 +193,7 @@ fn run(
     })
 }
 
-/// Keeps the beginning of what is written.
+/// Keeps the beginning of the output.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
@@ -333,7 +333,7 @@ fn unpack<R: Read>(
     Ok(true)
 }
 
-/// Removes what is not a directory.
+/// Removes a file that is not a directory.
 fn make_room(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_dir() => fs::remove_file(path),
@@ -397,7 +397,7 @@ mod tests {
             (EntryType::Fifo, "x/f", ""),
         ];
         receive(archive(&entries), &to).unwrap();
-        // Once more, over what is there.
+        // Once more, over the existing files.
         receive(archive(&entries), &to).unwrap();
         assert_eq!(fs::read_to_string(to.join("a")).unwrap(), "text");
         let mode = fs::metadata(to.join("a")).unwrap().permissions().mode();

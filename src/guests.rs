@@ -76,7 +76,7 @@ impl<'a> HostLab<'a> {
 }
 
 impl<'a> HostLab<'a> {
-    /// Lets the kernel of these images restart what the other one has checkpointed.
+    /// Lets the kernel of these images restart images that the other kernel has written.
     pub fn restarting_in(mut self, images: Option<&'a BootArtefacts>) -> Self {
         self.restart = images;
         self

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The log of what crucible does: the commands that it runs, the messages of machines and agents.
+//! The log: the commands that crucible runs, the messages of machines and agents.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use crate::stdout::message;
 /// Name of the file in the run's directory.
 const NAME: &str = "crucible.log";
 
-/// Maximum length of what is kept until there is a file.
+/// Maximum number of bytes that are kept until there is a file.
 const EARLY: usize = 1 << 20;
 
 /// The destination of the log.

@@ -117,7 +117,7 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(crate::exit::PASS.into())
 }
 
-/// Returns the words of the command that runs again what of a night failed or never ran, as a
+/// Returns the words of the command that runs the failed and missing tests of a night again, as a
 /// night of its own; none if there is nothing. Returns nothing if the history has no such night.
 ///
 /// # Errors
@@ -151,7 +151,7 @@ pub fn again(night: &str, context: &Context) -> Result<Option<Vec<String>>> {
     Ok(Some(words))
 }
 
-/// Returns what this host and this checkout have to offer.
+/// Returns the scenarios of this checkout and the machine backends of this host.
 fn offer(context: &Context) -> Result<Offer> {
     let scenarios = context.root()?.join("scenarios");
     let mut offer = Offer {
@@ -170,7 +170,7 @@ fn offer(context: &Context) -> Result<Offer> {
     Ok(offer)
 }
 
-/// Makes the plan. Returns it with what it was made from and the directory of the results.
+/// Makes the plan. Returns it with its inputs and the directory of the results.
 fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
     let results = context.results()?;
     let basis = basis(args, &results, night)?;
@@ -185,8 +185,8 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
     Ok((plan(jobs, &basis, args.shard.of), basis, results))
 }
 
-/// Returns the basis of a plan: the user's; what the night began with; or what the history says, if
-/// the night has no other shards, whose history may be another.
+/// Returns the basis of a plan: the user's; that of the night's beginning; or that of the history,
+/// if the night has no other shards, whose history may be another.
 fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     let begun = results.join("nights").join(night).join(BASIS);
     let path = match &args.basis {
@@ -269,7 +269,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
             Ok(parts) => {
                 provenance.insert(flavour, parts);
             }
-            // A kernel that does not build is what a night may be for.
+            // A kernel that does not build may be the very failure that a night is to find.
             Err(why) => {
                 let text = why.clone();
                 stream.tell(Body::Note { text });
@@ -432,7 +432,7 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     Ok(Ok(parts.context("`crucible provenance` prints no JSON")?))
 }
 
-/// Returns a hash of what the number of a guest's instructions depends on beside its kernel.
+/// Returns a hash of all inputs but the kernel that change the number of a guest's instructions.
 fn harness(provenance: &BTreeMap<String, Value>) -> String {
     let mut hash = Fingerprint::new("harness");
     // They are the same for all flavours.
@@ -446,7 +446,7 @@ fn harness(provenance: &BTreeMap<String, Value>) -> String {
     hash.finish()
 }
 
-/// Judges what a shard has run: with the history if it is the whole night.
+/// Judges the results of a shard: with the history if it is the whole night.
 fn concluded(
     args: &NightlyArgs,
     settings: &Settings,
@@ -516,7 +516,7 @@ fn hook(args: &NightlyArgs, report: &NightReport) -> Result<()> {
     Ok(())
 }
 
-/// Tells what happens in a night as events, and keeps the units for the record.
+/// Emits the steps of a night as events, and keeps the units for the record.
 struct Ear<'a> {
     stream: &'a Stream,
     units: Vec<UnitRecord>,

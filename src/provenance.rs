@@ -96,7 +96,7 @@ pub struct Host {
     pub kernel: String,
 }
 
-/// Returns what a guest of these artefacts consists of.
+/// Returns the provenance of a guest with these artefacts.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ pub fn provenance(images: &BootArtefacts) -> Result<Provenance> {
     })
 }
 
-/// Returns what the kernel of these artefacts consists of.
+/// Returns the provenance of the kernel of these artefacts.
 ///
 /// # Errors
 ///

@@ -51,7 +51,7 @@ pub struct Mark {
     pub instructions: u64,
 }
 
-/// A recording of a run, with what the run's events say about it.
+/// A recording of a run, with data from the run's events.
 #[derive(Debug, Default)]
 pub struct Recorded {
     /// Directory of the recording.

@@ -51,7 +51,7 @@ pub fn message_raw(text: Arguments<'_>) {
 mod tests {
     use super::*;
 
-    /// [`screen`], [`json`] and [`message`] print what these return.
+    /// [`screen`], [`json`] and [`message`] print the results of these functions.
     #[test]
     fn what_a_guest_printed_cannot_control_the_terminal() {
         let hostile = "a\u{1b}[2Jb\u{7}\nc";

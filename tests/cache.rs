@@ -17,7 +17,7 @@ use crucible_artefacts::content_hash;
 /// Held by tests that use the artefacts in the cache of all tests, some of which damage them.
 static ARTEFACTS: Mutex<()> = Mutex::new(());
 
-/// Makes what is missing in the cache of all tests.
+/// Makes missing artefacts in the cache of all tests.
 fn artefacts() -> MutexGuard<'static, ()> {
     let guard = ARTEFACTS.lock().unwrap_or_else(PoisonError::into_inner);
     common::fixture();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A night in the formats of other programs, each read by a reader of its own, and its page. The
-//! night has each kind of result, and guests that print what could end a file.
+//! night has each kind of result, and guests that print texts that could end a file.
 
 mod common;
 
@@ -19,7 +19,7 @@ const HOSTILE: &str = "\u{1b}[31m\u{0}]]></failure> \"ok 1 - # SKIP\r\nreboot: S
 
 const OURS: &str = "crucible/base/qemu";
 
-/// The tests with the conditions and blames of their runs, and what becomes of them.
+/// The tests with the conditions and blames of their runs, and their results.
 const TESTS: [(&str, &[(&str, &str)]); 6] = [
     ("passes", &[("passed", ""), ("passed", "")]),
     ("fails", &[("diverged", "kernel"), ("diverged", "kernel")]),

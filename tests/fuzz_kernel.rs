@@ -61,7 +61,7 @@ fn a_round_reaches_the_code_and_what_it_found_reaches_it_again() {
     assert!(reached(again) > 1000, "{again:#}");
 }
 
-/// KASAN must see what a missing check of a length lets an image do.
+/// KASAN must report the overflow that a missing check of a length permits.
 #[test]
 #[ignore = "searches for up to half an hour"]
 fn a_missing_check_of_a_length_is_found() {

@@ -54,7 +54,7 @@ fn finished(results: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Runs a command to its end. Returns what it says of each unit, but for times.
+/// Runs a command to its end. Returns its records of all units, without times.
 fn table(args: &[&str], results: &Path) -> BTreeMap<String, Value> {
     let mut command = cli::program(args);
     command.arg("--json").env("CRUCIBLE_RESULTS", results);
@@ -102,7 +102,7 @@ fn a_killed_run_loses_no_finished_unit() {
         assert!(!begun || lost.is_empty(), "lost: {lost:?}");
         known.extend(now);
     }
-    // And the next command finishes what is left.
+    // And the next command finishes the rest.
     let begun = known.iter().any(|key| !key.starts_with("main/"));
     let args = if begun {
         resume(&matrix)

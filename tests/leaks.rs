@@ -6,7 +6,7 @@ mod common;
 use common::cli;
 use serde_json::Value;
 
-/// Returns the exit code, and what a scenario leaves for its guest.
+/// Returns the exit code, and the kernel reports of a scenario's guest.
 fn guests(args: &[&str]) -> (Option<i32>, Vec<Value>) {
     let args = [
         &["-q", "scenario", "--flavour", "debug", "--json"][..],

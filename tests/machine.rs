@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Machines as the engine uses them: how they end, and what they report.
+//! Machines as the engine uses them: their ends, and their reports.
 
 mod common;
 

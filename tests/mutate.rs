@@ -31,7 +31,7 @@ fn mutate(args: &[&str]) -> Value {
     ended.record()
 }
 
-/// Returns what the record has of a mutant.
+/// Returns the record's data on a mutant.
 fn unit<'a>(record: &'a Value, id: &str) -> &'a Value {
     let mut units = record["units"].as_array().unwrap().iter();
     units

@@ -23,7 +23,7 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-/// Limit for what a killed night has started to end.
+/// Time limit for the end of processes that a killed night has started.
 const LEFT: Duration = Duration::from_secs(20);
 
 /// Time between two looks at processes.
@@ -82,7 +82,7 @@ fn a_night_leaves_a_record_and_a_history() {
     );
     let unknown = run(results, &["results", "show", "n9"]);
     assert_eq!(unknown.status.code(), Some(128), "{unknown:?}");
-    // Nothing is kept of what passed.
+    // No files of passing units are kept.
     let runs = fs::read_dir(results.join("nights/n1/runs")).expect("runs");
     assert_eq!(runs.count(), 0);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Random trees of processes: they restart, and one that fails is shrunk to what it takes.
+//! Random trees of processes: they restart, and one that fails is shrunk to the parts that the
+//! failure needs.
 
 mod common;
 

@@ -38,7 +38,7 @@ fn diverging() -> (TempDir, PathBuf) {
     (directory, to)
 }
 
-/// Replays a run; returns what was seen.
+/// Replays a run; returns the result.
 fn replay(run: &Path, more: &[&str]) -> Value {
     let run = run.to_str().expect("UTF-8");
     let ended = cli::run(&[&["-q", "replay", run, "--json"], more].concat());
@@ -80,7 +80,7 @@ fn goes_back(run: &Path) {
     let mut replay = cli::start(&[
         "-q", "replay", run, "--until", "restart", "--json", "--gdb", socket,
     ]);
-    // The printed command, and what a person would type.
+    // The printed command, and commands that a person would type.
     let printed = replay.wait_message("the replay waits for: ");
     assert!(printed.ends_with("/back.py"), "{printed}");
     let look = "-ex 'monitor info replay' -ex 'info registers'";

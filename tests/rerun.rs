@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible rerun` runs what an earlier run lacks, and nothing else.
+//! `crucible rerun` runs the units that an earlier run lacks, and no others.
 
 mod common;
 

@@ -24,7 +24,7 @@ const CONDITIONS: [(&str, &str); 7] = [
     ("warns-at-its-end", "kernel-report"),
 ];
 
-/// Reads JUnit's XML, and prints each case with what it has: nothing, a failure or an error, and
+/// Reads JUnit's XML, and prints each case with its result: nothing, a failure or an error, and
 /// its type.
 const READ_JUNIT: &str = "
 import sys

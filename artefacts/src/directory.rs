@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Directories that crucible trusts: what names they may have, and who may write to them.
+//! Directories that crucible trusts: the names that they may have, and their permissions.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
             path: path.to_owned(),
             problem,
             mend: format!(
-                "run `{mend}` if you trust what is in it, or set {setting} to a directory of your own"
+                "run `{mend}` if you trust its content, or set {setting} to a directory of your own"
             ),
         })
     };
@@ -36,7 +36,7 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
     if metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && !own_group) {
         return refuse(
             format!(
-                "others may write to it (mode {:04o}), and you would run what they put there",
+                "others may write to it (mode {:04o}), so they could put programs there that you would run",
                 metadata.mode() & 0o7777
             ),
             format!("chmod go-w {quoted}"),

@@ -19,7 +19,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program cannot be run.
-    #[error("cannot run {program}; `crucible doctor` says what this host lacks")]
+    #[error("cannot run {program}; `crucible doctor` lists the programs that this host lacks")]
     Program {
         /// Name of the program.
         program: String,
@@ -151,7 +151,7 @@ impl Error {
         )
     }
 
-    /// Says of the failure of a program that it is due to the host, and what to do next.
+    /// Attributes the failure of a program to the host, with advice for the user.
     pub(crate) fn on_host(self, advice: impl Into<String>) -> Self {
         match self {
             Self::Failed { .. } => Self::Host {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Manifests: what the files of a cached artefact were when it was made, so that a file that was
+//! Manifests: descriptions of a cached artefact's files when it was made, so that a file that was
 //! damaged since is noticed before it is used.
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
@@ -136,8 +136,8 @@ impl Manifest {
         self.files.values().map(size).sum()
     }
 
-    /// Returns what is wrong with the first file in `directory` that is not as described. Other
-    /// files do not matter.
+    /// Returns the problem of the first file in `directory` that differs from its description.
+    /// Other files do not matter.
     pub fn verify(&self, directory: &Path, check: Check) -> Option<String> {
         self.files.iter().find_map(|(name, entry)| {
             let path = directory.join(name);

@@ -74,7 +74,7 @@ fn is_key(key: &str) -> bool {
 }
 
 /// Writes everything that guests are made of to `file`: the kernels of these sources that are
-/// cached, the base kernel and its source, the userland and the agent. Makes what is missing.
+/// cached, the base kernel and its source, the userland and the agent. Makes missing ones.
 /// Returns the names of the artefacts.
 pub fn export(
     cache: &Cache,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Rates of failure, and what is known of them.
+//! Rates of failure, and the evidence on them.
 
 use std::ops::{Add, AddAssign};
 

@@ -85,7 +85,7 @@ impl Posterior {
         possible.count()
     }
 
-    /// Returns what is unknown, in bits.
+    /// Returns the entropy, in bits.
     pub fn entropy(&self) -> f64 {
         let all = self.nodes.iter().chain([&self.none]);
         all.filter(|mass| **mass > 0.0)
@@ -94,7 +94,7 @@ impl Posterior {
     }
 }
 
-/// The nodes, what was seen of them, and what follows.
+/// The nodes, with the evidence of each and the posterior.
 #[derive(Clone, Debug)]
 pub struct ChangePoint {
     /// Of each node, those that come after the change if it is the first: itself and its
@@ -168,7 +168,7 @@ impl ChangePoint {
         }
     }
 
-    /// Replaces what is known of the two rates before any run.
+    /// Replaces the priors of the two rates.
     #[must_use]
     pub fn with_priors(mut self, before: Beta, after: Beta) -> Self {
         self.before = before;

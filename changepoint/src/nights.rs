@@ -20,7 +20,7 @@ pub struct Onset {
     pub after: f64,
 }
 
-/// Returns what changed in a row of nights. The range contains the first night after the change
+/// Returns the change in a series of nights. The range contains the first night after the change
 /// with the probability `mass`, if there was a change.
 pub fn onset(nights: &[Evidence], mass: f64) -> Onset {
     let mut model = ChangePoint::linear(nights.len());

@@ -210,13 +210,13 @@ fn a_cheap_run_is_preferred_to_a_build_that_tells_little_more() {
     assert_eq!(model.next(|_| None), None);
 }
 
-/// With rates drawn from the prior, what is stated is what happens, whatever the runs are chosen
-/// by.
+/// With rates drawn from the prior, stated probabilities equal frequencies, however the runs are
+/// chosen.
 #[test]
 fn stated_probabilities_are_kept() {
     let mut dice = Dice::new(4);
     let len = 24;
-    // Sums by tenths of what is stated: simulations, what was stated, what was right.
+    // Sums by tenths of the stated probability: simulations, stated probabilities, right answers.
     let mut bins = [(0u32, 0.0, 0.0); 10];
     let (mut stated, mut right) = (0.0, 0.0);
     const ALL: u32 = 500;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The attackers of `crucible torture --adversary`, and what is drawn of them by a seed.
+//! The attackers of `crucible torture --adversary`, and the draws from a seed.
 //!
 //! The guest's program has a function for each name (`rootfs/adversary/attacks.c`).
 
@@ -27,7 +27,7 @@ impl Side {
 /// The moment at which an attacker acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Before the call: what its caller is, or a forged image.
+    /// Before the call: a property of its caller, or a forged image.
     Before,
     /// At the stall.
     Stall,

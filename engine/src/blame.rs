@@ -42,7 +42,7 @@ impl Blame {
     }
 }
 
-/// A row of the table: condition, blame, verdict, exit code, and what the condition is.
+/// A row of the table: condition, blame, verdict, exit code, and description.
 struct Row(&'static str, Option<Blame>, Verdict, u8, &'static str);
 
 macro_rules! conditions {
@@ -111,7 +111,7 @@ conditions! {
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";
     Unsupported = "unsupported", WORKLOAD, Unsupported, 125,
-        "checkpoint or restart refuses with EOPNOTSUPP what no expected result says it supports";
+        "checkpoint or restart refuses with EOPNOTSUPP, and no expected result says that the workload is supported";
     BuildFailed = "build-failed", WORKLOAD, Unknown, 125,
         "a command that builds the workload fails";
     Unstable = "unstable", WORKLOAD, Unknown, 125,
@@ -143,7 +143,7 @@ conditions! {
         "Ctrl-C or SIGTERM ended the command before this was run";
 
     ChannelBroken = "channel-broken", CRUCIBLE, Unknown, 125,
-        "the channel to the guest carries what is no message, or ends while the machine runs on";
+        "the channel to the guest carries bytes that are not a message, or ends while the machine runs on";
     VmmFault = "vmm-fault", CRUCIBLE, Unknown, 125,
         "our VMM's process breaks its own seccomp rules, or KVM cannot continue";
     ReplyTooLarge = "reply-too-large", CRUCIBLE, Unknown, 125,
@@ -153,7 +153,7 @@ conditions! {
     SharedIdentity = "shared-identity", CRUCIBLE, Unknown, 125,
         "two clones of one snapshot share an identity, or a clone has a wrong clock";
     RequestFailed = "request-failed", CRUCIBLE, Unknown, 125,
-        "the agent cannot do what it is asked, or crucible itself fails";
+        "the agent cannot carry out a request, or crucible itself fails";
 }
 
 impl Condition {

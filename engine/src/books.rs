@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's books: how many objects it has, as it counts them itself. What each run of a case
+//! The kernel's books: its own counts of its objects. What each run of a case
 //! adds to them and nothing takes away again is lost.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -9,8 +9,8 @@ use crate::{
     guest::Guest,
 };
 
-/// Gives back what the kernel only keeps for later, without a message, and prints its counts. The
-/// caches of a CPU hide free objects from `slabinfo`.
+/// Frees objects that the kernel only keeps for later, without a message, and prints its counts.
+/// The caches of a CPU hide free objects from `slabinfo`.
 const SCRIPT: &str = "set -e
 echo 4 > /proc/sys/vm/drop_caches
 echo 3 > /proc/sys/vm/drop_caches

@@ -34,8 +34,8 @@ pub enum Comparison {
     Differs(String),
 }
 
-/// Renders what is reviewed of a case: the event at which it was stopped and its output,
-/// without what an update of Debian packages changes.
+/// Renders the reviewed result of a case: the event at which it was stopped and its output,
+/// without the parts that an update of Debian packages changes.
 pub fn rendered(case: &Case, point: &Frozen, output: &RunOutput) -> String {
     let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
     let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Eye {
     /// The comparison of its second image with the one that it was restarted from.
     SecondImage,
-    /// The comparison of what `/proc` shows.
+    /// The comparison of the facts from `/proc`.
     Facts,
     /// The kernel's counts of its objects, before and after several runs of a mutant.
     Books,

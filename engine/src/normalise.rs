@@ -30,7 +30,7 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
-    /// With CRIU, what its own work in the tasks leaves: page faults, CPU times, switches, peaks,
+    /// With CRIU, traces of its own work in the tasks: page faults, CPU times, switches, peaks,
     /// private copies of pages of code, and mappings that are accounted as memory.
     CriuTraces,
     /// Numbers of the namespaces that a restart makes.
@@ -137,7 +137,7 @@ impl Rule {
         )
     }
 
-    /// Returns what the rule ignores, for the reference.
+    /// Returns the description of the differences that the rule ignores, for the reference.
     pub fn ignores(self) -> &'static str {
         match self {
             Self::Nonce => "the number that each run draws",
@@ -145,7 +145,7 @@ impl Rule {
                 "inode numbers of pipes and sockets; which ends belong together is compared"
             }
             Self::UnlinkedInodes => "inode numbers of unlinked files that are mapped",
-            Self::ZombieState => "what `/proc` shows of a zombie, except its ids and exit code",
+            Self::ZombieState => "the files of a zombie in `/proc`, except its ids and exit code",
             Self::ExpiredTimers => {
                 "a pending signal that one of the process's timers can have sent since the \
                  checkpoint, since timers run while the restarted tasks are still frozen: the \
@@ -290,7 +290,7 @@ fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
-/// Largest growth of a counter that the cost of a restart explains, in what the kernel counts:
+/// Largest growth of a counter that the cost of a restart explains, in the kernel's units:
 /// ticks of 10 ms, page faults, context switches.
 const COST: u64 = 1000;
 

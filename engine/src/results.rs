@@ -36,7 +36,7 @@ pub struct Store {
 }
 
 impl Drop for Store {
-    /// Keeps what a run that failed has left.
+    /// Keeps the directory of a run that failed.
     fn drop(&mut self) {
         if self.claim.take().is_some() {
             salvage(&self.partial);
@@ -143,7 +143,7 @@ impl Store {
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Of the entry itself, not of what a link leads to.
+            // Of the entry itself, not of the target of a link.
             if !is_run(&name) || !entry.file_type()?.is_dir() {
                 continue;
             }

@@ -400,7 +400,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
         cases.push(case("main".into(), None, Table::default(), &top, &at)?);
     }
     let Some(summary) = top.summary else {
-        let help = "add one line that says what it shows".to_owned();
+        let help = "add one line that describes the scenario".to_owned();
         return Err(at(None, "there is no `summary`".into(), Some(help)));
     };
     Ok(Scenario {

@@ -72,7 +72,7 @@ pub trait Lab {
     fn finds_leaks(&self) -> bool;
 }
 
-/// A failure of the host to provide what a machine needs.
+/// A failure of the host to provide a machine's requirements.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct LabError {
@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
         self.number
     }
 
-    /// Tells what happens to the guest.
+    /// Emits an event about the guest.
     pub fn voice(&self) -> &Voice<'a> {
         &self.voice
     }

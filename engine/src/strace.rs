@@ -238,7 +238,7 @@ fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
     false
 }
 
-/// Reduces a call that can continue as `restart_syscall` to what both forms show.
+/// Reduces a call that can continue as `restart_syscall` to the part that both forms show.
 fn going_on(line: &str, interrupted: &mut Option<String>) -> String {
     if let Some(found) = GOES_ON.captures(line)
         && let Some(call) = interrupted
@@ -498,8 +498,8 @@ mod tests {
         let (wrote, _) = normal([first, &executes, before, ""], rules);
         assert_eq!(normal([first, &executes, &killed, ""], rules).0, wrote);
         assert_ne!(expected, wrote);
-        // Neither another call, nor what is not the last line, nor a thread too many, nor a first
-        // thread that no other one has replaced.
+        // Neither a different call, nor a line that is not the last, nor a thread too many, nor a
+        // first thread that no other one has replaced.
         let result = format!("{execve}) = 0\n");
         let other = stale.replace("./execs", "./other");
         let earlier = format!("{unknown}write(1, \"x\", 1) = 1\n");

@@ -222,12 +222,12 @@ impl Stream {
         self.lock().listeners.push(listener);
     }
 
-    /// Tells what happened to the whole run.
+    /// Emits an event about the whole run.
     pub fn tell(&self, body: Body) {
         self.emit(None, None, body);
     }
 
-    /// Tells what happened to a unit that no guest of this process runs.
+    /// Emits an event about a unit that no guest of this process runs.
     pub fn tell_of(&self, unit: &str, body: Body) {
         self.emit(None, Some(unit.to_owned()), body);
     }
@@ -262,7 +262,7 @@ impl Stream {
     }
 }
 
-/// Tells what happens to one guest and to the unit that it runs.
+/// Emits events about one guest and the unit that it runs.
 pub struct Voice<'a> {
     stream: &'a Stream,
     guest: u32,

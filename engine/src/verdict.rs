@@ -14,7 +14,7 @@ pub enum Verdict {
     Pass,
     /// The restarted run equals the control; the scenario has no expected result.
     Unreviewed,
-    /// Checkpoint or restart does not support what the workload uses.
+    /// Checkpoint or restart does not support the workload's state.
     Unsupported,
     /// Cannot tell: crucible failed, or the event never happened.
     Unknown,
@@ -41,7 +41,7 @@ impl Verdict {
         Self::Panic,
     ];
 
-    /// Returns what the verdict means, for the reference.
+    /// Returns the meaning of the verdict, for the reference.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Pass => "the restarted run equals the control, and its result the expected one",

@@ -251,7 +251,7 @@ impl Segment {
     }
 }
 
-/// Returns what a test does after these nights, each of which has runs.
+/// Returns the status of a test after these nights, each of which has runs.
 fn status(nights: &[Evidence]) -> (Status, Segment) {
     let starts = last_segment(nights, HAZARD);
     let all = 0..nights.len();

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// A test, and in what it runs.
+/// A test, and the configuration that it runs in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TestId {
     /// The command and the key of the unit: `scenario vfork/main`.
@@ -30,7 +30,7 @@ impl std::fmt::Display for TestId {
 /// A night: one plan, run by one or more shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Night {
-    /// Its name, which sorts by time: `2026-11-29`, or what the user calls it.
+    /// Its name, which sorts by time: `2026-11-29`, or the user's own name.
     pub id: String,
     /// Hash of the plan and of the durations that it was made from. All shards have the same.
     pub plan: String,
@@ -118,7 +118,8 @@ pub struct ResultRow {
     pub why: String,
     /// Hash of the kernel's inputs.
     pub kernel: String,
-    /// Hash of what else the number of instructions depends on: machine, compiler, agent, userland.
+    /// Hash of the other inputs that change the number of instructions: machine, compiler, agent,
+    /// userland.
     pub harness: String,
     /// Directory of the run, relative to that of the results; empty if it was not kept.
     pub directory: String,

@@ -107,7 +107,7 @@ impl Store {
         }
     }
 
-    /// Adds a night and what it is to run. Does nothing if the file has it already.
+    /// Adds a night and its plan. Does nothing if the file has it already.
     ///
     /// # Errors
     /// Fails if the file has another plan for the night.
@@ -257,7 +257,7 @@ impl Store {
         })
     }
 
-    /// Takes over what another file has. Files can be merged in any order and more than once.
+    /// Adds all rows of a second file. Files can be merged in any order and more than once.
     ///
     /// # Errors
     /// Fails if one of the files cannot be used, or if they have different plans for one night. The
@@ -407,7 +407,7 @@ impl Store {
         })
     }
 
-    /// Returns what a night is to run, in the order of the tests.
+    /// Returns the planned tests of a night, in their order.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -422,7 +422,7 @@ impl Store {
         })
     }
 
-    /// Returns what a night has left out, in the order of the tests.
+    /// Returns the tests that a night has left out, in their order.
     ///
     /// # Errors
     /// Fails if the file cannot be read.

@@ -25,7 +25,7 @@ pub struct Basis {
 }
 
 impl Basis {
-    /// Returns what follows from results, whose tests begin with the names of jobs.
+    /// Returns the basis from results, whose tests begin with the names of jobs.
     pub fn of(results: &[ResultRow]) -> Self {
         let mut basis = Self::default();
         // Of each job and night, the sum over its units.

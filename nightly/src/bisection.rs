@@ -16,7 +16,7 @@ use crate::report::NightReport;
 use crate::run::{Error, PERIOD, Settings, io_error};
 
 /// Bisects the regressions of a night between the commit of their last good night and its own, one
-/// for each signature, and keeps what is found. Returns the number of searches.
+/// for each signature, and keeps the results. Returns the number of searches.
 ///
 /// # Errors
 /// Fails if the history or a file cannot be used.

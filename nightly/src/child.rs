@@ -16,7 +16,7 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
         });
     }
     // Ctrl-C is for the night alone, which then asks the run to end: one that is asked twice ends
-    // at once, without what it is doing.
+    // at once, and drops its current work.
     command.process_group(0).spawn()
 }
 

@@ -20,7 +20,7 @@ pub(crate) struct Follower {
 /// Prefix of the directory of a run that has not ended.
 const PARTIAL: &str = ".partial-";
 
-/// Returns the names of the runs in a directory of results, with what they are called at their end.
+/// Returns the names of the runs in a directory of results, with their final names.
 fn runs(results: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(results).into_iter().flatten().flatten();
     let runs = entries.filter(|entry| entry.path().join(FILE_NAME).is_file());

@@ -143,7 +143,7 @@ impl NightReport {
             return (Condition::RequestFailed, why);
         }
         let why = match self.ran < self.planned {
-            true => format!("what ran passes: {} of {} tests", self.ran, self.planned),
+            true => format!("all that ran pass: {} of {} tests", self.ran, self.planned),
             false => format!("all {} tests pass", self.planned),
         };
         (Condition::Passed, why)

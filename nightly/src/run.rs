@@ -78,7 +78,7 @@ pub struct Settings {
     pub results: PathBuf,
     /// This program, and the global options of each job.
     pub program: PathBuf,
-    /// Time at which the night ends, with what it has.
+    /// Time at which the night ends, complete or not.
     pub deadline: Option<Instant>,
     /// Tests that failed or were flaky in their last night.
     pub suspects: BTreeSet<TestId>,
@@ -86,7 +86,7 @@ pub struct Settings {
     pub kernels: BTreeMap<String, String>,
     /// Flavours whose kernel cannot be made, with the reason.
     pub missing: BTreeMap<String, String>,
-    /// Hash of what else the number of a guest's instructions depends on.
+    /// Hash of the other inputs that change the number of a guest's instructions.
     pub harness: String,
     /// Hashes and versions of everything that runs, as JSON.
     pub provenance: String,
@@ -287,7 +287,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Runs jobs as one run of crucible, and again what fails. Returns the reason why a test may
+    /// Runs jobs as one run of crucible, and failing units again. Returns the reason why a test may
     /// have no result.
     fn job(&mut self, jobs: &[&Job], listener: &mut dyn Listener) -> Result<String, Error> {
         let first = jobs[0];
@@ -342,8 +342,8 @@ impl<'a> Night<'a> {
         Ok(why)
     }
 
-    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a
-    /// result: a recorded guest has another clock.
+    /// Makes one more run of the failing units, which is recorded, for `crucible replay`. It is
+    /// not a result: a recorded guest has another clock.
     fn record(
         &mut self,
         jobs: &[&Job],
@@ -394,7 +394,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Makes one run of crucible; without a number, what it shows is not a result. Returns its exit
+    /// Makes one run of crucible; without a number, its results are not kept. Returns its exit
     /// status, the units that failed, and its directory.
     fn one(
         &mut self,
@@ -574,7 +574,7 @@ fn canary(outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Returns what distinguishes one failure from another; empty for a pass.
+/// Returns the signature of a failure; empty for a pass.
 fn signature(unit: &str, outcome: &Outcome) -> String {
     let (scenario, case) = unit.split_once('/').unwrap_or((unit, ""));
     let Some(signature) = Signature::of(scenario, case, outcome) else {

@@ -295,7 +295,7 @@ fn a_night_that_is_killed_goes_on() {
     fs::remove_file(place.path("fake/log")).unwrap();
     let mut night = Night::begin(&settings, &plan).unwrap();
     night.run(&mut Silent).unwrap();
-    // Only what has no result is run.
+    // Only tests without a result are run.
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     assert_eq!(log, "scenario d\nscenario e\nscenario f\n");
     let store = Store::open(night.file()).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The census of the guest's kernel: every function in which a task can sleep, and what ends that
-//! sleep while a freeze is pending. The lists are in `guest-kernel/census/`;
+//! The census of the guest's kernel: every function in which a task can sleep, and the event that
+//! ends that sleep while a freeze is pending. The lists are in `guest-kernel/census/`;
 //! `docs/reference/census.md` describes how to read them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,7 +203,7 @@ pub fn entries() -> Result<Vec<Entry>, String> {
     Ok(all)
 }
 
-/// The first words of the reason of a [`Class::Bounded`] place: what ends the sleep.
+/// The first words of the reason of a [`Class::Bounded`] place: the event that ends the sleep.
 pub const BOUNDS: [&str; 5] = ["signal: ", "time: ", "device: ", "kernel: ", "runnable: "];
 
 /// Returns the entry that explains why a task with this stack is not quiesced; the stack begins

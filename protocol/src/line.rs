@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The messages on a serial line, which has a buffer of 16 bytes and loses what does not fit, and
-//! what arrives before the guest has opened it.
+//! The messages on a serial line, which has a buffer of 16 bytes and loses bytes that do not fit,
+//! and those that arrive before the guest has opened it.
 //!
 //! The guest begins. It sends [`ASKS`], and the host answers with one byte, a number of at most
 //! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what

@@ -313,7 +313,7 @@ pub enum Reply {
     },
     /// The request failed.
     Failed {
-        /// The reason, and what to do about it.
+        /// The reason, with advice for the user.
         message: String,
     },
 }

@@ -62,7 +62,7 @@ pub enum Piece {
     },
     /// From the host: the answer to [`Piece::Last`].
     Bye,
-    /// From the guest: what the program has written, at most [`MAX_PIECE`] bytes.
+    /// From the guest: output of the program, at most [`MAX_PIECE`] bytes.
     Written(Stream, Vec<u8>),
     /// From the guest: the program has read, or will never read, this many more bytes of input.
     Taken(u32),
@@ -72,7 +72,7 @@ pub enum Piece {
 
 /// The bytes are not a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what came from the other side is no piece of a stream (kind {kind}, {length} bytes)")]
+#[error("the received bytes are not a piece of a stream (kind {kind}, {length} bytes)")]
 pub struct Malformed {
     /// Its first byte.
     pub kind: u8,

@@ -27,7 +27,7 @@ pub(crate) struct Evidence {
     pub lines: String,
     /// Tasks of the frozen tree, a line each.
     pub frozen: Vec<String>,
-    /// Files, with what they are.
+    /// Files, with their descriptions.
     pub files: Vec<(String, PathBuf)>,
     /// Command that repeats the run.
     pub reproduce: String,
@@ -45,7 +45,7 @@ pub(crate) fn find(results: &Path, directory: &str, test: &str) -> Option<Eviden
     runs.sort_by_key(fs::DirEntry::file_name);
     let mut found = runs.iter().filter_map(|run| of_run(&run.path(), test));
     let mut found = found.next().or_else(|| of_run(&directory, test))?;
-    // One more run of what failed, which was recorded.
+    // One more run of the failing unit, which was recorded.
     let recorded = runs
         .iter()
         .map(fs::DirEntry::path)
@@ -131,7 +131,7 @@ fn is_of(unit: &Value, test: &str) -> bool {
     !key.is_empty() && rest.ends_with([' ', '/']) && unit["verdict"] != "pass"
 }
 
-/// Returns what a file is, by its name.
+/// Returns the description of a file, by its name.
 fn kind(file: &str) -> &'static str {
     let is = |word: &str| file.contains(word);
     match () {

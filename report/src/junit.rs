@@ -48,8 +48,8 @@ pub fn case(name: &str, outcome: &Outcome, time: Duration) -> TestCase {
     case
 }
 
-/// Returns the results of a night. What fails in some of its runs is a failure, too, with its
-/// `flakyFailure`s: retries are counted and make nothing green.
+/// Returns the results of a night. A test that fails in some of its runs is a failure, too, with
+/// its `flakyFailure`s: retries are counted and make nothing green.
 ///
 /// # Errors
 /// Fails if the text cannot be made.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! KCIDB's JSON, version 5.3: what KernelCI takes.
+//! KCIDB's JSON, version 5.3, which KernelCI accepts.
 //!
 //! A night is a checkout, a flavour of its kernel a build, and each run of a test a test, so that
 //! flakes can be seen. A metric is a test below its own. A signature is an issue, and its runs are

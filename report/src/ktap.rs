@@ -25,7 +25,7 @@ const ENDS: [(&str, &str); 3] = [
 /// Divides the key of a unit into the name of a suite and of a test in it.
 pub fn suite(command: &str, key: &str) -> (String, String) {
     match key.split_once('/') {
-        // A slash in brackets is a part of what the unit ran in.
+        // A slash in brackets is a part of the unit's configuration.
         Some((suite, name)) if !suite.contains('[') => (suite.to_owned(), name.to_owned()),
         _ => (command.to_owned(), key.to_owned()),
     }
@@ -81,12 +81,12 @@ fn result(number: usize, test: &str, outcome: &Outcome) -> String {
     }
 }
 
-/// Returns a name without what ends a name.
+/// Returns a name without the characters that end a name.
 fn name(text: &str) -> String {
     printable(text).replace('#', "_")
 }
 
-/// Returns a text in one line without control characters, and without what ends a log.
+/// Returns a text in one line without control characters, and without texts that end a log.
 fn printable(text: &str) -> String {
     let line = text.chars();
     let mut line: String = line.map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -81,7 +81,7 @@ impl NightResults {
     }
 }
 
-/// Returns what some runs say together.
+/// Returns the combined outcome of several runs.
 fn together(runs: &[ResultRow], directory: &Path) -> Outcome {
     let failures = runs.iter().filter(|run| run.is_failure()).count();
     let counted = runs.iter().filter(|run| run.counts()).count();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The page of a night: its size, its time, and what hostile text does to it.
+//! The page of a night: its size, its time, and its handling of hostile text.
 
 use std::fs;
 use std::path::Path;

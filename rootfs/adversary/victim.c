@@ -11,7 +11,7 @@
  * and prints the result.
  *
  * adversary: it also has such a filter, a path descriptor of a file that it may not read, and one
- * of "adversary.gone" if that exists; in the end it looks what it may do.
+ * of "adversary.gone" if that exists; in the end it tries out its rights.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -23,7 +23,7 @@ static void add(struct books *books, const char *name, long count)
 	books->rows[books->nr++].count = count;
 }
 
-/* Gives back what the caches of the CPUs hide. */
+/* Frees objects that the caches of the CPUs hold. */
 static void shrink(void)
 {
 	DIR *dir = opendir("/sys/kernel/slab");

@@ -14,7 +14,7 @@
  * failed must go on as if there had been none.
  *
  * The kernel's log says where each failure was: the origin is our innermost function on the stack,
- * by the names in ./ours, and what it called.
+ * by the names in ./ours, and the function that it called.
  *
  * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
  * harness has failed. PATIENCE in the environment is a factor for time limits.
@@ -148,7 +148,7 @@ static unsigned int disarm(void)
 	char text[16] = "";
 	unsigned int left;
 
-	/* copying the answer may be what fails */
+	/* copying the answer may fail */
 	if (pread(nth_file, text, sizeof(text) - 1, 0) <= 0)
 		return 1;
 	left = strtoul(text, NULL, 10);
@@ -358,7 +358,7 @@ static unsigned int sweep(unsigned int from, unsigned int to)
 	return from;
 }
 
-/* Returns true, and what, when a range loses something each time that it fails. */
+/* Returns true when a range loses something each time that it fails, and lists it. */
 static int loses(unsigned int from, unsigned int to, int runs, struct books *lost)
 {
 	struct books before, after;
@@ -378,7 +378,7 @@ static int loses(unsigned int from, unsigned int to, int runs, struct books *los
 	return !!lost->nr;
 }
 
-/* Says what a range loses, and where its failures are. */
+/* Reports the losses of a range, and the origins of its failures. */
 static void tell_losses(unsigned int from, unsigned int to, const struct books *lost)
 {
 	static struct tally here;
@@ -401,7 +401,7 @@ static void tell_losses(unsigned int from, unsigned int to, const struct books *
 	repeats = 1;
 }
 
-/* Finds what a range loses, and the shortest part that does. Which failure has which number varies. */
+/* Finds the losses of a range, and its shortest part that has them. The numbers of failures vary. */
 static void find_losses(unsigned int from, unsigned int to, int runs)
 {
 	struct books lost, left, right;

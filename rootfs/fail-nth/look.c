@@ -58,8 +58,8 @@ char *text_of(const char *path)
 }
 
 /*
- * Returns true for what a call may fail with when an allocation or a copy fails, by the customs of
- * the kernel.
+ * Returns true for errors that a call may return when an allocation or a copy fails, by the
+ * customs of the kernel.
  */
 int expected(int error, const char *origin)
 {
@@ -98,7 +98,7 @@ static struct bytes load(int fd)
 	return bytes;
 }
 
-/* CPU times, page faults and context switches: what a task has used up is never the same. */
+/* CPU times, page faults and context switches: a task's use of resources is never the same. */
 static const struct {
 	uint32_t type;
 	size_t begin, end;

@@ -109,7 +109,7 @@ static void make(void)
 	fill(down, 'd');
 }
 
-/* Returns what the pages of an area begin with, `-` where it has none. */
+/* Returns the beginning of an area's pages, `-` where it has none. */
 static const char *content(const char *at)
 {
 	static char text[PAGES + 1];
@@ -213,7 +213,7 @@ static void alone(void)
 	puts("the heap grows");
 }
 
-/* Changes what was inherited: pages, mappings, flags. */
+/* Changes inherited state: pages, mappings, flags. */
 static void change(void)
 {
 	check(madvise(area(PLAIN) + PAGE, PAGE, MADV_DONTNEED), "DONTNEED");

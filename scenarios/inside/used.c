@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * The kernel counts user and system time by ticks, and scales what it has counted to the time that
- * a task has really used. What it has shown once is remembered, so that no later sum is less. Here
- * the first sums are far too large: most of the time is used between ticks.
+ * a task has really used. A value that it has shown is remembered, so that no later sum is less.
+ * Here the first sums are far too large: most of the time is used between ticks.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -93,7 +93,7 @@ static void thread_dies(enum mode mode)
 	check(pthread_join(id, NULL), "pthread_join");
 }
 
-/* Its end is waited for, so that what it has used counts for its parent. */
+/* Its end is waited for, so that its times count for its parent. */
 static void child_dies(void)
 {
 	pid_t pid = forked();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * Children of one parent, each with something that a new process does not have. All wait for a
- * byte; then each does what depends on that.
+ * byte; then each does something whose result depends on that.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -61,7 +61,7 @@ static void resets(void)
 	printf("policy %d, then %d\n", policy, wait_for_child(pid) >> 8);
 }
 
-/* The default is what its parent had when it was made. */
+/* The default is its parent's value at the time of the fork. */
 static void slack(void)
 {
 	check(prctl(PR_SET_TIMERSLACK, OWN_SLACK), "slack");
@@ -216,7 +216,7 @@ int main(int argc, char **argv)
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGUSR2);
 	check(sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
-	/* what children inherit as their default */
+	/* children inherit it as their default */
 	check(prctl(PR_SET_TIMERSLACK, SLACK), "slack");
 
 	for (size_t n = 0; n < KINDS; n++) {

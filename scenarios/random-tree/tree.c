@@ -167,7 +167,7 @@ static void read_recipe(char *recipe)
 			fprintf(stderr, "no line of a recipe: %s", line);
 			exit(2);
 		}
-		/* The program itself may not wait, nor what is stopped before. */
+		/* Neither the program itself nor a process that is stopped before it may wait. */
 		if (is(process, "vfork") &&
 		    (process->parent == processes[0].id || halts(find(process->parent)))) {
 			fprintf(stderr, "process %d cannot wait in vfork\n", process->parent);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A tree of processes by a recipe: what the parts of the program share. */
+/* A tree of processes by a recipe: declarations of the program's parts. */
 #ifndef TREE_H
 #define TREE_H
 
@@ -17,7 +17,7 @@ struct item {
 struct kind {
 	const char *name;
 	void (*make)(struct item *item);
-	/* Returns what is not as it was made; NULL if all is. */
+	/* Returns a description of the first difference from its making; NULL if there is none. */
 	const char *(*verify)(struct item *item);
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One process for each system call that waits, most with a limit of time that is far away. Each
- * is ended by what it waits for, or by a signal. What the call then returns and writes depends on
+ * is ended by its event, or by a signal. The result of the call then depends on
  * all of its arguments, which the kernel has kept while it was interrupted by the freeze.
  */
 #define _GNU_SOURCE

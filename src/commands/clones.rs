@@ -313,7 +313,7 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     })
 }
 
-/// Lists for each clone what it shares with an earlier one, or what is wrong in it.
+/// Lists for each clone the values that it shares with an earlier one, or its faults.
 fn faults(all: &[Seen]) -> Vec<Vec<String>> {
     let mut of_all = Vec::new();
     let mut seen = HashSet::new();

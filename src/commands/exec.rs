@@ -31,7 +31,7 @@ pub struct ExecArgs {
     /// Copy this file or directory of the host into the guest first, to GUEST or to /work
     #[arg(long, help_heading = "Files", value_name = "HOST[:GUEST]")]
     copy_in: Vec<Copy>,
-    /// Copy GUEST, or what has HOST's name in /work, out of the guest to HOST afterwards
+    /// Afterwards copy GUEST, by default the file in /work with HOST's name, from the guest to HOST
     #[arg(long, help_heading = "Files", value_name = "HOST[:GUEST]")]
     copy_out: Vec<Copy>,
     #[command(flatten)]
@@ -86,7 +86,7 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
     };
     for copy in &args.copy_out {
         match copy.leave(guest) {
-            // A command that fails need not leave what it was to make.
+            // A command that fails need not leave its output files.
             Err(error) if status != 0 && !broken(&error) => {
                 stdout::message(format_args!("crucible: {}", exit::chain(&error)));
             }
@@ -94,7 +94,7 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
         }
     }
     if let Some(error) = unwritten {
-        return Err(error).context("cannot write what the command has written");
+        return Err(error).context("cannot copy the command's output");
     }
     // A status has eight bits.
     Ok(status as u8)

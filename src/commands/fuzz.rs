@@ -98,7 +98,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
         let blocks = blocks(&images.kernel.image, &sources)?;
         if blocks.is_empty() {
             let why =
-                "this kernel does not count what it runs (CONFIG_KCOV): the debug flavour does";
+                "this kernel does not record the code that it runs (CONFIG_KCOV); use the debug flavour";
             return Err(Usage(why.into()).into());
         }
         Ok(FuzzExperiment::new(

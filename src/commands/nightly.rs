@@ -26,13 +26,13 @@ pub struct NightlyArgs {
     #[arg(long, help_heading = "Plan", value_name = "NAME", value_parser = name)]
     pub night: Option<String>,
     /// File with the durations that the shards are planned by, which `crucible results basis`
-    /// writes. Default: what this host's history says, or nothing for a part of a night
+    /// writes. Default: this host's history, or nothing for a part of a night
     #[arg(long, help_heading = "Plan", value_name = "FILE")]
     pub basis: Option<PathBuf>,
     /// Run only jobs like this one: `scenario vfork*`; may be repeated
     #[arg(long, help_heading = "Plan", value_name = "PATTERN")]
     pub job: Vec<String>,
-    /// Print what would be run, and by which shard, and run nothing
+    /// Print the jobs of each shard, and run nothing
     #[arg(long, help_heading = "Plan")]
     pub plan: bool,
     /// Do not bisect new regressions

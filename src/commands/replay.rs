@@ -33,7 +33,7 @@ pub struct ReplayArgs {
     /// or on this TCP port of localhost
     #[arg(long, value_name = "SOCKET|PORT", num_args = 0..=1, default_missing_value = "")]
     gdb: Option<GdbArg>,
-    /// Print what was seen as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -163,7 +163,7 @@ fn wait_for_gdb(
     replay.wait().context("the replay failed")
 }
 
-/// Compares what the guest wrote to its channel.
+/// Compares the guest's output on its channel.
 fn compare(seen: &mut Seen, now: &[u8], then: &[u8]) {
     seen.channel_bytes = now.len();
     seen.recorded_bytes = then.len();

@@ -52,7 +52,7 @@ enum Action {
         #[arg(long, value_name = "NAME", value_parser = origin, default_value = "crucible")]
         origin: String,
     },
-    /// Show what a night found, and what has changed since the nights before it
+    /// Show the results of a night, and the changes since earlier nights
     Show {
         /// The night; without it, the last one
         night: Option<String>,

@@ -210,7 +210,7 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
 }
 
 impl ScenarioArgs {
-    /// Finds what cannot be recorded.
+    /// Rejects options that cannot be recorded.
     fn check_record(&self) -> Result<(), String> {
         let machine = &self.guest.machine;
         let problem = match () {
@@ -296,7 +296,7 @@ impl ScenarioArgs {
 }
 
 /// Loads the scenarios with these names, or all of them. An error is for the user: it
-/// says what is wrong with a name or a file.
+/// names the faulty name or file.
 pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scenario>, String> {
     let dir: PathBuf = root.join("scenarios");
     let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;

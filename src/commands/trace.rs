@@ -19,7 +19,7 @@ use crate::stdout;
 /// Width of the bars, in columns.
 const WIDTH: u64 = 40;
 
-/// Files with what the kernel says of a checkpoint and a restart.
+/// Files with the kernel's messages about a checkpoint and a restart.
 const LOGS: [(&str, &str); 2] = [("checkpoint", "checkpoint.log"), ("restart", "restart.log")];
 
 /// The options of `crucible trace`.

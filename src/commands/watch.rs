@@ -106,7 +106,7 @@ fn is_asked_to_end() -> Result<bool> {
             .any(|&key| key == b'q' || key == CTRL_C))
 }
 
-/// Prints what is new.
+/// Prints new lines.
 fn in_lines(watched: &Watched) -> Result<()> {
     let mut known = Vec::new();
     loop {

@@ -2,7 +2,7 @@
 //! The pages of `docs/reference/` that are generated: from the command line's description, from
 //! the tables that the engine parses by, and from the kernel's sources.
 //!
-//! `tests/docs.rs` fails if a page is not what this module writes.
+//! `tests/docs.rs` fails if a page differs from this module's output.
 
 mod command_line;
 mod facts;

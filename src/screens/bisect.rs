@@ -11,7 +11,7 @@ use crate::bisection::{Record, short};
 /// Probability from which on a commit that was not built is shown.
 const LIKELY: f64 = 0.01;
 
-/// Returns what a search has found out, in one line.
+/// Returns the result of a search, in one line.
 pub fn answer(report: &Report) -> String {
     let name = |node: usize| {
         let node = &report.nodes[node];

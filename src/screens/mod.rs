@@ -36,7 +36,7 @@ pub fn lines(text: &mut String, indent: &str, all: &[String]) {
     }
 }
 
-/// Adds what there is to find the cause of an outcome with: places in the source, the command that
+/// Adds the evidence of an outcome's cause: places in the source, the command that
 /// opens the guest's memory, and at most `most` lines of a report.
 pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize) {
     for line in outcome.evidence.lines() {
@@ -85,7 +85,7 @@ pub fn failure<D>(text: &mut String, finding: &Finding<D>, most: usize) {
     evidence(text, "    ", outcome, most);
 }
 
-/// Adds what is not about a unit: why nothing was run, guests that failed, what is left.
+/// Adds the lines that are not about a unit: why nothing was run, guests that failed, units left.
 pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
     for (what, outcome) in report
         .unplanned

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The screen of `crucible nightly` and `crucible results show`: what has changed first.
+//! The screen of `crucible nightly` and `crucible results show`: the changes first.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -98,7 +98,7 @@ impl Progress {
         !self.parts.is_empty() && self.parts.iter().all(|part| part.state == State::Ended)
     }
 
-    /// Returns it as lines, for what is not a terminal.
+    /// Returns it as lines, for output that is not a terminal.
     pub fn lines(&self) -> Vec<String> {
         let parts = self.parts.iter().map(Part::line);
         let failures = self.failures.iter().map(|it| format!("failed  {it}"));

@@ -131,8 +131,8 @@ impl Run {
         }
     }
 
-    /// Waits until the command prints a message with this text. Returns what follows it on its
-    /// line.
+    /// Waits until the command prints a message with this text. Returns the text that follows it
+    /// on its line.
     pub fn wait_message(&mut self, text: &str) -> String {
         let mut pipe = self.child.get().stderr.take().expect("a pipe");
         let mut all = Vec::new();

@@ -12,7 +12,7 @@ use super::cli;
 /// The planted bug: a restart that changes the umask.
 pub const BUG: (&str, &str) = ("fs->umask = rec->umask;", "fs->umask = rec->umask ^ 2;");
 
-/// Runs git; returns what it prints.
+/// Runs git; returns its output.
 pub fn git(directory: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=x", "-c", "user.email=x@localhost"])

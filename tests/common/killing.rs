@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cli;
 
-/// Limit for what a killed command has started to end.
+/// Time limit for the end of processes that a killed command has started.
 pub const LEFT: Duration = Duration::from_secs(20);
 
 /// Time between two looks at processes.

@@ -55,8 +55,8 @@ pub(crate) enum Kind {
     Line,
 }
 
-/// Starts to pass bytes. `alive` is closed at its other end when the process ends; what it has
-/// written by then is passed. Returns the stream.
+/// Starts to pass bytes. `alive` is closed at its other end when the process ends; output that it
+/// has written by then is passed. Returns the stream.
 pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let file = File::open(output(base))?;
@@ -117,7 +117,7 @@ impl Write for Messages<'_> {
     }
 }
 
-/// Sends what there is each time that the guest asks for it.
+/// Sends the available bytes each time that the guest asks for them.
 fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -> io::Result<()> {
     let mut buffer = [0; 1 + line::MOST];
     while asked.recv().is_ok() {

@@ -250,7 +250,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Returns what a child wrote to standard error, joined into one line.
+/// Returns a child's standard error, joined into one line.
 pub(crate) fn stderr_text(messages: &Path) -> String {
     match fs::read_to_string(messages) {
         Ok(text) if !text.trim().is_empty() => text.trim().replace('\n', "; "),

@@ -2,7 +2,7 @@
 //! Confines a machine's process from its first instruction, between `fork` and `exec`.
 //!
 //! A guest that escapes from its machine, and a snapshot or kernel that exploits a parser, controls
-//! that process. `docs/design/host-threats.md` says what it can do then.
+//! that process. `docs/design/host-threats.md` lists the limits of such a guest.
 //!
 //! | mechanism | QEMU | our monitor | protects |
 //! |---|---|---|---|
@@ -10,7 +10,7 @@
 //! | only the promised descriptors (`child`) | yes | yes | files and sockets that the caller had open |
 //! | no new privileges | yes | yes | rights of set-user-ID programs |
 //! | Landlock | yes | yes | all files but those that it boots from, and other processes |
-//! | no capabilities, an empty bounding set | yes | by itself, later | what only root may do |
+//! | no capabilities, an empty bounding set | yes | by itself, later | privileges of root |
 //! | its own network namespace | yes | no | the network |
 //! | seccomp: no `socket`, no `connect`, no io_uring | yes | by itself, later | services behind Unix sockets |
 //! | `RLIMIT_CORE` 0 | yes | by itself, later | the guest's memory, in a core dump |
@@ -238,7 +238,7 @@ fn allow(
 ) -> Result<RulesetCreated, RulesetError> {
     match PathFd::new(path) {
         Ok(file) => rules.add_rule(PathBeneath::new(file, access)),
-        // Nothing need be allowed of what does not exist.
+        // Paths that do not exist need no rule.
         Err(_) => Ok(rules),
     }
 }
@@ -267,7 +267,7 @@ pub struct HostConfinement {
     pub network: bool,
 }
 
-/// Returns what this host offers to confine a machine's process. Runs a process to find out.
+/// Returns the host's means of confining a machine's process. Runs a process to find out.
 pub fn confinement() -> io::Result<HostConfinement> {
     let mut command = Command::new("/bin/true");
     command.stdin(Stdio::null()).stdout(Stdio::null());

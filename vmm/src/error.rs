@@ -102,7 +102,7 @@ pub enum Error {
     )]
     NotTracked,
     /// The guest did not start from a snapshot and has not been saved yet.
-    #[error("cannot determine what the guest has changed: there is no snapshot to compare it with")]
+    #[error("cannot determine the guest's changes: there is no snapshot to compare it with")]
     NoBase,
     /// An incremental snapshot was to overwrite its own base.
     #[error("cannot save the changes over the snapshot that they are based on, in {directory}")]

@@ -311,7 +311,7 @@ pub trait Machine: Send {
     /// [`Error::Unsupported`](crate::Error::Unsupported).
     fn save_in(&mut self, directory: &Path) -> Result<()>;
 
-    /// Pauses the guest and saves only what differs from its base snapshot: the one that it started
+    /// Pauses the guest and saves only differences from its base snapshot: the one that it started
     /// from, or the last one that contains all of it. Needs
     /// [`track_changes`](MachineSpec::track_changes). The incremental snapshot can be started only
     /// together with its base ([`Start::Changed`]). There are no chains: a guest that started from

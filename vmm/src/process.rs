@@ -40,7 +40,7 @@ pub trait Backend: Probe + Send {
     /// Returns the emulator's version, as it prints it.
     fn version(&self) -> String;
 
-    /// Returns what executes guest code: `tcg` or `kvm`.
+    /// Returns the accelerator: `tcg` or `kvm`.
     fn accel(&self) -> &str;
 
     /// Waits until the process closes its control socket. Returns false when it did not within
@@ -51,7 +51,7 @@ pub trait Backend: Probe + Send {
     /// true if the guest's kernel announced a shutdown or restart on the console.
     ///
     /// # Errors
-    /// A description of what is known, if the process has reported nothing conclusive.
+    /// Returns a description of the end, for a process that has reported nothing conclusive.
     fn end(&self, announced_shutdown: bool) -> Result<End, String>;
 
     /// Returns the first failure of the host's disk that the process has reported.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests what a machine's process keeps of this one: no descriptor, no variable, no privilege.
+//! Tests that a machine's process inherits no descriptor, variable or privilege.
 //!
 //! The tests run QEMU, and our monitor if there is a /dev/kvm.
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Removal of what is old, unfinished, or all that there is.
+//! Removes old and unfinished artefacts, or all of them.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -26,7 +26,7 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => Err(error),
         })?;
-        // The marker last: what is left of an interrupted removal can be removed.
+        // The marker last, so that an interrupted removal can be completed later.
         let ours = Self::KINDS.iter().chain(OTHERS.iter()).copied();
         for name in ours.chain([TAG.0, MARKER]) {
             let path = self.root.join(name);
@@ -94,7 +94,7 @@ impl Cache {
         self.prune_older(kind, keep, Duration::ZERO)
     }
 
-    /// As [`prune_kind`](Self::prune_kind), and keeps what was used within `recent`.
+    /// As [`prune_kind`](Self::prune_kind), but keeps artefacts that were used within `recent`.
     fn prune_older(&self, kind: &str, keep: usize, recent: Duration) -> Result<Vec<PathBuf>> {
         let now = SystemTime::now();
         let mut entries = list(&self.root.join(kind))?;

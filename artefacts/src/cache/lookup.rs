@@ -77,9 +77,9 @@ impl Cache {
         })
     }
 
-    /// As [`get_or_build`](Self::get_or_build); `build` returns the key of what it made. If that is
-    /// another one than was asked for, the artefact is stored under its own key, and stands in for
-    /// the other one from now on.
+    /// As [`get_or_build`](Self::get_or_build); `build` returns the key of the artefact that it
+    /// made. If that is another one than was asked for, the artefact is stored under its own key,
+    /// and stands in for the other one from now on.
     pub(crate) fn get_or_substitute<E: From<Error>>(
         &self,
         kind: &str,
@@ -117,8 +117,8 @@ impl Cache {
         Ok(path)
     }
 
-    /// Makes an artefact and stores it under the key that `build` returns, in place of what may be
-    /// there. `name` is that of the lock.
+    /// Makes an artefact and stores it under the key that `build` returns, in place of an artefact
+    /// that may be there. `name` is that of the lock.
     pub(crate) fn replace<E: From<Error>>(
         &self,
         kind: &str,

@@ -27,7 +27,7 @@ pub use self::lock::Lock;
 use self::owner::PRIVATE;
 use crate::{Error, Result};
 
-/// Directory for what commands need while they run, such as the disks of their guests.
+/// Directory for temporary files of commands, such as the disks of their guests.
 const RUNS: &str = "runs";
 
 /// The cache.
@@ -55,7 +55,7 @@ impl Cache {
         &self.root
     }
 
-    /// Returns a directory for what commands need while they run, which only this user may enter.
+    /// Returns a directory for temporary files of commands, which only this user may enter.
     /// It is on a disk, which `/tmp` need not be. Creates it if it does not exist.
     pub fn runs(&self) -> Result<PathBuf> {
         self.make(RUNS)

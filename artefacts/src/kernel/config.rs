@@ -77,7 +77,7 @@ impl Config {
     }
 }
 
-/// Returns what is wrong with a fragment.
+/// Returns the error of a fragment.
 pub(super) fn problem(text: &str) -> Option<String> {
     merge(&mut BTreeMap::new(), text).err()
 }

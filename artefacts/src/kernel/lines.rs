@@ -297,7 +297,7 @@ fn objects(out: &Path) -> HashMap<(String, u64), Vec<PathBuf>> {
     found
 }
 
-/// Returns the path of the source from what kbuild has recorded of an object, if that is C.
+/// Returns the path of the source from kbuild's record of an object, if that is C.
 fn source_of(record: &str) -> Option<&str> {
     let line = record.lines().find(|line| line.starts_with("source_"))?;
     let (_, source) = line.split_once(" := ")?;

@@ -148,7 +148,7 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// Returns what is wrong with it, as far as that can be known without a kernel.
+    /// Returns its error, as far as that can be known without a kernel.
     pub fn problem(&self) -> Option<String> {
         let of_config = self.config.as_ref().and_then(|path| {
             let text = match fs::read_to_string(path) {
@@ -170,7 +170,7 @@ impl Custom {
     }
 
     /// Returns the name of the build directory. There is one for all the user's own builds of a
-    /// flavour, so that a change to the fragment compiles only what depends on it.
+    /// flavour, so that a change to the fragment compiles only the files that depend on it.
     fn build(&self, flavour: Flavour) -> String {
         match (&self.config, &self.cc) {
             (None, None) => flavour.name().into(),
@@ -220,7 +220,7 @@ pub struct Identity {
     pub inputs: Option<Inputs>,
 }
 
-/// Hashes of what a kernel was made from.
+/// Hashes of a kernel's inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// The sha256 of Debian's source package. For the user's own tree: `git` and git's hash of its

@@ -26,7 +26,7 @@ const MAKEFILE: (&str, &str) = ("kernel/checkpoint/Makefile", "obj-y += mutant.o
 /// Headers whose macros the sources may use.
 const HEADERS: [&str; 2] = ["include", "arch/x86/include"];
 
-/// Adds to a series what chooses a mutant. `directory` is `guest-kernel/`.
+/// Adds to a series the code that selects a mutant. `directory` is `guest-kernel/`.
 pub(super) fn add(series: &mut Series, directory: &Path) -> Result<()> {
     for (name, to) in FILES {
         let path = directory.join("mutants").join(name);

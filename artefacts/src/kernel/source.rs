@@ -287,7 +287,7 @@ fn stamped(directory: &Path) -> Result<String> {
     Ok(fingerprint.finish())
 }
 
-/// Returns git's name for the content of a tree, if nothing differs from what is committed. A
+/// Returns git's name for the content of a tree, if nothing is uncommitted. A
 /// checkout elsewhere, or at another time, has the same name.
 fn committed(directory: &Path) -> Option<String> {
     let git = |args: &[&str]| {

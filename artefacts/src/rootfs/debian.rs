@@ -276,7 +276,7 @@ fn bootstrap(
     })
 }
 
-/// Does what maintainer scripts would do, as far as workloads can observe it.
+/// Does the work of the maintainer scripts, as far as workloads can observe it.
 fn finish(tree: &Path) -> Result<()> {
     for (link, target) in LINKS {
         let path = tree.join(link);

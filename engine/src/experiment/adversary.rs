@@ -68,7 +68,7 @@ pub struct Attacked {
 /// The results of all attacks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AdversarySummary {
-    /// Number of attacks by what became of the call.
+    /// Number of attacks by the result of the call.
     pub results: BTreeMap<String, u64>,
     /// Number of attacks of each attacker.
     pub attackers: BTreeMap<String, u64>,

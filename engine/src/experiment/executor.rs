@@ -41,7 +41,7 @@ pub struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Adds to an outcome what the lab has found out about the kernel's faults.
+    /// Adds to an outcome the lab's evidence of the kernel's faults.
     fn complete(&self, outcome: &mut Outcome) {
         let evidence = &mut outcome.evidence;
         if let Some(Memory::Kept { file, open }) = &mut evidence.memory
@@ -270,7 +270,7 @@ impl<E: Experiment> Board<E> {
     }
 }
 
-/// A guest and what it does.
+/// A guest and its current activity.
 struct Worker<'a, 'l, E: Experiment> {
     experiment: &'a E,
     session: Session<'l>,
@@ -442,8 +442,8 @@ impl<E: Experiment> Worker<'_, '_, E> {
         )
     }
 
-    /// Takes into account what a guest reported after its last unit: the unit's outcome is no
-    /// better than that. Leaks may come of any of its units, so they count for the guest.
+    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome is
+    /// no better than that. Leaks may come of any of its units, so they count for the guest.
     fn late(&mut self, last: Option<&E::Unit>, stop: Abort) {
         let of_guest = matches!(stop.condition, Condition::Leak | Condition::LeakScanFailed);
         let Some(unit) = last.filter(|_| !of_guest) else {

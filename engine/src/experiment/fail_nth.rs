@@ -279,13 +279,13 @@ impl FailNthExperiment {
         match (status, stdout.trim().parse()) {
             (Some(0), Ok(count)) => Ok(count),
             _ => {
-                let why = format!("cannot count what can fail: `{command}`");
+                let why = format!("cannot count the operations that can fail: `{command}`");
                 Err(Abort::failed(why).with(lines))
             }
         }
     }
 
-    /// Lets a range fail. The inner error is what was wrong.
+    /// Injects the failures of a range. The inner error is the outcome of a range that failed.
     fn attempt(
         &self,
         session: &mut Session<'_>,

@@ -319,8 +319,8 @@ impl FuzzExperiment {
         Ok((outcome, fuzzed))
     }
 
-    /// Keeps what a unit has found. Of the recipes of an earlier run, only those are kept that
-    /// reach something that the ones before do not.
+    /// Keeps the recipes that a unit has found. Of the recipes of an earlier run, only those are
+    /// kept that reach something that the ones before do not.
     fn learn(&self, round: &Round, fuzzed: &Fuzzed) -> io::Result<()> {
         let mut state = self.state();
         let State { corpus, known } = &mut *state;
@@ -400,7 +400,7 @@ impl Experiment for FuzzExperiment {
                     done(unit, outcome, Some(fuzzed))?;
                 }
                 Err(mut stop) => {
-                    // A crashed guest cannot say what it was doing; its console can.
+                    // A crashed guest cannot report its recipe; its console has it.
                     let console = fs::read(session.console()).unwrap_or_default();
                     let console = String::from_utf8_lossy(&console);
                     let is_known = stop.lines.iter().any(|line| line.contains("restart of "));

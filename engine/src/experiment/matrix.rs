@@ -124,7 +124,7 @@ impl MatrixExperiment {
         }
     }
 
-    /// Returns what all cells' runs observed as text, without comparing it.
+    /// Returns the observations of all cells' runs as text, without comparing them.
     ///
     /// # Errors
     /// Fails like [`Experiment::plan`].

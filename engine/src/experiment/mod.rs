@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Experiments: what a command runs, as units with keys, findings and one kind of outcome.
+//! Experiments: the work of a command, in units with keys, findings and one kind of outcome.
 //!
-//! An [`Experiment`] says what its units are and how one is run in a guest. [`execute`] does the
+//! An [`Experiment`] defines its units and runs one in a guest. [`execute`] does the
 //! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
 //! a guest, keeps the findings in a [`Journal`] and tells each event.
 
@@ -61,7 +61,7 @@ pub struct Finding<T> {
 pub type Done<'a, E> = dyn FnMut(&<E as Experiment>::Unit, Outcome, Option<<E as Experiment>::Detail>) -> Result<(), Abort>
     + 'a;
 
-/// A unit group: units that one guest runs in this order, because they share what precedes them.
+/// A unit group: units that one guest runs in this order, because they share a prefix.
 pub type Group<E> = Vec<<E as Experiment>::Unit>;
 
 /// A summary of all findings of an experiment.
@@ -119,7 +119,7 @@ pub trait Experiment: Sync {
     where
         Self: Sized;
 
-    /// Returns what follows from all findings together.
+    /// Returns the summary of all findings.
     fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
 
     /// Returns true when the units of a group are judged together, so that one alone says nothing.
@@ -132,7 +132,7 @@ pub trait Experiment: Sync {
         None
     }
 
-    /// Returns what the record has of a unit.
+    /// Returns the record's data on a unit.
     fn recorded(&self, detail: &Self::Detail) -> serde_json::Value {
         serde_json::to_value(detail).unwrap_or_default()
     }

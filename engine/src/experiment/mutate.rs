@@ -3,8 +3,8 @@
 //!
 //! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices
 //! of that and does not notice of the same run without it. Its cases are those that run its line.
-//! What passes them all is run again between two readings of the kernel's books, and with forged
-//! images.
+//! A mutant that passes them all is run again between two readings of the kernel's books, and with
+//! forged images.
 
 mod late;
 mod score;
@@ -115,7 +115,7 @@ pub struct MutateExperiment {
     /// The index of the scenario, and that of the case in it, of each case that is known to run.
     cases: Vec<(usize, usize)>,
     controls: Mutex<HashMap<usize, Arc<Result<Control, String>>>>,
-    /// By the index of a case: what runs without a mutant add to the kernel's books.
+    /// By the index of a case: the growth of the kernel's books by runs without a mutant.
     quiet: Mutex<HashMap<usize, Books>>,
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
@@ -554,14 +554,14 @@ impl MutateExperiment {
     }
 }
 
-/// Returns the name of what ended a run before its comparison.
+/// Returns the name of the eye that ended a run before its comparison.
 fn eye(stop: &Abort) -> String {
     match stop.condition {
         Condition::Refused | Condition::Unsupported => {
             let step = stop.why.split_whitespace().next().unwrap_or_default();
             format!("{step} refuses")
         }
-        // It cannot do what it is asked: tasks are left behind, or do not end.
+        // The agent cannot carry out a request: tasks are left over, or do not end.
         Condition::RequestFailed => "agent".to_owned(),
         condition => condition.name().to_owned(),
     }
@@ -583,7 +583,7 @@ impl Experiment for MutateExperiment {
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
         let mut scenarios = self.scenarios.iter().chain(&self.refusals);
         scenarios.try_for_each(|scenario| scenarios::identify(scenario, identity))?;
-        // A larger sample, or another part, contains what a smaller one has found out.
+        // A larger sample reuses the results of a smaller one, whatever its part.
         let Options {
             all_eyes, cases, ..
         } = &self.options;

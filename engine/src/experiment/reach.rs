@@ -56,10 +56,10 @@ pub struct Reach {
 
 impl Reach {
     /// Returns the cases that run the line of a mutant, as indices: one case of each scenario,
-    /// then the second of each, and so on, since cases of one scenario see much the same. First
-    /// comes what runs the most of the mutant's source, as it has the most state of that kind; of
-    /// those that run about as much, the quickest. The compiler has no code of its own for each
-    /// line: then it is the code of its statement, or else of what precedes it.
+    /// then the second of each, and so on, since cases of one scenario run much the same code.
+    /// First comes the case that runs most of the mutant's source, as it has the most state of
+    /// that kind; of those that run about as much, the quickest. The compiler has no code of its
+    /// own for each line: then it is the code of its statement, or else of the code before it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
         let Some(known) = self
             .cases
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(reach.of(&mutant(4, (4, 4))), [1]);
         // Line 8 has no code of its own; its statement has, in line 7.
         assert_eq!(reach.of(&mutant(8, (7, 8))), [1]);
-        // Nor has the statement of line 5: what precedes it decides.
+        // Nor has the statement of line 5: the code before it decides.
         assert_eq!(reach.of(&mutant(5, (5, 6))), [1]);
         assert_eq!(reach.of(&mutant(1, (1, 1))), [0; 0]);
         let other = Mutant {

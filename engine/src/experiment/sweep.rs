@@ -146,7 +146,7 @@ impl Experiment for SweepExperiment {
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
         scenarios::identify(&self.scenario, identity)?;
         identity.add("event", &self.kind_name);
-        // The limit changes with --timeout, and with it what is a hang.
+        // --timeout changes the limit, and so the runs that count as hangs.
         for case in &self.scenario.cases {
             identity.add(&case.name, case.timeout.to_string());
         }

@@ -62,7 +62,7 @@ pub enum GuestError {
         /// Size of the answer.
         bytes: u64,
     },
-    /// The console does not show what the guest prints.
+    /// The console does not show the guest's output.
     #[error("the guest's console did not show a mark within {} s", .0.as_secs())]
     NoMark(Duration),
     /// The channel carries something that is not a message.

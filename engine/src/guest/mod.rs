@@ -27,7 +27,8 @@ use crate::{identity, interrupt};
 /// Time beyond the guest's own limit that an answer may take.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Time between two looks at what is not an answer: kernel reports, the host, an interruption.
+/// Interval of checks for other events than an answer: kernel reports, host faults, an
+/// interruption.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Time that the reports which follow a first one may take.
@@ -212,8 +213,8 @@ impl Guest {
         }
     }
 
-    /// Waits for the answer to a request, or what comes first. After a kernel report it can be
-    /// called once more.
+    /// Waits for the answer to a request, or for an event that comes first. After a kernel report
+    /// it can be called once more.
     fn answer(
         &mut self,
         id: u64,
@@ -263,7 +264,7 @@ impl Guest {
         frame::write(&mut self.to, request)
     }
 
-    /// Looks for what may have happened while no answer came.
+    /// Checks for other events while no answer has come.
     fn check(&mut self) -> Result<(), GuestError> {
         if interrupt::requested() {
             return Err(GuestError::Interrupted);

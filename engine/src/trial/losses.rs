@@ -31,8 +31,8 @@ pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
     Books::read(runner.session.running(), patience)
 }
 
-/// Compares what `runs` restarts since `before` have added to the books with what the same number
-/// of controls adds.
+/// Compares the growth of the books by `runs` restarts since `before` with that by the same number
+/// of controls.
 ///
 /// # Errors
 /// Each restart loses something, or a run fails.
@@ -67,7 +67,7 @@ pub(super) fn check(
     }
 }
 
-/// Returns what controls, which nothing is checkpointed or restarted in, add to the books.
+/// Returns the growth of the books by controls, which neither checkpoint nor restart.
 fn controls(runner: &mut Runner<'_, '_>, runs: u32) -> Result<Books, Abort> {
     let before = read(runner)?;
     for _ in 0..runs {

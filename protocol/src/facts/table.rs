@@ -21,7 +21,7 @@ pub enum Use {
 
 use Use::{Bits, Compared, Grows, Left, OfZombies};
 
-/// A field of a file, and what is done with it.
+/// A field of a file, and its use.
 pub type Field = (&'static str, Use);
 
 const IN_TREE: &str = "compared with the process tree";
@@ -108,7 +108,7 @@ pub const STATUS: &[Field] = &[
     ("Gid", Compared),
     (
         "FDSize",
-        Left("room in the table of descriptors, not what is in it"),
+        Left("room in the table of descriptors, not its content"),
     ),
     ("Groups", Compared),
     ("NStgid", Compared),
@@ -194,14 +194,14 @@ pub const SMAPS: &[Field] = &[
     ("VmFlags", Compared),
 ];
 
-/// Returns what is done with a field.
+/// Returns the use of a field.
 #[must_use]
 pub fn find(fields: &[Field], name: &str) -> Option<Use> {
     let found = fields.iter().find(|(known, _)| *known == name);
     found.map(|(_, what)| *what)
 }
 
-/// Facts that take more than a file of `/proc`: their names, where they come from, and what they
+/// Facts that take more than a file of `/proc`: their names, their sources, and what they
 /// are.
 pub const COMPUTED: &[[&str; 3]] = &[
     [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Explains errors of the two system calls, with what to do next.
+//! Explains errors of the two system calls, with advice.
 
 use nix::errno::Errno;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Finds the tasks of a freezing cgroup that do not quiesce, the place in the kernel at which
-//! each of them is, and what can end that, from the census.
+//! each of them sleeps, and the event that can end the sleep, from the census.
 
 use std::{
     collections::BTreeSet,
@@ -182,7 +182,7 @@ fn function_of(line: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Finds the census entry for a stack: the place, and what ends the wait.
+/// Finds the census entry for a stack: the place, and the event that ends the wait.
 fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String) {
     let innermost = stack.first().map_or("no known place", String::as_str);
     match census::place(entries, stack.iter().map(String::as_str)) {

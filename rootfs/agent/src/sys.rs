@@ -90,7 +90,7 @@ fn clone_args() -> libc::clone_args {
 }
 
 /// # Safety
-/// No CLONE_VM in the flags; what pointers there are must hold; and as with `fork`.
+/// The flags must not include CLONE_VM, and all pointers must be valid; see also `fork`.
 unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
     // SAFETY: `args` is of the size told and lives until the call returns; without
     // CLONE_VM the child has a copy of all memory. The rest is the caller's duty.

@@ -35,7 +35,7 @@ struct Report {
     /// True when nothing is missing.
     ready: bool,
     findings: Vec<Finding>,
-    /// The command that installs what is missing.
+    /// The command that installs missing packages.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -257,7 +257,7 @@ fn print(report: &Report) -> Result<()> {
     }
     match (&report.mend, report.ready) {
         (Some(command), _) => {
-            stdout::line(format_args!("\nTo install what is missing:\n  {command}"))?;
+            stdout::line(format_args!("\nTo install missing packages:\n  {command}"))?;
         }
         (None, true) => stdout::line(format_args!("\nThis host is ready."))?,
         (None, false) => {}

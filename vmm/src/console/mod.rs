@@ -105,7 +105,7 @@ impl Capture {
 }
 
 impl Console {
-    /// Starts a thread that logs what comes from `stream` in the file `log`, up to a limit.
+    /// Starts a thread that logs the bytes from `stream` in the file `log`, up to a limit.
     pub fn start(stream: UnixStream, log: &Path) -> Result<Self> {
         Self::start_limited(stream, log, LOG)
     }
@@ -246,7 +246,7 @@ impl Console {
     /// to.
     pub fn join(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // The thread does not panic; if it did, the state would hold what was read until then.
+            // The thread does not panic; if it did, the state would hold the bytes read until then.
             let _ = reader.join();
         }
     }
@@ -319,9 +319,9 @@ impl Log {
 
 /// The last line of a log that has reached its limit.
 const LOG_END: &[u8] =
-    b"\ncrucible: this log is full; what the guest prints from here on is lost\n";
+    b"\ncrucible: this log is full; further output of the guest is lost\n";
 
-/// Runs one input of the fuzz target `classify`: what a guest prints. The first byte divides the
+/// Runs one input of the fuzz target `classify`: a guest's output. The first byte divides the
 /// rest.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
@@ -359,7 +359,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     assert!(capture.lines.len() <= CAPTURE + 1);
     let asked = data.windows(7).any(|bytes| bytes == b"sysrq: ");
     assert!(asked || !capture.answers[0].1);
-    // A subscriber gets what is kept.
+    // A subscriber gets the kept lines.
     assert!(alerts.try_iter().eq(state.alerts.iter().cloned()));
     for alert in &state.alerts {
         assert!(!alert.headline.contains('\n'));

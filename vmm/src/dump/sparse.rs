@@ -80,7 +80,7 @@ impl Sparse {
         Ok(())
     }
 
-    /// Reads exactly this much of what has been written.
+    /// Reads exactly this many of the written bytes.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(bytes.len() as u64);
         if end.is_none_or(|end| end > self.length) {
@@ -106,7 +106,7 @@ impl Sparse {
         self.length
     }
 
-    /// Makes the file at least this long. What is added is zeros.
+    /// Makes the file at least this long. The added bytes are zeros.
     pub fn extend(&mut self, length: u64) {
         self.length = self.length.max(length);
     }

@@ -42,7 +42,7 @@ pub(super) struct Mapping {
     pub size: u64,
 }
 
-/// Returns what the CPUs' tables map of the upper half of the addresses, which is the kernel's, to
+/// Returns the mappings in the CPUs' tables of the upper half of the addresses, the kernel's, to
 /// the memory in `ram`, in order. `read` reads a table at a physical address; it returns `None` for
 /// one outside of the memory.
 ///

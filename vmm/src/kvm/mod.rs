@@ -78,7 +78,7 @@ fn kernel_cmdline(spec: &MachineSpec) -> String {
     cmdline::kernel(spec, "k", &[])
 }
 
-/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// Returns the inputs that a snapshot depends on: the program, the host's boot, and the machine's
 /// configuration except for the content of its writable disks. A snapshot of a monitor can be
 /// started only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {

@@ -51,7 +51,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         args.option("-object", &object.to_string());
     }
     if let Start::Saved(_) = spec.start {
-        // The control socket specifies later what to load.
+        // The control socket later specifies the snapshot to load.
         args.option("-incoming", "defer");
     }
     args.option("-machine", &machine);
@@ -98,7 +98,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     for (index, disk) in spec.disks.iter().enumerate() {
         args.disk(index, disk, spec.record.is_some());
     }
-    // A recording has what QEMU's own generator returns, and not what a file does.
+    // A recording has the bytes of QEMU's own generator, but not those of a file.
     let (rng, device) = match spec.record {
         Some(_) => ("rng-builtin,id=rng", record::RNG),
         None => (

@@ -18,7 +18,7 @@ const TARGET: &str = "dump";
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
 
-/// Maximum size in bytes of what a dump has besides the memory that the guest was given: headers,
+/// Maximum size in bytes of a dump in addition to the guest's configured memory: headers,
 /// and the memory of devices.
 const MORE: u64 = 256 << 20;
 
@@ -77,7 +77,7 @@ impl Dumper for QemuDumper {
     }
 }
 
-/// Copies what comes from the pipe, at most `limit` bytes: QEMU may have been taken over.
+/// Copies the pipe's bytes, at most `limit`: QEMU may have been taken over.
 fn copy(mut from: PipeReader, to: &mut Sparse, limit: u64) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;

@@ -95,7 +95,7 @@ impl Default for Options {
     }
 }
 
-/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// Returns the inputs that a snapshot depends on: the program, the host's boot, and the machine's
 /// configuration except for the content of its writable disks. A snapshot of QEMU can be started
 /// only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
@@ -160,7 +160,7 @@ impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
         if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
-            return Err(unsupported("track what a guest changes"));
+            return Err(unsupported("track a guest's changes"));
         }
         if spec.record.is_some() {
             record::check(spec, options)?;
@@ -307,7 +307,7 @@ impl Backend for Qemu {
     }
 
     fn save_changes(&mut self, _: &Path) -> Result<Changes> {
-        Err(unsupported("save only what has changed"))
+        Err(unsupported("save only changes"))
     }
 }
 

@@ -266,7 +266,7 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
     }
 }
 
-/// Runs one input of the fuzz target `qmp`: what a QEMU sends that its guest has taken over.
+/// Runs one input of the fuzz target `qmp`: the messages of a QEMU that its guest has taken over.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
     let (answers, replies) = Answers::new();

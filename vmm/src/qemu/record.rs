@@ -230,7 +230,7 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Finds what a replay needs and is not as it was: another QEMU, another kernel, another disk.
+    /// Finds inputs of a replay that have changed since the recording: QEMU, the kernel, a disk.
     ///
     /// # Errors
     /// [`Error::NoRecording`] names the first such file.
@@ -329,7 +329,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     run(cp.arg(from).arg(to), from).map(|_| ())
 }
 
-/// Runs a program on a file. Returns what it prints.
+/// Runs a program on a file. Returns its output.
 fn run(command: &mut Command, file: &Path) -> Result<Vec<u8>> {
     let output = command.output().map_err(|source| Error::Spawn {
         binary: command.get_program().to_string_lossy().into_owned(),
@@ -350,7 +350,7 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Hashes what is written to it.
+/// Hashes the bytes that are written to it.
 struct Writer<'a>(&'a mut Sha256);
 
 impl io::Write for Writer<'_> {

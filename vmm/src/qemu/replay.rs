@@ -38,7 +38,7 @@ const STALL: Duration = Duration::from_secs(30);
 const MOST: u64 = 1 << 30;
 
 /// Number of instructions to the first snapshot: the firmware's, and the kernel's first ones. When
-/// the firmware is executed again, it does not always find what it looks for.
+/// the firmware is executed again, it does not always find the boot device.
 const FIRST: u64 = 10_000;
 
 /// Numbers of instructions before the place at which gdb is to look, at which it goes back fast.
@@ -256,7 +256,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Runs a command of QEMU's monitor for people. Returns what it prints.
+    /// Runs a command of QEMU's monitor for people. Returns its output.
     fn monitor(&self, line: &str) -> Result<String> {
         let line = json!({ "command-line": line });
         let answer = self
@@ -325,7 +325,7 @@ impl Replay {
     }
 }
 
-/// Returns what a guest has written by where it is now, once, though it went back and forth: each
+/// Returns a guest's output up to its present position, once, though it went back and forth: each
 /// line of `loads` has the length of the file and of the channel at a load of a snapshot.
 fn once(written: &[u8], loads: &str) -> Vec<u8> {
     let mut all = Vec::new();
@@ -350,9 +350,9 @@ fn once(written: &[u8], loads: &str) -> Vec<u8> {
     all
 }
 
-/// Makes what holds the snapshots of a replay in `place`: a file with the state of the machine,
-/// and overlays of the disks that the guest writes to. Changes `arguments` to use them. Returns
-/// the files.
+/// Makes the storage for the snapshots of a replay in `place`: a file with the state of the
+/// machine, and overlays of the disks that the guest writes to. Changes `arguments` to use them.
+/// Returns the files.
 fn make_store(
     recording: &Recording,
     place: &Path,

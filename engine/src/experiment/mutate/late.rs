@@ -54,7 +54,7 @@ impl Told {
     }
 }
 
-/// Keeps what all of the other lists name, too.
+/// Keeps only losses that all other lists name, too.
 fn retain_common(lost: &mut Vec<String>, others: &[Vec<String>]) {
     let in_all = |name: &str| {
         let mut others = others.iter();
@@ -100,8 +100,8 @@ fn records(file: &str) -> &'static str {
 }
 
 impl MutateExperiment {
-    /// Returns in how many cases the books are read before and after: what is left out or taken the
-    /// other way may lose something in each way that a line is run.
+    /// Returns the number of cases in which the books are read before and after: code that is left
+    /// out or taken the other way may lose something in each way that a line is run.
     pub(super) fn leaky_cases(kind: Kind) -> usize {
         match kind {
             Kind::LeftOut | Kind::Negated => 2,
@@ -109,7 +109,7 @@ impl MutateExperiment {
         }
     }
 
-    /// Runs a case several times with a mutant. It is killed by what each run adds to the kernel's
+    /// Runs a case several times with a mutant. It is killed if each run adds to the kernel's
     /// books and runs without it do not.
     pub(super) fn lose(
         &self,
@@ -156,7 +156,7 @@ impl MutateExperiment {
         }))
     }
 
-    /// Returns what several runs add to the books; `None` if a run does not pass.
+    /// Returns the growth of the books by several runs; `None` if a run does not pass.
     fn growth(
         &self,
         session: &mut Session<'_>,
@@ -187,7 +187,7 @@ impl MutateExperiment {
     }
 
     /// Restarts forged images with a mutant of the restoring half. It is killed by an image that
-    /// is refused in another way than without it, or not at all, and by what refusals add to the
+    /// is refused with a different error than without it, or not at all, or if refusals add to the
     /// kernel's books. The second list of images is about the records that the mutant's source
     /// reads.
     pub(super) fn forge(
@@ -255,7 +255,7 @@ impl MutateExperiment {
             return Ok((!lost.is_empty())
                 .then(|| kill("kernel's books", Condition::Leak, &lost.join(", "))));
         }
-        // Addresses differ from run to run, and so may what a change does.
+        // Addresses differ from run to run, and so may the effect of a change.
         let Ok(usual) = self.told(session, 0, records)? else {
             session.abandon();
             return Ok(None);
@@ -276,7 +276,7 @@ impl MutateExperiment {
         Ok(why.map(|why| kill("forged images", Condition::Diverged, &why)))
     }
 
-    /// Returns what refusals have added to the kernel's books beyond what they usually add.
+    /// Returns the growth of the kernel's books by refusals, beyond the usual growth.
     fn lost(&self, session: &Session<'_>, told: &Told, usual: &Told) -> Vec<String> {
         match session.setup().without.contains(&Eye::Books) {
             true => Vec::new(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The score of a lab: how many of the mutants it noticed, and what noticed them.
+//! The score of a lab: the number of mutants that it killed, and the eyes that noticed them.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ pub struct Score {
     pub at_least: Option<f64>,
     /// By the path of the source in the kernel's tree.
     pub files: BTreeMap<String, FileScore>,
-    /// By what noticed them: the name of a check, or a condition.
+    /// By the eye that noticed them: the name of a check, or a condition.
     pub eyes: BTreeMap<String, EyeScore>,
     /// The mutants that no case noticed.
     pub survivors: Vec<Mutant>,

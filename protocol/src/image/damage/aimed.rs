@@ -27,7 +27,7 @@ const PATHS: [&[u8]; 12] = [
     b"",
 ];
 
-/// Process IDs that no task has: unused ones, and ones beyond what the kernel assigns.
+/// Process IDs that no task has: unused ones, and ones beyond the kernel's maximum.
 const FREE: [i32; 4] = [300, 40_000, 100_000, 4_194_303];
 
 /// `SI_TIMER`, and the offset of `si_code` in a record of a queued signal.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Forges each field of each type of record in turn, so that what refuses or accepts a value can be
-//! compared between two kernels.
+//! Forges each field of each type of record in turn, so that the code that refuses or accepts a
+//! value can be compared between two kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -131,7 +131,7 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     changes.into_iter().map(|(_, change)| change).collect()
 }
 
-/// Returns values at which checks compare: the neighbours of what the field has, small numbers,
+/// Returns values at which checks compare: the neighbours of the field's value, small numbers,
 /// limits of the kernel, and, of flags, each of the low 32 bits.
 fn boundaries(field: &Field, now: u64) -> BTreeSet<u64> {
     let all = u64::MAX >> (64 - 8 * field.size);

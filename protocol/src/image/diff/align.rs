@@ -358,7 +358,8 @@ impl<A: Read, B: Read> Both<A, B> {
         Ok((0, 0))
     }
 
-    /// Returns true when two records are equal but for numbers of objects and what a rule is for.
+    /// Returns true when two records are equal except for numbers of objects and fields that a
+    /// rule is for.
     fn alike(&self, p: usize, q: usize) -> bool {
         match (self.first.ahead.get(p), self.second.ahead.get(q)) {
             (Some(first), Some(second)) => essence(first) == essence(second),
@@ -435,7 +436,7 @@ impl<A: Read, B: Read> Both<A, B> {
     }
 }
 
-/// Returns what identifies a record among those of its type.
+/// Returns the key of a record among those of its type.
 fn key(record: &Record) -> (u64, &[u8]) {
     let bytes = &record.payload[..];
     let number = |at: usize, size: usize| bytes.get(at..at + size).map_or(0, super::value::number);
@@ -489,7 +490,7 @@ pub(super) fn belongs(kind: Kind, head: Kind) -> bool {
     }
 }
 
-/// Returns the payload without numbers of objects and without what rules are for.
+/// Returns the payload without numbers of objects and fields that rules are for.
 fn essence(record: &Record) -> Vec<u8> {
     let mut bytes = record.payload.clone();
     for field in &shape(record.kind).head {

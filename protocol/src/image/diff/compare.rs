@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Compares two records field by field, and keeps what was found.
+//! Compares two records field by field, and keeps the differences.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -107,7 +107,7 @@ impl Findings {
         }
     }
 
-    /// Ends a section: what was not known when a difference was found is added to it.
+    /// Ends a section: adds descriptions to its differences that were unknown when they were found.
     pub fn end_section(&mut self) {
         self.judge_alarm(None);
         if !self.exact {
@@ -251,7 +251,7 @@ impl Findings {
         }
     }
 
-    /// Compares what follows the structure.
+    /// Compares the part after the structure.
     fn tail(&mut self, record: &Record, name: &str, at: usize, tails: (&[u8], &[u8])) {
         match record.kind {
             Kind::Message => {
@@ -465,7 +465,7 @@ impl Findings {
         }
     }
 
-    /// Takes from a record what later differences are named by.
+    /// Takes from a record the names for later differences.
     fn look(&mut self, record: &Record, which: Which) {
         let bytes = &record.payload[..];
         match record.kind {
@@ -559,7 +559,7 @@ fn keyed<'a>(
         .collect()
 }
 
-/// Returns what a file is.
+/// Returns the description of a file.
 fn file_name(kind: u32, path: &[u8]) -> String {
     let kind = match kind {
         1 | 5 | 11 | 12 => "",

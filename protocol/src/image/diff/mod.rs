@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Compares two images record by record and field by field.
 //!
-//! Both are read once, side by side; what is equal is not decoded. Records are matched by their
-//! meaning: sections by task, records in a section by type and by what identifies them (the
+//! Both are read once, side by side; equal records are not decoded. Records are matched by their
+//! meaning: sections by task, records in a section by type and by their key (the
 //! address of a mapping, the number of a timer), numbers of objects by the objects that they name.
 //! So a lost record is one difference, and not one of each record after it. Every byte of every
 //! payload is compared; [`Rule`]s are all that forgives a difference.

@@ -64,7 +64,7 @@ impl Pairs {
         }
     }
 
-    /// Says what a mapping of a file shows.
+    /// Records the description of a file's mappings.
     pub fn map(&mut self, which: Which, object: u32, shows: Vec<u8>, inode: u32) {
         self.mapped.insert((which, object), (shows, inode));
     }
@@ -89,7 +89,7 @@ impl Pairs {
         })
     }
 
-    /// Says what a file of an image is.
+    /// Records the description of a file of an image.
     pub fn name(&mut self, which: Which, object: u32, inode: u32, what: String) {
         self.what.insert((which, object), what);
         if inode != 0 {
@@ -97,7 +97,7 @@ impl Pairs {
         }
     }
 
-    /// Returns what a file is, or the file that an object belongs to.
+    /// Returns the description of a file, or of the file that an object belongs to.
     pub fn what(&self, which: Which, object: u32) -> &str {
         let file = self.owner.get(&(which, object)).unwrap_or(&object);
         self.what.get(&(which, *file)).map_or("", String::as_str)

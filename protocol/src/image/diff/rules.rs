@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rules by which two images may differ: what time changes while the tree is checkpointed,
-//! killed and restarted, and what no restart can choose.
+//! The rules by which two images may differ: changes by the passing of time while the tree is
+//! checkpointed, killed and restarted, and values that no restart can choose.
 
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
@@ -354,7 +354,7 @@ pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         && sleep_clock(pair, &field.name) == Some(MONOTONIC)
 }
 
-/// Returns true for a file without a path or in /proc, and for what belongs to one.
+/// Returns true for a file without a path or in /proc, and for an object that belongs to one.
 fn is_nameless(pair: &Pair<'_>) -> bool {
     match pair.kind {
         Kind::File => pair

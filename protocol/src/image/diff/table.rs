@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::image::layout::{self, Field, Fields};
 use crate::image::record::Kind;
 
-/// The payload of a type of record: a structure, and what follows it.
+/// The payload of a type of record: a structure, and the part after it.
 pub struct Shape {
     /// The fields of the structure at the beginning.
     pub head: Vec<Field>,
@@ -126,7 +126,7 @@ static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
 
 static UNKNOWN: LazyLock<Shape> = LazyLock::new(|| bytes("payload"));
 
-/// Returns what the payload of a type of record consists of.
+/// Returns the shape of the payload of a type of record.
 pub fn shape(kind: Kind) -> &'static Shape {
     let known = (kind.number() as usize).checked_sub(1);
     known.and_then(|at| SHAPES.get(at)).unwrap_or(&UNKNOWN)

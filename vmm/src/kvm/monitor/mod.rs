@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process that runs one guest on KVM.
 //!
-//! The monitor is a separate process to contain what a guest may do to it: it can be killed at any
+//! The monitor is a separate process to contain a guest that takes it over: it can be killed at any
 //! time, it is confined, and its death ends the guest. It inherits its sockets (control, console,
 //! channel, terminal, …) from its parent, which sends the configuration of the guest as the first
 //! line on the control socket.

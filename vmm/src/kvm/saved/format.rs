@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The file `state` of a snapshot: everything but its pages, which are in a separate file.
 //!
-//! | offset | length | what |
+//! | offset | length | content |
 //! |---|---|---|
 //! | 0 | 8 | `CRUCIVM\n` |
 //! | 8 | 4 | version of the format, little-endian |

@@ -199,10 +199,10 @@ pub struct Verified {
     pub leftovers: Vec<PathBuf>,
 }
 
-/// Reads the whole snapshot in `directory` and verifies that it is byte for byte what `program` has
+/// Reads the whole snapshot in `directory` and verifies that each byte is as `program` has
 /// saved. Starting a guest does not do this, because it is slow.
 ///
-/// The error describes what is missing or damaged.
+/// The error describes the missing or damaged part.
 pub fn verify(directory: &Path, options: &super::Options) -> Result<Verified> {
     let opened = open(directory, &super::build(&options.program)?)?;
     let pages = directory.join(opened.manifest.file_name());

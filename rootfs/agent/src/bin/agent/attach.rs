@@ -62,7 +62,7 @@ pub fn serve(port: &Path, argv: &[String], cwd: &str, terminal: Option<(u16, u16
     }
 }
 
-/// Adds what has arrived, at least a byte.
+/// Adds the bytes that have arrived, at least one.
 fn read_port(port: &mut File, pieces: &mut Pieces) -> Result<()> {
     let mut buffer = [0; 1 << 14];
     match port.read(&mut buffer)? {
@@ -193,7 +193,7 @@ impl Program {
         }
     }
 
-    /// Does what a piece from the host says.
+    /// Handles a piece from the host.
     fn obey(&mut self, piece: Piece, port: &mut File) -> Result<()> {
         match piece {
             Piece::Input(data) if data.is_empty() && self.terminal => {

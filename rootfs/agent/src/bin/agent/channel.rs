@@ -74,7 +74,7 @@ impl Line {
         Ok(count)
     }
 
-    /// Sends what was written, and waits until the host has it.
+    /// Sends the written bytes, and waits until the host has them.
     fn flush(&mut self) -> io::Result<()> {
         let length = u32::try_from(self.written.len()).map_err(io::Error::other)?;
         self.device.write_all(&[TELLS])?;

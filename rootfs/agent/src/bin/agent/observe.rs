@@ -68,7 +68,7 @@ pub fn observe(root: Pid) -> Result<Observation> {
         for tid in threads {
             let dir = process.join("task").join(tid.to_string());
             let task = task(&process, &dir, pid, tid, tid == reader)
-                .with_context(|| format!("cannot read what /proc shows of task {tid}"))?;
+                .with_context(|| format!("cannot read the files of task {tid} in /proc"))?;
             tasks.push(task);
         }
     }
@@ -209,7 +209,7 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Resu
         for name in SHARED_FILES {
             file(dir, name, &mut facts)?;
         }
-        // The directory of the first thread, which may have exited, lacks what the process has.
+        // The directory of the first thread, which may have exited, lacks state of the process.
         let process = process.with_file_name(tid.to_string());
         for name in PROCESS_FILES {
             file(&process, name, &mut facts)?;
@@ -291,7 +291,7 @@ fn status(dir: &Path, facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
-/// Adds what a process has in its mappings.
+/// Adds the facts of a process's mappings.
 fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
     let smaps = fs::read_to_string(process.join("smaps"))?;
     facts.insert("smaps".into(), Fact::Lines(memory::smaps(&smaps)?));

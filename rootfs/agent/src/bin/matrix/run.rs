@@ -125,7 +125,7 @@ impl CellRunner {
         }
     }
 
-    /// Takes what the comparison of images has found in the last restarted run.
+    /// Takes the comparison of images of the last restarted run.
     pub fn second(&self) -> Second {
         self.seen.take()
     }

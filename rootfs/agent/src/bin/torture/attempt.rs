@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Restarts a damaged or forged image once, and checks what the restart leaves behind.
+//! Restarts a damaged or forged image once, and checks for leftovers of the restart.
 
 use std::{
     fs::{self, File},

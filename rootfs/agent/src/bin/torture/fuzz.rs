@@ -97,7 +97,7 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
         report: Report::default(),
     };
     let began = Instant::now();
-    // With what checkpoint(2) has reached, which no recipe changes.
+    // This run's reached code includes that of checkpoint(2), which no recipe changes.
     fuzzer.try_one(&Recipe::default())?;
     match options.seconds {
         None => {
@@ -125,8 +125,8 @@ impl std::fmt::Display for Finding {
 
 impl std::error::Error for Finding {}
 
-/// The most steps of a recipe that is changed because its image restarts: more hide what a new step
-/// does.
+/// Maximum number of steps of a recipe that is changed because its image restarts: more would hide
+/// what a new step does.
 const FEW: usize = 2;
 
 /// The result of a recipe.
@@ -215,10 +215,10 @@ impl Fuzzer<'_> {
 /// Turns off the limit on writes to the kernel's log, which drops lines without a message.
 const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
 
-/// The exit code when a restart goes wrong; 1 is for what goes wrong before, 2 for wrong usage.
+/// The exit code when a restart goes wrong; 1 is for errors before it, 2 for wrong usage.
 const FOUND: i32 = 3;
 
-/// The kernel's log: what is written to it, and what the kernel reports there.
+/// The kernel's log, which this program writes to and in which the kernel reports errors.
 struct Complaints {
     log: File,
 }
@@ -250,7 +250,7 @@ impl Complaints {
             let length = match self.log.read(&mut record) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first),
-                // The log has overwritten what was not read.
+                // The log has overwritten unread records.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
                 Err(error) => return Err(error).context("/dev/kmsg"),
             };
@@ -264,7 +264,7 @@ impl Complaints {
     }
 }
 
-/// Returns true for the first line of what the kernel's checkers print.
+/// Returns true for the first line of a report by the kernel's checkers.
 fn is_report(line: &str) -> bool {
     ["BUG: ", "WARNING: ", "UBSAN: ", "INFO: task ", "Oops"]
         .iter()

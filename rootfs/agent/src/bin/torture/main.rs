@@ -5,7 +5,7 @@
 //! user then restarts each image with CAP_CHECKPOINT_RESTORE and no other capability. Damaged
 //! images must be refused. A forged image must either be refused, or be restored with no more
 //! rights than the user has. After each attempt, no task may remain. With `--each`, each field is
-//! forged in turn, and the report says what became of each image. With `--fuzz`, images are forged
+//! forged in turn, and the report has the result of each image. With `--fuzz`, images are forged
 //! by recipes, which are kept if they reach new lines of the kernel.
 
 mod attempt;
@@ -52,7 +52,7 @@ struct Options {
     /// With --fuzz: change the recipes for this time, instead of running each of them once.
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
-    /// With --fuzz: the program's name in what is reported.
+    /// With --fuzz: the program's name in the report.
     #[arg(long)]
     name: Option<String>,
     /// User and group that the program and the restarts run as.

@@ -137,7 +137,7 @@ impl Traps {
         let places = self.set.remove(&address)?;
         for place in &places {
             let at = GuestAddress(place.physical);
-            // If the guest has overwritten the trap meanwhile, keep what it has written.
+            // If the guest has overwritten the trap meanwhile, keep its bytes.
             if memory.read_obj(at).is_ok_and(|now: u8| now == place.trap) {
                 let _ = memory.write_obj(place.original, at);
             }
