@@ -26,7 +26,7 @@ pub enum Break {
     Register,
     /// The signals that a handler blocks
     Handler,
-    /// The information of a queued signal beside its number
+    /// The information of a queued signal in addition to its number
     SignalQueue,
     /// The interval of ITIMER_REAL
     Itimer,

@@ -134,7 +134,7 @@ impl Bundle {
         &self.root
     }
 
-    /// Returns the kernel. Fails if it has another flavour.
+    /// Returns the kernel. Fails if it has a different flavour.
     pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
         if flavour != self.flavour {
             bail!(

@@ -80,7 +80,7 @@ impl Earlier {
         let complete = read.exit_code == 0 && read.left == 0;
         let all = read.units.iter().all(|unit| passed.contains(&unit.key));
         // A unit that is compared with all others is run with all others; and what no unit is to
-        // blame for may come of any.
+        // blame for may be due to any.
         let whole = read.command == "clones"
             || words.iter().any(|word| word == "--trials")
             || !read.guests.is_empty()

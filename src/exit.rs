@@ -11,7 +11,7 @@ use crucible_engine::interrupt;
 pub const PASS: u8 = 0;
 /// Bad.
 pub const DIVERGED: u8 = 1;
-/// Cannot tell, or a failure of crucible itself.
+/// Unknown, or a failure of crucible itself.
 pub const UNKNOWN: u8 = 125;
 /// Usage error.
 pub const USAGE: u8 = 128;
@@ -97,7 +97,7 @@ pub fn condition(error: &anyhow::Error) -> Condition {
     found
 }
 
-/// Another crucible that this one has started says that the host must be mended.
+/// A crucible that this one has started reports that the host must be repaired.
 #[derive(Debug)]
 pub struct HostTrouble(pub String);
 
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(of_error(&anyhow::anyhow!("ours")), UNKNOWN);
         let kvm = anyhow::Error::new(NoKvm("no".into()));
         assert_eq!(of_error(&kvm), HOST);
-        // A cause of the artefacts that says nothing about the host.
+        // An error of the artefacts that is not due to the host.
         let path = std::path::PathBuf::new();
         let problem = String::new();
         let malformed = crucible_artefacts::Error::Malformed { path, problem };

@@ -98,14 +98,14 @@ pub struct Command<'a> {
     pub journal: bool,
     /// True when guests are recorded.
     pub record: bool,
-    /// The image of the kernel to restart with, if it is another one.
+    /// The image of the kernel to restart with, if it is a different one.
     pub restart_kernel: Option<&'a Path>,
 }
 
 /// Formats a finished run for the screen.
 pub type Screen<D, S> = dyn Fn(&Report<D, S>, &Record) -> String;
 
-/// Runs an experiment that `make` returns once the artefacts are there, and reports it. Returns the
+/// Runs an experiment that `make` returns once the artefacts exist, and reports it. Returns the
 /// exit code.
 pub fn run<E: Experiment>(
     command: &Command<'_>,

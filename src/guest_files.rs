@@ -47,7 +47,7 @@ impl std::str::FromStr for Copy {
             None => {
                 let resolved = std::path::absolute(host).map_err(|error| error.to_string())?;
                 let name = resolved.file_name().and_then(|name| name.to_str());
-                name.ok_or("this path has no name; say HOST:GUEST")?.into()
+                name.ok_or("this path has no name; write HOST:GUEST")?.into()
             }
         };
         let guest = Path::new(WORK_DIR).join(name);
@@ -277,7 +277,7 @@ fn below(to: &Path, entry: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Unpacks an entry. Returns false when it is of another type.
+/// Unpacks an entry. Returns false when it is of a different type.
 fn unpack<R: Read>(
     entry: &mut Entry<'_, R>,
     path: &Path,

@@ -137,7 +137,7 @@ impl Lab for HostLab<'_> {
 
     fn open_memory(&self, file: &Path) -> String {
         let memories = self.memories();
-        // The run has another name by now than when the guest was started.
+        // The run's directory has been renamed since the guest was started.
         let of = memories.iter().find(|(path, _)| ends_alike(path, file));
         let kernel = of.map_or(&self.images.kernel.image, |(_, kernel)| kernel);
         let words = [Path::new("gdb"), kernel, file];
@@ -147,7 +147,7 @@ impl Lab for HostLab<'_> {
     }
 
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
-        // A report does not say which of two kernels has printed it.
+        // A report does not show which of two kernels has printed it.
         if self.restart.is_some() {
             return Vec::new();
         }

@@ -58,7 +58,7 @@ pub fn probe(context: &Context) -> Result<probe::Finding> {
     probe::cached(&path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Chooses the backend. Where `auto` does not choose KVM, a note says why.
+/// Chooses the backend. Where `auto` does not choose KVM, a note has the reason.
 pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     if wanted == MachineArg::Qemu {
         return Ok(Kind::Qemu);

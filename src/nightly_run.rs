@@ -35,7 +35,7 @@ pub fn history(results: &Path) -> PathBuf {
     results.join("history.sqlite")
 }
 
-/// Opens a history that is there.
+/// Opens an existing history.
 pub fn existing(path: &Path) -> Result<Store> {
     match path.is_file() {
         true => Ok(Store::open(path)?),
@@ -47,8 +47,8 @@ pub fn existing(path: &Path) -> Result<Store> {
     }
 }
 
-/// Returns the directory of the results that a history is of: runs lie beside it, wherever both
-/// were taken.
+/// Returns the directory of the results that a history is of: runs are in the same directory,
+/// wherever both were taken.
 pub fn directory(history: &Path) -> &Path {
     match history.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -56,7 +56,7 @@ pub fn directory(history: &Path) -> &Path {
     }
 }
 
-/// Finds a night of a history; the last one if `night` is none.
+/// Finds a night of a history; the last one if `night` is `None`.
 pub fn find(store: &Store, night: Option<&str>) -> Result<NightRow> {
     let mut nights = store.nights()?;
     let last = nights.len().checked_sub(1);
@@ -75,7 +75,7 @@ pub fn find(store: &Store, night: Option<&str>) -> Result<NightRow> {
     Ok(nights.swap_remove(at))
 }
 
-/// Shows a night of a history; the last one if `night` is none.
+/// Shows a night of a history; the last one if `night` is `None`.
 pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> {
     let night = find(store, night)?;
     let report = NightReport::of(store, &night.id, None)?;
@@ -186,7 +186,7 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
 }
 
 /// Returns the basis of a plan: the user's; that of the night's beginning; or that of the history,
-/// if the night has no other shards, whose history may be another.
+/// if the night has no other shards, whose history may differ.
 fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     let begun = results.join("nights").join(night).join(BASIS);
     let path = match &args.basis {
@@ -399,7 +399,7 @@ fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
 fn usage(error: NightError) -> anyhow::Error {
     match error {
         NightError::History(crucible_history::Error::OtherPlan { night, .. }) => Usage(format!(
-            "the night {night} has begun with another plan (the checkout, the history or the \
+            "the night {night} has begun with a different plan (the checkout, the history or the \
              options have changed since); give a new one another name with --night"
         ))
         .into(),

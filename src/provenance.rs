@@ -25,7 +25,7 @@ pub struct Provenance {
     pub checkout: Option<Checkout>,
     /// The guest's kernel.
     pub kernel: KernelParts,
-    /// The kernel of the machines that restart, if it is another one.
+    /// The kernel of the machines that restart, if it is a different one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_kernel: Option<KernelParts>,
     /// Hash of the image with the agent and its tools.

@@ -22,7 +22,8 @@ pub enum Watched {
 }
 
 impl Watched {
-    /// Finds a night by its name, or a run by its directory; the newest night if `wanted` is none.
+    /// Finds a night by its name, or a run by its directory; the newest night if `wanted` is
+    /// `None`.
     pub fn find(results: &Path, wanted: Option<&str>) -> Option<Self> {
         let nights = results.join("nights");
         let Some(wanted) = wanted else {

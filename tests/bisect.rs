@@ -58,7 +58,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     let report = &second["report"];
     assert_eq!(report["answer"], "culprit");
     let nodes = report["nodes"].as_array().expect("nodes");
-    // The commit that does not touch the kernel's directory is none of them.
+    // The commit that does not touch the kernel's directory is not among them.
     assert_eq!(nodes.len(), 6);
     let node = &nodes[report["node"].as_u64().expect("a number") as usize];
     assert_eq!(node["name"], culprit.as_str());

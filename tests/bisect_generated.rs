@@ -51,8 +51,8 @@ struct History {
 }
 
 /// Generates a history: a planted bug, a commit that does not build and one that does not boot,
-/// one that changes no kernel, a merge, another bug for three commits behind the planted one, and,
-/// for odd seeds, a parent of the culprit that does not build.
+/// one that changes no kernel, a merge, a different bug for three commits after the planted one,
+/// and, for odd seeds, a parent of the culprit that does not build.
 fn generate(seed: u64) -> History {
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let directory = tempfile::tempdir().expect("a directory");

@@ -586,7 +586,7 @@ fn an_answer_that_is_too_large_leaves_the_guest_running() {
     let stop = Abort::guest(Phase::After, error);
     assert_eq!(stop.condition, Condition::ReplyTooLarge, "{stop:?}");
     assert!(stop.guest_usable);
-    // And the guest goes on.
+    // And the guest continues.
     let error = guest.read_file("/work/no-such-file").expect_err("no file");
     let stop = Abort::guest(Phase::After, error);
     assert_eq!(stop.condition, Condition::RequestFailed, "{stop:?}");

@@ -195,7 +195,7 @@ fn kcidb_is_accepted_by_its_own_reader() {
     );
 }
 
-/// Reads JUnit's XML: each case with its results and the runs that failed beside them.
+/// Reads JUnit's XML: each case with its results and its further failed runs.
 const READ_JUNIT: &str = "
 import sys
 from junitparser.xunit2 import JUnitXml, RerunFailure, FlakyFailure

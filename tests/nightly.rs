@@ -56,7 +56,7 @@ fn a_night_leaves_a_record_and_a_history() {
     for case in ["canary [crucible/base/qemu]", "main [crucible/base/qemu]"] {
         assert!(xml.contains(&format!("<testcase name=\"{case}\"")), "{xml}");
     }
-    // The same night has nothing left to do, and another plan is not a part of it.
+    // The same night has no jobs left, and refuses a different plan.
     let again = night(&["--night", "n1", "--json"]);
     assert_eq!(again.status.code(), Some(0), "{again:?}");
     assert_eq!(json_of(&again)["units"], json!([]));

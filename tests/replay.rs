@@ -154,7 +154,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
 
     goes_back(&run);
 
-    // It goes back by another replay, too.
+    // A second replay goes back, too.
     let before = replay(&run, &["--until", "restart"]);
     assert!(before["stop"]["instructions"].as_u64() < first["stop"]["instructions"].as_u64());
     assert_eq!(before["complete"], false);
@@ -167,7 +167,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     assert!(ended.record()["differs_at"].is_u64());
 
-    // Nor is another emulator taken for the recorded one.
+    // A different emulator is refused, too.
     let description = run.join("machine-1/recording/recording.json");
     let text = fs::read_to_string(&description).expect("a description");
     let mut value: Value = serde_json::from_str(&text).expect("JSON");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Checks that comparisons can fail, with a program that behaves differently after a restart, and
-//! that each format tells the outcomes apart and is accepted by a reader of its own.
+//! that each format distinguishes the outcomes and is accepted by a reader of its own.
 
 mod common;
 

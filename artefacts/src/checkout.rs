@@ -17,7 +17,7 @@ use crate::{Cache, Error, Progress, Result};
 #[derive(Debug)]
 pub struct Checkout {
     directory: PathBuf,
-    /// No other process checks out another commit in the meantime.
+    /// No other process checks out a different commit in the meantime.
     _lock: Lock,
 }
 
@@ -86,7 +86,7 @@ impl Checkout {
         Ok(&self.directory)
     }
 
-    /// Checks out a commit without the change of another one. Returns `None` if that cannot be
+    /// Checks out a commit with a second commit reverted. Returns `None` if that cannot be
     /// taken back alone.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::{Error, Result};
 
 /// Checks that only this user and root can change the content of `path`, a directory that exists.
-/// `setting` is what names another one. The group may write if it is the user's own, with the
-/// user's number, as Debian makes them.
+/// `setting` is the variable that selects a different directory. The group may write if it is the
+/// user's own, with the user's number, as Debian makes them.
 ///
 /// # Errors
 /// [`Error::Directory`], with the command that mends it.

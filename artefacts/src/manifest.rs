@@ -4,9 +4,9 @@
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
 //! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in 0.1 s; sha256 takes several
-//! times as long on CPUs without instructions for it. Accidents are found, not somebody who writes
-//! a manifest, too; that is what the owner of the cache is checked for. Each file's sha256 is
-//! computed once, when the artefact is made, and names the content in records.
+//! times as long on CPUs without instructions for it. It finds accidents, not an attacker who
+//! writes a manifest, too; that is what the owner of the cache is checked for. Each file's sha256
+//! is computed once, when the artefact is made, and names the content in records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -196,7 +196,7 @@ impl Entry {
                 let found = File::open(path).and_then(|file| xxh3(&file, *size));
                 match found {
                     Ok(found) if found == *hash => None,
-                    Ok(_) => Some("has another content than when it was made".into()),
+                    Ok(_) => Some("has changed since it was made".into()),
                     Err(error) => Some(format!("cannot be read: {error}")),
                 }
             }
@@ -355,7 +355,7 @@ mod tests {
         file.write_all(&[6]).unwrap();
         file.set_modified(before).unwrap();
         let text = problem(directory.path());
-        assert_eq!(text, "b has another content than when it was made");
+        assert_eq!(text, "b has changed since it was made");
     }
 
     #[test]

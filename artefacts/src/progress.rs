@@ -27,8 +27,8 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// Receives the progress of work that runs beside other work, whose steps the other receiver
-/// shows: a step that took a second or longer becomes a note when it has ended.
+/// Receives the progress of work that runs in parallel with other work, whose steps the other
+/// receiver shows: a step that took a second or longer becomes a note when it has ended.
 pub struct Beside<'a> {
     shown: &'a dyn Progress,
     step: Mutex<Option<(String, Instant)>>,

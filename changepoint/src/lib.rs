@@ -145,7 +145,8 @@ impl ChangePoint {
         Self::of_parents(&(0..len).map(parent).collect::<Vec<_>>())
     }
 
-    /// Returns the model whose hypothesis `n` says that the nodes `shows[n]` come after the change.
+    /// Returns the model in which hypothesis `n` is that the nodes `shows[n]` come after the
+    /// change.
     pub fn of_sets(shows: Vec<Set>) -> Self {
         let len = shows.len();
         let weight = 1.0 / (len as f64 + 1.0);
@@ -310,7 +311,7 @@ impl ChangePoint {
         (before, after)
     }
 
-    /// Returns the most probable set of nodes that can be told from all others, and its
+    /// Returns the most probable set of nodes that runs can distinguish from all others, and its
     /// probability. It has several members where nodes cannot be observed.
     pub fn answer(&self) -> Option<(Vec<usize>, f64)> {
         let posterior = self.posterior();
@@ -332,8 +333,8 @@ impl ChangePoint {
             .max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// Returns how many bits one more run of each node is expected to tell about where the change
-    /// is.
+    /// Returns the information that one more run of each node is expected to give about where the
+    /// change is.
     pub fn bits(&self) -> Vec<f64> {
         // All sums of -x log x that a run of a node can lead to, by hypothesis and by side.
         let posterior = self.posterior();

@@ -124,7 +124,7 @@ attackers! {
     "setuid-program" Alone C ["H3"], false, "the memory of a program of root's";
 }
 
-/// Findings of the audit that nobody can attack, and the reason.
+/// Findings of the audit that no attacker can use, with the reason.
 pub const WITHOUT: &[(&str, &str)] = &[
     (
         "M7",

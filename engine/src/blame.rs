@@ -87,11 +87,11 @@ conditions! {
     Diverged = "diverged", KERNEL, Diverged, 1,
         "the restarted run differs from the control, or the result from the expected one";
     Refused = "refused", KERNEL, Refused, 1,
-        "checkpoint or restart refuses, with another error than EOPNOTSUPP, or though the scenario \
-         has an expected result";
+        "checkpoint or restart refuses, with an error other than EOPNOTSUPP, or although the \
+         scenario has an expected result";
     SecondRefused = "second-refused", KERNEL, Refused, 1,
-        "the restarted tree cannot be checkpointed again, though none of it has run since the \
-         restart";
+        "the restarted tree cannot be checkpointed again, although none of its tasks has run \
+         since the restart";
     Hang = "hang", KERNEL, Hang, 1,
         "a run does not end in time after its trigger, or the guest stops answering, and a second \
          control ends";
@@ -101,7 +101,7 @@ conditions! {
     GuestPanic = "guest-panic", KERNEL, Panic, 1,
         "the guest's kernel panics after a trigger";
     TripleFault = "triple-fault", KERNEL, Panic, 1,
-        "the guest triple faults, or resets without saying so";
+        "the guest triple faults, or resets unannounced";
     Leak = "leak", KERNEL, Panic, 1,
         "kmemleak finds unreachable memory at the end of a session";
     EarlyReport = "early-report", KERNEL, Unknown, 125,
@@ -111,11 +111,12 @@ conditions! {
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";
     Unsupported = "unsupported", WORKLOAD, Unsupported, 125,
-        "checkpoint or restart refuses with EOPNOTSUPP, and no expected result says that the workload is supported";
+        "checkpoint or restart refuses with EOPNOTSUPP, and no expected result says that the \
+         workload is supported";
     BuildFailed = "build-failed", WORKLOAD, Unknown, 125,
         "a command that builds the workload fails";
     Unstable = "unstable", WORKLOAD, Unknown, 125,
-        "two undisturbed runs, or two controls, differ, or an undisturbed run fails";
+        "two undisturbed runs or two controls differ, or an undisturbed run fails";
     FreezeVisible = "freeze-visible", WORKLOAD, Unknown, 125,
         "freezing alone changes the run, and no rule of the scenario covers it";
     Missed = "missed", WORKLOAD, Unknown, 125,
@@ -125,14 +126,14 @@ conditions! {
     Undecided = "undecided", WORKLOAD, Unknown, 125,
         "a bisection ends without the name of one commit";
     GuestShutdown = "guest-shutdown", WORKLOAD, Unknown, 125,
-        "the guest shuts down in order, although crucible has not asked for it";
+        "the guest shuts down in order, without a request from crucible";
 
     HostKilled = "host-killed", HOST, Unknown, 125,
         "a signal from outside (SIGKILL of a person or of the OOM killer, SIGBUS of a shortened \
          file) ends the process that runs the guest";
     MachineLost = "machine-lost", HOST, Unknown, 125,
-        "a machine cannot be started, the process that runs it exits by itself, or somebody has \
-         shortened the file of its memory";
+        "a machine cannot be started, the process that runs it exits by itself, or the file of \
+         its memory was shortened";
     DiskFull = "disk-full", HOST, Unknown, HOST_EXIT,
         "the host has no space left for a disk of the guest or for the results";
     HostIo = "host-io", HOST, Unknown, HOST_EXIT,
@@ -143,13 +144,14 @@ conditions! {
         "Ctrl-C or SIGTERM ended the command before this was run";
 
     ChannelBroken = "channel-broken", CRUCIBLE, Unknown, 125,
-        "the channel to the guest carries bytes that are not a message, or ends while the machine runs on";
+        "the channel to the guest carries bytes that are not a message, or ends while the machine \
+         continues";
     VmmFault = "vmm-fault", CRUCIBLE, Unknown, 125,
         "our VMM's process breaks its own seccomp rules, or KVM cannot continue";
     ReplyTooLarge = "reply-too-large", CRUCIBLE, Unknown, 125,
         "an answer of the agent is larger than a message may be";
     LeakScanFailed = "leak-scan-failed", CRUCIBLE, Unknown, 125,
-        "kmemleak cannot be asked at the end of a session of the debug flavour";
+        "kmemleak cannot scan at the end of a session of the debug flavour";
     SharedIdentity = "shared-identity", CRUCIBLE, Unknown, 125,
         "two clones of one snapshot share an identity, or a clone has a wrong clock";
     RequestFailed = "request-failed", CRUCIBLE, Unknown, 125,

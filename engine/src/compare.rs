@@ -201,7 +201,7 @@ pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
                 return None;
             }
             diff::first(&one.shown(), &two.shown())
-                .or_else(|| Some(format!("{one:?} is of another kind than {two:?}")))
+                .or_else(|| Some(format!("{one:?} is of a different kind than {two:?}")))
                 .map(|d| format!("task {} ({}), {key}: {d}", before.tid, before.comm))
         })
         .collect()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ctrl-C and SIGTERM: the first ends the command in order, the second at once.
 //!
-//! A signal belongs to the whole process, so there is one flag for all guests. Whoever waits for a
-//! guest looks at it, so that no wait outlasts the first signal by more than a moment.
+//! A signal belongs to the whole process, so there is one flag for all guests. Code that waits for
+//! a guest looks at it, so that no wait outlasts the first signal by more than a moment.
 
 use std::{
     io,

@@ -38,7 +38,7 @@ pub enum Rule {
     /// CPU times, page faults and context switches that the restart itself has cost.
     Counters,
     /// Creation times of tasks, if another machine has restarted them, which may have been
-    /// started later, and with CRIU, which creates the tasks anew.
+    /// started later, and with CRIU, which creates new tasks.
     StartTimes,
     /// In logs of strace, process ids.
     StracePids,
@@ -271,7 +271,7 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     zombies(observation, uses);
 }
 
-/// Replaces the numbers of namespaces that a restart makes anew by the first task that is in each:
+/// Replaces the numbers of namespaces that a restart creates by the first task that is in each:
 /// which tasks share one is compared.
 fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     const NEW: [&str; 3] = ["ns/mnt", "ns/pid", "ns/pid_for_children"];

@@ -216,7 +216,7 @@ fn is_run(name: &str) -> bool {
     digits(parts.next(), 8) && digits(parts.next(), 6) && parts.next().is_some()
 }
 
-/// Removes the oldest runs, but never the one that was just completed, whatever the clock says.
+/// Removes the oldest runs, but never the one that was just completed, whatever the clock shows.
 fn prune(root: &Path, own: &Path) -> io::Result<()> {
     let mut finished = Vec::new();
     for entry in fs::read_dir(root)? {

@@ -237,7 +237,7 @@ impl Runner<'_, '_> {
         if !without.contains(&Eye::Facts) {
             seen.tasks = Some(self.guest().observe(run).map_err(after)?);
         }
-        // Another kernel's own half would be in the second image.
+        // The second image would show the half of the other kernel.
         let same_kernel = !self.session.has_another_kernel();
         if same_kernel && !without.contains(&Eye::SecondImage) {
             seen.second = self.step("second image", |r| r.second_image(run))?;

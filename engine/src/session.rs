@@ -44,12 +44,13 @@ pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError>;
 
-    /// Starts the machine in which a run is restarted that another machine has checkpointed.
+    /// Starts a machine for the restart of a run that a first machine has checkpointed.
     fn boot_to_restart(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
         self.boot(dir, scratch)
     }
 
-    /// Returns true when such a machine has another kernel, so that the next run needs a new guest.
+    /// Returns true when such a machine has a different kernel, so that the next run needs a new
+    /// guest.
     fn restarts_with_another_kernel(&self) -> bool {
         false
     }
@@ -131,7 +132,7 @@ pub struct Session<'a> {
     booted: Option<Booted>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
-    /// True when the guest was booted to restart in, with another kernel.
+    /// True when the guest was booted to restart in, with a different kernel.
     another_kernel: bool,
 }
 
@@ -202,7 +203,7 @@ impl<'a> Session<'a> {
     }
 
     /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps
-    /// another kernel. Checkpoint/restart counts as used in the new one.
+    /// a different kernel. Checkpoint/restart counts as used in the new one.
     pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
             guest
@@ -214,13 +215,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Returns true when the guest was booted to restart in, with another kernel.
+    /// Returns true when the guest was booted to restart in, with a different kernel.
     pub fn has_another_kernel(&self) -> bool {
         self.another_kernel
     }
 
-    /// Ends a guest that was booted with another kernel to restart in: the next run starts with the
-    /// first one. Reports of the kernel until then are in the error.
+    /// Ends a guest that was booted with a different kernel to restart in: the next run starts
+    /// with the first one. Reports of the kernel until then are in the error.
     pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {
         match self.another_kernel {
             true => self.close(),

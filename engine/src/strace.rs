@@ -89,13 +89,13 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
 }
 
 /// Lines that strace writes about a thread that was stopped at the entry of a system call, and was
-/// killed by another thread's execve(2) before strace looked at it. strace collects stops before it
-/// looks at any thread, and lets each go as soon as it has looked: a thread may kill another one by
-/// its execve(2) in between, or later, as the scheduler has it. If the other one is gone, strace
-/// does not have the call and writes `???(`. If it is in its exit stop, PTRACE_GET_SYSCALL_INFO
-/// says that it is in no call and leaves the rest of strace's buffer alone, in which strace finds
-/// the call that it looked at before: the execve(2) of the first thread. Then that call has no
-/// result, or none that strace hears of.
+/// killed by another thread's execve(2) before strace looked at it. strace collects stops before
+/// it looks at any thread, and lets each go as soon as it has looked: a thread may kill another
+/// one by its execve(2) in between, or later, as the scheduler has it. If the other one is gone,
+/// strace does not have the call and writes `???(`. If it is in its exit stop,
+/// PTRACE_GET_SYSCALL_INFO reports that it is in no call, and leaves the rest of strace's buffer
+/// alone, in which strace finds the call that it looked at before: the execve(2) of the first
+/// thread. Then that call has no result, or none that strace hears of.
 #[derive(Default)]
 struct NotLookedAt(Vec<String>);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The event stream of a run: everything that a person or a program can see of it.
 //!
-//! Whoever does something tells the [`Stream`], which numbers and dates the event and passes it to
+//! All code reports its steps to the [`Stream`], which numbers and dates the event and passes it to
 //! its [`Listener`]s: the terminal, the file `events.jsonl`, JUnit, KTAP. Listeners have no other
 //! source, and nothing asks them.
 

@@ -14,8 +14,8 @@ pub struct TestId {
 }
 
 impl TestId {
-    /// Returns true when its failures are those of another program than the kernel's
-    /// checkpoint/restart, which runs beside it for comparison.
+    /// Returns true when its failures are those of a program other than the kernel's
+    /// checkpoint/restart, which runs for comparison.
     pub fn is_comparison(&self) -> bool {
         !self.variant.starts_with("crucible/")
     }
@@ -139,8 +139,8 @@ pub struct Metric {
 }
 
 impl ResultRow {
-    /// Returns true when it says something of the kernel: a pass, or a failure that the kernel is
-    /// to blame for. Trouble of the host, the workload or crucible says nothing.
+    /// Returns true for a result of the kernel: a pass, or a failure that the kernel is
+    /// to blame for. A failure of the host, the workload or crucible is not one.
     pub fn counts(&self) -> bool {
         self.blame.is_empty() || self.is_failure()
     }

@@ -130,8 +130,8 @@ fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
 }
 
 /// Returns the spread of values around a level: the larger of two estimates, since a small one
-/// makes alarms. The largest deviation is left out, because one night beside a build on the same
-/// host must not hide all later changes.
+/// makes alarms. The largest deviation is left out, because one night with a concurrent build on
+/// the same host must not hide all later changes.
 fn spread(values: &[f64], level: f64) -> f64 {
     let mut deviations: Vec<_> = values.iter().map(|value| (value - level).abs()).collect();
     let robust = 1.4826 * median(deviations.clone());

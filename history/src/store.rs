@@ -37,7 +37,7 @@ pub enum Error {
     },
     /// Two files have different plans for one night.
     #[error(
-        "{path} has another plan for the night {night} ({theirs}, not {ours}): its shards did not \
+        "{path} has a different plan for the night {night} ({theirs}, not {ours}): its shards did not \
          run with the same list of tests and durations"
     )]
     OtherPlan {
@@ -110,7 +110,7 @@ impl Store {
     /// Adds a night and its plan. Does nothing if the file has it already.
     ///
     /// # Errors
-    /// Fails if the file has another plan for the night.
+    /// Fails if the file has a different plan for the night.
     pub fn plan(&mut self, night: &Night, tests: &[Planned]) -> Result<(), Error> {
         let failed = self.failed();
         let path = self.path.clone();
@@ -148,7 +148,7 @@ impl Store {
         transaction.commit().map_err(&failed)
     }
 
-    /// Adds the process of a shard, or says that it has finished.
+    /// Adds the process of a shard, or records that it has finished.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -503,7 +503,7 @@ impl Store {
     }
 }
 
-/// Brings the tables up to date. Another process may do the same at the same time: its transaction
+/// Brings the tables up to date. A second process may do so at the same time: its transaction
 /// makes ours fail at once, since SQLite does not wait where that could be a deadlock.
 fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     let began = Instant::now();

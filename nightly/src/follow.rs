@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Follows the events of a run of crucible that is another process.
+//! Follows the events of a run of crucible in a separate process.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -157,7 +157,7 @@ impl<'a> Night<'a> {
     /// Begins a night, or continues it.
     ///
     /// # Errors
-    /// Fails if the night has another plan, if another process runs the shard, or if the host
+    /// Fails if the night has a different plan, if another process runs the shard, or if the host
     /// cannot keep the results.
     pub fn begin(settings: &'a Settings, plan: &'a Plan) -> Result<Self, Error> {
         let directory = settings.directory();
@@ -343,7 +343,7 @@ impl<'a> Night<'a> {
     }
 
     /// Makes one more run of the failing units, which is recorded, for `crucible replay`. It is
-    /// not a result: a recorded guest has another clock.
+    /// not a result: a recorded guest has a different clock.
     fn record(
         &mut self,
         jobs: &[&Job],

@@ -13,10 +13,10 @@ pub struct ShardSpec {
 /// The reason why the shard is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardError {
-    /// The text is none.
+    /// The text is malformed.
     #[error("a shard is I/N with I from 1 to N, such as 2/3, or `auto`")]
     Malformed,
-    /// No environment variable says it.
+    /// No environment variable has it.
     #[error(
         "no environment variable says which shard this is; `auto` reads CRUCIBLE_SHARD (I/N), \
          JOB_COMPLETION_INDEX of Kubernetes with CRUCIBLE_SHARDS, SLURM_ARRAY_TASK_ID, and \
@@ -24,7 +24,7 @@ pub enum ShardError {
     )]
     NotInCi,
     /// A variable has a value that makes no shard.
-    #[error("{0} does not say which shard this is")]
+    #[error("{0} does not identify the shard")]
     Unusable(String),
 }
 

@@ -15,9 +15,9 @@ use crucible_nightly::{
     bisect, jobs, plan,
 };
 
-/// Stands for crucible: each unit ends as the file `$FAKE/<scenario>` says: a condition, `die` for
-/// a process that is killed, `full` for a host without room, `wait` for a run that goes on until
-/// it is asked to end. A list of words is one for each attempt.
+/// Stands for crucible: each unit ends according to the file `$FAKE/<scenario>`: a condition,
+/// `die` for a process that is killed, `full` for a host without room, `wait` for a run that
+/// continues until it is asked to end. A list of words is one for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
 if [ "$2" = bisect ]; then
@@ -307,7 +307,7 @@ fn a_night_that_is_killed_goes_on() {
     assert!(Night::begin(&settings, &other).is_err());
 }
 
-/// Field by field, but for times and processes.
+/// Returns the results without times and processes.
 fn plain(results: Vec<ResultRow>) -> Vec<ResultRow> {
     let plain = results.into_iter().map(|result| ResultRow {
         time: String::new(),

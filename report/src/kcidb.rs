@@ -217,7 +217,7 @@ impl Names<'_> {
 }
 
 /// Only what the kernel is to blame for is a failure; what the host or crucible is to blame for
-/// says as much as a test that was not run.
+/// counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {
         "" if run.condition == "not-applicable" => "SKIP",

@@ -67,7 +67,7 @@ pub fn text(suites: &Suites) -> String {
     text
 }
 
-/// Returns the result line of a test. KTAP knows no "cannot tell"; it is a failure with its reason.
+/// Returns the result line of a test. KTAP has no "unknown"; it is a failure with its reason.
 fn result(number: usize, test: &str, outcome: &Outcome) -> String {
     let why = printable(&outcome.why).replace('#', " ");
     let test = name(test);

@@ -163,7 +163,7 @@ fn five_hundred_tests_of_ninety_nights_are_a_small_page_soon() {
     assert!(page.matches("<svg class=\"n\"").count() >= 500);
 }
 
-/// Scenarios beside those to which something happens.
+/// Further scenarios, whose results do not change.
 const QUIET: [&str; 12] = [
     "clocks",
     "cow",

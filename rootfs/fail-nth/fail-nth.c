@@ -11,12 +11,12 @@
  * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must
  * have failed with a message, or the failure was harmless and the image or the restarted tree is
  * the same as without. No process or descriptor may be left, and a tree whose checkpoints have
- * failed must go on as if there had been none.
+ * failed must continue as if there had been none.
  *
- * The kernel's log says where each failure was: the origin is our innermost function on the stack,
+ * The kernel's log shows where each failure was: the origin is our innermost function on the stack,
  * by the names in ./ours, and the function that it called.
  *
- * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
+ * Prints a JSON object. Exit status 1 and a line on stderr for each fault, 2 if the
  * harness has failed. PATIENCE in the environment is a factor for time limits.
  */
 #define _GNU_SOURCE
@@ -457,7 +457,7 @@ static int memory(const char *name)
 
 static void work(char **argv)
 {
-	/* it goes on for ever */
+	/* it runs forever */
 	int ends = strcmp(program, "many"), checkpoints = !strcmp(call, "checkpoint");
 	unsigned int from, to, end_of_range;
 	char *undisturbed = NULL;

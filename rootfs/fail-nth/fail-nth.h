@@ -18,7 +18,7 @@
 struct shared {
 	unsigned int nth;	/* the failure to be injected, 0 for none */
 	unsigned int calls;	/* made so far */
-	unsigned int told;	/* things that are wrong */
+	unsigned int told;	/* number of faults that were reported */
 	int free_fd;		/* lowest free descriptor */
 	pid_t root;		/* of the tree */
 };

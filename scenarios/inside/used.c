@@ -110,7 +110,7 @@ static void child_dies(void)
 	check(wait_for_child(pid), "a child");
 }
 
-/* Asks, tells the parent, waits for it, and asks again. */
+/* Asks, notifies the parent, waits for it, and asks again. */
 static void in_child(int ready, int go)
 {
 	static const char *const names[] = { "process", "thread" };

@@ -172,7 +172,7 @@ static void tell_group(const char *who, pid_t pid)
 	printf("setpgid of the one that %s: %s\n", who, result ? strerror(errno) : "done");
 }
 
-/* Lets a child go on, and tells how it ended. */
+/* Resumes a child, and returns its end. */
 static void end(const char *who, pid_t pid, int start)
 {
 	send_byte(start);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Builds a tree of processes by a recipe, lets it be checkpointed when all of it is there, and then
+ * Builds a tree of processes by a recipe, lets it be checkpointed when it is complete, and then
  * verifies each part. A line of the recipe is
  *
  *	process ID PARENT HOW	a child of the process PARENT; the first one is the program itself

@@ -10,7 +10,7 @@ struct token {
 	char text[32];
 };
 
-/* lexer.c: the tokens of a line, one after the other. */
+/* lexer.c: the tokens of a line, in order. */
 void lexer_begin(const char *line);
 struct token lexer_peek(void);
 struct token lexer_next(void);

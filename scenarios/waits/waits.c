@@ -163,7 +163,7 @@ static void futex_until(void)
 				     &far, 4));
 }
 
-/* Private: nobody else can wake it. */
+/* Private: no other process can wake it. */
 static void futex_private(void)
 {
 	struct timespec far = { .tv_sec = FAR };

@@ -48,7 +48,7 @@ pub fn run(args: &CleanArgs, context: &Context) -> Result<ExitCode> {
 ///
 /// # Errors
 ///
-/// There is none.
+/// It does not exist.
 fn confirm(cache: &Cache) -> Result<bool> {
     let place = cache.root().display();
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {

@@ -253,7 +253,7 @@ fn screen(report: &Report<Seen, ()>, record: &Record) -> String {
                 .outcome
                 .condition
                 .blame()
-                .map_or("nobody", Blame::name);
+                .map_or("none", Blame::name);
             let _ = writeln!(text, "  [{blame}] {}", finding.outcome.why);
         }
     }
@@ -296,7 +296,7 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     let time: f64 = time.parse().context("a clone's clock is not a number")?;
     let told = guest.identity();
     if told.instance != *instance || told.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
-        bail!("the agent of a clone reports another identity: {told:?}, {instance}, {mac}");
+        bail!("the agent of a clone reports a different identity: {told:?}, {instance}, {mac}");
     }
     Ok(Seen {
         random: told

@@ -66,7 +66,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     let file = match (&args.corpus, &check) {
         (Some(file), _) => file.clone(),
         (None, None) => context.results()?.join(CORPUS),
-        // Its kernel is another one.
+        // Its kernel differs.
         (None, Some(check)) => context.results()?.join(format!("fuzz-corpus-{check}.json")),
     };
     if let Some(directory) = args.corpus.as_ref().and_then(|file| file.parent())

@@ -88,7 +88,7 @@ fn verdicts() -> String {
         .iter()
         .map(|verdict| [code(verdict.name()), verdict.meaning().to_owned()]);
     let conditions = Condition::ALL.iter().map(|condition| {
-        let blame = condition.blame().map_or("nobody", Blame::name);
+        let blame = condition.blame().map_or("–", Blame::name);
         [
             code(condition.name()),
             condition.meaning().to_owned(),

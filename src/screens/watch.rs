@@ -120,7 +120,7 @@ impl Widget for &Progress {
             lines.push((format!("{} {}", part.bar(), part.line()), style));
         }
         lines.push((String::new(), Style::new()));
-        // The last ones are the news; the last line says how to leave.
+        // The last ones are new; the last line has the key to leave.
         let room = usize::from(area.height).saturating_sub(lines.len() + 1);
         let hidden = self.failures.len().saturating_sub(room);
         for failure in &self.failures[hidden..] {

@@ -32,7 +32,7 @@ pub fn check(unit: &Value, functions: &[&str]) {
         .iter()
         .any(|name| text.contains(&format!("\n{name}")));
     assert!(found, "{functions:?}: {text}");
-    // The stack is there, too.
+    // The dump has the stack, too.
     assert!(!text.contains("Cannot access memory"), "{text}");
     let path = open.rsplit(' ').next().unwrap_or_default();
     let metadata = std::fs::metadata(path).expect(path);

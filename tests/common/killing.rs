@@ -54,7 +54,7 @@ pub fn start(args: &[&str], results: &Path, cache: Option<&Path>) -> Child {
     command.spawn().expect("the crucible binary to run")
 }
 
-/// Kills a command after a while. Returns false when it had ended by then.
+/// Kills a command after a while. Returns false when it had ended before.
 pub fn kill(mut child: Child, after: Duration) -> bool {
     let id = child.id();
     let began = Instant::now();

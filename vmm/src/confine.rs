@@ -6,7 +6,7 @@
 //!
 //! | mechanism | QEMU | our monitor | protects |
 //! |---|---|---|---|
-//! | an empty environment | yes, but for `LD_LIBRARY_PATH` | yes | the secrets in it |
+//! | an empty environment | yes, except `LD_LIBRARY_PATH` | yes | the secrets in it |
 //! | only the promised descriptors (`child`) | yes | yes | files and sockets that the caller had open |
 //! | no new privileges | yes | yes | rights of set-user-ID programs |
 //! | Landlock | yes | yes | all files but those that it boots from, and other processes |
@@ -19,7 +19,7 @@
 //! (`kvm::monitor::confine`). Its filters then allow less than any of this.
 //!
 //! A host without Landlock, or that does not let this user make a network namespace, runs guests
-//! without it; [`confinement`] tells, and so does `crucible doctor`.
+//! without it; [`confinement`] reports that, and so does `crucible doctor`.
 
 use std::env;
 use std::io;
@@ -60,7 +60,8 @@ const LIBRARIES: [&str; 10] = [
     "/etc/ld.so.preload",
 ];
 
-/// The loader's additional directories. QEMU of another place needs it, as in an outer Linux.
+/// The loader's additional directories. QEMU outside of the usual directories needs it, as in an
+/// outer Linux.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
 /// The program of a machine's process.

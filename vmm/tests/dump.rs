@@ -109,7 +109,7 @@ fn a_guest_of_qemu_that_crashes_leaves_its_memory() {
     let (mut machine, kernel) = qemu(directory.path(), &Guest::TripleFault, &path);
     assert_eq!(machine.wait(PATIENCE).unwrap(), Some(Exit::Reset));
     assert_eq!(machine.memory_dump(), Some(Ok(path.clone())));
-    // Its note has another form for a CPU in 32-bit mode.
+    // Its note has a different form for a CPU in 32-bit mode.
     check(&path, &kernel, false);
 }
 

@@ -178,7 +178,7 @@ fn a_failure_of_the_hosts_disk_is_reported_while_the_guest_runs() {
     let file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
     file.set_len(0).unwrap();
     fixture.wait_for("failed");
-    // The monitor reports it beside the guest's console.
+    // The monitor reports it in addition to the guest's console.
     let deadline = Instant::now() + PATIENCE;
     let fault = loop {
         assert!(Instant::now() < deadline, "no fault was reported");

@@ -78,7 +78,7 @@ impl Cache {
     }
 
     /// As [`get_or_build`](Self::get_or_build); `build` returns the key of the artefact that it
-    /// made. If that is another one than was asked for, the artefact is stored under its own key,
+    /// made. If that differs from the requested one, the artefact is stored under its own key,
     /// and stands in for the other one from now on.
     pub(crate) fn get_or_substitute<E: From<Error>>(
         &self,
@@ -95,7 +95,7 @@ impl Cache {
             Found::Sound(path) => return Ok(path),
             Found::Damaged(path, problem) => {
                 progress.note(&format!(
-                    "{} is damaged: {problem}; making it anew",
+                    "{} is damaged: {problem}; rebuilding it",
                     path.display()
                 ));
                 self.retire(&path)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cache of artefacts: one directory for each, named by a hash of everything it was
 //! made from. A directory is complete or does not exist, its files are as they were made or it is
-//! made anew, and a lock keeps two processes from making the same one.
+//! rebuilt, and a lock keeps two processes from making the same one.
 //!
 //! | file | job |
 //! |---|---|
@@ -61,7 +61,7 @@ impl Cache {
         self.make(RUNS)
     }
 
-    /// Returns the path of a directory for unfinished things.
+    /// Returns the path of a directory for unfinished files.
     fn temporary(&self, name: &str) -> Result<PathBuf> {
         Ok(self.make("tmp")?.join(name))
     }

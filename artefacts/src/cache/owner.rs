@@ -17,7 +17,7 @@ pub(super) const MARKER: &str = ".crucible-cache";
 /// The marker's content.
 const LAYOUT: &str = "1\n";
 
-/// File that tells backup programs to leave the directory out, and its content
+/// File that makes backup programs leave the directory out, and its content
 /// (<https://bford.info/cachedir/>).
 pub(super) const TAG: (&str, &str) = (
     "CACHEDIR.TAG",
@@ -85,7 +85,7 @@ impl Cache {
     }
 }
 
-/// Creates a directory that only its owner can write to, whatever the umask says.
+/// Creates a directory that only its owner can write to, whatever the umask is.
 pub(super) fn make_directory(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

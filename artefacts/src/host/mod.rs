@@ -186,7 +186,7 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
     }
 }
 
-/// Returns true when apt failed since another process has locked its package lists.
+/// Returns true when apt failed because another process has locked its package lists.
 fn is_locked(words: &str) -> bool {
     words.contains("Could not get lock") || words.contains("Unable to lock directory")
 }

@@ -119,7 +119,8 @@ fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Resu
     config.check(&text)
 }
 
-/// Returns a `make` command set up for a reproducible build, with gcc unless `cc` is another.
+/// Returns a `make` command set up for a reproducible build, with gcc unless `cc` names a
+/// different compiler.
 fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
     let mut command = Command::new("make");
     command

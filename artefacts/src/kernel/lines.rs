@@ -5,8 +5,9 @@
 //! needed only when a kernel has failed. So the objects in which it has are then compiled once
 //! more, with line tables, by the very commands that the build has recorded; the compiler's code
 //! does not depend on them. That needs the build directory of this very kernel with its sources,
-//! which the cache has for the last kernel of each flavour; it is brought up to date for another
-//! one. An image that has debug information itself, as the user's own may, needs nothing else.
+//! which the cache has for the last kernel of each flavour; it is brought up to date for a
+//! different one. An image that has debug information itself, as the user's own may, needs nothing
+//! else.
 
 use std::collections::HashMap;
 use std::fs;
@@ -444,7 +445,7 @@ mod tests {
         let line = lines.find(&place).unwrap();
         assert!(line.file.ends_with("a.c"), "{line:?}");
         assert!((3..=4).contains(&line.line), "{line:?}");
-        // The end of the call, whose next line is another.
+        // The end of the call, whose next line is a different one.
         place.exact = false;
         let mut found = Vec::new();
         for offset in 1..size {

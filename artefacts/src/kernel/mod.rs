@@ -301,8 +301,8 @@ pub fn custom(
     plan.build(cache, &source, progress)
 }
 
-/// Brings the build directory up to date for a kernel that is cached: it may have built another one
-/// since, as bisections do. The files that [`Lines`] needs exist afterwards.
+/// Brings the build directory up to date for a kernel that is cached: it may have built a
+/// different one since, as bisections do. The files that [`Lines`] needs exist afterwards.
 ///
 /// # Errors
 /// As of [`custom`].

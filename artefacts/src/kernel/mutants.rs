@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The mutants of a kernel of [`Flavour::Instrumented`](super::Flavour): a rewritten copy of the
-//! series is built, and the image says which of them the compiler has kept.
+//! series is built, and the image lists those that the compiler has kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

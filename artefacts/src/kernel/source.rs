@@ -395,7 +395,7 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
         let committed = name(&one);
         assert!(committed.starts_with("git "));
         assert_eq!(committed, name(&other));
-        // Products of a build are none of its content.
+        // Products of a build do not belong to its content.
         fs::write(one.path().join("fork.o"), "object").unwrap();
         assert_eq!(committed, name(&one));
         fs::write(one.path().join("exit.c"), "new\n").unwrap();

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub enum Class {
     /// The member is in the image; the entry names the record.
     Saved,
-    /// The restart creates it anew; the entry names the function that does so.
+    /// The restart creates a new one; the entry names the function that does so.
     Rebuilt,
     /// It is the same before and after, or the same in every image.
     Same,

@@ -68,7 +68,7 @@ impl DebianPackages {
                 sha256: sha256.into(),
             };
             if packages.insert(name.to_owned(), package).is_some() {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("{name} is listed twice"));
             }
         }
         if packages.is_empty() {

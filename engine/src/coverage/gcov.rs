@@ -151,7 +151,7 @@ mod tests {
         ];
         let two = all(directory.path(), &two).unwrap();
         assert_eq!(two, [lines.clone(), lines]);
-        // Counters of another build do not match.
+        // Counters of a different build do not match.
         assert!(super::lines(directory.path(), "counted.c", &counts[..8]).is_err());
     }
 

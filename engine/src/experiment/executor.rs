@@ -128,7 +128,7 @@ pub fn execute<E: Experiment>(
         Ok(groups) => groups,
         Err(stop) => {
             let booted = session.booted().cloned();
-            // Whatever the guest still has to say, the reason is known.
+            // The reason is known, so the guest's further messages are ignored.
             if stop.guest_usable {
                 let _ = session.close();
             }
@@ -383,7 +383,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         let setup = self.session.setup();
         let guest = self.session.number();
         let mut done = |unit: &E::Unit, outcome: Outcome, detail: Option<E::Detail>| {
-            // Neither says anything about the unit, and no further one would fare better.
+            // Neither is about the unit, and the next unit would fail in the same way.
             if outcome.condition.exit_code() >= 128 {
                 return Err(Abort {
                     condition: outcome.condition,
@@ -443,7 +443,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
     }
 
     /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome is
-    /// no better than that. Leaks may come of any of its units, so they count for the guest.
+    /// no better than that. Leaks may be of any of its units, so they count for the guest.
     fn late(&mut self, last: Option<&E::Unit>, stop: Abort) {
         let of_guest = matches!(stop.condition, Condition::Leak | Condition::LeakScanFailed);
         let Some(unit) = last.filter(|_| !of_guest) else {

@@ -26,7 +26,8 @@ use crate::{
     session::Session,
 };
 
-/// Time limit of the guest's program, beside that for each call. Its own limits are shorter.
+/// Time limit of the guest's program, in addition to that for each call. Its own limits are
+/// shorter.
 const LIMIT: Duration = Duration::from_secs(200);
 
 /// Time limit per call on average.
@@ -260,7 +261,7 @@ impl FailNthExperiment {
         }
     }
 
-    /// Returns how many things can fail in a call.
+    /// Returns the number of operations that can fail in a call.
     fn count(&self, session: &mut Session<'_>, unit: &Failures) -> Result<u32, Abort> {
         self.ready(session)?;
         let patience = session.patience();

@@ -29,7 +29,7 @@ use crate::{
     session::Session,
 };
 
-/// Time limit of a unit, beside the time for which it searches.
+/// Time limit of a unit, in addition to the duration of its search.
 const LIMIT: Duration = Duration::from_secs(240);
 
 /// Duration of a unit's search, in seconds.
@@ -146,7 +146,7 @@ pub struct FuzzSummary {
 impl Summary for FuzzSummary {}
 
 impl FuzzExperiment {
-    /// The programs whose images are forged, beside random trees.
+    /// The programs whose images are forged, in addition to random trees.
     pub const PROGRAMS: [&str; 4] = ["chain", "many", "threads", "tree"];
 
     /// Returns the experiment. The programs' sources are below `root`, `trees` is the scenario of
@@ -550,7 +550,7 @@ mod tests {
             ms: 0,
             detail: Some(fuzzed(found)),
         };
-        // 9 is not a block: an address of another kernel.
+        // 9 is not a block: an address of a different kernel.
         let findings = [finding(&[("-", &[1, 9])]), finding(&[("1", &[1, 3])])];
         let summary = one.summarise(&findings);
         assert_eq!((summary.reached, summary.blocks), (2, 3));

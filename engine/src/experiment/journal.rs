@@ -82,7 +82,7 @@ pub enum JournalError {
 pub struct Journal<T> {
     path: PathBuf,
     identity: String,
-    /// Held while the journal is in use; beside it, since it is replaced.
+    /// Held while the journal is in use; a separate file, because the journal is replaced.
     _lock: Option<File>,
     /// `None` until the first finding is to be written, and for an experiment that keeps none.
     file: Option<File>,

@@ -3,7 +3,7 @@
 //!
 //! An [`Experiment`] defines its units and runs one in a guest. [`execute`] does the
 //! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
-//! a guest, keeps the findings in a [`Journal`] and tells each event.
+//! a guest, keeps the findings in a [`Journal`] and emits each event.
 
 mod adversary;
 mod chain;
@@ -91,7 +91,7 @@ pub trait Experiment: Sync {
     /// Returns the unit's key, which names it in journals, events and records.
     fn key(&self, unit: &Self::Unit) -> String;
 
-    /// Adds all that findings depend on to the identity of the journal, beside the guest.
+    /// Adds all that findings depend on to the identity of the journal, in addition to the guest.
     ///
     /// # Errors
     /// Fails if a source cannot be read.
@@ -122,7 +122,8 @@ pub trait Experiment: Sync {
     /// Returns the summary of all findings.
     fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
 
-    /// Returns true when the units of a group are judged together, so that one alone says nothing.
+    /// Returns true when the units of a group are judged together, so that one alone has no
+    /// outcome.
     fn judges_groups(&self) -> bool {
         false
     }

@@ -83,7 +83,7 @@ pub struct Kill {
     pub eyes: Vec<String>,
     /// The condition that ended the run.
     pub condition: Condition,
-    /// The first thing that was seen, in one line.
+    /// The first difference, in one line.
     pub why: String,
 }
 
@@ -284,7 +284,7 @@ impl MutateExperiment {
     }
 
     /// Returns the control of a case, and makes sure that the case passes without any mutant. The
-    /// inner error says why it cannot be used.
+    /// inner error is the reason why it cannot be used.
     fn control(
         &self,
         session: &mut Session<'_>,

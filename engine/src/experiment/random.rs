@@ -154,7 +154,8 @@ impl Experiment for RandomExperiment {
         units: &[u64],
         done: &mut Done<'_, Self>,
     ) -> Result<(), Abort> {
-        // Another group's guest has built it, or another experiment's something else.
+        // A guest of a different group has built it, or that of a different experiment something
+        // else.
         trial::build(session, &self.scenario)?;
         for unit in units {
             session.voice().set_unit(Some(&self.key(unit)));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible bisect` with one kernel: the same case again and again, for as long
-//! as somebody wants to see more.
+//! as a caller requests more.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Sees the outcome of a run, with its number and its duration in seconds. Returns true when there
-/// is to be another one.
+/// must be a different one.
 pub type See<'a> = dyn FnMut(u64, &Outcome, f64) -> bool + Send + 'a;
 
 /// A case that is run again and again.

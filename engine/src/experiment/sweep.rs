@@ -121,7 +121,7 @@ impl SweepExperiment {
         };
         match (points.is_empty(), &self.choice) {
             (false, _) => Ok(points),
-            // Another part of them has the points.
+            // A different part of the cases has the points.
             (true, Choice::Some { offset: 1.., .. }) if !all.is_empty() => Ok(points),
             (true, Choice::One(wanted)) => {
                 Err(Abort::missed(format!("the run has no point {wanted}")))

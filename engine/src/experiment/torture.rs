@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Time limit per image on average; the debug kernel under TCG needs a tenth of it.
 const PER_IMAGE: Duration = Duration::from_secs(2);
 
-/// Number of images of a batch. Each batch starts and freezes the program anew, and has a seed of
+/// Number of images of a batch. Each batch starts and freezes the program again, and has a seed of
 /// its own.
 const BATCH: u32 = 250;
 

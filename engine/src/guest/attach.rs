@@ -43,7 +43,7 @@ pub struct Streams {
 pub struct Attached {
     /// Its end, or the reason why it was not run.
     pub last: Last,
-    /// The first error of writing to the host's streams. A reader that has gone is none.
+    /// The first error of writing to the host's streams. A closed reader is not an error.
     pub unwritten: Option<io::Error>,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Many runs at one point. Where runs end in more than one way, this tells whether the restarted
-//! runs end in the same ways as the controls, and as often.
+//! Many runs at one point. Where runs end in more than one way, this finds out whether the
+//! restarted runs end in the same ways as the controls, and as often.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// Returns the chance that numbers which differ as much as these come of runs that end in the
+    /// Returns the chance that numbers which differ as much as these are from runs that end in the
     /// same ways and equally often: Fisher's exact test of each end against all others, the
     /// smallest of them times the number of tests.
     pub fn chance(&self) -> f64 {

@@ -110,8 +110,9 @@ struct References {
     control: Option<RunOutput>,
 }
 
-/// Makes another control, in another guest, before a restarted run is called different or hung: if
-/// it does not end like the first one, the workload is to blame, or a host that was too busy.
+/// Runs a second control, in a different guest, before a restarted run is called different or
+/// hung: if it does not end like the first one, the workload is to blame, or a host that was too
+/// busy.
 fn confirm(
     session: &mut Session<'_>,
     scenario: &Scenario,

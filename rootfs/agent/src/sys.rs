@@ -92,7 +92,7 @@ fn clone_args() -> libc::clone_args {
 /// # Safety
 /// The flags must not include CLONE_VM, and all pointers must be valid; see also `fork`.
 unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
-    // SAFETY: `args` is of the size told and lives until the call returns; without
+    // SAFETY: `args` has the size that is passed, and lives until the call returns; without
     // CLONE_VM the child has a copy of all memory. The rest is the caller's duty.
     let result = unsafe {
         libc::syscall(

@@ -392,7 +392,7 @@ impl<'a> Reader<'a> {
                 .deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()))
                 .map(|left| left.max(Duration::from_millis(1)));
-            // A duration that is too long is none.
+            // A duration that is too long is ignored.
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             let mut input = [PollFd::new(&stream, PollFlags::IN)];
             match poll(&mut input, left.as_ref()) {

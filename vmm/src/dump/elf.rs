@@ -27,7 +27,7 @@ const PAGE: u64 = 4096;
 /// Maximum number of segments that are read: those of the memory's ranges.
 const MOST_READ: u16 = 64;
 
-/// Maximum number of segments of a file; the number 0xffff has another meaning.
+/// Maximum number of segments of a file; the number 0xffff has a special meaning.
 const MOST: usize = 0xfffe - 1;
 
 /// Size of `struct elf_prstatus`, and where its fields are (`include/linux/elfcore.h`).
@@ -87,7 +87,7 @@ fn segment(kind: ProgramType, offset: u64, mapping: Mapping) -> Segment {
 }
 
 /// Begins the file of a guest with these ranges of memory (address and size) and CPUs. Returns the
-/// offset at which the ranges follow one after the other.
+/// offset at which the ranges follow one another.
 pub fn begin(file: &mut Sparse, ranges: &[(u64, u64)], cpus: &[Status]) -> io::Result<u64> {
     let segments = ranges.len() + 1;
     let table = size_of::<Header>() as u64;

@@ -3,7 +3,7 @@
 //!
 //! A machine that is to leave a dump does not let its process exit when the guest has ended. A
 //! thread looks at how it ended, writes the dump if that was not an orderly shutdown, and releases
-//! the process. To whoever watches the process, the guest ends a little later.
+//! the process. A watcher of the process sees the guest end a little later.
 //!
 //! The pages of a file that are all zero take no space on the host's disk. Others are not written
 //! if that left the disk with less than a reserve: the run that the guest belongs to must not fail

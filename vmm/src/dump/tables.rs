@@ -23,7 +23,7 @@ const LA57: u64 = 1 << 12;
 /// Maximum number of mappings, of which a kernel has some thousand. Entries beyond it are left out.
 const MOST: usize = 1 << 20;
 
-/// The registers that say where a CPU's tables are.
+/// The registers with the addresses of a CPU's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
     /// Its bit 31 is set if there are tables.

@@ -59,7 +59,7 @@ pub struct Kvm {
 
 impl Kvm {
     /// Returns true when a file that the guest's memory is read from has been shortened. KVM then
-    /// cannot run the guest, and does not say why.
+    /// cannot run the guest, and does not report why.
     fn is_memory_lost(&self) -> bool {
         let is_shorter = |(file, length): &(File, u64)| {
             file.metadata()

@@ -64,7 +64,7 @@ impl Dumper for QemuDumper {
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked")));
             begun?;
-            // QEMU's error only says that its pipe has no reader.
+            // QEMU's error is only that its pipe has no reader.
             copied.map_err(failed)?;
             self.qmp.wait_dumped()
         })?;

@@ -84,7 +84,7 @@ mod tests {
         create(&path, 4 << 30, Some("raw")).unwrap();
         let image = fs::read(&path).unwrap();
         assert_eq!(image.len() as u64, CLUSTERS * CLUSTER);
-        // The name of the backing file is where the header says.
+        // The header has the offset of the backing file's name.
         assert_eq!(image[8..16], 128_u64.to_be_bytes());
         assert_eq!(image[128..131], *b"raw");
     }

@@ -46,9 +46,9 @@ const SHIFT: u32 = 7;
 /// does, QEMU's main thread waits for the CPU's, and holds the lock for which that may wait.
 pub(super) const NO_VAPIC: &str = "apic-common.vapic=off";
 
-/// The random number generator. Its limit on bytes, which is none, has a timer that no snapshot
-/// holds: at its default period, of a minute, a replay that has gone back would meet it at another
-/// time. This is the longest period, in milliseconds: seven weeks.
+/// The random number generator. Its limit on bytes, although unlimited, has a timer that no
+/// snapshot holds: at its default period, of a minute, a replay that has gone back would meet it
+/// at another time. This is the longest period, in milliseconds: seven weeks.
 pub(super) const RNG: &str = "virtio-rng-device,rng=rng,period=4294967295";
 
 /// Maximum time for a QEMU to complete its log.
@@ -210,7 +210,7 @@ impl Recording {
     /// Reads the description of the recording in `directory`.
     ///
     /// # Errors
-    /// [`Error::NoRecording`] says why it is none.
+    /// [`Error::NoRecording`] has the reason.
     pub fn load(directory: &Path) -> Result<Self> {
         let none = |why: String| Error::NoRecording {
             directory: directory.to_owned(),

@@ -21,7 +21,7 @@ use crate::{Error, Machine, MachineSpec, Result};
 /// The name of the file with the snapshots of a replay.
 const STORE: &str = "snapshots";
 
-/// The name of the file that says when the replay went back: see `back.py`.
+/// The name of the file that records when the replay went back: see `back.py`.
 const LOADS: &str = "loads";
 
 /// The script by which gdb goes back, and the name of its file.
@@ -75,9 +75,9 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Starts the replay of `recording`, which stops before its first instruction. Its files are in
-    /// `place`, an empty directory. `spec` says where the console's log goes and at which address a
-    /// debugger may connect.
+    /// Starts the replay of `recording`, which stops before its first instruction. Its files are
+    /// in `place`, an empty directory. `spec` has the path of the console's log and the address at
+    /// which a debugger may connect.
     ///
     /// # Errors
     /// Those of [`Recording::check`], and of the start of a machine.
@@ -365,7 +365,7 @@ fn make_store(
     let store = place.join(STORE);
     qcow2::create(&store, 0, None).map_err(failed(&store))?;
     // A drive comes before what devices have, so QEMU puts the state there. In a disk behind
-    // `blkreplay` it would wait for the log to say that it is written.
+    // `blkreplay` it would wait until the log reports its write.
     let drive = format!(
         "if=none,id={STORE},format=qcow2,discard=unmap,file={}",
         value(&store)

@@ -284,8 +284,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons
-    /// the guest if it cannot be used further. The inner error says why there is no answer.
+    /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons the guest
+    /// if it cannot be used further. The inner error is the reason why there is no answer.
     fn told(
         &self,
         session: &mut Session<'_>,
@@ -359,7 +359,7 @@ impl MutateExperiment {
     }
 
     /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by
-    /// one that is refused in another way than without it, or not at all.
+    /// one that is refused with a different error than without it, or not at all.
     pub(super) fn refuse(
         &self,
         session: &mut Session<'_>,
@@ -410,7 +410,7 @@ impl MutateExperiment {
     }
 
     /// Runs a case to its checkpoint with a mutant, or without one if `number` is 0. Returns how it
-    /// ended, without numbers; none if that says nothing about the kernel.
+    /// ended, without numbers; `None` if the kernel is not the cause.
     fn refusal(
         &self,
         session: &mut Session<'_>,

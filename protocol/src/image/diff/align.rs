@@ -159,7 +159,7 @@ struct Pages<'a> {
     record: &'a Record,
     address: u64,
     count: u64,
-    /// `None` for pages of another address space.
+    /// `None` for pages of a different address space.
     content: Option<&'a [u8]>,
 }
 
@@ -420,7 +420,7 @@ impl<A: Read, B: Read> Both<A, B> {
         self.findings.only(record, which);
     }
 
-    /// Compares the ends of the images, which say how many records and objects there are.
+    /// Compares the ends of the images, which have the numbers of records and objects.
     fn trailers(&mut self) -> Result<(), Unreadable> {
         let first = self.first.take(Kind::Trailer)?;
         let second = self.second.take(Kind::Trailer)?;

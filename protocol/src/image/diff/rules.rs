@@ -40,7 +40,7 @@ impl Pair<'_> {
     }
 }
 
-/// Nanoseconds by which clocks that are read one after the other may disagree.
+/// Nanoseconds by which clocks that are read in turn may disagree.
 const TOGETHER: i128 = 1_000_000_000;
 
 /// The clocks of both images.
@@ -135,7 +135,7 @@ pub enum Rule {
     Clocks,
     /// CPU times.
     CpuTimes,
-    /// Creation times of tasks in another machine.
+    /// Creation times of tasks in a different machine.
     StartTimes,
     /// Counters of the kernel.
     Counters,

@@ -105,7 +105,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
         false => None,
     };
     let saver = child::inherited(fd::SNAPSHOT).during("take the socket for saving")?;
-    // Without a snapshot these descriptor numbers may by now belong to other files.
+    // Without a snapshot these descriptor numbers may belong to other files.
     let saved = match config.saved {
         true => {
             let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;

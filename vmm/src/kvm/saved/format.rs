@@ -71,7 +71,7 @@ pub struct Changes {
     pub base: String,
     /// The hash of the base snapshot's pages.
     pub base_hash: u64,
-    /// The runs of the guest's pages that the file has, one after the other.
+    /// The runs of the guest's pages that the file has, in order.
     pub runs: Vec<Run>,
 }
 

@@ -87,7 +87,7 @@ struct Program {
 }
 
 impl Program {
-    /// Starts it. The inner error says why it cannot be run.
+    /// Starts it. The inner error is the reason why it cannot be run.
     fn start(
         argv: &[String],
         cwd: &str,

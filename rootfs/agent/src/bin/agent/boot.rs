@@ -85,7 +85,7 @@ pub fn mount_own() -> Result<()> {
     make_dir("/mnt/scratch/tmp", 0o1777)?;
     // uuid=null, since the default depends on the history of the upper directory:
     // on the first mount it becomes "on", on a copied directory "null", and a
-    // restart in another machine needs equal mounts.
+    // restart in a different machine needs equal mounts.
     mount_fs(
         "overlay",
         "root",

@@ -181,7 +181,7 @@ impl Fuzzer<'_> {
     /// Restarts the image of a recipe.
     fn try_one(&mut self, recipe: &Recipe) -> Result<Tried> {
         let Self { program, .. } = self;
-        // If the guest crashes, its console says by which recipe.
+        // If the guest crashes, its console has the recipe.
         self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
         let place = format!("restart of {program} {recipe}");
         let outcome = self.attempt.restart(&recipe.image(&self.records));

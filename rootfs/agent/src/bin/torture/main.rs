@@ -25,8 +25,8 @@ use attempt::{Attempt, Outcome};
 
 /// Feed damaged and forged images of a program to restart(2).
 ///
-/// Exit status: 0 all images were handled correctly, 1 an image was not or another error occurred,
-/// 2 wrong usage; with --fuzz, 3 an image was not and 1 another error.
+/// Exit status: 0 all images were handled correctly, 1 an image was not or a different error
+/// occurred, 2 wrong usage; with --fuzz, 3 an image was not and 1 another error.
 #[derive(Parser)]
 struct Options {
     /// Number of images with changed bytes.
