@@ -16,7 +16,7 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use serde_json::Value;
 
-/// Criterion's least number of samples, and one start for its warming up.
+/// Criterion's least number of samples, and one start to warm up.
 const ROUNDS: &str = "11";
 
 /// Starts that were measured, by contender.
@@ -24,7 +24,8 @@ const ROUNDS: &str = "11";
 struct Pool(BTreeMap<String, VecDeque<Duration>>);
 
 impl Pool {
-    /// Returns the next start of `contender`; measures another group of all if there is none.
+    /// Returns the next start of `contender`; measures a further round of all contenders if none
+    /// is left.
     fn next(&mut self, contender: &str) -> Duration {
         loop {
             if let Some(start) = self.0.get_mut(contender).and_then(VecDeque::pop_front) {

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Checks that only this user and root can change the content of `path`, a directory that exists.
+/// Checks that only this user and root can change the content of `path`, an existing directory.
 /// `setting` is the variable that selects a different directory. The group may write if it is the
 /// user's own, with the user's number, as Debian makes them.
 ///
 /// # Errors
-/// [`Error::Directory`], with the command that mends it.
+/// [`Error::Directory`], with the command that repairs it.
 pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
     let metadata = path.metadata().map_err(Error::file("look at", path))?;
     let me = rustix::process::geteuid().as_raw();
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn another_users_directory_and_group_are_refused() {
-        // Only root can give a directory away.
+        // Only root can change the owner of a directory.
         if !rustix::process::geteuid().is_root() {
             return;
         }

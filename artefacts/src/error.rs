@@ -38,7 +38,7 @@ pub enum Error {
         /// The last lines of its output, indented.
         words: String,
     },
-    /// A program failed because of this host: its network, its rights, its package manager.
+    /// A program failed because of this host: its network, the user's rights, its package manager.
     #[error("{failure}\n{advice}")]
     Host {
         /// The failure.
@@ -113,7 +113,7 @@ pub enum Error {
         /// Output of `patch`.
         words: String,
     },
-    /// Host packages are missing, and `--no-install` was given.
+    /// Host packages are missing, and the user has given `--no-install`.
     #[error("this host lacks {}; install with: {command}", packages.join(" "))]
     MissingPackages {
         /// Their names.

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Starts the hash of an artefact of this kind. Increase `recipe` when the way in which it is
-    /// made changes.
+    /// Starts the hash of an artefact of this kind. Increase `recipe` when the build procedure
+    /// changes.
     pub fn new(recipe: &str) -> Self {
         Self(Sha256::new()).add("recipe", recipe)
     }

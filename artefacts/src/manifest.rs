@@ -32,7 +32,7 @@ const FORMAT: u32 = 1;
 /// Size of a read.
 const CHUNK: usize = 1 << 20;
 
-/// Size from which on a file has no sha256 in its manifest.
+/// Minimum size in bytes of files that have no sha256 in the manifest.
 const LARGE: u64 = 1 << 30;
 
 /// The files of an artefact.
@@ -50,15 +50,15 @@ pub(crate) enum Entry {
     /// A file.
     File {
         size: u64,
-        /// Hash of its data and where it is; holes are left out.
+        /// Hash of its data and their offsets, without holes.
         xxh3: String,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         sha256: Option<String>,
-        /// Its inode number and modification time, in ns.
+        /// Its inode number, and its modification time in nanoseconds.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         stamp: Option<(u64, i64, i64)>,
     },
-    /// A symbolic link, and where it leads.
+    /// A symbolic link, with its target.
     Link(String),
 }
 
@@ -92,7 +92,7 @@ impl Manifest {
         Ok(Self { format, files })
     }
 
-    /// Writes it to `directory`, in one step.
+    /// Writes the manifest to `directory`, atomically.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(NAME);
         let new = directory.join(format!(".{NAME}.{}", std::process::id()));
@@ -101,7 +101,7 @@ impl Manifest {
         fs::rename(&new, &path).map_err(Error::file("put in place", &path))
     }
 
-    /// Reads that of `directory`; `None` if there is none.
+    /// Reads the manifest in `directory`; returns `None` if there is none.
     ///
     /// # Errors
     /// The manifest cannot be read, or is damaged.
@@ -159,7 +159,7 @@ impl Entry {
         let hash = File::open(path)
             .and_then(|file| xxh3(&file, metadata.size()))
             .map_err(Error::file("read", path))?;
-        // Larger ones are disks and memories, mostly of holes, and named by no record.
+        // Larger files are disks and memories, mostly holes, and no record names their hash.
         let sha256 = (metadata.size() < LARGE).then(|| sha256_file(path));
         Ok(Self::File {
             size: metadata.size(),
@@ -246,14 +246,14 @@ fn walk_error(directory: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// The state of the files of an artefact that this process has verified: while none of this
-/// changes, no process has written to them.
+/// The state of the files of an artefact that this process has verified: a process that
+/// writes to one changes its state.
 type Stamps = Vec<(u64, u64, i64, i64, i64, i64)>;
 
 static VERIFIED: LazyLock<Mutex<HashMap<PathBuf, Stamps>>> = LazyLock::new(Mutex::default);
 
 /// Verifies the artefact in `directory`, once in this process unless its files change. Returns
-/// what is wrong. An artefact without a manifest, made by an earlier crucible, gets one.
+/// its problem. An artefact without a manifest, made by an earlier crucible, gets one.
 pub(crate) fn verify(directory: &Path, check: Check) -> Option<String> {
     let known = |stamps: &Stamps| {
         let verified = VERIFIED.lock().unwrap_or_else(PoisonError::into_inner);

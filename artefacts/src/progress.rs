@@ -92,7 +92,7 @@ impl Drop for Step<'_> {
     }
 }
 
-/// Keeps the messages, for tests.
+/// Collects the messages, for tests.
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Notes(Mutex<String>);

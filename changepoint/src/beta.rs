@@ -48,7 +48,7 @@ pub struct Beta {
     pub passes: f64,
 }
 
-/// Jeffreys' prior. Narrower ones make posteriors that claim more than they keep.
+/// Jeffreys' prior. Narrower priors make posteriors overconfident.
 pub const JEFFREYS: Beta = Beta {
     failures: 0.5,
     passes: 0.5,

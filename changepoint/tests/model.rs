@@ -52,7 +52,7 @@ fn the_posterior_is_a_distribution_and_a_run_is_never_expected_to_hide_anything(
     }
 }
 
-/// The closed form of the expected entropy is that of really adding the run.
+/// The closed form of the expected entropy equals that of adding the run.
 #[test]
 fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
     let mut dice = Dice::new(2);
@@ -168,7 +168,7 @@ fn what_cannot_be_built_is_not_told_from_what_follows_it() {
     assert_eq!(group, [2, 3]);
     assert!(mass > 0.99, "{mass}");
     assert!(model.posterior().nodes[3] < 0.6);
-    // No run of any node would give more information, apart from a rest of doubt.
+    // No run of any node would give more information, except for a remaining uncertainty.
     assert!(model.bits().iter().all(|bits| *bits < 0.01));
 }
 
@@ -258,7 +258,7 @@ fn stated_probabilities_are_kept() {
     let (stated, right) = (stated / all, right / all);
     println!("stated {stated:.3}, right {right:.3}; {bins:?}");
     assert!((stated - right).abs() < 0.03, "{stated} {right}");
-    // Each bin within what its size permits.
+    // Each bin is within the tolerance of its size.
     for (count, stated, right) in bins {
         if count >= 40 {
             let (count, difference) = (f64::from(count), stated - right);
@@ -269,7 +269,7 @@ fn stated_probabilities_are_kept() {
     }
 }
 
-/// The priors of the simulation that the design was chosen by.
+/// The priors of the simulation that decided the design.
 #[test]
 fn other_priors_can_be_given() {
     let old = Beta {

@@ -25,7 +25,7 @@ pub struct Abort {
 /// The phase of a run in which it did not answer or end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before the trigger fired, so checkpoint/restart is not the cause.
+    /// Until the trigger has fired; checkpoint/restart is not the cause.
     Before,
     /// From the trigger on.
     After,
@@ -102,8 +102,8 @@ impl Abort {
         Self::new(phase.hang(), why).with(states_lines(states))
     }
 
-    /// Returns a tool that refused. `supported` is true when an expected result says that such a
-    /// workload can be checkpointed.
+    /// Returns the end of a unit whose tool refused. `supported` is true when an expected result
+    /// says that such a workload can be checkpointed.
     pub fn refused(refusal: Refusal, supported: bool) -> Self {
         let mut lines: Vec<_> = refusal.log.lines().map(str::to_owned).collect();
         let skip = lines.len().saturating_sub(40);
@@ -222,7 +222,7 @@ pub fn full(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
-        // A transparent error repeats its cause, and many texts end with theirs.
+        // A transparent error repeats its cause, and many messages end with that of their cause.
         if next != last && !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);
@@ -305,7 +305,8 @@ mod tests {
             Abort::guest(Phase::After, silent()).verdict(),
             Verdict::Hang
         );
-        // Also in an undisturbed run of a later case: an earlier one may be the cause.
+        // The kernel is to blame even in an undisturbed run of a later case: an earlier case may
+        // be the cause.
         let stop = Abort::guest(Phase::Before, alert(true));
         assert_eq!(stop.verdict(), Verdict::Panic);
     }

@@ -104,7 +104,7 @@ attackers! {
     "signal-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
     "signal-tasks" Stall C ["M10"], true, "an image that does not restart";
     "kill-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
-    "kill-tasks" Stall C ["M13"], true, "a task that goes before it has been read";
+    "kill-tasks" Stall C ["M13"], true, "a task that exits before it has been read";
     "signal-many" Stall R ["C3"], false, "a signal for an unfinished task";
     "lower" Stall R ["M6"], false, "a changed priority or limit of an unfinished task";
     "move" Stall R ["M4"], false, "an unfinished task in another cgroup";
@@ -115,7 +115,7 @@ attackers! {
     "checkpoint-too" Stall BOTH ["H4"], false, "an image of an unfinished tree";
     "strangers" Stall C ["H7"], false, "a walk through a tree that the caller may not trace";
     "names" Stall R ["C5"], false, "a datagram to an unfinished socket";
-    "signal-caller" Stall BOTH ["H5", "M11"], true, "half an image, or a task that is left";
+    "signal-caller" Stall BOTH ["H5", "M11"], true, "half an image, or a task that is left over";
     "stop-caller" Stall BOTH ["H5", "M11"], false, "an image that is written twice";
     "kill-caller" End BOTH ["H2", "M13"], true, "a task that is left";
     "kill-cgroup" End BOTH ["H2", "M13"], true, "a task that is left";
@@ -150,7 +150,7 @@ pub struct Attack {
     /// The call.
     pub side: Side,
     /// Number of the record or page behind which the image stalls. The guest takes it modulo
-    /// their number, so that seeds in a row take each in turn.
+    /// their number, so that consecutive seeds use each in turn.
     pub place: u64,
     /// The attackers.
     pub attackers: Vec<&'static Attacker>,
@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// The numbers of the audit: five critical ones, eight high ones, sixteen medium ones.
+    /// The audit has five critical, eight high and sixteen medium findings.
     #[test]
     fn each_finding_has_an_attacker_or_a_reason() {
         let numbers = [("C", 5), ("H", 8), ("M", 16)];

@@ -74,8 +74,8 @@ impl Backend {
         Ok(saved)
     }
 
-    /// Checkpoints a restarted container, frozen, once more, and compares the image with the one
-    /// that it was restarted from. `None` for CRIU, whose images are not compared.
+    /// Checkpoints a restarted container once more while it is frozen, and compares the image with
+    /// the one that it was restarted from. `None` for CRIU, whose images are not compared.
     pub fn second_image(
         self,
         guest: &mut Guest,

@@ -190,8 +190,8 @@ impl Condition {
     }
 
     /// Returns the condition of a command from those of its units: the first bad one decides; then
-    /// an interruption and a host that must be mended, which must stop a bisection; then whatever
-    /// leaves the answer open. Without any unit nothing is known.
+    /// an interruption and a host that must be repaired, which must stop a bisection; then any
+    /// condition without a verdict on the kernel. Without any unit it is unknown.
     pub fn of_all(parts: impl IntoIterator<Item = Self>) -> Self {
         let rank = |condition: &Self| {
             let stops = match condition.exit_code() {
@@ -213,7 +213,7 @@ impl Condition {
             .unwrap_or(Self::RequestFailed)
     }
 
-    /// Returns the condition of a machine that ended though it should not have. `used` is true
+    /// Returns the condition of a machine that ended unexpectedly. `used` is true
     /// when the guest has had a trigger.
     pub fn of_exit(exit: Option<&Exit>, used: bool) -> Self {
         match exit {
@@ -223,7 +223,7 @@ impl Condition {
             Some(Exit::TripleFault { .. } | Exit::Reset) => Self::EarlyReport,
             Some(Exit::Shutdown) => Self::GuestShutdown,
             Some(Exit::Kvm { .. }) => Self::VmmFault,
-            // Only crucible's own request does this, and then it waits for no answer.
+            // Only crucible itself requests this, and it does not wait for an answer after that.
             Some(Exit::Killed) => Self::RequestFailed,
             Some(Exit::HostError { signal, .. }) => match signal {
                 Some(nix::libc::SIGSYS) => Self::VmmFault,
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(of(&[Diverged, DiskFull]), Diverged);
         assert_eq!(of(&[Passed]), Passed);
         assert_eq!(of(&[]).exit_code(), 125);
-        // Of two of a kind, the first stays.
+        // Of two equal conditions, the first stays.
         assert_eq!(of(&[Missed, Unstable]), Missed);
         assert_eq!(of(&[Unreviewed, Unsupported, Missed]), Missed);
     }

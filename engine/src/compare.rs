@@ -10,7 +10,7 @@ use crate::{
     strace,
 };
 
-/// The result of a run: how it ended, and its output.
+/// The result of a run: its exit status, and its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOutput {
     /// Exit status of the container's init; `None` is unknown, never success.
@@ -52,7 +52,7 @@ pub struct Check {
     pub name: String,
     /// True when the two are equal.
     pub ok: bool,
-    /// The difference, if they are not.
+    /// The difference, if they are not equal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
 }
@@ -187,7 +187,7 @@ pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Ve
 
 /// Lists the facts of a task that differ.
 pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
-    // A fact that is missing is not one that is empty.
+    // A missing fact differs from an empty one.
     let nothing = Fact::from("<missing>");
     let keys = before.facts.keys().chain(after.facts.keys());
     let mut keys: Vec<_> = keys.collect();

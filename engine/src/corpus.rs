@@ -34,7 +34,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads a corpus. One without a file is empty.
+    /// Reads a corpus. Without a file, it is empty.
     ///
     /// # Errors
     /// The file cannot be read, or is not a corpus.

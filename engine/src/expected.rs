@@ -105,7 +105,7 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
 }
 
 /// Compares the result of some cases, those of `scenario`, with their parts of the expected one.
-/// Nothing is written for review, since that would be a part, too.
+/// Writes nothing for review, because that would be a part, too.
 pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     let Some(text) = text(scenario)? else {
         return Ok(Comparison::Missing);
@@ -146,20 +146,20 @@ pub fn compare_case(text: &str, case: &Case, result: &str) -> Option<Check> {
     (expected != result).then(|| Check::bad(NAME, explained(expected, result)))
 }
 
-/// Returns the part of the expected result `text` that is of one case.
+/// Returns one case's part of the expected result `text`.
 fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
     let mut part = vec![lines.next()?];
     // The output of a case is indented.
     part.extend(lines.take_while(|line| !line.starts_with("case: ")));
-    // The end of a line, and an empty line between cases, which the last one lacks.
+    // Remove the end of the last line, and the empty line between cases, which the last case lacks.
     Some(format!("{}\n", part.join("\n").trim_end()))
 }
 
 /// Explains how two results differ.
 fn explained(expected: &str, result: &str) -> String {
-    // Lines that differ only in their ends are not explained by it.
+    // `first_difference` does not show lines that differ only in their ends.
     diff::first(expected, result).unwrap_or_else(|| "white space differs".to_owned())
 }
 

@@ -16,7 +16,7 @@ use signal_hook::{consts::TERM_SIGNALS, flag};
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Exit code of a command that was interrupted: the shell's, for SIGINT.
+/// Exit code of a command that was interrupted: 128 plus SIGINT, as in a shell.
 pub const EXIT: u8 = 130;
 
 /// Installs the signal handlers: the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return

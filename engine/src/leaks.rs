@@ -21,7 +21,7 @@ echo scan > kmemleak
 echo scanned
 cat kmemleak";
 
-/// Time limit of the scan with a kernel that is not slowed down.
+/// Time limit of the scan with a kernel without slow checkers.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The first line of a scan that worked.

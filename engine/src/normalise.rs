@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 pub enum Rule {
     /// The nonce that a run draws before its checkpoint.
     Nonce,
-    /// Inode numbers of pipes and sockets. Which ends belong together is compared.
+    /// Inode numbers of pipes and sockets. Comparisons still cover which ends belong together.
     PipeNumbers,
     /// Inode numbers of mapped files without a name: deleted files, shared anonymous memory.
     UnlinkedInodes,
-    /// Signals and memory of a zombie in `/proc`: it never uses them again.
+    /// Signals and memory of a zombie in `/proc`: the zombie never uses them again.
     ZombieState,
     /// Signals that a timer of the process can have sent since the checkpoint: timers run
     /// while the restarted tasks are still frozen.
@@ -142,7 +142,7 @@ impl Rule {
         match self {
             Self::Nonce => "the number that each run draws",
             Self::PipeNumbers => {
-                "inode numbers of pipes and sockets; which ends belong together is compared"
+                "inode numbers of pipes and sockets; comparisons still cover which ends belong together"
             }
             Self::UnlinkedInodes => "inode numbers of unlinked files that are mapped",
             Self::ZombieState => "the files of a zombie in `/proc`, except its ids and exit code",
@@ -294,7 +294,8 @@ fn namespaces(observation: &mut Observation, uses: &mut Uses) {
 /// ticks of 10 ms, page faults, context switches.
 const COST: u64 = 1000;
 
-/// Takes over counters that have grown since the checkpoint by no more than a restart costs.
+/// Replaces counters of the restarted tree that have grown since the checkpoint by no more than a
+/// restart costs.
 pub fn counters(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     let grows = |file: &str, fields: &'static [table::Field]| {
         let file = file.to_owned();
@@ -403,7 +404,7 @@ fn timer_signals(timers: &str) -> u64 {
         .fold(0, |mask, number| mask | 1 << (number - 1))
 }
 
-/// Keeps only those facts of a zombie that its parent can still ask for.
+/// Keeps only those facts of a zombie that its parent can still read.
 fn zombies(observation: &mut Observation, uses: &mut Uses) {
     const KEPT: [&str; 9] = [
         "stat.exit_code",
@@ -650,7 +651,7 @@ mod tests {
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, before);
         assert_eq!(uses[&Rule::ExpiredTimers], 2);
-        // A signal that no timer sends, and a signal that is lost.
+        // A signal that no timer sends, and a lost signal.
         for mask in ["0000005c00000000", "0000004800000000"] {
             let mut after = pends(mask);
             timers(&before, &mut after, &mut uses);

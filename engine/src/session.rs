@@ -28,8 +28,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// 2020. A faster one does not shorten any limit.
 const USUAL: Duration = Duration::from_millis(40);
 
-/// Maximum factor for limits. A guest that is even slower cannot be distinguished from one that
-/// hangs.
+/// Maximum factor for limits. An even slower guest cannot be distinguished from a hung
+/// one.
 const SLOWEST: u32 = 20;
 
 /// Returns the factor by which a guest's CPU is slower than usual.
@@ -65,8 +65,8 @@ pub trait Lab {
     /// file.
     fn open_memory(&self, file: &Path) -> String;
 
-    /// Returns the lines of the kernel's source that the addresses of a kernel report are at, as
-    /// far as they can be found. A text without such addresses has none.
+    /// Returns the source lines of the addresses in a kernel report, as far as they can be
+    /// found; none for a text without such addresses.
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
@@ -132,7 +132,7 @@ pub struct Session<'a> {
     booted: Option<Booted>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
-    /// True when the guest was booted to restart in, with a different kernel.
+    /// True when the guest was booted for a restart with a different kernel.
     another_kernel: bool,
 }
 
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps
+    /// Shuts the guest down and boots a new one for the restart, with the same disk and perhaps
     /// a different kernel. Checkpoint/restart counts as used in the new one.
     pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
@@ -215,12 +215,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Returns true when the guest was booted to restart in, with a different kernel.
+    /// Returns true when the guest was booted for a restart with a different kernel.
     pub fn has_another_kernel(&self) -> bool {
         self.another_kernel
     }
 
-    /// Ends a guest that was booted with a different kernel to restart in: the next run starts
+    /// Ends a guest that was booted for a restart with a different kernel: the next run starts
     /// with the first one. Reports of the kernel until then are in the error.
     pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {
         match self.another_kernel {
@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the factor by which a workload takes longer than usual, by the guest's clock. In a
-    /// recorded guest that clock counts instructions, and each takes long.
+    /// recorded guest that clock counts instructions, at a slow rate.
     pub fn workload_slowness(&mut self) -> u32 {
         let usual = self.setup.lab.slowness();
         let guest = self.guest.as_mut();
@@ -275,8 +275,8 @@ impl<'a> Session<'a> {
         self.speed > before
     }
 
-    /// Tells how many instructions a recorded guest has executed where a step starts or is
-    /// complete.
+    /// Emits the number of instructions that a recorded guest has executed at the start or
+    /// the end of a step.
     pub fn count(&mut self, step: &str, complete: bool) {
         let guest = self.guest.as_mut();
         if let Some(instructions) = guest.and_then(|guest| guest.machine().instructions()) {
@@ -328,7 +328,7 @@ impl<'a> Session<'a> {
             self.voice.tell(Body::Recorded { directory });
         }
         let limit = BOOT_LIMIT * self.setup.lab.slowness();
-        // Report the path that the file has once the results are complete.
+        // Report the file's final path, in the completed results.
         let store = self.setup.store;
         let console = store.finished().join(store.relative(&self.console()));
         let boot = |source| SessionError::Boot {

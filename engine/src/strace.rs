@@ -90,12 +90,12 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
 
 /// Lines that strace writes about a thread that was stopped at the entry of a system call, and was
 /// killed by another thread's execve(2) before strace looked at it. strace collects stops before
-/// it looks at any thread, and lets each go as soon as it has looked: a thread may kill another
-/// one by its execve(2) in between, or later, as the scheduler has it. If the other one is gone,
+/// it looks at any thread, and resumes each as soon as it has looked: a thread may kill another
+/// one by its execve(2) in between or later; the scheduler decides. If the other one is gone,
 /// strace does not have the call and writes `???(`. If it is in its exit stop,
 /// PTRACE_GET_SYSCALL_INFO reports that it is in no call, and leaves the rest of strace's buffer
 /// alone, in which strace finds the call that it looked at before: the execve(2) of the first
-/// thread. Then that call has no result, or none that strace hears of.
+/// thread. Then that call has no result, or none that strace receives.
 #[derive(Default)]
 struct NotLookedAt(Vec<String>);
 
@@ -212,7 +212,7 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
         }
         lines.push(by_line(line, rules, uses));
     }
-    // The set is compared, not position and order.
+    // Compare the set, not position and order.
     ended.sort();
     lines.append(&mut ended);
     lines.push(String::new());

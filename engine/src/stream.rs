@@ -70,7 +70,7 @@ pub enum Body {
     },
     /// The step that runs now is complete.
     PreparationFinished,
-    /// Something that a person should know.
+    /// A note for the user.
     Note {
         /// The text.
         text: String,
@@ -79,7 +79,7 @@ pub enum Body {
     Planned {
         /// Number of units.
         units: u64,
-        /// Number of those whose findings an earlier run has left in the journal.
+        /// Number of units with findings of an earlier run in the journal.
         resumed: u64,
     },
     /// A machine starts.
@@ -95,10 +95,11 @@ pub enum Body {
     },
     /// The machine is recorded.
     Recorded {
-        /// Directory of the recording, in that of the run.
+        /// Directory of the recording, in the run's directory.
         directory: String,
     },
-    /// The recorded guest has executed this many instructions where a step starts or is complete.
+    /// Number of instructions that the recorded guest has executed at the start or the end of a
+    /// step.
     Counted {
         /// Name of the step.
         step: String,
@@ -134,13 +135,13 @@ pub enum Body {
         /// Duration in milliseconds; for a unit of a batch, its share.
         unit_ms: u64,
     },
-    /// A guest has ended in a way that none of its units is alone to blame for.
+    /// A guest has failed, and no single unit is to blame.
     GuestFailed {
         /// The outcome.
         #[serde(flatten)]
         outcome: Outcome,
     },
-    /// A step of a bisection, and how far it is.
+    /// A step of a bisection, with its progress.
     Bisected {
         /// Description of the step, in one line.
         text: String,
@@ -177,7 +178,7 @@ pub enum Body {
         counts: std::collections::BTreeMap<String, u64>,
         /// Number of units that were not run.
         left: u64,
-        /// Path of the record, as it can be typed where the command was.
+        /// Path of the record, relative to the directory in which the command was started.
         record: String,
     },
 }
@@ -191,7 +192,7 @@ pub fn schema() -> String {
 
 /// A receiver of events.
 pub trait Listener: Send {
-    /// Takes an event. A listener that cannot must keep the reason for its creator.
+    /// Takes an event. A listener that fails must keep the error for its creator.
     fn hear(&mut self, event: &Event);
 }
 
@@ -217,7 +218,7 @@ impl Default for Stream {
 }
 
 impl Stream {
-    /// Adds a listener, which hears the events from now on.
+    /// Adds a listener, which receives the events from now on.
     pub fn add(&self, listener: Box<dyn Listener>) {
         self.lock().listeners.push(listener);
     }

@@ -16,7 +16,7 @@ pub enum Verdict {
     Unreviewed,
     /// Checkpoint or restart does not support the workload's state.
     Unsupported,
-    /// Cannot tell: crucible failed, or the event never happened.
+    /// Unknown: crucible failed, or the event never happened.
     Unknown,
     /// The restarted run differs from the control, or both from the expected result.
     Diverged,

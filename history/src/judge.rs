@@ -13,11 +13,11 @@ use serde::Serialize;
 
 use crate::row::{Planned, ResultRow, Skipped, TestId};
 
-/// Probability that a test changes between two nights, before anything is known of it.
+/// Probability that a test changes between two nights, before any evidence.
 const HAZARD: f64 = 0.05;
 
-/// Probability from which on a test is taken to be better than it was. A flake that was not seen
-/// for a while is still one.
+/// Probability above which a test counts as improved. A flake that has not occurred for a while
+/// is still one.
 const BETTER: f64 = 0.75;
 
 /// Probability that the change is in the range of nights that is shown.
@@ -41,9 +41,9 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// It fails each time, and did not.
+    /// It fails each time, and did not in its last night.
     Regressed,
-    /// It passes and fails, and did only pass.
+    /// It passes and fails, and only passed in its last night.
     TurnedFlaky,
     /// It fails as before.
     StillFailing,
@@ -51,7 +51,7 @@ pub enum Change {
     StillFlaky,
     /// It was planned, and no run of it has passed or found the kernel at fault.
     NotRun,
-    /// It passes, and failed or was flaky.
+    /// It passes, and failed or was flaky in its last night.
     Fixed,
     /// It passes as before.
     StillPassing,
@@ -83,9 +83,9 @@ pub struct Judgement {
     /// Rate of failures since the last change.
     pub rate: f64,
     /// The first and the last night that may be the first of the status; `None` if it has no other
-    /// in the history.
+    /// status in the history.
     pub since: Option<(String, String)>,
-    /// The last night before in which it passed each time.
+    /// The last earlier night in which it passed each time.
     pub last_good: Option<String>,
     /// The most frequent signature of the night's failures, or the reason why it did not run.
     pub why: String,
@@ -95,8 +95,8 @@ pub struct Judgement {
 
 /// Judges all tests of a night, those with the most important changes first.
 ///
-/// `results` are those of this night and of earlier ones, in any order. Later ones are not looked
-/// at.
+/// `results` are those of this night and of earlier ones, in any order. Later ones are
+/// ignored.
 pub fn judge(
     night: &str,
     planned: &[Planned],
@@ -108,7 +108,7 @@ pub fn judge(
         of_tests.entry(&result.test).or_default().push(result);
     }
     let mut tests: BTreeSet<&TestId> = planned.iter().map(|it| &it.test).collect();
-    // A failing unit of a test is a test that cannot be planned.
+    // A failing unit of a test is a test that a plan cannot name beforehand.
     let ran = of_tests.iter().filter(|(_, results)| {
         let mut nights = results.iter().map(|it| it.night.as_str());
         nights.any(|it| it == night)
@@ -219,7 +219,7 @@ impl Segment {
             .clone()
             .max_by(|&a, &b| starts[a].total_cmp(&starts[b]));
         let first = first.unwrap_or_default();
-        // The nights around the most probable one that together are probable enough.
+        // The range of nights around the most probable one whose sum is large enough.
         let all: f64 = starts[among.clone()].iter().sum();
         let (mut from, mut to) = (first, first);
         let mut mass = starts.get(first).copied().unwrap_or_default();
@@ -235,7 +235,7 @@ impl Segment {
             mass = starts[from..=to].iter().sum();
         }
         Self {
-            // A segment that begins with the first night has none before it.
+            // A segment that begins with the first night has no predecessor.
             range: (first > 0).then_some((from.max(1), to)),
             seen: nights[first..]
                 .iter()

@@ -32,13 +32,13 @@ impl std::fmt::Display for TestId {
 pub struct Night {
     /// Its name, which sorts by time: `2026-11-29`, or the user's own name.
     pub id: String,
-    /// Hash of the plan and of the durations that it was made from. All shards have the same.
+    /// Hash of the plan and of the durations that it was made from. It is the same for all shards.
     pub plan: String,
     /// Number of shards.
     pub shards: u32,
 }
 
-/// A process that runs, or ran, a shard of a night. A shard that is started again has several.
+/// A process that runs, or ran, a shard of a night. A restarted shard has several processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// The night.
@@ -99,7 +99,7 @@ pub struct ResultRow {
     pub night: String,
     /// The test.
     pub test: TestId,
-    /// Number of the run among those of the same test in the same night, from 1 on.
+    /// Number of the run among the runs of this test in this night, from 1 on.
     pub attempt: u32,
     /// Time of the end, in RFC 3339.
     pub time: String,
@@ -127,7 +127,7 @@ pub struct ResultRow {
     pub metrics: Vec<Metric>,
 }
 
-/// Something that was measured in a run.
+/// A measurement of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// Its name: `checkpoint`.
@@ -150,8 +150,8 @@ impl ResultRow {
         self.blame == "kernel" && self.verdict != "unknown"
     }
 
-    /// Returns the name of the row, which its content decides. The same row has the same name in
-    /// every file.
+    /// Returns the name of the row, which is a hash of its content. The same row has the same name
+    /// in every file.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         // A row has text and finite numbers only.

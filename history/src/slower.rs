@@ -43,7 +43,7 @@ pub struct Slower {
     pub test: TestId,
     /// The phase.
     pub metric: String,
-    /// Median of the nights before, in instructions.
+    /// Median of the earlier nights, in instructions.
     pub before: f64,
     /// Mean of the last nights, in instructions.
     pub now: f64,
@@ -129,8 +129,8 @@ fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
     })
 }
 
-/// Returns the spread of values around a level: the larger of two estimates, since a small one
-/// makes alarms. The largest deviation is left out, because one night with a concurrent build on
+/// Returns the spread of values around a level: the larger of two estimates, because a small one
+/// causes alarms. The largest deviation is left out, because one night with a concurrent build on
 /// the same host must not hide all later changes.
 fn spread(values: &[f64], level: f64) -> f64 {
     let mut deviations: Vec<_> = values.iter().map(|value| (value - level).abs()).collect();
@@ -213,7 +213,7 @@ mod tests {
         assert!(seen >= 180, "{seen}");
     }
 
-    /// 200 nights of a phase, for 100 seeds: 19,000 looks.
+    /// 200 nights of a phase, for 100 seeds: 19,000 judgements.
     #[test]
     fn nights_that_are_alike_are_not_flagged() {
         let mut flagged = 0;
@@ -271,7 +271,7 @@ mod tests {
             ("restart", "n15")
         );
         assert!((found[0].ratio() - 1.3).abs() < 1e-6);
-        // As of an earlier night, nothing has happened.
+        // As of an earlier night, there is no change.
         assert_eq!(slower("n14", &results), []);
     }
 }

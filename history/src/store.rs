@@ -27,7 +27,7 @@ pub enum Error {
         /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// It has tables that this program does not know, or cannot get those that it knows.
+    /// It has tables that this program does not know, or its tables cannot be brought up to date.
     #[error("cannot use the history {path}: {source}; a newer crucible may have written it")]
     Version {
         /// The file.
@@ -179,7 +179,7 @@ impl Store {
         self.add_all(std::slice::from_ref(result))
     }
 
-    /// Adds results, all or none.
+    /// Adds results in one transaction.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -195,7 +195,7 @@ impl Store {
         transaction.commit().map_err(&failed)
     }
 
-    /// Says that a test is left out, and why.
+    /// Records that a test is left out, with the reason.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -214,7 +214,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps the answer of a search.
+    /// Stores the result of a bisection.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -237,7 +237,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns all searches, in the order of their nights.
+    /// Returns all bisections, in the order of their nights.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -263,7 +263,8 @@ impl Store {
     /// Fails if one of the files cannot be used, or if they have different plans for one night. The
     /// store is unchanged then.
     pub fn merge(&mut self, other: &Path) -> Result<Merged, Error> {
-        // Its tables may be older; a copy of it would be as good, but is not needed.
+        // The second file's tables may be older, so they are brought up to date in place; a copy
+        // is not needed.
         let theirs = Self::open(other)?;
         drop(theirs);
         let failed = |source| Error::Sqlite {
@@ -340,7 +341,7 @@ impl Store {
         })
     }
 
-    /// Forgets all but the last nights. Returns the number of nights that are gone.
+    /// Removes all but the last nights. Returns the number of removed nights.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -439,8 +440,8 @@ impl Store {
 
     /// Returns the results of a night, or of all nights, in the order of night, test and run.
     ///
-    /// Two files may have a result each for one run, because a shard was started again elsewhere,
-    /// where its first results were not. Both are returned, the earlier first.
+    /// Two merged files may each have a result for one run, if a shard was restarted on a host
+    /// without its first results. Both are returned, the earlier first.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -504,7 +505,7 @@ impl Store {
 }
 
 /// Brings the tables up to date. A second process may do so at the same time: its transaction
-/// makes ours fail at once, since SQLite does not wait where that could be a deadlock.
+/// makes ours fail immediately, because SQLite does not wait if that could be a deadlock.
 fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     let began = Instant::now();
     loop {
@@ -514,7 +515,7 @@ fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error>
         let theirs = match &error {
             rusqlite_migration::Error::RusqliteError { err, .. } => matches!(
                 err.sqlite_error_code(),
-                // The tables are there already: they were made since the version was read.
+                // A second process has made the tables since the version was read.
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::Unknown)
             ),
             _ => false,
@@ -535,7 +536,7 @@ fn test(row: &Row<'_>) -> rusqlite::Result<TestId> {
 }
 
 fn insert(to: &Connection, result: &ResultRow) -> rusqlite::Result<()> {
-    // In one order everywhere: the name depends on it.
+    // Sort the metrics: the name of the row depends on their order.
     let mut result = result.clone();
     result.metrics.sort_by(|a, b| a.name.cmp(&b.name));
     let id = result.id();

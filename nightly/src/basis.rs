@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Basis {
-    /// Milliseconds that a job took, by its name with its variant.
+    /// Milliseconds that a job took, by its name and variant.
     pub durations: BTreeMap<String, u64>,
     /// Number of nights in which a job that has a part for each night was run.
     pub turns: BTreeMap<String, u64>,
@@ -28,7 +28,7 @@ impl Basis {
     /// Returns the basis from results, whose tests begin with the names of jobs.
     pub fn of(results: &[ResultRow]) -> Self {
         let mut basis = Self::default();
-        // Of each job and night, the sum over its units.
+        // For each job and night, the sum over its units.
         let mut sums: BTreeMap<(String, &str), u64> = BTreeMap::new();
         for result in results.iter().filter(|it| it.attempt == 1) {
             let job = format!("{} [{}]", job_of(&result.test.name), result.test.variant);

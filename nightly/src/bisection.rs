@@ -34,7 +34,7 @@ pub fn bisect(
     }
     let mut searches = 0;
     for (signature, test) in new {
-        // Other jobs than scenarios are not cases that a search could run.
+        // Only scenarios are cases that a bisection can run.
         let Some(unit) = test.test.name.strip_prefix("scenario ") else {
             continue;
         };
@@ -74,7 +74,7 @@ pub fn bisect(
     Ok(searches)
 }
 
-/// Returns the commit that the processes of a night ran, if all ran the same.
+/// Returns the commit that the processes of a night ran, if all ran the same commit.
 fn commit(shards: &[Shard]) -> Option<String> {
     let commits = shards.iter().map(|shard| {
         let provenance: Value = serde_json::from_str(&shard.provenance).ok()?;

@@ -15,13 +15,13 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
             Ok(())
         });
     }
-    // Ctrl-C is for the night alone, which then asks the run to end: one that is asked twice ends
-    // at once, and drops its current work.
+    // Only the night receives Ctrl-C, which then asks the run to end: a run that receives two
+    // signals ends immediately, and drops its current work.
     command.process_group(0).spawn()
 }
 
-/// Asks a run to end in order.
+/// Asks a run to end in an orderly way.
 pub(crate) fn end(child: &Child) {
-    // It may have ended meanwhile.
+    // The run may have ended meanwhile.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }

@@ -49,7 +49,7 @@ impl Follower {
             let Some(run) = self.run() else {
                 return Ok(Vec::new());
             };
-            // It may get its last name between the two calls; the next one finds it.
+            // The directory may be renamed between the two calls; the next attempt finds it.
             self.file = match File::open(run.join(FILE_NAME)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 opened => Some(opened?),
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(follower.read().unwrap().len(), 1);
         assert!(follower.read().unwrap().is_empty());
         stream.tell(Body::Interrupted);
-        // The run gets its last name, and a line is still to be completed.
+        // The run's directory is renamed, while a line is incomplete.
         let finished = results.path().join("new");
         fs::rename(&partial, &finished).unwrap();
         let mut raw = File::options()

@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::basis::Basis;
 
-/// Parts into which the points of a sweep and the cells of the matrix are divided: one is run in a
-/// night.
+/// Parts into which the points of a sweep and the cells of the matrix are divided: each night runs
+/// one of them.
 const PARTS: u64 = 50;
 
 /// Images of each kind that torture makes in a night.
 const IMAGES: u64 = 200;
 
-/// Mutants that are drawn in a night, and the most cases of each.
+/// Number of mutants that a night draws, and maximum number of cases of each.
 const MUTANTS: [u64; 2] = [40, 40];
 
 /// Random trees of processes that a night draws.
@@ -70,7 +70,7 @@ pub enum Kind {
     Canary,
     /// Its units are the same in each night.
     Scenario,
-    /// It has a part of its units in each night.
+    /// Each night has a different part of its units.
     Part,
 }
 
@@ -203,7 +203,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
                 ["--seed".into(), (turn * ATTACKS + 1).to_string()]
             }
             "torture" | "mutate" | "fuzz" => ["--seed".into(), (turn + 1).to_string()],
-            // The same in each night, to be compared.
+            // The same job in each night, for comparison.
             "scenario" if words.contains(&"--record") => return jobs.push(job),
             // Trees that no night before has drawn.
             "scenario" => {
@@ -261,7 +261,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         let words = ["sweep", scenario, "--event", "all", "--every", &every];
         part(format!("sweep {scenario}"), base, &words, 6);
     }
-    // Among equals, those that have waited longest, or never ran.
+    // Among equal ranks, first the jobs that have waited longest, or never ran.
     let last = |job: &Job| basis.last.get(&job.key()).cloned().unwrap_or_default();
     jobs.sort_by_cached_key(|job| (job.rank, last(job), job.key()));
     jobs

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::basis::Basis;
 use crate::job::Job;
 
-/// Milliseconds that a job is taken to need if nothing is known of any.
+/// Assumed duration of a job, in milliseconds, if no job has a known duration.
 const UNKNOWN: u64 = 20_000;
 
 /// A plan of a night.
@@ -28,8 +28,8 @@ impl Plan {
     }
 }
 
-/// Divides jobs among shards, so that each takes about as long: the longest job first, each to the
-/// shard that has least. The result depends on the arguments alone.
+/// Divides jobs among shards, so that their durations are about equal: the longest job first, each
+/// to the shard with the least work. The result depends on the arguments alone.
 pub fn plan(jobs: Vec<Job>, basis: &Basis, shards: u32) -> Plan {
     let shards = shards.max(1);
     let mut known: Vec<_> = jobs

@@ -35,7 +35,7 @@ pub struct NightReport {
 }
 
 impl NightReport {
-    /// Judges a night of a history. `shard` is the only one that is to be there, if not all are.
+    /// Judges a night of a history. `shard` is the only expected shard, if not all are.
     ///
     /// # Errors
     /// Fails if the history cannot be read.
@@ -102,7 +102,7 @@ impl NightReport {
     /// Returns the number of crucible's own tests with one of these changes. Failures of another
     /// backend are shown, but do not affect the verdict.
     fn count(&self, changes: &[Change]) -> usize {
-        // A test that was flaky and passes tonight is not a finding of tonight.
+        // A flaky test that passes tonight is not a finding of tonight.
         let seen = |test: &&Judgement| !test.change.is_bad() || test.failures > 0;
         let tests = self.tests.iter().filter(seen);
         let ours = tests.filter(|test| !test.test.is_comparison());
@@ -121,7 +121,7 @@ impl NightReport {
             let why = format!("{new} regressed, {flaky} turned flaky, {still} fail as before");
             return (worst, why);
         }
-        // It has results that do not count: crucible passed it, or it could not be run.
+        // The test has only results that do not count, or could not be run.
         let unanswered = |test: &&Judgement| {
             test.change == Change::NotRun
                 && !test.directory.is_empty()
@@ -276,7 +276,7 @@ mod tests {
         // A shard alone is.
         let report = NightReport::of(&history.store, "n", Some(1)).unwrap();
         assert_eq!(report.condition, Condition::Passed);
-        // A finding is one all the same.
+        // A finding still counts.
         history.add(&one, "diverged");
         assert_eq!(history.decides().0, Condition::Diverged);
     }

@@ -25,17 +25,17 @@ use crate::plan::Plan;
 use crate::shard::ShardSpec;
 use crate::steps::Steps;
 
-/// Time between two looks at a running job.
+/// Interval of checks of a running job.
 pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 
-/// Reason of a test that had no turn.
+/// Reason for a test that was not run.
 pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 
-/// Number of runs of a unit that fails, the first included: they distinguish a flaky test from a
+/// Number of runs of a failing unit, including the first: they distinguish a flaky test from a
 /// broken one.
 const RUNS: u32 = 5;
 
-/// Number of runs with failures that a night records, at most.
+/// Maximum number of failing runs that a night records.
 const RECORDINGS: u32 = 8;
 
 /// Number of failing units of one run from which on they are run only once more.
@@ -114,8 +114,8 @@ impl Settings {
 /// A step of a night.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// The number of tests that are to be run, those that an earlier process has run included, and
-    /// the number of these.
+    /// The number of tests that are to be run, including those that an earlier process has run,
+    /// and the number of these.
     Planned(u64, u64),
     /// A job starts.
     Job(&'a str),
@@ -273,7 +273,7 @@ impl<'a> Night<'a> {
         self.settings.is_over()
     }
 
-    /// Says of the tests that have no result why that is so.
+    /// Records the reason for each test without a result.
     fn skip(&self, jobs: &[&Job], why: &str) -> Result<(), Error> {
         for test in jobs.iter().flat_map(|job| &job.tests) {
             if !self.done.contains(test) {
@@ -310,7 +310,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // If that much fails, it is not a flake.
+            // So many failures are not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
@@ -361,7 +361,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Runs scenarios again whose tests passed, though they did not in their last night.
+    /// Runs scenarios again whose tests passed, although they did not in their last night.
     fn confirm(
         &mut self,
         jobs: &[&Job],

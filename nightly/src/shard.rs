@@ -53,7 +53,7 @@ impl ShardSpec {
     /// any first number. GitHub has no variable for a matrix: its workflow sets `CRUCIBLE_SHARD`.
     ///
     /// # Errors
-    /// Fails if none is set, or one has no usable value.
+    /// Fails if no variable is set, or if one has no usable value.
     pub fn auto(get: impl Fn(&str) -> Option<String>) -> Result<Self, ShardError> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         if let Some(text) = get("CRUCIBLE_SHARD") {

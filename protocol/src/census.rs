@@ -35,7 +35,7 @@ pub enum Class {
     /// The sleep ends in bounded time: by the freeze itself, or by work of the kernel or of a
     /// device that does not depend on a user task.
     Bounded,
-    /// The task waits for the holder of a lock: bounded as long as the holder is.
+    /// The task waits for the holder of a lock: bounded if the holder's sleeps are.
     Lock,
     /// The task counts as frozen, and a restarted task sleeps here again.
     Restored,

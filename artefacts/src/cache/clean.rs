@@ -62,7 +62,7 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => Err(error),
         })?;
-        // The locks below are shared ones of the same file.
+        // The locks below are shared locks of the same file.
         drop(in_use);
         let recent = if alone { Duration::ZERO } else { DAY };
         let mut removed = Vec::new();
@@ -107,7 +107,7 @@ impl Cache {
             }
             let key = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.root.join("locks").join(format!("{kind}-{key}"));
-            // A process that makes it, or builds in it, holds the lock.
+            // A process that makes the artefact, or builds in it, holds the lock.
             let busy = File::open(&lock).is_ok_and(|file| match file.try_lock() {
                 Ok(()) => file.unlock().is_err(),
                 Err(error) => matches!(error, TryLockError::WouldBlock),

@@ -11,7 +11,7 @@ use super::{Cache, RUNS, list};
 use crate::directory;
 use crate::{Error, Result};
 
-/// File that marks the directory as a cache of crucible's, with the version of its layout.
+/// File that marks the directory as crucible's cache, with the version of its layout.
 pub(super) const MARKER: &str = ".crucible-cache";
 
 /// The marker's content.
@@ -25,7 +25,7 @@ pub(super) const TAG: (&str, &str) = (
      # This is the cache of crucible. It can be removed: `crucible clean --all`.\n",
 );
 
-/// Everything else that crucible makes in a cache, besides the [`Cache::KINDS`].
+/// Files and directories that crucible makes in a cache, except the [`Cache::KINDS`].
 pub(super) const OTHERS: [&str; 7] = [
     "sources",
     "stand-ins",
@@ -36,7 +36,7 @@ pub(super) const OTHERS: [&str; 7] = [
     "kvm-probe.json",
 ];
 
-/// Directories that only this user may look into: memories of guests.
+/// Directories that only this user may read: they contain memory of guests.
 pub(super) const PRIVATE: [&str; 3] = ["warm", "tmp", RUNS];
 
 impl Cache {
@@ -56,7 +56,7 @@ impl Cache {
     }
 
     /// Opens the cache at `root`; creates the directory if it does not exist. A cache from before
-    /// there was a marker is taken over.
+    /// markers existed is adopted.
     ///
     /// # Errors
     /// The directory has a name that crucible cannot use, others may write to it, or it has files

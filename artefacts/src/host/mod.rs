@@ -67,7 +67,7 @@ fn missing_of(packages: &[Package]) -> Result<Vec<Package>> {
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
         .args(packages.iter().map(|package| package.name))
         .stdin(Stdio::null())
-        // It reports unknown names there.
+        // dpkg-query reports unknown names there.
         .stderr(Stdio::null())
         .output()
         .map_err(|source| Error::Program {
@@ -100,13 +100,13 @@ pub fn install_command(packages: &[Package]) -> String {
     )
 }
 
-/// Installs those of [`PACKAGES`] that are missing, after naming them. Without
+/// Installs missing [`PACKAGES`], after naming them. Without
 /// `install`, returns [`Error::MissingPackages`] instead.
 pub fn ensure(install: bool, progress: &dyn Progress) -> Result<()> {
     ensure_of(PACKAGES, install, progress)
 }
 
-/// As [`ensure`], for other `packages`.
+/// Like [`ensure`], for other `packages`.
 pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -> Result<()> {
     let missing = missing_of(packages)?;
     if missing.is_empty() {
@@ -148,7 +148,7 @@ pub(crate) fn refresh(progress: &dyn Progress) -> Result<()> {
 }
 
 fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress) -> Result<()> {
-    // Before the step, whose moving line would be drawn over sudo's question.
+    // Ask before the step, whose progress line would be drawn over sudo's question.
     authorise()?;
     let _step = Step::begin(progress, what);
     let began = Instant::now();

@@ -54,7 +54,7 @@ pub fn blocks(image: &Path, sources: &Path) -> Result<Blocks> {
     Ok(blocks)
 }
 
-/// Returns the addresses that the calls of `target` in the code at `start` return to.
+/// Returns the return addresses of the calls of `target` in the code at `start`.
 fn calls(code: &[u8], start: u64, target: u64) -> impl Iterator<Item = u64> + '_ {
     // e8, and the distance of the target from the next instruction
     let windows = code.windows(5).enumerate();

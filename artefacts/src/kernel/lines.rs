@@ -110,7 +110,7 @@ impl<'a> Lines<'a> {
     }
 
     fn find_in(&self, source: &Source, state: &mut State, place: &Place) -> Option<Line> {
-        // The address of the call, of which only the end is known.
+        // The address of the call; only that of its end is known.
         let offset = match place.exact {
             true => place.offset,
             false => place.offset.checked_sub(1)?,
@@ -138,7 +138,7 @@ impl<'a> Lines<'a> {
                 }?;
                 let bytes = fs::read(&again).ok()?;
                 let file = ElfFile64::<Endianness>::parse(bytes.as_slice()).ok()?;
-                // The same code, as far as this shows it.
+                // Equal sizes and offsets: presumably the same code.
                 let found = functions(&file)
                     .into_iter()
                     .find(|one| one.name == symbol.name && one.size == symbol.size)?;
@@ -156,7 +156,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Finds out where the image's lines are.
+    /// Finds the source of the image's line numbers.
     fn source(&self) -> Source {
         let Ok(image) = fs::read(&self.image) else {
             return Source::Nothing;
@@ -238,8 +238,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Returns the only function that a place can be in. The kernel takes for a function's size what is
-/// up to the next one.
+/// Returns the only function that a place can be in. The kernel counts the gap up to the next
+/// function as a part of a function's size.
 fn only<'a>(symbols: &'a [Symbol], place: &Place) -> Option<&'a Symbol> {
     /// Maximum alignment of functions.
     const ALIGNMENT: u64 = 64;
@@ -317,7 +317,7 @@ fn command(record: &str) -> Option<String> {
     for word in compiler.split(' ') {
         match word {
             _ if std::mem::replace(&mut to, word == "-o") => words.push("\"$CRUCIBLE_OBJECT\""),
-            // The list of headers, beside the original object.
+            // The list of headers, in the directory of the original object.
             _ if word.starts_with("-Wp,-MMD,") => {}
             _ => words.push(word),
         }
@@ -328,7 +328,7 @@ fn command(record: &str) -> Option<String> {
 }
 
 /// Asks binutils, which a compiler needs anyway, for the line of an address in a file, or in one of
-/// its sections. Of inlined functions it is the innermost.
+/// its sections. With inlined functions it is the line in the innermost.
 fn resolve(file: &Path, section: Option<&str>, address: u64, tree: Option<&Path>) -> Option<Line> {
     let mut command = Command::new("addr2line");
     command.arg("-e").arg(file).arg("-i");
@@ -350,7 +350,7 @@ fn parse(text: &str, tree: Option<&Path>) -> Option<Line> {
     }
     let path = Path::new(file);
     let path = tree.map_or(path, |tree| path.strip_prefix(tree).unwrap_or(path));
-    // Paths of a build in another directory than the sources'.
+    // Paths of a build outside of the sources' directory.
     let file = path.to_string_lossy();
     let file = file.trim_start_matches("./").to_owned();
     Some(Line { file, line })
@@ -412,7 +412,7 @@ mod tests {
         assert_eq!(only(&alike, &place(0x12, 0x40)), None);
     }
 
-    /// Compiles a program of one function with an inlined one.
+    /// Compiles a program of one function with a call that is inlined.
     #[test]
     fn a_line_is_found_in_an_image_with_debug_information() {
         let directory = tempfile::tempdir().unwrap();

@@ -64,7 +64,7 @@ pub enum Flavour {
     /// The configuration for normal use.
     #[default]
     Base,
-    /// With every kernel checker that can catch a mistake in checkpoint or restart.
+    /// Like `Base`, with every kernel checker that can catch a mistake in checkpoint or restart.
     Debug,
     /// With KVM, as a host for guests. Scenarios do not run on it.
     Outer,
@@ -142,8 +142,8 @@ pub struct Custom {
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
-    /// True when symbols that Kconfig does not keep are reported and not an error: an older commit
-    /// does not have all of them.
+    /// True when symbols that Kconfig does not keep are reported and are not an error: an older
+    /// commit does not have all of them.
     pub lenient: bool,
 }
 
@@ -197,7 +197,7 @@ impl Kernel {
         directory.is_dir().then_some(directory)
     }
 
-    /// Returns the mutants that the kernel has: none but of [`Flavour::Instrumented`].
+    /// Returns the mutants that the kernel has: only [`Flavour::Instrumented`] has any.
     ///
     /// # Errors
     /// The list cannot be read.
@@ -253,10 +253,10 @@ pub fn kernel(
     )
 }
 
-/// Like [`kernel`], with changes of the user's. They do not affect an image.
+/// Like [`kernel`], with the user's changes. They do not affect an image.
 ///
 /// # Errors
-/// As of [`kernel`], and [`Error::Config`] if Kconfig does not keep all lines of the fragment.
+/// Those of [`kernel`], and [`Error::Config`] if Kconfig does not keep all lines of the fragment.
 pub fn custom(
     cache: &Cache,
     sources: &Sources,
@@ -305,7 +305,7 @@ pub fn custom(
 /// different one since, as bisections do. The files that [`Lines`] needs exist afterwards.
 ///
 /// # Errors
-/// As of [`custom`].
+/// Those of [`custom`].
 pub fn build_again(
     cache: &Cache,
     sources: &Sources,
@@ -323,8 +323,8 @@ pub fn build_again(
     plan.make(cache, &source, progress, |_, _| Ok(()))
 }
 
-/// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
-/// with this content, which git names. Fetches and builds nothing.
+/// Returns a hash of all that a kernel of the pinned source would be made from, or a kernel of a
+/// tree with this content, by git's name for it. Fetches and builds nothing.
 ///
 /// # Errors
 /// The series or the configuration cannot be read.
@@ -358,8 +358,8 @@ pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Opti
     }
 }
 
-/// Returns all mutants of the pinned source with our series, those that the compiler does not keep,
-/// too. Fetches the source if it is not cached.
+/// Returns all mutants of the pinned source with our series, including those that the compiler does
+/// not keep. Fetches the source if it is not cached.
 ///
 /// # Errors
 /// The source or the series cannot be read.

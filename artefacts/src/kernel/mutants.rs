@@ -20,7 +20,7 @@ const FILES: [(&str, &str); 2] = [
     ("mutant.c", "kernel/checkpoint/mutant.c"),
 ];
 
-/// The Makefile that builds the latter, and its line.
+/// The Makefile that builds the C file, and the line to add.
 const MAKEFILE: (&str, &str) = ("kernel/checkpoint/Makefile", "obj-y += mutant.o\n");
 
 /// Headers whose macros the sources may use.
@@ -50,12 +50,12 @@ pub(super) fn rewrite(series: &Series, tree: &Path) -> Result<(Series, Vec<Mutan
     Ok((rewritten, generated.mutants))
 }
 
-/// Returns all mutants of a series, those that the compiler does not keep, too.
+/// Returns all mutants of a series, including those that the compiler does not keep.
 pub(super) fn all(series: &Series, tree: &Path) -> Result<Generated> {
     let mut headers = Vec::new();
     for directory in HEADERS {
         for entry in WalkDir::new(tree.join(directory)) {
-            // A tree need not have all of them.
+            // A tree may lack some of them.
             let Ok(entry) = entry else { continue };
             if entry.path().extension().is_some_and(|e| e == "h") {
                 let text = fs::read(entry.path()).map_err(Error::file("read", entry.path()))?;
@@ -88,7 +88,7 @@ pub(super) fn keep(mutants: &[Mutant], out: &Path, to: &Path) -> Result<()> {
     fs::write(to, text).map_err(Error::file("write", to))
 }
 
-/// Reads such a list. Without one there are no mutants.
+/// Reads such a list. Without a file there are no mutants.
 pub(super) fn load(path: &Path) -> Result<Vec<Mutant>> {
     if !path.is_file() {
         return Ok(Vec::new());
@@ -98,7 +98,7 @@ pub(super) fn load(path: &Path) -> Result<Vec<Mutant>> {
 }
 
 /// Returns the numbers of the mutants that are in an image. Code that was compiled into several
-/// functions has its numbers several times.
+/// functions has its mutants' numbers several times.
 fn numbers(image: &[u8]) -> object::Result<BTreeSet<u32>> {
     let file = object::File::parse(image)?;
     let Some(section) = file.section_by_name(SECTION) else {

@@ -85,7 +85,7 @@ impl Series {
         let mut series = Self::default();
         for place in CARRIED {
             for entry in WalkDir::new(tree.join(place)).sort_by_file_name() {
-                // A tree may have a part of them only.
+                // A tree may have only some of them.
                 let Ok(entry) = entry else { continue };
                 if !entry.file_type().is_file() || super::tree::is_product(entry.path()) {
                     continue;

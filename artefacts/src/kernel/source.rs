@@ -29,7 +29,8 @@ pub(super) struct Source {
     pub tree_name: String,
     /// True when the tree never changes.
     pub immutable: bool,
-    /// True when the tree has checkpoint and restart already, so that our series is not for it.
+    /// True when the tree has checkpoint and restart already, so that our series does not apply to
+    /// it.
     pub carries: bool,
 }
 
@@ -296,7 +297,7 @@ fn committed(directory: &Path) -> Option<String> {
             .args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-C"])
             .arg(directory)
             .args(args);
-        // Set where git itself runs us, for a bisection in another tree perhaps.
+        // git sets these variables when it runs us, perhaps for a bisection in a different tree.
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"] {
             command.env_remove(name);
         }
@@ -318,7 +319,7 @@ fn committed(directory: &Path) -> Option<String> {
     if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
         return None;
     }
-    // Of this directory, which may be one of a larger tree.
+    // The hash of this directory, which may be part of a larger repository.
     let name = git(&["rev-parse", "--verify", "HEAD:./"])?;
     Some(name.trim().to_owned())
 }

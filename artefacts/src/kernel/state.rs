@@ -78,7 +78,7 @@ impl Class {
     }
 }
 
-/// Some members of a struct that are treated alike.
+/// Some members of a struct that are treated in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The class of the members.
@@ -379,7 +379,7 @@ fn parse_leaves(text: &str) -> Result<BTreeMap<String, String>, String> {
         } else if line.is_empty() {
             for name in names.drain(..) {
                 if why.is_empty() || leaves.insert(name.to_owned(), why.clone()).is_some() {
-                    return Err(format!("`{name}` has no reason, or more than one"));
+                    return Err(format!("`{name}` has no reason, or several"));
                 }
             }
             why.clear();

@@ -109,7 +109,7 @@ impl DebianPackages {
         Ok(())
     }
 
-    /// Says in which packages `found` differs, in words; `None` if in none.
+    /// Returns a description of the packages in which `found` differs; `None` if there are none.
     pub fn difference(&self, found: &Self) -> Option<String> {
         let mut words = Vec::new();
         for (name, package) in &found.0 {

@@ -12,7 +12,7 @@ use super::CoverageError;
 pub struct Line {
     /// Sum over all functions that the line was compiled into.
     pub count: u64,
-    /// True when in none of them all blocks of the line were executed.
+    /// True when no function executed all blocks of the line.
     pub partly: bool,
 }
 
@@ -118,7 +118,7 @@ fn of_report(report: &Report, name: &str) -> Lines {
 mod tests {
     use super::*;
 
-    /// With the compiler and the options of the kernel build.
+    /// Uses the compiler and the options of the kernel's build.
     #[test]
     fn a_program_that_was_run_is_counted() {
         let directory = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(lines.get(&5).copied(), line(1, false));
         assert_eq!(lines.get(&7).copied(), line(0, true));
         assert_eq!(lines.get(&8).copied(), line(1, true));
-        // Two at once, each with its own.
+        // Two sources at once, each with its own counters.
         let two = [
             ("counted.c".to_owned(), &counts[..]),
             ("counted.c".to_owned(), &counts[..]),

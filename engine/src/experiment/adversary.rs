@@ -144,7 +144,7 @@ impl AdversaryExperiment {
                 }
             }
             (_, first) => {
-                let why = first.unwrap_or_else(|| "the adversary failed without a word".into());
+                let why = first.unwrap_or_else(|| "the adversary failed without a message".into());
                 lines.push(format!("in the guest: {command}"));
                 Outcome {
                     lines,

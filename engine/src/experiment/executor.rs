@@ -36,7 +36,7 @@ pub struct Setup<'a> {
     pub break_switch: Option<&'a str>,
     /// Eyes that are closed.
     pub without: &'a [Eye],
-    /// Keys of units that are not to be run; those of an unknown key are.
+    /// Keys of units that must not be run.
     pub skip: Option<&'a HashSet<String>>,
 }
 
@@ -57,7 +57,7 @@ impl Setup<'_> {
     }
 }
 
-/// All that an experiment has found out.
+/// All results of an experiment.
 #[derive(Debug)]
 pub struct Report<T, S> {
     /// The findings, in the order of the plan.
@@ -117,7 +117,7 @@ impl<T, S: Summary> Report<T, S> {
     }
 }
 
-/// Runs an experiment. Findings that the journal has from an earlier run are taken over.
+/// Runs an experiment. Reuses findings of an earlier run that the journal has.
 pub fn execute<E: Experiment>(
     experiment: &mut E,
     setup: Setup<'_>,
@@ -227,8 +227,8 @@ struct Board<E: Experiment> {
     found: HashMap<String, Finding<E::Detail>>,
     journal: Journal<E::Detail>,
     failures: Vec<Outcome>,
-    /// A failure after which nothing more is run: findings can no longer be kept, or no machine be
-    /// started.
+    /// A failure after which nothing more is run: findings can no longer be kept, or no machine
+    /// can be started.
     fatal: Option<Abort>,
 }
 
@@ -333,7 +333,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         if let [only] = &unfinished[..] {
             return self.report(only, stop.into(), None, 0);
         }
-        // One of them killed the guest: which one?
+        // Find the unit that killed the guest.
         let mut culprit = false;
         for unit in &unfinished {
             if interrupt::requested() {
@@ -348,7 +348,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         if !culprit {
             let outcome = Outcome {
                 why: format!(
-                    "{}; the units from {} to {} were running, and none of them alone does it again",
+                    "{}; the units from {} to {} were running, and none of them alone causes it again",
                     stop.why,
                     self.first_key(&unfinished),
                     self.first_key(
@@ -410,7 +410,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         self.session.voice().set_unit(None);
         match (fatal, result) {
             (Some(stop), _) => Err(stop),
-            // Without a machine, no further unit would fare better.
+            // Without a machine, further units would fail, too.
             (None, Err(stop)) if stop.condition.exit_code() >= 128 => {
                 match stop.condition == Condition::Interrupted {
                     true => Ok(Err(stop)),

@@ -66,7 +66,7 @@ int main(void) { return execl(\"./tracer\", \"tracer\", \"exits\", \"late\", (ch
 ' > exec.c
 gcc -O1 -o exec exec.c";
 
-/// The directories and files of the kernel's code whose failures are looked at.
+/// The directories and files of the kernel's code in which failures are injected.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
 
 /// The programs whose trees are saved and restarted.
@@ -117,7 +117,7 @@ pub struct Which {
     pub programs: Vec<String>,
     /// Their numbers, from 1 on; all if `None`.
     pub nth: Option<RangeInclusive<u32>>,
-    /// Number of a mutant of the kernel's code, to see that its mistake is found; 0 for none.
+    /// Number of a mutant of the kernel's code, to check that its mistake is found; 0 for none.
     pub mutant: u32,
 }
 
@@ -134,7 +134,7 @@ pub struct Failures {
     call: &'static str,
     kind: FailKind,
     from: u32,
-    /// `None`: until nothing is left that could fail.
+    /// Last number; `None` to continue until no further operation could fail.
     to: Option<u32>,
 }
 
@@ -161,11 +161,11 @@ pub struct Failed {
     pub call: String,
     /// The kind of operation that failed.
     pub kind: String,
-    /// Number of calls, with those that were repeated.
+    /// Number of calls, including repeated ones.
     pub calls: u32,
-    /// The last number at which there was something that could fail.
+    /// The last number for which there was an operation that could fail.
     pub last: u32,
-    /// For each origin: its name, the error of the call or nothing when it has succeeded, and the
+    /// For each origin: its name, the error of the call or an empty text if it succeeded, and the
     /// number of failures.
     pub origins: Vec<(String, String, u32)>,
 }
@@ -178,7 +178,8 @@ struct Wrong(Outcome, Option<Failed>);
 pub struct Sum {
     /// Number of failures.
     pub failures: u64,
-    /// Those by the error of the call; `harmless` when the call has succeeded nevertheless.
+    /// Number of failures by the error of the call; `harmless` when the call has succeeded
+    /// nevertheless.
     pub results: BTreeMap<String, u64>,
     /// Number of origins.
     pub origins: usize,
@@ -320,7 +321,7 @@ impl FailNthExperiment {
             (Some(1), Some(first)) => (Condition::Diverged, first),
             (_, first) => (
                 Condition::RequestFailed,
-                first.unwrap_or_else(|| "fail-nth failed without a word".into()),
+                first.unwrap_or_else(|| "fail-nth failed without a message".into()),
             ),
         };
         lines.push(format!("in the guest: {command}"));

@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// Duration of a unit's search, in seconds.
 pub const ROUND: u64 = 60;
 
-/// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that
+/// The programs of rounds, in turn: `many` has an object of each kind, and `random` is a tree that
 /// no other round has.
 const ORDER: [&str; 12] = [
     "many", "tree", "many", "random", "many", "threads", "many", "random", "many", "chain", "many",
@@ -283,7 +283,7 @@ impl FuzzExperiment {
         let (status, stdout, mut lines) =
             exec(guest, &self.command(round, path), limit).map_err(after)?;
         if let Err(error) = guest.settle() {
-            // The report of the kernel, and by which recipe.
+            // The kernel's report, and the recipe that caused it.
             let mut stop = after(error);
             stop.lines.extend(lines);
             return Err(stop);
@@ -291,7 +291,7 @@ impl FuzzExperiment {
         if status != Some(0) {
             let why = lines.first().cloned();
             lines.push(format!("in the guest: {}", self.command(round, path)));
-            let why = why.unwrap_or_else(|| "the fuzzer failed without a word".into());
+            let why = why.unwrap_or_else(|| "the fuzzer failed without a message".into());
             let condition = match status {
                 Some(FOUND) => Condition::Diverged,
                 _ => Condition::RequestFailed,
@@ -304,7 +304,8 @@ impl FuzzExperiment {
         }
         let mut fuzzed: Fuzzed = serde_json::from_str(stdout.trim())
             .map_err(|_| Abort::failed(format!("the fuzzer printed no report: {stdout}")))?;
-        // A counter that is called last of all, by a jump, is counted for the caller.
+        // A coverage call in tail position returns to the caller, so its block counts for the
+        // caller.
         for (_, blocks) in &mut fuzzed.found {
             blocks.retain(|block| self.blocks.contains_key(block));
         }
@@ -319,8 +320,8 @@ impl FuzzExperiment {
         Ok((outcome, fuzzed))
     }
 
-    /// Keeps the recipes that a unit has found. Of the recipes of an earlier run, only those are
-    /// kept that reach something that the ones before do not.
+    /// Keeps the recipes that a unit has found. Of the recipes of an earlier run, it keeps only
+    /// those that reach a block that the recipes before them do not.
     fn learn(&self, round: &Round, fuzzed: &Fuzzed) -> io::Result<()> {
         let mut state = self.state();
         let State { corpus, known } = &mut *state;
@@ -341,7 +342,7 @@ impl FuzzExperiment {
     }
 }
 
-/// Returns the tree of a seed, with all that can be saved.
+/// Returns the tree of a seed, with all kinds that can be saved.
 fn tree(seed: u64) -> random::Tree {
     let mut tree = random::draw(seed);
     for process in &mut tree.processes {
@@ -420,7 +421,7 @@ impl Experiment for FuzzExperiment {
             corpus: state.corpus.len(),
             ..FuzzSummary::default()
         };
-        // Also of units that a resumed run has taken over.
+        // Includes units whose results a resumed run has reused.
         let mut reached: BTreeSet<u32> = BTreeSet::new();
         let mut ms = 0;
         for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {

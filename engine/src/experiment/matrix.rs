@@ -59,7 +59,7 @@ pub struct MatrixExperiment {
     pub pattern: String,
     /// Run only every Kth of them.
     pub every: usize,
-    /// Number of them to leave out before the first.
+    /// Number of cells to leave out before the first.
     pub offset: usize,
     /// Run at most this many, spread evenly.
     pub limit: Option<usize>,

@@ -79,9 +79,9 @@ pub trait Summary: Serialize {
 
 impl Summary for () {}
 
-/// Something to find out, divided into units.
+/// A question that a command answers, divided into units.
 pub trait Experiment: Sync {
-    /// A unit. Any guest can run it.
+    /// A unit, which any guest can run.
     type Unit: Clone + Send + Sync;
     /// The experiment's own data on a unit, in addition to its outcome.
     type Detail: Clone + Send + Serialize + DeserializeOwned;
@@ -97,7 +97,7 @@ pub trait Experiment: Sync {
     /// Fails if a source cannot be read.
     fn identify(&self, identity: &mut Identity) -> io::Result<()>;
 
-    /// Returns the units, in groups. May use a guest to find out which there are.
+    /// Returns the units, in groups. May use a guest to list them.
     ///
     /// # Errors
     /// Fails if nothing can be run.
@@ -138,7 +138,7 @@ pub trait Experiment: Sync {
         serde_json::to_value(detail).unwrap_or_default()
     }
 
-    /// Returns the disk that guests start with a copy of, instead of an empty one.
+    /// Returns the disk of which guests start with a copy, instead of an empty one.
     fn disk(&self) -> Option<&Path> {
         None
     }

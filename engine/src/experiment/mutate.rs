@@ -43,10 +43,11 @@ use crate::{
     trial::judge,
 };
 
-/// Limit for requests that the agent answers at once. A mutant may keep the only CPU busy forever.
+/// Limit for requests that the agent answers immediately. A mutant may keep the only CPU busy
+/// forever.
 const PROMPT: Duration = Duration::from_secs(20);
 
-/// Time beyond the guest's own limit that an answer may take.
+/// Time that an answer may take in addition to the guest's own limit.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Limit of a run with a mutant, as a multiple of the duration of one without.
@@ -58,17 +59,17 @@ const LEAST: u64 = 4;
 /// Options of a run of mutants.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Number of mutants to draw; all if none.
+    /// Number of mutants to draw; all if `None`.
     pub sample: Option<usize>,
     /// Seed of the draw.
     pub seed: u64,
     /// The part of the drawn mutants to run, from 0 on, and the number of parts.
     pub shard: (u32, u32),
-    /// Go on after the first case that kills a mutant.
+    /// True to continue after the first case that kills a mutant.
     pub all_eyes: bool,
-    /// Most cases of a mutant that are run; all if none.
+    /// Maximum number of cases to run for each mutant; all if `None`.
     pub cases: Option<usize>,
-    /// Names of the only mutants to run; all if none.
+    /// Names of the mutants to run; all if empty.
     pub only: Vec<String>,
     /// Least share of killed mutants, in percent.
     pub at_least: Option<f64>,
@@ -79,7 +80,7 @@ pub struct Options {
 pub struct Kill {
     /// The case: `SCENARIO/CASE`.
     pub case: String,
-    /// All that saw it, in the order in which they looked: names of checks and conditions.
+    /// All eyes that noticed it, in their order: names of checks and conditions.
     pub eyes: Vec<String>,
     /// The condition that ended the run.
     pub condition: Condition,
@@ -99,7 +100,7 @@ pub struct MutantDetail {
     pub cases: usize,
     /// Number of cases that were run with it.
     pub tried: usize,
-    /// Cases that noticed something once, and not when they were repeated in another guest.
+    /// Cases that noticed the mutant once, and not when they were repeated in a different guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsure: Vec<String>,
 }
@@ -112,7 +113,7 @@ pub struct MutateExperiment {
     reach: Reach,
     options: Options,
     disk: PathBuf,
-    /// The index of the scenario, and that of the case in it, of each case that is known to run.
+    /// For each case that is known to run: the index of its scenario, and its index in that.
     cases: Vec<(usize, usize)>,
     controls: Mutex<HashMap<usize, Arc<Result<Control, String>>>>,
     /// By the index of a case: the growth of the kernel's books by runs without a mutant.
@@ -210,7 +211,7 @@ impl MutateExperiment {
         }
     }
 
-    /// Returns the names of mutants that were asked for and do not exist.
+    /// Returns the names of mutants that the user has requested and that do not exist.
     pub fn missing(&self) -> Vec<&str> {
         let exists = |id: &&String| self.mutants.iter().any(|one| one.id == **id);
         let missing = self.options.only.iter().filter(|id| !exists(id));
@@ -272,7 +273,7 @@ impl MutateExperiment {
         let number = session.number();
         let (guest, new) = session.guest().map_err(Abort::session)?;
         if new {
-            // Whatever fails later fails because of a mutant.
+            // The guest works here, so a mutant causes any later failure.
             guest
                 .shell(&format!("echo 0 > {SWITCH}"))
                 .map_err(|error| Abort::guest(Phase::Before, error))?;
@@ -394,7 +395,7 @@ impl MutateExperiment {
             Ok(()) => true,
             Err(stop) => stop.guest_usable,
         };
-        // A refusal may have left something to report; and no later run is to have the mutant.
+        // A refusal may have caused a kernel report; and no later run may have the mutant.
         if usable(&end) && number != 0 {
             let after = |error| Abort::guest(Phase::After, error);
             let guest = session.running();
@@ -452,7 +453,7 @@ impl MutateExperiment {
         let kill = match self.restarted(session, index, control, number)? {
             Ended::Noticed(kill) => kill,
             Ended::Passed => return Ok(Ended::Passed),
-            // The guest was given up, so the next one is new.
+            // The guest was abandoned, so the next one is new.
             Ended::Unknown(_) => {
                 return match self.restarted(session, index, control, number)? {
                     Ended::Noticed(kill) => Ok(Ended::Noticed(kill)),
@@ -472,7 +473,7 @@ impl MutateExperiment {
             }
         }
         let again = self.restarted(session, index, control, number)?;
-        // Whatever it is, it may have damaged the guest.
+        // Any failure may have damaged the guest.
         if !matches!(again, Ended::Passed) {
             session.abandon();
         } else {

@@ -23,8 +23,8 @@ pub enum Choice {
     Some {
         /// K; 1 for all.
         every: usize,
-        /// Number of points to leave out before the first. Those below K together reach each point
-        /// once.
+        /// Number of points to leave out before the first. The offsets below K together reach each
+        /// point once.
         offset: usize,
         /// Maximum number.
         limit: Option<usize>,

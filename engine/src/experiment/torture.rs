@@ -32,8 +32,8 @@ const PER_IMAGE: Duration = Duration::from_secs(2);
 /// its own.
 const BATCH: u32 = 250;
 
-/// The program whose image each batch damages, in turn. Every second one has a bit of every kind
-/// of state.
+/// The program whose image each batch damages, in turn. Every second program has each kind of
+/// state.
 const ORDER: [&str; 6] = ["tree", "many", "threads", "many", "chain", "many"];
 
 /// The programs, with their sources in the checkout and their compiler commands.
@@ -117,7 +117,7 @@ impl Summary for TortureSummary {
 
 impl TortureExperiment {
     /// Returns the experiment of that many images. The programs' sources are below `root`. With a
-    /// kernel that counts, the refusals that were reached are reported.
+    /// kernel that counts lines, the refusals that were reached are reported.
     pub fn new(root: &Path, raw: u32, forged: u32, seed: u64, counted: Option<PathBuf>) -> Self {
         Self {
             root: root.to_owned(),
@@ -179,7 +179,7 @@ impl TortureExperiment {
             Err(mut lines) => {
                 let why = lines.first().cloned();
                 lines.push(format!("in the guest: {}", batch.command()));
-                let why = why.unwrap_or_else(|| "torture failed without a word".into());
+                let why = why.unwrap_or_else(|| "torture failed without a message".into());
                 let outcome = Outcome {
                     lines,
                     ..Outcome::new(Condition::Diverged, why)

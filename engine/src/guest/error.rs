@@ -94,7 +94,7 @@ fn headlines(alerts: &[Alert]) -> String {
 fn ended(exit: Option<&Exit>) -> String {
     match exit {
         Some(Exit::Shutdown) => {
-            "the guest shut down, although crucible has not asked for it".into()
+            "the guest shut down without a request from crucible".into()
         }
         Some(Exit::Reset) => "the guest reset".into(),
         Some(Exit::TripleFault { .. }) => "the guest triple faulted".into(),
@@ -102,6 +102,6 @@ fn ended(exit: Option<&Exit>) -> String {
         Some(Exit::Panic) => "the guest's kernel panicked".into(),
         Some(Exit::Killed) => "the machine was killed".into(),
         Some(Exit::HostError { detail, .. }) => format!("the machine's process failed: {detail}"),
-        None => "the channel to the guest ended, but the machine runs on".into(),
+        None => "the channel to the guest ended, but the machine continues".into(),
     }
 }

@@ -24,21 +24,21 @@ use self::incoming::Incoming;
 pub use self::requests::SecondImage;
 use crate::{identity, interrupt};
 
-/// Time beyond the guest's own limit that an answer may take.
+/// Time that an answer may take in addition to the guest's own limit.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Interval of checks for other events than an answer: kernel reports, host faults, an
 /// interruption.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Time that the reports which follow a first one may take.
+/// Time for which to wait for reports that follow a first one.
 const ALERT_SETTLE: Duration = Duration::from_secs(2);
 
-/// Limit for requests that the agent answers at once, in a guest that is not slowed down. To read
-/// 10,000 descriptors of a task is one of them.
+/// Limit for requests that the agent answers immediately, in a guest without slow checkers. One
+/// of them reads 10,000 descriptors of a task.
 const PROMPT: Duration = Duration::from_secs(120);
 
-/// The same limit for a guest of which only files are wanted.
+/// The same limit for a guest that is only needed for its files.
 const HURRY: Duration = Duration::from_secs(10);
 
 /// Limit for the end of a guest that has panicked, and for the dump of its memory.
@@ -72,13 +72,13 @@ pub struct Guest {
     next: u64,
     info: GuestInfo,
     identity: Identity,
-    /// True when a debugger may stop it: then limits do not apply.
+    /// True when a debugger may stop the guest: then limits do not apply.
     is_debugged: bool,
     /// Limit for requests that the agent answers at once.
     prompt: Duration,
     /// The same in a guest that is not slowed down.
     usual: Duration,
-    /// Time beyond the guest's own limit that an answer may take.
+    /// Time that an answer may take in addition to the guest's own limit.
     grace: Duration,
     /// Command of a shell that runs before each checkpoint.
     before_checkpoint: Option<String>,
@@ -181,7 +181,7 @@ impl Guest {
         self.machine.as_mut()
     }
 
-    /// Returns the limit for something that should take no longer than `limit`.
+    /// Returns `limit`, or a longer one if a debugger may stop the guest.
     fn limit(&self, usual: Duration) -> Duration {
         match self.is_debugged {
             true => SESSION,
@@ -207,7 +207,7 @@ impl Guest {
         let id = self.next;
         tracing::debug!(target: "agent", id, "> {}", brief(&body));
         match self.send(&Envelope { id, body }) {
-            // The incoming messages, or the lack of them, have the reason.
+            // The reader of messages reports the reason for a failed write.
             Err(FrameError::Io(_)) | Ok(()) => Ok(id),
             Err(error) => Err(error.into()),
         }
@@ -257,9 +257,9 @@ impl Guest {
         }
     }
 
-    /// Writes a request. A guest that reads nothing must not block the caller forever.
+    /// Writes a request. A guest that does not read must not block the caller forever.
     fn send(&mut self, request: &Envelope<Request>) -> Result<(), FrameError> {
-        // Fails for a duration of zero only.
+        // Fails only for a duration of zero.
         let _ = self.to.set_write_timeout(Some(self.limit(self.prompt)));
         frame::write(&mut self.to, request)
     }
@@ -340,10 +340,10 @@ impl Guest {
     }
 
     /// Waits until all that the kernel has printed so far has been read from the console, and takes
-    /// its reports. The guest is asked: it prints a mark behind them.
+    /// its reports. The guest prints a mark after them, on request.
     ///
     /// # Errors
-    /// [`GuestError::Alert`] if the kernel has reported something since the last time,
+    /// [`GuestError::Alert`] if the kernel has reported something since the last call,
     /// [`GuestError::Host`] if the host has failed one of its disks, [`GuestError::NoMark`] if the
     /// console does not show the mark, and the errors of any request.
     pub fn settle(&mut self) -> Result<(), GuestError> {
@@ -373,15 +373,15 @@ impl Guest {
         while let Ok(alert) = self.alerts_from.try_recv() {
             self.alerts.push(alert);
         }
-        // A kernel that complains of a disk which the host has failed is right.
+        // The kernel is not to blame for a report about a disk that the host has failed.
         match self.machine.host_fault() {
             Some(fault) => Err(GuestError::Host(fault)),
             None => self.take_alerts(),
         }
     }
 
-    /// Says that checkpoint/restart has been used in this guest: from now on it may be the cause of
-    /// a kernel report. Requests with a trigger do this by themselves.
+    /// Marks the guest as one in which checkpoint/restart has been used: from now on it may be the
+    /// cause of a kernel report. Requests with a trigger do this by themselves.
     pub fn mark_used(&mut self) {
         self.used = true;
     }
@@ -391,12 +391,12 @@ impl Guest {
 fn brief(message: &impl std::fmt::Debug) -> String {
     const LONGEST: usize = 300;
     let mut text = String::new();
-    // Fails when the text is long enough.
+    // Fails once the text is long enough, which ends the formatting.
     let _ = std::fmt::write(&mut Short(&mut text, LONGEST), format_args!("{message:?}"));
     text
 }
 
-/// Takes a text up to a length.
+/// A writer that keeps text up to a length.
 struct Short<'a>(&'a mut String, usize);
 
 impl std::fmt::Write for Short<'_> {

@@ -131,7 +131,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Returns the names of all that occurs in it, once each.
+    /// Returns the names of all kinds and relations in it, once each.
     pub fn kinds(&self) -> Vec<&'static str> {
         let items = self.processes.iter().flat_map(|it| &it.items);
         let relations = self.processes.iter().skip(1).map(|it| it.how.name());

@@ -18,7 +18,7 @@ pub struct CaseAnalysis {
     pub case: String,
     /// Number of events of the baseline.
     pub events: usize,
-    /// Number of events that have no name by which to try them.
+    /// Number of events that cannot be tried, because they have no name.
     pub unnamed: u64,
     /// Number of events that end the whole tree, which leaves no task to checkpoint.
     pub ends: u64,
@@ -40,14 +40,14 @@ pub struct CaseAnalysis {
     pub kinds: BTreeMap<String, Passed>,
     /// Number of points that passed by their control.
     pub by_control: usize,
-    /// The differences that freezing alone makes at those, with the number of points.
+    /// The differences due to freezing alone at those, with the number of points.
     pub visible: BTreeMap<String, usize>,
     /// Pairs of the event that was reached and the different one that was listed, with the number
     /// of points.
     pub reached: Vec<Reached>,
     /// Number of points that were not reached at the first attempt.
     pub missed: usize,
-    /// The ptrace stop that some task was in at all failed points, and at the fewest others.
+    /// The ptrace stop in which some task was at all failed points, and at the fewest others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspect: Option<Suspect>,
     /// The points that did not pass, grouped by condition and reason, the largest group first.
@@ -79,7 +79,7 @@ pub struct Reached {
 pub struct Suspect {
     /// The stop.
     pub stop: String,
-    /// Number of failed points, at all of which some task was in it.
+    /// Number of failed points, at each of which some task was in it.
     pub failed: usize,
     /// Number of other points at which some task was in it.
     pub others: usize,

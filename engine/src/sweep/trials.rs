@@ -19,7 +19,7 @@ use crate::{
     trial::{self, judge},
 };
 
-/// The chance below which the two kinds of runs are taken to end differently.
+/// Chance below which the two kinds of runs count as ending differently.
 pub const SIGNIFICANT: f64 = 0.001;
 
 /// One way in which runs ended.
@@ -47,14 +47,14 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// Returns the chance that numbers which differ as much as these are from runs that end in the
+    /// Returns the chance of numbers that differ at least as much, for runs that end in the
     /// same ways and equally often: Fisher's exact test of each end against all others, the
     /// smallest of them times the number of tests.
     pub fn chance(&self) -> f64 {
         let sum = |count: fn(&End) -> u64| self.ends.iter().map(count).sum::<u64>();
         let (controls, restarted) = (sum(|end| end.controls), sum(|end| end.restarted));
         let tests = match self.ends.len() {
-            // One is the other's complement.
+            // The second p-value is the same: one kind is the complement of the other.
             2 => 1,
             ends => ends.max(1),
         };

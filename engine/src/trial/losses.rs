@@ -11,7 +11,7 @@ use crate::{
     run::{RestartIn, Runner},
 };
 
-/// The least number of repeated restarts whose losses are looked for. In a new guest some counts
+/// Minimum number of repeated restarts for which losses are searched. In a new guest some counts
 /// (dentries, nodes of maple trees) vary by seven, which is not a loss of each of ten.
 const LEAST: u32 = 10;
 

@@ -9,11 +9,11 @@
 pub enum Use {
     /// It is compared.
     Compared,
-    /// It is compared, of zombies only.
+    /// It is compared, for zombies only.
     OfZombies,
     /// Only these bits of it are compared.
     Bits(u32, &'static str),
-    /// It may grow, since the restart itself costs something; it may not shrink.
+    /// It may grow, because the restart itself has a cost; it may not shrink.
     Grows,
     /// It is not a fact, for this reason.
     Left(&'static str),
@@ -28,7 +28,7 @@ const IN_TREE: &str = "compared with the process tree";
 const IN_STATUS: &str = "compared as a line of `status`";
 const RESIDENT: &str = "the kernel decides which pages are resident";
 const OBSOLETE: &str = "always 0";
-const EXITING: &str = "shown of exiting tasks only; the second image has the registers";
+const EXITING: &str = "shown for exiting tasks only; the second image has the registers";
 
 /// The fields of `stat` from the third on.
 pub const STAT: &[Field] = &[
@@ -218,7 +218,7 @@ pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`fd/N.*`",
         "`fd`, `fdinfo`",
-        "the target of the link, and each line, as often as it occurs",
+        "the target of the link, and each line, with repetitions",
     ],
     [
         "`smaps`",
@@ -239,11 +239,11 @@ pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`ns/*`",
         "`ns`",
-        "the number of the namespace; of `mnt` and `pid`, which are new, the first task that is in it",
+        "the number of the namespace; for `mnt` and `pid`, which are new, the first task in it",
     ],
     [
         "`mounts`",
         "`mountinfo`",
-        "the mounts of each mount namespace, without the numbers that the kernel gives them",
+        "the mounts of each mount namespace, without the numbers that the kernel assigns",
     ],
 ];

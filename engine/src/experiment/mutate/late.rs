@@ -24,7 +24,7 @@ const RUNS: u32 = 4;
 /// Number of times that a loss must show again.
 const AGAIN: u32 = 2;
 
-/// The least number of refusals that must lose something: the caches vary by a few.
+/// The least number of refusals that must lose an object: the counts of caches vary by a few.
 const REFUSALS: u32 = 16;
 
 /// Time limit of all forged images.
@@ -48,7 +48,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Returns how many refusals must lose something: a tenth of the images.
+    /// Returns the number of refusals that must lose an object: a tenth of the images.
     fn losing(&self) -> u32 {
         (self.outcomes.len() as u32 / 10).max(REFUSALS)
     }
@@ -101,7 +101,7 @@ fn records(file: &str) -> &'static str {
 
 impl MutateExperiment {
     /// Returns the number of cases in which the books are read before and after: code that is left
-    /// out or taken the other way may lose something in each way that a line is run.
+    /// out or negated may lose an object on each path through a line.
     pub(super) fn leaky_cases(kind: Kind) -> usize {
         match kind {
             Kind::LeftOut | Kind::Negated => 2,
@@ -207,8 +207,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Restarts the forged images about these types of records, or those about all, if none is
-    /// named.
+    /// Restarts the images in which records of these types are forged, or of all types if
+    /// `records` is empty.
     fn forge_of(
         &self,
         session: &mut Session<'_>,
@@ -359,7 +359,7 @@ impl MutateExperiment {
     }
 
     /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by
-    /// one that is refused with a different error than without it, or not at all.
+    /// a tree that is refused with a different error than without it, or not at all.
     pub(super) fn refuse(
         &self,
         session: &mut Session<'_>,

@@ -133,7 +133,7 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
 
 /// Forges a message: more or fewer files, some of them forged, or data of a different length.
 fn message(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
-    /// One more than the maximum of a message.
+    /// One file more than a message can have.
     const TOO_MANY: u32 = 254;
     edit_with_tail(record, |message: &mut Message, tail| {
         let refs = (message.nr_files as usize * 4).min(tail.len());

@@ -9,7 +9,7 @@ use super::{Forged, put_together, recount};
 use crate::image::layout::Field;
 use crate::image::record::Kind;
 
-/// The first values that 32 and 64 bits may not have where they are a process ID or an address:
+/// The first invalid values of a process ID (32 bits) and of an address (64 bits):
 /// `PID_MAX_LIMIT`, `TASK_SIZE_MAX`.
 const LIMITS: [u64; 2] = [4_194_304, 0x7fff_ffff_f000];
 
@@ -70,14 +70,14 @@ pub fn changes(records: &[Forged]) -> Vec<Change> {
     changes
 }
 
-/// Most changes of a thorough list.
+/// Maximum number of changes of a thorough list.
 const MOST: usize = 800;
 
-/// Most records of a type that a thorough list changes, and most elements of each.
+/// Maximum number of records of a type that a thorough list changes, and of elements of each.
 const SAMPLES: usize = 3;
 
-/// Returns changes of the records of these types, as [`changes`] does, but of several records that
-/// differ, and to each value around which a check may be wrong by one. The first record of each
+/// Returns changes of the records of these types, like [`changes`], but of several different
+/// records, and to each value around which a check may be wrong by one. The first record of each
 /// type comes first, and the list ends at `MOST`. Equal images have equal lists.
 #[must_use]
 pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
@@ -132,7 +132,7 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
 }
 
 /// Returns values at which checks compare: the neighbours of the field's value, small numbers,
-/// limits of the kernel, and, of flags, each of the low 32 bits.
+/// limits of the kernel, and, for flags, each of the low 32 bits.
 fn boundaries(field: &Field, now: u64) -> BTreeSet<u64> {
     let all = u64::MAX >> (64 - 8 * field.size);
     let is_set = [
