@@ -15,7 +15,7 @@ pub const ASKS: u8 = 0x05;
 /// The guest sends bytes.
 pub const TELLS: u8 = 0x02;
 
-/// Maximum number of bytes that the host sends at once, without their number.
+/// Maximum number of bytes that the host sends in one piece, without the head.
 pub const MOST: usize = 15;
 
 /// Returns the name of the line in the kernel's parameters.
@@ -28,7 +28,7 @@ pub fn name(parameters: &str) -> Option<&str> {
 /// The host's state of decoding the received bytes.
 #[derive(Debug, Default)]
 pub struct Receiver {
-    /// Bytes of the length that were received, if the guest sends.
+    /// Received bytes of the length, if the guest sends.
     length: Option<Vec<u8>>,
     /// Number of bytes of the guest's messages that follow.
     follow: usize,
@@ -46,7 +46,7 @@ pub enum Received<'a> {
 }
 
 impl Receiver {
-    /// Takes received bytes from the front of `bytes`, until something is known. Returns `None`
+    /// Takes received bytes from the front of `bytes`, until they form a piece. Returns `None`
     /// when all bytes have been read.
     pub fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Received<'a>> {
         loop {

@@ -122,7 +122,7 @@ impl Piece {
     }
 }
 
-/// Writes a piece at once, so that a write to a virtio port carries all of it.
+/// Writes a piece in one call, so that a write to a virtio port carries all of it.
 fn whole(to: &mut impl Write, kind: u8, content: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(HEAD + content.len());
     bytes.push(kind);
@@ -131,7 +131,7 @@ fn whole(to: &mut impl Write, kind: u8, content: &[u8]) -> io::Result<()> {
     to.write_all(&bytes)
 }
 
-/// Puts together pieces from the bytes that arrive.
+/// Assembles pieces from the received bytes.
 #[derive(Debug, Default)]
 pub struct Pieces(Vec<u8>);
 

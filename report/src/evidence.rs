@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use crate::links::stays_within;
 
-/// Size of a record that is read, in bytes, at most.
+/// Maximum size of a record to read, in bytes.
 const LARGEST: u64 = 32 << 20;
 
-/// Characters of a unit's lines that are shown, at most.
+/// Maximum number of characters shown of a unit's lines.
 const CHARACTERS: usize = 4_000;
 
-/// Number of files of a run that are linked, at most.
+/// Maximum number of links to files of a run.
 const FILES: usize = 12;
 
 /// The evidence of a failure.
@@ -25,7 +25,7 @@ pub(crate) struct Evidence {
     pub why: String,
     /// A difference, a kernel report, task states.
     pub lines: String,
-    /// Tasks of the frozen tree, a line each.
+    /// Tasks of the frozen tree, one line each.
     pub frozen: Vec<String>,
     /// Files, with their descriptions.
     pub files: Vec<(String, PathBuf)>,

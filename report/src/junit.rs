@@ -49,7 +49,7 @@ pub fn case(name: &str, outcome: &Outcome, time: Duration) -> TestCase {
 }
 
 /// Returns the results of a night. A test that fails in some of its runs is a failure, too, with
-/// its `flakyFailure`s: retries are counted and make nothing green.
+/// its `flakyFailure`s: retries are counted, but do not turn a failure into a pass.
 ///
 /// # Errors
 /// Fails if the text cannot be made.

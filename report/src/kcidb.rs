@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::results::{NightResults, TestResult};
 
-/// Characters of a log, at most; the format's limit.
+/// Maximum number of characters of a log, by the format.
 const EXCERPT: usize = 16_384;
 
 /// Returns true for the name of a CI system that can be used.
@@ -216,7 +216,7 @@ impl Names<'_> {
     }
 }
 
-/// Only what the kernel is to blame for is a failure; what the host or crucible is to blame for
+/// Only a fault of the kernel is a failure; one of the host or crucible
 /// counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {

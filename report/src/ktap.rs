@@ -59,7 +59,7 @@ pub fn text(suites: &Suites) -> String {
             }
             let _ = writeln!(text, "  {}", result(number, test, outcome));
         }
-        // An open question is not a success.
+        // A run without a verdict on the kernel is not a success.
         let bad = tests.values().any(|outcome| !outcome.is_pass());
         let ok = if bad { "not ok" } else { "ok" };
         let _ = writeln!(text, "{ok} {number} {}", name(suite));

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 /// Commands whose units are points: a night has a part of them.
 const PARTS: [&str; 3] = ["sweep ", "matrix ", "torture"];
 
-/// Cells of a page, at most, so that it stays small.
+/// Maximum number of cells on a page, so that it stays small.
 const CELLS: usize = 4_000;
 
 /// The points of a map and their last runs, by row.

@@ -15,10 +15,10 @@ use crate::maps::{is_point, maps};
 use crate::series::Series;
 use crate::trends::trends;
 
-/// Tests that are named in the head of a group.
+/// Maximum number of tests named in the head of a group.
 const NAMED: usize = 3;
 
-/// Bytes of evidence on the page, at most; the other failures have links.
+/// Maximum number of bytes of evidence on the page; further failures have links.
 const EVIDENCE: usize = 256 << 10;
 
 /// The page's content security policy. The browser runs no script and loads nothing from a network,
@@ -138,8 +138,8 @@ impl Page {
         }
     }
 
-    /// Returns the tests with one of these changes. Tests that another backend cannot pass are
-    /// listed among all tests only.
+    /// Returns the tests with one of these changes. Tests that a different backend fails are
+    /// only listed among all tests.
     fn with<'a>(&'a self, changes: &'a [Change]) -> impl Iterator<Item = &'a Judgement> {
         let tests = self.report.tests.iter();
         tests.filter(move |test| {
@@ -406,7 +406,7 @@ impl Page {
         }
     }
 
-    /// Returns a link from the page to a directory of the results that is there.
+    /// Returns a link from the page to an existing directory of the results.
     fn link(&self, directory: &str) -> Option<String> {
         let path = self.directory.join(directory);
         let there = links::stays_within(directory) && path.is_dir();

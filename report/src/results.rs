@@ -29,15 +29,15 @@ pub struct NightResults {
 pub struct TestResult {
     /// The test.
     pub test: TestId,
-    /// The result of its runs together: one failure decides, however many runs pass.
+    /// The combined result of its runs: one failure decides, however many runs pass.
     pub outcome: Outcome,
     /// The runs.
     pub runs: Vec<ResultRow>,
 }
 
 impl NightResults {
-    /// Reads a night of a history. `directory` is that of all results, where the lines of failures
-    /// are.
+    /// Reads a night of a history. `directory` is that of all results, which has the lines of
+    /// failures.
     ///
     /// # Errors
     /// Fails if the history cannot be read.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crucible_history::{ResultRow, TestId};
 use maud::{Markup, html};
 
-/// Nights that are shown, at most.
+/// Maximum number of nights shown.
 pub(crate) const NIGHTS: usize = 90;
 
 /// Number of runs of a test in a night that count, and of failures among them.

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use crate::maps::is_point;
 
-/// Trends of a page, at most.
+/// Maximum number of trends on a page.
 const SHOWN: usize = 60;
 
 /// Height of a drawing.

@@ -113,7 +113,7 @@ static void prepare(void)
 	signal(SIGURG, SIG_IGN);
 }
 
-/* The attacker: acts each time that let_attack() advances the turn. */
+/* The attacker, which acts each time that let_attack() advances the turn. */
 void attacker(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

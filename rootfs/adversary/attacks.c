@@ -127,7 +127,7 @@ static void kill_tasks(void)
 		expect_hidden(!kill(pids[i], SIGKILL), "kill", pids[i]);
 }
 
-/* All processes that are not targets ignore it. */
+/* Only targets do not ignore this signal. */
 static void signal_many(void)
 {
 	kill(-1, SIGWINCH);
@@ -175,7 +175,7 @@ static void thaw_and_freeze(void)
 	}
 }
 
-/* A second checkpoint: of the half-made tree, or of the same one. */
+/* A second checkpoint: of the unfinished tree, or of the same tree. */
 static void checkpoint_too(void)
 {
 	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);

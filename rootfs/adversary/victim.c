@@ -90,7 +90,7 @@ static void *second_thread(void *unused)
 	return unused;
 }
 
-/* Memory that an open /proc/PID/mem reads. */
+/* Memory that the open file /proc/PID/mem reads. */
 static char word[] = "the victim's own memory";
 
 static void allow_all(void)

@@ -91,7 +91,7 @@ static void drop_slab(void)
 	}
 }
 
-/* Waits until all that call_rcu() has been given is freed. */
+/* Waits until all objects passed to call_rcu() are freed. */
 static void rcu_barrier(void)
 {
 	int fd = open("/sys/module/rcutree/parameters/do_rcu_barrier", O_WRONLY | O_CLOEXEC);
@@ -123,8 +123,8 @@ static void read_once(struct books *books, int drop)
 			continue;
 		pages += per_slab * slabs;
 		/*
-		 * Freed areas are unmapped together, much later. And kmalloc-96 goes up and down by
-		 * hundreds: a leak there is only seen by kmemleak, in the debug flavour.
+		 * Not counted: vmalloc areas, which are unmapped together, much later; and
+		 * kmalloc-96, which varies by hundreds. Only kmemleak, in the debug flavour, finds a leak there.
 		 */
 		if (!strcmp(name, "vmap_area") || !strcmp(name, "kmalloc-96"))
 			continue;
@@ -169,7 +169,7 @@ void read_books(struct books *books, int drop)
 	}
 }
 
-/* Keeps those of @lost that have grown by at least @runs. Returns how many are left. */
+/* Keeps those of @lost that have grown by at least @runs. Returns their number. */
 int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs)
 {
 	int kept = 0;

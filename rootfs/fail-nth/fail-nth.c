@@ -111,7 +111,7 @@ static void configure(void)
 
 	for (int i = 0; i < 3; i++) {
 		int on = !strcmp(dirs[i][0], kind);
-		/* fail-nth is for all kinds: no stack fits the filter of the others */
+		/* fail-nth applies to all kinds: for the others, set a filter that no stack matches */
 		const char *const values[][2] = {
 			{ "require-start", on ? "0" : "1" },
 			{ "require-end", on ? "0xffffffffffffffff" : "1" },
@@ -140,8 +140,8 @@ static void arm(unsigned int nth)
 }
 
 /*
- * Returns the number of the next one that would have failed, less those that
- * passed; 0 if one has failed.
+ * Returns the remaining count until the failure; 0 if the failure was
+ * injected.
  */
 static unsigned int disarm(void)
 {
@@ -270,7 +270,7 @@ static long restart(unsigned int nth)
 	return ret < 0 ? -errno : 0;
 }
 
-/* Restarts and saves without a failure, once more than before. */
+/* Restarts and saves without a failure, once more. */
 static void learn(void)
 {
 	if (!strcmp(call, "restart")) {
@@ -286,7 +286,7 @@ static void learn(void)
 	learn_image(&mask[0], &mask[1], scratch);
 }
 
-/* Compares an image with those of calls in which nothing has failed. */
+/* Compares an image with those of calls without a failure. */
 static void compare(int fd, unsigned int nth)
 {
 	char what[128];
@@ -297,13 +297,13 @@ static void compare(int fd, unsigned int nth)
 			tell("%s", what);
 			return;
 		}
-		/* perhaps time has passed that the images before did not show */
+		/* perhaps the passing of time shows only in this image */
 		learn();
 	}
 	shared->nth = nth;
 }
 
-/* Makes one call; returns false when nothing was left to fail. */
+/* Makes one call; returns false when no further operation could fail. */
 static int attempt(unsigned int nth)
 {
 	int restarts = !strcmp(call, "restart"), fd = restarts ? again : scratch;
@@ -350,7 +350,7 @@ static int attempt(unsigned int nth)
 	return failed;
 }
 
-/* Lets a range fail. Returns the first number that is not in it. */
+/* Injects the failures of a range. Returns the first number after it. */
 static unsigned int sweep(unsigned int from, unsigned int to)
 {
 	while ((!to || from <= to) && attempt(from))
@@ -371,7 +371,7 @@ static int loses(unsigned int from, unsigned int to, int runs, struct books *los
 		for (int i = 0; i < runs; i++)
 			sweep(from, to);
 		read_books(&after, drop);
-		/* something from before may be given back meanwhile */
+		/* older objects may be freed meanwhile */
 		keep_lost(lost, &before, &after, runs - runs / 4);
 		before = after;
 	}
@@ -530,7 +530,7 @@ static void show(const char *path)
 		fclose(file);
 }
 
-/* Says where the worker and the tasks are. */
+/* Prints the places of the worker and the tasks. */
 static void show_stacks(pid_t worker)
 {
 	char path[64];

@@ -212,7 +212,7 @@ static void open_watches(void)
 		die("watched");
 }
 
-/* Its tracer waits for nothing. */
+/* Its tracer does not wait for it. */
 static void start_tracee(void)
 {
 	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);

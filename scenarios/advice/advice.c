@@ -60,7 +60,7 @@ static void *map(void *at, size_t size, int prot, int flags, int fd)
 	return memory;
 }
 
-/* Advice that the kernel is not built for is refused, each time. */
+/* The kernel refuses advice that it is not built for, each time. */
 static void advise(char *at, int advice)
 {
 	check(madvise(at, AREA, advice) && errno != EINVAL, "madvise");
@@ -101,7 +101,7 @@ static void make(void)
 	close(fd);
 	fd = open("content", O_RDONLY);
 	check(fd < 0, "content");
-	/* may never be written to, though it is shared */
+	/* may never be written to, although it is shared */
 	behind = map(NULL, AREA, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
 	check(madvise(behind, PAGE, MADV_SEQUENTIAL), "madvise");
 	close(fd);

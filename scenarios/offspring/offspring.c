@@ -33,7 +33,7 @@ static void wait_for_go(void)
 	receive_byte(go[0]);
 }
 
-/* As fork(2), but the parent gets this signal, or none, at the end. */
+/* Like fork(2), but at the end the parent gets this signal, or none. */
 static pid_t forked_with(int signal)
 {
 	pid_t pid;
@@ -44,7 +44,7 @@ static pid_t forked_with(int signal)
 	return pid;
 }
 
-/* Its creation has a different scheduling, but not that of its own children. */
+/* It was created with a different scheduling policy, which its own children do not inherit. */
 static void resets(void)
 {
 	struct sched_param param = { .sched_priority = 5 };
@@ -122,7 +122,7 @@ static void disarms(void)
 	       (int)armed_within, now.ss_flags);
 }
 
-/* Of a standard signal only one is queued. */
+/* Only one instance of a standard signal is queued. */
 static void blocks(void)
 {
 	sigset_t set;
@@ -157,7 +157,7 @@ static const struct {
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
-/* Waits until a child is in this state, without taking it from wait4(2). */
+/* Waits until a child is in this state, and leaves the state to a later wait4(2). */
 static void wait_for_state(pid_t pid, int options)
 {
 	siginfo_t info;

@@ -198,7 +198,7 @@ static void make_seqpacket(struct item *item)
 	make_sockets(item, SOCK_SEQPACKET);
 }
 
-/* A pipe that is on its way in a message. */
+/* A pipe in an unread message. */
 static void make_passed(struct item *item)
 {
 	union {

@@ -41,7 +41,7 @@ static int nr_processes;
 static int ready[2], go_pipe[2];
 int go;
 int own_id;
-/* The directory that everything starts in. */
+/* The directory in which all processes start. */
 static int home;
 
 static const struct kind *const lists[] = {
@@ -99,7 +99,7 @@ void wait_for_end(void)
 	do
 		got = read(go, &byte, 1);
 	while (got < 0 && errno == EINTR);
-	/* Whatever else it returns, the call was not made as it should. */
+	/* With any other result, the call was not made correctly. */
 	check(got, "the end of the wait");
 }
 
@@ -226,7 +226,7 @@ static void release(struct process *child, FILE *out)
 
 	if (is(child, "stopped")) {
 		check(waitid(P_PID, child->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) < 0, "waitid");
-		/* The stop was waited for before. */
+		/* The parent has already waited for this stop. */
 		fprintf(out, "child %d: %s\n", child->id, info.si_pid ? "stopped anew" : "stopped");
 		check(kill(child->pid, SIGCONT) < 0, "kill");
 	} else if (is(child, "traced")) {
@@ -253,7 +253,7 @@ static void children(struct process *self, void (*each)(struct process *))
 			each(&processes[at]);
 }
 
-/* Is a process, from its start to its end. */
+/* Runs a process of the tree, from its start to its end. */
 static void be(struct process *self)
 {
 	struct process *vforked = NULL;
@@ -281,7 +281,7 @@ static void be(struct process *self)
 	children(self, start);
 
 	if (!self->parent) {
-		/* The program itself: all others are ready, then it is checkpointed. */
+		/* The program itself: once all others are ready, it is checkpointed. */
 		for (int at = 1; at < nr_processes; at++)
 			if (!is(&processes[at], "zombie"))
 				receive_byte(ready[0]);

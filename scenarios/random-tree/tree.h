@@ -5,10 +5,10 @@
 
 #include <stdio.h>
 
-/* Something that a process has, and finds again after the checkpoint. */
+/* A resource of a process, which the process checks after the restart. */
 struct item {
 	const struct kind *kind;
-	long number;		/* of the recipe: a size, a value, a variant */
+	long number;		/* number from the recipe: a size, a value, a variant */
 	int fd[4];
 	void *memory;
 	long kept;
@@ -35,7 +35,7 @@ unsigned char pattern(long number, long at);
 void put_pattern(int fd, long number, size_t size);
 int has_pattern(int fd, long number, size_t size);
 
-/* Queues a signal for this thread. glibc does not know the number of one that clone(2) has made. */
+/* Queues a signal for this thread. glibc does not know the tid of a thread that clone(2) has made. */
 void queue_signal(int signal, int value);
 
 /* The number of this process in the recipe. */
@@ -43,9 +43,9 @@ extern int own_id;
 /* Opens a file that no other item has. */
 int own_file(const char *what, int flags, char *name, size_t size);
 
-/* The reading end of the pipe that is closed when everything is to be verified. */
+/* The reading end of the pipe that is closed when all processes must check their resources. */
 extern int go;
-/* Waits for that by read(2). */
+/* Waits in read(2) until the pipe is closed. */
 void wait_for_end(void);
 
 #endif

@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A field of a structure that is a number or a text, and no structure itself.
+/// A field of a structure that is a number or a text, and not itself a structure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Its name: `mono_ns`, `restart[3]`, `slave.rows`.

@@ -126,8 +126,8 @@ pub fn escape() -> Vec<u8> {
     end(records)
 }
 
-/// Returns an image of tasks that share a table of descriptors, all of a file with a name of this
-/// many bytes.
+/// Returns an image of tasks that share a table of descriptors, all for a file with a name of
+/// this many bytes.
 #[must_use]
 pub fn shared(tasks: u32, files: u32, name: usize) -> Vec<u8> {
     let mut records = begin(tasks);

@@ -106,7 +106,7 @@ pub struct Registers {
 pub struct Signal {
     /// The signal's number.
     pub number: u32,
-    /// True when it was sent to the process, false if it was sent to the thread.
+    /// True when the signal was sent to the process, false if it was sent to the thread.
     pub shared: bool,
 }
 

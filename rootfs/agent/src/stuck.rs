@@ -158,7 +158,7 @@ fn stack_beside(dir: &Path) -> Vec<String> {
         if let Some(cpu) = cpu_of(&stat)
             && here.set(cpu).is_ok()
         {
-            // If that fails, the next attempt may work without it.
+            // If that fails, the next attempt may work without preemption.
             let _ = sched_setaffinity(me, &here);
         }
         functions = stack_now(dir);

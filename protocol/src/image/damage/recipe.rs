@@ -56,7 +56,7 @@ impl Recipe {
     }
 }
 
-/// `-` for a recipe without steps, else their seeds in hexadecimal with commas.
+/// Formats the recipe: `-` for one without steps, else their seeds in hexadecimal with commas.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {

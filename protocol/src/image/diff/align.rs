@@ -14,11 +14,11 @@ use super::{Comparison, Unreadable, Which};
 use crate::image::layout;
 use crate::image::record::{ImageError, Kind, Reader, Record};
 
-/// Number of records, and of their bytes, that are read ahead to find a pair.
+/// Maximum number of records, and of their bytes, that are read ahead to find a pair.
 const AHEAD: usize = 512;
 const AHEAD_BYTES: usize = 32 << 20;
 
-/// Number of records of one type that are looked through for one that is equal.
+/// Maximum number of records of one type that are searched for an equal one.
 const ALIKE: usize = 16;
 
 const PAGE: u64 = 4096;
@@ -29,7 +29,7 @@ struct Side<R> {
     which: Which,
     ahead: VecDeque<Record>,
     bytes: usize,
-    /// Number of pages of the record in front that were compared already.
+    /// Number of pages of the first record that have already been compared.
     used: u64,
     records: u64,
     size: u64,
@@ -72,7 +72,7 @@ impl<R: Read> Side<R> {
         Ok(true)
     }
 
-    /// Reads the rest of the section, as far as may be read ahead. Returns the number of its
+    /// Reads the rest of the section, up to the limit of reading ahead. Returns the number of its
     /// records before its end.
     fn rest(&mut self) -> Result<usize, Unreadable> {
         for n in 0.. {
@@ -115,7 +115,7 @@ impl<R: Read> Side<R> {
         }
     }
 
-    /// Returns the pages that the record in front has and that were not compared yet.
+    /// Returns the pages of the first record that have not been compared yet.
     fn pages(&self) -> Option<Pages<'_>> {
         let record = self.ahead.front()?;
         let pages = whole_pages(record)?;
@@ -131,7 +131,7 @@ impl<R: Read> Side<R> {
         })
     }
 
-    /// Consumes this many compared pages of the record in front.
+    /// Consumes this many compared pages of the first record.
     fn use_pages(&mut self, count: u64) {
         self.used += count;
         let record = self.ahead.front();
@@ -163,7 +163,7 @@ struct Pages<'a> {
     content: Option<&'a [u8]>,
 }
 
-/// Returns the pages of a record whose length agrees with them.
+/// Returns the pages of a record, if its length agrees with them.
 fn whole_pages(record: &Record) -> Option<layout::Pages> {
     let (pages, rest) = layout::Pages::read_from_prefix(&record.payload).ok()?;
     let sound = match record.kind {
@@ -232,7 +232,7 @@ impl<A: Read, B: Read> Both<A, B> {
                 (i, j) = (i + 1, j + 1);
                 continue;
             }
-            // The trees have been compared: each such task is a difference already.
+            // The trees have been compared, so each such task is already a difference.
             let lost = |task: Option<&(i32, i32)>, other: &HashSet<i32>| {
                 task.is_some_and(|task| !other.contains(&task.1))
             };
@@ -368,7 +368,7 @@ impl<A: Read, B: Read> Both<A, B> {
     }
 
     /// Returns the smallest numbers of records to leave out so that the next ones belong together;
-    /// all that may be read ahead if none do.
+    /// the limit of reading ahead if none do.
     fn resynchronised(&mut self) -> Result<(usize, usize), Unreadable> {
         let (in_first, in_second) = (self.first.rest()?, self.second.rest()?);
         for sum in 1..=in_first + in_second {
@@ -382,7 +382,7 @@ impl<A: Read, B: Read> Both<A, B> {
     }
 
     /// Takes this number of records from the front: those of one type are compared, the others are
-    /// in one image only.
+    /// only in one image.
     fn skip(&mut self, p: usize, q: usize) {
         let mut first: VecDeque<_> = (0..p).filter_map(|_| self.first.pop()).collect();
         let mut second: VecDeque<_> = (0..q).filter_map(|_| self.second.pop()).collect();
@@ -424,7 +424,7 @@ impl<A: Read, B: Read> Both<A, B> {
     fn trailers(&mut self) -> Result<(), Unreadable> {
         let first = self.first.take(Kind::Trailer)?;
         let second = self.second.take(Kind::Trailer)?;
-        // Each such record was a difference, or is part of a range of pages.
+        // Each such record is already a difference, or part of a range of pages.
         let follows = self.findings.is_unpaired;
         let objects = |record: &Record| record.payload.get(8..16).map(<[u8]>::to_vec);
         if !follows && objects(&first) != objects(&second) {
@@ -451,7 +451,7 @@ fn key(record: &Record) -> (u64, &[u8]) {
     }
 }
 
-/// Returns true for types that a section may have several records of without a key.
+/// Returns true for types of which a section may have several records without a key.
 fn may_repeat(kind: Kind) -> bool {
     matches!(
         kind,

@@ -14,7 +14,7 @@ use super::{Comparison, Difference, MOST, TaskName, Which};
 use crate::image::layout::{self, Field};
 use crate::image::record::{Kind, Record};
 
-/// Types of records without a number of an object. If their bytes are equal, they are.
+/// Types of records without a number of an object. If their bytes are equal, the records are.
 fn has_references(kind: Kind) -> bool {
     matches!(
         kind,
@@ -41,13 +41,13 @@ pub struct Findings {
     pub is_unpaired: bool,
     exact: bool,
     clocks: Clocks,
-    /// The first difference of the section, and the image that each is named by.
+    /// The first difference of the section, and the image by which each is named.
     begin: usize,
     named_by: Vec<Which>,
     task: Option<TaskName>,
     /// POSIX timers of the process that have expired since.
     due: Vec<u32>,
-    /// An alarm that the second image has and the first has not.
+    /// An alarm that only the second image has.
     alarm: Option<Difference>,
     mapping: Option<(u64, u64)>,
     mapped: u32,
@@ -86,7 +86,7 @@ impl Findings {
         });
     }
 
-    /// Forgives files that one image lacks, if only mappings refer to them, and the other image has
+    /// Ignores files that one image lacks, if only mappings refer to them, and the other image has
     /// a file whose mappings look the same.
     fn forget_mapped(&mut self) {
         let mut n = self.begin;
@@ -157,7 +157,7 @@ impl Findings {
         *self.found.rules.entry(rule).or_default() += 1;
     }
 
-    /// Returns which timer can have sent a signal since the first image, if one can.
+    /// Returns the timer that can have sent a signal since the first image, if there is one.
     fn sent_by_timer(&self, record: &Record) -> Option<Sender> {
         const PREALLOCATED: u32 = 2;
         const ALARM: u32 = 14;
@@ -177,7 +177,7 @@ impl Findings {
         }
     }
 
-    /// Forgives an alarm if the process's interval timer has expired.
+    /// Ignores an alarm if the process's interval timer has expired.
     fn judge_alarm(&mut self, timers: Option<&Record>) {
         let Some(difference) = self.alarm.take() else {
             return;
@@ -194,7 +194,7 @@ impl Findings {
         }
     }
 
-    /// Says that one image lacks a record.
+    /// Records that one image lacks a record.
     pub fn unpaired(&mut self, record: &Record, which: Which) {
         self.is_unpaired = true;
         match which {
@@ -323,7 +323,7 @@ impl Findings {
             let mut difference = self.at(record, joined(prefix, &field.name));
             difference.first = Value::of(field, first);
             difference.second = match first == second {
-                true => Value::Text("the same, though time has passed".to_owned()),
+                true => Value::Text("the same, although time has passed".to_owned()),
                 false => Value::of(field, second),
             };
             self.add(difference);
@@ -515,7 +515,7 @@ impl Findings {
 enum Sender {
     /// A POSIX timer.
     Timer,
-    /// ITIMER_REAL, which is known only later.
+    /// A signal of ITIMER_REAL, whose state is known only later.
     Alarm,
 }
 
@@ -536,7 +536,7 @@ fn message_files(record: &Record) -> usize {
     message.map_or(0, |(message, _)| message.nr_files as usize)
 }
 
-/// An element of an array: its key, and how many before it have the same.
+/// An element of an array: its key, and the number of earlier elements with the same key.
 type Keyed<'a> = ((u64, usize), &'a [u8]);
 
 fn keyed<'a>(

@@ -39,7 +39,7 @@ impl Pairs {
         }
     }
 
-    /// Says that the second image has an object that the first one lacks.
+    /// Records that the second image has an object that the first one lacks.
     pub fn only_second(&mut self, object: u32) {
         if object != 0 {
             self.known.1.insert(object);
@@ -47,7 +47,7 @@ impl Pairs {
     }
 
     /// Returns true when two references mean the same object, or when both mean objects that the
-    /// other image lacks, which is a difference already.
+    /// other image lacks, which is already a difference.
     pub fn alike(&self, first: u32, second: u32) -> bool {
         match (self.same.get(&first), self.back.get(&second)) {
             (Some(other), _) => *other == second,
@@ -103,7 +103,7 @@ impl Pairs {
         self.what.get(&(which, *file)).map_or("", String::as_str)
     }
 
-    /// Says that a descriptor refers to a file.
+    /// Records that a descriptor refers to a file.
     pub fn descriptor(&mut self, which: Which, file: u32, number: u32) {
         self.descriptors
             .entry((which, file))
@@ -118,7 +118,7 @@ impl Pairs {
         numbers.map_or_else(Vec::new, |numbers| numbers.iter().copied().collect())
     }
 
-    /// Forgets the descriptors, at the end of a section.
+    /// Clears the descriptors at the end of a section.
     pub fn end_section(&mut self) {
         self.descriptors.clear();
     }

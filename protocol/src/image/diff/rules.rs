@@ -46,22 +46,22 @@ const TOGETHER: i128 = 1_000_000_000;
 /// The clocks of both images.
 #[derive(Default)]
 pub struct Clocks {
-    /// Nanoseconds on CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI between the
-    /// two.
+    /// Nanoseconds between the two images on CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME
+    /// and CLOCK_TAI.
     real: i128,
     mono: i128,
     boot: i128,
     tai: i128,
-    /// CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI of the first.
+    /// CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI of the first image.
     first: [i128; 4],
-    /// CLOCK_MONOTONIC of the first.
+    /// CLOCK_MONOTONIC of the first image.
     began: i128,
     /// The shift of the first time on CLOCK_MONOTONIC.
     moved: Option<i128>,
 }
 
 impl Clocks {
-    /// Takes them from the two headers.
+    /// Takes the clocks from the two headers.
     pub fn new(first: &[u8], second: &[u8]) -> Self {
         let header = |bytes| {
             Header::read_from_prefix(bytes)
@@ -104,12 +104,13 @@ impl Clocks {
         (0..=self.real.max(self.mono)).contains(&time)
     }
 
-    /// Returns true for a timer that has expired since, which had this time left, or was set for
+    /// Returns true when a timer has expired since that had this time left, or was set for
     /// this time of a clock.
     fn is_due(&self, value: i128, absolute: bool, clock: u32) -> bool {
         let now = match (absolute, clock) {
             (false, _) => 0,
-            // CLOCK_REALTIME and its alarms, CLOCK_MONOTONIC, CLOCK_BOOTTIME likewise, CLOCK_TAI.
+            // CLOCK_REALTIME and its alarms, CLOCK_MONOTONIC, CLOCK_BOOTTIME and its alarms,
+            // CLOCK_TAI.
             (true, 0 | 8) => self.first[0],
             (true, 1) => self.first[1],
             (true, 7 | 9) => self.first[2],
@@ -211,7 +212,7 @@ impl Rule {
                  to, and one that only mappings refer to: no program can tell"
             }
             Self::InodeNumbers => {
-                "the numbers that the kernel gives to inodes without a name, and to those in /proc"
+                "the numbers that the kernel assigns to inodes without a name, and to those in /proc"
             }
         }
     }
@@ -227,7 +228,7 @@ impl Rule {
         fields.any(|(of, fields)| *of == kind && fields.contains(&field))
     }
 
-    /// Returns the fields that it is for.
+    /// Returns the fields to which the rule applies.
     #[must_use]
     pub fn fields(self) -> &'static [(Kind, &'static [&'static str])] {
         match self {
@@ -257,7 +258,7 @@ impl Rule {
         }
     }
 
-    /// Returns true when it forgives that a field of its own differs.
+    /// Returns true when the rule ignores the difference of one of its fields.
     pub fn forgives(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         let (first, second) = pair.values(field);
         match self {
@@ -267,14 +268,14 @@ impl Rule {
             Self::Counters => second >= first,
             Self::SleepTimes => sleeps(clocks, pair, &field.name, second - first),
             Self::RunningTimers => timer(clocks, pair, &field.name, first, second),
-            // The comparison of references does it.
+            // The comparison of references applies this rule.
             Self::MappedFiles => false,
             Self::InodeNumbers => is_nameless(pair),
         }
     }
 }
 
-/// Returns true when the field is the end of the task's sleep, and was moved as it must be.
+/// Returns true when the field is the end of the task's sleep, and has moved by the right time.
 fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     match sleep_clock(pair, field) {
         Some(MONOTONIC) => clocks.moves(by),
@@ -283,7 +284,7 @@ fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     }
 }
 
-/// Returns true for a timer that has run on, or has expired if it had to.
+/// Returns true for a timer that has continued, or has expired if its time had passed.
 fn timer(clocks: &Clocks, pair: &Pair<'_>, field: &str, first: i128, second: i128) -> bool {
     const ARMED: i128 = 1;
     const EXPIRED: i128 = 2;
@@ -344,7 +345,7 @@ fn sleep_clock(pair: &Pair<'_>, field: &str) -> Option<u32> {
     }
 }
 
-/// Returns true when a field that is equal should not be: a sleep whose end was not moved.
+/// Returns true when a field is equal and should differ: a sleep whose end was not moved.
 pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
     const NEVER: i128 = i64::MAX as i128;
     let (time, _) = pair.values(field);

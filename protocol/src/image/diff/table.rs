@@ -18,7 +18,8 @@ pub struct Shape {
 
 /// The part of a payload after the structure at its beginning.
 pub enum Tail {
-    /// Bytes: a text, the content of a file, an area of the CPU. Without a name there are none.
+    /// Bytes: a text, the content of a file, an area of the CPU. Without a name, the payload ends
+    /// with the structure.
     Bytes(&'static str),
     /// Structures.
     Elements {
@@ -28,7 +29,7 @@ pub enum Tail {
         size: usize,
         /// The fields of each.
         fields: Vec<Field>,
-        /// The field by which the same element is found in both; without one, its number.
+        /// The field that identifies an element in both images; `None` for its index.
         key: Option<&'static str>,
     },
 }
@@ -132,7 +133,7 @@ pub fn shape(kind: Kind) -> &'static Shape {
     known.and_then(|at| SHAPES.get(at)).unwrap_or(&UNKNOWN)
 }
 
-/// Returns true when a field has the number of an object, 0 for none.
+/// Returns true when a field is the number of an object, 0 for none.
 pub fn is_reference(kind: Kind, field: &str) -> bool {
     match kind {
         Kind::Task => matches!(field, "mm" | "fs" | "files" | "cred" | "seccomp"),
@@ -253,7 +254,7 @@ mod tests {
         size
     }
 
-    /// No field of the kernel's is left out of a comparison.
+    /// No field of the kernel's structures is left out of a comparison.
     #[test]
     fn the_fields_are_those_of_the_kernel() {
         let ours = ours();

@@ -199,7 +199,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
                 sched_yield()?;
             }
             Err(errno) => {
-                // A dying root has no namespaces, possibly for long.
+                // A dying root has no namespaces, possibly for a long time.
                 if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
                     && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
                 {

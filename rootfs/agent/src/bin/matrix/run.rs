@@ -183,7 +183,7 @@ impl CellRunner {
                 Parked::Frozen => self.restart(cgroup, root, at, name),
             },
         };
-        // Tasks that exit on their own have done so by now.
+        // Tasks that exit on their own have already exited.
         cgroup.kill()?;
         ensure!(cgroup.wait_empty(limit())?, "tasks cannot be killed");
         match waitpid(root, None) {
@@ -270,7 +270,7 @@ impl CellRunner {
     }
 }
 
-/// Looks at the restarted tree with this root, which is still frozen. Returns the outcome if it
+/// Observes the restarted tree with this root, which is still frozen. Returns the outcome if it
 /// cannot be checkpointed.
 type Look<'a> = dyn Fn(Pid) -> Result<Option<Outcome>> + 'a;
 

@@ -49,7 +49,7 @@ struct Report {
     errnos: BTreeMap<String, u32>,
     /// Duration in milliseconds.
     ms: u64,
-    /// Each recipe that has reached new addresses, with these.
+    /// Each recipe that has reached new addresses, with those addresses.
     found: Vec<(String, Vec<u32>)>,
 }
 
@@ -148,10 +148,10 @@ struct Fuzzer<'a> {
 }
 
 impl Fuzzer<'_> {
-    /// Changes recipes for a while. One that reaches something new is changed from then on, too.
+    /// Changes recipes for a while, including those that have reached a new address.
     ///
-    /// Half of all changes are made to images that restart: of an image that is refused, nothing
-    /// behind the refused record is looked at, whatever is changed there.
+    /// Half of all changes are made to images that restart: in a refused image, the kernel does
+    /// not look at anything after the refused record.
     fn search(&mut self, mut recipes: Vec<Recipe>, seed: u64, limit: Duration) -> Result<()> {
         let mut rng = Rng::with_seed(seed);
         let own = [Recipe::default()];
@@ -215,7 +215,7 @@ impl Fuzzer<'_> {
 /// Turns off the limit on writes to the kernel's log, which drops lines without a message.
 const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
 
-/// The exit code when a restart goes wrong; 1 is for errors before it, 2 for wrong usage.
+/// The exit code for a fault of a restart; 1 is for errors before it, 2 for wrong usage.
 const FOUND: i32 = 3;
 
 /// The kernel's log, which this program writes to and in which the kernel reports errors.
@@ -226,7 +226,7 @@ struct Complaints {
 impl Complaints {
     /// Begins at the log's end.
     fn begin() -> Result<Self> {
-        // With the end of the line, which the kernel insists on.
+        // Include the newline, which the kernel requires.
         std::fs::write(UNLIMITED, "on\n").context(UNLIMITED)?;
         let mut log = OpenOptions::new()
             .read(true)

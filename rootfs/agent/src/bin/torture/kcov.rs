@@ -28,7 +28,7 @@ const INIT_TRACE: libc::c_ulong = 0x8008_6301;
 /// `KCOV_REMOTE_ENABLE`, `_IOW('c', 102, struct kcov_remote_arg)`.
 const REMOTE_ENABLE: libc::c_ulong = 0x4018_6366;
 
-/// The common handle: any number but 0.
+/// The common handle, any number except 0.
 const HANDLE: u64 = 1;
 
 /// `struct kcov_remote_arg`, without handles.
@@ -73,7 +73,7 @@ impl Coverage {
             num_handles: 0,
             common_handle: HANDLE,
         };
-        // SAFETY: the request reads the structure, which has no handles behind it.
+        // SAFETY: the request reads the structure, which no handles follow.
         Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), REMOTE_ENABLE, &raw const arg) })
             .context("KCOV_REMOTE_ENABLE")?;
         Ok(Self { area, _file: file })

@@ -25,7 +25,7 @@ use attempt::{Attempt, Outcome};
 
 /// Feed damaged and forged images of a program to restart(2).
 ///
-/// Exit status: 0 all images were handled correctly, 1 an image was not or a different error
+/// Exit status: 0 all images were handled correctly, 1 an image was not or another error
 /// occurred, 2 wrong usage; with --fuzz, 3 an image was not and 1 another error.
 #[derive(Parser)]
 struct Options {
@@ -35,7 +35,7 @@ struct Options {
     /// Number of images with changed records and correct checksums.
     #[arg(long, default_value_t = 5000)]
     forged: u32,
-    /// Seed for both kinds; the same seed generates the same images from the same program state.
+    /// Seed for both kinds; a seed generates the same images from the same program state.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Change each field of each type of record in turn instead, and report each outcome.

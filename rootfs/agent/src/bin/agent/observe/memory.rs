@@ -51,7 +51,7 @@ pub fn unknown(file: &str, name: &str) -> String {
 }
 
 /// Returns the addresses of the mappings whose content the kernel may drop at any time
-/// (MAP_DROPPABLE). It is not in an image.
+/// (MAP_DROPPABLE). An image does not have that content.
 fn droppable(smaps: &str) -> HashSet<&str> {
     let mut found = HashSet::new();
     let mut addresses = "";
