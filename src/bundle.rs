@@ -29,8 +29,8 @@ pub struct Bundle {
     agent: PathBuf,
     debian: PathBuf,
     scratch: PathBuf,
-    /// The sha256 of the kernel and the disks, by the paths above. Reading a disk takes long on an
-    /// emulated CPU.
+    /// The sha256 of the kernel and the disks, by the paths above. Reading a disk takes a long
+    /// time on an emulated CPU.
     #[serde(default)]
     hashes: BTreeMap<PathBuf, String>,
 }

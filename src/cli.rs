@@ -11,7 +11,7 @@ use crate::context::{Context, Global};
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
-/// Exit codes: 0 good; 1 bad; 125 cannot tell (`git bisect run` skips it); 128 usage error;
+/// Exit codes: 0 good; 1 bad; 125 unknown (`git bisect run` skips it); 128 usage error;
 /// 129 the host lacks something (`crucible doctor` lists it).
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
@@ -35,7 +35,7 @@ pub enum Command {
     Bisect(commands::bisect::BisectArgs),
     /// Run everything within a budget of time, and report changes
     Nightly(commands::nightly::NightlyArgs),
-    /// Show how far a night or a run is, until it ends
+    /// Show the progress of a night or a run, until it ends
     Watch(commands::watch::WatchArgs),
     /// Write the page of a night: changes, failures, maps and trends
     Report(commands::report::ReportArgs),
@@ -61,7 +61,8 @@ pub enum Command {
     Fuzz(commands::fuzz::FuzzArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),
-    /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
+    /// Leave out, negate or skew pieces of the kernel's code, and count the changes that the lab
+    /// notices
     Mutate(commands::mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
     Kernel(commands::kernel::KernelCommand),

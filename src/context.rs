@@ -19,7 +19,7 @@ use crate::log::Log;
 /// The options that all commands share.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Do not install missing host packages: name them and exit
+    /// Do not install missing host packages: list them and exit
     #[arg(long, global = true, help_heading = "Global options")]
     pub no_install: bool,
     /// Do not report progress
@@ -45,7 +45,7 @@ pub struct Context {
     earlier: OnceLock<Earlier>,
 }
 
-/// Tells the steps that prepare a run as events.
+/// Emits the steps that prepare a run as events.
 struct Reporter(Stream);
 
 impl Progress for Reporter {
@@ -173,7 +173,7 @@ pub fn shown(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Returns how this program is called, for the commands that it suggests.
+/// Returns the command that starts this program, for the commands that it suggests.
 pub fn program() -> &'static str {
     match (embedded::is_moved(), cfg!(debug_assertions)) {
         (true, _) => "crucible",

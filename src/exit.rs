@@ -109,7 +109,7 @@ impl std::fmt::Display for HostTrouble {
 
 impl std::error::Error for HostTrouble {}
 
-/// This host's KVM cannot run a guest, though `--machine kvm` asks for it.
+/// This host's KVM cannot run a guest, although `--machine kvm` requests it.
 #[derive(Debug)]
 pub struct NoKvm(pub String);
 
@@ -126,7 +126,7 @@ pub fn chain(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        // A transparent error repeats its cause, and many texts end with theirs.
+        // A transparent error repeats its cause, and many messages end with that of their cause.
         if !parts.last().is_some_and(|last| last.ends_with(&text)) {
             parts.push(text);
         }

@@ -36,7 +36,7 @@ pub struct ExperimentArgs {
     /// Number of guests to run in parallel
     #[arg(long, help_heading = "Run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-    /// Resume an interrupted run: take over the units that it has finished
+    /// Resume an interrupted run: skip the units that it has finished
     #[arg(long, help_heading = "Run")]
     pub resume: bool,
     /// Print the record as one JSON object
@@ -48,7 +48,7 @@ pub struct ExperimentArgs {
     /// Write the results as KTAP, the kernel's test format
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     pub ktap: Option<PathBuf>,
-    /// Close these eyes, for measurements only
+    /// Disable these checks (eyes), for measurements only
     #[arg(long, hide = true, value_name = "EYE", value_delimiter = ',', value_parser = eye)]
     pub without: Vec<Eye>,
     /// Never prune this results directory, and keep the scratch disks
@@ -72,7 +72,7 @@ pub fn closed(without: &[Eye]) -> Option<String> {
 fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
     match without.iter().find(|eye| eye.is_of_mutants()) {
         Some(eye) if command != "mutate" => Err(Usage(format!(
-            "--without {}: only `crucible mutate` looks at that; leave it out",
+            "--without {}: only `crucible mutate` has that eye; leave it out",
             eye.name()
         ))),
         _ => Ok(()),
@@ -98,7 +98,7 @@ pub struct Command<'a> {
     pub journal: bool,
     /// True when guests are recorded.
     pub record: bool,
-    /// The image of the kernel to restart with, if it is a different one.
+    /// The image of the kernel for the restart, if it is a different one.
     pub restart_kernel: Option<&'a Path>,
 }
 
@@ -269,7 +269,7 @@ fn journal<E: Experiment>(
         if command.args.resume {
             return Err(exit::Usage("`rerun` and --resume exclude each other".into()).into());
         }
-        // It must not replace the journal of the whole.
+        // A part of a run must not replace the journal of the whole run.
         return Ok(Journal::none());
     }
     if !command.journal {
@@ -314,7 +314,8 @@ fn units<E: Experiment>(experiment: &E, report: &Report<E::Detail, E::Summary>) 
 fn detail(recorded: Option<Value>) -> Value {
     let mut detail = recorded.unwrap_or_else(|| json!({}));
     if let Some(fields) = detail.as_object_mut() {
-        // The guest's own words for the outcome. An object has each name once.
+        // Drop the unit's own data of this name: the outcome has it. An object can have each name
+        // only once.
         for name in ["key", "condition", "blame", "verdict", "why", "lines", "ms"] {
             fields.remove(name);
         }

@@ -25,7 +25,7 @@ const SAID: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     host: PathBuf,
-    /// Its directory in the guest, and its name there.
+    /// Its directory and its name in the guest.
     guest: (String, String),
 }
 
@@ -88,7 +88,8 @@ impl Copy {
         (!exists).then(|| format!("--copy-out: there is no directory {}", parent.display()))
     }
 
-    /// Copies it into a guest, with its mode, as root's. Existing directories are kept.
+    /// Copies the file or directory into a guest, with its mode; root owns the copy. Existing
+    /// directories are kept.
     pub fn enter(&self, guest: &mut Guest) -> Result<()> {
         let what = || format!("cannot copy {} into the guest", self.host.display());
         let (reader, writer) = io::pipe().with_context(what)?;
@@ -111,8 +112,8 @@ impl Copy {
         ended.check().with_context(what)
     }
 
-    /// Copies it out of a guest. Existing files are replaced; existing directories get the files
-    /// that they lack.
+    /// Copies the file or directory out of a guest. Replaces existing files, and adds to
+    /// existing directories.
     pub fn leave(&self, guest: &mut Guest) -> Result<()> {
         let (directory, name) = &self.guest;
         let what = || format!("cannot copy {directory}/{name} out of the guest");
@@ -178,7 +179,7 @@ fn run(
     let mut reports = Vec::new();
     let mut reported = |alerts: &[Alert]| reports.extend_from_slice(alerts);
     let Attached { last, .. } = guest.attach(program, streams, &mut |_| {}, &mut reported)?;
-    // They are the kernel's fault, whatever becomes of the copy.
+    // The kernel is to blame for reports, whatever the result of the copy.
     if !reports.is_empty() {
         return Err(crucible_engine::guest::GuestError::Alert {
             alerts: reports,
@@ -234,7 +235,7 @@ fn send(from: &Path, name: &str, to: PipeWriter) -> io::Result<()> {
 /// Reads an archive from a guest, which may be hostile: each entry is below `to`, through real
 /// directories only, and is a file, a directory or a symbolic link without special mode bits.
 fn receive(from: PipeReader, to: &Path) -> Result<()> {
-    // A link of the user's is followed; one that the archive makes is not.
+    // The user's own links are followed; links that the archive creates are not.
     let resolved = fs::canonicalize(to).ok().filter(|to| to.is_dir());
     let to = resolved.as_deref().unwrap_or(to);
     let mut archive = Archive::new(from);
@@ -259,7 +260,7 @@ fn receive(from: PipeReader, to: &Path) -> Result<()> {
             to.display()
         ));
     }
-    // Otherwise tar in the guest would wait.
+    // Read the rest: otherwise tar in the guest would block.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     unpacked
 }

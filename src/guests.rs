@@ -41,7 +41,7 @@ pub struct HostLab<'a> {
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// Maximum number of such files.
     most: usize,
-    /// The disk that guests start with a copy of, instead of an empty one.
+    /// The disk of which guests start with a copy, instead of an empty one.
     disk: Option<PathBuf>,
 }
 
@@ -90,7 +90,7 @@ impl<'a> HostLab<'a> {
     ) -> Result<Box<dyn Machine>, LabError> {
         let mut spec = images.machine(scratch, dir);
         match self.record {
-            // Its replay has the memory of every instruction.
+            // A replay can show the memory at every instruction.
             true => spec.record = Some(dir.join(recordings::NAME)),
             false => spec.dump = self.memory(dir, &images.kernel.image),
         }
@@ -98,7 +98,7 @@ impl<'a> HostLab<'a> {
         machine.map_err(|e| lab_error(&e))
     }
 
-    /// Returns the file to which a guest leaves its memory, unless enough others have.
+    /// Returns the file for a guest's memory, unless the run already has enough such files.
     fn memory(&self, dir: &Path, kernel: &Path) -> Option<PathBuf> {
         let mut memories = self.memories();
         if memories.iter().filter(|(path, _)| path.exists()).count() >= self.most {
@@ -142,7 +142,7 @@ impl Lab for HostLab<'_> {
         let kernel = of.map_or(&self.images.kernel.image, |(_, kernel)| kernel);
         let words = [Path::new("gdb"), kernel, file];
         let words = words.map(|word| word.to_string_lossy().into_owned());
-        // It fails for a NUL only, which no path has.
+        // It fails only for a NUL, which no path has.
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 

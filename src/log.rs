@@ -43,7 +43,7 @@ impl Log {
             .with_timer(Uptime(std::time::Instant::now()))
             .with_writer(log.clone())
             .finish();
-        // Fails only where there is one already: another context of the same process.
+        // Fails only if the process already has a log, from a different context.
         let _ = tracing::subscriber::set_global_default(subscriber);
         log
     }

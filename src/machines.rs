@@ -19,7 +19,7 @@ pub struct MachineArgs {
     /// Machine backend that runs the guest
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub machine: MachineArg,
-    /// Number of the guest's vCPUs. With one, events are counted the same in each run
+    /// Number of the guest's vCPUs. With one vCPU, event counts are the same in each run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub vcpus: u8,
     /// Memory of the guest in MiB, instead of the 1024 of the base kernel and the 2048 of the
@@ -31,7 +31,7 @@ pub struct MachineArgs {
     pub cold: bool,
 }
 
-/// [`Kind`], on the command line.
+/// The values of `--machine`; see [`Kind`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MachineArg {
     /// Our own VMM if this host's KVM can run a kernel, else QEMU

@@ -48,7 +48,7 @@ pub fn existing(path: &Path) -> Result<Store> {
 }
 
 /// Returns the directory of the results that a history is of: runs are in the same directory,
-/// wherever both were taken.
+/// even if both have been moved.
 pub fn directory(history: &Path) -> &Path {
     match history.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -86,7 +86,7 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
     Ok(report.condition.exit_code().into())
 }
 
-/// Directory of the scenario whose comparison must fail, below that of the sources.
+/// Directory of the scenario whose comparison must fail, relative to the sources.
 const CANARY: &str = "scenarios/shared/canary";
 
 /// File of a night with the basis of its plan.
@@ -118,7 +118,8 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
 }
 
 /// Returns the words of the command that runs the failed and missing tests of a night again, as a
-/// night of its own; none if there is nothing. Returns nothing if the history has no such night.
+/// separate night; empty if there are no such tests. Returns `None` if the history has no such
+/// night.
 ///
 /// # Errors
 /// The history or a scenario cannot be read.
@@ -178,7 +179,7 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
     if !args.job.is_empty() {
         jobs.retain(|job| args.job.iter().any(|pattern| is_like(pattern, &job.key())));
         if jobs.is_empty() {
-            let why = "no job is like that; `crucible nightly --plan` lists them";
+            let why = "no job matches that; `crucible nightly --plan` lists all jobs";
             return Err(Usage(why.into()).into());
         }
     }
@@ -201,7 +202,7 @@ fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     Ok(basis_of(path)?.ok_or_else(none)?)
 }
 
-/// Reads a basis; none if there is no such file.
+/// Reads a basis; returns `None` if there is no such file.
 fn basis_of(path: &Path) -> Result<Option<Basis>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -211,7 +212,7 @@ fn basis_of(path: &Path) -> Result<Option<Basis>> {
     Ok(Some(serde_json::from_str(&text).map_err(malformed)?))
 }
 
-/// Returns true when a text begins with the pattern, or is like it; `*` stands for any text.
+/// Returns true when a text begins with the pattern, or matches it; `*` stands for any text.
 fn is_like(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
@@ -281,7 +282,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         night,
         shard: args.shard,
         root: context.root()?,
-        // Jobs run in another directory.
+        // Jobs run in a different directory.
         results: results.canonicalize().context("cannot find the results")?,
         program,
         deadline: args.budget.map(|budget| began + budget),
@@ -371,8 +372,8 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(record.exit_code.into())
 }
 
-/// Returns the name of the night: the user's, or the date. A night of that date that has not ended
-/// is continued; else a number is added.
+/// Returns the name of the night: the user's, or the date. Continues an unfinished night of that
+/// date; if it has ended, adds a number.
 fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
     if let Some(name) = &args.night {
         return Ok(name.clone());
@@ -408,7 +409,8 @@ fn usage(error: NightError) -> anyhow::Error {
     }
 }
 
-/// Builds everything of a flavour, and returns its hashes and versions, or why it cannot be made.
+/// Builds everything of a flavour, and returns its hashes and versions, or the reason why it
+/// cannot be made.
 fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     let output = Command::new(program)
         .args(["--quiet", "provenance", "--flavour", flavour])
@@ -420,7 +422,7 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
         let first = words.lines().next().unwrap_or_default();
         let first = first.trim_start_matches("crucible: ");
         let why = format!("the {flavour} kernel cannot be made: {first}");
-        // The host is to be mended, and the whole night is its matter.
+        // The host must be repaired, which concerns the whole night.
         return match output.status.code() {
             Some(..=127) | None => Ok(Err(why)),
             Some(_) => Err(anyhow::Error::new(HostTrouble(
@@ -432,10 +434,10 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     Ok(Ok(parts.context("`crucible provenance` prints no JSON")?))
 }
 
-/// Returns a hash of all inputs but the kernel that change the number of a guest's instructions.
+/// Returns a hash of all inputs except the kernel that change the number of a guest's instructions.
 fn harness(provenance: &BTreeMap<String, Value>) -> String {
     let mut hash = Fingerprint::new("harness");
-    // They are the same for all flavours.
+    // These inputs are the same for all flavours.
     if let Some(parts) = provenance.values().next() {
         for name in ["agent", "userland", "qemu"] {
             hash = hash.add(name, parts[name].to_string());
@@ -537,7 +539,7 @@ impl Listener for Ear<'_> {
                         outcome: outcome.clone(),
                         unit_ms: row.ms,
                     },
-                    // No unit of the plan's; it is a row of the history all the same.
+                    // A result that is not in the plan is still a row of the history.
                     _ => Body::Note {
                         text: format!("{} ({})", outcome.condition.name(), outcome.why),
                     },

@@ -21,7 +21,7 @@ use crate::machines::Kind;
 pub struct Provenance {
     /// This program.
     pub program: Program,
-    /// The checkout that the guest's parts are built from; none where the program brings them.
+    /// The checkout that the guest's parts are built from; `None` if they come with the program.
     pub checkout: Option<Checkout>,
     /// The guest's kernel.
     pub kernel: KernelParts,
@@ -32,7 +32,7 @@ pub struct Provenance {
     pub agent: String,
     /// The guest's userland.
     pub userland: Userland,
-    /// First line of `qemu-system-x86_64 --version`; none on KVM.
+    /// First line of `qemu-system-x86_64 --version`; `None` with our VMM.
     pub qemu: Option<String>,
     /// The host.
     pub host: Host,
@@ -43,7 +43,7 @@ pub struct Provenance {
 pub struct Program {
     /// Its version.
     pub version: String,
-    /// Version of its compiler, and of the agent's where both are built in one checkout.
+    /// Version of its compiler, and of the agent's if both are built in one checkout.
     pub compiler: String,
     /// The commit that it was built from. Debug builds do not know it.
     pub built_from: Option<Checkout>,
@@ -63,8 +63,8 @@ pub struct Checkout {
 pub struct KernelParts {
     /// Hash of the image.
     pub image: String,
-    /// Version and flavour, and the hashes of source, series and configuration that it was made
-    /// from.
+    /// Version and flavour, and the hashes of its source, series and
+    /// configuration.
     #[serde(flatten)]
     pub identity: Identity,
 }
@@ -74,9 +74,10 @@ pub struct KernelParts {
 pub struct Userland {
     /// Hash of the image.
     pub image: String,
-    /// Number of its Debian packages, which `userland-packages.txt` lists; 0 if they are not known.
+    /// Number of its Debian packages, which `userland-packages.txt` lists; 0 if the packages are
+    /// unknown.
     pub packages: usize,
-    /// Hash of that list; empty if they are not known.
+    /// Hash of that list; empty if the packages are unknown.
     pub list: String,
     /// The list: name, version, architecture and sha256 of each package, for a file of the run.
     #[serde(skip)]
@@ -149,7 +150,7 @@ fn checkout(root: &Path) -> Option<Checkout> {
     }
     let git = |args: &[&str]| {
         let output = Command::new("git")
-            // Root may look at a user's checkout; nothing that its configuration names is run.
+            // Root may examine a user's checkout: run no program that its configuration names.
             .args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C"])
             .arg(root)
             .args(args)

@@ -23,7 +23,7 @@ pub struct Temporary {
 
 impl Temporary {
     /// Creates a directory whose name contains `what` among other users' (`/tmp`), and removes
-    /// those whose process has ended. It is for small files; its path is short enough for sockets.
+    /// those whose process has ended. Use it for small files; its path is short enough for sockets.
     pub fn new(what: &str) -> Result<Self> {
         Self::create(what, &env::temp_dir())
     }

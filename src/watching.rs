@@ -82,7 +82,7 @@ fn of_night(directory: &Path, now: Timestamp) -> Result<Progress> {
             &mut progress,
         )?;
     }
-    // A shard may run on another host, whose files are not here.
+    // A shard may run on a different host, whose files are not here.
     for number in (1..=of).filter(|number| !begun.contains(number)) {
         progress.parts.push(Part {
             name: format!("shard {number}"),
@@ -155,10 +155,10 @@ fn line(run: &ResultRow) -> String {
     format!("{}: {}", run.test, run.signature)
 }
 
-/// Reads the events of a run, except for a last line that is incomplete.
+/// Reads the events of a run, without an incomplete last line.
 fn read_events(directory: &Path) -> io::Result<Vec<Event>> {
     let text = fs::read_to_string(directory.join(FILE_NAME)).or_else(|error| {
-        // A run gets its last name when it ends.
+        // A run's directory is renamed when the run ends.
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         match name.strip_prefix(".partial-") {
             Some(name) => fs::read_to_string(directory.with_file_name(name).join(FILE_NAME)),
@@ -304,7 +304,7 @@ mod tests {
         let part = &progress.parts[0];
         assert_eq!((part.done, part.units, part.failures), (3, 4, 1));
         assert_eq!(progress.failures, ["a/main: hang: why"]);
-        // It ends, and gets its last name.
+        // The run ends, and its directory is renamed.
         fs::rename(&partial, results.path().join("x")).unwrap();
         assert_eq!(watched.progress(now).unwrap().parts[0].done, 3);
         assert!(Watched::find(results.path(), Some("y")).is_none());

@@ -44,7 +44,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
         command.env("CRUCIBLE_RESULTS", results.path());
         cli::spawn(command, results.path().to_owned(), None)
     };
-    // Once the bad end has failed.
+    // Interrupt it once the bad end has failed.
     let mut first = start();
     first.wait_event("looking for");
     first.signal("-INT");
@@ -78,7 +78,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     }
     let lines = check("culprit")["lines"].to_string();
     assert!(lines.contains("Umask"), "{lines}");
-    // It is the half that restarts.
+    // The restarting half is broken.
     let crossed = &report["crossed"];
     assert_eq!(crossed["half"], "restart", "{crossed:#}");
     assert_eq!(crossed["checkpointed_by_good"]["failures"], 1);

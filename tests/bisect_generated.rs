@@ -16,10 +16,10 @@ use common::killing::{Random, kill, number};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Number of commits behind the good end.
+/// Number of commits after the good end.
 const COMMITS: u64 = 40;
 
-/// Files to which a harmless commit adds something. The side branch has one of its own.
+/// Files that harmless commits change. The side branch changes a different file.
 const FILES: [&str; 8] = [
     "pipe.c",
     "tty.c",
@@ -60,7 +60,7 @@ fn generate(seed: u64) -> History {
     base(place);
     let neighbour = seed % 2 == 1;
     let culprit = 8 + random.below(COMMITS - 16);
-    // Each with the commit that ends it behind it.
+    // Each change, with the number of the commit that reverts it.
     let mut free: Vec<u64> = (1..COMMITS)
         .filter(|at| at % 2 == 1)
         .filter(|at| !(culprit - 2..=culprit + 5).contains(at))

@@ -49,8 +49,8 @@ const PIECES: [(&str, &str, &str); 10] = [
     ("shared-page", "cow", "shared copy-on-write"),
 ];
 
-/// Number of these that are tried by default: each needs two guests with the debug kernel, a minute
-/// or two. `CRUCIBLE_PIECES=all` tries all.
+/// Number of pieces that are tried by default: each needs two guests with the debug kernel, a
+/// minute or two. `CRUCIBLE_PIECES=all` tries all.
 const FEW: usize = 2;
 
 /// Checks that the comparison of images includes each kind of state.
@@ -74,7 +74,7 @@ fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
     }
 }
 
-/// Checks that a second checkpoint which is refused has a condition of its own.
+/// Checks that a second checkpoint which is refused has its own condition.
 #[test]
 fn a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint() {
     let ended = crucible(&[

@@ -14,10 +14,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::cli;
 use crucible_artefacts::content_hash;
 
-/// Held by tests that use the artefacts in the cache of all tests, some of which damage them.
+/// A lock for tests that use the artefacts in the shared cache, some of which damage them.
 static ARTEFACTS: Mutex<()> = Mutex::new(());
 
-/// Makes missing artefacts in the cache of all tests.
+/// Makes missing artefacts in the shared cache.
 fn artefacts() -> MutexGuard<'static, ()> {
     let guard = ARTEFACTS.lock().unwrap_or_else(PoisonError::into_inner);
     common::fixture();
@@ -35,8 +35,8 @@ fn output(command: &mut Command) -> (i32, String, String) {
     (code, text(stdout), text(stderr))
 }
 
-/// Replaces a file by a damaged copy with the same time. Guests that have the old one open do not
-/// notice.
+/// Replaces a file by a damaged copy with the same time. Guests that have the old file open do
+/// not notice.
 fn damage(path: &Path, how: impl FnOnce(&mut File)) {
     let copy = path.with_extension("damaged");
     fs::copy(path, &copy).expect("a copy");
@@ -269,7 +269,7 @@ fn fifo(path: &Path) -> File {
 
 #[test]
 fn what_a_killed_crucible_has_started_is_not_raced() {
-    // It is asked to end with the one that started it, and takes its time.
+    // The child receives SIGTERM when its parent ends, and ends late.
     let path = programs(&[
         ("dpkg-query", "exec /usr/bin/dpkg-query \"$@\""),
         (

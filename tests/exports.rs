@@ -167,7 +167,7 @@ fn kcidb_is_accepted_by_its_own_reader() {
     let metric = tests.iter().find(|test| test["status"] == "DONE");
     let number = json!({ "value": 0.007, "unit": "s", "prefix": "metric" });
     assert_eq!(metric.expect("a metric")["number"], number);
-    // One signature is one issue, and everything that refers to something finds it.
+    // One signature is one issue, and every reference has a target.
     let ids = |list: &str| {
         let list = data[list].as_array().expect("a list").iter();
         list.map(|it| it["id"].as_str().expect("a name"))

@@ -62,7 +62,7 @@ impl Waiting {
         );
         let began = Instant::now();
         let kernel = loop {
-            // The printed command must be the one to use.
+            // The printed command must work.
             let stderr = fs::read_to_string(path("stderr")).unwrap();
             let line = stderr.split_once("the guest waits for: gdb -ex ");
             let target = format!("'target remote {socket}' ");

@@ -36,8 +36,8 @@ killed)
 esac
 "#;
 
-/// A history with a commit for each step, the first of which is known to be good and the last to be
-/// bad.
+/// Makes a history with a commit for each step, the first of which is known to be good and the
+/// last to be bad.
 struct History(tempfile::TempDir);
 
 impl History {

@@ -12,7 +12,7 @@ use crucible_artefacts::{Silent, host};
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Installs the tools that the checks run. Only once, because apt allows one process at a time.
+/// Installs the tools that the checks run. Does so once, because apt allows one process at a time.
 static TOOLS: LazyLock<()> =
     LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Silent).expect("host packages"));
 
@@ -107,7 +107,7 @@ fn the_subject_of_a_patch_is_one_line() {
     }
 }
 
-/// `///text` is a comment that a tool has joined.
+/// `///text` is a comment that a tool has reformatted.
 #[test]
 fn comments_begin_with_a_space() {
     for name in files().iter().filter(|name| name.ends_with(".rs")) {
@@ -169,7 +169,7 @@ fn the_workflow_is_valid_and_runs_the_checks() {
 
 #[test]
 fn no_file_contains_a_local_path() {
-    // Split, so that this file does not contain them.
+    // The texts are split, so that this file does not contain them.
     let paths = [
         concat!("/", "home/"),
         concat!("/", "work/main"),
@@ -254,7 +254,7 @@ fn dependencies_are_as_deny_toml_permits() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The commands that tests run have a results directory of their own, so that `cargo test` never
+/// The commands that tests run have their own results directory, so that `cargo test` never
 /// evicts a developer's results.
 #[test]
 fn only_the_testkit_knows_the_built_binary() {

@@ -87,7 +87,7 @@ fn a_killed_run_loses_no_finished_unit() {
     let mut known = BTreeSet::new();
     for number in 0..kills {
         let args: &[&str] = if number % 4 == 3 { &sweep } else { &matrix };
-        // Until the first unit there is nothing to resume.
+        // Before the first unit ends, --resume finds no journal.
         let prefix = if number % 4 == 3 { "main/" } else { "" };
         let begun = known
             .iter()
@@ -128,7 +128,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
     let mut random = Random::new(seed);
     let fixture = common::fixture();
-    // Beside the cache, so that its files can be linked.
+    // On the cache's file system, so that its files can be linked.
     let place = fixture.cache.root().parent().expect("a parent");
     let directory = tempfile::tempdir_in(place).expect("a directory");
     let cache = directory.path().join("cache");
@@ -141,14 +141,14 @@ fn a_killed_build_is_done_by_the_next_command() {
     assert!(copied.success());
     let results = directory.path().join("results");
     let build = ["-q", "rootfs", "build"];
-    // A compilation from nothing lasts long enough to be ended in its midst.
+    // A compilation from nothing takes long enough to be interrupted.
     let _ = fs::remove_dir_all(cache.join("cargo"));
     for _ in 0..kills {
         let _ = fs::remove_dir_all(cache.join("agent"));
         let after = Duration::from_millis(random.below(8_000));
         kill(start(&build, &results, Some(&cache)), after);
     }
-    // One that is asked to end does so, in order, with all that it has started.
+    // A command that receives SIGTERM ends in an orderly way, with all its child processes.
     let _ = fs::remove_dir_all(cache.join("agent"));
     let _ = fs::remove_dir_all(cache.join("cargo"));
     let mut asked = start(&build, &results, Some(&cache));

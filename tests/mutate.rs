@@ -84,7 +84,7 @@ fn each_eye_kills_a_mutant_and_one_survives() {
             "mmap_read_unlock(same);",
             Some("agent"),
         ),
-        // From where memory comes, no program can see.
+        // No program can notice which allocator the memory comes from.
         ("ckpt_obj_insert", Skewed, "GFP_KERNEL_ACCOUNT", None),
     ];
     let scenarios = ["session", "terminal", "descriptors"];

@@ -26,7 +26,7 @@ fn json_of(output: &Output) -> Value {
 /// Time limit for the end of processes that a killed night has started.
 const LEFT: Duration = Duration::from_secs(20);
 
-/// Time between two looks at processes.
+/// Interval of checks of processes.
 const PERIOD: Duration = Duration::from_millis(50);
 
 const JOBS: [&str; 4] = ["--job", "canary", "--job", "scenario hello [crucible/base*"];
@@ -65,7 +65,7 @@ fn a_night_leaves_a_record_and_a_history() {
         &["-q", "nightly", "--job", "canary", "--night", "n1"],
     );
     assert_eq!(other.status.code(), Some(128), "{other:?}");
-    // The history has the night's results, and the next night is planned by its durations.
+    // The history has the night's results, and its durations are the basis of the next plan.
     let shown = run(results, &["results", "show", "--json"]);
     let shown = json_of(&shown);
     assert_eq!(
@@ -145,7 +145,7 @@ fn a_budget_too_small_for_anything_is_no_good_night() {
             .iter()
             .all(|test| test["why"].as_str().is_some_and(|it| it.contains("budget")))
     );
-    // The units that never ran are run, and then none is left.
+    // The rerun runs the units that never ran; after it, none is left.
     let again = run(
         directory.path(),
         &["-q", "rerun", "n1", "--", "--night", "n2", "--json"],

@@ -46,7 +46,7 @@ fn replay(run: &Path, more: &[&str]) -> Value {
     ended.record()
 }
 
-/// Sections of gdb's output, by the line that begins them.
+/// Returns the sections of gdb's output, by the line that begins them.
 fn section<'a>(output: &'a str, name: &str) -> &'a str {
     let (_, rest) = output.split_once(&format!("== {name}\n")).expect(output);
     rest.split("== ").next().unwrap_or_default()
@@ -119,7 +119,7 @@ fn goes_back(run: &Path) {
     assert_eq!(count(part("again")), count(first), "{text}");
     assert_eq!(registers(part("again")), registers(first), "{text}");
     assert_eq!(count(part("three")), count(first) - 3, "{text}");
-    // No task was restarted before this one.
+    // There is no earlier restarted task.
     assert!(part("none").contains("no breakpoint is hit"), "{text}");
     assert_eq!(count(part("none")), count(first) - 3, "{text}");
     assert_eq!(registers(part("forth")), registers(first), "{text}");
@@ -149,7 +149,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     assert_eq!(first["complete"], true, "{first:#}");
     assert_eq!(bytes, &first["recorded_bytes"]);
     assert!(first["stop"]["instructions"].as_u64() > Some(100_000_000));
-    // The instruction, all registers, and the bytes that the guest had written by then.
+    // The instruction, all registers, and the bytes that the guest had written.
     assert_eq!(first, second);
 
     goes_back(&run);

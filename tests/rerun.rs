@@ -60,7 +60,7 @@ fn what_passed_is_not_run_again() {
     // A rerun of a rerun leaves out the same units.
     let again = record["results"].as_str().expect("a path").to_owned();
 
-    // Once it is mended, all is well: accepted, it has an expected result.
+    // Once the result is accepted, the scenario has an expected result, and the rerun passes.
     let accepted = run(&["-q", "scenario", own, "--accept"], &results);
     assert_eq!(accepted.code(), Some(0), "{}", accepted.stderr);
     let third = run(

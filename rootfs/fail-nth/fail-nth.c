@@ -401,7 +401,7 @@ static void tell_losses(unsigned int from, unsigned int to, const struct books *
 	repeats = 1;
 }
 
-/* Finds the losses of a range, and its shortest part that has them. The numbers of failures vary. */
+/* Finds the losses of a range, and its shortest part with them. The numbers of failures vary. */
 static void find_losses(unsigned int from, unsigned int to, int runs)
 {
 	struct books lost, left, right;

@@ -197,7 +197,7 @@ void count(struct tally *tally, const char *origin, int error)
 	tally->rows[i].count++;
 }
 
-/* Prints a list of [origin, error, number of times]; the error is empty if the call has succeeded. */
+/* Prints a list of [origin, error, number of times]; the error is empty if the call succeeded. */
 void print_tally(const struct tally *tally)
 {
 	for (int i = 0; i < tally->nr; i++)

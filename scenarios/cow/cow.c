@@ -23,7 +23,7 @@ enum who { PARENT, CHILD, GRANDCHILD };
 
 static const char *const names[] = { "parent", "child", "grandchild" };
 
-/* Percentage of the pages: a page that two processes map counts as a half, one of three as a third. */
+/* Percentage of the pages: one that two processes map counts a half, one of three a third. */
 static const long shares[] = {
 	[PARENT] = 100 * (256 + 640 / 3 + 128 / 2) / PAGES,
 	[CHILD] = 100 * (256 / 2 + 640 / 3 + 128 / 2) / PAGES,

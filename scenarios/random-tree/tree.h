@@ -35,7 +35,7 @@ unsigned char pattern(long number, long at);
 void put_pattern(int fd, long number, size_t size);
 int has_pattern(int fd, long number, size_t size);
 
-/* Queues a signal for this thread. glibc does not know the tid of a thread that clone(2) has made. */
+/* Queues a signal for this thread. glibc does not know the tid after clone(2). */
 void queue_signal(int signal, int value);
 
 /* The number of this process in the recipe. */

@@ -72,7 +72,7 @@ static void tai(void)
 	sleeps(CLOCK_TAI);
 }
 
-/* The parent's CPU time, of which it uses little. */
+/* The parent's CPU-time clock, which advances little. */
 static void cpu_time(void)
 {
 	clockid_t clock;
@@ -152,7 +152,7 @@ static void futex_waits(void)
 	printf("woken: %ld\n", futex(&board->word, FUTEX_WAIT, 3, &far, 0));
 }
 
-/* Shared, until a time, by certain bits. */
+/* A shared futex, with a timeout and a bit mask. */
 static void futex_until(void)
 {
 	struct timespec far;
@@ -285,9 +285,9 @@ int main(void)
 			send_byte(start[n]);
 			break;
 		case WORD:
-			/* the first is of no use: no bit, no such word */
+			/* skip the first call: it cannot return */
 			futex(&board->other, FUTEX_WAKE_BITSET, 1, NULL, 2);
-			/* it sleeps again, or not yet, in the call that was interrupted */
+			/* the child may still be asleep in the interrupted call */
 			while (futex(kinds[n].run == futex_waits ? &board->word : &board->other,
 				     FUTEX_WAKE_BITSET, 1, NULL, 4) == 0)
 				sched_yield();

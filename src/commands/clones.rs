@@ -68,7 +68,7 @@ struct Seen {
     drawn: String,
     boot_id: String,
     uuid: String,
-    /// Seconds by which its clock is outside of the host's times before and after.
+    /// Seconds by which its clock is outside of the range of the host's times before and after.
     clock: f64,
 }
 
@@ -115,7 +115,7 @@ struct Clones<'a> {
 }
 
 impl Clones<'_> {
-    /// Makes the snapshot that the clones start from, with files in `directory`.
+    /// Makes the snapshot from which the clones start, with files in `directory`.
     fn snapshot(&mut self, directory: &Path) -> Result<Start> {
         let spec = self.spec(directory, "first")?;
         let base = self.images.saved(self.context, &spec)?;

@@ -20,7 +20,7 @@ const SCHEMA: u32 = 1;
 /// The options of `crucible diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The first image: that which the tree was restarted from
+    /// The first image, from which the tree was restarted
     first: PathBuf,
     /// The second image: that of the restarted tree
     second: PathBuf,

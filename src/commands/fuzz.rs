@@ -20,7 +20,7 @@ use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
 use crate::screens;
 
-/// The corpus of an own kernel, in the results directory.
+/// Name of the corpus in the results directory.
 const CORPUS: &str = "fuzz-corpus.json";
 
 /// The options of `crucible fuzz`.
@@ -43,7 +43,7 @@ pub struct FuzzArgs {
     /// the results directory
     #[arg(long, help_heading = "What to run", value_name = "FILE")]
     corpus: Option<PathBuf>,
-    /// Restart one image only, by its program and recipe as a finding names them: `many 1f,a03`
+    /// Restart one image only, given by program and recipe, as in a finding: `many 1f,a03`
     #[arg(long, help_heading = "What to run", value_names = ["PROGRAM", "RECIPE"], num_args = 2, conflicts_with_all = ["minutes", "corpus"])]
     only: Option<Vec<String>>,
     #[command(flatten, next_help_heading = "What to run")]
@@ -78,7 +78,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     }
     let corpus = Corpus::load(&file).with_context(|| {
         format!(
-            "{}: cannot use this corpus; move it away, or choose another one with --corpus",
+            "{}: cannot use this corpus; move it away, or choose a different one with --corpus",
             file.display()
         )
     })?;

@@ -59,7 +59,8 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Prints each record with its fields. A reader of the output that has gone is not a failure.
+/// Prints each record with its fields. If the reader of the output has closed it, that is not a
+/// failure.
 fn fields(image: impl Read, out: &mut impl Write) -> Result<ExitCode, ImageError> {
     let mut reader = Reader::new(image);
     let mut out = BufWriter::new(out);

@@ -45,7 +45,7 @@ struct Span {
     to: u64,
     /// Number of the guest's instructions, if they were counted.
     instructions: Option<u64>,
-    /// The kernel's messages about it.
+    /// The kernel's messages about the step.
     said: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ fn said(run: &Path, span: &Span) -> Vec<String> {
     let Some((_, file)) = log else {
         return Vec::new();
     };
-    // The key of a unit is `SCENARIO/CASE`; one that is no such path has no file.
+    // The key of a unit is `SCENARIO/CASE`; other keys have no file.
     let path = run.join("cases").join(&span.unit).join(file);
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

@@ -23,7 +23,7 @@ pub struct Terminal {
     mode: Mode,
     step: Option<Step>,
     units: Option<Units>,
-    /// True when every unit and step is shown: for a run of few and long units.
+    /// True when every unit and step is shown: for a run of a few long units.
     detailed: bool,
     /// True when the units are runs of a bisection, whose lines have more details.
     bisects: bool,
@@ -53,7 +53,7 @@ struct Units {
 }
 
 impl Units {
-    /// Returns how many units are done, and when the rest will be.
+    /// Returns the number of finished units, and the estimated time for the rest.
     fn text(&self) -> String {
         let left = self.total.saturating_sub(self.resumed + self.done);
         let rest = (self.began.elapsed().as_secs() * left).checked_div(self.done);
@@ -155,7 +155,7 @@ impl Terminal {
     }
 
     /// Counts a finished unit. Shows it if it did not pass or if all are shown, and now and then
-    /// how far the run is.
+    /// the progress of the run.
     fn unit(&mut self, key: &str, outcome: &Outcome) {
         let result = format!("{key}: {} ({})", outcome.condition.name(), outcome.why);
         if self.detailed || !outcome.is_pass() {
@@ -252,7 +252,7 @@ impl Listener for Terminal {
             }
             Body::Interrupted => {
                 self.end();
-                self.note("interrupted; once more ends at once");
+                self.note("interrupted; a second Ctrl-C ends immediately");
             }
             Body::RunFinished { .. } => self.end(),
             _ => {}

@@ -34,7 +34,7 @@ pub struct Page {
 ///
 /// # Errors
 ///
-/// The kernel's sources cannot be read, or have a form that is not known.
+/// The kernel's sources cannot be read, or have an unknown form.
 pub fn pages(guest_kernel: &Path) -> Result<Vec<Page>> {
     let page = |file, title: &str, text: String| Page {
         file,

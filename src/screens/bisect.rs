@@ -8,7 +8,7 @@ use crucible_bisect::{Answer, Crossed, NodeReport, NodeState, Report};
 use super::lines;
 use crate::bisection::{Record, short};
 
-/// Probability from which on a commit that was not built is shown.
+/// Minimum probability of a shown commit that was not built.
 const LIKELY: f64 = 0.01;
 
 /// Returns the result of a search, in one line.

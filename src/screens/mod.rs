@@ -49,7 +49,7 @@ pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize)
     );
 }
 
-/// Returns who is to blame, in brackets, or nothing.
+/// Returns the party to blame, in brackets; empty if there is none.
 pub fn blame(outcome: &Outcome) -> String {
     match outcome.condition.blame() {
         Some(blame) => format!(" [{}]", blame.name()),
@@ -57,7 +57,7 @@ pub fn blame(outcome: &Outcome) -> String {
     }
 }
 
-/// Adds the first line: the run's name, its verdict, who is to blame, and the reason.
+/// Adds the first line: the run's name, its verdict, the party to blame, and the reason.
 pub fn head(text: &mut String, name: &str, record: &Record) {
     let outcome = &record.outcome;
     // Writing to a string cannot fail.

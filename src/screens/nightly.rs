@@ -86,7 +86,7 @@ pub fn screen(report: &NightReport) -> String {
     text
 }
 
-/// Returns the tests with this change, by signature: a bug is one line however many rows it hits.
+/// Returns the tests with this change, by signature: a bug is one line, however many tests fail.
 fn grouped(report: &NightReport, change: Change) -> BTreeMap<&str, Vec<&Judgement>> {
     let mut groups: BTreeMap<&str, Vec<&Judgement>> = BTreeMap::new();
     let ours = |test: &&Judgement| !test.test.is_comparison() || change == Change::NotRun;

@@ -9,7 +9,7 @@ use crucible_engine::sweep::{CaseAnalysis, PointDetail};
 
 use super::{blame, end, evidence, others};
 
-/// Maximal number of repeat commands shown for points that fail in the same way; the record has
+/// Maximum number of repeat commands shown for points that fail in the same way; the record has
 /// all points.
 const COMMANDS: usize = 3;
 

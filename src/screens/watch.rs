@@ -15,7 +15,7 @@ const BAR: u64 = 20;
 /// The state of a part of a night.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Neither started nor finished, as far as this record shows.
+    /// Neither started nor finished, as far as these files show.
     #[default]
     Waiting,
     /// It has not ended.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Time between two looks at a running command.
+/// Interval of checks of a running command.
 const PERIOD: Duration = Duration::from_millis(50);
 
 /// The built binary.
@@ -39,7 +39,7 @@ pub struct Ended {
     _directory: Option<TempDir>,
 }
 
-/// Prepares a command that leaves no results, without a terminal.
+/// Prepares a command that writes no results, without a terminal.
 pub fn program(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command
@@ -69,7 +69,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // The processes that it has started end with it.
+            // Its child processes end with it.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -229,7 +229,7 @@ pub fn events(results: &Path) -> String {
         .collect()
 }
 
-/// Returns the processes that a process has started and those that these have.
+/// Returns the descendants of a process.
 pub fn children(pid: u32) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {

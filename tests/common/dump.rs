@@ -20,7 +20,7 @@ pub fn check(unit: &Value, functions: &[&str]) {
         .iter()
         .map(|request| format!("-ex '{request}'"))
         .collect();
-    // The command that the user copies, with more arguments.
+    // The command that the user would copy, with more arguments.
     let command = format!("exec {open} -nx -batch {}", requests.join(" "));
     let output = Command::new("/bin/sh")
         .args(["-c", &command])

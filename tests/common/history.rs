@@ -41,7 +41,7 @@ pub fn change(directory: &Path, name: &str, how: &dyn Fn(String) -> String) {
     fs::write(path, changed).expect("a source file");
 }
 
-/// A history of one commit, with the tag `good`.
+/// Makes a history of one commit, with the tag `good`.
 pub fn base(directory: &Path) {
     let copied = Command::new("cp")
         .args(["-a", concat!(env!("CARGO_MANIFEST_DIR"), "/guest-kernel")])

@@ -12,7 +12,7 @@ use super::cli;
 /// Time limit for the end of processes that a killed command has started.
 pub const LEFT: Duration = Duration::from_secs(20);
 
-/// Time between two looks at processes.
+/// Interval of checks of processes.
 pub const PERIOD: Duration = Duration::from_millis(50);
 
 /// A small generator of numbers (xorshift64*).

@@ -58,7 +58,7 @@ static BED: LazyLock<Fixture> = LazyLock::new(|| {
         verbose: false,
     });
     let args = GuestArgs {
-        // The same machine on every host. A test that wants a snapshot takes it itself.
+        // The machine is the same on every host. A test that needs a snapshot takes it itself.
         machine: MachineArgs {
             machine: MachineArg::Qemu,
             vcpus: 1,

@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #define CGROUP	"/sys/fs/cgroup/stuck"
-#define LIMIT	60	/* seconds in which the task must reach its place */
+#define LIMIT	60	/* time limit, in seconds, for the task to reach its place */
 
 #define CHECK(what) \
 	do { \

@@ -29,7 +29,7 @@ pub(crate) fn input(base: &Path) -> PathBuf {
     base.with_extension("in")
 }
 
-/// Makes both files. The process may not.
+/// Makes both files, which the confined process may not create.
 pub(crate) fn make(base: &Path) -> io::Result<[PathBuf; 2]> {
     let files = [output(base), input(base)];
     File::create(&files[0])?;
@@ -62,7 +62,7 @@ pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<Un
     let file = File::open(output(base))?;
     let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     inotify::add_watch(&changes, output(base), inotify::WatchFlags::MODIFY)?;
-    // With a reader of our own, this waits for no other.
+    // With our own reader open, this does not wait for a reader.
     let fifo = OpenOptions::new()
         .read(true)
         .write(true)
@@ -91,7 +91,7 @@ pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<Un
     Ok(ours)
 }
 
-/// The bytes that a guest sends on a line; its messages are passed on.
+/// A reader of a guest's line, which passes on only the messages.
 struct Messages<'a> {
     to: &'a UnixStream,
     receiver: Receiver,
@@ -131,7 +131,7 @@ fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -
     Ok(())
 }
 
-/// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the
+/// Copies all bytes. [`io::copy`] would splice, which locks the FIFO while it waits for the
 /// socket: the process could not even open it.
 fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];

@@ -67,7 +67,7 @@ const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// The program of a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// QEMU, which confines itself no further than by a list of forbidden system calls.
+    /// QEMU, which adds only a list of forbidden system calls.
     Emulator,
     /// Our monitor, which confines itself further.
     Monitor,
@@ -93,7 +93,7 @@ pub(crate) struct Confinement {
 }
 
 impl Confinement {
-    /// Prepares the confinement of a process that may use those of `files` that exist.
+    /// Prepares the confinement of a process that may use `files`, as far as they exist.
     pub fn prepare(role: Role, files: &Files) -> Result<Self> {
         Ok(Self {
             role,
@@ -163,7 +163,7 @@ fn leave_network() -> rustix::io::Result<()> {
     unshare(UnshareFlags::NEWNET).or_else(|_| unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET))
 }
 
-/// Gives up all capabilities of this thread, also those that it could gain.
+/// Gives up all capabilities of this thread, including those that it could gain.
 pub(crate) fn drop_capabilities() -> rustix::io::Result<()> {
     for capability in CapabilitySet::all() {
         match remove_capability_from_bounding_set(capability) {
@@ -311,8 +311,8 @@ pub(crate) fn of_emulator(program: &Path) -> Files {
             files.read.push(prefix.join(name));
         }
     }
-    // The number of CPUs and the memory's nodes; what cryptographic libraries read when they are
-    // loaded, and may refuse to do without; and the source of random numbers.
+    // The number of CPUs and the memory's nodes; files that cryptographic libraries read, or
+    // require, when they are loaded; and the source of random numbers.
     let others = [
         "/sys/devices/system/cpu",
         "/sys/devices/system/node",
@@ -434,7 +434,7 @@ socket.socket(socket.AF_UNIX)";
         let running = other.try_wait().unwrap().is_none();
         other.kill().unwrap();
         other.wait().unwrap();
-        // Landlock keeps signals since Linux 6.12; an older kernel delivers this one.
+        // Landlock blocks signals since Linux 6.12; an older kernel delivers this one.
         assert_eq!(running, output.contains("ermitted"), "{output}");
     }
 }

@@ -62,13 +62,13 @@ impl<A> Exchange<'_, A> {
 pub(crate) struct Answers<A>(SyncSender<A>);
 
 impl<A> Answers<A> {
-    /// Returns a place for replies, and the other end of it.
+    /// Returns a queue for replies, and its other end.
     pub fn new() -> (Self, Receiver<A>) {
         let (sender, answers) = mpsc::sync_channel(UNREAD);
         (Self(sender), answers)
     }
 
-    /// Adds a reply. Returns false when the connection is to be given up: its other end is gone, or
+    /// Adds a reply. Returns false when the connection must be closed: its other end is gone, or
     /// sends unsolicited replies.
     #[must_use]
     pub fn add(&self, answer: A) -> bool {

@@ -95,7 +95,8 @@ pub enum Error {
         /// The operation, in the infinitive.
         what: &'static str,
     },
-    /// The machine does not track which pages its guest changes, because it was not started to.
+    /// The machine does not track which pages its guest changes, because it was started without
+    /// tracking.
     #[error(
         "cannot determine what the guest has changed: \
          the machine was not started to track changes"
@@ -110,7 +111,7 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
     },
-    /// The directory contains a snapshot already, and the backend cannot replace a snapshot
+    /// The directory already contains a snapshot, and the backend cannot replace a snapshot
     /// atomically.
     #[error("{directory} contains a snapshot already")]
     AlreadySaved {

@@ -94,7 +94,7 @@ pub enum Start {
     /// snapshot in `base`. The requirements of `Saved` hold for both directories. QEMU does not
     /// support this.
     Changed {
-        /// The directory of the base snapshot: the very one that the changes are relative to.
+        /// The directory of the base snapshot: exactly the one to which the changes are relative.
         base: PathBuf,
         /// The directory of the incremental snapshot.
         changes: PathBuf,
@@ -137,8 +137,8 @@ pub struct MachineSpec {
     /// The file to which the guest's memory goes if the guest crashes, see
     /// [`Machine::memory_dump`].
     pub dump: Option<PathBuf>,
-    /// The directory to keep a [recording](crate::qemu::Recording) of the guest in. Only QEMU with
-    /// emulation, one CPU and a guest that boots can be recorded.
+    /// The directory for a [recording](crate::qemu::Recording) of the guest. It requires QEMU with
+    /// emulation, one CPU and a cold boot.
     pub record: Option<PathBuf>,
     /// A directory for the machine's own files (the emulator's messages).
     pub run_dir: PathBuf,
@@ -231,7 +231,7 @@ pub struct Phase {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStates {
     /// True when the guest's kernel answered. If it did not, it does not even serve interrupts, and
-    /// `registers` is all that is known.
+    /// only `registers` has its state.
     pub answered: bool,
     /// The kernel's list of tasks with their stacks, as printed.
     pub lines: Vec<String>,
@@ -271,7 +271,7 @@ pub trait Machine: Send {
     /// Returns the last lines of the console, at most `lines`.
     fn console_tail(&self, lines: usize) -> Vec<String>;
 
-    /// Returns how the machine ended, or `None` while it runs.
+    /// Returns the end of the machine, or `None` while it runs.
     fn try_exit(&mut self) -> Result<Option<Exit>>;
 
     /// Waits at most `timeout` for the machine to end. Returns `None` if it still runs.
@@ -300,14 +300,14 @@ pub trait Machine: Send {
     /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Pauses the guest and saves it in the directory that it was
-    /// [started](Start::BootForSnapshot) with. The snapshot is complete once this returns; on an
+    /// Pauses the guest and saves it in the directory with which
+    /// it was [started](Start::BootForSnapshot). The snapshot is complete once this returns; on an
     /// error, or if a process is killed meanwhile, the directory is unchanged. With our own
     /// monitor the guest can then be resumed.
     fn save(&mut self) -> Result<()>;
 
     /// Saves the guest like [`save`](Self::save), but in any existing directory. QEMU cannot save a
-    /// guest in a directory that it was not started with:
+    /// guest in a directory with which it was not started:
     /// [`Error::Unsupported`](crate::Error::Unsupported).
     fn save_in(&mut self, directory: &Path) -> Result<()>;
 
@@ -330,7 +330,7 @@ pub trait Machine: Send {
     fn pid(&self) -> u32;
 
     /// Returns the number of instructions that the guest has executed, if the machine counts them:
-    /// one that is recorded does.
+    /// a recorded one does.
     fn instructions(&self) -> Option<u64> {
         None
     }

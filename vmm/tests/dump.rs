@@ -28,7 +28,7 @@ fn number<const N: usize>(bytes: &[u8], at: u64) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// Checks a dump: the code at its place, and the registers of the first CPU.
+/// Checks a dump: the code at its address, and the registers of the first CPU.
 fn check(dump: &Path, kernel: &Path, registers: bool) {
     let bytes = fs::read(dump).unwrap();
     assert_eq!(bytes[..4], *b"\x7fELF");

@@ -142,7 +142,7 @@ fn qemu() -> Finding {
     }
 }
 
-/// Runs a probe, since being able to open `/dev/kvm` is not enough.
+/// Runs a probe, because being able to open `/dev/kvm` is not enough.
 fn kvm(context: &Context) -> Result<Finding> {
     let finding = machines::probe(context)?;
     let there = Path::new("/dev/kvm").exists();
@@ -164,7 +164,7 @@ fn kvm(context: &Context) -> Result<Finding> {
     })
 }
 
-/// Examines how well guests can be kept apart from this host.
+/// Examines how well guests can be isolated from this host.
 fn confinement() -> Finding {
     let (state, detail) = match crucible_vmm::confinement() {
         Ok(HostConfinement {

@@ -25,7 +25,7 @@ use rustix::io::{Errno, ioctl_fionread};
 
 use crate::{Error, HostFault, Result};
 
-/// The text before the token of a mark, which the guest prints when it is asked to.
+/// The text before the token of a mark, which the guest prints on request.
 pub const CONSOLE_MARK: &str = "crucible: mark ";
 
 /// Number of last lines of the console that are kept in memory.
@@ -45,7 +45,7 @@ const CAPTURE: usize = 20_000;
 /// how the guest ended.
 const ALERTS: usize = 256;
 
-/// Maximum size of all alerts in bytes. Of the reports beyond it only the headlines are kept, and
+/// Maximum size of all alerts in bytes. Of reports beyond that, only the headlines are kept, and
 /// the first panic in full.
 const ALERT_BYTES: usize = 8 << 20;
 
@@ -60,7 +60,7 @@ pub struct Console {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Locked while a piece of the console is on its way from the socket to the state.
+    /// Locked while a piece of the console moves from the socket to the state.
     reading: Mutex<()>,
 }
 
@@ -204,7 +204,8 @@ impl Console {
     }
 
     /// Waits until a line since the beginning of the capture contains `answer`, which must be one
-    /// of those that were to be looked for. Returns false after `deadline` or at the console's end.
+    /// of those given to the start of the capture. Returns false after `deadline` or at the
+    /// console's end.
     pub fn wait_captured(&self, answer: &str, deadline: Instant) -> bool {
         let mut found = false;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -274,7 +275,7 @@ impl Ending {
         state.restarting && !state.panicked
     }
 
-    /// Returns true when nothing of the console is left in the socket, or on its way from there.
+    /// Returns true when no byte of the console is in the socket, or on its way from it.
     /// The reader takes these locks in the other order, so this does not wait for the second one.
     fn all_read(&self) -> bool {
         match self.shared.reading.try_lock() {
@@ -284,7 +285,7 @@ impl Ending {
     }
 }
 
-/// Time after which [`Ending`] looks again. A piece that has been read is announced before this.
+/// Interval of [`Ending`]'s checks. Usually it is notified earlier of a piece that has been read.
 const LONGEST_READ: Duration = Duration::from_millis(10);
 
 impl Shared {
@@ -297,7 +298,7 @@ impl Shared {
 struct Log {
     file: File,
     path: PathBuf,
-    /// Bytes that may still be written, before the note that ends it.
+    /// Number of bytes that may still be written, before the final note.
     left: u64,
 }
 
@@ -569,7 +570,7 @@ mod tests {
                 _ => output.to_vec(),
             };
             assert_eq!(log, expected, "{limit}");
-            // Output that is not logged is monitored nevertheless.
+            // Output that is not logged is still monitored.
             assert!(console.has_alert(AlertKind::Panic));
             assert_eq!(console.host_fault(), None);
         }

@@ -24,13 +24,13 @@ type Segment = ProgramHeader64<LE>;
 
 const PAGE: u64 = 4096;
 
-/// Maximum number of segments that are read: those of the memory's ranges.
+/// Maximum number of segments to read: those of the memory's ranges.
 const MOST_READ: u16 = 64;
 
 /// Maximum number of segments of a file; the number 0xffff has a special meaning.
 const MOST: usize = 0xfffe - 1;
 
-/// Size of `struct elf_prstatus`, and where its fields are (`include/linux/elfcore.h`).
+/// Size of `struct elf_prstatus`, and the offsets of its fields (`include/linux/elfcore.h`).
 const STATUS: usize = 336;
 const STATUS_PID: usize = 32;
 const STATUS_REGISTERS: usize = 112;
@@ -142,8 +142,8 @@ fn status(number: u32, registers: &Status) -> Vec<u8> {
 }
 
 /// Adds the kernel's addresses, as the CPUs' tables map them, to a file that has the memory by its
-/// physical addresses, and completes the file. Without a table that maps anything, the file stays
-/// as it is.
+/// physical addresses, and completes the file. If no table maps any address, the file stays
+/// unchanged.
 pub(super) fn add_virtual(file: &mut Sparse, cpus: &[Cpu]) -> io::Result<()> {
     let old = segments(file)?;
     let kind = |segment: &&Segment, kind| segment.p_type.get(LE) == kind;
@@ -230,7 +230,7 @@ fn read<T: Pod, const N: usize>(file: &Sparse, offset: u64) -> io::Result<T> {
 mod tests {
     use super::*;
 
-    /// Two ranges of memory, and tables that map the second one's beginning.
+    /// Returns a dump with two ranges of memory, and tables that map the second one's beginning.
     fn dump() -> (Sparse, u64) {
         let mut file = Sparse::new(tempfile::tempfile().unwrap());
         let ranges = [(0, 8 * PAGE), (1 << 32, 4 * PAGE)];

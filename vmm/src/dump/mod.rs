@@ -33,11 +33,11 @@ pub type MemoryDump = Result<PathBuf, String>;
 pub enum Stopped {
     /// By a shutdown.
     Shutdown,
-    /// By a reset; the console shows whether it was ordered.
+    /// By a reset; the console shows whether the guest announced it.
     Reset,
     /// By a panic or a triple fault.
     Crash,
-    /// The machine failed, and its guest is of no interest.
+    /// The machine failed; no dump is needed.
     Failed,
 }
 
@@ -47,7 +47,7 @@ pub trait Dumper: Send + Sync {
     fn wait_stopped(&self) -> Option<Stopped>;
 
     /// Writes the memory and the CPUs' registers of the guest, which has ended. Returns the address
-    /// of each CPU's table of pages.
+    /// of each CPU's page tables.
     fn write(&self, to: &mut Sparse) -> Result<Vec<Cpu>>;
 
     /// Lets the process exit.
@@ -88,13 +88,13 @@ impl DumpThread {
     }
 }
 
-/// Writes the dump, or nothing.
+/// Writes the dump; on an error, no file is left.
 fn write(dumper: &dyn Dumper, path: &Path) -> MemoryDump {
     match try_write(dumper, path) {
         Ok(()) => Ok(path.to_owned()),
         Err(error) => {
-            // No reader opens half a dump. If it cannot be removed either, the run's directory is
-            // gone, or keeps it.
+            // Remove an incomplete dump. A failure to remove it is ignored: the run's directory
+            // is gone, or keeps the file.
             let _ = fs::remove_file(path);
             Err(chain(&error))
         }

@@ -15,12 +15,12 @@ const PRESENT: u64 = 1 << 0;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// CR0: addresses are mapped by tables at all.
+/// CR0: paging is enabled.
 const PG: u64 = 1 << 31;
 /// CR4: tables have five levels.
 const LA57: u64 = 1 << 12;
 
-/// Maximum number of mappings, of which a kernel has some thousand. Entries beyond it are left out.
+/// Maximum number of mappings; a kernel has some thousand. Entries beyond it are left out.
 const MOST: usize = 1 << 20;
 
 /// The registers with the addresses of a CPU's tables.
@@ -46,7 +46,7 @@ pub(super) struct Mapping {
 /// the memory in `ram`, in order. `read` reads a table at a physical address; it returns `None` for
 /// one outside of the memory.
 ///
-/// A guest may have made its tables in any way. Each is read only once, also if several entries
+/// A guest may have made its tables in any way. Each is read only once, even if several entries
 /// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is
 /// bounded by the size of the guest, and the result has a limit.
 pub(super) fn mappings(
@@ -64,7 +64,7 @@ pub(super) fn mappings(
         let levels = if cpu.cr4 & LA57 != 0 { 5 } else { 4 };
         walk.table(cpu.cr3 & ADDRESS, levels, 0, ENTRIES / 2);
     }
-    // CPUs may map the same in different tables.
+    // CPUs may map the same addresses in different tables.
     walk.found.sort_unstable();
     walk.found.dedup();
     walk.found

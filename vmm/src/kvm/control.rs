@@ -84,7 +84,8 @@ impl Control {
         Ok((reply?, done))
     }
 
-    /// Returns why the guest ended, or `None` if the monitor has not reported an end.
+    /// Returns the reason for which the guest ended, or `None` if the monitor has not reported an
+    /// end.
     pub fn ended(&self) -> Option<Ended> {
         self.socket.noted().ended
     }

@@ -56,7 +56,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     }
     args.option("-machine", &machine);
     let accel = match spec.record {
-        // One thread executes all CPUs, so that there is one order of everything.
+        // One thread executes all CPUs, so that all events have one order.
         Some(_) => "tcg",
         None => options.accel.argument(),
     };
@@ -117,8 +117,8 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
             args.port("terminal", TERMINAL_PORT);
         }
         Some(directory) => {
-            // A snapshot of a virtio port cannot be loaded into a replay: that sets a timer which
-            // is not in the log.
+            // A snapshot of a virtio port cannot be loaded into a replay: the load sets a timer
+            // which is not in the log.
             args.option("-chardev", &record::pipe(directory, record::CHANNEL));
             args.option("-device", &record::channel());
             // Only the stream of a serial port is recorded, and this machine makes one by itself.

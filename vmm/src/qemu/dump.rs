@@ -15,7 +15,7 @@ use crate::dump::{Cpu, Dumper, Sparse, Stopped, failed};
 /// The name under which QEMU receives the descriptor of the pipe.
 const TARGET: &str = "dump";
 
-/// Bytes that are copied at once.
+/// Number of bytes that are copied in one step.
 const PIECE: usize = 1 << 20;
 
 /// Maximum size in bytes of a dump in addition to the guest's configured memory: headers,
@@ -48,7 +48,7 @@ impl Dumper for QemuDumper {
         drop(theirs);
         thread::scope(|scope| {
             let copy = scope.spawn(|| copy(ours, to, limit));
-            // The table of pages is read from the copy instead of by QEMU, which follows every
+            // The page tables are read from the copy instead of by QEMU, which follows every
             // entry: a sanitiser's shadow has billions.
             let arguments = json!({
                 "paging": false,

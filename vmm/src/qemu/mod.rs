@@ -75,7 +75,7 @@ pub struct Options {
     pub binary: PathBuf,
     /// The accelerator.
     pub accel: Accel,
-    /// True for a guest's CPU with virtualisation, AMD's. Requires emulation.
+    /// True for a guest's CPU with AMD's virtualisation. Requires emulation.
     pub nested: bool,
     /// Features to remove from the guest's CPU, by QEMU's names.
     pub without: Vec<String>,
@@ -298,7 +298,7 @@ impl Backend for Qemu {
     fn save_in(&mut self, directory: &Path) -> Result<()> {
         if self.save_directory.as_deref() != Some(directory) {
             return Err(unsupported(
-                "save a guest in a directory that it was not started with",
+                "save a guest in a directory with which it was not started",
             ));
         }
         // Set this even if the save fails: the snapshot may have been committed.

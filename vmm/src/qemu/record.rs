@@ -38,17 +38,17 @@ pub(crate) const CONSOLE: &str = "console";
 /// The placeholder for the directory of a replay in the arguments of a recording.
 pub(super) const PLACE: &str = "@REPLAY@";
 
-/// Binary logarithm of the nanoseconds that an instruction takes in the guest's time. A lower one
-/// makes the log grow, and a replay crawl.
+/// Binary logarithm of the nanoseconds that an instruction takes in the guest's time. A lower
+/// value makes the log larger, and a replay much slower.
 const SHIFT: u32 = 7;
 
-/// Leaves out a device that only old Windows guests use. To reset it, which the load of a snapshot
-/// does, QEMU's main thread waits for the CPU's, and holds the lock for which that may wait.
+/// Leaves out a device that only old Windows guests use. The load of a snapshot resets it: then
+/// QEMU's main thread waits for the CPU's thread, and holds a lock for which that thread may wait.
 pub(super) const NO_VAPIC: &str = "apic-common.vapic=off";
 
 /// The random number generator. Its limit on bytes, although unlimited, has a timer that no
-/// snapshot holds: at its default period, of a minute, a replay that has gone back would meet it
-/// at another time. This is the longest period, in milliseconds: seven weeks.
+/// snapshot holds: at its default period, of a minute, a replay that has gone back would meet
+/// the timer at a different time. This is the longest period, in milliseconds: seven weeks.
 pub(super) const RNG: &str = "virtio-rng-device,rng=rng,period=4294967295";
 
 /// Maximum time for a QEMU to complete its log.
@@ -126,7 +126,7 @@ pub(super) fn parameters() -> Vec<String> {
 }
 
 /// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which
-/// this clock makes a thousand times as fast.
+/// is a thousand times as fast by this clock.
 pub(super) fn channel() -> String {
     format!("isa-serial,chardev={CHANNEL},iobase=0x2f8,irq=3,baudbase=115200000")
 }
@@ -140,7 +140,7 @@ pub(super) fn check(spec: &MachineSpec, options: &Options) -> Result<()> {
         return Err(unsupported("record a guest with more than one CPU"));
     }
     if spec.start != Start::Boot {
-        return Err(unsupported("record a guest that does not boot"));
+        return Err(unsupported("record a guest that starts from a snapshot"));
     }
     if spec.debugger.is_some() {
         return Err(unsupported("record a guest that a debugger stops"));

@@ -184,7 +184,7 @@ pub(super) fn prepare() -> Result<(), Failure> {
     register_signal_handler(SIGRTMIN(), interrupt).during("handle the vCPUs' signal")
 }
 
-/// `kvm_run.immediate_exit` of a vCPU: a nonzero value makes `KVM_RUN` return at once. A signal
+/// `kvm_run.immediate_exit` of a vCPU: a nonzero value makes `KVM_RUN` return immediately. A signal
 /// alone would be lost if it arrived just before the system call (`Documentation/virt/kvm/api.rst`,
 /// "5. The kvm_run structure").
 #[derive(Clone)]

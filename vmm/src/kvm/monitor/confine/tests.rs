@@ -122,7 +122,7 @@ fn run(name: &str, role: Role) -> Output {
         .unwrap()
 }
 
-/// The entry of a case's process. Without a case in the environment it tests nothing.
+/// The entry of a case's process. Without a case in the environment it does nothing.
 #[test]
 fn case() {
     let Ok(wanted) = env::var(CASE) else {

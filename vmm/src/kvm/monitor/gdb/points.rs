@@ -18,7 +18,7 @@ const ENABLED: u64 = 0b11;
 pub(super) enum Wait {
     /// The execution of the instruction at the address.
     Execute,
-    /// An access of this kind to this number of bytes.
+    /// A watchpoint for accesses of this kind to this number of bytes.
     Access(WatchKind, u64),
 }
 
@@ -61,7 +61,7 @@ impl Point {
     }
 }
 
-/// The breakpoints that are set, on all vCPUs alike.
+/// The breakpoints that are set, the same on all vCPUs.
 #[derive(Debug, Default)]
 pub(super) struct Points([Option<Point>; POINTS]);
 

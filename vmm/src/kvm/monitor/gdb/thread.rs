@@ -51,7 +51,7 @@ impl Watcher {
         set(vcpu, &settings)
     }
 
-    /// Handles a debug exit. Returns `None` if the vCPU shall continue.
+    /// Handles a debug exit. Returns `None` if the vCPU must continue.
     pub fn debug_exit(
         &self,
         vcpu: &VcpuFd,
@@ -87,8 +87,8 @@ impl Watcher {
         Ok(ours)
     }
 
-    /// Handles a write to the port that implements a breakpoint; the program counter is behind it.
-    /// Returns `None` if the vCPU shall continue.
+    /// Handles a write to the port that implements a breakpoint; the program counter is after it.
+    /// Returns `None` if the vCPU must continue.
     pub fn port_exit(&self, vcpu: &VcpuFd) -> Result<Option<Met>, Failure> {
         let mut regs = vcpu.get_regs().during("read a vCPU's registers")?;
         let Some(address) = self.trap_at(regs.rip) else {

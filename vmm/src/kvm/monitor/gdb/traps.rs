@@ -40,8 +40,8 @@ impl Trap {
         }
     }
 
-    /// Returns how many bytes behind the trap's address the program counter is when a vCPU has hit
-    /// it.
+    /// Returns the distance in bytes from the trap's address to the program counter of a vCPU that
+    /// has hit it.
     fn passed(self) -> u64 {
         match self {
             Self::Int3 => 0,
@@ -87,7 +87,7 @@ impl Traps {
         self.set.contains_key(&address).then_some(address)
     }
 
-    /// Returns the address of the breakpoint that this program counter is in the middle of.
+    /// Returns the address of the breakpoint in whose middle this program counter is.
     pub fn around(&self, pc: u64) -> Option<u64> {
         let (&address, places) = self.set.range(..pc).next_back()?;
         (pc - address < places.len() as u64).then_some(address)
