@@ -177,7 +177,7 @@ impl Store {
 
 /// Completes the directory of a run that has been killed: removes its disks, and renames it.
 /// Removes a directory in which no machine ran. Errors are ignored, because the directory belongs
-/// to another run.
+/// to a different run.
 fn salvage(partial: &Path) {
     let _ = remove_disks(partial);
     let name = partial.file_name().unwrap_or_default().to_string_lossy();

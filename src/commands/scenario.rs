@@ -61,7 +61,7 @@ pub struct ScenarioArgs {
     )]
     restart_in: RestartInArg,
     /// Restart in a fresh guest with this kernel image, to find out which half of
-    /// checkpoint/restart is broken; without a second image
+    /// checkpoint/restart is broken. Compares no second image
     #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb"])]
     restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass

@@ -164,7 +164,7 @@ mod tests {
             image_rules: Default::default(),
             cell: name.to_owned(),
             class,
-            why: Some("the restarted run observed something different".to_owned()),
+            why: Some("the observations of the restarted run differ".to_owned()),
             differs: Some(["one".to_owned(), "other".to_owned()]),
             ms: 9,
         }

@@ -126,7 +126,7 @@ fn judgement(runner: &CellRunner, name: &str) -> Result<Judgement> {
             differs: Some(differs),
             ..Judgement::because(
                 Class::Failed,
-                "the restarted run observed something different",
+                "the observations of the restarted run differ",
             )
         },
         Some(differs) => Judgement {
