@@ -160,7 +160,7 @@ pub struct KernelArgs {
 /// The values of `--flavour`; see [`Flavour`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum FlavourArg {
-    /// Without debugging options
+    /// Base kernel, without debugging options
     #[default]
     Base,
     /// Base kernel with KASAN, lockdep, kmemleak and other checkers

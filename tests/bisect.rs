@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible bisect` over a small history of `guest-kernel/` with a planted bug: interrupted,
-//! resumed, and asked once more.
+//! resumed, and repeated.
 
 mod common;
 

@@ -176,7 +176,7 @@ fn a_kernel_report_is_shown_and_bad_and_the_command_goes_on() {
         said.contains("crucible: the guest's kernel reported: WARNING: planted"),
         "{said}"
     );
-    // As its very last act.
+    // The report is the last output of the command.
     let script = "echo '<4>WARNING: planted' > /dev/kmsg";
     let ended = output(&["--", "sh", "-c", script]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");

@@ -150,6 +150,6 @@ fn an_oops_is_shown_with_its_place_in_the_source() {
         .collect();
     let found = lines.iter().any(|line| line.contains("go_to_site("));
     assert!(found, "{lines:?}: {unit:#}");
-    // And so are its callers.
+    // Its callers are shown, too.
     assert!(unit["source"].as_array().is_some_and(|all| all.len() > 1));
 }

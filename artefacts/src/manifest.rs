@@ -173,7 +173,7 @@ impl Entry {
         let metadata = match path.symlink_metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Some("is gone".into()),
-            Err(error) => return Some(format!("cannot be looked at: {error}")),
+            Err(error) => return Some(format!("cannot be examined: {error}")),
         };
         match self {
             Self::Link(target) => match fs::read_link(path) {

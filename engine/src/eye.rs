@@ -30,7 +30,7 @@ impl Eye {
         Self::Refusals,
     ];
 
-    /// Returns true when only mutants are looked at in this way.
+    /// Returns true for an eye that only checks mutants.
     pub fn is_of_mutants(self) -> bool {
         match self {
             Self::SecondImage | Self::Facts => false,

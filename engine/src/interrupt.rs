@@ -2,7 +2,7 @@
 //! Ctrl-C and SIGTERM: the first ends the command in order, the second at once.
 //!
 //! A signal belongs to the whole process, so there is one flag for all guests. Code that waits for
-//! a guest looks at it, so that no wait outlasts the first signal by more than a moment.
+//! a guest checks it, so that no wait outlasts the first signal by more than a moment.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns true when the command was asked to end.
+/// Returns true when a signal has requested the end of the command.
 pub fn requested() -> bool {
     REQUESTED
         .get()

@@ -143,7 +143,7 @@ impl Store {
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Of the entry itself, not of the target of a link.
+            // Examine the entry itself, not the target of a link.
             if !is_run(&name) || !entry.file_type()?.is_dir() {
                 continue;
             }

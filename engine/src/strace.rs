@@ -498,8 +498,8 @@ mod tests {
         let (wrote, _) = normal([first, &executes, before, ""], rules);
         assert_eq!(normal([first, &executes, &killed, ""], rules).0, wrote);
         assert_ne!(expected, wrote);
-        // Neither a different call, nor a line that is not the last, nor a thread too many, nor a
-        // first thread that no other one has replaced.
+        // The rule does not apply to a different call, a line that is not the last, an additional
+        // thread, or a first thread that no other one has replaced.
         let result = format!("{execve}) = 0\n");
         let other = stale.replace("./execs", "./other");
         let earlier = format!("{unknown}write(1, \"x\", 1) = 1\n");

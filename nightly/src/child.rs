@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// Starts a command that is asked to end when this thread does.
+/// Starts a command that receives SIGTERM when this thread ends.
 pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
     // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
     unsafe {

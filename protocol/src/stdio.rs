@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Ended;
 
-/// Number of bytes of input that may be on their way.
+/// Maximum number of bytes of input in flight.
 pub const WINDOW: usize = 64 << 10;
 
 /// Maximum number of bytes in a piece: with its head it fits one write to a virtio port.

@@ -26,7 +26,7 @@ pub(crate) fn maps(
     results: &[ResultRow],
     link: impl Fn(&str) -> Option<String>,
 ) -> Markup {
-    // For each point the last night with a result of the kernel, and in it a failure before a pass.
+    // For each point show the last night with a result of the kernel, and prefer a failure in it.
     let mut points: BTreeMap<(String, &str, &str), &ResultRow> = BTreeMap::new();
     let wanted = |it: &&ResultRow| is_point(&it.test.name) && it.counts() && *it.night <= *night;
     for result in results.iter().filter(wanted) {

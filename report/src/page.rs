@@ -170,7 +170,7 @@ impl Page {
                     h2 id=(id) { (title) }
                     @if groups.is_empty() { p.dim { "None." } }
                     @for (number, (signature, tests)) in groups.into_iter().enumerate() {
-                        // The sections that most readers look for are unfolded.
+                        // Unfold the sections that most readers need.
                         details open[id == "new" && number == 0] {
                             (self.group(signature, &tests, series, &mut left))
                         }

@@ -243,7 +243,7 @@ static void nothing(void)
 }
 
 const struct attack attacks[] = {
-	/* the harness looks at these */
+	/* the harness checks these */
 	{ "reap", BEFORE, nothing },
 	{ "cage", BEFORE, nothing },
 	{ "limits", BEFORE, nothing },

@@ -18,8 +18,8 @@ pub struct NightlyArgs {
     /// Time that the night may take, such as `2h` or `90m`; without it, everything is run
     #[arg(long, help_heading = "Plan", value_name = "DURATION", value_parser = duration)]
     pub budget: Option<Duration>,
-    /// The shard of the night to run, such as `2/3`; `auto` asks the variables of Kubernetes, Slurm
-    /// and GitLab, and CRUCIBLE_SHARD
+    /// The shard of the night to run, such as `2/3`; `auto` reads the variables of Kubernetes,
+    /// Slurm and GitLab, and CRUCIBLE_SHARD
     #[arg(long, help_heading = "Plan", value_name = "I/N|auto", value_parser = shard, default_value = "1/1", requires_if("auto", "night"))]
     pub shard: ShardSpec,
     /// Name of the night, the same for all its shards; nights are sorted by it. Default: the date

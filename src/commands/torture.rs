@@ -147,7 +147,7 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     if args.coverage {
         guest.kernel.flavour = FlavourArg::Coverage;
         if args.experiment.jobs > 1 || args.experiment.resume {
-            // The kernel counts since its boot.
+            // The kernel's counters begin at its boot.
             let why = "--coverage needs one guest, from the first image on";
             return Err(Usage(why.into()).into());
         }

@@ -101,7 +101,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
     if !report.answer.nodes().is_empty() {
         let _ = writeln!(
             text,
-            "  certain  {:.2} % ({:.1} % asked for)",
+            "  certain  {:.2} % ({:.1} % required)",
             report.probability * 100.0,
             report.confidence * 100.0
         );

@@ -49,9 +49,9 @@ pub(crate) fn remove_input(base: &Path) -> io::Result<()> {
 /// The encoding in which a stream's bytes are passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// As they are.
+    /// Unchanged.
     Plain,
-    /// As [`line`] describes.
+    /// The encoding of [`line`].
     Line,
 }
 

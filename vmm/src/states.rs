@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Captures the state of a guest that does not answer. Its kernel is asked by "magic SysRq" over
-//! the serial console, which works as long as it serves interrupts; and the machine is asked for
-//! the registers, which always works.
+//! Captures the state of a guest that does not answer. "Magic SysRq" over the serial console makes
+//! its kernel print its tasks, which works as long as the kernel serves interrupts; the registers
+//! come from the machine, which always works.
 
 use std::time::{Duration, Instant};
 

@@ -191,7 +191,7 @@ fn is_locked(words: &str) -> bool {
     words.contains("Could not get lock") || words.contains("Unable to lock directory")
 }
 
-/// Lets sudo ask for a password, if it needs one. It is then not asked again for some minutes.
+/// Lets sudo ask for a password, if it needs one. sudo then does not ask again for some minutes.
 fn authorise() -> Result<()> {
     if is_root() {
         return Ok(());

@@ -80,7 +80,7 @@ fn functions(elf: &ElfFile64<'_, Endianness>) -> BTreeMap<u64, (String, Option<S
             SymbolKind::Text => {
                 let file = file.clone().filter(|_| symbol.is_local());
                 let known = functions.entry(symbol.address());
-                // Of two names at one address, the one with a file is kept.
+                // If an address has two names, keep the one with a file.
                 let known = known.or_insert_with(|| (name.to_owned(), None));
                 if known.1.is_none() {
                     known.1 = file;

@@ -66,7 +66,7 @@ pub enum Flavour {
     Base,
     /// Like `Base`, with every kernel checker that can catch a mistake in checkpoint or restart.
     Debug,
-    /// With KVM, as a host for guests. Scenarios do not run on it.
+    /// Has KVM, as a host for guests. Scenarios do not run on it.
     Outer,
     /// Like `Base`, and counts how often each line of checkpoint and restart runs.
     Coverage,

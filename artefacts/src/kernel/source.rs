@@ -47,9 +47,9 @@ impl Source {
 
 /// The source that a series is applied to, as far as a plan needs it.
 pub(super) struct Base<'a> {
-    /// As [`Source::identity`].
+    /// The identity; see [`Source::identity`].
     pub identity: &'a str,
-    /// As [`Source::version`].
+    /// The version; see [`Source::version`].
     pub version: &'a str,
     /// The tree, if it has checkpoint and restart already.
     pub carries: Option<&'a Path>,

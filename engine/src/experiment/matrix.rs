@@ -82,7 +82,7 @@ pub struct MatrixSummary {
 impl Summary for MatrixSummary {}
 
 impl MatrixExperiment {
-    /// Returns the cells that were asked for.
+    /// Returns the requested cells.
     fn chosen(&self, all: &[String]) -> Vec<String> {
         let like = all.iter().filter(|name| is_like(&self.pattern, name));
         let like = like.skip(self.offset);

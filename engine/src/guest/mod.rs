@@ -331,7 +331,7 @@ impl Guest {
         }
         let deadline = Instant::now() + self.limit(DUMP);
         while !interrupt::requested() && Instant::now() < deadline {
-            // A machine that cannot be asked has no dump either.
+            // A machine that does not answer has no dump either.
             if !matches!(self.machine.wait(POLL), Ok(None)) {
                 return self.machine.memory_dump();
             }

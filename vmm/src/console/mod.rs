@@ -166,7 +166,7 @@ impl Console {
         self.shared.lock().restarting
     }
 
-    /// Returns a handle with which another thread can ask for the way in which the guest ends.
+    /// Returns a handle with which another thread can wait for the end of the guest.
     pub fn ending(&self) -> Result<Ending> {
         let input = self.input.try_clone().map_err(|source| Error::Io {
             what: "duplicate the console's socket",
@@ -275,7 +275,7 @@ impl Ending {
         state.restarting && !state.panicked
     }
 
-    /// Returns true when no byte of the console is in the socket, or on its way from it.
+    /// Returns true when no byte of the console is in the socket, or in flight from it.
     /// The reader takes these locks in the other order, so this does not wait for the second one.
     fn all_read(&self) -> bool {
         match self.shared.reading.try_lock() {

@@ -2,7 +2,7 @@
 //! The memory of a guest that has crashed, as an ELF core file for gdb.
 //!
 //! A machine that is to leave a dump does not let its process exit when the guest has ended. A
-//! thread looks at how it ended, writes the dump if that was not an orderly shutdown, and releases
+//! thread finds out how it ended, writes the dump if that was not an orderly shutdown, and releases
 //! the process. A watcher of the process sees the guest end a little later.
 //!
 //! The pages of a file that are all zero take no space on the host's disk. Others are not written

@@ -168,11 +168,11 @@ impl Summary for Score {
         } else if most < asked {
             Outcome::new(
                 Condition::Diverged,
-                format!("{text}; {asked} % were asked for"),
+                format!("{text}; {asked} % were required"),
             )
         } else {
             let why =
-                format!("{text}, and nothing is known of {unknown}; {asked} % were asked for");
+                format!("{text}, and {unknown} have no result; {asked} % were required");
             Outcome::new(Condition::RequestFailed, why)
         }]
     }
