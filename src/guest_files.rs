@@ -19,7 +19,7 @@ use tar::{Archive, Builder, Entry, EntryType, HeaderMode};
 use crate::stdout;
 
 /// Maximum number of bytes kept of the standard error of a program in the guest.
-const SAID: usize = 4096;
+const KEPT: usize = 4096;
 
 /// A file or directory on the host, and one in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,14 +145,14 @@ impl Copy {
 /// The end of a tar in the guest.
 struct Finished {
     last: Last,
-    said: String,
+    stderr: String,
 }
 
 impl Finished {
     fn check(&self) -> Result<()> {
         match &self.last {
             Last::Ended(ended) if ended.shell_status() == 0 => Ok(()),
-            Last::Ended(ended) => bail!("{} ({ended})", self.said.trim()),
+            Last::Ended(ended) => bail!("{} ({ended})", self.stderr.trim()),
             Last::NotRun { message, .. } => bail!("there is no tar: {message}"),
         }
     }
@@ -165,7 +165,7 @@ fn run(
     input: Box<dyn Read + Send>,
     output: Box<dyn Write + Send>,
 ) -> Result<Finished> {
-    let said = Said::default();
+    let stderr = Excerpt::default();
     let program = Program {
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
         cwd: "/".into(),
@@ -174,7 +174,7 @@ fn run(
     let streams = Streams {
         input,
         output,
-        error: Box::new(said.clone()),
+        error: Box::new(stderr.clone()),
     };
     let mut reports = Vec::new();
     let mut reported = |alerts: &[Alert]| reports.extend_from_slice(alerts);
@@ -190,25 +190,25 @@ fn run(
     }
     Ok(Finished {
         last,
-        said: said.text(),
+        stderr: stderr.text(),
     })
 }
 
 /// Keeps the beginning of the output.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+struct Excerpt(Arc<Mutex<Vec<u8>>>);
 
-impl Said {
+impl Excerpt {
     fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-impl Write for Said {
+impl Write for Excerpt {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = SAID.saturating_sub(kept.len());
+        let room = KEPT.saturating_sub(kept.len());
         kept.extend(&bytes[..bytes.len().min(room)]);
         Ok(bytes.len())
     }

@@ -169,15 +169,15 @@ impl Backend {
         let ended = tool
             .ended
             .map_or("killed at its time limit".to_owned(), |e| e.to_string());
-        let (said, log) = match self {
+        let (stderr, log) = match self {
             Self::Crucible => (format!("{}{}", tool.stdout, tool.stderr), log),
             // Its only output is the log.
             Self::Criu => (criu::first_error(&log), criu::words(&log)),
         };
         Ok(Err(Refusal {
             step,
-            unsupported: self == Self::Crucible && said.contains("(EOPNOTSUPP"),
-            message: format!("{} ({ended})", said.trim()),
+            unsupported: self == Self::Crucible && stderr.contains("(EOPNOTSUPP"),
+            message: format!("{} ({ended})", stderr.trim()),
             log,
             timed_out: tool.ended.is_none(),
         }))

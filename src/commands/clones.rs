@@ -294,12 +294,12 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
         bail!("unexpected identity of a clone: {lines:?}");
     };
     let time: f64 = time.parse().context("a clone's clock is not a number")?;
-    let told = guest.identity();
-    if told.instance != *instance || told.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
-        bail!("the agent of a clone reports a different identity: {told:?}, {instance}, {mac}");
+    let reported = guest.identity();
+    if reported.instance != *instance || reported.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
+        bail!("the agent of a clone reports a different identity: {reported:?}, {instance}, {mac}");
     }
     Ok(Seen {
-        random: told
+        random: reported
             .random
             .iter()
             .map(|byte| format!("{byte:02x}"))

@@ -46,7 +46,7 @@ struct Span {
     /// Number of the guest's instructions, if they were counted.
     instructions: Option<u64>,
     /// The kernel's messages about the step.
-    said: Vec<String>,
+    messages: Vec<String>,
 }
 
 /// Shows the timeline of a run.
@@ -60,7 +60,7 @@ pub fn run(args: &TraceArgs, _: &Context) -> Result<ExitCode> {
         return Err(Usage(why).into());
     }
     for span in &mut spans {
-        span.said = said(&args.run, span);
+        span.messages = messages(&args.run, span);
     }
     match &args.perfetto {
         Some(file) => fs::write(file, perfetto(&spans).to_string())
@@ -71,7 +71,7 @@ pub fn run(args: &TraceArgs, _: &Context) -> Result<ExitCode> {
 }
 
 /// Returns the kernel's messages of a step of the last restarted run of a case.
-fn said(run: &Path, span: &Span) -> Vec<String> {
+fn messages(run: &Path, span: &Span) -> Vec<String> {
     let log = LOGS.iter().find(|(step, _)| *step == span.name);
     let Some((_, file)) = log else {
         return Vec::new();
@@ -109,7 +109,7 @@ fn spans(text: &str) -> Vec<Span> {
             from,
             to: ms,
             instructions,
-            said: Vec::new(),
+            messages: Vec::new(),
         };
         match body {
             Body::PreparationStarted { name } => {
@@ -174,8 +174,8 @@ fn perfetto(spans: &[Span]) -> Value {
         if let Some(count) = span.instructions {
             args["instructions"] = count.into();
         }
-        if !span.said.is_empty() {
-            args["kernel"] = span.said.join("\n").into();
+        if !span.messages.is_empty() {
+            args["kernel"] = span.messages.join("\n").into();
         }
         events.push(json!({
             "ph": "X", "name": span.name, "cat": "step", "pid": span.guest, "tid": 1,
@@ -214,7 +214,7 @@ fn screen(spans: &[Span]) -> String {
             span.from,
             span.to - span.from
         );
-        for line in &span.said {
+        for line in &span.messages {
             let _ = writeln!(text, "      {line}");
         }
     }
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn perfetto_gets_microseconds_and_what_the_kernel_said() {
         let mut spans = spans(EVENTS);
-        spans[2].said = vec!["pid 2: no (-EINVAL)".into()];
+        spans[2].messages = vec!["pid 2: no (-EINVAL)".into()];
         let value = perfetto(&spans);
         let events = value["traceEvents"].as_array().unwrap();
         let restart = events.last().unwrap();

@@ -39,7 +39,7 @@ enum Mode {
 struct Step {
     name: String,
     began: Instant,
-    told: Instant,
+    shown: Instant,
     bar: Option<ProgressBar>,
 }
 
@@ -49,7 +49,7 @@ struct Units {
     resumed: u64,
     done: u64,
     began: Instant,
-    told: Instant,
+    shown: Instant,
 }
 
 impl Units {
@@ -105,7 +105,7 @@ impl Terminal {
         self.step = Some(Step {
             name: name.to_owned(),
             began: now,
-            told: now,
+            shown: now,
             bar,
         });
     }
@@ -120,8 +120,8 @@ impl Terminal {
             }
             bar.set_length(total);
             bar.set_position(done);
-        } else if step.told.elapsed() >= PERIOD {
-            step.told = Instant::now();
+        } else if step.shown.elapsed() >= PERIOD {
+            step.shown = Instant::now();
             let percent = (done * 100).checked_div(total).unwrap_or_default();
             let elapsed = step.began.elapsed().as_secs();
             let left = (elapsed * total.saturating_sub(done)).checked_div(done);
@@ -169,8 +169,8 @@ impl Terminal {
         let text = units.text();
         match &self.step {
             Some(Step { bar: Some(bar), .. }) => bar.set_message(text),
-            _ if units.told.elapsed() >= PERIOD => {
-                units.told = Instant::now();
+            _ if units.shown.elapsed() >= PERIOD => {
+                units.shown = Instant::now();
                 message(format_args!("crucible: {text}"));
             }
             _ => {}
@@ -184,7 +184,7 @@ impl Terminal {
             resumed,
             done: 0,
             began: now,
-            told: now,
+            shown: now,
         };
         if resumed > 0 || !self.detailed {
             self.note(&units.text());
@@ -283,7 +283,7 @@ mod tests {
             resumed: 4,
             done: 0,
             began: Instant::now(),
-            told: Instant::now(),
+            shown: Instant::now(),
         };
         assert_eq!(units.text(), "4 of 10 units");
     }

@@ -37,8 +37,8 @@ pub fn screen(report: &Report<Cell, MatrixSummary>, record: &Record) -> String {
     for (call, count) in &summary.excluded {
         add(&mut text, format_args!("{count:>7} excluded by {call}"));
     }
-    for (came, count) in &summary.no_such_stop {
-        add(&mut text, format_args!("{count:>7} no such stop: {came}"));
+    for (reached, count) in &summary.no_such_stop {
+        add(&mut text, format_args!("{count:>7} no such stop: {reached}"));
     }
     add(
         &mut text,

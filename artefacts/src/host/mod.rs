@@ -152,7 +152,7 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
     authorise()?;
     let _step = Step::begin(progress, what);
     let began = Instant::now();
-    let mut told = false;
+    let mut noted = false;
     loop {
         let mut command = if is_root() {
             Command::new("apt-get")
@@ -174,9 +174,9 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
             .env("LC_ALL", "C");
         match run(what, &mut command, |_| {}) {
             Err(Error::Failed { words, .. }) if is_locked(&words) && began.elapsed() < PATIENCE => {
-                if !told {
+                if !noted {
                     progress.note("another program uses apt's package lists; waiting for it");
-                    told = true;
+                    noted = true;
                 }
                 // apt can wait for the lock of an installation, but not for that of an update.
                 thread::sleep(Duration::from_secs(1));

@@ -121,7 +121,7 @@ pub struct MutateExperiment {
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
     /// The results of forged images without a mutant, by the types of records that are forged.
-    forged: Mutex<BTreeMap<&'static str, late::Told>>,
+    forged: Mutex<BTreeMap<&'static str, late::ForgedResults>>,
     /// A scenario whose trees a checkpoint must refuse.
     refusals: Option<Scenario>,
     /// The end of each of its cases without a mutant; `None` if it varies.
@@ -260,7 +260,7 @@ impl MutateExperiment {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forged(&self) -> MutexGuard<'_, BTreeMap<&'static str, late::Told>> {
+    fn forged(&self) -> MutexGuard<'_, BTreeMap<&'static str, late::ForgedResults>> {
         self.forged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -9,7 +9,7 @@ use super::PointDetail;
 use crate::{blame::Condition, experiment::Finding, outcome::Outcome};
 
 /// A finding of a point that has a detail.
-type Tried<'a> = (&'a Finding<PointDetail>, &'a PointDetail);
+type PointFinding<'a> = (&'a Finding<PointDetail>, &'a PointDetail);
 
 /// The summary of all points of a case.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -99,7 +99,7 @@ pub struct Failure {
 
 /// Analyses the findings of a case's points.
 pub fn analyse(mut case: CaseAnalysis, findings: &[&Finding<PointDetail>]) -> CaseAnalysis {
-    let tried: Vec<Tried<'_>> = findings
+    let tried: Vec<PointFinding<'_>> = findings
         .iter()
         .filter_map(|finding| Some((*finding, finding.detail.as_ref()?)))
         .collect();
@@ -138,12 +138,12 @@ pub fn analyse(mut case: CaseAnalysis, findings: &[&Finding<PointDetail>]) -> Ca
     case
 }
 
-fn suspect(tried: &[Tried<'_>]) -> Option<Suspect> {
-    let is_bad = |(finding, _): &Tried<'_>| finding.outcome.condition.is_bad();
+fn suspect(tried: &[PointFinding<'_>]) -> Option<Suspect> {
+    let is_bad = |(finding, _): &PointFinding<'_>| finding.outcome.condition.is_bad();
     let failed = tried.iter().filter(|one| is_bad(one)).count();
     let first = tried.iter().find(|one| is_bad(one))?;
     let at = |stop: &str, bad: bool| {
-        let with = |one: &&Tried<'_>| is_bad(one) == bad && one.1.stops.contains(stop);
+        let with = |one: &&PointFinding<'_>| is_bad(one) == bad && one.1.stops.contains(stop);
         tried.iter().filter(with).count()
     };
     let stops = first.1.stops.iter().filter(|stop| at(stop, true) == failed);

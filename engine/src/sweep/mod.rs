@@ -325,13 +325,13 @@ fn alike(stop: Abort) -> Outcome {
 /// Returns the cause in one line. For a refusal it is the kernel's last message without its
 /// numbers, which differ between points.
 fn cause(stop: &Abort) -> String {
-    let told = match stop.condition {
+    let message = match stop.condition {
         Condition::Refused | Condition::Unsupported => stop.lines.first().unwrap_or(&stop.why),
         _ => &stop.why,
     };
     let mut cause = String::new();
     let mut digits = false;
-    for c in told.chars() {
+    for c in message.chars() {
         if !c.is_ascii_digit() {
             cause.push(c);
         } else if !digits {

@@ -93,8 +93,8 @@ pub fn listing(text: &str) -> Result<Listing, String> {
         }
     }
     let count = count.ok_or("the list of events has no count")?;
-    let told = listing.points.len() as u64 + listing.ends;
-    listing.unnamed = count.saturating_sub(told);
+    let named = listing.points.len() as u64 + listing.ends;
+    listing.unnamed = count.saturating_sub(named);
     Ok(listing)
 }
 

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn in_a_sweep_of_one_kind_the_kind_is_known() {
         let kind = EventKind::Syscall { number: None };
-        let met = other(kind, "syscall read", "freezer write");
-        assert_eq!(met.as_deref(), Some("syscall write"));
+        let reached = other(kind, "syscall read", "freezer write");
+        assert_eq!(reached.as_deref(), Some("syscall write"));
     }
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Stuck {
 /// is not on a CPU.
 const LOOKS: u32 = 200;
 
-/// Lists the tasks of a tree, of its cgroup and of descendants of that which have not quiesced.
+/// Lists the tasks of a tree, of its cgroup and of that cgroup's descendants that have not quiesced.
 /// A dying task has left its cgroup and is only in the tree.
 pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
     let entries = census::entries().map_err(io::Error::other)?;

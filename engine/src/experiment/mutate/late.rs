@@ -40,14 +40,14 @@ fn of(line: &str) -> &str {
 
 /// The results of forged images.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct ForgedResults {
     /// The outcome of each, by its change.
     outcomes: BTreeMap<String, String>,
     /// The growth of the kernel's books by all of them.
     growth: Books,
 }
 
-impl Told {
+impl ForgedResults {
     /// Returns the number of refusals that must lose an object: a tenth of the images.
     fn losing(&self) -> u32 {
         (self.outcomes.len() as u32 / 10).max(REFUSALS)
@@ -219,7 +219,7 @@ impl MutateExperiment {
         let good = match known {
             Some(good) => good,
             None => {
-                let Ok(good) = self.told(session, 0, records)? else {
+                let Ok(good) = self.restart_forged(session, 0, records)? else {
                     return Ok(None);
                 };
                 self.forged().entry(records).or_insert(good).clone()
@@ -231,7 +231,7 @@ impl MutateExperiment {
             condition,
             why: why.lines().next().unwrap_or_default().to_owned(),
         };
-        let first = self.told(session, number, records)?;
+        let first = self.restart_forged(session, number, records)?;
         if let Ok(first) = &first
             && first.outcomes == good.outcomes
         {
@@ -241,8 +241,8 @@ impl MutateExperiment {
                     return Ok(None);
                 }
                 let (Ok(usual), Ok(again)) = (
-                    self.told(session, 0, records)?,
-                    self.told(session, number, records)?,
+                    self.restart_forged(session, 0, records)?,
+                    self.restart_forged(session, number, records)?,
                 ) else {
                     return Ok(None);
                 };
@@ -256,11 +256,11 @@ impl MutateExperiment {
                 .then(|| kill("kernel's books", Condition::Leak, &lost.join(", "))));
         }
         // Addresses differ from run to run, and so may the effect of a change.
-        let Ok(usual) = self.told(session, 0, records)? else {
+        let Ok(usual) = self.restart_forged(session, 0, records)? else {
             session.abandon();
             return Ok(None);
         };
-        let second = self.told(session, number, records)?;
+        let second = self.restart_forged(session, number, records)?;
         let why = match (first, second) {
             (Ok(first), Ok(second)) => good.outcomes.iter().find_map(|(change, good)| {
                 let with = first.outcomes.get(change);
@@ -277,26 +277,26 @@ impl MutateExperiment {
     }
 
     /// Returns the growth of the kernel's books by refusals, beyond the usual growth.
-    fn lost(&self, session: &Session<'_>, told: &Told, usual: &Told) -> Vec<String> {
+    fn lost(&self, session: &Session<'_>, results: &ForgedResults, usual: &ForgedResults) -> Vec<String> {
         match session.setup().without.contains(&Eye::Books) {
             true => Vec::new(),
-            false => told.growth.lost(&usual.growth, told.losing()),
+            false => results.growth.lost(&usual.growth, results.losing()),
         }
     }
 
     /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons the guest
     /// if it cannot be used further. The inner error is the reason why there is no answer.
-    fn told(
+    fn restart_forged(
         &self,
         session: &mut Session<'_>,
         number: u32,
         records: &str,
-    ) -> Result<Result<Told, String>, Abort> {
+    ) -> Result<Result<ForgedResults, String>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
-        let told = self.forge_in(session.running(), patience, number, records);
-        match told {
-            Ok(Ok(told)) => Ok(Ok(told)),
+        let results = self.forge_in(session.running(), patience, number, records);
+        match results {
+            Ok(Ok(results)) => Ok(Ok(results)),
             Ok(Err(why)) => {
                 // Tasks may be left.
                 session.abandon();
@@ -318,7 +318,7 @@ impl MutateExperiment {
         patience: u32,
         number: u32,
         records: &str,
-    ) -> Result<Result<Told, String>, Abort> {
+    ) -> Result<Result<ForgedResults, String>, Abort> {
         let after = |error| Abort::guest(Phase::After, error);
         let kept = format!("{KEEP_DIR}/forger");
         guest.prepare(None).map_err(after)?;
@@ -350,12 +350,12 @@ impl MutateExperiment {
         guest.settle().map_err(after)?;
         if run.success() {
             let growth = Books::read(guest, patience)?.growth(&before);
-            let told = serde_json::from_str(run.stdout.trim());
-            let told = told.map(|outcomes| Told { outcomes, growth });
-            return Ok(told.map_err(|error| format!("torture printed no report: {error}")));
+            let results = serde_json::from_str(run.stdout.trim());
+            let results = results.map(|outcomes| ForgedResults { outcomes, growth });
+            return Ok(results.map_err(|error| format!("torture printed no report: {error}")));
         }
-        let said = run.stderr.lines().next().unwrap_or("torture ended");
-        Ok(Err(said.to_owned()))
+        let error = run.stderr.lines().next().unwrap_or("torture ended");
+        Ok(Err(error.to_owned()))
     }
 
     /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by
@@ -431,7 +431,7 @@ impl MutateExperiment {
                 return Ok(None);
             }
         };
-        let told = match &end {
+        let ended = match &end {
             Ok(()) => "not refused".to_owned(),
             Err(stop) if stop.condition.blame() == Some(Blame::Host) => {
                 session.abandon();
@@ -455,7 +455,7 @@ impl MutateExperiment {
         if !settled {
             session.abandon();
         }
-        Ok(Some(told))
+        Ok(Some(ended))
     }
 }
 

@@ -36,7 +36,7 @@ use self::dirty::Dirty;
 use self::gdb::{Debugger, Setup};
 use self::save::What;
 use self::snapshot::Snapshot;
-use self::vcpu::Outcome;
+use self::vcpu::Notice;
 use self::vm::{Ends, Saved, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
@@ -96,7 +96,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
             .during("watch a socket")?;
     }
     vcpu::prepare()?;
-    let (sender, outcomes) = mpsc::channel();
+    let (sender, notices) = mpsc::channel();
     let debugged = match config.debugger {
         true => {
             let listener = child::inherited(fd::DEBUGGER).during("take the debugger's socket")?;
@@ -150,7 +150,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
         epoll,
         requests,
         control,
-        outcomes,
+        notices,
         wake: &wake,
         debugger,
         vm: &vm,
@@ -174,7 +174,7 @@ struct Loop<'a> {
     epoll: Arc<Epoll>,
     requests: BufReader<UnixStream>,
     control: &'a mut UnixStream,
-    outcomes: Receiver<Outcome>,
+    notices: Receiver<Notice>,
     wake: &'a EventFd,
     debugger: Option<Debugger>,
     vm: &'a Vm,
@@ -196,24 +196,24 @@ impl Loop<'_> {
                 match event.data() {
                     CONTROL => self.request()?,
                     OUTCOME => {
-                        // Reset the counter before reading the queue: a later outcome sets it
+                        // Reset the counter before reading the queue: a later notice sets it
                         // again.
                         let _ = self.wake.read();
-                        while let Ok(outcome) = self.outcomes.try_recv() {
-                            match outcome {
-                                Outcome::Ended(ended) => {
+                        while let Ok(notice) = self.notices.try_recv() {
+                            match notice {
+                                Notice::Ended(ended) => {
                                     if let Some(debugger) = &mut self.debugger {
                                         debugger.ended();
                                     }
                                     return Ok(ended);
                                 }
-                                Outcome::Fault(fault) => {
+                                Notice::Fault(fault) => {
                                     wire::send(&mut *self.control, &Message::HostFault(fault))
                                         .during("send a message to the parent")?;
                                 }
-                                Outcome::Debug { index, met } => {
+                                Notice::Debug { index, hit } => {
                                     if let Some(debugger) = &mut self.debugger {
-                                        debugger.stopped(index, met);
+                                        debugger.stopped(index, hit);
                                     }
                                 }
                             }

@@ -130,7 +130,7 @@ impl std::error::Error for Finding {}
 const FEW: usize = 2;
 
 /// The result of a recipe.
-struct Tried {
+struct TryResult {
     /// True when it has reached a new address.
     is_new: bool,
     /// True when its image has restarted.
@@ -179,7 +179,7 @@ impl Fuzzer<'_> {
     }
 
     /// Restarts the image of a recipe.
-    fn try_one(&mut self, recipe: &Recipe) -> Result<Tried> {
+    fn try_one(&mut self, recipe: &Recipe) -> Result<TryResult> {
         let Self { program, .. } = self;
         // If the guest crashes, its console has the recipe.
         self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
@@ -208,7 +208,7 @@ impl Fuzzer<'_> {
         if is_new {
             self.report.found.push((recipe.to_string(), reached));
         }
-        Ok(Tried { is_new, restored })
+        Ok(TryResult { is_new, restored })
     }
 }
 

@@ -17,7 +17,7 @@ use kvm_bindings::{
 
 use super::points::{Point, Wait};
 use super::target::{Target, tid};
-use super::thread::Met;
+use super::thread::Hit;
 use super::traps::Lifted;
 use crate::kvm::failure::{During, Failure};
 
@@ -67,7 +67,7 @@ impl Target {
     pub fn reason(
         &mut self,
         index: u8,
-        met: Met,
+        hit: Hit,
         was_step_off: bool,
     ) -> Result<Option<MultiThreadStopReason<u64>>, Failure> {
         let tid = tid(index.into());
@@ -75,9 +75,9 @@ impl Target {
             self.run()?;
             return Ok(None);
         }
-        let point = match met {
-            Met::Trap => return Ok(Some(MultiThreadStopReason::SwBreak(tid))),
-            Met::Debug(dr6) => self.points.met(dr6),
+        let point = match hit {
+            Hit::Trap => return Ok(Some(MultiThreadStopReason::SwBreak(tid))),
+            Hit::Debug(dr6) => self.points.hit(dr6),
         };
         Ok(Some(match point {
             Some(Point {
@@ -104,11 +104,11 @@ impl Target {
 
     /// Queues a stop for a later report, unless the vCPU will stop again for the same reason when
     /// it is resumed.
-    pub fn postpone(&mut self, index: u8, met: Met) {
-        let again = match met {
-            Met::Trap => true,
-            Met::Debug(dr6) => !matches!(
-                self.points.met(dr6),
+    pub fn postpone(&mut self, index: u8, hit: Hit) {
+        let again = match hit {
+            Hit::Trap => true,
+            Hit::Debug(dr6) => !matches!(
+                self.points.hit(dr6),
                 Some(Point {
                     wait: Wait::Access(..),
                     ..
@@ -116,7 +116,7 @@ impl Target {
             ),
         };
         if !again {
-            self.pending.push_back((index, met));
+            self.pending.push_back((index, hit));
         }
     }
 

@@ -82,7 +82,7 @@ impl Traps {
     }
 
     /// Returns the address of the breakpoint that a vCPU with this program counter has hit.
-    pub fn met(&self, pc: u64) -> Option<u64> {
+    pub fn hit(&self, pc: u64) -> Option<u64> {
         let address = pc.wrapping_sub(self.trap.passed());
         self.set.contains_key(&address).then_some(address)
     }
@@ -259,8 +259,8 @@ mod tests {
         for (trap, pc) in [(Trap::Int3, 0x1010), (Trap::Port, 0x1012)] {
             let mut traps = Traps::new(trap);
             traps.insert(&memory(), BASE + 0x1010, kernel);
-            assert_eq!(traps.met(BASE + pc), Some(BASE + 0x1010));
-            assert_eq!(traps.met(BASE + pc + 1), None, "a trap of the guest's own");
+            assert_eq!(traps.hit(BASE + pc), Some(BASE + 0x1010));
+            assert_eq!(traps.hit(BASE + pc + 1), None, "a trap of the guest's own");
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let lifted = traps.lift(&memory, address).unwrap();
         assert_eq!(raw(&memory, 0x1010), [0x10, 0x11]);
         // It is not set meanwhile.
-        assert_eq!(traps.met(address + 2), None);
+        assert_eq!(traps.hit(address + 2), None);
         memory.write_obj(0x99u8, GuestAddress(0x1011)).unwrap();
         traps.put_back(&memory, lifted);
         assert_eq!(raw(&memory, 0x1010), [0xe6, 0xcc]);
