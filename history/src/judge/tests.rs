@@ -175,7 +175,7 @@ fn trouble_of_the_host_is_nobodys_failure() {
         assert_eq!(judged[0].why, "host-killed: a signal from outside");
         assert!(!judged[0].change.is_bad());
     }
-    // The next good night is not news.
+    // The next good night is not reported as new.
     results.push(row(102, 1, false));
     let judged = judge(&night(102), &planned(), &[], &results);
     assert_eq!(judged[0].change, Change::StillPassing);
