@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reports of five of the debug kernel's checkers, brought about by lkdtm: they are the kernel's,
+//! Reports of five of the debug kernel's checkers, caused by lkdtm: they are the kernel's,
 //! and have a place in its source.
 
 mod common;

@@ -5,8 +5,8 @@
 //! A piece is a byte that names its kind, a little-endian `u32` length, and that many bytes. Once
 //! the guest has opened the port it reports that it has [taken](Piece::Taken) [`WINDOW`] bytes; the
 //! host sends at most as many as it has taken and the host has not sent yet, so that a program
-//! that reads nothing holds up nothing else. The guest's last piece is [`Piece::Last`], which the
-//! host answers by [`Piece::Bye`]: then the port is empty again.
+//! that does not read its input blocks nothing else. The guest's last piece is [`Piece::Last`],
+//! which the host answers by [`Piece::Bye`]: then the port is empty again.
 
 use std::io::{self, Write};
 

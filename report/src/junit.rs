@@ -91,7 +91,7 @@ fn rerun(run: &ResultRow) -> TestRerun {
     rerun
 }
 
-/// Returns the status of a test case: a failure is the kernel's, an error leaves the answer open.
+/// Returns the status of a test case: a failure is the kernel's, an error has no verdict on it.
 fn status(outcome: &Outcome) -> TestCaseStatus {
     let mut status = match outcome.condition {
         Condition::Passed => return TestCaseStatus::success(),

@@ -300,10 +300,10 @@ pub trait Machine: Send {
     /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Pauses the guest and saves it in the directory with which
-    /// it was [started](Start::BootForSnapshot). The snapshot is complete once this returns; on an
-    /// error, or if a process is killed meanwhile, the directory is unchanged. With our own
-    /// monitor the guest can then be resumed.
+    /// Pauses the guest and saves it in the directory with which it was
+    /// [started](Start::BootForSnapshot). The snapshot is complete once this returns; on an error,
+    /// or if a process is killed meanwhile, the directory is unchanged. With our own monitor the
+    /// guest can then be resumed.
     fn save(&mut self) -> Result<()>;
 
     /// Saves the guest like [`save`](Self::save), but in any existing directory. QEMU cannot save a

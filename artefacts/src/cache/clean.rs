@@ -94,7 +94,7 @@ impl Cache {
         self.prune_older(kind, keep, Duration::ZERO)
     }
 
-    /// As [`prune_kind`](Self::prune_kind), but keeps artefacts that were used within `recent`.
+    /// Like [`prune_kind`](Self::prune_kind), but keeps artefacts that were used within `recent`.
     fn prune_older(&self, kind: &str, keep: usize, recent: Duration) -> Result<Vec<PathBuf>> {
         let now = SystemTime::now();
         let mut entries = list(&self.root.join(kind))?;

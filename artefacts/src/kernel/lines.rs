@@ -2,12 +2,11 @@
 //! The lines of the source that places in the kernel's code are at.
 //!
 //! Our kernels have no debug information: it would make their images ten times as large, and is
-//! needed only when a kernel has failed. So the objects in which it has are then compiled once
-//! more, with line tables, by the very commands that the build has recorded; the compiler's code
-//! does not depend on them. That needs the build directory of this very kernel with its sources,
-//! which the cache has for the last kernel of each flavour; it is brought up to date for a
-//! different one. An image that has debug information itself, as the user's own may, needs nothing
-//! else.
+//! needed only when a kernel has failed. So the objects of the places are then compiled once more,
+//! with line tables, by the same commands that the build has recorded; the compiler's code does not
+//! depend on them. That needs the build directory of this kernel with its sources, which the cache
+//! has for the last kernel of each flavour; it is brought up to date for a different one. An image
+//! that has debug information itself, as the user's own may, needs nothing else.
 
 use std::collections::HashMap;
 use std::fs;

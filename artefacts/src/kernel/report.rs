@@ -30,8 +30,8 @@ impl std::fmt::Display for Place {
 }
 
 /// Returns the places that a report names, in its order, each once. Addresses that the kernel has
-/// found on a stack, and that it marks as possibly not part of a call chain (`?
-/// function+0x12/0x40`), are left out, and so are functions that make the report.
+/// found on a stack, and that it marks as possibly not part of a call chain
+/// (`? function+0x12/0x40`), are left out, and so are functions that make the report.
 pub fn places(report: &[String]) -> Vec<Place> {
     let mut found: Vec<Place> = Vec::new();
     for line in report {

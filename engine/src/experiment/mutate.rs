@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible mutate`: each mutant is a unit.
 //!
-//! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices
-//! of that and does not notice of the same run without it. Its cases are those that run its line.
-//! A mutant that passes them all is run again between two readings of the kernel's books, and with
-//! forged images.
+//! A mutant is chosen from a run's checkpoint to its end. It is killed by anything that the lab
+//! notices then and does not notice in the same run without it. Its cases are those that run its
+//! line. A mutant that passes them all is run again between two readings of the kernel's books, and
+//! with forged images.
 
 mod late;
 mod score;

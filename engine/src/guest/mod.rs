@@ -153,7 +153,7 @@ impl Guest {
     }
 
     /// Replaces the limits for answers, for a guest that is expected to stop answering: `prompt`
-    /// for requests that the agent answers at once, and `grace` beyond the guest's own limits.
+    /// for requests that the agent answers immediately, and `grace` beyond the guest's own limits.
     pub fn expect_silence(&mut self, prompt: Duration, grace: Duration) {
         let slowness = self.prompt.as_millis() / self.usual.as_millis().max(1);
         self.usual = prompt;

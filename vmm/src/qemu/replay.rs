@@ -52,9 +52,8 @@ const SNAPSHOTS: u64 = 20;
 /// postponements.
 const PUT_OFF: (u64, u64) = (1000, 20);
 
-/// Interval of reading the count. Each one also wakes QEMU's main thread, which otherwise
-/// sleeps while the guest is idle, until a timeout: with gdb a replay took twenty times as
-/// long.
+/// Interval of reading the count. Each reading also wakes QEMU's main thread, which otherwise
+/// sleeps while the guest is idle, until a timeout: with gdb a replay took twenty times as long.
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// The position at which a replay stops.

@@ -5,7 +5,7 @@
 //! meaning: sections by task, records in a section by type and by their key (the
 //! address of a mapping, the number of a timer), numbers of objects by the objects that they name.
 //! So a lost record is one difference, and not one of each record after it. Every byte of every
-//! payload is compared; [`Rule`]s are all that forgives a difference.
+//! payload is compared; only [`Rule`]s ignore a difference.
 
 mod align;
 mod compare;
