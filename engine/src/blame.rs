@@ -122,7 +122,7 @@ conditions! {
     Missed = "missed", WORKLOAD, Unknown, 125,
         "the event does not happen, or its tasks leave it before the tree is frozen";
     EarlyHang = "early-hang", WORKLOAD, Unknown, 125,
-        "a run does not end in time before its trigger, or a second control does not either";
+        "a run does not end in time before its trigger, or a second control does not end in time";
     Undecided = "undecided", WORKLOAD, Unknown, 125,
         "a bisection ends without the name of one commit";
     GuestShutdown = "guest-shutdown", WORKLOAD, Unknown, 125,

@@ -26,7 +26,7 @@ pub struct NightlyArgs {
     #[arg(long, help_heading = "Plan", value_name = "NAME", value_parser = name)]
     pub night: Option<String>,
     /// File with the durations by which the shards are planned, which `crucible results basis`
-    /// writes. Default: this host's history, or nothing for a part of a night
+    /// writes. Default: this host's history; none for a part of a night
     #[arg(long, help_heading = "Plan", value_name = "FILE")]
     pub basis: Option<PathBuf>,
     /// Run only jobs that match this pattern, such as `scenario vfork*`; may be given several times

@@ -418,7 +418,7 @@ socket.socket(socket.AF_UNIX)";
         let output = confined(Role::Emulator, files(), &script);
         assert!(output.starts_with("1\n1\n1\n"), "{output}");
         assert!(output.contains("PermissionError"), "{output}");
-        // The monitor's own filters do this, later.
+        // The monitor installs its own filters later.
         let output = confined(Role::Monitor, files(), &script);
         assert!(!output.contains("PermissionError"), "{output}");
     }
