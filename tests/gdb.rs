@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! gdb and a guest of QEMU's. `kvm.rs` debugs a guest of our own VMM.
+//! gdb and a guest in QEMU. `kvm.rs` debugs a guest in our own VMM.
 
 mod common;
 mod debugger;
