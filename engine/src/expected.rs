@@ -105,7 +105,7 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
 }
 
 /// Compares the result of some cases, those of `scenario`, with their parts of the expected one.
-/// Writes nothing for review, because that would be a part, too.
+/// Writes no file for review, because it would lack the other cases.
 pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     let Some(text) = text(scenario)? else {
         return Ok(Comparison::Missing);

@@ -189,10 +189,10 @@ fn image_rules() -> String {
     });
     format!(
         "\n## Images\n\nThe restarted tree, still frozen, is checkpointed once more, and its image is \
-         compared with that which it was restarted from: each byte of each record \
-         (`crucible diff`). These rules forgive that a field differs, and in which way; whatever else \
-         differs is a difference. `--exact` uses none.\n\n{}",
-        table(["rule", "fields", "forgives"], rows)
+         compared with the image from which it was restarted: each byte of each record \
+         (`crucible diff`). The comparison ignores only these differences of fields; \
+         `--exact` uses no rule.\n\n{}",
+        table(["rule", "fields", "ignores"], rows)
     )
 }
 

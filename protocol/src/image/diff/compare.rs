@@ -315,7 +315,7 @@ impl Findings {
             if first != second
                 && !self.exact
                 && let Some(rule) = Rule::of(record.kind, &field.name)
-                && rule.forgives(&mut self.clocks, both, field)
+                && rule.ignores(&mut self.clocks, both, field)
             {
                 *self.found.rules.entry(rule).or_default() += 1;
                 continue;

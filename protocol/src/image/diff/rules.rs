@@ -34,7 +34,7 @@ impl Pair<'_> {
         (value(self.first), value(self.second))
     }
 
-    /// Returns the structure at the beginning, as the first image has it.
+    /// Returns the structure at the beginning of the bytes in the first image.
     fn first<T: FromBytes + zerocopy::KnownLayout + zerocopy::Immutable>(&self) -> Option<T> {
         T::read_from_prefix(self.first).ok().map(|(whole, _)| whole)
     }
@@ -183,16 +183,17 @@ impl Rule {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Clocks => {
-                "time that has passed: CLOCK_REALTIME and CLOCK_TAI have gone on equally; so have \
-                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless another machine has restarted the tree"
+                "time that has passed: equally much on CLOCK_REALTIME and CLOCK_TAI, and on \
+                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted the \
+                 tree"
             }
             Self::CpuTimes => {
-                "CPU time that a task has used since: it does not decrease, and grows by no more \
-                 than the time that has passed"
+                "CPU time that a task has used since the checkpoint: it does not decrease, and grows \
+                 by no more than the time that has passed"
             }
             Self::StartTimes => {
-                "creation times of tasks that another machine has restarted, which has been started \
-                 after them: the times are those of the restart there"
+                "creation times of tasks that a different machine has restarted: it has started \
+                 after they were created, and the times are those of the restart"
             }
             Self::Counters => {
                 "context switches and page faults of the restart itself: the counters do not \
@@ -203,13 +204,13 @@ impl Rule {
                  and restart, the same for all tasks"
             }
             Self::RunningTimers => {
-                "time left of a timer, less by no more than the time that has passed, and that it \
-                 has expired if that was long enough, with the signal of a timer of the process that \
-                 has: timers run while the restarted tasks are still frozen"
+                "the remaining time of a timer, which is shorter by no more than the time that has \
+                 passed; its expiry within that time; and the pending signal of an expired timer of \
+                 the process: timers run while the restarted tasks are still frozen"
             }
             Self::MappedFiles => {
-                "which of several open files of one path, opened with equal flags, a mapping belongs \
-                 to, and one that only mappings refer to: no program can tell"
+                "the open file of a mapping, if several are of one path with equal flags, or if only \
+                 mappings refer to it: no program can tell the difference"
             }
             Self::InodeNumbers => {
                 "the numbers that the kernel assigns to inodes without a name, and to those in /proc"
@@ -259,7 +260,7 @@ impl Rule {
     }
 
     /// Returns true when the rule ignores the difference of one of its fields.
-    pub fn forgives(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
+    pub fn ignores(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         let (first, second) = pair.values(field);
         match self {
             Self::Clocks => clocks.sound(),

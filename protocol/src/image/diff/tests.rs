@@ -423,7 +423,7 @@ fn time_passes_on_all_clocks_alike() {
 }
 
 #[test]
-fn each_rule_forgives_within_its_bound_only() {
+fn each_rule_ignores_differences_within_its_bound_only() {
     let good = |kind, name, first, second| {
         let found = apart(kind, name, first, second);
         assert!(found.is_equal(), "{name}: {:?}", words(&found));
