@@ -65,7 +65,7 @@ pub fn screen(report: &NightReport) -> String {
         let pass = criu.iter().filter(|test| !test.change.is_bad()).count();
         let _ = writeln!(
             text,
-            "  beside   {pass} of {} tests pass with CRIU",
+            "  CRIU     {pass} of {} tests pass",
             criu.len()
         );
     }
