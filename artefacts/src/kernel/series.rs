@@ -15,7 +15,7 @@ const CARRIED: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel/checkpoint.c"]
 /// The system call table, and the name of an entry that only our change adds.
 const TABLE: (&str, &str) = ("arch/x86/entry/syscalls/syscall_64.tbl", "sys_restart");
 
-/// Returns true when a kernel's tree already has checkpoint and restart, as commits of its own. Our
+/// Returns true when the commits of a kernel's tree already contain checkpoint and restart. Our
 /// series does not apply to such a tree.
 pub(super) fn carries(tree: &Path) -> bool {
     let (table, entry) = TABLE;
