@@ -523,7 +523,7 @@ fn a_sleep_must_be_moved_by_the_same_time_for_all() {
     assert!(!compared([8 * SECOND, 8 * SECOND]).is_equal());
     let stands = words(&compared([0, 0])).join("\n");
     assert!(
-        stands.contains("then `the same, though time has passed`"),
+        stands.contains("then `the same, although time has passed`"),
         "{stands}"
     );
 }
