@@ -422,7 +422,7 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
         let first = words.lines().next().unwrap_or_default();
         let first = first.trim_start_matches("crucible: ");
         let why = format!("the {flavour} kernel cannot be made: {first}");
-        // The host must be repaired, which concerns the whole night.
+        // The host must be repaired before any test of the night can run.
         return match output.status.code() {
             Some(..=127) | None => Ok(Err(why)),
             Some(_) => Err(anyhow::Error::new(HostTrouble(

@@ -121,7 +121,7 @@ fn every_seed_of_every_target_passes() {
     }
 }
 
-/// A seed that is refused at once leads a fuzzer nowhere.
+/// A seed that is refused immediately does not help a fuzzer.
 #[test]
 fn the_valid_scenario_among_the_seeds_is_accepted() {
     let place = tempfile::tempdir().unwrap();

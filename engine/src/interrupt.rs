@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Ctrl-C and SIGTERM: the first ends the command in order, the second at once.
+//! Ctrl-C and SIGTERM: the first ends the command in order, the second immediately.
 //!
 //! A signal belongs to the whole process, so there is one flag for all guests. Code that waits for
 //! a guest checks it, so that no wait outlasts the first signal by more than a moment.

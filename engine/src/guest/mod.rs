@@ -74,7 +74,7 @@ pub struct Guest {
     identity: Identity,
     /// True when a debugger may stop the guest: then limits do not apply.
     is_debugged: bool,
-    /// Limit for requests that the agent answers at once.
+    /// Limit for requests that the agent answers immediately.
     prompt: Duration,
     /// The same in a guest that is not slowed down.
     usual: Duration,
@@ -140,13 +140,13 @@ impl Guest {
     }
 
     /// Sets the factor by which operations take longer than usual in this guest. It scales the
-    /// limit for requests that the agent answers at once.
+    /// limit for requests that the agent answers immediately.
     pub fn set_slowness(&mut self, slowness: u32) {
         self.prompt = self.usual * slowness.max(1);
     }
 
-    /// Shortens the limit for requests that the agent answers at once, for a guest that may have
-    /// stopped answering. It then applies with a debugger, too.
+    /// Shortens the limit for requests that the agent answers immediately, for a guest that may
+    /// have stopped answering. It then applies with a debugger, too.
     pub fn hurry(&mut self) {
         self.prompt = HURRY;
         self.is_debugged = false;
@@ -278,7 +278,7 @@ impl Guest {
         if self.alerts.is_empty() {
             return Ok(());
         }
-        // Wait for the reports that follow a report at once: a panic often follows an oops.
+        // Wait for the reports that follow a report immediately: a panic often follows an oops.
         let deadline = Instant::now() + ALERT_SETTLE;
         let wait = || deadline.saturating_duration_since(Instant::now());
         while let Ok(alert) = self.alerts_from.recv_timeout(wait()) {
