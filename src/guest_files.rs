@@ -47,7 +47,8 @@ impl std::str::FromStr for Copy {
             None => {
                 let resolved = std::path::absolute(host).map_err(|error| error.to_string())?;
                 let name = resolved.file_name().and_then(|name| name.to_str());
-                name.ok_or("this path has no name; write HOST:GUEST")?.into()
+                name.ok_or("this path has no name; write HOST:GUEST")?
+                    .into()
             }
         };
         let guest = Path::new(WORK_DIR).join(name);

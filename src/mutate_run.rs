@@ -159,7 +159,10 @@ fn reach(
     }
     for failed in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
         let why = &failed.outcome.why;
-        let text = format!("{} is left out, because it does not pass: {why}", failed.key);
+        let text = format!(
+            "{} is left out, because it does not pass: {why}",
+            failed.key
+        );
         context.progress().note(&text);
     }
     if report.summary.cases.is_empty() {

@@ -295,7 +295,9 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     };
     let time: f64 = time.parse().context("a clone's clock is not a number")?;
     let reported = guest.identity();
-    if reported.instance != *instance || reported.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
+    if reported.instance != *instance
+        || reported.mac.map(|mac| mac.to_string()).as_ref() != Some(mac)
+    {
         bail!("the agent of a clone reports a different identity: {reported:?}, {instance}, {mac}");
     }
     Ok(Seen {

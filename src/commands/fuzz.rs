@@ -97,8 +97,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     let make = |images: &crate::boot_artefacts::BootArtefacts| {
         let blocks = blocks(&images.kernel.image, &sources)?;
         if blocks.is_empty() {
-            let why =
-                "this kernel does not record the code that it runs (CONFIG_KCOV); use the debug flavour";
+            let why = "this kernel does not record the code that it runs (CONFIG_KCOV); use the debug flavour";
             return Err(Usage(why.into()).into());
         }
         Ok(FuzzExperiment::new(

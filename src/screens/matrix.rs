@@ -38,7 +38,10 @@ pub fn screen(report: &Report<Cell, MatrixSummary>, record: &Record) -> String {
         add(&mut text, format_args!("{count:>7} excluded by {call}"));
     }
     for (reached, count) in &summary.no_such_stop {
-        add(&mut text, format_args!("{count:>7} no such stop: {reached}"));
+        add(
+            &mut text,
+            format_args!("{count:>7} no such stop: {reached}"),
+        );
     }
     add(
         &mut text,

@@ -63,11 +63,7 @@ pub fn screen(report: &NightReport) -> String {
         .collect();
     if !criu.is_empty() {
         let pass = criu.iter().filter(|test| !test.change.is_bad()).count();
-        let _ = writeln!(
-            text,
-            "  CRIU     {pass} of {} tests pass",
-            criu.len()
-        );
+        let _ = writeln!(text, "  CRIU     {pass} of {} tests pass", criu.len());
     }
     for (reason, tests) in grouped(report, Change::NotRun) {
         let _ = writeln!(text, "  not run  {}: {reason}", names(&tests));

@@ -93,9 +93,7 @@ fn headlines(alerts: &[Alert]) -> String {
 
 fn ended(exit: Option<&Exit>) -> String {
     match exit {
-        Some(Exit::Shutdown) => {
-            "the guest shut down without a request from crucible".into()
-        }
+        Some(Exit::Shutdown) => "the guest shut down without a request from crucible".into(),
         Some(Exit::Reset) => "the guest reset".into(),
         Some(Exit::TripleFault { .. }) => "the guest triple faulted".into(),
         Some(Exit::Kvm { detail, .. }) => format!("KVM cannot run the guest: {detail}"),

@@ -319,8 +319,7 @@ impl Log {
 }
 
 /// The last line of a log that has reached its limit.
-const LOG_END: &[u8] =
-    b"\ncrucible: this log is full; further output of the guest is lost\n";
+const LOG_END: &[u8] = b"\ncrucible: this log is full; further output of the guest is lost\n";
 
 /// Runs one input of the fuzz target `classify`: a guest's output. The first byte divides the
 /// rest.

@@ -277,7 +277,12 @@ impl MutateExperiment {
     }
 
     /// Returns the growth of the kernel's books by refusals, beyond the usual growth.
-    fn lost(&self, session: &Session<'_>, results: &ForgedResults, usual: &ForgedResults) -> Vec<String> {
+    fn lost(
+        &self,
+        session: &Session<'_>,
+        results: &ForgedResults,
+        usual: &ForgedResults,
+    ) -> Vec<String> {
         match session.setup().without.contains(&Eye::Books) {
             true => Vec::new(),
             false => results.growth.lost(&usual.growth, results.losing()),

@@ -171,8 +171,7 @@ impl Summary for Score {
                 format!("{text}; {asked} % were required"),
             )
         } else {
-            let why =
-                format!("{text}, and {unknown} have no result; {asked} % were required");
+            let why = format!("{text}, and {unknown} have no result; {asked} % were required");
             Outcome::new(Condition::RequestFailed, why)
         }]
     }
