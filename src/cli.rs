@@ -61,8 +61,7 @@ pub enum Command {
     Fuzz(commands::fuzz::FuzzArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),
-    /// Leave out, negate or skew pieces of the kernel's code, and count the changes that the lab
-    /// notices
+    /// Leave out, negate or skew pieces of the kernel's code, and count noticed changes
     Mutate(commands::mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
     Kernel(commands::kernel::KernelCommand),
