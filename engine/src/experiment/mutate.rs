@@ -116,7 +116,7 @@ pub struct MutateExperiment {
     /// For each case that is known to run: the index of its scenario, and its index in that.
     cases: Vec<(usize, usize)>,
     controls: Mutex<HashMap<usize, Arc<Result<Control, String>>>>,
-    /// By the index of a case: the growth of the kernel's books by runs without a mutant.
+    /// Growth of the kernel's books by runs without a mutant; the key is the index of the case.
     quiet: Mutex<HashMap<usize, Books>>,
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
@@ -126,7 +126,7 @@ pub struct MutateExperiment {
     refusals: Option<Scenario>,
     /// The end of each of its cases without a mutant; `None` if it varies.
     refused: Mutex<BTreeMap<String, Option<String>>>,
-    /// By the number of a guest: the mutants that it has had since its boot.
+    /// Mutants that each guest has had since its boot; the key is the guest's number.
     guests: Mutex<HashMap<u32, Had>>,
 }
 
