@@ -25,8 +25,8 @@ fn a_restart_without_its_vfork_wait_is_detected() {
     assert!(text.contains("chain (2) waited"), "{record:#}");
 }
 
-/// Pieces of restart code, a scenario whose state each of them restores, and the field of the second
-/// image that shows its absence.
+/// Pieces of restart code, a scenario whose state each of them restores, and the field of the
+/// second image that shows its absence.
 const PIECES: [(&str, &str, &str); 10] = [
     ("rlimit", "random-tree", "Rlimits limit["),
     ("sleep", "sleep", "Task restart["),
@@ -40,8 +40,8 @@ const PIECES: [(&str, &str, &str); 10] = [
     ("shared-page", "cow", "shared copy-on-write"),
 ];
 
-/// Number of these that are tried by default: each needs two guests with the debug kernel, a minute
-/// or two. `CRUCIBLE_PIECES=all` tries all.
+/// Number of pieces that are tried by default: each needs two guests with the debug kernel, a
+/// minute or two. `CRUCIBLE_PIECES=all` tries all.
 const FEW: usize = 2;
 
 /// Checks that the comparison of images includes each kind of state.
@@ -65,7 +65,7 @@ fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
     }
 }
 
-/// Checks that a second checkpoint which is refused has a condition of its own.
+/// Checks that a second checkpoint which is refused has its own condition.
 #[test]
 fn a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint() {
     let ended = cli::run(&[

@@ -65,7 +65,7 @@ fn prepare(flavour: FlavourArg) -> Fixture {
             flavour,
             ..KernelArgs::default()
         },
-        // The same machine on every host. A test that wants a snapshot takes it itself.
+        // The machine is the same on every host. A test that needs a snapshot takes it itself.
         machine: MachineArgs {
             machine: MachineArg::Qemu,
             vcpus: 1,

@@ -24,7 +24,7 @@
 
 #include "stuck.h"
 
-#define LIMIT	60	/* seconds in which the task must reach its place */
+#define LIMIT	60	/* time limit, in seconds, for the task to reach its place */
 
 struct shared *shared;
 

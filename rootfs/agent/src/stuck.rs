@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Finds the tasks of a freezing cgroup that do not quiesce, the place in the kernel at which
-//! each of them is, and what can end that, from the census.
+//! each of them sleeps, and the event that can end the sleep, from the census.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ pub struct Stuck {
     pub state: char,
     /// The kernel function in which it sleeps, if it does.
     pub place: String,
-    /// What can end that, or why it should end by itself.
+    /// The tasks that can end that sleep, or the reason why it should end by itself.
     pub ender: String,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Stuck {
 /// is not on a CPU.
 const LOOKS: u32 = 200;
 
-/// Lists the tasks of a tree, of its cgroup and of descendants of that which have not quiesced.
+/// Lists the tasks of a tree, of its cgroup and of that cgroup's descendants that have not quiesced.
 /// A dying task has left its cgroup and is only in the tree.
 pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
     let entries = census::entries().map_err(io::Error::other)?;
@@ -168,7 +168,7 @@ fn stack_beside(dir: &Path) -> Vec<String> {
         if let Some(cpu) = cpu_of(&stat)
             && here.set(cpu).is_ok()
         {
-            // If that fails, the next attempt may work without it.
+            // If that fails, the next attempt may work without preemption.
             let _ = sched_setaffinity(me, &here);
         }
         functions = stack_now(dir);
@@ -192,7 +192,7 @@ fn function_of(line: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Finds the census entry for a stack: the place, and what ends the wait.
+/// Finds the census entry for a stack: the place, and the event that ends the wait.
 fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String) {
     let innermost = stack.first().map_or("no known place", String::as_str);
     match census::place(entries, stack.iter().map(String::as_str)) {

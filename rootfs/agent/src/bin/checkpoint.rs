@@ -110,7 +110,7 @@ fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Name of the image until it is complete.
+/// Returns the name of the image until it is complete.
 fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -210,7 +210,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
         io::copy(&mut last, &mut log).context("cannot write the log")?;
     }
     let Err(errno) = result else { return Ok(()) };
-    // A dying root has no namespaces, possibly for long.
+    // A dying root has no namespaces, possibly for a long time.
     if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
         && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
     {
