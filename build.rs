@@ -27,11 +27,11 @@ const WHOLE: [&str; 7] = [
     "scenarios",
 ];
 
-/// Files that the manifest of the package names, and that no guest is built from. Cargo wants them.
+/// Files that the manifest of the package names, and that guests do not need. Cargo requires them.
 const TARGETS: [&str; 2] = ["src/main.rs", "benches/start.rs"];
 
-/// Returns the members of the workspace that are not packed as they are. Cargo wants their
-/// manifests, and a target of each.
+/// Returns the members of the workspace that are not packed completely. Cargo requires
+/// their manifests, and a target of each.
 fn manifests() -> io::Result<Vec<String>> {
     let manifest = std::fs::read_to_string("Cargo.toml")?;
     let members = manifest.split_once("\nmembers = [").map(|(_, rest)| rest);
@@ -78,8 +78,8 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets cargo run this again when the commit or a file of the program changes. Debug builds have no
-/// commit: they would be linked again after each commit, and run where they were built.
+/// Lets cargo run this again when the commit or a file of the program changes. Debug builds do not
+/// record the commit: they would be linked again after each one, and are run where they were built.
 fn watch_checkout() {
     for path in ["src", "engine/src", "vmm/src", "artefacts/src"] {
         println!("cargo::rerun-if-changed={path}");
@@ -93,7 +93,7 @@ fn watch_checkout() {
     }
 }
 
-/// Asks git about the checkout, if this is one and not a copy below another repository.
+/// Asks git about the checkout, unless this is a copy inside a different repository.
 fn git(args: &[&str]) -> Option<String> {
     let here = env::current_dir().ok()?;
     if !here.join(".git").exists() {
@@ -146,7 +146,7 @@ fn is_executable(path: &Path) -> io::Result<bool> {
     Ok(path.metadata()?.permissions().mode() & 0o100 != 0)
 }
 
-/// Adds a file, without its times and owner: the archive depends on the contents alone.
+/// Adds a file without its times and owner, so that the archive depends only on contents.
 fn add(
     tar: &mut Builder<impl Write>,
     path: &Path,

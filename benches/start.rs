@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How fast guests start, by criterion, which keeps the last run's figures and says what
-//! has changed since.
+//! Measures how fast guests start, with criterion, which keeps the figures of the last run and
+//! reports the change since.
 //!
-//! The starts are those of `crucible speed`, which takes its contenders in turn; criterion
-//! wants one after the other. So they are measured in rounds of all, and handed out. How
-//! long criterion estimates that it will take is therefore nonsense: it goes by how long
-//! its first call took, which for the first contender was a round of all, and for the
-//! others nothing. The times that it reports are those of the starts.
+//! The starts are those of `crucible speed`. It runs its contenders in turn, but criterion
+//! measures one contender completely before the next. So this file measures rounds of all
+//! contenders, and hands the durations out to criterion. Criterion's estimate of its own running
+//! time is therefore wrong: the first call for the first contender takes a whole round, and
+//! those for the others take no time. The durations that it reports are those of the starts.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use serde_json::Value;
 
-/// Criterion's least number of samples, and one start for its warming up.
+/// Criterion's least number of samples, and one start to warm up.
 const ROUNDS: &str = "11";
 
 /// Starts that were measured, by contender.
@@ -24,7 +24,8 @@ const ROUNDS: &str = "11";
 struct Pool(BTreeMap<String, VecDeque<Duration>>);
 
 impl Pool {
-    /// The next start of `contender`; measures another group of all if there is none.
+    /// Returns the next start of `contender`; measures a further round of all contenders if none
+    /// is left.
     fn next(&mut self, contender: &str) -> Duration {
         loop {
             if let Some(start) = self.0.get_mut(contender).and_then(VecDeque::pop_front) {

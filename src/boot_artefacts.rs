@@ -22,7 +22,7 @@ use crate::stdout;
 use crate::temporary::Temporary;
 use crate::vm_snapshot;
 
-/// Memory of a guest, in MiB, by the kernel's flavour. KASAN takes an eighth of it for its
+/// Memory of a guest, in MiB, by the kernel's flavour. KASAN uses an eighth of it as its
 /// shadow, and delays the reuse of freed memory.
 const MEMORY: [(Flavour, u32); 4] = [
     (Flavour::Base, 1024),
@@ -31,7 +31,7 @@ const MEMORY: [(Flavour, u32); 4] = [
     (Flavour::Instrumented, 1024),
 ];
 
-/// Returns the memory of a guest in MiB: what the user asks for, or what the kernel needs.
+/// Returns the memory of a guest in MiB: the user's value, or the kernel's need.
 pub fn memory_mib(args: &GuestArgs) -> u32 {
     let flavour = Flavour::from(args.kernel.flavour);
     let usual = MEMORY.iter().find(|(of, _)| *of == flavour);
@@ -39,7 +39,7 @@ pub fn memory_mib(args: &GuestArgs) -> u32 {
     args.machine.memory.unwrap_or(usual)
 }
 
-/// The gdb command line that debugs a guest.
+/// Returns the gdb command line that debugs a guest.
 pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     format!(
         "gdb -ex {} {}",
@@ -48,7 +48,7 @@ pub fn gdb(address: &DebuggerAddress, kernel: &Path) -> String {
     )
 }
 
-/// Returns a word as a shell reads it.
+/// Returns a word quoted for a shell.
 pub fn quoted(word: &str) -> String {
     match word.contains(|it: char| !it.is_alphanumeric() && !"/.-_".contains(it)) {
         true => format!("'{}'", word.replace('\'', "'\\''")),
@@ -65,7 +65,7 @@ pub struct GuestArgs {
     /// The machine.
     #[command(flatten, next_help_heading = "Machine")]
     pub machine: MachineArgs,
-    /// Let each guest wait for gdb, without any time limits: on a socket of this user alone,
+    /// Let each guest wait for gdb, without any time limits: on a socket for this user alone,
     /// on this Unix socket, or on this TCP port of localhost, which any user of this host may
     /// use; see docs/howto/debug-with-gdb.md
     #[arg(
@@ -78,12 +78,12 @@ pub struct GuestArgs {
     pub gdb: Option<GdbArg>,
 }
 
-/// Where a guest waits for gdb.
+/// The value of `--gdb`: the address at which a guest waits for gdb.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GdbArg {
-    /// On a socket in a directory that only this user may enter.
+    /// A socket in a directory that only this user may enter.
     Own,
-    /// At this address.
+    /// This address.
     At(DebuggerAddress),
 }
 
@@ -94,7 +94,7 @@ impl FromStr for GdbArg {
         let number = text.chars().all(|c| c.is_ascii_digit());
         match text {
             "" => Ok(Self::Own),
-            // The word that follows `--gdb` may be meant for the command.
+            // The word after `--gdb` may be an argument of the command.
             _ if !number && !text.contains('/') => Err(format!(
                 "a socket's path contains a slash; if `{text}` is no value of this option, \
                  write it before `--gdb`"
@@ -104,7 +104,7 @@ impl FromStr for GdbArg {
     }
 }
 
-/// Where guests wait for gdb, and the directory of the socket if it is ours.
+/// The address at which guests wait for gdb, and the directory of the socket if it is ours.
 pub struct Debugger {
     /// The address.
     pub address: DebuggerAddress,
@@ -112,7 +112,7 @@ pub struct Debugger {
 }
 
 impl Debugger {
-    /// Returns where the user wants it.
+    /// Returns the debugger that the user has requested; `None` without `--gdb`.
     pub fn at(gdb: Option<&GdbArg>) -> Result<Option<Self>> {
         Ok(match gdb {
             None => None,
@@ -120,7 +120,7 @@ impl Debugger {
                 address: address.clone(),
                 _directory: None,
             }),
-            // Not in the directory of results: the path of a socket has at most 107 bytes.
+            // The directory of results may be too deep: the path of a socket has at most 107 bytes.
             Some(GdbArg::Own) => {
                 let directory = Temporary::new("gdb")?;
                 Some(Self {
@@ -141,33 +141,33 @@ pub struct KernelArgs {
     /// Boot this kernel image: an ELF vmlinux with CONFIG_PVH, or a bzImage
     #[arg(long, value_name = "IMAGE", conflicts_with = "kernel_src")]
     pub kernel: Option<PathBuf>,
-    /// Build and boot this kernel tree, with our series applied to a copy of it unless it carries
-    /// checkpoint and restart already
+    /// Build and boot this kernel tree, with our series applied to a copy of it unless it already
+    /// carries checkpoint and restart
     #[arg(long, value_name = "DIR")]
     pub kernel_src: Option<PathBuf>,
-    /// Build the kernel with this Kconfig fragment laid over our configuration
+    /// Build the kernel with this Kconfig fragment merged into our configuration
     #[arg(long, value_name = "FRAGMENT", conflicts_with = "kernel")]
     pub config: Option<PathBuf>,
-    /// Build the kernel with this compiler instead of gcc, as make's CC takes it
+    /// Build the kernel with this compiler instead of gcc; the value is that of make's CC
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
-    /// True when symbols that Kconfig drops are not an error. Set by commands only; there is no
+    /// True when symbols that Kconfig drops are not an error. Only commands set it; there is no
     /// such option.
     #[arg(skip)]
     pub lenient: bool,
 }
 
-/// [`Flavour`], on the command line.
+/// The values of `--flavour`; see [`Flavour`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum FlavourArg {
-    /// Without debugging options
+    /// Base kernel, without debugging options
     #[default]
     Base,
-    /// With KASAN, lockdep, kmemleak and other checkers
+    /// Base kernel with KASAN, lockdep, kmemleak and other checkers
     Debug,
-    /// With gcov counters in the checkpoint/restart code
+    /// Base kernel with gcov counters in the checkpoint/restart code
     Coverage,
-    /// With all mutants of the checkpoint/restart code, none of them chosen
+    /// Base kernel with all mutants of the checkpoint/restart code, none of them chosen
     Instrumented,
 }
 
@@ -191,7 +191,7 @@ impl KernelArgs {
         }
     }
 
-    /// Where the kernel comes from.
+    /// Returns the origin of the kernel.
     pub fn origin(&self) -> Origin {
         match (&self.kernel, &self.kernel_src) {
             (Some(image), _) => Origin::Image(image.clone()),
@@ -200,15 +200,15 @@ impl KernelArgs {
         }
     }
 
-    /// What the user changes of the kernel's build.
+    /// Returns the user's changes to the kernel's build.
     ///
     /// # Errors
     ///
-    /// A usage error: the fragment is none, or there is no such compiler.
+    /// A usage error: the fragment is malformed, or there is no such compiler.
     pub fn custom(&self) -> Result<Custom> {
         let custom = Custom {
             config: self.config.clone(),
-            // Make runs in another directory.
+            // Make runs in a different directory.
             cc: self.cc.as_deref().map(absolute),
             lenient: self.lenient,
         };
@@ -219,7 +219,7 @@ impl KernelArgs {
     }
 }
 
-/// Returns a compiler that is given by its path with an absolute path.
+/// Returns the compiler's command line, with an absolute path if it has a path.
 fn absolute(cc: &str) -> String {
     let (program, rest) = cc.split_once(' ').unwrap_or((cc, ""));
     let path = std::path::absolute(program).ok();
@@ -229,12 +229,12 @@ fn absolute(cc: &str) -> String {
     }
 }
 
-/// A kernel and the read-only disks, ready to boot, and the machine to boot them in.
+/// A kernel and the read-only disks, ready to boot, and the machine that boots them.
 pub struct BootArtefacts {
     cache: Cache,
     /// Keeps `clean --all` from removing the cache meanwhile.
     _hold: Lock,
-    /// The empty disk that writable disks are copied from; none where they are made.
+    /// The empty disk from which writable disks are copied; `None` if each is newly made.
     template: Option<PathBuf>,
     flavour: Flavour,
     kind: Kind,
@@ -252,11 +252,11 @@ pub struct BootArtefacts {
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
-    /// What the kernel was built from; none in a bundle, which builds none.
+    /// The inputs of the kernel's build; `None` in a bundle, which builds no kernel.
     build: Option<KernelBuild>,
 }
 
-/// What a kernel was built from.
+/// The inputs of a kernel's build.
 struct KernelBuild {
     sources: Sources,
     origin: Origin,
@@ -276,7 +276,7 @@ impl KernelBuild {
     }
 }
 
-/// Finds paths that cannot be what the user means, before anything is built.
+/// Finds wrong paths in the user's options, before anything is built.
 fn check_origin(origin: &Origin) -> Result<(), exit::Usage> {
     let problem = match origin {
         Origin::Tree(dir) if !dir.is_dir() => format!("there is no directory {}", dir.display()),
@@ -295,7 +295,7 @@ impl BootArtefacts {
         Self::prepare_with(context, args, None)
     }
 
-    /// As [`Self::prepare`], from these sources.
+    /// Like [`Self::prepare`], from these sources.
     pub(crate) fn prepare_from(
         context: &Context,
         args: &GuestArgs,
@@ -347,7 +347,8 @@ impl BootArtefacts {
         };
         let progress = context.progress();
         let origin = args.kernel.origin();
-        // The disks need no kernel, and a part of its build runs on one CPU.
+        // Make the disks in parallel: they do not need the kernel, and a part of its build uses
+        // only one CPU.
         let beside = Beside::new(progress);
         let (disks, kernel) = thread::scope(|scope| {
             let disks = scope.spawn(|| {
@@ -386,7 +387,7 @@ impl BootArtefacts {
         })
     }
 
-    /// The kernel's flavour.
+    /// Returns the kernel's flavour.
     pub fn flavour(&self) -> Flavour {
         self.flavour
     }
@@ -417,8 +418,8 @@ impl BootArtefacts {
         Ok(Guest::connect(self.start(context, spec)?, limit)?)
     }
 
-    /// Returns the directory of a snapshot that such a machine can start from. Without one,
-    /// boots a guest and takes it.
+    /// Returns the directory of a snapshot from which such a machine can start. If there is
+    /// none, boots a guest and takes it.
     pub fn saved(&self, context: &Context, spec: &MachineSpec) -> Result<PathBuf> {
         vm_snapshot::saved(&self.cache, self, spec, self.kind, context)
     }
@@ -429,19 +430,19 @@ impl BootArtefacts {
             if let Some(build) = &self.build {
                 let progress = context.progress();
                 progress.note("building the kernel once more, to find the lines of its report");
-                // Without it, a report has no lines.
+                // If that fails, a report has no lines.
                 let _ = build.again(&self.cache, progress);
             }
         };
         Lines::new(self.cache.clone(), self.kernel.image.clone(), again)
     }
 
-    /// The kind of machine.
+    /// Returns the kind of machine.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Starts such a machine, from a snapshot unless `--cold` was given.
+    /// Starts such a machine, from a snapshot unless the user has given `--cold`.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
         if !self.cold {
             spec.start = Start::Saved(self.saved(context, &spec)?);

@@ -5,20 +5,20 @@ use clap::{Args, ValueEnum};
 
 use crate::boot_artefacts::{FlavourArg, GuestArgs, KernelArgs};
 
-/// A piece of restart code, of those in `guest-kernel/src/kernel/checkpoint/break.c`.
+/// A piece of restart code in `guest-kernel/src/kernel/checkpoint/break.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Break {
     /// The vfork parent's wait for its child
     VforkWait,
-    /// The rest of a system call whose entry a tracee is stopped at
+    /// The rest of a system call at whose entry a tracee is stopped
     SyscallEnter,
-    /// The rest of a system call whose exit a tracee is stopped at
+    /// The rest of a system call at whose exit a tracee is stopped
     SyscallExit,
-    /// The delivery of the signal that a tracee is stopped by
+    /// The delivery of the signal by which a tracee is stopped
     SignalStop,
-    /// The release of the buffer that the image is read into
+    /// The release of the buffer into which the image is read
     Free,
-    /// What madvise(2) has set for a mapping, and that it counts as committed memory
+    /// The flags that madvise(2) has set for a mapping, and its accounting as committed memory
     VmaFlag,
     /// The ambient capabilities
     Credential,
@@ -26,38 +26,38 @@ pub enum Break {
     Register,
     /// The signals that a handler blocks
     Handler,
-    /// The information of a queued signal beside its number
+    /// The information of a queued signal in addition to its number
     SignalQueue,
     /// The interval of ITIMER_REAL
     Itimer,
     /// The time by which the end of a sleep is moved
     Sleep,
-    /// The release of the end by which a pipe is made
+    /// The release of the open file that creates a pipe
     PipeEnd,
     /// The borders of packets in a pipe
     PipeFlag,
-    /// That processes share pages copy-on-write
+    /// The copy-on-write sharing of pages between processes
     SharedPage,
     /// The limits of a process (setrlimit(2)), if the restart has raised them
     Rlimit,
 }
 
-/// A check without which the kernel has a hole that it once had.
+/// A check whose removal reopens a hole that the kernel once had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Guard {
-    /// The caller of checkpoint(2) may read unlinked files of the tree
+    /// The right of checkpoint(2)'s caller to read unlinked files of the tree
     #[value(name = "guard-readable")]
     Readable,
-    /// The seccomp filters of the caller of restart(2) stay in force
+    /// The seccomp filters of restart(2)'s caller, which stay in force
     #[value(name = "guard-filter")]
     Filter,
-    /// Tasks are hidden until the release
+    /// The hiding of tasks until the release
     #[value(name = "guard-hidden")]
     Hidden,
-    /// SIGKILL ends a task of an unfinished restart
+    /// The end of a task of an unfinished restart by SIGKILL
     #[value(name = "guard-sigkill")]
     Sigkill,
-    /// The right to trace the tasks is checked again when they are at rest
+    /// The second check of the right to trace the tasks, when they have quiesced
     #[value(name = "guard-recheck")]
     Recheck,
 }
@@ -73,13 +73,13 @@ pub enum Check {
 /// `--break` of a fuzzer, on the command line.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct CheckArgs {
-    /// Leave out one check of the kernel, to see that the fuzzer finds out
+    /// Leave out one check of the kernel, to check that the fuzzer notices
     #[arg(long = "break", value_enum, value_name = "CHECK")]
     check: Option<Check>,
 }
 
 impl CheckArgs {
-    /// The name of the check, as the kernel has it.
+    /// Returns the name of the check, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.check?.to_possible_value()?;
         Some(value.get_name().to_owned())
@@ -89,7 +89,7 @@ impl CheckArgs {
 /// `--break` of an adversary, on the command line.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct GuardArgs {
-    /// Leave out one check of the kernel, to see that the adversary finds the hole
+    /// Leave out one check of the kernel, to check that the adversary finds the hole
     ///
     /// Uses the debug kernel.
     #[arg(
@@ -102,7 +102,7 @@ pub struct GuardArgs {
 }
 
 impl GuardArgs {
-    /// The name of the check, as the kernel has it.
+    /// Returns the name of the check, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.guard?.to_possible_value()?;
         Some(value.get_name().to_owned())
@@ -120,13 +120,13 @@ pub struct BreakArgs {
 }
 
 impl BreakArgs {
-    /// The name of the piece, as the kernel has it.
+    /// Returns the name of the piece, as the kernel has it.
     pub fn name(self) -> Option<String> {
         let value = self.piece?.to_possible_value()?;
         Some(value.get_name().to_owned())
     }
 
-    /// The guest to use: only the debug kernel can leave out a piece.
+    /// Returns the guest to use: only the debug kernel can leave out a piece.
     pub fn guest(self, guest: &GuestArgs) -> GuestArgs {
         let mut guest = guest.clone();
         if self.piece.is_some() {

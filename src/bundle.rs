@@ -29,8 +29,8 @@ pub struct Bundle {
     agent: PathBuf,
     debian: PathBuf,
     scratch: PathBuf,
-    /// The sha256 of the kernel and the disks, by the paths above. Reading a disk takes long on an
-    /// emulated CPU.
+    /// The sha256 of the kernel and the disks, by the paths above. Reading a disk takes a long
+    /// time on an emulated CPU.
     #[serde(default)]
     hashes: BTreeMap<PathBuf, String>,
 }
@@ -129,12 +129,12 @@ impl Bundle {
             .with_context(|| format!("cannot write {}", manifest.display()))
     }
 
-    /// Directory of the bundle.
+    /// Returns the directory of the bundle.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns the kernel. Fails if it has another flavour.
+    /// Returns the kernel. Fails if it has a different flavour.
     pub fn kernel(&self, flavour: Flavour) -> Result<Kernel> {
         if flavour != self.flavour {
             bail!(
@@ -149,28 +149,28 @@ impl Bundle {
         })
     }
 
-    /// The agent's disk.
+    /// Returns the agent's disk.
     pub fn agent(&self) -> PathBuf {
         self.root.join(&self.agent)
     }
 
-    /// The userland's disk.
+    /// Returns the userland's disk.
     pub fn debian(&self) -> PathBuf {
         self.root.join(&self.debian)
     }
 
-    /// The list of the userland's packages.
+    /// Returns the list of the userland's packages.
     pub fn package_list(&self) -> PathBuf {
         rootfs::package_list(&self.root.join("userland"))
     }
 
-    /// The sha256 of the kernel and the disks, by their paths.
+    /// Returns the sha256 of the kernel and the disks, by their paths.
     pub fn hashes(&self) -> HashMap<PathBuf, String> {
         let absolute = |(path, hash): (&PathBuf, &String)| (self.root.join(path), hash.clone());
         self.hashes.iter().map(absolute).collect()
     }
 
-    /// An empty writable disk, to be copied for each guest.
+    /// Returns an empty writable disk, to be copied for each guest.
     pub fn scratch(&self) -> PathBuf {
         self.root.join(&self.scratch)
     }

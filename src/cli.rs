@@ -11,8 +11,8 @@ use crate::context::{Context, Global};
 
 /// A laboratory for in-kernel checkpoint/restart on Linux.
 ///
-/// Exit codes: 0 good; 1 bad; 125 cannot tell (`git bisect run` skips it); 128 usage error;
-/// 129 the host lacks something (`crucible doctor` says what).
+/// Exit codes: 0 good; 1 bad; 125 unknown (`git bisect run` skips it); 128 usage error;
+/// 129 the host lacks something (`crucible doctor` lists it).
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -33,15 +33,15 @@ pub enum Command {
     Sweep(commands::sweep::SweepArgs),
     /// Find the commit that broke a restart
     Bisect(commands::bisect::BisectArgs),
-    /// Run everything within a budget of time, and say what has changed
+    /// Run everything within a budget of time, and report changes
     Nightly(commands::nightly::NightlyArgs),
-    /// Show how far a night or a run is, until it ends
+    /// Show the progress of a night or a run, until it ends
     Watch(commands::watch::WatchArgs),
-    /// Write the page of a night: what has changed, each failure, maps and trends
+    /// Write the page of a night: changes, failures, maps and trends
     Report(commands::report::ReportArgs),
-    /// Merge the shards of a night, and show what the history says
+    /// Merge the shards of a night, and show its results
     Results(commands::results::ResultsCommand),
-    /// Run again what failed or never ran in an earlier run
+    /// Run again the units that failed or never ran in an earlier run
     Rerun(commands::rerun::RerunArgs),
     /// Execute the instructions of a recorded guest again, and let gdb watch
     Replay(commands::replay::ReplayArgs),
@@ -51,9 +51,9 @@ pub enum Command {
     List(commands::list::ListArgs),
     /// Show the contents of a checkpoint image
     Inspect(commands::inspect::InspectArgs),
-    /// Compare two checkpoint images: what a restart has lost, and what it has changed
+    /// Compare two checkpoint images: the state that a restart has lost or changed
     Diff(commands::diff::DiffArgs),
-    /// Check this host, and say how to fix what is missing
+    /// Check this host, and print how to fix problems
     Doctor(commands::doctor::DoctorArgs),
     /// Feed damaged and forged images to restart(2), and look for kernel reports
     Torture(commands::torture::TortureArgs),
@@ -61,7 +61,7 @@ pub enum Command {
     Fuzz(commands::fuzz::FuzzArgs),
     /// Checkpoint tracees in every kind of ptrace stop, and compare what their tracers see
     Matrix(commands::matrix::MatrixArgs),
-    /// Leave out, negate or skew pieces of the kernel's code, and count what the lab notices
+    /// Leave out, negate or skew pieces of the kernel's code, and count noticed changes
     Mutate(commands::mutate::MutateArgs),
     /// Build the guest's kernel, or export its patch series
     Kernel(commands::kernel::KernelCommand),

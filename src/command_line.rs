@@ -12,7 +12,7 @@ use crate::context;
 pub struct CommandLine(String);
 
 impl CommandLine {
-    /// Begins with how this program is called and a command of it.
+    /// Begins with the name of this program and a command.
     pub fn new(command: &str) -> Self {
         Self(format!("{} {command}", context::program()))
     }
@@ -70,7 +70,7 @@ impl CommandLine {
     }
 }
 
-/// Returns a word as a shell reads it back. A NUL, which no argument can have, is left out.
+/// Returns a word quoted for a shell, without NULs, which no argument can contain.
 pub fn quoted(word: &str) -> String {
     let word = word.replace('\0', "");
     shlex::try_quote(&word).map_or_else(|_| word.clone(), std::borrow::Cow::into_owned)

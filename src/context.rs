@@ -19,7 +19,7 @@ use crate::log::Log;
 /// The options that all commands share.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Do not install missing host packages: name them and exit
+    /// Do not install missing host packages: list them and exit
     #[arg(long, global = true, help_heading = "Global options")]
     pub no_install: bool,
     /// Do not report progress
@@ -45,7 +45,7 @@ pub struct Context {
     earlier: OnceLock<Earlier>,
 }
 
-/// Tells the steps that prepare a run as events.
+/// Emits the steps that prepare a run as events.
 struct Reporter(Stream);
 
 impl Progress for Reporter {
@@ -79,37 +79,38 @@ impl Context {
         }
     }
 
-    /// Lets experiments run only what an earlier run lacks. Only the first call has an effect.
+    /// Lets experiments run only units that an earlier run lacks. Only the first call has an
+    /// effect.
     pub fn follow(&self, earlier: Earlier) {
         let _ = self.earlier.set(earlier);
     }
 
-    /// The run whose failed units are to be run again.
+    /// Returns the run whose failed units are to be run again.
     pub fn earlier(&self) -> Option<&Earlier> {
         self.earlier.get()
     }
 
-    /// Receiver of the progress of preparations.
+    /// Returns the receiver of the progress of preparations.
     pub fn progress(&self) -> &dyn Progress {
         &self.reporter
     }
 
-    /// Receiver of all events.
+    /// Returns the receiver of all events.
     pub fn stream(&self) -> &Stream {
         &self.reporter.0
     }
 
-    /// The log of what crucible does.
+    /// Returns the log.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// The cache.
+    /// Returns the cache.
     pub fn cache(&self) -> Result<Cache> {
         Ok(Cache::from_env()?)
     }
 
-    /// The sources that guests are built from: a checkout, or what the program brings with it.
+    /// Returns the sources that guests are built from: a checkout, or the program's own copy.
     pub fn sources(&self) -> Result<Sources> {
         if embedded::in_use() {
             return embedded::unpack(&self.cache()?, self.progress());
@@ -117,7 +118,7 @@ impl Context {
         Ok(Sources::find()?)
     }
 
-    /// Directory with `scenarios/`: this program's bundle, or the sources.
+    /// Returns the directory with `scenarios/`: this program's bundle, or the sources.
     pub fn root(&self) -> Result<PathBuf> {
         Ok(match Bundle::of_this_program()? {
             Some(bundle) => bundle.root().to_owned(),
@@ -125,8 +126,8 @@ impl Context {
         })
     }
 
-    /// Directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle or the
-    /// checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
+    /// Returns the directory of the results of runs: `$CRUCIBLE_RESULTS`, `results/` in the bundle
+    /// or the checkout, or, for an installed program, `crucible/results` in `$XDG_STATE_HOME` or
     /// `~/.local/state`.
     ///
     /// # Errors
@@ -172,7 +173,7 @@ pub fn shown(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Returns how this program is called, for the commands that it suggests.
+/// Returns the command that starts this program, for the commands that it suggests.
 pub fn program() -> &'static str {
     match (embedded::is_moved(), cfg!(debug_assertions)) {
         (true, _) => "crucible",

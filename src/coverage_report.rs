@@ -6,7 +6,7 @@ use crucible_engine::coverage::{Coverage, Share};
 /// Maximum width of a line.
 const WIDTH: usize = 96;
 
-/// Formats the coverage: each type of record with its refusals, then those not reached.
+/// Formats the coverage: each type of record with its refusals, then the refusals not reached.
 pub fn lines(coverage: &Coverage) -> Vec<String> {
     let share = |share: &Share| format!("{} of {}", share.reached, share.sites);
     let mut lines = vec![format!("refusals reached: {}", share(&coverage.share))];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! An earlier run, by its record: what of it passed, and what it ran on.
+//! An earlier run, by its record: the units that passed, and its kernel.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Earlier {
     provenance: Value,
 }
 
-/// What is read of a record.
+/// The parts of a record that are read.
 #[derive(Debug, Deserialize)]
 struct Read {
     command: String,
@@ -48,7 +48,7 @@ struct Unit {
 }
 
 impl Earlier {
-    /// Reads a record: its file, or the directory of the run. The error is the user's.
+    /// Reads a record: its file, or the directory of the run. The error is a message for the user.
     pub fn load(run: &Path) -> Result<Self, String> {
         let path: PathBuf = match run.is_dir() {
             true => run.join("record.json"),
@@ -69,7 +69,7 @@ impl Earlier {
             ));
         }
         let read: Read = serde_json::from_value(value)
-            .map_err(|error| format!("this is no complete record: {error}"))?;
+            .map_err(|error| format!("this is not a complete record: {error}"))?;
         let words = words(&read.reproduce).ok_or("its command cannot be read")?;
         let mut passed: HashSet<String> = read.skipped.iter().cloned().collect();
         let of_units = read.units.iter().filter(|unit| unit.verdict == "pass");
@@ -79,8 +79,8 @@ impl Earlier {
         }
         let complete = read.exit_code == 0 && read.left == 0;
         let all = read.units.iter().all(|unit| passed.contains(&unit.key));
-        // A unit that is compared with all others is run with all others; and what no unit is to
-        // blame for may come of any.
+        // A unit that is compared with all others is run with all others; and a failure for
+        // which no single unit is to blame may be due to any of them.
         let whole = read.command == "clones"
             || words.iter().any(|word| word == "--trials")
             || !read.guests.is_empty()
@@ -103,7 +103,7 @@ impl Earlier {
         keys
     }
 
-    /// Returns a line that says in what this run differs from the earlier one.
+    /// Returns a line that lists the differences of this run from the earlier one.
     pub fn differs(&self, now: &Provenance) -> Option<String> {
         let now = serde_json::to_value(now).unwrap_or_default();
         let mut names = Vec::new();
@@ -144,7 +144,7 @@ fn compare(path: &str, a: &Value, b: &Value, names: &mut Vec<String>) {
     }
 }
 
-/// Returns the scenarios whose cases are to be run again, whatever each of them is.
+/// Returns the scenarios whose cases are to be run again, whatever the outcome of each.
 fn failed_scenarios(summary: &Value) -> impl Iterator<Item = &str> {
     let summaries = summary.as_array().into_iter().flatten();
     summaries

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The sources that come with the program: what guests are built from, and the scenarios.
+//! The sources that come with the program: those of guests, and the scenarios.
 //!
 //! A program that runs where cargo built it uses its checkout. A program that was installed or
 //! copied uses the archive that the release profile packs into it (`build.rs`).
@@ -23,14 +23,14 @@ pub fn is_moved() -> bool {
     env::current_exe().is_ok_and(|path| path.exists() && !path.starts_with(BUILD_DIR))
 }
 
-/// Returns true when the program uses its own sources: it was moved, brings them, and
+/// Returns true when the program uses its own sources: it was moved, contains them, and
 /// `CRUCIBLE_SOURCES` names no checkout.
 pub fn in_use() -> bool {
     let named = env::var_os("CRUCIBLE_SOURCES").is_some_and(|path| !path.is_empty());
     is_moved() && !named && !ARCHIVE.is_empty()
 }
 
-/// Unpacks the archive into the cache, if it is not there yet.
+/// Unpacks the archive into the cache, if the cache does not have it yet.
 ///
 /// # Errors
 ///

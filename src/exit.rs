@@ -11,7 +11,7 @@ use crucible_engine::interrupt;
 pub const PASS: u8 = 0;
 /// Bad.
 pub const DIVERGED: u8 = 1;
-/// Cannot tell, or a failure of crucible itself.
+/// Unknown, or a failure of crucible itself.
 pub const UNKNOWN: u8 = 125;
 /// Usage error.
 pub const USAGE: u8 = 128;
@@ -40,7 +40,7 @@ pub const CODES: [(u8, &str); 6] = [
     ),
     (
         HOST,
-        "the host lacks something (`crucible doctor` says what), or its disk is full",
+        "the host lacks something (`crucible doctor` lists it), or its disk is full",
     ),
     (interrupt::EXIT, "interrupted by Ctrl-C or SIGTERM"),
 ];
@@ -66,7 +66,7 @@ pub fn of_error(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Returns what an error says about whose fault it is.
+/// Returns the blame of an error.
 pub fn condition(error: &anyhow::Error) -> Condition {
     if interrupt::requested() {
         return Condition::Interrupted;
@@ -97,7 +97,7 @@ pub fn condition(error: &anyhow::Error) -> Condition {
     found
 }
 
-/// Another crucible that this one has started says that the host must be mended.
+/// A crucible that this one has started reports that the host must be repaired.
 #[derive(Debug)]
 pub struct HostTrouble(pub String);
 
@@ -109,7 +109,7 @@ impl std::fmt::Display for HostTrouble {
 
 impl std::error::Error for HostTrouble {}
 
-/// This host's KVM cannot run a guest, though `--machine kvm` asks for it.
+/// This host's KVM cannot run a guest, although `--machine kvm` requests it.
 #[derive(Debug)]
 pub struct NoKvm(pub String);
 
@@ -126,7 +126,7 @@ pub fn chain(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        // A transparent error repeats its cause, and many texts end with theirs.
+        // A transparent error repeats its cause, and many messages end with that of their cause.
         if !parts.last().is_some_and(|last| last.ends_with(&text)) {
             parts.push(text);
         }
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(of_error(&anyhow::anyhow!("ours")), UNKNOWN);
         let kvm = anyhow::Error::new(NoKvm("no".into()));
         assert_eq!(of_error(&kvm), HOST);
-        // A cause of the artefacts that says nothing about the host.
+        // An error of the artefacts that is not due to the host.
         let path = std::path::PathBuf::new();
         let problem = String::new();
         let malformed = crucible_artefacts::Error::Malformed { path, problem };

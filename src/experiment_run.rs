@@ -36,7 +36,7 @@ pub struct ExperimentArgs {
     /// Number of guests to run in parallel
     #[arg(long, help_heading = "Run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
     pub jobs: u8,
-    /// Resume an interrupted run: take over the units that it has finished
+    /// Resume an interrupted run: skip the units that it has finished
     #[arg(long, help_heading = "Run")]
     pub resume: bool,
     /// Print the record as one JSON object
@@ -48,7 +48,7 @@ pub struct ExperimentArgs {
     /// Write the results as KTAP, the kernel's test format
     #[arg(long, help_heading = "Output", value_name = "FILE")]
     pub ktap: Option<PathBuf>,
-    /// Close these eyes, for measurements only
+    /// Disable these checks (eyes), for measurements only
     #[arg(long, hide = true, value_name = "EYE", value_delimiter = ',', value_parser = eye)]
     pub without: Vec<Eye>,
     /// Never prune this results directory, and keep the scratch disks
@@ -72,23 +72,23 @@ pub fn closed(without: &[Eye]) -> Option<String> {
 fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
     match without.iter().find(|eye| eye.is_of_mutants()) {
         Some(eye) if command != "mutate" => Err(Usage(format!(
-            "--without {}: only `crucible mutate` looks at that; leave it out",
+            "--without {}: only `crucible mutate` has that eye; leave it out",
             eye.name()
         ))),
         _ => Ok(()),
     }
 }
 
-/// What a command says about its experiment.
+/// A command's description of its experiment.
 pub struct Command<'a> {
     /// Its name: `scenario`, `sweep`, …
     pub name: &'a str,
-    /// What distinguishes its results and journal from those of the same command with something
-    /// else: the scenario's name, for example.
+    /// The part of the names of its results and journal that differs between runs of the command:
+    /// the scenario's name, for example.
     pub what: &'a str,
     /// The shared options.
     pub args: &'a ExperimentArgs,
-    /// Which guest.
+    /// Options of the guest.
     pub guest: &'a GuestArgs,
     /// Switch of the debug kernel.
     pub break_switch: Option<&'a str>,
@@ -98,14 +98,14 @@ pub struct Command<'a> {
     pub journal: bool,
     /// True when guests are recorded.
     pub record: bool,
-    /// The image of the kernel to restart with, if it is another one.
+    /// The image of the kernel for the restart, if it is a different one.
     pub restart_kernel: Option<&'a Path>,
 }
 
 /// Formats a finished run for the screen.
 pub type Screen<D, S> = dyn Fn(&Report<D, S>, &Record) -> String;
 
-/// Runs an experiment that `make` returns once the artefacts are there, and reports it. Returns the
+/// Runs an experiment that `make` returns once the artefacts exist, and reports it. Returns the
 /// exit code.
 pub fn run<E: Experiment>(
     command: &Command<'_>,
@@ -204,7 +204,7 @@ pub fn run<E: Experiment>(
         record: format!("{finished}/record.json"),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    // The disks go first: they may be what has filled the host's.
+    // Remove the disks first: they may have filled the host's.
     if !command.args.keep {
         store.remove_disks().context("cannot remove the disks")?;
     }
@@ -224,7 +224,7 @@ pub fn run<E: Experiment>(
     Ok(record.exit_code.into())
 }
 
-/// Name of the run's directory, behind its time.
+/// Returns the part of the name of the run's directory that follows the time.
 fn title(command: &Command<'_>) -> String {
     match command.name {
         "scenario" => command.what.to_owned(),
@@ -249,7 +249,7 @@ pub fn outputs(args: &ExperimentArgs, context: &Context) -> Vec<(PathBuf, Writte
     outputs
 }
 
-/// Writes what a listener has made to its file.
+/// Writes the output of a listener to its file.
 pub fn write(path: &Path, written: &Written) -> Result<()> {
     let text = written
         .take()
@@ -270,7 +270,7 @@ fn journal<E: Experiment>(
         if command.args.resume {
             return Err(exit::Usage("`rerun` and --resume exclude each other".into()).into());
         }
-        // It must not replace the journal of the whole.
+        // A part of a run must not replace the journal of the whole run.
         return Ok(Journal::none());
     }
     if !command.journal {
@@ -314,11 +314,12 @@ fn units<E: Experiment>(experiment: &E, report: &Report<E::Detail, E::Summary>) 
         .collect()
 }
 
-/// Returns what a unit's record has beside its outcome.
+/// Returns the data of a unit's record besides its outcome.
 fn detail(recorded: Option<Value>) -> Value {
     let mut detail = recorded.unwrap_or_else(|| json!({}));
     if let Some(fields) = detail.as_object_mut() {
-        // The guest's own words for the outcome. An object has each name once.
+        // Drop the unit's own data of this name: the outcome has it. An object can have each name
+        // only once.
         for name in ["key", "condition", "blame", "verdict", "why", "lines", "ms"] {
             fields.remove(name);
         }

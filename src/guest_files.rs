@@ -18,14 +18,14 @@ use tar::{Archive, Builder, Entry, EntryType, HeaderMode};
 
 use crate::stdout;
 
-/// Number of bytes of what a program in the guest says on standard error that are kept.
-const SAID: usize = 4096;
+/// Maximum number of bytes kept of the standard error of a program in the guest.
+const KEPT: usize = 4096;
 
 /// A file or directory on the host, and one in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     host: PathBuf,
-    /// Its directory in the guest, and its name there.
+    /// Its directory and its name in the guest.
     guest: (String, String),
 }
 
@@ -47,7 +47,8 @@ impl std::str::FromStr for Copy {
             None => {
                 let resolved = std::path::absolute(host).map_err(|error| error.to_string())?;
                 let name = resolved.file_name().and_then(|name| name.to_str());
-                name.ok_or("this path has no name; say HOST:GUEST")?.into()
+                name.ok_or("this path has no name; write HOST:GUEST")?
+                    .into()
             }
         };
         let guest = Path::new(WORK_DIR).join(name);
@@ -65,7 +66,7 @@ impl std::str::FromStr for Copy {
 }
 
 impl Copy {
-    /// What has this name in a directory of the guest, as `host`.
+    /// Returns the copy of the file or directory `name` in a directory of the guest to `host`.
     pub fn out_of(directory: &str, name: &str, host: &Path) -> Self {
         Self {
             host: host.to_owned(),
@@ -73,13 +74,14 @@ impl Copy {
         }
     }
 
-    /// Returns why this cannot be copied into a guest, as far as it can be known before.
+    /// Returns the reason why this cannot be copied into a guest, if that is known beforehand.
     pub fn cannot_enter(&self) -> Option<String> {
         let exists = self.host.exists();
         (!exists).then(|| format!("--copy-in: there is no {}", self.host.display()))
     }
 
-    /// Returns why nothing can be copied out of a guest to here, as far as it can be known before.
+    /// Returns the reason why nothing can be copied from a guest to `host`, if that is known
+    /// beforehand.
     pub fn cannot_leave(&self) -> Option<String> {
         let parent = std::path::absolute(&self.host).ok()?;
         let parent = parent.parent()?;
@@ -87,7 +89,8 @@ impl Copy {
         (!exists).then(|| format!("--copy-out: there is no directory {}", parent.display()))
     }
 
-    /// Copies it into a guest, with its mode, as root's. Existing directories are kept.
+    /// Copies the file or directory into a guest, with its mode; root owns the copy. Existing
+    /// directories are kept.
     pub fn enter(&self, guest: &mut Guest) -> Result<()> {
         let what = || format!("cannot copy {} into the guest", self.host.display());
         let (reader, writer) = io::pipe().with_context(what)?;
@@ -110,8 +113,8 @@ impl Copy {
         ended.check().with_context(what)
     }
 
-    /// Copies it out of a guest. Existing files are replaced; existing directories get the files
-    /// that they lack.
+    /// Copies the file or directory out of a guest. Replaces existing files, and adds to
+    /// existing directories.
     pub fn leave(&self, guest: &mut Guest) -> Result<()> {
         let (directory, name) = &self.guest;
         let what = || format!("cannot copy {directory}/{name} out of the guest");
@@ -143,27 +146,27 @@ impl Copy {
 /// The end of a tar in the guest.
 struct Finished {
     last: Last,
-    said: String,
+    stderr: String,
 }
 
 impl Finished {
     fn check(&self) -> Result<()> {
         match &self.last {
             Last::Ended(ended) if ended.shell_status() == 0 => Ok(()),
-            Last::Ended(ended) => bail!("{} ({ended})", self.said.trim()),
+            Last::Ended(ended) => bail!("{} ({ended})", self.stderr.trim()),
             Last::NotRun { message, .. } => bail!("there is no tar: {message}"),
         }
     }
 }
 
-/// Runs a program in the guest, with what it says on standard error.
+/// Runs a program in the guest; its error includes its standard error.
 fn run(
     guest: &mut Guest,
     argv: &[&str],
     input: Box<dyn Read + Send>,
     output: Box<dyn Write + Send>,
 ) -> Result<Finished> {
-    let said = Said::default();
+    let stderr = Excerpt::default();
     let program = Program {
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
         cwd: "/".into(),
@@ -172,12 +175,12 @@ fn run(
     let streams = Streams {
         input,
         output,
-        error: Box::new(said.clone()),
+        error: Box::new(stderr.clone()),
     };
     let mut reports = Vec::new();
     let mut reported = |alerts: &[Alert]| reports.extend_from_slice(alerts);
     let Attached { last, .. } = guest.attach(program, streams, &mut |_| {}, &mut reported)?;
-    // They are the kernel's fault, whatever becomes of the copy.
+    // The kernel is to blame for reports, whatever the result of the copy.
     if !reports.is_empty() {
         return Err(crucible_engine::guest::GuestError::Alert {
             alerts: reports,
@@ -188,25 +191,25 @@ fn run(
     }
     Ok(Finished {
         last,
-        said: said.text(),
+        stderr: stderr.text(),
     })
 }
 
-/// Keeps the beginning of what is written.
+/// Keeps the beginning of the output.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
+struct Excerpt(Arc<Mutex<Vec<u8>>>);
 
-impl Said {
+impl Excerpt {
     fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-impl Write for Said {
+impl Write for Excerpt {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = SAID.saturating_sub(kept.len());
+        let room = KEPT.saturating_sub(kept.len());
         kept.extend(&bytes[..bytes.len().min(room)]);
         Ok(bytes.len())
     }
@@ -233,7 +236,7 @@ fn send(from: &Path, name: &str, to: PipeWriter) -> io::Result<()> {
 /// Reads an archive from a guest, which may be hostile: each entry is below `to`, through real
 /// directories only, and is a file, a directory or a symbolic link without special mode bits.
 fn receive(from: PipeReader, to: &Path) -> Result<()> {
-    // A link of the user's is followed; one that the archive makes is not.
+    // The user's own links are followed; links that the archive creates are not.
     let resolved = fs::canonicalize(to).ok().filter(|to| to.is_dir());
     let to = resolved.as_deref().unwrap_or(to);
     let mut archive = Archive::new(from);
@@ -258,7 +261,7 @@ fn receive(from: PipeReader, to: &Path) -> Result<()> {
             to.display()
         ));
     }
-    // Otherwise tar in the guest would wait.
+    // Read the rest: otherwise tar in the guest would block.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     unpacked
 }
@@ -276,7 +279,7 @@ fn below(to: &Path, entry: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Unpacks an entry. Returns false when it is of another type.
+/// Unpacks an entry. Returns false when it is of a different type.
 fn unpack<R: Read>(
     entry: &mut Entry<'_, R>,
     path: &Path,
@@ -332,7 +335,7 @@ fn unpack<R: Read>(
     Ok(true)
 }
 
-/// Removes what is not a directory.
+/// Removes a file that is not a directory.
 fn make_room(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.is_dir() => fs::remove_file(path),
@@ -396,7 +399,7 @@ mod tests {
             (EntryType::Fifo, "x/f", ""),
         ];
         receive(archive(&entries), &to).unwrap();
-        // Once more, over what is there.
+        // Once more, over the existing files.
         receive(archive(&entries), &to).unwrap();
         assert_eq!(fs::read_to_string(to.join("a")).unwrap(), "text");
         let mode = fs::metadata(to.join("a")).unwrap().permissions().mode();

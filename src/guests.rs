@@ -30,18 +30,18 @@ const MOST: usize = 4;
 /// Starts machines on this host.
 pub struct HostLab<'a> {
     images: &'a BootArtefacts,
-    /// What the machines boot in which another kernel restarts.
+    /// The artefacts of machines that restart with a different kernel.
     restart: Option<&'a BootArtefacts>,
     context: &'a Context,
     slowness: u32,
     /// True when guests are recorded.
     record: bool,
     lines: Lines<'a>,
-    /// Where guests were to leave their memory, with the image of their kernel.
+    /// Paths of guests' memory dumps, with the image of their kernel.
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// Maximum number of such files.
     most: usize,
-    /// The disk that guests start with a copy of, instead of an empty one.
+    /// The disk of which guests start with a copy, instead of an empty one.
     disk: Option<PathBuf>,
     /// Number of processes that keep the vCPUs of each guest busy.
     load: u32,
@@ -68,7 +68,7 @@ impl<'a> HostLab<'a> {
         }
     }
 
-    /// The same for this experiment.
+    /// Returns the lab with the memory dumps and the disk that this experiment needs.
     pub fn fitting<E: Experiment>(mut self, experiment: &E) -> Self {
         if !experiment.keeps_memory() {
             self.most = 0;
@@ -79,7 +79,7 @@ impl<'a> HostLab<'a> {
 }
 
 impl<'a> HostLab<'a> {
-    /// Lets the kernel of these images restart what the other one has checkpointed.
+    /// Lets the kernel of these images restart images that the other kernel has written.
     pub fn restarting_in(mut self, images: Option<&'a BootArtefacts>) -> Self {
         self.restart = images;
         self
@@ -99,7 +99,7 @@ impl<'a> HostLab<'a> {
     ) -> Result<Box<dyn Machine>, LabError> {
         let mut spec = images.machine(scratch, dir);
         match self.record {
-            // Its replay has the memory of every instruction.
+            // A replay can show the memory at every instruction.
             true => spec.record = Some(dir.join(recordings::NAME)),
             false => spec.dump = self.memory(dir, &images.kernel.image),
         }
@@ -107,7 +107,7 @@ impl<'a> HostLab<'a> {
         machine.map_err(|e| lab_error(&e))
     }
 
-    /// Returns the file to which a guest leaves its memory, unless enough others have.
+    /// Returns the file for a guest's memory, unless the run already has enough such files.
     fn memory(&self, dir: &Path, kernel: &Path) -> Option<PathBuf> {
         let mut memories = self.memories();
         if memories.iter().filter(|(path, _)| path.exists()).count() >= self.most {
@@ -146,17 +146,17 @@ impl Lab for HostLab<'_> {
 
     fn open_memory(&self, file: &Path) -> String {
         let memories = self.memories();
-        // The run has another name by now than when the guest was started.
+        // The run's directory has been renamed since the guest was started.
         let of = memories.iter().find(|(path, _)| ends_alike(path, file));
         let kernel = of.map_or(&self.images.kernel.image, |(_, kernel)| kernel);
         let words = [Path::new("gdb"), kernel, file];
         let words = words.map(|word| word.to_string_lossy().into_owned());
-        // It fails for a NUL only, which no path has.
+        // It fails only for a NUL, which no path has.
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }
 
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine> {
-        // A report does not say which of two kernels has printed it.
+        // A report does not show which of two kernels has printed it.
         if self.restart.is_some() {
             return Vec::new();
         }

@@ -19,7 +19,7 @@ pub const ENVIRONMENT: &str =
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// Libraries that are not copied: the outer Linux has them, and they must match its dynamic
-/// loader. It has to be the same Debian release.
+/// loader. Both must be of the same Debian release.
 const LIBC: [&str; 3] = ["libc.so", "libm.so", "ld-linux"];
 
 /// Copies QEMU, its libraries and its firmware to `qemu` below `root`.

@@ -23,8 +23,8 @@ pub fn open(path: &Path) -> Result<BufReader<File>> {
     Ok(BufReader::with_capacity(BUFFER, file))
 }
 
-/// Returns the error for an image that cannot be read. A file that is not an image, or a damaged one, is
-/// a mistake on the command line.
+/// Returns the error for an image that cannot be read. A file that is not an image, or a damaged
+/// one, is a mistake on the command line.
 pub fn unreadable(path: &Path, error: ImageError) -> Error {
     let path = path.display();
     match error {

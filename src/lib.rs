@@ -49,14 +49,14 @@ use crucible_vmm::kvm::monitor;
 
 /// Runs the program with the arguments of this process, and returns its exit code.
 pub fn main() -> ExitCode {
-    // A monitor must start at once, and its whole configuration comes by its control socket.
+    // A monitor must start without delay, and receives its configuration on its control socket.
     if env::args_os().skip(1).eq([machines::MONITOR]) {
         return monitor::main();
     }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // If it cannot be printed, there is no other place to report it.
+            // If the error cannot be printed, there is no other place to report it.
             let _ = error.print();
             return if error.use_stderr() {
                 exit::USAGE.into()

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The log of what crucible does: the commands that it runs, the messages of machines and agents.
+//! The log: the commands that crucible runs, the messages of machines and agents.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,10 +16,10 @@ use crate::stdout::message;
 /// Name of the file in the run's directory.
 const NAME: &str = "crucible.log";
 
-/// Maximum length of what is kept until there is a file.
+/// Maximum number of bytes that are kept until there is a file.
 const EARLY: usize = 1 << 20;
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<State>>);
 
@@ -43,7 +43,7 @@ impl Log {
             .with_timer(Uptime(std::time::Instant::now()))
             .with_writer(log.clone())
             .finish();
-        // Fails only where there is one already: another context of the same process.
+        // Fails only if the process already has a log, from a different context.
         let _ = tracing::subscriber::set_global_default(subscriber);
         log
     }

@@ -19,7 +19,7 @@ pub struct MachineArgs {
     /// Machine backend that runs the guest
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub machine: MachineArg,
-    /// Number of the guest's vCPUs. With one, events are counted the same in each run
+    /// Number of the guest's vCPUs. With one vCPU, event counts are the same in each run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub vcpus: u8,
     /// Memory of the guest in MiB, instead of the 1024 of the base kernel and the 2048 of the
@@ -34,7 +34,7 @@ pub struct MachineArgs {
     pub load: u32,
 }
 
-/// [`Kind`], on the command line.
+/// The values of `--machine`; see [`Kind`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MachineArg {
     /// Our own VMM if this host's KVM can run a kernel, else QEMU
@@ -61,7 +61,7 @@ pub fn probe(context: &Context) -> Result<probe::Finding> {
     probe::cached(&path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Chooses the backend. Where `auto` does not choose KVM, a note says why.
+/// Chooses the backend. Where `auto` does not choose KVM, a note has the reason.
 pub fn choose(context: &Context, wanted: MachineArg) -> Result<Kind> {
     if wanted == MachineArg::Qemu {
         return Ok(Kind::Qemu);
@@ -88,7 +88,7 @@ pub fn identity(kind: Kind, spec: &MachineSpec) -> Result<String> {
     }
 }
 
-/// The command that runs this program as a VMM process.
+/// Returns the command that runs this program as a VMM process.
 fn monitor() -> kvm::Options {
     kvm::Options {
         program: "/proc/self/exe".into(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What `crucible mutate` needs beside the kernel with the mutants: a disk on which all workloads are
-//! built, the lines that each case runs, and the list of equivalent mutants.
+//! Prepares the inputs of `crucible mutate`, in addition to the kernel with the mutants: a disk
+//! on which all workloads are built, the lines that each case runs, and the list of equivalent
+//! mutants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +20,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::guests::HostLab;
 
-/// Increase these when the way in which disk and lines are found changes.
+/// Increase these when the procedure for the disk and the lines changes.
 const RECIPES: [&str; 2] = ["workloads 1", "reach 1"];
 
 /// The list of equivalent mutants, in the sources.
@@ -34,8 +35,8 @@ const REFUSALS: &str = "tests/scenarios/refused";
 /// The lines that each case runs, in its artefact.
 const REACH: &str = "reach.json";
 
-/// Returns a disk with all workloads, also that of `others`, built in a guest of these images, and the
-/// lines that each case runs on the kernel that counts. Both are made once.
+/// Returns a disk with all workloads, including that of `others`, built in a guest of these
+/// images, and the lines that each case runs on the kernel that counts lines. Both are made once.
 pub fn prepare(
     context: &Context,
     images: &BootArtefacts,
@@ -120,7 +121,7 @@ fn workloads(
     Ok(store.dir().join(SCRATCH))
 }
 
-/// Runs each case on the kernel that counts.
+/// Runs each case on the kernel that counts lines.
 fn reach(
     context: &Context,
     images: &BootArtefacts,
@@ -158,7 +159,10 @@ fn reach(
     }
     for failed in report.findings.iter().filter(|one| !one.outcome.is_pass()) {
         let why = &failed.outcome.why;
-        let text = format!("{} does not count, it ends otherwise: {why}", failed.key);
+        let text = format!(
+            "{} is left out, because it does not pass: {why}",
+            failed.key
+        );
         context.progress().note(&text);
     }
     if report.summary.cases.is_empty() {
@@ -185,7 +189,7 @@ pub fn forger(sources: &Sources) -> Result<Vec<u8>> {
     fs::read(&path).with_context(|| format!("cannot read {FORGER}"))
 }
 
-/// Returns the scenario whose trees a checkpoint must refuse; none if the sources lack the tests.
+/// Returns the scenario whose trees a checkpoint must refuse; `None` if the sources lack the tests.
 pub fn refusals(sources: &Sources) -> Result<Option<Scenario>> {
     let path = sources.root().join(REFUSALS);
     if !path.exists() {

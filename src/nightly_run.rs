@@ -30,12 +30,12 @@ use crate::exit::{HostTrouble, Usage};
 use crate::experiment_run::{self, ExperimentArgs};
 use crate::{machines, screens, stdout};
 
-/// The file of the history in a directory of results.
+/// Returns the file of the history in a directory of results.
 pub fn history(results: &Path) -> PathBuf {
     results.join("history.sqlite")
 }
 
-/// Opens a history that is there.
+/// Opens an existing history.
 pub fn existing(path: &Path) -> Result<Store> {
     match path.is_file() {
         true => Ok(Store::open(path)?),
@@ -47,8 +47,8 @@ pub fn existing(path: &Path) -> Result<Store> {
     }
 }
 
-/// Returns the directory of the results that a history is of: runs lie beside it, wherever both were
-/// taken.
+/// Returns the directory of the results that a history is of: runs are in the same directory,
+/// even if both have been moved.
 pub fn directory(history: &Path) -> &Path {
     match history.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -56,7 +56,7 @@ pub fn directory(history: &Path) -> &Path {
     }
 }
 
-/// Finds a night of a history; the last one if `night` is none.
+/// Finds a night of a history; the last one if `night` is `None`.
 pub fn find(store: &Store, night: Option<&str>) -> Result<NightRow> {
     let mut nights = store.nights()?;
     let last = nights.len().checked_sub(1);
@@ -75,7 +75,7 @@ pub fn find(store: &Store, night: Option<&str>) -> Result<NightRow> {
     Ok(nights.swap_remove(at))
 }
 
-/// Shows a night of a history; the last one if `night` is none.
+/// Shows a night of a history; the last one if `night` is `None`.
 pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> {
     let night = find(store, night)?;
     let report = NightReport::of(store, &night.id, None)?;
@@ -86,7 +86,7 @@ pub fn show(store: &Store, night: Option<&str>, json: bool) -> Result<ExitCode> 
     Ok(report.condition.exit_code().into())
 }
 
-/// Directory of the scenario whose comparison must fail, below that of the sources.
+/// Directory of the scenario whose comparison must fail, relative to the sources.
 const CANARY: &str = "scenarios/shared/canary";
 
 /// File of a night with the basis of its plan.
@@ -117,8 +117,9 @@ pub fn show_plan(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(crate::exit::PASS.into())
 }
 
-/// Returns the words of the command that runs again what of a night failed or never ran, as a night of
-/// its own; none if there is nothing. Returns nothing if the history has no such night.
+/// Returns the words of the command that runs the failed and missing tests of a night again, as a
+/// separate night; empty if there are no such tests. Returns `None` if the history has no such
+/// night.
 ///
 /// # Errors
 /// The history or a scenario cannot be read.
@@ -151,7 +152,7 @@ pub fn again(night: &str, context: &Context) -> Result<Option<Vec<String>>> {
     Ok(Some(words))
 }
 
-/// Returns what this host and this checkout have to offer.
+/// Returns the scenarios of this checkout and the machine backends of this host.
 fn offer(context: &Context) -> Result<Offer> {
     let scenarios = context.root()?.join("scenarios");
     let mut offer = Offer {
@@ -170,7 +171,7 @@ fn offer(context: &Context) -> Result<Offer> {
     Ok(offer)
 }
 
-/// Makes the plan. Returns it with what it was made from and the directory of the results.
+/// Makes the plan. Returns it with its inputs and the directory of the results.
 fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, Basis, PathBuf)> {
     let results = context.results()?;
     let basis = basis(args, &results, night)?;
@@ -178,15 +179,15 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
     if !args.job.is_empty() {
         jobs.retain(|job| args.job.iter().any(|pattern| is_like(pattern, &job.key())));
         if jobs.is_empty() {
-            let why = "no job is like that; `crucible nightly --plan` lists them";
+            let why = "no job matches that; `crucible nightly --plan` lists all jobs";
             return Err(Usage(why.into()).into());
         }
     }
     Ok((plan(jobs, &basis, args.shard.of), basis, results))
 }
 
-/// Returns the basis of a plan: the user's; what the night began with; or what the history says, if
-/// the night has no other shards, whose history may be another.
+/// Returns the basis of a plan: the user's; that of the night's beginning; or that of the history,
+/// if the night has no other shards, whose history may differ.
 fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     let begun = results.join("nights").join(night).join(BASIS);
     let path = match &args.basis {
@@ -201,7 +202,7 @@ fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     Ok(basis_of(path)?.ok_or_else(none)?)
 }
 
-/// Reads a basis; none if there is no such file.
+/// Reads a basis; returns `None` if there is no such file.
 fn basis_of(path: &Path) -> Result<Option<Basis>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -211,7 +212,7 @@ fn basis_of(path: &Path) -> Result<Option<Basis>> {
     Ok(Some(serde_json::from_str(&text).map_err(malformed)?))
 }
 
-/// Returns true when a text begins with the pattern, or is like it; `*` stands for any text.
+/// Returns true when a text begins with the pattern, or matches it; `*` stands for any text.
 fn is_like(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
@@ -269,7 +270,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
             Ok(parts) => {
                 provenance.insert(flavour, parts);
             }
-            // A kernel that does not build is what a night may be for.
+            // A kernel that does not build may be the very failure that a night is to find.
             Err(why) => {
                 let text = why.clone();
                 stream.tell(Body::Note { text });
@@ -281,7 +282,7 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
         night,
         shard: args.shard,
         root: context.root()?,
-        // Jobs run in another directory.
+        // Jobs run in a different directory.
         results: results.canonicalize().context("cannot find the results")?,
         program,
         deadline: args.budget.map(|budget| began + budget),
@@ -371,8 +372,8 @@ pub fn run(args: &NightlyArgs, context: &Context) -> Result<ExitCode> {
     Ok(record.exit_code.into())
 }
 
-/// Returns the name of the night: the user's, or the date. A night of that date that has not ended is
-/// continued; else a number is added.
+/// Returns the name of the night: the user's, or the date. Continues an unfinished night of that
+/// date; if it has ended, adds a number.
 fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
     if let Some(name) = &args.night {
         return Ok(name.clone());
@@ -399,7 +400,7 @@ fn name(args: &NightlyArgs, results: &Path) -> Result<String> {
 fn usage(error: NightError) -> anyhow::Error {
     match error {
         NightError::History(crucible_history::Error::OtherPlan { night, .. }) => Usage(format!(
-            "the night {night} has begun with another plan (the checkout, the history or the \
+            "the night {night} has begun with a different plan (the checkout, the history or the \
              options have changed since); give a new one another name with --night"
         ))
         .into(),
@@ -408,7 +409,8 @@ fn usage(error: NightError) -> anyhow::Error {
     }
 }
 
-/// Builds everything of a flavour, and returns its hashes and versions, or why it cannot be made.
+/// Builds everything of a flavour, and returns its hashes and versions, or the reason why it
+/// cannot be made.
 fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     let output = Command::new(program)
         .args(["--quiet", "provenance", "--flavour", flavour])
@@ -420,7 +422,7 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
         let first = words.lines().next().unwrap_or_default();
         let first = first.trim_start_matches("crucible: ");
         let why = format!("the {flavour} kernel cannot be made: {first}");
-        // The host is to be mended, and the whole night is its matter.
+        // The host must be repaired before any test of the night can run.
         return match output.status.code() {
             Some(..=127) | None => Ok(Err(why)),
             Some(_) => Err(anyhow::Error::new(HostTrouble(
@@ -432,10 +434,10 @@ fn prepare(program: &Path, flavour: &str) -> Result<Result<Value, String>> {
     Ok(Ok(parts.context("`crucible provenance` prints no JSON")?))
 }
 
-/// Returns a hash of what the number of a guest's instructions depends on beside its kernel.
+/// Returns a hash of all inputs except the kernel that change the number of a guest's instructions.
 fn harness(provenance: &BTreeMap<String, Value>) -> String {
     let mut hash = Fingerprint::new("harness");
-    // They are the same for all flavours.
+    // These inputs are the same for all flavours.
     if let Some(parts) = provenance.values().next() {
         for name in ["agent", "userland", "qemu"] {
             hash = hash.add(name, parts[name].to_string());
@@ -446,7 +448,7 @@ fn harness(provenance: &BTreeMap<String, Value>) -> String {
     hash.finish()
 }
 
-/// Judges what a shard has run: with the history if it is the whole night.
+/// Judges the results of a shard: with the history if it is the whole night.
 fn concluded(
     args: &NightlyArgs,
     settings: &Settings,
@@ -516,7 +518,7 @@ fn hook(args: &NightlyArgs, report: &NightReport) -> Result<()> {
     Ok(())
 }
 
-/// Tells what happens in a night as events, and keeps the units for the record.
+/// Emits the steps of a night as events, and keeps the units for the record.
 struct Ear<'a> {
     stream: &'a Stream,
     units: Vec<UnitRecord>,
@@ -537,7 +539,7 @@ impl Listener for Ear<'_> {
                         outcome: outcome.clone(),
                         unit_ms: row.ms,
                     },
-                    // No unit of the plan's; it is a row of the history all the same.
+                    // A result that is not in the plan is still a row of the history.
                     _ => Body::Note {
                         text: format!("{} ({})", outcome.condition.name(), outcome.why),
                     },

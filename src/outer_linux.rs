@@ -72,7 +72,7 @@ impl Outer {
         let guest = GuestArgs {
             kernel: inner.clone(),
             gdb: None,
-            // Only the files are used here.
+            // Only the files of these artefacts are used.
             machine: MachineArgs {
                 machine: MachineArg::Qemu,
                 vcpus: 1,
@@ -145,7 +145,7 @@ impl Outer {
         Ok(run)
     }
 
-    /// Path of the console's log.
+    /// Returns the path of the console's log.
     pub fn console(&self) -> PathBuf {
         self.directory.path().join("console.log")
     }
@@ -156,15 +156,15 @@ impl Outer {
     }
 }
 
-/// Copies the results of complete runs in the bundle to `results`, if there are any. The outer Linux
-/// ran guests on its files, so it is trusted no more than a guest.
+/// Copies the results of complete runs in the bundle to `results`, if there are any. The outer
+/// Linux ran guests on its files, so it is no more trusted than a guest.
 fn bring_results(guest: &mut Guest, results: &Path) -> Result<()> {
     let words = ["/bin/sh", "-c", "test -d /bundle/results"].map(String::from);
     let found = guest.exec(&words, &BTreeMap::new(), "/", BOOT)?;
     if !found.success() {
         return Ok(());
     }
-    // Directories appear whole, as those of other runs do.
+    // Directories appear complete, like those of other runs.
     let store = Store::begin(results, "nested")
         .with_context(|| format!("cannot write to {}", results.display()))?;
     let inner = store.dir().join("inner");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run consists of: hashes and versions of everything that can change its result. Two runs
+//! The provenance of a run: hashes and versions of everything that can change its result. Two runs
 //! with equal provenance run the same code on the same kind of host.
 
 use std::fs;
@@ -16,23 +16,23 @@ use crate::boot_artefacts::BootArtefacts;
 use crate::embedded;
 use crate::machines::Kind;
 
-/// What a run consists of. Hashes are sha256 in hex unless stated otherwise.
+/// The provenance of a run. Hashes are sha256 in hex unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
     /// This program.
     pub program: Program,
-    /// The checkout that the guest's parts are built from; none where the program brings them.
+    /// The checkout that the guest's parts are built from; `None` if they come with the program.
     pub checkout: Option<Checkout>,
     /// The guest's kernel.
     pub kernel: KernelParts,
-    /// The kernel of the machines that restart, if it is another one.
+    /// The kernel of the machines that restart, if it is a different one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_kernel: Option<KernelParts>,
     /// Hash of the image with the agent and its tools.
     pub agent: String,
     /// The guest's userland.
     pub userland: Userland,
-    /// First line of `qemu-system-x86_64 --version`; none on KVM.
+    /// First line of `qemu-system-x86_64 --version`; `None` with our VMM.
     pub qemu: Option<String>,
     /// The host.
     pub host: Host,
@@ -43,7 +43,7 @@ pub struct Provenance {
 pub struct Program {
     /// Its version.
     pub version: String,
-    /// Version of its compiler, and of the agent's where both are built in one checkout.
+    /// Version of its compiler, and of the agent's if both are built in one checkout.
     pub compiler: String,
     /// The commit that it was built from. Debug builds do not know it.
     pub built_from: Option<Checkout>,
@@ -63,8 +63,8 @@ pub struct Checkout {
 pub struct KernelParts {
     /// Hash of the image.
     pub image: String,
-    /// Version and flavour, and the hashes of source, series and configuration that it was made
-    /// from.
+    /// Version and flavour, and the hashes of its source, series and
+    /// configuration.
     #[serde(flatten)]
     pub identity: Identity,
 }
@@ -74,9 +74,10 @@ pub struct KernelParts {
 pub struct Userland {
     /// Hash of the image.
     pub image: String,
-    /// Number of its Debian packages, which `userland-packages.txt` lists; 0 if they are not known.
+    /// Number of its Debian packages, which `userland-packages.txt` lists; 0 if the packages are
+    /// unknown.
     pub packages: usize,
-    /// Hash of that list; empty if they are not known.
+    /// Hash of that list; empty if the packages are unknown.
     pub list: String,
     /// The list: name, version, architecture and sha256 of each package, for a file of the run.
     #[serde(skip)]
@@ -96,7 +97,7 @@ pub struct Host {
     pub kernel: String,
 }
 
-/// Returns what a guest of these artefacts consists of.
+/// Returns the provenance of a guest with these artefacts.
 ///
 /// # Errors
 ///
@@ -118,7 +119,7 @@ pub fn provenance(images: &BootArtefacts) -> Result<Provenance> {
     })
 }
 
-/// Returns what the kernel of these artefacts consists of.
+/// Returns the provenance of the kernel of these artefacts.
 ///
 /// # Errors
 ///
@@ -149,7 +150,7 @@ fn checkout(root: &Path) -> Option<Checkout> {
     }
     let git = |args: &[&str]| {
         let output = Command::new("git")
-            // Root may look at a user's checkout; nothing that its configuration names is run.
+            // Root may examine a user's checkout: run no program that its configuration names.
             .args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C"])
             .arg(root)
             .args(args)

@@ -13,8 +13,8 @@ use crucible_vmm::qemu::Recording;
 /// Name of the directory of a recording, in its machine's directory.
 pub const NAME: &str = "recording";
 
-/// Compresses the recordings of a run whose guests have ended. Returns their directories, in that of
-/// the run.
+/// Compresses the recordings of a run whose guests have ended. Returns their directories,
+/// relative to that of the run.
 pub fn complete(store: &Store) -> Result<Vec<String>> {
     let mut found = Vec::new();
     find(store.dir(), &mut found).context("cannot read the run's directory")?;
@@ -42,16 +42,16 @@ fn find(directory: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A place in a recording.
+/// A named place in a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
-    /// What it was asked for.
+    /// Its name: a number of instructions, or a step and its unit.
     pub name: String,
     /// Number of instructions since the guest's start.
     pub instructions: u64,
 }
 
-/// A recording of a run, with what the run's events say about it.
+/// A recording of a run, with data from the run's events.
 #[derive(Debug, Default)]
 pub struct Recorded {
     /// Directory of the recording.
@@ -74,7 +74,7 @@ struct Step {
 
 impl Recorded {
     /// Reads the events of a run. Chooses the recording of this name, or the one in which a unit
-    /// failed first. The error is the user's.
+    /// failed first. The error is a message for the user.
     pub fn load(run: &Path, wanted: Option<&str>) -> Result<Self, String> {
         let path = run.join(stream::FILE_NAME);
         let text = fs::read_to_string(&path)
@@ -129,8 +129,8 @@ impl Recorded {
             _ => steps.last().map(|it| it.unit.clone()).unwrap_or_default(),
         };
         steps.retain(|it| it.unit == unit);
-        // The failure is at the last restart. After that, another machine may have made another
-        // control.
+        // The failure is at the last restart. After that, a different machine may have run a
+        // second control.
         let of = |name| steps.iter().rev().find(move |it: &&Step| it.name == name);
         let last = of("restart")
             .or_else(|| of("checkpoint"))
@@ -147,8 +147,8 @@ impl Recorded {
         })
     }
 
-    /// Finds a place: a number of instructions, the start of a step, or `failure`. A step that was
-    /// done several times was done last. The error is the user's.
+    /// Finds a place: a number of instructions, the start of a step, or `failure`. Of a step that
+    /// was done several times, it is the last start. The error is a message for the user.
     pub fn find(&self, event: &str) -> Result<Mark, String> {
         let mark = |name: &str, instructions| Mark {
             name: name.into(),

@@ -7,8 +7,8 @@ use std::io::{self, ErrorKind, Write};
 use anyhow::{Context as _, Result};
 use crucible_protocol::{shown_json, shown_lines};
 
-/// Prints text on standard output. A reader that has gone, as in `crucible list | head -1`, is not
-/// a failure: the exit code remains that of the result.
+/// Prints text on standard output. A closed reader, as in `crucible list | head -1`, is not a
+/// failure: the exit code remains that of the result.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -34,7 +34,8 @@ pub fn line(text: Arguments<'_>) -> Result<()> {
     print(&format!("{text}\n"))
 }
 
-/// Prints a line on standard error, without control characters that a guest may have put into it. If it cannot be printed there is no other place for it.
+/// Prints a line on standard error, without control characters that a guest may have put into it.
+/// If that fails, there is no other place to print it.
 pub fn message(text: Arguments<'_>) {
     let text = text.to_string();
     let _ = writeln!(io::stderr().lock(), "{}", shown_lines(&text));
@@ -50,7 +51,7 @@ pub fn message_raw(text: Arguments<'_>) {
 mod tests {
     use super::*;
 
-    /// [`screen`], [`json`] and [`message`] print what these return.
+    /// [`screen`], [`json`] and [`message`] print the results of these functions.
     #[test]
     fn what_a_guest_printed_cannot_control_the_terminal() {
         let hostile = "a\u{1b}[2Jb\u{7}\nc";

@@ -22,8 +22,8 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Creates a directory whose name contains `what` among other users' (`/tmp`), and removes those
-    /// whose process has ended. It is for small files; its path is short enough for sockets.
+    /// Creates a directory whose name contains `what` among other users' (`/tmp`), and removes
+    /// those whose process has ended. Use it for small files; its path is short enough for sockets.
     pub fn new(what: &str) -> Result<Self> {
         Self::create(what, &env::temp_dir())
     }
@@ -50,7 +50,7 @@ impl Temporary {
         }
     }
 
-    /// Path of the directory.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::termios::{self, OptionalActions, Termios};
 
-/// Limit for the agent's first answer; long, since such a guest is also for broken kernels.
+/// Limit for the agent's first answer; long, because such guests also boot broken kernels.
 pub const BOOT: Duration = Duration::from_secs(120);
 
-/// Returns the numbers of lines and columns of this terminal; 24 and 80 if they are not known.
+/// Returns the numbers of lines and columns of this terminal; 24 and 80 if they are unknown.
 pub fn size() -> (u16, u16) {
     termios::tcgetwinsize(io::stdout())
         .map(|size| (size.ws_row, size.ws_col))
@@ -23,7 +23,7 @@ pub fn size() -> (u16, u16) {
 pub struct RawTerminal(Option<Termios>);
 
 impl RawTerminal {
-    /// Enters it if standard input is a terminal.
+    /// Enters raw mode if standard input is a terminal.
     pub fn enter() -> Result<Self> {
         if !io::stdin().is_terminal() {
             return Ok(Self(None));

@@ -20,15 +20,15 @@ const RECIPE: &str = "warm 1";
 /// Kind of the artefact in the cache.
 const KIND: &str = "warm";
 
-/// Number of snapshots that are kept. Each build of this program and each boot of the host
-/// needs its own, of a hundred megabytes or more.
+/// Number of snapshots that are kept, each of a hundred megabytes or more. Each build of
+/// this program and each boot of the host needs its own.
 const KEEP: usize = 16;
 
 /// Limit for the agent's first answer.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// Returns the snapshot that the machine `spec` can start from. Without one, boots a guest and
-/// takes it.
+/// Returns the snapshot from which the machine `spec` can start. If there is none, boots a
+/// guest and takes it.
 pub fn saved(
     cache: &Cache,
     images: &BootArtefacts,
@@ -46,7 +46,7 @@ pub fn saved(
         save(directory, images, kind, context)
     })?;
     if made {
-        // Machines that run from a removed snapshot have its files open.
+        // Removing old snapshots is safe: machines that run from one have its files open.
         cache.prune_kind(KIND, KEEP)?;
     }
     Ok(saved)

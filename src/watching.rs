@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a night, or of a run, that may still go on: read from its files alone.
+//! Reads the progress of a night or a run from its files alone. It may still be running.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::screens::watch::{Part, Progress, State};
 
-/// What is watched.
+/// The subject of `crucible watch`.
 pub enum Watched {
     /// The directory of a night, with the files of its shards.
     Night(PathBuf),
@@ -22,7 +22,8 @@ pub enum Watched {
 }
 
 impl Watched {
-    /// Finds a night by its name, or a run by its directory; the newest night if `wanted` is none.
+    /// Finds a night by its name, or a run by its directory; the newest night if `wanted` is
+    /// `None`.
     pub fn find(results: &Path, wanted: Option<&str>) -> Option<Self> {
         let nights = results.join("nights");
         let Some(wanted) = wanted else {
@@ -81,7 +82,7 @@ fn of_night(directory: &Path, now: Timestamp) -> Result<Progress> {
             &mut progress,
         )?;
     }
-    // A shard may run on another host, whose files are not here.
+    // A shard may run on a different host, whose files are not here.
     for number in (1..=of).filter(|number| !begun.contains(number)) {
         progress.parts.push(Part {
             name: format!("shard {number}"),
@@ -154,10 +155,10 @@ fn line(run: &ResultRow) -> String {
     format!("{}: {}", run.test, run.signature)
 }
 
-/// Reads the events of a run, except for a last line that is incomplete.
+/// Reads the events of a run, without an incomplete last line.
 fn read_events(directory: &Path) -> io::Result<Vec<Event>> {
     let text = fs::read_to_string(directory.join(FILE_NAME)).or_else(|error| {
-        // A run gets its last name when it ends.
+        // A run's directory is renamed when the run ends.
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         match name.strip_prefix(".partial-") {
             Some(name) => fs::read_to_string(directory.with_file_name(name).join(FILE_NAME)),
@@ -303,7 +304,7 @@ mod tests {
         let part = &progress.parts[0];
         assert_eq!((part.done, part.units, part.failures), (3, 4, 1));
         assert_eq!(progress.failures, ["a/main: hang: why"]);
-        // It ends, and gets its last name.
+        // The run ends, and its directory is renamed.
         fs::rename(&partial, results.path().join("x")).unwrap();
         assert_eq!(watched.progress(now).unwrap().parts[0].done, 3);
         assert!(Watched::find(results.path(), Some("y")).is_none());

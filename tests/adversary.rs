@@ -5,7 +5,7 @@ mod common;
 
 use common::cli;
 
-/// Attacks on both calls; the caller's cgroup is killed while the image stalls in some.
+/// Attacks on both calls; in some, the caller's cgroup is killed while the image stalls.
 #[test]
 fn an_attacker_gains_nothing_and_leaves_nothing() {
     common::fixture();

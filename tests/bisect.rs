@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible bisect` over a small history of `guest-kernel/` with a planted bug: interrupted, resumed,
-//! and asked once more.
+//! `crucible bisect` over a small history of `guest-kernel/` with a planted bug: interrupted,
+//! resumed, and repeated.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::cli;
 use common::history::{BUG, base, change, commit, git, record};
 use serde_json::Value;
 
-/// A history with six commits behind its first one. Returns the culprit.
+/// Makes a history with six commits after its first one. Returns the culprit.
 fn plant(directory: &Path) -> String {
     base(directory);
     let change = |name: &str, how: &dyn Fn(String) -> String| change(directory, name, how);
@@ -44,7 +44,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
         command.env("CRUCIBLE_RESULTS", results.path());
         cli::spawn(command, results.path().to_owned(), None)
     };
-    // Once the bad end has failed.
+    // Interrupt it once the bad end has failed.
     let mut first = start();
     first.wait_event("looking for");
     first.signal("-INT");
@@ -58,7 +58,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     let report = &second["report"];
     assert_eq!(report["answer"], "culprit");
     let nodes = report["nodes"].as_array().expect("nodes");
-    // The commit that does not touch the kernel's directory is none of them.
+    // The commit that does not touch the kernel's directory is not among them.
     assert_eq!(nodes.len(), 6);
     let node = &nodes[report["node"].as_u64().expect("a number") as usize];
     assert_eq!(node["name"], culprit.as_str());
@@ -78,7 +78,7 @@ fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     }
     let lines = check("culprit")["lines"].to_string();
     assert!(lines.contains("Umask"), "{lines}");
-    // It is the half that restarts.
+    // The restarting half is broken.
     let crossed = &report["crossed"];
     assert_eq!(crossed["half"], "restart", "{crossed:#}");
     assert_eq!(crossed["checkpointed_by_good"]["failures"], 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible bisect` with real builds, over generated histories of forty commits: how many commits
-//! it builds, and what `kill -9` at random moments changes. `CRUCIBLE_SEED` is the first history's
+//! it builds, and the effect of `kill -9` at random moments. `CRUCIBLE_SEED` is the first history's
 //! seed, `CRUCIBLE_HISTORIES` their number, and `CRUCIBLE_KILLS` the number of kills.
 
 mod common;
@@ -16,10 +16,10 @@ use common::killing::{Random, kill, number};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Number of commits behind the good end.
+/// Number of commits after the good end.
 const COMMITS: u64 = 40;
 
-/// Files to which a harmless commit adds something. The side branch has one of its own.
+/// Files that harmless commits change. The side branch changes a different file.
 const FILES: [&str; 8] = [
     "pipe.c",
     "tty.c",
@@ -32,14 +32,14 @@ const FILES: [&str; 8] = [
 ];
 const SIDE: &str = "inotify.c";
 
-/// What makes a restart fail in another way.
+/// A replacement that makes a restart fail in a different way.
 const OTHER: (&str, &str) = ("ret = sched_setattr(current, &attr);", "ret = -EPERM;");
 
-/// What keeps a kernel from booting.
+/// Code that keeps a kernel from booting.
 const STOP: &str =
     "\nstatic int __init stop(void)\n{\n\tpanic(\"planted\");\n}\nlate_initcall(stop);\n";
 
-/// What no compiler takes.
+/// Code that no compiler accepts.
 const BROKEN: &str = "\nbroken\n";
 
 /// A history.
@@ -51,8 +51,8 @@ struct History {
 }
 
 /// Generates a history: a planted bug, a commit that does not build and one that does not boot,
-/// one that changes no kernel, a merge, another bug for three commits behind the planted one, and,
-/// for odd seeds, a parent of the culprit that does not build.
+/// one that changes no kernel, a merge, a different bug for three commits after the planted one,
+/// and, for odd seeds, a parent of the culprit that does not build.
 fn generate(seed: u64) -> History {
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let directory = tempfile::tempdir().expect("a directory");
@@ -60,7 +60,7 @@ fn generate(seed: u64) -> History {
     base(place);
     let neighbour = seed % 2 == 1;
     let culprit = 8 + random.below(COMMITS - 16);
-    // Each with the commit that ends it behind it.
+    // Each change, with the number of the commit that reverts it.
     let mut free: Vec<u64> = (1..COMMITS)
         .filter(|at| at % 2 == 1)
         .filter(|at| !(culprit - 2..=culprit + 5).contains(at))
@@ -76,7 +76,7 @@ fn generate(seed: u64) -> History {
             edit(name, &|text| text + &line);
         };
         let file = FILES[random.below(FILES.len() as u64) as usize];
-        // What a commit adds besides makes its kernel another one.
+        // The note of each commit makes its kernel differ from the others.
         note(file);
         let subject = if at == culprit {
             edit("fs.c", &|text| text.replace(BUG.0, BUG.1));
@@ -173,7 +173,7 @@ fn check(history: &History, report: &Value) {
     }
 }
 
-/// Number of commits that were built and could be run, apart from the ends.
+/// Returns the number of commits that were built and could be run, without the two ends.
 fn steps(report: &Value) -> usize {
     let nodes = report["nodes"].as_array().expect("nodes");
     let inner = &nodes[1..nodes.len() - 1];
@@ -205,7 +205,7 @@ fn the_planted_bug_is_found_in_few_builds() {
     }
 }
 
-/// The lines of the journal that are complete.
+/// Returns the lines of the journal that are complete.
 fn observations(results: &Path) -> String {
     let text = fs::read_to_string(results.join("journals/observations.jsonl"));
     let mut text = text.unwrap_or_default();
@@ -213,7 +213,7 @@ fn observations(results: &Path) -> String {
     text
 }
 
-/// Number of runs of each kernel with the given setting.
+/// Returns the number of runs of each kernel with the given setting.
 fn runs(observations: &str, setting: &Value) -> BTreeMap<String, u64> {
     let lines = observations
         .lines()

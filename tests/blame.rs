@@ -18,7 +18,7 @@ use crucible_engine::abort::{Abort, Phase};
 use crucible_engine::guest::{Guest, GuestError};
 use serde_json::Value;
 
-/// Each condition, with the file and the test that brings it about.
+/// Each condition, with the file and the test that causes it.
 const ROWS: &[(Condition, &str, &str)] = &[
     (
         Condition::Passed,
@@ -291,7 +291,7 @@ fn a_scenario_without_an_expected_result_is_unreviewed() {
     );
 }
 
-/// SIGKILL of a person or of the OOM killer is the host's.
+/// SIGKILL by a person or the OOM killer is the host's fault.
 #[test]
 fn whoever_kills_the_machine_is_the_host() {
     let _alone = alone();
@@ -304,7 +304,7 @@ fn whoever_kills_the_machine_is_the_host() {
 #[test]
 fn a_shortened_memory_file_is_the_host() {
     let _alone = alone();
-    // A size that no other guest has: the snapshot is lost.
+    // Use a memory size of its own: the test destroys the snapshot.
     let mut run = held(&["--memory", "640"]);
     let machine = run.machine();
     let maps = fs::read_to_string(format!("/proc/{machine}/maps")).expect("the maps");
@@ -325,8 +325,8 @@ fn a_shortened_memory_file_is_the_host() {
     assert!(why.contains("SIGBUS"), "{why}");
 }
 
-/// A machine that makes a call which its seccomp filter forbids has been taken over, or is ours to
-/// mend. QEMU is made to fork; `vmm/tests/monitor.rs` does the like to our monitor.
+/// A machine that makes a call which its seccomp filter forbids has been taken over, or is our own
+/// bug. QEMU is made to fork; `vmm/tests/monitor.rs` does the same with our monitor.
 #[test]
 fn a_forbidden_call_of_the_machine_is_crucibles() {
     let _alone = alone();
@@ -339,7 +339,7 @@ fn a_forbidden_call_of_the_machine_is_crucibles() {
 struct MemoryCgroup(std::path::PathBuf);
 
 impl MemoryCgroup {
-    /// Creates one with this limit; `None` where there is no such controller, or no right to it.
+    /// Creates one with this limit; `None` if there is no such controller, or no right to use it.
     fn new(bytes: u64) -> Option<Self> {
         let name = format!("crucible-test-{}", std::process::id());
         let (place, limit) = match Path::new("/sys/fs/cgroup/memory").is_dir() {
@@ -420,7 +420,7 @@ fn a_full_disk_stops_a_bisection() {
     blamed(&ended, Condition::DiskFull);
 }
 
-/// A dump must not take the last space of the disk, on which the results are.
+/// A dump must not fill the disk, which has the results.
 #[test]
 fn a_disk_without_space_for_a_dump_changes_no_verdict() {
     let _alone = alone();
@@ -586,7 +586,7 @@ fn an_answer_that_is_too_large_leaves_the_guest_running() {
     let stop = Abort::guest(Phase::After, error);
     assert_eq!(stop.condition, Condition::ReplyTooLarge, "{stop:?}");
     assert!(stop.guest_usable);
-    // And the guest goes on.
+    // And the guest continues.
     let error = guest.read_file("/work/no-such-file").expect_err("no file");
     let stop = Abort::guest(Phase::After, error);
     assert_eq!(stop.condition, Condition::RequestFailed, "{stop:?}");

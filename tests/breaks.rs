@@ -1,24 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Kernels that leave out a piece of the restart (`--break`): each is seen.
+//! Kernels that leave out a piece of the restart (`--break`): each is seen. Each run has one guest at a
+//! time, with one vCPU, so as many run at a time as there are CPUs.
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
-
-use common::cli::{self, Ended};
-
-/// Allows one guest at a time, because several would compete for the same CPUs.
-static GUEST: Mutex<()> = Mutex::new(());
-
-fn crucible(arguments: &[&str]) -> Ended {
-    let _alone = GUEST.lock().unwrap_or_else(PoisonError::into_inner);
-    cli::run(arguments)
-}
+use common::cli;
 
 /// Checks that the comparison includes the vfork wait.
 #[test]
 fn a_restart_without_its_vfork_wait_is_detected() {
-    let ended = crucible(&[
+    let ended = cli::run(&[
         "-q",
         "scenario",
         "vfork-chain",
@@ -34,8 +25,8 @@ fn a_restart_without_its_vfork_wait_is_detected() {
     assert!(text.contains("chain (2) waited"), "{record:#}");
 }
 
-/// Pieces of restart code, a scenario whose state each of them restores, and the field of the second
-/// image that shows its absence.
+/// Pieces of restart code, a scenario whose state each of them restores, and the field of the
+/// second image that shows its absence.
 const PIECES: [(&str, &str, &str); 10] = [
     ("rlimit", "random-tree", "Rlimits limit["),
     ("sleep", "sleep", "Task restart["),
@@ -49,8 +40,8 @@ const PIECES: [(&str, &str, &str); 10] = [
     ("shared-page", "cow", "shared copy-on-write"),
 ];
 
-/// Number of these that are tried by default: each needs two guests with the debug kernel, a minute
-/// or two. `CRUCIBLE_PIECES=all` tries all.
+/// Number of pieces that are tried by default: each needs two guests with the debug kernel, a
+/// minute or two. `CRUCIBLE_PIECES=all` tries all.
 const FEW: usize = 2;
 
 /// Checks that the comparison of images includes each kind of state.
@@ -61,7 +52,7 @@ fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
         _ => &PIECES[..FEW],
     };
     for (piece, scenario, field) in pieces {
-        let ended = crucible(&["-q", "scenario", scenario, "--break", piece, "--json"]);
+        let ended = cli::run(&["-q", "scenario", scenario, "--break", piece, "--json"]);
         let record = ended.record();
         assert_eq!(ended.code(), Some(1), "{piece}: {record:#}");
         let units = record["units"].as_array().expect("units");
@@ -74,10 +65,10 @@ fn a_restart_without_a_piece_of_state_is_detected_by_its_second_image() {
     }
 }
 
-/// Checks that a second checkpoint which is refused has a condition of its own.
+/// Checks that a second checkpoint which is refused has its own condition.
 #[test]
 fn a_restart_that_leaves_something_behind_is_refused_a_second_checkpoint() {
-    let ended = crucible(&[
+    let ended = cli::run(&[
         "-q", "scenario", "pipeline", "--break", "pipe-end", "--json",
     ]);
     let record = ended.record();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The cache and the host as users meet them: damaged artefacts, directories that cannot be trusted,
-//! package managers that fail.
+//! The cache and the host as users meet them: damaged artefacts, directories that cannot be
+//! trusted, package managers that fail.
 
 mod common;
 
@@ -14,10 +14,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use common::cli;
 use crucible_artefacts::content_hash;
 
-/// Held by tests that use the artefacts in the cache of all tests, some of which damage them.
+/// A lock for tests that use the artefacts in the shared cache, some of which damage them.
 static ARTEFACTS: Mutex<()> = Mutex::new(());
 
-/// Makes what is missing in the cache of all tests.
+/// Makes missing artefacts in the shared cache.
 fn artefacts() -> MutexGuard<'static, ()> {
     let guard = ARTEFACTS.lock().unwrap_or_else(PoisonError::into_inner);
     common::fixture();
@@ -35,8 +35,8 @@ fn output(command: &mut Command) -> (i32, String, String) {
     (code, text(stdout), text(stderr))
 }
 
-/// Replaces a file by a damaged copy with the same time. Guests that have the old one open do not
-/// notice.
+/// Replaces a file by a damaged copy with the same time. Guests that have the old file open do
+/// not notice.
 fn damage(path: &Path, how: impl FnOnce(&mut File)) {
     let copy = path.with_extension("damaged");
     fs::copy(path, &copy).expect("a copy");
@@ -62,7 +62,7 @@ fn shorten(file: &mut File) {
     file.set_len(size - 4096).expect("a shorter file");
 }
 
-/// Damages an artefact in both ways. Each time, `args` must say so, make it anew with the same
+/// Damages an artefact in both ways. Each time, `args` must report it, make it again with the same
 /// content, and print its path.
 fn is_made_anew(path: &Path, args: &[&str]) {
     let before = content_hash(path).expect("a hash");
@@ -75,7 +75,7 @@ fn is_made_anew(path: &Path, args: &[&str]) {
         let named = stderr
             .lines()
             .any(|line| line.contains(&format!("/{kind}/")) && line.contains("is damaged: "));
-        assert!(named && stderr.contains("making it anew"), "{stderr}");
+        assert!(named && stderr.contains("rebuilding it"), "{stderr}");
         assert!(stdout.contains(path.to_str().expect("UTF-8")), "{stdout}");
         let after = content_hash(path).expect("a hash");
         assert_eq!(before, after, "{} is not reproducible", path.display());
@@ -101,7 +101,7 @@ fn a_damaged_kernel_and_a_damaged_agent_are_made_anew_and_work() {
     let mut hello = cli::program(&["scenario", "hello", "--cold"]);
     let (code, _, stderr) = output(hello.env("CRUCIBLE_RESULTS", results.path()));
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("vmlinux has another content"), "{stderr}");
+    assert!(stderr.contains("vmlinux has changed"), "{stderr}");
 }
 
 /// Makes the userland twice, from the network, and expects the same bytes each time.
@@ -179,8 +179,8 @@ fn directories_that_crucible_cannot_use_are_refused_with_what_to_do() {
     }
 }
 
-/// A directory for the PATH with these scripts, and, unless one is given, a `dpkg-query` that knows no
-/// package.
+/// Returns a directory for the PATH with these scripts, and, unless one is given, a `dpkg-query`
+/// that knows no package.
 fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     for (name, script) in [&("dpkg-query", "exit 1")].into_iter().chain(scripts) {
@@ -269,7 +269,7 @@ fn fifo(path: &Path) -> File {
 
 #[test]
 fn what_a_killed_crucible_has_started_is_not_raced() {
-    // It is asked to end with the one that started it, and takes its time.
+    // The child receives SIGTERM when its parent ends, and ends late.
     let path = programs(&[
         ("dpkg-query", "exec /usr/bin/dpkg-query \"$@\""),
         (

@@ -101,7 +101,7 @@ fn planted_sleeps_of_every_form_are_found() {
         assert_eq!(calls("planted_static"), "schedule:2");
         assert_eq!(calls("calls_planted_static"), "planted_static:1");
         assert!(!found.contains_key("planted_nothing"), "{found:#?}");
-        // The function that it calls is not a primitive, and has an entry of its own.
+        // The function that it calls is not a primitive, and has its own entry.
         assert!(!found.contains_key("calls_planted_io"), "{found:#?}");
     }
 }

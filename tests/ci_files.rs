@@ -62,7 +62,7 @@ fn install(packages: &[&str]) {
     apt.env("DEBIAN_FRONTEND", "noninteractive");
     output(apt.args(["-qq", "update"]));
     let mut apt = Command::new("apt-get");
-    // No daemon starts by itself.
+    // Keep daemons from starting when their packages are installed.
     apt.env("DEBIAN_FRONTEND", "noninteractive")
         .env("RUNLEVEL", "1");
     apt.args(["-qq", "--yes", "--no-install-recommends", "install"]);
@@ -132,7 +132,7 @@ fn the_files_for_github_and_gitlab_are_valid() {
     output(zizmor.current_dir(ROOT));
 }
 
-/// Each index of the job, with the environment that Kubernetes gives its pod, runs its shard.
+/// For each index of the job, the environment that Kubernetes gives its pod selects its shard.
 #[test]
 fn the_job_of_kubernetes_is_valid_and_its_pods_are_the_shards() {
     const READ: &str = "
@@ -156,7 +156,7 @@ print(json.dumps({'completions': job['spec']['completions'], 'mode': job['spec']
     assert_eq!(job["mode"], "Indexed");
     let shards = job["completions"].as_u64().expect("a number");
     assert_eq!(job["env"]["CRUCIBLE_SHARDS"], shards.to_string());
-    // A finding is never tried again; trouble of the host is not in the list.
+    // A finding is never repeated; failures of the host are not in the list.
     let codes = &job["policy"][1]["onExitCodes"]["values"];
     assert_eq!(*codes, serde_json::json!([1, 125, 128]));
     assert_eq!(job["policy"][0]["action"], "Ignore");
@@ -237,7 +237,7 @@ fn the_pipeline_of_gitlab_runs_a_night() {
         "origin",
         "git@example.org:crucible/crucible.git",
     ]);
-    // A wrapper, since the words of a variable cannot have blanks.
+    // Use a wrapper, because the words of a variable cannot contain blanks.
     let wrapper = project.join("crucible.sh");
     let options: Vec<_> = job_options().iter().map(|it| format!("'{it}'")).collect();
     let script = format!(
@@ -282,14 +282,14 @@ impl Slurm {
             directory: tempfile::tempdir().expect("a directory"),
         };
         let place = slurm.directory.path();
-        // The daemons of munge refuse a place that others cannot enter.
+        // munged refuses a directory that other users cannot enter.
         fs::set_permissions(place, fs::Permissions::from_mode(0o755)).expect("a mode");
         for name in ["state", "spool"] {
             fs::create_dir(place.join(name)).expect("a directory");
         }
         let host = output(Command::new("hostname").arg("-s"));
         let host = host.trim();
-        // Two ports that no other process uses at the moment.
+        // Returns two ports that no other process uses at the moment.
         let ports: Vec<_> = (0..2)
             .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))
             .collect();
@@ -344,7 +344,7 @@ impl Slurm {
         command
     }
 
-    /// What a command of Slurm says; nothing if the daemon does not answer yet.
+    /// Returns the output of a command of Slurm; nothing if the daemon does not answer yet.
     fn said(&self, program: &str, args: &[&str]) -> String {
         let output = self.command(program).args(args).output().expect(program);
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -371,7 +371,7 @@ impl Drop for Slurm {
     }
 }
 
-/// Three shards, one of which is killed in its midst and started again by Slurm.
+/// Three shards, one of which is killed while it runs, and which Slurm restarts.
 #[test]
 fn an_array_of_slurm_runs_a_night() {
     common::fixture();
@@ -395,14 +395,14 @@ fn an_array_of_slurm_runs_a_night() {
     );
     let job = job.trim();
     let second = format!("{job}_2");
-    // It has begun its shard, and no test has a result.
+    // The task has begun its shard, and no test has a result.
     let shard = results
         .join("nights")
         .join(night)
         .join("shard-2-of-3.sqlite");
     slurm.until("the second shard begins", || shard.is_file());
     output(slurm.command("scontrol").args(["requeue", &second]));
-    // Slurm waits for two minutes before it starts a job again.
+    // Slurm waits for two minutes before it restarts a job.
     slurm.until("it is pending", || {
         slurm
             .said("squeue", &["-h", "-j", &second, "-o", "%T"])

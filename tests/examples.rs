@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Follows the worked examples of `docs/howto/add-a-*.md` and the tutorial in a copy of the checkout,
-//! so that the pages work on the current tree.
+//! Follows the worked examples of `docs/howto/add-a-*.md` and the tutorial in a copy of the
+//! checkout, so that the pages work on the current tree.
 //!
 //! A page consists of steps in fenced blocks: `diff` is applied, a block with `file=PATH` becomes
 //! that file, and the commands of `console` are run. The lines below a command must occur in its
@@ -70,7 +70,7 @@ fn commands(block: &[&str]) -> Vec<Step> {
     steps
 }
 
-/// Copies the files that git knows, and those that it would add, to a directory.
+/// Copies the files that git tracks, and those that it would add, to a directory.
 fn copy_checkout(to: &Path) {
     let list = Command::new("git")
         .args([
@@ -90,7 +90,7 @@ fn copy_checkout(to: &Path) {
     {
         let name = PathBuf::from(String::from_utf8(name.to_vec()).expect("a name"));
         let (from, to) = (Path::new(ROOT).join(&name), to.join(&name));
-        // Deleted, but not yet for git.
+        // Deleted in the checkout, but still in git's index.
         if !from.exists() {
             continue;
         }
@@ -104,7 +104,7 @@ fn copy_checkout(to: &Path) {
     }
 }
 
-/// Takes the last run's examples out of the copy.
+/// Removes the last run's examples from the copy.
 fn remove_untracked(checkout: &Path) {
     for name in [
         "mine",
@@ -123,7 +123,7 @@ fn apply(diff: &str, checkout: &Path) {
     let mut git = Command::new("git")
         .args(["apply", "--whitespace=nowarn", "-C1", "-"])
         .current_dir(checkout)
-        // Inside another repository, git would apply to that one.
+        // Inside a repository, git would apply the patch to that repository.
         .env("GIT_CEILING_DIRECTORIES", checkout.parent().expect("a directory"))
         .stdin(Stdio::piped())
         .spawn()

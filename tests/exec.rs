@@ -159,7 +159,7 @@ fn what_cannot_be_copied_is_said() {
     let ended = output(&["--copy-out", &to, "--", "true"]);
     assert_eq!(ended.status.code(), Some(125), "{ended:?}");
     assert!(text(&ended.stderr).contains("crucible: cannot copy /no/such/file"));
-    // A command that fails is the reason; its status is not hidden.
+    // The status of a failing command takes precedence over that of a copy.
     let ended = output(&["--copy-out", &to, "--", "false"]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(text(&ended.stderr).contains("crucible: cannot copy /no/such/file"));
@@ -176,7 +176,7 @@ fn a_kernel_report_is_shown_and_bad_and_the_command_goes_on() {
         said.contains("crucible: the guest's kernel reported: WARNING: planted"),
         "{said}"
     );
-    // As its very last act.
+    // The report is the last output of the command.
     let script = "echo '<4>WARNING: planted' > /dev/kmsg";
     let ended = output(&["--", "sh", "-c", script]);
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");

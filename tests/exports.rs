@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A night in the formats of other programs, each read by a reader of its own, and its page. The
-//! night has each kind of result, and guests that print what could end a file.
+//! night has each kind of result, and guests that print texts that could end a file.
 
 mod common;
 
@@ -13,13 +13,13 @@ use common::formats::{self, output};
 use crucible_history::{Metric, Night, Planned, ResultRow, Shard, Skipped, Store, TestId};
 use serde_json::{Value, json};
 
-/// What a guest may print: what ends JSON, XML, HTML, KTAP, or the kernel's parser.
+/// Output of a guest that would end JSON, XML, HTML, KTAP, or the kernel's parser.
 const HOSTILE: &str = "\u{1b}[31m\u{0}]]></failure> \"ok 1 - # SKIP\r\nreboot: System halted\n\
                        List of all partitions:\nKernel panic - not syncing: VFS: x\n1..0";
 
 const OURS: &str = "crucible/base/qemu";
 
-/// The tests with the conditions and blames of their runs, and what becomes of them.
+/// The tests with the conditions and blames of their runs, and their results.
 const TESTS: [(&str, &[(&str, &str)]); 6] = [
     ("passes", &[("passed", ""), ("passed", "")]),
     ("fails", &[("diverged", "kernel"), ("diverged", "kernel")]),
@@ -167,7 +167,7 @@ fn kcidb_is_accepted_by_its_own_reader() {
     let metric = tests.iter().find(|test| test["status"] == "DONE");
     let number = json!({ "value": 0.007, "unit": "s", "prefix": "metric" });
     assert_eq!(metric.expect("a metric")["number"], number);
-    // One signature is one issue, and everything that refers to something finds it.
+    // One signature is one issue, and every reference has a target.
     let ids = |list: &str| {
         let list = data[list].as_array().expect("a list").iter();
         list.map(|it| it["id"].as_str().expect("a name"))
@@ -195,7 +195,7 @@ fn kcidb_is_accepted_by_its_own_reader() {
     );
 }
 
-/// Reads JUnit's XML: each case with its results and the runs that failed beside them.
+/// Reads JUnit's XML: each case with its results and its further failed runs.
 const READ_JUNIT: &str = "
 import sys
 from junitparser.xunit2 import JUnitXml, RerunFailure, FlakyFailure

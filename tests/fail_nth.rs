@@ -38,7 +38,7 @@ fn a_call_in_which_something_fails_loses_nothing() {
     assert!(origins.into_iter().any(in_task), "{record:#}");
 }
 
-/// This mistake loses something only if an allocation fails at the right moment.
+/// This mistake leaks memory only if an allocation fails at the right moment.
 #[test]
 #[ignore = "needs a kernel that no other test needs"]
 fn what_a_failure_loses_is_found() {

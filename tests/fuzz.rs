@@ -2,7 +2,7 @@
 //! Runs the seeds of the fuzz targets in `fuzz/` as tests. The seeds are generated here: with
 //! `CRUCIBLE_WRITE_SEEDS=1` these tests write them instead of comparing them.
 //!
-//! A fuzzer's finding is added as a file beside the seeds, and runs as a test from then on.
+//! A fuzzer's finding is added as a file to the seeds, and runs as a test from then on.
 
 #[path = "fuzz/targets.rs"]
 mod targets;
@@ -121,7 +121,7 @@ fn every_seed_of_every_target_passes() {
     }
 }
 
-/// A seed that is refused at once leads a fuzzer nowhere.
+/// A seed that is refused immediately does not help a fuzzer.
 #[test]
 fn the_valid_scenario_among_the_seeds_is_accepted() {
     let place = tempfile::tempdir().unwrap();

@@ -15,7 +15,7 @@ fn fuzz(corpus: &Path, options: &[&str]) -> cli::Ended {
     cli::run(&[&fuzz, options].concat())
 }
 
-/// The first recipe of the corpus that changes something, with its program.
+/// Returns the first recipe of the corpus with a step, and its program.
 fn recipe(corpus: &Path) -> (String, String) {
     let corpus: Value = serde_json::from_slice(&fs::read(corpus).unwrap()).unwrap();
     let programs = corpus["recipes"].as_object().expect("programs");
@@ -43,7 +43,7 @@ fn a_round_reaches_the_code_and_what_it_found_reaches_it_again() {
     let summary = &ended.record()["summary"];
     let reached = |summary: &Value| summary["reached"].as_u64().expect("a number");
     let blocks = summary["blocks"].as_u64().expect("a number");
-    // One round has reached 56 of 100 on 30 November 2026.
+    // On 30 November 2026, one round reached 56 of 100 blocks.
     assert!(reached(summary) * 5 > blocks * 2, "{summary:#}");
     for file in ["restart_task.c", "files.c", "dump.c", "vma.c"] {
         let files = summary["files"].as_array().expect("files");
@@ -61,7 +61,7 @@ fn a_round_reaches_the_code_and_what_it_found_reaches_it_again() {
     assert!(reached(again) > 1000, "{again:#}");
 }
 
-/// KASAN must see what a missing check of a length lets an image do.
+/// KASAN must report the overflow that a missing check of a length permits.
 #[test]
 #[ignore = "searches for up to half an hour"]
 fn a_missing_check_of_a_length_is_found() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! gdb and a guest of QEMU's. `kvm.rs` debugs a guest of our own VMM.
+//! gdb and a guest in QEMU. `kvm.rs` debugs a guest in our own VMM.
 
 mod common;
 mod debugger;
@@ -62,7 +62,7 @@ impl Waiting {
         );
         let began = Instant::now();
         let kernel = loop {
-            // The printed command must be the one to use.
+            // The printed command must work.
             let stderr = fs::read_to_string(path("stderr")).unwrap();
             let line = stderr.split_once("the guest waits for: gdb -ex ");
             let target = format!("'target remote {socket}' ");
@@ -150,6 +150,6 @@ fn an_oops_is_shown_with_its_place_in_the_source() {
         .collect();
     let found = lines.iter().any(|line| line.contains("go_to_site("));
     assert!(found, "{lines:?}: {unit:#}");
-    // And so are its callers.
+    // Its callers are shown, too.
     assert!(unit["source"].as_array().is_some_and(|all| all.len() > 1));
 }

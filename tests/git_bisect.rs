@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `git bisect run` over crucible: a C/R bug is bad, a machine that is killed is skipped, and a full
-//! disk stops the bisection, since it would skip forever.
+//! `git bisect run` over crucible: a C/R bug is bad, a machine that is killed is skipped, and a
+//! full disk stops the bisection, since it would skip forever.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 use common::cli;
 
-/// What git runs at each step: `crucible` as the commit's file `step` says.
+/// The script that git runs at each step: it runs `crucible` according to the commit's file `step`.
 const STEP: &str = r#"
 step=$(cat step)
 echo "step: $step"
@@ -36,8 +36,8 @@ killed)
 esac
 "#;
 
-/// A history with a commit for each step, the first of which is known to be good and the last to be
-/// bad.
+/// Makes a history with a commit for each step, the first of which is known to be good and the
+/// last to be bad.
 struct History(tempfile::TempDir);
 
 impl History {

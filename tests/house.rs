@@ -12,7 +12,7 @@ use crucible_artefacts::{Silent, host};
 /// The checkout.
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Installs the tools that the checks run. Only once, because apt allows one process at a time.
+/// Installs the tools that the checks run. Does so once, because apt allows one process at a time.
 static TOOLS: LazyLock<()> =
     LazyLock::new(|| host::ensure_of(host::TEST_PACKAGES, true, &Silent).expect("host packages"));
 
@@ -85,7 +85,7 @@ fn every_source_file_has_an_spdx_line() {
     assert!(without.is_empty(), "no SPDX line: {without:#?}");
 }
 
-/// What reads a patch takes one line for its subject.
+/// Programs that read a patch take one line as its subject.
 #[test]
 fn the_subject_of_a_patch_is_one_line() {
     let files = files();
@@ -107,7 +107,7 @@ fn the_subject_of_a_patch_is_one_line() {
     }
 }
 
-/// `///text` is a comment that a tool has joined.
+/// `///text` is a comment that a tool has reformatted.
 #[test]
 fn comments_begin_with_a_space() {
     for name in files().iter().filter(|name| name.ends_with(".rs")) {
@@ -169,7 +169,7 @@ fn the_workflow_is_valid_and_runs_the_checks() {
 
 #[test]
 fn no_file_contains_a_local_path() {
-    // Split, so that this file does not contain them.
+    // The texts are split, so that this file does not contain them.
     let paths = [
         concat!("/", "home/"),
         concat!("/", "work/main"),
@@ -186,8 +186,8 @@ fn no_file_contains_a_local_path() {
     assert!(with.is_empty(), "{with:#?}");
 }
 
-/// Checks the rules of deny.toml for licences, bans and sources, for its target, without the download
-/// that `cargo deny` needs.
+/// Checks the rules of deny.toml for licences, bans and sources, for its target, without the
+/// download that `cargo deny` needs.
 #[test]
 fn dependencies_are_as_deny_toml_permits() {
     let text = fs::read_to_string(Path::new(ROOT).join("deny.toml")).expect("deny.toml");
@@ -242,7 +242,7 @@ fn dependencies_are_as_deny_toml_permits() {
     assert!(registries.len() <= 2, "{registries:?}");
     for (name, found) in versions.iter().filter(|(_, found)| found.len() > 1) {
         let skips = |version: &&&str| {
-            // What cargo takes to be compatible: 1.x, 0.13.x.
+            // The part of a version that decides compatibility for cargo: 1.x, 0.13.x.
             let numbers = if version.starts_with("0.") { 2 } else { 1 };
             let compatible: Vec<_> = version.split('.').take(numbers).collect();
             skipped.contains(&format!("{name}@{}", compatible.join(".")))
@@ -254,7 +254,7 @@ fn dependencies_are_as_deny_toml_permits() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The commands that tests run have a results directory of their own, so that `cargo test` never
+/// The commands that tests run have their own results directory, so that `cargo test` never
 /// evicts a developer's results.
 #[test]
 fn only_the_testkit_knows_the_built_binary() {

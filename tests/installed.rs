@@ -74,7 +74,7 @@ fn an_installed_program_needs_no_checkout() {
     let again = record["reproduce"].as_str().expect("a command");
     assert!(again.starts_with("crucible scenario hello"), "{again}");
 
-    // It does not change the sources that are compiled into the program.
+    // This does not change the sources that are compiled into the program.
     let accept = format!("{program} scenario hello --accept || exit $(($? - 128))");
     let refused = without_checkout(&accept, home).output().expect("a shell");
     assert!(refused.status.success(), "{refused:?}");

@@ -30,8 +30,8 @@ fn killing_the_tasks_ends_a_restart_at_every_moment() {
     guest.shutdown().unwrap();
 }
 
-/// Two ways to kill tasks without naming their pids: the end of the pid namespace that the caller
-/// is in, and the OOM killer.
+/// Two ways to kill tasks without naming their pids: the end of the pid namespace of the caller,
+/// and the OOM killer.
 #[test]
 fn the_end_of_the_namespace_and_the_oom_killer_end_a_restart_at_every_moment() {
     let (_directory, mut guest) = boot();

@@ -336,7 +336,7 @@ true
 }
 
 /// A caller with only CAP_CHECKPOINT_RESTORE, which lets it choose pids, cannot create sockets
-/// that belong to other users, nor ones with a longer backlog than the administrator permits.
+/// that belong to other users, nor sockets with a longer backlog than the administrator permits.
 #[test]
 fn a_restart_creates_no_socket_of_another_user() {
     let output = run_script(

@@ -9,7 +9,7 @@ use common::{LONG, boot};
 
 const SETUID: &str = include_str!("../rootfs/adversary/setuid.c");
 
-/// Installs a set-user-ID program of root's that every user may execute, and gives a user cgroups.
+/// Installs a set-user-ID root program that every user may execute, and gives a user cgroups.
 const SCRIPT: &str = r#"
 cd /tmp && chmod 1777 /tmp
 cat > rooted.c <<'END'

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Permissions of checkpoint(2) and restart(2), and their interaction with namespaces,
-//! credentials, tracers and signals from outside. Each script runs as root in a guest of its own,
+//! credentials, tracers and signals from outside. Each script runs as root in its own guest,
 //! and switches to a different user where needed. The scripts do not depend on timing to be in the
 //! middle of a checkpoint(2): its image goes to a pipe that no process reads.
 

@@ -142,8 +142,8 @@ fn try_case(guest: &mut Guest, number: usize, case: &Case) {
     );
     assert_eq!(printed.trim(), answer, "{case:?}");
     let log_text = String::from_utf8(guest.read_file(&log).unwrap()).unwrap();
-    // If the parent was killed before it was written, the wait of its vfork child is not found
-    // either.
+    // If the parent was killed before it was written, the wait for its vfork child is lost,
+    // too.
     let known = [
         "has run during the checkpoint",
         "is done or outside the tree",

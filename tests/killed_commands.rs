@@ -54,7 +54,7 @@ fn finished(results: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Runs a command to its end. Returns what it says of each unit, but for times.
+/// Runs a command to its end. Returns its records of all units, without times.
 fn table(args: &[&str], results: &Path) -> BTreeMap<String, Value> {
     let mut command = cli::program(args);
     command.arg("--json").env("CRUCIBLE_RESULTS", results);
@@ -64,7 +64,7 @@ fn table(args: &[&str], results: &Path) -> BTreeMap<String, Value> {
     let units = record["units"].as_array().expect("units").clone();
     let named = units.into_iter().map(|mut unit| {
         unit["ms"].take();
-        // How often a rule was used depends on the time that has passed, too.
+        // The number of a rule's uses depends on elapsed time, too.
         unit["image_rules"].take();
         (unit["key"].as_str().expect("a key").to_owned(), unit)
     });
@@ -87,7 +87,7 @@ fn a_killed_run_loses_no_finished_unit() {
     let mut known = BTreeSet::new();
     for number in 0..kills {
         let args: &[&str] = if number % 4 == 3 { &sweep } else { &matrix };
-        // Until the first unit there is nothing to resume.
+        // Before the first unit ends, --resume finds no journal.
         let prefix = if number % 4 == 3 { "main/" } else { "" };
         let begun = known
             .iter()
@@ -102,7 +102,7 @@ fn a_killed_run_loses_no_finished_unit() {
         assert!(!begun || lost.is_empty(), "lost: {lost:?}");
         known.extend(now);
     }
-    // And the next command finishes what is left.
+    // And the next command finishes the rest.
     let begun = known.iter().any(|key| !key.starts_with("main/"));
     let args = if begun {
         resume(&matrix)
@@ -128,7 +128,7 @@ fn a_killed_build_is_done_by_the_next_command() {
     println!("CRUCIBLE_KILLS={kills} CRUCIBLE_SEED={seed}");
     let mut random = Random::new(seed);
     let fixture = common::fixture();
-    // Beside the cache, so that its files can be linked.
+    // On the cache's file system, so that its files can be linked.
     let place = fixture.cache.root().parent().expect("a parent");
     let directory = tempfile::tempdir_in(place).expect("a directory");
     let cache = directory.path().join("cache");
@@ -141,14 +141,14 @@ fn a_killed_build_is_done_by_the_next_command() {
     assert!(copied.success());
     let results = directory.path().join("results");
     let build = ["-q", "rootfs", "build"];
-    // A compilation from nothing lasts long enough to be ended in its midst.
+    // A compilation from nothing takes long enough to be interrupted.
     let _ = fs::remove_dir_all(cache.join("cargo"));
     for _ in 0..kills {
         let _ = fs::remove_dir_all(cache.join("agent"));
         let after = Duration::from_millis(random.below(8_000));
         kill(start(&build, &results, Some(&cache)), after);
     }
-    // One that is asked to end does so, in order, with all that it has started.
+    // A command that receives SIGTERM ends in an orderly way, with all its child processes.
     let _ = fs::remove_dir_all(cache.join("agent"));
     let _ = fs::remove_dir_all(cache.join("cargo"));
     let mut asked = start(&build, &results, Some(&cache));

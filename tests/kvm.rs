@@ -89,7 +89,7 @@ fn the_main_scenario_passes_in_our_own_vmm() {
     assert_eq!(full["condition"], "disk-full", "{full:#}");
     assert_eq!(full["blame"], "host", "{full:#}");
     assert_eq!(full["exit_code"], 129, "{full:#}");
-    // A panic leaves the memory, with the stacks and the place of each vCPU.
+    // After a panic, the dump has the memory, the stacks and the registers of each vCPU.
     let crashed = &records[4];
     assert_eq!(crashed["condition"], "early-report", "{crashed:#}");
     let kept = &crashed["units"][0]["memory"]["kept"];

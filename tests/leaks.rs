@@ -6,7 +6,7 @@ mod common;
 use common::cli;
 use serde_json::Value;
 
-/// Returns the exit code, and what a scenario leaves for its guest.
+/// Returns the exit code, and the kernel reports of a scenario's guest.
 fn guests(args: &[&str]) -> (Option<i32>, Vec<Value>) {
     let args = [
         &["-q", "scenario", "--flavour", "debug", "--json"][..],
@@ -32,14 +32,14 @@ fn a_leak_and_a_scan_that_fails_are_told_apart() {
     let ours = source.unwrap_or_default().iter().find(in_ours);
     let ours = ours.unwrap_or_else(|| panic!("{:#}", leak[0]));
     assert!(ours["line"].as_u64() > Some(1), "{ours}");
-    // Its last act switches kmemleak off.
+    // The scenario ends by switching kmemleak off.
     let (code, failed) = guests(&["tests/scenarios/unscanned"]);
     assert_eq!(code, Some(125));
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0]["condition"], "leak-scan-failed");
 }
 
-/// Repeats a scenario often enough for the kernel's books.
+/// Repeats a scenario enough times for the kernel's books.
 fn repeated(options: &[&str]) -> (Option<i32>, Value) {
     let args = ["-q", "scenario", "hello", "--repeat", "10", "--json"];
     let ended = cli::run(&[&args, options].concat());

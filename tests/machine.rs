@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Machines as the engine uses them: how they end, and what they report.
+//! Machines as the engine uses them: their ends, and their reports.
 
 mod common;
 
@@ -109,7 +109,7 @@ fn a_machine_that_is_killed_from_outside_reports_the_signal() {
 #[test]
 fn a_full_disk_of_the_host_is_reported() {
     let (directory, mut spec) = spec();
-    // A file system without room for the disk. It vanishes with the machine.
+    // A file system without room for the disk. It disappears with the machine.
     let small = directory.path().join("small");
     fs::create_dir(&small).unwrap();
     mount("none", &small, "tmpfs", MountFlags::empty(), c"size=1m").unwrap();
@@ -123,7 +123,8 @@ fn a_full_disk_of_the_host_is_reported() {
     assert_eq!(guest.machine().host_fault(), None);
     let script = "dd if=/dev/urandom of=/dev/vdd bs=1M count=8 oflag=direct";
     let run = guest.exec(&sh(script), &BTreeMap::new(), "/", LONG);
-    // The guest sees an I/O error, which is the host's, whether it has answered by then or not.
+    // The guest sees an I/O error, which is the host's fault, whether the guest has already
+    // answered or not.
     if let Ok(run) = &run {
         assert!(run.stderr.contains("Input/output error"), "{run:?}");
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible mutate` with real mutants: one for each eye, one that survives, and an interrupted run.
+//! `crucible mutate` with real mutants: one for each eye, one that survives, and an interrupted
+//! run.
 //!
 //! It needs the flavours `coverage` and `instrumented`, which no other test does, so it is run on
 //! request: `cargo test --test mutate -- --ignored`.
@@ -30,7 +31,7 @@ fn mutate(args: &[&str]) -> Value {
     ended.record()
 }
 
-/// Returns what the record has of a mutant.
+/// Returns the record's data on a mutant.
 fn unit<'a>(record: &'a Value, id: &str) -> &'a Value {
     let mut units = record["units"].as_array().unwrap().iter();
     units
@@ -83,7 +84,7 @@ fn each_eye_kills_a_mutant_and_one_survives() {
             "mmap_read_unlock(same);",
             Some("agent"),
         ),
-        // From where memory comes, no program can see.
+        // No program can notice which allocator the memory comes from.
         ("ckpt_obj_insert", Skewed, "GFP_KERNEL_ACCOUNT", None),
     ];
     let scenarios = ["session", "terminal", "descriptors"];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Nights of a few jobs, by the command line. Nights of all kinds are tested in the crate `nightly`,
-//! with a program that only writes events.
+//! Nights of a few jobs, by the command line. Nights of all kinds are tested in the crate
+//! `nightly`, with a program that only writes events.
 
 mod common;
 
@@ -23,10 +23,10 @@ fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-/// Limit for what a killed night has started to end.
+/// Time limit for the end of processes that a killed night has started.
 const LEFT: Duration = Duration::from_secs(20);
 
-/// Time between two looks at processes.
+/// Interval of checks of processes.
 const PERIOD: Duration = Duration::from_millis(50);
 
 const JOBS: [&str; 4] = ["--job", "canary", "--job", "scenario hello [crucible/base*"];
@@ -56,7 +56,7 @@ fn a_night_leaves_a_record_and_a_history() {
     for case in ["canary [crucible/base/qemu]", "main [crucible/base/qemu]"] {
         assert!(xml.contains(&format!("<testcase name=\"{case}\"")), "{xml}");
     }
-    // The same night has nothing left to do, and another plan is not a part of it.
+    // The same night has no jobs left, and refuses a different plan.
     let again = night(&["--night", "n1", "--json"]);
     assert_eq!(again.status.code(), Some(0), "{again:?}");
     assert_eq!(json_of(&again)["units"], json!([]));
@@ -65,7 +65,7 @@ fn a_night_leaves_a_record_and_a_history() {
         &["-q", "nightly", "--job", "canary", "--night", "n1"],
     );
     assert_eq!(other.status.code(), Some(128), "{other:?}");
-    // The history has the night's results, and the next night is planned by its durations.
+    // The history has the night's results, and its durations are the basis of the next plan.
     let shown = run(results, &["results", "show", "--json"]);
     let shown = json_of(&shown);
     assert_eq!(
@@ -82,7 +82,7 @@ fn a_night_leaves_a_record_and_a_history() {
     );
     let unknown = run(results, &["results", "show", "n9"]);
     assert_eq!(unknown.status.code(), Some(128), "{unknown:?}");
-    // Nothing is kept of what passed.
+    // No files of passing units are kept.
     let runs = fs::read_dir(results.join("nights/n1/runs")).expect("runs");
     assert_eq!(runs.count(), 0);
 }
@@ -145,7 +145,7 @@ fn a_budget_too_small_for_anything_is_no_good_night() {
             .iter()
             .all(|test| test["why"].as_str().is_some_and(|it| it.contains("budget")))
     );
-    // The units that never ran are run, and then none is left.
+    // The rerun runs the units that never ran; after it, none is left.
     let again = run(
         directory.path(),
         &["-q", "rerun", "n1", "--", "--night", "n2", "--json"],

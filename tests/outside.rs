@@ -32,7 +32,7 @@ while grep -q 'populated 1' $cg/cgroup.events; do :; done
 grep -o 'killed by SIGTERM' /tmp/trace
 "#;
 
-/// Makes a process in a cgroup of its own share a socket pair with its parent, freezes it,
+/// Makes a process in its own cgroup share a socket pair with its parent, freezes it,
 /// checkpoints it, thaws it, and has it answer. Argument: the ends that the child closes.
 const SOCKETS: &str = r#"
 cg=/sys/fs/cgroup/outside

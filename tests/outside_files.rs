@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use common::{LONG, boot};
 
-/// Source of a program whose child, in a cgroup of its own, shares one object with its parent, and
+/// Source of a program whose child, in its own cgroup, shares one object with its parent, and
 /// answers through it once it has been thawed.
 const SHARE: &str = include_str!("outside/share.c");
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Random trees of processes: they restart, and one that fails is shrunk to what it takes.
+//! Random trees of processes: they restart, and one that fails is shrunk to the parts that the
+//! failure needs.
 
 mod common;
 
@@ -39,7 +40,7 @@ fn a_tree_that_fails_is_made_smaller() {
         let tree = draw(seed);
         let items: usize = tree.processes.iter().map(|it| it.items.len()).sum();
         let traced = tree.processes.iter().any(|it| it.how == How::TracedSyscall);
-        // Each try takes a while on the debug kernel.
+        // Each further tree takes a while on the debug kernel.
         tree.processes.len() == 2 && items == 1 && traced && !tree.may_be_refused()
     });
     let seed = seed.expect("such a seed").to_string();

@@ -159,7 +159,7 @@ fn unsupported_state_is_refused_and_the_tree_continues() {
     for (name, errno, texts) in REFUSALS {
         let case = cases.iter().find(|case| case["name"] == *name);
         let case = case.unwrap_or_else(|| panic!("no case {name}: {record:#}"));
-        // The record distinguishes what is not supported from what is refused for another reason.
+        // The record distinguishes unsupported state from refusals for other reasons.
         let verdict = match *errno {
             "EOPNOTSUPP" => "unsupported",
             _ => "refused",

@@ -11,7 +11,8 @@ use common::cli;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A scenario with one case that diverges, made of one whose other cases fail in other ways.
+/// Returns a scenario with one case, which diverges. It is derived from one whose other cases fail
+/// in different ways.
 fn diverging() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let to = directory.path().join("tells");
@@ -37,7 +38,7 @@ fn diverging() -> (TempDir, PathBuf) {
     (directory, to)
 }
 
-/// Replays a run; returns what was seen.
+/// Replays a run; returns the result.
 fn replay(run: &Path, more: &[&str]) -> Value {
     let run = run.to_str().expect("UTF-8");
     let ended = cli::run(&[&["-q", "replay", run, "--json"], more].concat());
@@ -45,7 +46,7 @@ fn replay(run: &Path, more: &[&str]) -> Value {
     ended.record()
 }
 
-/// Sections of gdb's output, by the line that begins them.
+/// Returns the sections of gdb's output, by the line that begins them.
 fn section<'a>(output: &'a str, name: &str) -> &'a str {
     let (_, rest) = output.split_once(&format!("== {name}\n")).expect(output);
     rest.split("== ").next().unwrap_or_default()
@@ -70,7 +71,7 @@ fn registers(section: &str) -> Vec<&str> {
     found
 }
 
-/// A gdb session goes back in the replay of a run, and forth again to its end.
+/// Runs a gdb session that goes back in the replay of a run, and forward again to its end.
 fn goes_back(run: &Path) {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("gdb");
@@ -79,7 +80,7 @@ fn goes_back(run: &Path) {
     let mut replay = cli::start(&[
         "-q", "replay", run, "--until", "restart", "--json", "--gdb", socket,
     ]);
-    // The printed command, and what a person would type.
+    // The printed command, and commands that a person would type.
     let printed = replay.wait_message("the replay waits for: ");
     assert!(printed.ends_with("/back.py"), "{printed}");
     let look = "-ex 'monitor info replay' -ex 'info registers'";
@@ -96,7 +97,7 @@ fn goes_back(run: &Path) {
     ] {
         session += &format!(" -ex 'echo == {name}\\n' -ex {command:?} {look}");
     }
-    // What QEMU's monitor says is printed as an error.
+    // gdb prints the output of QEMU's monitor to standard error.
     session += " -ex delete -ex 'echo == end\\n' -ex continue 2>&1";
     let output = Command::new("sh")
         .args(["-c", &session])
@@ -118,7 +119,7 @@ fn goes_back(run: &Path) {
     assert_eq!(count(part("again")), count(first), "{text}");
     assert_eq!(registers(part("again")), registers(first), "{text}");
     assert_eq!(count(part("three")), count(first) - 3, "{text}");
-    // No task was restarted before this one.
+    // There is no earlier restarted task.
     assert!(part("none").contains("no breakpoint is hit"), "{text}");
     assert_eq!(count(part("none")), count(first) - 3, "{text}");
     assert_eq!(registers(part("forth")), registers(first), "{text}");
@@ -148,12 +149,12 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     assert_eq!(first["complete"], true, "{first:#}");
     assert_eq!(bytes, &first["recorded_bytes"]);
     assert!(first["stop"]["instructions"].as_u64() > Some(100_000_000));
-    // The instruction, all registers, and the bytes that the guest had written by then.
+    // The instruction, all registers, and the bytes that the guest had written.
     assert_eq!(first, second);
 
     goes_back(&run);
 
-    // It goes back by another replay, too.
+    // A second replay goes back, too.
     let before = replay(&run, &["--until", "restart"]);
     assert!(before["stop"]["instructions"].as_u64() < first["stop"]["instructions"].as_u64());
     assert_eq!(before["complete"], false);
@@ -166,7 +167,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
     assert!(ended.record()["differs_at"].is_u64());
 
-    // Nor is another emulator taken for the recorded one.
+    // A different emulator is refused, too.
     let description = run.join("machine-1/recording/recording.json");
     let text = fs::read_to_string(&description).expect("a description");
     let mut value: Value = serde_json::from_str(&text).expect("JSON");

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Reports of five of the debug kernel's checkers, brought about by lkdtm: they are the kernel's, and
-//! have a place in its source.
+//! Reports of five of the debug kernel's checkers, caused by lkdtm: they are the kernel's,
+//! and have a place in its source.
 
 mod common;
 
 use common::cli;
 
-/// The cases of `tests/scenarios/reports`, and what each report says.
+/// The cases of `tests/scenarios/reports`, and a text that each report contains.
 const REPORTS: [(&str, &str); 5] = [
     ("kasan", "KASAN: slab-use-after-free"),
     ("ubsan", "UBSAN: array-index-out-of-bounds in drivers/misc/"),
-    // Which report comes first depends on whether the CPU is wanted by another task.
+    // The first report depends on whether a different task wants the CPU.
     ("lockdep", "(lock_me_up)"),
     ("hung-task", "blocked for more than"),
     ("list", "list_add corruption"),

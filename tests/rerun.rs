@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible rerun` runs what an earlier run lacks, and nothing else.
+//! `crucible rerun` runs the units that an earlier run lacks, and no others.
 
 mod common;
 
@@ -60,7 +60,7 @@ fn what_passed_is_not_run_again() {
     // A rerun of a rerun leaves out the same units.
     let again = record["results"].as_str().expect("a path").to_owned();
 
-    // Once it is mended, all is well: accepted, it has an expected result.
+    // Once the result is accepted, the scenario has an expected result, and the rerun passes.
     let accepted = run(&["-q", "scenario", own, "--accept"], &results);
     assert_eq!(accepted.code(), Some(0), "{}", accepted.stderr);
     let third = run(
@@ -105,7 +105,7 @@ fn what_an_interruption_left_is_run() {
     assert!(reproduce.ends_with("--memory 768"), "{reproduce}");
     assert!(record["left"].as_u64() > Some(0), "{record:#}");
     let directory = record["results"].as_str().expect("a path").to_owned();
-    // The record is of another kernel, which one line reports.
+    // The record is of a different kernel, which one line reports.
     let path = Path::new(&directory).join("record.json");
     let mut other = record.clone();
     other["provenance"]["kernel"]["hash"] = json!("another");

@@ -23,7 +23,7 @@ mkdir /sys/fs/cgroup/toggle
 ./toggle /sys/fs/cgroup/toggle/cgroup.freeze_at "$2"
 "#;
 
-/// QEMU before 8.1 reads the guest's code to be translated before it locks the page of the code,
+/// QEMU before 8.1 reads guest code for translation before it locks the page of the code,
 /// so a CPU can keep a translation of an int3 that another CPU replaces at that moment (fixed by
 /// QEMU's commit deba78709ae8). `text_poke_bp()` relies on this not happening; the result is
 /// "Oops: int3" at a static key. The guest's kernel therefore has no static keys that are patched.

@@ -138,21 +138,21 @@ fn a_state_is_refused_or_restored_completely() {
     );
     let all = run(&mut guest, "./states list");
     guest.stash(STASH).unwrap();
-    let mut met: BTreeMap<String, u64> = all.lines().map(|part| (part.to_owned(), 0)).collect();
+    let mut counts: BTreeMap<String, u64> = all.lines().map(|part| (part.to_owned(), 0)).collect();
     let mut restarted = 0;
     for seed in from..from + count {
         let outcome = attempt(&mut guest, seed);
         restarted += u64::from(outcome.restarted);
         assert!(!outcome.parts.is_empty(), "state {seed} has no parts");
         for part in outcome.parts {
-            *met.get_mut(&part).expect("a known part") += 1;
+            *counts.get_mut(&part).expect("a known part") += 1;
         }
         guest.settle().unwrap();
     }
-    println!("{restarted} of {count} restarted; parts: {met:?}");
+    println!("{restarted} of {count} restarted; parts: {counts:?}");
     assert!(restarted * 2 >= count, "{restarted} of {count} restarted");
     // Each part occurs about equally often: five times in 40 states.
-    for (part, times) in met {
+    for (part, times) in counts {
         assert!(times * 40 >= count * 2, "{part} occurred {times} times");
     }
     guest.shutdown().unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Checks that comparisons can fail, with a program that behaves differently after a restart, and
-//! that each format tells the outcomes apart and is accepted by a reader of its own.
+//! that each format distinguishes the outcomes and is accepted by a reader of its own.
 
 mod common;
 
@@ -24,7 +24,7 @@ const CONDITIONS: [(&str, &str); 7] = [
     ("warns-at-its-end", "kernel-report"),
 ];
 
-/// Reads JUnit's XML, and prints each case with what it has: nothing, a failure or an error, and
+/// Reads JUnit's XML, and prints each case with its result: nothing, a failure or an error, and
 /// its type.
 const READ_JUNIT: &str = "
 import sys

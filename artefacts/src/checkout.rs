@@ -12,12 +12,12 @@ use crate::progress::Step;
 use crate::run::{output, run};
 use crate::{Cache, Error, Progress, Result};
 
-/// A checkout in the cache, one for each repository, which shares its objects. Git writes only the
-/// files that differ between two commits, so that the others keep their times.
+/// A checkout in the cache, one for each repository, which shares the repository's objects. Git
+/// writes only the files that differ between two commits, so that the others keep their times.
 #[derive(Debug)]
 pub struct Checkout {
     directory: PathBuf,
-    /// No other process checks out another commit in the meantime.
+    /// No other process checks out a different commit in the meantime.
     _lock: Lock,
 }
 
@@ -47,7 +47,7 @@ impl Checkout {
         {
             checkout.clone_from(&repository, progress)?;
         }
-        // Left by a git that was killed; we hold the lock.
+        // A killed git has left this lock file; we hold the lock.
         match fs::remove_file(checkout.directory.join(".git/index.lock")) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::file("remove", &checkout.directory)(error))
@@ -72,7 +72,7 @@ impl Checkout {
         run("cloning the repository", &mut clone, |_| {})
     }
 
-    /// The directory of the checkout.
+    /// Returns the directory of the checkout.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -86,11 +86,11 @@ impl Checkout {
         Ok(&self.directory)
     }
 
-    /// Checks out a commit without the change of another one. Returns `None` if that cannot be taken
-    /// back alone.
+    /// Checks out a commit with a second commit reverted. Returns `None` if that one
+    /// cannot be reverted alone.
     ///
     /// # Errors
-    /// As of [`Self::at`].
+    /// Those of [`Self::at`].
     pub fn without(&self, commit: &str, change: &str) -> Result<Option<&Path>> {
         self.at(commit)?;
         match self.git(&["revert", "--no-commit", change]) {
@@ -105,15 +105,15 @@ impl Checkout {
 
     fn git(&self, args: &[&str]) -> Result<String> {
         let mut command = git();
-        // The tree that is built has links to these files, which are the same nevertheless.
+        // The tree to be built has hard links to these files; their content is the same.
         command.args(["-c", "core.trustctime=false", "-C"]);
         command.arg(&self.directory).args(args);
         output("checking a commit out", &mut command)
     }
 }
 
-/// Git without what the caller's environment and the repository's own configuration may want to be
-/// run.
+/// Returns a git command that runs no program which the caller's environment or the repository's
+/// configuration names.
 fn git() -> Command {
     let mut git = Command::new("git");
     git.args(["-c", "safe.directory=*", "-c", "core.fsmonitor=false"])
@@ -169,7 +169,7 @@ mod tests {
             file.metadata().unwrap().modified().unwrap()
         };
         let before = time("b");
-        // As the kernel's tree does, which changes the time of the inode.
+        // Like the kernel's tree, whose links change the ctime of the inode.
         let (b, linked) = (checkout.directory().join("b"), root.path().join("linked"));
         // Git compares seconds.
         let of_inode = || b.metadata().unwrap().ctime();

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Directories that crucible trusts: what names they may have, and who may write to them.
+//! Directories that crucible trusts: the names that they may have, and their permissions.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Checks that only this user and root can change the content of `path`, a directory that exists.
-/// `setting` is what names another one. The group may write if it is the user's own, with the
-/// user's number, as Debian makes them.
+/// Checks that only this user and root can change the content of `path`, an existing directory.
+/// `setting` is the variable that selects a different directory. The group may write if it is the
+/// user's own, with the user's number, as Debian makes them.
 ///
 /// # Errors
-/// [`Error::Directory`], with the command that mends it.
+/// [`Error::Directory`], with the command that repairs it.
 pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
     let metadata = path.metadata().map_err(Error::file("look at", path))?;
     let me = rustix::process::geteuid().as_raw();
@@ -20,7 +20,7 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
             path: path.to_owned(),
             problem,
             mend: format!(
-                "run `{mend}` if you trust what is in it, or set {setting} to a directory of your own"
+                "run `{mend}` if you trust its content, or set {setting} to a directory of your own"
             ),
         })
     };
@@ -36,7 +36,7 @@ pub fn check_owner(path: &Path, setting: &'static str) -> Result<()> {
     if metadata.mode() & 0o002 != 0 || (metadata.mode() & 0o020 != 0 && !own_group) {
         return refuse(
             format!(
-                "others may write to it (mode {:04o}), and you would run what they put there",
+                "others may write to it (mode {:04o}), so they could put programs there that you would run",
                 metadata.mode() & 0o7777
             ),
             format!("chmod go-w {quoted}"),
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn another_users_directory_and_group_are_refused() {
-        // Only root can give a directory away.
+        // Only root can change the owner of a directory.
         if !rustix::process::geteuid().is_root() {
             return;
         }

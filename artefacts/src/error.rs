@@ -19,7 +19,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A program cannot be run.
-    #[error("cannot run {program}; `crucible doctor` says what this host lacks")]
+    #[error("cannot run {program}; `crucible doctor` lists the programs that this host lacks")]
     Program {
         /// Name of the program.
         program: String,
@@ -38,12 +38,12 @@ pub enum Error {
         /// The last lines of its output, indented.
         words: String,
     },
-    /// A program failed because of this host: its network, its rights, its package manager.
+    /// A program failed because of this host: its network, the user's rights, its package manager.
     #[error("{failure}\n{advice}")]
     Host {
-        /// What failed.
+        /// The failure.
         failure: Box<Error>,
-        /// What to do next.
+        /// Advice for the user.
         advice: String,
     },
     /// A directory cannot be used.
@@ -51,9 +51,9 @@ pub enum Error {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// Advice for the user.
         mend: String,
     },
     /// A file of this repository is malformed.
@@ -113,7 +113,7 @@ pub enum Error {
         /// Output of `patch`.
         words: String,
     },
-    /// Host packages are missing, and `--no-install` was given.
+    /// Host packages are missing, and the user has given `--no-install`.
     #[error("this host lacks {}; install with: {command}", packages.join(" "))]
     MissingPackages {
         /// Their names.
@@ -151,7 +151,7 @@ impl Error {
         )
     }
 
-    /// Says of the failure of a program that it is due to the host, and what to do next.
+    /// Attributes the failure of a program to the host, with advice for the user.
     pub(crate) fn on_host(self, advice: impl Into<String>) -> Self {
         match self {
             Self::Failed { .. } => Self::Host {

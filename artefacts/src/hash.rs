@@ -14,8 +14,8 @@ use crate::{Error, Result};
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Starts the hash of an artefact of this kind. Increase `recipe` when the way in which it is
-    /// made changes.
+    /// Starts the hash of an artefact of this kind. Increase `recipe` when the build procedure
+    /// changes.
     pub fn new(recipe: &str) -> Self {
         Self(Sha256::new()).add("recipe", recipe)
     }
@@ -36,8 +36,8 @@ impl Fingerprint {
     }
 }
 
-/// Returns the sha256 of a file's content, in hex. Does not read an artefact of the cache again, whose
-/// content was verified before it was handed out.
+/// Returns the sha256 of a file's content, in hex. Does not read an artefact of the cache again,
+/// whose content was verified before it was handed out.
 pub fn content_hash(path: &Path) -> Result<String> {
     match manifest::sha256(path) {
         Some(hash) => Ok(hash),

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Manifests: what the files of a cached artefact were when it was made, so that a file that was
+//! Manifests: descriptions of a cached artefact's files when it was made, so that a file that was
 //! damaged since is noticed before it is used.
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
 //! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in 0.1 s; sha256 takes several
-//! times as long on CPUs without instructions for it. Accidents are found, not somebody who writes a
-//! manifest, too; that is what the owner of the cache is checked for. Each file's sha256 is computed
-//! once, when the artefact is made, and names the content in records.
+//! times as long on CPUs without instructions for it. It finds accidents, not an attacker who
+//! writes a manifest, too; that is what the owner of the cache is checked for. Each file's sha256
+//! is computed once, when the artefact is made, and names the content in records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -32,7 +32,7 @@ const FORMAT: u32 = 1;
 /// Size of a read.
 const CHUNK: usize = 1 << 20;
 
-/// Size from which on a file has no sha256 in its manifest.
+/// Minimum size in bytes of files that have no sha256 in the manifest.
 const LARGE: u64 = 1 << 30;
 
 /// The files of an artefact.
@@ -50,19 +50,19 @@ pub(crate) enum Entry {
     /// A file.
     File {
         size: u64,
-        /// Hash of its data and where it is; holes are left out.
+        /// Hash of its data and their offsets, without holes.
         xxh3: String,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         sha256: Option<String>,
-        /// Its inode number and modification time, in ns.
+        /// Its inode number, and its modification time in nanoseconds.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         stamp: Option<(u64, i64, i64)>,
     },
-    /// A symbolic link, and where it leads.
+    /// A symbolic link, with its target.
     Link(String),
 }
 
-/// How thoroughly files are compared with a manifest.
+/// The properties of files that are compared with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
     /// Their content.
@@ -92,7 +92,7 @@ impl Manifest {
         Ok(Self { format, files })
     }
 
-    /// Writes it to `directory`, in one step.
+    /// Writes the manifest to `directory`, atomically.
     pub fn write(&self, directory: &Path) -> Result<()> {
         let path = directory.join(NAME);
         let new = directory.join(format!(".{NAME}.{}", std::process::id()));
@@ -101,7 +101,7 @@ impl Manifest {
         fs::rename(&new, &path).map_err(Error::file("put in place", &path))
     }
 
-    /// Reads that of `directory`; `None` if there is none.
+    /// Reads the manifest in `directory`; returns `None` if there is none.
     ///
     /// # Errors
     /// The manifest cannot be read, or is damaged.
@@ -136,8 +136,8 @@ impl Manifest {
         self.files.values().map(size).sum()
     }
 
-    /// Returns what is wrong with the first file in `directory` that is not as described. Other files
-    /// do not matter.
+    /// Returns the problem of the first file in `directory` that differs from its description.
+    /// Other files do not matter.
     pub fn verify(&self, directory: &Path, check: Check) -> Option<String> {
         self.files.iter().find_map(|(name, entry)| {
             let path = directory.join(name);
@@ -159,7 +159,7 @@ impl Entry {
         let hash = File::open(path)
             .and_then(|file| xxh3(&file, metadata.size()))
             .map_err(Error::file("read", path))?;
-        // Larger ones are disks and memories, mostly of holes, and named by no record.
+        // Larger files are disks and memories, mostly holes, and no record names their hash.
         let sha256 = (metadata.size() < LARGE).then(|| sha256_file(path));
         Ok(Self::File {
             size: metadata.size(),
@@ -173,7 +173,7 @@ impl Entry {
         let metadata = match path.symlink_metadata() {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Some("is gone".into()),
-            Err(error) => return Some(format!("cannot be looked at: {error}")),
+            Err(error) => return Some(format!("cannot be examined: {error}")),
         };
         match self {
             Self::Link(target) => match fs::read_link(path) {
@@ -196,7 +196,7 @@ impl Entry {
                 let found = File::open(path).and_then(|file| xxh3(&file, *size));
                 match found {
                     Ok(found) if found == *hash => None,
-                    Ok(_) => Some("has another content than when it was made".into()),
+                    Ok(_) => Some("has changed since it was made".into()),
                     Err(error) => Some(format!("cannot be read: {error}")),
                 }
             }
@@ -208,8 +208,8 @@ fn stamp(metadata: &fs::Metadata) -> (u64, i64, i64) {
     (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// Returns the hash of the data in a file of `size` bytes, with the offset of each chunk that has any
-/// byte but zero. A copy without holes has the same hash.
+/// Returns the hash of the data in a file of `size` bytes, with the offset of each chunk that has
+/// any byte but zero. A copy without holes has the same hash.
 fn xxh3(file: &File, size: u64) -> io::Result<String> {
     let mut hash = Xxh3Default::new();
     hash.update(&size.to_le_bytes());
@@ -246,14 +246,14 @@ fn walk_error(directory: &Path, error: walkdir::Error) -> Error {
     }
 }
 
-/// The state of the files of an artefact that this process has verified: while none of this
-/// changes, no process has written to them.
+/// The state of the files of an artefact that this process has verified: a process that
+/// writes to one changes its state.
 type Stamps = Vec<(u64, u64, i64, i64, i64, i64)>;
 
 static VERIFIED: LazyLock<Mutex<HashMap<PathBuf, Stamps>>> = LazyLock::new(Mutex::default);
 
 /// Verifies the artefact in `directory`, once in this process unless its files change. Returns
-/// what is wrong. An artefact without a manifest, made by an earlier crucible, gets one.
+/// its problem. An artefact without a manifest, made by an earlier crucible, gets one.
 pub(crate) fn verify(directory: &Path, check: Check) -> Option<String> {
     let known = |stamps: &Stamps| {
         let verified = VERIFIED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -355,7 +355,7 @@ mod tests {
         file.write_all(&[6]).unwrap();
         file.set_modified(before).unwrap();
         let text = problem(directory.path());
-        assert_eq!(text, "b has another content than when it was made");
+        assert_eq!(text, "b has changed since it was made");
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 /// A receiver of progress.
 pub trait Progress: Send + Sync {
-    /// A long step starts. Steps do not nest.
+    /// Receives the start of a long step. Steps do not nest.
     fn begin(&self, step: &str);
-    /// The current step has completed `done` of about `total` parts.
+    /// Receives the progress of the current step: `done` of about `total` parts are complete.
     fn advance(&self, done: u64, total: u64);
-    /// The current step has ended, successfully or not.
+    /// Receives the end of the current step, successful or not.
     fn end(&self);
-    /// A message for the user.
+    /// Receives a message for the user.
     fn note(&self, text: &str);
 }
 
@@ -27,8 +27,8 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// Receives the progress of work that runs beside other work, whose steps the other receiver
-/// shows: a step that took a second or longer becomes a note when it has ended.
+/// Receives the progress of work that runs in parallel with other work, whose steps the other
+/// receiver shows: a step that took a second or longer becomes a note when it has ended.
 pub struct Beside<'a> {
     shown: &'a dyn Progress,
     step: Mutex<Option<(String, Instant)>>,
@@ -92,7 +92,7 @@ impl Drop for Step<'_> {
     }
 }
 
-/// Keeps the messages, for tests.
+/// Collects the messages, for tests.
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct Notes(Mutex<String>);

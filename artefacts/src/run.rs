@@ -16,16 +16,16 @@ use rustix::process::{Pid, Signal};
 
 use crate::{Error, Result};
 
-/// Time between two looks at whether crucible is asked to end.
+/// Interval of checks for a request to end.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Returns true when crucible is asked to end.
 static INTERRUPTED: OnceLock<fn() -> bool> = OnceLock::new();
 
-/// Sets the function that returns true when crucible is asked to end. Programs that are run then
-/// end, too.
+/// Sets the function that returns true when crucible is asked to end. Running programs then end,
+/// too.
 pub fn on_interrupt(interrupted: fn() -> bool) {
-    // Later ones are the same function.
+    // Later calls set the same function.
     let _ = INTERRUPTED.set(interrupted);
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn run(what: &str, command: &mut Command, each: impl FnMut(&str)) -> 
     run_with(what, command, each, |_| {})
 }
 
-/// As [`run`], and passes each line of standard error to `each_error`.
+/// Like [`run`], and passes each line of standard error to `each_error`.
 pub(crate) fn run_with(
     what: &str,
     command: &mut Command,
@@ -85,7 +85,7 @@ pub(crate) fn run_with(
             });
         }
         let err = err.join().unwrap_or_default();
-        // Its output has ended, and with it the program, or soon.
+        // Its output has ended, so the program has ended or ends soon.
         drop(ended);
         err
     });
@@ -101,7 +101,7 @@ pub(crate) fn run_with(
     Err(failed(what, command, status, words))
 }
 
-/// Returns true for programs that must not be ended half way: they change the host.
+/// Returns true for programs that must not be interrupted: they change the host.
 fn goes_on(command: &Command) -> bool {
     let is = |word: &OsStr| {
         let name = Path::new(word).file_name();
@@ -110,7 +110,7 @@ fn goes_on(command: &Command) -> bool {
     is(command.get_program()) || command.get_args().any(is)
 }
 
-/// Makes `command` end when this process does, however that is: its results would be of no use.
+/// Makes `command` end when this process ends, in whatever way: its results would be of no use.
 fn end_with_us(command: &mut Command) {
     // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
     unsafe {
@@ -126,15 +126,15 @@ fn end_if_interrupted(pid: Pid, end: &Receiver<()>) {
     let interrupted = || INTERRUPTED.get().is_some_and(|interrupted| interrupted());
     while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(PERIOD) {
         if interrupted() {
-            // It may have ended meanwhile.
+            // The program may have ended meanwhile.
             let _ = rustix::process::kill_process(pid, Signal::TERM);
             return;
         }
     }
 }
 
-/// Lets the files that `command` makes have the modes that images should have, whatever the umask of
-/// this process is.
+/// Sets the umask of `command` for the modes that files in images should have, whatever the umask
+/// of this process is.
 pub(crate) fn with_plain_umask(command: &mut Command) -> &mut Command {
     // SAFETY: umask(2) is async-signal-safe, and the closure does nothing else.
     unsafe {

@@ -10,7 +10,7 @@ use crate::hash::Fingerprint;
 use crate::run::run;
 use crate::{Cache, Error, Progress, Result};
 
-/// Increase this when the way in which the disk is made changes.
+/// Increase this when the build procedure of the disk changes.
 const RECIPE: &str = "scratch 1";
 
 /// Default size of a scratch disk, in MiB.

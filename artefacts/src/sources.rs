@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// What the agent, the userland and the kernel are made from, in the checkout.
+/// Paths in the checkout from which the agent, the userland and the kernel are made.
 pub(crate) const PACKED: [&str; 6] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -34,7 +34,7 @@ impl Sources {
         }
     }
 
-    /// The checkout at `root`.
+    /// Returns the checkout at `root`.
     ///
     /// # Errors
     ///
@@ -49,12 +49,11 @@ impl Sources {
         }
     }
 
-    /// The same checkout, but with the kernel's change of another one: this is its directory
-    /// `guest-kernel`.
+    /// Returns the same checkout, but with the directory `guest-kernel` of a different one.
     ///
     /// # Errors
     ///
-    /// It is no such directory.
+    /// The directory has no `kernel.lock`.
     pub fn with_guest_kernel(&self, directory: &Path) -> Result<Self> {
         match directory.canonicalize() {
             Ok(directory) if directory.join("kernel.lock").is_file() => Ok(Self {
@@ -67,7 +66,7 @@ impl Sources {
         }
     }
 
-    /// Directory of the checkout.
+    /// Returns the directory of the checkout.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Artefacts in one file, for a machine that cannot make them: a compressed tar archive with an index,
-//! and each artefact's files after its manifest.
+//! Artefacts in one file, for a machine that cannot make them: a compressed tar archive with an
+//! index, and each artefact's files after its manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -28,10 +28,10 @@ const INDEX: &str = "crucible-cache.json";
 /// Version of the format.
 const FORMAT: u32 = 1;
 
-/// Kinds of artefacts that an archive may have. Others are of one machine, or quickly made.
+/// Kinds of artefacts that an archive may have. Others are specific to one host, or quickly made.
 const KINDS: [&str; 5] = ["kernel", "kernel-source", "debian", "agent", "sources"];
 
-/// Largest index or manifest, in bytes.
+/// Maximum size of an index or a manifest, in bytes.
 const LARGEST: u64 = 256 << 20;
 
 /// The first file of an archive.
@@ -39,7 +39,7 @@ const LARGEST: u64 = 256 << 20;
 struct Index {
     format: u32,
     artefacts: Vec<Artefact>,
-    /// Artefacts that stand in for others, by name.
+    /// Stand-ins, by the name of the replaced artefact.
     stand_ins: BTreeMap<String, Artefact>,
 }
 
@@ -73,9 +73,9 @@ fn is_key(key: &str) -> bool {
     key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Writes everything that guests are made of to `file`: the kernels of these sources that are cached,
-/// the base kernel and its source, the userland and the agent. Makes what is missing. Returns the names
-/// of the artefacts.
+/// Writes all artefacts of guests to `file`: the kernels of these sources that are
+/// cached, the base kernel and its source, the userland and the agent. Makes missing ones.
+/// Returns the names of the artefacts.
 pub fn export(
     cache: &Cache,
     sources: &Sources,
@@ -102,7 +102,7 @@ pub fn export(
     Ok(artefacts.iter().map(Artefact::name).collect())
 }
 
-/// Writes these artefacts to `file`, in one step.
+/// Writes these artefacts to `file`, atomically.
 fn write(
     cache: &Cache,
     artefacts: &[Artefact],
@@ -187,11 +187,11 @@ fn append(tar: &mut Builder<impl Write>, name: &str, text: &str) -> io::Result<(
 }
 
 /// Adds the artefacts in `file` to the cache, each only if it is complete and its files have the
-/// hashes of its manifest. Returns the names of those that were not there yet.
+/// hashes of its manifest. Returns the names of the new ones.
 ///
 /// # Errors
-/// The file is no such archive, or damaged, or has a path that leads out of its artefact. Artefacts
-/// before that place have been added.
+/// The file is not such an archive, is damaged, or has a path that leads out of its artefact.
+/// Artefacts before that place have been added.
 pub fn import(cache: &Cache, file: &Path, progress: &dyn Progress) -> Result<Vec<String>> {
     let _step = Step::begin(progress, "reading the archive");
     let input = BufReader::new(File::open(file).map_err(Error::file("read", file))?);
@@ -216,7 +216,7 @@ struct Reader<'a> {
 struct Incoming {
     artefact: Artefact,
     manifest: Manifest,
-    /// Where its files go, and the lock of that; `None` if it is in the cache already.
+    /// The directory for its files, with its lock; `None` if it is in the cache already.
     to: Option<(Unfinished, Lock)>,
     links: Vec<(PathBuf, String)>,
 }
@@ -372,7 +372,7 @@ impl Reader<'_> {
             EntryType::Regular => {
                 let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
                 let modified = entry.header().mtime().unwrap_or(0);
-                // There are no links yet, so this is below the directory.
+                // No links exist yet, so this path is below the directory.
                 if let Some(parent) = path.parent() {
                     fs::create_dir_all(parent)
                         .map_err(Error::file("make the directory", parent))?;
@@ -461,7 +461,7 @@ mod tests {
         }
     }
 
-    /// An archive of one artefact.
+    /// Returns an archive of one artefact.
     fn archive(place: &Path) -> PathBuf {
         let from = cache(place, "from");
         from.get_or_build("kernel", KEY, &Silent, |directory| {
@@ -515,8 +515,8 @@ mod tests {
         assert!(error.to_string().contains("not an archive"), "{error}");
     }
 
-    /// Writes an archive of one artefact with these entries: a path and the target of a link, or the
-    /// content of a file.
+    /// Writes an archive of one artefact with these entries: a path and the target of a link, or
+    /// the content of a file.
     fn forged(file: &Path, entries: &[(&str, Result<&str, &str>)]) {
         let mut tar = Builder::new(GzEncoder::new(
             File::create(file).unwrap(),
@@ -546,7 +546,7 @@ mod tests {
         append(&mut tar, &format!("kernel/{KEY}/{}", manifest::NAME), &text).unwrap();
         for (name, what) in entries {
             let mut header = Header::new_gnu();
-            // The crate refuses such paths.
+            // The tar crate refuses to write such paths.
             let path = format!("kernel/{KEY}/{name}");
             header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
             header.set_mode(0o644);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Rates of failure, and what is known of them.
+//! Rates of failure, and the evidence on them.
 
 use std::ops::{Add, AddAssign};
 
@@ -13,7 +13,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Evidence of `runs` runs, of which `failures` failed.
+    /// Returns the evidence of `runs` runs, of which `failures` failed.
     pub fn new(runs: u64, failures: u64) -> Self {
         Self {
             runs,
@@ -39,7 +39,7 @@ impl AddAssign for Evidence {
     }
 }
 
-/// What is known of a rate before any run: a beta distribution.
+/// The prior distribution of a rate: a beta distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Beta {
     /// Weight of failures.
@@ -48,7 +48,7 @@ pub struct Beta {
     pub passes: f64,
 }
 
-/// Jeffreys' prior. Narrower ones make posteriors that claim more than they keep.
+/// Jeffreys' prior. Narrower priors make posteriors overconfident.
 pub const JEFFREYS: Beta = Beta {
     failures: 0.5,
     passes: 0.5,

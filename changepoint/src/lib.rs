@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where did it begin to fail? One model for commits and for nights.
+//! Finds the node at which failures began, with one model for commits and for nights.
 //!
-//! Nodes (commits, nights) fail at one rate before a change and at another one after it; neither
-//! rate is known. A hypothesis names the node that is the first of those after the change; one more
-//! says that nothing changed. [`ChangePoint`] has the evidence of each node and computes the
-//! posterior of the hypotheses in closed form, and how many bits one more run of a node is worth.
-//! It does no I/O and reads no clock. Its logarithms are libm's, so that all hosts choose alike.
+//! Nodes (commits, nights) fail at one rate before a change and at a different one after it; both
+//! rates are unknown. Each hypothesis names the first node after the change; one further hypothesis
+//! is that nothing changed. [`ChangePoint`] holds the evidence of each node. It computes the
+//! posterior of the hypotheses in closed form, and the information that one more run of a node is
+//! expected to give, in bits. It does no I/O and reads no clock. Its logarithms are libm's, so that
+//! all hosts choose alike.
 
 mod beta;
 mod nights;
@@ -24,20 +25,20 @@ pub use self::{
 /// Mass below which a hypothesis is no longer counted among those left.
 const NEGLIGIBLE: f64 = 1e-3;
 
-/// Runs that settle a node whose failures are rare, times their rate. The cost of a build is shared
-/// by that many.
+/// Number of runs that settle a node with rare failures, times the rate of failures. So many runs
+/// share the cost of a build.
 const SETTLING: f64 = 2.5;
 
-/// What a run of a node costs, in seconds.
+/// The cost of the runs of a node, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Once, before the first run: a build, a boot.
+    /// Cost before the first run: a build, a boot.
     pub once: f64,
-    /// Each run.
+    /// Cost of each run.
     pub run: f64,
 }
 
-/// How probable the hypotheses are.
+/// The probabilities of the hypotheses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Posterior {
     /// The probability that each node is the first one after the change.
@@ -61,7 +62,7 @@ impl Posterior {
     }
 
     /// Returns the smallest set of nodes whose probability is at least `mass`, the most probable
-    /// first; all nodes that are possible if they do not reach it.
+    /// first; all possible nodes if their sum is less.
     pub fn credible(&self, mass: f64) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.nodes.len())
             .filter(|&node| self.nodes[node] > 0.0)
@@ -84,7 +85,7 @@ impl Posterior {
         possible.count()
     }
 
-    /// Returns what is unknown, in bits.
+    /// Returns the entropy, in bits.
     pub fn entropy(&self) -> f64 {
         let all = self.nodes.iter().chain([&self.none]);
         all.filter(|mass| **mass > 0.0)
@@ -93,13 +94,13 @@ impl Posterior {
     }
 }
 
-/// The nodes, what was seen of them, and what follows.
+/// The nodes, with the evidence of each and the posterior.
 #[derive(Clone, Debug)]
 pub struct ChangePoint {
-    /// Of each node, those that come after the change if it is the first: itself and its
+    /// For each node, the nodes after the change if it is the first: itself and its
     /// descendants.
     shows: Vec<Set>,
-    /// Of each node, the hypotheses by which it comes after the change.
+    /// For each node, the hypotheses in which it comes after the change.
     after_if: Vec<Set>,
     /// True when no two hypotheses name the same nodes.
     distinct: bool,
@@ -113,8 +114,8 @@ pub struct ChangePoint {
 }
 
 impl ChangePoint {
-    /// Returns the model of nodes with these parents. A node's parents have smaller numbers; a
-    /// parent that has not is ignored.
+    /// Returns the model of nodes with these parents. A node's parents have smaller numbers;
+    /// other parents are ignored.
     pub fn of_parents(parents: &[Vec<usize>]) -> Self {
         let len = parents.len();
         let mut ancestors: Vec<Set> = Vec::with_capacity(len);
@@ -144,7 +145,8 @@ impl ChangePoint {
         Self::of_parents(&(0..len).map(parent).collect::<Vec<_>>())
     }
 
-    /// Returns the model whose hypothesis `n` says that the nodes `shows[n]` come after the change.
+    /// Returns the model in which hypothesis `n` is that the nodes `shows[n]` come after the
+    /// change.
     pub fn of_sets(shows: Vec<Set>) -> Self {
         let len = shows.len();
         let weight = 1.0 / (len as f64 + 1.0);
@@ -167,7 +169,7 @@ impl ChangePoint {
         }
     }
 
-    /// Replaces what is known of the two rates before any run.
+    /// Replaces the priors of the two rates.
     #[must_use]
     pub fn with_priors(mut self, before: Beta, after: Beta) -> Self {
         self.before = before;
@@ -175,8 +177,8 @@ impl ChangePoint {
         self
     }
 
-    /// Replaces the probability that nothing changed, before any run: it is that of a single node
-    /// otherwise. The nodes share the rest in the proportion that they have.
+    /// Replaces the probability that nothing changed, before any run: by default it is that of a
+    /// single node. The nodes share the rest in proportion to their weights.
     #[must_use]
     pub fn with_none(mut self, probability: f64) -> Self {
         let rest: f64 = self.weights.iter().sum();
@@ -198,13 +200,13 @@ impl ChangePoint {
         self.shows.is_empty()
     }
 
-    /// Says that a node is not the first after the change, such as the good end of a range.
+    /// Excludes a node as the first after the change, such as the good end of a range.
     pub fn exclude(&mut self, node: usize) {
         self.weights[node] = 0.0;
     }
 
-    /// Says that a node cannot be observed: it does not build, or does not boot. What was seen of
-    /// it no longer counts.
+    /// Declares that a node cannot be observed: it does not build, or does not boot. Its earlier
+    /// runs no longer count.
     pub fn hide(&mut self, node: usize) {
         self.blind[node] = true;
     }
@@ -309,7 +311,7 @@ impl ChangePoint {
         (before, after)
     }
 
-    /// Returns the most probable set of nodes that can be told from all others, and its
+    /// Returns the most probable set of nodes that runs can distinguish from all others, and its
     /// probability. It has several members where nodes cannot be observed.
     pub fn answer(&self) -> Option<(Vec<usize>, f64)> {
         let posterior = self.posterior();
@@ -331,8 +333,8 @@ impl ChangePoint {
             .max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// Returns how many bits one more run of each node is expected to tell about where the change
-    /// is.
+    /// Returns the information that one more run of each node is expected to give on the position
+    /// of the change.
     pub fn bits(&self) -> Vec<f64> {
         // All sums of -x log x that a run of a node can lead to, by hypothesis and by side.
         let posterior = self.posterior();
@@ -348,7 +350,8 @@ impl ChangePoint {
             let (old, new) = (self.before.mean(old), self.after.mean(new));
             terms.push((term(mass, old), term(mass, new)));
         }
-        // All before the change; then each node moves those that name it to the other side.
+        // Start with all nodes before the change; then move each node's hypotheses to the other
+        // side.
         let mut before = Term::default();
         for (of, _) in &terms {
             before += *of;
@@ -372,8 +375,8 @@ impl ChangePoint {
             .collect()
     }
 
-    /// Returns the node whose next run is worth most bits per second, if one is worth any. `cost`
-    /// returns none for a node that is not to be run.
+    /// Returns the node whose next run gives the most bits per second, if any does. `cost`
+    /// returns `None` for a node that must not be run.
     pub fn next(&self, cost: impl Fn(usize) -> Option<Cost>) -> Option<usize> {
         let (_, after) = self.rates();
         // A build serves all runs that a node will need.
@@ -409,7 +412,7 @@ impl Term {
         }
     }
 
-    /// Returns the entropy that is left, on average, once the run is made.
+    /// Returns the expected entropy after the run.
     fn entropy(self) -> f64 {
         x_log_x(self.fails) + x_log_x(self.passes) - self.logs
     }

@@ -3,16 +3,16 @@
 
 use crate::{ChangePoint, Evidence};
 
-/// The probability, before any run, that a row of nights has no change.
+/// The probability, before any run, that a series of nights has no change.
 const UNCHANGED: f64 = 0.5;
 
 /// The change in a row of nights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Onset {
-    /// Probability that there is one.
+    /// Probability of a change.
     pub changed: f64,
-    /// The first and the last night that may be the first after the change; none if there is
-    /// hardly one.
+    /// The first and the last night that may be the first after the change; `None` if a
+    /// change is improbable.
     pub range: Option<(usize, usize)>,
     /// The rate of failures before it.
     pub before: f64,
@@ -20,14 +20,14 @@ pub struct Onset {
     pub after: f64,
 }
 
-/// Returns what changed in a row of nights. The range contains the first night after the change with
-/// the probability `mass`, if there was a change.
+/// Returns the change in a series of nights. The range contains the first night after the change
+/// with the probability `mass`, if there was a change.
 pub fn onset(nights: &[Evidence], mass: f64) -> Onset {
     let mut model = ChangePoint::linear(nights.len());
     for (night, &seen) in nights.iter().enumerate() {
         model.observe(night, seen);
     }
-    // Before the first night there is nothing that it could differ from.
+    // The first night has no earlier one to differ from.
     if !model.is_empty() {
         model.exclude(0);
     }

@@ -4,12 +4,12 @@
 use crate::{Evidence, JEFFREYS};
 
 /// Returns, for each night, the probability that the last segment begins with it: the nights from
-/// there on have one rate of failures, and the night before has another. The first night stands for
-/// a row without any change.
+/// there on have one rate of failures, and the night before has a different one. The first night
+/// stands for a series without any change.
 ///
-/// `hazard` is the probability of a change between two nights, before any run. All partitions of the
-/// row into segments are weighed, each with a rate of its own that has Jeffreys' prior (a product
-/// partition model), in the square of the number of nights.
+/// `hazard` is the probability of a change between two nights, before any run. All partitions of
+/// the series into segments are weighed, each with a rate of its own that has Jeffreys' prior (a
+/// product partition model), in time quadratic in the number of nights.
 pub fn last_segment(nights: &[Evidence], hazard: f64) -> Vec<f64> {
     let count = nights.len();
     let (change, none) = (hazard.ln(), (1.0 - hazard).ln());
@@ -27,7 +27,7 @@ pub fn last_segment(nights: &[Evidence], hazard: f64) -> Vec<f64> {
         }
         before[end] = log_sum(&ways);
     }
-    // Those of the last end are the answer, the latest start first.
+    // The weights at the last end are the answer, the latest start first.
     ways.reverse();
     let sum = before[count];
     ways.iter().map(|way| (way - sum).exp()).collect()
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(best(&last_segment(&nights(&row[..10]), 0.02)), 0);
     }
 
-    /// Against the sum over all partitions, one by one.
+    /// Compares with the sum over all partitions, one by one.
     #[test]
     fn it_is_the_sum_over_all_partitions() {
         let row = nights(&[(3, 0), (2, 1), (4, 4), (1, 0), (5, 1)]);

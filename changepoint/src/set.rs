@@ -38,7 +38,7 @@ impl Set {
         })
     }
 
-    /// Adds all numbers of another set.
+    /// Adds all numbers of a second set.
     pub fn extend(&mut self, other: &Self) {
         if self.0.len() < other.0.len() {
             self.0.resize(other.0.len(), 0);

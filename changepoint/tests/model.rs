@@ -6,7 +6,7 @@ mod common;
 use common::Dice;
 use crucible_changepoint::{Beta, ChangePoint, Cost, Evidence, JEFFREYS, Set, onset};
 
-/// A history in which a node has one or two earlier parents.
+/// Returns a history in which a node has one or two earlier parents.
 fn history(dice: &mut Dice, len: usize) -> Vec<Vec<usize>> {
     (0..len)
         .map(|node| {
@@ -52,7 +52,7 @@ fn the_posterior_is_a_distribution_and_a_run_is_never_expected_to_hide_anything(
     }
 }
 
-/// The closed form of the expected entropy is that of really adding the run.
+/// The closed form of the expected entropy equals that of adding the run.
 #[test]
 fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
     let mut dice = Dice::new(2);
@@ -168,7 +168,7 @@ fn what_cannot_be_built_is_not_told_from_what_follows_it() {
     assert_eq!(group, [2, 3]);
     assert!(mass > 0.99, "{mass}");
     assert!(model.posterior().nodes[3] < 0.6);
-    // No run of any node would give more information, apart from a rest of doubt.
+    // No run of any node would give more information, except for a remaining uncertainty.
     assert!(model.bits().iter().all(|bits| *bits < 0.01));
 }
 
@@ -178,7 +178,7 @@ fn the_same_binary_is_the_same_node() {
     model.exclude(0);
     model.join(1, 2);
     assert!(model.is_possible(1) && !model.is_possible(2) && model.is_possible(3));
-    // What was seen of one counts for the other.
+    // Runs of one count for the other.
     model.observe(0, Evidence::new(9, 0));
     model.observe(2, Evidence::new(9, 9));
     assert_eq!(model.answer().unwrap().0, [1]);
@@ -210,12 +210,13 @@ fn a_cheap_run_is_preferred_to_a_build_that_tells_little_more() {
     assert_eq!(model.next(|_| None), None);
 }
 
-/// With rates drawn from the prior, what is stated is what happens, whatever the runs are chosen by.
+/// With rates drawn from the prior, stated probabilities equal frequencies, however the runs are
+/// chosen.
 #[test]
 fn stated_probabilities_are_kept() {
     let mut dice = Dice::new(4);
     let len = 24;
-    // Sums by tenths of what is stated: simulations, what was stated, what was right.
+    // Sums by tenths of the stated probability: simulations, stated probabilities, right answers.
     let mut bins = [(0u32, 0.0, 0.0); 10];
     let (mut stated, mut right) = (0.0, 0.0);
     const ALL: u32 = 500;
@@ -257,7 +258,7 @@ fn stated_probabilities_are_kept() {
     let (stated, right) = (stated / all, right / all);
     println!("stated {stated:.3}, right {right:.3}; {bins:?}");
     assert!((stated - right).abs() < 0.03, "{stated} {right}");
-    // Each bin within what its size permits.
+    // Each bin is within the tolerance of its size.
     for (count, stated, right) in bins {
         if count >= 40 {
             let (count, difference) = (f64::from(count), stated - right);
@@ -268,7 +269,7 @@ fn stated_probabilities_are_kept() {
     }
 }
 
-/// The priors of the simulation that the design was chosen by.
+/// The priors of the simulation that decided the design.
 #[test]
 fn other_priors_can_be_given() {
     let old = Beta {
@@ -287,8 +288,9 @@ fn other_priors_can_be_given() {
     assert!(sure.nodes[2] < 0.02 && jeffreys.posterior().nodes[2] > 0.2);
 }
 
-/// The simulation by which the rule was chosen, written independently with numpy, has the same priors
-/// and costs: 18.5 runs and 5.5 builds if the failure is certain, 63 runs and 6.0 builds at 30 %.
+/// The simulation by which the rule was chosen, written independently with numpy, has the same
+/// priors and costs: 18.5 runs and 5.5 builds if the failure is certain, 63 runs and 6.0 builds at
+/// 30 %.
 #[test]
 fn an_independent_simulation_has_the_same_figures() {
     let (len, build, trials) = (40, 20.0, 300);

@@ -10,7 +10,7 @@ use crate::{
 /// The early end of a unit.
 #[derive(Clone, Debug)]
 pub struct Abort {
-    /// What ended it.
+    /// The condition that ended it.
     pub condition: Condition,
     /// Reason in one line.
     pub why: String,
@@ -25,7 +25,7 @@ pub struct Abort {
 /// The phase of a run in which it did not answer or end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Before the trigger fired, so checkpoint/restart is not the cause.
+    /// Until the trigger has fired; checkpoint/restart is not the cause.
     Before,
     /// From the trigger on.
     After,
@@ -41,7 +41,7 @@ impl Phase {
 }
 
 impl Abort {
-    /// An end for this reason, in a guest that remains usable.
+    /// Returns the end of a unit for this reason, in a guest that remains usable.
     pub fn new(condition: Condition, why: impl Into<String>) -> Self {
         Self {
             condition,
@@ -52,12 +52,12 @@ impl Abort {
         }
     }
 
-    /// A failure of crucible itself.
+    /// Returns the end of a unit by a failure of crucible itself.
     pub fn failed(why: impl Into<String>) -> Self {
         Self::new(Condition::RequestFailed, why)
     }
 
-    /// A run that did not reach its event, or did not stay there.
+    /// Returns the end of a run that did not reach its event, or did not stay there.
     pub fn missed(why: impl Into<String>) -> Self {
         Self::new(Condition::Missed, why)
     }
@@ -68,12 +68,13 @@ impl Abort {
         self
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(&self) -> Verdict {
         self.condition.verdict()
     }
 
-    /// A guest that failed a request. The phase matters only if it did not answer.
+    /// Returns the end of a unit whose guest failed a request. The phase matters only if the guest
+    /// did not answer.
     pub fn guest(phase: Phase, error: GuestError) -> Self {
         let why = full(&error);
         let guest_usable = error.guest_usable();
@@ -96,13 +97,13 @@ impl Abort {
         }
     }
 
-    /// A run that did not end in time.
+    /// Returns the end of a run that exceeded its time limit.
     pub fn hang(phase: Phase, why: String, states: TaskStates) -> Self {
         Self::new(phase.hang(), why).with(states_lines(states))
     }
 
-    /// A tool that refused. `supported` is true when an expected result says that such a workload
-    /// can be checkpointed.
+    /// Returns the end of a unit whose tool refused. `supported` is true when an expected result
+    /// says that such a workload can be checkpointed.
     pub fn refused(refusal: Refusal, supported: bool) -> Self {
         let mut lines: Vec<_> = refusal.log.lines().map(str::to_owned).collect();
         let skip = lines.len().saturating_sub(40);
@@ -125,7 +126,7 @@ impl Abort {
         }
     }
 
-    /// A restarted tree that cannot be checkpointed again.
+    /// Returns the end of a unit whose restarted tree cannot be checkpointed again.
     pub fn second_refused(refusal: Refusal) -> Self {
         let refused = Self::refused(refusal, true);
         match refused.condition {
@@ -137,7 +138,7 @@ impl Abort {
         }
     }
 
-    /// A guest that could not be started.
+    /// Returns the end of a unit whose guest could not be started.
     pub fn session(error: SessionError) -> Self {
         let why = full(&error);
         let condition = match error {
@@ -158,7 +159,7 @@ impl Abort {
         }
     }
 
-    /// The host failed to read or write a file.
+    /// Returns the end of a unit for which the host failed to read or write a file.
     pub fn io(what: &str, error: &std::io::Error) -> Self {
         Self::new(of_io(error), format!("{what}: {error}"))
     }
@@ -221,7 +222,7 @@ pub fn full(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let next = error.to_string();
-        // A transparent error repeats its cause, and many texts end with theirs.
+        // A transparent error repeats its cause, and many messages end with that of their cause.
         if next != last && !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);
@@ -304,7 +305,8 @@ mod tests {
             Abort::guest(Phase::After, silent()).verdict(),
             Verdict::Hang
         );
-        // Also in an undisturbed run of a later case: an earlier one may be the cause.
+        // The kernel is to blame even in an undisturbed run of a later case: an earlier case may
+        // be the cause.
         let stop = Abort::guest(Phase::Before, alert(true));
         assert_eq!(stop.verdict(), Verdict::Panic);
     }

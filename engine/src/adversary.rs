@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The attackers of `crucible torture --adversary`, and what is drawn of them by a seed.
+//! The attackers of `crucible torture --adversary`, and the draws from a seed.
 //!
 //! The guest's program has a function for each name (`rootfs/adversary/attacks.c`).
 
@@ -15,7 +15,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// The name, as the guest's program has it.
+    /// Returns the name, as the guest's program has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Restart => "restart",
@@ -24,10 +24,10 @@ impl Side {
     }
 }
 
-/// When an attacker acts.
+/// The moment at which an attacker acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Before the call: what its caller is, or a forged image.
+    /// Before the call: a property of its caller, or a forged image.
     Before,
     /// At the stall.
     Stall,
@@ -42,7 +42,7 @@ pub enum When {
 pub struct Attacker {
     /// Its name.
     pub name: &'static str,
-    /// When it acts.
+    /// The moment at which it acts.
     pub when: When,
     /// The calls that it attacks.
     pub sides: &'static [Side],
@@ -50,7 +50,7 @@ pub struct Attacker {
     pub findings: &'static [&'static str],
     /// True when it has the right to make the call fail, or to change the tree's environment.
     pub harms: bool,
-    /// What would be a gain.
+    /// The result that would be a gain for the attacker.
     pub gain: &'static str,
 }
 
@@ -104,7 +104,7 @@ attackers! {
     "signal-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
     "signal-tasks" Stall C ["M10"], true, "an image that does not restart";
     "kill-tasks" Stall R ["C3"], false, "a signal for an unfinished task";
-    "kill-tasks" Stall C ["M13"], true, "a task that goes before it has been read";
+    "kill-tasks" Stall C ["M13"], true, "a task that exits before it has been read";
     "signal-many" Stall R ["C3"], false, "a signal for an unfinished task";
     "lower" Stall R ["M6"], false, "a changed priority or limit of an unfinished task";
     "move" Stall R ["M4"], false, "an unfinished task in another cgroup";
@@ -115,7 +115,7 @@ attackers! {
     "checkpoint-too" Stall BOTH ["H4"], false, "an image of an unfinished tree";
     "strangers" Stall C ["H7"], false, "a walk through a tree that the caller may not trace";
     "names" Stall R ["C5"], false, "a datagram to an unfinished socket";
-    "signal-caller" Stall BOTH ["H5", "M11"], true, "half an image, or a task that is left";
+    "signal-caller" Stall BOTH ["H5", "M11"], true, "half an image, or a task that is left over";
     "stop-caller" Stall BOTH ["H5", "M11"], false, "an image that is written twice";
     "kill-caller" End BOTH ["H2", "M13"], true, "a task that is left";
     "kill-cgroup" End BOTH ["H2", "M13"], true, "a task that is left";
@@ -124,7 +124,7 @@ attackers! {
     "setuid-program" Alone C ["H3"], false, "the memory of a program of root's";
 }
 
-/// Findings of the audit that nobody can attack, and the reason.
+/// Findings of the audit that no attacker can use, with the reason.
 pub const WITHOUT: &[(&str, &str)] = &[
     (
         "M7",
@@ -144,13 +144,13 @@ pub const WITHOUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// What a seed draws.
+/// An attack, as drawn from a seed.
 #[derive(Clone, Debug)]
 pub struct Attack {
     /// The call.
     pub side: Side,
     /// Number of the record or page behind which the image stalls. The guest takes it modulo
-    /// their number, so that seeds in a row take each in turn.
+    /// their number, so that consecutive seeds use each in turn.
     pub place: u64,
     /// The attackers.
     pub attackers: Vec<&'static Attacker>,
@@ -205,7 +205,7 @@ impl Attack {
         }
     }
 
-    /// The guest's command.
+    /// Returns the guest's command.
     pub fn command(&self, patience: u32) -> String {
         let names: Vec<_> = self.attackers.iter().map(|one| one.name).collect();
         let may = match self.attackers.iter().any(|one| one.harms) {
@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// The numbers of the audit: five critical ones, eight high ones, sixteen medium ones.
+    /// The audit has five critical, eight high and sixteen medium findings.
     #[test]
     fn each_finding_has_an_attacker_or_a_reason() {
         let numbers = [("C", 5), ("H", 8), ("M", 16)];

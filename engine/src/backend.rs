@@ -22,7 +22,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Name on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Crucible => "crucible",
@@ -46,7 +46,7 @@ pub struct Refusal {
     pub unsupported: bool,
 }
 
-/// Path of the image or of a log in the guest.
+/// Returns the path of the image or of a log in the guest.
 fn path(name: &str) -> String {
     format!("{KEEP_DIR}/{name}")
 }
@@ -74,8 +74,8 @@ impl Backend {
         Ok(saved)
     }
 
-    /// Checkpoints a restarted container, frozen, once more, and compares the image with the one that
-    /// it was restarted from. `None` for CRIU, whose images are not compared.
+    /// Checkpoints a restarted container once more while it is frozen, and compares the image with
+    /// the one that it was restarted from. `None` for CRIU, whose images are not compared.
     pub fn second_image(
         self,
         guest: &mut Guest,
@@ -122,12 +122,12 @@ impl Backend {
         }
     }
 
-    /// Both images: their names on the host, and their paths in the guest.
+    /// Returns both images: their names on the host, and their paths in the guest.
     pub fn images() -> [(&'static str, String); 2] {
         ["image", "second-image"].map(|name| (name, path(name)))
     }
 
-    /// Files to keep: names on the host, and paths in the guest.
+    /// Returns the files to keep: names on the host, and paths in the guest.
     pub fn files(self) -> Vec<(&'static str, String)> {
         match self {
             Self::Crucible => vec![
@@ -142,7 +142,7 @@ impl Backend {
         }
     }
 
-    /// Version of the tool, if it has one of its own.
+    /// Returns the version of the tool, if it has one of its own.
     pub fn version(self, guest: &mut Guest) -> Result<Option<String>, GuestError> {
         match self {
             Self::Crucible => Ok(None),
@@ -169,15 +169,15 @@ impl Backend {
         let ended = tool
             .ended
             .map_or("killed at its time limit".to_owned(), |e| e.to_string());
-        let (said, log) = match self {
+        let (stderr, log) = match self {
             Self::Crucible => (format!("{}{}", tool.stdout, tool.stderr), log),
             // Its only output is the log.
             Self::Criu => (criu::first_error(&log), criu::words(&log)),
         };
         Ok(Err(Refusal {
             step,
-            unsupported: self == Self::Crucible && said.contains("(EOPNOTSUPP"),
-            message: format!("{} ({ended})", said.trim()),
+            unsupported: self == Self::Crucible && stderr.contains("(EOPNOTSUPP"),
+            message: format!("{} ({ended})", stderr.trim()),
             log,
             timed_out: tool.ended.is_none(),
         }))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Who is to blame for the end of a run: the one table that decides verdicts and exit codes.
+//! The table of blame: the party at fault, the verdict and the exit code of each condition.
 //!
-//! Whatever ends a run, the code that notices it names a [`Condition`]. Verdict and exit code
-//! follow from the condition, and from nothing else. `docs/reference/verdicts.md` has the table,
-//! generated from [`Condition::ALL`].
+//! The code that notices the end of a run names a [`Condition`]. The condition alone decides the
+//! verdict and the exit code. `docs/reference/verdicts.md` has the table, generated from
+//! [`Condition::ALL`].
 
 use crucible_vmm::Exit;
 use schemars::JsonSchema;
@@ -31,7 +31,7 @@ pub enum Blame {
 }
 
 impl Blame {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
@@ -42,12 +42,12 @@ impl Blame {
     }
 }
 
-/// A row of the table: condition, blame, verdict, exit code, and what the condition is.
+/// A row of the table: condition, blame, verdict, exit code, and description.
 struct Row(&'static str, Option<Blame>, Verdict, u8, &'static str);
 
 macro_rules! conditions {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $blame:expr, $verdict:ident, $exit:expr, $meaning:literal;)*) => {
-        /// What ended a unit of an experiment.
+        /// The condition that ended a unit of an experiment.
         #[derive(
             Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
         )]
@@ -87,11 +87,11 @@ conditions! {
     Diverged = "diverged", KERNEL, Diverged, 1,
         "the restarted run differs from the control, or the result from the expected one";
     Refused = "refused", KERNEL, Refused, 1,
-        "checkpoint or restart refuses, with another error than EOPNOTSUPP, or though the scenario \
-         has an expected result";
+        "checkpoint or restart refuses, with an error other than EOPNOTSUPP, or although the \
+         scenario has an expected result";
     SecondRefused = "second-refused", KERNEL, Refused, 1,
-        "the restarted tree cannot be checkpointed again, though none of it has run since the \
-         restart";
+        "the restarted tree cannot be checkpointed again, although none of its tasks has run \
+         since the restart";
     Hang = "hang", KERNEL, Hang, 1,
         "a run does not end in time after its trigger, or the guest stops answering, and a second \
          control ends";
@@ -101,7 +101,7 @@ conditions! {
     GuestPanic = "guest-panic", KERNEL, Panic, 1,
         "the guest's kernel panics after a trigger";
     TripleFault = "triple-fault", KERNEL, Panic, 1,
-        "the guest triple faults, or resets without saying so";
+        "the guest triple faults, or resets unannounced";
     Leak = "leak", KERNEL, Panic, 1,
         "kmemleak finds unreachable memory at the end of a session";
     EarlyReport = "early-report", KERNEL, Unknown, 125,
@@ -111,28 +111,29 @@ conditions! {
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";
     Unsupported = "unsupported", WORKLOAD, Unsupported, 125,
-        "checkpoint or restart refuses with EOPNOTSUPP what no expected result says it supports";
+        "checkpoint or restart refuses with EOPNOTSUPP, and no expected result says that the \
+         workload is supported";
     BuildFailed = "build-failed", WORKLOAD, Unknown, 125,
         "a command that builds the workload fails";
     Unstable = "unstable", WORKLOAD, Unknown, 125,
-        "two undisturbed runs, or two controls, differ, or an undisturbed run fails";
+        "two undisturbed runs or two controls differ, or an undisturbed run fails";
     FreezeVisible = "freeze-visible", WORKLOAD, Unknown, 125,
         "freezing alone changes the run, and no rule of the scenario covers it";
     Missed = "missed", WORKLOAD, Unknown, 125,
         "the event does not happen, or its tasks leave it before the tree is frozen";
     EarlyHang = "early-hang", WORKLOAD, Unknown, 125,
-        "a run does not end in time before its trigger, or a second control does not either";
+        "a run does not end in time before its trigger, or a second control does not end in time";
     Undecided = "undecided", WORKLOAD, Unknown, 125,
         "a bisection ends without the name of one commit";
     GuestShutdown = "guest-shutdown", WORKLOAD, Unknown, 125,
-        "the guest shuts down in order, although crucible has not asked for it";
+        "the guest shuts down in order, without a request from crucible";
 
     HostKilled = "host-killed", HOST, Unknown, 125,
         "a signal from outside (SIGKILL of a person or of the OOM killer, SIGBUS of a shortened \
          file) ends the process that runs the guest";
     MachineLost = "machine-lost", HOST, Unknown, 125,
-        "a machine cannot be started, the process that runs it exits by itself, or somebody has \
-         shortened the file of its memory";
+        "a machine cannot be started, the process that runs it exits by itself, or the file of \
+         its memory was shortened";
     DiskFull = "disk-full", HOST, Unknown, HOST_EXIT,
         "the host has no space left for a disk of the guest or for the results";
     HostIo = "host-io", HOST, Unknown, HOST_EXIT,
@@ -143,41 +144,42 @@ conditions! {
         "Ctrl-C or SIGTERM ended the command before this was run";
 
     ChannelBroken = "channel-broken", CRUCIBLE, Unknown, 125,
-        "the channel to the guest carries what is no message, or ends while the machine runs on";
+        "the channel to the guest carries bytes that are not a message, or ends while the machine \
+         continues";
     VmmFault = "vmm-fault", CRUCIBLE, Unknown, 125,
         "our VMM's process breaks its own seccomp rules, or KVM cannot continue";
     ReplyTooLarge = "reply-too-large", CRUCIBLE, Unknown, 125,
         "an answer of the agent is larger than a message may be";
     LeakScanFailed = "leak-scan-failed", CRUCIBLE, Unknown, 125,
-        "kmemleak cannot be asked at the end of a session of the debug flavour";
+        "kmemleak cannot scan at the end of a session of the debug flavour";
     SharedIdentity = "shared-identity", CRUCIBLE, Unknown, 125,
         "two clones of one snapshot share an identity, or a clone has a wrong clock";
     RequestFailed = "request-failed", CRUCIBLE, Unknown, 125,
-        "the agent cannot do what it is asked, or crucible itself fails";
+        "the agent cannot carry out a request, or crucible itself fails";
 }
 
 impl Condition {
-    /// The party to blame; `None` for a unit that passed.
+    /// Returns the party to blame; `None` for a unit that passed.
     pub fn blame(self) -> Option<Blame> {
         self.row().1
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(self) -> Verdict {
         self.row().2
     }
 
-    /// The exit code of a command whose worst condition this is.
+    /// Returns the exit code of a command whose worst condition this is.
     pub fn exit_code(self) -> u8 {
         self.row().3
     }
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// What the condition is, for the reference.
+    /// Returns the description of the condition, for the reference.
     pub fn meaning(self) -> &'static str {
         self.row().4
     }
@@ -188,8 +190,8 @@ impl Condition {
     }
 
     /// Returns the condition of a command from those of its units: the first bad one decides; then
-    /// an interruption and a host that must be mended, which must stop a bisection; then whatever
-    /// leaves the answer open. Without any unit nothing is known.
+    /// an interruption and a host that must be repaired, which must stop a bisection; then any
+    /// condition without a verdict on the kernel. Without any unit it is unknown.
     pub fn of_all(parts: impl IntoIterator<Item = Self>) -> Self {
         let rank = |condition: &Self| {
             let stops = match condition.exit_code() {
@@ -211,7 +213,7 @@ impl Condition {
             .unwrap_or(Self::RequestFailed)
     }
 
-    /// Returns the condition of a machine that ended though it should not have. `used` is true
+    /// Returns the condition of a machine that ended unexpectedly. `used` is true
     /// when the guest has had a trigger.
     pub fn of_exit(exit: Option<&Exit>, used: bool) -> Self {
         match exit {
@@ -221,7 +223,7 @@ impl Condition {
             Some(Exit::TripleFault { .. } | Exit::Reset) => Self::EarlyReport,
             Some(Exit::Shutdown) => Self::GuestShutdown,
             Some(Exit::Kvm { .. }) => Self::VmmFault,
-            // Only crucible's own request does this, and then it waits for no answer.
+            // Only crucible itself requests this, and it does not wait for an answer after that.
             Some(Exit::Killed) => Self::RequestFailed,
             Some(Exit::HostError { signal, .. }) => match signal {
                 Some(nix::libc::SIGSYS) => Self::VmmFault,
@@ -285,7 +287,7 @@ mod tests {
         assert_eq!(of(&[Diverged, DiskFull]), Diverged);
         assert_eq!(of(&[Passed]), Passed);
         assert_eq!(of(&[]).exit_code(), 125);
-        // Of two of a kind, the first stays.
+        // Of two equal conditions, the first stays.
         assert_eq!(of(&[Missed, Unstable]), Missed);
         assert_eq!(of(&[Unreviewed, Unsupported, Missed]), Missed);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's books: how many objects it has, as it counts them itself. What each run of a case
+//! The kernel's books: its own counts of its objects. What each run of a case
 //! adds to them and nothing takes away again is lost.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -9,8 +9,8 @@ use crate::{
     guest::Guest,
 };
 
-/// Gives back what the kernel only keeps for later, without a message, and prints its counts. The
-/// caches of a CPU hide free objects from `slabinfo`.
+/// Frees objects that the kernel only keeps for later, without a message, and prints its counts.
+/// The caches of a CPU hide free objects from `slabinfo`.
 const SCRIPT: &str = "set -e
 echo 4 > /proc/sys/vm/drop_caches
 echo 3 > /proc/sys/vm/drop_caches
@@ -23,24 +23,24 @@ echo open files $(cut -f 1 /proc/sys/fs/file-nr)
 echo mounts $(wc -l < /proc/self/mountinfo)
 echo vmalloc areas $(wc -l < /proc/vmallocinfo)";
 
-/// Time limit of a reading with a kernel that is not slowed down.
+/// Time limit of a reading with a kernel without slow checkers.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Most readings until two agree: the kernel frees some objects only after a grace period, or in a
-/// work queue.
+/// Maximum number of readings until two agree: the kernel frees some objects only after a grace
+/// period, or in a work queue.
 const READINGS: u32 = 12;
 
 /// Counts of the kernel's objects, by their names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
     counts: BTreeMap<String, i64>,
-    /// By how much a count may be too large: the free objects of the slab that a CPU allocates from
-    /// count as used, unless the cache is checked (`slab_debug=F`).
+    /// Number by which a count may be too large: the free objects of the slab that a CPU allocates
+    /// from count as used, unless the cache is checked (`slab_debug=F`).
     slack: BTreeMap<String, i64>,
 }
 
 impl Books {
-    /// Reads them in a guest that runs nothing else, until two readings agree.
+    /// Reads the counts in a guest that runs nothing else, until two readings agree.
     ///
     /// # Errors
     /// Fails if the guest does not answer, or if its kernel does not count.
@@ -80,7 +80,8 @@ impl Books {
             let words: Vec<_> = line.split_whitespace().collect();
             let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok());
             match words[..] {
-                // name, objects in use, objects, size, objects and pages of a slab, ...; its slabs
+                // The fields: name, objects in use, objects, size, objects and pages of a slab,
+                // ...; slabs
                 [
                     name,
                     _,
@@ -124,7 +125,7 @@ impl Books {
         }
         let sum =
             |names: &[&str]| -> i64 { names.iter().filter_map(|name| vmstat.get(name)).sum() };
-        // Larger allocations than those of any cache are pages.
+        // Allocations larger than those of any cache are pages.
         let in_slabs = sum(&["nr_slab_reclaimable", "nr_slab_unreclaimable"]);
         counts.insert("pages of large objects".to_owned(), in_slabs - slab_pages);
         let pinned = sum(&["nr_foll_pin_acquired"]) - sum(&["nr_foll_pin_released"]);
@@ -140,7 +141,7 @@ impl Books {
         Self { counts, slack }
     }
 
-    /// Returns by how much each count is larger than it was.
+    /// Returns the growth of each count that has grown.
     #[must_use]
     pub fn growth(&self, before: &Self) -> Self {
         let grown = self.counts.iter().map(|(name, count)| {
@@ -238,13 +239,14 @@ vmalloc areas 50
         );
         // Good runs add as much.
         assert_eq!(growth.lost(&books(2, 0), 5), [""; 0]);
-        // The free objects of a CPU's slab look like used ones.
+        // The free objects of a CPU's slab count as used.
         let slack = BTreeMap::from([("objects of cred_jar".to_owned(), 2)]);
         let rough = Books {
             slack,
             ..growth.clone()
         };
-        // Six in four runs may be none; six in six are one each, and so are four.
+        // Six objects in four runs may be noise; six in six runs are a loss, and so are four in
+        // four.
         assert_eq!(
             rough.lost(&books(0, 0), 4),
             ["open files: 4 more after 4 runs"]

@@ -10,7 +10,7 @@ use crate::{
     strace,
 };
 
-/// The result of a run: how it ended, and its output.
+/// The result of a run: its exit status, and its output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOutput {
     /// Exit status of the container's init; `None` is unknown, never success.
@@ -31,7 +31,7 @@ pub struct RunOutput {
 
 #[cfg(test)]
 impl RunOutput {
-    /// A run that ended with status 0 and this output.
+    /// Returns the output of a run that ended with status 0.
     pub(crate) fn example(stdout: &str) -> Self {
         Self {
             root: Some(Ended::Exited { code: 0 }),
@@ -48,17 +48,17 @@ impl RunOutput {
 /// The result of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// What was compared: `restarted = control: stdout`.
+    /// The two sides and the property: `restarted = control: stdout`.
     pub name: String,
     /// True when the two are equal.
     pub ok: bool,
-    /// The difference, if they are not.
+    /// The difference, if they are not equal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub difference: Option<String>,
 }
 
 impl Check {
-    /// A comparison of equal things.
+    /// Returns a comparison of equal things.
     pub fn good(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -67,7 +67,7 @@ impl Check {
         }
     }
 
-    /// A comparison that found a difference.
+    /// Returns a comparison that found a difference.
     pub fn bad(name: impl Into<String>, difference: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -187,7 +187,7 @@ pub fn observations(pair: &str, after: &Observation, before: &Observation) -> Ve
 
 /// Lists the facts of a task that differ.
 pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
-    // A fact that is missing is not one that is empty.
+    // A missing fact differs from an empty one.
     let nothing = Fact::from("<missing>");
     let keys = before.facts.keys().chain(after.facts.keys());
     let mut keys: Vec<_> = keys.collect();
@@ -201,7 +201,7 @@ pub fn task(before: &TaskFacts, after: &TaskFacts) -> Vec<String> {
                 return None;
             }
             diff::first(&one.shown(), &two.shown())
-                .or_else(|| Some(format!("{one:?} is of another kind than {two:?}")))
+                .or_else(|| Some(format!("{one:?} is of a different kind than {two:?}")))
                 .map(|d| format!("task {} ({}), {key}: {d}", before.tid, before.comm))
         })
         .collect()

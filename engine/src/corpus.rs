@@ -34,7 +34,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads a corpus. One without a file is empty.
+    /// Reads a corpus. Without a file, it is empty.
     ///
     /// # Errors
     /// The file cannot be read, or is not a corpus.
@@ -105,7 +105,7 @@ impl Corpus {
         self.write()
     }
 
-    /// The file is complete at every moment, because another one is written and renamed.
+    /// Writes the file. It is complete at every moment, because a new one is written and renamed.
     fn write(&self) -> io::Result<()> {
         let text = |recipes: &BTreeSet<Recipe>| recipes.iter().map(Recipe::to_string).collect();
         let content = Content {

@@ -27,12 +27,12 @@ done
 echo 1 > CGROUP/cgroup.freeze
 "#;
 
-/// Path of the cgroup of a run.
+/// Returns the path of the cgroup of a run.
 fn cgroup(run: &str) -> String {
     format!("/sys/fs/cgroup/crucible/{run}")
 }
 
-/// Path of a log in the guest.
+/// Returns the path of a log in the guest.
 pub fn log(name: &str) -> String {
     format!("{DIR}/{name}.log")
 }
@@ -77,7 +77,7 @@ pub fn restored(guest: &mut Guest) -> Result<i32, GuestError> {
     pid.map_err(|_| GuestError::Confused("criu's pid file"))
 }
 
-/// CRIU's version, as it prints it.
+/// Returns CRIU's version, as it prints it.
 pub fn version(guest: &mut Guest) -> Result<String, GuestError> {
     let run = shell(guest, "exec criu --version", Duration::from_secs(60))?;
     Ok(run.stdout.trim().replace('\n', ", "))
@@ -118,8 +118,8 @@ pub fn annotate(words: &str, tasks: &[(String, String)]) -> String {
     words.lines().map(about).collect::<Vec<_>>().join("\n")
 }
 
-/// Lists the processes in a run's cgroup: the pid in the guest, and the command name followed by the
-/// pid in the container.
+/// Lists the processes in a run's cgroup: the pid in the guest, and the command name followed by
+/// the pid in the container.
 pub fn tasks(guest: &mut Guest, run: &str) -> Result<Vec<(String, String)>, GuestError> {
     let command = format!(
         r#"for p in $(cat {}/cgroup.procs); do

@@ -32,7 +32,7 @@ pub struct Kind {
     pub name: &'static str,
     /// Its grammar.
     pub grammar: &'static str,
-    /// Where the workload stops.
+    /// The description of the stop.
     pub stops: &'static str,
 }
 
@@ -178,7 +178,7 @@ fn parse(text: &str) -> Result<Trigger, String> {
         return Ok(Trigger::Time { ms: time_ms(time)? });
     }
     let kind = words.remove(0);
-    // The count is the last part, and the task the one before it, for every kind.
+    // For every kind, the count is the last part, and the task the one before it.
     let numbers = usize::from(matches!(kind, "syscall" | "syscall-exit" | "signal"));
     let nth = match words.len() > numbers && !words[words.len() - 1].starts_with('@') {
         true => nth(words.pop().unwrap_or_default())?,

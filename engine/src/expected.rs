@@ -20,10 +20,10 @@ const DIR: &str = "snapshots";
 /// The name of the check in records and on the screen.
 const NAME: &str = "expected result";
 
-/// What insta's reviewer shows as the origin of a file.
+/// Header of a file, from which insta's reviewer shows its origin.
 const HEADER: &str = "---\nsource: engine/src/expected.rs\n---\n";
 
-/// How a result compares with the expected one.
+/// The comparison of a result with the expected one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {
     /// They are equal.
@@ -34,8 +34,8 @@ pub enum Comparison {
     Differs(String),
 }
 
-/// Renders what is reviewed of a case: the event at which it was stopped and its output,
-/// without what an update of Debian packages changes.
+/// Renders the reviewed result of a case: the event at which it was stopped and its output,
+/// without the parts that an update of Debian packages changes.
 pub fn rendered(case: &Case, point: &Frozen, output: &RunOutput) -> String {
     let mut lines = vec![format!("case: {}", case.name), format!("at: {}", case.at)];
     let task = point.tasks.tasks.iter().find(|t| t.tid == point.freeze.tid);
@@ -67,7 +67,7 @@ pub fn rendered(case: &Case, point: &Frozen, output: &RunOutput) -> String {
     lines.join("\n")
 }
 
-/// The file of a scenario's expected result.
+/// Returns the file of a scenario's expected result.
 fn file(scenario: &Scenario) -> PathBuf {
     scenario
         .dir
@@ -80,7 +80,7 @@ pub fn exists(scenario: &Scenario) -> bool {
     file(scenario).is_file()
 }
 
-/// The file for a result that is to be reviewed.
+/// Returns the file for a result that is to be reviewed.
 fn new_file(scenario: &Scenario) -> PathBuf {
     file(scenario).with_extension("snap.new")
 }
@@ -105,7 +105,7 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
 }
 
 /// Compares the result of some cases, those of `scenario`, with their parts of the expected one.
-/// Nothing is written for review, since that would be a part, too.
+/// Writes no file for review, because it would lack the other cases.
 pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     let Some(text) = text(scenario)? else {
         return Ok(Comparison::Missing);
@@ -146,20 +146,20 @@ pub fn compare_case(text: &str, case: &Case, result: &str) -> Option<Check> {
     (expected != result).then(|| Check::bad(NAME, explained(expected, result)))
 }
 
-/// The part of the expected result `text` that is of one case.
+/// Returns one case's part of the expected result `text`.
 fn part(text: &str, case: &Case) -> Option<String> {
     let head = format!("case: {}", case.name);
     let mut lines = text.lines().skip_while(|line| *line != head);
     let mut part = vec![lines.next()?];
     // The output of a case is indented.
     part.extend(lines.take_while(|line| !line.starts_with("case: ")));
-    // The end of a line, and an empty line between cases, which the last one lacks.
+    // Remove the end of the last line, and the empty line between cases, which the last case lacks.
     Some(format!("{}\n", part.join("\n").trim_end()))
 }
 
 /// Explains how two results differ.
 fn explained(expected: &str, result: &str) -> String {
-    // Lines that differ only in their ends are not explained by it.
+    // `first_difference` does not show lines that differ only in their ends.
     diff::first(expected, result).unwrap_or_else(|| "white space differs".to_owned())
 }
 
@@ -181,7 +181,8 @@ fn remove_if_there(scenario: &Scenario) -> io::Result<()> {
     }
 }
 
-/// The check that says so in a record; `part` when only some of the scenario's cases were run.
+/// Returns the comparison as a check for a record. `part` is true when only some of the scenario's
+/// cases were run.
 pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check {
     let review = |what: &str| match part {
         true => what.to_owned(),
@@ -198,7 +199,7 @@ pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check 
     }
 }
 
-/// The check for an expected result that cannot be read or written.
+/// Returns the failed check for an expected result that cannot be read or written.
 pub fn unusable(scenario: &Scenario, error: &io::Error) -> Check {
     let dir = scenario.dir.join(DIR);
     Check::bad(NAME, format!("cannot use {}: {error}", dir.display()))

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The eyes: what looks at a restarted tree before it runs on, and at a mutant that no run shows. Each
-//! can be closed, to measure what it costs and what it alone sees.
+//! The eyes: the checks of a restarted tree before it continues, and of a mutant that no run kills.
+//! Each can be closed, to measure its cost and the mutants that it alone kills.
 
 use serde::{Deserialize, Serialize};
 
-/// What looks at a restarted tree.
+/// A check of a restarted tree, which a run can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Eye {
     /// The comparison of its second image with the one that it was restarted from.
     SecondImage,
-    /// The comparison of what `/proc` shows.
+    /// The comparison of the facts from `/proc`.
     Facts,
     /// The kernel's counts of its objects, before and after several runs of a mutant.
     Books,
@@ -30,7 +30,7 @@ impl Eye {
         Self::Refusals,
     ];
 
-    /// Returns true when only mutants are looked at in this way.
+    /// Returns true for an eye that only checks mutants.
     pub fn is_of_mutants(self) -> bool {
         match self {
             Self::SecondImage | Self::Facts => false,
@@ -38,7 +38,7 @@ impl Eye {
         }
     }
 
-    /// The name on the command line and in records.
+    /// Returns the name on the command line and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::SecondImage => "second-image",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Ctrl-C and SIGTERM: the first ends the command in order, the second at once.
+//! Ctrl-C and SIGTERM: the first ends the command in order, the second immediately.
 //!
-//! A signal belongs to the whole process, so there is one flag for all guests. Whoever waits for a
-//! guest looks at it, so that no wait outlasts the first signal by more than a moment.
+//! A signal belongs to the whole process, so there is one flag for all guests. Code that waits for
+//! a guest checks it, so that no wait outlasts the first signal by more than a moment.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use signal_hook::{consts::TERM_SIGNALS, flag};
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Exit code of a command that was interrupted: the shell's, for SIGINT.
+/// Exit code of a command that was interrupted: 128 plus SIGINT, as in a shell.
 pub const EXIT: u8 = 130;
 
-/// From now on the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return true, and the
-/// second one ends the process.
+/// Installs the signal handlers: the first SIGINT, SIGTERM or SIGQUIT makes [`requested`] return
+/// true, and the second one ends the process.
 pub fn install() -> io::Result<()> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for &signal in TERM_SIGNALS {
@@ -31,7 +31,7 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns true when the command was asked to end.
+/// Returns true when a signal has requested the end of the command.
 pub fn requested() -> bool {
     REQUESTED
         .get()

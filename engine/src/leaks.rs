@@ -9,7 +9,7 @@ use crate::{
     guest::Guest,
 };
 
-/// Scans, and prints what is found behind a line that says that it worked. kmemleak reports an
+/// Scans, and prints the leaks after a line that confirms the scan. kmemleak reports an
 /// object once it is older than 5 s, counted by the kernel's own clock. The second scan clears
 /// objects that the first one missed because a register or a stack still referred to them. If
 /// kmemleak is off, the write fails, and with it the script.
@@ -21,7 +21,7 @@ echo scan > kmemleak
 echo scanned
 cat kmemleak";
 
-/// Time limit of the scan with a kernel that is not slowed down.
+/// Time limit of the scan with a kernel without slow checkers.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The first line of a scan that worked.

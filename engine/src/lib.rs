@@ -3,7 +3,7 @@
 //!
 //! [`Scenario`] is a parsed `scenario.toml`. [`trial`] runs it in a [`Session`], which gets
 //! its machines from a [`Lab`]. An [`experiment`] divides a command's work into units, whose
-//! [`outcome`]s follow from one table, [`blame`]. The [`stream`] tells each step.
+//! [`outcome`]s follow from one table, [`blame`]. The [`stream`] reports each step.
 
 pub mod abort;
 pub mod adversary;

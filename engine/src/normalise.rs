@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 pub enum Rule {
     /// The nonce that a run draws before its checkpoint.
     Nonce,
-    /// Inode numbers of pipes and sockets. Which ends belong together is compared.
+    /// Inode numbers of pipes and sockets. Comparisons still cover which ends belong together.
     PipeNumbers,
     /// Inode numbers of mapped files without a name: deleted files, shared anonymous memory.
     UnlinkedInodes,
-    /// Signals and memory of a zombie in `/proc`: it never uses them again.
+    /// Signals and memory of a zombie in `/proc`: the zombie never uses them again.
     ZombieState,
     /// Signals that a timer of the process can have sent since the checkpoint: timers run
     /// while the restarted tasks are still frozen.
@@ -30,15 +30,15 @@ pub enum Rule {
     /// With CRIU, the number of the time namespace: CRIU creates one, in which the clocks
     /// continue.
     CriuTimeNamespace,
-    /// With CRIU, what its own work in the tasks leaves: page faults, CPU times, switches, peaks, private
-    /// copies of pages of code, and mappings that are accounted as memory.
+    /// With CRIU, traces of its own work in the tasks: page faults, CPU times, switches, peaks,
+    /// private copies of pages of code, and mappings that are accounted as memory.
     CriuTraces,
     /// Numbers of the namespaces that a restart makes.
     NamespaceNumbers,
     /// CPU times, page faults and context switches that the restart itself has cost.
     Counters,
     /// Creation times of tasks, if another machine has restarted them, which may have been
-    /// started later, and with CRIU, which creates the tasks anew.
+    /// started later, and with CRIU, which creates new tasks.
     StartTimes,
     /// In logs of strace, process ids.
     StracePids,
@@ -91,7 +91,7 @@ impl Rule {
         Self::FutexWaits,
     ];
 
-    /// Name in `scenario.toml` and in records.
+    /// Returns the name in `scenario.toml` and in records.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nonce => "nonce",
@@ -137,15 +137,15 @@ impl Rule {
         )
     }
 
-    /// Returns what the rule ignores, for the reference.
+    /// Returns the description of the differences that the rule ignores, for the reference.
     pub fn ignores(self) -> &'static str {
         match self {
             Self::Nonce => "the number that each run draws",
             Self::PipeNumbers => {
-                "inode numbers of pipes and sockets; which ends belong together is compared"
+                "inode numbers of pipes and sockets; comparisons still cover which ends belong together"
             }
             Self::UnlinkedInodes => "inode numbers of unlinked files that are mapped",
-            Self::ZombieState => "what `/proc` shows of a zombie, except its ids and exit code",
+            Self::ZombieState => "the files of a zombie in `/proc`, except its ids and exit code",
             Self::ExpiredTimers => {
                 "a pending signal that one of the process's timers can have sent since the \
                  checkpoint, since timers run while the restarted tasks are still frozen: the \
@@ -271,7 +271,7 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
     zombies(observation, uses);
 }
 
-/// Replaces the numbers of namespaces that a restart makes anew by the first task that is in each:
+/// Replaces the numbers of namespaces that a restart creates by the first task that is in each:
 /// which tasks share one is compared.
 fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     const NEW: [&str; 3] = ["ns/mnt", "ns/pid", "ns/pid_for_children"];
@@ -290,11 +290,12 @@ fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     }
 }
 
-/// Largest growth of a counter that the cost of a restart explains, in what the kernel counts: ticks
-/// of 10 ms, page faults, context switches.
+/// Largest growth of a counter that the cost of a restart explains, in the kernel's units:
+/// ticks of 10 ms, page faults, context switches.
 const COST: u64 = 1000;
 
-/// Takes over counters that have grown since the checkpoint by no more than a restart costs.
+/// Replaces counters of the restarted tree that have grown since the checkpoint by no more than a
+/// restart costs.
 pub fn counters(before: &Observation, after: &mut Observation, uses: &mut Uses) {
     let grows = |file: &str, fields: &'static [table::Field]| {
         let file = file.to_owned();
@@ -403,7 +404,7 @@ fn timer_signals(timers: &str) -> u64 {
         .fold(0, |mask, number| mask | 1 << (number - 1))
 }
 
-/// Keeps only those facts of a zombie that its parent can still ask for.
+/// Keeps only those facts of a zombie that its parent can still read.
 fn zombies(observation: &mut Observation, uses: &mut Uses) {
     const KEPT: [&str; 9] = [
         "stat.exit_code",
@@ -650,7 +651,7 @@ mod tests {
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, before);
         assert_eq!(uses[&Rule::ExpiredTimers], 2);
-        // A signal that no timer sends, and a signal that is lost.
+        // A signal that no timer sends, and a lost signal.
         for mask in ["0000005c00000000", "0000004800000000"] {
             let mut after = pends(mask);
             timers(&before, &mut after, &mut uses);
@@ -679,7 +680,7 @@ mod tests {
         timers(&before, &mut after, &mut uses);
         assert_eq!(after, tree("0000000000000000", "0000000000000200"));
         assert_eq!(uses[&Rule::ExpiredTimers], 3);
-        // What pended before still pends, and without a use the rule is not listed.
+        // A signal that was pending before stays pending, and an unused rule is not listed.
         let before = tree("0000000000000200", "0000000000000000");
         let mut uses = Uses::new();
         let mut after = before.clone();

@@ -11,20 +11,20 @@ use crate::{
     verdict::Verdict,
 };
 
-/// What became of a unit, and why.
+/// The condition that ended a unit, with its reason and evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What ended it; decides blame, verdict and exit code.
+    /// The condition that ended it; decides blame, verdict and exit code.
     pub condition: Condition,
     /// Reason in one line.
     pub why: String,
     /// Further lines: a kernel report, a tool's log, task states, a difference.
     pub lines: Vec<String>,
-    /// What there is to find a fault of the kernel with.
+    /// Evidence of a fault of the kernel.
     pub evidence: Evidence,
 }
 
-/// What there is to find a fault of the kernel with.
+/// Evidence of a fault of the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Evidence {
     /// Lines of the source at which the functions of a kernel report were, in its order.
@@ -68,7 +68,7 @@ pub enum Memory {
 const SHOWN: usize = 6;
 
 impl Evidence {
-    /// Returns it as lines for a screen, each with its name in front.
+    /// Returns it as lines for a screen, each with its name before it.
     pub fn lines(&self) -> Vec<String> {
         let source = self.source.iter().take(SHOWN).map(|source| {
             let SourceLine { place, file, line } = source;
@@ -83,7 +83,7 @@ impl Evidence {
 }
 
 impl Outcome {
-    /// An outcome without further lines.
+    /// Returns an outcome without further lines.
     pub fn new(condition: Condition, why: impl Into<String>) -> Self {
         Self {
             condition,
@@ -93,12 +93,12 @@ impl Outcome {
         }
     }
 
-    /// A unit that passed.
+    /// Returns the outcome of a unit that passed.
     pub fn passed(why: impl Into<String>) -> Self {
         Self::new(Condition::Passed, why)
     }
 
-    /// A difference that the kernel is to blame for.
+    /// Returns the outcome of a unit with a difference that the kernel is to blame for.
     pub fn diverged(check: &Check) -> Self {
         Self {
             lines: check.lines(),
@@ -106,7 +106,7 @@ impl Outcome {
         }
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(&self) -> Verdict {
         self.condition.verdict()
     }
@@ -142,9 +142,9 @@ impl From<Abort> for Outcome {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Outcome")]
 struct Written {
-    /// What ended the unit.
+    /// The condition that ended the unit.
     condition: Condition,
-    /// Who is to blame; absent if it passed.
+    /// The party at fault; absent if the unit passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blame: Option<Blame>,
     /// The verdict.

@@ -20,7 +20,7 @@ pub struct Record {
     pub schema: u32,
     /// The command: `scenario`, `sweep`, …
     pub command: String,
-    /// What decides.
+    /// The worst outcome of the run, which decides its exit code.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The exit code.
@@ -31,13 +31,13 @@ pub struct Record {
     pub left: u64,
     /// The units, in the order of the plan.
     pub units: Vec<UnitRecord>,
-    /// Keys of the units that `crucible rerun` has left out, since they passed before.
+    /// Keys of the units that `crucible rerun` has left out, because they passed before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
     /// Failures of guests that no single unit is to blame for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub guests: Vec<Outcome>,
-    /// What follows from all units together; depends on the command.
+    /// The summary of all units; its form depends on the command.
     pub summary: Value,
     /// Eyes that were closed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -55,7 +55,7 @@ pub struct Record {
     /// Milliseconds from the start of the first machine to its agent's first answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_ready_ms: Option<u64>,
-    /// Directories of the guests' recordings, in that of the run.
+    /// Directories of the guests' recordings, in the run's directory.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recordings: Vec<String>,
     /// Duration in milliseconds.
@@ -74,12 +74,12 @@ pub struct UnitRecord {
     pub outcome: Outcome,
     /// Duration in milliseconds.
     pub ms: u64,
-    /// What was seen of it; depends on the command.
+    /// Further data on the unit; its form depends on the command.
     #[serde(flatten)]
     pub detail: Value,
 }
 
-/// What is seen of a case.
+/// The result of a case.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CaseRecord {
     /// Name of the scenario.
@@ -129,7 +129,7 @@ fn is_zero(count: &u32) -> bool {
 pub struct FrozenRecord {
     /// Thread id of the triggering task; 0 for a timer.
     pub tid: i32,
-    /// Count of the event when the tree had quiesced.
+    /// Count of the event when the tree was quiesced.
     pub count: u64,
     /// The tasks.
     pub tasks: Vec<TaskRecord>,

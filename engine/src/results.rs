@@ -36,7 +36,7 @@ pub struct Store {
 }
 
 impl Drop for Store {
-    /// Keeps what a run that failed has left.
+    /// Keeps the directory of a run that failed.
     fn drop(&mut self) {
         if self.claim.take().is_some() {
             salvage(&self.partial);
@@ -45,7 +45,7 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// Creates one in `root`, and completes those whose process has ended.
+    /// Creates a run's directory in `root`, and completes directories whose process has ended.
     pub fn begin(root: &Path, what: &str) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         for (partial, _lock) in dir_lock::abandoned(root, PARTIAL) {
@@ -89,8 +89,8 @@ impl Store {
         Ok(Some(store))
     }
 
-    /// Creates a directory in it for a part of the run that has machines of its own. It is finished
-    /// with the whole.
+    /// Creates a directory in it for a part of the run with its own machines. It is completed
+    /// together with the run's directory.
     ///
     /// # Errors
     /// The directory cannot be created.
@@ -105,7 +105,7 @@ impl Store {
         Ok(part)
     }
 
-    /// The directory while the run is in progress.
+    /// Returns the directory while the run is in progress.
     pub fn dir(&self) -> &Path {
         &self.partial
     }
@@ -130,20 +130,20 @@ impl Store {
         remove_disks(&self.partial)
     }
 
-    /// The path of the finished directory.
+    /// Returns the path of the finished directory.
     pub fn finished(&self) -> &Path {
         &self.finished
     }
 
     /// Moves the complete runs in `from`, a directory of results on the same file system, to the
-    /// root, each in one step. A run whose name is taken gets a number behind it. Everything else
-    /// is left there: runs that have not ended, links, files. Returns the new paths.
+    /// root, each atomically. A run whose name is taken gets a number after it. Runs that have
+    /// not ended, links and files stay in `from`. Returns the new paths.
     pub fn adopt(&self, from: &Path) -> io::Result<Vec<PathBuf>> {
         let mut adopted = Vec::new();
         for entry in fs::read_dir(from)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Of the entry itself, not of what a link leads to.
+            // Examine the entry itself, not the target of a link.
             if !is_run(&name) || !entry.file_type()?.is_dir() {
                 continue;
             }
@@ -175,9 +175,9 @@ impl Store {
     }
 }
 
-/// Completes the directory of a run that did not: without its disks, and under its last name. One
-/// in which no machine ran is removed. Errors are ignored, because the directory belongs to another
-/// run.
+/// Completes the directory of a run that has been killed: removes its disks, and renames it.
+/// Removes a directory in which no machine ran. Errors are ignored, because the directory belongs
+/// to a different run.
 fn salvage(partial: &Path) {
     let _ = remove_disks(partial);
     let name = partial.file_name().unwrap_or_default().to_string_lossy();
@@ -192,8 +192,8 @@ fn salvage(partial: &Path) {
     }
 }
 
-/// Removes the scratch disks of a run's guests: they are large, and the run has copied the files
-/// that it keeps.
+/// Removes the scratch disks of a run's guests: they are large, and the run has already copied
+/// the files that it keeps.
 fn remove_disks(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -216,7 +216,7 @@ fn is_run(name: &str) -> bool {
     digits(parts.next(), 8) && digits(parts.next(), 6) && parts.next().is_some()
 }
 
-/// Removes the oldest runs, but never the one that was just completed, whatever the clock says.
+/// Removes the oldest runs, but never the run that was just completed, whatever the clock shows.
 fn prune(root: &Path, own: &Path) -> io::Result<()> {
     let mut finished = Vec::new();
     for entry in fs::read_dir(root)? {
@@ -291,7 +291,7 @@ mod tests {
     fn what_a_killed_run_leaves_is_completed_by_the_next_one() {
         let root = tempfile::tempdir().unwrap();
         let kill = |mut store: Store| {
-            // Without the code that a killed process does not run.
+            // Skips the code that a killed process does not run.
             drop(store.claim.take());
             (store.partial.clone(), store.finished.clone())
         };

@@ -64,7 +64,7 @@ pub struct Restarted {
     pub before: Frozen,
     /// The state after the restart, while still frozen.
     pub after: Option<Observation>,
-    /// What its second image differs in from the first.
+    /// The comparison of its second image with the first.
     pub second: Option<Second>,
     /// The links of its chain behind the first one.
     pub later: Vec<Link>,
@@ -83,7 +83,7 @@ pub struct Link {
     pub seen: Seen,
 }
 
-/// What is seen of a restarted tree while it is still frozen.
+/// Observations of a restarted tree while it is still frozen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// The facts from `/proc`; `None` in a run without facts.
@@ -95,7 +95,7 @@ pub struct Seen {
 /// The comparison of a restarted tree's second image with the first.
 #[derive(Clone, Debug)]
 pub struct Second {
-    /// What differs, or what is wrong with an image.
+    /// The comparison, or the error of an image that cannot be read.
     pub found: Result<Comparison, String>,
     /// The paths of both images in the results directory, if they are kept.
     pub kept: Vec<String>,
@@ -119,7 +119,7 @@ pub struct Runner<'s, 'l> {
     pub timings: &'s mut BTreeMap<String, u64>,
     /// The pid of the container's init in the agent's pid namespace, once it has been started.
     pub root: i32,
-    /// Maximal number of retries after an event was missed.
+    /// Maximum number of retries after an event was missed.
     pub patience: u32,
     /// Number of times that an event was missed.
     pub missed: u32,
@@ -294,7 +294,7 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// Looks at a restarted tree, which is still frozen.
+    /// Observes a restarted tree, which is still frozen.
     fn look(&mut self, run: &str) -> Result<Seen, Abort> {
         let after = |e| Abort::guest(Phase::After, e);
         let mut seen = Seen::default();
@@ -302,7 +302,7 @@ impl Runner<'_, '_> {
         if !without.contains(&Eye::Facts) {
             seen.tasks = Some(self.guest().observe(run).map_err(after)?);
         }
-        // Another kernel's own half would be in the second image.
+        // The second image would show the half of the other kernel.
         let same_kernel = !self.session.has_another_kernel();
         if same_kernel && !without.contains(&Eye::SecondImage) {
             seen.second = self.step("second image", |r| r.second_image(run))?;
@@ -359,7 +359,7 @@ impl Runner<'_, '_> {
         Ok(kept)
     }
 
-    /// Thaws the tree after a refused checkpoint and checks that it completes its work, since the
+    /// Thaws the tree after a refused checkpoint and checks that it completes its work: the
     /// refusal must leave the tree unchanged.
     fn after_refusal(&mut self, run: &str, mut refused: Abort) -> Abort {
         if !refused.guest_usable {
@@ -449,8 +449,8 @@ impl Runner<'_, '_> {
         }))
     }
 
-    /// Waits for a run to freeze or to end. The limit is for a CPU as fast as it was when it was
-    /// last measured, so measures again at the limit.
+    /// Waits for a run to freeze or to end. The limit is scaled to the last measured speed of
+    /// the CPU, so the function measures again at the limit.
     fn wait(&mut self, run: &str, phase: Phase) -> Result<Stopped, Abort> {
         loop {
             let limit = self.limit();
@@ -604,7 +604,7 @@ fn never(at: &EventSpec, count: Option<u64>, end: &str) -> String {
     }
 }
 
-/// Returns how the point differs from the requested one, or `None` if it is the requested one.
+/// Returns the difference of the point from the requested one, or `None` if there is none.
 fn missed(case: &Case, freeze: &Freeze, tasks: &Observation) -> Option<String> {
     let at = &case.at;
     if matches!(at.trigger(), Trigger::Count { .. }) {

@@ -36,7 +36,7 @@ pub struct Scenario {
     pub cases: Vec<Case>,
 }
 
-/// A workload and the event to stop it at.
+/// A workload, and the event at which to stop it.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Name; `main` if the scenario has only one case.
@@ -106,8 +106,8 @@ impl fmt::Display for ScenarioError {
     }
 }
 
-/// The keys of the file or of a case; `unknown_keys` has checked that each is in a permitted
-/// place. Keys of a case may be given at the top as defaults.
+/// The keys of the file or of a case; `unknown_keys` has checked that each is permitted
+/// there. Keys of a case may be given at the top as defaults.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 struct Table {
@@ -129,7 +129,7 @@ struct Table {
     any_task: Option<bool>,
 }
 
-/// The names of the sites that `/proc/PID/ckpt_site` reports of a task at rest.
+/// The names of the sites that `/proc/PID/ckpt_site` reports for a quiesced task.
 const SITES: &[&str] = &[
     "freezer",
     "vfork",
@@ -139,7 +139,7 @@ const SITES: &[&str] = &[
     "exiting",
 ];
 
-/// Where a key is permitted.
+/// The table of the file in which a key is permitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// At the top of the file.
@@ -154,9 +154,9 @@ pub enum Place {
 pub struct Key {
     /// The key.
     pub name: &'static str,
-    /// Where it is permitted.
+    /// The table in which it is permitted.
     pub place: Place,
-    /// What it means.
+    /// Its meaning.
     pub meaning: &'static str,
 }
 
@@ -195,7 +195,7 @@ pub const KEYS: &[Key] = &[
     key(
         "at",
         Place::Both,
-        "the [event](events.md) to stop at; required",
+        "the [event](events.md) at which to stop; required",
     ),
     key(
         "env",
@@ -236,7 +236,7 @@ pub const KEYS: &[Key] = &[
     key(
         "any-task",
         Place::Both,
-        "which of several tasks triggers the event may differ from run to run, as where they race to it; by default, the task of the restarted run must be that of the control, and the expected result names it",
+        "which of several tasks triggers the event may differ from run to run, if they race to it; by default, the task of the restarted run must be that of the control, and the expected result names it",
     ),
 ];
 
@@ -248,7 +248,7 @@ fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 impl Case {
-    /// A case of no workload in particular.
+    /// Returns a case of no workload in particular.
     pub(crate) fn example() -> Self {
         Self {
             name: "main".into(),
@@ -287,7 +287,7 @@ impl Scenario {
             message: format!("cannot read it: {e}"),
             help: None,
         })?;
-        // "." and ".." have no last component of their own.
+        // "." and ".." have no last component that names the directory.
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = real.file_name().unwrap_or_default().to_string_lossy();
         // The name is that of a directory in the guest, and a part of keys and of file names.
@@ -400,7 +400,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
         cases.push(case("main".into(), None, Table::default(), &top, &at)?);
     }
     let Some(summary) = top.summary else {
-        let help = "add one line that says what it shows".to_owned();
+        let help = "add one line that describes the scenario".to_owned();
         return Err(at(None, "there is no `summary`".into(), Some(help)));
     };
     Ok(Scenario {

@@ -28,8 +28,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// 2020. A faster one does not shorten any limit.
 const USUAL: Duration = Duration::from_millis(40);
 
-/// Maximum factor for limits. A guest that is even slower cannot be distinguished from one that
-/// hangs.
+/// Maximum factor for limits. An even slower guest cannot be distinguished from a hung
+/// one.
 const SLOWEST: u32 = 20;
 
 /// Returns the factor by which a guest's CPU is slower than usual.
@@ -44,12 +44,13 @@ pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.
     fn boot(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError>;
 
-    /// Starts the machine in which a run is restarted that another machine has checkpointed.
+    /// Starts a machine for the restart of a run that a first machine has checkpointed.
     fn boot_to_restart(&self, dir: &Path, scratch: &Path) -> Result<Box<dyn Machine>, LabError> {
         self.boot(dir, scratch)
     }
 
-    /// Returns true when such a machine has another kernel, so that the next run needs a new guest.
+    /// Returns true when such a machine has a different kernel, so that the next run needs a new
+    /// guest.
     fn restarts_with_another_kernel(&self) -> bool {
         false
     }
@@ -60,11 +61,12 @@ pub trait Lab {
     /// Returns the factor by which operations take longer than usual in this guest.
     fn slowness(&self) -> u32;
 
-    /// Returns the command that opens the memory of a guest that has crashed, which is in this file.
+    /// Returns the command that opens the memory of a guest that has crashed, which is in this
+    /// file.
     fn open_memory(&self, file: &Path) -> String;
 
-    /// Returns the lines of the kernel's source that the addresses of a kernel report are at, as far
-    /// as they can be found. A text without such addresses has none.
+    /// Returns the source lines of the addresses in a kernel report, as far as they can be
+    /// found; none for a text without such addresses.
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
@@ -76,11 +78,11 @@ pub trait Lab {
     }
 }
 
-/// A failure of the host to provide what a machine needs.
+/// A failure of the host to provide a machine's requirements.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct LabError {
-    /// What failed.
+    /// The condition of the failure.
     pub condition: Condition,
     /// The complete error message.
     pub message: String,
@@ -135,7 +137,7 @@ pub struct Session<'a> {
     booted: Option<Booted>,
     /// The factor by which this guest's CPU is slower than usual, as measured.
     speed: u32,
-    /// True when the guest was booted to restart in, with another kernel.
+    /// True when the guest was booted for a restart with a different kernel.
     another_kernel: bool,
 }
 
@@ -161,17 +163,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// What the session runs on.
+    /// Returns the lab, the outputs and the options that the session runs with.
     pub fn setup(&self) -> Setup<'a> {
         self.setup
     }
 
-    /// Number of the guest in its run, from 1 on.
+    /// Returns the number of the guest in its run, from 1 on.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// Tells what happens to the guest.
+    /// Emits an event about the guest.
     pub fn voice(&self) -> &Voice<'a> {
         &self.voice
     }
@@ -205,8 +207,8 @@ impl<'a> Session<'a> {
         self.guest.as_mut().expect("a guest was booted")
     }
 
-    /// Shuts the guest down and boots a new one to restart in, with the same disk and perhaps another
-    /// kernel. Checkpoint/restart counts as used in the new one.
+    /// Shuts the guest down and boots a new one for the restart, with the same disk and perhaps
+    /// a different kernel. Checkpoint/restart counts as used in the new one.
     pub fn fresh(&mut self) -> Result<(), Abort> {
         if let Some(guest) = self.guest.take() {
             guest
@@ -218,13 +220,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Returns true when the guest was booted to restart in, with another kernel.
+    /// Returns true when the guest was booted for a restart with a different kernel.
     pub fn has_another_kernel(&self) -> bool {
         self.another_kernel
     }
 
-    /// Ends a guest that was booted with another kernel to restart in: the next run starts with the
-    /// first one. Reports of the kernel until then are in the error.
+    /// Ends a guest that was booted for a restart with a different kernel: the next run starts
+    /// with the first one. Reports of the kernel until then are in the error.
     pub fn leave_another_kernel(&mut self) -> Result<(), Abort> {
         match self.another_kernel {
             true => self.close(),
@@ -248,7 +250,7 @@ impl<'a> Session<'a> {
     }
 
     /// Returns the factor by which a workload takes longer than usual, by the guest's clock. In a
-    /// recorded guest that clock counts instructions, and each takes long.
+    /// recorded guest that clock counts instructions, at a slow rate.
     pub fn workload_slowness(&mut self) -> u32 {
         let usual = self.setup.lab.slowness();
         let guest = self.guest.as_mut();
@@ -258,8 +260,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it was
-    /// last measured.
+    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it
+    /// was last measured.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }
@@ -278,7 +280,8 @@ impl<'a> Session<'a> {
         self.speed > before
     }
 
-    /// Tells how many instructions a recorded guest has executed where a step starts or is complete.
+    /// Emits the number of instructions that a recorded guest has executed at the start or
+    /// the end of a step.
     pub fn count(&mut self, step: &str, complete: bool) {
         let guest = self.guest.as_mut();
         if let Some(instructions) = guest.and_then(|guest| guest.machine().instructions()) {
@@ -330,7 +333,7 @@ impl<'a> Session<'a> {
             self.voice.tell(Body::Recorded { directory });
         }
         let limit = BOOT_LIMIT * self.setup.lab.slowness();
-        // Report the path that the file has once the results are complete.
+        // Report the file's final path, in the completed results.
         let store = self.setup.store;
         let console = store.finished().join(store.relative(&self.console()));
         let boot = |source| SessionError::Boot {

@@ -89,13 +89,13 @@ pub fn normalised(logs: &[Log], rules: &[Rule], uses: &mut Uses) -> Vec<String> 
 }
 
 /// Lines that strace writes about a thread that was stopped at the entry of a system call, and was
-/// killed by another thread's execve(2) before strace looked at it. strace collects stops before it
-/// looks at any thread, and lets each go as soon as it has looked: a thread may kill another one by
-/// its execve(2) in between, or later, as the scheduler has it. If the other one is gone, strace
-/// does not have the call and writes `???(`. If it is in its exit stop, PTRACE_GET_SYSCALL_INFO
-/// says that it is in no call and leaves the rest of strace's buffer alone, in which strace finds
-/// the call that it looked at before: the execve(2) of the first thread. Then that call has no
-/// result, or none that strace hears of.
+/// killed by another thread's execve(2) before strace looked at it. strace collects stops before
+/// it looks at any thread, and resumes each as soon as it has looked: a thread may kill another
+/// one by its execve(2) in between or later; the scheduler decides. If the other one is gone,
+/// strace does not have the call and writes `???(`. If it is in its exit stop,
+/// PTRACE_GET_SYSCALL_INFO reports that it is in no call, and leaves the rest of strace's buffer
+/// alone, in which strace finds the call that it looked at before: the execve(2) of the first
+/// thread. Then that call has no result, or none that strace receives.
 #[derive(Default)]
 struct NotLookedAt(Vec<String>);
 
@@ -212,7 +212,7 @@ fn normalise(text: &str, rules: &[Rule], uses: &mut Uses) -> String {
         }
         lines.push(by_line(line, rules, uses));
     }
-    // The set is compared, not position and order.
+    // Compare the set, not position and order.
     ended.sort();
     lines.append(&mut ended);
     lines.push(String::new());
@@ -238,7 +238,7 @@ fn is_made_again<'a>(name: &str, rest: impl Iterator<Item = &'a str>) -> bool {
     false
 }
 
-/// Reduces a call that can continue as `restart_syscall` to what both forms show.
+/// Reduces a call that can continue as `restart_syscall` to the part that both forms show.
 fn going_on(line: &str, interrupted: &mut Option<String>) -> String {
     if let Some(found) = GOES_ON.captures(line)
         && let Some(call) = interrupted
@@ -492,14 +492,14 @@ mod tests {
         );
         let after = first.replace("<... execve", &format!("{ended}<... execve"));
         assert_ne!(normal([&after, &executes, "", ""], rules).0, expected);
-        // What was seen of the thread before is compared.
+        // The thread's earlier calls are compared.
         let before = "write(1, \"x\", 1) = 1\n";
         let killed = format!("{before}{unknown}");
         let (wrote, _) = normal([first, &executes, before, ""], rules);
         assert_eq!(normal([first, &executes, &killed, ""], rules).0, wrote);
         assert_ne!(expected, wrote);
-        // Neither another call, nor what is not the last line, nor a thread too many, nor a first
-        // thread that no other one has replaced.
+        // The rule does not apply to a different call, a line that is not the last, an additional
+        // thread, or a first thread that no other one has replaced.
         let result = format!("{execve}) = 0\n");
         let other = stale.replace("./execs", "./other");
         let earlier = format!("{unknown}write(1, \"x\", 1) = 1\n");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The event stream of a run: everything that a person or a program can see of it.
 //!
-//! Whoever does something tells the [`Stream`], which numbers and dates the event and passes it to
+//! All code reports its steps to the [`Stream`], which numbers and dates the event and passes it to
 //! its [`Listener`]s: the terminal, the file `events.jsonl`, JUnit, KTAP. Listeners have no other
 //! source, and nothing asks them.
 
@@ -38,12 +38,12 @@ pub struct Event {
     /// Key of the unit that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// What happened.
+    /// The body of the event.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// What happened.
+/// The body of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Body {
@@ -70,7 +70,7 @@ pub enum Body {
     },
     /// The step that runs now is complete.
     PreparationFinished,
-    /// Something that a person should know.
+    /// A note for the user.
     Note {
         /// The text.
         text: String,
@@ -79,7 +79,7 @@ pub enum Body {
     Planned {
         /// Number of units.
         units: u64,
-        /// Number of those whose findings an earlier run has left in the journal.
+        /// Number of units with findings of an earlier run in the journal.
         resumed: u64,
     },
     /// A machine starts.
@@ -95,10 +95,11 @@ pub enum Body {
     },
     /// The machine is recorded.
     Recorded {
-        /// Directory of the recording, in that of the run.
+        /// Directory of the recording, in the run's directory.
         directory: String,
     },
-    /// The recorded guest has executed this many instructions where a step starts or is complete.
+    /// Number of instructions that the recorded guest has executed at the start or the end of a
+    /// step.
     Counted {
         /// Name of the step.
         step: String,
@@ -134,15 +135,15 @@ pub enum Body {
         /// Duration in milliseconds; for a unit of a batch, its share.
         unit_ms: u64,
     },
-    /// A guest has ended in a way that none of its units is alone to blame for.
+    /// A guest has failed, and no single unit is to blame.
     GuestFailed {
         /// The outcome.
         #[serde(flatten)]
         outcome: Outcome,
     },
-    /// A step of a bisection, and how far it is.
+    /// A step of a bisection, with its progress.
     Bisected {
-        /// What happens, in one line.
+        /// Description of the step, in one line.
         text: String,
         /// The node that it is about: a commit's hash.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,7 +178,7 @@ pub enum Body {
         counts: std::collections::BTreeMap<String, u64>,
         /// Number of units that were not run.
         left: u64,
-        /// Path of the record, as it can be typed where the command was.
+        /// Path of the record, relative to the directory in which the command was started.
         record: String,
     },
 }
@@ -191,7 +192,7 @@ pub fn schema() -> String {
 
 /// A receiver of events.
 pub trait Listener: Send {
-    /// Takes an event. A listener that cannot must keep the reason for its creator.
+    /// Takes an event. A listener that fails must keep the error for its creator.
     fn hear(&mut self, event: &Event);
 }
 
@@ -217,17 +218,17 @@ impl Default for Stream {
 }
 
 impl Stream {
-    /// Adds a listener, which hears the events from now on.
+    /// Adds a listener, which receives the events from now on.
     pub fn add(&self, listener: Box<dyn Listener>) {
         self.lock().listeners.push(listener);
     }
 
-    /// Tells what happened to the whole run.
+    /// Emits an event about the whole run.
     pub fn tell(&self, body: Body) {
         self.emit(None, None, body);
     }
 
-    /// Tells what happened to a unit that no guest of this process runs.
+    /// Emits an event about a unit that no guest of this process runs.
     pub fn tell_of(&self, unit: &str, body: Body) {
         self.emit(None, Some(unit.to_owned()), body);
     }
@@ -262,7 +263,7 @@ impl Stream {
     }
 }
 
-/// Tells what happens to one guest and to the unit that it runs.
+/// Emits events about one guest and the unit that it runs.
 pub struct Voice<'a> {
     stream: &'a Stream,
     guest: u32,
@@ -270,12 +271,12 @@ pub struct Voice<'a> {
 }
 
 impl Voice<'_> {
-    /// Names the unit that the following events are about.
+    /// Sets the unit of the following events; none if they are not about a unit.
     pub fn set_unit(&self, key: Option<&str>) {
         self.unit.replace(key.map(str::to_owned));
     }
 
-    /// Tells what happened.
+    /// Emits an event.
     pub fn tell(&self, body: Body) {
         let unit = self.unit.borrow().clone();
         self.stream.emit(Some(self.guest), unit, body);

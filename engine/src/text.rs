@@ -3,11 +3,11 @@
 
 use std::fmt::Write as _;
 
-/// Stands before the two digits of a byte that is not UTF-8, and before itself.
+/// The mark before the two digits of a byte that is not UTF-8; the mark itself is doubled.
 const MARK: char = char::REPLACEMENT_CHARACTER;
 
 /// Returns bytes as text. Different bytes give different texts: a byte that is not UTF-8 is written
-/// in hexadecimal behind a mark, as in `\u{fffd}ff`.
+/// in hexadecimal after a mark, as in `\u{fffd}ff`.
 pub fn exact(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -25,8 +25,8 @@ pub fn exact(bytes: &[u8]) -> String {
     text
 }
 
-/// Returns a line of a kernel's report with the path that UBSAN prints from the source tree on. The
-/// compiler knows the absolute one, which is different on each host.
+/// Returns a line of a kernel's report with the path that UBSAN prints made relative to the source
+/// tree. The compiler knows the absolute one, which is different on each host.
 pub fn from_tree(line: &str) -> String {
     let Some((before, rest)) = line.split_once("/kernel-tree/") else {
         return line.to_owned();

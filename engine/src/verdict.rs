@@ -14,9 +14,9 @@ pub enum Verdict {
     Pass,
     /// The restarted run equals the control; the scenario has no expected result.
     Unreviewed,
-    /// Checkpoint or restart does not support what the workload uses.
+    /// Checkpoint or restart does not support the workload's state.
     Unsupported,
-    /// Cannot tell: crucible failed, or the event never happened.
+    /// Unknown: crucible failed, or the event never happened.
     Unknown,
     /// The restarted run differs from the control, or both from the expected result.
     Diverged,
@@ -41,7 +41,7 @@ impl Verdict {
         Self::Panic,
     ];
 
-    /// Returns what the verdict means, for the reference.
+    /// Returns the meaning of the verdict, for the reference.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Pass => "the restarted run equals the control, and its result the expected one",
@@ -75,7 +75,7 @@ impl Verdict {
         parts.into_iter().max().unwrap_or(Self::Unknown)
     }
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the fuzz targets share: the functions behind those of files and of the agent, which the
-//! repository's tests also run with the seeds. Those of the VMM are in its crate.
+//! The functions that the fuzz targets for files and for the agent call. The repository's tests
+//! run them with the seeds, too. Those for the VMM are in its crate.
 
 #[path = "../../tests/fuzz/targets.rs"]
 pub mod targets;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the history says of each test of a night: regressed, fixed, flaky, never run.
+//! Judges each test of a night by the history: regressed, fixed, flaky, not run.
 //!
-//! Nothing is kept by hand: all of it follows from the results, with the change-point model that
-//! bisections use. Only results that say something of the kernel count; trouble of the host, the
-//! workload or crucible makes a test one that did not run.
+//! All judgements are computed from the results, with the change-point model that bisections use.
+//! Only passes and failures of the kernel count. A test whose run failed because of the host, the
+//! workload or crucible counts as not run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,17 +13,17 @@ use serde::Serialize;
 
 use crate::row::{Planned, ResultRow, Skipped, TestId};
 
-/// Probability that a test changes between two nights, before anything is known of it.
+/// Probability that a test changes between two nights, before any evidence.
 const HAZARD: f64 = 0.05;
 
-/// Probability from which on a test is taken to be better than it was. A flake that was not seen for
-/// a while is still one.
+/// Probability above which a test counts as improved. A flake that has not occurred for a while
+/// is still one.
 const BETTER: f64 = 0.75;
 
 /// Probability that the change is in the range of nights that is shown.
 const RANGE: f64 = 0.9;
 
-/// What a test does, as of a night.
+/// The status of a test, as of a night.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
@@ -37,21 +37,21 @@ pub enum Status {
     Unknown,
 }
 
-/// What changed from a test's last night to this one.
+/// The change of a test from its last night to this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// It fails each time, and did not.
+    /// It fails each time, and did not in its last night.
     Regressed,
-    /// It passes and fails, and did only pass.
+    /// It passes and fails, and only passed in its last night.
     TurnedFlaky,
     /// It fails as before.
     StillFailing,
     /// It is flaky as before.
     StillFlaky,
-    /// It was planned, and has no result that says something of the kernel.
+    /// It was planned, and no run of it has passed or found the kernel at fault.
     NotRun,
-    /// It passes, and failed or was flaky.
+    /// It passes, and failed or was flaky in its last night.
     Fixed,
     /// It passes as before.
     StillPassing,
@@ -67,14 +67,14 @@ impl Change {
     }
 }
 
-/// What is said of a test.
+/// The judgement of a test.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judgement {
     /// The test.
     pub test: TestId,
-    /// What changed.
+    /// The change since its last night.
     pub change: Change,
-    /// What it does.
+    /// Its status.
     pub status: Status,
     /// Number of runs in the night that count.
     pub runs: u64,
@@ -83,9 +83,9 @@ pub struct Judgement {
     /// Rate of failures since the last change.
     pub rate: f64,
     /// The first and the last night that may be the first of the status; `None` if it has no other
-    /// in the history.
+    /// status in the history.
     pub since: Option<(String, String)>,
-    /// The last night before in which it passed each time.
+    /// The last earlier night in which it passed each time.
     pub last_good: Option<String>,
     /// The most frequent signature of the night's failures, or the reason why it did not run.
     pub why: String,
@@ -95,7 +95,8 @@ pub struct Judgement {
 
 /// Judges all tests of a night, those with the most important changes first.
 ///
-/// `results` are those of this night and of earlier ones, in any order. Later ones are not looked at.
+/// `results` are those of this night and of earlier ones, in any order. Later ones are
+/// ignored.
 pub fn judge(
     night: &str,
     planned: &[Planned],
@@ -107,7 +108,7 @@ pub fn judge(
         of_tests.entry(&result.test).or_default().push(result);
     }
     let mut tests: BTreeSet<&TestId> = planned.iter().map(|it| &it.test).collect();
-    // A failing unit of a test is a test that cannot be planned.
+    // A failing unit of a test is a test that a plan cannot name beforehand.
     let ran = of_tests.iter().filter(|(_, results)| {
         let mut nights = results.iter().map(|it| it.night.as_str());
         nights.any(|it| it == night)
@@ -204,9 +205,10 @@ struct Segment {
 }
 
 impl Segment {
-    /// The segment that begins with one of these nights, which have these probabilities.
+    /// Returns the segment that begins with one of the nights `among`; `starts` are the nights'
+    /// probabilities.
     fn new(nights: &[Evidence], starts: &[f64], among: Range<usize>) -> Self {
-        // Whether there is a change at all comes before the question where.
+        // First decide whether there is a change at all, then where it is.
         let later = among.start.max(1).min(among.end)..among.end;
         let changed: f64 = starts[later.clone()].iter().sum();
         let among = match among.contains(&0) && starts[0] >= changed {
@@ -217,7 +219,7 @@ impl Segment {
             .clone()
             .max_by(|&a, &b| starts[a].total_cmp(&starts[b]));
         let first = first.unwrap_or_default();
-        // The nights around the most probable one that together are probable enough.
+        // The range of nights around the most probable one whose sum is large enough.
         let all: f64 = starts[among.clone()].iter().sum();
         let (mut from, mut to) = (first, first);
         let mut mass = starts.get(first).copied().unwrap_or_default();
@@ -233,7 +235,7 @@ impl Segment {
             mass = starts[from..=to].iter().sum();
         }
         Self {
-            // A segment that begins with the first night has none before it.
+            // A segment that begins with the first night has no predecessor.
             range: (first > 0).then_some((from.max(1), to)),
             seen: nights[first..]
                 .iter()
@@ -249,7 +251,7 @@ impl Segment {
     }
 }
 
-/// Returns what a test does after these nights, each of which has runs.
+/// Returns the status of a test after these nights, each of which has runs.
 fn status(nights: &[Evidence]) -> (Status, Segment) {
     let starts = last_segment(nights, HAZARD);
     let all = 0..nights.len();

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The history of a laboratory: what each night planned, ran and found, kept in SQLite.
+//! The history of a laboratory: the plan, the runs and the results of each night, in SQLite.
 //!
 //! Each shard of a night writes a file of its own, so that neither a network file system nor a
 //! killed process can harm the results of others. [`Store::merge`] takes such files over in any
-//! order, any number of times, with the same result. What the history says of a test (regressed,
+//! order, any number of times, with the same result. The judgement of a test (regressed,
 //! flaky, never run) is computed from it and never stored.
 
 mod judge;

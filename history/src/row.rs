@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// A test, and in what it runs.
+/// A test, and the configuration that it runs in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TestId {
     /// The command and the key of the unit: `scenario vfork/main`.
@@ -14,8 +14,8 @@ pub struct TestId {
 }
 
 impl TestId {
-    /// Returns true when its failures are those of another program than the kernel's
-    /// checkpoint/restart, which runs beside it for comparison.
+    /// Returns true when its failures are those of a program other than the kernel's
+    /// checkpoint/restart, which runs for comparison.
     pub fn is_comparison(&self) -> bool {
         !self.variant.starts_with("crucible/")
     }
@@ -30,15 +30,15 @@ impl std::fmt::Display for TestId {
 /// A night: one plan, run by one or more shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Night {
-    /// Its name, which sorts by time: `2026-11-29`, or what the user calls it.
+    /// Its name, which sorts by time: `2026-11-29`, or the user's own name.
     pub id: String,
-    /// Hash of the plan and of the durations that it was made from. All shards have the same.
+    /// Hash of the plan and of the durations that it was made from. It is the same for all shards.
     pub plan: String,
     /// Number of shards.
     pub shards: u32,
 }
 
-/// A process that runs, or ran, a shard of a night. A shard that is started again has several.
+/// A process that runs, or ran, a shard of a night. A restarted shard has several processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// The night.
@@ -69,7 +69,7 @@ pub struct Planned {
 pub struct Skipped {
     /// The test.
     pub test: TestId,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -99,34 +99,35 @@ pub struct ResultRow {
     pub night: String,
     /// The test.
     pub test: TestId,
-    /// Number of the run among those of the same test in the same night, from 1 on.
+    /// Number of the run among the runs of this test in this night, from 1 on.
     pub attempt: u32,
     /// Time of the end, in RFC 3339.
     pub time: String,
     /// Duration in milliseconds.
     pub ms: u64,
-    /// What ended it: a condition of the table of blame.
+    /// The condition that ended it, of the table of blame.
     pub condition: String,
     /// The verdict.
     pub verdict: String,
-    /// Who is to blame; empty if it passed.
+    /// The party at fault; empty if it passed.
     pub blame: String,
-    /// What distinguishes failures: the condition and the first diverging check or the report's
+    /// The signature of its failure: the condition and the first diverging check or the report's
     /// site; empty if it passed.
     pub signature: String,
     /// Reason in one line.
     pub why: String,
     /// Hash of the kernel's inputs.
     pub kernel: String,
-    /// Hash of what else the number of instructions depends on: machine, compiler, agent, userland.
+    /// Hash of the other inputs that change the number of instructions: machine, compiler, agent,
+    /// userland.
     pub harness: String,
     /// Directory of the run, relative to that of the results; empty if it was not kept.
     pub directory: String,
-    /// What was measured.
+    /// The measurements.
     pub metrics: Vec<Metric>,
 }
 
-/// Something that was measured in a run.
+/// A measurement of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// Its name: `checkpoint`.
@@ -138,8 +139,8 @@ pub struct Metric {
 }
 
 impl ResultRow {
-    /// Returns true when it says something of the kernel: a pass, or a failure that the kernel is
-    /// to blame for. Trouble of the host, the workload or crucible says nothing.
+    /// Returns true for a result of the kernel: a pass, or a failure that the kernel is
+    /// to blame for. A failure of the host, the workload or crucible is not one.
     pub fn counts(&self) -> bool {
         self.blame.is_empty() || self.is_failure()
     }
@@ -149,8 +150,8 @@ impl ResultRow {
         self.blame == "kernel" && self.verdict != "unknown"
     }
 
-    /// Returns the name of the row, which its content decides. The same row has the same name in
-    /// every file.
+    /// Returns the name of the row, which is a hash of its content. The same row has the same name
+    /// in every file.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         // A row has text and finite numbers only.

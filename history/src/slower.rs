@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which phases take more guest instructions than in the nights before.
+//! Finds phases that take more guest instructions than in earlier nights.
 //!
-//! Wall clock says little on a host that others use (it varies by 26 to 42 %); instructions vary by
-//! 3 %. So only metrics in `instructions` are judged, and only nights with the same machine,
-//! compiler, agent and userland are compared: with another one, a new series begins.
+//! Wall-clock times vary by 26 to 42 % on a shared host, instruction counts by 3 %. So only metrics
+//! in `instructions` are judged, and only nights with the same machine, compiler, agent and
+//! userland are compared: a change of one of them begins a new series.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,23 @@ pub const INSTRUCTIONS: &str = "instructions";
 /// Number of nights that a series needs before it is judged.
 const ENOUGH: usize = 10;
 
-/// Nights before that are compared with, at most.
+/// Maximum number of earlier nights to compare with.
 const BASELINE: usize = 30;
 
-/// The last nights that are taken together, at most: a small change needs several to be seen.
+/// Maximum number of the latest nights that are averaged: one night cannot show a small change.
 const WINDOW: usize = 3;
 
-/// Smallest change that is one, as a ratio.
+/// Smallest ratio of two averages that counts as a change.
 const SMALLEST: f64 = 1.02;
 
-/// How many times its standard error a change must be. With a baseline of 10 to 30 nights, 5 is
-/// passed by chance about once in 50,000 nights and metrics.
+/// Least size of a change, in standard errors. With a baseline of 10 to 30 nights, chance exceeds
+/// 5 about once in 50,000 nights and metrics.
 const CLEAR: f64 = 5.0;
 
-/// What the largest of ten to thirty deviations contributes to a spread, as a factor.
+/// Factor by which the largest of ten to thirty deviations increases a spread.
 const TRIMMED: f64 = 1.15;
 
-/// Smallest relative spread between nights that is believed.
+/// Lower bound of the relative spread between nights; a smaller one is taken to be chance.
 const SPREAD: f64 = 0.003;
 
 /// A phase that takes more instructions.
@@ -43,7 +43,7 @@ pub struct Slower {
     pub test: TestId,
     /// The phase.
     pub metric: String,
-    /// Median of the nights before, in instructions.
+    /// Median of the earlier nights, in instructions.
     pub before: f64,
     /// Mean of the last nights, in instructions.
     pub now: f64,
@@ -54,14 +54,14 @@ pub struct Slower {
 }
 
 impl Slower {
-    /// The change, as a ratio: 1.2 for 20 % more.
+    /// Returns the change as a ratio: 1.2 for 20 % more.
     pub fn ratio(&self) -> f64 {
         self.now / self.before
     }
 }
 
-/// Returns what has become slower as of a night, the largest change first. `results` are those of
-/// this night and of earlier ones.
+/// Returns the phases that have become slower as of a night, the largest change first. `results`
+/// are those of this night and of earlier ones.
 pub fn slower(night: &str, results: &[ResultRow]) -> Vec<Slower> {
     let mut harnesses: BTreeMap<&TestId, &str> = BTreeMap::new();
     for result in results.iter().filter(|it| it.night == night) {
@@ -109,8 +109,8 @@ pub fn slower(night: &str, results: &[ResultRow]) -> Vec<Slower> {
     found
 }
 
-/// Looks for a rise at the end of a series of logarithms. Returns the number of nights since, and the
-/// levels before and after.
+/// Looks for a rise at the end of a series of logarithms. Returns the number of nights since, and
+/// the levels before and after.
 fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
     (1..=WINDOW).find_map(|window| {
         let end = values.len().checked_sub(window)?;
@@ -129,9 +129,9 @@ fn change(values: &[f64]) -> Option<(usize, f64, f64)> {
     })
 }
 
-/// Returns the spread of values around a level: the larger of two estimates, since a small one
-/// makes alarms. The largest deviation is left out, because one night beside a build on the same
-/// host must not hide all later changes.
+/// Returns the spread of values around a level: the larger of two estimates, because a small one
+/// causes alarms. The largest deviation is left out, because one night with a concurrent build on
+/// the same host must not hide all later changes.
 fn spread(values: &[f64], level: f64) -> f64 {
     let mut deviations: Vec<_> = values.iter().map(|value| (value - level).abs()).collect();
     let robust = 1.4826 * median(deviations.clone());
@@ -173,13 +173,13 @@ mod tests {
             (number as f64 + 0.5) / (1_u64 << 53) as f64
         }
 
-        /// A number with the standard normal distribution (Box and Muller).
+        /// Returns a number with the standard normal distribution (Box and Muller).
         fn normal(&mut self) -> f64 {
             let (a, b) = (self.uniform(), self.uniform());
             (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
         }
 
-        /// A night's median.
+        /// Returns a night's median.
         fn night(&mut self, factor: f64) -> f64 {
             let runs = (0..RUNS).map(|_| (1e8 * factor).ln() + NOISE * self.normal());
             median(runs.collect())
@@ -213,7 +213,7 @@ mod tests {
         assert!(seen >= 180, "{seen}");
     }
 
-    /// 200 nights of a phase, for 100 seeds: 19,000 looks.
+    /// 200 nights of a phase, for 100 seeds: 19,000 judgements.
     #[test]
     fn nights_that_are_alike_are_not_flagged() {
         let mut flagged = 0;
@@ -271,7 +271,7 @@ mod tests {
             ("restart", "n15")
         );
         assert!((found[0].ratio() - 1.3).abs() < 1e-6);
-        // As of an earlier night, nothing has happened.
+        // As of an earlier night, there is no change.
         assert_eq!(slower("n14", &results), []);
     }
 }

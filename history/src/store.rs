@@ -16,7 +16,7 @@ const BUSY: Duration = Duration::from_secs(60);
 /// Time between two attempts to bring the tables up to date.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Why a file of the history cannot be used.
+/// The reason why a file of the history cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened, read or written.
@@ -24,20 +24,20 @@ pub enum Error {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// It has tables that this program does not know, or cannot get those that it knows.
+    /// It has tables that this program does not know, or its tables cannot be brought up to date.
     #[error("cannot use the history {path}: {source}; a newer crucible may have written it")]
     Version {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the migration.
         source: rusqlite_migration::Error,
     },
     /// Two files have different plans for one night.
     #[error(
-        "{path} has another plan for the night {night} ({theirs}, not {ours}): its shards did not \
+        "{path} has a different plan for the night {night} ({theirs}, not {ours}): its shards did not \
          run with the same list of tests and durations"
     )]
     OtherPlan {
@@ -52,7 +52,7 @@ pub enum Error {
     },
 }
 
-/// What [`Store::merge`] has done.
+/// The result of [`Store::merge`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Number of results that the store did not have.
@@ -94,7 +94,7 @@ impl Store {
         })
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -107,10 +107,10 @@ impl Store {
         }
     }
 
-    /// Adds a night and what it is to run. Does nothing if the file has it already.
+    /// Adds a night and its plan. Does nothing if the file has it already.
     ///
     /// # Errors
-    /// Fails if the file has another plan for the night.
+    /// Fails if the file has a different plan for the night.
     pub fn plan(&mut self, night: &Night, tests: &[Planned]) -> Result<(), Error> {
         let failed = self.failed();
         let path = self.path.clone();
@@ -148,7 +148,7 @@ impl Store {
         transaction.commit().map_err(&failed)
     }
 
-    /// Adds the process of a shard, or says that it has finished.
+    /// Adds the process of a shard, or records that it has finished.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -179,7 +179,7 @@ impl Store {
         self.add_all(std::slice::from_ref(result))
     }
 
-    /// Adds results, all or none.
+    /// Adds results in one transaction.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -195,7 +195,7 @@ impl Store {
         transaction.commit().map_err(&failed)
     }
 
-    /// Says that a test is left out, and why.
+    /// Records that a test is left out, with the reason.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -214,7 +214,7 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps the answer of a search.
+    /// Stores the result of a bisection.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -237,7 +237,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns all searches, in the order of their nights.
+    /// Returns all bisections, in the order of their nights.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -257,13 +257,14 @@ impl Store {
         })
     }
 
-    /// Takes over what another file has. Files can be merged in any order and more than once.
+    /// Adds all rows of a second file. Files can be merged in any order and more than once.
     ///
     /// # Errors
     /// Fails if one of the files cannot be used, or if they have different plans for one night. The
     /// store is unchanged then.
     pub fn merge(&mut self, other: &Path) -> Result<Merged, Error> {
-        // Its tables may be older; a copy of it would be as good, but is not needed.
+        // The second file's tables may be older, so they are brought up to date in place; a copy
+        // is not needed.
         let theirs = Self::open(other)?;
         drop(theirs);
         let failed = |source| Error::Sqlite {
@@ -340,7 +341,7 @@ impl Store {
         })
     }
 
-    /// Forgets all but the last nights. Returns the number of nights that are gone.
+    /// Removes all but the last nights. Returns the number of removed nights.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
@@ -407,7 +408,7 @@ impl Store {
         })
     }
 
-    /// Returns what a night is to run, in the order of the tests.
+    /// Returns the planned tests of a night, in their order.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -422,7 +423,7 @@ impl Store {
         })
     }
 
-    /// Returns what a night has left out, in the order of the tests.
+    /// Returns the tests that a night has left out, in their order.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -439,8 +440,8 @@ impl Store {
 
     /// Returns the results of a night, or of all nights, in the order of night, test and run.
     ///
-    /// Two files may have a result each for one run, because a shard was started again elsewhere,
-    /// where its first results were not. Both are returned, the earlier first.
+    /// Two merged files may each have a result for one run, if a shard was restarted on a host
+    /// without its first results. Both are returned, the earlier first.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -503,8 +504,8 @@ impl Store {
     }
 }
 
-/// Brings the tables up to date. Another process may do the same at the same time: its transaction makes
-/// ours fail at once, since SQLite does not wait where that could be a deadlock.
+/// Brings the tables up to date. A second process may do so at the same time: its transaction
+/// makes ours fail immediately, because SQLite does not wait if that could be a deadlock.
 fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error> {
     let began = Instant::now();
     loop {
@@ -514,7 +515,7 @@ fn migrate(connection: &mut Connection) -> Result<(), rusqlite_migration::Error>
         let theirs = match &error {
             rusqlite_migration::Error::RusqliteError { err, .. } => matches!(
                 err.sqlite_error_code(),
-                // The tables are there already: they were made since the version was read.
+                // A second process has made the tables since the version was read.
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::Unknown)
             ),
             _ => false,
@@ -535,7 +536,7 @@ fn test(row: &Row<'_>) -> rusqlite::Result<TestId> {
 }
 
 fn insert(to: &Connection, result: &ResultRow) -> rusqlite::Result<()> {
-    // In one order everywhere: the name depends on it.
+    // Sort the metrics: the name of the row depends on their order.
     let mut result = result.clone();
     result.metrics.sort_by(|a, b| a.name.cmp(&b.name));
     let id = result.id();

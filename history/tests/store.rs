@@ -104,7 +104,7 @@ fn shard(directory: &Path, number: u32, of: u32, tests: u32) -> PathBuf {
     path
 }
 
-/// Everything that a store has, in a form that can be compared.
+/// Returns the content of a store in a form that can be compared.
 fn content(store: &Store) -> String {
     let mut text = String::new();
     for night in store.nights().unwrap() {
@@ -165,7 +165,7 @@ fn shards_are_merged_in_any_order_and_more_than_once() {
         seen.push(once);
     }
     assert!(seen.iter().all(|one| *one == seen[0]));
-    // And the merged results are those of a night without shards.
+    // The merged results equal those of a night without shards.
     let whole = shard_of_one(directory.path());
     let merged = Store::open(&directory.path().join("merged-0.sqlite")).unwrap();
     let results = |store: &Store| store.results(Some(NIGHT)).unwrap();
@@ -278,7 +278,7 @@ fn a_hundred_thousand_results_are_merged_in_two_seconds() {
 /// The number of writers at a time.
 const WRITERS: u32 = 4;
 
-/// In a process of its own: adds results and says so, until it is killed.
+/// In a process of its own: adds results and reports each, until it is killed.
 #[test]
 fn writes_until_killed() {
     let Some(path) = std::env::var_os("CRUCIBLE_TEST_STORE") else {
@@ -292,7 +292,7 @@ fn writes_until_killed() {
     for attempt in 1.. {
         store.add(&result(NIGHT, number, attempt)).unwrap();
         println!("\nadded {number} {attempt}");
-        // A unit takes a while, in which others can write.
+        // A unit takes a while, so that other processes can write.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -325,7 +325,7 @@ fn killed_and_concurrent_writers_lose_nothing() {
             };
             let mut added = lines.by_ref().map_while(Result::ok).filter_map(parsed);
             said.extend(added.by_ref().take(enough));
-            // In the midst of the next one, and of those of the others.
+            // Kill it during its next write, and those of the other processes.
             writer.kill().unwrap();
             said.extend(added);
             writer.wait().unwrap();
@@ -344,7 +344,7 @@ fn killed_and_concurrent_writers_lose_nothing() {
     }
 }
 
-/// Opens a file that is not there, in as many processes as can collide.
+/// Opens a file that does not exist, in several processes at once.
 #[test]
 fn a_file_is_made_by_several_at_the_same_time() {
     for _ in 0..20 {

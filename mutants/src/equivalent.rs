@@ -14,7 +14,7 @@ pub struct Equivalent {
     pub id: String,
     /// Its place and its text, for the reader.
     pub what: String,
-    /// Why no program can distinguish it from the code.
+    /// The proof that no program can distinguish it from the code.
     pub why: String,
 }
 
@@ -25,7 +25,7 @@ struct List {
     equivalent: Vec<Equivalent>,
 }
 
-/// What is wrong with the list.
+/// An error of the list.
 #[derive(Debug, Error)]
 pub enum EquivalentsError {
     /// It is not of this form.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What of a night is worth running again.
+//! Selects the jobs of a night that `crucible rerun` runs again.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crucible_history::{Error, Store, TestId};
 
 use crate::job::{Job, Kind};
 
-/// Returns the keys of the jobs of which a test failed or never ran in a night. With `whole`, the
+/// Returns the keys of the jobs with a test that failed or never ran in a night. With `whole`, the
 /// night was to run all of these jobs, also those whose tests were not known beforehand.
 ///
 /// # Errors
@@ -36,7 +36,7 @@ pub fn unfinished(
         let of_job = |test: &TestId| {
             test.variant == job.variant.to_string()
                 && test.name.strip_prefix(&job.name).is_some_and(|rest| {
-                    // A scenario's name may begin that of another one.
+                    // A scenario's name may be the prefix of another name.
                     rest.is_empty() || rest.starts_with('/')
                 })
         };

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a plan takes from earlier nights, as a file that all shards share.
+//! Data of earlier nights that a plan uses, as a file that all shards share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crucible_history::{Planned, ResultRow, Status, TestId, judge};
 use serde::{Deserialize, Serialize};
 
-/// How long jobs took, and how often they were run.
+/// Durations of jobs, and the number of their runs.
 ///
-/// Shards of one night must have the same, or they would divide the work differently; so it is a
-/// file that a person or the CI system pins, and its hash is a part of the plan's.
+/// All shards of a night must use the same basis, or they would divide the work differently. So it
+/// is a file that a person or the CI system pins, and its hash is a part of the plan's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Basis {
-    /// Milliseconds that a job took, by its name with its variant.
+    /// Milliseconds that a job took, by its name and variant.
     pub durations: BTreeMap<String, u64>,
     /// Number of nights in which a job that has a part for each night was run.
     pub turns: BTreeMap<String, u64>,
@@ -25,10 +25,10 @@ pub struct Basis {
 }
 
 impl Basis {
-    /// Returns what follows from results, whose tests begin with the names of jobs.
+    /// Returns the basis from results, whose tests begin with the names of jobs.
     pub fn of(results: &[ResultRow]) -> Self {
         let mut basis = Self::default();
-        // Of each job and night, the sum over its units.
+        // For each job and night, the sum over its units.
         let mut sums: BTreeMap<(String, &str), u64> = BTreeMap::new();
         for result in results.iter().filter(|it| it.attempt == 1) {
             let job = format!("{} [{}]", job_of(&result.test.name), result.test.variant);

@@ -15,8 +15,8 @@ use crate::child::{end, spawn};
 use crate::report::NightReport;
 use crate::run::{Error, PERIOD, Settings, io_error};
 
-/// Bisects the regressions of a night between the commit of their last good night and its own, one for
-/// each signature, and keeps what is found. Returns the number of searches.
+/// Bisects the regressions of a night between the commit of their last good night and its own, one
+/// for each signature, and keeps the results. Returns the number of searches.
 ///
 /// # Errors
 /// Fails if the history or a file cannot be used.
@@ -34,7 +34,7 @@ pub fn bisect(
     }
     let mut searches = 0;
     for (signature, test) in new {
-        // Other jobs than scenarios are not cases that a search could run.
+        // Only scenarios are cases that a bisection can run.
         let Some(unit) = test.test.name.strip_prefix("scenario ") else {
             continue;
         };
@@ -74,12 +74,12 @@ pub fn bisect(
     Ok(searches)
 }
 
-/// Returns the commit that the processes of a night ran, if all ran the same.
+/// Returns the commit that the processes of a night ran, if all ran the same commit.
 fn commit(shards: &[Shard]) -> Option<String> {
     let commits = shards.iter().map(|shard| {
         let provenance: Value = serde_json::from_str(&shard.provenance).ok()?;
         let parts = provenance.as_object()?.values().next()?;
-        // What is not committed cannot be checked out.
+        // Uncommitted changes cannot be checked out.
         let clean = parts["checkout"]["dirty"] == false;
         let commit = parts["checkout"]["commit"].as_str();
         commit.filter(|_| clean).map(str::to_owned)

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-/// Starts a command that is asked to end when this thread does.
+/// Starts a command that receives SIGTERM when this thread ends.
 pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
     // SAFETY: prctl(2) is async-signal-safe, and the closure does nothing else.
     unsafe {
@@ -15,13 +15,13 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
             Ok(())
         });
     }
-    // Ctrl-C is for the night alone, which then asks the run to end: one that is asked twice ends at
-    // once, without what it is doing.
+    // Only the night receives Ctrl-C, which then asks the run to end: a run that receives two
+    // signals ends immediately, and drops its current work.
     command.process_group(0).spawn()
 }
 
-/// Asks a run to end in order.
+/// Asks a run to end in an orderly way.
 pub(crate) fn end(child: &Child) {
-    // It may have ended meanwhile.
+    // The run may have ended meanwhile.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }

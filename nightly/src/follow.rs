@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Follows the events of a run of crucible that is another process.
+//! Follows the events of a run of crucible in a separate process.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -13,14 +13,14 @@ pub(crate) struct Follower {
     /// The directories that were there before.
     before: Vec<String>,
     file: Option<File>,
-    /// What was read of a line that is not complete.
+    /// The part that was read of an incomplete line.
     rest: Vec<u8>,
 }
 
 /// Prefix of the directory of a run that has not ended.
 const PARTIAL: &str = ".partial-";
 
-/// Returns the names of the runs in a directory of results, with what they are called at their end.
+/// Returns the names of the runs in a directory of results, with their final names.
 fn runs(results: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(results).into_iter().flatten().flatten();
     let runs = entries.filter(|entry| entry.path().join(FILE_NAME).is_file());
@@ -49,7 +49,7 @@ impl Follower {
             let Some(run) = self.run() else {
                 return Ok(Vec::new());
             };
-            // It may get its last name between the two calls; the next one finds it.
+            // The directory may be renamed between the two calls; the next attempt finds it.
             self.file = match File::open(run.join(FILE_NAME)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 opened => Some(opened?),
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(follower.read().unwrap().len(), 1);
         assert!(follower.read().unwrap().is_empty());
         stream.tell(Body::Interrupted);
-        // The run gets its last name, and a line is still to be completed.
+        // The run's directory is renamed, while a line is incomplete.
         let finished = results.path().join("new");
         fs::rename(&partial, &finished).unwrap();
         let mut raw = File::options()

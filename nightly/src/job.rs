@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::basis::Basis;
 
-/// Parts into which the points of a sweep and the cells of the matrix are divided: one is run in a
-/// night.
+/// Parts into which the points of a sweep and the cells of the matrix are divided: each night runs
+/// one of them.
 const PARTS: u64 = 50;
 
 /// Images of each kind that torture makes in a night.
 const IMAGES: u64 = 200;
 
-/// Mutants that are drawn in a night, and the most cases of each.
+/// Number of mutants that a night draws, and maximum number of cases of each.
 const MUTANTS: [u64; 2] = [40, 40];
 
 /// Random trees of processes that a night draws.
@@ -25,20 +25,20 @@ const TREES: u64 = 40;
 /// Attacks that a night draws.
 const ATTACKS: u64 = 40;
 
-/// How long a night fuzzes, in minutes.
+/// Duration of a night's fuzzing, in minutes.
 const FUZZ_MINUTES: u64 = 10;
 
-/// The cases of scenarios whose steps are counted in instructions: one with little state, and one with
-/// much.
+/// The cases of scenarios whose steps are counted in instructions: one with little state, and one
+/// with much.
 const COUNTED: [(&str, &str); 2] = [("hello", "main"), ("descriptors", "high")];
 
-/// How often such a case is restarted, since the number of instructions differs a little each time.
+/// Number of restarts of such a case: the number of instructions varies a little between them.
 const COUNTS: u64 = 5;
 
-/// In what a job runs.
+/// The configuration that a job runs in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Variant {
-    /// What checkpoints and restarts.
+    /// Backend of checkpoint and restart.
     pub backend: String,
     /// Flavour of the kernel.
     pub flavour: String,
@@ -62,7 +62,7 @@ impl fmt::Display for Variant {
     }
 }
 
-/// What a job's results mean.
+/// The meaning of a job's results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -70,7 +70,7 @@ pub enum Kind {
     Canary,
     /// Its units are the same in each night.
     Scenario,
-    /// It has a part of its units in each night.
+    /// Each night has a different part of its units.
     Part,
 }
 
@@ -79,9 +79,9 @@ pub enum Kind {
 pub struct Job {
     /// Its name: `scenario vfork`.
     pub name: String,
-    /// In what it runs.
+    /// The configuration that it runs in.
     pub variant: Variant,
-    /// What its results mean.
+    /// The meaning of its results.
     pub kind: Kind,
     /// The command line, without the program and the options of the variant.
     pub words: Vec<String>,
@@ -132,7 +132,7 @@ impl Job {
     }
 }
 
-/// What this host and this checkout have to offer.
+/// The scenarios of this checkout, and the machine backends of this host.
 #[derive(Clone, Debug, Default)]
 pub struct Offer {
     /// The scenarios, with the names of their cases.
@@ -203,7 +203,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
                 ["--seed".into(), (turn * ATTACKS + 1).to_string()]
             }
             "torture" | "mutate" | "fuzz" => ["--seed".into(), (turn + 1).to_string()],
-            // The same in each night, to be compared.
+            // The same job in each night, for comparison.
             "scenario" if words.contains(&"--record") => return jobs.push(job),
             // Trees that no night before has drawn.
             "scenario" => {
@@ -261,7 +261,7 @@ pub fn jobs(offer: &Offer, basis: &Basis) -> Vec<Job> {
         let words = ["sweep", scenario, "--event", "all", "--every", &every];
         part(format!("sweep {scenario}"), base, &words, 6);
     }
-    // Among equals, those that have waited longest, or never ran.
+    // Among equal ranks, first the jobs that have waited longest, or never ran.
     let last = |job: &Job| basis.last.get(&job.key()).cloned().unwrap_or_default();
     jobs.sort_by_cached_key(|job| (job.rank, last(job), job.key()));
     jobs

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A night: many runs of crucible by one plan, within a budget of time, with a history.
 //!
-//! [`plan()`] says what a night is to run and which shard runs what; it depends on nothing but its
-//! arguments. [`Night::run`] runs the jobs of a shard, each as a crucible of its own, and keeps every
-//! finished unit in the shard's file of the history at once.
+//! [`plan()`] lists the jobs of a night and the shard of each; it depends on nothing but its
+//! arguments. [`Night::run`] runs the jobs of a shard, each as a separate process of crucible, and
+//! stores every finished unit in the shard's file of the history immediately.
 
 mod again;
 mod basis;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which shard of a night runs which job.
+//! Divides the jobs of a night among its shards.
 
 use sha2::{Digest, Sha256};
 
 use crate::basis::Basis;
 use crate::job::Job;
 
-/// Milliseconds that a job is taken to need if nothing is known of any.
+/// Assumed duration of a job, in milliseconds, if no job has a known duration.
 const UNKNOWN: u64 = 20_000;
 
 /// A plan of a night.
@@ -28,8 +28,8 @@ impl Plan {
     }
 }
 
-/// Divides jobs among shards, so that each takes about as long: the longest job first, each to the
-/// shard that has least. The result depends on the arguments alone.
+/// Divides jobs among shards, so that their durations are about equal: the longest job first, each
+/// to the shard with the least work. The result depends on the arguments alone.
 pub fn plan(jobs: Vec<Job>, basis: &Basis, shards: u32) -> Plan {
     let shards = shards.max(1);
     let mut known: Vec<_> = jobs

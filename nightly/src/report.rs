@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is known of a night, and what decides.
+//! The report of a night, and the condition that decides its exit code.
 
 use std::collections::BTreeSet;
 
@@ -9,18 +9,18 @@ use crucible_history::{
 };
 use serde::Serialize;
 
-/// What is known of a night.
+/// The report of a night.
 #[derive(Clone, Debug, Serialize)]
 pub struct NightReport {
     /// Name of the night.
     pub night: String,
     /// The condition that decides.
     pub condition: Condition,
-    /// Why, in one line.
+    /// Reason in one line.
     pub why: String,
     /// Number of tests that the plan names.
     pub planned: usize,
-    /// Number of tests with a result that says something of the kernel.
+    /// Number of tests with a run that passed or found the kernel at fault.
     pub ran: usize,
     /// Number of results.
     pub runs: usize,
@@ -28,14 +28,14 @@ pub struct NightReport {
     pub missing_shards: Vec<u32>,
     /// All tests, those with the most important changes first.
     pub tests: Vec<Judgement>,
-    /// What searches have found for the signatures of this night's failures.
+    /// The bisections of the signatures of this night's failures.
     pub bisections: Vec<Bisection>,
     /// Phases that take more guest instructions than in the nights before.
     pub slower: Vec<Slower>,
 }
 
 impl NightReport {
-    /// Judges a night of a history. `shard` is the only one that is to be there, if not all are.
+    /// Judges a night of a history. `shard` is the only expected shard, if not all are.
     ///
     /// # Errors
     /// Fails if the history cannot be read.
@@ -94,7 +94,7 @@ impl NightReport {
         Ok(report)
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(&self) -> &'static str {
         self.condition.verdict().name()
     }
@@ -102,7 +102,7 @@ impl NightReport {
     /// Returns the number of crucible's own tests with one of these changes. Failures of another
     /// backend are shown, but do not affect the verdict.
     fn count(&self, changes: &[Change]) -> usize {
-        // A test that was flaky and passes tonight is not a finding of tonight.
+        // A flaky test that passes tonight is not a finding of tonight.
         let seen = |test: &&Judgement| !test.change.is_bad() || test.failures > 0;
         let tests = self.tests.iter().filter(seen);
         let ours = tests.filter(|test| !test.test.is_comparison());
@@ -121,7 +121,7 @@ impl NightReport {
             let why = format!("{new} regressed, {flaky} turned flaky, {still} fail as before");
             return (worst, why);
         }
-        // It has results that do not count: crucible passed it, or it could not be run.
+        // The test has only results that do not count, or could not be run.
         let unanswered = |test: &&Judgement| {
             test.change == Change::NotRun
                 && !test.directory.is_empty()
@@ -143,7 +143,7 @@ impl NightReport {
             return (Condition::RequestFailed, why);
         }
         let why = match self.ran < self.planned {
-            true => format!("what ran passes: {} of {} tests", self.ran, self.planned),
+            true => format!("all that ran pass: {} of {} tests", self.ran, self.planned),
             false => format!("all {} tests pass", self.planned),
         };
         (Condition::Passed, why)
@@ -276,7 +276,7 @@ mod tests {
         // A shard alone is.
         let report = NightReport::of(&history.store, "n", Some(1)).unwrap();
         assert_eq!(report.condition, Condition::Passed);
-        // A finding is one all the same.
+        // A finding still counts.
         history.add(&one, "diverged");
         assert_eq!(history.decides().0, Condition::Diverged);
     }

@@ -25,23 +25,23 @@ use crate::plan::Plan;
 use crate::shard::ShardSpec;
 use crate::steps::Steps;
 
-/// Time between two looks at a running job.
+/// Interval of checks of a running job.
 pub(crate) const PERIOD: Duration = Duration::from_millis(200);
 
-/// Reason of a test that had no turn.
+/// Reason for a test that was not run.
 pub const BUDGET_USED_UP: &str = "the night's budget was used up";
 
-/// Number of runs of a unit that fails, the first included: they distinguish a flaky test from a
+/// Number of runs of a failing unit, including the first: they distinguish a flaky test from a
 /// broken one.
 const RUNS: u32 = 5;
 
-/// Number of runs with failures that a night records, at most.
+/// Maximum number of failing runs that a night records.
 const RECORDINGS: u32 = 8;
 
 /// Number of failing units of one run from which on they are run only once more.
 const MANY: usize = 50;
 
-/// Why a night cannot go on.
+/// The reason why a night cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The history cannot be written.
@@ -50,9 +50,9 @@ pub enum Error {
     /// A file or a process of the host.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why it failed.
+        /// Its error.
         source: io::Error,
     },
     /// Another process runs this shard of the night.
@@ -65,7 +65,7 @@ pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Err
     move |source| Error::Io { what, source }
 }
 
-/// How a night is run.
+/// Settings of a night.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Name of the night.
@@ -78,7 +78,7 @@ pub struct Settings {
     pub results: PathBuf,
     /// This program, and the global options of each job.
     pub program: PathBuf,
-    /// Time at which the night ends, with what it has.
+    /// Time at which the night ends, complete or not.
     pub deadline: Option<Instant>,
     /// Tests that failed or were flaky in their last night.
     pub suspects: BTreeSet<TestId>,
@@ -86,14 +86,14 @@ pub struct Settings {
     pub kernels: BTreeMap<String, String>,
     /// Flavours whose kernel cannot be made, with the reason.
     pub missing: BTreeMap<String, String>,
-    /// Hash of what else the number of a guest's instructions depends on.
+    /// Hash of the other inputs that change the number of a guest's instructions.
     pub harness: String,
     /// Hashes and versions of everything that runs, as JSON.
     pub provenance: String,
 }
 
 impl Settings {
-    /// Directory of the night, with the files of its shards and the runs that failed.
+    /// Returns the directory of the night, with the files of its shards and the runs that failed.
     pub fn directory(&self) -> PathBuf {
         self.results.join("nights").join(&self.night)
     }
@@ -111,11 +111,11 @@ impl Settings {
     }
 }
 
-/// What happens in a night.
+/// A step of a night.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// The number of tests that are to be run, those that an earlier process has run included, and
-    /// the number of these.
+    /// The number of tests that are to be run, including those that an earlier process has run,
+    /// and the number of these.
     Planned(u64, u64),
     /// A job starts.
     Job(&'a str),
@@ -123,18 +123,18 @@ pub enum Step<'a> {
     Result(&'a ResultRow, &'a Outcome),
 }
 
-/// Hears what happens in a night.
+/// Receives the steps of a night.
 pub trait Listener {
     /// Takes a step.
     fn hear(&mut self, step: Step<'_>);
 }
 
-/// What a shard has run.
+/// The extent of a shard's run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ran {
     /// All of its jobs.
     All,
-    /// What the budget allowed.
+    /// The jobs that the budget allowed.
     Some,
     /// It was interrupted.
     Interrupted,
@@ -157,8 +157,8 @@ impl<'a> Night<'a> {
     /// Begins a night, or continues it.
     ///
     /// # Errors
-    /// Fails if the night has another plan, if another process runs the shard, or if the host cannot
-    /// keep the results.
+    /// Fails if the night has a different plan, if another process runs the shard, or if the host
+    /// cannot keep the results.
     pub fn begin(settings: &'a Settings, plan: &'a Plan) -> Result<Self, Error> {
         let directory = settings.directory();
         fs::create_dir_all(&directory)
@@ -207,7 +207,7 @@ impl<'a> Night<'a> {
         })
     }
 
-    /// The file of the shard.
+    /// Returns the file of the shard.
     pub fn file(&self) -> &Path {
         self.store.path()
     }
@@ -273,7 +273,7 @@ impl<'a> Night<'a> {
         self.settings.is_over()
     }
 
-    /// Says of the tests that have no result why that is so.
+    /// Records the reason for each test without a result.
     fn skip(&self, jobs: &[&Job], why: &str) -> Result<(), Error> {
         for test in jobs.iter().flat_map(|job| &job.tests) {
             if !self.done.contains(test) {
@@ -287,7 +287,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Runs jobs as one run of crucible, and again what fails. Returns the reason why a test may
+    /// Runs jobs as one run of crucible, and failing units again. Returns the reason why a test may
     /// have no result.
     fn job(&mut self, jobs: &[&Job], listener: &mut dyn Listener) -> Result<String, Error> {
         let first = jobs[0];
@@ -310,7 +310,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // If that much fails, it is not a flake.
+            // So many failures are not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
@@ -336,14 +336,14 @@ impl<'a> Night<'a> {
         };
         keeps |= !matches!(code, Some(0));
         if !keeps || first.kind == Kind::Canary && code == Some(1) {
-            // What passed is in the history; only failures are looked at again.
+            // The history has the passes; only failures need their files.
             let _ = fs::remove_dir_all(&results);
         }
         Ok(why)
     }
 
-    /// Makes one more run of what failed, which is recorded, for `crucible replay`. It is not a result: a
-    /// recorded guest has another clock.
+    /// Makes one more run of the failing units, which is recorded, for `crucible replay`. It is
+    /// not a result: a recorded guest has a different clock.
     fn record(
         &mut self,
         jobs: &[&Job],
@@ -361,7 +361,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Runs scenarios again whose tests passed, though they did not in their last night.
+    /// Runs scenarios again whose tests passed, although they did not in their last night.
     fn confirm(
         &mut self,
         jobs: &[&Job],
@@ -394,7 +394,7 @@ impl<'a> Night<'a> {
         Ok(())
     }
 
-    /// Makes one run of crucible; without a number, what it shows is not a result. Returns its exit
+    /// Makes one run of crucible; without a number, its results are not kept. Returns its exit
     /// status, the units that failed, and its directory.
     fn one(
         &mut self,
@@ -424,7 +424,7 @@ impl<'a> Night<'a> {
             let status = child
                 .try_wait()
                 .map_err(io_error("cannot wait for crucible"))?;
-            // What it wrote before it ended is there now.
+            // All events that it wrote before its end are in the file now.
             for event in follower
                 .read()
                 .map_err(io_error("cannot read a run's events"))?
@@ -513,7 +513,7 @@ impl<'a> Night<'a> {
     }
 }
 
-/// What was seen of a run.
+/// The steps and failures of a run.
 #[derive(Default)]
 struct Seen {
     /// The steps of the units that run.
@@ -574,7 +574,7 @@ fn canary(outcome: &Outcome) -> Outcome {
     }
 }
 
-/// Returns what distinguishes one failure from another; empty for a pass.
+/// Returns the signature of a failure; empty for a pass.
 fn signature(unit: &str, outcome: &Outcome) -> String {
     let (scenario, case) = unit.split_once('/').unwrap_or((unit, ""));
     let Some(signature) = Signature::of(scenario, case, outcome) else {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which shard of a night this is: said on the command line, or by the CI system.
+//! Identifies the shard of a night: from the command line, or from the CI system's environment.
 
 /// A shard of a night.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,13 +10,13 @@ pub struct ShardSpec {
     pub of: u32,
 }
 
-/// Why it is not known which shard this is.
+/// The reason why the shard is unknown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShardError {
-    /// The text is none.
+    /// The text is malformed.
     #[error("a shard is I/N with I from 1 to N, such as 2/3, or `auto`")]
     Malformed,
-    /// No environment variable says it.
+    /// No environment variable has it.
     #[error(
         "no environment variable says which shard this is; `auto` reads CRUCIBLE_SHARD (I/N), \
          JOB_COMPLETION_INDEX of Kubernetes with CRUCIBLE_SHARDS, SLURM_ARRAY_TASK_ID, and \
@@ -24,7 +24,7 @@ pub enum ShardError {
     )]
     NotInCi,
     /// A variable has a value that makes no shard.
-    #[error("{0} does not say which shard this is")]
+    #[error("{0} does not identify the shard")]
     Unusable(String),
 }
 
@@ -49,11 +49,11 @@ impl ShardSpec {
 
     /// Reads the variables of CI systems. `get` returns the value of an environment variable.
     ///
-    /// Kubernetes counts the pods of an indexed job from 0, and GitLab from 1. A Slurm array has any
-    /// first number. GitHub has no variable for a matrix: its workflow sets `CRUCIBLE_SHARD`.
+    /// Kubernetes counts the pods of an indexed job from 0, and GitLab from 1. A Slurm array has
+    /// any first number. GitHub has no variable for a matrix: its workflow sets `CRUCIBLE_SHARD`.
     ///
     /// # Errors
-    /// Fails if none is set, or one has no usable value.
+    /// Fails if no variable is set, or if one has no usable value.
     pub fn auto(get: impl Fn(&str) -> Option<String>) -> Result<Self, ShardError> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         if let Some(text) = get("CRUCIBLE_SHARD") {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the steps of a unit take.
+//! Durations and instruction counts of a unit's steps.
 
 use std::collections::BTreeMap;
 
@@ -46,8 +46,8 @@ impl Steps {
         }
     }
 
-    /// Returns the metrics: the instructions where they were counted, since recording takes most of the
-    /// time of such a unit, or else the durations.
+    /// Returns the metrics: the instructions if they were counted, else the durations, which
+    /// recording would distort.
     pub(crate) fn metrics(self) -> Vec<Metric> {
         let (steps, unit) = match self.instructions.is_empty() {
             true => (self.durations, "ms"),
@@ -62,7 +62,7 @@ impl Steps {
     }
 }
 
-/// Returns the measured step of this name, which may have a number behind it.
+/// Returns the measured step of this name, which may be followed by a number.
 fn measured(name: &str) -> Option<&'static str> {
     let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ');
     MEASURED.into_iter().find(|&step| step == name)

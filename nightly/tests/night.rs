@@ -15,9 +15,9 @@ use crucible_nightly::{
     bisect, jobs, plan,
 };
 
-/// Stands for crucible: each unit ends as the file `$FAKE/<scenario>` says: a condition, `die` for a
-/// process that is killed, `full` for a host without room, `wait` for a run that goes on until it is
-/// asked to end. A list of words is one for each attempt.
+/// A program in crucible's place: each unit ends according to the file `$FAKE/<scenario>`: a
+/// condition, `die` for a process that is killed, `full` for a host without room, `wait` for a run
+/// that continues until it is asked to end. A list has a word for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
 if [ "$2" = bisect ]; then
@@ -70,7 +70,7 @@ done
 exit $code
 "#;
 
-/// A place with the program, its answers, and results.
+/// A directory with the program, its answers, and results.
 struct Place {
     directory: tempfile::TempDir,
 }
@@ -92,7 +92,7 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// Says how a scenario ends from now on.
+    /// Sets the end of a scenario from now on.
     fn set(&self, scenario: &str, said: &str) {
         fs::write(self.path("fake").join(scenario), format!("{said}\n")).unwrap();
     }
@@ -113,7 +113,7 @@ impl Place {
         }
     }
 
-    /// Runs a whole night of the base kernel, and takes it over into the history.
+    /// Runs a whole night of the base kernel, and merges it into the history.
     fn night(&self, name: &str, plan: &Plan) -> Vec<Judgement> {
         let mut history = Store::open(&self.path("history.sqlite")).unwrap();
         let mut settings = self.settings(name, ShardSpec::WHOLE);
@@ -135,7 +135,7 @@ impl Listener for Silent {
 
 const SCENARIOS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
-/// A plan of the scenarios on the base kernel.
+/// Returns a plan of the scenarios on the base kernel.
 fn base(shards: u32) -> Plan {
     let offer = Offer {
         scenarios: SCENARIOS
@@ -181,10 +181,10 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     assert_eq!(broken.why, "diverged at stdout");
     assert_eq!(broken.last_good.as_deref(), Some("n08"));
-    // What fails is recorded in one more run, which is not a result.
+    // A failing test is recorded in one more run, which is not a result.
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     assert_eq!(log.lines().filter(|line| *line == "recorded").count(), 1);
-    // The runs of what fails are kept.
+    // The runs of failing tests are kept.
     assert!(place.path("results").join(&broken.directory).is_dir());
     let flaky = of(&judged, "d");
     assert_eq!(
@@ -201,7 +201,7 @@ fn a_break_is_a_regression_and_a_flake_is_none() {
     );
     place.set("b", "passed");
     let judged = place.night("n10", &plan);
-    // What was broken is run as often before it is called mended.
+    // A test that was broken runs as often before it is called fixed.
     let mended = of(&judged, "b");
     assert_eq!((mended.change, mended.runs), (Change::Fixed, 5));
     let mended = of(&judged, "d");
@@ -229,7 +229,7 @@ fn a_regression_is_bisected_once() {
         assert_eq!(night(&format!("n{number}"), "1111").0, 0);
     }
     place.set("b", "diverged");
-    // Two tests that fail alike are one bug.
+    // Two tests that fail in the same way are one bug.
     place.set("c", "diverged");
     let (searches, report) = night("n6", "2222");
     assert_eq!(searches, 1);
@@ -243,7 +243,7 @@ fn a_regression_is_bisected_once() {
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     let line = log.lines().find(|line| line.contains("bisect")).unwrap();
     assert!(line.contains("bisect b --good 1111 --bad 2222"), "{line}");
-    // It is not news the night after, and still linked.
+    // It is not new in the next night, but still linked.
     let (searches, report) = night("n7", "3333");
     assert_eq!((searches, report.bisections.len()), (0, 1));
 }
@@ -285,7 +285,7 @@ fn a_night_that_is_killed_goes_on() {
     let place = Place::new();
     let plan = base(1);
     let settings = place.settings("n", ShardSpec::WHOLE);
-    // As after kill -9: some results, no end.
+    // As after kill -9: some results, but no end.
     place.set("d", "die");
     let mut night = Night::begin(&settings, &plan).unwrap();
     assert!(matches!(Night::begin(&settings, &plan), Err(Error::Busy)));
@@ -295,7 +295,7 @@ fn a_night_that_is_killed_goes_on() {
     fs::remove_file(place.path("fake/log")).unwrap();
     let mut night = Night::begin(&settings, &plan).unwrap();
     night.run(&mut Silent).unwrap();
-    // Only what has no result is run.
+    // Only tests without a result are run.
     let log = fs::read_to_string(place.path("fake/log")).unwrap();
     assert_eq!(log, "scenario d\nscenario e\nscenario f\n");
     let store = Store::open(night.file()).unwrap();
@@ -307,7 +307,7 @@ fn a_night_that_is_killed_goes_on() {
     assert!(Night::begin(&settings, &other).is_err());
 }
 
-/// Field by field, but for times and processes.
+/// Returns the results without times and processes.
 fn plain(results: Vec<ResultRow>) -> Vec<ResultRow> {
     let plain = results.into_iter().map(|result| ResultRow {
         time: String::new(),
@@ -413,7 +413,7 @@ fn each_result_is_told_at_once() {
                 Step::Result(row, outcome) => {
                     assert_eq!(outcome.condition.name(), row.condition);
                     let _: &Outcome = outcome;
-                    // And it is in the file by then.
+                    // The result is in the file already.
                     let store = Store::open(&self.store).unwrap();
                     assert!(store.results(None).unwrap().contains(row));
                     self.told.push(row.test.name.clone());

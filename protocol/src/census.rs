@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The census of the guest's kernel: every function in which a task can sleep, and what ends that
-//! sleep while a freeze is pending. The lists are in `guest-kernel/census/`; `docs/reference/census.md`
-//! describes how to read them.
+//! The census of the guest's kernel: every function in which a task can sleep, and the event that
+//! ends that sleep while a freeze is pending. The lists are in `guest-kernel/census/`;
+//! `docs/reference/census.md` describes how to read them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -35,7 +35,7 @@ pub enum Class {
     /// The sleep ends in bounded time: by the freeze itself, or by work of the kernel or of a
     /// device that does not depend on a user task.
     Bounded,
-    /// The task waits for the holder of a lock: bounded as long as the holder is.
+    /// The task waits for the holder of a lock: bounded if the holder's sleeps are.
     Lock,
     /// The task counts as frozen, and a restarted task sleeps here again.
     Restored,
@@ -203,7 +203,7 @@ pub fn entries() -> Result<Vec<Entry>, String> {
     Ok(all)
 }
 
-/// The first words of the reason of a [`Class::Bounded`] place: what ends the sleep.
+/// The first words of the reason of a [`Class::Bounded`] place: the event that ends the sleep.
 pub const BOUNDS: [&str; 5] = ["signal: ", "time: ", "device: ", "kernel: ", "runnable: "];
 
 /// Returns the entry that explains why a task with this stack is not quiesced; the stack begins

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Random numbers by a seed.
 
-/// A generator of random numbers (splitmix64). Equal seeds have equal numbers in every version, because
-/// seeds are written into records and pages.
+/// A generator of random numbers (splitmix64). Equal seeds yield equal numbers in every version,
+/// because seeds are written into records and pages.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
 
@@ -26,7 +26,7 @@ impl Dice {
         self.draw() % end.max(1)
     }
 
-    /// Returns a number from 0 to 1, which it never is.
+    /// Returns a number from 0 to below 1.
     pub fn unit(&mut self) -> f64 {
         (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }

@@ -43,7 +43,7 @@ pub struct TaskFacts {
 pub enum Fact {
     /// A text.
     Text(String),
-    /// Lines whose order has no meaning, sorted, each as often as it occurs.
+    /// Lines whose order has no meaning, sorted, with repetitions.
     Lines(Vec<String>),
     /// Bytes that are not text.
     Bytes {
@@ -53,7 +53,7 @@ pub enum Fact {
 }
 
 impl Fact {
-    /// Returns the fact that a content is: bytes if it has a NUL or is not UTF-8.
+    /// Returns content as a fact: bytes if it has a NUL or is not UTF-8, else a text.
     #[must_use]
     pub fn of(content: Vec<u8>) -> Self {
         match String::from_utf8(content) {
@@ -70,7 +70,7 @@ impl Fact {
         Self::Bytes { hex: hex.collect() }
     }
 
-    /// Returns it as lines: bytes as words of eight, with their texts.
+    /// Returns the fact as lines: bytes in groups of eight, with their text.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {
         match self {
@@ -154,7 +154,7 @@ mod tests {
     }
 }
 
-/// How a freeze was triggered.
+/// The event that triggered a freeze.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
     /// The thread that caused the event, by its ID in the container; 0 for a timer.

@@ -43,7 +43,7 @@ pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> Result<(), Frame
         .map_err(FrameError::Io)
 }
 
-/// Reads one frame. The length is checked before anything is allocated.
+/// Reads one frame. It checks the length before it allocates memory.
 pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> Result<T, FrameError> {
     let mut length = [0; 4];
     fill(from, &mut length, true)?;

@@ -21,7 +21,7 @@ pub struct Begin {
     pub instance: String,
 }
 
-/// The identity that the guest has taken, as it observes it itself.
+/// The identity that the guest has taken, as the guest observes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The guest's name, unique among all guests.
@@ -29,7 +29,7 @@ pub struct Identity {
     /// The address of its network interface, which is not connected to anything; `None` if its
     /// kernel does not support such an interface.
     pub mac: Option<Mac>,
-    /// The first random bytes that it read, with `getrandom(2)`, as any process can.
+    /// The first random bytes that it read, with `getrandom(2)`, as any process can read them.
     #[serde(with = "bytes")]
     pub random: Vec<u8>,
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The messages on a serial line, which has a buffer of 16 bytes and loses what does not fit, and what
-//! arrives before the guest has opened it.
+//! The messages on a serial line, which has a buffer of 16 bytes and loses bytes that do not fit,
+//! and those that arrive before the guest has opened it.
 //!
 //! The guest begins. It sends [`ASKS`], and the host answers with one byte, a number of at most
-//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what follows as
-//! a little-endian `u32`, and bytes of its own messages.
+//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what
+//! follows as a little-endian `u32`, and bytes of its own messages.
 
 /// The kernel parameter that names the line, such as `crucible.channel=ttyS1`.
 pub const PARAMETER: &str = "crucible.channel=";
@@ -15,7 +15,7 @@ pub const ASKS: u8 = 0x05;
 /// The guest sends bytes.
 pub const TELLS: u8 = 0x02;
 
-/// Maximum number of bytes that the host sends at once, without their number.
+/// Maximum number of bytes that the host sends in one piece, without the head.
 pub const MOST: usize = 15;
 
 /// Returns the name of the line in the kernel's parameters.
@@ -25,16 +25,16 @@ pub fn name(parameters: &str) -> Option<&str> {
         .find_map(|word| word.strip_prefix(PARAMETER))
 }
 
-/// What the host has received, byte by byte.
+/// The host's state of decoding the received bytes.
 #[derive(Debug, Default)]
 pub struct Receiver {
-    /// Bytes of the length that were received, if the guest sends.
+    /// Received bytes of the length, if the guest sends.
     length: Option<Vec<u8>>,
     /// Number of bytes of the guest's messages that follow.
     follow: usize,
 }
 
-/// What the guest sent.
+/// A decoded piece of the guest's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// It is ready to receive.
@@ -46,7 +46,7 @@ pub enum Received<'a> {
 }
 
 impl Receiver {
-    /// Takes received bytes from the front of `bytes`, until something is known. Returns `None`
+    /// Takes received bytes from the front of `bytes`, until they form a piece. Returns `None`
     /// when all bytes have been read.
     pub fn take<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Received<'a>> {
         loop {

@@ -13,13 +13,13 @@ use crate::image::diff::Rule;
 pub enum Class {
     /// The restarted run observed the same as the control.
     Passed,
-    /// The restarted run observed something else, or did not finish.
+    /// The restarted run's observations differ, or it did not finish.
     Failed,
     /// checkpoint(2) refused the cell.
     Refused,
     /// checkpoint(2) refused the restarted cell.
     SecondRefused,
-    /// A call of ptrace(2) that the cell tests fails in the baseline run.
+    /// The ptrace(2) call that the cell tests fails in the baseline run.
     Excluded,
     /// In the baseline run, the tracee never reaches such a stop.
     NoSuchStop,
@@ -75,10 +75,10 @@ pub struct Cell {
     /// The reason, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The first line that differs: that of the control, and that of the restarted run.
+    /// The first different line of the control, and that of the restarted run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub differs: Option<[String; 2]>,
-    /// Differences of the second image from the first, in words.
+    /// Description of the differences of the second image from the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<String>,
     /// The paths of both images in the guest, if they differ.

@@ -29,7 +29,7 @@ pub struct Envelope<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Request {
-    /// Opens the conversation; the first message. Answered by [`Reply::Hello`].
+    /// The first message, which opens the conversation. Answered by [`Reply::Hello`].
     Hello {
         /// The host's [`crate::VERSION`].
         version: u32,
@@ -38,13 +38,13 @@ pub enum Request {
     /// Until then all guests of its configuration are identical, so that the machine can be saved
     /// and started many times. Answered by [`Reply::Begun`].
     Begin(Begin),
-    /// Prints [`crate::CONSOLE_MARK`] and the token on the console by the kernel's log, behind all
-    /// that the kernel has printed before. [`Reply::Done`].
+    /// Prints [`crate::CONSOLE_MARK`] and the token on the console through the kernel's log, after
+    /// all that the kernel has printed before. [`Reply::Done`].
     Mark {
         /// A token that is in no earlier mark.
         token: String,
     },
-    /// Measures how fast the guest's CPU is now. [`Reply::Calibrated`].
+    /// Measures the present speed of the guest's CPU. [`Reply::Calibrated`].
     Calibrate,
     /// Empties `/work` and `/tmp`, and copies a stashed tree to `/work`. [`Reply::Done`].
     Prepare {
@@ -260,14 +260,14 @@ pub enum Reply {
     Begun(Identity),
     /// The request was completed.
     Done,
-    /// The time that a fixed piece of work takes in the guest now.
+    /// The time that a fixed computation takes in the guest now.
     Calibrated {
         /// Nanoseconds.
         ns: u64,
     },
     /// The request was completed, but its answer does not fit a frame.
     TooLarge {
-        /// Size of the answer's frame in bytes.
+        /// Size of the answer's frame, in bytes.
         bytes: u64,
     },
     /// The container runs.
@@ -293,9 +293,9 @@ pub enum Reply {
     SecondImage {
         /// The result of the checkpoint tool.
         tool: ToolRun,
-        /// What the two images differ in; `None` if there are not two.
+        /// The comparison of the two images; `None` if there are not two.
         comparison: Option<Comparison>,
-        /// What is wrong with an image that cannot be read.
+        /// The error of an image that cannot be read.
         unreadable: Option<String>,
     },
     /// A directory listing.
@@ -313,7 +313,7 @@ pub enum Reply {
     },
     /// The request failed.
     Failed {
-        /// The reason, and what to do about it.
+        /// The reason, with advice for the user.
         message: String,
     },
 }
@@ -326,9 +326,9 @@ pub enum Stopped {
     Frozen(Freeze),
     /// The container's init process has exited.
     Exited {
-        /// How the container's first process ended, as its parent saw it.
+        /// The end of the container's first process, as its parent saw it.
         root: Option<Ended>,
-        /// How the workload ended, as init recorded it before; `None` if init recorded nothing.
+        /// The end of the workload, as init recorded it before; `None` if init recorded nothing.
         workload: Option<Ended>,
         /// The number of times that the trigger's event had occurred, if a trigger was armed.
         count: Option<u64>,
@@ -345,7 +345,7 @@ pub enum Stopped {
     },
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
 pub enum Ended {
@@ -362,7 +362,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Formats it as a line of the status file.
+    /// Formats the end as a line of the status file.
     pub fn to_line(self) -> String {
         match self {
             Self::Exited { code } => format!("exited {code}\n"),
@@ -402,7 +402,7 @@ impl std::fmt::Display for Ended {
 /// The result of a tool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolRun {
-    /// How it ended; `None` if it was killed at its time limit.
+    /// Its end; `None` if it was killed at its time limit.
     pub ended: Option<Ended>,
     /// Standard output, in which bytes that are not UTF-8 are replaced.
     pub stdout: String,

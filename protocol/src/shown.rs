@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Makes text of a guest or an image safe for a terminal.
 //!
-//! A task chooses its name, its files' names and what it prints, and an image may come from
+//! A task chooses its name, its files' names and its output, and an image may come from
 //! anywhere. Printed raw, an escape sequence in them changes the terminal's title or its colours,
 //! hides other lines, or types an answer.
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the second port carries while [`Request::Attach`](crate::Request::Attach) runs a program:
-//! its standard streams in pieces.
+//! The protocol of the second port while [`Request::Attach`](crate::Request::Attach) runs a
+//! program: its standard streams, in pieces.
 //!
 //! A piece is a byte that names its kind, a little-endian `u32` length, and that many bytes. Once
-//! the guest has opened the port it says that it has [taken](Piece::Taken) [`WINDOW`] bytes; the
-//! host sends at most as many as it has taken and the host has not sent yet, so that a program that reads nothing holds up nothing else. The guest's last piece is
-//! [`Piece::Last`], which the host answers by [`Piece::Bye`]: then the port is empty again.
+//! the guest has opened the port it reports that it has [taken](Piece::Taken) [`WINDOW`] bytes; the
+//! host sends at most as many as it has taken and the host has not sent yet, so that a program
+//! that does not read its input blocks nothing else. The guest's last piece is [`Piece::Last`],
+//! which the host answers by [`Piece::Bye`]: then the port is empty again.
 
 use std::io::{self, Write};
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Ended;
 
-/// Number of bytes of input that may be on their way.
+/// Maximum number of bytes of input in flight.
 pub const WINDOW: usize = 64 << 10;
 
 /// Maximum number of bytes in a piece: with its head it fits one write to a virtio port.
@@ -30,7 +31,7 @@ pub enum Stream {
     Error,
 }
 
-/// How a program has ended, or why it was not run.
+/// The end of a program, or the reason why it was not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Last {
@@ -61,7 +62,7 @@ pub enum Piece {
     },
     /// From the host: the answer to [`Piece::Last`].
     Bye,
-    /// From the guest: what the program has written, at most [`MAX_PIECE`] bytes.
+    /// From the guest: output of the program, at most [`MAX_PIECE`] bytes.
     Written(Stream, Vec<u8>),
     /// From the guest: the program has read, or will never read, this many more bytes of input.
     Taken(u32),
@@ -71,7 +72,7 @@ pub enum Piece {
 
 /// The bytes are not a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what came from the other side is no piece of a stream (kind {kind}, {length} bytes)")]
+#[error("the received bytes are not a piece of a stream (kind {kind}, {length} bytes)")]
 pub struct Malformed {
     /// Its first byte.
     pub kind: u8,
@@ -121,7 +122,7 @@ impl Piece {
     }
 }
 
-/// Writes a piece at once, so that a write to a virtio port carries all of it.
+/// Writes a piece in one call, so that a write to a virtio port carries all of it.
 fn whole(to: &mut impl Write, kind: u8, content: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(HEAD + content.len());
     bytes.push(kind);
@@ -130,7 +131,7 @@ fn whole(to: &mut impl Write, kind: u8, content: &[u8]) -> io::Result<()> {
     to.write_all(&bytes)
 }
 
-/// Puts together pieces from the bytes that arrive.
+/// Assembles pieces from the received bytes.
 #[derive(Debug, Default)]
 pub struct Pieces(Vec<u8>);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a run that failed has left: its record, and the files beside it.
+//! Reads the evidence of a failed run: its record, and the files beside it.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,25 +9,25 @@ use serde_json::Value;
 
 use crate::links::stays_within;
 
-/// Size of a record that is read, in bytes, at most.
+/// Maximum size of a record to read, in bytes.
 const LARGEST: u64 = 32 << 20;
 
-/// Characters of a unit's lines that are shown, at most.
+/// Maximum number of characters shown of a unit's lines.
 const CHARACTERS: usize = 4_000;
 
-/// Number of files of a run that are linked, at most.
+/// Maximum number of links to files of a run.
 const FILES: usize = 12;
 
-/// What there is to see of a failure.
+/// The evidence of a failure.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     /// Reason in one line.
     pub why: String,
     /// A difference, a kernel report, task states.
     pub lines: String,
-    /// Tasks of the frozen tree, a line each.
+    /// Tasks of the frozen tree, one line each.
     pub frozen: Vec<String>,
-    /// Files, with what they are.
+    /// Files, with their descriptions.
     pub files: Vec<(String, PathBuf)>,
     /// Command that repeats the run.
     pub reproduce: String,
@@ -45,7 +45,7 @@ pub(crate) fn find(results: &Path, directory: &str, test: &str) -> Option<Eviden
     runs.sort_by_key(fs::DirEntry::file_name);
     let mut found = runs.iter().filter_map(|run| of_run(&run.path(), test));
     let mut found = found.next().or_else(|| of_run(&directory, test))?;
-    // One more run of what failed, which was recorded.
+    // One more run of the failing unit, which was recorded.
     let recorded = runs
         .iter()
         .map(fs::DirEntry::path)
@@ -131,7 +131,7 @@ fn is_of(unit: &Value, test: &str) -> bool {
     !key.is_empty() && rest.ends_with([' ', '/']) && unit["verdict"] != "pass"
 }
 
-/// Returns what a file is, by its name.
+/// Returns the description of a file, by its name.
 fn kind(file: &str) -> &'static str {
     let is = |word: &str| file.contains(word);
     match () {

@@ -48,8 +48,8 @@ pub fn case(name: &str, outcome: &Outcome, time: Duration) -> TestCase {
     case
 }
 
-/// Returns the results of a night. What fails in some of its runs is a failure, too, with its
-/// `flakyFailure`s: retries are counted and make nothing green.
+/// Returns the results of a night. A test that fails in some of its runs is a failure, too, with
+/// its `flakyFailure`s: retries are counted, but do not turn a failure into a pass.
 ///
 /// # Errors
 /// Fails if the text cannot be made.
@@ -91,7 +91,7 @@ fn rerun(run: &ResultRow) -> TestRerun {
     rerun
 }
 
-/// A failure is the kernel's; an error leaves the answer open.
+/// Returns the status of a test case: a failure is the kernel's, an error has no verdict on it.
 fn status(outcome: &Outcome) -> TestCaseStatus {
     let mut status = match outcome.condition {
         Condition::Passed => return TestCaseStatus::success(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! KCIDB's JSON, version 5.3: what KernelCI takes.
+//! KCIDB's JSON, version 5.3, which KernelCI accepts.
 //!
 //! A night is a checkout, a flavour of its kernel a build, and each run of a test a test, so that
 //! flakes can be seen. A metric is a test below its own. A signature is an issue, and its runs are
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::results::{NightResults, TestResult};
 
-/// Characters of a log, at most; the format's limit.
+/// Maximum number of characters of a log, by the format.
 const EXCERPT: usize = 16_384;
 
 /// Returns true for the name of a CI system that can be used.
@@ -115,7 +115,7 @@ impl Names<'_> {
         builds.collect()
     }
 
-    /// What all tests have.
+    /// Returns the properties that all tests have.
     fn test(&self, id: String, test: &TestId, path: &str) -> Map<String, Value> {
         let parts: Vec<_> = test.variant.split('/').collect();
         let part = |at: usize| parts.get(at).copied().unwrap_or_default();
@@ -216,8 +216,8 @@ impl Names<'_> {
     }
 }
 
-/// Only what the kernel is to blame for is a failure; what the host or crucible is to blame for
-/// says as much as a test that was not run.
+/// Only a fault of the kernel is a failure; one of the host or crucible
+/// counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {
         "" if run.condition == "not-applicable" => "SKIP",

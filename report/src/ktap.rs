@@ -14,7 +14,8 @@ use crate::results::NightResults;
 /// Outcomes by suite and by name of the test.
 pub type Suites = BTreeMap<String, BTreeMap<String, Outcome>>;
 
-/// What ends a console log for the kernel's parser, wherever it stands, and what is written instead.
+/// Texts at which the kernel's parser ends a console log, wherever they occur, with their
+/// replacements.
 const ENDS: [(&str, &str); 3] = [
     ("List of all partitions:", "List of all partitions;"),
     ("not syncing: VFS:", "not syncing: VFS;"),
@@ -24,7 +25,7 @@ const ENDS: [(&str, &str); 3] = [
 /// Divides the key of a unit into the name of a suite and of a test in it.
 pub fn suite(command: &str, key: &str) -> (String, String) {
     match key.split_once('/') {
-        // A slash in brackets is a part of what the unit ran in.
+        // A slash in brackets is a part of the unit's configuration.
         Some((suite, name)) if !suite.contains('[') => (suite.to_owned(), name.to_owned()),
         _ => (command.to_owned(), key.to_owned()),
     }
@@ -58,7 +59,7 @@ pub fn text(suites: &Suites) -> String {
             }
             let _ = writeln!(text, "  {}", result(number, test, outcome));
         }
-        // An open question is not a success.
+        // A run without a verdict on the kernel is not a success.
         let bad = tests.values().any(|outcome| !outcome.is_pass());
         let ok = if bad { "not ok" } else { "ok" };
         let _ = writeln!(text, "{ok} {number} {}", name(suite));
@@ -66,7 +67,7 @@ pub fn text(suites: &Suites) -> String {
     text
 }
 
-/// The result line of a test. KTAP knows no "cannot tell"; it is a failure with its reason.
+/// Returns the result line of a test. KTAP has no "unknown"; it is a failure with its reason.
 fn result(number: usize, test: &str, outcome: &Outcome) -> String {
     let why = printable(&outcome.why).replace('#', " ");
     let test = name(test);
@@ -80,12 +81,12 @@ fn result(number: usize, test: &str, outcome: &Outcome) -> String {
     }
 }
 
-/// Returns a name without what ends a name.
+/// Returns a name without the characters that end a name.
 fn name(text: &str) -> String {
     printable(text).replace('#', "_")
 }
 
-/// Returns a text in one line without control characters, and without what ends a log.
+/// Returns a text in one line without control characters, and without texts that end a log.
 fn printable(text: &str) -> String {
     let line = text.chars();
     let mut line: String = line.map(|c| if c.is_control() { ' ' } else { c }).collect();

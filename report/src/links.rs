@@ -20,7 +20,7 @@ pub(crate) fn relative(from: &Path, to: &Path) -> PathBuf {
     up.chain(to.components().skip(shared)).collect()
 }
 
-/// Returns a path as the target of a link: nothing in it can be taken for a scheme or a query.
+/// Returns a path as the target of a link: no part of it can be taken for a scheme or a query.
 pub(crate) fn target(path: &Path) -> String {
     let mut text = String::new();
     for &byte in path.as_os_str().as_bytes() {

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 /// Commands whose units are points: a night has a part of them.
 const PARTS: [&str; 3] = ["sweep ", "matrix ", "torture"];
 
-/// Cells of a page, at most, so that it stays small.
+/// Maximum number of cells on a page, so that it stays small.
 const CELLS: usize = 4_000;
 
 /// The points of a map and their last runs, by row.
@@ -26,7 +26,7 @@ pub(crate) fn maps(
     results: &[ResultRow],
     link: impl Fn(&str) -> Option<String>,
 ) -> Markup {
-    // Of each point the last night that says something, and in it a failure before a pass.
+    // For each point show the last night with a result of the kernel, and prefer a failure in it.
     let mut points: BTreeMap<(String, &str, &str), &ResultRow> = BTreeMap::new();
     let wanted = |it: &&ResultRow| is_point(&it.test.name) && it.counts() && *it.night <= *night;
     for result in results.iter().filter(wanted) {

@@ -15,13 +15,14 @@ use crate::maps::{is_point, maps};
 use crate::series::Series;
 use crate::trends::trends;
 
-/// Tests that are named in the head of a group.
+/// Maximum number of tests named in the head of a group.
 const NAMED: usize = 3;
 
-/// Bytes of evidence on the page, at most; the other failures have links.
+/// Maximum number of bytes of evidence on the page; further failures have links.
 const EVIDENCE: usize = 256 << 10;
 
-/// What is loaded with the page: no script, nothing from a network, whatever a guest has printed.
+/// The page's content security policy. The browser runs no script and loads nothing from a network,
+/// whatever a guest has printed.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 /// The sections of the first screen: anchor, title, changes.
@@ -47,8 +48,8 @@ pub struct Page {
 impl Page {
     /// Reads a night from a history.
     ///
-    /// `directory` is that of all results and `beside` that of the page, which has relative links to
-    /// the runs; both are absolute.
+    /// `directory` is that of all results and `beside` that of the page, which has relative links
+    /// to the runs; both are absolute.
     ///
     /// # Errors
     /// Fails if the history cannot be read.
@@ -116,7 +117,7 @@ impl Page {
         }
     }
 
-    /// Numbers with links to their sections.
+    /// Returns the table of contents: numbers of tests, with links to their sections.
     fn contents(&self) -> Markup {
         let sections = SECTIONS.map(|(id, title, changes)| (id, title, self.count(changes)));
         let others = [
@@ -137,8 +138,8 @@ impl Page {
         }
     }
 
-    /// Returns the tests with one of these changes. Tests that another backend cannot pass are
-    /// listed among all tests only.
+    /// Returns the tests with one of these changes. Tests that a different backend fails are
+    /// only listed among all tests.
     fn with<'a>(&'a self, changes: &'a [Change]) -> impl Iterator<Item = &'a Judgement> {
         let tests = self.report.tests.iter();
         tests.filter(move |test| {
@@ -169,7 +170,7 @@ impl Page {
                     h2 id=(id) { (title) }
                     @if groups.is_empty() { p.dim { "None." } }
                     @for (number, (signature, tests)) in groups.into_iter().enumerate() {
-                        // The sections that most readers look for are unfolded.
+                        // Unfold the sections that most readers need.
                         details open[id == "new" && number == 0] {
                             (self.group(signature, &tests, series, &mut left))
                         }
@@ -190,7 +191,7 @@ impl Page {
         }
     }
 
-    /// A bug is one group, however many tests it hits.
+    /// Returns the group of the tests that fail with a signature, which is usually one bug.
     fn group(
         &self,
         signature: &str,
@@ -241,7 +242,7 @@ impl Page {
         }
     }
 
-    /// How often, since when.
+    /// Returns the rate of a group's failures, and the nights in which they began.
     fn facts(&self, tests: &[&Judgement]) -> Markup {
         let runs: u64 = tests.iter().map(|it| it.runs).sum();
         let failures: u64 = tests.iter().map(|it| it.failures).sum();
@@ -339,7 +340,7 @@ impl Page {
         }
     }
 
-    /// A table of tests by variant: backend, kernel and machine.
+    /// Returns a table of tests by variant: backend, kernel and machine.
     fn tests(&self, series: &Series<'_>) -> Markup {
         let shown = self
             .report
@@ -405,7 +406,7 @@ impl Page {
         }
     }
 
-    /// Returns a link from the page to a directory of the results that is there.
+    /// Returns a link from the page to an existing directory of the results.
     fn link(&self, directory: &str) -> Option<String> {
         let path = self.directory.join(directory);
         let there = links::stays_within(directory) && path.is_dir();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the formats for other programs have in common: the runs of each test of a night.
+//! The runs of each test of a night, for all formats that other programs read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,15 +29,15 @@ pub struct NightResults {
 pub struct TestResult {
     /// The test.
     pub test: TestId,
-    /// The result of its runs together: one failure decides, however many runs pass.
+    /// The combined result of its runs: one failure decides, however many runs pass.
     pub outcome: Outcome,
     /// The runs.
     pub runs: Vec<ResultRow>,
 }
 
 impl NightResults {
-    /// Reads a night of a history. `directory` is that of all results, where the lines of failures
-    /// are.
+    /// Reads a night of a history. `directory` is that of all results, which has the lines of
+    /// failures.
     ///
     /// # Errors
     /// Fails if the history cannot be read.
@@ -81,7 +81,7 @@ impl NightResults {
     }
 }
 
-/// Returns what some runs say together.
+/// Returns the combined outcome of several runs.
 fn together(runs: &[ResultRow], directory: &Path) -> Outcome {
     let failures = runs.iter().filter(|run| run.is_failure()).count();
     let counted = runs.iter().filter(|run| run.counts()).count();

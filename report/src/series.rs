@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a test did in each of the last nights, and its drawing: runs of nights that are alike are one
-//! stroke.
+//! The results of a test in each of the last nights, and their drawing, in which consecutive nights
+//! with equal results are one stroke.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use crucible_history::{ResultRow, TestId};
 use maud::{Markup, html};
 
-/// Nights that are shown, at most.
+/// Maximum number of nights shown.
 pub(crate) const NIGHTS: usize = 90;
 
 /// Number of runs of a test in a night that count, and of failures among them.
@@ -18,7 +18,7 @@ pub(crate) struct Counts {
     pub failures: u64,
 }
 
-/// What became of a test in a night.
+/// The result of a test in a night.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
     Passed,

@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use crate::maps::is_point;
 
-/// Trends of a page, at most.
+/// Maximum number of trends on a page.
 const SHOWN: usize = 60;
 
 /// Height of a drawing.
@@ -25,7 +25,7 @@ struct Trend<'a> {
 }
 
 impl Trend<'_> {
-    /// Median of the nights before the last one.
+    /// Returns the median of the nights before the last one.
     fn usual(&self) -> f64 {
         let before = &self.points[..self.points.len().saturating_sub(1)];
         median(before.iter().map(|&(_, value)| value).collect())
@@ -35,7 +35,7 @@ impl Trend<'_> {
         self.points.last().map_or(0.0, |&(_, value)| value)
     }
 
-    /// The last night as a ratio of those before.
+    /// Returns the last night's value, divided by the median of the nights before.
     fn ratio(&self) -> f64 {
         match self.usual() {
             usual if usual > 0.0 => self.last() / usual,
@@ -43,7 +43,7 @@ impl Trend<'_> {
         }
     }
 
-    /// The number of instructions varies less than the time.
+    /// Returns the sort key: instructions before times, which vary more, and large changes first.
     fn rank(&self) -> (bool, f64) {
         let clock = self.unit == "ms";
         (clock, -self.ratio().max(f64::MIN_POSITIVE).ln().abs())

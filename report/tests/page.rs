@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The page of a night: its size, its time, and what hostile text does to it.
+//! The page of a night: its size, its time, and its handling of hostile text.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn test(name: &str, variant: &str) -> TestId {
     }
 }
 
-/// A result; `failed` has a signature.
+/// Returns a result; `failed` has a signature.
 fn row(night: &str, test: &TestId, attempt: u32, failed: Option<&str>) -> ResultRow {
     let condition = if failed.is_some() {
         "diverged"
@@ -100,7 +100,7 @@ impl History {
         Page::of(&self.store, night, root, &beside).unwrap().html()
     }
 
-    /// Leaves the record of a failing run.
+    /// Writes the record of a failing run.
     fn record(&self, night: &str, key: &str, lines: &[&str]) {
         let run = self
             .directory
@@ -128,7 +128,7 @@ impl History {
     }
 }
 
-/// Seconds of the processor that this thread has used: others use the host, too.
+/// Returns the CPU time of this thread in seconds: other processes use the host, too.
 fn seconds() -> f64 {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
@@ -144,7 +144,7 @@ fn five_hundred_tests_of_ninety_nights_are_a_small_page_soon() {
     assert_eq!(tests.len(), 500);
     for number in 0..90_usize {
         let night = format!("2026-{:02}-{:02}", number / 28 + 1, number % 28 + 1);
-        // Every tenth test changes as often as it can.
+        // Every tenth test changes in each night.
         let failed = |at: usize| {
             (at.is_multiple_of(10) && (number + at / 10).is_multiple_of(2)).then_some("diverged")
         };
@@ -163,7 +163,7 @@ fn five_hundred_tests_of_ninety_nights_are_a_small_page_soon() {
     assert!(page.matches("<svg class=\"n\"").count() >= 500);
 }
 
-/// Scenarios beside those to which something happens.
+/// Further scenarios, whose results do not change.
 const QUIET: [&str; 12] = [
     "clocks",
     "cow",
@@ -179,7 +179,7 @@ const QUIET: [&str; 12] = [
     "threads",
 ];
 
-/// The page of a night in which each kind of thing has happened. `said` is what a guest printed.
+/// Returns the page of a night with each kind of result. `said` is the output of a guest.
 fn eventful(said: &str) -> (History, String) {
     let mut history = History::new();
     let of = |name: &str| test(&format!("scenario {name}/main"), "crucible/base/qemu");
@@ -236,7 +236,7 @@ fn section<'a>(page: &'a str, id: &str) -> &'a str {
 #[test]
 fn the_first_screen_tells_what_has_changed() {
     let (history, page) = eventful("restarted = control: stdout");
-    // `tools/page-check` looks at it.
+    // `tools/page-check` checks this file.
     fs::write(
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("night.html"),
         &page,
@@ -253,7 +253,7 @@ fn the_first_screen_tells_what_has_changed() {
     assert!(section(&page, "not-run").contains("scenario tree/main"));
     assert!(section(&page, "maps").contains("1:syscall-entry:2: hang"));
     assert!(section(&page, "trends").contains("instructions"));
-    // The sections come before everything else, and the evidence is beside the page.
+    // The sections come before everything else, and the evidence is in the page's directory.
     assert!(page.find("id=\"new\"") < page.find("id=\"tests\""));
     for file in [
         "machine-1/console.log",
@@ -280,7 +280,7 @@ fn what_a_guest_printed_is_only_text() {
     for wrong in ["<script", "\u{1b}", "\u{7}", "\u{0}", "\u{202e}"] {
         assert!(!page.contains(wrong), "{wrong:?}");
     }
-    // Nothing is loaded, and nothing runs.
+    // The page loads no file and runs no script.
     for wrong in ["http:", "https:", "src=", "javascript", " on"] {
         let tags = page.split('<').filter_map(|tag| tag.split_once('>'));
         let with = tags

@@ -13,7 +13,7 @@
  * none. Afterwards the tree must be as it should be, or the call must have failed, and nothing may
  * be left or gained.
  *
- * Prints a line about the run. Exit status 1 and a line on stderr for each thing that was gained,
+ * Prints a line about the run. Exit status 1 and a line on stderr for each gain,
  * reached or left, 2 if the harness has failed. PATIENCE in the environment is a factor for time
  * limits.
  */
@@ -113,7 +113,7 @@ static void prepare(void)
 	signal(SIGURG, SIG_IGN);
 }
 
-/* The attacker: acts each time that let_attack() advances the turn. */
+/* The attacker, which acts each time that let_attack() advances the turn. */
 void attacker(void)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

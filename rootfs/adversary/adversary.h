@@ -107,7 +107,7 @@ void end_tree(pid_t root);
 void save(void);
 struct image load(const char *path);
 
-/* restart.c, checkpoint.c: return what became of the call */
+/* restart.c, checkpoint.c: return the result of the call */
 const char *restart(struct image *image, int nth);
 const char *checkpoint(int nth);
 

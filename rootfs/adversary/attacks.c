@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * What an attacker of the same user does while a checkpoint(2) or a restart(2) stalls. The table of
- * engine/src/adversary.rs says for each what would be a gain.
+ * The attacks of a process of the same user while a checkpoint(2) or a restart(2) stalls. The table
+ * in engine/src/adversary.rs has the gain that each tries to make.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -127,7 +127,7 @@ static void kill_tasks(void)
 		expect_hidden(!kill(pids[i], SIGKILL), "kill", pids[i]);
 }
 
-/* All processes that are not targets ignore it. */
+/* Only targets do not ignore this signal. */
 static void signal_many(void)
 {
 	kill(-1, SIGWINCH);
@@ -175,7 +175,7 @@ static void thaw_and_freeze(void)
 	}
 }
 
-/* A second checkpoint: of the half-made tree, or of the same one. */
+/* A second checkpoint: of the unfinished tree, or of the same tree. */
 static void checkpoint_too(void)
 {
 	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
@@ -243,7 +243,7 @@ static void nothing(void)
 }
 
 const struct attack attacks[] = {
-	/* the harness looks at these */
+	/* the harness checks these */
 	{ "reap", BEFORE, nothing },
 	{ "cage", BEFORE, nothing },
 	{ "limits", BEFORE, nothing },

@@ -122,7 +122,7 @@ const char *checkpoint(int nth)
 		may_change |= wants("seize") || wants("signal-caller");
 	if (is_over() && shared->ret < 0 && !may_change && !wants("cut"))
 		tell("checkpoint(2) fails: %s", strerror(shared->error));
-	/* the tree itself must be unharmed */
+	/* the attacks must not have changed the tree */
 	truncate(OUT, 0);
 	if (is_over() && !kill(root, 0) && !may_change) {
 		must_put(TREE "/cgroup.freeze", "0");

@@ -78,7 +78,7 @@ static const struct {
 	{ "seccomp-stop", NULL, { { 27, 16, 4, 11 } } },
 };
 
-/* Applies a forgery. Returns false when there is none of this name. */
+/* Applies a forgery. Returns false when no forgery has this name. */
 int forge(struct image *image, const char *name)
 {
 	size_t i, at = 0, size;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* A restart(2) that is attacked: its caller in namespaces of its own, its image, and what it leaves. */
+/* A restart(2) that is attacked: its caller in namespaces of its own, its image, and leftovers. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -272,7 +272,7 @@ static int was_reaped(void)
 	return __atomic_load_n(&shared->reaped, __ATOMIC_ACQUIRE) || is_empty();
 }
 
-/* Restarts an image; returns what became of it. */
+/* Restarts an image; returns the result. */
 const char *restart(struct image *image, int nth)
 {
 	int forged = 0, feed, log = a_log(), record, fd;

@@ -184,12 +184,12 @@ static pid_t begin_child(const char *program, int *start)
 enum outcome { MISSED, REFUSED, DUMPED };
 
 /*
- * Results: number of tries in which all helpers were asleep, and how often the caller got each
- * errno.
+ * Results: number of tries in which all helpers were asleep, and the number of times that the
+ * caller got each errno.
  */
 static int in_line, errors[256];
 
-/* Returns true when the child's effective user is the caller, as its real one. */
+/* Returns true when the child's effective user is the caller, like its real user. */
 static int is_the_callers(pid_t child)
 {
 	unsigned int real, effective;

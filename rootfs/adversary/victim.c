@@ -11,7 +11,7 @@
  * and prints the result.
  *
  * adversary: it also has such a filter, a path descriptor of a file that it may not read, and one
- * of "adversary.gone" if that exists; in the end it looks what it may do.
+ * of "adversary.gone" if that exists; in the end it tries out its rights.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -90,7 +90,7 @@ static void *second_thread(void *unused)
 	return unused;
 }
 
-/* Memory that an open /proc/PID/mem reads. */
+/* Memory that the open file /proc/PID/mem reads. */
 static char word[] = "the victim's own memory";
 
 static void allow_all(void)

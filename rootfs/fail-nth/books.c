@@ -23,7 +23,7 @@ static void add(struct books *books, const char *name, long count)
 	books->rows[books->nr++].count = count;
 }
 
-/* Gives back what the caches of the CPUs hide. */
+/* Frees objects that the caches of the CPUs hold. */
 static void shrink(void)
 {
 	DIR *dir = opendir("/sys/kernel/slab");
@@ -77,7 +77,7 @@ static long number_in(const char *path, const char *name)
 	return number;
 }
 
-/* What kfree_rcu() has collected is freed after seconds, or by its shrinker. 4: no message. */
+/* Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. 4: no message. */
 static void drop_slab(void)
 {
 	static const char *const values[] = { "4", "2" };
@@ -91,7 +91,7 @@ static void drop_slab(void)
 	}
 }
 
-/* Waits until all that call_rcu() has been given is freed. */
+/* Waits until all objects passed to call_rcu() are freed. */
 static void rcu_barrier(void)
 {
 	int fd = open("/sys/module/rcutree/parameters/do_rcu_barrier", O_WRONLY | O_CLOEXEC);
@@ -123,8 +123,8 @@ static void read_once(struct books *books, int drop)
 			continue;
 		pages += per_slab * slabs;
 		/*
-		 * Freed areas are unmapped together, much later. And kmalloc-96 goes up and down by
-		 * hundreds: a leak there is only seen by kmemleak, in the debug flavour.
+		 * Not counted: vmalloc areas, which are unmapped together, much later; and
+		 * kmalloc-96, which varies by hundreds. Only kmemleak, in the debug flavour, finds a leak there.
 		 */
 		if (!strcmp(name, "vmap_area") || !strcmp(name, "kmalloc-96"))
 			continue;
@@ -169,7 +169,7 @@ void read_books(struct books *books, int drop)
 	}
 }
 
-/* Keeps those of @lost that have grown by at least @runs. Returns how many are left. */
+/* Keeps those of @lost that have grown by at least @runs. Returns their number. */
 int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs)
 {
 	int kept = 0;

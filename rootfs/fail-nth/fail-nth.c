@@ -8,14 +8,15 @@
  *		lets the FROMth to TOth fail; TO 0: until none is left. Then all of them again, RUNS times,
  *		and looks at the kernel's books: what each run adds is lost. RUNS 0: does not
  *
- * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must have failed with a message, or the failure was harmless and the image
- * or the restarted tree is the same as without. No process or descriptor may be left, and a tree whose
- * checkpoints have failed must go on as if there had been none.
+ * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must
+ * have failed with a message, or the failure was harmless and the image or the restarted tree is
+ * the same as without. No process or descriptor may be left, and a tree whose checkpoints have
+ * failed must continue as if there had been none.
  *
- * The kernel's log says where each failure was: the origin is our innermost function on the stack, by
- * the names in ./ours, and what it called.
+ * The kernel's log shows where each failure was: the origin is our innermost function on the stack,
+ * by the names in ./ours, and the function that it called.
  *
- * Prints a JSON object. Exit status 1 and a line on stderr for each thing that is wrong, 2 if the
+ * Prints a JSON object. Exit status 1 and a line on stderr for each fault, 2 if the
  * harness has failed. PATIENCE in the environment is a factor for time limits.
  */
 #define _GNU_SOURCE
@@ -110,7 +111,7 @@ static void configure(void)
 
 	for (int i = 0; i < 3; i++) {
 		int on = !strcmp(dirs[i][0], kind);
-		/* fail-nth is for all kinds: no stack fits the filter of the others */
+		/* fail-nth applies to all kinds: for the others, set a filter that no stack matches */
 		const char *const values[][2] = {
 			{ "require-start", on ? "0" : "1" },
 			{ "require-end", on ? "0xffffffffffffffff" : "1" },
@@ -139,15 +140,15 @@ static void arm(unsigned int nth)
 }
 
 /*
- * Returns the number of the next one that would have failed, less those that
- * passed; 0 if one has failed.
+ * Returns the remaining count until the failure; 0 if the failure was
+ * injected.
  */
 static unsigned int disarm(void)
 {
 	char text[16] = "";
 	unsigned int left;
 
-	/* copying the answer may be what fails */
+	/* copying the answer may fail */
 	if (pread(nth_file, text, sizeof(text) - 1, 0) <= 0)
 		return 1;
 	left = strtoul(text, NULL, 10);
@@ -269,7 +270,7 @@ static long restart(unsigned int nth)
 	return ret < 0 ? -errno : 0;
 }
 
-/* Restarts and saves without a failure, once more than before. */
+/* Restarts and saves without a failure, once more. */
 static void learn(void)
 {
 	if (!strcmp(call, "restart")) {
@@ -285,7 +286,7 @@ static void learn(void)
 	learn_image(&mask[0], &mask[1], scratch);
 }
 
-/* Compares an image with those of calls in which nothing has failed. */
+/* Compares an image with those of calls without a failure. */
 static void compare(int fd, unsigned int nth)
 {
 	char what[128];
@@ -296,13 +297,13 @@ static void compare(int fd, unsigned int nth)
 			tell("%s", what);
 			return;
 		}
-		/* perhaps time has passed that the images before did not show */
+		/* perhaps the passing of time shows only in this image */
 		learn();
 	}
 	shared->nth = nth;
 }
 
-/* Makes one call; returns false when nothing was left to fail. */
+/* Makes one call; returns false when no further operation could fail. */
 static int attempt(unsigned int nth)
 {
 	int restarts = !strcmp(call, "restart"), fd = restarts ? again : scratch;
@@ -349,7 +350,7 @@ static int attempt(unsigned int nth)
 	return failed;
 }
 
-/* Lets a range fail. Returns the first number that is not in it. */
+/* Injects the failures of a range. Returns the first number after it. */
 static unsigned int sweep(unsigned int from, unsigned int to)
 {
 	while ((!to || from <= to) && attempt(from))
@@ -357,7 +358,7 @@ static unsigned int sweep(unsigned int from, unsigned int to)
 	return from;
 }
 
-/* Returns true, and what, when a range loses something each time that it fails. */
+/* Returns true when a range loses something each time that it fails, and lists it. */
 static int loses(unsigned int from, unsigned int to, int runs, struct books *lost)
 {
 	struct books before, after;
@@ -370,14 +371,14 @@ static int loses(unsigned int from, unsigned int to, int runs, struct books *los
 		for (int i = 0; i < runs; i++)
 			sweep(from, to);
 		read_books(&after, drop);
-		/* something from before may be given back meanwhile */
+		/* older objects may be freed meanwhile */
 		keep_lost(lost, &before, &after, runs - runs / 4);
 		before = after;
 	}
 	return !!lost->nr;
 }
 
-/* Says what a range loses, and where its failures are. */
+/* Reports the losses of a range, and the origins of its failures. */
 static void tell_losses(unsigned int from, unsigned int to, const struct books *lost)
 {
 	static struct tally here;
@@ -400,7 +401,7 @@ static void tell_losses(unsigned int from, unsigned int to, const struct books *
 	repeats = 1;
 }
 
-/* Finds what a range loses, and the shortest part that does. Which failure has which number varies. */
+/* Finds the losses of a range, and its shortest part with them. The numbers of failures vary. */
 static void find_losses(unsigned int from, unsigned int to, int runs)
 {
 	struct books lost, left, right;
@@ -456,7 +457,7 @@ static int memory(const char *name)
 
 static void work(char **argv)
 {
-	/* it goes on for ever */
+	/* it runs forever */
 	int ends = strcmp(program, "many"), checkpoints = !strcmp(call, "checkpoint");
 	unsigned int from, to, end_of_range;
 	char *undisturbed = NULL;
@@ -529,7 +530,7 @@ static void show(const char *path)
 		fclose(file);
 }
 
-/* Says where the worker and the tasks are. */
+/* Prints the places of the worker and the tasks. */
 static void show_stacks(pid_t worker)
 {
 	char path[64];

@@ -14,11 +14,11 @@
 #define MAX_ORIGINS	4096
 #define MAX_BOOKS	400
 
-/* What the worker and its watcher share. */
+/* Memory that the worker and its watcher share. */
 struct shared {
 	unsigned int nth;	/* the failure to be injected, 0 for none */
 	unsigned int calls;	/* made so far */
-	unsigned int told;	/* things that are wrong */
+	unsigned int told;	/* number of faults that were reported */
 	int free_fd;		/* lowest free descriptor */
 	pid_t root;		/* of the tree */
 };

@@ -58,8 +58,8 @@ char *text_of(const char *path)
 }
 
 /*
- * Returns true for what a call may fail with when an allocation or a copy fails, by the customs of the
- * kernel.
+ * Returns true for errors that a call may return when an allocation or a copy fails, by the
+ * customs of the kernel.
  */
 int expected(int error, const char *origin)
 {
@@ -98,7 +98,7 @@ static struct bytes load(int fd)
 	return bytes;
 }
 
-/* CPU times, page faults and context switches: what a task has used up is never the same. */
+/* CPU times, page faults and context switches: the resource use of a task varies. */
 static const struct {
 	uint32_t type;
 	size_t begin, end;
@@ -117,10 +117,10 @@ static int is_usage(uint32_t type, size_t offset)
 	return 0;
 }
 
-/* Bytes near one that differs may differ, too: they are of the same number. */
+/* Bytes near one that differs may differ, too: they belong to the same number. */
 #define NEAR	8
 
-/* Adds an image: where it differs from the first one, images may differ. */
+/* Adds an image: images may differ in the bytes in which it differs from the first one. */
 void learn_image(struct bytes *known, struct bytes *mask, int fd)
 {
 	struct bytes bytes = load(fd);
@@ -147,7 +147,7 @@ void learn_image(struct bytes *known, struct bytes *mask, int fd)
 	free(bytes.data);
 }
 
-/* Returns true, and the record, when an image differs from the known ones. */
+/* Returns true when an image differs from the known ones, and sets the record. */
 int differs(const struct bytes *known, const struct bytes *mask, int fd, char *what, size_t len)
 {
 	struct bytes bytes = load(fd);
@@ -197,7 +197,7 @@ void count(struct tally *tally, const char *origin, int error)
 	tally->rows[i].count++;
 }
 
-/* Prints a list of [origin, error, number of times]; the error is empty if the call has succeeded. */
+/* Prints a list of [origin, error, number of times]; the error is empty if the call succeeded. */
 void print_tally(const struct tally *tally)
 {
 	for (int i = 0; i < tally->nr; i++)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Where a failure was, by the call trace in the kernel's log. Our functions call others, and those
+ * Finds the origin of a failure in the call trace of the kernel's log. Functions that ours call
  * fail: the origin is our innermost function and the function that it called.
  */
 #define _GNU_SOURCE

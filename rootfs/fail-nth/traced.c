@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * What the programs of crucible torture do not have: a tracee in a signal-delivery-stop, with a
- * hardware watchpoint and two seccomp filters. Its tracer calls getppid(), and lets it go on.
+ * State that the programs of crucible torture lack: a tracee in a signal-delivery-stop, with a
+ * hardware watchpoint and two seccomp filters. Its tracer calls getppid(), and resumes it.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -45,7 +45,7 @@ enum deed {
 	DEED_SECCOMP,
 };
 
-/* How the tracee gets from its starting point to the stop. */
+/* The way of the tracee from its starting point to the stop. */
 enum lead {
 	LEAD_SIGNAL,
 	LEAD_SENT,		/* the tracer sends the signal into a read */

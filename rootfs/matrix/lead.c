@@ -249,7 +249,7 @@ static bool has_child(const struct cell *cell)
 
 /*
  * Leads the tracee to the stop of the cell. Returns the task in that stop, which has not been
- * waited for; all other tasks are at rest. @born gets the created task, if there is one.
+ * waited for; all other tasks are at rest. Sets @born to the created task, if there is one.
  */
 pid_t lead(const struct cell *cell, pid_t tracee, pid_t *born)
 {

@@ -52,7 +52,7 @@ static void run_tracer(const struct cell *cell)
 }
 
 /*
- * Wakes tasks that are still stopped after the tracer has died, which no other process does;
+ * Wakes tasks that are still stopped after the tracer has died, which no other process would do;
  * they are not necessarily children of this process.
  */
 static void wake_stopped(const struct cell *cell)

@@ -292,7 +292,7 @@ static void handle(struct going *going, pid_t pid, int status)
 	trace("on", request, pid, 0, signal_of(pid, status));
 }
 
-/* Wakes the subject if it was left stopped, since no other task does. True if it has exited. */
+/* Wakes the subject if it was left stopped: no other task would. True if it has exited. */
 static bool left_alone(struct going *going)
 {
 	pid_t pid = going->subject;

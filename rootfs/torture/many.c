@@ -3,7 +3,8 @@
  * An example of every object that an image can contain, for crucible torture: two processes with
  * threads, a process that waits in a vfork, a zombie, a pipe with content, a deleted file, shared
  * memory, queued signals, timers, event files, a controlling terminal, watches, sockets with
- * messages that contain files, a tracee with a filter and a breakpoint. The vfork's child calls getppid() when all of them exist.
+ * messages that contain files, a tracee with a filter and a breakpoint. The vfork's child calls
+ * getppid() when all of them exist.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -211,7 +212,7 @@ static void open_watches(void)
 		die("watched");
 }
 
-/* Its tracer waits for nothing. */
+/* Its tracer does not wait for it. */
 static void start_tracee(void)
 {
 	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);

@@ -60,7 +60,7 @@ static void *map(void *at, size_t size, int prot, int flags, int fd)
 	return memory;
 }
 
-/* Advice that the kernel is not built for is refused, each time. */
+/* The kernel refuses advice that it is not built for, each time. */
 static void advise(char *at, int advice)
 {
 	check(madvise(at, AREA, advice) && errno != EINVAL, "madvise");
@@ -101,7 +101,7 @@ static void make(void)
 	close(fd);
 	fd = open("content", O_RDONLY);
 	check(fd < 0, "content");
-	/* may never be written to, though it is shared */
+	/* may never be written to, although it is shared */
 	behind = map(NULL, AREA, PROT_READ | PROT_EXEC, MAP_SHARED, fd);
 	check(madvise(behind, PAGE, MADV_SEQUENTIAL), "madvise");
 	close(fd);
@@ -109,7 +109,7 @@ static void make(void)
 	fill(down, 'd');
 }
 
-/* Returns what the pages of an area begin with, `-` where it has none. */
+/* Returns the beginning of an area's pages, `-` where it has none. */
 static const char *content(const char *at)
 {
 	static char text[PAGES + 1];
@@ -180,7 +180,7 @@ static void set_memory(void)
 	check(prctl(PR_SET_DUMPABLE, 0), "dumpable");
 }
 
-/* What a new process finds in an area; the areas that it must not have are told by `-`. */
+/* Prints the content of each area in a new process; `-` for areas that it must not have. */
 static void fork_and_tell(const char *who)
 {
 	pid_t pid = forked();
@@ -213,7 +213,7 @@ static void alone(void)
 	puts("the heap grows");
 }
 
-/* Changes what was inherited: pages, mappings, flags. */
+/* Changes inherited state: pages, mappings, flags. */
 static void change(void)
 {
 	check(madvise(area(PLAIN) + PAGE, PAGE, MADV_DONTNEED), "DONTNEED");

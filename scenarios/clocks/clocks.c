@@ -112,7 +112,7 @@ static void *use_some(void *arg)
 	return NULL;
 }
 
-/* One thread has used CPU time and exited, one is alive, and so is the leader. */
+/* One thread has used CPU time and exited; one thread and the leader are alive. */
 static void own(void)
 {
 	double before[NR_VALUES], after[NR_VALUES];

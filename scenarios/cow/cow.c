@@ -23,7 +23,7 @@ enum who { PARENT, CHILD, GRANDCHILD };
 
 static const char *const names[] = { "parent", "child", "grandchild" };
 
-/* Percentage of the pages: a page that two processes map counts half, of three a third. */
+/* Percentage of the pages: one that two processes map counts a half, one of three a third. */
 static const long shares[] = {
 	[PARENT] = 100 * (256 + 640 / 3 + 128 / 2) / PAGES,
 	[CHILD] = 100 * (256 / 2 + 640 / 3 + 128 / 2) / PAGES,
@@ -54,7 +54,7 @@ static void change(enum who who, long from, long to)
 		*word(page) = expected(who, page);
 }
 
-/* @but is a page that @who has written later. */
+/* @but is the page that @who has written later. */
 static void check_content(enum who who, long but)
 {
 	long wrong = 0;

@@ -180,7 +180,7 @@ static void segments(void)
 	if (can)
 		__asm__ volatile("rdgsbase %0" : "=r"(got));
 	__asm__ volatile("mov %%ds, %0; mov %%es, %1; mov %%gs, %2" : "=r"(ds), "=r"(es), "=r"(gs));
-	/* any null selector: the return from an interrupt may have changed which */
+	/* accept any null selector: the return from an interrupt may replace one by another */
 	printf("selectors %s, base %s\n", ds <= 3 && es <= 3 && gs <= 3 ? "null" : "not null",
 	       got == base ? "as it was" : "another");
 }

@@ -105,8 +105,8 @@ int main(int argc, char **argv)
 	for (;;) {
 		if (late && cloned == 3 && begun == 3 && !held) {
 			/*
-			 * All threads exist and run, also the first one: the tracer may
-			 * hear of its last clone after the new thread has begun. Events
+			 * All threads, including the first, exist and run: the tracer may
+			 * receive the event of its last clone after the new thread has begun. Events
 			 * are not read before execve waits.
 			 */
 			while (!waits_in_execve(pid, executes))

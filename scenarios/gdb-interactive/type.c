@@ -2,7 +2,7 @@
 /*
  * Operates a gdb on a pseudo-terminal: each step waits for an expected output
  * and then types something. One step is a call of getppid(), the event of the
- * checkpoint. argv[1] says where: "half" in an incomplete line, "runs" while
+ * checkpoint. argv[1] selects where: "half" in an incomplete line, "runs" while
  * the program runs under gdb.
  */
 #define _GNU_SOURCE

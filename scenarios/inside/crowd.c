@@ -48,7 +48,7 @@ void crowd(void)
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			close(go[1]);
 			number = n;
-			/* its end is when the parent closes the pipe */
+			/* it ends when the parent closes the pipe */
 			if (read(go[0], &number, 1) == 0 &&
 			    write(answers[1], &number, 1) == 1)
 				_exit(n);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * The kernel counts user and system time by ticks, and scales what it has counted to the time that a
- * task has really used. What it has shown once is remembered, so that no later sum is less. Here
- * the first sums are far too large: most of the time is used between ticks.
+ * The kernel counts user and system time by ticks, and scales what it has counted to the time that
+ * a task has really used. A value that it has shown is remembered, so that no later sum is less.
+ * Here the first sums are far too large: most of the time is used between ticks.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -29,7 +29,7 @@ static long long now(clockid_t clock)
 	return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-/* Uses so much CPU time of the thread in this mode. */
+/* Uses this much CPU time of the thread in this mode. */
 static void burn(enum mode mode, long long time)
 {
 	static char buffer[1 << 18];
@@ -66,7 +66,7 @@ static void evade(enum mode mode)
 	}
 }
 
-/* Makes both the process and the thread show too much of the other mode. */
+/* Makes the process and the thread show too much time in the other mode. */
 static void deceive(enum mode hidden)
 {
 	struct rusage usage;
@@ -93,7 +93,7 @@ static void thread_dies(enum mode mode)
 	check(pthread_join(id, NULL), "pthread_join");
 }
 
-/* Its end is waited for, so that what it has used counts for its parent. */
+/* The parent waits for it, so that its times count for its parent. */
 static void child_dies(void)
 {
 	pid_t pid = forked();
@@ -110,7 +110,7 @@ static void child_dies(void)
 	check(wait_for_child(pid), "a child");
 }
 
-/* Asks, tells the parent, waits for it, and asks again. */
+/* Asks, notifies the parent, waits for it, and asks again. */
 static void in_child(int ready, int go)
 {
 	static const char *const names[] = { "process", "thread" };

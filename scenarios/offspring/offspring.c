@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Children of one parent, each with something that a new process does not have. All wait for a byte;
- * then each does what depends on that.
+ * Children of one parent, each with something that a new process does not have. All wait for a
+ * byte; then each does something whose result depends on that.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +33,7 @@ static void wait_for_go(void)
 	receive_byte(go[0]);
 }
 
-/* As fork(2), but the parent gets this signal, or none, at the end. */
+/* Like fork(2), but at the end the parent gets this signal, or none. */
 static pid_t forked_with(int signal)
 {
 	pid_t pid;
@@ -44,7 +44,7 @@ static pid_t forked_with(int signal)
 	return pid;
 }
 
-/* Its creation has a different scheduling, but not that of its own children. */
+/* It was created with a different scheduling policy, which its own children do not inherit. */
 static void resets(void)
 {
 	struct sched_param param = { .sched_priority = 5 };
@@ -61,7 +61,7 @@ static void resets(void)
 	printf("policy %d, then %d\n", policy, wait_for_child(pid) >> 8);
 }
 
-/* The default is what its parent had when it was made. */
+/* The default is its parent's value at the time of the fork. */
 static void slack(void)
 {
 	check(prctl(PR_SET_TIMERSLACK, OWN_SLACK), "slack");
@@ -122,7 +122,7 @@ static void disarms(void)
 	       (int)armed_within, now.ss_flags);
 }
 
-/* Of a standard signal only one is queued. */
+/* Only one instance of a standard signal is queued. */
 static void blocks(void)
 {
 	sigset_t set;
@@ -157,7 +157,7 @@ static const struct {
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
-/* Waits until a child is in this state, without taking it from wait4(2). */
+/* Waits until a child is in this state, and leaves the state to a later wait4(2). */
 static void wait_for_state(pid_t pid, int options)
 {
 	siginfo_t info;
@@ -172,7 +172,7 @@ static void tell_group(const char *who, pid_t pid)
 	printf("setpgid of the one that %s: %s\n", who, result ? strerror(errno) : "done");
 }
 
-/* Lets a child go on, and tells how it ended. */
+/* Resumes a child, and returns its end. */
 static void end(const char *who, pid_t pid, int start)
 {
 	send_byte(start);
@@ -216,7 +216,7 @@ int main(int argc, char **argv)
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGUSR2);
 	check(sigprocmask(SIG_BLOCK, &set, NULL), "sigprocmask");
-	/* what children inherit as their default */
+	/* children inherit it as their default */
 	check(prctl(PR_SET_TIMERSLACK, SLACK), "slack");
 
 	for (size_t n = 0; n < KINDS; n++) {

@@ -71,7 +71,7 @@ static const char *verify_memfd(struct item *item)
 								   "other seals";
 }
 
-/* Two descriptors of one open file, and one of another. */
+/* Two descriptors of one open file, and one of a second open file. */
 static void make_shared_offset(struct item *item)
 {
 	char name[64];

@@ -45,7 +45,7 @@ static void make_private(struct item *item)
 	check(madvise((char *)item->memory + 3 * PAGE, PAGE, MADV_DONTDUMP) < 0, "madvise");
 }
 
-/* Returns what /proc/self/smaps says of a flag of the mapping at this address. */
+/* Returns true when /proc/self/smaps shows a flag of the mapping at this address. */
 static int has_flag(const void *address, const char *flag)
 {
 	FILE *file = fopen("/proc/self/smaps", "re");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What has a queue: bytes, messages, events. */
+/* Resources with a queue of bytes, messages or events. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -198,7 +198,7 @@ static void make_seqpacket(struct item *item)
 	make_sockets(item, SOCK_SEQPACKET);
 }
 
-/* A pipe that is on its way in a message. */
+/* A pipe in an unread message. */
 static void make_passed(struct item *item)
 {
 	union {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What checkpoint(2) refuses: the tree goes on with it. */
+/* Resources that checkpoint(2) refuses; the tree keeps them and continues. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <netinet/in.h>

@@ -56,7 +56,7 @@ static const char *verify_name(struct item *item)
 
 static void make_limit(struct item *item)
 {
-	/* A hard limit that is the same everywhere can be set again below. */
+	/* The same hard limit for all, so that soft limits below it can be set again. */
 	const struct rlimit limit = { 300 + item->number % 100, 400 };
 
 	check(setrlimit(RLIMIT_NOFILE, &limit) < 0, "setrlimit");
@@ -224,7 +224,7 @@ static const char *verify_rounding(struct item *item)
 	return fegetround() == item->kept ? NULL : "another mode";
 }
 
-/* A thread that waits for the end of the wait in one of several ways. */
+/* A thread that waits in one of several ways until all waits end. */
 struct waiting {
 	pthread_t thread;
 	sem_t semaphore;
@@ -249,7 +249,7 @@ static void *wait_for_go(void *argument)
 			;
 		break;
 	case 3:
-		/* Comes back again and again. */
+		/* A timer that expires repeatedly. */
 		while (!poll(&entry, 1, 20))
 			;
 		break;

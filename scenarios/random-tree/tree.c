@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Builds a tree of processes by a recipe, lets it be checkpointed when all of it is there, and then
+ * Builds a tree of processes by a recipe, lets it be checkpointed when it is complete, and then
  * verifies each part. A line of the recipe is
  *
  *	process ID PARENT HOW	a child of the process PARENT; the first one is the program itself
  *	item ID KIND NUMBER	something that the process has
  *
- * HOW is fork, session (in a session of its own), vfork (its parent waits in clone(CLONE_VFORK) until
- * it ends, so it is the last child), stopped, traced (in a stop for a signal), traced-syscall (in a
- * stop at the entry of a system call), or zombie.
+ * HOW is fork, session (in a session of its own), vfork (its parent waits in clone(CLONE_VFORK)
+ * until it ends, so it is the last child), stopped, traced (in a stop for a signal),
+ * traced-syscall (in a stop at the entry of a system call), or zombie.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,7 +41,7 @@ static int nr_processes;
 static int ready[2], go_pipe[2];
 int go;
 int own_id;
-/* The directory that everything starts in. */
+/* The directory in which all processes start. */
 static int home;
 
 static const struct kind *const lists[] = {
@@ -99,7 +99,7 @@ void wait_for_end(void)
 	do
 		got = read(go, &byte, 1);
 	while (got < 0 && errno == EINTR);
-	/* Whatever else it returns, the call was not made as it should. */
+	/* With any other result, the call was not made correctly. */
 	check(got, "the end of the wait");
 }
 
@@ -167,7 +167,7 @@ static void read_recipe(char *recipe)
 			fprintf(stderr, "no line of a recipe: %s", line);
 			exit(2);
 		}
-		/* The program itself may not wait, nor what is stopped before. */
+		/* Neither the program itself nor a process that is stopped before it may wait. */
 		if (is(process, "vfork") &&
 		    (process->parent == processes[0].id || halts(find(process->parent)))) {
 			fprintf(stderr, "process %d cannot wait in vfork\n", process->parent);
@@ -226,7 +226,7 @@ static void release(struct process *child, FILE *out)
 
 	if (is(child, "stopped")) {
 		check(waitid(P_PID, child->pid, &info, WSTOPPED | WNOHANG | WNOWAIT) < 0, "waitid");
-		/* The stop was waited for before. */
+		/* The parent has already waited for this stop. */
 		fprintf(out, "child %d: %s\n", child->id, info.si_pid ? "stopped anew" : "stopped");
 		check(kill(child->pid, SIGCONT) < 0, "kill");
 	} else if (is(child, "traced")) {
@@ -253,7 +253,7 @@ static void children(struct process *self, void (*each)(struct process *))
 			each(&processes[at]);
 }
 
-/* Is a process, from its start to its end. */
+/* Runs a process of the tree, from its start to its end. */
 static void be(struct process *self)
 {
 	struct process *vforked = NULL;
@@ -281,7 +281,7 @@ static void be(struct process *self)
 	children(self, start);
 
 	if (!self->parent) {
-		/* The program itself: all others are ready, then it is checkpointed. */
+		/* The program itself: once all others are ready, it is checkpointed. */
 		for (int at = 1; at < nr_processes; at++)
 			if (!is(&processes[at], "zombie"))
 				receive_byte(ready[0]);

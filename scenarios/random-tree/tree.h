@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A tree of processes by a recipe: what the parts of the program share. */
+/* A tree of processes by a recipe: declarations of the program's parts. */
 #ifndef TREE_H
 #define TREE_H
 
 #include <stdio.h>
 
-/* Something that a process has, and finds again after the checkpoint. */
+/* A resource of a process, which the process checks after the restart. */
 struct item {
 	const struct kind *kind;
-	long number;		/* of the recipe: a size, a value, a variant */
+	long number;		/* number from the recipe: a size, a value, a variant */
 	int fd[4];
 	void *memory;
 	long kept;
@@ -17,7 +17,7 @@ struct item {
 struct kind {
 	const char *name;
 	void (*make)(struct item *item);
-	/* Returns what is not as it was made; NULL if all is. */
+	/* Returns a description of the first difference from its making; NULL if there is none. */
 	const char *(*verify)(struct item *item);
 };
 
@@ -35,7 +35,7 @@ unsigned char pattern(long number, long at);
 void put_pattern(int fd, long number, size_t size);
 int has_pattern(int fd, long number, size_t size);
 
-/* Queues a signal for this thread. glibc does not know the number of one that clone(2) has made. */
+/* Queues a signal for this thread. glibc does not know the tid after clone(2). */
 void queue_signal(int signal, int value);
 
 /* The number of this process in the recipe. */
@@ -43,9 +43,9 @@ extern int own_id;
 /* Opens a file that no other item has. */
 int own_file(const char *what, int flags, char *name, size_t size);
 
-/* The reading end of the pipe that is closed when everything is to be verified. */
+/* The reading end of the pipe that is closed when all processes must check their resources. */
 extern int go;
-/* Waits for that by read(2). */
+/* Waits in read(2) until the pipe is closed. */
 void wait_for_end(void);
 
 #endif

@@ -66,7 +66,7 @@ static void tracer(void)
 		check(memory[n] < 0, "memory");
 		check(ptrace(PTRACE_SEIZE, pids[n], NULL, PTRACE_O_TRACEEXIT), "PTRACE_SEIZE");
 		send_byte(start);
-		/* it stops, and that is not taken yet */
+		/* it stops, and no process has waited for the stop yet */
 		check(waitid(P_PID, pids[n], &info, WSTOPPED | WNOWAIT), "waitid");
 	}
 

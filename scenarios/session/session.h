@@ -2,7 +2,7 @@
 #ifndef SESSION_H
 #define SESSION_H
 
-/* Sends one byte through a pipe. What was printed stays buffered. */
+/* Sends one byte through a pipe. Printed text stays buffered. */
 void wake(int fd);
 
 void eventfds(void);

@@ -31,16 +31,16 @@
 #include "ask.h"
 #include "workload.h"
 
-/* Descriptors that are asked about. */
+/* Number of descriptors to ask about. */
 #define DESCRIPTORS 64
-/* The most time that clocks may have passed, in ns: the guest waits for the host meanwhile. */
+/* Maximum time that may have passed on clocks, in ns: the guest waits for the host meanwhile. */
 #define ROOM 3600000000000LL
-/* The most that counters of a task may have grown. */
+/* Maximum growth of a task's counters. */
 #define FEW 5000
 
 enum form { EQUAL, GROWS };
 
-/* Answers: equal ones as text, growing ones as numbers with the most that they may grow by. */
+/* Answers: equal ones as text, growing ones as numbers with their maximum growth. */
 struct answers {
 	char text[1 << 16];
 	size_t length;
@@ -374,7 +374,7 @@ void ask_after(void)
 	int differ = 0;
 
 	ask(&after);
-	/* one is complete where the other ends earlier */
+	/* both must have the same number of answers */
 	for (;;) {
 		now = strsep(&rest_now, "\n");
 		then = strsep(&rest_then, "\n");

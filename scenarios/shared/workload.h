@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
-/* What several workloads need. A call that fails ends the program with a message and status 1. */
+/* Helpers of several workloads. A call that fails ends the program with a message and status 1. */
 #ifndef WORKLOAD_H
 #define WORKLOAD_H
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <sys/types.h>
 
-/* Prints what errno means, and exits. */
+/* Prints the message of errno, and exits. */
 void die(const char *what) __attribute__((noreturn));
 /* Calls die() if `failed`. */
 void check(int failed, const char *what);
@@ -22,7 +22,7 @@ extern uint64_t nonce;
 void nonce_draw(void);
 void nonce_print(void);
 
-/* The system call that is the event of the checkpoint. What is printed may still be buffered. */
+/* The system call that is the event of the checkpoint. Printed text may still be buffered. */
 void stop_here(void);
 /* The same, with nothing buffered. */
 void flush_and_stop_here(void);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Runs programs one after the other, so that the order of events is always the same.
+# Runs programs in turn, so that the order of events is always the same.
 set -e
 sort < run.sh > sorted
 uniq -c < sorted > counted

@@ -10,12 +10,12 @@ struct token {
 	char text[32];
 };
 
-/* lexer.c: the tokens of a line, one after the other. */
+/* lexer.c: the tokens of a line, in order. */
 void lexer_begin(const char *line);
 struct token lexer_peek(void);
 struct token lexer_next(void);
 
-/* parser.c: the value of a line, or an error to show. */
+/* parser.c: the value of a line, or an error message. */
 const char *parse_line(const char *line, double *value);
 
 /* functions.c: functions and variables by name. */

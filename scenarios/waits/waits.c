@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One process for each system call that waits, most with a limit of time that is far away. Each
- * is ended by what it waits for, or by a signal. What the call then returns and writes depends on
+ * is ended by its event, or by a signal. The result of the call then depends on
  * all of its arguments, which the kernel has kept while it was interrupted by the freeze.
  */
 #define _GNU_SOURCE
@@ -28,7 +28,7 @@ static struct {
 	atomic_int word, other, never;
 } *board;
 
-/* What ends a wait. */
+/* The pipe that ends a wait. */
 static int ends[2];
 static pid_t parent;
 
@@ -72,7 +72,7 @@ static void tai(void)
 	sleeps(CLOCK_TAI);
 }
 
-/* The parent's CPU time, of which it uses little. */
+/* The parent's CPU-time clock, which advances little. */
 static void cpu_time(void)
 {
 	clockid_t clock;
@@ -152,7 +152,7 @@ static void futex_waits(void)
 	printf("woken: %ld\n", futex(&board->word, FUTEX_WAIT, 3, &far, 0));
 }
 
-/* Shared, until a time, by certain bits. */
+/* A shared futex, with a timeout and a bit mask. */
 static void futex_until(void)
 {
 	struct timespec far;
@@ -163,7 +163,7 @@ static void futex_until(void)
 				     &far, 4));
 }
 
-/* Private: nobody else can wake it. */
+/* Private: no other process can wake it. */
 static void futex_private(void)
 {
 	struct timespec far = { .tv_sec = FAR };
@@ -285,9 +285,9 @@ int main(void)
 			send_byte(start[n]);
 			break;
 		case WORD:
-			/* the first is of no use: no bit, no such word */
+			/* skip the first call: it cannot return */
 			futex(&board->other, FUTEX_WAKE_BITSET, 1, NULL, 2);
-			/* it sleeps again, or not yet, in the call that was interrupted */
+			/* the child may still be asleep in the interrupted call */
 			while (futex(kinds[n].run == futex_waits ? &board->word : &board->other,
 				     FUTEX_WAKE_BITSET, 1, NULL, 4) == 0)
 				sched_yield();

@@ -21,7 +21,7 @@ pub struct CacheCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Write what guests are made of to FILE, for a machine without network: kernels and their
+    /// Write the artefacts of guests to FILE, for a machine without network: kernels and their
     /// source, userland and agent
     Export {
         /// The archive (.tar.gz)

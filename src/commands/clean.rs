@@ -44,11 +44,11 @@ pub fn run(args: &CleanArgs, context: &Context) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 ///
 /// # Errors
 ///
-/// There is none.
+/// There is no terminal.
 fn confirm(cache: &Cache) -> Result<bool> {
     let place = cache.root().display();
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {

@@ -52,7 +52,7 @@ pub struct ClonesArgs {
     /// Start them from an incremental snapshot of a guest that has run since
     #[arg(long)]
     changes: bool,
-    /// Which guest
+    /// Options of the guest
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
@@ -68,7 +68,7 @@ struct Seen {
     drawn: String,
     boot_id: String,
     uuid: String,
-    /// Seconds by which its clock is outside of the host's times before and after.
+    /// Seconds by which its clock is outside of the range of the host's times before and after.
     clock: f64,
 }
 
@@ -115,7 +115,7 @@ struct Clones<'a> {
 }
 
 impl Clones<'_> {
-    /// Makes the snapshot that the clones start from, with files in `directory`.
+    /// Makes the snapshot from which the clones start, with files in `directory`.
     fn snapshot(&mut self, directory: &Path) -> Result<Start> {
         let spec = self.spec(directory, "first")?;
         let base = self.images.saved(self.context, &spec)?;
@@ -253,7 +253,7 @@ fn screen(report: &Report<Seen, ()>, record: &Record) -> String {
                 .outcome
                 .condition
                 .blame()
-                .map_or("nobody", Blame::name);
+                .map_or("none", Blame::name);
             let _ = writeln!(text, "  [{blame}] {}", finding.outcome.why);
         }
     }
@@ -294,12 +294,14 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
         bail!("unexpected identity of a clone: {lines:?}");
     };
     let time: f64 = time.parse().context("a clone's clock is not a number")?;
-    let told = guest.identity();
-    if told.instance != *instance || told.mac.map(|mac| mac.to_string()).as_ref() != Some(mac) {
-        bail!("the agent of a clone reports another identity: {told:?}, {instance}, {mac}");
+    let reported = guest.identity();
+    if reported.instance != *instance
+        || reported.mac.map(|mac| mac.to_string()).as_ref() != Some(mac)
+    {
+        bail!("the agent of a clone reports a different identity: {reported:?}, {instance}, {mac}");
     }
     Ok(Seen {
-        random: told
+        random: reported
             .random
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -313,7 +315,7 @@ fn ask(guest: &mut Guest) -> Result<Seen> {
     })
 }
 
-/// Lists for each clone what it shares with an earlier one, or what is wrong in it.
+/// Lists for each clone the values that it shares with an earlier one, or its faults.
 fn faults(all: &[Seen]) -> Vec<Vec<String>> {
     let mut of_all = Vec::new();
     let mut seen = HashSet::new();

@@ -17,7 +17,7 @@ use crate::{exit, reference};
 /// The options of `crucible completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// The shell to print a completion script for
+    /// The shell for which to print a completion script
     #[arg(value_enum, required_unless_present_any = ["man", "reference"])]
     shell: Option<Shell>,
     /// Write man pages to this directory instead; created if missing
@@ -44,7 +44,7 @@ pub fn run(args: &CompletionsArgs, context: &Context) -> Result<ExitCode> {
             })
             .with_context(|| format!("cannot write pages to {}", dir.display()))?;
     } else if let Some(shell) = args.shell {
-        // Into memory first: the generator panics where it cannot write.
+        // Generate into memory first: the generator panics if it cannot write.
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, "crucible", &mut script);
         io::stdout()

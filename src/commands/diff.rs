@@ -20,14 +20,14 @@ const SCHEMA: u32 = 1;
 /// The options of `crucible diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The first image: that which the tree was restarted from
+    /// The first image, from which the tree was restarted
     first: PathBuf,
     /// The second image: that of the restarted tree
     second: PathBuf,
     /// Print everything as one JSON object
     #[arg(long)]
     json: bool,
-    /// Use no rule: report what time changes, too
+    /// Use no rule: report changes by the passing of time, too
     #[arg(long)]
     exact: bool,
 }
@@ -42,7 +42,7 @@ struct Written<'a> {
     comparison: &'a Comparison,
 }
 
-/// Compares two images, and shows what they differ in.
+/// Compares two images, and shows their differences.
 pub fn run(args: &DiffArgs) -> Result<ExitCode> {
     let (first, second) = (images::open(&args.first)?, images::open(&args.second)?);
     let comparison = diff::compare(first, second, args.exact).map_err(|error| {

@@ -31,7 +31,7 @@ pub struct ExecArgs {
     /// Copy this file or directory of the host into the guest first, to GUEST or to /work
     #[arg(long, help_heading = "Files", value_name = "HOST[:GUEST]")]
     copy_in: Vec<Copy>,
-    /// Copy GUEST, or what has HOST's name in /work, out of the guest to HOST afterwards
+    /// Afterwards copy GUEST, by default the file in /work with HOST's name, from the guest to HOST
     #[arg(long, help_heading = "Files", value_name = "HOST[:GUEST]")]
     copy_out: Vec<Copy>,
     #[command(flatten)]
@@ -51,12 +51,12 @@ pub fn run(args: &ExecArgs, context: &Context) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let directory = Temporary::with_room("exec", &context.cache()?)?;
     let mut guest = images.boot(context, directory.path(), terminal::BOOT)?;
-    // The command is free to checkpoint: whatever the kernel reports is the kernel's fault.
+    // The command may checkpoint, so the kernel is to blame for any report.
     guest.mark_used();
     let mut reports = Vec::new();
     let status = in_guest(args, &mut guest, &mut reports);
     let status = status.and_then(|status| {
-        // The kernel's last words count, too.
+        // Reports during the shutdown count, too.
         guest.settle()?;
         guest.shutdown()?;
         Ok(status)
@@ -68,7 +68,8 @@ pub fn run(args: &ExecArgs, context: &Context) -> Result<ExitCode> {
     }
 }
 
-/// Copies, runs, copies. Returns the status of the command.
+/// Copies files into the guest, runs the command, and copies files out. Returns the command's
+/// status.
 fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Result<u8> {
     for copy in &args.copy_in {
         copy.enter(guest)?;
@@ -86,7 +87,7 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
     };
     for copy in &args.copy_out {
         match copy.leave(guest) {
-            // A command that fails need not leave what it was to make.
+            // A command that fails need not leave its output files.
             Err(error) if status != 0 && !broken(&error) => {
                 stdout::message(format_args!("crucible: {}", exit::chain(&error)));
             }
@@ -94,7 +95,7 @@ fn in_guest(args: &ExecArgs, guest: &mut Guest, reports: &mut Vec<Alert>) -> Res
         }
     }
     if let Some(error) = unwritten {
-        return Err(error).context("cannot write what the command has written");
+        return Err(error).context("cannot copy the command's output");
     }
     // A status has eight bits.
     Ok(status as u8)
@@ -121,7 +122,7 @@ fn attach(command: &[String], guest: &mut Guest, reports: &mut Vec<Alert>) -> Re
             term: std::env::var("TERM").unwrap_or_else(|_| "dumb".into()),
         }),
     };
-    // Not the streams of the standard library, which collect lines.
+    // Do not use the standard library's streams, which buffer lines.
     let own = |stream: &dyn AsFd| -> io::Result<File> {
         stream.as_fd().try_clone_to_owned().map(File::from)
     };
@@ -148,7 +149,7 @@ fn attach(command: &[String], guest: &mut Guest, reports: &mut Vec<Alert>) -> Re
     Ok(guest.attach(program, streams, &mut began, &mut reported)?)
 }
 
-/// Tells the guest's terminal each new size of this one.
+/// Passes each new size of this terminal to the guest's.
 fn follow_size(sender: Sender) {
     let Ok(mut signals) = Signals::new([SIGWINCH]) else {
         // The terminal keeps its size.
@@ -173,7 +174,8 @@ fn report(headline: &str, lines: &[String], raw: bool) {
     }
 }
 
-/// Says why there is no status of the command, with the report of a kernel. Returns the exit code.
+/// Prints why the command has no status, with the kernel's report if there is one. Returns the
+/// exit code.
 fn failed(error: anyhow::Error, context: &Context) -> ExitCode {
     context.progress().end();
     match error.downcast::<GuestError>() {

@@ -20,7 +20,7 @@ use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
 use crate::screens;
 
-/// The corpus of an own kernel, in the results directory.
+/// Name of the corpus in the results directory.
 const CORPUS: &str = "fuzz-corpus.json";
 
 /// The options of `crucible fuzz`.
@@ -28,7 +28,7 @@ const CORPUS: &str = "fuzz-corpus.json";
 pub struct FuzzArgs {
     #[command(flatten)]
     guest: GuestArgs,
-    /// How long to search, in minutes, beside what the guests need to start
+    /// Duration of the search in minutes, without the start of the guests
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     minutes: u64,
     /// Seed of the changes and of the random trees
@@ -39,11 +39,11 @@ pub struct FuzzArgs {
         default_value_t = 1
     )]
     seed: u64,
-    /// Where the recipes that have reached something new are kept from one run to the next, instead
-    /// of `fuzz-corpus.json` in the results directory
+    /// Corpus file, which keeps recipes from one run to the next, instead of `fuzz-corpus.json` in
+    /// the results directory
     #[arg(long, help_heading = "What to run", value_name = "FILE")]
     corpus: Option<PathBuf>,
-    /// Restart one image only, by its program and recipe as a finding names them: `many 1f,a03`
+    /// Restart one image only, given by program and recipe, as in a finding: `many 1f,a03`
     #[arg(long, help_heading = "What to run", value_names = ["PROGRAM", "RECIPE"], num_args = 2, conflicts_with_all = ["minutes", "corpus"])]
     only: Option<Vec<String>>,
     #[command(flatten, next_help_heading = "What to run")]
@@ -66,7 +66,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     let file = match (&args.corpus, &check) {
         (Some(file), _) => file.clone(),
         (None, None) => context.results()?.join(CORPUS),
-        // Its kernel is another one.
+        // Its kernel differs.
         (None, Some(check)) => context.results()?.join(format!("fuzz-corpus-{check}.json")),
     };
     if let Some(directory) = args.corpus.as_ref().and_then(|file| file.parent())
@@ -78,7 +78,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     }
     let corpus = Corpus::load(&file).with_context(|| {
         format!(
-            "{}: cannot use this corpus; move it away, or choose another one with --corpus",
+            "{}: cannot use this corpus; move it away, or choose a different one with --corpus",
             file.display()
         )
     })?;
@@ -97,8 +97,7 @@ pub fn run(args: &FuzzArgs, context: &Context) -> Result<ExitCode> {
     let make = |images: &crate::boot_artefacts::BootArtefacts| {
         let blocks = blocks(&images.kernel.image, &sources)?;
         if blocks.is_empty() {
-            let why =
-                "this kernel does not count what it runs (CONFIG_KCOV): the debug flavour does";
+            let why = "this kernel does not record the code that it runs (CONFIG_KCOV); use the debug flavour";
             return Err(Usage(why.into()).into());
         }
         Ok(FuzzExperiment::new(
@@ -129,7 +128,8 @@ impl FuzzArgs {
         Ok(Search::One(program.clone(), recipe))
     }
 
-    /// The command that runs the same again. The findings of a search also depend on the corpus.
+    /// Returns the command that repeats the run. The findings of a search also depend on the
+    /// corpus.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("fuzz");
         match &self.only {

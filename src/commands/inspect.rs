@@ -59,7 +59,8 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// Prints each record with its fields. A reader of the output that has gone is not a failure.
+/// Prints each record with its fields. If the reader of the output has closed it, that is not a
+/// failure.
 fn fields(image: impl Read, out: &mut impl Write) -> Result<ExitCode, ImageError> {
     let mut reader = Reader::new(image);
     let mut out = BufWriter::new(out);
@@ -107,8 +108,8 @@ fn screen(path: &str, summary: &Summary, all_maps: bool) -> Result<String> {
     Ok(out)
 }
 
-/// What was shown already, by its object number, with the task that it was shown for: what tasks
-/// share is shown once.
+/// The objects that have been shown, by their numbers, with the task for which each was shown: an
+/// object that tasks share is shown once.
 #[derive(Default)]
 struct Seen {
     tables: BTreeMap<u32, i32>,

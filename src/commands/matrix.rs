@@ -53,7 +53,7 @@ pub struct MatrixArgs {
     /// Do not count cells that checkpoint(2) refuses as failures
     #[arg(long, help_heading = "Output")]
     allow_refused: bool,
-    /// Print what each cell's three runs observed, without comparing them
+    /// Print the observations of each cell's three runs, without comparing them
     #[arg(long, help_heading = "Output", conflicts_with = "json")]
     logs: bool,
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub fn run(args: &MatrixArgs, context: &Context) -> Result<ExitCode> {
     )
 }
 
-/// Prints what the cells observe.
+/// Prints the observations of the cells.
 fn logs(args: &MatrixArgs, context: &Context, experiment: &MatrixExperiment) -> Result<ExitCode> {
     let images = BootArtefacts::prepare(context, &args.guest)?;
     let store = Store::begin(&context.results()?, "matrix-logs")?;

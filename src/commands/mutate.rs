@@ -19,10 +19,10 @@ use crate::{mutate_run, screens};
 /// The options of `crucible mutate`.
 #[derive(Debug, Args)]
 pub struct MutateArgs {
-    /// Scenarios that look for mutants; all by default
+    /// Scenarios whose cases are run with mutants; all by default
     #[arg(value_name = "SCENARIO")]
     names: Vec<String>,
-    /// Draw N mutants; a larger N with the same seed draws more to the same ones
+    /// Draw N mutants; with the same seed, a larger N adds mutants to those of a smaller one
     #[arg(long, help_heading = "Mutants", value_name = "N")]
     sample: Option<usize>,
     /// Seed of the draw
@@ -36,13 +36,13 @@ pub struct MutateArgs {
     /// Run only the mutant of this name; may be given several times
     #[arg(long = "mutant", help_heading = "Mutants", value_name = "ID", conflicts_with_all = ["sample", "shard"])]
     only: Vec<String>,
-    /// Run only the Ith of N parts of them
+    /// Run only the Ith of N parts of the drawn mutants
     #[arg(long, help_heading = "Mutants", value_name = "I/N", value_parser = shard, default_value = "1/1")]
     shard: (u32, u32),
-    /// Run at most N cases with each mutant, of different scenarios if there are as many
+    /// Run at most N cases with each mutant, of different scenarios as far as possible
     #[arg(long, help_heading = "Mutants", value_name = "N")]
     cases: Option<usize>,
-    /// Run all cases with each mutant, to find out all that notices it
+    /// Run all cases with each mutant, to find every eye that notices it
     #[arg(long, help_heading = "Mutants")]
     all_eyes: bool,
     /// Exit with 1 if a smaller share of the mutants is killed
@@ -86,7 +86,7 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         record: false,
         restart_kernel: None,
         reproduce: args.reproduce(),
-        // It would replace that of a larger run.
+        // A journal would replace that of a larger run.
         journal: args.only.is_empty(),
     };
     let make = |images: &crate::boot_artefacts::BootArtefacts| {
@@ -119,7 +119,7 @@ impl MutateArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         let mut line = CommandLine::new("mutate");
         for name in &self.names {

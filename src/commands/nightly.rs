@@ -18,21 +18,21 @@ pub struct NightlyArgs {
     /// Time that the night may take, such as `2h` or `90m`; without it, everything is run
     #[arg(long, help_heading = "Plan", value_name = "DURATION", value_parser = duration)]
     pub budget: Option<Duration>,
-    /// The shard of the night to run, such as `2/3`; `auto` asks the variables of Kubernetes, Slurm
-    /// and GitLab, and CRUCIBLE_SHARD
+    /// The shard of the night to run, such as `2/3`; `auto` reads the variables of Kubernetes,
+    /// Slurm and GitLab, and CRUCIBLE_SHARD
     #[arg(long, help_heading = "Plan", value_name = "I/N|auto", value_parser = shard, default_value = "1/1", requires_if("auto", "night"))]
     pub shard: ShardSpec,
-    /// Name of the night, the same for all its shards; nights sort by it. Default: the date
+    /// Name of the night, the same for all its shards; nights are sorted by it. Default: the date
     #[arg(long, help_heading = "Plan", value_name = "NAME", value_parser = name)]
     pub night: Option<String>,
-    /// File with the durations that the shards are planned by, which `crucible results basis`
-    /// writes. Default: what this host's history says, or nothing for a part of a night
+    /// File with the durations by which the shards are planned, which `crucible results basis`
+    /// writes. Default: this host's history; none for a part of a night
     #[arg(long, help_heading = "Plan", value_name = "FILE")]
     pub basis: Option<PathBuf>,
-    /// Run only jobs like this one: `scenario vfork*`; may be repeated
+    /// Run only jobs that match this pattern, such as `scenario vfork*`; may be given several times
     #[arg(long, help_heading = "Plan", value_name = "PATTERN")]
     pub job: Vec<String>,
-    /// Print what would be run, and by which shard, and run nothing
+    /// Print the jobs of each shard, and run nothing
     #[arg(long, help_heading = "Plan")]
     pub plan: bool,
     /// Do not bisect new regressions
@@ -80,7 +80,7 @@ fn shard(text: &str) -> Result<ShardSpec, String> {
     shard.map_err(|error| error.to_string())
 }
 
-/// Checks a name that becomes one of a directory.
+/// Checks a name that becomes the name of a directory.
 fn name(text: &str) -> Result<String, String> {
     let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     match !text.is_empty() && text.chars().all(usable) && !text.starts_with('.') {

@@ -22,7 +22,7 @@ pub struct ProvenanceArgs {
     packages: bool,
 }
 
-/// Prints what a guest consists of.
+/// Prints the provenance of a guest.
 pub fn run(args: &ProvenanceArgs, context: &Context) -> Result<ExitCode> {
     let provenance = provenance(&BootArtefacts::prepare(context, &args.guest)?)?;
     if args.packages {

@@ -22,28 +22,28 @@ use crate::temporary::Temporary;
 pub struct ReplayArgs {
     /// The run, made with `--record`: its directory in results/
     run: PathBuf,
-    /// Stop here: at the start of a step, such as `checkpoint`, `restart` or `finish`, of the unit
-    /// that failed; at its end, `failure`; or after this number of instructions
+    /// Place at which to stop: the start of a step, such as `checkpoint`, `restart` or `finish`,
+    /// of the unit that failed; its end, `failure`; or a number of instructions
     #[arg(long, value_name = "EVENT")]
     until: Option<String>,
-    /// Replay this one of the run's recordings: its directory in that of the run
+    /// Recording to replay: its directory in that of the run
     #[arg(long, value_name = "DIR")]
     recording: Option<String>,
-    /// Let gdb connect where the replay stops: on a socket of this user alone, on this Unix socket,
-    /// or on this TCP port of localhost
+    /// Let gdb connect where the replay stops: on a socket for this user alone, on this Unix
+    /// socket, or on this TCP port of localhost
     #[arg(long, value_name = "SOCKET|PORT", num_args = 0..=1, default_missing_value = "")]
     gdb: Option<GdbArg>,
-    /// Print what was seen as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What was seen of a replay.
+/// The result of a replay.
 #[derive(Debug, Default, Serialize)]
 struct Seen {
     /// Directory of the recording.
     recording: PathBuf,
-    /// Where it stopped first.
+    /// The place of its first stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Option<Place>,
     /// True when it was replayed to its end.
@@ -63,13 +63,13 @@ struct Seen {
 /// A place in a replay.
 #[derive(Debug, Serialize)]
 struct Place {
-    /// What it was asked for.
+    /// Its name: a number of instructions, or a step and its unit.
     event: String,
     /// Number of instructions since the guest's start.
     instructions: u64,
     /// The CPU's registers.
     registers: Vec<String>,
-    /// Number of bytes that the guest has written to its channel by then.
+    /// Number of bytes that the guest has written to its channel up to there.
     channel_bytes: usize,
 }
 
@@ -156,14 +156,14 @@ fn wait_for_gdb(
     if let Some(back) = replay.back() {
         command = format!("{command} -x {}", quoted(&back.display().to_string()));
     }
-    // Printed even with --quiet: nothing happens without gdb.
+    // Printed even with --quiet: without gdb the replay does not continue.
     stdout::message(format_args!(
         "crucible: at instruction {count}; the replay waits for: {command}"
     ));
     replay.wait().context("the replay failed")
 }
 
-/// Compares what the guest wrote to its channel.
+/// Compares the guest's output on its channel.
 fn compare(seen: &mut Seen, now: &[u8], then: &[u8]) {
     seen.channel_bytes = now.len();
     seen.recorded_bytes = then.len();

@@ -26,7 +26,7 @@ pub struct ResultsCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Take over the results of shards, in any order and as often as you like
+    /// Merge the results of shards, in any order and any number of times
     Merge {
         /// Files of shards, or of other histories
         #[arg(required = true)]
@@ -39,7 +39,7 @@ enum Action {
     Export {
         /// The night; without it, the last one
         night: Option<String>,
-        /// Print JSON of KCIDB 5.3, which KernelCI takes
+        /// Print JSON of KCIDB 5.3, which KernelCI accepts
         #[arg(long, group = "format")]
         kcidb: bool,
         /// Print JUnit's XML
@@ -52,7 +52,7 @@ enum Action {
         #[arg(long, value_name = "NAME", value_parser = origin, default_value = "crucible")]
         origin: String,
     },
-    /// Show what a night found, and what has changed since the nights before it
+    /// Show the results of a night, and the changes since earlier nights
     Show {
         /// The night; without it, the last one
         night: Option<String>,

@@ -39,12 +39,12 @@ pub struct ScenarioArgs {
     /// Run only this case of the scenario; may be given several times
     #[arg(long, value_name = "CASE", conflicts_with_all = ["all", "random", "accept"])]
     case: Vec<String>,
-    /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it is
-    /// restarted, or refused if it has something unsupported. One that fails is made smaller
+    /// Draw trees of processes by these seeds, such as `17` or `1..200`, and run each: it
+    /// must restart, or be refused if it has unsupported state. A tree that fails is shrunk
     #[arg(long, value_name = "SEEDS", value_parser = seeds, conflicts_with_all = ["all", "names", "at", "accept", "backend", "repeat", "chain"])]
     random: Option<RangeInclusive<u64>>,
-    /// Number of times to checkpoint and restart each case; from 10 on, what each restart loses in the
-    /// kernel is found by the kernel's own counts
+    /// Number of times to checkpoint and restart each case; from 10 on, the kernel's own counts
+    /// show objects that each restart leaks
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Stop at this event instead of the scenario's: `vfork:3`, `syscall:read:5`,
@@ -58,7 +58,7 @@ pub struct ScenarioArgs {
     /// Keep the vCPUs of each guest busy with N processes
     #[arg(long, help_heading = "What to run", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
     load: u32,
-    /// Where to restart: in the same guest, or in a fresh guest with the same disk
+    /// Guest of the restart: the same guest, or a fresh guest with the same disk
     #[arg(
         long,
         help_heading = "What to run",
@@ -67,8 +67,8 @@ pub struct ScenarioArgs {
         value_name = "WHERE"
     )]
     restart_in: RestartInArg,
-    /// Restart in a fresh guest with this kernel, an image like that of --kernel: which half of
-    /// checkpoint/restart is broken? There is no second image then
+    /// Restart in a fresh guest with this kernel image, to find out which half of
+    /// checkpoint/restart is broken. Compares no second image
     #[arg(long, help_heading = "What to run", value_name = "IMAGE", conflicts_with_all = ["accept", "record", "resume", "repeat", "gdb", "chain"])]
     restart_kernel: Option<PathBuf>,
     /// Make the result the expected one, if all cases pass
@@ -77,7 +77,7 @@ pub struct ScenarioArgs {
     /// Limit for each wait, in seconds, instead of the scenario's
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// What checkpoints and restarts. `crucible,criu` runs each scenario with both and
+    /// Backend of checkpoint and restart. `crucible,criu` runs each scenario with both and
     /// prints a table; the exit code is that of the first
     #[arg(
         long = "backend",
@@ -101,7 +101,7 @@ pub struct ScenarioArgs {
     experiment: ExperimentArgs,
 }
 
-/// [`RestartIn`], on the command line.
+/// The values of `--restart-in`; see [`RestartIn`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum RestartInArg {
     #[default]
@@ -109,7 +109,7 @@ enum RestartInArg {
     Fresh,
 }
 
-/// [`Backend`], on the command line.
+/// The values of `--backend`; see [`Backend`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum BackendArg {
     #[default]
@@ -217,7 +217,7 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
 }
 
 impl ScenarioArgs {
-    /// Finds what cannot be recorded.
+    /// Rejects options that cannot be recorded.
     fn check_record(&self) -> Result<(), String> {
         let machine = &self.guest.machine;
         let problem = match () {
@@ -231,7 +231,7 @@ impl ScenarioArgs {
             () => return Ok(()),
         };
         Err(format!(
-            "--record needs QEMU, a guest that boots and one vCPU, and cannot record {problem}"
+            "--record needs QEMU, a cold boot and one vCPU, and cannot record {problem}"
         ))
     }
 
@@ -261,7 +261,7 @@ impl ScenarioArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         let fresh = (self.restart_in == RestartInArg::Fresh).then_some("fresh");
         let kernel = self.restart_kernel.as_ref();
@@ -307,7 +307,7 @@ impl ScenarioArgs {
 }
 
 /// Loads the scenarios with these names, or all of them. An error is for the user: it
-/// says what is wrong with a name or a file.
+/// names the faulty name or file.
 pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scenario>, String> {
     let dir: PathBuf = root.join("scenarios");
     let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
@@ -321,7 +321,7 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
         .collect()
 }
 
-/// Drops all cases but those that are wanted, if any are named. An error is for the user.
+/// Drops all cases except the named ones, if any are named. An error is for the user.
 pub(super) fn choose_cases(scenario: &mut Scenario, wanted: &[String]) -> Result<(), String> {
     let known: Vec<_> = scenario.cases.iter().map(|c| c.name.clone()).collect();
     if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {

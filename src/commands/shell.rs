@@ -18,10 +18,10 @@ use crate::stdout;
 use crate::temporary::Temporary;
 use crate::terminal::{self, RawTerminal};
 
-/// Typed three times in a row, this ends a guest that does not answer.
+/// The key that, typed three times in a row, ends a guest that does not answer.
 const ESCAPE: u8 = 0x1d;
 
-/// Sent at the end of the input if that is not a terminal.
+/// Text that is sent at the end of the input if that is not a terminal.
 const END_OF_INPUT: u8 = 0x04;
 
 /// The options of `crucible shell`.

@@ -27,7 +27,7 @@ pub struct SweepArgs {
     /// Sweep only this case
     #[arg(long, help_heading = "Points", value_name = "NAME")]
     case: Option<String>,
-    /// Kind of event to checkpoint at
+    /// Kind of event at which to checkpoint
     #[arg(
         long,
         help_heading = "Points",
@@ -48,7 +48,7 @@ pub struct SweepArgs {
     /// Try only this point, named as in a report: `2.1:7`
     #[arg(long, help_heading = "Points", value_name = "TASK:NTH", value_parser = point, conflicts_with_all = ["every", "offset", "limit"])]
     point: Option<String>,
-    /// Make N controls and N restarted runs at the point, and compare how often each outcome occurs
+    /// Make N controls and N restarted runs at the point, and compare the frequencies of outcomes
     #[arg(long, help_heading = "Run", value_name = "N", requires_all = ["point", "case"], conflicts_with_all = ["chain"], value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Checkpoint, kill and restart one run at every event, instead of one run per point
@@ -166,7 +166,7 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 }
 
 impl SweepArgs {
-    /// What distinguishes its results and journal from those of other sweeps.
+    /// Returns the part of the names of its results and journal that differs from other sweeps.
     fn what(&self, scenario: &str) -> String {
         let mut what = vec![scenario.to_owned()];
         what.extend(self.case.clone());
@@ -187,7 +187,7 @@ impl SweepArgs {
         }
     }
 
-    /// The command that runs the same again.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         CommandLine::new("sweep")
             .word(&self.scenario)

@@ -18,7 +18,7 @@ use crate::exit::Usage;
 use crate::experiment_run::{self, Command, ExperimentArgs};
 use crate::screens;
 
-/// What fails, on the command line.
+/// The kind of operation that fails, on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FailArg {
     /// Allocations of objects
@@ -73,7 +73,7 @@ pub struct TortureArgs {
     )]
     forged: u32,
     /// Attack checkpoint(2) and restart(2) in the middle, instead: an unprivileged user's image
-    /// stalls in a pipe, and meanwhile processes of that user try to gain something
+    /// stalls in a pipe, and meanwhile processes of that user try to gain privileges or data
     #[arg(long, help_heading = "Adversary", conflicts_with_all = ["raw", "forged", "coverage"])]
     adversary: bool,
     /// Number of attacks, each with the next seed
@@ -88,8 +88,8 @@ pub struct TortureArgs {
     count: u32,
     #[command(flatten, next_help_heading = "Adversary")]
     guard: GuardArgs,
-    /// Let the first allocation or copy in checkpoint(2) or restart(2) fail, then the second, and so
-    /// on, instead: the call fails in order, and nothing is lost
+    /// Instead, fail the first allocation or copy in checkpoint(2) or restart(2), then the
+    /// second, and so on, and check that the call fails cleanly and leaks nothing
     ///
     /// Uses the instrumented kernel, or the debug kernel.
     #[arg(
@@ -102,10 +102,10 @@ pub struct TortureArgs {
         conflicts_with_all = ["raw", "forged", "coverage", "adversary"]
     )]
     fail_nth: Option<FailArg>,
-    /// Only these failures of each call, as FROM-TO, instead of all
+    /// Numbers of the failures of each call to inject, as FROM-TO, instead of all
     #[arg(long, help_heading = "Fault injection", value_name = "RANGE", requires = "fail_nth", value_parser = range)]
     nth: Option<RangeInclusive<u32>>,
-    /// Only with the trees of these programs
+    /// Programs whose trees to use, instead of all
     #[arg(
         long,
         help_heading = "Fault injection",
@@ -147,8 +147,8 @@ pub fn run(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     if args.coverage {
         guest.kernel.flavour = FlavourArg::Coverage;
         if args.experiment.jobs > 1 || args.experiment.resume {
-            // The counters are those of one boot.
-            let why = "--coverage counts in one guest, from the first image on";
+            // The kernel's counters begin at its boot.
+            let why = "--coverage needs one guest, from the first image on";
             return Err(Usage(why.into()).into());
         }
     }
@@ -208,7 +208,7 @@ fn adversary(args: &TortureArgs, context: &Context) -> Result<ExitCode> {
     experiment_run::run(&command, context, make, &screens::adversary::screen)
 }
 
-/// Lets allocations and copies in checkpoint(2) and restart(2) fail.
+/// Injects failures of allocations and copies in checkpoint(2) and restart(2).
 fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<ExitCode> {
     let mut guest = args.guest.clone();
     if guest.kernel.flavour == FlavourArg::Base {
@@ -247,7 +247,7 @@ fn fail_nth(args: &TortureArgs, kind: FailArg, context: &Context) -> Result<Exit
 }
 
 impl TortureArgs {
-    /// The command that repeats the run.
+    /// Returns the command that repeats the run.
     fn reproduce(&self) -> String {
         CommandLine::new("torture")
             .option("--raw", Some(self.raw))

@@ -19,7 +19,7 @@ use crate::stdout;
 /// Width of the bars, in columns.
 const WIDTH: u64 = 40;
 
-/// Files with what the kernel says of a checkpoint and a restart.
+/// Files with the kernel's messages about a checkpoint and a restart.
 const LOGS: [(&str, &str); 2] = [("checkpoint", "checkpoint.log"), ("restart", "restart.log")];
 
 /// The options of `crucible trace`.
@@ -45,8 +45,8 @@ struct Span {
     to: u64,
     /// Number of the guest's instructions, if they were counted.
     instructions: Option<u64>,
-    /// The kernel's messages about it.
-    said: Vec<String>,
+    /// The kernel's messages about the step.
+    messages: Vec<String>,
 }
 
 /// Shows the timeline of a run.
@@ -60,7 +60,7 @@ pub fn run(args: &TraceArgs, _: &Context) -> Result<ExitCode> {
         return Err(Usage(why).into());
     }
     for span in &mut spans {
-        span.said = said(&args.run, span);
+        span.messages = messages(&args.run, span);
     }
     match &args.perfetto {
         Some(file) => fs::write(file, perfetto(&spans).to_string())
@@ -71,12 +71,12 @@ pub fn run(args: &TraceArgs, _: &Context) -> Result<ExitCode> {
 }
 
 /// Returns the kernel's messages of a step of the last restarted run of a case.
-fn said(run: &Path, span: &Span) -> Vec<String> {
+fn messages(run: &Path, span: &Span) -> Vec<String> {
     let log = LOGS.iter().find(|(step, _)| *step == span.name);
     let Some((_, file)) = log else {
         return Vec::new();
     };
-    // The key of a unit is `SCENARIO/CASE`; one that is no such path has no file.
+    // The key of a unit is `SCENARIO/CASE`; other keys have no file.
     let path = run.join("cases").join(&span.unit).join(file);
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
@@ -109,7 +109,7 @@ fn spans(text: &str) -> Vec<Span> {
             from,
             to: ms,
             instructions,
-            said: Vec::new(),
+            messages: Vec::new(),
         };
         match body {
             Body::PreparationStarted { name } => {
@@ -174,8 +174,8 @@ fn perfetto(spans: &[Span]) -> Value {
         if let Some(count) = span.instructions {
             args["instructions"] = count.into();
         }
-        if !span.said.is_empty() {
-            args["kernel"] = span.said.join("\n").into();
+        if !span.messages.is_empty() {
+            args["kernel"] = span.messages.join("\n").into();
         }
         events.push(json!({
             "ph": "X", "name": span.name, "cat": "step", "pid": span.guest, "tid": 1,
@@ -214,7 +214,7 @@ fn screen(spans: &[Span]) -> String {
             span.from,
             span.to - span.from
         );
-        for line in &span.said {
+        for line in &span.messages {
             let _ = writeln!(text, "      {line}");
         }
     }
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn perfetto_gets_microseconds_and_what_the_kernel_said() {
         let mut spans = spans(EVENTS);
-        spans[2].said = vec!["pid 2: no (-EINVAL)".into()];
+        spans[2].messages = vec!["pid 2: no (-EINVAL)".into()];
         let value = perfetto(&spans);
         let events = value["traceEvents"].as_array().unwrap();
         let restart = events.last().unwrap();

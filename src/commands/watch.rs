@@ -25,7 +25,7 @@ use crate::watching::Watched;
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The other screen of a terminal, without a cursor; and back.
+/// Escape sequences that switch to a terminal's alternate screen, without a cursor, and back.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 
@@ -39,7 +39,7 @@ pub struct WatchArgs {
     what: Option<String>,
 }
 
-/// Shows how far a night or a run is, until it ends.
+/// Shows the progress of a night or a run, until it ends.
 pub fn run(args: &WatchArgs, context: &Context) -> Result<ExitCode> {
     let results = context.results()?;
     let Some(watched) = Watched::find(&results, args.what.as_deref()) else {
@@ -53,12 +53,12 @@ pub fn run(args: &WatchArgs, context: &Context) -> Result<ExitCode> {
     Ok(exit::PASS.into())
 }
 
-/// The other screen; left when dropped.
+/// The alternate screen; left when dropped.
 struct Screen;
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // There is no other place for the reason.
+        // There is no other place to report the error.
         let _ = stdout::print(LEAVE);
     }
 }
@@ -86,7 +86,7 @@ fn on_terminal(watched: &Watched) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a key, or for the time of the next look.
+/// Waits for a key, or until the next update is due.
 fn is_asked_to_end() -> Result<bool> {
     let stdin = io::stdin();
     let period = Timespec::try_from(PERIOD).context("a period of a second")?;
@@ -99,14 +99,14 @@ fn is_asked_to_end() -> Result<bool> {
     }
     let mut keys = [0; 64];
     let count = stdin.lock().read(&mut keys).context("cannot read a key")?;
-    // Without a terminal there is nothing left to draw on.
+    // If this fails, the terminal is closed.
     Ok(count == 0
         || keys[..count]
             .iter()
             .any(|&key| key == b'q' || key == CTRL_C))
 }
 
-/// Prints what is new.
+/// Prints new lines.
 fn in_lines(watched: &Watched) -> Result<()> {
     let mut known = Vec::new();
     loop {

@@ -15,7 +15,7 @@ use super::ktap::Written;
 pub struct JUnit {
     to: Written,
     command: String,
-    /// By suite and name: a later outcome of a unit replaces an earlier one.
+    /// Outcomes by suite and name: a later outcome of a unit replaces an earlier one.
     cases: BTreeMap<(String, String), (Outcome, Duration)>,
 }
 

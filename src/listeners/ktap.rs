@@ -11,7 +11,7 @@ use crucible_report::ktap::{Suites, suite, text};
 pub struct Written(Arc<Mutex<Option<Result<String, String>>>>);
 
 impl Written {
-    /// Leaves a text, or the reason why there is none.
+    /// The slot for the finished text, or the reason why there is none.
     pub fn set(&self, text: Result<String, String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }
@@ -26,7 +26,7 @@ impl Written {
 pub struct Ktap {
     to: Written,
     command: String,
-    /// By suite and name: a later outcome of a unit replaces an earlier one.
+    /// Outcomes by suite and name: a later outcome of a unit replaces an earlier one.
     suites: Suites,
 }
 

@@ -23,7 +23,7 @@ pub struct Terminal {
     mode: Mode,
     step: Option<Step>,
     units: Option<Units>,
-    /// True when every unit and step is shown: for a run of few and long units.
+    /// True when every unit and step is shown: for a run of a few long units.
     detailed: bool,
     /// True when the units are runs of a bisection, whose lines have more details.
     bisects: bool,
@@ -39,7 +39,7 @@ enum Mode {
 struct Step {
     name: String,
     began: Instant,
-    told: Instant,
+    shown: Instant,
     bar: Option<ProgressBar>,
 }
 
@@ -49,11 +49,11 @@ struct Units {
     resumed: u64,
     done: u64,
     began: Instant,
-    told: Instant,
+    shown: Instant,
 }
 
 impl Units {
-    /// Returns how many units are done, and when the rest will be.
+    /// Returns the number of finished units, and the estimated time for the rest.
     fn text(&self) -> String {
         let left = self.total.saturating_sub(self.resumed + self.done);
         let rest = (self.began.elapsed().as_secs() * left).checked_div(self.done);
@@ -105,7 +105,7 @@ impl Terminal {
         self.step = Some(Step {
             name: name.to_owned(),
             began: now,
-            told: now,
+            shown: now,
             bar,
         });
     }
@@ -120,8 +120,8 @@ impl Terminal {
             }
             bar.set_length(total);
             bar.set_position(done);
-        } else if step.told.elapsed() >= PERIOD {
-            step.told = Instant::now();
+        } else if step.shown.elapsed() >= PERIOD {
+            step.shown = Instant::now();
             let percent = (done * 100).checked_div(total).unwrap_or_default();
             let elapsed = step.began.elapsed().as_secs();
             let left = (elapsed * total.saturating_sub(done)).checked_div(done);
@@ -155,7 +155,7 @@ impl Terminal {
     }
 
     /// Counts a finished unit. Shows it if it did not pass or if all are shown, and now and then
-    /// how far the run is.
+    /// the progress of the run.
     fn unit(&mut self, key: &str, outcome: &Outcome) {
         let result = format!("{key}: {} ({})", outcome.condition.name(), outcome.why);
         if self.detailed || !outcome.is_pass() {
@@ -169,8 +169,8 @@ impl Terminal {
         let text = units.text();
         match &self.step {
             Some(Step { bar: Some(bar), .. }) => bar.set_message(text),
-            _ if units.told.elapsed() >= PERIOD => {
-                units.told = Instant::now();
+            _ if units.shown.elapsed() >= PERIOD => {
+                units.shown = Instant::now();
                 message(format_args!("crucible: {text}"));
             }
             _ => {}
@@ -184,7 +184,7 @@ impl Terminal {
             resumed,
             done: 0,
             began: now,
-            told: now,
+            shown: now,
         };
         if resumed > 0 || !self.detailed {
             self.note(&units.text());
@@ -252,7 +252,7 @@ impl Listener for Terminal {
             }
             Body::Interrupted => {
                 self.end();
-                self.note("interrupted; once more ends at once");
+                self.note("interrupted; a second Ctrl-C ends immediately");
             }
             Body::RunFinished { .. } => self.end(),
             _ => {}
@@ -283,7 +283,7 @@ mod tests {
             resumed: 4,
             done: 0,
             began: Instant::now(),
-            told: Instant::now(),
+            shown: Instant::now(),
         };
         assert_eq!(units.text(), "4 of 10 units");
     }

@@ -47,7 +47,7 @@ fn row((name, what): &Field) -> [String; 2] {
     let what = match what {
         Use::Compared => "yes".to_owned(),
         Use::OfZombies => "of zombies".to_owned(),
-        Use::Grows => "it does not shrink, and grows by no more than a restart costs".to_owned(),
+        Use::Grows => "it does not shrink, and grows by at most the cost of a restart".to_owned(),
         Use::Bits(_, which) => format!("these bits: {which}"),
         Use::Left(why) => format!("no: {why}"),
     };

@@ -75,7 +75,7 @@ fn listed(header: &str) -> Vec<Entry> {
 struct Structure<'a> {
     /// The comment before it.
     comment: &'a str,
-    /// What is between its braces.
+    /// The text between its braces.
     body: &'a str,
 }
 
@@ -92,7 +92,7 @@ fn structure<'a>(header: &'a str, record: &str) -> Option<Structure<'a>> {
     })
 }
 
-/// Returns the text of a comment, without what it says of members.
+/// Returns the text of a comment, without descriptions of members.
 fn remarks(comment: &str) -> String {
     let comment = comment
         .split_once("*/")
@@ -144,7 +144,7 @@ impl Structure<'_> {
     }
 }
 
-/// Returns what a kernel-doc comment says of a member.
+/// Returns the description of a member in a kernel-doc comment.
 fn described(comment: &str, member: &str) -> String {
     let comment = comment
         .split_once("*/")

@@ -2,7 +2,7 @@
 //! The pages of `docs/reference/` that are generated: from the command line's description, from
 //! the tables that the engine parses by, and from the kernel's sources.
 //!
-//! `tests/docs.rs` fails if a page is not what this module writes.
+//! `tests/docs.rs` fails if a page differs from this module's output.
 
 mod command_line;
 mod facts;
@@ -34,7 +34,7 @@ pub struct Page {
 ///
 /// # Errors
 ///
-/// The kernel's sources cannot be read, or have a form that is not known.
+/// The kernel's sources cannot be read, or have an unknown form.
 pub fn pages(guest_kernel: &Path) -> Result<Vec<Page>> {
     let page = |file, title: &str, text: String| Page {
         file,
@@ -88,7 +88,7 @@ fn verdicts() -> String {
         .iter()
         .map(|verdict| [code(verdict.name()), verdict.meaning().to_owned()]);
     let conditions = Condition::ALL.iter().map(|condition| {
-        let blame = condition.blame().map_or("nobody", Blame::name);
+        let blame = condition.blame().map_or("–", Blame::name);
         [
             code(condition.name()),
             condition.meaning().to_owned(),
@@ -171,7 +171,7 @@ fn rules() -> String {
     ) + &image_rules()
 }
 
-/// The rules by which two images may differ.
+/// Returns the table of the rules by which two images may differ.
 fn image_rules() -> String {
     let rows = diff::Rule::ALL.iter().map(|rule| {
         let fields = rule.fields().iter().map(|(kind, fields)| {
@@ -189,10 +189,10 @@ fn image_rules() -> String {
     });
     format!(
         "\n## Images\n\nThe restarted tree, still frozen, is checkpointed once more, and its image is \
-         compared with that which it was restarted from: each byte of each record \
-         (`crucible diff`). These rules forgive that a field differs, and in which way; whatever else \
-         differs is a difference. `--exact` uses none.\n\n{}",
-        table(["rule", "fields", "forgives"], rows)
+         compared with the image from which it was restarted: each byte of each record \
+         (`crucible diff`). The comparison ignores only these differences of fields; \
+         `--exact` uses no rule.\n\n{}",
+        table(["rule", "fields", "ignores"], rows)
     )
 }
 

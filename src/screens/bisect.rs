@@ -8,10 +8,10 @@ use crucible_bisect::{Answer, Crossed, NodeReport, NodeState, Report};
 use super::lines;
 use crate::bisection::{Record, short};
 
-/// Probability from which on a commit that was not built is shown.
+/// Minimum probability of a shown commit that was not built.
 const LIKELY: f64 = 0.01;
 
-/// Returns what a search has found out, in one line.
+/// Returns the result of a search, in one line.
 pub fn answer(report: &Report) -> String {
     let name = |node: usize| {
         let node = &report.nodes[node];
@@ -101,7 +101,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
     if !report.answer.nodes().is_empty() {
         let _ = writeln!(
             text,
-            "  certain  {:.2} % ({:.1} % asked for)",
+            "  certain  {:.2} % ({:.1} % required)",
             report.probability * 100.0,
             report.confidence * 100.0
         );

@@ -37,8 +37,11 @@ pub fn screen(report: &Report<Cell, MatrixSummary>, record: &Record) -> String {
     for (call, count) in &summary.excluded {
         add(&mut text, format_args!("{count:>7} excluded by {call}"));
     }
-    for (came, count) in &summary.no_such_stop {
-        add(&mut text, format_args!("{count:>7} no such stop: {came}"));
+    for (reached, count) in &summary.no_such_stop {
+        add(
+            &mut text,
+            format_args!("{count:>7} no such stop: {reached}"),
+        );
     }
     add(
         &mut text,
@@ -164,7 +167,7 @@ mod tests {
             image_rules: Default::default(),
             cell: name.to_owned(),
             class,
-            why: Some("the restarted run observed something different".to_owned()),
+            why: Some("the observations of the restarted run differ".to_owned()),
             differs: Some(["one".to_owned(), "other".to_owned()]),
             ms: 9,
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a finished run prints: one screen for each command.
+//! The screens that finished runs print, one for each command.
 
 pub mod adversary;
 pub mod backends;
@@ -36,7 +36,7 @@ pub fn lines(text: &mut String, indent: &str, all: &[String]) {
     }
 }
 
-/// Adds what there is to find the cause of an outcome with: places in the source, the command that
+/// Adds the evidence of an outcome's cause: places in the source, the command that
 /// opens the guest's memory, and at most `most` lines of a report.
 pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize) {
     for line in outcome.evidence.lines() {
@@ -49,7 +49,7 @@ pub fn evidence(text: &mut String, indent: &str, outcome: &Outcome, most: usize)
     );
 }
 
-/// Returns who is to blame, in brackets, or nothing.
+/// Returns the party to blame, in brackets; empty if there is none.
 pub fn blame(outcome: &Outcome) -> String {
     match outcome.condition.blame() {
         Some(blame) => format!(" [{}]", blame.name()),
@@ -57,7 +57,7 @@ pub fn blame(outcome: &Outcome) -> String {
     }
 }
 
-/// Adds the first line: the run's name, its verdict, who is to blame, and the reason.
+/// Adds the first line: the run's name, its verdict, the party to blame, and the reason.
 pub fn head(text: &mut String, name: &str, record: &Record) {
     let outcome = &record.outcome;
     // Writing to a string cannot fail.
@@ -85,7 +85,7 @@ pub fn failure<D>(text: &mut String, finding: &Finding<D>, most: usize) {
     evidence(text, "    ", outcome, most);
 }
 
-/// Adds what is not about a unit: why nothing was run, guests that failed, what is left.
+/// Adds the lines that are not about a unit: why nothing was run, guests that failed, units left.
 pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
     for (what, outcome) in report
         .unplanned

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The screen of `crucible nightly` and `crucible results show`: what has changed first.
+//! The screen of `crucible nightly` and `crucible results show`: the changes first.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -63,11 +63,7 @@ pub fn screen(report: &NightReport) -> String {
         .collect();
     if !criu.is_empty() {
         let pass = criu.iter().filter(|test| !test.change.is_bad()).count();
-        let _ = writeln!(
-            text,
-            "  beside   {pass} of {} tests pass with CRIU",
-            criu.len()
-        );
+        let _ = writeln!(text, "  CRIU     {pass} of {} tests pass", criu.len());
     }
     for (reason, tests) in grouped(report, Change::NotRun) {
         let _ = writeln!(text, "  not run  {}: {reason}", names(&tests));
@@ -86,7 +82,7 @@ pub fn screen(report: &NightReport) -> String {
     text
 }
 
-/// Returns the tests with this change, by signature: a bug is one line however many rows it hits.
+/// Returns the tests with this change, by signature: a bug is one line, however many tests fail.
 fn grouped(report: &NightReport, change: Change) -> BTreeMap<&str, Vec<&Judgement>> {
     let mut groups: BTreeMap<&str, Vec<&Judgement>> = BTreeMap::new();
     let ours = |test: &&Judgement| !test.test.is_comparison() || change == Change::NotRun;

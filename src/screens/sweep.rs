@@ -9,7 +9,7 @@ use crucible_engine::sweep::{CaseAnalysis, PointDetail};
 
 use super::{blame, end, evidence, others};
 
-/// Maximal number of repeat commands shown for points that fail in the same way; the record has
+/// Maximum number of repeat commands shown for points that fail in the same way; the record has
 /// all points.
 const COMMANDS: usize = 3;
 
@@ -137,7 +137,8 @@ fn one(text: &mut String, sweep: &SweepSummary, case: &CaseAnalysis, record: &Re
     }
 }
 
-/// Returns the command that tries one point: that of the sweep, without what selects points.
+/// Returns the command that tries one point: that of the sweep, without the options that select
+/// points.
 fn repeat(sweep: &str, case: &str, point: &str) -> String {
     let mut words: Vec<&str> = sweep.split(' ').collect();
     for option in ["--every", "--limit", "--case", "--point"] {

@@ -12,10 +12,10 @@ use ratatui::widgets::Widget;
 /// Width of a bar.
 const BAR: u64 = 20;
 
-/// What a part of a night does.
+/// The state of a part of a night.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
-    /// Neither started nor finished, as far as this record shows.
+    /// Neither started nor finished, as far as these files show.
     #[default]
     Waiting,
     /// It has not ended.
@@ -29,7 +29,7 @@ pub enum State {
 pub struct Part {
     /// Its name.
     pub name: String,
-    /// What it does.
+    /// Its state.
     pub state: State,
     /// Number of units that are planned.
     pub units: u64,
@@ -41,10 +41,10 @@ pub struct Part {
     pub seconds_left: Option<u64>,
 }
 
-/// How far a night or a run is.
+/// The progress of a night or a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What it is.
+    /// The name of the night or the run.
     pub title: String,
     /// Its parts.
     pub parts: Vec<Part>,
@@ -84,7 +84,7 @@ impl Part {
 }
 
 impl Progress {
-    /// A screen before the first event.
+    /// Returns a screen before the first event.
     pub fn new(title: String) -> Self {
         Self {
             title,
@@ -98,7 +98,7 @@ impl Progress {
         !self.parts.is_empty() && self.parts.iter().all(|part| part.state == State::Ended)
     }
 
-    /// Returns it as lines, for what is not a terminal.
+    /// Returns it as lines, for output that is not a terminal.
     pub fn lines(&self) -> Vec<String> {
         let parts = self.parts.iter().map(Part::line);
         let failures = self.failures.iter().map(|it| format!("failed  {it}"));
@@ -120,7 +120,7 @@ impl Widget for &Progress {
             lines.push((format!("{} {}", part.bar(), part.line()), style));
         }
         lines.push((String::new(), Style::new()));
-        // The last ones are the news; the last line says how to leave.
+        // The last ones are new; the last line has the key to leave.
         let room = usize::from(area.height).saturating_sub(lines.len() + 1);
         let hidden = self.failures.len().saturating_sub(room);
         for failure in &self.failures[hidden..] {

@@ -48,7 +48,7 @@ long planted_state(void)
 	return schedule_timeout(250);
 }
 
-/* a static function in a section of its own, not inlined */
+/* a static function in its own section, not inlined */
 static void __attribute__((noinline, section(".text.unlikely")))
 planted_io(void)
 {

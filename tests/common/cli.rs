@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Time between two looks at a running command.
+/// Interval of checks of a running command.
 const PERIOD: Duration = Duration::from_millis(50);
 
 /// The built binary.
@@ -25,7 +25,7 @@ pub struct Run {
     _directory: Option<TempDir>,
 }
 
-/// What a command has left.
+/// The end of a command, with its output.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit status.
@@ -39,7 +39,7 @@ pub struct Ended {
     _directory: Option<TempDir>,
 }
 
-/// Prepares a command that leaves no results, without a terminal.
+/// Prepares a command that writes no results, without a terminal.
 pub fn program(args: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command
@@ -69,7 +69,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // What it has started ends with it.
+            // Its child processes end with it.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -107,7 +107,7 @@ pub fn run(args: &[&str]) -> Ended {
 }
 
 impl Run {
-    /// The process of the command.
+    /// Returns the process of the command.
     pub fn pid(&self) -> u32 {
         self.child.0.as_ref().expect("a child").id()
     }
@@ -131,7 +131,8 @@ impl Run {
         }
     }
 
-    /// Waits until the command prints a message with this text. Returns what follows it on its line.
+    /// Waits until the command prints a message with this text. Returns the text that follows it
+    /// on its line.
     pub fn wait_message(&mut self, text: &str) -> String {
         let mut pipe = self.child.get().stderr.take().expect("a pipe");
         let mut all = Vec::new();
@@ -204,7 +205,7 @@ impl Ended {
             .unwrap_or_else(|error| panic!("no record ({error}): {}\n{}", self.stdout, self.stderr))
     }
 
-    /// The exit code.
+    /// Returns the exit code.
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -228,7 +229,7 @@ pub fn events(results: &Path) -> String {
         .collect()
 }
 
-/// Returns the processes that a process has started and those that these have.
+/// Returns the descendants of a process.
 pub fn children(pid: u32) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {

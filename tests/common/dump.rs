@@ -20,7 +20,7 @@ pub fn check(unit: &Value, functions: &[&str]) {
         .iter()
         .map(|request| format!("-ex '{request}'"))
         .collect();
-    // The command that the user copies, with more arguments.
+    // The command that the user would copy, with more arguments.
     let command = format!("exec {open} -nx -batch {}", requests.join(" "));
     let output = Command::new("/bin/sh")
         .args(["-c", &command])
@@ -32,7 +32,7 @@ pub fn check(unit: &Value, functions: &[&str]) {
         .iter()
         .any(|name| text.contains(&format!("\n{name}")));
     assert!(found, "{functions:?}: {text}");
-    // The stack is there, too.
+    // The dump has the stack, too.
     assert!(!text.contains("Cannot access memory"), "{text}");
     let path = open.rsplit(' ').next().unwrap_or_default();
     let metadata = std::fs::metadata(path).expect(path);

@@ -28,14 +28,14 @@ pub fn python() -> PathBuf {
     python
 }
 
-/// Runs a program that must succeed. Returns what it prints.
+/// Runs a program that must succeed. Returns its output.
 pub fn output(command: &mut Command) -> String {
     let output = command.output().expect("a program");
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// Returns what the kernel's own parser says of a file.
+/// Returns the output of the kernel's own parser for a file.
 pub fn kunit(file: &Path) -> String {
     let fixture = super::fixture();
     let source = fixture.cache.root().join("kernel-source");

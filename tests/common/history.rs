@@ -12,7 +12,7 @@ use super::cli;
 /// The planted bug: a restart that changes the umask.
 pub const BUG: (&str, &str) = ("fs->umask = rec->umask;", "fs->umask = rec->umask ^ 2;");
 
-/// Runs git; returns what it prints.
+/// Runs git; returns its output.
 pub fn git(directory: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=x", "-c", "user.email=x@localhost"])
@@ -41,7 +41,7 @@ pub fn change(directory: &Path, name: &str, how: &dyn Fn(String) -> String) {
     fs::write(path, changed).expect("a source file");
 }
 
-/// A history of one commit, with the tag `good`.
+/// Makes a history of one commit, with the tag `good`.
 pub fn base(directory: &Path) {
     let copied = Command::new("cp")
         .args(["-a", concat!(env!("CARGO_MANIFEST_DIR"), "/guest-kernel")])

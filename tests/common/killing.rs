@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::cli;
 
-/// Limit for what a killed command has started to end.
+/// Time limit for the end of processes that a killed command has started.
 pub const LEFT: Duration = Duration::from_secs(20);
 
-/// Time between two looks at processes.
+/// Interval of checks of processes.
 pub const PERIOD: Duration = Duration::from_millis(50);
 
 /// A small generator of numbers (xorshift64*).
@@ -54,7 +54,7 @@ pub fn start(args: &[&str], results: &Path, cache: Option<&Path>) -> Child {
     command.spawn().expect("the crucible binary to run")
 }
 
-/// Kills a command after a while. Returns false when it had ended by then.
+/// Kills a command after a while. Returns false when it had ended before.
 pub fn kill(mut child: Child, after: Duration) -> bool {
     let id = child.id();
     let began = Instant::now();

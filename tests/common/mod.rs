@@ -16,7 +16,7 @@ pub mod scripts;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crucible::boot_artefacts::{BootArtefacts, GuestArgs};
+use crucible::boot_artefacts::{BootArtefacts, FlavourArg, GuestArgs, KernelArgs};
 use crucible::context::{Context, Global};
 use crucible::machines::{MachineArg, MachineArgs};
 use crucible_artefacts::{Cache, Progress, Sources};
@@ -51,14 +51,21 @@ pub struct Fixture {
     artefacts: BootArtefacts,
 }
 
-static BED: LazyLock<Fixture> = LazyLock::new(|| {
+static BASE: LazyLock<Fixture> = LazyLock::new(|| prepare(FlavourArg::Base));
+static DEBUG: LazyLock<Fixture> = LazyLock::new(|| prepare(FlavourArg::Debug));
+
+fn prepare(flavour: FlavourArg) -> Fixture {
     let context = Context::new(&Global {
         no_install: false,
         quiet: false,
         verbose: false,
     });
     let args = GuestArgs {
-        // The same machine on every host. A test that wants a snapshot takes it itself.
+        kernel: KernelArgs {
+            flavour,
+            ..KernelArgs::default()
+        },
+        // The machine is the same on every host. A test that needs a snapshot takes it itself.
         machine: MachineArgs {
             machine: MachineArg::Qemu,
             vcpus: 1,
@@ -74,11 +81,16 @@ static BED: LazyLock<Fixture> = LazyLock::new(|| {
         sources: context.sources().expect("sources"),
         context,
     }
-});
+}
 
-/// Returns the artefacts. Makes those that are not cached.
+/// Returns the artefacts of the base flavour. Makes those that are not cached.
 pub fn fixture() -> &'static Fixture {
-    &BED
+    &BASE
+}
+
+/// Returns the artefacts of the debug flavour. Makes those that are not cached.
+pub fn debug_fixture() -> &'static Fixture {
+    &DEBUG
 }
 
 /// Returns the description of a machine that has not been started, and the directory of its files.
@@ -93,12 +105,16 @@ pub fn spec() -> (TempDir, MachineSpec) {
     (directory, spec)
 }
 
-/// Boots a guest, and waits until its agent answers.
+/// Boots a guest of the base flavour, and waits until its agent answers.
 pub fn boot() -> (TempDir, Guest) {
-    let Fixture {
-        artefacts, context, ..
-    } = fixture();
-    let directory = tempfile::tempdir().expect("a directory");
-    let guest = artefacts.boot(context, directory.path(), LONG);
-    (directory, guest.expect("a guest"))
+    fixture().boot()
+}
+
+impl Fixture {
+    /// Boots a guest, and waits until its agent answers.
+    pub fn boot(&self) -> (TempDir, Guest) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let guest = self.artefacts.boot(&self.context, directory.path(), LONG);
+        (directory, guest.expect("a guest"))
+    }
 }

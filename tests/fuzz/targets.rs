@@ -31,7 +31,8 @@ pub fn image(data: &[u8]) {
         _ => (data.len(), Summary::read(data)),
     };
     let Ok(summary) = summary else { return };
-    // Linear in the image: at most a path of the maximum length, spelled out, for each mapping.
+    // The output is linear in the image's size: at most a path of the maximum length, spelled out,
+    // for each mapping.
     let json = serde_json::to_string(&summary).expect("a summary as JSON");
     let json = shown_json(&json);
     assert!(json.len() <= 1000 * (size + 1000), "{}", json.len());
@@ -73,7 +74,8 @@ pub fn script(image: &[u8]) -> Vec<u8> {
     script
 }
 
-/// Reads frames as the host and the agent do: from the input, and the input as the text of one.
+/// Reads frames as the host and the agent do: from the input itself, and with the input as the
+/// text of one frame.
 pub fn frame(data: &[u8]) {
     frames::<Reply>(data);
     frames::<Request>(data);
@@ -83,7 +85,7 @@ fn frames<T: Serialize + DeserializeOwned>(data: &[u8]) {
     let whole = [&(data.len() as u32).to_le_bytes(), data].concat();
     for mut from in [data, &whole] {
         while let Ok(message) = frame::read::<Envelope<T>>(&mut from) {
-            // What was read can be sent, and is read again.
+            // A message that was read can be sent, and is read again.
             let mut sent = Vec::new();
             frame::write(&mut sent, &message).expect("a frame");
             let again: Envelope<T> = frame::read(&mut sent.as_slice()).expect("the same frame");
@@ -95,7 +97,7 @@ fn frames<T: Serialize + DeserializeOwned>(data: &[u8]) {
 
 /// Reads the input as `scenario.toml`.
 pub fn scenario(data: &[u8]) {
-    // In memory, since each input becomes a file.
+    // Use a file system in memory, because each input becomes a file.
     static DIRECTORY: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let directory = directory.expect("a directory");

@@ -23,7 +23,7 @@
 
 #define PERIOD_NS 100000
 
-/* The number of entries in a second; a tick is 4 ms. */
+/* The number of guest entries per second; a tick is 4 ms. */
 #define TOO_MANY 30000
 
 /* Number of guest entries. */
@@ -44,7 +44,7 @@ static int must(const char *what, int result)
 	return result;
 }
 
-/* Enters and leaves a guest that has interrupts off, while KVM waits for them to be on. */
+/* Enters and leaves a guest that has interrupts off, while KVM waits until they are on. */
 static void run_guest(long long end)
 {
 	/* out %al, $0x10; and again */

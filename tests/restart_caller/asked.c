@@ -30,7 +30,7 @@ static const struct {
 	const char *name;
 	int option;
 	unsigned long arg;
-	int pointer;		/* to an int that the call fills */
+	int pointer;		/* address of an int that the call sets */
 } options[] = {
 	{ "timer slack", PR_GET_TIMERSLACK },
 	{ "huge pages disabled", PR_GET_THP_DISABLE },

@@ -639,7 +639,7 @@ static void strict_begin(void)
 		close(ends[1]);
 		prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
 		syscall(SYS_read, ends[0], &byte, 1);
-		/* a forbidden call, which kills it */
+		/* a forbidden call, which kills the child */
 		if (byte == '?')
 			syscall(SYS_getpid);
 		syscall(SYS_exit, 5);

@@ -9,54 +9,33 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/fs.h>
-#include <linux/seccomp.h>
-#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdint.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CGROUP	"/sys/fs/cgroup/stuck"
-#define LIMIT	60	/* seconds in which the task must reach its place */
+#include "stuck.h"
 
-#define CHECK(what) \
-	do { \
-		if (!(what)) \
-			die(#what, __LINE__); \
-	} while (0)
+#define LIMIT	60	/* time limit, in seconds, for the task to reach its place */
 
-/* Memory shared by the task and the process that ends its sleep. */
-struct shared {
-	volatile int fd;
-	volatile int tid;
-	volatile int done;
-	char *area;
-};
+struct shared *shared;
 
-static struct shared *shared;
-
-static void die(const char *what, int line)
+void die(const char *what, const char *file, int line)
 {
-	fprintf(stderr, "stuck.c:%d: %s: %s\n", line, what, strerror(errno));
+	fprintf(stderr, "%s:%d: %s: %s\n", file, line, what, strerror(errno));
 	kill(0, SIGKILL);
 	exit(2);
 }
 
-static void put(const char *path, const char *text)
+void put(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY);
 
@@ -65,7 +44,7 @@ static void put(const char *path, const char *text)
 	close(fd);
 }
 
-static char *get(const char *path)
+char *get(const char *path)
 {
 	static char text[4096];
 	int fd = open(path, O_RDONLY);
@@ -77,38 +56,71 @@ static char *get(const char *path)
 	return text;
 }
 
-static void pass_time(void)
+/* Lets others run; returns true when the case has taken too long. */
+static bool expired(void)
 {
 	static time_t end;
 
 	if (!end)
 		end = time(NULL) + LIMIT;
-	errno = ETIME;
-	CHECK(time(NULL) < end);
 	sched_yield();
+	return time(NULL) >= end;
 }
 
-/* Waits until a task's kernel stack contains this function. */
-static void wait_for_place(pid_t pid, const char *function)
+void pass_time(void)
 {
-	char path[64];
+	errno = ETIME;
+	CHECK(!expired());
+}
+
+/* Waits until a task's kernel stack contains this function, and prints the stack. */
+void wait_for_place(pid_t pid, const char *function)
+{
+	char path[64], *stack, *line;
 
 	snprintf(path, sizeof(path), "/proc/%d/stack", pid);
-	while (!strstr(get(path), function))
+	while (stack = get(path), !strstr(stack, function)) {
+		if (!expired())
+			continue;
+		fprintf(stderr, "%d is not in %s, but in\n%s", pid, function, stack);
+		errno = ETIME;
+		die("its place", __FILE__, __LINE__);
+	}
+	printf("stack of %d:", pid);
+	/* [<0>] pipe_read+0x2f1/0x3f0 */
+	for (line = strtok(stack, "\n"); line; line = strtok(NULL, "\n")) {
+		char *name = strchr(line, ' ');
+
+		if (name)
+			printf("%.*s", (int)strcspn(name, "+"), name);
+	}
+	printf("\n");
+}
+
+/* Waits until the task says that it has begun, and lets it go on. */
+void let_go(void)
+{
+	while (!shared->tid)
 		pass_time();
+	shared->done = 1;
+}
+
+/* Waits until the other process lets the task go on. */
+void begin(void)
+{
+	shared->tid = 1;
+	while (!shared->done)
+		sched_yield();
 }
 
 /* Moves the caller into the cgroup that is frozen. */
-static void join(void)
+void join(void)
 {
 	put(CGROUP "/cgroup.procs", "0");
 }
 
-/*
- * Runs the checkpoint, which must fail with a message and leave no task frozen.
- * Its log goes to standard output; /run is not on a disk.
- */
-static void checkpoint(pid_t root)
+/* Runs the checkpoint. Its log goes to standard output; /run is not on a disk. */
+void run_checkpoint(pid_t root)
 {
 	char number[16];
 	int status;
@@ -122,190 +134,47 @@ static void checkpoint(pid_t root)
 		dup2(1, 2);
 		execl("/opt/crucible/checkpoint", "checkpoint", "--freeze",
 		      "--limit", "2", "-o", "/run/stuck.image", number, NULL);
-		die("execl", __LINE__);
+		die("execl", __FILE__, __LINE__);
 	}
 	CHECK(waitpid(pid, &status, 0) == pid);
 	printf("checkpoint exits %d\n", WEXITSTATUS(status));
+}
+
+/* Runs the checkpoint, which must fail with a message and leave no task frozen. */
+void checkpoint(pid_t root)
+{
+	run_checkpoint(root);
 	printf("cgroup.freeze is %s", get(CGROUP "/cgroup.freeze"));
 	fflush(stdout);
 }
 
 /* Waits for the task, which must complete its work. */
-static void ends(pid_t pid)
+void ends(pid_t pid)
 {
 	int status;
 
 	CHECK(waitpid(pid, &status, 0) == pid);
 	printf("the task exits %d\n",
 	       WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+	if (WIFSIGNALED(status) && WCOREDUMP(status))
+		printf("with a core\n");
 }
 
 /* Forks. CLONE_FILES shares the descriptors, so that the parent can be the supervisor. */
-static pid_t fork_with(unsigned long flags)
+pid_t fork_with(unsigned long flags)
 {
 	return syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
 }
 
-/* A system call whose supervisor has read the notification, but not answered. */
-static void seccomp_notification(void)
+/* Allocates memory, and writes to all of it. */
+void fill_memory(size_t size)
 {
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-			 offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { sizeof(code) / sizeof(*code), code };
-	struct seccomp_notif asked = { 0 };
-	struct seccomp_notif_resp answer = { 0 };
-	pid_t pid = fork_with(CLONE_FILES);
+	char *memory = malloc(size);
 
-	CHECK(pid >= 0);
-	if (!pid) {
-		join();
-		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-		shared->fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-				     SECCOMP_FILTER_FLAG_NEW_LISTENER |
-				     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &prog);
-		CHECK(shared->fd >= 0);
-		_exit(syscall(SYS_getppid) == 77 ? 7 : 1);
-	}
-	while (shared->fd < 0)
-		pass_time();
-	CHECK(!ioctl(shared->fd, SECCOMP_IOCTL_NOTIF_RECV, &asked));
-	wait_for_place(pid, "seccomp_do_user_notification");
-	checkpoint(pid);
-	answer.id = asked.id;
-	answer.val = 77;
-	CHECK(!ioctl(shared->fd, SECCOMP_IOCTL_NOTIF_SEND, &answer));
-	ends(pid);
-}
-
-/* A system call that writes to memory whose content the userfaultfd monitor must provide. */
-static void userfault(void)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register all = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_zeropage zero = { 0 };
-	struct uffd_msg message;
-	size_t size = sysconf(_SC_PAGESIZE);
-	pid_t pid = fork_with(CLONE_FILES);
-
-	CHECK(pid >= 0);
-	if (!pid) {
-		char *area = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
-		int from = open("/proc/self/comm", O_RDONLY);
-
-		join();
-		all.range.start = (uintptr_t)area;
-		all.range.len = size;
-		CHECK(fd >= 0 && from >= 0 && area != MAP_FAILED);
-		CHECK(!ioctl(fd, UFFDIO_API, &api));
-		CHECK(!ioctl(fd, UFFDIO_REGISTER, &all));
-		shared->area = area;
-		shared->fd = fd;
-		_exit(read(from, area, 16) == 6 && !memcmp(area, "stuck\n", 6) ? 7 : 1);
-	}
-	while (shared->fd < 0)
-		pass_time();
-	CHECK(read(shared->fd, &message, sizeof(message)) == sizeof(message));
-	CHECK(message.event == UFFD_EVENT_PAGEFAULT);
-	wait_for_place(pid, "handle_userfault");
-	checkpoint(pid);
-	zero.range.start = (uintptr_t)shared->area;
-	zero.range.len = size;
-	CHECK(!ioctl(shared->fd, UFFDIO_ZEROPAGE, &zero));
-	ends(pid);
-}
-
-/* The init of a pid namespace with a process that a tracer outside has not reaped. */
-static void pid_namespace(void)
-{
-	char path[64];
-	pid_t pid, child;
-	int status;
-
-	pid = fork_with(CLONE_NEWPID);
-	CHECK(pid >= 0);
-	if (!pid) {
-		join();
-		pid = fork();
-		CHECK(pid >= 0);
-		if (!pid) {
-			for (;;)
-				pause();
-		}
-		shared->tid = 1;
-		while (!shared->done)
-			sched_yield();
-		_exit(7);
-	}
-	while (!shared->tid)
-		pass_time();
-	/* the child's pid in this namespace */
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
-	child = atoi(get(path));
-	CHECK(child > 0);
-	CHECK(!ptrace(PTRACE_SEIZE, child, 0, 0));
-	shared->done = 1;
-	wait_for_place(pid, "zap_pid_ns_processes");
-	checkpoint(pid);
-	CHECK(waitpid(child, &status, __WALL) == child);
-	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	ends(pid);
-}
-
-/* A write to a file system that an administrator has frozen. */
-static void frozen_file_system(void)
-{
-	int disk = open("/work", O_RDONLY | O_DIRECTORY);
-	pid_t pid;
-
-	CHECK(disk >= 0);
-	pid = fork();
-	CHECK(pid >= 0);
-	if (!pid) {
-		int fd = open("/work/written", O_WRONLY | O_CREAT, 0600);
-
-		CHECK(fd >= 0);
-		join();
-		shared->tid = 1;
-		while (!shared->done)
-			sched_yield();
-		_exit(write(fd, "x", 1) == 1 ? 7 : 1);
-	}
-	while (!shared->tid)
-		pass_time();
-	CHECK(!ioctl(disk, FIFREEZE, 0));
-	shared->done = 1;
-	wait_for_place(pid, "percpu_rwsem_wait");
-	checkpoint(pid);
-	CHECK(!ioctl(disk, FITHAW, 0));
-	ends(pid);
-}
-
-/* A read from an empty pipe: a sleep that the freeze interrupts. */
-static void empty_pipe(void)
-{
-	int ends_of[2];
-	char byte;
-	pid_t pid;
-
-	CHECK(!pipe(ends_of));
-	pid = fork();
-	CHECK(pid >= 0);
-	if (!pid) {
-		join();
-		_exit(read(ends_of[0], &byte, 1) == 1 ? 7 : 1);
-	}
-	wait_for_place(pid, "pipe_read");
-	/* not saved, because both ends are also open here; but it freezes */
-	checkpoint(pid);
-	CHECK(write(ends_of[1], "x", 1) == 1);
-	ends(pid);
+	CHECK(memory);
+	memset(memory, 1, size);
+	/* the compiler must not drop it */
+	__asm__ volatile("" : : "r"(memory) : "memory");
 }
 
 /* Copies the buffered output to the original standard output. */
@@ -328,14 +197,36 @@ int main(int argc, char **argv)
 	} cases[] = {
 		{ "seccomp", seccomp_notification },
 		{ "userfault", userfault },
+		{ "pages", userfault_pages },
+		{ "event", userfault_event },
+		{ "futex", userfault_futex },
 		{ "pidns", pid_namespace },
+		{ "core", core_dump },
 		{ "fsfreeze", frozen_file_system },
+		{ "freezing", freezing_file_system },
+		{ "inode", freeing_inode },
+		{ "entry", removed_proc_entry },
+		{ "v1", frozen_by_v1 },
+		{ "restart", stalled_restart },
+		{ "checkpoint", stalled_checkpoint },
 		{ "pipe", empty_pipe },
+		{ "fanotify", permission_event },
+		{ "fuse", fuse_request },
+		{ "init", fuse_init },
+		{ "flush", fuse_flush },
+		{ "autofs", automount },
+		{ "module", module_loading },
+		{ "memcg", memory_cgroup },
+		{ "uring", uring_request },
 	};
-
 	int given;
 
-	CHECK(argc == 2);
+	CHECK(argc >= 2);
+	/* as the program of core_pattern, or as modprobe */
+	if (!strcmp(argv[1], "core-reader") || !strcmp(argv[1], "-q")) {
+		read_when_told();
+		return 0;
+	}
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(shared != MAP_FAILED);
@@ -353,5 +244,5 @@ int main(int argc, char **argv)
 		hand_over(given);
 		return 0;
 	}
-	die(argv[1], __LINE__);
+	die(argv[1], __FILE__, __LINE__);
 }

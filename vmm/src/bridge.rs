@@ -29,7 +29,7 @@ pub(crate) fn input(base: &Path) -> PathBuf {
     base.with_extension("in")
 }
 
-/// Makes both files. The process may not.
+/// Makes both files, which the confined process may not create.
 pub(crate) fn make(base: &Path) -> io::Result<[PathBuf; 2]> {
     let files = [output(base), input(base)];
     File::create(&files[0])?;
@@ -46,23 +46,23 @@ pub(crate) fn remove_input(base: &Path) -> io::Result<()> {
     }
 }
 
-/// How a stream's bytes are passed.
+/// The encoding in which a stream's bytes are passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// As they are.
+    /// Unchanged.
     Plain,
-    /// As [`line`] describes.
+    /// The encoding of [`line`].
     Line,
 }
 
-/// Starts to pass bytes. `alive` is closed at its other end when the process ends; what it has
-/// written by then is passed. Returns the stream.
+/// Starts to pass bytes. `alive` is closed at its other end when the process ends; output that it
+/// has written by then is passed. Returns the stream.
 pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let file = File::open(output(base))?;
     let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     inotify::add_watch(&changes, output(base), inotify::WatchFlags::MODIFY)?;
-    // With a reader of our own, this waits for no other.
+    // With our own reader open, this does not wait for a reader.
     let fifo = OpenOptions::new()
         .read(true)
         .write(true)
@@ -91,7 +91,7 @@ pub(crate) fn start(base: &Path, alive: UnixStream, kind: Kind) -> io::Result<Un
     Ok(ours)
 }
 
-/// The bytes that a guest sends on a line; its messages are passed on.
+/// A reader of a guest's line, which passes on only the messages.
 struct Messages<'a> {
     to: &'a UnixStream,
     receiver: Receiver,
@@ -117,7 +117,7 @@ impl Write for Messages<'_> {
     }
 }
 
-/// Sends what there is each time that the guest asks for it.
+/// Sends the available bytes each time that the guest asks for them.
 fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -> io::Result<()> {
     let mut buffer = [0; 1 + line::MOST];
     while asked.recv().is_ok() {
@@ -131,8 +131,8 @@ fn answer(mut from: impl Read, mut to: impl Write, asked: &mpsc::Receiver<()>) -
     Ok(())
 }
 
-/// Copies all there is. [`io::copy`] would splice, which locks the FIFO while it waits for the socket:
-/// the process could not even open it.
+/// Copies all bytes. [`io::copy`] would splice, which locks the FIFO while it waits for the
+/// socket: the process could not even open it.
 fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// How long to look for something that must not come.
+    /// Time for which to watch for something that must not come.
     const MOMENT: Timespec = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,

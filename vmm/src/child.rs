@@ -143,12 +143,13 @@ fn close_others(promised: &[i32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes exec(2) close the descriptors from `first` on, one by one up to the limit of this process.
+/// Makes exec(2) close the descriptors from `first` on, one by one, up to the limit of this
+/// process.
 fn close_each(first: i32) {
     let limit = getrlimit(Resource::Nofile).current;
     let end = limit.map_or(MOST_FILES, |limit| limit.min(MOST_FILES as u64) as i32);
     for number in first..end {
-        // SAFETY: only the flags of the descriptor are changed; if there is none, this fails.
+        // SAFETY: the call only changes flags of the descriptor, and fails if there is none.
         let fd = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
     }
@@ -182,11 +183,11 @@ fn listen(address: &DebuggerAddress) -> Result<OwnedFd> {
 /// Takes ownership of the socket that this process inherited at `number`. Call it once for each
 /// number, before this process opens other files.
 pub(crate) fn inherited(number: i32) -> io::Result<UnixStream> {
-    // A monitor that is started by hand has something else at this number, or nothing.
+    // A monitor that is started by hand may have a different descriptor at this number, or none.
     // SAFETY: the descriptor is only inspected.
     let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
     rustix::net::sockopt::socket_type(there)?;
-    // SAFETY: it is open, and nothing else in this process owns it.
+    // SAFETY: the descriptor is open, and no other code in this process owns it.
     Ok(unsafe { UnixStream::from_raw_fd(number) })
 }
 
@@ -195,7 +196,7 @@ pub(crate) fn inherited_file(number: i32) -> io::Result<File> {
     // SAFETY: the descriptor is only inspected.
     let there = unsafe { rustix::fd::BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_getfd(there)?;
-    // SAFETY: it is open, and nothing else in this process owns it.
+    // SAFETY: the descriptor is open, and no other code in this process owns it.
     Ok(unsafe { File::from_raw_fd(number) })
 }
 
@@ -250,7 +251,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Returns what a child wrote to standard error, joined into one line.
+/// Returns a child's standard error, joined into one line.
 pub(crate) fn stderr_text(messages: &Path) -> String {
     match fs::read_to_string(messages) {
         Ok(text) if !text.trim().is_empty() => text.trim().replace('\n', "; "),
@@ -359,7 +360,7 @@ mod tests {
     fn descriptors_that_are_not_promised_are_closed_on_old_kernels_too() {
         let open = |closed: bool| {
             let (near, far) = io::pipe().unwrap();
-            // Numbers that nothing else uses, without FD_CLOEXEC.
+            // Unused numbers, without FD_CLOEXEC.
             let files = [near.as_fd(), far.as_fd()].map(|fd| {
                 let fd = rustix::io::fcntl_dupfd_cloexec(fd, 200).unwrap();
                 rustix::io::fcntl_setfd(&fd, FdFlags::empty()).unwrap();
@@ -373,7 +374,7 @@ mod tests {
                     close_each(3);
                     Ok(())
                 };
-                // SAFETY: it only makes system calls.
+                // SAFETY: the closure only makes system calls.
                 unsafe { command.pre_exec(close) };
             }
             let output = String::from_utf8(command.output().unwrap().stdout).unwrap();

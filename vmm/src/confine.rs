@@ -2,15 +2,15 @@
 //! Confines a machine's process from its first instruction, between `fork` and `exec`.
 //!
 //! A guest that escapes from its machine, and a snapshot or kernel that exploits a parser, controls
-//! that process. `docs/design/host-threats.md` says what it can do then.
+//! that process. `docs/design/host-threats.md` lists the limits of such a guest.
 //!
 //! | mechanism | QEMU | our monitor | protects |
 //! |---|---|---|---|
-//! | an empty environment | yes, but for `LD_LIBRARY_PATH` | yes | the secrets in it |
+//! | an empty environment | yes, except `LD_LIBRARY_PATH` | yes | the secrets in it |
 //! | only the promised descriptors (`child`) | yes | yes | files and sockets that the caller had open |
 //! | no new privileges | yes | yes | rights of set-user-ID programs |
 //! | Landlock | yes | yes | all files but those that it boots from, and other processes |
-//! | no capabilities, an empty bounding set | yes | by itself, later | what only root may do |
+//! | no capabilities, an empty bounding set | yes | by itself, later | privileges of root |
 //! | its own network namespace | yes | no | the network |
 //! | seccomp: no `socket`, no `connect`, no io_uring | yes | by itself, later | services behind Unix sockets |
 //! | `RLIMIT_CORE` 0 | yes | by itself, later | the guest's memory, in a core dump |
@@ -19,7 +19,7 @@
 //! (`kvm::monitor::confine`). Its filters then allow less than any of this.
 //!
 //! A host without Landlock, or that does not let this user make a network namespace, runs guests
-//! without it; [`confinement`] tells, and so does `crucible doctor`.
+//! without it; [`confinement`] reports that, and so does `crucible doctor`.
 
 use std::env;
 use std::io;
@@ -60,13 +60,14 @@ const LIBRARIES: [&str; 10] = [
     "/etc/ld.so.preload",
 ];
 
-/// The loader's additional directories. QEMU of another place needs it, as in an outer Linux.
+/// The loader's additional directories. QEMU outside of the usual directories needs it, as in an
+/// outer Linux.
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 
-/// What runs a guest.
+/// The program of a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// QEMU, which confines itself no further than by a list of forbidden system calls.
+    /// QEMU, which adds only a list of forbidden system calls.
     Emulator,
     /// Our monitor, which confines itself further.
     Monitor,
@@ -92,7 +93,7 @@ pub(crate) struct Confinement {
 }
 
 impl Confinement {
-    /// Prepares the confinement of a process that may use those of `files` that exist.
+    /// Prepares the confinement of a process that may use `files`, as far as they exist.
     pub fn prepare(role: Role, files: &Files) -> Result<Self> {
         Ok(Self {
             role,
@@ -162,7 +163,7 @@ fn leave_network() -> rustix::io::Result<()> {
     unshare(UnshareFlags::NEWNET).or_else(|_| unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET))
 }
 
-/// Gives up all capabilities of this thread, also those that it could gain.
+/// Gives up all capabilities of this thread, including those that it could gain.
 pub(crate) fn drop_capabilities() -> rustix::io::Result<()> {
     for capability in CapabilitySet::all() {
         match remove_capability_from_bounding_set(capability) {
@@ -238,7 +239,7 @@ fn allow(
 ) -> Result<RulesetCreated, RulesetError> {
     match PathFd::new(path) {
         Ok(file) => rules.add_rule(PathBeneath::new(file, access)),
-        // Nothing need be allowed of what does not exist.
+        // Paths that do not exist need no rule.
         Err(_) => Ok(rules),
     }
 }
@@ -258,7 +259,7 @@ fn no_sockets() -> Result<BpfProgram, seccompiler::BackendError> {
     .and_then(BpfProgram::try_from)
 }
 
-/// What this host offers to confine a machine's process.
+/// The host's means of confining a machine's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostConfinement {
     /// True when the process can be kept from files that it does not need.
@@ -267,7 +268,7 @@ pub struct HostConfinement {
     pub network: bool,
 }
 
-/// Returns what this host offers to confine a machine's process. Runs a process to find out.
+/// Returns the host's means of confining a machine's process. Runs a process to find out.
 pub fn confinement() -> io::Result<HostConfinement> {
     let mut command = Command::new("/bin/true");
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -310,8 +311,8 @@ pub(crate) fn of_emulator(program: &Path) -> Files {
             files.read.push(prefix.join(name));
         }
     }
-    // The number of CPUs and the memory's nodes; what cryptographic libraries read when they are
-    // loaded, and may refuse to do without; and the source of random numbers.
+    // The number of CPUs and the memory's nodes; files that cryptographic libraries read, or
+    // require, when they are loaded; and the source of random numbers.
     let others = [
         "/sys/devices/system/cpu",
         "/sys/devices/system/node",
@@ -417,7 +418,7 @@ socket.socket(socket.AF_UNIX)";
         let output = confined(Role::Emulator, files(), &script);
         assert!(output.starts_with("1\n1\n1\n"), "{output}");
         assert!(output.contains("PermissionError"), "{output}");
-        // The monitor's own filters do this, later.
+        // The monitor installs its own filters later.
         let output = confined(Role::Monitor, files(), &script);
         assert!(!output.contains("PermissionError"), "{output}");
     }
@@ -433,7 +434,7 @@ socket.socket(socket.AF_UNIX)";
         let running = other.try_wait().unwrap().is_none();
         other.kill().unwrap();
         other.wait().unwrap();
-        // Landlock keeps signals since Linux 6.12; an older kernel delivers this one.
+        // Landlock blocks signals since Linux 6.12; an older kernel delivers this one.
         assert_eq!(running, output.contains("ermitted"), "{output}");
     }
 }

@@ -58,17 +58,17 @@ impl<A> Exchange<'_, A> {
     }
 }
 
-/// Where the reader of a connection puts the replies.
+/// The queue into which the reader of a connection puts the replies.
 pub(crate) struct Answers<A>(SyncSender<A>);
 
 impl<A> Answers<A> {
-    /// Returns a place for replies, and the other end of it.
+    /// Returns a queue for replies, and its other end.
     pub fn new() -> (Self, Receiver<A>) {
         let (sender, answers) = mpsc::sync_channel(UNREAD);
         (Self(sender), answers)
     }
 
-    /// Adds a reply. Returns false when the connection is to be given up: its other end is gone, or
+    /// Adds a reply. Returns false when the connection must be closed: its other end is gone, or
     /// sends unsolicited replies.
     #[must_use]
     pub fn add(&self, answer: A) -> bool {
@@ -167,8 +167,8 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         })
     }
 
-    /// Waits, without a limit, until the state satisfies `wanted`, and returns it. Returns `None` if
-    /// the process closes the connection first.
+    /// Waits, without a limit, until the state satisfies `wanted`, and returns it. Returns `None`
+    /// if the process closes the connection first.
     pub fn wait_ended(&self, wanted: impl Fn(&N) -> bool) -> Option<N> {
         let goes_on = |state: &mut State<N>| !state.closed && !wanted(&state.noted);
         let state = self
@@ -179,8 +179,8 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         wanted(&state.noted).then(|| state.noted.clone())
     }
 
-    /// Waits until the process closes the connection, which it does when it exits. Returns false when
-    /// it did not within `timeout`.
+    /// Waits until the process closes the connection, which it does when it exits. Returns false
+    /// when it did not within `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.wait(timeout, |state| state.closed).closed
     }

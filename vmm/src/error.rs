@@ -95,14 +95,15 @@ pub enum Error {
         /// The operation, in the infinitive.
         what: &'static str,
     },
-    /// The machine does not track which pages its guest changes, because it was not started to.
+    /// The machine does not track which pages its guest changes, because it was started without
+    /// tracking.
     #[error(
         "cannot determine what the guest has changed: \
          the machine was not started to track changes"
     )]
     NotTracked,
     /// The guest did not start from a snapshot and has not been saved yet.
-    #[error("cannot determine what the guest has changed: there is no snapshot to compare it with")]
+    #[error("cannot determine the guest's changes: there is no snapshot to compare it with")]
     NoBase,
     /// An incremental snapshot was to overwrite its own base.
     #[error("cannot save the changes over the snapshot that they are based on, in {directory}")]
@@ -110,7 +111,7 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
     },
-    /// The directory contains a snapshot already, and the backend cannot replace a snapshot
+    /// The directory already contains a snapshot, and the backend cannot replace a snapshot
     /// atomically.
     #[error("{directory} contains a snapshot already")]
     AlreadySaved {

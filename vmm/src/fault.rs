@@ -4,8 +4,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-/// A failure of the host's disk, which a guest cannot distinguish from an error of its own. It says
-/// nothing about the guest's end: the guest sees an I/O error, or only its console's log is
+/// A failure of the host's disk, which a guest cannot distinguish from an error of its own. It
+/// does not describe the guest's end: the guest sees an I/O error, or only its console's log is
 /// incomplete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFault {

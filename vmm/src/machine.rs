@@ -16,7 +16,8 @@ use crate::{Alert, HostFault, MemoryDump, Result};
 pub struct Disk {
     /// The image file.
     pub path: PathBuf,
-    /// True when the guest may only read the image; such an image may be shared by several machines.
+    /// True when the guest may only read the image; such an image may be shared by several
+    /// machines.
     pub readonly: bool,
 }
 
@@ -93,7 +94,7 @@ pub enum Start {
     /// snapshot in `base`. The requirements of `Saved` hold for both directories. QEMU does not
     /// support this.
     Changed {
-        /// The directory of the base snapshot: the very one that the changes are relative to.
+        /// The directory of the base snapshot: exactly the one to which the changes are relative.
         base: PathBuf,
         /// The directory of the incremental snapshot.
         changes: PathBuf,
@@ -128,16 +129,16 @@ pub struct MachineSpec {
     /// True to track which memory pages the guest changes, as [`Machine::save_changes`] needs.
     /// Tracking makes the guest a little slower. QEMU does not support it.
     pub track_changes: bool,
-    /// Where a debugger may connect by gdb's remote protocol. The guest waits for the first
-    /// connection; further debuggers may connect later.
+    /// Address at which debuggers may connect by gdb's remote protocol. The guest waits for the
+    /// first connection; further debuggers may connect later.
     pub debugger: Option<DebuggerAddress>,
     /// The file to which all output of the guest's console goes.
     pub console_log: PathBuf,
     /// The file to which the guest's memory goes if the guest crashes, see
     /// [`Machine::memory_dump`].
     pub dump: Option<PathBuf>,
-    /// The directory to keep a [recording](crate::qemu::Recording) of the guest in. Only QEMU with
-    /// emulation, one CPU and a guest that boots can be recorded.
+    /// The directory for a [recording](crate::qemu::Recording) of the guest. It requires QEMU with
+    /// emulation, one CPU and a cold boot.
     pub record: Option<PathBuf>,
     /// A directory for the machine's own files (the emulator's messages).
     pub run_dir: PathBuf,
@@ -164,7 +165,7 @@ impl MachineSpec {
     }
 }
 
-/// How a machine ended.
+/// The end of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "exit")]
 pub enum Exit {
@@ -190,8 +191,8 @@ pub enum Exit {
     Killed,
     /// The machine failed on the host's side.
     HostError {
-        /// What is known about the failure: what the machine's process reported, or else how it
-        /// ended.
+        /// Description of the failure: the report of the machine's process, or else its exit
+        /// status.
         detail: String,
         /// The signal that killed the machine's process: `SIGKILL` (which the kernel also sends
         /// when memory runs out), `SIGSYS` (its seccomp filter), `SIGBUS` (a truncated memory
@@ -200,14 +201,14 @@ pub enum Exit {
     },
 }
 
-/// What ran the guest, for the record of a run.
+/// The program and the accelerator that ran the guest, for the record of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The backend: `qemu` or `kvm`.
     pub kind: String,
     /// The emulator's version, as it prints it.
     pub version: String,
-    /// What executes guest code: `tcg` or `kvm`.
+    /// The accelerator: `tcg` or `kvm`.
     pub accel: String,
     /// `cold` if the guest was booted, `warm` if it started from a snapshot.
     pub start: String,
@@ -230,7 +231,7 @@ pub struct Phase {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStates {
     /// True when the guest's kernel answered. If it did not, it does not even serve interrupts, and
-    /// `registers` is all that is known.
+    /// only `registers` has its state.
     pub answered: bool,
     /// The kernel's list of tasks with their stacks, as printed.
     pub lines: Vec<String>,
@@ -270,7 +271,7 @@ pub trait Machine: Send {
     /// Returns the last lines of the console, at most `lines`.
     fn console_tail(&self, lines: usize) -> Vec<String>;
 
-    /// Returns how the machine ended, or `None` while it runs.
+    /// Returns the end of the machine, or `None` while it runs.
     fn try_exit(&mut self) -> Result<Option<Exit>>;
 
     /// Waits at most `timeout` for the machine to end. Returns `None` if it still runs.
@@ -299,17 +300,18 @@ pub trait Machine: Send {
     /// Resumes the guest's CPUs.
     fn resume(&mut self) -> Result<()>;
 
-    /// Pauses the guest and saves it in the directory that it was [started](Start::BootForSnapshot) with.
-    /// The snapshot is complete once this returns; on an error, or if a process is killed
-    /// meanwhile, the directory is unchanged. With our own monitor the guest can then be resumed.
+    /// Pauses the guest and saves it in the directory with which it was
+    /// [started](Start::BootForSnapshot). The snapshot is complete once this returns; on an error,
+    /// or if a process is killed meanwhile, the directory is unchanged. With our own monitor the
+    /// guest can then be resumed.
     fn save(&mut self) -> Result<()>;
 
     /// Saves the guest like [`save`](Self::save), but in any existing directory. QEMU cannot save a
-    /// guest in a directory that it was not started with:
+    /// guest in a directory with which it was not started:
     /// [`Error::Unsupported`](crate::Error::Unsupported).
     fn save_in(&mut self, directory: &Path) -> Result<()>;
 
-    /// Pauses the guest and saves only what differs from its base snapshot: the one that it started
+    /// Pauses the guest and saves only differences from its base snapshot: the one that it started
     /// from, or the last one that contains all of it. Needs
     /// [`track_changes`](MachineSpec::track_changes). The incremental snapshot can be started only
     /// together with its base ([`Start::Changed`]). There are no chains: a guest that started from
@@ -327,8 +329,8 @@ pub trait Machine: Send {
     /// Returns the pid of the process that the guest runs in.
     fn pid(&self) -> u32;
 
-    /// Returns the number of instructions that the guest has executed, if the machine counts them: one
-    /// that is recorded does.
+    /// Returns the number of instructions that the guest has executed, if the machine counts them:
+    /// a recorded one does.
     fn instructions(&self) -> Option<u64> {
         None
     }

@@ -40,18 +40,18 @@ pub trait Backend: Probe + Send {
     /// Returns the emulator's version, as it prints it.
     fn version(&self) -> String;
 
-    /// Returns what executes guest code: `tcg` or `kvm`.
+    /// Returns the accelerator: `tcg` or `kvm`.
     fn accel(&self) -> &str;
 
     /// Waits until the process closes its control socket. Returns false when it did not within
     /// `timeout`.
     fn wait_closed(&self, timeout: Duration) -> bool;
 
-    /// Returns how the guest ended, as far as the process has reported. `announced_shutdown` is
+    /// Returns the end of the guest, as far as the process has reported it. `announced_shutdown` is
     /// true if the guest's kernel announced a shutdown or restart on the console.
     ///
     /// # Errors
-    /// A description of what is known, if the process has reported nothing conclusive.
+    /// Returns a description of the end, for a process that has reported nothing conclusive.
     fn end(&self, announced_shutdown: bool) -> Result<End, String>;
 
     /// Returns the first failure of the host's disk that the process has reported.
@@ -84,7 +84,7 @@ pub trait Backend: Probe + Send {
     fn save_changes(&mut self, directory: &Path) -> Result<Changes>;
 }
 
-/// What a process reported as its guest's end.
+/// The end of a guest, as its process reported it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
     /// The guest ended.
@@ -118,7 +118,7 @@ pub(crate) struct Own {
 
 impl<B: Backend> ProcessMachine<B> {
     /// Starts `command` in the root directory, with `files` at their descriptor numbers and with
-    /// nothing else of this process, in `confinement`. `connect` makes sure that the
+    /// no other descriptor of this process, in `confinement`. `connect` makes sure that the
     /// guest runs; if it fails, no process is left running.
     pub(crate) fn launch(
         spec: &MachineSpec,
@@ -205,7 +205,7 @@ impl<B: Backend> ProcessMachine<B> {
         let status =
             child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
         self.console.join();
-        // It ends with the connection to the process.
+        // The dump's thread ends with the connection to the process.
         self.dump = self.dumping.take().and_then(DumpThread::join);
         let signal = status.signal();
         let exit = if signal == Some(SIGSYS) {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Captures the state of a guest that does not answer. Its kernel is asked by "magic SysRq" over
-//! the serial console, which works as long as it serves interrupts; and the machine is asked for
-//! the registers, which always works.
+//! Captures the state of a guest that does not answer. "Magic SysRq" over the serial console makes
+//! its kernel print its tasks, which works as long as the kernel serves interrupts; the registers
+//! come from the machine, which always works.
 
 use std::time::{Duration, Instant};
 
 use crate::console::Console;
 use crate::{Result, TaskStates};
 
-/// What the capture needs from a machine.
+/// The operations of a machine that the capture needs.
 pub trait Probe {
     /// Returns the registers of each CPU, as lines of text.
     fn registers(&mut self) -> Result<Vec<String>>;

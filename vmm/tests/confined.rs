@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests what a machine's process keeps of this one: no descriptor, no variable, no privilege.
+//! Tests that a machine's process inherits no descriptor, variable or privilege.
 //!
 //! The tests run QEMU, and our monitor if there is a /dev/kvm.
 
@@ -56,7 +56,7 @@ fn open_files(process: &Path) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// A file that each child inherits unless it is kept from it.
+/// A file that each child inherits unless this is prevented.
 struct Inherited {
     _files: [OwnedFd; 2],
     path: PathBuf,
@@ -87,7 +87,7 @@ impl Inherited {
 
 /// Checks that a process has none of this process's variables but those in `allowed`.
 fn assert_no_variables(pid: u32, allowed: &[&str]) {
-    // Cargo sets this one, and a shell that one.
+    // Cargo sets the first one, and a shell the second.
     for name in ["CARGO_PKG_NAME", "PATH"] {
         assert!(std::env::var_os(name).is_some(), "{name}");
     }

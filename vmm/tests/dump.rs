@@ -28,7 +28,7 @@ fn number<const N: usize>(bytes: &[u8], at: u64) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// Checks a dump: the code at its place, and the registers of the first CPU.
+/// Checks a dump: the code at its address, and the registers of the first CPU.
 fn check(dump: &Path, kernel: &Path, registers: bool) {
     let bytes = fs::read(dump).unwrap();
     assert_eq!(bytes[..4], *b"\x7fELF");
@@ -109,7 +109,7 @@ fn a_guest_of_qemu_that_crashes_leaves_its_memory() {
     let (mut machine, kernel) = qemu(directory.path(), &Guest::TripleFault, &path);
     assert_eq!(machine.wait(PATIENCE).unwrap(), Some(Exit::Reset));
     assert_eq!(machine.memory_dump(), Some(Ok(path.clone())));
-    // Its note has another form for a CPU in 32-bit mode.
+    // Its note has a different form for a CPU in 32-bit mode.
     check(&path, &kernel, false);
 }
 

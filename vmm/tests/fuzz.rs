@@ -2,7 +2,7 @@
 //! Runs the seeds of the fuzz targets as tests. The seeds are generated here: with
 //! `CRUCIBLE_WRITE_SEEDS=1` these tests write them instead of comparing them.
 //!
-//! A fuzzer's finding is added as a file beside the seeds, and runs as a test from then on.
+//! A fuzzer's finding is added as a file to the seeds, and runs as a test from then on.
 
 use std::env;
 use std::fs;

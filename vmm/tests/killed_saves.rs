@@ -35,15 +35,15 @@ const KILLS: u32 = 200;
 /// Number of undisturbed saves, to measure the duration of a save.
 const MEASURED: u32 = 7;
 
-/// Environment variables with the directory that [`saver`] saves in, and the mark that its guest
-/// has.
+/// Environment variables with the directory in which [`saver`] saves, and its guest's
+/// mark.
 const DIRECTORY: &str = "CRUCIBLE_SAVER_DIRECTORY";
 const MARK: &str = "CRUCIBLE_SAVER_MARK";
 
-/// Environment variable that makes it limit the size of its files.
+/// Environment variable that makes [`saver`] limit the size of its files.
 const LIMITED: &str = "CRUCIBLE_SAVER_LIMITED";
 
-/// The process that has a guest and saves it on request. It tests nothing by itself.
+/// The process that has a guest and saves it on request. It is not a test by itself.
 #[test]
 fn saver() {
     let (Some(saved), Ok(mark)) = (env::var_os(DIRECTORY), env::var(MARK)) else {
@@ -84,7 +84,7 @@ struct Saver {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
     monitor: Pid,
-    /// Reports the monitor's exit, even if its pid has been reused by then.
+    /// Reports the monitor's exit, even if its pid has been reused.
     monitor_end: OwnedFd,
     /// Its temporary files, which it leaves behind when it is killed.
     _scratch: tempfile::TempDir,
@@ -191,7 +191,8 @@ fn look(directory: &Path) -> (Verified, u32) {
     (verified, mark)
 }
 
-/// Returns true when the directory has further files beside the snapshot, so that a save has begun.
+/// Returns true when the directory has further files in addition to the snapshot, so that a save
+/// has begun.
 fn has_begun(directory: &Path, old: &Verified) -> bool {
     let entries = fs::read_dir(directory).unwrap();
     let paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -55,7 +55,7 @@ fn a_looping_guest_can_be_examined_paused_and_killed() {
         machine.pause().unwrap();
         machine.resume().unwrap();
     }
-    // The guest answers no key, so this always takes the whole timeout.
+    // The guest does not answer keys, so this always takes the whole timeout.
     let states = machine.task_states(Duration::from_millis(10)).unwrap();
     assert!(!states.answered);
     assert_eq!(states.registers[0], "CPU#0");
@@ -101,7 +101,7 @@ fn a_saved_guest_continues_in_a_new_machine() {
     let registers = states.unwrap().registers;
     assert_eq!(register(&registers, "RBX"), "0000000012345678");
     assert_eq!(fixture.machine.try_exit().unwrap(), None);
-    // It prints nothing: it continues behind that point.
+    // It prints nothing, because it continues after that point.
     assert_eq!(fixture.console(), "");
 }
 
@@ -178,7 +178,7 @@ fn a_failure_of_the_hosts_disk_is_reported_while_the_guest_runs() {
     let file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
     file.set_len(0).unwrap();
     fixture.wait_for("failed");
-    // The monitor reports it beside the guest's console.
+    // The monitor reports it in addition to the guest's console.
     let deadline = Instant::now() + PATIENCE;
     let fault = loop {
         assert!(Instant::now() < deadline, "no fault was reported");
@@ -197,7 +197,7 @@ fn a_failure_of_the_hosts_disk_is_reported_while_the_guest_runs() {
 
 const PARENT: &str = "CRUCIBLE_MONITOR_PARENT";
 
-/// The process that [`a_monitor_ends_with_its_parent`] kills. It tests nothing by itself.
+/// The process that [`a_monitor_ends_with_its_parent`] kills. It is not a test by itself.
 #[test]
 fn parent() {
     if env::var_os(PARENT).is_none() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Removal of what is old, unfinished, or all that there is.
+//! Removes old and unfinished artefacts, or all of them.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -11,7 +11,7 @@ use super::{Cache, list, remove_tree};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// How long an artefact is kept while another crucible uses the cache.
+/// Age up to which an artefact is kept while another crucible uses the cache.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Cache {
@@ -26,7 +26,7 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => Err(error),
         })?;
-        // The marker last: what is left of an interrupted removal can be removed.
+        // The marker last, so that an interrupted removal can be completed later.
         let ours = Self::KINDS.iter().chain(OTHERS.iter()).copied();
         for name in ours.chain([TAG.0, MARKER]) {
             let path = self.root.join(name);
@@ -49,8 +49,8 @@ impl Cache {
         }
     }
 
-    /// Removes the artefacts of each kind except the `keep` most recently used ones, and the
-    /// files of interrupted builds. While another crucible uses the cache, those of the last day are
+    /// Removes the artefacts of each kind except the `keep` most recently used ones, and the files
+    /// of interrupted builds. While another crucible uses the cache, those of the last day are
     /// kept, too: it may boot another guest from them. Returns the removed paths.
     pub fn prune(&self, keep: usize, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
         let mut alone = true;
@@ -62,7 +62,7 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => Err(error),
         })?;
-        // The locks below are shared ones of the same file.
+        // The locks below are shared locks of the same file.
         drop(in_use);
         let recent = if alone { Duration::ZERO } else { DAY };
         let mut removed = Vec::new();
@@ -94,7 +94,7 @@ impl Cache {
         self.prune_older(kind, keep, Duration::ZERO)
     }
 
-    /// As [`prune_kind`](Self::prune_kind), and keeps what was used within `recent`.
+    /// Like [`prune_kind`](Self::prune_kind), but keeps artefacts that were used within `recent`.
     fn prune_older(&self, kind: &str, keep: usize, recent: Duration) -> Result<Vec<PathBuf>> {
         let now = SystemTime::now();
         let mut entries = list(&self.root.join(kind))?;
@@ -107,7 +107,7 @@ impl Cache {
             }
             let key = path.file_name().unwrap_or_default().to_string_lossy();
             let lock = self.root.join("locks").join(format!("{kind}-{key}"));
-            // A process that makes it, or builds in it, holds the lock.
+            // A process that makes the artefact, or builds in it, holds the lock.
             let busy = File::open(&lock).is_ok_and(|file| match file.try_lock() {
                 Ok(()) => file.unlock().is_err(),
                 Err(error) => matches!(error, TryLockError::WouldBlock),

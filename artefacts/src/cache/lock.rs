@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Locks: of what is being made, and of the cache as a whole.
+//! Locks of artefacts that are being made, and of the whole cache.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

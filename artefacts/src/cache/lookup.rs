@@ -12,7 +12,7 @@ use crate::manifest::{self, Check};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// An artefact, as it is found.
+/// The state in which an artefact is found.
 enum Found {
     Sound(PathBuf),
     Damaged(PathBuf, String),
@@ -63,8 +63,8 @@ impl Cache {
         self.get_or_build_locked(kind, key, progress, |directory, _| build(directory))
     }
 
-    /// As [`get_or_build`](Self::get_or_build); `build` gets the lock, for programs that continue
-    /// if this process is killed.
+    /// Like [`get_or_build`](Self::get_or_build), but `build` gets the lock, for programs that
+    /// continue if this process is killed.
     pub(crate) fn get_or_build_locked<E: From<Error>>(
         &self,
         kind: &str,
@@ -77,9 +77,9 @@ impl Cache {
         })
     }
 
-    /// As [`get_or_build`](Self::get_or_build); `build` returns the key of what it made. If that is
-    /// another one than was asked for, the artefact is stored under its own key, and stands in for
-    /// the other one from now on.
+    /// Like [`get_or_build`](Self::get_or_build), but `build` returns the key of the artefact that
+    /// it made. If that differs from the requested one, the artefact is stored under its own key,
+    /// and stands in for the other one from now on.
     pub(crate) fn get_or_substitute<E: From<Error>>(
         &self,
         kind: &str,
@@ -95,7 +95,7 @@ impl Cache {
             Found::Sound(path) => return Ok(path),
             Found::Damaged(path, problem) => {
                 progress.note(&format!(
-                    "{} is damaged: {problem}; making it anew",
+                    "{} is damaged: {problem}; rebuilding it",
                     path.display()
                 ));
                 self.retire(&path)?;
@@ -117,8 +117,8 @@ impl Cache {
         Ok(path)
     }
 
-    /// Makes an artefact and stores it under the key that `build` returns, in place of what may be
-    /// there. `name` is that of the lock.
+    /// Makes an artefact and stores it under the key that `build` returns, in place of an existing
+    /// artefact. `name` is that of the lock.
     pub(crate) fn replace<E: From<Error>>(
         &self,
         kind: &str,
@@ -173,11 +173,12 @@ impl Cache {
 /// Returns how artefacts of a kind are verified before each use.
 fn check(kind: &str) -> Option<Check> {
     match kind {
-        // Working directories: make and cargo write to them.
+        // Not verified: make and cargo write to these directories.
         "kernel-tree" | "cargo" => None,
-        // 1.7 GB that only a build reads; `cache import` verifies them.
+        // Not verified: 1.7 GB that only a build reads; `cache import` verifies them.
         "kernel-source" => None,
-        // A snapshot is of this boot of the host, and a guest's start shall not wait for it.
+        // Not verified: a snapshot is of this boot of the host, and verifying it would delay each
+        // guest.
         "warm" => Some(Check::Stamp),
         _ => Some(Check::Content),
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cache of artefacts: one directory for each, named by a hash of everything it was
 //! made from. A directory is complete or does not exist, its files are as they were made or it is
-//! made anew, and a lock keeps two processes from making the same one.
+//! rebuilt, and a lock keeps two processes from making the same one.
 //!
 //! | file | job |
 //! |---|---|
@@ -27,7 +27,7 @@ pub use self::lock::Lock;
 use self::owner::PRIVATE;
 use crate::{Error, Result};
 
-/// Directory for what commands need while they run, such as the disks of their guests.
+/// Directory for temporary files of commands, such as the disks of their guests.
 const RUNS: &str = "runs";
 
 /// The cache.
@@ -50,18 +50,18 @@ impl Cache {
         "warm",
     ];
 
-    /// Directory of the cache.
+    /// Returns the directory of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns a directory for what commands need while they run, which only this user may enter. It
-    /// is on a disk, which `/tmp` need not be. Creates it if it does not exist.
+    /// Returns a directory for temporary files of commands, which only this user may enter.
+    /// It is on a disk, which `/tmp` need not be. Creates it if it does not exist.
     pub fn runs(&self) -> Result<PathBuf> {
         self.make(RUNS)
     }
 
-    /// Returns the path of a directory for unfinished things.
+    /// Returns the path of a directory for unfinished files.
     fn temporary(&self, name: &str) -> Result<PathBuf> {
         Ok(self.make("tmp")?.join(name))
     }

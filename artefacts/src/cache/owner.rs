@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Whose the cache is: its place, its marker, and who may look into it.
+//! The owner of the cache: its path, its marker, and its permissions.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -11,13 +11,13 @@ use super::{Cache, RUNS, list};
 use crate::directory;
 use crate::{Error, Result};
 
-/// File that marks the directory as a cache of crucible's, with the version of its layout.
+/// File that marks the directory as crucible's cache, with the version of its layout.
 pub(super) const MARKER: &str = ".crucible-cache";
 
 /// The marker's content.
 const LAYOUT: &str = "1\n";
 
-/// File that tells backup programs to leave the directory out, and its content
+/// File that makes backup programs leave the directory out, and its content
 /// (<https://bford.info/cachedir/>).
 pub(super) const TAG: (&str, &str) = (
     "CACHEDIR.TAG",
@@ -25,7 +25,7 @@ pub(super) const TAG: (&str, &str) = (
      # This is the cache of crucible. It can be removed: `crucible clean --all`.\n",
 );
 
-/// Everything else that crucible makes in a cache, besides the [`Cache::KINDS`].
+/// Files and directories that crucible makes in a cache, except the [`Cache::KINDS`].
 pub(super) const OTHERS: [&str; 7] = [
     "sources",
     "stand-ins",
@@ -36,11 +36,11 @@ pub(super) const OTHERS: [&str; 7] = [
     "kvm-probe.json",
 ];
 
-/// Directories that only this user may look into: memories of guests.
+/// Directories that only this user may read: they contain memory of guests.
 pub(super) const PRIVATE: [&str; 3] = ["warm", "tmp", RUNS];
 
 impl Cache {
-    /// `$CRUCIBLE_CACHE`, else `$XDG_CACHE_HOME/crucible`, else
+    /// Returns the cache in `$CRUCIBLE_CACHE`, else in `$XDG_CACHE_HOME/crucible`, else in
     /// `~/.cache/crucible`.
     pub fn from_env() -> Result<Self> {
         let set = |name| {
@@ -56,7 +56,7 @@ impl Cache {
     }
 
     /// Opens the cache at `root`; creates the directory if it does not exist. A cache from before
-    /// there was a marker is taken over.
+    /// markers existed is adopted.
     ///
     /// # Errors
     /// The directory has a name that crucible cannot use, others may write to it, or it has files
@@ -85,7 +85,7 @@ impl Cache {
     }
 }
 
-/// Creates a directory that only its owner can write to, whatever the umask says.
+/// Creates a directory that only its owner can write to, whatever the umask is.
 pub(super) fn make_directory(path: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)

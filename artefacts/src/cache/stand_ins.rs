@@ -7,7 +7,7 @@ use super::{Cache, list};
 use crate::{Error, Result};
 
 impl Cache {
-    /// Returns the key of the artefact that stands in for another one, which can no longer be made.
+    /// Returns the key of the artefact that stands in for one that can no longer be made.
     pub(crate) fn stand_in(&self, kind: &str, key: &str) -> Option<String> {
         let path = self.root.join("stand-ins").join(format!("{kind}-{key}"));
         let text = fs::read_to_string(path).ok()?;
@@ -16,7 +16,7 @@ impl Cache {
         (is_key && self.root.join(kind).join(other).is_dir()).then(|| other.to_owned())
     }
 
-    /// Lists them all: the name, and kind and key of the artefact that stands in.
+    /// Lists all stand-ins: the name of the replaced artefact, and kind and key of its stand-in.
     pub(crate) fn stand_ins(&self) -> Result<Vec<(String, String, String)>> {
         let mut all = Vec::new();
         for (path, _) in list(&self.root.join("stand-ins"))? {

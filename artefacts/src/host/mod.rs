@@ -53,7 +53,8 @@ const fn package(name: &'static str, purpose: &'static str) -> Package {
     Package { name, purpose }
 }
 
-/// How long another program may use apt's package lists; `DPkg::Lock::Timeout` is as long.
+/// Time for which to wait while another program uses apt's package lists; equals
+/// `DPkg::Lock::Timeout`.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Lists the [`PACKAGES`] that are not installed.
@@ -66,7 +67,7 @@ fn missing_of(packages: &[Package]) -> Result<Vec<Package>> {
         .args(["--show", "--showformat=${Package} ${db:Status-Status}\\n"])
         .args(packages.iter().map(|package| package.name))
         .stdin(Stdio::null())
-        // It reports unknown names there.
+        // dpkg-query reports unknown names there.
         .stderr(Stdio::null())
         .output()
         .map_err(|source| Error::Program {
@@ -99,13 +100,13 @@ pub fn install_command(packages: &[Package]) -> String {
     )
 }
 
-/// Installs those of [`PACKAGES`] that are missing, after naming them. Without
+/// Installs missing [`PACKAGES`], after naming them. Without
 /// `install`, returns [`Error::MissingPackages`] instead.
 pub fn ensure(install: bool, progress: &dyn Progress) -> Result<()> {
     ensure_of(PACKAGES, install, progress)
 }
 
-/// As [`ensure`], for other `packages`.
+/// Like [`ensure`], for other `packages`.
 pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -> Result<()> {
     let missing = missing_of(packages)?;
     if missing.is_empty() {
@@ -136,7 +137,7 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
     Ok(())
 }
 
-/// What to do where a mirror cannot be reached.
+/// Advice for the case that a mirror cannot be reached.
 pub(crate) const NETWORK: &str = "`crucible doctor` says whether apt reaches its archives; check the network, the proxy and \
      /etc/apt/sources.list. `crucible cache import` brings what another machine has built";
 
@@ -147,11 +148,11 @@ pub(crate) fn refresh(progress: &dyn Progress) -> Result<()> {
 }
 
 fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress) -> Result<()> {
-    // Before the step, whose moving line would be drawn over sudo's question.
+    // Ask before the step, whose progress line would be drawn over sudo's question.
     authorise()?;
     let _step = Step::begin(progress, what);
     let began = Instant::now();
-    let mut told = false;
+    let mut noted = false;
     loop {
         let mut command = if is_root() {
             Command::new("apt-get")
@@ -173,9 +174,9 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
             .env("LC_ALL", "C");
         match run(what, &mut command, |_| {}) {
             Err(Error::Failed { words, .. }) if is_locked(&words) && began.elapsed() < PATIENCE => {
-                if !told {
+                if !noted {
                     progress.note("another program uses apt's package lists; waiting for it");
-                    told = true;
+                    noted = true;
                 }
                 // apt can wait for the lock of an installation, but not for that of an update.
                 thread::sleep(Duration::from_secs(1));
@@ -185,12 +186,12 @@ fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress
     }
 }
 
-/// Returns true when apt failed since another process has locked its package lists.
+/// Returns true when apt failed because another process has locked its package lists.
 fn is_locked(words: &str) -> bool {
     words.contains("Could not get lock") || words.contains("Unable to lock directory")
 }
 
-/// Lets sudo ask for a password, if it needs one. It is then not asked again for some minutes.
+/// Lets sudo ask for a password, if it needs one. sudo then does not ask again for some minutes.
 fn authorise() -> Result<()> {
     if is_root() {
         return Ok(());

@@ -54,7 +54,7 @@ pub fn blocks(image: &Path, sources: &Path) -> Result<Blocks> {
     Ok(blocks)
 }
 
-/// Returns the addresses that the calls of `target` in the code at `start` return to.
+/// Returns the return addresses of the calls of `target` in the code at `start`.
 fn calls(code: &[u8], start: u64, target: u64) -> impl Iterator<Item = u64> + '_ {
     // e8, and the distance of the target from the next instruction
     let windows = code.windows(5).enumerate();
@@ -80,7 +80,7 @@ fn functions(elf: &ElfFile64<'_, Endianness>) -> BTreeMap<u64, (String, Option<S
             SymbolKind::Text => {
                 let file = file.clone().filter(|_| symbol.is_local());
                 let known = functions.entry(symbol.address());
-                // Of two names at one address, the one with a file is kept.
+                // If an address has two names, keep the one with a file.
                 let known = known.or_insert_with(|| (name.to_owned(), None));
                 if known.1.is_none() {
                     known.1 = file;

@@ -21,7 +21,7 @@ const FRAGMENTS: &str = "crucible.config";
 /// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
-/// How a kernel is built.
+/// Parameters of a kernel's build.
 pub(super) struct How<'a> {
     /// Its configuration.
     pub config: &'a Config,
@@ -119,7 +119,8 @@ fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Resu
     config.check(&text)
 }
 
-/// Returns a `make` command set up for a reproducible build, with gcc unless `cc` is another.
+/// Returns a `make` command set up for a reproducible build, with gcc unless `cc` names a
+/// different compiler.
 fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
     let mut command = Command::new("make");
     command

@@ -29,7 +29,7 @@ impl Config {
         })
     }
 
-    /// Merges one more fragment, of the user's.
+    /// Merges one more fragment, the user's.
     pub fn add(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
         merge(&mut self.wanted, &text).map_err(|problem| Error::Malformed {
@@ -77,7 +77,7 @@ impl Config {
     }
 }
 
-/// Returns what is wrong with a fragment.
+/// Returns the error of a fragment.
 pub(super) fn problem(text: &str) -> Option<String> {
     merge(&mut BTreeMap::new(), text).err()
 }

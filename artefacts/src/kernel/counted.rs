@@ -8,8 +8,8 @@ use std::path::Path;
 use super::series::Series;
 use crate::{Error, Result};
 
-/// Extension of an object's notes. They lie beside the object, and only an instrumented object has
-/// them.
+/// Extension of an object's notes. They are in the object's directory, and only an instrumented
+/// object has them.
 const NOTES: &str = "gcno";
 
 /// Copies every instrumented source of the series with its notes, from the build in `out` to `to`.

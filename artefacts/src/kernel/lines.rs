@@ -2,11 +2,11 @@
 //! The lines of the source that places in the kernel's code are at.
 //!
 //! Our kernels have no debug information: it would make their images ten times as large, and is
-//! needed only when a kernel has failed. So the objects in which it has are then compiled once more,
-//! with line tables, by the very commands that the build has recorded; the compiler's code does not
-//! depend on them. That needs the build directory of this very kernel with its sources, which the
-//! cache has for the last kernel of each flavour; it is brought up to date for another one. An image that has debug information itself, as the
-//! user's own may, needs nothing else.
+//! needed only when a kernel has failed. So the objects of the places are then compiled once more,
+//! with line tables, by the same commands that the build has recorded; the compiler's code does not
+//! depend on them. That needs the build directory of this kernel with its sources, which the cache
+//! has for the last kernel of each flavour; it is brought up to date for a different one. An image
+//! that has debug information itself, as the user's own may, needs nothing else.
 
 use std::collections::HashMap;
 use std::fs;
@@ -52,7 +52,7 @@ struct State {
     directory: Option<tempfile::TempDir>,
 }
 
-/// Where lines come from.
+/// The source of line numbers.
 enum Source {
     /// The image itself.
     Image(Vec<Symbol>),
@@ -83,8 +83,8 @@ struct Symbol {
 }
 
 impl<'a> Lines<'a> {
-    /// Finds lines for the kernel `image`. Nothing is read before it is needed. If no build directory
-    /// has built this very image last, `again` is called to bring it up to date.
+    /// Finds lines for the kernel `image`. Nothing is read before it is needed. If no build
+    /// directory has built this very image last, `again` is called to bring it up to date.
     pub fn new(cache: Cache, image: PathBuf, again: impl Fn() + Send + Sync + 'a) -> Self {
         Self {
             cache,
@@ -109,7 +109,7 @@ impl<'a> Lines<'a> {
     }
 
     fn find_in(&self, source: &Source, state: &mut State, place: &Place) -> Option<Line> {
-        // The address of the call, of which only the end is known.
+        // The address of the call; only that of its end is known.
         let offset = match place.exact {
             true => place.offset,
             false => place.offset.checked_sub(1)?,
@@ -137,7 +137,7 @@ impl<'a> Lines<'a> {
                 }?;
                 let bytes = fs::read(&again).ok()?;
                 let file = ElfFile64::<Endianness>::parse(bytes.as_slice()).ok()?;
-                // The same code, as far as this shows it.
+                // Equal sizes and offsets: presumably the same code.
                 let found = functions(&file)
                     .into_iter()
                     .find(|one| one.name == symbol.name && one.size == symbol.size)?;
@@ -155,7 +155,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// Finds out where the image's lines are.
+    /// Finds the source of the image's line numbers.
     fn source(&self) -> Source {
         let Ok(image) = fs::read(&self.image) else {
             return Source::Nothing;
@@ -237,8 +237,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Returns the only function that a place can be in. The kernel takes for a function's size what is
-/// up to the next one.
+/// Returns the only function that a place can be in. The kernel counts the gap up to the next
+/// function as a part of a function's size.
 fn only<'a>(symbols: &'a [Symbol], place: &Place) -> Option<&'a Symbol> {
     /// Maximum alignment of functions.
     const ALIGNMENT: u64 = 64;
@@ -297,7 +297,7 @@ fn objects(out: &Path) -> HashMap<(String, u64), Vec<PathBuf>> {
     found
 }
 
-/// Returns the path of the source from what kbuild has recorded of an object, if that is C.
+/// Returns the path of the source from kbuild's record of an object, if that is C.
 fn source_of(record: &str) -> Option<&str> {
     let line = record.lines().find(|line| line.starts_with("source_"))?;
     let (_, source) = line.split_once(" := ")?;
@@ -316,7 +316,7 @@ fn command(record: &str) -> Option<String> {
     for word in compiler.split(' ') {
         match word {
             _ if std::mem::replace(&mut to, word == "-o") => words.push("\"$CRUCIBLE_OBJECT\""),
-            // The list of headers, beside the original object.
+            // The list of headers, in the directory of the original object.
             _ if word.starts_with("-Wp,-MMD,") => {}
             _ => words.push(word),
         }
@@ -327,7 +327,7 @@ fn command(record: &str) -> Option<String> {
 }
 
 /// Asks binutils, which a compiler needs anyway, for the line of an address in a file, or in one of
-/// its sections. Of inlined functions it is the innermost.
+/// its sections. With inlined functions it is the line in the innermost.
 fn resolve(file: &Path, section: Option<&str>, address: u64, tree: Option<&Path>) -> Option<Line> {
     let mut command = Command::new("addr2line");
     command.arg("-e").arg(file).arg("-i");
@@ -349,7 +349,7 @@ fn parse(text: &str, tree: Option<&Path>) -> Option<Line> {
     }
     let path = Path::new(file);
     let path = tree.map_or(path, |tree| path.strip_prefix(tree).unwrap_or(path));
-    // Paths of a build in another directory than the sources'.
+    // Paths of a build outside of the sources' directory.
     let file = path.to_string_lossy();
     let file = file.trim_start_matches("./").to_owned();
     Some(Line { file, line })
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(only(&alike, &place(0x12, 0x40)), None);
     }
 
-    /// Compiles a program of one function with an inlined one.
+    /// Compiles a program of one function with a call that is inlined.
     #[test]
     fn a_line_is_found_in_an_image_with_debug_information() {
         let directory = tempfile::tempdir().unwrap();
@@ -444,7 +444,7 @@ mod tests {
         let line = lines.find(&place).unwrap();
         assert!(line.file.ends_with("a.c"), "{line:?}");
         assert!((3..=4).contains(&line.line), "{line:?}");
-        // The end of the call, whose next line is another.
+        // The end of the call, whose next line is a different one.
         place.exact = false;
         let mut found = Vec::new();
         for offset in 1..size {

@@ -64,9 +64,9 @@ pub enum Flavour {
     /// The configuration for normal use.
     #[default]
     Base,
-    /// With every kernel checker that can catch a mistake in checkpoint or restart.
+    /// Like `Base`, with every kernel checker that can catch a mistake in checkpoint or restart.
     Debug,
-    /// With KVM, as a host for guests. Scenarios do not run on it.
+    /// Has KVM, as a host for guests. Scenarios do not run on it.
     Outer,
     /// Like `Base`, and counts how often each line of checkpoint and restart runs.
     Coverage,
@@ -75,7 +75,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// The flavour's name on the command line.
+    /// Returns the flavour's name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
@@ -86,7 +86,7 @@ impl Flavour {
         }
     }
 
-    /// The configuration fragments, in the order in which they are merged.
+    /// Returns the configuration fragments, in the order in which they are merged.
     fn fragments(self) -> &'static [&'static str] {
         match self {
             Self::Base => &["base.config"],
@@ -111,7 +111,8 @@ impl Flavour {
         Ok(series)
     }
 
-    /// The suffix of the flavour's source tree. Flavours with the same series share one tree.
+    /// Returns the suffix of the flavour's source tree. Flavours with the same series share one
+    /// tree.
     fn tree(self) -> &'static str {
         match self {
             Self::Outer => "-pristine",
@@ -134,20 +135,20 @@ pub enum Origin {
     Image(PathBuf),
 }
 
-/// What the user changes of how a kernel is built.
+/// The user's changes to a kernel's build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Custom {
     /// A configuration fragment that is merged behind the flavour's.
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
-    /// True when symbols that Kconfig does not keep are reported and not an error: an older commit does
-    /// not have all of them.
+    /// True when symbols that Kconfig does not keep are reported and are not an error: an older
+    /// commit does not have all of them.
     pub lenient: bool,
 }
 
 impl Custom {
-    /// Returns what is wrong with it, as far as that can be known without a kernel.
+    /// Returns its error, as far as that can be known without a kernel.
     pub fn problem(&self) -> Option<String> {
         let of_config = self.config.as_ref().and_then(|path| {
             let text = match fs::read_to_string(path) {
@@ -168,8 +169,8 @@ impl Custom {
         self.cc.as_deref().unwrap_or("gcc")
     }
 
-    /// The name of the build directory. There is one for all the user's own builds of a flavour, so
-    /// that a change to the fragment compiles only what depends on it.
+    /// Returns the name of the build directory. There is one for all the user's own builds of a
+    /// flavour, so that a change to the fragment compiles only the files that depend on it.
     fn build(&self, flavour: Flavour) -> String {
         match (&self.config, &self.cc) {
             (None, None) => flavour.name().into(),
@@ -196,7 +197,7 @@ impl Kernel {
         directory.is_dir().then_some(directory)
     }
 
-    /// Returns the mutants that the kernel has: none but of [`Flavour::Instrumented`].
+    /// Returns the mutants that the kernel has: only [`Flavour::Instrumented`] has any.
     ///
     /// # Errors
     /// The list cannot be read.
@@ -214,19 +215,19 @@ pub struct Identity {
     pub flavour: String,
     /// The hash of the kernel's inputs, or of the user's own image.
     pub hash: String,
-    /// What it was made from; nothing is known of the user's own image.
+    /// Hashes of its inputs; `None` for the user's own image, whose inputs are unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
 }
 
-/// Hashes of what a kernel was made from.
+/// Hashes of a kernel's inputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// The sha256 of Debian's source package. For the user's own tree: `git` and git's hash of its
     /// content if that is committed, else a hash of the names, sizes and times of its files.
     pub source: String,
-    /// A hash of our new files and patches, or of the files of checkpoint and restart in a tree that
-    /// carries them.
+    /// A hash of our new files and patches, or of the files of checkpoint and restart in a tree
+    /// that carries them.
     pub series: String,
     /// A hash of the merged configuration fragments.
     pub config: String,
@@ -252,10 +253,10 @@ pub fn kernel(
     )
 }
 
-/// Like [`kernel`], with changes of the user's. They do not affect an image.
+/// Like [`kernel`], with the user's changes. They do not affect an image.
 ///
 /// # Errors
-/// As of [`kernel`], and [`Error::Config`] if Kconfig does not keep all lines of the fragment.
+/// Those of [`kernel`], and [`Error::Config`] if Kconfig does not keep all lines of the fragment.
 pub fn custom(
     cache: &Cache,
     sources: &Sources,
@@ -300,11 +301,11 @@ pub fn custom(
     plan.build(cache, &source, progress)
 }
 
-/// Brings the build directory up to date for a kernel that is cached: it may have built another one
-/// since, as bisections do. The files that [`Lines`] needs exist afterwards.
+/// Brings the build directory up to date for a kernel that is cached: it may have built a
+/// different one since, as bisections do. The files that [`Lines`] needs exist afterwards.
 ///
 /// # Errors
-/// As of [`custom`].
+/// Those of [`custom`].
 pub fn build_again(
     cache: &Cache,
     sources: &Sources,
@@ -322,8 +323,8 @@ pub fn build_again(
     plan.make(cache, &source, progress, |_, _| Ok(()))
 }
 
-/// Returns a hash of all that a kernel of the pinned source would be made from, or of one of a tree
-/// with this content, which git names. Fetches and builds nothing.
+/// Returns a hash of all that a kernel of the pinned source would be made from, or a kernel of a
+/// tree with this content, by git's name for it. Fetches and builds nothing.
 ///
 /// # Errors
 /// The series or the configuration cannot be read.
@@ -357,8 +358,8 @@ pub fn cached(cache: &Cache, sources: &Sources, flavour: Flavour) -> Result<Opti
     }
 }
 
-/// Returns all mutants of the pinned source with our series, those that the compiler does not keep,
-/// too. Fetches the source if it is not cached.
+/// Returns all mutants of the pinned source with our series, including those that the compiler does
+/// not keep. Fetches the source if it is not cached.
 ///
 /// # Errors
 /// The source or the series cannot be read.

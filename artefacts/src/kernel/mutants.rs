@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The mutants of a kernel of [`Flavour::Instrumented`](super::Flavour): a rewritten copy of the
-//! series is built, and the image says which of them the compiler has kept.
+//! series is built, and the image lists those that the compiler has kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,19 +13,20 @@ use walkdir::WalkDir;
 use super::series::Series;
 use crate::{Error, Result};
 
-/// What chooses a mutant: the files in `guest-kernel/mutants/`, and where they are built.
+/// The code that selects a mutant: each file's name in `guest-kernel/mutants/`, and its path in the
+/// kernel's tree.
 const FILES: [(&str, &str); 2] = [
     ("mutant.h", "include/linux/ckpt_mutant.h"),
     ("mutant.c", "kernel/checkpoint/mutant.c"),
 ];
 
-/// The Makefile that builds the latter, and its line.
+/// The Makefile that builds the C file, and the line to add.
 const MAKEFILE: (&str, &str) = ("kernel/checkpoint/Makefile", "obj-y += mutant.o\n");
 
 /// Headers whose macros the sources may use.
 const HEADERS: [&str; 2] = ["include", "arch/x86/include"];
 
-/// Adds to a series what chooses a mutant. `directory` is `guest-kernel/`.
+/// Adds to a series the code that selects a mutant. `directory` is `guest-kernel/`.
 pub(super) fn add(series: &mut Series, directory: &Path) -> Result<()> {
     for (name, to) in FILES {
         let path = directory.join("mutants").join(name);
@@ -49,12 +50,12 @@ pub(super) fn rewrite(series: &Series, tree: &Path) -> Result<(Series, Vec<Mutan
     Ok((rewritten, generated.mutants))
 }
 
-/// Returns all mutants of a series, those that the compiler does not keep, too.
+/// Returns all mutants of a series, including those that the compiler does not keep.
 pub(super) fn all(series: &Series, tree: &Path) -> Result<Generated> {
     let mut headers = Vec::new();
     for directory in HEADERS {
         for entry in WalkDir::new(tree.join(directory)) {
-            // A tree need not have all of them.
+            // A tree may lack some of them.
             let Ok(entry) = entry else { continue };
             if entry.path().extension().is_some_and(|e| e == "h") {
                 let text = fs::read(entry.path()).map_err(Error::file("read", entry.path()))?;
@@ -87,7 +88,7 @@ pub(super) fn keep(mutants: &[Mutant], out: &Path, to: &Path) -> Result<()> {
     fs::write(to, text).map_err(Error::file("write", to))
 }
 
-/// Reads such a list. Without one there are no mutants.
+/// Reads such a list. Without a file there are no mutants.
 pub(super) fn load(path: &Path) -> Result<Vec<Mutant>> {
     if !path.is_file() {
         return Ok(Vec::new());
@@ -97,7 +98,7 @@ pub(super) fn load(path: &Path) -> Result<Vec<Mutant>> {
 }
 
 /// Returns the numbers of the mutants that are in an image. Code that was compiled into several
-/// functions has its numbers several times.
+/// functions has its mutants' numbers several times.
 fn numbers(image: &[u8]) -> object::Result<BTreeSet<u32>> {
     let file = object::File::parse(image)?;
     let Some(section) = file.section_by_name(SECTION) else {

@@ -30,12 +30,13 @@ impl std::fmt::Display for Place {
 }
 
 /// Returns the places that a report names, in its order, each once. Addresses that the kernel has
-/// found on a stack, and that it marks as possibly none of a call (`? function+0x12/0x40`), are left
-/// out, and what it prints while it makes the report.
+/// found on a stack, and that it marks as possibly not part of a call chain
+/// (`? function+0x12/0x40`), are left out, and so are functions that make the report.
 pub fn places(report: &[String]) -> Vec<Place> {
     let mut found: Vec<Place> = Vec::new();
     for line in report {
-        // Of a WARNING or an oops the instruction itself is at fault; all others are calls.
+        // In a WARNING or an oops the first place is the faulting instruction; all others are
+        // calls.
         let exact = ["RIP: ", "WARNING: ", "kernel BUG "]
             .iter()
             .any(|start| line.contains(start));
@@ -61,7 +62,7 @@ pub fn places(report: &[String]) -> Vec<Place> {
     found
 }
 
-/// Functions that make reports, and are on the stack meanwhile.
+/// Functions that make reports, and are on the stack during that.
 const REPORTERS: [&str; 14] = [
     "dump_stack",
     "dump_stack_lvl",

@@ -9,13 +9,13 @@ use walkdir::WalkDir;
 
 use crate::{Error, Result};
 
-/// Where a tree that carries checkpoint and restart has their own files.
+/// Paths of the files of checkpoint and restart, in a tree that carries them.
 const CARRIED: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel/checkpoint.c"];
 
 /// The system call table, and the name of an entry that only our change adds.
 const TABLE: (&str, &str) = ("arch/x86/entry/syscalls/syscall_64.tbl", "sys_restart");
 
-/// Returns true when a kernel's tree already has checkpoint and restart, as commits of its own. Our
+/// Returns true when the commits of a kernel's tree already contain checkpoint and restart. Our
 /// series does not apply to such a tree.
 pub(super) fn carries(tree: &Path) -> bool {
     let (table, entry) = TABLE;
@@ -85,7 +85,7 @@ impl Series {
         let mut series = Self::default();
         for place in CARRIED {
             for entry in WalkDir::new(tree.join(place)).sort_by_file_name() {
-                // A tree may have a part of them only.
+                // A tree may have only some of them.
                 let Ok(entry) = entry else { continue };
                 if !entry.file_type().is_file() || super::tree::is_product(entry.path()) {
                     continue;

@@ -29,12 +29,13 @@ pub(super) struct Source {
     pub tree_name: String,
     /// True when the tree never changes.
     pub immutable: bool,
-    /// True when the tree has checkpoint and restart already, so that our series is not for it.
+    /// True when the tree has checkpoint and restart already, so that our series does not apply to
+    /// it.
     pub carries: bool,
 }
 
 impl Source {
-    /// What a kernel's inputs say of it.
+    /// Returns the part of the source that belongs to a kernel's inputs.
     pub fn base(&self) -> Base<'_> {
         Base {
             identity: &self.identity,
@@ -44,11 +45,11 @@ impl Source {
     }
 }
 
-/// What a series is applied to, as far as a plan needs it.
+/// The source that a series is applied to, as far as a plan needs it.
 pub(super) struct Base<'a> {
-    /// As [`Source::identity`].
+    /// The identity; see [`Source::identity`].
     pub identity: &'a str,
-    /// As [`Source::version`].
+    /// The version; see [`Source::version`].
     pub version: &'a str,
     /// The tree, if it has checkpoint and restart already.
     pub carries: Option<&'a Path>,
@@ -287,7 +288,7 @@ fn stamped(directory: &Path) -> Result<String> {
     Ok(fingerprint.finish())
 }
 
-/// Returns git's name for the content of a tree, if nothing differs from what is committed. A
+/// Returns git's name for the content of a tree, if nothing is uncommitted. A
 /// checkout elsewhere, or at another time, has the same name.
 fn committed(directory: &Path) -> Option<String> {
     let git = |args: &[&str]| {
@@ -296,7 +297,7 @@ fn committed(directory: &Path) -> Option<String> {
             .args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-C"])
             .arg(directory)
             .args(args);
-        // Set where git itself runs us, for a bisection in another tree perhaps.
+        // git sets these variables when it runs us, perhaps for a bisection in a different tree.
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"] {
             command.env_remove(name);
         }
@@ -318,7 +319,7 @@ fn committed(directory: &Path) -> Option<String> {
     if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
         return None;
     }
-    // Of this directory, which may be one of a larger tree.
+    // The hash of this directory, which may be part of a larger repository.
     let name = git(&["rev-parse", "--verify", "HEAD:./"])?;
     Some(name.trim().to_owned())
 }
@@ -361,7 +362,7 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
         assert_eq!(newest("", &lock), None);
     }
 
-    /// A kernel's tree with one commit.
+    /// Returns a kernel's tree with one commit.
     fn repository() -> tempfile::TempDir {
         let tree = tempfile::tempdir().unwrap();
         let makefile = "VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\n";
@@ -395,7 +396,7 @@ linux-source-6.12 | 6.12.90-1 | mirror bookworm/main amd64 Packages
         let committed = name(&one);
         assert!(committed.starts_with("git "));
         assert_eq!(committed, name(&other));
-        // Products of a build are none of its content.
+        // Products of a build do not belong to its content.
         fs::write(one.path().join("fork.o"), "object").unwrap();
         assert_eq!(committed, name(&one));
         fs::write(one.path().join("exit.c"), "new\n").unwrap();

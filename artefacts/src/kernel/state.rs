@@ -16,12 +16,12 @@ use std::path::Path;
 use super::members::Members;
 use crate::{Error, Result};
 
-/// How checkpoint and restart treat a member.
+/// The treatment of a member by checkpoint and restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// The member is in the image; the entry names the record.
     Saved,
-    /// The restart creates it anew; the entry names the function that does so.
+    /// The restart creates a new one; the entry names the function that does so.
     Rebuilt,
     /// It is the same before and after, or the same in every image.
     Same,
@@ -44,7 +44,7 @@ impl Class {
         Self::Gap,
     ];
 
-    /// The name of the class in the list.
+    /// Returns the name of the class in the list.
     pub fn name(self) -> &'static str {
         match self {
             Self::Saved => "saved",
@@ -56,7 +56,7 @@ impl Class {
         }
     }
 
-    /// The description of the class below the table.
+    /// Returns the description of the class below the table.
     fn meaning(self) -> &'static str {
         match self {
             Self::Saved => "saved by a record",
@@ -78,10 +78,10 @@ impl Class {
     }
 }
 
-/// Some members of a struct that are treated alike.
+/// Some members of a struct that are treated in the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// How the members are treated.
+    /// The class of the members.
     pub class: Class,
     /// Records (`CKPT_REC_TASK`) and functions (`kernel/fork.c:copy_process`; a file
     /// without a directory is one of `kernel/checkpoint`).
@@ -101,7 +101,7 @@ pub struct Struct {
     pub name: String,
     /// A source of the kernel whose object has the struct in its debug information.
     pub source: String,
-    /// How its members are treated.
+    /// The entries that classify its members.
     pub entries: Vec<Entry>,
 }
 
@@ -379,7 +379,7 @@ fn parse_leaves(text: &str) -> Result<BTreeMap<String, String>, String> {
         } else if line.is_empty() {
             for name in names.drain(..) {
                 if why.is_empty() || leaves.insert(name.to_owned(), why.clone()).is_some() {
-                    return Err(format!("`{name}` has no reason, or more than one"));
+                    return Err(format!("`{name}` has no reason, or several"));
                 }
             }
             why.clear();

@@ -19,9 +19,9 @@ use super::source::Source;
 use crate::run::run;
 use crate::{Error, Result};
 
-/// File beside the tree: the paths of the files in the tree that differ from the source.
+/// File next to the tree, with the paths of the files in the tree that differ from the source.
 const TOUCHED: &str = "series.json";
-/// File beside the tree: the identity of the source that was completely mirrored.
+/// File next to the tree, with the identity of the source that was completely mirrored.
 const MIRRORED: &str = "mirrored";
 
 /// Returns the files of a source tree, without the products of a build in it.
@@ -123,7 +123,7 @@ fn mirror_one(from: &Path, to: &Path) -> Result<()> {
     }
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
-        // A different file system, or a file that may not be linked to.
+        // Linking fails across file systems, and for files that the user may not link to.
         Err(_) => copy_with_time(from, to).map_err(Error::file("copy", from)),
     }
 }
@@ -166,7 +166,7 @@ fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<
             write(&work.path().join(path), &content)?;
         }
     }
-    // The bytes that were hashed; the file may have changed since.
+    // Write the bytes that were hashed: the file may have changed since.
     let input =
         tempfile::NamedTempFile::new().map_err(Error::file("make a file in", Path::new("/tmp")))?;
     for patch in &series.patches {
@@ -198,7 +198,8 @@ fn patched(source: &Source, series: &Series) -> Result<BTreeMap<PathBuf, Option<
         .collect()
 }
 
-/// Writes the content of a file, or removes the file. Does not touch a file that is already right.
+/// Writes the content of a file, or removes the file. Does not touch a file whose content is
+/// already correct.
 fn settle(path: &Path, content: Option<&[u8]>) -> Result<()> {
     let there = read_if_there(path)?;
     if there.as_deref() == content {

@@ -15,7 +15,7 @@ use crate::run::run;
 use crate::sources;
 use crate::{Cache, Error, Progress, Result, Sources};
 
-/// Increase this when the way in which the image is made changes.
+/// Increase this when the build procedure of the image changes.
 const RECIPE: &str = "agent 2";
 
 /// Kind of the artefact.
@@ -42,17 +42,18 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the image of the agent and its tools from the current sources.
 ///
-/// Cargo decides what to compile, so this is fast if nothing has changed. Where it reaches no
-/// registry, one is used that `cache import` has brought for the same sources.
+/// Cargo decides what to compile, so this is fast if nothing has changed. If it reaches no
+/// registry, the function returns an image that `cache import` has added for the same sources.
 pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     // Cargo identifies packages by their path in the workspace and compares times: with a shared
-    // target directory, a checkout could get the binaries of another one.
+    // target directory, a checkout could get the binaries of a different checkout.
     let checkout = Fingerprint::new(RECIPE)
         .add("checkout", sources.root().as_os_str().as_encoded_bytes())
         .finish();
     let target = cache.root().join("cargo").join(&checkout);
     cache.get("cargo", &checkout);
-    // Until the programs have been copied: another crucible may compile other sources.
+    // Hold the lock until the programs have been copied: another crucible may compile other
+    // sources.
     let lock = cache.lock("agent-build", progress)?;
     if let Err(error) = compile(sources, &target, &lock, progress) {
         let kept = cache.get(KIND, &of_sources(sources)?);
@@ -75,14 +76,14 @@ pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Resul
     Ok(directory.join(IMAGE))
 }
 
-/// Lets the agent of these sources, which is `image`, be found without compiling it.
+/// Records `image` as the agent of these sources, so that it is found without compiling.
 pub(crate) fn keep_agent(cache: &Cache, sources: &Sources, image: &Path) -> Result<()> {
     let key = image.parent().and_then(Path::file_name);
     let key = key.unwrap_or_default().to_string_lossy();
     cache.set_stand_in(KIND, &of_sources(sources)?, &key)
 }
 
-/// Returns a hash of everything that the agent is compiled from, and of more.
+/// Returns a hash of all files that the agent is compiled from, and of some others.
 fn of_sources(sources: &Sources) -> Result<String> {
     let mut fingerprint = Fingerprint::new(RECIPE);
     for top in sources::PACKED {
@@ -103,7 +104,7 @@ fn of_sources(sources: &Sources) -> Result<String> {
 
 fn compile(sources: &Sources, target: &Path, lock: &Lock, progress: &dyn Progress) -> Result<()> {
     let _step = Step::begin(progress, "compiling the guest's agent");
-    // Inside `cargo run` or `cargo test`, CARGO is the cargo that was called.
+    // Inside `cargo run` or `cargo test`, CARGO is the path of the running cargo.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
@@ -156,7 +157,7 @@ fn rust_flags(sources: &Sources) -> OsString {
     flags
 }
 
-/// Returns true when cargo failed since it cannot reach a registry.
+/// Returns true when cargo failed because it cannot reach a registry.
 fn is_unreachable(words: &str) -> bool {
     const SIGNS: [&str; 5] = [
         "failed to download",
@@ -208,7 +209,7 @@ mod tests {
         let first = image("first");
         let second = thread::scope(|scope| {
             let other = scope.spawn(|| {
-                // SAFETY: this thread shares its umask with no other one from here on; it has no
+                // SAFETY: this thread has its own umask from here on; it has no
                 // descriptors or memory of its own.
                 unsafe { unshare_unsafe(UnshareFlags::FS) }.unwrap();
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

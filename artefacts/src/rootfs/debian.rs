@@ -13,13 +13,13 @@ use crate::progress::Step;
 use crate::run::{run, with_plain_umask};
 use crate::{Cache, Error, Progress, Result, Sources, host};
 
-/// Increase this when the way in which the image is made changes.
+/// Increase this when the build procedure of the image changes.
 const RECIPE: &str = "debian 3";
 
 /// Debian release. It decides the versions of the guest's compiler and of CRIU.
 const SUITE: &str = "bookworm";
 
-/// Paths that are left out, since no workload reads them.
+/// Paths that are left out, because no workload reads them.
 const EXCLUDED: &[&str] = &[
     "/usr/share/man/*",
     "/usr/share/doc/*",
@@ -48,10 +48,10 @@ const LINKS: &[(&str, &str)] = &[
 /// Name of the image.
 const IMAGE: &str = "debian.erofs";
 
-/// Name of the list of the packages in the image, beside it.
+/// Name of the list of the image's packages, in the same directory.
 const LIST: &str = "userland-packages.txt";
 
-/// Files that are of the host that made the image, or of mmdebstrap.
+/// Files of the host that made the image, or of mmdebstrap.
 const LEFTOVERS: &[&str] = &[
     "etc/apt/sources.list",
     "etc/apt/preferences.d/crucible",
@@ -117,7 +117,8 @@ pub fn package_list(image: &Path) -> PathBuf {
 }
 
 /// Makes the userland from the newest packages of the archive, and writes their versions to
-/// `rootfs/userland.lock`. Returns how they differ from those before; `None` if they do not.
+/// `rootfs/userland.lock`. Returns the differences from the previous versions; `None` if there are
+/// none.
 pub fn lock_debian(
     cache: &Cache,
     sources: &Sources,
@@ -182,8 +183,8 @@ fn parse_packages(text: &str) -> Vec<String> {
     packages
 }
 
-/// Makes the image in `directory`, of the newest packages, or where possible of the pinned ones.
-/// Returns the packages in it. `lock` is that of the directory.
+/// Makes the image in `directory`, from the pinned packages as far as possible, else from the
+/// newest. Returns the packages in it. `lock` is that of the directory.
 fn build(
     names: &[String],
     pinned: Option<&DebianPackages>,
@@ -241,7 +242,7 @@ const LIST_PACKAGES: &str = r#"for deb in "$1"/var/cache/apt/archives/*.deb; do
 done >"$CRUCIBLE_LIST""#;
 
 /// Runs mmdebstrap. It unpacks packages without running maintainer scripts, which needs neither
-/// chroot nor privileges, and a third of the time.
+/// chroot nor privileges, and takes a third of the time.
 fn bootstrap(
     names: &[String],
     preferences: &Path,
@@ -276,7 +277,7 @@ fn bootstrap(
     })
 }
 
-/// Does what maintainer scripts would do, as far as workloads can observe it.
+/// Does the work of the maintainer scripts, as far as workloads can observe it.
 fn finish(tree: &Path) -> Result<()> {
     for (link, target) in LINKS {
         let path = tree.join(link);
@@ -300,7 +301,7 @@ fn finish(tree: &Path) -> Result<()> {
             _ => {}
         }
     }
-    // The guest's own tool, since the host's may write another format.
+    // Use the guest's own tool: the host's may write a different format.
     let ldconfig = tree.join("usr/sbin/ldconfig");
     run(
         "indexing the userland's libraries",
@@ -382,7 +383,7 @@ mod tests {
             let notes = progress.text();
             assert!(notes.contains("bash 2 instead of 1"), "{notes}");
         }
-        // A lock file that has them needs no notice.
+        // No notice if the lock file has these versions.
         let progress = Notes::default();
         pinned(&cache, &names, &newer, &progress, |_, _| {
             panic!("it is cached")

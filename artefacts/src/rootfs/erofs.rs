@@ -27,8 +27,8 @@ pub(super) fn image(directory: &Path, image: &Path) -> Result<()> {
     )
 }
 
-/// Writes a file of an image, with this mode whatever the umask is. A file or link that was there is
-/// replaced.
+/// Writes a file of an image, with this mode whatever the umask is. An existing file or link
+/// is replaced.
 pub(super) fn file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     if path.symlink_metadata().is_ok() {
         fs::remove_file(path).map_err(Error::file("remove", path))?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The Debian packages of the userland: those that it should have (`rootfs/userland.lock`), and those
-//! that it has.
+//! The Debian packages of the userland: those that it should have (`rootfs/userland.lock`), and
+//! those that it has.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +68,7 @@ impl DebianPackages {
                 sha256: sha256.into(),
             };
             if packages.insert(name.to_owned(), package).is_some() {
-                return Err(format!("{name} is there twice"));
+                return Err(format!("{name} is listed twice"));
             }
         }
         if packages.is_empty() {
@@ -109,7 +109,7 @@ impl DebianPackages {
         Ok(())
     }
 
-    /// Says in which packages `found` differs, in words; `None` if in none.
+    /// Returns a description of the packages in which `found` differs; `None` if there are none.
     pub fn difference(&self, found: &Self) -> Option<String> {
         let mut words = Vec::new();
         for (name, package) in &found.0 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Dice with a seed.
 
-/// What simulations draw.
+/// The random numbers of simulations.
 pub struct Dice(crucible_protocol::dice::Dice);
 
 impl Dice {
@@ -17,7 +17,7 @@ impl Dice {
         self.0.unit() < probability
     }
 
-    /// A rate of the prior Beta(1/2, 1/2).
+    /// Returns a rate of the prior Beta(1/2, 1/2).
     pub fn jeffreys(&mut self) -> f64 {
         (self.0.unit() * std::f64::consts::FRAC_PI_2).sin().powi(2)
     }

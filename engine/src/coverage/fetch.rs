@@ -8,7 +8,7 @@ use crate::guest::{Guest, GuestError};
 /// Limit for the guest to copy its counters.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Copies each counter file, since files in debugfs have no size, and prints its path.
+/// Copies each counter file, because files in debugfs have no size, and prints its path.
 const COPY: &str = "rm -rf /tmp/counts && mkdir /tmp/counts && cd /sys/kernel/debug/gcov || exit 1
 n=0
 find . -name '*.gcda' | while read -r path; do

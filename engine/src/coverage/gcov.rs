@@ -12,7 +12,7 @@ use super::CoverageError;
 pub struct Line {
     /// Sum over all functions that the line was compiled into.
     pub count: u64,
-    /// True when in none of them all blocks of the line were executed.
+    /// True when no function executed all blocks of the line.
     pub partly: bool,
 }
 
@@ -44,7 +44,7 @@ pub fn lines(counted: &Path, name: &str, counts: &[u8]) -> Result<Lines, Coverag
     Ok(all.into_iter().next().unwrap_or_default())
 }
 
-/// The same for several sources at once, in their order.
+/// Runs gcov for several sources at once, and returns their lines in the same order.
 pub fn all(counted: &Path, sources: &[(String, &[u8])]) -> Result<Vec<Lines>, CoverageError> {
     let names = || {
         let names: Vec<_> = sources.iter().map(|(name, _)| name.as_str()).collect();
@@ -118,7 +118,7 @@ fn of_report(report: &Report, name: &str) -> Lines {
 mod tests {
     use super::*;
 
-    /// With the compiler and the options of the kernel build.
+    /// Uses the compiler and the options of the kernel's build.
     #[test]
     fn a_program_that_was_run_is_counted() {
         let directory = tempfile::tempdir().unwrap();
@@ -144,14 +144,14 @@ mod tests {
         assert_eq!(lines.get(&5).copied(), line(1, false));
         assert_eq!(lines.get(&7).copied(), line(0, true));
         assert_eq!(lines.get(&8).copied(), line(1, true));
-        // Two at once, each with its own.
+        // Two sources at once, each with its own counters.
         let two = [
             ("counted.c".to_owned(), &counts[..]),
             ("counted.c".to_owned(), &counts[..]),
         ];
         let two = all(directory.path(), &two).unwrap();
         assert_eq!(two, [lines.clone(), lines]);
-        // Counters of another build do not match.
+        // Counters of a different build do not match.
         assert!(super::lines(directory.path(), "counted.c", &counts[..8]).is_err());
     }
 

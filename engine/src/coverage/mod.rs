@@ -61,7 +61,7 @@ pub enum CoverageError {
     Io {
         /// Path of the source.
         path: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: io::Error,
     },
@@ -78,7 +78,7 @@ pub enum CoverageError {
     Json {
         /// Path of the source.
         path: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: serde_json::Error,
     },
@@ -174,7 +174,8 @@ pub fn measure(
     judge(&functions, &lines)
 }
 
-/// Returns the lines of each source that were executed, and those that were not, by its path.
+/// Returns the lines of each source that were executed, and those that were not, by the source's
+/// path.
 pub fn executed(
     counted: &Path,
     counts: &BTreeMap<String, Vec<u8>>,
@@ -285,7 +286,7 @@ fn closure(functions: &[Function], root: &str, without: &[&str]) -> Option<BTree
             .iter()
             .filter(|name| !without.contains(&name.as_str()))
         {
-            // Of two static functions of one name, the one in the same file is meant.
+            // Of two static functions of one name, take the one in the same file.
             let named = |f: &&Function| f.name == *name;
             let own = functions.iter().find(|f| named(f) && f.file == from.file);
             let Some(called) = own.or_else(|| functions.iter().find(named)) else {

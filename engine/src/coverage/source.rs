@@ -23,7 +23,7 @@ pub struct Site {
     pub first: usize,
     /// Its last line.
     pub last: usize,
-    /// True when it is behind a `?`: the statement may be executed without refusing.
+    /// True when it is after a `?`: the statement may be executed without refusing.
     pub choice: bool,
     /// Text of the statement, on one line.
     pub text: String,
@@ -183,7 +183,7 @@ fn words(text: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// Returns the offset of each refusal, the range of its statement, and whether it is behind a
+/// Returns the offset of each refusal, the range of its statement, and whether it is after a
 /// `?`.
 fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     let statements = statements(body);
@@ -191,7 +191,7 @@ fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     for (index, &(guarded, first, last)) in statements.iter().enumerate() {
         let text = &body[first..last];
         let Some(at) = refusal(text) else { continue };
-        // An errno that is assigned for later checks is not a refusal; what they jump to is.
+        // An errno that is assigned for later checks is not a refusal; the target of their jump is.
         let ready = !guarded && is_assignment(text);
         let jumps = statements
             .get(index + 1)
@@ -206,7 +206,7 @@ fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     found
 }
 
-/// Returns true for a statement `x = -ERRNO`, or a declaration that ends so.
+/// Returns true for a statement `x = -ERRNO`, or a declaration that ends in that.
 fn is_assignment(text: &str) -> bool {
     text.rsplit_once('=').is_some_and(|(_, value)| {
         let value = value.trim();

@@ -54,21 +54,21 @@ pub struct AdversaryExperiment {
     count: u32,
 }
 
-/// What was seen of an attack.
+/// The result of an attack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attacked {
     /// The guest's command.
     pub attack: String,
     /// The names of the attackers.
     pub attackers: Vec<String>,
-    /// What became of the call: `restarted`, `saved`, `killed`, or an error.
+    /// The result of the call: `restarted`, `saved`, `killed`, or an error.
     pub result: String,
 }
 
 /// The results of all attacks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AdversarySummary {
-    /// Number of attacks by what became of the call.
+    /// Number of attacks by the result of the call.
     pub results: BTreeMap<String, u64>,
     /// Number of attacks of each attacker.
     pub attackers: BTreeMap<String, u64>,
@@ -144,7 +144,7 @@ impl AdversaryExperiment {
                 }
             }
             (_, first) => {
-                let why = first.unwrap_or_else(|| "the adversary failed without a word".into());
+                let why = first.unwrap_or_else(|| "the adversary failed without a message".into());
                 lines.push(format!("in the guest: {command}"));
                 Outcome {
                     lines,
@@ -213,7 +213,7 @@ impl Experiment for AdversaryExperiment {
             session.voice().set_unit(Some(&self.key(unit)));
             let attack = Attack::draw(*unit);
             let (outcome, attacked) = self.attack(session, &attack)?;
-            // What is left in the guest must not be blamed on the next attack.
+            // The next attack gets a new guest, so that it is not blamed for leftovers of this one.
             if !outcome.is_pass() {
                 session.abandon();
             }

@@ -63,10 +63,10 @@ impl Experiment for ChainExperiment {
             let stream = session.setup().stream;
             let voice = stream.voice(session.number());
             voice.set_unit(Some(&case.name));
-            let mut told = Instant::now();
+            let mut shown = Instant::now();
             let mut tell = |chain: &Chain| {
-                if told.elapsed() >= PERIOD {
-                    told = Instant::now();
+                if shown.elapsed() >= PERIOD {
+                    shown = Instant::now();
                     let text = format!("{} links; {}", chain.links, chain.last);
                     voice.tell(Body::Note { text });
                 }

@@ -21,7 +21,7 @@ use crate::{
     stream::{Body, Stream},
 };
 
-/// What an experiment runs on.
+/// The lab, the outputs and the options that an experiment runs with.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// Makes machines and disks.
@@ -36,12 +36,12 @@ pub struct Setup<'a> {
     pub break_switch: Option<&'a str>,
     /// Eyes that are closed.
     pub without: &'a [Eye],
-    /// Keys of units that are not to be run; those of an unknown key are.
+    /// Keys of units that must not be run.
     pub skip: Option<&'a HashSet<String>>,
 }
 
 impl Setup<'_> {
-    /// Adds to an outcome what the lab has found out about the kernel's faults.
+    /// Adds to an outcome the lab's evidence of the kernel's faults.
     fn complete(&self, outcome: &mut Outcome) {
         let evidence = &mut outcome.evidence;
         if let Some(Memory::Kept { file, open }) = &mut evidence.memory
@@ -57,12 +57,12 @@ impl Setup<'_> {
     }
 }
 
-/// All that an experiment has found out.
+/// All results of an experiment.
 #[derive(Debug)]
 pub struct Report<T, S> {
     /// The findings, in the order of the plan.
     pub findings: Vec<Finding<T>>,
-    /// What follows from all of them.
+    /// The summary of all findings.
     pub summary: S,
     /// Guests that failed in a way that no single unit is to blame for.
     pub guests: Vec<Outcome>,
@@ -117,7 +117,7 @@ impl<T, S: Summary> Report<T, S> {
     }
 }
 
-/// Runs an experiment. Findings that the journal has from an earlier run are taken over.
+/// Runs an experiment. Reuses findings of an earlier run that the journal has.
 pub fn execute<E: Experiment>(
     experiment: &mut E,
     setup: Setup<'_>,
@@ -128,7 +128,7 @@ pub fn execute<E: Experiment>(
         Ok(groups) => groups,
         Err(stop) => {
             let booted = session.booted().cloned();
-            // Whatever the guest still has to say, the reason is known.
+            // The reason is known, so the guest's further messages are ignored.
             if stop.guest_usable {
                 let _ = session.close();
             }
@@ -221,14 +221,14 @@ fn without<E: Experiment>(
     groups
 }
 
-/// What the workers share.
+/// The state that the workers share.
 struct Board<E: Experiment> {
     left: VecDeque<Group<E>>,
     found: HashMap<String, Finding<E::Detail>>,
     journal: Journal<E::Detail>,
     failures: Vec<Outcome>,
-    /// A failure after which nothing more is run: findings can no longer be kept, or no machine be
-    /// started.
+    /// A failure after which nothing more is run: findings can no longer be kept, or no machine
+    /// can be started.
     fatal: Option<Abort>,
 }
 
@@ -270,7 +270,7 @@ impl<E: Experiment> Board<E> {
     }
 }
 
-/// A guest and what it does.
+/// A guest and its current activity.
 struct Worker<'a, 'l, E: Experiment> {
     experiment: &'a E,
     session: Session<'l>,
@@ -333,7 +333,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         if let [only] = &unfinished[..] {
             return self.report(only, stop.into(), None, 0);
         }
-        // One of them killed the guest: which one?
+        // Find the unit that killed the guest.
         let mut culprit = false;
         for unit in &unfinished {
             if interrupt::requested() {
@@ -348,7 +348,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         if !culprit {
             let outcome = Outcome {
                 why: format!(
-                    "{}; the units from {} to {} were running, and none of them alone does it again",
+                    "{}; the units from {} to {} were running, and none of them alone causes it again",
                     stop.why,
                     self.first_key(&unfinished),
                     self.first_key(
@@ -383,7 +383,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         let setup = self.session.setup();
         let guest = self.session.number();
         let mut done = |unit: &E::Unit, outcome: Outcome, detail: Option<E::Detail>| {
-            // Neither says anything about the unit, and no further one would fare better.
+            // Neither is about the unit, and the next unit would fail in the same way.
             if outcome.condition.exit_code() >= 128 {
                 return Err(Abort {
                     condition: outcome.condition,
@@ -410,7 +410,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         self.session.voice().set_unit(None);
         match (fatal, result) {
             (Some(stop), _) => Err(stop),
-            // Without a machine, no further unit would fare better.
+            // Without a machine, further units would fail, too.
             (None, Err(stop)) if stop.condition.exit_code() >= 128 => {
                 match stop.condition == Condition::Interrupted {
                     true => Ok(Err(stop)),
@@ -442,8 +442,8 @@ impl<E: Experiment> Worker<'_, '_, E> {
         )
     }
 
-    /// Takes into account what a guest reported after its last unit: the unit's outcome is no
-    /// better than that. Leaks may come of any of its units, so they count for the guest.
+    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome is
+    /// no better than that. Leaks may be of any of its units, so they count for the guest.
     fn late(&mut self, last: Option<&E::Unit>, stop: Abort) {
         let of_guest = matches!(stop.condition, Condition::Leak | Condition::LeakScanFailed);
         let Some(unit) = last.filter(|_| !of_guest) else {

@@ -26,7 +26,8 @@ use crate::{
     session::Session,
 };
 
-/// Time limit of the guest's program, beside that for each call. Its own limits are shorter.
+/// Time limit of the guest's program, in addition to that for each call. Its own limits are
+/// shorter.
 const LIMIT: Duration = Duration::from_secs(200);
 
 /// Time limit per call on average.
@@ -65,7 +66,7 @@ int main(void) { return execl(\"./tracer\", \"tracer\", \"exits\", \"late\", (ch
 ' > exec.c
 gcc -O1 -o exec exec.c";
 
-/// The directories and files of the kernel's code whose failures are looked at.
+/// The directories and files of the kernel's code in which failures are injected.
 const OURS: [&str; 2] = ["kernel/checkpoint", "arch/x86/kernel"];
 
 /// The programs whose trees are saved and restarted.
@@ -82,7 +83,7 @@ pub const PROGRAMS: [&str; 7] = [
 /// The calls.
 const CALLS: [&str; 2] = ["checkpoint", "restart"];
 
-/// What fails.
+/// The kind of operation that fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailKind {
     /// An allocation of an object.
@@ -97,7 +98,7 @@ impl FailKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Slab, Self::Page, Self::Usercopy];
 
-    /// The name, as the guest's program has it.
+    /// Returns the name, as the guest's program has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Slab => "slab",
@@ -107,7 +108,7 @@ impl FailKind {
     }
 }
 
-/// Which failures are tried.
+/// The selection of failures.
 #[derive(Clone, Debug)]
 pub struct Which {
     /// Their kinds.
@@ -116,7 +117,7 @@ pub struct Which {
     pub programs: Vec<String>,
     /// Their numbers, from 1 on; all if `None`.
     pub nth: Option<RangeInclusive<u32>>,
-    /// Number of a mutant of the kernel's code, to see that its mistake is found; 0 for none.
+    /// Number of a mutant of the kernel's code, to check that its mistake is found; 0 for none.
     pub mutant: u32,
 }
 
@@ -133,7 +134,7 @@ pub struct Failures {
     call: &'static str,
     kind: FailKind,
     from: u32,
-    /// `None`: until nothing is left that could fail.
+    /// Last number; `None` to continue until no further operation could fail.
     to: Option<u32>,
 }
 
@@ -152,24 +153,24 @@ impl Failures {
     }
 }
 
-/// What was seen of a range.
+/// The results of a range.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failed {
     /// `checkpoint` or `restart`.
     pub call: String,
-    /// What failed.
+    /// The kind of operation that failed.
     pub kind: String,
-    /// Number of calls, with those that were repeated.
+    /// Number of calls, including repeated ones.
     pub calls: u32,
-    /// The last number at which there was something that could fail.
+    /// The last number for which there was an operation that could fail.
     pub last: u32,
-    /// For each origin: its name, the error of the call or nothing when it has succeeded, and the
+    /// For each origin: its name, the error of the call or an empty text if it succeeded, and the
     /// number of failures.
     pub origins: Vec<(String, String, u32)>,
 }
 
-/// What was wrong with a range, and what else was seen of it.
+/// The outcome of a range that failed, and its results as far as they are known.
 struct Wrong(Outcome, Option<Failed>);
 
 /// The failures of one kind in one call.
@@ -177,7 +178,8 @@ struct Wrong(Outcome, Option<Failed>);
 pub struct Sum {
     /// Number of failures.
     pub failures: u64,
-    /// Those by the error of the call; `harmless` when the call has succeeded nevertheless.
+    /// Number of failures by the error of the call; `harmless` when the call has succeeded
+    /// nevertheless.
     pub results: BTreeMap<String, u64>,
     /// Number of origins.
     pub origins: usize,
@@ -197,8 +199,8 @@ pub struct FailNthSummary {
 impl Summary for FailNthSummary {}
 
 impl FailNthExperiment {
-    /// Returns the experiment of these failures. The sources of the programs and of the kernel's code
-    /// are below `root`.
+    /// Returns the experiment of these failures. The sources of the programs and of the kernel's
+    /// code are below `root`.
     pub fn new(root: &Path, which: Which) -> Self {
         Self {
             root: root.to_owned(),
@@ -260,7 +262,7 @@ impl FailNthExperiment {
         }
     }
 
-    /// Returns how many things can fail in a call.
+    /// Returns the number of operations that can fail in a call.
     fn count(&self, session: &mut Session<'_>, unit: &Failures) -> Result<u32, Abort> {
         self.ready(session)?;
         let patience = session.patience();
@@ -279,13 +281,13 @@ impl FailNthExperiment {
         match (status, stdout.trim().parse()) {
             (Some(0), Ok(count)) => Ok(count),
             _ => {
-                let why = format!("cannot count what can fail: `{command}`");
+                let why = format!("cannot count the operations that can fail: `{command}`");
                 Err(Abort::failed(why).with(lines))
             }
         }
     }
 
-    /// Lets a range fail. The inner error is what was wrong.
+    /// Injects the failures of a range. The inner error is the outcome of a range that failed.
     fn attempt(
         &self,
         session: &mut Session<'_>,
@@ -319,7 +321,7 @@ impl FailNthExperiment {
             (Some(1), Some(first)) => (Condition::Diverged, first),
             (_, first) => (
                 Condition::RequestFailed,
-                first.unwrap_or_else(|| "fail-nth failed without a word".into()),
+                first.unwrap_or_else(|| "fail-nth failed without a message".into()),
             ),
         };
         lines.push(format!("in the guest: {command}"));
@@ -422,7 +424,7 @@ impl Experiment for FailNthExperiment {
                     for from in (first..=last).step_by(RANGE as usize) {
                         let to = from + RANGE - 1;
                         unit.from = from;
-                        // What is allocated differs a little from call to call.
+                        // The number of allocations differs a little from call to call.
                         let open = nth.is_none() && to >= count;
                         unit.to = (!open).then_some(to.min(last));
                         groups.push(vec![unit.clone()]);
@@ -445,7 +447,7 @@ impl Experiment for FailNthExperiment {
     ) -> Result<(), Abort> {
         for unit in units {
             let (outcome, failed) = self.unit(session, unit)?;
-            // What is left in the guest must not be blamed on the next failure.
+            // The next failure gets a new guest: it must not be blamed for leftovers of this one.
             if !outcome.is_pass() {
                 session.abandon();
             }

@@ -29,14 +29,14 @@ use crate::{
     session::Session,
 };
 
-/// Time limit of a unit, beside the time for which it searches.
+/// Time limit of a unit, in addition to the duration of its search.
 const LIMIT: Duration = Duration::from_secs(240);
 
-/// How long a unit searches, in seconds.
+/// Duration of a unit's search, in seconds.
 pub const ROUND: u64 = 60;
 
-/// The programs of rounds, in turn: `many` has something of each kind, and `random` is a tree that no
-/// other round has.
+/// The programs of rounds, in turn: `many` has an object of each kind, and `random` is a tree that
+/// no other round has.
 const ORDER: [&str; 12] = [
     "many", "tree", "many", "random", "many", "threads", "many", "random", "many", "chain", "many",
     "random",
@@ -51,10 +51,10 @@ const PER_RESTART: Duration = Duration::from_secs(2);
 /// The text on the console before each restart (`rootfs/agent/src/bin/torture/fuzz.rs`).
 const MARK: &str = "fuzz: ";
 
-/// Where the program of random trees is built.
+/// Directory in which the program of random trees is built.
 const TREES: &str = "/work/random-tree";
 
-/// What to do with the programs' images.
+/// The task of the experiment: a search, or a single recipe.
 #[derive(Clone, Debug)]
 pub enum Search {
     /// Search for this number of rounds.
@@ -91,7 +91,7 @@ pub struct Round {
     only: bool,
 }
 
-/// What was seen of a unit.
+/// The results of a unit.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Fuzzed {
     /// Number of restarts.
@@ -146,7 +146,7 @@ pub struct FuzzSummary {
 impl Summary for FuzzSummary {}
 
 impl FuzzExperiment {
-    /// The programs whose images are forged, beside random trees.
+    /// The programs whose images are forged, in addition to random trees.
     pub const PROGRAMS: [&str; 4] = ["chain", "many", "threads", "tree"];
 
     /// Returns the experiment. The programs' sources are below `root`, `trees` is the scenario of
@@ -232,7 +232,7 @@ impl FuzzExperiment {
         }
     }
 
-    /// The guest's command for a unit.
+    /// Returns the guest's command for a unit.
     fn command(&self, round: &Round, task: &str) -> String {
         let Round {
             number, program, ..
@@ -283,7 +283,7 @@ impl FuzzExperiment {
         let (status, stdout, mut lines) =
             exec(guest, &self.command(round, path), limit).map_err(after)?;
         if let Err(error) = guest.settle() {
-            // The report of the kernel, and by which recipe.
+            // The kernel's report, and the recipe that caused it.
             let mut stop = after(error);
             stop.lines.extend(lines);
             return Err(stop);
@@ -291,7 +291,7 @@ impl FuzzExperiment {
         if status != Some(0) {
             let why = lines.first().cloned();
             lines.push(format!("in the guest: {}", self.command(round, path)));
-            let why = why.unwrap_or_else(|| "the fuzzer failed without a word".into());
+            let why = why.unwrap_or_else(|| "the fuzzer failed without a message".into());
             let condition = match status {
                 Some(FOUND) => Condition::Diverged,
                 _ => Condition::RequestFailed,
@@ -304,7 +304,8 @@ impl FuzzExperiment {
         }
         let mut fuzzed: Fuzzed = serde_json::from_str(stdout.trim())
             .map_err(|_| Abort::failed(format!("the fuzzer printed no report: {stdout}")))?;
-        // A counter that is called last of all, by a jump, is counted for the caller.
+        // A coverage call in tail position returns to the caller, so its block counts for the
+        // caller.
         for (_, blocks) in &mut fuzzed.found {
             blocks.retain(|block| self.blocks.contains_key(block));
         }
@@ -319,8 +320,8 @@ impl FuzzExperiment {
         Ok((outcome, fuzzed))
     }
 
-    /// Keeps what a unit has found. Of the recipes of an earlier run, only those are kept that
-    /// reach something that the ones before do not.
+    /// Keeps the recipes that a unit has found. Of the recipes of an earlier run, it keeps only
+    /// those that reach a block that the recipes before them do not.
     fn learn(&self, round: &Round, fuzzed: &Fuzzed) -> io::Result<()> {
         let mut state = self.state();
         let State { corpus, known } = &mut *state;
@@ -341,7 +342,7 @@ impl FuzzExperiment {
     }
 }
 
-/// Returns the tree of a seed, with all that can be saved.
+/// Returns the tree of a seed, with all kinds that can be saved.
 fn tree(seed: u64) -> random::Tree {
     let mut tree = random::draw(seed);
     for process in &mut tree.processes {
@@ -393,14 +394,14 @@ impl Experiment for FuzzExperiment {
             self.ready(session)?;
             match self.round(session, unit) {
                 Ok((outcome, fuzzed)) => {
-                    // What is left in the guest must not be blamed on the next round.
+                    // The next round gets a new guest: it must not be blamed for leftovers.
                     if !outcome.is_pass() {
                         session.abandon();
                     }
                     done(unit, outcome, Some(fuzzed))?;
                 }
                 Err(mut stop) => {
-                    // A crashed guest cannot say what it was doing; its console can.
+                    // A crashed guest cannot report its recipe; its console has it.
                     let console = fs::read(session.console()).unwrap_or_default();
                     let console = String::from_utf8_lossy(&console);
                     let is_known = stop.lines.iter().any(|line| line.contains("restart of "));
@@ -420,7 +421,7 @@ impl Experiment for FuzzExperiment {
             corpus: state.corpus.len(),
             ..FuzzSummary::default()
         };
-        // Also of units that a resumed run has taken over.
+        // Includes units whose results a resumed run has reused.
         let mut reached: BTreeSet<u32> = BTreeSet::new();
         let mut ms = 0;
         for detail in findings.iter().filter_map(|one| one.detail.as_ref()) {
@@ -550,7 +551,7 @@ mod tests {
             ms: 0,
             detail: Some(fuzzed(found)),
         };
-        // 9 is not a block: an address of another kernel.
+        // 9 is not a block: an address of a different kernel.
         let findings = [finding(&[("-", &[1, 9])]), finding(&[("1", &[1, 3])])];
         let summary = one.summarise(&findings);
         assert_eq!((summary.reached, summary.blocks), (2, 3));

@@ -20,11 +20,11 @@ use crate::abort::Abort;
 /// Time that a lock may be held by a process that is not a running crucible.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
-/// Time between two attempts to take it.
+/// Time between two attempts to take the lock.
 const LOCK_PERIOD: Duration = Duration::from_millis(20);
 
-/// A hash of everything that findings depend on. Those of another kernel, userland, machine or
-/// source are not comparable.
+/// A hash of everything that findings depend on. Findings of a different kernel, userland, machine
+/// or source are not comparable.
 #[derive(Clone)]
 pub struct Identity(Sha256);
 
@@ -55,10 +55,10 @@ impl Identity {
 /// The reason for which there is no journal.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// There is nothing to resume.
+    /// The journal to resume does not exist.
     #[error("cannot resume: {} does not exist; run without --resume", .0.display())]
     Missing(PathBuf),
-    /// The journal is of a run with which nothing can be compared.
+    /// The journal is of a run with a different identity.
     #[error(
         "cannot resume: the earlier run had a different kernel, userland, machine or source; run \
          without --resume"
@@ -82,17 +82,17 @@ pub enum JournalError {
 pub struct Journal<T> {
     path: PathBuf,
     identity: String,
-    /// Held while the journal is in use; beside it, since it is replaced.
+    /// Held while the journal is in use; a separate file, because the journal is replaced.
     _lock: Option<File>,
-    /// `None` until the first finding is to be written, and for an experiment that keeps none.
+    /// `None` until the first finding, and for an experiment that keeps none.
     file: Option<File>,
     keeps: bool,
     known: HashMap<String, Finding<T>>,
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
-    /// Opens the journal, empty or with the earlier findings. Writes nothing but a lock: an existing
-    /// journal stays unchanged until the run begins.
+    /// Opens the journal, empty or with the earlier findings. Writes nothing but a lock: an
+    /// existing journal stays unchanged until the run begins.
     pub fn open(path: &Path, identity: Identity, resume: bool) -> Result<Self, JournalError> {
         let io = |source| JournalError::Io {
             path: path.to_owned(),
@@ -159,15 +159,15 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
         }
     }
 
-    /// Returns the finding of an earlier run. One without a result is not taken over: the unit is
-    /// run again.
+    /// Returns the finding of an earlier run. A finding without a result is not reused: the unit
+    /// is run again.
     pub(super) fn take(&mut self, key: &str) -> Option<Finding<T>> {
         let known = self.known.get(key)?;
         let again = known.outcome.condition.exit_code() >= 125;
         (!again).then(|| known.clone())
     }
 
-    /// Begins the journal with the findings that were taken over. Replaces the old one once the new
+    /// Begins the journal with the reused findings. Replaces the old one once the new
     /// one is complete.
     pub(super) fn begin(&mut self) -> Result<(), Abort> {
         if !self.keeps {
@@ -188,7 +188,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Journal<T> {
         Ok(())
     }
 
-    /// Appends a finding, on the disk.
+    /// Appends a finding, and syncs it to the disk.
     pub(super) fn add(&mut self, finding: &Finding<T>) -> Result<(), Abort> {
         let Some(file) = &mut self.file else {
             return Ok(());

@@ -59,7 +59,7 @@ pub struct MatrixExperiment {
     pub pattern: String,
     /// Run only every Kth of them.
     pub every: usize,
-    /// Number of them to leave out before the first.
+    /// Number of cells to leave out before the first.
     pub offset: usize,
     /// Run at most this many, spread evenly.
     pub limit: Option<usize>,
@@ -82,7 +82,7 @@ pub struct MatrixSummary {
 impl Summary for MatrixSummary {}
 
 impl MatrixExperiment {
-    /// Returns the cells that were asked for.
+    /// Returns the requested cells.
     fn chosen(&self, all: &[String]) -> Vec<String> {
         let like = all.iter().filter(|name| is_like(&self.pattern, name));
         let like = like.skip(self.offset);
@@ -124,7 +124,7 @@ impl MatrixExperiment {
         }
     }
 
-    /// Returns what all cells' runs observed as text, without comparing it.
+    /// Returns the observations of all cells' runs as text, without comparing them.
     ///
     /// # Errors
     /// Fails like [`Experiment::plan`].

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Experiments: what a command runs, as units with keys, findings and one kind of outcome.
+//! Experiments: the work of a command, in units with keys, findings and one kind of outcome.
 //!
-//! An [`Experiment`] says what its units are and how one is run in a guest. [`execute`] does the
+//! An [`Experiment`] defines its units and runs one in a guest. [`execute`] does the
 //! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
-//! a guest, keeps the findings in a [`Journal`] and tells each event.
+//! a guest, keeps the findings in a [`Journal`] and emits each event.
 
 mod adversary;
 mod chain;
@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{abort::Abort, outcome::Outcome, session::Session};
 
-/// What became of a unit.
+/// The result of a unit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding<T> {
     /// Key of the unit.
@@ -55,7 +55,7 @@ pub struct Finding<T> {
     pub outcome: Outcome,
     /// Duration in milliseconds; for a unit of a batch, its share.
     pub ms: u64,
-    /// What the experiment has seen of it; `None` if nothing.
+    /// The experiment's own data on the unit; `None` if there is none.
     pub detail: Option<T>,
 }
 
@@ -63,10 +63,10 @@ pub struct Finding<T> {
 pub type Done<'a, E> = dyn FnMut(&<E as Experiment>::Unit, Outcome, Option<<E as Experiment>::Detail>) -> Result<(), Abort>
     + 'a;
 
-/// A unit group: units that one guest runs in this order, because they share what precedes them.
+/// A unit group: units that one guest runs in this order, because they share a prefix.
 pub type Group<E> = Vec<<E as Experiment>::Unit>;
 
-/// What follows from all findings of an experiment together.
+/// A summary of all findings of an experiment.
 pub trait Summary: Serialize {
     /// Returns outcomes that no unit has alone.
     fn outcomes(&self) -> Vec<Outcome> {
@@ -81,25 +81,25 @@ pub trait Summary: Serialize {
 
 impl Summary for () {}
 
-/// Something to find out, divided into units.
+/// A question that a command answers, divided into units.
 pub trait Experiment: Sync {
-    /// A unit. Any guest can run it.
+    /// A unit, which any guest can run.
     type Unit: Clone + Send + Sync;
-    /// What is seen of a unit, beside its outcome.
+    /// The experiment's own data on a unit, in addition to its outcome.
     type Detail: Clone + Send + Serialize + DeserializeOwned;
-    /// What follows from all units together.
+    /// The summary of all units.
     type Summary: Summary;
 
     /// Returns the unit's key, which names it in journals, events and records.
     fn key(&self, unit: &Self::Unit) -> String;
 
-    /// Adds all that findings depend on to the identity of the journal, beside the guest.
+    /// Adds all that findings depend on to the identity of the journal, in addition to the guest.
     ///
     /// # Errors
     /// Fails if a source cannot be read.
     fn identify(&self, identity: &mut Identity) -> io::Result<()>;
 
-    /// Returns the units, in groups. May use a guest to find out which there are.
+    /// Returns the units, in groups. May use a guest to list them.
     ///
     /// # Errors
     /// Fails if nothing can be run.
@@ -121,10 +121,11 @@ pub trait Experiment: Sync {
     where
         Self: Sized;
 
-    /// Returns what follows from all findings together.
+    /// Returns the summary of all findings.
     fn summarise(&self, findings: &[Finding<Self::Detail>]) -> Self::Summary;
 
-    /// Returns true when the units of a group are judged together, so that one alone says nothing.
+    /// Returns true when the units of a group are judged together, so that one alone has no
+    /// outcome.
     fn judges_groups(&self) -> bool {
         false
     }
@@ -134,12 +135,12 @@ pub trait Experiment: Sync {
         None
     }
 
-    /// Returns what the record has of a unit.
+    /// Returns the record's data on a unit.
     fn recorded(&self, detail: &Self::Detail) -> serde_json::Value {
         serde_json::to_value(detail).unwrap_or_default()
     }
 
-    /// Returns the disk that guests start with a copy of, instead of an empty one.
+    /// Returns the disk of which guests start with a copy, instead of an empty one.
     fn disk(&self) -> Option<&Path> {
         None
     }

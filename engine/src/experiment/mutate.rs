@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible mutate`: each mutant is a unit.
 //!
-//! A mutant is chosen from a run's checkpoint to its end. It is killed by whatever the lab notices of
-//! that and does not notice of the same run without it. Its cases are those that run its line. What
-//! passes them all is run again between two readings of the kernel's books, and with forged images.
+//! A mutant is chosen from a run's checkpoint to its end. It is killed by anything that the lab
+//! notices then and does not notice in the same run without it. Its cases are those that run its
+//! line. A mutant that passes them all is run again between two readings of the kernel's books, and
+//! with forged images.
 
 mod late;
 mod score;
@@ -42,10 +43,11 @@ use crate::{
     trial::judge,
 };
 
-/// Limit for requests that the agent answers at once. A mutant may keep the only CPU busy forever.
+/// Limit for requests that the agent answers immediately. A mutant may keep the only CPU busy
+/// forever.
 const PROMPT: Duration = Duration::from_secs(20);
 
-/// Time beyond the guest's own limit that an answer may take.
+/// Time that an answer may take in addition to the guest's own limit.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Limit of a run with a mutant, as a multiple of the duration of one without.
@@ -54,20 +56,20 @@ const SLOWER: u64 = 4;
 /// Smallest limit of a run with a mutant, in seconds.
 const LEAST: u64 = 4;
 
-/// What to do with the mutants.
+/// Options of a run of mutants.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Number of mutants to draw; all if none.
+    /// Number of mutants to draw; all if `None`.
     pub sample: Option<usize>,
     /// Seed of the draw.
     pub seed: u64,
     /// The part of the drawn mutants to run, from 0 on, and the number of parts.
     pub shard: (u32, u32),
-    /// Go on after the first case that kills a mutant.
+    /// True to continue after the first case that kills a mutant.
     pub all_eyes: bool,
-    /// Most cases of a mutant that are run; all if none.
+    /// Maximum number of cases to run for each mutant; all if `None`.
     pub cases: Option<usize>,
-    /// Names of the only mutants to run; all if none.
+    /// Names of the mutants to run; all if empty.
     pub only: Vec<String>,
     /// Least share of killed mutants, in percent.
     pub at_least: Option<f64>,
@@ -78,15 +80,15 @@ pub struct Options {
 pub struct Kill {
     /// The case: `SCENARIO/CASE`.
     pub case: String,
-    /// All that saw it, in the order in which they looked: names of checks and conditions.
+    /// All eyes that noticed it, in their order: names of checks and conditions.
     pub eyes: Vec<String>,
-    /// What ended the run.
+    /// The condition that ended the run.
     pub condition: Condition,
-    /// The first thing that was seen, in one line.
+    /// The first difference, in one line.
     pub why: String,
 }
 
-/// What became of a mutant.
+/// The result of a mutant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MutantDetail {
     /// The mutant.
@@ -98,7 +100,7 @@ pub struct MutantDetail {
     pub cases: usize,
     /// Number of cases that were run with it.
     pub tried: usize,
-    /// Cases that noticed something once, and not when they were repeated in another guest.
+    /// Cases that noticed the mutant once, and not when they were repeated in a different guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsure: Vec<String>,
 }
@@ -111,24 +113,24 @@ pub struct MutateExperiment {
     reach: Reach,
     options: Options,
     disk: PathBuf,
-    /// The index of the scenario, and that of the case in it, of each case that is known to run.
+    /// For each case that is known to run: the index of its scenario, and its index in that.
     cases: Vec<(usize, usize)>,
     controls: Mutex<HashMap<usize, Arc<Result<Control, String>>>>,
-    /// By the index of a case: what runs without a mutant add to the kernel's books.
+    /// Growth of the kernel's books by runs without a mutant; the key is the index of the case.
     quiet: Mutex<HashMap<usize, Books>>,
     /// The source of the program whose image is forged.
     forger: Vec<u8>,
-    /// What becomes of forged images without a mutant, by the types of records that are forged.
-    forged: Mutex<BTreeMap<&'static str, late::Told>>,
+    /// The results of forged images without a mutant, by the types of records that are forged.
+    forged: Mutex<BTreeMap<&'static str, late::ForgedResults>>,
     /// A scenario whose trees a checkpoint must refuse.
     refusals: Option<Scenario>,
-    /// How each of its cases ends without a mutant; none if that is not always the same.
+    /// The end of each of its cases without a mutant; `None` if it varies.
     refused: Mutex<BTreeMap<String, Option<String>>>,
-    /// By the number of a guest: the mutants that it has had since its boot.
+    /// Mutants that each guest has had since its boot; the key is the guest's number.
     guests: Mutex<HashMap<u32, Had>>,
 }
 
-/// What a run with a mutant is compared with.
+/// The run without a mutant, with which runs with one are compared.
 struct Control {
     point: Frozen,
     output: RunOutput,
@@ -144,7 +146,7 @@ struct Had {
     several: bool,
 }
 
-/// How a restarted run ended.
+/// The end of a restarted run.
 enum Ended {
     Passed,
     Noticed(Kill),
@@ -199,7 +201,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Runs the cases of this scenario, which a checkpoint must refuse, too. Its workload is on the disk.
+    /// Runs the cases of this scenario, which a checkpoint must refuse, too. Its workload is on
+    /// the disk.
     #[must_use]
     pub fn with_refusals(self, scenario: Option<Scenario>) -> Self {
         Self {
@@ -208,7 +211,7 @@ impl MutateExperiment {
         }
     }
 
-    /// Returns the names of mutants that were asked for and do not exist.
+    /// Returns the names of mutants that the user has requested and that do not exist.
     pub fn missing(&self) -> Vec<&str> {
         let exists = |id: &&String| self.mutants.iter().any(|one| one.id == **id);
         let missing = self.options.only.iter().filter(|id| !exists(id));
@@ -257,7 +260,7 @@ impl MutateExperiment {
         self.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn forged(&self) -> MutexGuard<'_, BTreeMap<&'static str, late::Told>> {
+    fn forged(&self) -> MutexGuard<'_, BTreeMap<&'static str, late::ForgedResults>> {
         self.forged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -270,7 +273,7 @@ impl MutateExperiment {
         let number = session.number();
         let (guest, new) = session.guest().map_err(Abort::session)?;
         if new {
-            // Whatever fails later fails because of a mutant.
+            // The guest works here, so a mutant causes any later failure.
             guest
                 .shell(&format!("echo 0 > {SWITCH}"))
                 .map_err(|error| Abort::guest(Phase::Before, error))?;
@@ -282,7 +285,7 @@ impl MutateExperiment {
     }
 
     /// Returns the control of a case, and makes sure that the case passes without any mutant. The
-    /// inner error says why it cannot be used.
+    /// inner error is the reason why it cannot be used.
     fn control(
         &self,
         session: &mut Session<'_>,
@@ -392,7 +395,7 @@ impl MutateExperiment {
             Ok(()) => true,
             Err(stop) => stop.guest_usable,
         };
-        // A refusal may have left something to report; and no later run is to have the mutant.
+        // A refusal may have caused a kernel report; and no later run may have the mutant.
         if usable(&end) && number != 0 {
             let after = |error| Abort::guest(Phase::After, error);
             let guest = session.running();
@@ -450,7 +453,7 @@ impl MutateExperiment {
         let kill = match self.restarted(session, index, control, number)? {
             Ended::Noticed(kill) => kill,
             Ended::Passed => return Ok(Ended::Passed),
-            // The guest was given up, so the next one is new.
+            // The guest was abandoned, so the next one is new.
             Ended::Unknown(_) => {
                 return match self.restarted(session, index, control, number)? {
                     Ended::Noticed(kill) => Ok(Ended::Noticed(kill)),
@@ -470,7 +473,7 @@ impl MutateExperiment {
             }
         }
         let again = self.restarted(session, index, control, number)?;
-        // Whatever it is, it may have damaged the guest.
+        // Any failure may have damaged the guest.
         if !matches!(again, Ended::Passed) {
             session.abandon();
         } else {
@@ -552,14 +555,14 @@ impl MutateExperiment {
     }
 }
 
-/// Returns the name of what ended a run before its comparison.
+/// Returns the name of the eye that ended a run before its comparison.
 fn eye(stop: &Abort) -> String {
     match stop.condition {
         Condition::Refused | Condition::Unsupported => {
             let step = stop.why.split_whitespace().next().unwrap_or_default();
             format!("{step} refuses")
         }
-        // It cannot do what it is asked: tasks are left behind, or do not end.
+        // The agent cannot carry out a request: tasks are left over, or do not end.
         Condition::RequestFailed => "agent".to_owned(),
         condition => condition.name().to_owned(),
     }
@@ -581,7 +584,7 @@ impl Experiment for MutateExperiment {
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
         let mut scenarios = self.scenarios.iter().chain(&self.refusals);
         scenarios.try_for_each(|scenario| scenarios::identify(scenario, identity))?;
-        // A larger sample, or another part, contains what a smaller one has found out.
+        // A larger sample reuses the results of a smaller one, whatever its part.
         let Options {
             all_eyes, cases, ..
         } = &self.options;

@@ -20,7 +20,7 @@ use crate::{
 /// Number of trees of a group: one guest runs them.
 const GROUP: usize = 10;
 
-/// Number of simpler trees that are tried for a failure, at most.
+/// Maximum number of simpler trees that are tried for a failure.
 const TRIES: u32 = 80;
 
 /// Random trees.
@@ -30,16 +30,16 @@ pub struct RandomExperiment {
     options: Options,
 }
 
-/// What was seen of a tree.
+/// The result of a tree.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RandomTree {
     /// Its recipe.
     pub recipe: String,
-    /// The names of all that occurs in it.
+    /// The names of all kinds and relations in it.
     pub kinds: Vec<String>,
     /// True when it was restarted.
     pub restarted: bool,
-    /// The smallest tree that fails in the same way, of those that were tried.
+    /// The smallest of the tried trees that fails in the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shrunk: Option<String>,
     /// The run.
@@ -52,7 +52,7 @@ pub struct RandomTree {
 pub struct RandomSummary {
     /// Number of trees that were restarted.
     pub restarted: u64,
-    /// Number of trees that were refused, as they may be.
+    /// Number of trees that were rightly refused.
     pub refused: u64,
     /// Number of restarted trees with each kind.
     pub kinds: BTreeMap<String, u64>,
@@ -80,7 +80,7 @@ impl RandomExperiment {
         Some(case)
     }
 
-    /// Runs a tree. Builds the program first where there is none.
+    /// Runs a tree. Builds the program first if the guest does not have it.
     fn one(
         &self,
         session: &mut Session<'_>,
@@ -154,7 +154,8 @@ impl Experiment for RandomExperiment {
         units: &[u64],
         done: &mut Done<'_, Self>,
     ) -> Result<(), Abort> {
-        // Another group's guest has built it, or another experiment's something else.
+        // A guest of a different group has built it, or that of a different experiment something
+        // else.
         trial::build(session, &self.scenario)?;
         for unit in units {
             session.voice().set_unit(Some(&self.key(unit)));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which lines each case runs, from its checkpoint to its end: each case is a unit, run on a kernel
-//! that counts.
+//! Records the lines that each case runs, from its checkpoint to its end. Each case is a unit; the
+//! kernel is built with counters.
 
 use std::{
     cmp::Reverse,
@@ -28,7 +28,7 @@ use crate::{
 /// Sets all counters to zero.
 const RESET: &str = "echo 0 > /sys/kernel/debug/gcov/reset";
 
-/// Cases that run the same tenth of a source's lines run about as much of it.
+/// Cases that run the same tenth of a source's lines count as running the same amount of it.
 const PARTS: usize = 10;
 
 /// Number of attempts to reach an event.
@@ -55,11 +55,11 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Returns the cases that run the line of a mutant, as indices: one case of each scenario, then
-    /// the second of each, and so on, since cases of one scenario see much the same. First comes what
-    /// runs the most of the mutant's source, as it has the most state of that kind; of those that run
-    /// about as much, the quickest. The compiler has no code of its own for each line: then it is the
-    /// code of its statement, or else of what precedes it.
+    /// Returns the cases that run the line of a mutant, as indices: one case of each scenario,
+    /// then the second of each, and so on, since cases of one scenario run much the same code.
+    /// First comes the case that runs most of the mutant's source, as it has the most state of
+    /// that kind; of those that run the same amount, the quickest. A line without its own code
+    /// counts as run if its statement is, or else the code before it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
         let Some(known) = self
             .cases
@@ -111,7 +111,7 @@ impl Reach {
 
 impl Summary for Reach {}
 
-/// Runs each case once on a kernel that counts.
+/// Runs each case once on a kernel that counts lines.
 pub struct ReachExperiment {
     /// The scenarios.
     pub scenarios: Vec<Scenario>,
@@ -309,9 +309,9 @@ mod tests {
         };
         assert_eq!(reach.of(&mutant(3, (3, 3))), [1, 0]);
         assert_eq!(reach.of(&mutant(4, (4, 4))), [1]);
-        // Line 8 has no code of its own; its statement has, in line 7.
+        // Line 8 has no code, but its statement has, in line 7.
         assert_eq!(reach.of(&mutant(8, (7, 8))), [1]);
-        // Nor has the statement of line 5: what precedes it decides.
+        // The statement of line 5 has no code: the code before it decides.
         assert_eq!(reach.of(&mutant(5, (5, 6))), [1]);
         assert_eq!(reach.of(&mutant(1, (1, 1))), [0; 0]);
         let other = Mutant {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The experiment of `crucible bisect` with one kernel: the same case again and again, for as long
-//! as somebody wants to see more.
+//! as a caller requests more.
 
 use std::{
     io,
@@ -19,8 +19,8 @@ use crate::{
     trial::{self, Options},
 };
 
-/// Sees the outcome of a run, with its number and its duration in seconds. Returns true when there is
-/// to be another one.
+/// Receives the outcome of a run, with its number and its duration in seconds. Returns true to
+/// request a further run.
 pub type See<'a> = dyn FnMut(u64, &Outcome, f64) -> bool + Send + 'a;
 
 /// A case that is run again and again.
@@ -46,6 +46,7 @@ impl<'a> RunsExperiment<'a> {
         most: u64,
         see: &'a mut See<'a>,
     ) -> io::Result<Self> {
+        // The expected result applies to the scenario's own event.
         let expected = match options.is_expected() {
             true => expected::text(scenario)?,
             false => None,

@@ -25,9 +25,9 @@ pub struct ScenarioExperiment {
     pub scenarios: Vec<Scenario>,
     /// The backends. The first one decides the verdict.
     pub backends: Vec<Backend>,
-    /// How to run each case.
+    /// Options of each case.
     pub options: Options,
-    /// Whether the scenarios have only some of their cases: each is compared with its part of the
+    /// True when the scenarios have only some of their cases: each is compared with its part of the
     /// expected result.
     pub part: bool,
 }
@@ -50,7 +50,8 @@ pub struct ScenarioSummary {
     pub scenario: String,
     /// The backend.
     pub backend: Backend,
-    /// The worst outcome of its cases; if all pass, that of the comparison with the expected result.
+    /// The worst outcome of its cases; if all pass, that of the comparison with the expected
+    /// result.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The comparison with the expected result; `None` if it does not apply.
@@ -268,7 +269,7 @@ impl Experiment for ScenarioExperiment {
         Ok(())
     }
 
-    /// The expected result is that of all cases.
+    /// Returns true: the expected result is that of all cases.
     fn judges_groups(&self) -> bool {
         true
     }

@@ -16,15 +16,15 @@ use crate::{
     sweep::{self, Baseline, CaseAnalysis, Point, PointDetail},
 };
 
-/// Which points of a case to try.
+/// The selection of points of a case.
 #[derive(Clone, Debug)]
 pub enum Choice {
     /// Every Kth point of each kind of event, at most this many.
     Some {
         /// K; 1 for all.
         every: usize,
-        /// Number of points to leave out before the first. Those below K together reach each point
-        /// once.
+        /// Number of points to leave out before the first. The offsets below K together reach each
+        /// point once.
         offset: usize,
         /// Maximum number.
         limit: Option<usize>,
@@ -39,7 +39,7 @@ pub struct SweepExperiment {
     kind: EventKind,
     kind_name: String,
     choice: Choice,
-    /// What the plan has found out about each case.
+    /// The plan of each case.
     cases: Vec<Planned>,
 }
 
@@ -121,7 +121,7 @@ impl SweepExperiment {
         };
         match (points.is_empty(), &self.choice) {
             (false, _) => Ok(points),
-            // Another part of them has the points.
+            // A different part of the cases has the points.
             (true, Choice::Some { offset: 1.., .. }) if !all.is_empty() => Ok(points),
             (true, Choice::One(wanted)) => {
                 Err(Abort::missed(format!("the run has no point {wanted}")))
@@ -146,7 +146,7 @@ impl Experiment for SweepExperiment {
     fn identify(&self, identity: &mut Identity) -> io::Result<()> {
         scenarios::identify(&self.scenario, identity)?;
         identity.add("event", &self.kind_name);
-        // The limit changes with --timeout, and with it what is a hang.
+        // --timeout changes the limit, and so the runs that count as hangs.
         for case in &self.scenario.cases {
             identity.add(&case.name, case.timeout.to_string());
         }

@@ -28,12 +28,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Time limit per image on average; the debug kernel under TCG needs a tenth of it.
 const PER_IMAGE: Duration = Duration::from_secs(2);
 
-/// Number of images of a batch. Each batch starts and freezes the program anew, and has a seed of
+/// Number of images of a batch. Each batch starts and freezes the program again, and has a seed of
 /// its own.
 const BATCH: u32 = 250;
 
-/// The program whose image each batch damages, in turn. Every second one has a bit of every kind
-/// of state.
+/// The program whose image each batch damages, in turn. Every second program has each kind of
+/// state.
 const ORDER: [&str; 6] = ["tree", "many", "threads", "many", "chain", "many"];
 
 /// The programs, with their sources in the checkout and their compiler commands.
@@ -98,7 +98,7 @@ pub struct TortureSummary {
     /// Sums of the counts of all batches.
     #[serde(flatten)]
     pub sum: Value,
-    /// Which refusals were reached, if they were counted.
+    /// The refusals that were reached, if they were counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Coverage>,
 }
@@ -117,7 +117,7 @@ impl Summary for TortureSummary {
 
 impl TortureExperiment {
     /// Returns the experiment of that many images. The programs' sources are below `root`. With a
-    /// kernel that counts, the refusals that were reached are reported.
+    /// kernel that counts lines, the refusals that were reached are reported.
     pub fn new(root: &Path, raw: u32, forged: u32, seed: u64, counted: Option<PathBuf>) -> Self {
         Self {
             root: root.to_owned(),
@@ -179,7 +179,7 @@ impl TortureExperiment {
             Err(mut lines) => {
                 let why = lines.first().cloned();
                 lines.push(format!("in the guest: {}", batch.command()));
-                let why = why.unwrap_or_else(|| "torture failed without a word".into());
+                let why = why.unwrap_or_else(|| "torture failed without a message".into());
                 let outcome = Outcome {
                     lines,
                     ..Outcome::new(Condition::Diverged, why)

@@ -27,7 +27,7 @@ pub struct TrialsExperiment {
     plan: Option<(Baseline, Point)>,
 }
 
-/// How the runs ended.
+/// The ends of the runs, counted.
 #[derive(Clone, Debug, Serialize)]
 pub struct TrialsSummary {
     /// The point.
@@ -147,7 +147,7 @@ impl Experiment for TrialsExperiment {
         }
     }
 
-    /// The ends in the summary have all that the runs have left.
+    /// Returns whether each run reached its event. The summary has the ends of the runs.
     fn recorded(&self, pair: &Pair) -> Value {
         let reached = [pair.control.is_some(), pair.restarted.is_some()];
         serde_json::json!({ "reached": reached })

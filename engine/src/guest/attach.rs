@@ -23,7 +23,7 @@ pub struct Program {
     pub argv: Vec<String>,
     /// Working directory.
     pub cwd: String,
-    /// The terminal to give to it; `None` for pipes.
+    /// Size of the program's terminal; `None` for pipes.
     pub terminal: Option<Terminal>,
 }
 
@@ -38,16 +38,16 @@ pub struct Streams {
     pub error: Box<dyn Write + Send>,
 }
 
-/// What a program has left.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Attached {
-    /// How it ended, or why it was not run.
+    /// Its end, or the reason why it was not run.
     pub last: Last,
-    /// The first error of writing to the host's streams. A reader that has gone is none.
+    /// The first error of writing to the host's streams. A closed reader is not an error.
     pub unwritten: Option<io::Error>,
 }
 
-/// Tells a running program about its terminal. It may outlive the program.
+/// A handle that resizes the terminal of a running program. It may outlive the program.
 #[derive(Clone)]
 pub struct Sender(Arc<(Mutex<State>, Condvar)>);
 
@@ -55,7 +55,7 @@ struct State {
     port: UnixStream,
     /// Number of bytes of input that may be sent now.
     window: usize,
-    /// True once the program has ended: whatever is sent then would be for the next one.
+    /// True once the program has ended: a later piece would reach the next program.
     over: bool,
 }
 
@@ -63,8 +63,8 @@ impl Sender {
     fn new(port: UnixStream) -> Self {
         let state = State {
             port,
-            // The guest opens the window with the port: QEMU may not notice that a port has been
-            // opened for which input already waits.
+            // The guest opens the window together with the port: QEMU may not notice that a port
+            // has been opened for which input already waits.
             window: 0,
             over: false,
         };
@@ -75,8 +75,8 @@ impl Sender {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a piece, unless the program has ended. A port that has ended is noticed elsewhere. It
-    /// does not block for long: all that may be on its way fits the port's buffer.
+    /// Sends a piece, unless the program has ended. The reader notices a port that has ended. The
+    /// function does not block for long: all pieces that may be in flight fit the port's buffer.
     fn send(&self, piece: &Piece) {
         let mut state = self.state();
         if !state.over {
@@ -84,12 +84,12 @@ impl Sender {
         }
     }
 
-    /// Tells the size of the user's terminal.
+    /// Sends the size of the user's terminal.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.send(&Piece::Size { rows, columns });
     }
 
-    /// Waits until input may be sent. Returns the number of bytes; `None` if none is wanted.
+    /// Waits until input may be sent. Returns the number of bytes; `None` if the program has ended.
     fn room(&self) -> Option<usize> {
         let blocked = |state: &mut State| state.window == 0 && !state.over;
         let state = self.0.1.wait_while(self.state(), blocked);
@@ -184,8 +184,8 @@ impl Receiver {
 }
 
 impl Guest {
-    /// Runs a program with these streams, and waits for its end without any limit. `began` gets
-    /// what tells the program about its terminal. A report of the kernel other than a panic does
+    /// Runs a program with these streams, and waits for its end without any limit. `began` receives
+    /// the handle of its terminal. A report of the kernel other than a panic does
     /// not end the program: it is given to `reported`, and the program continues.
     ///
     /// # Errors
@@ -281,7 +281,7 @@ mod tests {
         sender.taken(WINDOW as u32);
         let pump = sender.clone();
         let pumping = thread::spawn(move || pump.pump(Box::new(io::repeat(7))));
-        // It blocks on the window, until the program has ended.
+        // The thread blocks on the window until the program has ended.
         while sender.state().window > 0 {
             thread::yield_now();
         }
@@ -329,7 +329,7 @@ mod tests {
             }
         }
         assert_eq!(answers, [Piece::Closed(Stream::Output), Piece::Bye]);
-        // Nothing more may be sent: it would be for the next program.
+        // No further piece may be sent: it would reach the next program.
         sender.resize(1, 1);
         guest.set_nonblocking(true).unwrap();
         let rest = guest.read(&mut buffer).map_err(|error| error.kind());

@@ -25,7 +25,7 @@ pub enum GuestError {
     /// The machine ended.
     #[error("{}", ended(exit.as_ref()))]
     Ended {
-        /// How it ended; `None` if only its channel has.
+        /// The end of the machine; `None` if only its channel has ended.
         exit: Option<Exit>,
         /// True when the guest has had a trigger.
         used: bool,
@@ -62,7 +62,7 @@ pub enum GuestError {
         /// Size of the answer.
         bytes: u64,
     },
-    /// The console does not show what the guest prints.
+    /// The console does not show the guest's output.
     #[error("the guest's console did not show a mark within {} s", .0.as_secs())]
     NoMark(Duration),
     /// The channel carries something that is not a message.
@@ -93,15 +93,13 @@ fn headlines(alerts: &[Alert]) -> String {
 
 fn ended(exit: Option<&Exit>) -> String {
     match exit {
-        Some(Exit::Shutdown) => {
-            "the guest shut down, although crucible has not asked for it".into()
-        }
+        Some(Exit::Shutdown) => "the guest shut down without a request from crucible".into(),
         Some(Exit::Reset) => "the guest reset".into(),
         Some(Exit::TripleFault { .. }) => "the guest triple faulted".into(),
         Some(Exit::Kvm { detail, .. }) => format!("KVM cannot run the guest: {detail}"),
         Some(Exit::Panic) => "the guest's kernel panicked".into(),
         Some(Exit::Killed) => "the machine was killed".into(),
         Some(Exit::HostError { detail, .. }) => format!("the machine's process failed: {detail}"),
-        None => "the channel to the guest ended, but the machine runs on".into(),
+        None => "the channel to the guest ended, but the machine continues".into(),
     }
 }

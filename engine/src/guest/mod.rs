@@ -24,20 +24,21 @@ use self::incoming::Incoming;
 pub use self::requests::SecondImage;
 use crate::{identity, interrupt};
 
-/// Time beyond the guest's own limit that an answer may take.
+/// Time that an answer may take in addition to the guest's own limit.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Time between two looks at what is not an answer: kernel reports, the host, an interruption.
+/// Interval of checks for other events than an answer: kernel reports, host faults, an
+/// interruption.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Time that the reports which follow a first one may take.
+/// Time for which to wait for reports that follow a first one.
 const ALERT_SETTLE: Duration = Duration::from_secs(2);
 
-/// Limit for requests that the agent answers at once, in a guest that is not slowed down. To read
-/// 10,000 descriptors of a task is one of them.
+/// Limit for requests that the agent answers immediately, in a guest without slow checkers. One
+/// of them reads 10,000 descriptors of a task.
 const PROMPT: Duration = Duration::from_secs(120);
 
-/// The same limit for a guest of which only files are wanted.
+/// The same limit for a guest that is only needed for its files.
 const HURRY: Duration = Duration::from_secs(10);
 
 /// Limit for the end of a guest that has panicked, and for the dump of its memory.
@@ -46,7 +47,7 @@ const DUMP: Duration = Duration::from_secs(120);
 /// Limit of an interactive session.
 const SESSION: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What the agent reports about its guest.
+/// The agent's report about its guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GuestInfo {
     /// Release of the kernel (uname -r).
@@ -71,13 +72,13 @@ pub struct Guest {
     next: u64,
     info: GuestInfo,
     identity: Identity,
-    /// True when a debugger may stop it: then limits do not apply.
+    /// True when a debugger may stop the guest: then limits do not apply.
     is_debugged: bool,
-    /// Limit for requests that the agent answers at once.
+    /// Limit for requests that the agent answers immediately.
     prompt: Duration,
     /// The same in a guest that is not slowed down.
     usual: Duration,
-    /// Time beyond the guest's own limit that an answer may take.
+    /// Time that an answer may take in addition to the guest's own limit.
     grace: Duration,
     /// Command of a shell that runs before each checkpoint.
     before_checkpoint: Option<String>,
@@ -139,20 +140,20 @@ impl Guest {
     }
 
     /// Sets the factor by which operations take longer than usual in this guest. It scales the
-    /// limit for requests that the agent answers at once.
+    /// limit for requests that the agent answers immediately.
     pub fn set_slowness(&mut self, slowness: u32) {
         self.prompt = self.usual * slowness.max(1);
     }
 
-    /// Shortens the limit for requests that the agent answers at once, for a guest that may have
-    /// stopped answering. It then applies with a debugger, too.
+    /// Shortens the limit for requests that the agent answers immediately, for a guest that may
+    /// have stopped answering. It then applies with a debugger, too.
     pub fn hurry(&mut self) {
         self.prompt = HURRY;
         self.is_debugged = false;
     }
 
-    /// Replaces the limits for answers, for a guest that is expected to stop answering: `prompt` for
-    /// requests that the agent answers at once, and `grace` beyond the guest's own limits.
+    /// Replaces the limits for answers, for a guest that is expected to stop answering: `prompt`
+    /// for requests that the agent answers immediately, and `grace` beyond the guest's own limits.
     pub fn expect_silence(&mut self, prompt: Duration, grace: Duration) {
         let slowness = self.prompt.as_millis() / self.usual.as_millis().max(1);
         self.usual = prompt;
@@ -165,22 +166,22 @@ impl Guest {
         self.before_checkpoint = command;
     }
 
-    /// What the agent reports about the guest.
+    /// Returns the agent's report about the guest.
     pub fn info(&self) -> &GuestInfo {
         &self.info
     }
 
-    /// The identity of the guest; not set after [`greet`](Self::greet).
+    /// Returns the identity of the guest; not set after [`greet`](Self::greet).
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// The machine that runs the guest.
+    /// Returns the machine that runs the guest.
     pub fn machine(&mut self) -> &mut dyn Machine {
         self.machine.as_mut()
     }
 
-    /// Returns the limit for something that should take no longer than `limit`.
+    /// Returns `limit`, or a longer one if a debugger may stop the guest.
     fn limit(&self, usual: Duration) -> Duration {
         match self.is_debugged {
             true => SESSION,
@@ -206,14 +207,14 @@ impl Guest {
         let id = self.next;
         tracing::debug!(target: "agent", id, "> {}", brief(&body));
         match self.send(&Envelope { id, body }) {
-            // The incoming messages, or the lack of them, have the reason.
+            // The reader of messages reports the reason for a failed write.
             Err(FrameError::Io(_)) | Ok(()) => Ok(id),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Waits for the answer to a request, or what comes first. After a kernel report it can be
-    /// called once more.
+    /// Waits for the answer to a request, or for an event that comes first. After a kernel report
+    /// it can be called once more.
     fn answer(
         &mut self,
         id: u64,
@@ -256,14 +257,14 @@ impl Guest {
         }
     }
 
-    /// Writes a request. A guest that reads nothing must not block the caller forever.
+    /// Writes a request. A guest that does not read must not block the caller forever.
     fn send(&mut self, request: &Envelope<Request>) -> Result<(), FrameError> {
-        // Fails for a duration of zero only.
+        // Fails only for a duration of zero.
         let _ = self.to.set_write_timeout(Some(self.limit(self.prompt)));
         frame::write(&mut self.to, request)
     }
 
-    /// Looks for what may have happened while no answer came.
+    /// Checks for other events while no answer has come.
     fn check(&mut self) -> Result<(), GuestError> {
         if interrupt::requested() {
             return Err(GuestError::Interrupted);
@@ -277,7 +278,7 @@ impl Guest {
         if self.alerts.is_empty() {
             return Ok(());
         }
-        // Wait for the reports that follow a report at once: a panic often follows an oops.
+        // Wait for the reports that follow a report immediately: a panic often follows an oops.
         let deadline = Instant::now() + ALERT_SETTLE;
         let wait = || deadline.saturating_duration_since(Instant::now());
         while let Ok(alert) = self.alerts_from.recv_timeout(wait()) {
@@ -330,7 +331,7 @@ impl Guest {
         }
         let deadline = Instant::now() + self.limit(DUMP);
         while !interrupt::requested() && Instant::now() < deadline {
-            // A machine that cannot be asked has no dump either.
+            // A machine that does not answer has no dump either.
             if !matches!(self.machine.wait(POLL), Ok(None)) {
                 return self.machine.memory_dump();
             }
@@ -339,10 +340,10 @@ impl Guest {
     }
 
     /// Waits until all that the kernel has printed so far has been read from the console, and takes
-    /// its reports. The guest is asked: it prints a mark behind them.
+    /// its reports. The guest prints a mark after them, on request.
     ///
     /// # Errors
-    /// [`GuestError::Alert`] if the kernel has reported something since the last time,
+    /// [`GuestError::Alert`] if the kernel has reported something since the last call,
     /// [`GuestError::Host`] if the host has failed one of its disks, [`GuestError::NoMark`] if the
     /// console does not show the mark, and the errors of any request.
     pub fn settle(&mut self) -> Result<(), GuestError> {
@@ -372,15 +373,15 @@ impl Guest {
         while let Ok(alert) = self.alerts_from.try_recv() {
             self.alerts.push(alert);
         }
-        // A kernel that complains of a disk which the host has failed is right.
+        // The kernel is not to blame for a report about a disk that the host has failed.
         match self.machine.host_fault() {
             Some(fault) => Err(GuestError::Host(fault)),
             None => self.take_alerts(),
         }
     }
 
-    /// Says that checkpoint/restart has been used in this guest: from now on it may be the cause of
-    /// a kernel report. Requests with a trigger do this by themselves.
+    /// Marks the guest as one in which checkpoint/restart has been used: from now on it may be the
+    /// cause of a kernel report. Requests with a trigger do this by themselves.
     pub fn mark_used(&mut self) {
         self.used = true;
     }
@@ -390,12 +391,12 @@ impl Guest {
 fn brief(message: &impl std::fmt::Debug) -> String {
     const LONGEST: usize = 300;
     let mut text = String::new();
-    // Fails when the text is long enough.
+    // Fails once the text is long enough, which ends the formatting.
     let _ = std::fmt::write(&mut Short(&mut text, LONGEST), format_args!("{message:?}"));
     text
 }
 
-/// Takes a text up to a length.
+/// A writer that keeps text up to a length.
 struct Short<'a>(&'a mut String, usize);
 
 impl std::fmt::Write for Short<'_> {

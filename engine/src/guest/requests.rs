@@ -19,9 +19,9 @@ const LONGEST_FILE: usize = 1 << 30;
 pub struct SecondImage {
     /// The result of the checkpoint tool.
     pub tool: ToolRun,
-    /// What the two images differ in; `None` if there are not two.
+    /// The comparison of the two images; `None` if there are not two.
     pub comparison: Option<Comparison>,
-    /// What is wrong with an image that cannot be read.
+    /// The error of an image that cannot be read.
     pub unreadable: Option<String>,
 }
 
@@ -50,7 +50,7 @@ impl Guest {
         }
     }
 
-    /// Empties the work directory, or copies a kept tree to it.
+    /// Empties the work directory, or fills it with a kept tree.
     pub fn prepare(&mut self, from: Option<&str>) -> Result<(), GuestError> {
         let from = from.map(str::to_owned);
         self.done(Request::Prepare { from }, "prepare", self.prompt)
@@ -62,7 +62,8 @@ impl Guest {
         self.done(Request::Stash { name }, "stash", self.prompt)
     }
 
-    /// Measures how fast the guest's CPU is now: the time that a fixed piece of work takes.
+    /// Measures the present speed of the guest's CPU: returns the time that a fixed computation
+    /// takes.
     pub fn calibrate(&mut self) -> Result<Duration, GuestError> {
         match self.ask(Request::Calibrate, "calibrate", self.prompt)? {
             Reply::Calibrated { ns } => Ok(Duration::from_nanos(ns)),
@@ -176,7 +177,8 @@ impl Guest {
         self.tool(request, "checkpoint", limit)
     }
 
-    /// Checkpoints a container that was restarted from an image, frozen, and compares the two images.
+    /// Checkpoints a container that was restarted from an image and is frozen, and compares the two
+    /// images.
     pub fn second_image(
         &mut self,
         run: &str,
@@ -248,7 +250,7 @@ impl Guest {
         self.done(Request::Adopt { run, pid }, "adopt", self.prompt)
     }
 
-    /// Arms another trigger for a frozen container.
+    /// Arms a new trigger for a frozen container.
     pub fn arm(&mut self, run: &str, trigger: &Trigger) -> Result<(), GuestError> {
         let (run, trigger) = (run.to_owned(), trigger.clone());
         self.done(Request::Arm { run, trigger }, "arm", self.prompt)

@@ -132,7 +132,7 @@ fn a_guest_that_reads_nothing_holds_nobody_up() {
     let mut guest = Guest::greet(machine, Duration::from_secs(60)).expect("a guest");
     let theirs = agent.join().expect("the agent");
     guest.prompt = Duration::from_millis(10);
-    // More than the socket takes.
+    // More than the socket's buffer holds.
     let request = Request::Mark {
         token: "x".repeat(8 << 20),
     };

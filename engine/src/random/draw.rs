@@ -11,10 +11,10 @@ const PROCESSES: u64 = 7;
 /// Maximum number of items of a process.
 const ITEMS: u64 = 6;
 
-/// One tree in this many has something that checkpoint(2) refuses.
+/// One tree in this many has a resource that checkpoint(2) refuses.
 const SELDOM: u64 = 8;
 
-/// Returns the tree of a seed. The same seed has the same tree as long as the lists of kinds do not
+/// Returns the tree of a seed. A seed yields the same tree as long as the lists of kinds do not
 /// change.
 pub fn draw(seed: u64) -> Tree {
     let mut dice = Dice::new(seed);
@@ -59,7 +59,7 @@ fn process(dice: &mut Dice, id: u32, parent: u32, how: How) -> Process {
     };
     for _ in 0..count {
         let kind = dice.of(&SAVED);
-        // Many kinds are attributes, of which there is one.
+        // Many kinds are attributes, of which a process has only one.
         if !items.iter().any(|item| item.kind == kind) {
             let number = dice.below(2500) as u32;
             items.push(Item { kind, number });

@@ -11,7 +11,7 @@ pub use self::{draw::draw, shrink::simpler};
 /// Name of the scenario whose program reads recipes.
 pub const SCENARIO: &str = "random-tree";
 
-/// What a process can have and checkpoint(2) saves. `scenarios/random-tree/` makes and verifies it.
+/// Names of the resources that checkpoint(2) saves. `scenarios/random-tree/` makes and checks them.
 pub const SAVED: [&str; 33] = [
     "file",
     "unlinked",
@@ -48,10 +48,10 @@ pub const SAVED: [&str; 33] = [
     "thread",
 ];
 
-/// What checkpoint(2) refuses.
+/// Names of the resources that checkpoint(2) refuses.
 pub const REFUSED: [&str; 4] = ["lock", "locked", "tcp", "fifo"];
 
-/// How a process is related to its parent.
+/// The relation of a process to its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum How {
     /// A child.
@@ -87,7 +87,7 @@ impl How {
         matches!(self, Self::Stopped | Self::Traced | Self::TracedSyscall)
     }
 
-    /// The word of a recipe.
+    /// Returns the name, as in a recipe.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fork => "fork",
@@ -119,7 +119,7 @@ pub struct Process {
     pub parent: u32,
     /// Its relation to its parent.
     pub how: How,
-    /// What it has.
+    /// Its resources.
     pub items: Vec<Item>,
 }
 
@@ -131,7 +131,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Returns the names of all that occurs in it, once each.
+    /// Returns the names of all kinds and relations in it, once each.
     pub fn kinds(&self) -> Vec<&'static str> {
         let items = self.processes.iter().flat_map(|it| &it.items);
         let relations = self.processes.iter().skip(1).map(|it| it.how.name());

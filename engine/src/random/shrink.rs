@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{How, Tree};
 
-/// Returns the trees that are one step simpler, those without most of it first.
+/// Returns the trees that are one step simpler, the smallest first.
 pub fn simpler(tree: &Tree) -> Vec<Tree> {
     let mut found = Vec::new();
     for process in tree.processes.iter().skip(1) {
@@ -45,7 +45,7 @@ pub fn simpler(tree: &Tree) -> Vec<Tree> {
     for at in 0..tree.processes.len() {
         for item in 0..tree.processes[at].items.len() {
             let number = tree.processes[at].items[item].number;
-            // Variants go by the last bits.
+            // The last bits select the variant.
             for less in [number % 4, number / 8 * 4 + number % 4] {
                 if less < number {
                     let mut small = tree.clone();

@@ -13,7 +13,7 @@ use super::{Event, Listener};
 /// Name of the file in the run's directory.
 pub const NAME: &str = "events.jsonl";
 
-/// Writes events to a file. Each is written at once, so that a killed run keeps them.
+/// Writes events to a file. Each is written immediately, so that a killed run keeps them.
 pub struct EventFile {
     file: File,
     error: Arc<Mutex<Option<io::Error>>>,

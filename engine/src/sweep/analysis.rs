@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What follows from all points of a case together.
+//! Summarises all points of a case.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use super::PointDetail;
 use crate::{blame::Condition, experiment::Finding, outcome::Outcome};
 
 /// A finding of a point that has a detail.
-type Tried<'a> = (&'a Finding<PointDetail>, &'a PointDetail);
+type PointFinding<'a> = (&'a Finding<PointDetail>, &'a PointDetail);
 
-/// What follows from all points of a case.
+/// The summary of all points of a case.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CaseAnalysis {
     /// The name of the case.
     pub case: String,
     /// Number of events of the baseline.
     pub events: usize,
-    /// Number of events that have no name by which to try them.
+    /// Number of events that cannot be tried, because they have no name.
     pub unnamed: u64,
     /// Number of events that end the whole tree, which leaves no task to checkpoint.
     pub ends: u64,
@@ -40,14 +40,14 @@ pub struct CaseAnalysis {
     pub kinds: BTreeMap<String, Passed>,
     /// Number of points that passed by their control.
     pub by_control: usize,
-    /// The differences that freezing alone makes at those, with the number of points.
+    /// The differences due to freezing alone at those, with the number of points.
     pub visible: BTreeMap<String, usize>,
     /// Pairs of the event that was reached and the different one that was listed, with the number
     /// of points.
     pub reached: Vec<Reached>,
     /// Number of points that were not reached at the first attempt.
     pub missed: usize,
-    /// The ptrace stop that some task was in at all failed points, and at the fewest others.
+    /// The ptrace stop in which some task was at all failed points, and at the fewest others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspect: Option<Suspect>,
     /// The points that did not pass, grouped by condition and reason, the largest group first.
@@ -79,7 +79,7 @@ pub struct Reached {
 pub struct Suspect {
     /// The stop.
     pub stop: String,
-    /// Number of failed points, at all of which some task was in it.
+    /// Number of failed points, at each of which some task was in it.
     pub failed: usize,
     /// Number of other points at which some task was in it.
     pub others: usize,
@@ -99,7 +99,7 @@ pub struct Failure {
 
 /// Analyses the findings of a case's points.
 pub fn analyse(mut case: CaseAnalysis, findings: &[&Finding<PointDetail>]) -> CaseAnalysis {
-    let tried: Vec<Tried<'_>> = findings
+    let tried: Vec<PointFinding<'_>> = findings
         .iter()
         .filter_map(|finding| Some((*finding, finding.detail.as_ref()?)))
         .collect();
@@ -138,12 +138,12 @@ pub fn analyse(mut case: CaseAnalysis, findings: &[&Finding<PointDetail>]) -> Ca
     case
 }
 
-fn suspect(tried: &[Tried<'_>]) -> Option<Suspect> {
-    let is_bad = |(finding, _): &Tried<'_>| finding.outcome.condition.is_bad();
+fn suspect(tried: &[PointFinding<'_>]) -> Option<Suspect> {
+    let is_bad = |(finding, _): &PointFinding<'_>| finding.outcome.condition.is_bad();
     let failed = tried.iter().filter(|one| is_bad(one)).count();
     let first = tried.iter().find(|one| is_bad(one))?;
     let at = |stop: &str, bad: bool| {
-        let with = |one: &&Tried<'_>| is_bad(one) == bad && one.1.stops.contains(stop);
+        let with = |one: &&PointFinding<'_>| is_bad(one) == bad && one.1.stops.contains(stop);
         tried.iter().filter(with).count()
     };
     let stops = first.1.stops.iter().filter(|stop| at(stop, true) == failed);

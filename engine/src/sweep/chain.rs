@@ -32,7 +32,7 @@ const RUN: &str = "restarted";
 /// The result of a chain.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Chain {
-    /// Number of links: how often the run was checkpointed, killed and restarted.
+    /// Number of links: of times that the run was checkpointed, killed and restarted.
     pub links: u64,
     /// Number of events that happened while the tasks were being frozen for an earlier event. They
     /// are covered by that event's checkpoint and have none of their own.
@@ -41,8 +41,8 @@ pub struct Chain {
     pub sites: BTreeMap<String, u64>,
     /// The last site, with its task.
     pub last: String,
-    /// True when the chain ended like a run that was frozen equally often, where freezing alone has
-    /// a visible effect.
+    /// True when the chain ended like a run that was frozen equally often, because freezing alone
+    /// has a visible effect.
     pub by_control: bool,
     /// Number of uses of each rule for images.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,7 +71,7 @@ impl Chain {
 }
 
 /// Builds a case's workload, runs it undisturbed, then as a chain. Calls `tell` after each link.
-/// A chain that passed by its control has the difference that freezing alone makes as its reason.
+/// A chain that passed by its control has the difference due to freezing alone as its reason.
 pub fn chain(
     session: &mut Session<'_>,
     scenario: &Scenario,

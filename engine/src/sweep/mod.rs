@@ -38,11 +38,11 @@ use crate::{
     verdict::Verdict,
 };
 
-/// Maximal number of attempts to reach a point. The number of a tracer's events varies by a few
+/// Maximum number of attempts to reach a point. The number of a tracer's events varies by a few
 /// between runs, so most runs may end before its last ones.
 const TRIES: u32 = 10;
 
-/// What is seen of one point.
+/// The result of one point.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PointDetail {
     /// The point that was tried.
@@ -52,12 +52,12 @@ pub struct PointDetail {
     /// applies to this event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<String>,
-    /// Ptrace stops in which tasks were when the tree was checkpointed.
+    /// Ptrace stops of tasks at the checkpoint.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub stops: BTreeSet<String>,
     /// Number of earlier attempts that did not reach the point.
     pub missed: u32,
-    /// True when the run ended like a control, where freezing alone has a visible effect.
+    /// True when the run ended like a control, because freezing alone has a visible effect.
     pub by_control: bool,
     /// Number of uses of each rule for images.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -101,7 +101,7 @@ pub struct Baseline {
 ///
 /// # Errors
 /// Fails if the two runs differ, if one of them fails, or if the list is malformed, because then
-/// nothing can be concluded about any point.
+/// no point has a meaningful result.
 pub fn baseline(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -314,8 +314,8 @@ fn runner<'s, 'l>(
     }
 }
 
-/// Returns the outcome for an abort, with a reason that is the same for points that fail in the same
-/// way.
+/// Returns the outcome for an abort, with a reason that is the same for points that fail in the
+/// same way.
 fn alike(stop: Abort) -> Outcome {
     Outcome {
         why: cause(&stop),
@@ -326,13 +326,13 @@ fn alike(stop: Abort) -> Outcome {
 /// Returns the cause in one line. For a refusal it is the kernel's last message without its
 /// numbers, which differ between points.
 fn cause(stop: &Abort) -> String {
-    let told = match stop.condition {
+    let message = match stop.condition {
         Condition::Refused | Condition::Unsupported => stop.lines.first().unwrap_or(&stop.why),
         _ => &stop.why,
     };
     let mut cause = String::new();
     let mut digits = false;
-    for c in told.chars() {
+    for c in message.chars() {
         if !c.is_ascii_digit() {
             cause.push(c);
         } else if !digits {

@@ -53,8 +53,8 @@ pub struct Listing {
     pub points: Vec<Point>,
     /// Number of events of unnamed tasks, and of events for which the list had no room.
     pub unnamed: u64,
-    /// Number of calls by which the first task of the tree, and all others with it, ended. No task
-    /// remains that could be checkpointed.
+    /// Number of calls that ended the first task, and with it the tree. They leave no task to
+    /// checkpoint.
     pub ends: u64,
 }
 
@@ -93,12 +93,12 @@ pub fn listing(text: &str) -> Result<Listing, String> {
         }
     }
     let count = count.ok_or("the list of events has no count")?;
-    let told = listing.points.len() as u64 + listing.ends;
-    listing.unnamed = count.saturating_sub(told);
+    let named = listing.points.len() as u64 + listing.ends;
+    listing.unnamed = count.saturating_sub(named);
     Ok(listing)
 }
 
-/// Returns the name of a system call, or `none` for a number that is not one.
+/// Returns the name of a system call, or `none` for an unknown number.
 pub(super) fn call(nr: &str) -> String {
     match nr.parse::<usize>().ok().and_then(Sysno::new) {
         Some(call) => call.name().to_owned(),
@@ -118,10 +118,10 @@ fn describe(words: &[&str]) -> String {
     }
 }
 
-/// Returns every `every`th point, from that with the number `offset` on, ordered so that each prefix of the list contains some points of
-/// each kind of event, spread over the whole run. The order alternates between kinds, and within a
-/// kind between system calls (or signals); the points of each of these are visited at the ends of
-/// the run's halves, then quarters, then eighths.
+/// Returns every `every`th point, from number `offset` on, ordered so that each
+/// prefix of the list contains some points of each kind of event, spread over the whole run. The
+/// order alternates between kinds, and within a kind between system calls (or signals); the points
+/// of each of these are visited at the ends of the run's halves, then quarters, then eighths.
 pub fn stratified(points: &[Point], every: usize, offset: usize) -> Vec<Point> {
     let mut kinds: BTreeMap<&str, BTreeMap<&str, Vec<&Point>>> = BTreeMap::new();
     for point in points {

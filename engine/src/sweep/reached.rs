@@ -29,7 +29,7 @@ fn place_of(task: &TaskFacts) -> String {
     let words = task.site.split(' ').filter(|word| !word.contains('='));
     let site = words.collect::<Vec<_>>().join(" ");
     match site.as_str() {
-        // As in a listing, the interrupted call does not matter. An exiting task is in no call.
+        // The interrupted call does not matter, as in a listing. An exiting task is in no call.
         "ptrace-stop signal" | "exiting" => site,
         _ => {
             let facts = task.facts.get("syscall");
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn in_a_sweep_of_one_kind_the_kind_is_known() {
         let kind = EventKind::Syscall { number: None };
-        let met = other(kind, "syscall read", "freezer write");
-        assert_eq!(met.as_deref(), Some("syscall write"));
+        let reached = other(kind, "syscall read", "freezer write");
+        assert_eq!(reached.as_deref(), Some("syscall write"));
     }
 }

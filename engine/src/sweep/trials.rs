@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Many runs at one point. Where runs end in more than one way, this tells whether the restarted
-//! runs end in the same ways as the controls, and as often.
+//! Many runs at one point. Where runs end in more than one way, this finds out whether the
+//! restarted runs end in the same ways as the controls, and as often.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
     trial::{self, judge},
 };
 
-/// The chance below which the two kinds of runs are taken to end differently.
+/// Chance below which the two kinds of runs count as ending differently.
 pub const SIGNIFICANT: f64 = 0.001;
 
 /// One way in which runs ended.
@@ -47,14 +47,14 @@ pub struct Trials {
 }
 
 impl Trials {
-    /// Returns the chance that numbers which differ as much as these come of runs that end in the
+    /// Returns the chance of numbers that differ at least as much, for runs that end in the
     /// same ways and equally often: Fisher's exact test of each end against all others, the
     /// smallest of them times the number of tests.
     pub fn chance(&self) -> f64 {
         let sum = |count: fn(&End) -> u64| self.ends.iter().map(count).sum::<u64>();
         let (controls, restarted) = (sum(|end| end.controls), sum(|end| end.restarted));
         let tests = match self.ends.len() {
-            // One is the other's complement.
+            // The second p-value is the same: one kind is the complement of the other.
             2 => 1,
             ends => ends.max(1),
         };
@@ -174,8 +174,8 @@ pub fn pair(
     })
 }
 
-/// Both kinds of runs are stopped before they differ: where the count leads to several events, it
-/// does so equally often.
+/// Returns the output of a run; `None` if it did not reach its event. Both kinds of runs do so
+/// equally often, because they do not differ until then.
 fn reached(run: Result<RunOutput, Abort>) -> Result<Option<RunOutput>, Abort> {
     match run {
         Ok(output) => Ok(Some(output)),
@@ -184,8 +184,8 @@ fn reached(run: Result<RunOutput, Abort>) -> Result<Option<RunOutput>, Abort> {
     }
 }
 
-/// Fisher's exact test, two-sided: the chance of a table with these sums that is no more likely
-/// than this one.
+/// Fisher's exact test, two-sided. Returns the chance of a table with these sums that is no more
+/// likely than this one.
 fn fisher(a: u64, b: u64, c: u64, d: u64) -> f64 {
     let (row, other, column, all) = (a + b, c + d, a + c, a + b + c + d);
     let logs: Vec<f64> = std::iter::once(0.0)

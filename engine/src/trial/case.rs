@@ -25,7 +25,7 @@ use crate::{
     sweep,
 };
 
-/// Maximal number of retries after a missed event if the guest has several CPUs. While a task is
+/// Maximum number of retries after a missed event if the guest has several CPUs. While a task is
 /// being stopped at the event, tasks on other CPUs keep running until they are stopped too: a
 /// vfork child may have called execve(2) by then.
 const PATIENCE: u32 = 10;
@@ -34,7 +34,7 @@ const PATIENCE: u32 = 10;
 /// scheduler runs a tracer and its tracees differs between runs.
 const PATIENCE_ALONE: u32 = 3;
 
-/// Runs one case. The guest must have built the scenario, or be none.
+/// Runs one case. The session's guest, if there is one, must have built the scenario.
 pub fn case(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -43,7 +43,7 @@ pub fn case(
 ) -> (Outcome, CaseRecord) {
     let mut case = case.clone();
     if let Some(at) = &options.at {
-        // The tasks that the scenario expects apply to its own event only.
+        // The scenario's expected tasks apply only to its own event.
         case.at = at.clone();
         case.tasks.clear();
     }
@@ -111,8 +111,9 @@ struct References {
     control: Option<RunOutput>,
 }
 
-/// Makes another control, in another guest, before a restarted run is called different or hung: if
-/// it does not end like the first one, the workload is to blame, or a host that was too busy.
+/// Runs a second control, in a different guest, before a restarted run is called different or
+/// hung: if it does not end like the first one, the workload is to blame, or the host was too
+/// busy.
 fn confirm(
     session: &mut Session<'_>,
     scenario: &Scenario,
@@ -183,7 +184,7 @@ fn confirm(
                     format!("a second control does not end either: {}", stop.why),
                     stop.lines,
                 ),
-                // Without it the answer is open.
+                // Without a second control the verdict is unknown.
                 _ if !stop.condition.is_bad() => stop.into(),
                 _ => found,
             }

@@ -391,7 +391,7 @@ mod tests {
             ]
         );
         assert!(lost(&[task(1, "freezer")])[0].contains("at `gone`"));
-        // Others may leave their site: only a wait for a vfork child is kept in the kernel alone.
+        // Tasks may leave other sites: only a wait for a vfork child is kept by the kernel alone.
         let before = tree(&[task(1, "freezer")]);
         assert!(vfork_waits(&before, &tree(&[task(1, "exiting")])).ok);
     }
@@ -486,7 +486,7 @@ mod tests {
             ["78 was drawn but is not in the output"]
         );
         assert_eq!(nonce_kept(&Case::example(), "restarted", &output), None);
-        // Both comparisons of an end contain it.
+        // Both comparisons of a run's end contain it.
         let uses = &mut Uses::new();
         let ends = end(&case, "restarted = control", &output, &output, uses);
         assert_eq!(bad(&ends), ["restarted: prints the nonce that it drew"]);

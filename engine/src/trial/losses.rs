@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What each restart loses in the kernel: its books, before and after repeated restarts.
+//! Finds kernel objects that each restart leaks: compares the kernel's books before and after
+//! repeated restarts.
 
 use super::Options;
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     run::{RestartIn, Runner},
 };
 
-/// The least number of repeated restarts whose losses are looked for. In a new guest some counts
+/// Minimum number of repeated restarts for which losses are searched. In a new guest some counts
 /// (dentries, nodes of maple trees) vary by seven, which is not a loss of each of ten.
 const LEAST: u32 = 10;
 
@@ -31,8 +32,8 @@ pub(super) fn read(runner: &mut Runner<'_, '_>) -> Result<Books, Abort> {
     Books::read(runner.session.running(), patience)
 }
 
-/// Compares what `runs` restarts since `before` have added to the books with what the same number
-/// of controls adds.
+/// Compares the growth of the books by `runs` restarts since `before` with that by the same number
+/// of controls.
 ///
 /// # Errors
 /// Each restart loses something, or a run fails.
@@ -67,7 +68,7 @@ pub(super) fn check(
     }
 }
 
-/// Returns what controls, which nothing is checkpointed or restarted in, add to the books.
+/// Returns the growth of the books by controls, which neither checkpoint nor restart.
 fn controls(runner: &mut Runner<'_, '_>, runs: u32) -> Result<Books, Abort> {
     let before = read(runner)?;
     for _ in 0..runs {
@@ -76,7 +77,7 @@ fn controls(runner: &mut Runner<'_, '_>, runs: u32) -> Result<Books, Abort> {
     Ok(read(runner)?.growth(&before))
 }
 
-/// The name of the count in a line that says what was lost.
+/// Returns the name of the count in a line about a loss.
 fn name(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }

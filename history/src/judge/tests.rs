@@ -62,7 +62,7 @@ fn planned() -> [Planned; 1] {
     }]
 }
 
-/// The judgement of the last of these nights.
+/// Returns the judgement of the last of these nights.
 fn last(nights: &[(u32, u32)]) -> Judgement {
     let results = rows(nights);
     let judged = judge(&night(nights.len() - 1), &planned(), &[], &results);
@@ -89,7 +89,7 @@ fn a_full_break_is_a_regression_in_its_first_night() {
     assert_eq!(judged.change, Change::StillFailing);
     assert_eq!(judged.since, Some((night(10), night(10))));
     assert_eq!(judged.last_good, Some(night(9)));
-    // And closed when it passes again.
+    // The regression is closed when the test passes again.
     nights.push((1, 0));
     nights.push((1, 0));
     nights.push((1, 0));
@@ -127,7 +127,7 @@ fn retries_tell_a_flake_from_a_break() {
     assert_eq!(last(&nights).change, Change::StillFlaky);
 }
 
-/// Over many seeds: a flake of 5 % is named within ten nights of 20 runs, and the night in which
+/// Over many seeds: a flake of 5 % is found within ten nights of 20 runs, and the night in which
 /// it begins is in the stated range about as often as stated.
 #[test]
 fn a_flake_is_named_with_the_nights_in_which_it_began() {
@@ -175,7 +175,7 @@ fn trouble_of_the_host_is_nobodys_failure() {
         assert_eq!(judged[0].why, "host-killed: a signal from outside");
         assert!(!judged[0].change.is_bad());
     }
-    // The next good night is not news.
+    // The next good night is not reported as new.
     results.push(row(102, 1, false));
     let judged = judge(&night(102), &planned(), &[], &results);
     assert_eq!(judged[0].change, Change::StillPassing);
@@ -212,7 +212,7 @@ fn the_most_important_comes_first() {
     assert_eq!(changes, [Change::Regressed, Change::StillPassing]);
 }
 
-/// A test that was broken for a night and passes as often as it failed then is mended; a flake that
+/// A test that was broken for a night and passes as often as it failed then is fixed; a flake that
 /// was seen once, and not in the month after, is still one.
 #[test]
 fn what_is_mended_is_told_from_what_was_not_seen_for_a_while() {

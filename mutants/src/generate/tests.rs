@@ -9,7 +9,7 @@ fn made(source: &str) -> Generated {
     generate(&sources, headers).unwrap()
 }
 
-/// The rewritten body of a function, without numbers.
+/// Returns the rewritten body of a function, without numbers.
 fn body(lines: &str) -> String {
     let generated = made(&format!("void f(int a)\n{{\n{lines}\n}}\n"));
     assert_eq!(generated.unread, [""; 0], "{lines}");

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which facts there are: the one list that the agent reads by and the reference is made from.
+//! The list of facts, from which the agent reads and the reference is made.
 //!
-//! The fields of a file are listed completely, with the reason for each that is not a fact: the agent
-//! refuses to observe a kernel that shows a field that is in no list.
+//! The fields of a file are listed completely, with the reason for each that is not a fact: the
+//! agent refuses to observe a kernel that shows a field that is in no list.
 
-/// How a field is compared.
+/// The comparison of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// It is compared.
     Compared,
-    /// It is compared, of zombies only.
+    /// It is compared, for zombies only.
     OfZombies,
     /// Only these bits of it are compared.
     Bits(u32, &'static str),
-    /// It may grow, since the restart itself costs something; it may not shrink.
+    /// It may grow, because the restart itself has a cost; it may not shrink.
     Grows,
     /// It is not a fact, for this reason.
     Left(&'static str),
@@ -21,14 +21,14 @@ pub enum Use {
 
 use Use::{Bits, Compared, Grows, Left, OfZombies};
 
-/// A field of a file, and what is done with it.
+/// A field of a file, and its use.
 pub type Field = (&'static str, Use);
 
 const IN_TREE: &str = "compared with the process tree";
 const IN_STATUS: &str = "compared as a line of `status`";
 const RESIDENT: &str = "the kernel decides which pages are resident";
 const OBSOLETE: &str = "always 0";
-const EXITING: &str = "shown of exiting tasks only; the second image has the registers";
+const EXITING: &str = "shown for exiting tasks only; the second image has the registers";
 
 /// The fields of `stat` from the third on.
 pub const STAT: &[Field] = &[
@@ -108,7 +108,7 @@ pub const STATUS: &[Field] = &[
     ("Gid", Compared),
     (
         "FDSize",
-        Left("room in the table of descriptors, not what is in it"),
+        Left("room in the table of descriptors, not its content"),
     ),
     ("Groups", Compared),
     ("NStgid", Compared),
@@ -194,14 +194,15 @@ pub const SMAPS: &[Field] = &[
     ("VmFlags", Compared),
 ];
 
-/// Returns what is done with a field.
+/// Returns the use of a field.
 #[must_use]
 pub fn find(fields: &[Field], name: &str) -> Option<Use> {
     let found = fields.iter().find(|(known, _)| *known == name);
     found.map(|(_, what)| *what)
 }
 
-/// Facts that take more than a file of `/proc`: their names, where they come from, and what they are.
+/// Facts that take more than a file of `/proc`: their names, their sources, and what they
+/// are.
 pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`shares.vm`, `.files`, `.fs`, `.sighand`, `.io`, `.sysvsem`",
@@ -217,7 +218,7 @@ pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`fd/N.*`",
         "`fd`, `fdinfo`",
-        "the target of the link, and each line, as often as it occurs",
+        "the target of the link, and each line, with repetitions",
     ],
     [
         "`smaps`",
@@ -238,11 +239,11 @@ pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`ns/*`",
         "`ns`",
-        "the number of the namespace; of `mnt` and `pid`, which are new, the first task that is in it",
+        "the number of the namespace; for `mnt` and `pid`, which are new, the first task in it",
     ],
     [
         "`mounts`",
         "`mountinfo`",
-        "the mounts of each mount namespace, without the numbers that the kernel gives them",
+        "the mounts of each mount namespace, without the numbers that the kernel assigns",
     ],
 ];

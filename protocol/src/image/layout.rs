@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A field of a structure that is a number or a text, and no structure itself.
+/// A field of a structure that is a number or a text, and not itself a structure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Its name: `mono_ns`, `restart[3]`, `slave.rows`.
@@ -12,11 +12,11 @@ pub struct Field {
     pub at: usize,
     /// Size in bytes.
     pub size: usize,
-    /// What its bytes are.
+    /// The encoding of its bytes.
     pub form: Form,
 }
 
-/// What the bytes of a field are.
+/// The encoding of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A number that is not negative.

@@ -71,7 +71,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// All types that this program knows, with what they describe.
+            /// All types that this program knows, with descriptions.
             pub const ALL: &[(Self, &str)] = &[$((Self::$name, $doc),)*];
 
             /// Returns the type's number in an image.

@@ -7,7 +7,8 @@ use super::damage::{Forged, put_together};
 use super::layout::{self, MAGIC, VERSION};
 use super::record::Kind;
 
-/// A text that takes over a terminal that prints it: sets its title, clears it, and changes colours.
+/// A text that takes over a terminal that prints it: sets its title, clears it, and changes
+/// colours.
 pub const ESCAPE: &str = "\x1b]0;owned\x07\x1b[2J\x1b[31mpwn";
 
 /// Object numbers.
@@ -125,8 +126,8 @@ pub fn escape() -> Vec<u8> {
     end(records)
 }
 
-/// Returns an image of tasks that share a table of descriptors, all of a file with a name of this
-/// many bytes.
+/// Returns an image of tasks that share a table of descriptors, all for a file with a name of
+/// this many bytes.
 #[must_use]
 pub fn shared(tasks: u32, files: u32, name: usize) -> Vec<u8> {
     let mut records = begin(tasks);

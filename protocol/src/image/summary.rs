@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A summary of an image, for display and for programs.
 //!
-//! Its size, and the time to make it, are linear in the image's size, whatever the image says: what
+//! Its size, and the time to make it, are linear in the image's size, whatever its content: what
 //! tasks share is in it once, and no text is longer than [`LONGEST`].
 
 use std::{collections::BTreeMap, io::Read, sync::Arc};
@@ -106,7 +106,7 @@ pub struct Registers {
 pub struct Signal {
     /// The signal's number.
     pub number: u32,
-    /// True when it was sent to the process, false if it was sent to the thread.
+    /// True when the signal was sent to the process, false if it was sent to the thread.
     pub shared: bool,
 }
 
@@ -141,8 +141,8 @@ pub struct Mapping {
 pub struct Descriptor {
     /// The descriptor's number.
     pub fd: u32,
-    /// Object number of the open file, in [`Summary::files`]; descriptors with the same number share
-    /// a position.
+    /// Object number of the open file, in [`Summary::files`]; descriptors with the same number
+    /// share a position.
     pub object: u32,
 }
 

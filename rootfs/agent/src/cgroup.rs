@@ -63,7 +63,7 @@ impl Cgroup {
         Ok(Self::at(Path::new(ROOT).join(path)))
     }
 
-    /// Directory of the cgroup.
+    /// Returns the directory of the cgroup.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -120,7 +120,7 @@ impl Cgroup {
     /// Reads the trigger.
     pub fn trigger(&self) -> io::Result<TriggerState> {
         parse_trigger(&fs::read_to_string(self.dir.join("cgroup.freeze_at"))?)
-            .ok_or_else(|| io::Error::other("cgroup.freeze_at reads like nothing known"))
+            .ok_or_else(|| io::Error::other("cgroup.freeze_at has an unknown format"))
     }
 
     /// Reads the events.
@@ -135,8 +135,8 @@ impl Cgroup {
         self.wait_events(limit, |events| events.frozen)
     }
 
-    /// Returns true when none of its threads is runnable. A frozen one can be for a moment: if it
-    /// was thawed and frozen again before it ran, it runs and goes back to sleep.
+    /// Returns true when none of its threads is runnable. A frozen thread can be runnable for a
+    /// moment: if it was thawed and frozen again before it ran, it runs and goes back to sleep.
     pub fn is_asleep(&self) -> io::Result<bool> {
         let threads = fs::read_to_string(self.dir.join("cgroup.threads"))?;
         Ok(!threads.lines().any(|tid| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Explains errors of the two system calls, with what to do next.
+//! Explains errors of the two system calls, with advice.
 
 use nix::errno::Errno;
 
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 pub fn checkpoint(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSYS => "this kernel has no checkpoint(2)",
-        Errno::EOPNOTSUPP => "the tree holds something that cannot be saved, named above",
+        Errno::EOPNOTSUPP => "the tree has state that cannot be saved; the message above names it",
         Errno::EBUSY => {
             "a task or object is in a state that cannot be saved now, or is shared with a \
              task outside the tree; it is named above: try again later or take a larger tree"
@@ -27,10 +27,10 @@ pub fn restart(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSYS => "this kernel has no restart(2)",
         Errno::EOPNOTSUPP => {
-            "the image holds something that this kernel cannot restore, named above"
+            "the image has state that this kernel cannot restore; the message above names it"
         }
         Errno::EINVAL => {
-            "the image is damaged or not one of this kernel's; the place is named above"
+            "the image is damaged, or was written by a different kernel; the message above names the place"
         }
         Errno::EIO => "the image is incomplete: it was truncated or not written to its end",
         Errno::EEXIST => "a process id of the image is taken; use --pidns, or end that process",

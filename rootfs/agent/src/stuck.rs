@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Finds the tasks of a freezing cgroup that do not quiesce, the place in the kernel at which
-//! each of them is, and what can end that, from the census.
+//! each of them sleeps, and the event that can end the sleep, from the census.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +28,7 @@ pub struct Stuck {
     pub state: char,
     /// The kernel function in which it sleeps, if it does.
     pub place: String,
-    /// What can end that, or why it should end by itself.
+    /// The tasks that can end that sleep, or the reason why it should end by itself.
     pub ender: String,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Stuck {
 /// is not on a CPU.
 const LOOKS: u32 = 200;
 
-/// Lists the tasks of a tree, of its cgroup and of descendants of that which have not quiesced.
+/// Lists the tasks of a tree, of its cgroup and of that cgroup's descendants that have not quiesced.
 /// A dying task has left its cgroup and is only in the tree.
 pub fn tasks(root: Pid, cgroup: &Cgroup) -> io::Result<Vec<Stuck>> {
     let entries = census::entries().map_err(io::Error::other)?;
@@ -99,11 +99,14 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
     let dir = PathBuf::from(format!("/proc/{tid}"));
     let stat = fs::read_to_string(dir.join("stat")).ok()?;
     let state = state_of(&stat)?;
-    if is_frozen(&dir) || matches!(state, 'Z' | 'X') {
+    if matches!(state, 'Z' | 'X') {
+        return None;
+    }
+    let stack = stack_of(&dir, state);
+    if is_frozen(&dir) && !leaves_site(&stack, entries) {
         return None;
     }
     let comm = fs::read_to_string(dir.join("comm")).ok()?;
-    let stack = stack_of(&dir, state);
     let (place, ender) = describe(&stack, state, entries);
     Some(Stuck {
         tid,
@@ -117,6 +120,13 @@ fn look(tid: i32, entries: &[Entry]) -> Option<Stuck> {
 /// Returns true when the thread is at a site, which counts as frozen.
 fn is_frozen(dir: &Path) -> bool {
     fs::read_to_string(dir.join("ckpt_site")).is_ok_and(|site| site.trim() != "none")
+}
+
+/// Returns true when the thread has been killed at its site, and has not left it: another
+/// checkpoint holds it.
+fn leaves_site(stack: &[String], entries: &[Entry]) -> bool {
+    census::place(entries, stack.iter().map(String::as_str))
+        .is_some_and(|entry| entry.class == Class::Refused)
 }
 
 /// Parses the state letter; the name before it may contain any characters.
@@ -158,7 +168,7 @@ fn stack_beside(dir: &Path) -> Vec<String> {
         if let Some(cpu) = cpu_of(&stat)
             && here.set(cpu).is_ok()
         {
-            // If that fails, the next attempt may work without it.
+            // If that fails, the next attempt may work without preemption.
             let _ = sched_setaffinity(me, &here);
         }
         functions = stack_now(dir);
@@ -182,7 +192,7 @@ fn function_of(line: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Finds the census entry for a stack: the place, and what ends the wait.
+/// Finds the census entry for a stack: the place, and the event that ends the wait.
 fn describe(stack: &[String], state: char, entries: &[Entry]) -> (String, String) {
     let innermost = stack.first().map_or("no known place", String::as_str);
     match census::place(entries, stack.iter().map(String::as_str)) {
@@ -235,6 +245,19 @@ mod tests {
         let (place, ender) = described(&["__mutex_lock.constprop.0", "pipe_write"], 'D');
         assert_eq!(place, "__mutex_lock");
         assert!(ender.starts_with("it waits for a lock"), "{ender}");
+    }
+
+    #[test]
+    fn a_task_that_is_killed_at_its_site_does_not_count_as_frozen() {
+        let entries = census::entries().unwrap();
+        let leaves = |stack: &[&str]| {
+            let stack: Vec<_> = stack.iter().map(|name| (*name).to_owned()).collect();
+            leaves_site(&stack, &entries)
+        };
+        assert!(leaves(&["ckpt_wait_unheld", "get_signal", "do_syscall_64"]));
+        assert!(!leaves(&["get_signal", "do_syscall_64"]));
+        assert!(!leaves(&["ptrace_stop", "do_exit"]));
+        assert!(!leaves(&[]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use crucible_protocol::{SYS_CHECKPOINT, SYS_RESTART};
 use nix::{errno::Errno, unistd::Pid};
 
-/// The crate `libc` declares it with a type that is too narrow.
+/// The crate `libc` declares this constant with a type that is too narrow.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn raw_or_none(fd: Option<BorrowedFd<'_>>) -> i64 {
@@ -56,7 +56,7 @@ pub fn restart(
     flags: u64,
     log: Option<BorrowedFd<'_>>,
 ) -> nix::Result<Pid> {
-    // SAFETY: as above. The tasks created get memory of their own, not this program's.
+    // SAFETY: as above. The created tasks have their own memory, not this program's.
     let result = unsafe {
         libc::syscall(
             SYS_RESTART,
@@ -90,9 +90,9 @@ fn clone_args() -> libc::clone_args {
 }
 
 /// # Safety
-/// No CLONE_VM in the flags; what pointers there are must hold; and as with `fork`.
+/// The flags must not include CLONE_VM, and all pointers must be valid; see also `fork`.
 unsafe fn clone3(args: &libc::clone_args) -> nix::Result<Option<Pid>> {
-    // SAFETY: `args` is of the size told and lives until the call returns; without
+    // SAFETY: `args` has the size that is passed, and lives until the call returns; without
     // CLONE_VM the child has a copy of all memory. The rest is the caller's duty.
     let result = unsafe {
         libc::syscall(
@@ -130,7 +130,7 @@ pub fn set_capabilities(mask: u64) -> nix::Result<()> {
         permitted: half,
         inheritable: 0,
     });
-    // SAFETY: both are of the layout that the call expects and outlive it.
+    // SAFETY: both structures have the layout that the call expects, and outlive it.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     Errno::result(result).map(drop)
 }

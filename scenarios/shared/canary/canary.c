@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Detects its restart by the inode number of a pipe, which a restart cannot keep
- * (docs/reference/state.md), and says so. Crucible must report the difference.
+ * (docs/reference/state.md), and prints that. Crucible must report the difference.
  */
 #include <stdio.h>
 #include <sys/stat.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the first run costs, and whether this host can afford it: time, memory, disk, network.
+//! Estimates the cost of the first run in time, memory, disk and network, and checks that this host
+//! can afford it.
 
 use std::fs;
 use std::path::Path;
@@ -16,11 +17,11 @@ const MEMORY_MIB: u64 = 3072;
 /// Processor time of a first run from nothing, in minutes, rounded:
 /// `docs/measurements/2026-11-29-first-run.md`.
 const CPU_MINUTES: u64 = 11;
-/// The part of it that is taken to run on one CPU, so that the estimate for two CPUs is the
+/// The part that is assumed to use one CPU, so that the estimate for two CPUs is the
 /// measured 7 minutes.
 const SERIAL_MINUTES: u64 = 2;
 
-/// Says how long the first run takes on this host.
+/// Returns the estimated duration of the first run on this host.
 pub fn time() -> Finding {
     let cpus = thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let minutes = SERIAL_MINUTES + (CPU_MINUTES - SERIAL_MINUTES).div_ceil(cpus);
@@ -81,8 +82,8 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(kib / 1024)
 }
 
-/// Checks that apt reaches the archives it is configured for: kernel source and userland come from
-/// there. Uses apt's own downloader, which knows the host's proxies.
+/// Checks that apt reaches its configured archives, from which kernel source and userland come.
+/// Uses apt's own downloader, which knows the host's proxies.
 pub fn network() -> Finding {
     let format = "$(REPO_URI)dists/$(RELEASE)/InRelease";
     let listing = Command::new("apt-get")

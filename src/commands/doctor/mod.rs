@@ -35,7 +35,7 @@ struct Report {
     /// True when nothing is missing.
     ready: bool,
     findings: Vec<Finding>,
-    /// The command that installs what is missing.
+    /// The command that installs missing packages.
     #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
@@ -142,7 +142,7 @@ fn qemu() -> Finding {
     }
 }
 
-/// Runs a probe, since being able to open `/dev/kvm` is not enough.
+/// Runs a probe, because being able to open `/dev/kvm` is not enough.
 fn kvm(context: &Context) -> Result<Finding> {
     let finding = machines::probe(context)?;
     let there = Path::new("/dev/kvm").exists();
@@ -164,7 +164,7 @@ fn kvm(context: &Context) -> Result<Finding> {
     })
 }
 
-/// Examines how well guests can be kept apart from this host.
+/// Examines how well guests can be isolated from this host.
 fn confinement() -> Finding {
     let (state, detail) = match crucible_vmm::confinement() {
         Ok(HostConfinement {
@@ -257,7 +257,7 @@ fn print(report: &Report) -> Result<()> {
     }
     match (&report.mend, report.ready) {
         (Some(command), _) => {
-            stdout::line(format_args!("\nTo install what is missing:\n  {command}"))?;
+            stdout::line(format_args!("\nTo install missing packages:\n  {command}"))?;
         }
         (None, true) => stdout::line(format_args!("\nThis host is ready."))?,
         (None, false) => {}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Finding, State};
 use anyhow::{Error, Result};
 
-/// Reports whether the cache can be used, in which the kernel is built.
+/// Reports whether the cache, in which the kernel is built, can be used.
 pub fn cache(root: Result<&Path, &Error>) -> Finding {
     match root {
         Ok(path) => Finding::new(State::Ok, "cache", path.display().to_string()),

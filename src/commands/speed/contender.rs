@@ -87,7 +87,7 @@ impl<'a> GuestStarter<'a> {
         })
     }
 
-    /// Creates the snapshot that `contender` starts from, if it needs one.
+    /// Creates the snapshot from which `contender` starts, if it needs one.
     pub fn prepare(&mut self, contender: Contender) -> Result<()> {
         if !contender.is_warm() {
             return Ok(());

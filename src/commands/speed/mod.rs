@@ -39,15 +39,15 @@ pub struct SpeedArgs {
     /// Number of pairs of starts with little and with much memory
     #[arg(long, value_name = "N", default_value_t = 30)]
     pairs: u16,
-    /// Measure only this, once, on this host's KVM
+    /// Run only this group of starts, once, on this host's KVM
     #[arg(long, value_enum, value_name = "GROUP", hide = true)]
     here: Option<GroupArg>,
-    /// Print one JSON object with all that was measured
+    /// Print all measurements as one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Command line form of [`Group`].
+/// The value of `--measure`; see [`Group`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum GroupArg {
     Starts,
@@ -136,7 +136,7 @@ fn here(group: GroupArg, rounds: u16, context: &Context) -> Result<Group> {
     let mut samples: Vec<Sample> = Vec::new();
     let step = Step::begin(context.progress(), "starting guests");
     for round in 0..rounds {
-        // Rotate the order, so that no contender always gets the freshest host.
+        // Rotate the order, so that no contender always runs first.
         for turn in 0..contenders.len() {
             let contender = contenders[(turn + usize::from(round)) % contenders.len()];
             samples.push(starter.measure(contender)?);

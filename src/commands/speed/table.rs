@@ -215,7 +215,7 @@ fn name(contender: Contender, group: &str) -> &'static str {
         (Contender::Crucible, _) => "crucible, cold",
         (Contender::QemuPlain, _) => "QEMU microvm, cold",
         (Contender::Qemu, _) => "QEMU microvm with our command line, cold",
-        (Contender::Warm, "memory") => "crucible, warm, 256 MiB beside 2048",
+        (Contender::Warm, "memory") => "crucible, warm, 256 MiB",
         (Contender::Warm, _) => "crucible, warm",
         (Contender::WarmLarge, _) => "crucible, warm, 2048 MiB",
     }

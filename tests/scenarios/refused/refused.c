@@ -239,7 +239,7 @@ static void owner(void)
 	check(fcntl(ends[0], F_GETOWN) != getpid(), "F_GETOWN");
 }
 
-/* An owner that was removed: its type is left. */
+/* A removed owner, whose type the kernel keeps. */
 static void no_owner(void)
 {
 	struct f_owner_ex owner;
@@ -283,7 +283,7 @@ static void attributes(void)
 	check(fgetxattr(fd, "trusted.kept", value, sizeof(value)) != 5, "fgetxattr");
 }
 
-/* An open directory, over which a file system has been mounted since. */
+/* An open directory, over which a file system has been mounted afterwards. */
 static void overmounted(void)
 {
 	int fd;
@@ -390,7 +390,7 @@ static int reads(pid_t pid)
 
 /*
  * A tracer that has ordered a single step dies while the tracee sleeps in the system call that is
- * the step. The trap behind it kills the tracee.
+ * the step. The trap after the call kills the tracee.
  */
 static void step(void)
 {

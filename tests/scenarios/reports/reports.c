@@ -35,7 +35,7 @@ int main(int argc, char **argv)
 		return 0;
 	/* A hung task is reported after some seconds instead of two minutes. */
 	put("/proc/sys/kernel/hung_task_timeout_secs", "5");
-	/* The child may be killed for it, or never end. */
+	/* The report may kill the child, or the child may never end. */
 	child = fork();
 	if (!child) {
 		put("/sys/kernel/debug/provoke-crash/DIRECT", argv[1]);

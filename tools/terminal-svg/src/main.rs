@@ -22,7 +22,7 @@ const MARGIN: usize = 16;
 const COLUMNS: usize = 104;
 const ROWS: usize = 25;
 
-/// A line of output, and when it was printed, in seconds from the start.
+/// A line of output, and the time of its printing, in seconds from the start.
 struct Line {
     text: String,
     at: f64,
@@ -110,7 +110,7 @@ fn svg(command: &str, lines: &[Line]) -> String {
     text + "</g></g>\n</svg>\n"
 }
 
-/// Returns how many rows have scrolled away when `printed` lines follow the prompt.
+/// Returns the number of rows that have scrolled away when `printed` lines follow the prompt.
 fn hidden(printed: usize) -> usize {
     (printed + 1).saturating_sub(ROWS)
 }

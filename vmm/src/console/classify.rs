@@ -80,7 +80,7 @@ impl Classifier {
         closed
     }
 
-    /// Returns when the open report is due to be closed, or `None` if no report is open.
+    /// Returns the time at which to close the open report, or `None` if no report is open.
     pub fn deadline(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
         Some((open.last + SILENCE).min(open.began + LONGEST))

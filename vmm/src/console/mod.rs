@@ -25,7 +25,7 @@ use rustix::io::{Errno, ioctl_fionread};
 
 use crate::{Error, HostFault, Result};
 
-/// The text before the token of a mark, which the guest prints when it is asked to.
+/// The text before the token of a mark, which the guest prints on request.
 pub const CONSOLE_MARK: &str = "crucible: mark ";
 
 /// Number of last lines of the console that are kept in memory.
@@ -45,7 +45,7 @@ const CAPTURE: usize = 20_000;
 /// how the guest ended.
 const ALERTS: usize = 256;
 
-/// Maximum size of all alerts in bytes. Of the reports beyond it only the headlines are kept, and
+/// Maximum size of all alerts in bytes. Of reports beyond that, only the headlines are kept, and
 /// the first panic in full.
 const ALERT_BYTES: usize = 8 << 20;
 
@@ -60,7 +60,7 @@ pub struct Console {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// Locked while a piece of the console is on its way from the socket to the state.
+    /// Locked while a piece of the console moves from the socket to the state.
     reading: Mutex<()>,
 }
 
@@ -105,7 +105,7 @@ impl Capture {
 }
 
 impl Console {
-    /// Starts a thread that logs what comes from `stream` in the file `log`, up to a limit.
+    /// Starts a thread that logs the bytes from `stream` in the file `log`, up to a limit.
     pub fn start(stream: UnixStream, log: &Path) -> Result<Self> {
         Self::start_limited(stream, log, LOG)
     }
@@ -166,7 +166,7 @@ impl Console {
         self.shared.lock().restarting
     }
 
-    /// Returns a handle with which another thread can ask for the way in which the guest ends.
+    /// Returns a handle with which another thread can wait for the end of the guest.
     pub fn ending(&self) -> Result<Ending> {
         let input = self.input.try_clone().map_err(|source| Error::Io {
             what: "duplicate the console's socket",
@@ -204,7 +204,8 @@ impl Console {
     }
 
     /// Waits until a line since the beginning of the capture contains `answer`, which must be one
-    /// of those that were to be looked for. Returns false after `deadline` or at the console's end.
+    /// of those given to the start of the capture. Returns false after `deadline` or at the
+    /// console's end.
     pub fn wait_captured(&self, answer: &str, deadline: Instant) -> bool {
         let mut found = false;
         let left = deadline.saturating_duration_since(Instant::now());
@@ -246,13 +247,13 @@ impl Console {
     /// to.
     pub fn join(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // The thread does not panic; if it did, the state would hold what was read until then.
+            // The thread does not panic; if it did, the state would hold the bytes read until then.
             let _ = reader.join();
         }
     }
 }
 
-/// How a guest ends, as far as its console shows it.
+/// The end of a guest, as far as its console shows it.
 pub struct Ending {
     shared: Arc<Shared>,
     input: UnixStream,
@@ -274,8 +275,8 @@ impl Ending {
         state.restarting && !state.panicked
     }
 
-    /// Returns true when nothing of the console is left in the socket, or on its way from there. The
-    /// reader takes these locks in the other order, so this does not wait for the second one.
+    /// Returns true when no byte of the console is in the socket, or in flight from it.
+    /// The reader takes these locks in the other order, so this does not wait for the second one.
     fn all_read(&self) -> bool {
         match self.shared.reading.try_lock() {
             Ok(_idle) => ioctl_fionread(&self.input).is_ok_and(|bytes| bytes == 0),
@@ -284,7 +285,7 @@ impl Ending {
     }
 }
 
-/// Time after which [`Ending`] looks again. A piece that has been read is announced before this.
+/// Interval of [`Ending`]'s checks. Usually it is notified earlier of a piece that has been read.
 const LONGEST_READ: Duration = Duration::from_millis(10);
 
 impl Shared {
@@ -297,7 +298,7 @@ impl Shared {
 struct Log {
     file: File,
     path: PathBuf,
-    /// Bytes that may still be written, before the note that ends it.
+    /// Number of bytes that may still be written, before the final note.
     left: u64,
 }
 
@@ -318,10 +319,9 @@ impl Log {
 }
 
 /// The last line of a log that has reached its limit.
-const LOG_END: &[u8] =
-    b"\ncrucible: this log is full; what the guest prints from here on is lost\n";
+const LOG_END: &[u8] = b"\ncrucible: this log is full; further output of the guest is lost\n";
 
-/// Runs one input of the fuzz target `classify`: what a guest prints. The first byte divides the
+/// Runs one input of the fuzz target `classify`: a guest's output. The first byte divides the
 /// rest.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
@@ -359,7 +359,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     assert!(capture.lines.len() <= CAPTURE + 1);
     let asked = data.windows(7).any(|bytes| bytes == b"sysrq: ");
     assert!(asked || !capture.answers[0].1);
-    // A subscriber gets what is kept.
+    // A subscriber gets the kept lines.
     assert!(alerts.try_iter().eq(state.alerts.iter().cloned()));
     for alert in &state.alerts {
         assert!(!alert.headline.contains('\n'));
@@ -392,7 +392,7 @@ impl<'a> Reader<'a> {
                 .deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()))
                 .map(|left| left.max(Duration::from_millis(1)));
-            // A duration that is too long is none.
+            // A duration that is too long is ignored.
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             let mut input = [PollFd::new(&stream, PollFlags::IN)];
             match poll(&mut input, left.as_ref()) {
@@ -569,7 +569,7 @@ mod tests {
                 _ => output.to_vec(),
             };
             assert_eq!(log, expected, "{limit}");
-            // Output that is not logged is monitored nevertheless.
+            // Output that is not logged is still monitored.
             assert!(console.has_alert(AlertKind::Panic));
             assert_eq!(console.host_fault(), None);
         }

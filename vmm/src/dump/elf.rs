@@ -2,8 +2,8 @@
 //! The headers of a core file.
 //!
 //! The file has the memory once. Its first program headers describe that by physical address, as
-//! QEMU's dumps do. [`add_virtual`] replaces them by those of the kernel's own addresses, with which
-//! a debugger reads variables and stacks; each has its physical address, too.
+//! QEMU's dumps do. [`add_virtual`] replaces them by those of the kernel's own addresses, with
+//! which a debugger reads variables and stacks; each has its physical address, too.
 
 use std::io;
 use std::ops::Range;
@@ -24,13 +24,13 @@ type Segment = ProgramHeader64<LE>;
 
 const PAGE: u64 = 4096;
 
-/// Maximum number of segments that are read: those of the memory's ranges.
+/// Maximum number of segments to read: those of the memory's ranges.
 const MOST_READ: u16 = 64;
 
-/// Maximum number of segments of a file; the number 0xffff has another meaning.
+/// Maximum number of segments of a file; the number 0xffff has a special meaning.
 const MOST: usize = 0xfffe - 1;
 
-/// Size of `struct elf_prstatus`, and where its fields are (`include/linux/elfcore.h`).
+/// Size of `struct elf_prstatus`, and the offsets of its fields (`include/linux/elfcore.h`).
 const STATUS: usize = 336;
 const STATUS_PID: usize = 32;
 const STATUS_REGISTERS: usize = 112;
@@ -87,7 +87,7 @@ fn segment(kind: ProgramType, offset: u64, mapping: Mapping) -> Segment {
 }
 
 /// Begins the file of a guest with these ranges of memory (address and size) and CPUs. Returns the
-/// offset at which the ranges follow one after the other.
+/// offset at which the ranges follow one another.
 pub fn begin(file: &mut Sparse, ranges: &[(u64, u64)], cpus: &[Status]) -> io::Result<u64> {
     let segments = ranges.len() + 1;
     let table = size_of::<Header>() as u64;
@@ -142,8 +142,8 @@ fn status(number: u32, registers: &Status) -> Vec<u8> {
 }
 
 /// Adds the kernel's addresses, as the CPUs' tables map them, to a file that has the memory by its
-/// physical addresses, and completes the file. Without a table that maps anything, the file stays as
-/// it is.
+/// physical addresses, and completes the file. If no table maps any address, the file stays
+/// unchanged.
 pub(super) fn add_virtual(file: &mut Sparse, cpus: &[Cpu]) -> io::Result<()> {
     let old = segments(file)?;
     let kind = |segment: &&Segment, kind| segment.p_type.get(LE) == kind;
@@ -230,7 +230,7 @@ fn read<T: Pod, const N: usize>(file: &Sparse, offset: u64) -> io::Result<T> {
 mod tests {
     use super::*;
 
-    /// Two ranges of memory, and tables that map the second one's beginning.
+    /// Returns a dump with two ranges of memory, and tables that map the second one's beginning.
     fn dump() -> (Sparse, u64) {
         let mut file = Sparse::new(tempfile::tempfile().unwrap());
         let ranges = [(0, 8 * PAGE), (1 << 32, 4 * PAGE)];

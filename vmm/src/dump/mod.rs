@@ -2,8 +2,8 @@
 //! The memory of a guest that has crashed, as an ELF core file for gdb.
 //!
 //! A machine that is to leave a dump does not let its process exit when the guest has ended. A
-//! thread looks at how it ended, writes the dump if that was not an orderly shutdown, and releases the
-//! process. To whoever watches the process, the guest ends a little later.
+//! thread finds out how it ended, writes the dump if that was not an orderly shutdown, and releases
+//! the process. A watcher of the process sees the guest end a little later.
 //!
 //! The pages of a file that are all zero take no space on the host's disk. Others are not written
 //! if that left the disk with less than a reserve: the run that the guest belongs to must not fail
@@ -28,16 +28,16 @@ use crate::{Error, Result};
 /// The path of a dump, or the reason why there is none.
 pub type MemoryDump = Result<PathBuf, String>;
 
-/// How a guest has ended, as its process reports it.
+/// The end of a guest, as its process reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// By a shutdown.
     Shutdown,
-    /// By a reset; the console shows whether it was ordered.
+    /// By a reset; the console shows whether the guest announced it.
     Reset,
     /// By a panic or a triple fault.
     Crash,
-    /// The machine failed, and its guest is of no interest.
+    /// The machine failed; no dump is needed.
     Failed,
 }
 
@@ -47,7 +47,7 @@ pub trait Dumper: Send + Sync {
     fn wait_stopped(&self) -> Option<Stopped>;
 
     /// Writes the memory and the CPUs' registers of the guest, which has ended. Returns the address
-    /// of each CPU's table of pages.
+    /// of each CPU's page tables.
     fn write(&self, to: &mut Sparse) -> Result<Vec<Cpu>>;
 
     /// Lets the process exit.
@@ -88,13 +88,13 @@ impl DumpThread {
     }
 }
 
-/// Writes the dump, or nothing.
+/// Writes the dump; on an error, no file is left.
 fn write(dumper: &dyn Dumper, path: &Path) -> MemoryDump {
     match try_write(dumper, path) {
         Ok(()) => Ok(path.to_owned()),
         Err(error) => {
-            // No reader opens half a dump. If it cannot be removed either, the run's directory is
-            // gone, or keeps it.
+            // Remove an incomplete dump. A failure to remove it is ignored: the run's directory
+            // is gone, or keeps the file.
             let _ = fs::remove_file(path);
             Err(chain(&error))
         }

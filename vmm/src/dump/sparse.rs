@@ -12,17 +12,17 @@ const PAGE: usize = 4096;
 
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
-/// Space in bytes that is left on the host's disk for the rest of the run.
+/// Space in bytes that a dump must leave on the host's disk, for the rest of the run.
 const RESERVE: u64 = 256 << 20;
 
-/// Bytes that are written between two looks at the space that is left.
+/// Number of bytes that are written between two checks of the free space.
 const STRIDE: u64 = 16 << 20;
 
 /// A file that is being written.
 pub struct Sparse {
     file: File,
     reserve: u64,
-    /// Bytes that may be written before the next look at the disk.
+    /// Number of bytes that may be written before the next check of the disk.
     credit: u64,
     length: u64,
 }
@@ -38,11 +38,12 @@ impl Sparse {
         }
     }
 
-    /// Writes `bytes` at `offset`. Of whole pages only those are written that are not zero; the
-    /// file must have had no content there.
+    /// Writes `bytes` at `offset`. Skips whole pages of zeros; the file must have no content
+    /// there.
     ///
     /// # Errors
-    /// Also if the disk has less space than a reserve ([`io::ErrorKind::StorageFull`]).
+    /// Fails also if the disk would have less space than the reserve
+    /// ([`io::ErrorKind::StorageFull`]).
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut at = offset;
         let mut rest = bytes;
@@ -80,7 +81,7 @@ impl Sparse {
         Ok(())
     }
 
-    /// Reads exactly this much of what has been written.
+    /// Reads exactly this many of the written bytes.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(bytes.len() as u64);
         if end.is_none_or(|end| end > self.length) {
@@ -101,12 +102,12 @@ impl Sparse {
         Ok(())
     }
 
-    /// Number of bytes so far.
+    /// Returns the number of bytes so far.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Makes the file at least this long. What is added is zeros.
+    /// Makes the file at least this long. The added bytes are zeros.
     pub fn extend(&mut self, length: u64) {
         self.length = self.length.max(length);
     }

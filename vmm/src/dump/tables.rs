@@ -15,15 +15,15 @@ const PRESENT: u64 = 1 << 0;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// CR0: addresses are mapped by tables at all.
+/// CR0: paging is enabled.
 const PG: u64 = 1 << 31;
 /// CR4: tables have five levels.
 const LA57: u64 = 1 << 12;
 
-/// Maximum number of mappings, of which a kernel has some thousand. Entries beyond it are left out.
+/// Maximum number of mappings; a kernel has some thousand. Entries beyond it are left out.
 const MOST: usize = 1 << 20;
 
-/// The registers that say where a CPU's tables are.
+/// The registers with the addresses of a CPU's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
     /// Its bit 31 is set if there are tables.
@@ -42,13 +42,13 @@ pub(super) struct Mapping {
     pub size: u64,
 }
 
-/// Returns what the CPUs' tables map of the upper half of the addresses, which is the kernel's, to
+/// Returns the mappings in the CPUs' tables of the upper half of the addresses, the kernel's, to
 /// the memory in `ram`, in order. `read` reads a table at a physical address; it returns `None` for
 /// one outside of the memory.
 ///
-/// A guest may have made its tables in any way. Each is read only once, also if several entries
-/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is bounded
-/// by the size of the guest, and the result has a limit.
+/// A guest may have made its tables in any way. Each is read only once, even if several entries
+/// refer to it: the shadow of an address sanitiser maps terabytes to one page. So the time is
+/// bounded by the size of the guest, and the result has a limit.
 pub(super) fn mappings(
     cpus: &[Cpu],
     ram: &[Range<u64>],
@@ -64,7 +64,7 @@ pub(super) fn mappings(
         let levels = if cpu.cr4 & LA57 != 0 { 5 } else { 4 };
         walk.table(cpu.cr3 & ADDRESS, levels, 0, ENTRIES / 2);
     }
-    // CPUs may map the same in different tables.
+    // CPUs may map the same addresses in different tables.
     walk.found.sort_unstable();
     walk.found.dedup();
     walk.found
@@ -148,7 +148,7 @@ mod tests {
 
     const TABLE: [u64; 512] = [0; 512];
 
-    /// A memory with tables at the given addresses.
+    /// Returns a memory with tables at the given addresses.
     fn walk(cr3: u64, cr4: u64, tables: &[(u64, &[(usize, u64)])]) -> Vec<Mapping> {
         let mut memory = BTreeMap::new();
         for (address, entries) in tables {

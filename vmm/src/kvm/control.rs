@@ -84,7 +84,8 @@ impl Control {
         Ok((reply?, done))
     }
 
-    /// Returns why the guest ended, or `None` if the monitor has not reported an end.
+    /// Returns the reason for which the guest ended, or `None` if the monitor has not reported an
+    /// end.
     pub fn ended(&self) -> Option<Ended> {
         self.socket.noted().ended
     }
@@ -99,7 +100,8 @@ impl Control {
         self.socket.noted().fault
     }
 
-    /// Waits until the monitor closes the connection. Returns false when it did not within `timeout`.
+    /// Waits until the monitor closes the connection. Returns false when it did not within
+    /// `timeout`.
     pub fn wait_closed(&self, timeout: Duration) -> bool {
         self.socket.wait_closed(timeout)
     }

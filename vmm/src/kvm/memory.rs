@@ -101,8 +101,8 @@ const WORTH_MAPPING: u64 = 16;
 /// (`vm.max_map_count`, 65,530 by default), and each run can add two mappings.
 const MAPPINGS: usize = 8192;
 
-/// Replaces the pages in `runs` by the content of `changes`, which has the runs one after the
-/// other. Nothing else may use the memory yet.
+/// Replaces the pages in `runs` by the content of `changes`, which has the runs in order. No
+/// other code may use the memory yet.
 pub(super) fn overlay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(), Failure> {
     const WHAT: &str = "replace changed pages of the guest's memory";
     let mut from = 0;
@@ -137,8 +137,8 @@ pub(super) fn overlay(memory: &Memory, changes: &File, runs: &[Run]) -> Result<(
     Ok(())
 }
 
-/// Returns where a part of the memory's file is mapped in the guest: addresses and sizes in bytes.
-/// Fails if any of it is beyond the guest's memory.
+/// Returns the addresses and sizes, in bytes, at which a part of the memory's file is mapped in
+/// the guest. Fails if any of it is beyond the guest's memory.
 fn pieces(
     memory: &Memory,
     mut offset: u64,

@@ -53,13 +53,13 @@ pub struct Kvm {
     tracked: bool,
     /// The snapshot that changes are relative to.
     base: Option<Manifest>,
-    /// The files that the guest's memory is read from, with their lengths at its start.
+    /// The files from which the guest's memory is read, with their lengths at its start.
     files: Vec<(File, u64)>,
 }
 
 impl Kvm {
-    /// Returns true when a file that the guest's memory is read from has been shortened. KVM then
-    /// cannot run the guest, and does not say why.
+    /// Returns true when a file from which the guest's memory is read has been shortened. KVM then
+    /// cannot run the guest, and does not report why.
     fn is_memory_lost(&self) -> bool {
         let is_shorter = |(file, length): &(File, u64)| {
             file.metadata()
@@ -78,7 +78,7 @@ fn kernel_cmdline(spec: &MachineSpec) -> String {
     cmdline::kernel(spec, "k", &[])
 }
 
-/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// Returns the inputs that a snapshot depends on: the program, the host's boot, and the machine's
 /// configuration except for the content of its writable disks. A snapshot of a monitor can be
 /// started only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
@@ -112,7 +112,7 @@ fn build(program: &Path) -> Result<String> {
 fn watched(file: &File) -> Result<(File, u64)> {
     let both = || Ok((file.try_clone()?, file.metadata()?.len()));
     both().map_err(|source| Error::Io {
-        what: "look at the file of the guest's memory",
+        what: "examine the file of the guest's memory",
         source,
     })
 }

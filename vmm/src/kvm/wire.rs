@@ -27,7 +27,7 @@ pub(crate) struct Config {
     /// True when the guest starts from a snapshot: with the device state in the file
     /// [`STATE`](crate::child::fd), and with the file [`PAGES`](crate::child::fd) as its memory.
     pub saved: bool,
-    /// The page runs in the file [`CHANGES`](crate::child::fd), one after the other, which replace
+    /// The page runs in the file [`CHANGES`](crate::child::fd), in order, which replace
     /// those of the base; `None` without an incremental snapshot.
     pub changes: Option<Vec<Run>>,
     /// True to track which pages the guest changes.

@@ -72,7 +72,7 @@ def save():
     if not idle():
         return False
     saved = snapshots()
-    # The one that is missed least: what lies between its neighbours is the shortest.
+    # The one that is missed least: the gap between its neighbours is the shortest.
     while os.stat(STORE).st_blocks * 512 > MOST_BYTES and len(saved) > FEWEST:
         gaps = [b[0] - a[0] for a, b in zip(saved, saved[2:])]
         count_, channel = saved.pop(1 + gaps.index(min(gaps)))
@@ -234,7 +234,7 @@ def search(here, arm):
         load(snapshot)
         armed = arm()
         if any(it.type == gdb.BP_WATCHPOINT for it in armed):
-            # It would look at the value after each instruction.
+            # gdb would read the value after each instruction.
             print(f"gdb cannot read a watched value at instruction {snapshot[0]}")
             for it in armed:
                 it.enabled = False
@@ -244,7 +244,7 @@ def search(here, arm):
             it.enabled = False
         if hits:
             return hits[-1]
-        # With what is hit right at the snapshot.
+        # Includes breakpoints that are hit right at the snapshot.
         end = snapshot[0] + 1
     print(f"no breakpoint is hit between instructions {end} and {here}")
     return None

@@ -51,12 +51,12 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
         args.option("-object", &object.to_string());
     }
     if let Start::Saved(_) = spec.start {
-        // The control socket specifies later what to load.
+        // The control socket later specifies the snapshot to load.
         args.option("-incoming", "defer");
     }
     args.option("-machine", &machine);
     let accel = match spec.record {
-        // One thread executes all CPUs, so that there is one order of everything.
+        // One thread executes all CPUs, so that all events have one order.
         Some(_) => "tcg",
         None => options.accel.argument(),
     };
@@ -98,7 +98,7 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
     for (index, disk) in spec.disks.iter().enumerate() {
         args.disk(index, disk, spec.record.is_some());
     }
-    // A recording has what QEMU's own generator returns, and not what a file does.
+    // A recording has the bytes of QEMU's own generator, but not those of a file.
     let (rng, device) = match spec.record {
         Some(_) => ("rng-builtin,id=rng", record::RNG),
         None => (
@@ -117,8 +117,8 @@ pub(super) fn arguments(spec: &MachineSpec, options: &Options, timing: &[String]
             args.port("terminal", TERMINAL_PORT);
         }
         Some(directory) => {
-            // A snapshot of a virtio port cannot be loaded into a replay: that sets a timer which is
-            // not in the log.
+            // A snapshot of a virtio port cannot be loaded into a replay: the load sets a timer
+            // which is not in the log.
             args.option("-chardev", &record::pipe(directory, record::CHANNEL));
             args.option("-device", &record::channel());
             // Only the stream of a serial port is recorded, and this machine makes one by itself.
@@ -140,8 +140,8 @@ pub(super) fn debugger() -> Vec<String> {
     args.list
 }
 
-/// Returns true when the guest does not run by itself: it waits for the debugger, or, because its end
-/// must not be missed, until the control socket is ready.
+/// Returns true when the guest does not run by itself: it waits for the debugger, or, because its
+/// end must not be missed, until the control socket is ready.
 pub(super) fn waits(spec: &MachineSpec) -> bool {
     spec.debugger.is_some() || spec.dump.is_some()
 }

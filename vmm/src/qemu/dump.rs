@@ -15,10 +15,10 @@ use crate::dump::{Cpu, Dumper, Sparse, Stopped, failed};
 /// The name under which QEMU receives the descriptor of the pipe.
 const TARGET: &str = "dump";
 
-/// Bytes that are copied at once.
+/// Number of bytes that are copied in one step.
 const PIECE: usize = 1 << 20;
 
-/// Maximum size in bytes of what a dump has besides the memory that the guest was given: headers,
+/// Maximum size in bytes of a dump in addition to the guest's configured memory: headers,
 /// and the memory of devices.
 const MORE: u64 = 256 << 20;
 
@@ -48,7 +48,7 @@ impl Dumper for QemuDumper {
         drop(theirs);
         thread::scope(|scope| {
             let copy = scope.spawn(|| copy(ours, to, limit));
-            // The table of pages is read from the copy instead of by QEMU, which follows every
+            // The page tables are read from the copy instead of by QEMU, which follows every
             // entry: a sanitiser's shadow has billions.
             let arguments = json!({
                 "paging": false,
@@ -64,7 +64,7 @@ impl Dumper for QemuDumper {
                 .join()
                 .unwrap_or_else(|_| Err(io::Error::other("the copying thread panicked")));
             begun?;
-            // QEMU's error only says that its pipe has no reader.
+            // QEMU's error is only that its pipe has no reader.
             copied.map_err(failed)?;
             self.qmp.wait_dumped()
         })?;
@@ -77,7 +77,7 @@ impl Dumper for QemuDumper {
     }
 }
 
-/// Copies what comes from the pipe, at most `limit` bytes: QEMU may have been taken over.
+/// Copies the pipe's bytes, at most `limit`: QEMU may have been taken over.
 fn copy(mut from: PipeReader, to: &mut Sparse, limit: u64) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut at = 0;

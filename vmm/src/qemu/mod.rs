@@ -34,7 +34,7 @@ use crate::{Changes, Error, Exit, HostFault, MachineSpec, Phase, Result, Start};
 /// Debian's name for the emulator.
 const BINARY: &str = "qemu-system-x86_64";
 
-/// What executes the guest's code.
+/// QEMU's accelerator, which executes the guest's code.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Accel {
     /// Emulation. Works everywhere.
@@ -68,14 +68,14 @@ impl Accel {
     }
 }
 
-/// How to run QEMU.
+/// Options of QEMU.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The emulator: a path, or a name that is looked up in `PATH`.
     pub binary: PathBuf,
-    /// What executes the guest's code.
+    /// The accelerator.
     pub accel: Accel,
-    /// True for a guest's CPU with virtualisation, AMD's. Requires emulation.
+    /// True for a guest's CPU with AMD's virtualisation. Requires emulation.
     pub nested: bool,
     /// Features to remove from the guest's CPU, by QEMU's names.
     pub without: Vec<String>,
@@ -95,7 +95,7 @@ impl Default for Options {
     }
 }
 
-/// Returns what a snapshot depends on: the program, the host's boot, and the machine's
+/// Returns the inputs that a snapshot depends on: the program, the host's boot, and the machine's
 /// configuration except for the content of its writable disks. A snapshot of QEMU can be started
 /// only with the same identity.
 pub fn identity(spec: &MachineSpec, options: &Options) -> Result<String> {
@@ -160,7 +160,7 @@ impl QemuMachine {
     /// Starts the guest that `spec` describes.
     pub fn start(spec: &MachineSpec, options: &Options) -> Result<Self> {
         if spec.track_changes || matches!(spec.start, Start::Changed { .. }) {
-            return Err(unsupported("track what a guest changes"));
+            return Err(unsupported("track a guest's changes"));
         }
         if spec.record.is_some() {
             record::check(spec, options)?;
@@ -298,7 +298,7 @@ impl Backend for Qemu {
     fn save_in(&mut self, directory: &Path) -> Result<()> {
         if self.save_directory.as_deref() != Some(directory) {
             return Err(unsupported(
-                "save a guest in a directory that it was not started with",
+                "save a guest in a directory with which it was not started",
             ));
         }
         // Set this even if the save fails: the snapshot may have been committed.
@@ -307,7 +307,7 @@ impl Backend for Qemu {
     }
 
     fn save_changes(&mut self, _: &Path) -> Result<Changes> {
-        Err(unsupported("save only what has changed"))
+        Err(unsupported("save only changes"))
     }
 }
 

@@ -10,7 +10,7 @@ const CLUSTER_BITS: u32 = 16;
 
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 
-/// Number of bytes of a disk for which one entry of the first table stands.
+/// Number of bytes of a disk that one entry of the first table covers.
 const PER_ENTRY: u64 = (CLUSTER / 8) << CLUSTER_BITS;
 
 /// Length of the header, in bytes.
@@ -22,8 +22,8 @@ const BACKING_FORMAT: u32 = 0xe279_2aca;
 /// Number of clusters: the header, the table and a block of reference counts, the first table.
 const CLUSTERS: u64 = 4;
 
-/// Creates an image of `size` bytes that reads as the raw file `backing` of the same directory, or
-/// else as zeros.
+/// Creates an image of `size` bytes that reads as the raw file `backing` in the same directory, or
+/// as zeros if that is `None`.
 pub(super) fn create(path: &Path, size: u64, backing: Option<&str>) -> io::Result<()> {
     let entries = size.div_ceil(PER_ENTRY).max(1);
     if entries > CLUSTER / 8 {
@@ -84,7 +84,7 @@ mod tests {
         create(&path, 4 << 30, Some("raw")).unwrap();
         let image = fs::read(&path).unwrap();
         assert_eq!(image.len() as u64, CLUSTERS * CLUSTER);
-        // The name of the backing file is where the header says.
+        // The header has the offset of the backing file's name.
         assert_eq!(image[8..16], 128_u64.to_be_bytes());
         assert_eq!(image[128..131], *b"raw");
     }

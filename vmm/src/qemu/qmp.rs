@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::control::{Answers, ControlSocket, Exchange, LONGEST, Notes, gone};
 use crate::{Error, FaultKind, HostFault, Result};
 
-/// The reason of a shutdown that QEMU's monitor was asked for, in QMP or by a person.
+/// The reason of a shutdown that was requested of QEMU's monitor, by QMP or by a person.
 const QUIT: &str = "host-qmp-quit";
 
 /// A connection to a QEMU process.
@@ -31,13 +31,13 @@ struct Status {
     reason: Option<String>,
     /// True when the vCPUs were stopped at that shutdown.
     stopped_at_shutdown: bool,
-    /// True when the vCPUs run. QEMU starts with stopped ones, and without an event.
+    /// True when the vCPUs run. QEMU starts with stopped vCPUs, and without an event.
     running: bool,
     /// The status of a migration, by QEMU's name.
     migration: Option<String>,
     /// The first failure of a disk.
     fault: Option<HostFault>,
-    /// That a dump of the memory has ended, with the error if it failed.
+    /// The end of a dump of the memory, with the error if it failed.
     dumped: Option<Option<String>>,
 }
 
@@ -146,12 +146,12 @@ impl Qmp {
         status?.reason
     }
 
-    /// Returns why QEMU shuts down, or `None` if it has not reported a shutdown.
+    /// Returns the reason for which QEMU shuts down, or `None` if it has not reported a shutdown.
     pub fn reason(&self) -> Option<String> {
         self.socket.noted().reason
     }
 
-    /// Returns true when QEMU shuts down at a request to quit that came while the vCPUs were
+    /// Returns true when QEMU shuts down on a request to quit that arrived while the vCPUs were
     /// stopped.
     pub fn was_quit_while_stopped(&self) -> bool {
         let status = self.socket.noted();
@@ -241,7 +241,7 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
             Message::Event { event, data } => {
                 let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
                 match event.as_str() {
-                    // A second one is that of our own request to exit.
+                    // A second shutdown is that of our own request to exit.
                     "SHUTDOWN" => notes.note(|status| {
                         if status.reason.is_none() {
                             status.reason = word("reason");
@@ -266,7 +266,7 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
     }
 }
 
-/// Runs one input of the fuzz target `qmp`: what a QEMU sends that its guest has taken over.
+/// Runs one input of the fuzz target `qmp`: the messages of a QEMU that its guest has taken over.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
     let (answers, replies) = Answers::new();

@@ -38,17 +38,17 @@ pub(crate) const CONSOLE: &str = "console";
 /// The placeholder for the directory of a replay in the arguments of a recording.
 pub(super) const PLACE: &str = "@REPLAY@";
 
-/// Binary logarithm of the nanoseconds that an instruction takes in the guest's time. A lower one
-/// makes the log grow, and a replay crawl.
+/// Binary logarithm of the nanoseconds that an instruction takes in the guest's time. A lower
+/// value makes the log larger, and a replay much slower.
 const SHIFT: u32 = 7;
 
-/// Leaves out a device that only old Windows guests use. To reset it, which the load of a snapshot
-/// does, QEMU's main thread waits for the CPU's, and holds the lock for which that may wait.
+/// Leaves out a device that only old Windows guests use. The load of a snapshot resets it: then
+/// QEMU's main thread waits for the CPU's thread, and holds a lock for which that thread may wait.
 pub(super) const NO_VAPIC: &str = "apic-common.vapic=off";
 
-/// The random number generator. Its limit on bytes, which is none, has a timer that no snapshot holds: at
-/// its default period, of a minute, a replay that has gone back would meet it at another time. This
-/// is the longest period, in milliseconds: seven weeks.
+/// The random number generator. Its limit on bytes, although unlimited, has a timer that no
+/// snapshot holds: at its default period, of a minute, a replay that has gone back would meet
+/// the timer at a different time. This is the longest period, in milliseconds: seven weeks.
 pub(super) const RNG: &str = "virtio-rng-device,rng=rng,period=4294967295";
 
 /// Maximum time for a QEMU to complete its log.
@@ -111,8 +111,8 @@ pub(super) fn value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
-/// Returns the kernel parameters of a recorded guest: its time-stamp counter counts nanoseconds, and its
-/// channel is the second serial line.
+/// Returns the kernel parameters of a recorded guest: its time-stamp counter counts nanoseconds,
+/// and its channel is the second serial line.
 pub(super) fn parameters() -> Vec<String> {
     let channel = format!("{}ttyS1", line::PARAMETER);
     [
@@ -125,8 +125,8 @@ pub(super) fn parameters() -> Vec<String> {
     .to_vec()
 }
 
-/// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which this
-/// clock makes a thousand times as fast.
+/// Returns the device of the channel. The guest's driver sets the highest rate, 115200 baud, which
+/// is a thousand times as fast by this clock.
 pub(super) fn channel() -> String {
     format!("isa-serial,chardev={CHANNEL},iobase=0x2f8,irq=3,baudbase=115200000")
 }
@@ -140,7 +140,7 @@ pub(super) fn check(spec: &MachineSpec, options: &Options) -> Result<()> {
         return Err(unsupported("record a guest with more than one CPU"));
     }
     if spec.start != Start::Boot {
-        return Err(unsupported("record a guest that does not boot"));
+        return Err(unsupported("record a guest that starts from a snapshot"));
     }
     if spec.debugger.is_some() {
         return Err(unsupported("record a guest that a debugger stops"));
@@ -210,7 +210,7 @@ impl Recording {
     /// Reads the description of the recording in `directory`.
     ///
     /// # Errors
-    /// [`Error::NoRecording`] says why it is none.
+    /// [`Error::NoRecording`] has the reason.
     pub fn load(directory: &Path) -> Result<Self> {
         let none = |why: String| Error::NoRecording {
             directory: directory.to_owned(),
@@ -230,7 +230,7 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Finds what a replay needs and is not as it was: another QEMU, another kernel, another disk.
+    /// Finds inputs of a replay that have changed since the recording: QEMU, the kernel, a disk.
     ///
     /// # Errors
     /// [`Error::NoRecording`] names the first such file.
@@ -256,7 +256,7 @@ impl Recording {
         }
     }
 
-    /// The kernel's image.
+    /// Returns the kernel's image.
     pub fn kernel(&self) -> &Path {
         self.files.first().map_or(Path::new(""), |it| &it.path)
     }
@@ -329,7 +329,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     run(cp.arg(from).arg(to), from).map(|_| ())
 }
 
-/// Runs a program on a file. Returns what it prints.
+/// Runs a program on a file. Returns its output.
 fn run(command: &mut Command, file: &Path) -> Result<Vec<u8>> {
     let output = command.output().map_err(|source| Error::Spawn {
         binary: command.get_program().to_string_lossy().into_owned(),
@@ -350,7 +350,7 @@ fn sha256(path: &Path) -> Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Hashes what is written to it.
+/// Hashes the bytes that are written to it.
 struct Writer<'a>(&'a mut Sha256);
 
 impl io::Write for Writer<'_> {

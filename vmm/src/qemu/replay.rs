@@ -21,7 +21,7 @@ use crate::{Error, Machine, MachineSpec, Result};
 /// The name of the file with the snapshots of a replay.
 const STORE: &str = "snapshots";
 
-/// The name of the file that says when the replay went back: see `back.py`.
+/// The name of the file that records when the replay went back: see `back.py`.
 const LOADS: &str = "loads";
 
 /// The script by which gdb goes back, and the name of its file.
@@ -37,27 +37,29 @@ const STALL: Duration = Duration::from_secs(30);
 /// Maximum size of the snapshots that a replay makes on its way, in bytes.
 const MOST: u64 = 1 << 30;
 
-/// Number of instructions to the first snapshot: the firmware's, and the kernel's first ones. When the
-/// firmware is executed again, it does not always find what it looks for.
+/// Number of instructions to the first snapshot: those of the firmware, and the first of the
+/// kernel. When the firmware is executed again, it does not always find the boot device.
 const FIRST: u64 = 10_000;
 
-/// Numbers of instructions before the place at which gdb is to look, at which it goes back fast.
+/// Numbers of instructions before gdb's place at which to save snapshots, so that gdb goes back
+/// fast.
 const NEAR: [u64; 2] = [16_000_000, 1_000_000];
 
 /// Number of snapshots on the way to that place.
 const SNAPSHOTS: u64 = 20;
 
-/// Number of instructions by which a snapshot is put off that cannot be made, and how often.
+/// Number of instructions by which an impossible snapshot is postponed, and maximum number of
+/// postponements.
 const PUT_OFF: (u64, u64) = (1000, 20);
 
-/// Time between two looks at the count. Each one also wakes QEMU's main thread, which else sleeps on
-/// while the guest is idle, until something times out: with gdb a replay took twenty times as long.
+/// Interval of reading the count. Each reading also wakes QEMU's main thread, which otherwise
+/// sleeps while the guest is idle, until a timeout: with gdb a replay took twenty times as long.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Where a replay stands.
+/// The position at which a replay stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
-    /// At the instruction that was asked for.
+    /// At the requested instruction.
     There,
     /// At the end of the recording.
     End,
@@ -74,9 +76,9 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Starts the replay of `recording`, which stops before its first instruction. Its files are in
-    /// `place`, an empty directory. `spec` says where the console's log goes and at which address a
-    /// debugger may connect.
+    /// Starts the replay of `recording`, which stops before its first instruction. Its files are
+    /// in `place`, an empty directory. `spec` has the path of the console's log and the address at
+    /// which a debugger may connect.
     ///
     /// # Errors
     /// Those of [`Recording::check`], and of the start of a machine.
@@ -132,7 +134,7 @@ impl Replay {
 
     /// Returns the number of instructions that the guest has executed.
     pub fn instructions(&mut self) -> u64 {
-        // At the end of the recording QEMU ends.
+        // QEMU exits at the end of the recording.
         if let Ok(count) = self.machine.backend().replay_count() {
             self.last = count;
         }
@@ -165,8 +167,8 @@ impl Replay {
         }
     }
 
-    /// Runs like [`run`](Self::run), and saves snapshots on the way if this replay is to go back. Such a
-    /// one without a place to run to stops where the kernel begins.
+    /// Runs like [`run`](Self::run), and saves snapshots on the way if this replay is to go back.
+    /// If it is, and `until` is `None`, stops at the start of the kernel.
     pub fn run_saving(&mut self, until: Option<u64>, mut watch: impl FnMut(u64)) -> Result<Stop> {
         if !self.goes_back {
             return self.run(until, watch);
@@ -206,7 +208,8 @@ impl Replay {
         Ok(stop)
     }
 
-    /// Saves a snapshot, and adds its name. Returns false if QEMU cannot at this instruction.
+    /// Saves a snapshot, and adds its name. Returns false if QEMU cannot save one at this
+    /// instruction.
     fn save(&mut self, saved: &mut Vec<String>) -> Result<bool> {
         if !self.is_idle()? {
             return Ok(false);
@@ -216,7 +219,7 @@ impl Replay {
         let answer = self.monitor(&format!("savevm {name}"))?;
         match answer.trim() {
             "" => saved.push(name),
-            // Something is to happen before the next instruction.
+            // An event of the log is due before the next instruction.
             later if later.contains("Try once more later") => return Ok(false),
             reason => {
                 return Err(Error::Refused {
@@ -228,7 +231,8 @@ impl Replay {
         Ok(true)
     }
 
-    /// Returns true when no disk has a request of the guest's, which no snapshot would hold.
+    /// Returns true when no disk has a pending request of the guest, which a snapshot would not
+    /// contain.
     fn is_idle(&self) -> Result<bool> {
         for line in self.monitor("info virtio")?.lines() {
             let Some((path, "[virtio-blk]")) = line.trim().split_once(' ') else {
@@ -255,7 +259,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Runs a command of QEMU's monitor for people. Returns what it prints.
+    /// Runs a command of QEMU's monitor for people. Returns its output.
     fn monitor(&self, line: &str) -> Result<String> {
         let line = json!({ "command-line": line });
         let answer = self
@@ -287,8 +291,8 @@ impl Replay {
         status.is_ok_and(|status| status["running"] == json!(true))
     }
 
-    /// Waits until the process ends, as a debugger or the end of the recording makes it. Returns true
-    /// for the latter.
+    /// Waits until the process ends, because of a debugger, or at the end of the recording.
+    /// Returns true for the latter.
     ///
     /// # Errors
     /// [`Error::ReplayQuit`] if the debugger has sent `quit` to QEMU's monitor.
@@ -324,8 +328,8 @@ impl Replay {
     }
 }
 
-/// Returns what a guest has written by where it is now, once, though it went back and forth: each line
-/// of `loads` has the length of the file and of the channel at a load of a snapshot.
+/// Returns a guest's output up to its present position, once, though it went back and forth: each
+/// line of `loads` has the length of the file and of the channel at a load of a snapshot.
 fn once(written: &[u8], loads: &str) -> Vec<u8> {
     let mut all = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -349,8 +353,9 @@ fn once(written: &[u8], loads: &str) -> Vec<u8> {
     all
 }
 
-/// Makes what holds the snapshots of a replay in `place`: a file with the state of the machine, and
-/// overlays of the disks that the guest writes to. Changes `arguments` to use them. Returns the files.
+/// Makes the storage for the snapshots of a replay in `place`: a file with the state of the
+/// machine, and overlays of the disks that the guest writes to. Changes `arguments` to use them.
+/// Returns the files.
 fn make_store(
     recording: &Recording,
     place: &Path,
@@ -362,8 +367,8 @@ fn make_store(
     }
     let store = place.join(STORE);
     qcow2::create(&store, 0, None).map_err(failed(&store))?;
-    // A drive comes before what devices have, so QEMU puts the state there. In a disk behind
-    // `blkreplay` it would wait for the log to say that it is written.
+    // QEMU puts the state into the first drive, and this one precedes those of devices. In a disk
+    // behind `blkreplay` it would wait until the log reports its write.
     let drive = format!(
         "if=none,id={STORE},format=qcow2,discard=unmap,file={}",
         value(&store)
@@ -481,7 +486,7 @@ mod tests {
         assert_eq!(once(b"abc", ""), b"abc");
         // Back to the second byte, and to the first.
         assert_eq!(once(b"abcbcabcd", "3 1\n5 0\n"), b"abcd");
-        // Back to the start, and forth again to where it has been.
+        // Back to the start, and forward again to the earlier place.
         assert_eq!(once(b"abcd", "3 0\n3 3\n"), b"abcd");
         // It is still back there.
         assert_eq!(once(b"abcdefb", "6 1\n"), b"ab");

@@ -23,7 +23,7 @@ const STATE: &str = "state";
 /// The name of the stream's file while it is written.
 const NEW_STATE: &str = "state.new";
 
-/// The name under which QEMU receives the descriptor of the file to save to.
+/// The name under which QEMU receives the descriptor of the file for the save.
 const TARGET: &str = "state";
 
 /// Returns the file that is the guest's memory, and true if the guest may write to it.
@@ -35,10 +35,10 @@ pub(super) fn memory(spec: &MachineSpec) -> Option<(PathBuf, bool)> {
     }
 }
 
-/// Prepares the directory that the guest will be saved in, if there is one. QEMU writes to the
+/// Prepares the directory in which the guest will be saved, if there is one. QEMU writes to the
 /// memory's file from the guest's first instruction on, so the directory must not contain a
-/// snapshot that uses this file. Remains of an incomplete snapshot are removed. The memory's file
-/// is made empty: Its confinement does not let QEMU create files.
+/// snapshot that uses this file. Remains of an incomplete snapshot are removed. Creates an empty
+/// file for the memory: QEMU's confinement does not let it create files.
 pub(super) fn ready(start: &Start) -> Result<()> {
     let Start::BootForSnapshot(directory) = start else {
         return Ok(());
@@ -67,7 +67,7 @@ pub(super) fn ready(start: &Start) -> Result<()> {
     }
 }
 
-/// Opens the stream that the guest is loaded from, if it starts from a snapshot.
+/// Opens the stream from which the guest is loaded, if it starts from a snapshot.
 pub(super) fn state_to_load(spec: &MachineSpec) -> Result<Option<File>> {
     let Start::Saved(directory) = &spec.start else {
         return Ok(None);

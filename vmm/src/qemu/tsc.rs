@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-/// Returns the kernel parameters for the rate, or none if the measurements do not agree: then the
+/// Returns the kernel parameters for the rate, or `None` if the measurements do not agree: then the
 /// guest calibrates the TSC itself.
 pub(super) fn kernel_parameters() -> Vec<String> {
     match *KILOHERTZ {

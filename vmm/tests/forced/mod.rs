@@ -23,7 +23,7 @@ pub fn system_call(pid: i32, number: i64) {
         if waits {
             registers.rip = call;
             registers.rax = number as u64;
-            // Nothing is to be restarted.
+            // Do not restart the interrupted call.
             registers.orig_rax = u64::MAX;
             ptrace::setregs(pid, registers).expect("other registers");
         }

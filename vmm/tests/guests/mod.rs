@@ -105,7 +105,7 @@ global_asm!(
     "cmpb $0x39, %al",
     "jne 2b",
     "incl %ebx",
-    // One page becomes zeros; every second one of others gets the step's number.
+    // One page becomes zeros; every second one of the others is set to the step's number.
     "movl %ebx, %edi",
     "shll $12, %edi",
     "movl $0, 0x300000(%edi)",

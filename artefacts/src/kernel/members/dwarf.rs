@@ -16,9 +16,8 @@ pub struct Member {
     /// The path of the member: names joined by dots, with `[]` for the elements of an array.
     /// Unnamed structs and unions add nothing to it.
     pub path: String,
-    /// The name of the type (for an array, of the elements). If the type has several names, by
-    /// typedefs, and one of them is in the list of structs that are not entered, it is that one.
-    /// Empty for an unnamed type.
+    /// The name of the type (for an array, of the elements). Of several names (typedefs), the one
+    /// in the list of structs that are not entered, if there is one. Empty for an unnamed type.
     pub kind: String,
 }
 

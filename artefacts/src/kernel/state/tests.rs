@@ -53,7 +53,7 @@ fn a_list_with_every_member_once_has_no_problems() {
     let list = list(TEXT);
     assert_eq!(list.structs[0].entries[1].why, "Each task is created.");
     assert_eq!(list.problems(&[members(&ALL)], &text), [""; 0]);
-    // A member may exist under one configuration only.
+    // A member may exist only under one configuration.
     let (base, debug) = (members(&ALL[..4]), members(&ALL[1..]));
     assert_eq!(list.problems(&[base, debug], &text), [""; 0]);
 }

@@ -171,7 +171,7 @@ fn a_tree_that_carries_the_change_is_mirrored_as_it_is() {
     derive();
     let now = fixture.read("kernel/checkpoint/sys.c");
     assert_eq!(now.as_deref(), Some("changed\n"));
-    // Back to a tree without it, as a bisection goes.
+    // Return to a tree without the series, as a bisection does.
     fs::remove_dir_all(fixture.source.directory.join("kernel/checkpoint")).unwrap();
     fixture.derive();
     assert_eq!(fixture.read("kernel/fork.c").as_deref(), Some("a\nB\nc\n"));

@@ -169,7 +169,7 @@ fn what_is_skipped_is_neither_run_nor_left() {
         keys.collect::<Vec<_>>()
     };
     assert_eq!(run(false), ["differs", "d"]);
-    // Only a whole group can be judged.
+    // This experiment judges only whole groups.
     assert_eq!(run(true), ["c", "differs", "d"]);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What looks at a mutant that no run of a case has shown: the kernel's books, images that a restart
-//! must refuse, and trees that a checkpoint must refuse.
+//! Further checks of a mutant that no run of a case has killed: the kernel's books, images that a
+//! restart must refuse, and trees that a checkpoint must refuse.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const RUNS: u32 = 4;
 /// Number of times that a loss must show again.
 const AGAIN: u32 = 2;
 
-/// The least number of refusals that must lose something: the caches vary by a few.
+/// The least number of refusals that must lose an object: the counts of caches vary by a few.
 const REFUSALS: u32 = 16;
 
 /// Time limit of all forged images.
@@ -33,28 +33,28 @@ const FORGING: Duration = Duration::from_secs(150);
 /// Time limit of a compiler.
 const BUILD: Duration = Duration::from_secs(60);
 
-/// Returns the name of a count in a line that says what was lost.
+/// Returns the name of the count in a line about a loss.
 fn of(line: &str) -> &str {
     line.split(':').next().unwrap_or_default()
 }
 
-/// What became of forged images.
+/// The results of forged images.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(super) struct ForgedResults {
     /// The outcome of each, by its change.
     outcomes: BTreeMap<String, String>,
-    /// What all of them have added to the kernel's books.
+    /// The growth of the kernel's books by all of them.
     growth: Books,
 }
 
-impl Told {
-    /// Returns how many refusals must lose something: a tenth of the images.
+impl ForgedResults {
+    /// Returns the number of refusals that must lose an object: a tenth of the images.
     fn losing(&self) -> u32 {
         (self.outcomes.len() as u32 / 10).max(REFUSALS)
     }
 }
 
-/// Keeps what all of the other lists name, too.
+/// Keeps only losses that all other lists name, too.
 fn retain_common(lost: &mut Vec<String>, others: &[Vec<String>]) {
     let in_all = |name: &str| {
         let mut others = others.iter();
@@ -100,8 +100,8 @@ fn records(file: &str) -> &'static str {
 }
 
 impl MutateExperiment {
-    /// Returns in how many cases the books are read before and after: what is left out or taken the
-    /// other way may lose something in each way that a line is run.
+    /// Returns the number of cases in which the books are read before and after: code that is left
+    /// out or negated may lose an object on each path through a line.
     pub(super) fn leaky_cases(kind: Kind) -> usize {
         match kind {
             Kind::LeftOut | Kind::Negated => 2,
@@ -109,7 +109,7 @@ impl MutateExperiment {
         }
     }
 
-    /// Runs a case several times with a mutant. It is killed by what each run adds to the kernel's
+    /// Runs a case several times with a mutant. It is killed if each run adds to the kernel's
     /// books and runs without it do not.
     pub(super) fn lose(
         &self,
@@ -133,8 +133,8 @@ impl MutateExperiment {
             return Ok(None);
         };
         let mut lost = growth.lost(&usual, RUNS);
-        // What a new guest allocates once looks the same, and some caches vary: all readings with the
-        // mutant must lose what no reading without it does.
+        // One-time allocations of a new guest look like losses, too, and some caches vary: a loss
+        // counts if all readings with the mutant have it and none without.
         for _ in 0..AGAIN {
             if lost.is_empty() {
                 return Ok(None);
@@ -156,7 +156,7 @@ impl MutateExperiment {
         }))
     }
 
-    /// Returns what several runs add to the books; `None` if a run does not pass.
+    /// Returns the growth of the books by several runs; `None` if a run does not pass.
     fn growth(
         &self,
         session: &mut Session<'_>,
@@ -186,9 +186,10 @@ impl MutateExperiment {
         Ok(Some(after.growth(&before)))
     }
 
-    /// Restarts forged images with a mutant of the restoring half. It is killed by an image that is
-    /// refused in another way than without it, or not at all, and by what refusals add to the
-    /// kernel's books. The second list of images is about the records that the mutant's source reads.
+    /// Restarts forged images with a mutant of the restoring half. It is killed by an image that
+    /// is refused with a different error than without it, or not at all, or if refusals add to the
+    /// kernel's books. The second list of images is about the records that the mutant's source
+    /// reads.
     pub(super) fn forge(
         &self,
         session: &mut Session<'_>,
@@ -206,7 +207,8 @@ impl MutateExperiment {
         }
     }
 
-    /// Restarts the forged images about these types of records, or those about all, if none is named.
+    /// Restarts the images in which records of these types are forged, or of all types if
+    /// `records` is empty.
     fn forge_of(
         &self,
         session: &mut Session<'_>,
@@ -217,7 +219,7 @@ impl MutateExperiment {
         let good = match known {
             Some(good) => good,
             None => {
-                let Ok(good) = self.told(session, 0, records)? else {
+                let Ok(good) = self.restart_forged(session, 0, records)? else {
                     return Ok(None);
                 };
                 self.forged().entry(records).or_insert(good).clone()
@@ -229,7 +231,7 @@ impl MutateExperiment {
             condition,
             why: why.lines().next().unwrap_or_default().to_owned(),
         };
-        let first = self.told(session, number, records)?;
+        let first = self.restart_forged(session, number, records)?;
         if let Ok(first) = &first
             && first.outcomes == good.outcomes
         {
@@ -239,8 +241,8 @@ impl MutateExperiment {
                     return Ok(None);
                 }
                 let (Ok(usual), Ok(again)) = (
-                    self.told(session, 0, records)?,
-                    self.told(session, number, records)?,
+                    self.restart_forged(session, 0, records)?,
+                    self.restart_forged(session, number, records)?,
                 ) else {
                     return Ok(None);
                 };
@@ -253,12 +255,12 @@ impl MutateExperiment {
             return Ok((!lost.is_empty())
                 .then(|| kill("kernel's books", Condition::Leak, &lost.join(", "))));
         }
-        // Addresses differ from run to run, and so may what a change does.
-        let Ok(usual) = self.told(session, 0, records)? else {
+        // Addresses differ from run to run, and so may the effect of a change.
+        let Ok(usual) = self.restart_forged(session, 0, records)? else {
             session.abandon();
             return Ok(None);
         };
-        let second = self.told(session, number, records)?;
+        let second = self.restart_forged(session, number, records)?;
         let why = match (first, second) {
             (Ok(first), Ok(second)) => good.outcomes.iter().find_map(|(change, good)| {
                 let with = first.outcomes.get(change);
@@ -274,27 +276,32 @@ impl MutateExperiment {
         Ok(why.map(|why| kill("forged images", Condition::Diverged, &why)))
     }
 
-    /// Returns what refusals have added to the kernel's books beyond what they usually add.
-    fn lost(&self, session: &Session<'_>, told: &Told, usual: &Told) -> Vec<String> {
+    /// Returns the growth of the kernel's books by refusals, beyond the usual growth.
+    fn lost(
+        &self,
+        session: &Session<'_>,
+        results: &ForgedResults,
+        usual: &ForgedResults,
+    ) -> Vec<String> {
         match session.setup().without.contains(&Eye::Books) {
             true => Vec::new(),
-            false => told.growth.lost(&usual.growth, told.losing()),
+            false => results.growth.lost(&usual.growth, results.losing()),
         }
     }
 
-    /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons
-    /// the guest if it cannot be used further. The inner error says why there is no answer.
-    fn told(
+    /// Restarts forged images with a mutant, or without one if `number` is 0. Abandons the guest
+    /// if it cannot be used further. The inner error is the reason why there is no answer.
+    fn restart_forged(
         &self,
         session: &mut Session<'_>,
         number: u32,
         records: &str,
-    ) -> Result<Result<Told, String>, Abort> {
+    ) -> Result<Result<ForgedResults, String>, Abort> {
         self.ready(session)?;
         let patience = session.patience();
-        let told = self.forge_in(session.running(), patience, number, records);
-        match told {
-            Ok(Ok(told)) => Ok(Ok(told)),
+        let results = self.forge_in(session.running(), patience, number, records);
+        match results {
+            Ok(Ok(results)) => Ok(Ok(results)),
             Ok(Err(why)) => {
                 // Tasks may be left.
                 session.abandon();
@@ -316,7 +323,7 @@ impl MutateExperiment {
         patience: u32,
         number: u32,
         records: &str,
-    ) -> Result<Result<Told, String>, Abort> {
+    ) -> Result<Result<ForgedResults, String>, Abort> {
         let after = |error| Abort::guest(Phase::After, error);
         let kept = format!("{KEEP_DIR}/forger");
         guest.prepare(None).map_err(after)?;
@@ -348,16 +355,16 @@ impl MutateExperiment {
         guest.settle().map_err(after)?;
         if run.success() {
             let growth = Books::read(guest, patience)?.growth(&before);
-            let told = serde_json::from_str(run.stdout.trim());
-            let told = told.map(|outcomes| Told { outcomes, growth });
-            return Ok(told.map_err(|error| format!("torture printed no report: {error}")));
+            let results = serde_json::from_str(run.stdout.trim());
+            let results = results.map(|outcomes| ForgedResults { outcomes, growth });
+            return Ok(results.map_err(|error| format!("torture printed no report: {error}")));
         }
-        let said = run.stderr.lines().next().unwrap_or("torture ended");
-        Ok(Err(said.to_owned()))
+        let error = run.stderr.lines().next().unwrap_or("torture ended");
+        Ok(Err(error.to_owned()))
     }
 
-    /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by one
-    /// that is refused in another way than without it, or not at all.
+    /// Checkpoints trees that must be refused, with a mutant of the saving half. It is killed by
+    /// a tree that is refused with a different error than without it, or not at all.
     pub(super) fn refuse(
         &self,
         session: &mut Session<'_>,
@@ -376,7 +383,7 @@ impl MutateExperiment {
                 None => {
                     let first = self.refusal(session, scenario, case, 0)?;
                     let second = self.refusal(session, scenario, case, 0)?;
-                    // What says nothing is tried again with the next mutant.
+                    // A refusal without a result is tried again with the next mutant.
                     let (Some(first), Some(second)) = (first, second) else {
                         continue;
                     };
@@ -408,7 +415,7 @@ impl MutateExperiment {
     }
 
     /// Runs a case to its checkpoint with a mutant, or without one if `number` is 0. Returns how it
-    /// ended, without numbers; none if that says nothing about the kernel.
+    /// ended, without numbers; `None` if the kernel is not the cause.
     fn refusal(
         &self,
         session: &mut Session<'_>,
@@ -429,7 +436,7 @@ impl MutateExperiment {
                 return Ok(None);
             }
         };
-        let told = match &end {
+        let ended = match &end {
             Ok(()) => "not refused".to_owned(),
             Err(stop) if stop.condition.blame() == Some(Blame::Host) => {
                 session.abandon();
@@ -453,7 +460,7 @@ impl MutateExperiment {
         if !settled {
             session.abandon();
         }
-        Ok(Some(told))
+        Ok(Some(ended))
     }
 }
 

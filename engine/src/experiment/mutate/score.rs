@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The score of a lab: how many of the mutants it noticed, and what noticed them.
+//! The score of a lab: the number of mutants that it killed, and the eyes that noticed them.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +20,18 @@ pub struct FileScore {
     pub killed: usize,
     /// Mutants that no case noticed.
     pub survived: usize,
-    /// Mutants of which nothing is known.
+    /// Mutants without a result.
     pub unknown: usize,
-    /// Of all its mutants, those on lines that no case runs.
+    /// Mutants on lines that no case runs.
     pub never_run: usize,
-    /// Of all its mutants, the equivalent ones.
+    /// Equivalent mutants.
     pub equivalent: usize,
 }
 
-/// Numbers of mutants that an eye has seen.
+/// Numbers of mutants that an eye has noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EyeScore {
-    /// Those that it was the first to see.
+    /// Number of those that it was the first to notice.
     pub first: usize,
     /// All that it saw.
     pub all: usize,
@@ -49,18 +49,18 @@ pub struct Score {
     /// Sums over all sources.
     #[serde(flatten)]
     pub sum: FileScore,
-    /// Share of the killed among those that were decided, in percent.
+    /// Share of killed mutants among those with a result, in percent.
     pub percent: f64,
-    /// What the share must be.
+    /// The least permitted share, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
-    /// By the path of the source in the kernel's tree.
+    /// Scores by the path of the source in the kernel's tree.
     pub files: BTreeMap<String, FileScore>,
-    /// By what noticed them: the name of a check, or a condition.
+    /// Numbers by the eye that noticed the mutants: the name of a check, or a condition.
     pub eyes: BTreeMap<String, EyeScore>,
     /// The mutants that no case noticed.
     pub survivors: Vec<Mutant>,
-    /// Cases that do not pass without a mutant, and why.
+    /// Cases that do not pass without a mutant, with the reason.
     pub useless: BTreeMap<String, String>,
 }
 
@@ -161,18 +161,17 @@ impl Summary for Score {
         let Some(asked) = self.at_least else {
             return vec![Outcome::passed(text)];
         };
-        // Those of which nothing is known may be killed or not.
+        // Mutants without a result may be killed or not.
         let (least, most) = (percent(killed, all), percent(killed + unknown, all));
         vec![if least >= asked {
             Outcome::passed(text)
         } else if most < asked {
             Outcome::new(
                 Condition::Diverged,
-                format!("{text}; {asked} % were asked for"),
+                format!("{text}; {asked} % were required"),
             )
         } else {
-            let why =
-                format!("{text}, and nothing is known of {unknown}; {asked} % were asked for");
+            let why = format!("{text}, and {unknown} have no result; {asked} % were required");
             Outcome::new(Condition::RequestFailed, why)
         }]
     }

@@ -27,7 +27,7 @@ const PATHS: [&[u8]; 12] = [
     b"",
 ];
 
-/// Process IDs that no task has: unused ones, and ones beyond what the kernel assigns.
+/// Process IDs that no task has: unused ones, and ones beyond the kernel's maximum.
 const FREE: [i32; 4] = [300, 40_000, 100_000, 4_194_303];
 
 /// `SI_TIMER`, and the offset of `si_code` in a record of a queued signal.
@@ -133,7 +133,7 @@ fn tree(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
 
 /// Forges a message: more or fewer files, some of them forged, or data of a different length.
 fn message(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool {
-    /// One more than the maximum of a message.
+    /// One file more than a message can have.
     const TOO_MANY: u32 = 254;
     edit_with_tail(record, |message: &mut Message, tail| {
         let refs = (message.nr_files as usize * 4).min(tail.len());

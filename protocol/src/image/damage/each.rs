@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Forges each field of each type of record in turn, so that what refuses or accepts a value can be
-//! compared between two kernels.
+//! Forges each field of each type of record in turn, so that the code that refuses or accepts a
+//! value can be compared between two kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,14 @@ use super::{Forged, put_together, recount};
 use crate::image::layout::Field;
 use crate::image::record::Kind;
 
-/// The first values that 32 and 64 bits may not have where they are a process ID or an address:
+/// The first invalid values of a process ID (32 bits) and of an address (64 bits):
 /// `PID_MAX_LIMIT`, `TASK_SIZE_MAX`.
 const LIMITS: [u64; 2] = [4_194_304, 0x7fff_ffff_f000];
 
 /// A change of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What it changes: `Task.utime = 0xffffffffffffffff`.
+    /// The change: `Task.utime = 0xffffffffffffffff`.
     pub name: String,
     index: usize,
     how: How,
@@ -29,8 +29,8 @@ enum How {
     Set { at: usize, size: usize, value: u64 },
 }
 
-/// Returns the changes of an image: the first record of each type is left out and repeated, and each
-/// of its fields is set to values at which checks fail. Equal images have equal lists.
+/// Returns the changes of an image: the first record of each type is left out and repeated, and
+/// each of its fields is set to values at which checks fail. Equal images have equal lists.
 #[must_use]
 pub fn changes(records: &[Forged]) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -70,15 +70,15 @@ pub fn changes(records: &[Forged]) -> Vec<Change> {
     changes
 }
 
-/// Most changes of a thorough list.
+/// Maximum number of changes of a thorough list.
 const MOST: usize = 800;
 
-/// Most records of a type that a thorough list changes, and most elements of each.
+/// Maximum number of records of a type that a thorough list changes, and of elements of each.
 const SAMPLES: usize = 3;
 
-/// Returns changes of the records of these types, as [`changes`] does, but of several records that
-/// differ, and to each value around which a check may be wrong by one. The first record of each type
-/// comes first, and the list ends at `MOST`. Equal images have equal lists.
+/// Returns changes of the records of these types, like [`changes`], but of several different
+/// records, and to each value around which a check may be wrong by one. The first record of each
+/// type comes first, and the list ends at `MOST`. Equal images have equal lists.
 #[must_use]
 pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -88,7 +88,7 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
         if !kinds.contains(&kind) {
             continue;
         }
-        // What a record describes is often told by its first bytes.
+        // The first bytes of a record often identify the kind of object that it describes.
         let begin = &record.payload[..record.payload.len().min(8)];
         let seen = seen.entry(record.kind).or_default();
         if seen.len() == SAMPLES || !seen.insert(begin) {
@@ -131,8 +131,8 @@ pub fn thorough(records: &[Forged], kinds: &[Kind]) -> Vec<Change> {
     changes.into_iter().map(|(_, change)| change).collect()
 }
 
-/// Returns values at which checks compare: the neighbours of what the field has, small numbers, limits
-/// of the kernel, and, of flags, each of the low 32 bits.
+/// Returns values at which checks compare: the neighbours of the field's value, small numbers,
+/// limits of the kernel, and, for flags, each of the low 32 bits.
 fn boundaries(field: &Field, now: u64) -> BTreeSet<u64> {
     let all = u64::MAX >> (64 - 8 * field.size);
     let is_set = [

@@ -211,7 +211,7 @@ fn shape(kind: Kind) -> Option<Shape> {
             Count => wd cookie name_len; Flags => mask;
         }),
         Kind::Rlimits => shape!(true, Rlimit { Count => cur max; }),
-        // In the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and the reserved bytes.
+        // Offsets in the standard XSAVE area: MXCSR, XSTATE_BV, XCOMP_BV and the reserved bytes.
         Kind::Xstate => Some(Shape {
             size: 576, many: false,
             fields: &[(24, 4, Flags), (512, 8, Flags), (520, 8, Flags), (528, 8, Flags)],
@@ -238,7 +238,7 @@ pub(super) fn change(record: &mut Forged, known: &Known, rng: &mut Rng) -> bool 
         0
     };
     let at = element * shape.size + offset;
-    // Of a text only the first 8 bytes are changed.
+    // Change only the first 8 bytes of a text.
     let size = size.min(8);
     let mut wide = [0; 8];
     wide[..size].copy_from_slice(&record.payload[at..at + size]);

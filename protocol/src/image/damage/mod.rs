@@ -255,7 +255,7 @@ fn pick(records: &[Forged], rng: &mut Rng) -> usize {
     }
 }
 
-/// Picks a record of one of the types in [`RICH`], in which the most can go wrong.
+/// Picks a record of one of the types in [`RICH`], in which most errors are possible.
 fn pick_rich(records: &[Forged], rng: &mut Rng) -> Option<usize> {
     let kind = *rng.choice(&RICH)?;
     let of_kind: Vec<_> = (0..records.len())

@@ -11,7 +11,7 @@ use super::{Forged, forge_records, put_together};
 /// Maximum number of steps of a recipe. With more steps, few records of an image stay intact.
 const LONGEST: usize = 24;
 
-/// How an image is forged from that of a program: the seed of each step.
+/// The steps by which an image is forged from that of a program: the seed of each step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Recipe(Vec<u64>);
 
@@ -56,7 +56,7 @@ impl Recipe {
     }
 }
 
-/// `-` for a recipe without steps, else their seeds in hexadecimal with commas.
+/// Formats the recipe: `-` for one without steps, else their seeds in hexadecimal with commas.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
@@ -70,7 +70,7 @@ impl fmt::Display for Recipe {
     }
 }
 
-/// What is wrong with the text of a recipe.
+/// A text is not a recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a recipe is - or hexadecimal numbers with commas, such as 1f,a03")]
 pub struct NotARecipe;

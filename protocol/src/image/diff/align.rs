@@ -14,11 +14,11 @@ use super::{Comparison, Unreadable, Which};
 use crate::image::layout;
 use crate::image::record::{ImageError, Kind, Reader, Record};
 
-/// Number of records, and of their bytes, that are read ahead to find a pair.
+/// Maximum number of records, and of their bytes, that are read ahead to find a pair.
 const AHEAD: usize = 512;
 const AHEAD_BYTES: usize = 32 << 20;
 
-/// Number of records of one type that are looked through for one that is equal.
+/// Maximum number of records of one type that are searched for an equal one.
 const ALIKE: usize = 16;
 
 const PAGE: u64 = 4096;
@@ -29,7 +29,7 @@ struct Side<R> {
     which: Which,
     ahead: VecDeque<Record>,
     bytes: usize,
-    /// Number of pages of the record in front that were compared already.
+    /// Number of pages of the first record that have already been compared.
     used: u64,
     records: u64,
     size: u64,
@@ -72,8 +72,8 @@ impl<R: Read> Side<R> {
         Ok(true)
     }
 
-    /// Reads the rest of the section, as far as may be read ahead. Returns the number of its records
-    /// before its end.
+    /// Reads the rest of the section, up to the limit of reading ahead. Returns the number of its
+    /// records before its end.
     fn rest(&mut self) -> Result<usize, Unreadable> {
         for n in 0.. {
             if !self.has(n)? || self.ahead[n].kind == Kind::TaskEnd {
@@ -115,7 +115,7 @@ impl<R: Read> Side<R> {
         }
     }
 
-    /// Returns the pages that the record in front has and that were not compared yet.
+    /// Returns the pages of the first record that have not been compared yet.
     fn pages(&self) -> Option<Pages<'_>> {
         let record = self.ahead.front()?;
         let pages = whole_pages(record)?;
@@ -131,7 +131,7 @@ impl<R: Read> Side<R> {
         })
     }
 
-    /// Consumes this many compared pages of the record in front.
+    /// Consumes this many compared pages of the first record.
     fn use_pages(&mut self, count: u64) {
         self.used += count;
         let record = self.ahead.front();
@@ -159,11 +159,11 @@ struct Pages<'a> {
     record: &'a Record,
     address: u64,
     count: u64,
-    /// `None` for pages of another address space.
+    /// `None` for pages of a different address space.
     content: Option<&'a [u8]>,
 }
 
-/// Returns the pages of a record whose length agrees with them.
+/// Returns the pages of a record, if its length agrees with them.
 fn whole_pages(record: &Record) -> Option<layout::Pages> {
     let (pages, rest) = layout::Pages::read_from_prefix(&record.payload).ok()?;
     let sound = match record.kind {
@@ -202,7 +202,7 @@ pub fn images(first: impl Read, second: impl Read, exact: bool) -> Result<Compar
     Ok(found)
 }
 
-/// The tasks of a tree, by process and thread.
+/// Returns the tasks of a tree, by process and thread.
 fn tasks(record: &Record) -> Vec<(i32, i32)> {
     let tree = record.array::<layout::Tree>().unwrap_or_default();
     tree.iter().map(|task| (task.tgid, task.pid)).collect()
@@ -232,7 +232,7 @@ impl<A: Read, B: Read> Both<A, B> {
                 (i, j) = (i + 1, j + 1);
                 continue;
             }
-            // The trees have been compared: each such task is a difference already.
+            // The trees have been compared, so each such task is already a difference.
             let lost = |task: Option<&(i32, i32)>, other: &HashSet<i32>| {
                 task.is_some_and(|task| !other.contains(&task.1))
             };
@@ -338,8 +338,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// The records in front are of one type, but may still describe different things. Returns how
-    /// many records to leave out so that they are alike, if few suffice.
+    /// Returns the numbers of records to skip in both images until the first records describe the
+    /// same thing, if few suffice. Records of one type may describe different things.
     fn shifted(&mut self) -> Result<(usize, usize), Unreadable> {
         let Some(kind) = self.first.front()?.map(|record| record.kind) else {
             return Ok((0, 0));
@@ -358,7 +358,8 @@ impl<A: Read, B: Read> Both<A, B> {
         Ok((0, 0))
     }
 
-    /// Returns true when two records are equal but for numbers of objects and what a rule is for.
+    /// Returns true when two records are equal except for numbers of objects and fields that a
+    /// rule is for.
     fn alike(&self, p: usize, q: usize) -> bool {
         match (self.first.ahead.get(p), self.second.ahead.get(q)) {
             (Some(first), Some(second)) => essence(first) == essence(second),
@@ -366,8 +367,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Returns the smallest numbers of records to leave out so that the next ones belong together; all
-    /// that may be read ahead if none do.
+    /// Returns the smallest numbers of records to leave out so that the next ones belong together;
+    /// the limit of reading ahead if none do.
     fn resynchronised(&mut self) -> Result<(usize, usize), Unreadable> {
         let (in_first, in_second) = (self.first.rest()?, self.second.rest()?);
         for sum in 1..=in_first + in_second {
@@ -381,7 +382,7 @@ impl<A: Read, B: Read> Both<A, B> {
     }
 
     /// Takes this number of records from the front: those of one type are compared, the others are
-    /// in one image only.
+    /// only in one image.
     fn skip(&mut self, p: usize, q: usize) {
         let mut first: VecDeque<_> = (0..p).filter_map(|_| self.first.pop()).collect();
         let mut second: VecDeque<_> = (0..q).filter_map(|_| self.second.pop()).collect();
@@ -408,7 +409,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// A record that one image lacks is one difference, together with those that belong to it.
+    /// Adds a record that one image lacks. It is one difference, together with the records that
+    /// belong to it.
     fn only(&mut self, record: &Record, which: Which, head: &mut Option<Kind>) {
         if head.is_some_and(|head| belongs(record.kind, head)) {
             self.findings.unpaired(record, which);
@@ -418,11 +420,11 @@ impl<A: Read, B: Read> Both<A, B> {
         self.findings.only(record, which);
     }
 
-    /// Compares the ends of the images, which say how many records and objects there are.
+    /// Compares the ends of the images, which have the numbers of records and objects.
     fn trailers(&mut self) -> Result<(), Unreadable> {
         let first = self.first.take(Kind::Trailer)?;
         let second = self.second.take(Kind::Trailer)?;
-        // Each such record was a difference, or is part of a range of pages.
+        // Each such record is already a difference, or part of a range of pages.
         let follows = self.findings.is_unpaired;
         let objects = |record: &Record| record.payload.get(8..16).map(<[u8]>::to_vec);
         if !follows && objects(&first) != objects(&second) {
@@ -434,7 +436,7 @@ impl<A: Read, B: Read> Both<A, B> {
     }
 }
 
-/// Returns what identifies a record among those of its type.
+/// Returns the key of a record among those of its type.
 fn key(record: &Record) -> (u64, &[u8]) {
     let bytes = &record.payload[..];
     let number = |at: usize, size: usize| bytes.get(at..at + size).map_or(0, super::value::number);
@@ -449,7 +451,7 @@ fn key(record: &Record) -> (u64, &[u8]) {
     }
 }
 
-/// Returns true for types that a section may have several records of without a key.
+/// Returns true for types of which a section may have several records without a key.
 fn may_repeat(kind: Kind) -> bool {
     matches!(
         kind,
@@ -488,7 +490,7 @@ pub(super) fn belongs(kind: Kind, head: Kind) -> bool {
     }
 }
 
-/// Returns the payload without numbers of objects and without what rules are for.
+/// Returns the payload without numbers of objects and fields that rules are for.
 fn essence(record: &Record) -> Vec<u8> {
     let mut bytes = record.payload.clone();
     for field in &shape(record.kind).head {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Compares two records field by field, and keeps what was found.
+//! Compares two records field by field, and keeps the differences.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +14,7 @@ use super::{Comparison, Difference, MOST, TaskName, Which};
 use crate::image::layout::{self, Field};
 use crate::image::record::{Kind, Record};
 
-/// Types of records without a number of an object. If their bytes are equal, they are.
+/// Types of records without a number of an object. If their bytes are equal, the records are.
 fn has_references(kind: Kind) -> bool {
     matches!(
         kind,
@@ -31,7 +31,7 @@ fn has_references(kind: Kind) -> bool {
     )
 }
 
-/// What two images have been found to differ in.
+/// The state of a comparison of two images, with the differences that it has found.
 pub struct Findings {
     /// The result.
     pub found: Comparison,
@@ -41,13 +41,13 @@ pub struct Findings {
     pub is_unpaired: bool,
     exact: bool,
     clocks: Clocks,
-    /// The first difference of the section, and the image that each is named by.
+    /// The first difference of the section, and the image by which each is named.
     begin: usize,
     named_by: Vec<Which>,
     task: Option<TaskName>,
     /// POSIX timers of the process that have expired since.
     due: Vec<u32>,
-    /// An alarm that the second image has and the first has not.
+    /// An alarm that only the second image has.
     alarm: Option<Difference>,
     mapping: Option<(u64, u64)>,
     mapped: u32,
@@ -86,7 +86,7 @@ impl Findings {
         });
     }
 
-    /// Forgives files that one image lacks, if only mappings refer to them, and the other image has
+    /// Ignores files that one image lacks, if only mappings refer to them, and the other image has
     /// a file whose mappings look the same.
     fn forget_mapped(&mut self) {
         let mut n = self.begin;
@@ -107,7 +107,7 @@ impl Findings {
         }
     }
 
-    /// Ends a section: what was not known when a difference was found is added to it.
+    /// Ends a section: adds descriptions to its differences that were unknown when they were found.
     pub fn end_section(&mut self) {
         self.judge_alarm(None);
         if !self.exact {
@@ -131,7 +131,7 @@ impl Findings {
         self.pairs.end_section();
     }
 
-    /// A record that only one image has.
+    /// Adds a difference for a record that only one image has.
     pub fn only(&mut self, record: &Record, which: Which) {
         self.look(record, which);
         self.unpaired(record, which);
@@ -157,7 +157,7 @@ impl Findings {
         *self.found.rules.entry(rule).or_default() += 1;
     }
 
-    /// Returns which timer can have sent a signal since the first image, if one can.
+    /// Returns the timer that can have sent a signal since the first image, if there is one.
     fn sent_by_timer(&self, record: &Record) -> Option<Sender> {
         const PREALLOCATED: u32 = 2;
         const ALARM: u32 = 14;
@@ -177,7 +177,7 @@ impl Findings {
         }
     }
 
-    /// Forgives an alarm if the process's interval timer has expired.
+    /// Ignores an alarm if the process's interval timer has expired.
     fn judge_alarm(&mut self, timers: Option<&Record>) {
         let Some(difference) = self.alarm.take() else {
             return;
@@ -194,7 +194,7 @@ impl Findings {
         }
     }
 
-    /// Says that one image lacks a record.
+    /// Records that one image lacks a record.
     pub fn unpaired(&mut self, record: &Record, which: Which) {
         self.is_unpaired = true;
         match which {
@@ -251,7 +251,7 @@ impl Findings {
         }
     }
 
-    /// Compares what follows the structure.
+    /// Compares the part after the structure.
     fn tail(&mut self, record: &Record, name: &str, at: usize, tails: (&[u8], &[u8])) {
         match record.kind {
             Kind::Message => {
@@ -315,7 +315,7 @@ impl Findings {
             if first != second
                 && !self.exact
                 && let Some(rule) = Rule::of(record.kind, &field.name)
-                && rule.forgives(&mut self.clocks, both, field)
+                && rule.ignores(&mut self.clocks, both, field)
             {
                 *self.found.rules.entry(rule).or_default() += 1;
                 continue;
@@ -323,7 +323,7 @@ impl Findings {
             let mut difference = self.at(record, joined(prefix, &field.name));
             difference.first = Value::of(field, first);
             difference.second = match first == second {
-                true => Value::Text("the same, though time has passed".to_owned()),
+                true => Value::Text("the same, although time has passed".to_owned()),
                 false => Value::of(field, second),
             };
             self.add(difference);
@@ -413,7 +413,8 @@ impl Findings {
         }
     }
 
-    /// Pages that only one image has, or that both have in different ways.
+    /// Adds a difference for pages that only one image has, or that the images store in different
+    /// ways.
     pub fn pages(&mut self, record: &Record, field: &str, address: u64, sides: [Value; 2]) {
         let [first, second] = sides;
         let mut difference = self.at(record, field.to_owned());
@@ -423,7 +424,7 @@ impl Findings {
         self.add(difference);
     }
 
-    /// A difference of a record, without values.
+    /// Returns a difference of a record, without values.
     fn at(&self, record: &Record, field: String) -> Difference {
         let object = match record.kind {
             Kind::Pages | Kind::Same | Kind::Vma => self.mapped,
@@ -464,7 +465,7 @@ impl Findings {
         }
     }
 
-    /// Takes from a record what later differences are named by.
+    /// Takes from a record the names for later differences.
     fn look(&mut self, record: &Record, which: Which) {
         let bytes = &record.payload[..];
         match record.kind {
@@ -514,7 +515,7 @@ impl Findings {
 enum Sender {
     /// A POSIX timer.
     Timer,
-    /// ITIMER_REAL, which is known only later.
+    /// A signal of ITIMER_REAL, whose state is known only later.
     Alarm,
 }
 
@@ -535,7 +536,7 @@ fn message_files(record: &Record) -> usize {
     message.map_or(0, |(message, _)| message.nr_files as usize)
 }
 
-/// An element of an array: its key, and how many before it have the same.
+/// An element of an array: its key, and the number of earlier elements with the same key.
 type Keyed<'a> = ((u64, usize), &'a [u8]);
 
 fn keyed<'a>(
@@ -558,7 +559,7 @@ fn keyed<'a>(
         .collect()
 }
 
-/// Returns what a file is.
+/// Returns the description of a file.
 fn file_name(kind: u32, path: &[u8]) -> String {
     let kind = match kind {
         1 | 5 | 11 | 12 => "",

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Compares two images record by record and field by field.
 //!
-//! Both are read once, side by side; what is equal is not decoded. Records are matched by their
-//! meaning: sections by task, records in a section by type and by what identifies them (the address
-//! of a mapping, the number of a timer), numbers of objects by the objects that they name. So a lost
-//! record is one difference, and not one of each record after it. Every byte of every payload is
-//! compared; [`Rule`]s are all that forgives a difference.
+//! Both are read once, side by side; equal records are not decoded. Records are matched by their
+//! meaning: sections by task, records in a section by type and by their key (the
+//! address of a mapping, the number of a timer), numbers of objects by the objects that they name.
+//! So a lost record is one difference, and not one of each record after it. Every byte of every
+//! payload is compared; only [`Rule`]s ignore a difference.
 
 mod align;
 mod compare;
@@ -60,7 +60,7 @@ pub struct Difference {
     /// First and last address, plus one, of the mapping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<(u64, u64)>,
-    /// What the object or the mapping is: a path, or a kind of file.
+    /// Description of the object or the mapping: a path, or a kind of file.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub what: String,
     /// The field; empty if one image lacks the record.
@@ -75,14 +75,14 @@ pub struct Difference {
     pub second: Value,
 }
 
-/// What a comparison of two images has found.
+/// The result of a comparison of two images.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The differences, in the order of the images; at most [`MOST`].
     pub differences: Vec<Difference>,
     /// Number of further differences.
     pub more: u64,
-    /// How often each rule has forgiven a difference.
+    /// Number of differences that each rule has ignored.
     pub rules: BTreeMap<Rule, u64>,
     /// Number of records of both images.
     pub records: (u64, u64),
@@ -98,7 +98,7 @@ impl Comparison {
     }
 }
 
-/// Which of two images.
+/// One of two images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Which {
     /// The first.
@@ -111,9 +111,9 @@ pub enum Which {
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct Unreadable {
-    /// Which it is.
+    /// The image.
     pub which: Which,
-    /// What is wrong with it.
+    /// The reason why it cannot be read.
     #[source]
     pub error: ImageError,
 }

@@ -15,8 +15,8 @@ pub struct FieldValue {
     pub value: Value,
 }
 
-/// Returns all fields of a record. Of a content that has no fields, such as memory, only the first
-/// bytes are in the value.
+/// Returns all fields of a record. The value of content without fields, such as memory, has only
+/// the first bytes.
 #[must_use]
 pub fn fields(record: &Record) -> Vec<FieldValue> {
     let mut all = Vec::new();
@@ -71,7 +71,7 @@ pub fn value_of(fields: &[Field], name: &str, element: &[u8]) -> Option<u64> {
     Some(number(bytes))
 }
 
-/// Returns the name of an element, with a mark if it is not the first of its key.
+/// Returns the name of an element, with a number if it is not the first with its key.
 pub fn element_name(name: &str, key: u64, earlier: usize) -> String {
     match earlier {
         0 => format!("{name}[{key}]"),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which objects of two images are the same, and what is known of them.
+//! Pairs the objects of two images, and keeps descriptions of them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,17 +12,17 @@ pub struct Pairs {
     same: HashMap<u32, u32>,
     back: HashMap<u32, u32>,
     known: (BTreeSet<u32>, BTreeSet<u32>),
-    /// What each file is, the file that an object without a name belongs to, and the descriptors of
-    /// each file in this section.
+    /// The description of each file, the file that an object without a name belongs to, and the
+    /// descriptors of each file in this section.
     what: HashMap<(Which, u32), String>,
     owner: HashMap<(Which, u32), u32>,
     descriptors: HashMap<(Which, u32), BTreeSet<u32>>,
-    /// Of each open file, what a mapping of it shows, and the object that its content is.
+    /// For each open file: the description of its mappings, and the object with its content.
     mapped: HashMap<(Which, u32), (Vec<u8>, u32)>,
 }
 
 impl Pairs {
-    /// Says that these two objects are the same.
+    /// Records that these two objects are the same.
     pub fn pair(&mut self, first: u32, second: u32) {
         self.only_first(first);
         self.only_second(second);
@@ -32,14 +32,14 @@ impl Pairs {
         }
     }
 
-    /// Says that the first image has an object that the second one lacks.
+    /// Records that the first image has an object that the second one lacks.
     pub fn only_first(&mut self, object: u32) {
         if object != 0 {
             self.known.0.insert(object);
         }
     }
 
-    /// Says that the second image has an object that the first one lacks.
+    /// Records that the second image has an object that the first one lacks.
     pub fn only_second(&mut self, object: u32) {
         if object != 0 {
             self.known.1.insert(object);
@@ -47,7 +47,7 @@ impl Pairs {
     }
 
     /// Returns true when two references mean the same object, or when both mean objects that the
-    /// other image lacks, which is a difference already.
+    /// other image lacks, which is already a difference.
     pub fn alike(&self, first: u32, second: u32) -> bool {
         match (self.same.get(&first), self.back.get(&second)) {
             (Some(other), _) => *other == second,
@@ -64,7 +64,7 @@ impl Pairs {
         }
     }
 
-    /// Says what a mapping of a file shows.
+    /// Records the description of a file's mappings.
     pub fn map(&mut self, which: Which, object: u32, shows: Vec<u8>, inode: u32) {
         self.mapped.insert((which, object), (shows, inode));
     }
@@ -89,7 +89,7 @@ impl Pairs {
         })
     }
 
-    /// Says what a file of an image is.
+    /// Records the description of a file of an image.
     pub fn name(&mut self, which: Which, object: u32, inode: u32, what: String) {
         self.what.insert((which, object), what);
         if inode != 0 {
@@ -97,13 +97,13 @@ impl Pairs {
         }
     }
 
-    /// Returns what a file is, or the file that an object belongs to.
+    /// Returns the description of a file, or of the file that an object belongs to.
     pub fn what(&self, which: Which, object: u32) -> &str {
         let file = self.owner.get(&(which, object)).unwrap_or(&object);
         self.what.get(&(which, *file)).map_or("", String::as_str)
     }
 
-    /// Says that a descriptor refers to a file.
+    /// Records that a descriptor refers to a file.
     pub fn descriptor(&mut self, which: Which, file: u32, number: u32) {
         self.descriptors
             .entry((which, file))
@@ -118,7 +118,7 @@ impl Pairs {
         numbers.map_or_else(Vec::new, |numbers| numbers.iter().copied().collect())
     }
 
-    /// Forgets the descriptors, at the end of a section.
+    /// Clears the descriptors at the end of a section.
     pub fn end_section(&mut self) {
         self.descriptors.clear();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The rules by which two images may differ: what time changes while the tree is checkpointed,
-//! killed and restarted, and what no restart can choose.
+//! The rules by which two images may differ: changes by the passing of time while the tree is
+//! checkpointed, killed and restarted, and values that no restart can choose.
 
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
@@ -34,34 +34,34 @@ impl Pair<'_> {
         (value(self.first), value(self.second))
     }
 
-    /// Returns the structure at the beginning, as the first image has it.
+    /// Returns the structure at the beginning of the bytes in the first image.
     fn first<T: FromBytes + zerocopy::KnownLayout + zerocopy::Immutable>(&self) -> Option<T> {
         T::read_from_prefix(self.first).ok().map(|(whole, _)| whole)
     }
 }
 
-/// Nanoseconds by which clocks that are read one after the other may disagree.
+/// Nanoseconds by which clocks that are read in turn may disagree.
 const TOGETHER: i128 = 1_000_000_000;
 
 /// The clocks of both images.
 #[derive(Default)]
 pub struct Clocks {
-    /// Nanoseconds on CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI between the
-    /// two.
+    /// Nanoseconds between the two images on CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME
+    /// and CLOCK_TAI.
     real: i128,
     mono: i128,
     boot: i128,
     tai: i128,
-    /// CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI of the first.
+    /// CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME and CLOCK_TAI of the first image.
     first: [i128; 4],
-    /// CLOCK_MONOTONIC of the first.
+    /// CLOCK_MONOTONIC of the first image.
     began: i128,
     /// The shift of the first time on CLOCK_MONOTONIC.
     moved: Option<i128>,
 }
 
 impl Clocks {
-    /// Takes them from the two headers.
+    /// Takes the clocks from the two headers.
     pub fn new(first: &[u8], second: &[u8]) -> Self {
         let header = |bytes| {
             Header::read_from_prefix(bytes)
@@ -84,8 +84,8 @@ impl Clocks {
         }
     }
 
-    /// Time passes, on all clocks alike. In another machine, which has been started since, the
-    /// clocks that begin at zero have gone back together.
+    /// Returns true when the same time has passed on all clocks. On a different machine, which has
+    /// been started since, CLOCK_MONOTONIC and CLOCK_BOOTTIME may have gone back together.
     fn sound(&self) -> bool {
         let near = |one: i128, other: i128| (one - other).abs() < TOGETHER;
         self.real >= 0
@@ -94,22 +94,23 @@ impl Clocks {
             && self.mono < self.real + TOGETHER
     }
 
-    /// True in the machine of the first image.
+    /// Returns true when the second image is of the same machine as the first.
     fn same_machine(&self) -> bool {
         (self.mono - self.real).abs() < TOGETHER
     }
 
-    /// True for a time that can have passed.
+    /// Returns true when this time can have passed.
     fn within(&self, time: i128) -> bool {
         (0..=self.real.max(self.mono)).contains(&time)
     }
 
-    /// True for a timer that has expired since, which had this time left, or was set for this time of
-    /// a clock.
+    /// Returns true when a timer has expired since that had this time left, or was set for
+    /// this time of a clock.
     fn is_due(&self, value: i128, absolute: bool, clock: u32) -> bool {
         let now = match (absolute, clock) {
             (false, _) => 0,
-            // CLOCK_REALTIME and its alarms, CLOCK_MONOTONIC, CLOCK_BOOTTIME likewise, CLOCK_TAI.
+            // CLOCK_REALTIME and its alarms, CLOCK_MONOTONIC, CLOCK_BOOTTIME and its alarms,
+            // CLOCK_TAI.
             (true, 0 | 8) => self.first[0],
             (true, 1) => self.first[1],
             (true, 7 | 9) => self.first[2],
@@ -119,8 +120,8 @@ impl Clocks {
         value - now <= self.real.max(self.mono)
     }
 
-    /// True for a time on CLOCK_MONOTONIC that was moved by the time between checkpoint and
-    /// restart, which is the same for all.
+    /// Returns true when a time on CLOCK_MONOTONIC has moved by `by`, the time between checkpoint
+    /// and restart, which is the same for all.
     fn moves(&mut self, by: i128) -> bool {
         let least = if self.same_machine() { 0 } else { -self.began };
         (least..=self.mono).contains(&by) && *self.moved.get_or_insert(by) == by
@@ -135,7 +136,7 @@ pub enum Rule {
     Clocks,
     /// CPU times.
     CpuTimes,
-    /// Creation times of tasks in another machine.
+    /// Creation times of tasks in a different machine.
     StartTimes,
     /// Counters of the kernel.
     Counters,
@@ -162,7 +163,7 @@ impl Rule {
         Self::InodeNumbers,
     ];
 
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -177,21 +178,22 @@ impl Rule {
         }
     }
 
-    /// What it forgives, for the reference.
+    /// Returns the description of the differences that it ignores, for the reference.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Clocks => {
-                "time that has passed: CLOCK_REALTIME and CLOCK_TAI have gone on equally; so have \
-                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless another machine has restarted the tree"
+                "time that has passed: equally much on CLOCK_REALTIME and CLOCK_TAI, and on \
+                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted the \
+                 tree"
             }
             Self::CpuTimes => {
-                "CPU time that a task has used since: it does not decrease, and grows by no more \
-                 than the time that has passed"
+                "CPU time that a task has used since the checkpoint: it does not decrease, and grows \
+                 by no more than the time that has passed"
             }
             Self::StartTimes => {
-                "creation times of tasks that another machine has restarted, which has been started \
-                 after them: the times are those of the restart there"
+                "creation times of tasks that a different machine has restarted: it has started \
+                 after they were created, and the times are those of the restart"
             }
             Self::Counters => {
                 "context switches and page faults of the restart itself: the counters do not \
@@ -202,16 +204,16 @@ impl Rule {
                  and restart, the same for all tasks"
             }
             Self::RunningTimers => {
-                "time left of a timer, less by no more than the time that has passed, and that it \
-                 has expired if that was long enough, with the signal of a timer of the process that \
-                 has: timers run while the restarted tasks are still frozen"
+                "the remaining time of a timer, which is shorter by no more than the time that has \
+                 passed; its expiry within that time; and the pending signal of an expired timer of \
+                 the process: timers run while the restarted tasks are still frozen"
             }
             Self::MappedFiles => {
-                "which of several open files of one path, opened with equal flags, a mapping belongs \
-                 to, and one that only mappings refer to: no program can tell"
+                "the open file of a mapping, if several are of one path with equal flags, or if only \
+                 mappings refer to it: no program can tell the difference"
             }
             Self::InodeNumbers => {
-                "the numbers that the kernel gives to inodes without a name, and to those in /proc"
+                "the numbers that the kernel assigns to inodes without a name, and to those in /proc"
             }
         }
     }
@@ -227,7 +229,7 @@ impl Rule {
         fields.any(|(of, fields)| *of == kind && fields.contains(&field))
     }
 
-    /// The fields that it is for.
+    /// Returns the fields to which the rule applies.
     #[must_use]
     pub fn fields(self) -> &'static [(Kind, &'static [&'static str])] {
         match self {
@@ -257,8 +259,8 @@ impl Rule {
         }
     }
 
-    /// Returns true when it forgives that a field of its own differs.
-    pub fn forgives(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
+    /// Returns true when the rule ignores the difference of one of its fields.
+    pub fn ignores(self, clocks: &mut Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         let (first, second) = pair.values(field);
         match self {
             Self::Clocks => clocks.sound(),
@@ -267,14 +269,14 @@ impl Rule {
             Self::Counters => second >= first,
             Self::SleepTimes => sleeps(clocks, pair, &field.name, second - first),
             Self::RunningTimers => timer(clocks, pair, &field.name, first, second),
-            // The comparison of references does it.
+            // The comparison of references applies this rule.
             Self::MappedFiles => false,
             Self::InodeNumbers => is_nameless(pair),
         }
     }
 }
 
-/// Returns true when the field is the end of the task's sleep, and was moved as it must be.
+/// Returns true when the field is the end of the task's sleep, and has moved by the right time.
 fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     match sleep_clock(pair, field) {
         Some(MONOTONIC) => clocks.moves(by),
@@ -283,7 +285,7 @@ fn sleeps(clocks: &mut Clocks, pair: &Pair<'_>, field: &str, by: i128) -> bool {
     }
 }
 
-/// True for a timer that has run on, or has expired if it had to.
+/// Returns true for a timer that has continued, or has expired if its time had passed.
 fn timer(clocks: &Clocks, pair: &Pair<'_>, field: &str, first: i128, second: i128) -> bool {
     const ARMED: i128 = 1;
     const EXPIRED: i128 = 2;
@@ -319,13 +321,13 @@ fn timerfd_is_due(clocks: &Clocks, timer: &layout::Timerfd) -> bool {
     timer.flags & 1 != 0 && clocks.is_due(timer.value.into(), absolute, timer.clockid)
 }
 
-/// True for a POSIX timer that has expired since the first image.
+/// Returns true for a POSIX timer that has expired since the first image.
 pub fn posix_timer_is_due(clocks: &Clocks, timer: &layout::PosixTimer) -> bool {
     let absolute = timer.flags & 2 != 0;
     timer.flags & 1 != 0 && clocks.is_due(timer.value.into(), absolute, timer.clockid)
 }
 
-/// True for an interval timer (ITIMER_REAL) that has expired since the first image.
+/// Returns true for an interval timer (ITIMER_REAL) that has expired since the first image.
 pub fn itimer_is_due(clocks: &Clocks, timers: &layout::Timers) -> bool {
     timers.real_value != 0 && clocks.is_due(timers.real_value.into(), false, 0)
 }
@@ -344,7 +346,7 @@ fn sleep_clock(pair: &Pair<'_>, field: &str) -> Option<u32> {
     }
 }
 
-/// Returns true when a field that is equal should not be: a sleep whose end was not moved.
+/// Returns true when a field is equal and should differ: a sleep whose end was not moved.
 pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
     const NEVER: i128 = i64::MAX as i128;
     let (time, _) = pair.values(field);
@@ -354,7 +356,7 @@ pub fn stands_still(clocks: &Clocks, pair: &Pair<'_>, field: &Field) -> bool {
         && sleep_clock(pair, &field.name) == Some(MONOTONIC)
 }
 
-/// True for a file without a path or in /proc, and for what belongs to one.
+/// Returns true for a file without a path or in /proc, and for an object that belongs to one.
 fn is_nameless(pair: &Pair<'_>) -> bool {
     match pair.kind {
         Kind::File => pair

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the payload of each type of record consists of: the one table that comparisons and listings
-//! of fields use.
+//! The table of the payload of each type of record, for comparisons and listings of fields.
 
 use std::sync::LazyLock;
 
 use crate::image::layout::{self, Field, Fields};
 use crate::image::record::Kind;
 
-/// The payload of a type of record: a structure, and what follows it.
+/// The payload of a type of record: a structure, and the part after it.
 pub struct Shape {
     /// The fields of the structure at the beginning.
     pub head: Vec<Field>,
     /// Its size in bytes.
     pub size: usize,
-    /// What follows.
+    /// The rest of the payload.
     pub tail: Tail,
 }
 
-/// What follows the structure at the beginning of a payload.
+/// The part of a payload after the structure at its beginning.
 pub enum Tail {
-    /// Bytes: a text, the content of a file, an area of the CPU. Without a name there are none.
+    /// Bytes: a text, the content of a file, an area of the CPU. Without a name, the payload ends
+    /// with the structure.
     Bytes(&'static str),
     /// Structures.
     Elements {
-        /// What one is called.
+        /// Name of each.
         name: &'static str,
         /// Size of each in bytes.
         size: usize,
         /// The fields of each.
         fields: Vec<Field>,
-        /// The field by which the same element is found in both; without one, its number.
+        /// The field that identifies an element in both images; `None` for its index.
         key: Option<&'static str>,
     },
 }
@@ -127,13 +127,13 @@ static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
 
 static UNKNOWN: LazyLock<Shape> = LazyLock::new(|| bytes("payload"));
 
-/// Returns what the payload of a type of record consists of.
+/// Returns the shape of the payload of a type of record.
 pub fn shape(kind: Kind) -> &'static Shape {
     let known = (kind.number() as usize).checked_sub(1);
     known.and_then(|at| SHAPES.get(at)).unwrap_or(&UNKNOWN)
 }
 
-/// Returns true when a field has the number of an object, 0 for none.
+/// Returns true when a field is the number of an object, 0 for none.
 pub fn is_reference(kind: Kind, field: &str) -> bool {
     match kind {
         Kind::Task => matches!(field, "mm" | "fs" | "files" | "cred" | "seccomp"),
@@ -159,7 +159,7 @@ mod tests {
     const HEADER: &str =
         include_str!("../../../../guest-kernel/src/include/uapi/linux/checkpoint.h");
 
-    /// The structures of the header file, and ours.
+    /// Returns the fields of our structures, by the names of the header file.
     fn ours() -> BTreeMap<&'static str, Vec<Field>> {
         macro_rules! all {
             ($($name:literal $kind:ident,)*) => {
@@ -179,7 +179,8 @@ mod tests {
         }
     }
 
-    /// The names that are keywords of Rust, or elements of an array of two.
+    /// Returns our name of a field whose name is a keyword of Rust, or an element of an array of
+    /// two.
     fn our_name(name: &str) -> String {
         let name = name
             .replace("ends[0]", "first")
@@ -253,7 +254,7 @@ mod tests {
         size
     }
 
-    /// No field of the kernel's is left out of a comparison.
+    /// No field of the kernel's structures is left out of a comparison.
     #[test]
     fn the_fields_are_those_of_the_kernel() {
         let ours = ours();

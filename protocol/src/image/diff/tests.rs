@@ -21,7 +21,7 @@ fn zeroed(kind: Kind) -> Vec<u8> {
 
 const PAGE: usize = 4096;
 
-/// Records of each type, of two tasks that share their descriptors.
+/// Returns records of each type, of two tasks that share their descriptors.
 fn rich() -> Vec<Forged> {
     let image = samples::shared(2, 0, 1);
     let mut records = take_apart(image.as_slice()).unwrap();
@@ -173,7 +173,7 @@ fn every_byte_of_every_payload_is_compared() {
             let mut other = records.clone();
             other[at].payload[byte] ^= 0x80;
             let found = compare(whole.as_slice(), image(&other).as_slice(), true);
-            // The magic, the version, and pages that are none.
+            // Not compared: the magic, the version, and pages without content.
             let Ok(found) = found else {
                 assert_eq!(at, 0, "byte {byte}");
                 continue;
@@ -188,7 +188,7 @@ fn a_lost_record_is_one_difference() {
     let records = rich();
     for at in 3..records.len() - 1 {
         let kind = Kind::from(records[at].kind);
-        // Sections are counted by them.
+        // TASK records divide the sections.
         if kind == Kind::TaskEnd {
             continue;
         }
@@ -212,7 +212,7 @@ fn a_lost_record_is_one_difference() {
     }
 }
 
-/// Gives all objects from `from` on the next number.
+/// Increases the numbers of all objects from `from` on by one.
 fn renumbered(records: &mut [Forged], from: u32) {
     for record in records {
         if record.objref >= from {
@@ -375,7 +375,7 @@ fn an_image_that_is_none_is_told_from_the_other() {
     assert_eq!(error.which, Which::First);
 }
 
-/// Sets the clocks of an image, and returns it.
+/// Returns an image with these clocks.
 fn at(records: &[Forged], seconds: u64) -> Vec<Forged> {
     let mut records = records.to_vec();
     for (name, base) in [
@@ -423,7 +423,7 @@ fn time_passes_on_all_clocks_alike() {
 }
 
 #[test]
-fn each_rule_forgives_within_its_bound_only() {
+fn each_rule_ignores_differences_within_its_bound_only() {
     let good = |kind, name, first, second| {
         let found = apart(kind, name, first, second);
         assert!(found.is_equal(), "{name}: {:?}", words(&found));
@@ -523,7 +523,7 @@ fn a_sleep_must_be_moved_by_the_same_time_for_all() {
     assert!(!compared([8 * SECOND, 8 * SECOND]).is_equal());
     let stands = words(&compared([0, 0])).join("\n");
     assert!(
-        stands.contains("then `the same, though time has passed`"),
+        stands.contains("then `the same, although time has passed`"),
         "{stands}"
     );
 }

@@ -17,10 +17,10 @@ const LONGEST: usize = 4096;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Value {
-    /// The image does not have it.
+    /// The image lacks the record or element.
     #[default]
     Absent,
-    /// The image has it; for a whole record.
+    /// The image has the record, which the other one lacks.
     Present,
     /// A number that is not negative.
     Unsigned(u64),
@@ -45,7 +45,7 @@ impl Value {
         }
     }
 
-    /// Returns a text if the bytes are one, else the first bytes.
+    /// Returns bytes as a text if they are UTF-8, else the first of them.
     #[must_use]
     pub fn bytes(bytes: &[u8]) -> Self {
         let end = bytes
@@ -70,7 +70,7 @@ fn is_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= LONGEST && text.chars().all(|c| !c.is_control() || c == '\n')
 }
 
-/// Returns the number that some bytes are, at most the first 8.
+/// Returns at most the first 8 bytes as a number.
 pub fn number(bytes: &[u8]) -> u64 {
     let mut wide = [0; 8];
     for (to, from) in wide.iter_mut().zip(bytes) {

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Seek, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -16,7 +16,10 @@ use crucible_agent::{cgroup::Cgroup, explain, stuck, sys};
 use nix::{
     errno::Errno,
     sched::sched_yield,
-    sys::signal::{SigSet, Signal},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        signal::{SigSet, Signal},
+    },
     unistd::Pid,
 };
 
@@ -107,7 +110,7 @@ fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Name of the image until it is complete.
+/// Returns the name of the image until it is complete.
 fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -192,26 +195,31 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
     let flags = flag(options.check, sys::CHECKPOINT_CHECK)
         | flag(options.own_mounts, sys::CHECKPOINT_OWN_MOUNTS);
     let deadline = Instant::now() + SETTLE_LIMIT;
-    loop {
-        match sys::checkpoint(pid, image, flags, Some(log)) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EAGAIN) if Instant::now() < deadline && rewind(image) => {
-                sched_yield()?;
-            }
-            Err(errno) => {
-                // A dying root has no namespaces, possibly for long.
-                if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
-                    && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
-                {
-                    name_stuck(options.pid, &cgroup, log)?;
-                }
-                bail!(
-                    "cannot save process {pid}: {} ({errno})",
-                    explain::checkpoint(errno)
-                )
-            }
+    let mut result = sys::checkpoint(pid, image, flags, Some(log));
+    if matches!(result, Err(Errno::EAGAIN)) {
+        // Each attempt logs the same tasks: only the last log is of interest.
+        let mut last = File::from(memfd_create("log", MFdFlags::MFD_CLOEXEC)?);
+        while matches!(result, Err(Errno::EAGAIN)) && Instant::now() < deadline && rewind(image) {
+            sched_yield()?;
+            last.set_len(0)?;
+            last.rewind()?;
+            result = sys::checkpoint(pid, image, flags, Some(last.as_fd()));
         }
+        last.rewind()?;
+        let mut log = File::from(log.try_clone_to_owned()?);
+        io::copy(&mut last, &mut log).context("cannot write the log")?;
     }
+    let Err(errno) = result else { return Ok(()) };
+    // A dying root has no namespaces, possibly for a long time.
+    if matches!(errno, Errno::EAGAIN | Errno::ESRCH)
+        && let Ok(cgroup) = Cgroup::of(&options.pid.to_string())
+    {
+        name_stuck(options.pid, &cgroup, log)?;
+    }
+    bail!(
+        "cannot save process {pid}: {} ({errno})",
+        explain::checkpoint(errno)
+    )
 }
 
 /// Discards the output so far, which is impossible after a write to a pipe.

@@ -40,7 +40,7 @@ struct Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    // SAFETY: the agent opened this descriptor for us and nothing else here uses it.
+    // SAFETY: the agent opened this descriptor for us and no other code here uses it.
     let go = unsafe { File::from_raw_fd(options.go_fd) };
     fcntl(&go, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("the pipe in --go-fd is not open")?;
     setsid().context("cannot begin a session")?;

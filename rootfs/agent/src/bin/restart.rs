@@ -113,7 +113,7 @@ fn run(options: &Options) -> Result<ExitCode> {
             discard(&cgroup);
         }
     })?;
-    // The tasks start one after the other, and each needs time to freeze.
+    // The tasks start in turn, and each needs time to freeze.
     if !cgroup.wait_frozen(SETTLE_LIMIT)? {
         bail!(
             "the tasks were restarted, but did not freeze in {}",
@@ -152,7 +152,7 @@ fn new_cgroup() -> Result<Cgroup> {
 }
 
 /// Kills the remaining tasks of a cgroup that this program created, and removes it. If that
-/// fails it stays; an empty cgroup does no harm.
+/// fails, the cgroup stays; an empty cgroup does no harm.
 fn discard(cgroup: &Cgroup) {
     let gone = cgroup
         .kill()

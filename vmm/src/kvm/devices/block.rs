@@ -185,8 +185,8 @@ impl VirtioDevice for Block {
         let mut budget = BUDGET;
         rings.drain(queue, |memory, chain| {
             let request = Request::parse(memory, chain)?;
-            // The first request is executed whatever its size: one that is too large is refused, at
-            // no cost.
+            // Execute the first request whatever its size: refusing one that is too large costs
+            // nothing.
             if request.cost() > budget && budget < BUDGET {
                 return Ok(Step::Later);
             }

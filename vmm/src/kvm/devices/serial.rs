@@ -237,7 +237,7 @@ impl Serial {
     }
 
     /// Replaces the state by a saved one. On an error the state is unchanged. An interrupt that is
-    /// pending in the new state may be raised at once.
+    /// pending in the new state may be raised immediately.
     pub fn restore(&mut self, state: &SerialState) -> Result<()> {
         let registers = &state.registers;
         let fifo = &registers.in_buffer;

@@ -45,7 +45,7 @@ const RAM: u32 = 1;
 /// (`Documentation/arch/x86/boot.rst`).
 const ENTRY_64: u64 = 0x200;
 
-/// How the first vCPU enters the kernel, with the address of the entry.
+/// The protocol by which the first vCPU enters the kernel, with the address of the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
     /// PVH: 32-bit protected mode without paging (`docs/misc/pvh.pandoc` of Xen).

@@ -18,7 +18,7 @@
 //! | a panic aborts | a machine that continues with a missing thread and poisoned locks |
 //!
 //! Devices work in the threads of vCPUs, so these need the system calls for disks and sockets, too:
-//! the filters of the two kinds of threads differ mostly in what KVM may be asked.
+//! the filters of the two kinds of threads differ mostly in the permitted requests to KVM.
 //!
 //! `RLIMIT_NPROC` is not changed: the kernel creates a thread in a VM's first `KVM_RUN` (since
 //! Linux 6.14) and counts it there. Seccomp prevents new threads and processes of the monitor.

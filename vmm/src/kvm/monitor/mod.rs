@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The process that runs one guest on KVM.
 //!
-//! The monitor is a separate process to contain what a guest may do to it: it can be killed at any
+//! The monitor is a separate process to contain a guest that takes it over: it can be killed at any
 //! time, it is confined, and its death ends the guest. It inherits its sockets (control, console,
 //! channel, terminal, …) from its parent, which sends the configuration of the guest as the first
 //! line on the control socket.
@@ -36,7 +36,7 @@ use self::dirty::Dirty;
 use self::gdb::{Debugger, Setup};
 use self::save::What;
 use self::snapshot::Snapshot;
-use self::vcpu::Outcome;
+use self::vcpu::Notice;
 use self::vm::{Ends, Saved, Vm};
 use super::devices::TOKENS;
 use super::failure::{During, Failure};
@@ -96,7 +96,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
             .during("watch a socket")?;
     }
     vcpu::prepare()?;
-    let (sender, outcomes) = mpsc::channel();
+    let (sender, notices) = mpsc::channel();
     let debugged = match config.debugger {
         true => {
             let listener = child::inherited(fd::DEBUGGER).during("take the debugger's socket")?;
@@ -105,7 +105,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
         false => None,
     };
     let saver = child::inherited(fd::SNAPSHOT).during("take the socket for saving")?;
-    // Without a snapshot these descriptor numbers may by now belong to other files.
+    // Without a snapshot these descriptor numbers may belong to other files.
     let saved = match config.saved {
         true => {
             let mut state = child::inherited_file(fd::STATE).during("take the state's file")?;
@@ -150,7 +150,7 @@ fn run(control: &mut UnixStream) -> Result<(), Failure> {
         epoll,
         requests,
         control,
-        outcomes,
+        notices,
         wake: &wake,
         debugger,
         vm: &vm,
@@ -174,7 +174,7 @@ struct Loop<'a> {
     epoll: Arc<Epoll>,
     requests: BufReader<UnixStream>,
     control: &'a mut UnixStream,
-    outcomes: Receiver<Outcome>,
+    notices: Receiver<Notice>,
     wake: &'a EventFd,
     debugger: Option<Debugger>,
     vm: &'a Vm,
@@ -196,24 +196,24 @@ impl Loop<'_> {
                 match event.data() {
                     CONTROL => self.request()?,
                     OUTCOME => {
-                        // Reset the counter before reading the queue: a later outcome sets it
+                        // Reset the counter before reading the queue: a later notice sets it
                         // again.
                         let _ = self.wake.read();
-                        while let Ok(outcome) = self.outcomes.try_recv() {
-                            match outcome {
-                                Outcome::Ended(ended) => {
+                        while let Ok(notice) = self.notices.try_recv() {
+                            match notice {
+                                Notice::Ended(ended) => {
                                     if let Some(debugger) = &mut self.debugger {
                                         debugger.ended();
                                     }
                                     return Ok(ended);
                                 }
-                                Outcome::Fault(fault) => {
+                                Notice::Fault(fault) => {
                                     wire::send(&mut *self.control, &Message::HostFault(fault))
                                         .during("send a message to the parent")?;
                                 }
-                                Outcome::Debug { index, met } => {
+                                Notice::Debug { index, hit } => {
                                     if let Some(debugger) = &mut self.debugger {
-                                        debugger.stopped(index, met);
+                                        debugger.stopped(index, hit);
                                     }
                                 }
                             }

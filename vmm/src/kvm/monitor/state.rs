@@ -161,7 +161,8 @@ impl VmState {
                 .during("set the interrupt controllers")?;
         }
         vm.set_pit2(&self.pit).during("set the timer")?;
-        // The flags describe what was read; if they were set here, KVM would also adjust the clock.
+        // The flags belong to the reading of the clock; if they were set here, KVM would also
+        // adjust the clock.
         let clock = kvm_clock_data {
             clock: self.clock.clock,
             ..Default::default()

@@ -13,7 +13,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::bus::{Bus, Effect};
 use super::confine;
-use super::gdb::{self, Met, Watcher};
+use super::gdb::{self, Hit, Watcher};
 use super::state::VcpuState;
 use crate::HostFault;
 use crate::kvm::failure::{During, Failure};
@@ -35,7 +35,7 @@ pub(super) enum Command {
 }
 
 /// A message to the event loop, mostly from a vCPU's thread.
-pub(super) enum Outcome {
+pub(super) enum Notice {
     /// The guest has ended; the vCPU does not run again.
     Ended(Ended),
     /// The host failed to read or write a disk.
@@ -45,7 +45,7 @@ pub(super) enum Outcome {
         /// The index of the vCPU.
         index: u8,
         /// The reason of the stop.
-        met: Met,
+        hit: Hit,
     },
 }
 
@@ -66,7 +66,7 @@ impl Handle {
         mut vcpu: VcpuFd,
         bus: Arc<Bus>,
         msrs: Arc<[u32]>,
-        outcomes: Sender<Outcome>,
+        notices: Sender<Notice>,
         wake: EventFd,
         watcher: Option<Watcher>,
     ) -> Result<Self, Failure> {
@@ -78,7 +78,7 @@ impl Handle {
             inbox,
             leave: leave.clone(),
             index,
-            outcomes,
+            notices,
             wake,
             watcher,
         };
@@ -93,7 +93,7 @@ impl Handle {
                     }),
                 };
                 if let Some(ended) = ended {
-                    runner.report(Outcome::Ended(ended));
+                    runner.report(Notice::Ended(ended));
                     runner.serve_stopped();
                 }
                 runner
@@ -184,7 +184,7 @@ pub(super) fn prepare() -> Result<(), Failure> {
     register_signal_handler(SIGRTMIN(), interrupt).during("handle the vCPUs' signal")
 }
 
-/// `kvm_run.immediate_exit` of a vCPU: a nonzero value makes `KVM_RUN` return at once. A signal
+/// `kvm_run.immediate_exit` of a vCPU: a nonzero value makes `KVM_RUN` return immediately. A signal
 /// alone would be lost if it arrived just before the system call (`Documentation/virt/kvm/api.rst`,
 /// "5. The kvm_run structure").
 #[derive(Clone)]
@@ -221,7 +221,7 @@ struct Runner {
     inbox: Receiver<Command>,
     leave: Leave,
     index: u8,
-    outcomes: Sender<Outcome>,
+    notices: Sender<Notice>,
     wake: EventFd,
     watcher: Option<Watcher>,
 }
@@ -234,7 +234,7 @@ impl Runner {
             if !self.handle_commands(&mut paused) {
                 return None;
             }
-            let met = match self.vcpu.run() {
+            let hit = match self.vcpu.run() {
                 Ok(VcpuExit::Debug(debug)) => {
                     self.report_to_debugger(|watcher, vcpu| watcher.debug_exit(vcpu, &debug))
                 }
@@ -262,8 +262,8 @@ impl Runner {
                     }));
                 }
             };
-            match met {
-                Ok(met) => paused = met,
+            match hit {
+                Ok(hit) => paused = hit,
                 Err(failure) => {
                     return Some(Ended::Monitor {
                         detail: failure.to_string(),
@@ -287,22 +287,22 @@ impl Runner {
     /// if it did.
     fn report_to_debugger(
         &self,
-        look: impl FnOnce(&Watcher, &VcpuFd) -> Result<Option<Met>, Failure>,
+        look: impl FnOnce(&Watcher, &VcpuFd) -> Result<Option<Hit>, Failure>,
     ) -> Result<bool, Failure> {
         let Some(watcher) = &self.watcher else {
             return Ok(false);
         };
-        let met = look(watcher, &self.vcpu)?;
-        if let Some(met) = met {
+        let hit = look(watcher, &self.vcpu)?;
+        if let Some(hit) = hit {
             let index = self.index;
-            self.report(Outcome::Debug { index, met });
+            self.report(Notice::Debug { index, hit });
         }
-        Ok(met.is_some())
+        Ok(hit.is_some())
     }
 
-    fn report(&self, outcome: Outcome) {
+    fn report(&self, notice: Notice) {
         // The receiver is dropped only when the process is about to exit.
-        let _ = self.outcomes.send(outcome);
+        let _ = self.notices.send(notice);
         let _ = self.wake.write(1);
     }
 

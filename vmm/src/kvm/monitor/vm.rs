@@ -17,7 +17,7 @@ use super::bus::{Bus, WINDOW, WINDOW_SIZE};
 use super::gdb::Watcher;
 use super::snapshot::Snapshot;
 use super::state::{self, VmState};
-use super::vcpu::{Command, Handle, Outcome};
+use super::vcpu::{Command, Handle, Notice};
 use super::{boot, cpu, mptable};
 use crate::HostFault;
 use crate::kvm::cpuid;
@@ -95,20 +95,20 @@ impl Interrupt for Irq {
 
 /// The way of a fault of the host's disk to the event loop.
 struct Faults<'a> {
-    outcomes: &'a Sender<Outcome>,
+    notices: &'a Sender<Notice>,
     wake: &'a EventFd,
 }
 
 impl Faults<'_> {
     /// Returns the function that reports the faults of the disk at `path`.
     fn reporter(&self, path: &Path) -> Result<impl Fn(HostFault) + Send + 'static, Failure> {
-        let outcomes = self.outcomes.clone();
+        let notices = self.notices.clone();
         let wake = self.wake.try_clone().during("duplicate an eventfd")?;
         let path = path.display().to_string();
         Ok(move |mut fault: HostFault| {
             fault.detail = format!("{path}: {}", fault.detail);
             // Both fail only if the event loop has ended.
-            let _ = outcomes.send(Outcome::Fault(fault));
+            let _ = notices.send(Notice::Fault(fault));
             let _ = wake.write(1);
         })
     }
@@ -125,7 +125,7 @@ impl Vm {
         ends: Ends,
         saved: Option<Saved>,
         (epoll, tokens): (&Arc<Epoll>, u64),
-        (outcomes, wake): (&Sender<Outcome>, &EventFd),
+        (notices, wake): (&Sender<Notice>, &EventFd),
         watcher: impl Fn() -> Option<Watcher>,
         phases: &mut Phases,
     ) -> Result<Self, Failure> {
@@ -148,7 +148,7 @@ impl Vm {
         // SAFETY: `Vm` owns both; its vCPUs' threads end before it drops them.
         unsafe { memory::register(&fd, &memory, config.track)? };
         phases.kvm("memory's slots");
-        let faults = Faults { outcomes, wake };
+        let faults = Faults { notices, wake };
         let bus = Arc::new(bus(&fd, &memory, config, ends, (epoll, tokens), faults)?);
         phases.own("devices");
         let vcpus = vcpus(&kvm, &fd, config)?;
@@ -165,7 +165,7 @@ impl Vm {
                 vcpu,
                 Arc::clone(&bus),
                 Arc::clone(&msrs),
-                outcomes.clone(),
+                notices.clone(),
                 wake.try_clone().during("duplicate an eventfd")?,
                 watcher(),
             )?);

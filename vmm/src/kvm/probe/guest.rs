@@ -19,7 +19,7 @@ pub(super) mod layout {
     pub const MIB: u32 = 1;
 }
 
-/// The port that the guest writes to at the end of each round.
+/// The port to which the guest writes at the end of each round.
 pub(super) const PORT: u16 = 0x80;
 
 /// Iterations of the counting loop in a round; each takes two instructions.

@@ -110,7 +110,7 @@ impl Directory {
         let current = match File::open(&path) {
             Ok(mut file) => match format::open_any(&format::read(&mut file)?) {
                 Ok(parts) => Some(parts.manifest.file_name()),
-                // A state of unknown format may need the files beside it.
+                // A state of unknown format may need the other files.
                 Err(_) => return Ok(()),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -183,7 +183,7 @@ mod tests {
         others.sort();
         assert_eq!(names, others);
         drop(taken);
-        // A state of a different format may need the files beside it.
+        // A state of a different format may need the other files.
         fs::write(directory.path().join(STATE), "of a later version").unwrap();
         let memory = directory.path().join(format!("memory-{id}"));
         fs::write(&memory, "").unwrap();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The file `state` of a snapshot: everything but its pages, which are in a separate file.
 //!
-//! | offset | length | what |
+//! | offset | length | content |
 //! |---|---|---|
 //! | 0 | 8 | `CRUCIVM\n` |
 //! | 8 | 4 | version of the format, little-endian |
@@ -71,7 +71,7 @@ pub struct Changes {
     pub base: String,
     /// The hash of the base snapshot's pages.
     pub base_hash: u64,
-    /// The runs of the guest's pages that the file has, one after the other.
+    /// The runs of the guest's pages that the file has, in order.
     pub runs: Vec<Run>,
 }
 
@@ -96,8 +96,8 @@ impl Manifest {
         file_name(&self.id, self.changes.is_some())
     }
 
-    /// Returns true when the content is consistent. A state's file may come from an untrusted source,
-    /// and its names become names of files.
+    /// Returns true when the content is consistent. A state's file may come from an untrusted
+    /// source, and its names become names of files.
     fn is_sound(&self) -> bool {
         let memory = u64::from(self.memory_mib) << 20;
         let Some(changes) = &self.changes else {

@@ -33,7 +33,7 @@ pub(super) fn pages_of(mib: u32) -> u64 {
     (u64::from(mib) << 20) / PAGE as u64
 }
 
-/// The open files of a snapshot, to be passed to a monitor.
+/// The open files of a snapshot, for a monitor.
 pub(super) struct Opened {
     /// Describes the files.
     pub manifest: Manifest,
@@ -53,7 +53,7 @@ fn clean(directory: &Path) -> Result<()> {
     }
 }
 
-/// The open files that a guest starts from, including the base of its changes.
+/// The open files from which a guest starts, including the base of its changes.
 pub(super) struct Beginning {
     /// The snapshot with all pages.
     pub base: Opened,
@@ -61,7 +61,7 @@ pub(super) struct Beginning {
     pub changes: Option<Opened>,
 }
 
-/// Opens the files that a guest starts from. Returns `None` if the guest boots.
+/// Opens the files from which a guest starts. Returns `None` if the guest boots.
 pub(super) fn begin(start: &Start, build: &str) -> Result<Option<Beginning>> {
     let (base, changes) = match start {
         Start::Boot => return Ok(None),
@@ -199,10 +199,10 @@ pub struct Verified {
     pub leftovers: Vec<PathBuf>,
 }
 
-/// Reads the whole snapshot in `directory` and verifies that it is byte for byte what `program` has
+/// Reads the whole snapshot in `directory` and verifies that each byte is as `program` has
 /// saved. Starting a guest does not do this, because it is slow.
 ///
-/// The error describes what is missing or damaged.
+/// The error describes the missing or damaged part.
 pub fn verify(directory: &Path, options: &super::Options) -> Result<Verified> {
     let opened = open(directory, &super::build(&options.program)?)?;
     let pages = directory.join(opened.manifest.file_name());

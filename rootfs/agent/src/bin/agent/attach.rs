@@ -29,7 +29,7 @@ use nix::{
 /// holds. A process that the program has left behind may write forever.
 const REST: usize = 1 << 20;
 
-/// What the user types for the end of a terminal's input.
+/// The character by which a user ends a terminal's input (Ctrl-D).
 const END_OF_INPUT: u8 = 0x04;
 
 /// Runs the program, and ends once the host has answered the last piece.
@@ -62,7 +62,7 @@ pub fn serve(port: &Path, argv: &[String], cwd: &str, terminal: Option<(u16, u16
     }
 }
 
-/// Adds what has arrived, at least a byte.
+/// Adds the bytes that have arrived, at least one.
 fn read_port(port: &mut File, pieces: &mut Pieces) -> Result<()> {
     let mut buffer = [0; 1 << 14];
     match port.read(&mut buffer)? {
@@ -75,7 +75,7 @@ fn read_port(port: &mut File, pieces: &mut Pieces) -> Result<()> {
 /// A running program.
 struct Program {
     child: Child,
-    /// Readable once the program has ended.
+    /// A descriptor that is readable once the program has ended.
     pidfd: OwnedFd,
     terminal: bool,
     input: Option<File>,
@@ -87,7 +87,7 @@ struct Program {
 }
 
 impl Program {
-    /// Starts it. The inner error says why it cannot be run.
+    /// Starts the program. The inner error is the reason why it cannot be run.
     fn start(
         argv: &[String],
         cwd: &str,
@@ -107,7 +107,7 @@ impl Program {
             }
         };
         let controls = terminal.is_some();
-        // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+        // SAFETY: between fork and exec the closure makes two system calls and does not allocate.
         unsafe {
             command.pre_exec(move || {
                 setsid()?;
@@ -121,7 +121,7 @@ impl Program {
             Ok(child) => child,
             Err(error) => return Ok(Err(error)),
         };
-        // It has the program's end of the terminal.
+        // The command keeps the program's end of the terminal open.
         drop(command);
         let (input, output, error) = match master {
             Some(master) => (Some(master.try_clone()?), Some(master), None),
@@ -182,7 +182,7 @@ impl Program {
             self.feed(port)?;
             let mut left = REST;
             for index in 0..self.outputs.len() {
-                // After the program's end this is all that will be read.
+                // After the program's end the agent reads only this much more.
                 while self.pass_on(index, port)? && ended && left > 0 {
                     left = left.saturating_sub(MAX_PIECE);
                 }
@@ -193,7 +193,7 @@ impl Program {
         }
     }
 
-    /// Does what a piece from the host says.
+    /// Handles a piece from the host.
     fn obey(&mut self, piece: Piece, port: &mut File) -> Result<()> {
         match piece {
             Piece::Input(data) if data.is_empty() && self.terminal => {
@@ -303,7 +303,7 @@ fn resize(terminal: BorrowedFd<'_>, size: (u16, u16)) -> Result<()> {
 }
 
 fn pidfd(child: &Child) -> Result<OwnedFd> {
-    // SAFETY: it takes two numbers.
+    // SAFETY: the ioctl reads a structure of numbers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
     let fd = Errno::result(fd).context("cannot open a pidfd")?;
     // SAFETY: the kernel has just returned this descriptor, and no other code has it.

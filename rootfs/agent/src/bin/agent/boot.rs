@@ -83,9 +83,9 @@ pub fn mount_own() -> Result<()> {
     make_dir("/mnt/scratch/keep", 0o755)?;
     make_dir("/mnt/scratch/work", 0o777)?;
     make_dir("/mnt/scratch/tmp", 0o1777)?;
-    // uuid=null, since the default depends on the history of the upper directory:
+    // uuid=null, because the default depends on the history of the upper directory:
     // on the first mount it becomes "on", on a copied directory "null", and a
-    // restart in another machine needs equal mounts.
+    // restart in a different machine needs equal mounts.
     mount_fs(
         "overlay",
         "root",
@@ -147,8 +147,8 @@ pub fn set_clock(now_ns: u64) -> Result<()> {
     clock_settime(ClockId::CLOCK_REALTIME, now).context("cannot set the clock")
 }
 
-/// Makes the random numbers this guest's own. To be called before anything draws any: file
-/// systems do when they are mounted.
+/// Makes the random numbers this guest's own. Call this before any code draws random
+/// numbers: file systems do when they are mounted.
 pub fn reseed(seed: &[u8]) -> Result<()> {
     let random = File::options()
         .write(true)
@@ -192,7 +192,7 @@ fn optional(kind: &str, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// Does the rest of the set-up, which is not mounting.
+/// Does the rest of the set-up, apart from mounts.
 pub fn prepare() -> Result<()> {
     sethostname("crucible")?;
     network::loopback_up().context("cannot bring lo up")?;
@@ -253,7 +253,7 @@ pub fn open_port(name: &str) -> Result<File> {
         .with_context(|| format!("cannot open {path}"))
 }
 
-/// Finds the device of a virtio port by its name; without udev there is no path with it.
+/// Finds the device of a virtio port by its name; without udev no path contains the name.
 pub fn port_path(name: &str) -> Result<String> {
     let deadline = Instant::now() + DEVICE_LIMIT;
     loop {

@@ -23,7 +23,7 @@ pub struct Line {
     device: File,
     /// Number of bytes that the host sends without another request.
     announced: u8,
-    /// What was written since the last flush.
+    /// The bytes written since the last flush.
     written: Vec<u8>,
 }
 
@@ -48,7 +48,8 @@ impl Line {
         let device = OpenOptions::new().read(true).write(true).open(path)?;
         let mut settings = termios::tcgetattr(&device)?;
         termios::cfmakeraw(&mut settings);
-        // Directly, since a static program has no `cfsetspeed` of the version that libc asks for.
+        // Set the fields directly: a static program lacks the version of `cfsetspeed` that the
+        // crate libc needs.
         settings.control_flags.remove(ControlFlags::CBAUD);
         settings.control_flags |=
             ControlFlags::CLOCAL | ControlFlags::from_bits_retain(libc::B115200);
@@ -69,12 +70,12 @@ impl Line {
         }
         let most = buffer.len().min(usize::from(self.announced));
         let count = self.device.read(&mut buffer[..most])?;
-        // At most as many as were announced.
+        // Read at most as many bytes as were announced.
         self.announced -= count as u8;
         Ok(count)
     }
 
-    /// Sends what was written, and waits until the host has it.
+    /// Sends the written bytes, and waits until the host has them.
     fn flush(&mut self) -> io::Result<()> {
         let length = u32::try_from(self.written.len()).map_err(io::Error::other)?;
         self.device.write_all(&[TELLS])?;

@@ -37,7 +37,7 @@ const INIT_WAITS: &str = "61 ";
 /// `read`, in which the workload sleeps until it is released.
 const WORKLOAD_WAITS: &str = "0 ";
 
-/// The parent cgroup of all containers.
+/// Returns the parent cgroup of all containers.
 pub fn parent_dir() -> PathBuf {
     Path::new(cgroup::ROOT).join("crucible")
 }
@@ -49,7 +49,7 @@ pub struct Container {
     /// Pid of its first process in the agent's namespace.
     pub root: Pid,
     /// The agent's child whose status is that of the root: the root itself, or the tool
-    /// that restarted it. `None` if there is none.
+    /// that restarted it. `None` if there is no such child.
     pub waited: Option<Pid>,
     trigger: Option<Trigger>,
     started: Instant,
@@ -110,7 +110,7 @@ impl Container {
         })
     }
 
-    /// Adopts a container that another tool created in a cgroup of the agent.
+    /// Adopts a container that a different tool created in a cgroup of the agent.
     pub fn adopt(cgroup: Cgroup, root: Pid, waited: Option<Pid>) -> Self {
         Self {
             cgroup,
@@ -323,7 +323,7 @@ fn create_outputs() -> Result<()> {
 }
 
 /// Opens the workload's standard streams in the container's mount namespace: a descriptor from
-/// another namespace would be shared with the outside.
+/// a different namespace would be shared with the outside.
 fn open_streams() -> Result<()> {
     let append = |name: &str| {
         let path = format!("{RUN_DIR}/{name}");

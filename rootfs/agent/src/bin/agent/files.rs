@@ -75,7 +75,7 @@ fn hash(path: &Path) -> Result<String> {
         .collect())
 }
 
-/// Reads a part of a file; returns true with the last one.
+/// Reads a part of a file; returns true if it includes the end of the file.
 pub fn read(path: &str, offset: u64, length: usize) -> Result<(Vec<u8>, bool)> {
     let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
     let mut data = vec![0; length.min(MAX_CHUNK)];
@@ -127,7 +127,7 @@ pub fn empty(dir: &str) -> Result<()> {
     Ok(())
 }
 
-/// Path of a kept tree.
+/// Returns the path of a kept tree.
 pub fn stash_dir(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     if name.is_empty() || !name.chars().all(plain) {

@@ -35,7 +35,8 @@ struct Options {
     /// Serve a login shell on this port instead.
     #[arg(long)]
     terminal: Option<PathBuf>,
-    /// Run a program with its standard streams on this port instead; the words are the program.
+    /// Run a program with its standard streams on this port instead; the arguments are the
+    /// program's command line.
     #[arg(long)]
     attach: Option<PathBuf>,
     /// Working directory of that program.
@@ -74,7 +75,8 @@ fn main() {
     }
     if std::process::id() == 1 {
         sync();
-        // This only returns on failure. The kernel panics when PID 1 ends, which the host reports.
+        // `serve` returns only on failure. Then PID 1 ends, and the host reports the kernel's
+        // panic.
         let _ = reboot(RebootMode::RB_AUTOBOOT);
     }
 }

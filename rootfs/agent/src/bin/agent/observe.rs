@@ -35,7 +35,7 @@ const TASK_FILES: &[&str] = &[
 /// Files of a process whose whole content is a fact, in the directory of each of its threads.
 const SHARED_FILES: &[&str] = &["maps", "auxv", "environ", "oom_score_adj"];
 
-/// The same, which only the directory of the process has.
+/// Files whose whole content is a fact, and which only the directory of the process has.
 const PROCESS_FILES: &[&str] = &["timers", "timerslack_ns", "coredump_filter"];
 
 /// Links of a task that are facts.
@@ -68,7 +68,7 @@ pub fn observe(root: Pid) -> Result<Observation> {
         for tid in threads {
             let dir = process.join("task").join(tid.to_string());
             let task = task(&process, &dir, pid, tid, tid == reader)
-                .with_context(|| format!("cannot read what /proc shows of task {tid}"))?;
+                .with_context(|| format!("cannot read the files of task {tid} in /proc"))?;
             tasks.push(task);
         }
     }
@@ -119,8 +119,8 @@ fn ioprio(tid: i32) -> Result<String> {
     ))
 }
 
-/// Adds the mounts of each mount namespace to the first task that is in it: without the numbers
-/// that the kernel gives them, by mount point.
+/// Adds the mounts of each mount namespace to the first task that is in it: by mount point,
+/// without the numbers that the kernel assigns.
 fn mounts(proc: &Path, observation: &mut Observation) -> Result<()> {
     let mut seen = HashSet::new();
     for task in &mut observation.tasks {
@@ -188,7 +188,7 @@ fn numbers(dir: &Path) -> io::Result<Vec<i32>> {
     Ok(numbers)
 }
 
-/// Returns true when a task has exited, or is gone.
+/// Returns true when a task has exited or no longer exists.
 fn is_zombie(dir: &Path) -> bool {
     let stat = text(&dir.join("stat")).unwrap_or_default();
     split_stat(&stat).is_none_or(|(_, fields)| fields.first() == Some(&"Z"))
@@ -209,7 +209,7 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Resu
         for name in SHARED_FILES {
             file(dir, name, &mut facts)?;
         }
-        // The directory of the first thread, which may have exited, lacks what the process has.
+        // The directory of the first thread, which may have exited, lacks state of the process.
         let process = process.with_file_name(tid.to_string());
         for name in PROCESS_FILES {
             file(&process, name, &mut facts)?;
@@ -291,7 +291,7 @@ fn status(dir: &Path, facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
-/// Adds what a process has in its mappings.
+/// Adds the facts of a process's mappings.
 fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
     let smaps = fs::read_to_string(process.join("smaps"))?;
     facts.insert("smaps".into(), Fact::Lines(memory::smaps(&smaps)?));
@@ -307,7 +307,7 @@ fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
 fn file(dir: &Path, name: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
         Ok(bytes) => Fact::of(bytes),
-        // Stored as a fact, it would be equal in every run.
+        // As a fact, this error would be equal in every run.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let problem = format!("this kernel has no {}", dir.join(name).display());
             return Err(io::Error::new(e.kind(), problem));
@@ -409,7 +409,7 @@ mod tests {
             let mut facts = Facts::new();
             add_stat(&fields, &mut facts).map(|()| facts["stat.flags"].clone())
         };
-        // PF_RANDOMIZE does not count, PF_FORKNOEXEC does.
+        // PF_RANDOMIZE is not a part of the fact, PF_FORKNOEXEC is.
         assert_eq!(shown("4194304").unwrap(), shown("0").unwrap());
         assert_ne!(shown("4194368").unwrap(), shown("0").unwrap());
         assert!(shown("many").is_err());

@@ -35,7 +35,7 @@ impl Reaper {
         })
     }
 
-    /// A descriptor that is readable when a child has ended.
+    /// Returns a descriptor that is readable when a child has ended.
     pub fn fd(&self) -> &SignalFd {
         &self.signals
     }

@@ -42,7 +42,7 @@ const SESSION_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Number of rounds of [`calibrate`]: some tens of milliseconds in an emulated CPU, so that the
-/// host's scheduler has its share in the result.
+/// result includes the effect of the host's scheduler.
 const CALIBRATION: u32 = 20_000_000;
 
 /// State of the agent between requests.
@@ -78,7 +78,7 @@ impl Agent {
                 body,
             };
             match frame::write(&mut channel, &reply) {
-                // Nothing was written, so the host gets an error and the guest continues.
+                // No byte was written, so the host gets an error and the guest continues.
                 Err(FrameError::TooLong(bytes)) => {
                     let body = Reply::TooLarge {
                         bytes: bytes as u64,
@@ -441,16 +441,16 @@ fn hello(version: u32) -> Result<Reply> {
     })
 }
 
-/// Prints a mark on the console, at the one level that the console always prints. A new file for
-/// each mark, since the kernel limits the rate of each file.
+/// Prints a mark on the console, at the one level that the console always prints. It opens a new
+/// file for each mark, because the kernel limits the rate per open file.
 fn mark(token: &str) -> Result<Reply> {
-    // Without its end the kernel keeps the line back, for a continuation.
+    // Without a newline the kernel holds the line back, for a continuation.
     let line = format!("<0>{CONSOLE_MARK}{token}\n");
     fs::write("/dev/kmsg", line).context("cannot write to /dev/kmsg")?;
     Ok(Reply::Done)
 }
 
-/// Does a fixed piece of work that needs the CPU alone. Returns the nanoseconds that it took.
+/// Runs a fixed computation that needs only the CPU. Returns its duration in nanoseconds.
 fn calibrate() -> u64 {
     let began = Instant::now();
     let mut state = 1u64;
@@ -470,7 +470,7 @@ fn set_break(name: &str) -> Result<Reply> {
     );
     if !Path::new(&path).exists() {
         bail!(
-            "this kernel has no switch {name}: use the debug flavour, and see its names in {}",
+            "this kernel has no switch {name}: use the debug flavour, and see the names in {}",
             "/sys/kernel/debug/checkpoint"
         );
     }

@@ -38,7 +38,7 @@ pub fn serve(port: &Path, rows: u16, columns: u16) -> Result<()> {
         .stdin(Stdio::from(slave.try_clone()?))
         .stdout(Stdio::from(slave.try_clone()?))
         .stderr(Stdio::from(slave));
-    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    // SAFETY: between fork and exec the closure makes two system calls and does not allocate.
     unsafe {
         shell.pre_exec(|| {
             setsid()?;

@@ -59,7 +59,7 @@ pub fn spawn(reaper: &mut Reaper, command: &mut Command) -> Result<Tool> {
 }
 
 impl Tool {
-    /// Waits for its end; kills it at the limit.
+    /// Waits for the tool's end; kills it at the limit.
     pub fn finish(self, reaper: &mut Reaper, limit: Duration) -> Result<ToolRun> {
         let deadline = self.begun + limit;
         let ended = loop {
@@ -75,7 +75,7 @@ impl Tool {
             poll(&mut fds, poll_timeout(left))?;
         };
         if ended.is_none() {
-            // It may have ended meanwhile.
+            // The tool may have ended meanwhile.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
         reaper.forget(self.pid);
@@ -123,7 +123,7 @@ fn content(file: File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads the first line from a pipe, or everything if it is closed before.
+/// Reads the first line from a pipe, or all bytes if it is closed before.
 pub fn first_line(reaper: &mut Reaper, mut pipe: File, limit: Duration) -> Result<Option<String>> {
     let deadline = Instant::now() + limit;
     let mut text = Vec::new();

@@ -28,7 +28,7 @@ struct Options {
     /// Path of the cell program.
     #[arg(long)]
     program: PathBuf,
-    /// Working directory of the cells; created anew for each run.
+    /// Working directory of the cells; created for each run.
     #[arg(long, default_value = "/work/matrix")]
     directory: PathBuf,
     /// Print the observations of each run instead.

@@ -102,7 +102,7 @@ pub struct CellRunner {
     runs: Cell<u32>,
     /// True when a restarted cell's second image is compared.
     eye: bool,
-    /// What the comparison has found in the last restarted run.
+    /// The comparison of the last restarted run.
     seen: RefCell<Second>,
 }
 
@@ -125,7 +125,7 @@ impl CellRunner {
         }
     }
 
-    /// Takes what the comparison of images has found in the last restarted run.
+    /// Takes the comparison of images of the last restarted run.
     pub fn second(&self) -> Second {
         self.seen.take()
     }
@@ -183,7 +183,7 @@ impl CellRunner {
                 Parked::Frozen => self.restart(cgroup, root, at, name),
             },
         };
-        // Tasks that exit on their own have done so by now.
+        // Tasks that exit on their own have already exited.
         cgroup.kill()?;
         ensure!(cgroup.wait_empty(limit())?, "tasks cannot be killed");
         match waitpid(root, None) {
@@ -270,8 +270,8 @@ impl CellRunner {
     }
 }
 
-/// Looks at the restarted tree with this root, which is still frozen. Returns the outcome if it cannot
-/// be checkpointed.
+/// Observes the restarted tree with this root, which is still frozen. Returns the outcome if it
+/// cannot be checkpointed.
 type Look<'a> = dyn Fn(Pid) -> Result<Option<Outcome>> + 'a;
 
 /// Restarts an image in a frozen cgroup, thaws the cgroup, and waits for the end of the tasks.

@@ -13,14 +13,14 @@ use crucible_protocol::image::diff::{self, Comparison};
 /// Size of a buffer for reading, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// What was found.
+/// The comparison of a second image with the first.
 #[derive(Clone, Debug, Default)]
 pub struct Second {
     /// The comparison.
     pub comparison: Comparison,
-    /// What is wrong with an image that cannot be read.
+    /// The error of an image that cannot be read.
     pub unreadable: Option<String>,
-    /// Where the images are, if they differ.
+    /// Paths of the images, if they differ.
     pub kept: Vec<PathBuf>,
 }
 

@@ -116,7 +116,7 @@ fn judgement(runner: &CellRunner, name: &str) -> Result<Judgement> {
         return Ok(Judgement::new(Class::Passed));
     };
     // If two controls differ, the cell is not deterministic, and a difference after the restart
-    // proves nothing.
+    // has no meaning.
     let again = match undisturbed(runner, name, Mode::Control)? {
         Ok(again) => again,
         Err(judgement) => return Ok(judgement),
@@ -126,7 +126,7 @@ fn judgement(runner: &CellRunner, name: &str) -> Result<Judgement> {
             differs: Some(differs),
             ..Judgement::because(
                 Class::Failed,
-                "the restarted run observed something different",
+                "the observations of the restarted run differ",
             )
         },
         Some(differs) => Judgement {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Restarts a damaged or forged image once, and checks what the restart leaves behind.
+//! Restarts a damaged or forged image once, and checks for leftovers of the restart.
 
 use std::{
     fs::{self, File},
@@ -51,7 +51,7 @@ pub enum Outcome {
     },
 }
 
-/// Restarts images, each in a cgroup and a pid namespace of its own.
+/// Restarts images, each in its own cgroup and pid namespace.
 pub struct Attempt {
     user: u32,
     /// True when restored tasks run for a while.
@@ -170,7 +170,7 @@ impl Attempt {
         unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        // Mounts the same as the victim, because an image restarts only under equal mounts.
+        // Makes the same mounts as the victim, because an image restarts only under equal mounts.
         mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
         become_user(self.user)?;
         let flags = sys::RESTART_EQUAL_MOUNTS;
@@ -243,14 +243,14 @@ fn check_credentials(cgroup: &Cgroup, user: u32, caller: Pid) -> Result<()> {
     Ok(())
 }
 
-/// What /proc shows of the rights of a task.
+/// The credentials and limits of a task, as `/proc` shows them.
 struct Credentials {
     status: String,
     limits: String,
 }
 
 impl Credentials {
-    /// Reads them; returns `None` if the task has exited.
+    /// Reads the credentials; returns `None` if the task has exited.
     fn read(pid: &str) -> Result<Option<Self>> {
         let read = |name: &str| {
             let path = PathBuf::from("/proc").join(pid).join(name);

@@ -27,7 +27,7 @@ use crate::{
     victim,
 };
 
-/// What the host has found already.
+/// The host's task: the recipes that earlier rounds have found.
 #[derive(Deserialize)]
 struct Task {
     /// The recipes to begin with.
@@ -49,7 +49,7 @@ struct Report {
     errnos: BTreeMap<String, u32>,
     /// Duration in milliseconds.
     ms: u64,
-    /// Each recipe that has reached new addresses, with these.
+    /// Each recipe that has reached new addresses, with those addresses.
     found: Vec<(String, Vec<u32>)>,
 }
 
@@ -97,7 +97,7 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
         report: Report::default(),
     };
     let began = Instant::now();
-    // With what checkpoint(2) has reached, which no recipe changes.
+    // This run's reached code includes that of checkpoint(2), which no recipe changes.
     fuzzer.try_one(&Recipe::default())?;
     match options.seconds {
         None => {
@@ -125,15 +125,15 @@ impl std::fmt::Display for Finding {
 
 impl std::error::Error for Finding {}
 
-/// The most steps of a recipe that is changed because its image restarts: more hide what a new step
-/// does.
+/// Maximum number of steps of a recipe that is changed because its image restarts: more would hide
+/// what a new step does.
 const FEW: usize = 2;
 
-/// What came of a recipe.
-struct Tried {
-    /// It has reached something new.
+/// The result of a recipe.
+struct TryResult {
+    /// True when it has reached a new address.
     is_new: bool,
-    /// Its image has restarted.
+    /// True when its image has restarted.
     restored: bool,
 }
 
@@ -148,10 +148,10 @@ struct Fuzzer<'a> {
 }
 
 impl Fuzzer<'_> {
-    /// Changes recipes for a while. One that reaches something new is changed from then on, too.
+    /// Changes recipes for a while, including those that have reached a new address.
     ///
-    /// Half of all changes are made to images that restart: of an image that is refused, nothing
-    /// behind the refused record is looked at, whatever is changed there.
+    /// Half of all changes are made to images that restart: in a refused image, the kernel does
+    /// not look at anything after the refused record.
     fn search(&mut self, mut recipes: Vec<Recipe>, seed: u64, limit: Duration) -> Result<()> {
         let mut rng = Rng::with_seed(seed);
         let own = [Recipe::default()];
@@ -179,9 +179,9 @@ impl Fuzzer<'_> {
     }
 
     /// Restarts the image of a recipe.
-    fn try_one(&mut self, recipe: &Recipe) -> Result<Tried> {
+    fn try_one(&mut self, recipe: &Recipe) -> Result<TryResult> {
         let Self { program, .. } = self;
-        // If the guest crashes, its console says by which recipe.
+        // If the guest crashes, its console has the recipe.
         self.kernel.tell(&format!("fuzz: {program} {recipe}"))?;
         let place = format!("restart of {program} {recipe}");
         let outcome = self.attempt.restart(&recipe.image(&self.records));
@@ -208,17 +208,17 @@ impl Fuzzer<'_> {
         if is_new {
             self.report.found.push((recipe.to_string(), reached));
         }
-        Ok(Tried { is_new, restored })
+        Ok(TryResult { is_new, restored })
     }
 }
 
 /// Turns off the limit on writes to the kernel's log, which drops lines without a message.
 const UNLIMITED: &str = "/proc/sys/kernel/printk_devkmsg";
 
-/// The exit code when a restart goes wrong; 1 is for what goes wrong before, 2 for wrong usage.
+/// The exit code for a fault of a restart; 1 is for errors before it, 2 for wrong usage.
 const FOUND: i32 = 3;
 
-/// The kernel's log: what is written to it, and what the kernel reports there.
+/// The kernel's log, which this program writes to and in which the kernel reports errors.
 struct Complaints {
     log: File,
 }
@@ -226,7 +226,7 @@ struct Complaints {
 impl Complaints {
     /// Begins at the log's end.
     fn begin() -> Result<Self> {
-        // With the end of the line, which the kernel insists on.
+        // Include the newline, which the kernel requires.
         std::fs::write(UNLIMITED, "on\n").context(UNLIMITED)?;
         let mut log = OpenOptions::new()
             .read(true)
@@ -250,7 +250,7 @@ impl Complaints {
             let length = match self.log.read(&mut record) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(first),
-                // The log has overwritten what was not read.
+                // The log has overwritten unread records.
                 Err(error) if error.raw_os_error() == Some(libc::EPIPE) => continue,
                 Err(error) => return Err(error).context("/dev/kmsg"),
             };
@@ -264,7 +264,7 @@ impl Complaints {
     }
 }
 
-/// Returns true for the first line of what the kernel's checkers print.
+/// Returns true for the first line of a report by the kernel's checkers.
 fn is_report(line: &str) -> bool {
     ["BUG: ", "WARNING: ", "UBSAN: ", "INFO: task ", "Oops"]
         .iter()

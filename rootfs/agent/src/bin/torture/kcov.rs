@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which lines of checkpoint(2), restart(2) and the tasks of a restart this program's descendants
-//! run: KCOV's remote coverage (Documentation/dev-tools/kcov.rst,
+//! Records the code of checkpoint(2), restart(2) and the restarted tasks that this program's
+//! descendants run, by KCOV's remote coverage (Documentation/dev-tools/kcov.rst,
 //! `guest-kernel/src/kernel/checkpoint/cover.h`).
 
 use std::{
@@ -16,7 +16,7 @@ use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap},
 };
 
-/// Where the kernel has KCOV.
+/// KCOV's file in debugfs.
 const PATH: &str = "/sys/kernel/debug/kcov";
 
 /// Number of words of the shared area: the first counts the others.
@@ -28,7 +28,7 @@ const INIT_TRACE: libc::c_ulong = 0x8008_6301;
 /// `KCOV_REMOTE_ENABLE`, `_IOW('c', 102, struct kcov_remote_arg)`.
 const REMOTE_ENABLE: libc::c_ulong = 0x4018_6366;
 
-/// The common handle: any number but 0.
+/// The common handle, any number except 0.
 const HANDLE: u64 = 1;
 
 /// `struct kcov_remote_arg`, without handles.
@@ -47,7 +47,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Begins to count what processes run that are forked from now on.
+    /// Begins to record the code that processes run which are forked from now on.
     pub fn begin() -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -73,7 +73,7 @@ impl Coverage {
             num_handles: 0,
             common_handle: HANDLE,
         };
-        // SAFETY: the request reads the structure, which has no handles behind it.
+        // SAFETY: the request reads the structure, which no handles follow.
         Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), REMOTE_ENABLE, &raw const arg) })
             .context("KCOV_REMOTE_ENABLE")?;
         Ok(Self { area, _file: file })
@@ -86,7 +86,7 @@ impl Coverage {
     }
 }
 
-/// What was reached.
+/// The addresses that were reached.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The addresses.

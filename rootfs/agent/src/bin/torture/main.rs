@@ -5,7 +5,7 @@
 //! user then restarts each image with CAP_CHECKPOINT_RESTORE and no other capability. Damaged
 //! images must be refused. A forged image must either be refused, or be restored with no more
 //! rights than the user has. After each attempt, no task may remain. With `--each`, each field is
-//! forged in turn, and the report says what became of each image. With `--fuzz`, images are forged
+//! forged in turn, and the report has the result of each image. With `--fuzz`, images are forged
 //! by recipes, which are kept if they reach new lines of the kernel.
 
 mod attempt;
@@ -25,8 +25,8 @@ use attempt::{Attempt, Outcome};
 
 /// Feed damaged and forged images of a program to restart(2).
 ///
-/// Exit status: 0 all images were handled correctly, 1 an image was not or another error occurred,
-/// 2 wrong usage; with --fuzz, 3 an image was not and 1 another error.
+/// Exit status: 0 all images were handled correctly, 1 an image was not or another error
+/// occurred, 2 wrong usage; with --fuzz, 3 an image was not and 1 another error.
 #[derive(Parser)]
 struct Options {
     /// Number of images with changed bytes.
@@ -35,13 +35,14 @@ struct Options {
     /// Number of images with changed records and correct checksums.
     #[arg(long, default_value_t = 5000)]
     forged: u32,
-    /// Seed for both kinds; the same seed generates the same images from the same program state.
+    /// Seed for both kinds; a seed generates the same images from the same program state.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Change each field of each type of record in turn instead, and report each outcome.
     #[arg(long)]
     each: bool,
-    /// With --each: change the records of these types only, but several of them, and to many values.
+    /// With --each: change the records of these types only, but several of them, and to many
+    /// values.
     #[arg(long, value_name = "TYPE", value_delimiter = ',', requires = "each")]
     of: Vec<String>,
     /// Forge by the recipes in this file, a JSON object that the host writes, and report the
@@ -51,7 +52,7 @@ struct Options {
     /// With --fuzz: change the recipes for this time, instead of running each of them once.
     #[arg(long, value_name = "S")]
     seconds: Option<u64>,
-    /// With --fuzz: the program's name in what is reported.
+    /// With --fuzz: the program's name in the report.
     #[arg(long)]
     name: Option<String>,
     /// User and group that the program and the restarts run as.

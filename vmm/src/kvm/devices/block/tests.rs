@@ -390,7 +390,7 @@ fn on_full_disk(sectors: u64) -> Option<(File, OwnedFd)> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "size", "16k")?;
         fsconfig_create(&context)?;
-        // It is attached nowhere, and so vanishes with its descriptor.
+        // The file system is not attached, so it disappears with its descriptor.
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
         fsmount(&context, flags, MountAttrFlags::empty())
     };

@@ -50,7 +50,7 @@ impl Message {
         Self { port, event, value }
     }
 
-    /// Parses a message of the driver. Returns `None` if it is not of a kind that a driver sends.
+    /// Parses a message of the driver. Returns `None` if a driver does not send this kind.
     pub fn parse(bytes: &[u8; Self::HEADER]) -> Option<Self> {
         let [p0, p1, p2, p3, e0, e1, v0, v1] = *bytes;
         let number = u16::from_le_bytes([e0, e1]);

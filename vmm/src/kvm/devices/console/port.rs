@@ -155,7 +155,7 @@ impl Port {
                         Attempt::WouldBlock => self.readable = false,
                         Attempt::Done(read) => {
                             // A short read means that the socket is empty. Reading again would be a
-                            // system call only to learn what the event loop reports anyway.
+                            // system call in vain: the event loop reports new data anyway.
                             self.readable = read == len;
                             filled += read as u32;
                             slice = slice.offset(read)?;

@@ -167,7 +167,7 @@ pub fn classify(data: &[u8]) {
     crate::console::fuzz(data);
 }
 
-/// Reads what QEMU sends.
+/// Reads QEMU's bytes.
 pub fn qmp(data: &[u8]) {
     crate::qemu::qmp::fuzz(data);
 }

@@ -20,9 +20,9 @@ use crate::kvm::failure::{During, Failure};
 /// A kind of thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kvm::monitor) enum Role {
-    /// Runs a vCPU, and the devices that it notifies.
+    /// A thread that runs a vCPU and the devices that it notifies.
     Vcpu,
-    /// Waits for all events: the main thread.
+    /// The main thread, which waits for all events.
     Loop,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests what a confined thread may do, and what kills it. Each case runs in a separate process:
-//! this program, with the case's name in its environment.
+//! Tests the calls that a confined thread may make, and those that kill it. Each case runs in a
+//! separate process: this program, with the case's name in its environment.
 
 use std::env;
 use std::fs::File;
@@ -22,7 +22,7 @@ use super::*;
 
 const CASE: &str = "CRUCIBLE_CONFINE_CASE";
 
-/// A case: its name, and what its process does.
+/// A case: its name, and the function that its process runs.
 type Case = (&'static str, fn());
 
 /// Actions that are forbidden in both kinds of thread.
@@ -122,7 +122,7 @@ fn run(name: &str, role: Role) -> Output {
         .unwrap()
 }
 
-/// The entry of a case's process. Without a case in the environment it tests nothing.
+/// The entry of a case's process. Without a case in the environment it does nothing.
 #[test]
 fn case() {
     let Ok(wanted) = env::var(CASE) else {

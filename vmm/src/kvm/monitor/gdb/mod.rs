@@ -37,7 +37,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use self::connection::{Line, Reader};
 use self::probe::Abilities;
 use self::target::Target;
-pub(super) use self::thread::{Met, Watcher};
+pub(super) use self::thread::{Hit, Watcher};
 pub(super) use self::traps::PORT;
 use self::traps::Traps;
 use super::vm::Vm;
@@ -165,10 +165,10 @@ impl Debugger {
     }
 
     /// Reports to the debugger that a vCPU has stopped for it, and is paused.
-    pub fn stopped(&mut self, index: u8, met: Met) {
+    pub fn stopped(&mut self, index: u8, hit: Hit) {
         // After a disconnection all vCPUs have been resumed already, so no stop is reported.
         if let Some(connected) = &mut self.connected
-            && !connected.stopped(index, met)
+            && !connected.stopped(index, hit)
         {
             self.leave();
         }
@@ -236,20 +236,20 @@ impl Connected {
             true => self.target.pending.pop_front(),
             false => None,
         };
-        next.is_none_or(|(index, met)| self.stopped(index, met))
+        next.is_none_or(|(index, hit)| self.stopped(index, hit))
     }
 
     /// Reports to the debugger that the guest has stopped. Returns false when the session has
     /// ended.
-    fn stopped(&mut self, index: u8, met: Met) -> bool {
+    fn stopped(&mut self, index: u8, hit: Hit) -> bool {
         self.step(|session, target| {
             let Machine::Running(running) = session else {
-                target.postpone(index, met);
+                target.postpone(index, hit);
                 return Ok(session);
             };
             let was_step_off = target.is_step_off(index);
             target.stop();
-            match target.reason(index, met, was_step_off) {
+            match target.reason(index, hit, was_step_off) {
                 Ok(Some(reason)) => running.report_stop(target, reason),
                 Ok(None) => Ok(running.into()),
                 // gdb's protocol has no error for this.

@@ -42,7 +42,7 @@ pub(super) struct Mapped {
     pub user: bool,
 }
 
-/// How a vCPU translates addresses.
+/// The state by which a vCPU translates addresses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paging {
     enabled: bool,

@@ -18,7 +18,7 @@ const ENABLED: u64 = 0b11;
 pub(super) enum Wait {
     /// The execution of the instruction at the address.
     Execute,
-    /// An access of this kind to this number of bytes.
+    /// A watchpoint for accesses of this kind to this number of bytes.
     Access(WatchKind, u64),
 }
 
@@ -61,7 +61,7 @@ impl Point {
     }
 }
 
-/// The breakpoints that are set, on all vCPUs alike.
+/// The breakpoints that are set, the same on all vCPUs.
 #[derive(Debug, Default)]
 pub(super) struct Points([Option<Point>; POINTS]);
 
@@ -103,7 +103,7 @@ impl Points {
     }
 
     /// Returns the first breakpoint that was hit, according to debug register 6.
-    pub fn met(&self, dr6: u64) -> Option<Point> {
+    pub fn hit(&self, dr6: u64) -> Option<Point> {
         (0..POINTS)
             .filter(|index| dr6 & 1 << index != 0)
             .find_map(|index| self.0[index])
@@ -178,7 +178,7 @@ mod tests {
         let dr7 = points.registers().debugreg[7];
         assert!(is_met(0xffff_0ff1, dr7));
         assert!(!is_met(0xffff_0ff2, dr7));
-        assert_eq!(points.met(0xffff_0ff1), Some(CODE));
-        assert_eq!(points.met(0xffff_4ff0), None);
+        assert_eq!(points.hit(0xffff_0ff1), Some(CODE));
+        assert_eq!(points.hit(0xffff_4ff0), None);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How the guest is resumed, and why it stops.
+//! Resumes the guest, and finds out why it stops.
 //!
 //! Either all vCPUs run or all are stopped, except when gdb makes one of them step over a
 //! breakpoint, which gdb removes meanwhile: then the others wait.
@@ -17,11 +17,11 @@ use kvm_bindings::{
 
 use super::points::{Point, Wait};
 use super::target::{Target, tid};
-use super::thread::Met;
+use super::thread::Hit;
 use super::traps::Lifted;
 use crate::kvm::failure::{During, Failure};
 
-/// What a vCPU does when the guest is resumed.
+/// The action of a vCPU when the guest is resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// The default for vCPUs for which gdb requested no action.
@@ -67,7 +67,7 @@ impl Target {
     pub fn reason(
         &mut self,
         index: u8,
-        met: Met,
+        hit: Hit,
         was_step_off: bool,
     ) -> Result<Option<MultiThreadStopReason<u64>>, Failure> {
         let tid = tid(index.into());
@@ -75,9 +75,9 @@ impl Target {
             self.run()?;
             return Ok(None);
         }
-        let point = match met {
-            Met::Trap => return Ok(Some(MultiThreadStopReason::SwBreak(tid))),
-            Met::Debug(dr6) => self.points.met(dr6),
+        let point = match hit {
+            Hit::Trap => return Ok(Some(MultiThreadStopReason::SwBreak(tid))),
+            Hit::Debug(dr6) => self.points.hit(dr6),
         };
         Ok(Some(match point {
             Some(Point {
@@ -104,11 +104,11 @@ impl Target {
 
     /// Queues a stop for a later report, unless the vCPU will stop again for the same reason when
     /// it is resumed.
-    pub fn postpone(&mut self, index: u8, met: Met) {
-        let again = match met {
-            Met::Trap => true,
-            Met::Debug(dr6) => !matches!(
-                self.points.met(dr6),
+    pub fn postpone(&mut self, index: u8, hit: Hit) {
+        let again = match hit {
+            Hit::Trap => true,
+            Hit::Debug(dr6) => !matches!(
+                self.points.hit(dr6),
                 Some(Point {
                     wait: Wait::Access(..),
                     ..
@@ -116,7 +116,7 @@ impl Target {
             ),
         };
         if !again {
-            self.pending.push_back((index, met));
+            self.pending.push_back((index, hit));
         }
     }
 

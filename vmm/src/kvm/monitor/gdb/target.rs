@@ -21,7 +21,7 @@ use super::points::{Point, Points, Wait};
 use super::probe::Abilities;
 use super::registers::{self, Registers};
 use super::resume::{Action, StepOff};
-use super::thread::Met;
+use super::thread::Hit;
 use super::traps::Traps;
 use crate::kvm::failure::{During, Failure};
 use crate::kvm::monitor::vcpu::Handle;
@@ -40,7 +40,7 @@ pub(super) struct Target {
     /// A step that gdb does not know of.
     pub(super) step_off: Option<StepOff>,
     /// Stops of vCPUs that occurred while an earlier one was reported to gdb.
-    pub(super) pending: VecDeque<(u8, Met)>,
+    pub(super) pending: VecDeque<(u8, Hit)>,
 }
 
 impl Target {

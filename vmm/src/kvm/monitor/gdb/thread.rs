@@ -21,7 +21,7 @@ const BREAKPOINT: u32 = 3;
 
 /// A reason to stop a vCPU for the debugger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::kvm::monitor) enum Met {
+pub(in crate::kvm::monitor) enum Hit {
     /// A software breakpoint. The vCPU's program counter is its address.
     Trap,
     /// The end of a single step, or a hardware breakpoint: debug register 6.
@@ -51,23 +51,23 @@ impl Watcher {
         set(vcpu, &settings)
     }
 
-    /// Handles a debug exit. Returns `None` if the vCPU shall continue.
+    /// Handles a debug exit. Returns `None` if the vCPU must continue.
     pub fn debug_exit(
         &self,
         vcpu: &VcpuFd,
         exit: &kvm_debug_exit_arch,
-    ) -> Result<Option<Met>, Failure> {
+    ) -> Result<Option<Hit>, Failure> {
         let (control, dr7) = (self.settings.control, self.settings.arch.debugreg[7]);
         let (ours, inject) = match exit.exception {
             BREAKPOINT => (
-                self.trap_at(exit.pc).map(|_| Met::Trap),
+                self.trap_at(exit.pc).map(|_| Hit::Trap),
                 KVM_GUESTDBG_INJECT_BP,
             ),
             _ => {
                 // While the vCPU single-steps, every debug exception is reported, so that no step
                 // is missed.
                 let ours = control & KVM_GUESTDBG_SINGLESTEP != 0 || points::is_met(exit.dr6, dr7);
-                (ours.then_some(Met::Debug(exit.dr6)), KVM_GUESTDBG_INJECT_DB)
+                (ours.then_some(Hit::Debug(exit.dr6)), KVM_GUESTDBG_INJECT_DB)
             }
         };
         if ours.is_none() {
@@ -87,21 +87,21 @@ impl Watcher {
         Ok(ours)
     }
 
-    /// Handles a write to the port that implements a breakpoint; the program counter is behind it.
-    /// Returns `None` if the vCPU shall continue.
-    pub fn port_exit(&self, vcpu: &VcpuFd) -> Result<Option<Met>, Failure> {
+    /// Handles a write to the port that implements a breakpoint; the program counter is after it.
+    /// Returns `None` if the vCPU must continue.
+    pub fn port_exit(&self, vcpu: &VcpuFd) -> Result<Option<Hit>, Failure> {
         let mut regs = vcpu.get_regs().during("read a vCPU's registers")?;
         let Some(address) = self.trap_at(regs.rip) else {
             return Ok(None);
         };
         regs.rip = address;
         vcpu.set_regs(&regs).during("set a vCPU's registers")?;
-        Ok(Some(Met::Trap))
+        Ok(Some(Hit::Trap))
     }
 
     fn trap_at(&self, pc: u64) -> Option<u64> {
         let traps = self.traps.lock().unwrap_or_else(PoisonError::into_inner);
-        traps.met(pc)
+        traps.hit(pc)
     }
 }
 

@@ -40,8 +40,8 @@ impl Trap {
         }
     }
 
-    /// Returns how many bytes behind the trap's address the program counter is when a vCPU has hit
-    /// it.
+    /// Returns the distance in bytes from the trap's address to the program counter of a vCPU that
+    /// has hit it.
     fn passed(self) -> u64 {
         match self {
             Self::Int3 => 0,
@@ -82,12 +82,12 @@ impl Traps {
     }
 
     /// Returns the address of the breakpoint that a vCPU with this program counter has hit.
-    pub fn met(&self, pc: u64) -> Option<u64> {
+    pub fn hit(&self, pc: u64) -> Option<u64> {
         let address = pc.wrapping_sub(self.trap.passed());
         self.set.contains_key(&address).then_some(address)
     }
 
-    /// Returns the address of the breakpoint that this program counter is in the middle of.
+    /// Returns the address of the breakpoint in whose middle this program counter is.
     pub fn around(&self, pc: u64) -> Option<u64> {
         let (&address, places) = self.set.range(..pc).next_back()?;
         (pc - address < places.len() as u64).then_some(address)
@@ -137,7 +137,7 @@ impl Traps {
         let places = self.set.remove(&address)?;
         for place in &places {
             let at = GuestAddress(place.physical);
-            // If the guest has overwritten the trap meanwhile, keep what it has written.
+            // If the guest has overwritten the trap meanwhile, keep its bytes.
             if memory.read_obj(at).is_ok_and(|now: u8| now == place.trap) {
                 let _ = memory.write_obj(place.original, at);
             }
@@ -183,8 +183,8 @@ impl Traps {
         true
     }
 
-    /// Writes to the guest's memory, keeping traps in place. Returns false when the range is outside
-    /// the memory.
+    /// Writes to the guest's memory, keeping traps in place. Returns false when the range is
+    /// outside the memory.
     pub fn write(&mut self, memory: &Memory, physical: u64, from: &[u8]) -> bool {
         let mut bytes = from.to_vec();
         // Check the range first, so that a failed write changes nothing.
@@ -259,8 +259,8 @@ mod tests {
         for (trap, pc) in [(Trap::Int3, 0x1010), (Trap::Port, 0x1012)] {
             let mut traps = Traps::new(trap);
             traps.insert(&memory(), BASE + 0x1010, kernel);
-            assert_eq!(traps.met(BASE + pc), Some(BASE + 0x1010));
-            assert_eq!(traps.met(BASE + pc + 1), None, "a trap of the guest's own");
+            assert_eq!(traps.hit(BASE + pc), Some(BASE + 0x1010));
+            assert_eq!(traps.hit(BASE + pc + 1), None, "a trap of the guest's own");
         }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let lifted = traps.lift(&memory, address).unwrap();
         assert_eq!(raw(&memory, 0x1010), [0x10, 0x11]);
         // It is not set meanwhile.
-        assert_eq!(traps.met(address + 2), None);
+        assert_eq!(traps.hit(address + 2), None);
         memory.write_obj(0x99u8, GuestAddress(0x1011)).unwrap();
         traps.put_back(&memory, lifted);
         assert_eq!(raw(&memory, 0x1010), [0xe6, 0xcc]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a process has in its mappings: flags, locked memory, and a hash of the private pages.
+//! Observes the mappings of a process: their flags, locked memory, and a hash of the private pages.
 
 use std::{collections::HashSet, fs::File, io, os::unix::fs::FileExt, path::Path};
 
@@ -42,7 +42,7 @@ pub fn smaps(text: &str) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// The message for a field that no table has.
+/// Returns the message for a field that no table has.
 pub fn unknown(file: &str, name: &str) -> String {
     format!(
         "the kernel shows `{name}` in {file}, which protocol/src/facts/table.rs has neither as a fact \
@@ -51,7 +51,7 @@ pub fn unknown(file: &str, name: &str) -> String {
 }
 
 /// Returns the addresses of the mappings whose content the kernel may drop at any time
-/// (MAP_DROPPABLE). It is not in an image.
+/// (MAP_DROPPABLE). An image does not have that content.
 fn droppable(smaps: &str) -> HashSet<&str> {
     let mut found = HashSet::new();
     let mut addresses = "";

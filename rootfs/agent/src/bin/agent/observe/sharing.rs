@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the tasks of a tree share, by kcmp(2): tables of descriptors, directories, signal handlers,
-//! memory, I/O contexts, semaphore undo lists, and open files.
+//! Observes the objects that tasks of a tree share, by kcmp(2): tables of descriptors, directories,
+//! signal handlers, memory, I/O contexts, semaphore undo lists, and open files.
 
 use std::{cmp::Ordering, collections::HashMap};
 
@@ -31,7 +31,7 @@ struct Holder {
     fd: i32,
 }
 
-/// Adds to each task with which earlier one it shares something: the facts `shares.vm`,
+/// Adds to each task the earlier tasks with which it shares objects: the facts `shares.vm`,
 /// `fd/3.same`, ….
 ///
 /// `outer` has the ids of the living tasks in the agent's namespace.
@@ -55,8 +55,8 @@ pub fn observe(observation: &mut Observation, outer: &HashMap<i32, i32>) -> Resu
 }
 
 /// Returns true for a task that has no such object. An I/O context and a semaphore undo list are
-/// made when they are first needed: kthreadd has none, and one that no other task shares is treated
-/// as none.
+/// created when they are first needed: kthreadd has none, and one that no other task shares is
+/// treated as none.
 fn has_none(holder: &Holder, kind: i32) -> Result<bool> {
     const KTHREADD: i32 = 2;
     let nobody = Holder {
@@ -67,7 +67,7 @@ fn has_none(holder: &Holder, kind: i32) -> Result<bool> {
     Ok(may_be_none && kcmp(holder, &nobody, kind)?.is_eq())
 }
 
-/// The living tasks. A zombie shares nothing.
+/// Returns the living tasks. A zombie shares nothing.
 fn holders(observation: &Observation, outer: &HashMap<i32, i32>) -> Vec<Holder> {
     let tasks = observation.tasks.iter().enumerate();
     let lives = tasks.filter(|(_, task)| !matches!(task.state, 'Z' | 'X'));
@@ -78,8 +78,8 @@ fn holders(observation: &Observation, outer: &HashMap<i32, i32>) -> Vec<Holder> 
     lives.filter_map(holder).collect()
 }
 
-/// Says for each descriptor which earlier one refers to the same open file. Tables that are shared
-/// are looked at once.
+/// Adds for each descriptor the earlier one that refers to the same open file. Examines shared
+/// tables once.
 fn files(observation: &mut Observation, outer: &HashMap<i32, i32>) -> Result<()> {
     let mut all = Vec::new();
     for holder in holders(observation, outer) {
@@ -105,7 +105,7 @@ fn files(observation: &mut Observation, outer: &HashMap<i32, i32>) -> Result<()>
     Ok(())
 }
 
-/// Returns each holder with the first one, in their order, that has the same object. kcmp(2) orders
+/// Returns each holder with the first holder of the same object, in their order. kcmp(2) orders
 /// objects, so they can be sorted.
 fn classes(all: Vec<Holder>, kind: i32) -> Result<Vec<(Holder, Holder)>> {
     let mut failed = None;
