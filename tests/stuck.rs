@@ -44,8 +44,6 @@ const CASES: &[Case] = &[
 
 /// Cases of features that only the debug flavour has.
 const FEATURES: &[Case] = &[
-    // The first, because the controller's groups of other cases would keep it busy.
-    ("memcg", &["mem_cgroup_oom_synchronize"], "7"),
     ("fanotify", &["fanotify_handle_event"], "7"),
     ("fuse", &["request_wait_answer"], "7"),
     ("init", &["fuse_get_req"], "7"),

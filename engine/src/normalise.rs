@@ -493,6 +493,72 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_keep_which_tasks_share_one() {
+        let task = |tid, mount: &str, users: &str| TaskFacts {
+            tid,
+            facts: BTreeMap::from([
+                ("ns/mnt".to_owned(), mount.into()),
+                ("ns/pid".to_owned(), "pid:[9]".into()),
+                ("ns/user".to_owned(), users.into()),
+            ]),
+            ..TaskFacts::default()
+        };
+        let mut uses = Uses::new();
+        let mut o = Observation {
+            tasks: vec![
+                task(1, "mnt:[5]", "user:[1]"),
+                task(2, "mnt:[6]", "user:[1]"),
+                task(3, "mnt:[5]", "EACCES"),
+            ],
+        };
+        namespaces(&mut o, &mut uses);
+        let of = |name: &str| -> Vec<_> {
+            let facts = o.tasks.iter().map(|task| &task.facts[name]);
+            facts.map(Fact::shown).collect()
+        };
+        assert_eq!(of("ns/mnt"), ["that of 1", "that of 2", "that of 1"]);
+        assert_eq!(of("ns/pid"), ["that of 1"; 3]);
+        assert_eq!(of("ns/user"), ["user:[1]", "user:[1]", "EACCES"]);
+        assert_eq!(uses, Uses::from([(Rule::NamespaceNumbers, 6)]));
+    }
+
+    #[test]
+    fn a_counter_may_grow_by_what_a_restart_costs() {
+        let (name, other) = ("stat.minflt", "stat.flags");
+        let after = |was: &str, is: &str| {
+            let mut uses = Uses::new();
+            let mut after = with(&[(name, is), (other, is)]);
+            counters(&with(&[(name, was), (other, was)]), &mut after, &mut uses);
+            let facts = &after.tasks[0].facts;
+            assert_eq!(facts[other].shown(), is, "a fact that is no counter");
+            let used = uses.get(&Rule::Counters).copied().unwrap_or_default();
+            (facts[name].shown().to_string(), used)
+        };
+        let found = |value: &str, uses| (value.to_owned(), uses);
+        assert_eq!(after("900", "950"), found("900", 1));
+        assert_eq!(after("10", "1010"), found("10", 1));
+        assert_eq!(after("10", "1011"), found("1011", 0));
+        assert_eq!(after("10", "10"), found("10", 0));
+        assert_eq!(after("10", "9"), found("9", 0));
+        assert_eq!(after("none", "9"), found("9", 0));
+    }
+
+    #[test]
+    fn a_counter_is_compared_with_that_of_the_same_task() {
+        let task = |tid, faults: &str| TaskFacts {
+            tid,
+            facts: BTreeMap::from([("stat.minflt".to_owned(), faults.into())]),
+            ..TaskFacts::default()
+        };
+        let of = |tasks| Observation { tasks };
+        let mut after = of(vec![task(1, "105"), task(2, "9"), task(3, "9")]);
+        let before = of(vec![task(2, "8"), task(1, "100")]);
+        counters(&before, &mut after, &mut Uses::new());
+        let expected = vec![task(1, "100"), task(2, "8"), task(3, "9")];
+        assert_eq!(after, of(expected));
+    }
+
+    #[test]
     fn only_links_to_pipes_and_sockets_are_renumbered() {
         let facts = [
             ("fd/3.link", "/work/pipe:[77]"),

@@ -24,7 +24,6 @@
 
 #define GUARDED	"/work/guarded"
 #define MOUNT	"/run/stuck.mount"
-#define CONTROLLERS	"/sys/fs/cgroup/cgroup.subtree_control"
 
 /* An open(2) that a listener of fanotify has to permit. */
 void permission_event(void)
@@ -256,49 +255,6 @@ void module_loading(void)
 	checkpoint(pid);
 	CHECK(close(open(GO, O_WRONLY | O_CREAT, 0600)) == 0);
 	ends(pid);
-}
-
-/* A page fault in a memory cgroup (v1) that is full, and kills nobody. */
-void memory_cgroup(void)
-{
-	char number[16];
-	pid_t pid;
-
-	CHECK(!mkdir(MOUNT, 0700) || errno == EEXIST);
-	/* busy until the controller's groups of v2 are gone */
-	put(CONTROLLERS, "-memory");
-	while (mount("none", MOUNT, "cgroup", 0, "memory")) {
-		CHECK(errno == EBUSY);
-		/* their pages keep them */
-		put("/proc/sys/vm/drop_caches", "3");
-		pass_time();
-	}
-	CHECK(!mkdir(MOUNT "/stuck", 0755));
-	put(MOUNT "/stuck/memory.limit_in_bytes", "4M");
-	put(MOUNT "/stuck/memory.oom_control", "1");
-	pid = fork();
-	CHECK(pid >= 0);
-	if (!pid) {
-		join();
-		begin();
-		fill_memory(16 << 20);
-		_exit(7);
-	}
-	while (!shared->tid)
-		pass_time();
-	snprintf(number, sizeof(number), "%d", pid);
-	put(MOUNT "/stuck/cgroup.procs", number);
-	let_go();
-	wait_for_place(pid, "mem_cgroup_oom_synchronize");
-	checkpoint(pid);
-	put(MOUNT "/stuck/memory.limit_in_bytes", "64M");
-	ends(pid);
-	CHECK(!rmdir(MOUNT "/stuck"));
-	unmount();
-	/* and the reverse */
-	while (!strstr(get("/sys/fs/cgroup/cgroup.controllers"), "memory"))
-		pass_time();
-	put(CONTROLLERS, "+memory");
 }
 
 /* Lets a worker of io_uring write the page to a file. */

@@ -24,7 +24,7 @@
 
 #include "stuck.h"
 
-#define LIMIT	60	/* time limit, in seconds, for the task to reach its place */
+#define LIMIT	100	/* time limit, in seconds, for the task to reach its place */
 
 struct shared *shared;
 
@@ -216,7 +216,6 @@ int main(int argc, char **argv)
 		{ "flush", fuse_flush },
 		{ "autofs", automount },
 		{ "module", module_loading },
-		{ "memcg", memory_cgroup },
 		{ "uring", uring_request },
 	};
 	int given;

@@ -73,7 +73,6 @@ void fuse_init(void);
 void fuse_flush(void);
 void automount(void);
 void module_loading(void);
-void memory_cgroup(void);
 void uring_request(void);
 
 #endif
