@@ -84,6 +84,10 @@ const UNREACHED_FEATURES: &[(&str, &str)] = &[
         "io_wq_put_and_exit",
         "comes after io_uring_cancel_generic(), when no request is left",
     ),
+    (
+        "mem_cgroup_oom_synchronize",
+        "the controller is cgroup v2's in the guest, as long as a page is charged there",
+    ),
 ];
 
 const IN_FLIGHT: &str = "needs a server of FUSE that holds back direct I/O or the write of a page";
@@ -146,8 +150,14 @@ fn check(
         .filter(|entry| entry.class == Class::Refused && !calls(entry).is_empty())
         .map(|entry| entry.function.name.clone())
         .collect();
-    let expected = unreached.iter().copied().flatten();
-    let expected: BTreeSet<_> = expected.map(|(name, _)| (*name).to_owned()).collect();
+    // The compiler inlines different functions in each flavour.
+    let expected: BTreeSet<_> = unreached
+        .iter()
+        .copied()
+        .flatten()
+        .map(|(name, _)| (*name).to_owned())
+        .filter(|name| refused.contains(name))
+        .collect();
     let unreached: BTreeSet<_> = refused.difference(&reached).cloned().collect();
     assert_eq!(unreached, expected);
     guest.settle().unwrap();
