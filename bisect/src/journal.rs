@@ -59,9 +59,11 @@ enum Line {
         others: Vec<Setting>,
         seconds: f64,
     },
-    /// The setting that was chosen after this one, and the seconds that were given to look for it.
+    /// The setting that was chosen after this one, and the seconds that were given to look for it. The
+    /// kernel `good` does not fail alike in it.
     Chosen {
         image: String,
+        good: String,
         harness: String,
         setting: Setting,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +92,17 @@ fn setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Err
 
 /// What settings are offered and chosen for: a kernel, all else that runs, and the setting before.
 type Before = (String, String, Setting);
+
+/// The question to which a choice is the answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// The setting before.
+    pub setting: &'a Setting,
+    /// Part of the signature that is sought, if the user names it.
+    pub like: Option<&'a str>,
+    /// Image of the good end, which must not fail alike.
+    pub good: &'a str,
+}
 
 /// What is known of a build.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,7 +157,7 @@ pub struct Journal {
     unbootable: HashMap<(String, String), String>,
     offers: HashMap<Before, Offer>,
     /// With what the failure was to be like.
-    choices: HashMap<(Before, Option<String>), (f64, Setting)>,
+    choices: HashMap<(Before, String, Option<String>), (f64, Setting)>,
     runs: Vec<Ran>,
     /// Index of the run in each line that has one.
     run_of: HashMap<usize, usize>,
@@ -310,10 +323,16 @@ impl Journal {
         &self,
         image: &str,
         harness: &str,
-        (setting, like): (&Setting, Option<&str>),
+        asked: Asked<'_>,
         limit: f64,
     ) -> Option<&Setting> {
-        let key = (before(image, harness, setting), like.map(str::to_owned));
+        let Asked {
+            setting,
+            like,
+            good,
+        } = asked;
+        let before = before(image, harness, setting);
+        let key = (before, good.to_owned(), like.map(str::to_owned));
         let (had, chosen) = self.choices.get(&key)?;
         (*had >= limit).then_some(chosen)
     }
@@ -322,15 +341,16 @@ impl Journal {
         &mut self,
         image: &str,
         harness: &str,
-        (setting, like): (&Setting, Option<&str>),
+        asked: Asked<'_>,
         limit: f64,
         chosen: &Setting,
     ) -> Result<(), JournalError> {
         self.add(Line::Chosen {
             image: image.into(),
+            good: asked.good.into(),
             harness: harness.into(),
-            setting: setting.clone(),
-            like: like.map(str::to_owned),
+            setting: asked.setting.clone(),
+            like: asked.like.map(str::to_owned),
             limit,
             chosen: chosen.clone(),
         })
@@ -406,13 +426,14 @@ impl Journal {
             }
             Line::Chosen {
                 image,
+                good,
                 harness,
                 setting,
                 like,
                 limit,
                 chosen,
             } => {
-                let key = ((image, harness, setting), like);
+                let key = ((image, harness, setting), good, like);
                 self.choices.insert(key, (limit, chosen));
             }
         }
@@ -518,7 +539,11 @@ mod tests {
         };
         let mut journal = Journal::open(&path).unwrap();
         journal.add_offer("a", "h", &usual, &offer).unwrap();
-        let of = (&usual, Some("x"));
+        let of = Asked {
+            setting: &usual,
+            like: Some("x"),
+            good: "g",
+        };
         journal.add_choice("a", "h", of, 60.0, &other).unwrap();
         drop(journal);
         let journal = Journal::open(&path).unwrap();
@@ -528,7 +553,14 @@ mod tests {
         assert_eq!(journal.chosen("a", "h", of, 60.0), Some(&other));
         // With more time, another one may be found.
         assert_eq!(journal.chosen("a", "h", of, 61.0), None);
-        assert_eq!(journal.chosen("a", "h", (&usual, None), 60.0), None);
+        let unlike = Asked { like: None, ..of };
+        assert_eq!(journal.chosen("a", "h", unlike, 60.0), None);
+        // Another good end may fail in the same way.
+        let from = Asked {
+            good: "other",
+            ..of
+        };
+        assert_eq!(journal.chosen("a", "h", from, 60.0), None);
     }
 
     #[test]

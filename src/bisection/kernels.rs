@@ -587,7 +587,9 @@ impl Subject for Kernels<'_> {
         // With several CPUs, the events of a task have no fixed number.
         let is_of_task = setting.at.as_ref().is_some_and(|at| at.contains('@'));
         let mut settings = Vec::new();
-        if setting.chain == 1 && self.options.backend == Backend::Crucible {
+        // A chain that begins at an event restarts at later ones as well.
+        let is_event = self.history.kind == Kind::Event;
+        if setting.chain == 1 && !is_event && self.options.backend == Backend::Crucible {
             settings.push(Setting {
                 chain: CHAIN,
                 ..setting.clone()
@@ -605,7 +607,7 @@ impl Subject for Kernels<'_> {
                 ..setting.clone()
             });
         }
-        let has_own = setting.at.is_some() || self.history.kind == Kind::Event;
+        let has_own = setting.at.is_some() || is_event;
         if setting.vcpus == 1 && !has_own {
             let events = self.events(node, setting)?;
             settings.extend(events.iter().map(|event| Setting {

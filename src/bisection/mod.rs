@@ -351,7 +351,9 @@ fn rerun(
             format!("git checkout {commit} -- {prefix}guest-kernel && {command}")
         }
         (Kind::Event, _) => format!("{command} --at {commit}"),
-        (_, Range::Config(fragment)) => format!("{command} --config {}", fragment.display()),
+        (_, Range::Config(fragment)) => {
+            format!("{command} --config {}", quoted(&context::shown(fragment)))
+        }
         (Kind::Series, _) => match image {
             Some(image) => format!("{command} --kernel {}", quoted(&context::shown(image))),
             None => command,

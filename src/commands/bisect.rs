@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `crucible bisect`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -187,6 +187,11 @@ impl BisectArgs {
                 let fragment = guest.kernel.config.take();
                 Range::Config(fragment.ok_or_else(|| usage("--axis config needs --config"))?)
             }
+            Axis::Event if self.chain > 1 => {
+                let why =
+                    "a chain restarts at later events as well: leave --chain or --axis event out";
+                return Err(usage(why).into());
+            }
             Axis::Event => {
                 let last = self.at.clone();
                 Range::Events(last.ok_or_else(|| usage("--axis event needs --at"))?)
@@ -201,7 +206,7 @@ impl BisectArgs {
         let (scenario, case) = setting
             .and_then(|setting| setting.case.split_once('/'))
             .unzip();
-        let is_it = |name: &&String| scenario.is_none_or(|it| last(name) == it);
+        let is_it = |name: &&String| scenario.is_none_or(|it| named(name) == it);
         for name in self.names.iter().filter(is_it) {
             line = line.word(name);
         }
@@ -258,10 +263,12 @@ impl BisectArgs {
     }
 }
 
-/// Returns the name of a scenario that is given by its name or its directory.
-fn last(name: &str) -> &str {
-    let name = name.trim_end_matches('/');
-    name.rsplit_once('/').map_or(name, |(_, last)| last)
+/// Returns the name of a scenario that is given by its name or its directory, such as `.`.
+fn named(given: &str) -> String {
+    let directory = Path::new(given).canonicalize();
+    let path = directory.unwrap_or_else(|_| PathBuf::from(given));
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }
 
 /// Parses a probability that a search can reach.
@@ -281,6 +288,34 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         args: BisectArgs,
+    }
+
+    #[test]
+    fn a_scenario_has_the_name_of_its_directory() {
+        assert_eq!(named("hello"), "hello");
+        assert_eq!(named("nowhere/pipe/"), "pipe");
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(named("."), here.file_name().unwrap().to_str().unwrap());
+    }
+
+    #[test]
+    fn a_chain_is_not_for_the_axis_of_events() {
+        let words = "bisect hello --axis event --at vfork:8 --chain 3";
+        let args = Cli::try_parse_from(words.split(' ')).unwrap().args;
+        let context = Context::new(&crate::context::Global {
+            no_install: true,
+            quiet: true,
+            verbose: false,
+        });
+        let error = args
+            .range(&context)
+            .err()
+            .expect("a usage error")
+            .to_string();
+        assert!(
+            error.contains("leave --chain or --axis event out"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -240,9 +240,11 @@ void automount(void)
 /* A socket(2) of a family whose module the program modprobe has to load. */
 void module_loading(void)
 {
+	char program[256];
 	pid_t pid;
 
 	unlink(GO);
+	snprintf(program, sizeof(program), "%s", get("/proc/sys/kernel/modprobe"));
 	put("/proc/sys/kernel/modprobe", "/work/stuck");
 	pid = fork();
 	CHECK(pid >= 0);
@@ -255,6 +257,8 @@ void module_loading(void)
 	checkpoint(pid);
 	CHECK(close(open(GO, O_WRONLY | O_CREAT, 0600)) == 0);
 	ends(pid);
+	/* an empty name switches modprobe off, and cannot be written otherwise */
+	put("/proc/sys/kernel/modprobe", program);
 }
 
 /* Lets a worker of io_uring write the page to a file. */

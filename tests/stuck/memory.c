@@ -191,7 +191,7 @@ void userfault_futex(void)
 		_exit(read(ends_of[0], &byte, 1) == 1 ? 7 : 1);
 	}
 	wait_for_place(pid, "pipe_read");
-	checkpoint(pid);
+	run_checkpoint(pid, FREEZES);
 	CHECK(write(ends_of[1], "x", 1) == 1);
 	ends(pid);
 }

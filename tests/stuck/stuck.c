@@ -119,8 +119,11 @@ void join(void)
 	put(CGROUP "/cgroup.procs", "0");
 }
 
-/* Runs the checkpoint. Its log goes to standard output; /run is not on a disk. */
-void run_checkpoint(pid_t root)
+/*
+ * Runs the checkpoint, with a time limit in seconds for the tree to freeze. Its log
+ * goes to standard output; /run is not on a disk.
+ */
+void run_checkpoint(pid_t root, const char *limit)
 {
 	char number[16];
 	int status;
@@ -133,7 +136,7 @@ void run_checkpoint(pid_t root)
 	if (!pid) {
 		dup2(1, 2);
 		execl("/opt/crucible/checkpoint", "checkpoint", "--freeze",
-		      "--limit", "2", "-o", "/run/stuck.image", number, NULL);
+		      "--limit", limit, "-o", "/run/stuck.image", number, NULL);
 		die("execl", __FILE__, __LINE__);
 	}
 	CHECK(waitpid(pid, &status, 0) == pid);
@@ -143,7 +146,7 @@ void run_checkpoint(pid_t root)
 /* Runs the checkpoint, which must fail with a message and leave no task frozen. */
 void checkpoint(pid_t root)
 {
-	run_checkpoint(root);
+	run_checkpoint(root, "2");
 	printf("cgroup.freeze is %s", get(CGROUP "/cgroup.freeze"));
 	fflush(stdout);
 }

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #define CGROUP	"/sys/fs/cgroup/stuck"
+#define FREEZES	"60"	/* seconds in which a tree freezes, however slow the machine */
 #define GO	"/run/stuck.go"	/* a program that the kernel has started may end */
 
 #define CHECK(what) \
@@ -32,7 +33,7 @@ void wait_for_place(pid_t pid, const char *function);
 void let_go(void);
 void begin(void);
 void join(void);
-void run_checkpoint(pid_t root);
+void run_checkpoint(pid_t root, const char *limit);
 void checkpoint(pid_t root);
 void ends(pid_t pid);
 pid_t fork_with(unsigned long flags);

@@ -196,7 +196,7 @@ void empty_pipe(void)
 
 	wait_for_place(pid, "pipe_read");
 	/* not saved, because both ends are also open here; but it freezes */
-	checkpoint(pid);
+	run_checkpoint(pid, FREEZES);
 	CHECK(write(end, "x", 1) == 1);
 	ends(pid);
 }
@@ -231,7 +231,7 @@ void stalled_restart(void)
 		_exit(2);
 	}
 	wait_for_place(saved, "hrtimer_nanosleep");
-	run_checkpoint(saved);
+	run_checkpoint(saved, FREEZES);
 	CHECK(!kill(saved, SIGKILL) && waitpid(saved, NULL, 0) == saved);
 
 	fd = open(IMAGE, O_RDONLY);

@@ -5,6 +5,7 @@ use super::{FEW, FIRM, OFTEN, SAMPLE, SURE, Search, What};
 use crate::{
     board::{Board, Tally, kept},
     graph::Graph,
+    journal::Asked,
     signature::Signature,
     subject::{Offer, Setting, Stop, Subject},
 };
@@ -54,7 +55,14 @@ impl<S: Subject> Search<'_, '_, S> {
         if limit <= 0.0 || !self.subject.amplifies() {
             return Ok(());
         }
-        let (harness, asked) = (self.board.harness().to_owned(), (usual, like));
+        let good = self.board.known[Graph::GOOD].image.clone();
+        let good = good.unwrap_or_default();
+        let asked = Asked {
+            setting: usual,
+            like,
+            good: &good,
+        };
+        let harness = self.board.harness().to_owned();
         let known = self.board.journal.chosen(&image, &harness, asked, limit);
         let chosen = match known.cloned() {
             Some(known) => known,
@@ -196,9 +204,13 @@ impl<S: Subject> Search<'_, '_, S> {
         if count.failures(&tally) < FIRM || count.per_second(&tally) <= count.per_second(before) {
             return Ok(false);
         }
-        // The search needs these runs, too.
-        *left -= self.sample(Graph::GOOD, setting, tally.runs().min(SAMPLE), *left)?;
+        // The search needs these runs, too, so they are made even if the time is up.
+        let enough = tally.runs().min(SAMPLE);
+        *left -= self.sample(Graph::GOOD, setting, enough, f64::INFINITY)?;
         let good = self.board.tally_in(Graph::GOOD, setting);
+        if good.runs() < enough {
+            return Ok(false);
+        }
         let alike = count.failures(&good) >= FIRM && count.rate(&good) > count.rate(&tally) / 2.0;
         Ok(!alike)
     }

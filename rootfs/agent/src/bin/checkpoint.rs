@@ -197,7 +197,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut result = sys::checkpoint(pid, image, flags, Some(log));
     if matches!(result, Err(Errno::EAGAIN)) {
-        // Each attempt logs the same tasks: only the last log is of interest.
+        // Each attempt logs the same tasks: only the log of the last one is kept.
         let mut last = File::from(memfd_create("log", MFdFlags::MFD_CLOEXEC)?);
         while matches!(result, Err(Errno::EAGAIN)) && Instant::now() < deadline && rewind(image) {
             sched_yield()?;
@@ -205,9 +205,10 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
             last.rewind()?;
             result = sys::checkpoint(pid, image, flags, Some(last.as_fd()));
         }
-        last.rewind()?;
-        let mut log = File::from(log.try_clone_to_owned()?);
-        io::copy(&mut last, &mut log).context("cannot write the log")?;
+        // The image is complete, or its error is known: neither depends on the log.
+        if let Err(error) = append(&mut last, log) {
+            eprintln!("checkpoint: cannot write the log: {error}");
+        }
     }
     let Err(errno) = result else { return Ok(()) };
     // A dying root has no namespaces, possibly for a long time.
@@ -220,6 +221,12 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
         "cannot save process {pid}: {} ({errno})",
         explain::checkpoint(errno)
     )
+}
+
+/// Appends a file, from its beginning, to the log.
+fn append(file: &mut File, log: BorrowedFd<'_>) -> io::Result<()> {
+    file.rewind()?;
+    io::copy(file, &mut File::from(log.try_clone_to_owned()?)).map(drop)
 }
 
 /// Discards the output so far, which is impossible after a write to a pipe.
