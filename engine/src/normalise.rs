@@ -369,9 +369,9 @@ pub fn timers(before: &Observation, after: &mut Observation, uses: &mut Uses) {
         let Some(earlier) = before.tasks.iter().find(|t| t.tid == task.tid) else {
             continue;
         };
-        // /proc shows timers per process, not per thread.
-        let process = before.tasks.iter().find(|t| t.tid == task.pid);
-        let timers = process.and_then(|process| process.facts.get("timers"));
+        // /proc shows timers per process; they are a fact of its first living thread.
+        let mut threads = before.tasks.iter().filter(|t| t.pid == task.pid);
+        let timers = threads.find_map(|thread| thread.facts.get("timers"));
         let sent = timer_signals(&timers.map_or("".into(), Fact::shown));
         for fact in ["status.ShdPnd", "status.SigPnd"] {
             let mask = |facts: &BTreeMap<String, Fact>| {
@@ -723,6 +723,27 @@ mod tests {
             timers(&before, &mut after, &mut uses);
             assert_eq!(after, pends(mask));
         }
+    }
+
+    #[test]
+    fn the_timers_of_a_process_whose_leader_is_dead_are_a_fact_of_its_thread() {
+        let of = |mask: &str| {
+            let mut tree = with(&[]);
+            tree.tasks[0].tid = 1;
+            let thread = [
+                ("status.SigPnd", mask),
+                ("timers", "signal: 10/0000000000000007\n"),
+            ];
+            tree.tasks.extend(with(&thread).tasks);
+            tree.tasks[1].tid = 2;
+            tree.tasks.iter_mut().for_each(|task| task.pid = 1);
+            tree
+        };
+        let (before, mut after, mut uses) =
+            (of("0000000000000000"), of("0000000000000200"), Uses::new());
+        timers(&before, &mut after, &mut uses);
+        assert_eq!(after, before);
+        assert_eq!(uses[&Rule::ExpiredTimers], 1);
     }
 
     #[test]
