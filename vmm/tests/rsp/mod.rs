@@ -5,13 +5,19 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crucible_vmm::DebuggerAddress;
 
 /// Offsets of the program counter and RBX in the reply to `g`.
 const RIP: usize = 16 * 8;
 const RBX: usize = 8;
+
+/// Returns a packet with its frame and its sum.
+fn framed(packet: &str) -> String {
+    let sum = packet.bytes().fold(0u8, u8::wrapping_add);
+    format!("${packet}#{sum:02x}")
+}
 
 /// A connection of a debugger.
 pub struct Gdb {
@@ -20,9 +26,24 @@ pub struct Gdb {
 }
 
 impl Gdb {
-    /// Connects to a machine that listens at `address`.
+    /// Connects to a machine that listens at `address`. While an earlier connection is not closed at
+    /// the machine's end, another one is refused.
     pub fn connect(address: &DebuggerAddress, patience: Duration) -> Self {
-        let stream = match address {
+        let deadline = Instant::now() + patience;
+        let mut gdb = loop {
+            if let Some(gdb) = Self::greet(address, patience) {
+                break gdb;
+            }
+            assert!(Instant::now() < deadline, "each connection is refused");
+        };
+        let features = gdb.receive().expect("an answer");
+        assert!(features.contains("swbreak+"), "{features}");
+        gdb
+    }
+
+    /// Connects and asks for the features; returns `None` if the machine closes the connection.
+    fn greet(address: &DebuggerAddress, patience: Duration) -> Option<Self> {
+        let mut stream: UnixStream = match address {
             DebuggerAddress::Socket(path) => UnixStream::connect(path).unwrap(),
             DebuggerAddress::Port(port) => {
                 let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).unwrap();
@@ -31,19 +52,19 @@ impl Gdb {
             }
         };
         stream.set_read_timeout(Some(patience)).unwrap();
-        let mut gdb = Self {
+        let packet = framed("qSupported:swbreak+;hwbreak+;vContSupported+");
+        stream.write_all(packet.as_bytes()).ok()?;
+        let mut first = [0];
+        stream.read_exact(&mut first).ok()?;
+        Some(Self {
             stream,
-            unread: Vec::new(),
-        };
-        let features = gdb.ask("qSupported:swbreak+;hwbreak+;vContSupported+");
-        assert!(features.contains("swbreak+"), "{features}");
-        gdb
+            unread: first.to_vec(),
+        })
     }
 
     /// Sends a packet.
     pub fn send(&mut self, packet: &str) {
-        let sum = packet.bytes().fold(0u8, u8::wrapping_add);
-        write!(self.stream, "${packet}#{sum:02x}").unwrap();
+        self.stream.write_all(framed(packet).as_bytes()).unwrap();
     }
 
     /// Sends the byte that interrupts the guest.
