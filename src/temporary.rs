@@ -19,6 +19,18 @@ const PREFIX: &str = "crucible-";
 pub struct Temporary {
     directory: TempDir,
     claim: DirLock,
+    /// True when the directory is not removed.
+    is_kept: bool,
+}
+
+impl Drop for Temporary {
+    /// Removes the lock last, so that the next process still finds the directory if this one is
+    /// killed meanwhile.
+    fn drop(&mut self) {
+        if !self.is_kept {
+            let _ = dir_lock::remove(self.directory.path());
+        }
+    }
 }
 
 impl Temporary {
@@ -45,7 +57,11 @@ impl Temporary {
                 .tempdir_in(place)
                 .with_context(failed)?;
             if let Some(claim) = DirLock::new(directory.path()).with_context(failed)? {
-                return Ok(Self { directory, claim });
+                return Ok(Self {
+                    directory,
+                    claim,
+                    is_kept: false,
+                });
             }
         }
     }
@@ -56,9 +72,11 @@ impl Temporary {
     }
 
     /// Keeps the directory for inspection; returns its path.
-    pub fn keep(self) -> PathBuf {
-        let path = self.directory.keep();
-        // A later process then removes it.
+    pub fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.directory.disable_cleanup(true);
+        let path = self.directory.path().to_owned();
+        // Without a lock, no later process removes it.
         let _ = self.claim.release(&path);
         path
     }

@@ -42,7 +42,7 @@ impl DirLock {
     }
 
     /// Keeps the directory for good: without the lock file it is never considered abandoned.
-    pub fn release(self, directory: &Path) -> io::Result<()> {
+    pub fn release(&self, directory: &Path) -> io::Result<()> {
         fs::remove_file(directory.join(LOCK))
     }
 }
@@ -51,8 +51,27 @@ impl DirLock {
 /// ended. Skips those that cannot be read or removed: they belong to other users.
 pub fn sweep(place: &Path, prefix: &str) {
     for (directory, _lock) in abandoned(place, prefix) {
-        let _ = fs::remove_dir_all(directory);
+        let _ = remove(&directory);
     }
+}
+
+/// Removes a directory, its lock file last: if the process is killed before that, the directory
+/// still looks abandoned.
+///
+/// # Errors
+/// The directory cannot be read, or something in it cannot be removed.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::remove_dir_all(directory)
 }
 
 /// Returns the directories in `place` whose names begin with `prefix` and whose process has ended,
@@ -86,6 +105,37 @@ pub fn abandoned(place: &Path, prefix: &str) -> Vec<(PathBuf, File)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_removal_that_fails_leaves_the_lock() {
+        let allow = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let place = tempfile::tempdir().unwrap();
+        allow(place.path(), 0o777);
+        // With several names, the file system lists the lock first in some directories.
+        for number in 0..16 {
+            let directory = place.path().join(format!("x-{number}"));
+            let inner = directory.join(number.to_string());
+            fs::create_dir_all(&inner).unwrap();
+            fs::write(inner.join("file"), "").unwrap();
+            drop(DirLock::new(&directory).unwrap().unwrap());
+            allow(&inner, 0o500);
+            allow(&directory, 0o777);
+            let path = directory.clone();
+            let removed = std::thread::spawn(move || {
+                // Root may write everywhere; this changes the file accesses of the thread only.
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+                remove(&path)
+            });
+            assert!(removed.join().unwrap().is_err());
+            assert!(directory.join(LOCK).exists(), "{number}");
+            allow(&inner, 0o700);
+            remove(&directory).unwrap();
+            assert!(!directory.exists());
+        }
+    }
 
     #[test]
     fn what_a_killed_process_leaves_is_swept() {
