@@ -45,6 +45,9 @@ const ORDER: [&str; 12] = [
 /// The exit code of the guest's program when a restart has gone wrong.
 const FOUND: i32 = 3;
 
+/// Number of listed changes that a round tries: three of four restarts of a slow round.
+const LISTED: usize = 100;
+
 /// Time limit of a restart on average.
 const PER_RESTART: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,8 @@ pub struct Round {
     program: String,
     /// True when the program's recipes are run once, instead of being changed.
     only: bool,
+    /// Number of listed changes that earlier rounds of the program try.
+    listed: usize,
 }
 
 /// The results of a unit.
@@ -179,6 +184,7 @@ impl FuzzExperiment {
             number,
             program: program.to_owned(),
             only,
+            listed: 0,
         };
         let rounds = match &self.search {
             Search::One(program, _) => return vec![round(0, program, true)],
@@ -191,7 +197,11 @@ impl FuzzExperiment {
                 "random" => format!("random/{}", self.seed.wrapping_add(number)),
                 name => name.to_owned(),
             };
-            all.push(round(number, &name, false));
+            let listed = LISTED * all.iter().filter(|r| !r.only && r.program == name).count();
+            all.push(Round {
+                listed,
+                ..round(number, &name, false)
+            });
         }
         all
     }
@@ -272,7 +282,9 @@ impl FuzzExperiment {
         };
         let limit = time + LIMIT * patience;
         let texts: Vec<_> = recipes.iter().map(Recipe::to_string).collect();
-        let task = json!({ "recipes": texts, "known": known });
+        let listed = (!round.only)
+            .then(|| json!({ "seed": self.seed, "from": round.listed, "count": LISTED }));
+        let task = json!({ "recipes": texts, "known": known, "listed": listed });
         let after = |error| Abort::guest(Phase::After, error);
         let guest = session.running();
         guest.mark_used();

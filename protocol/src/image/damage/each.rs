@@ -174,18 +174,23 @@ impl Change {
     #[must_use]
     pub fn image(&self, records: &[Forged]) -> Vec<u8> {
         let mut forged = records.to_vec();
+        self.apply(&mut forged);
+        put_together(&forged)
+    }
+
+    /// Makes the change to the records that it was listed for.
+    pub(super) fn apply(&self, forged: &mut Vec<Forged>) {
         match self.how {
             How::LeaveOut => {
                 forged.remove(self.index);
             }
-            How::Repeat => forged.insert(self.index, records[self.index].clone()),
+            How::Repeat => forged.insert(self.index, forged[self.index].clone()),
             How::Set { at, size, value } => {
                 let bytes = &value.to_le_bytes()[..size];
                 forged[self.index].payload[at..at + size].copy_from_slice(bytes);
             }
         }
-        recount(&mut forged);
-        put_together(&forged)
+        recount(forged);
     }
 }
 

@@ -34,6 +34,31 @@ struct Task {
     recipes: Vec<String>,
     /// The addresses that they reach.
     known: BTreeSet<u32>,
+    /// A part of the listed changes, to be tried first.
+    listed: Option<Listed>,
+}
+
+/// A part of the list of changes, in an order drawn from a seed.
+#[derive(Clone, Copy, Deserialize)]
+struct Listed {
+    /// Seed of the order.
+    seed: u64,
+    /// Number of changes before this part.
+    from: usize,
+    /// Number of changes in it.
+    count: usize,
+}
+
+impl Listed {
+    /// Returns the recipes of the part, the last one first. There are none behind the list's end.
+    fn recipes(self, records: &[Forged]) -> Vec<Recipe> {
+        let mut order: Vec<u32> = (0..).take(damage::changes(records).len()).collect();
+        Rng::with_seed(self.seed).shuffle(&mut order);
+        let part = order.into_iter().skip(self.from).take(self.count);
+        let mut recipes: Vec<_> = part.map(Recipe::listed).collect();
+        recipes.reverse();
+        recipes
+    }
 }
 
 /// The report on standard output, which the host reads.
@@ -105,7 +130,11 @@ fn child(options: &Options, task: &Path, coverage: &Coverage) -> Result<()> {
                 fuzzer.try_one(recipe)?;
             }
         }
-        Some(seconds) => fuzzer.search(recipes, options.seed, Duration::from_secs(seconds))?,
+        Some(seconds) => {
+            let listed = task.listed.map(|listed| listed.recipes(&fuzzer.records));
+            let limit = Duration::from_secs(seconds);
+            fuzzer.search(recipes, listed.unwrap_or_default(), options.seed, limit)?;
+        }
     }
     fuzzer.report.ms = began.elapsed().as_millis() as u64;
     fuzzer.attempt.finish()?;
@@ -148,11 +177,19 @@ struct Fuzzer<'a> {
 }
 
 impl Fuzzer<'_> {
-    /// Changes recipes for a while, including those that have reached a new address.
+    /// Changes recipes for a while, including those that have reached a new address. Three of four
+    /// recipes are listed changes at first: a check that is missing for one field is found in a
+    /// bounded time, and not when the field is drawn.
     ///
     /// Half of all changes are made to images that restart: in a refused image, the kernel does
     /// not look at anything after the refused record.
-    fn search(&mut self, mut recipes: Vec<Recipe>, seed: u64, limit: Duration) -> Result<()> {
+    fn search(
+        &mut self,
+        mut recipes: Vec<Recipe>,
+        mut listed: Vec<Recipe>,
+        seed: u64,
+        limit: Duration,
+    ) -> Result<()> {
         let mut rng = Rng::with_seed(seed);
         let own = [Recipe::default()];
         let mut restored = Vec::new();
@@ -165,8 +202,14 @@ impl Fuzzer<'_> {
                 4 | 5 => &recipes[recipes.len().saturating_sub(8)..],
                 _ => &recipes,
             };
-            let parent = rng.choice(from).cloned().unwrap_or_default();
-            let recipe = parent.mutated(&mut rng);
+            let next = match rng.u8(0..4) {
+                0 => None,
+                _ => listed.pop(),
+            };
+            let recipe = next.unwrap_or_else(|| {
+                let parent = rng.choice(from).cloned().unwrap_or_default();
+                parent.mutated(&mut rng)
+            });
             let tried = self.try_one(&recipe)?;
             if tried.is_new {
                 recipes.push(recipe.clone());
