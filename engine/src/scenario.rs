@@ -379,7 +379,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
     };
     unknown_keys(text, &at)?;
     let mut top: Table =
-        toml::from_str(text).map_err(|e| at(e.span(), e.message().trim_end().to_owned(), None))?;
+        toml::from_str(text).map_err(|e| at(e.span(), in_terms_of_toml(e.message()), None))?;
     let mut cases: Vec<Case> = Vec::new();
     for table in std::mem::take(&mut top.case) {
         let span = Some(table.span());
@@ -411,6 +411,30 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
         build: top.build,
         cases,
     })
+}
+
+/// Replaces the names of Rust's types in a deserializer's message by those of TOML.
+fn in_terms_of_toml(message: &str) -> String {
+    let message = message.trim_end();
+    let Some((found, expected)) = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .and_then(|rest| rest.split_once(", expected "))
+    else {
+        return message.to_owned();
+    };
+    let found = found
+        .replace("sequence", "an array")
+        .replace("map", "a table");
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a number that is not negative",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a number",
+        "a sequence" => "an array",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    format!("{expected} is expected here, not {found}")
 }
 
 type Fail<'a> = dyn Fn(Option<Range<usize>>, String, Option<String>) -> ScenarioError + 'a;
@@ -576,6 +600,33 @@ mod tests {
         assert_eq!(case.at.to_string(), "time:5ms");
         assert_eq!((case.env["A"].as_str(), case.env["B"].as_str()), ("1", "2"));
         assert_eq!(case.argv, ["./a"]);
+    }
+
+    #[test]
+    fn a_value_of_a_wrong_type_is_named_in_terms_of_toml() {
+        for (line, problem) in [
+            (
+                "timeout = \"5\"",
+                "a number that is not negative is expected here, not string \"5\"",
+            ),
+            (
+                "timeout = -1",
+                "a number that is not negative is expected here, not integer `-1`",
+            ),
+            (
+                "any-task = 1",
+                "a boolean is expected here, not integer `1`",
+            ),
+            ("env = [1]", "a table is expected here, not an array"),
+            (
+                "logs = \"x\"",
+                "an array is expected here, not string \"x\"",
+            ),
+        ] {
+            let error = read(&format!("{GOOD}{line}\n")).unwrap_err();
+            let text = error.to_string();
+            assert!(text.ends_with(problem), "{line}: {text}");
+        }
     }
 
     #[test]
