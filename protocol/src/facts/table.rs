@@ -221,6 +221,12 @@ pub const COMPUTED: &[[&str; 3]] = &[
         "the target of the link, and each line, with repetitions",
     ],
     [
+        "`fd/N.unix`",
+        "sock_diag(7)",
+        "type, state, name, the first descriptor of the peer, queue, buffer sizes, shutdown and owner of a Unix \
+         socket",
+    ],
+    [
         "`smaps`",
         "`smaps`",
         "a line for each mapping, with the fields below",
@@ -234,6 +240,11 @@ pub const COMPUTED: &[[&str; 3]] = &[
         "`ioprio`",
         "ioprio_get(2)",
         "class and level, as the number that the call returns",
+    ],
+    [
+        "`sched`",
+        "sched_getattr(2)",
+        "policy, flags, nice value, priority, and the times of the policy, such as the slice",
     ],
     ["`locks`", "`/proc/locks`", "the locks of the tree's tasks"],
     [

@@ -4,10 +4,11 @@
 
 mod memory;
 mod sharing;
+mod sockets;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs, io,
+    fs, io, mem,
     path::{Path, PathBuf},
 };
 
@@ -76,11 +77,13 @@ pub fn observe(root: Pid) -> Result<Observation> {
     let outer = outer_tids(root)?;
     sharing::observe(&mut observation, &outer)?;
     for task in &mut observation.tasks {
-        // A zombie no longer has an I/O context.
+        // A zombie no longer has an I/O context, and is not scheduled.
         if let Some(&tid) = outer.get(&task.tid) {
             task.facts.insert("ioprio".into(), ioprio(tid)?.into());
+            task.facts.insert("sched".into(), scheduling(tid)?.into());
         }
     }
+    sockets::observe(&mut observation)?;
     mounts(&proc, &mut observation)?;
     locks(&proc, &mut observation)?;
     Ok(observation)
@@ -116,6 +119,28 @@ fn ioprio(tid: i32) -> Result<String> {
         "class {} level {}",
         priority >> 13,
         priority & 0x1fff
+    ))
+}
+
+/// Returns a task's scheduling attributes, as sched_getattr(2) does.
+fn scheduling(tid: i32) -> Result<String> {
+    // SAFETY: all bytes 0 are valid for a structure of integers.
+    let mut attr: libc::sched_attr = unsafe { mem::zeroed() };
+    let size = size_of_val(&attr) as u32;
+    // SAFETY: `attr` is valid for writes of `size` bytes during the call.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size, 0) };
+    if result < 0 {
+        bail!("cannot read the scheduling of {tid}: {}", Errno::last());
+    }
+    Ok(format!(
+        "policy {} flags {:#x} nice {} priority {} runtime {} deadline {} period {}",
+        attr.sched_policy,
+        attr.sched_flags,
+        attr.sched_nice,
+        attr.sched_priority,
+        attr.sched_runtime,
+        attr.sched_deadline,
+        attr.sched_period
     ))
 }
 
@@ -421,6 +446,17 @@ mod tests {
         assert_eq!(name, "tfd 8");
         assert_eq!(value, "events: 19 data: 5 pos:0");
         assert_eq!(watched("flags", "02").0, "flags");
+    }
+
+    #[test]
+    fn scheduling_attributes_are_those_of_the_task() {
+        let own = nix::unistd::gettid().as_raw();
+        let shown = scheduling(own).unwrap();
+        assert!(
+            shown.starts_with("policy ") && shown.contains(" nice "),
+            "{shown}"
+        );
+        assert!(scheduling(i32::MAX).is_err());
     }
 
     #[test]
