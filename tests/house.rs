@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rules of the repository that a program can check (CONTRIBUTING.md).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -184,74 +183,6 @@ fn no_file_contains_a_local_path() {
         })
         .collect();
     assert!(with.is_empty(), "{with:#?}");
-}
-
-/// Checks the rules of deny.toml for licences, bans and sources, for its target, without the
-/// download that `cargo deny` needs.
-#[test]
-fn dependencies_are_as_deny_toml_permits() {
-    let text = fs::read_to_string(Path::new(ROOT).join("deny.toml")).expect("deny.toml");
-    let rules: toml::Table = text.parse().expect("deny.toml");
-    let strings = |table: &str, key: &str| -> Vec<String> {
-        let list = rules[table][key].as_array().expect(key);
-        let word = |value: &toml::Value| match value {
-            toml::Value::Table(entry) => entry["crate"].as_str().map(str::to_owned),
-            other => other.as_str().map(str::to_owned),
-        };
-        list.iter().filter_map(word).collect()
-    };
-    let (allowed, skipped) = (strings("licenses", "allow"), strings("bans", "skip"));
-    let output = run(
-        "cargo",
-        &[
-            "metadata",
-            "--format-version=1",
-            "--locked",
-            "--filter-platform=x86_64-unknown-linux-gnu",
-        ],
-    );
-    assert!(output.status.success(), "{output:?}");
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let packages = metadata["packages"].as_array().expect("packages");
-    assert!(packages.len() > 100, "{}", packages.len());
-    let mut wrong = Vec::new();
-    let mut versions = BTreeMap::<&str, Vec<&str>>::new();
-    let mut registries = BTreeSet::new();
-    for package in packages {
-        let of = |key: &str| package[key].as_str().unwrap_or("");
-        let (name, version, licence) = (of("name"), of("version"), of("license"));
-        versions.entry(name).or_default().push(version);
-        let permitted =
-            spdx::Expression::parse_mode(licence, spdx::ParseMode::LAX).is_ok_and(|e| {
-                e.evaluate(|one| {
-                    one.license
-                        .id()
-                        .is_some_and(|id| allowed.iter().any(|allowed| allowed == id.name))
-                })
-            });
-        if !permitted {
-            wrong.push(format!("{name} {version}: licence {licence}"));
-        }
-        // The workspace's own packages have no source.
-        let source = of("source");
-        if !(source.is_empty() || source.starts_with("registry+")) {
-            wrong.push(format!("{name} {version}: source {source}"));
-        }
-        registries.insert(source);
-    }
-    assert!(registries.len() <= 2, "{registries:?}");
-    for (name, found) in versions.iter().filter(|(_, found)| found.len() > 1) {
-        let skips = |version: &&&str| {
-            // The part of a version that decides compatibility for cargo: 1.x, 0.13.x.
-            let numbers = if version.starts_with("0.") { 2 } else { 1 };
-            let compatible: Vec<_> = version.split('.').take(numbers).collect();
-            skipped.contains(&format!("{name}@{}", compatible.join(".")))
-        };
-        if found.iter().filter(|version| !skips(version)).count() > 1 {
-            wrong.push(format!("{name}: several versions, {found:?}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// The commands that tests run have their own results directory, so that `cargo test` never
