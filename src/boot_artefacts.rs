@@ -24,11 +24,12 @@ use crate::vm_snapshot;
 
 /// Memory of a guest, in MiB, by the kernel's flavour. KASAN uses an eighth of it as its
 /// shadow, and delays the reuse of freed memory.
-const MEMORY: [(Flavour, u32); 4] = [
+const MEMORY: [(Flavour, u32); 5] = [
     (Flavour::Base, 1024),
     (Flavour::Debug, 2048),
     (Flavour::Coverage, 1024),
     (Flavour::Instrumented, 1024),
+    (Flavour::Kcsan, 1024),
 ];
 
 /// Returns the memory of a guest in MiB: the user's value, or the kernel's need.
@@ -169,6 +170,8 @@ pub enum FlavourArg {
     Coverage,
     /// Base kernel with all mutants of the checkpoint/restart code, none of them chosen
     Instrumented,
+    /// Base kernel with KCSAN for the checkpoint/restart code, and two vCPUs
+    Kcsan,
 }
 
 impl From<FlavourArg> for Flavour {
@@ -178,6 +181,7 @@ impl From<FlavourArg> for Flavour {
             FlavourArg::Debug => Self::Debug,
             FlavourArg::Coverage => Self::Coverage,
             FlavourArg::Instrumented => Self::Instrumented,
+            FlavourArg::Kcsan => Self::Kcsan,
         }
     }
 }

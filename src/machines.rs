@@ -19,8 +19,10 @@ pub struct MachineArgs {
     /// Machine backend that runs the guest
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub machine: MachineArg,
-    /// Number of the guest's vCPUs. With one vCPU, event counts are the same in each run
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    /// Number of the guest's vCPUs; 2 with the flavour `kcsan`. With one vCPU, event counts are the
+    /// same in each run
+    #[arg(long, value_name = "N", default_value_t = 1, default_value_if("flavour", "kcsan", "2"),
+          value_parser = clap::value_parser!(u8).range(1..=8))]
     pub vcpus: u8,
     /// Memory of the guest in MiB, instead of the 1024 of the base kernel and the 2048 of the
     /// debug kernel

@@ -88,7 +88,12 @@ pub fn export(
     paths.push(kernel::source(cache, sources, progress)?);
     let base = kernel::kernel(cache, sources, &Origin::Pinned, Flavour::Base, progress)?;
     paths.push(base.image);
-    for flavour in [Flavour::Debug, Flavour::Coverage] {
+    for flavour in [
+        Flavour::Debug,
+        Flavour::Coverage,
+        Flavour::Instrumented,
+        Flavour::Kcsan,
+    ] {
         paths.extend(kernel::cached(cache, sources, flavour)?.map(|kernel| kernel.image));
     }
     paths.push(sources.root().join("Cargo.toml"));

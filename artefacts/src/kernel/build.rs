@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -21,8 +23,19 @@ const FRAGMENTS: &str = "crucible.config";
 /// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
+/// Debian's directory of links that are named as compilers and run ccache. With it in PATH, the
+/// compiler keeps its name in kbuild's commands, so nothing is compiled again when ccache is
+/// installed.
+const CCACHE: &str = "/usr/lib/ccache";
+/// Directory of the compiler cache in crucible's cache.
+pub(super) const COMPILER_CACHE: &str = "ccache";
+/// Limit of the compiler cache's size: objects of about ten kernels.
+const CCACHE_SIZE: &str = "2G";
+
 /// Parameters of a kernel's build.
 pub(super) struct How<'a> {
+    /// The directory of the compiler cache, which all builds share.
+    pub compiler_cache: &'a Path,
     /// Its configuration.
     pub config: &'a Config,
     /// Its flavour.
@@ -43,7 +56,8 @@ pub(super) fn build(
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    match configure(tree, out, how.config, how.cc) {
+    let ready = || make(tree, out, how.cc, how.compiler_cache);
+    match configure(ready(), out, how.config) {
         Err(error @ Error::Config { .. }) if how.lenient => progress.note(&error.to_string()),
         result => result?,
     }
@@ -57,7 +71,8 @@ pub(super) fn build(
         .unwrap_or(STEPS);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = 0;
-    let mut make = make(tree, out, how.cc);
+    let mut make = ready();
+    make.args(how.flavour.variables());
     lock.share_with(&mut make)?;
     run_with(
         &what,
@@ -85,16 +100,18 @@ pub(super) fn objects(
     tree: &Path,
     out: &Path,
     config: &Config,
+    compiler_cache: &Path,
     objects: &BTreeSet<PathBuf>,
     lock: &Lock,
     progress: &dyn Progress,
 ) -> Result<()> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    configure(tree, out, config, None)?;
+    let ready = || make(tree, out, None, compiler_cache);
+    configure(ready(), out, config)?;
     let what = "compiling with debug information";
     let _step = Step::begin(progress, what);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut make = make(tree, out, None);
+    let mut make = ready();
     lock.share_with(&mut make)?;
     make.arg(format!("-j{jobs}"))
         .arg("KCFLAGS=-g")
@@ -104,14 +121,12 @@ pub(super) fn objects(
 
 /// Runs Kconfig. Leaves `.config` untouched, modification time included, if its content would not
 /// change.
-fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Result<()> {
+fn configure(mut make: Command, out: &Path, config: &Config) -> Result<()> {
     let fragments = out.join(FRAGMENTS);
     fs::write(&fragments, config.text()).map_err(Error::file("write", &fragments))?;
     run(
         "configuring the kernel",
-        make(tree, out, cc)
-            .arg("allnoconfig")
-            .env("KCONFIG_ALLCONFIG", &fragments),
+        make.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &fragments),
         |_| {},
     )?;
     let dot_config = out.join(".config");
@@ -120,8 +135,8 @@ fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Resu
 }
 
 /// Returns a `make` command set up for a reproducible build, with gcc unless `cc` names a
-/// different compiler.
-fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
+/// different compiler. If ccache is installed, the compilers use this directory.
+fn make(tree: &Path, out: &Path, cc: Option<&str>, compiler_cache: &Path) -> Command {
     let mut command = Command::new("make");
     command
         .arg("-C")
@@ -137,6 +152,19 @@ fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
         // Do not join the jobserver of an outer make.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL");
+    if Path::new(CCACHE).is_dir() {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let all = iter::once(PathBuf::from(CCACHE)).chain(env::split_paths(&path));
+        if let Ok(path) = env::join_paths(all) {
+            command
+                .env("PATH", path)
+                .env("CCACHE_DIR", compiler_cache)
+                .env("CCACHE_MAXSIZE", CCACHE_SIZE)
+                // Build directories of different flavours and trees share objects.
+                .env("CCACHE_BASEDIR", tree.parent().unwrap_or(tree))
+                .env("CCACHE_NOHASHDIR", "1");
+        }
+    }
     command
 }
 

@@ -72,6 +72,8 @@ pub enum Flavour {
     Coverage,
     /// Like `Base`, with all mutants of checkpoint and restart, none of them chosen.
     Instrumented,
+    /// Like `Base`, and finds data races of the code of checkpoint and restart.
+    Kcsan,
 }
 
 impl Flavour {
@@ -83,6 +85,7 @@ impl Flavour {
             Self::Outer => "outer",
             Self::Coverage => "coverage",
             Self::Instrumented => "instrumented",
+            Self::Kcsan => "kcsan",
         }
     }
 
@@ -94,6 +97,17 @@ impl Flavour {
             Self::Outer => &["base.config", "outer.config"],
             Self::Coverage => &["base.config", "coverage.config"],
             Self::Instrumented => &["base.config", "instrumented.config"],
+            Self::Kcsan => &["base.config", "kcsan.config"],
+        }
+    }
+
+    /// Returns the variables of make's command line, which override those of all Makefiles.
+    fn variables(self) -> &'static [&'static str] {
+        match self {
+            // Only files whose Makefile names them are instrumented: ours. Otherwise, the known
+            // races of the rest of the kernel would be reported.
+            Self::Kcsan => &["KCSAN_SANITIZE=n"],
+            Self::Base | Self::Debug | Self::Outer | Self::Coverage | Self::Instrumented => &[],
         }
     }
 
@@ -117,7 +131,7 @@ impl Flavour {
         match self {
             Self::Outer => "-pristine",
             Self::Instrumented => "-instrumented",
-            Self::Base | Self::Debug | Self::Coverage => "",
+            Self::Base | Self::Debug | Self::Coverage | Self::Kcsan => "",
         }
     }
 }
@@ -508,6 +522,7 @@ impl Plan {
         }
         let out = trees.join(self.custom.build(self.flavour));
         let how = build::How {
+            compiler_cache: &cache.root().join(build::COMPILER_CACHE),
             config: &self.config,
             flavour: self.flavour,
             cc: self.custom.cc.as_deref(),

@@ -31,6 +31,8 @@ pub enum AlertKind {
     Lockdep,
     /// A report of the address sanitizer.
     Kasan,
+    /// A report of the concurrency sanitizer: a data race.
+    Kcsan,
     /// A report of the undefined-behaviour sanitizer.
     Ubsan,
     /// A report of the leak detector.
@@ -52,6 +54,7 @@ impl fmt::Display for AlertKind {
             Self::Warning => "kernel warning",
             Self::Lockdep => "lockdep report",
             Self::Kasan => "KASAN report",
+            Self::Kcsan => "KCSAN report",
             Self::Ubsan => "UBSAN report",
             Self::Kmemleak => "kmemleak report",
             Self::HungTask => "hung task",

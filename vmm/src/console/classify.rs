@@ -132,6 +132,7 @@ fn headline(text: &str) -> Option<AlertKind> {
         ("PANIC: ", Panic),
         ("BUG: KASAN: ", Kasan),
         ("BUG: KFENCE: ", Kasan),
+        ("BUG: KCSAN: ", Kcsan),
         ("UBSAN: ", Ubsan),
         ("BUG: unable to handle ", Oops),
         ("BUG: kernel NULL pointer", Oops),

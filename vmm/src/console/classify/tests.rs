@@ -144,6 +144,10 @@ fn every_checker_is_distinguished() {
             "UBSAN: array-index-out-of-bounds in kernel/checkpoint/image.c:7:3",
             AlertKind::Ubsan,
         ),
+        (
+            "BUG: KCSAN: data-race in ckpt_quiesce / do_exit",
+            AlertKind::Kcsan,
+        ),
     ] {
         assert_eq!(kinds(&format!("[    7.000001] {line}")), [kind], "{line}");
     }
