@@ -15,6 +15,7 @@ use crucible_protocol::{
 use crate::{
     abort::{Abort, Phase},
     backend::Backend,
+    blame::Condition,
     compare::{RunOutput, tree},
     event::EventSpec,
     eye::Eye,
@@ -186,8 +187,9 @@ impl Runner<'_, '_> {
             let frozen = r.reach_event(RUN)?;
             let mut nonce = frozen.nonce.clone();
             let mut is_frozen = true;
-            for _ in 1..r.links {
-                is_frozen = r.next_event(RUN)?.is_some();
+            for link in 2..=r.links {
+                let next = r.next_event(RUN);
+                is_frozen = next.map_err(|stop| r.at_link(link, stop))?.is_some();
                 if !is_frozen {
                     break;
                 }
@@ -223,36 +225,66 @@ impl Runner<'_, '_> {
     /// Checkpoints, kills and restarts a frozen run, and lets it end.
     fn links(&mut self, run: &str, restarted: &mut Restarted) -> Result<RunOutput, Abort> {
         let after = |e| Abort::guest(Phase::After, e);
-        let place = restarted.place;
-        let seen = self.around(run, place)?;
+        let seen = self.around(run, restarted.place);
+        let seen = seen.map_err(|stop| self.at_link(1, stop))?;
         (restarted.after, restarted.second) = (seen.tasks, seen.second);
         let mut nonce = restarted.before.nonce.clone();
-        for _ in 1..self.links {
-            let checks = judge::around(self.backend, restarted, &mut Uses::new());
+        let mut is_frozen = true;
+        let mut link = 1;
+        while is_frozen && link < self.links {
+            let checks = judge::last_link(self.backend, restarted, &mut Uses::new());
             if checks.iter().any(|check| !check.ok) {
                 break;
             }
-            let Some(freeze) = self.step("to the event", |r| r.next_event(run))? else {
-                return self.step("finish", |r| r.finish(run, Phase::After, nonce));
-            };
-            nonce = self.nonce().map_err(after)?;
-            restarted.later.push(Link {
-                before: Frozen {
-                    freeze,
-                    tasks: self.guest().observe(run).map_err(after)?,
-                    nonce: nonce.clone(),
-                },
-                seen: Seen::default(),
-            });
-            let seen = self.around(run, place)?;
-            if let Some(link) = restarted.later.last_mut() {
-                link.seen = seen;
+            let next = self.next_link(run, restarted);
+            is_frozen = next.map_err(|stop| self.at_link(link + 1, stop))?;
+            if let (true, Some(last)) = (is_frozen, restarted.later.last()) {
+                nonce.clone_from(&last.before.nonce);
+                link += 1;
             }
         }
-        self.step("finish", |r| {
-            r.guest().thaw(run).map_err(after)?;
+        let end = self.step("finish", |r| {
+            if is_frozen {
+                r.guest().thaw(run).map_err(after)?;
+            }
             r.finish(run, Phase::After, nonce)
-        })
+        });
+        end.map_err(|stop| self.at_link(link, stop))
+    }
+
+    /// Lets a frozen run continue to its next event, and checkpoints, kills and restarts it there.
+    /// Returns false if it ends before.
+    fn next_link(&mut self, run: &str, restarted: &mut Restarted) -> Result<bool, Abort> {
+        let after = |e| Abort::guest(Phase::After, e);
+        let Some(freeze) = self.step("to the event", |r| r.next_event(run))? else {
+            return Ok(false);
+        };
+        let nonce = self.nonce().map_err(after)?;
+        let tasks = self.guest().observe(run).map_err(after)?;
+        restarted.later.push(Link {
+            before: Frozen {
+                freeze,
+                tasks,
+                nonce,
+            },
+            seen: Seen::default(),
+        });
+        let seen = self.around(run, restarted.place)?;
+        if let Some(link) = restarted.later.last_mut() {
+            link.seen = seen;
+        }
+        Ok(true)
+    }
+
+    /// Adds to the reason of a hang the link of the chain at which it is. Other reasons are the
+    /// same for each link, since a bisection recognises a failure by its reason.
+    fn at_link(&self, link: u32, mut stop: Abort) -> Abort {
+        let is_hang = matches!(stop.condition, Condition::Hang | Condition::EarlyHang);
+        if self.links > 1 && is_hang {
+            let place = format!("link {link} of {}: ", self.links);
+            stop.why.insert_str(0, &place);
+        }
+        stop
     }
 
     /// Lets a frozen run continue to its next event of any kind. Returns `None` if it ends before.
@@ -266,7 +298,7 @@ impl Runner<'_, '_> {
         let after = |e| Abort::guest(Phase::After, e);
         self.guest().arm(run, at.trigger()).map_err(after)?;
         self.guest().thaw(run).map_err(after)?;
-        Ok(self.frozen_or_ended(run, Phase::After)?.ok())
+        Ok(self.frozen_or_ended(run, at, Phase::After)?.ok())
     }
 
     /// Checkpoints, kills and restarts the frozen tree of a run, and observes the restarted tree,
@@ -418,7 +450,7 @@ impl Runner<'_, '_> {
         let before = |e| Abort::guest(Phase::Before, e);
         let at = self.case.at.clone();
         self.root = self.start(run, Some(at.trigger())).map_err(before)?;
-        let freeze = match self.frozen_or_ended(run, Phase::Before)? {
+        let freeze = match self.frozen_or_ended(run, &at, Phase::Before)? {
             Ok(freeze) => freeze,
             Err(ended) => {
                 self.guest().kill(run).map_err(before)?;
@@ -462,10 +494,11 @@ impl Runner<'_, '_> {
         }
     }
 
-    /// Waits until a run is frozen at the case's event, or has ended before.
+    /// Waits until a run is frozen at this event, or has ended before.
     pub(crate) fn frozen_or_ended(
         &mut self,
         run: &str,
+        at: &EventSpec,
         phase: Phase,
     ) -> Result<Result<Freeze, RunEnd>, Abort> {
         match self.wait(run, phase)? {
@@ -483,8 +516,7 @@ impl Runner<'_, '_> {
             }
             Stopped::Timeout { count, .. } => {
                 let why = format!(
-                    "the event {} did not happen within the time limit; its count is {}",
-                    self.case.at,
+                    "the event {at} did not happen within the time limit; its count is {}",
                     count.unwrap_or(0)
                 );
                 Err(self.stuck(run, phase, &why))
@@ -653,3 +685,6 @@ fn count(expected: &ExpectedTask, tasks: &Observation) -> usize {
         })
         .count()
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,22 +34,34 @@ pub(crate) fn judge(
 
 /// Compares the tree after each restart with the tree before the checkpoint.
 pub(crate) fn around(backend: Backend, restarted: &Restarted, uses: &mut Uses) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let mut link = |before: &Frozen, after: Option<&Observation>, second: Option<&Second>| {
-        let trees = after.map(|after| trees(backend, restarted.place, before, after, uses));
-        checks.extend(trees.into_iter().flatten());
-        checks.extend(second.map(second_image));
+    let links = 0..=restarted.later.len();
+    links
+        .flat_map(|number| link(backend, restarted, number, uses))
+        .collect()
+}
+
+/// Compares the tree after the last restart so far with the tree before its checkpoint. While a
+/// chain runs, its earlier links have been compared.
+pub(crate) fn last_link(backend: Backend, restarted: &Restarted, uses: &mut Uses) -> Vec<Check> {
+    link(backend, restarted, restarted.later.len(), uses)
+}
+
+/// Compares a link of a chain, from 0 on.
+fn link(backend: Backend, restarted: &Restarted, number: usize, uses: &mut Uses) -> Vec<Check> {
+    let (before, after, second) = match number.checked_sub(1) {
+        None => (
+            &restarted.before,
+            restarted.after.as_ref(),
+            restarted.second.as_ref(),
+        ),
+        Some(later) => {
+            let Link { before, seen } = &restarted.later[later];
+            (before, seen.tasks.as_ref(), seen.second.as_ref())
+        }
     };
-    let Restarted {
-        before,
-        after,
-        second,
-        ..
-    } = restarted;
-    link(before, after.as_ref(), second.as_ref());
-    for Link { before, seen } in &restarted.later {
-        link(before, seen.tasks.as_ref(), seen.second.as_ref());
-    }
+    let trees = after.map(|after| trees(backend, restarted.place, before, after, uses));
+    let mut checks = trees.unwrap_or_default();
+    checks.extend(second.map(second_image));
     checks
 }
 
@@ -321,6 +333,32 @@ mod tests {
         after.tasks[0].facts.insert("stat.nice".into(), "1".into());
         let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
         assert_eq!(bad(&checks), [FACTS]);
+    }
+
+    #[test]
+    fn while_a_chain_runs_each_link_is_compared_once() {
+        let tasks = [task(1, "freezer")];
+        let mut run = restarted(1, &tasks, "x\n");
+        // A difference of an earlier link would have ended the chain.
+        let other = run.after.as_mut().unwrap();
+        other.tasks[0].facts.insert("stat.nice".into(), "1".into());
+        let mut count = 0;
+        for later in 1..=3 {
+            let tasks = Some(tree(&tasks));
+            run.later.push(Link {
+                before: frozen(1, &[task(1, "freezer")]),
+                seen: Seen {
+                    tasks,
+                    second: None,
+                },
+            });
+            let checks = last_link(Backend::Crucible, &run, &mut Uses::new());
+            assert_eq!(names(&checks), [WAITS, TREE, FACTS]);
+            assert_eq!(bad(&checks), [""; 0], "link {later}");
+            count += checks.len();
+        }
+        let all = around(Backend::Crucible, &run, &mut Uses::new());
+        assert_eq!((all.len(), bad(&all)), (3 + count, vec![FACTS]));
     }
 
     #[test]
