@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use crucible_protocol::{Reply, Request};
 
 use super::*;
-use crate::played::{PlayedLab, timeout};
+use crate::{
+    blame::Condition,
+    played::{PlayedLab, timeout},
+};
 
 /// Runs `work` with a runner of a case that stops at its second read(2).
 fn with_runner<T>(lab: &PlayedLab, links: u32, work: impl FnOnce(&mut Runner<'_, '_>) -> T) -> T {
