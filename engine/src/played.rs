@@ -34,6 +34,10 @@ pub(crate) struct Played {
     pub ours: UnixStream,
     /// The failure of the host's disk, if there is one.
     pub fault: Option<HostFault>,
+    /// Number of questions for the failure before it is known.
+    pub unaware: u32,
+    /// A report on the console.
+    pub alert: Option<Alert>,
     /// True once the agent has shut the guest down.
     pub is_down: Arc<AtomicBool>,
 }
@@ -43,6 +47,8 @@ impl Played {
         Self {
             ours,
             fault,
+            unaware: 0,
+            alert: None,
             is_down: Arc::default(),
         }
     }
@@ -56,7 +62,11 @@ impl Machine for Played {
         self.channel()
     }
     fn alerts(&self) -> Receiver<Alert> {
-        mpsc::channel().1
+        let (to, alerts) = mpsc::channel();
+        if let Some(alert) = &self.alert {
+            to.send(alert.clone()).expect("a receiver");
+        }
+        alerts
     }
     fn wait_mark(&self, _: &str, _: Duration) -> bool {
         true
@@ -72,7 +82,13 @@ impl Machine for Played {
         self.try_exit()
     }
     fn host_fault(&mut self) -> Option<HostFault> {
-        self.fault.clone()
+        match self.unaware.checked_sub(1) {
+            Some(unaware) => {
+                self.unaware = unaware;
+                None
+            }
+            None => self.fault.clone(),
+        }
     }
     fn task_states(&mut self, _: Duration) -> crucible_vmm::Result<TaskStates> {
         Ok(TaskStates::default())

@@ -13,6 +13,11 @@ use crate::{
 
 /// Greets a guest whose agent answers the first request with these bytes.
 fn greet(answer: &'static [u8], fault: Option<HostFault>) -> Abort {
+    greet_by(answer, |ours| Played::new(ours, fault))
+}
+
+/// Greets a guest of this machine, whose agent answers the first request with these bytes.
+fn greet_by(answer: &'static [u8], machine: impl FnOnce(UnixStream) -> Played) -> Abort {
     let (ours, mut theirs) = UnixStream::pair().expect("sockets");
     let agent = thread::spawn(move || {
         let hello: Result<Envelope<Request>, _> = frame::read(&mut theirs);
@@ -20,7 +25,7 @@ fn greet(answer: &'static [u8], fault: Option<HostFault>) -> Abort {
         theirs.write_all(answer).expect("an answer");
         theirs
     });
-    let machine = Box::new(Played::new(ours, fault));
+    let machine = Box::new(machine(ours));
     let error = Guest::greet(machine, Duration::from_secs(60)).err();
     drop(agent.join().expect("the agent"));
     Abort::guest(Phase::After, error.expect("no guest"))
@@ -32,6 +37,29 @@ fn a_message_that_is_none_breaks_the_channel() {
     assert_eq!(garbage.condition, Condition::ChannelBroken, "{garbage:?}");
     let long = greet(b"\xff\xff\xff\xff", None);
     assert_eq!(long.condition, Condition::ChannelBroken, "{long:?}");
+}
+
+#[test]
+fn a_report_about_a_disk_that_the_host_has_failed_is_the_hosts() {
+    let report = |fault| {
+        let abort = greet_by(b"", |ours| Played {
+            // The fault arrives after the report that it has caused.
+            unaware: 1,
+            alert: Some(Alert {
+                kind: AlertKind::Bug,
+                headline: "EXT4-fs error (device vdc): ext4_find_entry".into(),
+                lines: Vec::new(),
+            }),
+            ..Played::new(ours, fault)
+        });
+        abort.condition
+    };
+    let fault = HostFault {
+        kind: crucible_vmm::FaultKind::Io,
+        detail: "cannot read the disk".into(),
+    };
+    assert_eq!(report(Some(fault)), Condition::HostIo);
+    assert_eq!(report(None), Condition::EarlyReport);
 }
 
 #[test]
