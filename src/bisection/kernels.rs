@@ -260,7 +260,7 @@ impl<'a> Kernels<'a> {
     }
 
     /// Returns a few events of a case, of those that a sweep of this node would try. There are none
-    /// if the workload cannot be listed.
+    /// if the workload has none, or if they could not be listed this time.
     fn events(&mut self, node: usize, setting: &Setting) -> Result<Vec<EventSpec>, Stop> {
         let Some((scenario, case)) = self.scenario(setting) else {
             return Ok(Vec::new());
@@ -608,8 +608,11 @@ impl Subject for Kernels<'_> {
             });
         }
         let has_own = setting.at.is_some() || is_event;
+        let mut is_partial = false;
         if setting.vcpus == 1 && !has_own {
             let events = self.events(node, setting)?;
+            // One guest that fails says nothing about the next one.
+            is_partial = events.is_empty();
             settings.extend(events.iter().map(|event| Setting {
                 at: Some(event.to_string()),
                 ..setting.clone()
@@ -618,6 +621,7 @@ impl Subject for Kernels<'_> {
         Ok(Offer {
             settings,
             seconds: began.elapsed().as_secs_f64(),
+            is_partial,
         })
     }
 
