@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::cli;
-use common::history::{BUG, base, change, commit, git, record};
+use common::history::{BUG, base, change, commit, git, record, search};
 use serde_json::Value;
 
 /// Makes a history with six commits after its first one. Returns the culprit.
@@ -34,13 +34,9 @@ fn plant(directory: &Path) -> String {
 fn a_planted_bug_is_found_after_an_interruption_and_then_known() {
     let history = tempfile::tempdir().expect("a directory");
     let culprit = plant(history.path());
-    let source = history.path().to_str().expect("a path in UTF-8");
     let results = tempfile::tempdir().expect("a directory");
     let start = || {
-        let args = [
-            "bisect", "hello", "--json", "--good", "good", "--src", source,
-        ];
-        let mut command = cli::program(&args);
+        let mut command = cli::program(&search(history.path()));
         command.env("CRUCIBLE_RESULTS", results.path());
         cli::spawn(command, results.path().to_owned(), None)
     };
@@ -105,11 +101,7 @@ fn a_broken_checkpoint_is_told_from_a_broken_restart() {
     let (right, wrong) = ("rec.umask = t->fs->umask;", "rec.umask = t->fs->umask ^ 2;");
     change(history.path(), "fs.c", &|text| text.replace(right, wrong));
     commit(history.path(), "fs: Save another umask");
-    let source = history.path().to_str().expect("a path in UTF-8");
-    let search = [
-        "bisect", "hello", "--json", "--good", "good", "--src", source,
-    ];
-    let ended = cli::run(&search);
+    let ended = cli::run(&search(history.path()));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let record = record(&ended);
     let crossed = &record["report"]["crossed"];
@@ -175,10 +167,8 @@ fn a_range_in_which_nothing_fails_has_no_answer() {
     let history = tempfile::tempdir().expect("a directory");
     let culprit = plant(history.path());
     let parent = git(history.path(), &["rev-parse", &format!("{culprit}^")]);
-    let source = history.path().to_str().expect("a path in UTF-8");
-    let range = ["--good", "good", "--bad", &parent, "--src", source];
-    let search = ["bisect", "hello", "--json", "--amplify", "0", "--runs", "3"];
-    let ended = cli::run(&[&search[..], &range].concat());
+    let few = ["--bad", &parent, "--amplify", "0", "--runs", "3"];
+    let ended = cli::run(&[&search(history.path())[..], &few].concat());
     assert_eq!(ended.status.code(), Some(125), "{ended:?}");
     let record = record(&ended);
     assert_eq!(record["condition"], "undecided", "{record:#}");

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::cli;
-use common::history::{BUG, base, change, commit, git, record};
+use common::history::{BUG, base, change, commit, git, record, search};
 use common::killing::{Random, kill, number};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -140,12 +140,8 @@ fn generate(seed: u64) -> History {
 }
 
 /// Prepares the search, with results in `results`.
-fn search(history: &History, results: &Path) -> std::process::Command {
-    let source = history.directory.path().to_str().expect("a path in UTF-8");
-    let args = [
-        "bisect", "hello", "--json", "--good", "good", "--src", source,
-    ];
-    let mut command = cli::program(&args);
+fn prepare(history: &History, results: &Path) -> std::process::Command {
+    let mut command = cli::program(&search(history.directory.path()));
     command.env("CRUCIBLE_RESULTS", results);
     command
 }
@@ -188,7 +184,7 @@ fn the_planted_bug_is_found_in_few_builds() {
         println!("CRUCIBLE_SEED={seed}");
         let history = generate(seed);
         let results = tempfile::tempdir().expect("a directory");
-        let command = search(&history, results.path());
+        let command = prepare(&history, results.path());
         let ended = cli::spawn(command, results.path().to_owned(), None).end();
         let record = record(&ended);
         let report = &record["report"];
@@ -240,7 +236,7 @@ fn a_search_that_is_killed_loses_nothing_and_counts_nothing_twice() {
         let output = results.path().join("record");
         let mut known = String::new();
         loop {
-            let mut command = search(&history, results.path());
+            let mut command = prepare(&history, results.path());
             std::os::unix::process::CommandExt::process_group(&mut command, 0);
             command.stdout(fs::File::create(&output).expect("a file"));
             command.stderr(fs::File::create(results.path().join("stderr")).expect("a file"));

@@ -92,17 +92,61 @@ const UNREACHED_FEATURES: &[(&str, &str)] = &[
 
 const IN_FLIGHT: &str = "needs a server of FUSE that holds back direct I/O or the write of a page";
 
-/// Runs a command that must succeed, and returns its output.
-fn run(guest: &mut Guest, argv: &[&str]) -> String {
+/// Runs a command. Returns its output, or an error if it failed.
+fn run(guest: &mut Guest, argv: &[&str]) -> Result<String, String> {
     let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
     let run = guest.exec(&argv, &BTreeMap::new(), "/work", LONG);
     let run = run.expect("an answer");
-    assert!(run.success(), "{argv:?}: {run:#?}");
-    run.stdout
+    match run.success() {
+        true => Ok(run.stdout),
+        false => Err(format!("{argv:?}: {run:#?}")),
+    }
 }
 
-/// Runs the cases; every place of class `refused` of the flavour must be on the stack of one of
-/// their tasks, or among the unreached.
+/// Runs a case. Adds all words of its tasks' stacks to `reached`.
+fn run_case(
+    guest: &mut Guest,
+    (case, places, exits): Case,
+    entries: &[Entry],
+    reached: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    let output = run(guest, &["/work/stuck", case])?;
+    let stacks = output.lines().filter(|line| line.starts_with("stack of "));
+    // The compiler adds `.constprop.0` and the like to a name.
+    let names = stacks.flat_map(|line| line.split([' ', '.']).map(str::to_owned));
+    reached.extend(names);
+    for place in places {
+        let entry = entries.iter().find(|entry| entry.function.name == *place);
+        let ender = &entry.expect(place).reason;
+        let reported = output.lines().any(|line| {
+            line.starts_with("pid ")
+                && line.contains(": not at rest, (")
+                && line.ends_with(&format!(" in {place}: {ender}"))
+        });
+        if !reported {
+            return Err(format!("{case}: {place} is not named: {output}"));
+        }
+    }
+    let ends = format!("the task exits {exits}\n");
+    for wanted in ["checkpoint exits 1", "cgroup.freeze is 0", &ends] {
+        if !output.contains(wanted) {
+            return Err(format!("{case}: it lacks `{wanted}`: {output}"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs a case whose sleep the freeze interrupts.
+fn run_interrupted(guest: &mut Guest, case: &str) -> Result<(), String> {
+    let output = run(guest, &["/work/stuck", case])?;
+    match !output.contains("not at rest") && output.contains("the task exits 7\n") {
+        true => Ok(()),
+        false => Err(format!("{case}: {output}")),
+    }
+}
+
+/// Runs the cases, also after one that fails; every place of class `refused` of the flavour must be
+/// on the stack of one of their tasks, or among the unreached.
 fn check(
     fixture: &Fixture,
     cases: &[&[Case]],
@@ -116,35 +160,17 @@ fn check(
         guest.write_file(&path, 0o644, source).unwrap();
     }
     let build = "gcc -O2 -Wall -Wextra -Werror -o stuck *.c";
-    run(&mut guest, &["/bin/sh", "-c", build]);
+    run(&mut guest, &["/bin/sh", "-c", build]).expect("a program");
     let entries = census::entries().expect("the census lists");
     let mut reached = BTreeSet::new();
-    for (case, places, exits) in cases.iter().copied().flatten() {
-        let output = run(&mut guest, &["/work/stuck", case]);
-        let stacks = output.lines().filter(|line| line.starts_with("stack of "));
-        // The compiler adds `.constprop.0` and the like to a name.
-        let names = stacks.flat_map(|line| line.split([' ', '.']).map(str::to_owned));
-        reached.extend(names);
-        for place in *places {
-            let entry = entries.iter().find(|entry| entry.function.name == *place);
-            let ender = &entry.expect(place).reason;
-            let reported = output.lines().any(|line| {
-                line.starts_with("pid ")
-                    && line.contains(": not at rest, (")
-                    && line.ends_with(&format!(" in {place}: {ender}"))
-            });
-            assert!(reported, "{case}: {place} is not named: {output}");
-        }
-        assert!(output.contains("checkpoint exits 1"), "{case}: {output}");
-        assert!(output.contains("cgroup.freeze is 0"), "{case}: {output}");
-        let ends = format!("the task exits {exits}\n");
-        assert!(output.contains(&ends), "{case}: {output}");
+    let mut failed = Vec::new();
+    for case in cases.iter().copied().flatten() {
+        failed.extend(run_case(&mut guest, *case, &entries, &mut reached).err());
     }
     for case in INTERRUPTED {
-        let output = run(&mut guest, &["/work/stuck", case]);
-        assert!(!output.contains("not at rest"), "{case}: {output}");
-        assert!(output.contains("the task exits 7\n"), "{case}: {output}");
+        failed.extend(run_interrupted(&mut guest, case).err());
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
     let refused: BTreeSet<_> = entries
         .iter()
         .filter(|entry| entry.class == Class::Refused && !calls(entry).is_empty())

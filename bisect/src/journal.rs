@@ -421,6 +421,7 @@ impl Journal {
                 let offer = Offer {
                     settings: others,
                     seconds,
+                    is_partial: false,
                 };
                 self.offers.insert((image, harness, setting), offer);
             }
@@ -536,6 +537,7 @@ mod tests {
         let offer = Offer {
             settings: vec![other.clone()],
             seconds: 2.0,
+            is_partial: false,
         };
         let mut journal = Journal::open(&path).unwrap();
         journal.add_offer("a", "h", &usual, &offer).unwrap();

@@ -108,6 +108,9 @@ pub struct Offer {
     pub settings: Vec<Setting>,
     /// Seconds that it took to find them.
     pub seconds: f64,
+    /// True when some settings could not be found this time, such as the events of a workload whose
+    /// guest has failed. The next search asks again.
+    pub is_partial: bool,
 }
 
 /// What became of a build.

@@ -6,10 +6,10 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{node, signature};
+use common::{row, runs, signature};
 use crucible_bisect::{
-    Answer, Built, Graph, Journal, Observation, Offer, Options, Report, Seen, Setting, Stop,
-    Subject, Visit, bisect,
+    Answer, Built, Journal, Observation, Offer, Options, Report, Seen, Setting, Stop, Subject,
+    Visit, bisect,
 };
 use crucible_engine::Condition;
 
@@ -33,6 +33,8 @@ struct Bug {
     offers: u64,
     /// Number of runs after which the search is killed.
     fuse: Option<u64>,
+    /// Number of offers that lack the events, since the guest fails that lists them.
+    unlucky: u64,
     /// Settings in which nothing boots.
     unbootable: fn(&Setting) -> bool,
 }
@@ -63,6 +65,7 @@ fn bug(fail: impl Fn(&Setting) -> u64 + 'static) -> Bug {
         spent: 0.0,
         offers: 0,
         fuse: None,
+        unlucky: 0,
         unbootable: |_| false,
     }
 }
@@ -96,7 +99,7 @@ impl Subject for Bug {
             visit.unbootable = Some("no second CPU".into());
             return Ok(visit);
         }
-        loop {
+        runs(see, || {
             if let Some(left) = &mut self.fuse {
                 if *left == 0 {
                     return Err(Stop::new(Condition::HostKilled, "killed"));
@@ -109,15 +112,13 @@ impl Subject for Bug {
             if *setting != usual() {
                 self.spent += seconds;
             }
-            let observation = Observation {
+            Ok(Observation {
                 seen: (self.show)(node, setting, *count),
                 seconds,
                 lines: Vec::new(),
-            };
-            if !see(observation) {
-                return Ok(visit);
-            }
-        }
+            })
+        })?;
+        Ok(visit)
     }
 
     fn usual(&self) -> Vec<Setting> {
@@ -142,24 +143,26 @@ impl Subject for Bug {
         offer(setting.vcpus == 1, &|it| it.vcpus = 2);
         offer(setting.load == 0, &|it| it.load = 2);
         offer(setting.chain == 1, &|it| it.chain = 4);
+        let is_partial = self.unlucky > 0;
+        self.unlucky -= u64::from(is_partial);
         for event in ["all:@2:3", "all:@2:9"] {
-            offer(setting.at.is_none(), &|it| it.at = Some(event.into()));
+            let is_offered = setting.at.is_none() && !is_partial;
+            offer(is_offered, &|it| it.at = Some(event.into()));
         }
         Ok(Offer {
             settings,
             seconds: 3.0,
+            is_partial,
         })
     }
 }
 
 fn search(bug: &mut Bug, journal: &mut Journal, seconds: f64) -> Result<Report, Stop> {
-    let parents = |n: usize| n.checked_sub(1).into_iter().collect::<Vec<_>>();
-    let graph = Graph::new((0..=BAD).map(|n| node(n, &parents(n))).collect()).unwrap();
     let options = Options {
         amplify_seconds: seconds,
         ..Options::default()
     };
-    bisect(bug, &graph, &options, journal, &mut |_| ())
+    bisect(bug, &row(BAD + 1), &options, journal, &mut |_| ())
 }
 
 fn found(bug: &mut Bug, seconds: f64) -> Report {
@@ -322,4 +325,19 @@ fn a_search_that_is_made_again_chooses_without_runs() {
     assert_eq!((second.runs, bug.offers), (0, offers));
     assert_eq!(second.setting, first.setting);
     assert_eq!(second.amplified, first.amplified);
+}
+
+#[test]
+fn events_that_one_guest_could_not_list_are_asked_for_again() {
+    let mut bug = bug(|setting| if setting.at.is_some() { 9 } else { 1 });
+    bug.unlucky = 1;
+    let mut journal = Journal::in_memory();
+    let first = search(&mut bug, &mut journal, 300.0).unwrap();
+    assert_eq!((&first.setting, bug.offers), (&usual(), 1));
+    let second = search(&mut bug, &mut journal, 300.0).unwrap();
+    assert!(second.setting.at.is_some(), "{second:?}");
+    // The complete offer and the choice are kept.
+    let offers = bug.offers;
+    let third = search(&mut bug, &mut journal, 300.0).unwrap();
+    assert_eq!((third.setting, bug.offers), (second.setting, offers));
 }

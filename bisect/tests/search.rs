@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 
-use common::{dice::Dice, node, signature};
+use common::{dice::Dice, node, row, runs, signature};
 use crucible_bisect::{
     Answer, Built, Graph, Journal, Observation, Offer, Options, REVERTED, Report, Seen, Setting,
     Stop, Subject, Visit, What, bisect, schema,
@@ -100,27 +100,22 @@ impl Subject for Scripted {
             visit.unbootable = Some("no".into());
             return Ok(visit);
         }
-        let mut seen = 0;
-        loop {
+        let made = runs(see, || {
             let count = self.runs.entry((node, setting.clone())).or_default();
             *count += 1;
-            let observed = match node {
-                REVERTED => pass(),
-                _ => (self.of[node])(*count, setting),
-            };
-            let more = see(Observation {
-                seen: observed,
+            Ok(Observation {
+                seen: match node {
+                    REVERTED => pass(),
+                    _ => (self.of[node])(*count, setting),
+                },
                 seconds: 1.0,
                 lines: vec!["- a".into(), "+ b".into()],
-            });
-            seen += 1;
-            if !more {
-                if let Some((_, seen_late)) = self.late.take_if(|(at, _)| *at == node) {
-                    visit.revised.push((seen - 1, seen_late));
-                }
-                return Ok(visit);
-            }
+            })
+        })?;
+        if let Some((_, seen_late)) = self.late.take_if(|(at, _)| *at == node) {
+            visit.revised.push((made - 1, seen_late));
         }
+        Ok(visit)
     }
 
     fn usual(&self) -> Vec<Setting> {
@@ -134,7 +129,7 @@ impl Subject for Scripted {
     fn others(&mut self, _: usize, _: &Setting) -> Result<Offer, Stop> {
         Ok(Offer {
             settings: self.others.clone(),
-            seconds: 0.0,
+            ..Offer::default()
         })
     }
 
@@ -144,11 +139,6 @@ impl Subject for Scripted {
             seconds: 9.0,
         }))
     }
-}
-
-fn row(len: usize) -> Graph {
-    let parents = |n: usize| n.checked_sub(1).into_iter().collect::<Vec<_>>();
-    Graph::new((0..len).map(|n| node(n, &parents(n))).collect()).unwrap()
 }
 
 fn search(subject: &mut Scripted, graph: &Graph, options: &Options) -> (Report, Vec<What>) {

@@ -26,6 +26,8 @@ pub mod interrupt;
 mod leaks;
 pub mod normalise;
 pub mod outcome;
+#[cfg(test)]
+mod played;
 pub mod random;
 pub mod record;
 pub mod results;

@@ -4,6 +4,8 @@
 //! A run that is killed leaves a directory without its last name. The next run gives it that name,
 //! so that the consoles, images and events until then are kept like those of any other run.
 
+mod prune;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -11,10 +13,9 @@ use std::{
 
 use jiff::Timestamp;
 
+pub use self::prune::hold;
+use self::prune::prune;
 use crate::dir_lock::{self, DirLock};
-
-/// Number of directories that pruning keeps.
-const KEEP: usize = 20;
 
 /// Name of the scratch disks in a run's directory, which are removed at its end.
 pub const SCRATCH: &str = "scratch.ext4";
@@ -159,7 +160,7 @@ impl Store {
         Ok(adopted)
     }
 
-    /// Renames the directory to its final name, and prunes older ones.
+    /// Renames the directory to its final name, and prunes older ones of its kind and of others.
     pub fn finish(mut self, keep: bool) -> io::Result<PathBuf> {
         if keep {
             fs::write(self.partial.join(KEPT), "")?;
@@ -214,28 +215,6 @@ fn is_run(name: &str) -> bool {
         part.is_some_and(|part| part.len() == count && part.bytes().all(|b| b.is_ascii_digit()))
     };
     digits(parts.next(), 8) && digits(parts.next(), 6) && parts.next().is_some()
-}
-
-/// Removes the oldest runs, but never the run that was just completed, whatever the clock shows.
-fn prune(root: &Path, own: &Path) -> io::Result<()> {
-    let mut finished = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let kept = entry.path().join(KEPT).exists();
-        if is_run(&name) && !kept && entry.path() != own {
-            finished.push(name);
-        }
-    }
-    finished.sort();
-    let old = (finished.len() + 1).saturating_sub(KEEP);
-    for name in &finished[..old] {
-        fs::remove_dir_all(root.join(name))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -337,24 +316,5 @@ mod tests {
         assert_eq!(fs::read(adopted[0].join("record.json")).unwrap(), b"new");
         assert!(!taken.join("record.json").exists());
         assert!(inner.join("journals").exists());
-    }
-
-    #[test]
-    fn old_ones_go_and_kept_ones_stay() {
-        let root = tempfile::tempdir().unwrap();
-        for n in 0..KEEP + 5 {
-            fs::create_dir(root.path().join(format!("20200101-0000{n:02}-x"))).unwrap();
-        }
-        fs::write(root.path().join("20200101-000000-x/keep"), "").unwrap();
-        fs::create_dir(root.path().join("2026-notes")).unwrap();
-        // The clock was set back: the newest run has the oldest name.
-        let own = root.path().join("20190101-000000-own");
-        fs::create_dir(&own).unwrap();
-        prune(root.path(), &own).unwrap();
-        assert!(own.exists());
-        let count = fs::read_dir(root.path()).unwrap().count();
-        assert_eq!(count, KEEP + 2);
-        assert!(root.path().join("20200101-000000-x").exists());
-        assert!(!root.path().join("20200101-000001-x").exists());
     }
 }

@@ -23,7 +23,6 @@ use crucible_engine::{Condition, EventSpec, Outcome, Scenario};
 use serde::Serialize;
 
 use crate::boot_artefacts::GuestArgs;
-use crate::command_line::quoted;
 use crate::context::{self, Context};
 use crate::exit::Usage;
 use crate::screens;
@@ -76,8 +75,20 @@ pub struct Question<'a> {
     pub keep: bool,
     /// Returns the command that repeats the search, in this setting if it is another one than the usual.
     pub reproduce: &'a dyn Fn(Option<&Setting>) -> String,
-    /// The beginning of the command that runs one of the kernels.
-    pub scenario: String,
+    /// Returns the command that runs the case of a setting on a kernel. The case is named if the
+    /// flag is true.
+    pub scenario: &'a dyn Fn(&Setting, bool, Ran<'_>) -> String,
+}
+
+/// The kernel that a command runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Ran<'a> {
+    /// That of the checkout.
+    Checkout,
+    /// That of the kernel tree in the current directory.
+    Tree,
+    /// This image.
+    Image(&'a Path),
 }
 
 /// The record of a search.
@@ -167,9 +178,10 @@ pub fn run(question: &Question<'_>, context: &Context) -> Result<ExitCode> {
     let image = kernels.image(last(&history, report));
     let usual = kernels.usual();
     drop(kernels);
+    let ran = report.map(|report| &report.setting).or(usual.first());
+    let rerun = rerun(question, &history, report, ran, image.as_deref());
     let other = report.map(|report| report.setting.clone());
     let other = other.filter(|setting| !usual.contains(setting));
-    let rerun = rerun(question, &history, report, image.as_deref());
     let finished = context::shown(store.finished());
     let (outcome, report) = match found {
         Ok(report) => {
@@ -323,41 +335,29 @@ fn last(history: &History, report: Option<&Report>) -> usize {
 }
 
 /// Returns the command that runs the scenario on the first bad kernel, or on the bad end, which is this
-/// image if it was built.
+/// image if it was built. `setting` is that of the search.
 fn rerun(
     question: &Question<'_>,
     history: &History,
     report: Option<&Report>,
+    setting: Option<&Setting>,
     image: Option<&Path>,
 ) -> String {
     let commit = short(&history.commits[last(history, report)]);
-    let setting = report.map(|report| &report.setting);
-    let (name, case) = setting
-        .and_then(|setting| setting.case.split_once('/'))
-        .unwrap_or_default();
-    let scenario = question.scenarios.iter().find(|it| it.name == name);
+    let setting = setting.cloned().unwrap_or_default();
+    let is_it = |scenario: &&Scenario| setting.case.split('/').next() == Some(&*scenario.name);
+    let scenario = question.scenarios.iter().find(is_it);
     let has_others = scenario.is_some_and(|scenario| scenario.cases.len() > 1);
-    let first = question.scenarios.first();
-    let name = scenario.or(first).map_or(name, |it| it.name.as_str());
-    let mut command = format!("{} {name}", question.scenario);
-    let case = has_others.then(|| ("--case", case.to_owned()));
-    let options = setting.map(Setting::options).unwrap_or_default();
-    for (option, value) in case.into_iter().chain(options) {
-        command = format!("{command} {option} {}", quoted(&value));
-    }
-    match (history.kind, &question.range) {
+    let command = |kernel| (question.scenario)(&setting, has_others, kernel);
+    match (history.kind, image) {
         (Kind::Ours, _) => {
             let prefix = &history.prefix;
+            let command = command(Ran::Checkout);
             format!("git checkout {commit} -- {prefix}guest-kernel && {command}")
         }
-        (Kind::Event, _) => format!("{command} --at {commit}"),
-        (_, Range::Config(fragment)) => {
-            format!("{command} --config {}", quoted(&context::shown(fragment)))
-        }
-        (Kind::Series, _) => match image {
-            Some(image) => format!("{command} --kernel {}", quoted(&context::shown(image))),
-            None => command,
-        },
-        _ => format!("git checkout {commit} && {command} --kernel-src ."),
+        (Kind::Event, _) => format!("{} --at {commit}", command(Ran::Checkout)),
+        (Kind::Series, Some(image)) => command(Ran::Image(image)),
+        (Kind::Series | Kind::Config, _) => command(Ran::Checkout),
+        (Kind::Tree, _) => format!("git checkout {commit} && {}", command(Ran::Tree)),
     }
 }

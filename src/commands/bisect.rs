@@ -10,11 +10,11 @@ use crucible_bisect::{Options, Setting};
 use crucible_engine::EventSpec;
 use crucible_engine::trial;
 
-use crate::bisection::{self, Question, Range};
+use crate::bisection::{self, Question, Ran, Range};
 use crate::boot_artefacts::GuestArgs;
 use crate::command_line::CommandLine;
 use crate::commands::scenario;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::exit::Usage;
 
 /// Probability of an answer, if none is asked for.
@@ -146,7 +146,7 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
         json: args.json,
         keep: args.keep,
         reproduce: &|setting| args.reproduce(setting),
-        scenario: CommandLine::new("scenario").text(),
+        scenario: &|setting, has_others, kernel| args.scenario(setting, has_others, kernel),
     };
     bisection::run(&question, context)
 }
@@ -263,6 +263,47 @@ impl BisectArgs {
     }
 }
 
+impl BisectArgs {
+    /// Returns the command that runs the case of a setting on a kernel. The case is named if its
+    /// scenario has others.
+    fn scenario(&self, setting: &Setting, has_others: bool, kernel: Ran<'_>) -> String {
+        let (scenario, case) = setting.case.split_once('/').unzip();
+        let is_it = |given: &&String| scenario.is_none_or(|name| named(given) == name);
+        let mut line = CommandLine::new("scenario");
+        if let Some(name) = self.names.iter().find(is_it) {
+            line = line.word(name);
+        }
+        // `has_others` does not count the cases that --case has left out.
+        let is_one_of_many = has_others || !self.case.is_empty();
+        line = line.option("--case", case.filter(|_| is_one_of_many));
+        for (option, value) in setting.options() {
+            line = line.option(option, Some(value));
+        }
+        let mut guest = self.guest.clone();
+        // That of the setting is among its options.
+        guest.machine.vcpus = 1;
+        let build = &mut guest.kernel;
+        match kernel {
+            Ran::Checkout => {}
+            Ran::Tree => {
+                // The command runs in the tree.
+                let absolute = build.config.take().map(|path| {
+                    let absolute = std::path::absolute(&path);
+                    absolute.unwrap_or(path)
+                });
+                build.config = absolute;
+                build.kernel_src = Some(".".into());
+            }
+            Ran::Image(image) => {
+                // The image was built with both.
+                (build.config, build.cc) = (None, None);
+                build.kernel = Some(context::shown(image).into());
+            }
+        }
+        line.guest(&guest).text()
+    }
+}
+
 /// Returns the name of a scenario that is given by its name or its directory, such as `.`.
 fn named(given: &str) -> String {
     let directory = Path::new(given).canonicalize();
@@ -362,5 +403,47 @@ mod tests {
         for wrong in ["1", "0.3", "x", "NaN"] {
             assert!(parse(&["hello", "--good", "v1", "--confidence", wrong]).is_err());
         }
+    }
+    #[test]
+    fn the_command_that_runs_the_culprit_has_the_options_that_matter() {
+        let parse = |words: &str| {
+            let words = std::iter::once("bisect").chain(words.split(' '));
+            Cli::try_parse_from(words).unwrap().args
+        };
+        let setting = Setting {
+            case: "pipe/main".into(),
+            at: Some("vfork:2".into()),
+            vcpus: 2,
+            chain: 4,
+            load: 2,
+            timeout: Some(9),
+        };
+        let guest = "--flavour debug --config x.config --cc clang --machine qemu --vcpus 2 \
+                     --memory 2048 --cold";
+        let args = parse(&format!("hello dir/pipe/ --good v1 {guest}"));
+        let scenario = "scenario dir/pipe/ --case main --at vfork:2 --timeout 9 --vcpus 2 --chain 4 \
+                        --load 2 --flavour debug";
+        let machine = "--machine qemu --memory 2048 --cold";
+        let checkout = args.scenario(&setting, true, Ran::Checkout);
+        let wanted = format!("{scenario} --config x.config --cc clang {machine}");
+        assert!(checkout.ends_with(&wanted), "{checkout}");
+        // The image conflicts with options of its build.
+        let image = args.scenario(&setting, true, Ran::Image(Path::new("vmlinux")));
+        let wanted = format!("{scenario} --kernel vmlinux {machine}");
+        assert!(image.ends_with(&wanted), "{image}");
+        let tree = args.scenario(&setting, true, Ran::Tree);
+        let config = std::path::absolute("x.config").unwrap();
+        let config = config.display();
+        let wanted = format!("{scenario} --kernel-src . --config {config} --cc clang {machine}");
+        assert!(tree.ends_with(&wanted), "{tree}");
+        // The only case of a scenario is not named, and one that was chosen is.
+        let usual = Setting {
+            case: "hello/main".into(),
+            ..Setting::default()
+        };
+        let one = parse("hello --good v1").scenario(&usual, false, Ran::Checkout);
+        assert!(one.ends_with(" -- scenario hello"), "{one}");
+        let chosen = parse("hello --case main --good v1").scenario(&usual, false, Ran::Checkout);
+        assert!(chosen.ends_with("scenario hello --case main"), "{chosen}");
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use crucible_engine::results;
 use crucible_vmm::qemu::{Recording, Replay, Stop};
 use crucible_vmm::{DebuggerAddress, MachineSpec};
 use serde::Serialize;
@@ -76,6 +77,8 @@ struct Place {
 /// Replays a recorded guest.
 pub fn run(args: &ReplayArgs, context: &Context) -> Result<ExitCode> {
     let recorded = Recorded::load(&args.run, args.recording.as_deref()).map_err(Usage)?;
+    // Runs that end meanwhile must not prune it. Some file systems have no locks.
+    let _held = results::hold(&args.run).ok();
     let target = match &args.until {
         Some(event) => Some(recorded.find(event).map_err(Usage)?),
         None if args.gdb.is_some() => None,

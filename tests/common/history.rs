@@ -57,3 +57,11 @@ pub fn base(directory: &Path) {
 pub fn record(ended: &cli::Ended) -> Value {
     serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr))
 }
+
+/// Returns the words of a search of this history, from its good end on.
+pub fn search(history: &Path) -> Vec<&str> {
+    let source = history.to_str().expect("a path in UTF-8");
+    vec![
+        "bisect", "hello", "--json", "--good", "good", "--src", source,
+    ]
+}

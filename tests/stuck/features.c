@@ -133,27 +133,41 @@ static void unmount(void)
 	CHECK(!umount2(MOUNT, MNT_DETACH));
 }
 
+/* Lets a task open our file: it exits with 7 if that ends with this error, or with none. */
+static pid_t open_file(int server, int error)
+{
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (pid)
+		return pid;
+	close(server);
+	join();
+	if (open(MOUNT "/file", O_RDONLY) >= 0)
+		errno = 0;
+	_exit(errno == error ? 7 : 1);
+}
+
+/* Checkpoints a task that waits at this place, and then answers its request. */
+static void answer_later(int server, uint64_t request, int error, pid_t pid,
+			 const char *place)
+{
+	wait_for_place(pid, place);
+	checkpoint(pid);
+	answer(server, request, -error, NULL, 0);
+	ends(pid);
+	unmount();
+	close(server);
+}
+
 /* An open(2) that the server of FUSE has read, but not answered. */
 void fuse_request(void)
 {
 	int server = mount_fuse();
-	uint64_t request;
-	pid_t pid = fork();
+	pid_t pid = open_file(server, EACCES);
+	uint64_t request = serve(server, FUSE_OPEN);
 
-	CHECK(pid >= 0);
-	if (!pid) {
-		close(server);
-		join();
-		CHECK(open(MOUNT "/file", O_RDONLY) < 0);
-		_exit(errno == EACCES ? 7 : 1);
-	}
-	request = serve(server, FUSE_OPEN);
-	wait_for_place(pid, "request_wait_answer");
-	checkpoint(pid);
-	answer(server, request, -EACCES, NULL, 0);
-	ends(pid);
-	unmount();
-	close(server);
+	answer_later(server, request, EACCES, pid, "request_wait_answer");
 }
 
 /* An open(2) of a file system whose server has not yet answered FUSE_INIT. */
@@ -161,45 +175,20 @@ void fuse_init(void)
 {
 	int server = mount_fuse();
 	uint64_t request = serve(server, FUSE_INIT);
-	pid_t pid = fork();
+	/* the server's refusal of FUSE_INIT ends the connection */
+	pid_t pid = open_file(server, ECONNREFUSED);
 
-	CHECK(pid >= 0);
-	if (!pid) {
-		close(server);
-		join();
-		CHECK(open(MOUNT "/file", O_RDONLY) < 0);
-		/* the server's refusal of FUSE_INIT ends the connection */
-		_exit(errno == ECONNREFUSED ? 7 : 1);
-	}
-	wait_for_place(pid, "fuse_get_req");
-	checkpoint(pid);
-	answer(server, request, -ENOSYS, NULL, 0);
-	ends(pid);
-	unmount();
-	close(server);
+	answer_later(server, request, ENOSYS, pid, "fuse_get_req");
 }
 
 /* A process that ends, whose open file the server of FUSE has not flushed. */
 void fuse_flush(void)
 {
 	int server = mount_fuse();
-	uint64_t request;
-	pid_t pid = fork();
+	pid_t pid = open_file(server, 0);
+	uint64_t request = serve(server, FUSE_FLUSH);
 
-	CHECK(pid >= 0);
-	if (!pid) {
-		close(server);
-		join();
-		CHECK(open(MOUNT "/file", O_RDONLY) >= 0);
-		_exit(7);
-	}
-	request = serve(server, FUSE_FLUSH);
-	wait_for_place(pid, "request_wait_answer");
-	checkpoint(pid);
-	answer(server, request, 0, NULL, 0);
-	ends(pid);
-	unmount();
-	close(server);
+	answer_later(server, request, 0, pid, "request_wait_answer");
 }
 
 /* An access to a name that the daemon of autofs has to mount. */

@@ -9,12 +9,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,9 +31,52 @@
 
 struct shared *shared;
 
+/* Thaws the disk of /work, if a case has frozen it. */
+static void thaw(void)
+{
+	int disk = open("/work", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (disk < 0)
+		return;
+	/* fails if it is not frozen */
+	ioctl(disk, FITHAW, 0);
+	close(disk);
+}
+
+/*
+ * Starts a process that thaws the disk once this one has ended in any way: the
+ * agent writes there, too, and no later case could run. The process has a group of
+ * its own, since the group of a case that takes too long is killed.
+ */
+static pid_t thaw_at_end(void)
+{
+	struct pollfd self = { .events = POLLIN };
+	pid_t pid;
+
+	self.fd = syscall(SYS_pidfd_open, getpid(), 0);
+	CHECK(self.fd >= 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (pid) {
+		/* the child may not have done so yet */
+		CHECK(!setpgid(pid, pid));
+		close(self.fd);
+		return pid;
+	}
+	setpgid(0, 0);
+	while (poll(&self, 1, -1) < 0 && errno == EINTR)
+		;
+	thaw();
+	_exit(0);
+}
+
 void die(const char *what, const char *file, int line)
 {
-	fprintf(stderr, "%s:%d: %s: %s\n", file, line, what, strerror(errno));
+	int error = errno;
+
+	/* standard error is on the disk that a case freezes */
+	thaw();
+	fprintf(stderr, "%s:%d: %s: %s\n", file, line, what, strerror(error));
 	kill(0, SIGKILL);
 	exit(2);
 }
@@ -82,6 +128,7 @@ void wait_for_place(pid_t pid, const char *function)
 	while (stack = get(path), !strstr(stack, function)) {
 		if (!expired())
 			continue;
+		thaw();
 		fprintf(stderr, "%d is not in %s, but in\n%s", pid, function, stack);
 		errno = ETIME;
 		die("its place", __FILE__, __LINE__);
@@ -221,6 +268,7 @@ int main(int argc, char **argv)
 		{ "module", module_loading },
 		{ "uring", uring_request },
 	};
+	pid_t guard;
 	int given;
 
 	CHECK(argc >= 2);
@@ -241,8 +289,12 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		if (strcmp(cases[i].name, argv[1]))
 			continue;
+		guard = thaw_at_end();
 		cases[i].run();
 		rmdir(CGROUP);
+		/* it must not thaw the disk of the next case */
+		CHECK(!kill(guard, SIGKILL));
+		CHECK(waitpid(guard, NULL, 0) == guard);
 		hand_over(given);
 		return 0;
 	}

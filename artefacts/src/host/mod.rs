@@ -2,6 +2,7 @@
 //! Debian packages that crucible needs on the host, and their installation.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -125,7 +126,8 @@ pub fn ensure_of(packages: &[Package], install: bool, progress: &dyn Progress) -
     ));
     let attempt = || {
         let arguments = ["install", "--yes", "--no-install-recommends"];
-        apt("installing host packages", &arguments, &names, progress)
+        let what = "installing host packages";
+        apt(&Rights::own(), what, &arguments, &names, progress)
     };
     // The package lists may be missing or outdated.
     if attempt().is_err() {
@@ -143,28 +145,35 @@ pub(crate) const NETWORK: &str = "`crucible doctor` says whether apt reaches its
 
 /// Updates apt's package lists.
 pub(crate) fn refresh(progress: &dyn Progress) -> Result<()> {
-    apt("refreshing apt's package lists", &["update"], &[], progress)
-        .map_err(|error| error.on_host(NETWORK))
+    let what = "refreshing apt's package lists";
+    apt(&Rights::own(), what, &["update"], &[], progress).map_err(|error| error.on_host(NETWORK))
 }
 
-fn apt(what: &str, arguments: &[&str], names: &[String], progress: &dyn Progress) -> Result<()> {
+/// Runs apt-get as one step.
+fn apt(
+    rights: &Rights,
+    what: &str,
+    arguments: &[&str],
+    names: &[String],
+    progress: &dyn Progress,
+) -> Result<()> {
     // Ask before the step, whose progress line would be drawn over sudo's question.
-    authorise()?;
+    rights.authorise()?;
     let _step = Step::begin(progress, what);
     let began = Instant::now();
     let mut noted = false;
     loop {
-        let mut command = if is_root() {
-            Command::new("apt-get")
-        } else {
-            let mut command = Command::new("sudo");
-            command.args([
-                "-n",
-                "DEBIAN_FRONTEND=noninteractive",
-                "LC_ALL=C",
-                "apt-get",
-            ]);
-            command
+        let mut command = match rights.sudo() {
+            None => Command::new("apt-get"),
+            Some(mut command) => {
+                command.args([
+                    "-n",
+                    "DEBIAN_FRONTEND=noninteractive",
+                    "LC_ALL=C",
+                    "apt-get",
+                ]);
+                command
+            }
         };
         command
             .args(["-o", "DPkg::Lock::Timeout=300", "--quiet"])
@@ -191,47 +200,65 @@ fn is_locked(words: &str) -> bool {
     words.contains("Could not get lock") || words.contains("Unable to lock directory")
 }
 
-/// Lets sudo ask for a password, if it needs one. sudo then does not ask again for some minutes.
-fn authorise() -> Result<()> {
-    if is_root() {
-        return Ok(());
-    }
-    let sudo = |argument: &[&str], quiet: bool| {
-        let mut command = Command::new("sudo");
-        command.args(argument);
-        if quiet {
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+/// The rights of this process to install packages.
+struct Rights {
+    /// The words that start sudo; `None` for root, who needs none.
+    sudo: Option<Vec<OsString>>,
+    /// True when there is a terminal at which sudo can ask for a password.
+    can_ask: bool,
+}
+
+impl Rights {
+    fn own() -> Self {
+        Self {
+            sudo: (!is_root()).then(|| vec!["sudo".into()]),
+            can_ask: io::stdin().is_terminal() && io::stderr().is_terminal(),
         }
-        command.status().map_err(|source| Error::Program {
-            program: "sudo".into(),
-            source,
-        })
-    };
-    if sudo(&["-n", "true"], true)?.success() {
-        return Ok(());
     }
-    let can_ask = io::stdin().is_terminal() && io::stderr().is_terminal();
-    if can_ask && sudo(&["-v"], false)?.success() {
-        return Ok(());
+
+    /// Returns sudo, still without arguments; `None` for root.
+    fn sudo(&self) -> Option<Command> {
+        let (program, arguments) = self.sudo.as_ref()?.split_first()?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        Some(command)
     }
-    let why = if can_ask {
-        "it refused"
-    } else {
-        "it needs a password, and there is no terminal to ask for it"
-    };
-    Err(Error::Failed {
-        what: "sudo".into(),
-        status: why.into(),
-        command: "sudo -v".into(),
-        words: String::new(),
+
+    /// Lets sudo ask for a password, if it needs one. sudo then does not ask again for some
+    /// minutes.
+    fn authorise(&self) -> Result<()> {
+        let (Some(mut test), Some(mut ask)) = (self.sudo(), self.sudo()) else {
+            return Ok(());
+        };
+        let succeeds = |command: &mut Command| match command.status() {
+            Ok(status) => Ok(status.success()),
+            Err(source) => Err(Error::Program {
+                program: "sudo".into(),
+                source,
+            }),
+        };
+        test.args(["-n", "true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if succeeds(&mut test)? || (self.can_ask && succeeds(ask.arg("-v"))?) {
+            return Ok(());
+        }
+        let why = match self.can_ask {
+            true => "it refused",
+            false => "it needs a password, and there is no terminal to ask for it",
+        };
+        Err(Error::Failed {
+            what: "sudo".into(),
+            status: why.into(),
+            command: "sudo -v".into(),
+            words: String::new(),
+        }
+        .on_host(
+            "Run crucible as root, or allow sudo without a password, or install the packages by \
+             hand: `crucible doctor` names them",
+        ))
     }
-    .on_host(
-        "Run crucible as root, or allow sudo without a password, or install the packages by hand: \
-         `crucible doctor` names them",
-    ))
 }
 
 /// Returns true when this process may install packages without sudo.
@@ -241,7 +268,79 @@ fn is_root() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// A shell script in sudo's place: writes its arguments to the file `log` beside it, needs a
+    /// password until `-v` has asked for it, and starts nothing.
+    const SUDO: &str = "\
+        cd \"$(dirname \"$0\")\"\n\
+        echo \"sudo $1 ${*: -1}\" >> log\n\
+        case $1 in\n\
+        -n) test -e password ;;\n\
+        -v) : > password ;;\n\
+        esac\n";
+
+    /// Writes the begin and the end of each step to a file.
+    struct Steps(PathBuf);
+
+    impl Steps {
+        fn write(&self, line: &str) {
+            let file = File::options().append(true).create(true).open(&self.0);
+            writeln!(file.unwrap(), "{line}").unwrap();
+        }
+    }
+
+    impl Progress for Steps {
+        fn begin(&self, step: &str) {
+            self.write(&format!("begin {step}"));
+        }
+        fn advance(&self, _: u64, _: u64) {}
+        fn end(&self) {
+            self.write("end");
+        }
+        fn note(&self, _: &str) {}
+    }
+
+    /// Updates apt's lists with [`SUDO`]. Returns what the user's terminal would have seen, in its
+    /// order.
+    fn updated(can_ask: bool) -> (Result<()>, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("sudo");
+        fs::write(&script, SUDO).unwrap();
+        let log = directory.path().join("log");
+        let rights = Rights {
+            sudo: Some(vec!["bash".into(), script.into()]),
+            can_ask,
+        };
+        let result = apt(&rights, "updating", &["update"], &[], &Steps(log.clone()));
+        (result, fs::read_to_string(log).unwrap())
+    }
+
+    #[test]
+    fn sudo_asks_for_a_password_before_the_step_is_drawn() {
+        let (result, log) = updated(true);
+        result.unwrap();
+        let expected = [
+            "sudo -n true",
+            "sudo -v -v",
+            "begin updating",
+            "sudo -n update",
+            "end",
+        ];
+        assert_eq!(log.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn without_a_terminal_a_password_is_a_matter_of_the_host() {
+        let (result, log) = updated(false);
+        let error = result.unwrap_err();
+        assert!(error.is_host_setup(), "{error}");
+        assert_eq!(log, "sudo -n true\n");
+    }
 
     #[test]
     fn only_what_is_installed_counts() {

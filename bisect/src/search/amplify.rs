@@ -67,9 +67,11 @@ impl<S: Subject> Search<'_, '_, S> {
         let chosen = match known.cloned() {
             Some(known) => known,
             None => {
-                let found = self.climb(usual, &count, limit)?;
-                let journal = &mut self.board.journal;
-                kept(journal.add_choice(&image, &harness, asked, limit, &found))?;
+                let (found, is_final) = self.climb(usual, &count, limit)?;
+                if is_final {
+                    let journal = &mut self.board.journal;
+                    kept(journal.add_choice(&image, &harness, asked, limit, &found))?;
+                }
                 found
             }
         };
@@ -83,25 +85,33 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(())
     }
 
-    /// Returns the best setting that is found within `limit` seconds.
-    fn climb(&mut self, usual: &Setting, count: &Count<'_>, limit: f64) -> Result<Setting, Stop> {
+    /// Returns the best setting that is found within `limit` seconds, and true if all settings
+    /// beside it were offered.
+    fn climb(
+        &mut self,
+        usual: &Setting,
+        count: &Count<'_>,
+        limit: f64,
+    ) -> Result<(Setting, bool), Stop> {
         let bad = self.board.graph.bad();
         let mut best = usual.clone();
         let mut left = limit;
+        let mut is_final = true;
         // Its runs have ended with a failure, which makes it seem more frequent.
         for most in [SURE, SAMPLE] {
             let earlier = self.board.tally_in(bad, usual).seconds;
             left -= self.sample(bad, usual, most, earlier + left / 4.0)? - earlier;
             if count.rate(&self.board.tally_in(bad, usual)) >= OFTEN {
-                return Ok(best);
+                return Ok((best, is_final));
             }
         }
         loop {
             let now = self.board.tally_in(bad, &best);
             if count.rate(&now) >= OFTEN || left <= 0.0 {
-                return Ok(best);
+                return Ok((best, is_final));
             }
             let offer = self.offered(bad, &best)?;
+            is_final &= !offer.is_partial;
             left -= offer.seconds;
             let others = offer.settings.len();
             let (mut found, mut rejected) = (None, Vec::new());
@@ -135,7 +145,7 @@ impl<S: Subject> Search<'_, '_, S> {
             }
             match found {
                 Some(setting) => best = setting,
-                None => return Ok(best),
+                None => return Ok((best, is_final)),
             }
         }
     }
@@ -151,8 +161,10 @@ impl<S: Subject> Search<'_, '_, S> {
         }
         let offer = self.subject.others(bad, setting)?;
         self.board.seconds += offer.seconds;
-        let journal = &mut self.board.journal;
-        kept(journal.add_offer(&image, &harness, setting, &offer))?;
+        if !offer.is_partial {
+            let journal = &mut self.board.journal;
+            kept(journal.add_offer(&image, &harness, setting, &offer))?;
+        }
         Ok(offer)
     }
 

@@ -56,6 +56,25 @@ pub fn node(number: usize, parents: &[usize]) -> Node {
     }
 }
 
+/// Returns a history of this many nodes without branches.
+pub fn row(nodes: usize) -> Graph {
+    let parents = |n: usize| n.checked_sub(1).into_iter().collect::<Vec<_>>();
+    Graph::new((0..nodes).map(|n| node(n, &parents(n))).collect()).unwrap()
+}
+
+/// Makes runs of a visit until `see` returns false. Returns their number, or the reason for which
+/// `one` could not make one.
+pub fn runs(
+    see: &mut dyn FnMut(Observation) -> bool,
+    mut one: impl FnMut() -> Result<Observation, Stop>,
+) -> Result<usize, Stop> {
+    let mut made = 1;
+    while see(one()?) {
+        made += 1;
+    }
+    Ok(made)
+}
+
 impl History {
     /// A history of [`COMMITS`] commits with a branch of three that is merged.
     pub fn new(seed: u64, rate: f64) -> Self {
@@ -236,19 +255,17 @@ impl Subject for Simulated<'_> {
             visit.unbootable = Some("the guest did not boot".into());
             return Ok(visit);
         }
-        loop {
+        runs(see, || {
             self.burn()?;
             self.runs += 1;
             self.seconds += RUN;
-            let observation = Observation {
+            Ok(Observation {
                 seen: self.history.run(node, &mut self.dice),
                 seconds: RUN,
                 lines: Vec::new(),
-            };
-            if !see(observation) {
-                return Ok(visit);
-            }
-        }
+            })
+        })?;
+        Ok(visit)
     }
 }
 

@@ -284,7 +284,11 @@ impl Guest {
         while let Ok(alert) = self.alerts_from.recv_timeout(wait()) {
             self.alerts.push(alert);
         }
-        self.take_alerts()
+        // A report about a disk can arrive before the fault of the host that caused it.
+        match self.machine.host_fault() {
+            Some(fault) => Err(GuestError::Host(fault)),
+            None => self.take_alerts(),
+        }
     }
 
     /// Returns the reason for which the channel has ended, once the console has been read to its

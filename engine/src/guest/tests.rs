@@ -1,86 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-use std::{io::Write, path::Path, sync::mpsc, thread};
+use std::{io::Write, thread};
 
-use crucible_vmm::{Changes, Description, Exit, HostFault, TaskStates};
+use crucible_vmm::HostFault;
 
 use super::*;
 use crate::{
     abort::{Abort, Phase},
     blame::Condition,
+    played::Played,
 };
-
-/// A machine whose agent is a thread of the test.
-struct Played {
-    ours: UnixStream,
-    fault: Option<HostFault>,
-}
-
-impl Machine for Played {
-    fn channel(&self) -> crucible_vmm::Result<UnixStream> {
-        Ok(self.ours.try_clone().expect("a socket"))
-    }
-    fn terminal(&self) -> crucible_vmm::Result<UnixStream> {
-        self.channel()
-    }
-    fn alerts(&self) -> Receiver<Alert> {
-        mpsc::channel().1
-    }
-    fn wait_mark(&self, _: &str, _: Duration) -> bool {
-        true
-    }
-    fn console_tail(&self, _: usize) -> Vec<String> {
-        Vec::new()
-    }
-    fn try_exit(&mut self) -> crucible_vmm::Result<Option<Exit>> {
-        Ok(None)
-    }
-    fn wait(&mut self, _: Duration) -> crucible_vmm::Result<Option<Exit>> {
-        Ok(None)
-    }
-    fn host_fault(&mut self) -> Option<HostFault> {
-        self.fault.clone()
-    }
-    fn task_states(&mut self, _: Duration) -> crucible_vmm::Result<TaskStates> {
-        Ok(TaskStates::default())
-    }
-    fn pause(&mut self) -> crucible_vmm::Result<()> {
-        Ok(())
-    }
-    fn resume(&mut self) -> crucible_vmm::Result<()> {
-        Ok(())
-    }
-    fn save(&mut self) -> crucible_vmm::Result<()> {
-        Ok(())
-    }
-    fn save_in(&mut self, _: &Path) -> crucible_vmm::Result<()> {
-        Ok(())
-    }
-    fn save_changes(&mut self, _: &Path) -> crucible_vmm::Result<Changes> {
-        Ok(Changes { pages: 0, of: 0 })
-    }
-    fn kill(&mut self) -> crucible_vmm::Result<()> {
-        Ok(())
-    }
-    fn pid(&self) -> u32 {
-        0
-    }
-    fn is_debugged(&self) -> bool {
-        false
-    }
-    fn describe(&self) -> Description {
-        Description {
-            kind: "played".into(),
-            version: String::new(),
-            accel: String::new(),
-            start: "cold".into(),
-            command: Vec::new(),
-        }
-    }
-}
 
 /// Greets a guest whose agent answers the first request with these bytes.
 fn greet(answer: &'static [u8], fault: Option<HostFault>) -> Abort {
+    greet_by(answer, |ours| Played::new(ours, fault))
+}
+
+/// Greets a guest of this machine, whose agent answers the first request with these bytes.
+fn greet_by(answer: &'static [u8], machine: impl FnOnce(UnixStream) -> Played) -> Abort {
     let (ours, mut theirs) = UnixStream::pair().expect("sockets");
     let agent = thread::spawn(move || {
         let hello: Result<Envelope<Request>, _> = frame::read(&mut theirs);
@@ -88,7 +25,7 @@ fn greet(answer: &'static [u8], fault: Option<HostFault>) -> Abort {
         theirs.write_all(answer).expect("an answer");
         theirs
     });
-    let machine = Box::new(Played { ours, fault });
+    let machine = Box::new(machine(ours));
     let error = Guest::greet(machine, Duration::from_secs(60)).err();
     drop(agent.join().expect("the agent"));
     Abort::guest(Phase::After, error.expect("no guest"))
@@ -100,6 +37,29 @@ fn a_message_that_is_none_breaks_the_channel() {
     assert_eq!(garbage.condition, Condition::ChannelBroken, "{garbage:?}");
     let long = greet(b"\xff\xff\xff\xff", None);
     assert_eq!(long.condition, Condition::ChannelBroken, "{long:?}");
+}
+
+#[test]
+fn a_report_about_a_disk_that_the_host_has_failed_is_the_hosts() {
+    let report = |fault| {
+        let abort = greet_by(b"", |ours| Played {
+            // The fault arrives after the report that it has caused.
+            unaware: 1,
+            alert: Some(Alert {
+                kind: AlertKind::Bug,
+                headline: "EXT4-fs error (device vdc): ext4_find_entry".into(),
+                lines: Vec::new(),
+            }),
+            ..Played::new(ours, fault)
+        });
+        abort.condition
+    };
+    let fault = HostFault {
+        kind: crucible_vmm::FaultKind::Io,
+        detail: "cannot read the disk".into(),
+    };
+    assert_eq!(report(Some(fault)), Condition::HostIo);
+    assert_eq!(report(None), Condition::EarlyReport);
 }
 
 #[test]
@@ -128,7 +88,7 @@ fn a_guest_that_reads_nothing_holds_nobody_up() {
         // The program stops reading, and keeps the socket.
         theirs
     });
-    let machine = Box::new(Played { ours, fault: None });
+    let machine = Box::new(Played::new(ours, None));
     let mut guest = Guest::greet(machine, Duration::from_secs(60)).expect("a guest");
     let theirs = agent.join().expect("the agent");
     guest.prompt = Duration::from_millis(10);

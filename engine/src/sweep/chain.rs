@@ -177,7 +177,7 @@ fn begin(runner: &mut Runner<'_, '_>) -> Result<Freeze, Abort> {
     let before = |e| Abort::guest(Phase::Before, e);
     let at = runner.case.at.clone();
     runner.root = runner.start(RUN, Some(at.trigger())).map_err(before)?;
-    match runner.frozen_or_ended(RUN, Phase::Before)? {
+    match runner.frozen_or_ended(RUN, &at, Phase::Before)? {
         Ok(freeze) => Ok(freeze),
         Err(_) => {
             runner.guest().kill(RUN).map_err(before)?;

@@ -344,3 +344,6 @@ fn keep(
 fn frozen_record(frozen: &Frozen) -> FrozenRecord {
     FrozenRecord::new(frozen.freeze.tid, frozen.freeze.count, &frozen.tasks)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,9 +63,7 @@ pub fn observe(root: Pid) -> Result<Observation> {
     for pid in numbers(&proc).context("the container has ended, or has no /proc")? {
         let process = proc.join(pid.to_string());
         let threads = numbers(&process.join("task"))?;
-        // A first thread that has exited no longer has memory, so a live thread is read.
-        let lives = |tid: &&i32| !is_zombie(&process.join("task").join(tid.to_string()));
-        let reader = threads.iter().find(lives).copied().unwrap_or(pid);
+        let reader = reader(&process, &threads).unwrap_or(pid);
         for tid in threads {
             let dir = process.join("task").join(tid.to_string());
             let task = task(&process, &dir, pid, tid, tid == reader)
@@ -219,6 +217,13 @@ fn is_zombie(dir: &Path) -> bool {
     split_stat(&stat).is_none_or(|(_, fields)| fields.first() == Some(&"Z"))
 }
 
+/// Returns the thread whose directory has the state of its process: the first one that lives. A
+/// first thread that has exited no longer has memory.
+fn reader(process: &Path, threads: &[i32]) -> Option<i32> {
+    let lives = |tid: &&i32| !is_zombie(&process.join("task").join(tid.to_string()));
+    threads.iter().find(lives).copied()
+}
+
 /// Reads a task. The facts of its process are with the task that `is_reader`.
 fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Result<TaskFacts> {
     let stat = fs::read_to_string(dir.join("stat"))?;
@@ -231,14 +236,7 @@ fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Resu
         file(dir, name, &mut facts)?;
     }
     if is_reader {
-        for name in SHARED_FILES {
-            file(dir, name, &mut facts)?;
-        }
-        // The directory of the first thread, which may have exited, lacks state of the process.
-        let process = process.with_file_name(tid.to_string());
-        for name in PROCESS_FILES {
-            file(&process, name, &mut facts)?;
-        }
+        let process = files_of_process(process, tid, &mut facts)?;
         memory_of(&process, &mut facts)?;
     }
     for name in LINKS {
@@ -328,6 +326,21 @@ fn memory_of(process: &Path, facts: &mut Facts) -> Result<()> {
     Ok(())
 }
 
+/// Adds the files of a process as its thread `tid` shows them. Returns the directory that was
+/// read.
+fn files_of_process(process: &Path, tid: i32, facts: &mut Facts) -> io::Result<PathBuf> {
+    let dir = process.join("task").join(tid.to_string());
+    for name in SHARED_FILES {
+        file(&dir, name, facts)?;
+    }
+    // The directory of the first thread, which may have exited, lacks state of the process.
+    let process = process.with_file_name(tid.to_string());
+    for name in PROCESS_FILES {
+        file(&process, name, facts)?;
+    }
+    Ok(process)
+}
+
 /// Reads a file. An error of the kernel is a fact, too.
 fn file(dir: &Path, name: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
@@ -400,7 +413,105 @@ fn descriptors(dir: &Path, facts: &mut Facts) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        os::fd::{AsRawFd, OwnedFd},
+        ptr, thread,
+    };
+
+    use nix::{
+        fcntl::OFlag,
+        sys::wait::waitpid,
+        unistd::{ForkResult, fork, pipe2},
+    };
+
     use super::*;
+
+    /// A process of the host whose first thread has exited. Its second thread waits until this is
+    /// dropped.
+    struct Headless {
+        pid: Pid,
+        /// The end of a pipe at whose other end the second thread waits.
+        gate: Option<OwnedFd>,
+    }
+
+    impl Headless {
+        fn new() -> Self {
+            let (wait, gate) = pipe2(OFlag::O_CLOEXEC).unwrap();
+            // SAFETY: the child only calls functions of the C library that glibc keeps usable after
+            // a fork of a process with several threads.
+            let ForkResult::Parent { child: pid } = (unsafe { fork() }).unwrap() else {
+                drop(gate);
+                child(wait.as_raw_fd());
+            };
+            let dir = PathBuf::from(format!("/proc/{pid}/task/{pid}"));
+            while !is_zombie(&dir) {
+                thread::yield_now();
+            }
+            let gate = Some(gate);
+            Self { pid, gate }
+        }
+    }
+
+    /// Creates a timer and a second thread, and exits as a thread. `wait` is a descriptor.
+    fn child(wait: i32) -> ! {
+        let (mut timer, mut thread) = (ptr::null_mut(), 0);
+        let (timer_made, null) = (&raw mut timer, ptr::null_mut());
+        // SAFETY: the results are variables of this function; no destructor runs, since they belong
+        // to the parent, and pthread_exit() would unwind through the frames of Rust.
+        unsafe {
+            if libc::timer_create(libc::CLOCK_MONOTONIC, null, timer_made) == 0
+                && libc::pthread_create(&raw mut thread, ptr::null(), second, wait as _) == 0
+            {
+                libc::syscall(libc::SYS_exit, 0);
+            }
+            libc::_exit(1)
+        }
+    }
+
+    /// Ends the process once the pipe has ended.
+    extern "C" fn second(wait: *mut libc::c_void) -> *mut libc::c_void {
+        let mut byte = 0_u8;
+        // SAFETY: the buffer has one byte; no destructor runs.
+        unsafe {
+            libc::read(wait as i32, (&raw mut byte).cast(), 1);
+            libc::_exit(0)
+        }
+    }
+
+    impl Drop for Headless {
+        fn drop(&mut self) {
+            self.gate = None;
+            // An error is no reason to panic in a test that fails already.
+            let _ = waitpid(self.pid, None);
+        }
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_exited_is_read_by_another_thread() {
+        let headless = Headless::new();
+        let pid = headless.pid.as_raw();
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let threads = numbers(&process.join("task")).unwrap();
+        let [first, second] = threads[..] else {
+            panic!("{threads:?}");
+        };
+        assert_eq!(first, pid);
+        let reader = reader(&process, &threads).unwrap();
+        let mut facts = Facts::new();
+        files_of_process(&process, reader, &mut facts).unwrap();
+        let shown = |name: &str| facts[name].shown().into_owned();
+        // The child has the program, the environment and the auxiliary vector of this process.
+        let program = std::env::current_exe().unwrap();
+        let maps = shown("maps");
+        assert!(maps.contains(program.to_str().unwrap()), "{maps:?}");
+        let own = |name: &str| Fact::of(fs::read(format!("/proc/self/{name}")).unwrap());
+        for name in ["environ", "auxv"] {
+            assert_eq!(facts[name], own(name), "{name}");
+            assert_ne!(shown(name), "", "{name}");
+        }
+        assert!(shown("timers").contains("signal: 14/"), "{facts:?}");
+        assert_eq!(reader, second);
+    }
 
     #[test]
     fn a_mount_has_no_numbers() {
