@@ -24,8 +24,8 @@ const ROUNDS: &str = "11";
 struct Pool(BTreeMap<String, VecDeque<Duration>>);
 
 impl Pool {
-    /// Returns the next start of `contender`; measures a further round of all contenders if none
-    /// is left.
+    /// Returns the next start of `contender`; measures another round of all contenders if none is
+    /// left.
     fn next(&mut self, contender: &str) -> Duration {
         loop {
             if let Some(start) = self.0.get_mut(contender).and_then(VecDeque::pop_front) {

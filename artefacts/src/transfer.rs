@@ -173,7 +173,7 @@ fn write(
         .map_err(failed)
         .and_then(|()| fs::rename(&partial, file).map_err(Error::file("put in place", file)));
     if result.is_err() {
-        // The error is about the cause.
+        // Return the error that is the cause.
         let _ = fs::remove_file(&partial);
     }
     result

@@ -24,8 +24,8 @@ impl Graph {
     /// The number of the good end.
     pub const GOOD: usize = 0;
 
-    /// Returns the graph of these nodes, or none if there are less than two, or one has a parent
-    /// behind it.
+    /// Returns the graph of these nodes, or `None` if there are fewer than two, or if a parent
+    /// comes after its child.
     pub fn new(nodes: Vec<Node>) -> Option<Self> {
         let sound = |(number, node): (usize, &Node)| node.parents.iter().all(|p| *p < number);
         (nodes.len() >= 2 && nodes.iter().enumerate().all(sound)).then_some(Self { nodes })

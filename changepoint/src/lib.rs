@@ -25,7 +25,7 @@ pub use self::{
 /// Mass below which a hypothesis is no longer counted among those left.
 const NEGLIGIBLE: f64 = 1e-3;
 
-/// Number of runs that settle a node with rare failures, times the rate of failures. So many runs
+/// Number of runs that settle a node with rare failures, times the rate of failures. These runs
 /// share the cost of a build.
 const SETTLING: f64 = 2.5;
 
@@ -265,7 +265,7 @@ impl ChangePoint {
         (before, after)
     }
 
-    /// Returns how probable the hypotheses are.
+    /// Returns the posterior of the hypotheses.
     pub fn posterior(&self) -> Posterior {
         let observed = self.observed();
         let likelihood = |weight: f64, first| match weight > 0.0 {

@@ -15,7 +15,7 @@ use crate::{
     syntax::{Macros, Plain},
 };
 
-/// What a rewritten source begins with. Its own lines keep their numbers.
+/// First lines of a rewritten source. The lines of the original keep their numbers.
 const INCLUDE: &str = "#include <linux/ckpt_mutant.h>\n#line 1\n";
 
 /// The functions in which the two system calls begin.
@@ -92,7 +92,7 @@ pub fn generate<'a>(
     Ok(generated)
 }
 
-/// What a function, or a variable with an initial value, names.
+/// A function, or a variable with an initial value, and the names that it uses.
 struct Definition {
     file: String,
     name: String,
@@ -113,7 +113,7 @@ struct Writer<'a> {
     plain: &'a Plain,
     macros: &'a Macros,
     function: String,
-    /// Where the statement begins that must not return, since a value would be missing.
+    /// Start of the statement that must not return, because the function would return no value.
     end: Option<usize>,
     statement: (u32, u32),
     edits: Vec<Edit>,

@@ -28,7 +28,8 @@ pub const SECTION: &str = ".ckpt_mutants";
 /// File in debugfs that chooses a mutant by its number; 0 chooses none.
 pub const SWITCH: &str = "/sys/kernel/debug/checkpoint/mutant";
 
-/// What changes when this crate makes other mutants: part of the identity of a kernel that has them.
+/// The sources of this crate, a part of the identity of a kernel with mutants: a changed source may
+/// make other mutants.
 pub const VERSION: [&str; 4] = [
     include_str!("generate.rs"),
     include_str!("rules.rs"),
@@ -88,11 +89,11 @@ pub struct Mutant {
     pub half: Half,
     /// The kind of change.
     pub kind: Kind,
-    /// First line of what is changed, from 1 on.
+    /// First line of the changed text, from 1 on.
     pub line: u32,
     /// First and last line of the statement, or the condition of a statement, that contains it.
     pub statement: (u32, u32),
-    /// What is changed, in one line.
+    /// The change, in one line.
     pub text: String,
 }
 

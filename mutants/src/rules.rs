@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is not a mutant, and why. All rules are about names and syntax, none about a line.
+//! Rules that exclude code from mutation, with reasons. They go by names and syntax, never by line
+//! numbers.
 
 /// Sources of checkpoint and restart that neither save nor restore, with the reason.
 pub const LEFT_OUT: [(&str, &str); 4] = [

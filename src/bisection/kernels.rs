@@ -43,12 +43,11 @@ const BOOTS: u32 = 2;
 /// Number of vCPUs of the setting that shows races between CPUs.
 const RACES: u32 = 2;
 
-/// Number of processes that keep the vCPUs busy in the setting that shows what depends on when tasks
-/// run. They are in the guest: there they are a part of the setting on any host, and disturb nothing
-/// else.
+/// Number of busy processes in the setting that changes when tasks run. They run in the guest, so
+/// that the setting is the same on every host and does not disturb other guests.
 const LOAD: u32 = 2;
 
-/// Number of links of the setting that shows what few restarts show.
+/// Number of links in the setting for failures that few restarts show.
 const CHAIN: u32 = 4;
 
 /// Number of events that are tried.

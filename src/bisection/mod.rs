@@ -68,13 +68,13 @@ pub struct Question<'a> {
     pub trial: trial::Options,
     /// How to search.
     pub options: Options,
-    /// Which guest.
+    /// Options of the guest.
     pub guest: GuestArgs,
     /// True when the record is to be printed.
     pub json: bool,
     /// True when the results are never to be pruned.
     pub keep: bool,
-    /// Returns the command that repeats the search, in this setting if it is another one than the usual.
+    /// Returns the command that repeats the search, with the options of a setting if one is given.
     pub reproduce: &'a dyn Fn(Option<&Setting>) -> String,
     /// The beginning of the command that runs one of the kernels.
     pub scenario: String,
@@ -87,7 +87,7 @@ pub struct Record {
     pub schema: u32,
     /// `bisect`.
     pub command: &'static str,
-    /// What decides: condition, blame, verdict, reason.
+    /// The condition, with its blame, verdict and reason.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The exit code.

@@ -41,9 +41,8 @@ pub struct BisectArgs {
     /// A commit that fails, or a directory; otherwise HEAD, and of a series the files as they are
     #[arg(long, help_heading = "Commits", value_name = "REV")]
     bad: Option<String>,
-    /// What differs: commits; the lines of the fragment of --config, of which the kernel has more and
-    /// more; the events up to that of --at; or the patches and files of our series that have changed
-    /// since --good
+    /// What to search: commits; the lines of the fragment of --config, added one by one; the events
+    /// up to that of --at; or the patches and files of our series that have changed since --good
     #[arg(
         long,
         help_heading = "Commits",

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// The function that is called.
 const COUNTER: &str = "__sanitizer_cov_trace_pc";
 
-/// The file of functions that no source is known of.
+/// The file name for functions whose source is not known.
 const UNKNOWN: &str = "elsewhere";
 
 /// Each block by the low half of its address, as KCOV reports it, with the name of its source file.

@@ -148,7 +148,7 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// Returns its error, as far as that can be known without a kernel.
+    /// Checks the changes as far as possible without a kernel, and returns the first error.
     pub fn problem(&self) -> Option<String> {
         let of_config = self.config.as_ref().and_then(|path| {
             let text = match fs::read_to_string(path) {
@@ -323,8 +323,8 @@ pub fn build_again(
     plan.make(cache, &source, progress, |_, _| Ok(()))
 }
 
-/// Returns a hash of all that a kernel of the pinned source would be made from, or a kernel of a
-/// tree with this content, by git's name for it. Fetches and builds nothing.
+/// Returns a hash of all inputs of a kernel of the pinned source, or of a kernel of a tree whose
+/// content git names so. Fetches and builds nothing.
 ///
 /// # Errors
 /// The series or the configuration cannot be read.

@@ -314,7 +314,7 @@ fn committed(directory: &Path) -> Option<String> {
     {
         return None;
     }
-    // Git ignores changes of a file that is marked assume-unchanged or skip-worktree.
+    // Git ignores changes to a file that is marked assume-unchanged or skip-worktree.
     let files = git(&["ls-files", "-v"])?;
     if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
         return None;

@@ -83,7 +83,7 @@ pub(crate) fn keep_agent(cache: &Cache, sources: &Sources, image: &Path) -> Resu
     cache.set_stand_in(KIND, &of_sources(sources)?, &key)
 }
 
-/// Returns a hash of all files that the agent is compiled from, and of some others.
+/// Returns a hash of all files that the agent is compiled from. It includes some others, too.
 fn of_sources(sources: &Sources) -> Result<String> {
     let mut fingerprint = Fingerprint::new(RECIPE);
     for top in sources::PACKED {

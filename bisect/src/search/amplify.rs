@@ -14,7 +14,7 @@ use crate::{
 struct Count<'a> {
     /// A part of the name of the failure that is sought.
     like: Option<&'a str>,
-    /// What the usual setting has shown: another failure is not the same bug shown more often.
+    /// The failure in the usual setting. Another failure counts for nothing: it is another bug.
     usually: Option<&'a Signature>,
 }
 
@@ -39,7 +39,8 @@ impl Count<'_> {
 
 impl<S: Subject> Search<'_, '_, S> {
     /// Looks for a setting in which the bad end shows the failure more often in the same time, and
-    /// chooses it. One respect after the other is changed, as long as that helps and there is time.
+    /// chooses it. Changes one property of the setting after the other, as long as that helps and
+    /// there is time.
     pub(super) fn amplify(
         &mut self,
         usual: &Setting,
@@ -88,7 +89,7 @@ impl<S: Subject> Search<'_, '_, S> {
         let bad = self.board.graph.bad();
         let mut best = usual.clone();
         let mut left = limit;
-        // Its runs have ended with a failure, which makes it seem more frequent.
+        // The runs stopped at a failure, which makes it seem more frequent than it is.
         for most in [SURE, SAMPLE] {
             let earlier = self.board.tally_in(bad, usual).seconds;
             left -= self.sample(bad, usual, most, earlier + left / 4.0)? - earlier;
@@ -106,7 +107,7 @@ impl<S: Subject> Search<'_, '_, S> {
             let others = offer.settings.len();
             let (mut found, mut rejected) = (None, Vec::new());
             for (number, setting) in offer.settings.iter().enumerate() {
-                // A few settings with some runs say more than all with one each.
+                // Several runs of a few settings decide more than one run of each.
                 let run = now.seconds / now.runs().max(1) as f64;
                 let few = self.board.costs.enter() + run * SAMPLE as f64 / 2.0;
                 let share = (left / (others - number) as f64).max(few).min(left);
@@ -140,7 +141,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }
     }
 
-    /// Returns the settings beside this one: as many as before the search was killed.
+    /// Returns the settings beside this one; the same ones again after the search was killed.
     fn offered(&mut self, bad: usize, setting: &Setting) -> Result<Offer, Stop> {
         self.set(setting);
         let harness = self.board.harness().to_owned();
@@ -156,8 +157,8 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(offer)
     }
 
-    /// Runs a node in a setting until there are `most` runs, for at most so many seconds, the runs
-    /// of earlier searches included. Returns the seconds.
+    /// Runs a node in a setting until there are `most` runs, including those of earlier searches,
+    /// or `limit` seconds have passed. Returns the seconds.
     fn sample(
         &mut self,
         node: usize,
@@ -195,7 +196,7 @@ impl<S: Subject> Search<'_, '_, S> {
     ) -> Result<bool, Stop> {
         let bad = self.board.graph.bad();
         let first = self.board.tally_in(bad, setting);
-        // The best of many has had luck, most likely.
+        // The best of several was probably favoured by chance.
         if count.rate(&first) < OFTEN {
             let more = self.sample(bad, setting, 2 * SAMPLE, *left + first.seconds)?;
             *left -= more - first.seconds;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A simulated history, and what git's bisection makes of it.
+//! A simulated history, and git's bisection of it.
 
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -23,7 +23,7 @@ pub const RUN: f64 = 1.0;
 /// Number of commits behind the good one.
 pub const COMMITS: usize = 40;
 
-/// A history with a bug, and all that makes bisections fail.
+/// A history with a bug, and with everything that makes bisections fail.
 #[derive(Clone)]
 pub struct History {
     pub graph: Graph,
@@ -140,7 +140,7 @@ impl History {
         }
     }
 
-    /// Returns what a run of a commit shows.
+    /// Returns the result of a run of a commit.
     pub fn run(&self, node: usize, dice: &mut Dice) -> Seen {
         let node = self.image(node);
         if self.drowned.contains(&node) {
@@ -260,7 +260,8 @@ pub struct Cost {
 }
 
 /// Plays `git bisect run` with a command that makes up to `tries` runs, ends with 1 at the first
-/// failure, and with 125 for what does not build or boot. Returns the commits that it names.
+/// failure, and with 125 for a commit that does not build or boot. Returns the commits that it
+/// names.
 pub fn git(history: &History, tries: u32, seed: u64) -> (Vec<usize>, Cost) {
     let mut dice = Dice::new(seed ^ 0x917);
     let nodes = history.graph.nodes();
