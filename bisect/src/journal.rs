@@ -27,7 +27,7 @@ enum Line {
     /// A build, by a hash of all its inputs.
     Built {
         inputs: String,
-        /// Hash of the kernel; none if it does not build.
+        /// Hash of the kernel; `None` if it does not build.
         image: Option<String>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         why: String,
@@ -109,7 +109,7 @@ pub(crate) struct Asked<'a> {
 /// What is known of a build.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// Hash of the kernel; none if it does not build.
+    /// Hash of the kernel; `None` if it does not build.
     pub image: Option<String>,
     /// The last lines of a build that failed.
     pub why: String,

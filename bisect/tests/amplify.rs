@@ -43,7 +43,7 @@ fn usual() -> Setting {
     }
 }
 
-/// Returns true for `often` of each ten runs.
+/// Returns true for `fail` of each ten runs.
 fn of_ten(count: u64, fail: u64) -> bool {
     (count * 7) % 10 < fail
 }
