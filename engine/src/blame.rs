@@ -105,8 +105,8 @@ conditions! {
     Leak = "leak", KERNEL, Panic, 1,
         "kmemleak finds unreachable memory at the end of a session";
     EarlyReport = "early-report", KERNEL, Unknown, 125,
-        "the guest's kernel prints a report or panics before any trigger: not a matter of \
-         checkpoint/restart";
+        "the guest's kernel prints a report or panics before any trigger, so checkpoint/restart \
+                  is not the cause";
 
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's books: its own counts of its objects. What each run of a case
-//! adds to them and nothing takes away again is lost.
+//! The kernel's books: its own counts of its objects. Objects that each run of a case adds, and
+//! that are never freed, are lost.
 
 use std::{collections::BTreeMap, time::Duration};
 

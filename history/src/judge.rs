@@ -33,7 +33,7 @@ pub enum Status {
     Failing,
     /// It passes and fails.
     Flaky,
-    /// Unknown: no night has a result of it.
+    /// Unknown: no night has a result of the test.
     Unknown,
 }
 

@@ -21,13 +21,13 @@ const INCLUDE: &str = "#include <linux/ckpt_mutant.h>\n#line 1\n";
 /// The functions in which the two system calls begin.
 const ROOTS: [&str; 2] = ["sys_checkpoint", "sys_restart"];
 
-/// Deepest tree that is followed; deeper ones are none of C that people write.
+/// Maximum depth of a syntax tree; code that people write has no deeper ones.
 const DEEPEST: u32 = 400;
 
 /// The sources cannot be parsed.
 #[derive(Debug, Error)]
 pub enum GenerateError {
-    /// The parser does not work at all.
+    /// The parser cannot be set up.
     #[error("the C parser cannot be used: {0}")]
     Parser(String),
 }
@@ -103,7 +103,7 @@ struct Definition {
 struct Edit {
     at: usize,
     text: String,
-    /// True at the end of what is changed.
+    /// True at the end of the changed text.
     closes: bool,
 }
 
@@ -503,8 +503,8 @@ fn is_truth(node: Node<'_>, source: &str) -> bool {
     }
 }
 
-/// Returns the text with all that is to be inserted. Of what begins at one place, the first edit
-/// contains the later ones.
+/// Returns the text with all edits. Of the edits that begin at one place, the first contains the
+/// later ones.
 fn apply(source: &str, edits: Vec<Edit>) -> String {
     let mut order: Vec<_> = edits.iter().enumerate().collect();
     order.sort_by_key(|(index, edit)| {
@@ -548,8 +548,8 @@ fn halves(definitions: &[Definition], mutants: &mut [Mutant]) {
     }
 }
 
-/// Returns the definitions that are reached from a function, by name. Of two static functions of one
-/// name, the one in the same file is meant.
+/// Returns the definitions that are reached from a function, by name. If two static functions have
+/// one name, that in the same file is followed.
 fn closure(definitions: &[Definition], root: &str) -> BTreeSet<usize> {
     let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, one) in definitions.iter().enumerate() {
@@ -573,7 +573,7 @@ fn closure(definitions: &[Definition], root: &str) -> BTreeSet<usize> {
     reached
 }
 
-/// Gives each mutant its name: a hash of where it is and of what is changed, but not of the line.
+/// Gives each mutant its name: a hash of its file, its function and its text, but not of its line.
 fn name(mutants: &mut [Mutant]) {
     let mut equal: BTreeMap<String, u32> = BTreeMap::new();
     for mutant in mutants {

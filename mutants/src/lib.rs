@@ -4,10 +4,10 @@
 //!
 //! [`generate`] parses the sources and returns a rewritten copy of them that contains all mutants at
 //! once. The kernel that is built from it has one of them when its number is written to debugfs
-//! `checkpoint/mutant`, and none by default. Nothing is listed by hand: what is a mutant, and what is
-//! not, follows from the syntax alone (`docs/howto/score-the-lab.md` has the rules). Whether a mutant
-//! exists in a kernel is then the compiler's word: each leaves its number in a section of the image
-//! ([`SECTION`]), unless it is in code that is left out or changes a value that is not an integer.
+//! `checkpoint/mutant`, and none by default. Mutants are not listed by hand: the syntax alone
+//! determines them (`docs/howto/score-the-lab.md` has the rules). The compiler then determines the
+//! mutants of a kernel: each leaves its number in a section of the image ([`SECTION`]), unless it
+//! is in code that is left out or changes a value that is not an integer.
 //!
 //! This crate does no I/O.
 
@@ -45,7 +45,8 @@ pub enum Kind {
     LeftOut,
     /// A condition is negated.
     Negated,
-    /// A value is one larger, or a truth value the other one; of `<`, `<=`, `>` and `>=`, the bound.
+    /// A value is one larger, or a truth value is inverted; of `<`, `<=`, `>` and `>=`, the bound
+    /// is changed.
     Skewed,
 }
 
@@ -60,7 +61,7 @@ impl Kind {
     }
 }
 
-/// The half of checkpoint/restart that a mutant is in: which of the two system calls can reach it.
+/// The half of checkpoint/restart that a mutant is in, by the system calls that can reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Half {
@@ -70,7 +71,7 @@ pub enum Half {
     Restoring,
     /// Both do.
     Both,
-    /// Neither does: other code of the kernel calls it.
+    /// Neither system call reaches it: other code of the kernel calls it.
     Hook,
 }
 
@@ -98,7 +99,7 @@ pub struct Mutant {
 }
 
 impl Mutant {
-    /// Returns where it is: `kernel/checkpoint/vma.c:17`.
+    /// Returns its place: `kernel/checkpoint/vma.c:17`.
     pub fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
     }

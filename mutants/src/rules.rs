@@ -19,8 +19,8 @@ pub fn is_source(path: &str) -> bool {
     ours && name.ends_with(".c") && LEFT_OUT.iter().all(|(out, _)| *out != name)
 }
 
-/// Returns true for a call that only checks the code around it, or gives way: without it, nothing
-/// that a program could see changes.
+/// Returns true for a call that only checks the code around it, or yields the CPU: no program could
+/// notice its absence.
 pub(crate) fn is_idle(callee: &str) -> bool {
     const PREFIXES: [&str; 6] = [
         "lockdep_",
@@ -56,7 +56,7 @@ pub(crate) fn is_keyword(word: &str) -> bool {
     )
 }
 
-/// Returns true for a word of which names of types consist.
+/// Returns true for a word that can be a part of a type's name.
 pub(crate) fn is_type(word: &str) -> bool {
     matches!(
         word,

@@ -65,8 +65,8 @@ fn plain(source: &str) -> Plain {
                 text[word.start] = b'x';
             }
         } else if *depth > 0 && name.len() >= LOOP.len() && !rules::is_keyword(name) {
-            // In a function, no call is followed by a statement, so it is a macro for a loop:
-            // `list_for_each_entry(a, b, c) {` becomes `while (a, b, c) {`.
+            // Inside a function, a call cannot be followed by a statement, so this is a macro for a
+            // loop: `list_for_each_entry(a, b, c) {` becomes `while (a, b, c) {`.
             let Some(end) = parenthesis(source, word.end) else {
                 continue;
             };
@@ -89,7 +89,7 @@ fn plain(source: &str) -> Plain {
 pub(crate) struct Macros {
     /// The names of all.
     pub all: BTreeSet<String>,
-    /// The names of those that are the initial value of a structure.
+    /// The names of macros that are the initial value of a structure.
     pub lists: BTreeSet<String>,
 }
 

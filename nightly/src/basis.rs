@@ -19,8 +19,8 @@ pub struct Basis {
     pub turns: BTreeMap<String, u64>,
     /// The last night in which a job was run.
     pub last: BTreeMap<String, String>,
-    /// Tests that failed or were flaky in their last night: one that passes is run several times,
-    /// so that it is known whether it is better.
+    /// Tests that failed or were flaky in their last night: one that passes now is run several
+    /// times, to find out whether its rate is lower.
     pub suspects: BTreeSet<TestId>,
 }
 

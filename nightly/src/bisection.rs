@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The bisection of each new regression of a night, as far as its budget goes.
+//! The bisection of each new regression of a night, within the rest of its budget.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -134,7 +134,7 @@ pub trait Listener {
 pub enum Ran {
     /// All of its jobs.
     All,
-    /// The jobs that the budget allowed.
+    /// The jobs that fit the budget.
     Some,
     /// It was interrupted.
     Interrupted,
@@ -212,7 +212,7 @@ impl<'a> Night<'a> {
         self.store.path()
     }
 
-    /// Runs the jobs of the shard, as far as the budget goes.
+    /// Runs the jobs of the shard, within the budget.
     ///
     /// # Errors
     /// Fails if a result cannot be kept.
@@ -310,7 +310,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // So many failures are not a flake.
+            // This number of failures is not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {

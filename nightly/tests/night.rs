@@ -336,7 +336,7 @@ fn shards_that_are_merged_are_the_unsharded_night() {
         let settings = place.settings("n", shard);
         let victim = plan.of_shard(2).last().unwrap().words[1].clone();
         if number == 2 {
-            // It is killed in its last job, and started again.
+            // The shard is killed in its last job, and started again.
             place.set(&victim, "die");
             let mut night = Night::begin(&settings, &plan).unwrap();
             night.run(&mut Silent).unwrap();

@@ -39,8 +39,8 @@ pub enum Class {
     Lock,
     /// The task counts as frozen, and a restarted task sleeps here again.
     Restored,
-    /// A different task must end the sleep. If none does in time, the checkpoint is refused, with
-    /// the task, the place, and the task that can end the sleep.
+    /// A different task must end the sleep. If none does in time, the checkpoint is refused, and
+    /// the message names the task, the place, and the task that can end the sleep.
     Refused,
 }
 

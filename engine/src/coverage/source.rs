@@ -239,7 +239,7 @@ fn refusal(text: &str) -> Option<usize> {
         .map(|&(at, _)| at)
 }
 
-/// Splits a body into statements: whether a condition guards it, start, end.
+/// Splits a body into statements. For each: true if a condition guards it, its start, its end.
 fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     let mut found = Vec::new();
     let (mut depth, mut begin) = (0, 0);
@@ -261,7 +261,7 @@ fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     found
 }
 
-/// Returns whether `if (…)` or the like precedes the statement, and the offset of its start.
+/// Returns true if `if (…)` or the like precedes the statement, and the offset of its start.
 fn skip_guards(text: &str) -> (bool, usize) {
     let mut at = 0;
     let mut guarded = false;

@@ -383,7 +383,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         let setup = self.session.setup();
         let guest = self.session.number();
         let mut done = |unit: &E::Unit, outcome: Outcome, detail: Option<E::Detail>| {
-            // Neither is about the unit, and the next unit would fail in the same way.
+            // Neither failure is the unit's, and the next unit would fail in the same way.
             if outcome.condition.exit_code() >= 128 {
                 return Err(Abort {
                     condition: outcome.condition,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The experiment of `crucible fuzz`: a program whose image is forged for a while, guided by which
-//! blocks of the kernel that reaches, is a unit.
+//! The experiment of `crucible fuzz`: a unit is a program whose image is forged for a while, guided
+//! by the blocks of the kernel that the forged images reach.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

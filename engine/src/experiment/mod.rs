@@ -2,7 +2,7 @@
 //! Experiments: the work of a command, in units with keys, findings and one kind of outcome.
 //!
 //! An [`Experiment`] defines its units and runs one in a guest. [`execute`] does the
-//! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
+//! rest, for all experiments: it owns the guests, hands the units out, finds the unit that kills
 //! a guest, keeps the findings in a [`Journal`] and emits each event.
 
 mod adversary;

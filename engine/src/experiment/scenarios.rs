@@ -260,7 +260,7 @@ impl Experiment for ScenarioExperiment {
                 }
                 built = true;
             }
-            // Ask now, because a hang may leave no guest to ask.
+            // Get the version now, because a hang may leave no guest to get it from.
             let criu = unit.backend.version(session.running()).unwrap_or_default();
             let (outcome, mut record) = trial::case(session, scenario, case, &options);
             record.criu = criu;

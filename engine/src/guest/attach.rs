@@ -41,7 +41,7 @@ pub struct Streams {
 /// The result of a program.
 #[derive(Debug)]
 pub struct Attached {
-    /// Its end, or the reason why it was not run.
+    /// The program's end, or the reason why it was not run.
     pub last: Last,
     /// The first error of writing to the host's streams. A closed reader is not an error.
     pub unwritten: Option<io::Error>,

@@ -122,8 +122,8 @@ fn confirm(
     control: &RunOutput,
     found: Outcome,
 ) -> Outcome {
-    // The restarted run may have damaged the guest. A report of its kernel about that is worse than
-    // a difference.
+    // The restarted run may have damaged the guest. A kernel report about the damage is a worse
+    // outcome than a difference.
     if let Err(stop) = session.close()
         && stop.condition.is_bad()
     {

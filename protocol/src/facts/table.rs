@@ -201,8 +201,7 @@ pub fn find(fields: &[Field], name: &str) -> Option<Use> {
     found.map(|(_, what)| *what)
 }
 
-/// Facts that take more than a file of `/proc`: their names, their sources, and what they
-/// are.
+/// Facts that take more than a file of `/proc`: their names, sources and descriptions.
 pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`shares.vm`, `.files`, `.fs`, `.sighand`, `.io`, `.sysvsem`",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A summary of an image, for display and for programs.
 //!
-//! Its size, and the time to make it, are linear in the image's size, whatever its content: what
-//! tasks share is in it once, and no text is longer than [`LONGEST`].
+//! Its size, and the time to make it, are linear in the image's size, whatever its content: an
+//! object that tasks share is in it once, and no text is longer than [`LONGEST`].
 
 use std::{collections::BTreeMap, io::Read, sync::Arc};
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Tracers and tracees: the links between them, the tracer's credentials, and
- * how the tracee runs (step, system call tracing). stop.c has the stops.
+ * the mode in which the tracee runs (step, system call tracing). stop.c has the
+ * stops.
  */
 #include <linux/cred.h>
 #include <linux/ptrace.h>

@@ -35,7 +35,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Returns the value of a field whose bytes these are.
+    /// Returns the value of a field with these bytes.
     #[must_use]
     pub fn of(field: &Field, bytes: &[u8]) -> Self {
         match field.form {
