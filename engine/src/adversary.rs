@@ -81,7 +81,7 @@ attackers! {
     "unlinked" Before C ["C1"], true, "the image has a file that the caller may not read";
     "shared-memory" Before C ["H8"], true, "sharing with a task outside is cut";
     "namespace" Before C ["H6"], true, "a tree of another user namespace is saved";
-    "dumpable" Before R ["M1"], true, "core dumps of root's";
+    "dumpable" Before R ["M1"], true, "core dumps of root";
     "executable" Before R ["M3"], true, "a file of root cannot be written";
     "securebits" Before R ["M2"], true, "locked securebits change";
     "identity" Before R ["H6", "M2"], true, "a task has another user";

@@ -261,7 +261,7 @@ static void check_task(pid_t pid, int forged)
 		tell("task %d has the nice value %d", pid, getpriority(PRIO_PROCESS, pid));
 	if (wants("scheduling") && !sched_getaffinity(pid, sizeof(cpus), &cpus) &&
 	    CPU_COUNT(&cpus) < sysconf(_SC_NPROCESSORS_ONLN))
-		tell("task %d is pinned as the caller", pid);
+		tell("task %d is pinned to the caller's CPUs", pid);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", pid);
 	if (contains(path, "-"))
 		tell("task %d has a negative oom_score_adj", pid);
@@ -342,7 +342,7 @@ const char *restart(struct image *image, int nth)
 		if (wants("executable")) {
 			fd = open(SECRET, O_WRONLY | O_CLOEXEC);
 			if (fd < 0)
-				tell("a file of root's cannot be written: %s", strerror(errno));
+				tell("a file of root cannot be written: %s", strerror(errno));
 			close(fd);
 		}
 		must_put(TREE "/cgroup.freeze", "0");

@@ -115,7 +115,7 @@ static int filtered(void)
 static void check_rights(void)
 {
 	check(open("/work/adversary.secret", O_RDONLY) < 0 && errno == EACCES, "a secret is read");
-	check(prctl(PR_GET_DUMPABLE) < 2, "a core dump of root's");
+	check(prctl(PR_GET_DUMPABLE) < 2, "a core dump of root");
 	check(setuid(0) && errno != ENOSYS, "setuid(0)");
 	mkdir("/work/adversary.made", 0755);
 }

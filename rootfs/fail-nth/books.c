@@ -77,7 +77,8 @@ static long number_in(const char *path, const char *name)
 	return number;
 }
 
-/* Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. 4: no message. */
+/* Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. The value 4 stops
+ * its message. */
 static void drop_slab(void)
 {
 	static const char *const values[] = { "4", "2" };
@@ -169,7 +170,8 @@ void read_books(struct books *books, int drop)
 	}
 }
 
-/* Keeps those of @lost that have grown by at least @runs. Returns their number. */
+/* Keeps the counts of @lost that have grown by at least @runs. Returns their
+ * number. */
 int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs)
 {
 	int kept = 0;

@@ -44,7 +44,7 @@ static void log_sigchld(const struct cell *cell)
 		log_line("tracer", "no SIGCHLD");
 	else if (cell->threads != THREADS_ONE || cell->stop->deed == DEED_FORK ||
 		 cell->stop->deed == DEED_VFORK || cell->stop->deed == DEED_CLONE)
-		/* the task that it is about varies */
+		/* its task varies */
 		log_line("tracer", "SIGCHLD");
 	else
 		log_line("tracer", "SIGCHLD code %d from %s status %#x", info.si_code,

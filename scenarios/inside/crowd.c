@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Many children: living ones that each know their number, and dead ones that ended in each way. */
+/* Many children: living ones, each with its number in memory, and dead ones that ended in each
+ * way. */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <string.h>

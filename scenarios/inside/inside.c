@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Sets all that a process can set, asks for everything, is checkpointed, and asks again. */
+/* Changes every attribute that a process can set, reads all of them, is checkpointed, and
+ * reads them again. */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <errno.h>
@@ -99,7 +100,7 @@ static void set_files(void)
 	check(socket(AF_UNIX, SOCK_STREAM, 0) < 0, "socket");
 }
 
-/* The CPU or the configuration may not know some of these; the error is compared, too. */
+/* The CPU or the configuration may lack some of these; the error is compared, too. */
 static void set_what_exists(void)
 {
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Children of one parent, each with something that a new process does not have. All wait for a
- * byte; then each does something whose result depends on that.
+ * Children of one parent, each with a state that a new process does not have. All wait for a
+ * byte; then each performs an action whose result depends on that state.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One vfork, with a child that works and then executes a program, exits, or is killed
- * by a third process. The parent reports the child's progress when vfork returns: that
- * the work was complete shows that the parent waited.
+ * by a third process. The parent reports the child's progress when vfork returns:
+ * complete work shows that the parent waited.
  */
 #define _GNU_SOURCE
 #include <sched.h>

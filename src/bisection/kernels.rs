@@ -31,10 +31,10 @@ use crate::context::Context;
 use crate::guests::HostLab;
 use crate::machines::{self, MachineArg};
 
-/// Number of runs in a guest, at most.
+/// Maximum number of runs in a guest.
 const MOST: u64 = 500;
 
-/// Number of runs in a row that the host spoils, after which the search stops.
+/// Number of consecutive runs that fail because of the host after which the search stops.
 const SPOILT: u32 = 3;
 
 /// Number of boots that must fail before a kernel is called unbootable.
@@ -53,7 +53,7 @@ const CHAIN: u32 = 4;
 /// Number of events that are tried.
 const EVENTS: usize = 4;
 
-/// The kernels of a history, and what runs on them.
+/// The kernels of a history, and the guests and cases that run on them.
 pub struct Kernels<'a> {
     context: &'a Context,
     guest: GuestArgs,
@@ -67,15 +67,15 @@ pub struct Kernels<'a> {
     checkout: Option<Checkout>,
     /// The disks with the agent and the userland, which are the same for all kernels.
     beside: [PathBuf; 2],
-    /// Hash of all that runs beside the kernel, by scenario.
+    /// Hash of everything but the kernel that runs, by scenario.
     harness: HashMap<String, String>,
-    /// What boots the nodes that were built, by node and number of vCPUs.
+    /// Boot artefacts of the nodes that were built, by node and number of vCPUs.
     made: HashMap<(usize, u8), BootArtefacts>,
     /// The commit whose change the reverted kernel lacks.
     reverted: Option<usize>,
     /// Number of guests so far.
     visits: u32,
-    /// Git's names for the trees of the commits, and a hash of how they are built.
+    /// Git's names for the trees of the commits, and a hash of the other inputs of their builds.
     trees: Option<(HashMap<String, String>, String)>,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Kernels<'a> {
             bail!("a bundle builds no kernels");
         }
         context.host()?;
-        // Said once, not for each kernel.
+        // Print this once, not for each kernel.
         guest.machine.machine = match machines::choose(context, guest.machine.machine)? {
             machines::Kind::Kvm => MachineArg::Kvm,
             machines::Kind::Qemu => MachineArg::Qemu,
@@ -130,8 +130,8 @@ impl<'a> Kernels<'a> {
         })
     }
 
-    /// Finds out what runs beside the kernels. Builds it first, so that a failure of ours is never
-    /// a kernel's.
+    /// Builds everything but the kernels that runs, and hashes it. Does so first, so that a failure
+    /// of our own parts is not attributed to a kernel.
     ///
     /// # Errors
     /// The agent or the userland cannot be made.
@@ -165,7 +165,7 @@ impl<'a> Kernels<'a> {
         Ok(())
     }
 
-    /// Returns what boots a node with this many vCPUs. Builds it.
+    /// Builds a node, and returns its boot artefacts with this many vCPUs.
     fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
         let key = (node, vcpus);
         if !self.made.contains_key(&key) {
@@ -203,7 +203,7 @@ impl<'a> Kernels<'a> {
                     .ok_or_else(|| anyhow!("it cannot be reverted"))?,
                 _ => self.ours.of(node)?,
             };
-            // Long ago it had another layout. That is no matter of the host's.
+            // Early commits have a different layout. The host is not to blame for that.
             let sources = self.sources.with_guest_kernel(&ours);
             let sources = sources.map_err(|_| anyhow!("its {OURS} has no kernel.lock"))?;
             return prepare(&guest, &sources);
@@ -216,7 +216,7 @@ impl<'a> Kernels<'a> {
             _ => checkout.at(&commits[node])?,
         };
         guest.kernel.kernel_src = Some(tree.join(&self.history.prefix));
-        // Our configuration may name symbols that come later in the history.
+        // Our configuration may name symbols that later commits add.
         guest.kernel.lenient = true;
         prepare(&guest, &self.sources)
     }
@@ -258,8 +258,8 @@ impl<'a> Kernels<'a> {
         Some((scenario, case))
     }
 
-    /// Returns a few events of a case, of those that a sweep of this node would try. There are none
-    /// if the workload cannot be listed.
+    /// Returns a few of the events of a case that a sweep of this node would try; none if the
+    /// events cannot be listed.
     fn events(&mut self, node: usize, setting: &Setting) -> Result<Vec<EventSpec>, Stop> {
         let Some((scenario, case)) = self.scenario(setting) else {
             return Ok(Vec::new());
@@ -304,7 +304,7 @@ impl<'a> Kernels<'a> {
         })
     }
 
-    /// Makes what boots a node, which is known to build.
+    /// Makes the boot artefacts of a node that builds.
     fn boots(&mut self, node: usize, vcpus: u8) -> Result<(), Stop> {
         match self.images(node, vcpus) {
             Ok(_) => Ok(()),
@@ -333,8 +333,8 @@ impl<'a> Kernels<'a> {
             .map(|images| images.kernel.image.clone())
     }
 
-    /// Runs a case in a guest, as long as `see` returns true. With a restarter, its kernel restarts
-    /// what that of the node has checkpointed.
+    /// Runs a case in a guest, as long as `see` returns true. With a restarter, that node's kernel
+    /// restarts the images of this node's.
     fn visit(
         &mut self,
         node: usize,
@@ -362,7 +362,7 @@ impl<'a> Kernels<'a> {
             at,
             timeout: setting.timeout,
             vcpus,
-            // The other kernel would make the checkpoints of later links.
+            // In a longer chain, the other kernel would make the later checkpoints.
             chain: match restarter {
                 Some(_) => 1,
                 None => setting.chain,
@@ -386,7 +386,7 @@ impl<'a> Kernels<'a> {
         let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
         let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
         let (to_guest, from_us) = mpsc::channel::<bool>();
-        // Runs that were seen: their number, and what was reported of them.
+        // The number of finished runs, and the observations reported for them.
         let mut told: Vec<(u64, Seen)> = Vec::new();
         let mut seconds = 0.0;
         let name = &scenario.cases[case].name;
@@ -440,7 +440,7 @@ impl<'a> Kernels<'a> {
             if outcome.condition.exit_code() >= 128 {
                 return Err(Stop::new(outcome.condition, outcome.why.clone()));
             }
-            // A leak is known at the end only.
+            // A leak is found only at the end of the guest.
             if outcome.condition.is_bad()
                 && let Some(last) = told.len().checked_sub(1)
             {
@@ -489,7 +489,7 @@ impl Subject for Kernels<'_> {
                 let sources = self.series(node).map_err(|error| stop(&error))?;
                 Some(kernel::planned(&sources, None, flavour, &custom))
             }
-            // One kernel, which is not one node.
+            // It is a single kernel, so the nodes are not kernels.
             Kind::Event => None,
             Kind::Tree => {
                 if self.trees.is_none() {
@@ -506,7 +506,7 @@ impl Subject for Kernels<'_> {
                 })
             }
         };
-        // A commit without a sound series is found to be one when it is built.
+        // A malformed series of a commit is reported when the commit is built.
         Ok(planned.and_then(Result::ok))
     }
 
@@ -632,7 +632,7 @@ impl Subject for Kernels<'_> {
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Option<Visit>, Stop> {
-        // Events have one kernel, and CRIU's half is none of the kernel's.
+        // All events have the same kernel, and CRIU's halves are not the kernel's.
         if self.history.kind == Kind::Event || self.options.backend != Backend::Crucible {
             return Ok(None);
         }
@@ -642,7 +642,7 @@ impl Subject for Kernels<'_> {
             }
         }
         let visit = self.visit(checkpointer, Some(restarter), setting, see)?;
-        // One that does not boot was run alone before: what differs is the disk.
+        // A kernel that does not boot would have failed in its own runs, so the disk is to blame.
         Ok(visit.ok())
     }
 
@@ -653,7 +653,7 @@ impl Subject for Kernels<'_> {
             return Ok(None);
         }
         self.reverted = Some(node);
-        // That may be the kernel without another change.
+        // The result may be equal to the kernel of another node.
         self.made.retain(|(made, _), _| *made != REVERTED);
         match self.build(REVERTED)? {
             Built::Unbuildable { .. } => Ok(None),
@@ -670,7 +670,7 @@ fn files(store: &Store, error: &io::Error) -> Stop {
     )
 }
 
-/// Returns what an outcome says about the kernel.
+/// Returns the observation of the kernel that an outcome gives.
 fn seen(scenario: &str, case: &str, outcome: &Outcome) -> Seen {
     match Signature::of(scenario, case, outcome) {
         Some(signature) => Seen::Failed(signature),

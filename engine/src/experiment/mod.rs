@@ -140,7 +140,7 @@ pub trait Experiment: Sync {
         serde_json::to_value(detail).unwrap_or_default()
     }
 
-    /// Returns the disk of which guests start with a copy, instead of an empty one.
+    /// Returns the disk whose copies guests start with, instead of empty disks.
     fn disk(&self) -> Option<&Path> {
         None
     }

@@ -146,8 +146,8 @@ impl Cgroup {
         }))
     }
 
-    /// Waits until the cgroup is frozen or has no live task, and returns which; neither at the
-    /// limit.
+    /// Waits until the cgroup is frozen or has no live task. Returns the state at that time; at the
+    /// limit it is neither.
     pub fn wait_frozen_or_empty(&self, limit: Duration) -> io::Result<Events> {
         self.wait_events(limit, |events| events.frozen || !events.populated)?;
         self.events()
