@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs of the built binary that end in each of its ways.
+//! Runs of the built binary, one for each way in which it can end.
 
 mod common;
 

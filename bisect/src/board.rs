@@ -404,7 +404,7 @@ impl<'a> Board<'a> {
         let is_end = nodes.iter().any(|node| ends.contains(node));
         if self.sought.is_some() && !is_end && tally.is_drowned(self.sought.as_ref()) {
             let why = format!(
-                "{} of {} runs failed in another way or say nothing",
+                "{} of {} runs failed in another way or gave no observation",
                 tally.others(self.sought.as_ref()),
                 tally.runs()
             );

@@ -81,7 +81,7 @@ void freezing_file_system(void)
 
 /*
  * The inode of a deleted file whose eviction waits for its frozen file system:
- * who looks it up by its handle waits for the eviction.
+ * a task that looks the inode up by its handle waits for the eviction.
  */
 void freeing_inode(void)
 {
@@ -123,7 +123,7 @@ void freeing_inode(void)
 	ends(pid);
 }
 
-/* A network interface that goes while a task reads its file in /proc. */
+/* A network interface that is removed while a task reads its file in /proc. */
 void removed_proc_entry(void)
 {
 	struct ifreq interface = { .ifr_flags = IFF_TUN | IFF_NO_PI };

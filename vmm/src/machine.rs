@@ -290,8 +290,8 @@ pub trait Machine: Send {
         None
     }
 
-    /// Asks the guest's kernel by SysRq, which works even while its tasks hang, what its tasks are
-    /// doing. Waits for the answer for at most `timeout`.
+    /// Requests the states of the guest's tasks from its kernel by SysRq, which works even while
+    /// the tasks hang. Waits for the answer for at most `timeout`.
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates>;
 
     /// Stops the guest's CPUs.

@@ -45,7 +45,7 @@ const CAPTURE: usize = 20_000;
 /// how the guest ended.
 const ALERTS: usize = 256;
 
-/// Maximum size of all alerts in bytes. Of reports beyond that, only the headlines are kept, and
+/// Maximum size of all alerts in bytes. Beyond that, only the headlines of reports are kept, and
 /// the first panic in full.
 const ALERT_BYTES: usize = 8 << 20;
 
