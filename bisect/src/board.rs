@@ -197,7 +197,7 @@ impl Costs {
     }
 
     pub fn built(&mut self, seconds: f64) {
-        // What was there says nothing about what was not.
+        // A cached kernel takes no time, so it does not count.
         if seconds > 0.0 {
             self.build.add(seconds);
         }

@@ -43,7 +43,7 @@ pub enum Half {
     Restart,
     /// Each half is wrong by itself.
     Each,
-    /// Neither half is wrong with the parent's other half.
+    /// Each half works with the parent's other half.
     OnlyTogether,
     /// One kernel refuses the other's image, so the half is not known.
     NotPossible {

@@ -6,7 +6,7 @@
 pub struct Node {
     /// Its name: a commit's hash, a patch's number.
     pub name: String,
-    /// One line about it: a commit's subject.
+    /// Its description in one line: a commit's subject.
     pub title: String,
     /// Numbers of the nodes that it changes, all smaller than its own.
     pub parents: Vec<usize>,

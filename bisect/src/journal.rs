@@ -60,8 +60,8 @@ enum Line {
         others: Vec<Setting>,
         seconds: f64,
     },
-    /// The setting that was chosen after this one, and the seconds that were given to look for it. The
-    /// kernel `good` does not fail alike in it.
+    /// The setting that was chosen after this one, and the seconds that were given to look for it.
+    /// The kernel `good` does not show the same failure in it.
     Chosen {
         image: String,
         good: String,
@@ -102,7 +102,7 @@ pub(crate) struct Asked<'a> {
     pub setting: &'a Setting,
     /// Part of the signature that is sought, if the user names it.
     pub like: Option<&'a str>,
-    /// Image of the good end, which must not fail alike.
+    /// Image of the good end, which must not show the same failure.
     pub good: &'a str,
 }
 

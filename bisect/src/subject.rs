@@ -205,7 +205,7 @@ pub trait Subject {
     /// Runs a node in this setting, again and again, as long as `see` returns true.
     ///
     /// # Errors
-    /// As of [`Self::build`]. The observations that `see` got stay.
+    /// Those of [`Self::build`]. The observations that `see` got stay.
     fn run(
         &mut self,
         node: usize,
@@ -228,7 +228,7 @@ pub trait Subject {
     /// the list is empty.
     ///
     /// # Errors
-    /// As of [`Self::build`].
+    /// Those of [`Self::build`].
     fn others(&mut self, _node: usize, _setting: &Setting) -> Result<Offer, Stop> {
         Ok(Offer::default())
     }
@@ -244,7 +244,7 @@ pub trait Subject {
     /// that.
     ///
     /// # Errors
-    /// As of [`Self::run`].
+    /// Those of [`Self::run`].
     fn cross(
         &mut self,
         _checkpointer: usize,
@@ -258,7 +258,7 @@ pub trait Subject {
     /// Builds the bad end without the change of this node, if that can be reverted.
     ///
     /// # Errors
-    /// As of [`Self::build`].
+    /// Those of [`Self::build`].
     fn revert(&mut self, _node: usize) -> Result<Option<Built>, Stop> {
         Ok(None)
     }

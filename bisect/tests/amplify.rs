@@ -127,7 +127,8 @@ impl Subject for Bug {
         true
     }
 
-    /// Changes one property that has its usual value.
+    /// Returns the settings that differ from this one in one property, which has its usual value
+    /// here.
     fn others(&mut self, node: usize, setting: &Setting) -> Result<Offer, Stop> {
         assert_eq!(node, BAD);
         self.offers += 1;

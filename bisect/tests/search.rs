@@ -356,8 +356,8 @@ fn a_search_that_may_not_go_on_says_so() {
     assert!(report.runs <= 7, "{}", report.runs);
 }
 
-/// This holds also where runs give no observation, and where the kernel without the change is that
-/// of a node.
+/// The same holds if runs give no observation, and if the kernel without the change equals that of
+/// a node.
 #[test]
 fn a_search_that_is_made_again_runs_nothing() {
     let (graph, options) = (row(9), Options::default());

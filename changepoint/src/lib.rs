@@ -6,7 +6,7 @@
 //! is that nothing changed. [`ChangePoint`] holds the evidence of each node. It computes the
 //! posterior of the hypotheses in closed form, and the information that one more run of a node is
 //! expected to give, in bits. It does no I/O and reads no clock. Its logarithms are libm's, so that
-//! all hosts choose alike.
+//! all hosts make the same choices.
 
 mod beta;
 mod nights;

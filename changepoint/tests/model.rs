@@ -68,7 +68,7 @@ fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
                 then.observe(node, Evidence::new(1, failures));
                 then.posterior()
             };
-            // The probability of a failure, from how the posterior moves.
+            // The probability of a failure, computed from the change of the posterior.
             let (failed, passed) = (after(1), after(0));
             let moves = |posterior: &crucible_changepoint::Posterior| {
                 let best = (0..len).max_by(|&a, &b| {

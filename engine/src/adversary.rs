@@ -85,7 +85,7 @@ attackers! {
     "executable" Before R ["M3"], true, "a file of root cannot be written";
     "securebits" Before R ["M2"], true, "locked securebits change";
     "identity" Before R ["H6", "M2"], true, "a task has another user";
-    "capabilities" Before R ["M2"], true, "a task may do what its user may not";
+    "capabilities" Before R ["M2"], true, "a task has a right that its user does not have";
     "realtime" Before R ["M6"], true, "a task has a real-time policy";
     "nice" Before R ["M6"], true, "a task has a negative nice value";
     "alarm" Before R [], true, "a sleep that wakes the machine";

@@ -187,7 +187,7 @@ pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check 
     let review = |what: &str| match part {
         true => what.to_owned(),
         false => format!(
-            "{what}\n  compare {} with what you expect",
+            "{what}\n compare {} with the result that you expect",
             new_file(scenario).display()
         ),
     };

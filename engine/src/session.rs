@@ -38,7 +38,7 @@ fn factor(time: Duration) -> u32 {
     u32::try_from(factor).unwrap_or(SLOWEST).clamp(1, SLOWEST)
 }
 
-/// Creates machines and disks. The CLI implements it, because it knows kernels, disks and
+/// Creates machines and disks. The CLI implements it, because it has the kernels, disks and
 /// emulators.
 pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Normalises logs of `strace -ff`, one per task, by named rules, so that runs can be compared.
 //!
-//! Within a task the order is kept. Logs are compared as a set: a task is identified by what it
-//! did, since its pid depends on the creation of other tasks.
+//! Within a task the order is kept. Logs are compared as a set: a task is identified by its calls,
+//! since its pid depends on the creation of other tasks.
 
 use std::sync::LazyLock;
 

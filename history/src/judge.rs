@@ -208,7 +208,7 @@ impl Segment {
     /// Returns the segment that begins with one of the nights `among`; `starts` are the nights'
     /// probabilities.
     fn new(nights: &[Evidence], starts: &[f64], among: Range<usize>) -> Self {
-        // First decide whether there is a change at all, then where it is.
+        // First decide if there is a change at all, then find its position.
         let later = among.start.max(1).min(among.end)..among.end;
         let changed: f64 = starts[later.clone()].iter().sum();
         let among = match among.contains(&0) && starts[0] >= changed {

@@ -443,7 +443,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Adds the mutant that changes `what`, in which `range` is rewritten.
+    /// Adds the mutant that changes the node `what`, by rewriting `range` in it.
     fn wrap(&mut self, kind: Kind, what: Node<'_>, range: Range<usize>) {
         let original = &self.source[range.clone()];
         // A macro's argument cannot contain lines for the preprocessor.

@@ -17,7 +17,7 @@ use crucible_nightly::{
 
 /// A program in crucible's place: each unit ends according to the file `$FAKE/<scenario>`: a
 /// condition, `die` for a process that is killed, `full` for a host without room, `wait` for a run
-/// that continues until it is asked to end. A list has a word for each attempt.
+/// that continues until it receives SIGTERM. A list has a word for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
 if [ "$2" = bisect ]; then
@@ -285,7 +285,7 @@ fn a_night_that_is_killed_goes_on() {
     let place = Place::new();
     let plan = base(1);
     let settings = place.settings("n", ShardSpec::WHOLE);
-    // As after kill -9: some results, but no end.
+    // After a kill -9 there are some results, but no end.
     place.set("d", "die");
     let mut night = Night::begin(&settings, &plan).unwrap();
     assert!(matches!(Night::begin(&settings, &plan), Err(Error::Busy)));

@@ -314,7 +314,7 @@ const char *restart(struct image *image, int nth)
 		write_all(feed, image->data + at, image->size - at);
 	/* killed tasks must exit while the pipe still stalls */
 	if (killed && !is_over() && !until(is_empty)) {
-		tell("tasks of a killed restart are left behind record %d", record);
+		tell("a restart that was killed after record %d has left tasks", record);
 		close(feed);
 	}
 	if (!killed || (wants("kill-cgroup") && !populated))
@@ -326,12 +326,12 @@ const char *restart(struct image *image, int nth)
 	} else if (wants("kill-caller") || wants("kill-namespace")) {
 		snprintf(result, sizeof(result), "killed");
 	} else if (!until(is_over)) {
-		tell("restart(2) does not end behind record %d", record);
+		tell("restart(2) does not end after record %d", record);
 		snprintf(result, sizeof(result), "hangs");
 	} else if (shared->ret < 0) {
 		snprintf(result, sizeof(result), "%s", strerrorname_np(shared->error));
 		if (!until(is_empty))
-			tell("tasks are left behind a failed restart");
+			tell("a failed restart has left tasks");
 		if (!killed && !wants("cut") && !forged && !may_change)
 			tell("restart(2) fails: %s", strerror(shared->error));
 	} else {
@@ -350,7 +350,7 @@ const char *restart(struct image *image, int nth)
 			tell("the restarted tree does not end");
 		if (contains(OUT, "a secret is read") || contains(OUT, "core dump") ||
 		    contains(OUT, "setuid(0)"))
-			tell("the tree may do what its user may not");
+			tell("the tree has a right that its user does not have");
 		if (!may_change && !forged && !contains(OUT, "unharmed\n")) {
 			char text[256] = "";
 

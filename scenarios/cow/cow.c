@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Three generations that share memory copy-on-write: each has changed a part of what it
- * inherited from its parent. Afterwards each reports whether its content is intact, and
- * whether it shares the same pages as before: Pss_Anon divides a page among the processes
- * that map it. The last one has anonymous memory where the others have their vdso.
+ * Three generations that share memory copy-on-write: each has changed a part of the
+ * memory that it inherited from its parent. Afterwards each reports whether its content
+ * is intact, and whether it shares the same pages as before: Pss_Anon divides a page
+ * among the processes that map it. The last one has anonymous memory where the others
+ * have their vdso.
  */
 #include <string.h>
 #include <sys/mman.h>

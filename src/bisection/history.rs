@@ -44,7 +44,7 @@ pub struct History {
     pub graph: Graph,
     /// The hash of each node's commit, its line of the configuration, its event, or its patch.
     pub commits: Vec<String>,
-    /// The versions of the series whose changes the nodes are.
+    /// The two versions of the series; each node is a change between them.
     pub versions: Option<Versions>,
 }
 
@@ -89,7 +89,7 @@ impl History {
     /// at each node.
     ///
     /// # Errors
-    /// As of [`Versions::read`].
+    /// Those of [`Versions::read`].
     pub fn of_series(repository: &Path, good: &str, bad: Option<&str>) -> Result<Self> {
         let versions = Versions::read(repository, good, bad)?;
         let row = Self::row(repository, Kind::Series, versions.nodes());

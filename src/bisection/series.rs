@@ -80,7 +80,7 @@ impl Versions {
     /// Returns `guest-kernel` of the bad version without the change of a node.
     ///
     /// # Errors
-    /// As of [`Self::up_to`].
+    /// Those of [`Self::up_to`].
     pub fn without(&self, node: usize) -> Result<PathBuf> {
         self.make(&format!("without-{node}"), &|change| change != node)
     }

@@ -22,8 +22,8 @@ pub fn text(guest_kernel: &Path) -> Result<String> {
     if listed.len() != Kind::ALL.len() {
         bail!("{} lists {} types of records", path.display(), listed.len());
     }
-    let mut text = "[The checkpoint image](image-format.md) says how records are framed and in \
-                    which order they occur. An object can be shared: other records refer to it by \
+    let mut text = "[The checkpoint image](image-format.md) describes the frame and the order of \
+                                        records. An object can be shared: other records refer to it by \
                     its objref.\n\n"
         .to_owned();
     let rows = Kind::ALL

@@ -23,8 +23,8 @@ pub(crate) const LONGEST: u64 = 1 << 20;
 /// that is compromised.
 const UNREAD: usize = 16;
 
-/// A control connection. `A` is the type of a reply; `N` accumulates what unsolicited messages
-/// report.
+/// A control connection. `A` is the type of a reply; `N` accumulates the content of unsolicited
+/// messages.
 pub(crate) struct ControlSocket<A, N> {
     stream: UnixStream,
     answers: Mutex<Receiver<A>>,

@@ -284,8 +284,8 @@ pub trait Machine: Send {
 
     /// Returns the dump of the guest's memory, an ELF core file, once the machine has ended. There
     /// is one only if the [configuration](MachineSpec::dump) requests it, and if the guest has
-    /// panicked, triple faulted, or reset without an announcement. It does not affect how the
-    /// machine ended.
+    /// panicked, triple faulted, or reset without an announcement. It does not affect the reported
+    /// end of the machine.
     fn memory_dump(&self) -> Option<MemoryDump> {
         None
     }

@@ -79,7 +79,7 @@ fn limit_files() {
     setrlimit(Resource::Fsize, limit).unwrap();
 }
 
-/// Such a process, whose guest is running.
+/// A process that runs [`saver`], whose guest is running.
 struct Saver {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,

@@ -170,7 +170,7 @@ impl Cache {
     }
 }
 
-/// Returns how artefacts of a kind are verified before each use.
+/// Returns the way in which artefacts of a kind are verified before each use.
 fn check(kind: &str) -> Option<Check> {
     match kind {
         // Not verified: make and cargo write to these directories.

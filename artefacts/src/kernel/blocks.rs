@@ -110,7 +110,7 @@ fn defined(sources: &Path) -> Result<HashMap<String, String>> {
     Ok(defined)
 }
 
-/// Returns the name of the function whose definition, or a part of it, this line is.
+/// Returns the name of the function to whose definition this line belongs.
 fn definition(line: &str) -> Option<&str> {
     if line.starts_with([' ', '\t', '#', '/', '*', '}']) || line.ends_with(';') {
         return None;

@@ -323,8 +323,8 @@ pub fn build_again(
     plan.make(cache, &source, progress, |_, _| Ok(()))
 }
 
-/// Returns a hash of all inputs of a kernel of the pinned source, or of a kernel of a tree whose
-/// content git names so. Fetches and builds nothing.
+/// Returns a hash of all inputs of a kernel of the pinned source, or of a kernel of the tree that
+/// git's name `tree` identifies. Fetches and builds nothing.
 ///
 /// # Errors
 /// The series or the configuration cannot be read.

@@ -148,7 +148,7 @@ fn download(
     let Err(first) = get(&lock.version) else {
         return Ok(lock.version.clone());
     };
-    // The host's package lists may be too old to know this version.
+    // The host's package lists may be too old to contain this version.
     if host::refresh(progress).is_ok() && get(&lock.version).is_ok() {
         return Ok(lock.version.clone());
     }

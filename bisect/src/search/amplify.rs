@@ -14,7 +14,7 @@ use crate::{
 struct Count<'a> {
     /// A part of the name of the failure that is sought.
     like: Option<&'a str>,
-    /// The failure in the usual setting. Another failure counts for nothing: it is another bug.
+    /// The failure in the usual setting. Other failures do not count, because they are other bugs.
     usually: Option<&'a Signature>,
 }
 
@@ -185,8 +185,8 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(earlier + self.board.seconds - began)
     }
 
-    /// Returns true when a setting is better than the one before also in more runs, and the good end
-    /// does not fail alike in it.
+    /// Returns true when a setting is better than the one before also in more runs, and the good
+    /// end does not show the same failure in it.
     fn holds(
         &mut self,
         setting: &Setting,

@@ -85,7 +85,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }))
     }
 
-    /// Returns `None` where the subject cannot do it.
+    /// Returns `None` if the subject cannot do it.
     fn cross_one(
         &mut self,
         checkpointer: usize,

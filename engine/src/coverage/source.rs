@@ -183,8 +183,7 @@ fn words(text: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// Returns the offset of each refusal, the range of its statement, and whether it is after a
-/// `?`.
+/// Returns for each refusal its offset, the range of its statement, and true if it is after a `?`.
 fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     let statements = statements(body);
     let mut found = Vec::new();

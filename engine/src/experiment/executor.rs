@@ -68,7 +68,7 @@ pub struct Report<T, S> {
     pub guests: Vec<Outcome>,
     /// Number of units that were not run.
     pub left: usize,
-    /// The reason for which there is no plan.
+    /// The reason why no plan could be made.
     pub unplanned: Option<Outcome>,
     /// True when the command was interrupted.
     pub interrupted: bool,

@@ -147,7 +147,7 @@ impl Experiment for TrialsExperiment {
         }
     }
 
-    /// Returns whether each run reached its event. The summary has the ends of the runs.
+    /// Returns for each run of the pair true if it reached its event. The summary has the ends of the runs.
     fn recorded(&self, pair: &Pair) -> Value {
         let reached = [pair.control.is_some(), pair.restarted.is_some()];
         serde_json::json!({ "reached": reached })

@@ -270,7 +270,7 @@ impl Replay {
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Finds out whether the process has ended since its guest did.
+    /// Checks for the end of the process after that of its guest.
     fn end(&mut self) -> Result<Stop> {
         let exit = self.machine.wait(COMPLETION)?;
         if self.machine.backend().qmp.reason().is_some() {

@@ -177,7 +177,7 @@ int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Set the flags by which current's tracer controls how it runs. */
+/* Set the flags by which the tracer makes current step or stop. */
 void ckpt_apply_ptrace(const struct ckpt_ptrace *rec)
 {
 	if (rec->work & CKPT_PTRACE_SYSCALL)

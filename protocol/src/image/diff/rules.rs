@@ -183,9 +183,9 @@ impl Rule {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Clocks => {
-                "time that has passed: equally much on CLOCK_REALTIME and CLOCK_TAI, and on \
-                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted the \
-                 tree"
+                "time that has passed: the same amount on CLOCK_REALTIME and CLOCK_TAI, and on \
+                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted \
+                 the tree"
             }
             Self::CpuTimes => {
                 "CPU time that a task has used since the checkpoint: it does not decrease, and grows \
@@ -210,7 +210,7 @@ impl Rule {
             }
             Self::MappedFiles => {
                 "the open file of a mapping, if several are of one path with equal flags, or if only \
-                 mappings refer to it: no program can tell the difference"
+                 mappings refer to it: no program can notice the difference"
             }
             Self::InodeNumbers => {
                 "the numbers that the kernel assigns to inodes without a name, and to those in /proc"

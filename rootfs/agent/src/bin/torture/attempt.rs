@@ -85,8 +85,7 @@ impl Attempt {
     /// Restarts an image and kills the tasks that it creates.
     ///
     /// # Errors
-    /// Fails if the kernel hangs, gives a task rights that the user does not have, or leaves tasks
-    /// behind.
+    /// Fails if the kernel hangs, gives a task rights that the user does not have, or leaves tasks.
     pub fn restart(&self, image: &[u8]) -> Result<Outcome> {
         let cgroup = Cgroup::create(self.parent.dir().join("tasks"))?;
         give(&cgroup, self.user)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Resumes the guest, and finds out why it stops.
+//! Resumes the guest, and determines the reasons for its stops.
 //!
 //! Either all vCPUs run or all are stopped, except when gdb makes one of them step over a
 //! breakpoint, which gdb removes meanwhile: then the others wait.
