@@ -64,7 +64,7 @@ impl Tally {
         self.passed + self.unclear + self.failed.values().sum::<u64>()
     }
 
-    /// Number of runs that failed in this way.
+    /// Returns the number of runs that failed in this way.
     pub fn of(&self, sought: &Signature) -> u64 {
         self.failed.get(sought).copied().unwrap_or_default()
     }
@@ -100,7 +100,7 @@ impl Tally {
         Evidence::new(self.passed + failures, failures)
     }
 
-    /// Number of runs that failed in another way or gave no observation.
+    /// Returns the number of runs that failed in another way or gave no observation.
     pub fn others(&self, sought: Option<&Signature>) -> u64 {
         self.runs() - self.evidence(sought).runs
     }

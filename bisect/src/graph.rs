@@ -47,7 +47,7 @@ impl Graph {
         &self.nodes
     }
 
-    /// The number of the bad end.
+    /// Returns the number of the bad end.
     pub fn bad(&self) -> usize {
         self.nodes.len() - 1
     }

@@ -45,7 +45,7 @@ fn setting(case: &str, vcpus: u32) -> Setting {
 }
 
 impl Scripted {
-    /// A subject whose nodes fail from `culprit` on.
+    /// Returns a subject whose nodes fail from `culprit` on.
     fn new(len: usize, culprit: usize) -> Self {
         let script = |node: usize| -> Script {
             Box::new(move |_, _| if node >= culprit { fail() } else { pass() })
@@ -267,7 +267,7 @@ fn a_setting_that_shows_a_rare_bug_often_is_used() {
     assert!(report.rates.1 > 0.8, "{:?}", report.rates);
 }
 
-/// Number of runs of the bad end without the change.
+/// Returns the number of runs of the bad end without the change.
 fn reverted(report: &Report) -> u64 {
     let check = report.checks.iter().find(|check| check.what == "reverted");
     check.map_or(0, |check| check.runs)

@@ -66,13 +66,13 @@ pub trait Lab {
     fn open_memory(&self, file: &Path) -> String;
 
     /// Returns the source lines of the addresses in a kernel report, as far as they can be
-    /// found; none for a text without such addresses.
+    /// found; a text without such addresses has no lines.
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
     fn finds_leaks(&self) -> bool;
 
-    /// Number of processes that keep the vCPUs of each guest busy.
+    /// Returns the number of processes that keep the vCPUs of each guest busy.
     fn load(&self) -> u32 {
         0
     }

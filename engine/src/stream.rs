@@ -271,7 +271,7 @@ pub struct Voice<'a> {
 }
 
 impl Voice<'_> {
-    /// Sets the unit of the following events; none if they are not about a unit.
+    /// Sets the unit of the following events; `None` for events that are not about a unit.
     pub fn set_unit(&self, key: Option<&str>) {
         self.unit.replace(key.map(str::to_owned));
     }

@@ -278,7 +278,7 @@ fn a_hundred_thousand_results_are_merged_in_two_seconds() {
 /// The number of writers at a time.
 const WRITERS: u32 = 4;
 
-/// In a process of its own: adds results and reports each, until it is killed.
+/// Runs in a separate process: adds results and reports each, until it is killed.
 #[test]
 fn writes_until_killed() {
     let Some(path) = std::env::var_os("CRUCIBLE_TEST_STORE") else {

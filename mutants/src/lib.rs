@@ -51,7 +51,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::LeftOut => "left-out",

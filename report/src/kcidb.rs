@@ -216,7 +216,7 @@ impl Names<'_> {
     }
 }
 
-/// Only a fault of the kernel is a failure; one of the host or crucible
+/// Returns the status. Only a fault of the kernel is a failure; a fault of the host or crucible
 /// counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {

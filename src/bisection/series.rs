@@ -85,8 +85,7 @@ impl Versions {
         self.make(&format!("without-{node}"), &|change| change != node)
     }
 
-    /// Makes a version with those changes for which `taken`, given the number of the node, returns
-    /// true.
+    /// Makes a version with the changes of the nodes for which `is_taken` returns true.
     fn make(&self, name: &str, is_taken: &dyn Fn(usize) -> bool) -> Result<PathBuf> {
         let directory = self.work.path().join(name);
         if directory.is_dir() {
@@ -288,7 +287,7 @@ mod tests {
     }
 
     impl Subject for Recorded<'_> {
-        /// A call of a function that no file defines does not link.
+        /// Simulates a build: a call of a function that no file defines does not link.
         fn build(&mut self, node: usize) -> Result<Built, Stop> {
             self.built.push(node);
             let text = self.text(node);
@@ -356,7 +355,7 @@ mod tests {
         (names, report.unwrap())
     }
 
-    /// The good series with these files instead.
+    /// Returns the good series with these files changed.
     fn changed<'a>(files: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let is_kept = |(path, _): &&(&str, &str)| files.iter().all(|(it, _)| it != path);
         let kept = GOOD_SERIES.iter().filter(is_kept).copied();

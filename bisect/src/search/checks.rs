@@ -152,14 +152,14 @@ impl<S: Subject> Search<'_, '_, S> {
     }
 }
 
-/// Returns the number of runs that would hardly all pass if the failure, of this rate, were still
-/// there.
+/// Returns the number of runs that all pass with a probability of at most 1 % if a failure of this
+/// rate is still there.
 fn quiet(rate: f64) -> u64 {
     const HARDLY: f64 = 0.01;
     (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
 }
 
-/// The same number if another kernel restarts: once in each run, in every setting.
+/// Like [`quiet`], for runs in which another kernel restarts: once, in every setting.
 fn quiet_crossed(board: &Board<'_>) -> u64 {
     let (_, rate) = board.model.rates();
     let links = f64::from(board.setting.chain.max(1));

@@ -342,8 +342,8 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(runs)
     }
 
-    /// Like [`Self::observe`], but returns the reason if the kernel does not boot, and does not act
-    /// on it.
+    /// Like [`Self::run`], but returns the reason if the kernel does not boot, and does not record
+    /// it.
     fn observe(
         &mut self,
         node: usize,

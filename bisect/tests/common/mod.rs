@@ -57,7 +57,7 @@ pub fn node(number: usize, parents: &[usize]) -> Node {
 }
 
 impl History {
-    /// A history of [`COMMITS`] commits with a branch of three that is merged.
+    /// Returns a history of [`COMMITS`] commits with a branch of three that is merged.
     pub fn new(seed: u64, rate: f64) -> Self {
         let mut dice = Dice::new(seed);
         let fork = 2 + dice.below(COMMITS - 12);
@@ -112,7 +112,7 @@ impl History {
         }
     }
 
-    /// The commits that no run distinguishes from the culprit.
+    /// Returns the commits that no run distinguishes from the culprit.
     pub fn truth(&self) -> Vec<usize> {
         let parents: Vec<_> = self
             .graph
@@ -180,7 +180,7 @@ impl<'a> Simulated<'a> {
         }
     }
 
-    /// Number of commits that were built and booted, without the ends.
+    /// Returns the number of commits that were built and booted, without the ends.
     pub fn steps(&self) -> usize {
         let is_step =
             |node: &&usize| ![0, COMMITS].contains(*node) && !self.history.is_dead(**node);

@@ -76,7 +76,7 @@ pub struct Guest {
     is_debugged: bool,
     /// Limit for requests that the agent answers immediately.
     prompt: Duration,
-    /// The same in a guest that is not slowed down.
+    /// The same limit in a guest that is not slowed down.
     usual: Duration,
     /// Time that an answer may take in addition to the guest's own limit.
     grace: Duration,

@@ -47,7 +47,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Number of links of each restarted run.
+    /// Returns the number of links of each restarted run.
     pub fn links(&self) -> u32 {
         self.chain.max(1)
     }

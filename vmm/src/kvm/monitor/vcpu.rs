@@ -175,7 +175,7 @@ impl Handle {
     }
 }
 
-/// The signal's only purpose is to interrupt `KVM_RUN`.
+/// Does nothing: the signal's only purpose is to interrupt `KVM_RUN`.
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Installs the signal handler with which [`Handle::send`] interrupts vCPUs. Call it once per
