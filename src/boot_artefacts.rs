@@ -295,7 +295,7 @@ impl BootArtefacts {
         Self::prepare_with(context, args, None)
     }
 
-    /// Like [`Self::prepare`], from these sources.
+    /// Does the same as [`Self::prepare`], with these sources.
     pub(crate) fn prepare_from(
         context: &Context,
         args: &GuestArgs,

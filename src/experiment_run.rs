@@ -204,7 +204,7 @@ pub fn run<E: Experiment>(
         record: format!("{finished}/record.json"),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    // Remove the disks first: they may have filled the host's.
+    // Remove the guests' disks first: they may have filled the host's disk.
     if !command.args.keep {
         store.remove_disks().context("cannot remove the disks")?;
     }

@@ -185,7 +185,7 @@ impl Lab for HostLab<'_> {
     }
 }
 
-/// Returns true when both are the file of the same machine.
+/// Returns true when both paths are those of the same machine's file.
 fn ends_alike(one: &Path, other: &Path) -> bool {
     let parts =
         |path: &Path| -> Vec<_> { path.iter().rev().take(2).map(OsStr::to_owned).collect() };

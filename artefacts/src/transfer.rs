@@ -294,7 +294,7 @@ impl Reader<'_> {
     fn check(&self, index: &Index) -> Result<()> {
         if index.format != FORMAT {
             return Err(self.malformed(format!(
-                "its format {} is not that of this crucible, {FORMAT}",
+                "it has format {}, and this crucible reads format {FORMAT}",
                 index.format
             )));
         }

@@ -481,7 +481,7 @@ impl<'a> Board<'a> {
         let once = match (&known.image, known.ready) {
             _ if here == Some(node) => 0.0,
             (_, true) => enter,
-            // It is in the cache, most likely.
+            // The kernel is probably in the cache.
             (Some(_), false) => 2.0 * enter,
             (None, false) => self.costs.build.get() + enter,
         };

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which half of checkpoint/restart a change breaks.
+//! Finds the half of checkpoint/restart that a change breaks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Number of runs in each direction, at most: each needs two machines.
+/// Maximum number of runs in each direction: each run needs two machines.
 pub(crate) const CROSSED: u64 = 12;
 
 /// Runs in which one kernel checkpoints and another one restarts.

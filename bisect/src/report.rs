@@ -20,7 +20,7 @@ pub enum Answer {
         /// Its number.
         node: usize,
     },
-    /// It is one of these, and none of the others between them can be run.
+    /// The first bad node is one of these; the nodes between them cannot be run.
     NotSeparable {
         /// Their numbers.
         candidates: Vec<usize>,
@@ -154,7 +154,7 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// The culprit, its parents, and the bad end without it, as far as they were run.
     pub checks: Vec<Check>,
-    /// Which half of checkpoint/restart the culprit breaks.
+    /// The half of checkpoint/restart that the culprit breaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crossed: Option<Cross>,
     /// Unknown nodes that might be the first bad one, with their probabilities.

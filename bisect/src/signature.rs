@@ -91,7 +91,7 @@ fn site(line: &str) -> String {
         (!name.is_empty() && offset.contains("/0x")).then_some(name)
     });
     match function {
-        // The compiler adds suffixes such as .constprop.0 to some kernels' functions only.
+        // Suffixes such as .constprop.0 differ from build to build.
         Some(name) => format!(
             "{} {}",
             kind.trim_end_matches(':'),

@@ -105,7 +105,7 @@ impl Display for Setting {
 /// Settings in which a bug may show more often than in another one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Offer {
-    /// The settings. Each differs from the other one in one respect.
+    /// The settings. Each differs from the given setting in one respect.
     pub settings: Vec<Setting>,
     /// Seconds that it took to find them.
     pub seconds: f64,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The change in the nights of one test: the first night since which it fails more or less often.
+//! The change in the nights of one test: the first night with a higher or lower rate of failures.
 
 use crate::{ChangePoint, Evidence};
 

@@ -149,7 +149,7 @@ pub const WITHOUT: &[(&str, &str)] = &[
 pub struct Attack {
     /// The call.
     pub side: Side,
-    /// Number of the record or page behind which the image stalls. The guest takes it modulo
+    /// Number of the record or page after which the image stalls. The guest takes it modulo
     /// their number, so that consecutive seeds use each in turn.
     pub place: u64,
     /// The attackers.

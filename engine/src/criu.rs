@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! CRIU as a backend. It gets the frozen cgroup, the mounts that guest and container share,
-//! and every option with which it supports more.
+//! and every option that extends its support.
 
 use std::{collections::BTreeMap, time::Duration};
 

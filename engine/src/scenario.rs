@@ -248,7 +248,7 @@ fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 impl Case {
-    /// Returns a case of no workload in particular.
+    /// Returns a case with default values, without a workload.
     pub(crate) fn example() -> Self {
         Self {
             name: "main".into(),
@@ -296,7 +296,9 @@ impl Scenario {
             return Err(ScenarioError {
                 file,
                 place: None,
-                message: format!("the name of its directory, {name:?}, is not one of a scenario"),
+                message: format!(
+                    "the name of its directory, {name:?}, is not valid for a scenario"
+                ),
                 help: Some("letters, digits, `-` and `_` only: rename the directory".into()),
             });
         }

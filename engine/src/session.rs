@@ -49,8 +49,8 @@ pub trait Lab {
         self.boot(dir, scratch)
     }
 
-    /// Returns true when such a machine has a different kernel, so that the next run needs a new
-    /// guest.
+    /// Returns true when the machine for a restart has a different kernel, so that the next run
+    /// needs a new guest.
     fn restarts_with_another_kernel(&self) -> bool {
         false
     }

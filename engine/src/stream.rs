@@ -3,7 +3,7 @@
 //!
 //! All code reports its steps to the [`Stream`], which numbers and dates the event and passes it to
 //! its [`Listener`]s: the terminal, the file `events.jsonl`, JUnit, KTAP. Listeners have no other
-//! source, and no code waits for a result of theirs.
+//! source, and return nothing to that code.
 
 mod file;
 

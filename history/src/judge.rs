@@ -108,7 +108,7 @@ pub fn judge(
         of_tests.entry(&result.test).or_default().push(result);
     }
     let mut tests: BTreeSet<&TestId> = planned.iter().map(|it| &it.test).collect();
-    // A failing unit of a test is a test that a plan cannot name beforehand.
+    // A failing unit counts as a separate test, which the plan could not name beforehand.
     let ran = of_tests.iter().filter(|(_, results)| {
         let mut nights = results.iter().map(|it| it.night.as_str());
         nights.any(|it| it == night)

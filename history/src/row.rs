@@ -14,8 +14,8 @@ pub struct TestId {
 }
 
 impl TestId {
-    /// Returns true when its failures are those of a program other than the kernel's
-    /// checkpoint/restart, which runs for comparison.
+    /// Returns true for a test of another program, such as CRIU, which runs for comparison: its
+    /// failures are not the kernel's.
     pub fn is_comparison(&self) -> bool {
         !self.variant.starts_with("crucible/")
     }

@@ -325,7 +325,7 @@ fn killed_and_concurrent_writers_lose_nothing() {
             };
             let mut added = lines.by_ref().map_while(Result::ok).filter_map(parsed);
             said.extend(added.by_ref().take(enough));
-            // Kill it during its next write, and those of the other processes.
+            // Kill it during its next write, while the other processes write, too.
             writer.kill().unwrap();
             said.extend(added);
             writer.wait().unwrap();

@@ -421,7 +421,7 @@ impl Writer<'_> {
 
     fn negate(&mut self, condition: Node<'_>) {
         let constant = matches!(condition.kind(), "true" | "false" | "number_literal");
-        // The compiler has to see that such code is never run.
+        // The compiler must be able to prove that such code is never run.
         if !constant && !self.text(condition).contains("IS_ENABLED") {
             self.wrap(Kind::Negated, condition, condition.byte_range());
         }

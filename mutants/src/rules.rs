@@ -38,7 +38,7 @@ pub(crate) fn is_declaration(callee: &str) -> bool {
     callee.starts_with("DEFINE_") || callee.starts_with("DECLARE_")
 }
 
-/// Returns true for a call whose arguments from the first text on are a message.
+/// Returns true for a call whose arguments from the first string on are a message.
 pub(crate) fn is_message(callee: &str) -> bool {
     callee == "ckpt_err" || callee.starts_with("pr_") || callee.starts_with("WARN")
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Basis {
     /// Milliseconds that a job took, by its name and variant.
     pub durations: BTreeMap<String, u64>,
-    /// Number of nights in which a job that has a part for each night was run.
+    /// For each job with a different part in each night, the number of nights in which it was run.
     pub turns: BTreeMap<String, u64>,
     /// The last night in which a job was run.
     pub last: BTreeMap<String, String>,

@@ -34,7 +34,7 @@ pub fn bisect(
     }
     let mut searches = 0;
     for (signature, test) in new {
-        // Only scenarios are cases that a bisection can run.
+        // A bisection can run only the tests of scenarios.
         let Some(unit) = test.test.name.strip_prefix("scenario ") else {
             continue;
         };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs of crucible that end with the night, however it ends.
+//! Runs of crucible that end when the night ends, even if it is killed.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};

@@ -38,7 +38,7 @@ const RUNS: u32 = 5;
 /// Maximum number of failing runs that a night records.
 const RECORDINGS: u32 = 8;
 
-/// Number of failing units of one run from which on they are run only once more.
+/// Number of failing units of a run above which they are run only once more.
 const MANY: usize = 50;
 
 /// The reason why a night cannot continue.
@@ -115,7 +115,7 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
     /// The number of tests that are to be run, including those that an earlier process has run,
-    /// and the number of these.
+    /// and the number of the latter.
     Planned(u64, u64),
     /// A job starts.
     Job(&'a str),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Nights with a program that only writes the events of a run, so that hundreds take seconds.
+//! Nights with a program that only writes the events of a run, so that hundreds of nights take
+//! seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -3,7 +3,7 @@
  * Attacks a checkpoint(2) or a restart(2) of an unprivileged user in the middle.
  *
  *	adversary restart NTH ATTACK...
- *		the image comes by a pipe, which stalls after record NTH
+ *		the image comes through a pipe, which stalls after record NTH
  *	adversary checkpoint NTH ATTACK...
  *		the image goes into a pipe, which is not read beyond page NTH
  *
@@ -13,9 +13,9 @@
  * none. Afterwards the tree must be unchanged or restarted correctly, or the call must have failed.
  * No task or object may be left over, and the attacker must not have gained any right.
  *
- * Prints a line about the run. Exit status 1 and a line on stderr for each gain,
- * reached or left, 2 if the harness has failed. PATIENCE in the environment is a factor for time
- * limits.
+ * Prints a line about the run. Exit status 1 and a line on stderr for each gain, and for each task
+ * or object that was reached or is left over; 2 if the harness has failed. PATIENCE in the
+ * environment is a factor for time limits.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

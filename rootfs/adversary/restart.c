@@ -182,7 +182,7 @@ static void write_all(int fd, const unsigned char *at, size_t len)
 		ssize_t n = poll(&room, 1, limit * 1000) == 1 ? write(fd, at, len) : 0;
 
 		if (!n)
-			tell("the image is not read any more");
+			tell("the image is no longer read");
 		if (n <= 0)
 			return;
 		at += n;

@@ -207,9 +207,9 @@ int main(int argc, char **argv)
 	check(waitid(P_PID, zombie, &info, WEXITED) == 0 && info.si_status == 7,
 	      "the zombie");
 	check(read(master, text, sizeof(text)) == 7 && !memcmp(text, "written", 7),
-	      "what was written to the terminal");
+	      "the text written to the terminal");
 	check(read(slave, text, sizeof(text)) == 5 && !memcmp(text, "typed", 5),
-	      "what was typed at the terminal");
+	      "the text typed at the terminal");
 	check(write(slave, "x", 1) == 1 && read(master, text, 1) == 1, "the terminal");
 	check(!strcmp(shared, "sealed"), "the shared memory");
 	check(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0) ==

@@ -10,7 +10,7 @@
  *
  * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must
  * have failed with a message, or the failure was harmless and the image or the restarted tree is
- * the same as without. No process or descriptor may be left, and a tree whose checkpoints have
+ * the same as without it. No process or descriptor may be left, and a tree whose checkpoints have
  * failed must continue as if there had been none.
  *
  * The kernel's log shows where each failure was: the origin is our innermost function on the stack,
@@ -319,7 +319,7 @@ static int attempt(unsigned int nth)
 		count(&tally, origin(), -ret);
 	}
 	if (ret && !failed)
-		tell("the call fails though nothing else does: %s (%s)", strerrorname_np(-ret),
+		tell("the call fails although no failure was injected: %s (%s)", strerrorname_np(-ret),
 		     first_line(logfd));
 	if (ret && failed && !first_line(logfd)[0] && strcmp(origin(), "ckpt_ctx_alloc"))
 		tell("%s without a message", strerrorname_np(-ret));

@@ -59,7 +59,7 @@ char *text_of(const char *path)
 
 /*
  * Returns true for errors that a call may return when an allocation or a copy fails, by the
- * customs of the kernel.
+ * kernel's conventions.
  */
 int expected(int error, const char *origin)
 {

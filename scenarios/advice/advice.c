@@ -60,8 +60,10 @@ static void *map(void *at, size_t size, int prot, int flags, int fd)
 	return memory;
 }
 
-/* The kernel refuses advice that it is not built for; the error must be the
- * same each time. */
+/*
+ * The kernel refuses advice that it is not built for; the error must be the
+ * same each time.
+ */
 static void advise(char *at, int advice)
 {
 	check(madvise(at, AREA, advice) && errno != EINVAL, "madvise");

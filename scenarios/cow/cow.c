@@ -89,9 +89,9 @@ static void check_sharing(enum who who)
 	fclose(file);
 	percent = 100 * field(text, "\nPss_Anon:") / field(text, "\nAnonymous:");
 	if (labs(percent - shares[who]) <= SLACK)
-		printf("%s: shares what it did: yes\n", names[who]);
+		printf("%s: shares as many pages as before: yes\n", names[who]);
 	else
-		printf("%s: shares what it did: no, Pss_Anon is %ld%% of Anonymous, not %ld%%\n",
+		printf("%s: shares as many pages as before: no, Pss_Anon is %ld%% of Anonymous, not %ld%%\n",
 		       names[who], percent, shares[who]);
 }
 

@@ -48,7 +48,7 @@ static void burn(enum mode mode, long long time)
 	close(zero);
 }
 
-/* Uses CPU time between ticks, at which it sleeps. */
+/* Uses CPU time between the ticks of the kernel, and sleeps at each tick. */
 static void evade(enum mode mode)
 {
 	struct timespec tick, next;

@@ -167,8 +167,10 @@ static void read_recipe(char *recipe)
 			fprintf(stderr, "no line of a recipe: %s", line);
 			exit(2);
 		}
-		/* The program itself must not wait, nor a process that is stopped before it
-		 * could. */
+		/*
+		 * The program itself must not wait, nor a process that is stopped before it
+		 * could.
+		 */
 		if (is(process, "vfork") &&
 		    (process->parent == processes[0].id || halts(find(process->parent)))) {
 			fprintf(stderr, "process %d cannot wait in vfork\n", process->parent);

@@ -17,8 +17,10 @@ struct item {
 struct kind {
 	const char *name;
 	void (*make)(struct item *item);
-	/* Returns a description of the first difference from the state that it was made with; NULL
-	 * if there is none. */
+	/*
+	 * Returns a description of the first difference from the state that it was made with; NULL
+	 * if there is none.
+	 */
 	const char *(*verify)(struct item *item);
 };
 

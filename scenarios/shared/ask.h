@@ -9,7 +9,7 @@
 
 /* Reads all properties, and then causes the event of the checkpoint. */
 void ask_before(void);
-/* Reads all properties again and prints those that differ, or that none does. */
+/* Reads all properties again, and prints those that differ, or that all are equal. */
 void ask_after(void);
 
 #endif

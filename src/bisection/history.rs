@@ -214,7 +214,8 @@ pub fn kind(directory: &Path) -> Option<Kind> {
     }
 }
 
-/// Reads lines of a commit, its parents, a tab and its subject, the parents first.
+/// Reads lines of commits, parents before their children. Each line has the commit, its parents, a
+/// tab and the subject.
 fn graph(good: &str, title: &str, listed: &str) -> Option<(Vec<String>, Graph)> {
     let mut commits = vec![good.to_owned()];
     let mut numbers = HashMap::from([(good, 0)]);

@@ -67,7 +67,7 @@ pub struct Kernels<'a> {
     checkout: Option<Checkout>,
     /// The disks with the agent and the userland, which are the same for all kernels.
     beside: [PathBuf; 2],
-    /// Hash of everything but the kernel that runs, by scenario.
+    /// Hash of everything that a run uses except the kernel, by scenario.
     harness: HashMap<String, String>,
     /// Boot artefacts of the nodes that were built, by node and number of vCPUs.
     made: HashMap<(usize, u8), BootArtefacts>,
@@ -130,8 +130,8 @@ impl<'a> Kernels<'a> {
         })
     }
 
-    /// Builds everything but the kernels that runs, and hashes it. Does so first, so that a failure
-    /// of our own parts is not attributed to a kernel.
+    /// Builds and hashes everything that a run uses except the kernels. This precedes all kernels,
+    /// so that a failure of our own parts is not attributed to one of them.
     ///
     /// # Errors
     /// The agent or the userland cannot be made.
@@ -489,7 +489,7 @@ impl Subject for Kernels<'_> {
                 let sources = self.series(node).map_err(|error| stop(&error))?;
                 Some(kernel::planned(&sources, None, flavour, &custom))
             }
-            // It is a single kernel, so the nodes are not kernels.
+            // All events have a single kernel, so the nodes are not kernels.
             Kind::Event => None,
             Kind::Tree => {
                 if self.trees.is_none() {
@@ -632,7 +632,8 @@ impl Subject for Kernels<'_> {
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Option<Visit>, Stop> {
-        // All events have the same kernel, and CRIU's halves are not the kernel's.
+        // All events have the same kernel, and the kernel has no part in CRIU's checkpoint and
+        // restart.
         if self.history.kind == Kind::Event || self.options.backend != Backend::Crucible {
             return Ok(None);
         }
@@ -670,7 +671,7 @@ fn files(store: &Store, error: &io::Error) -> Stop {
     )
 }
 
-/// Returns the observation of the kernel that an outcome gives.
+/// Returns the observation that an outcome gives of the kernel.
 fn seen(scenario: &str, case: &str, outcome: &Outcome) -> Seen {
     match Signature::of(scenario, case, outcome) {
         Some(signature) => Seen::Failed(signature),

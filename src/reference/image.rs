@@ -79,8 +79,8 @@ struct Structure<'a> {
     body: &'a str,
 }
 
-/// Returns the structure at the beginning of a record's payload: the first whose comment names
-/// the record before any other.
+/// Returns the structure at the beginning of a record's payload: the first structure whose comment
+/// names this record before any other record.
 fn structure<'a>(header: &'a str, record: &str) -> Option<Structure<'a>> {
     header.match_indices("\nstruct ").find_map(|(at, _)| {
         let (before, rest) = header.split_at(at);

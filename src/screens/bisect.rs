@@ -172,7 +172,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
     let _ = writeln!(text, "  run it   {}", record.rerun);
 }
 
-/// Adds a node; with its probability if a failure is sought at all.
+/// Adds a node, with its probability if the search is for a failure.
 fn row(text: &mut String, node: &NodeReport, is_sought: bool) {
     let runs = match (node.runs, &node.same_as) {
         (0, Some(_)) => "same kernel".to_owned(),

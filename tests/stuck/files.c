@@ -49,7 +49,7 @@ void frozen_file_system(void)
 	ends(pid);
 }
 
-/* A freeze of a file system that another freeze, which waits for a writer, has begun. */
+/* A second freeze of a file system, while the first freeze waits for a writer. */
 void freezing_file_system(void)
 {
 	int disk = open_disk(), monitor, status;
@@ -65,7 +65,10 @@ void freezing_file_system(void)
 	CHECK(pid >= 0);
 	if (!pid) {
 		join();
-		/* either the other's freeze is complete, or its thaw, too */
+		/*
+		 * the first freeze is complete by now, and its thaw may be
+		 * complete, too
+		 */
 		if (!ioctl(disk, FIFREEZE, 0))
 			_exit(ioctl(disk, FITHAW, 0) ? 1 : 7);
 		_exit(errno == EBUSY ? 7 : 1);

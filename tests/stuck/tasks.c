@@ -108,8 +108,10 @@ static void *sleeping_thread(void *unused)
 	return unused;
 }
 
-/* A program that the kernel starts: it reads its standard input once the test
- * lets it. */
+/*
+ * A program that the kernel starts: it reads its standard input once the test
+ * lets it.
+ */
 void read_when_told(void)
 {
 	char bytes[4096];
@@ -120,8 +122,10 @@ void read_when_told(void)
 		;
 }
 
-/* A process with two threads whose core goes to a pipe that has no active reader
- * yet. */
+/*
+ * A process with two threads whose core goes to a pipe that has no active reader
+ * yet.
+ */
 void core_dump(void)
 {
 	char pattern[128];
@@ -214,8 +218,10 @@ static void detach(int in)
 	CHECK(!close_range(3, ~0U, 0));
 }
 
-/* A tree in which a program calls restart(2) with an image that stops arriving in the
- * middle. */
+/*
+ * A tree in which a program calls restart(2) with an image that stops arriving in the
+ * middle.
+ */
 void stalled_restart(void)
 {
 	char *sleeper[] = { "/bin/sleep", "1000", NULL };
@@ -268,7 +274,10 @@ void stalled_restart(void)
 	ends(pid);
 }
 
-/* A task that is killed while another checkpoint(2), whose image is not read, reads it. */
+/*
+ * A task that is killed while a second checkpoint(2) reads it, which waits because no
+ * process reads its image.
+ */
 void stalled_checkpoint(void)
 {
 	char number[16], children[64], bytes[4096];

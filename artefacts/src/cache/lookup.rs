@@ -118,7 +118,7 @@ impl Cache {
     }
 
     /// Makes an artefact and stores it under the key that `build` returns, in place of an existing
-    /// artefact. `name` is that of the lock.
+    /// artefact. `name` is the name of the lock.
     pub(crate) fn replace<E: From<Error>>(
         &self,
         kind: &str,

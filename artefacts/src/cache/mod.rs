@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cache of artefacts: one directory for each, named by a hash of everything it was
-//! made from. A directory is complete or does not exist, its files are as they were made or it is
-//! rebuilt, and a lock keeps two processes from making the same one.
+//! made from. A directory is complete or does not exist, one with changed files is rebuilt, and a
+//! lock keeps two processes from making the same one.
 //!
 //! | file | job |
 //! |---|---|

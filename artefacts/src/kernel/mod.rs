@@ -138,7 +138,7 @@ pub enum Origin {
 /// The user's changes to a kernel's build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Custom {
-    /// A configuration fragment that is merged behind the flavour's.
+    /// A configuration fragment that is merged after the flavour's.
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,

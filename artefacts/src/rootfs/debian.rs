@@ -184,7 +184,7 @@ fn parse_packages(text: &str) -> Vec<String> {
 }
 
 /// Makes the image in `directory`, from the pinned packages as far as possible, else from the
-/// newest. Returns the packages in it. `lock` is that of the directory.
+/// newest. Returns the packages in it. `lock` is the lock of the directory.
 fn build(
     names: &[String],
     pinned: Option<&DebianPackages>,

@@ -141,7 +141,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }
     }
 
-    /// Returns the settings beside this one; the same ones again after the search was killed.
+    /// Returns the settings to try beside this one: the same ones as before the search was killed.
     fn offered(&mut self, bad: usize, setting: &Setting) -> Result<Offer, Stop> {
         self.set(setting);
         let harness = self.board.harness().to_owned();
@@ -179,14 +179,14 @@ impl<S: Subject> Search<'_, '_, S> {
         if let Some(image) = image
             && more(&self.board, enter)
         {
-            // Where it does not boot in this setting, it does in the usual one.
+            // A kernel that does not boot in this setting boots in the usual one.
             self.observe(node, &image, &mut |board| more(board, enter))?;
         }
         Ok(earlier + self.board.seconds - began)
     }
 
-    /// Returns true when a setting is better than the one before also in more runs, and the good
-    /// end does not show the same failure in it.
+    /// Returns true when a setting is still better than the previous one after more runs, and the
+    /// good end does not show the same failure in it.
     fn holds(
         &mut self,
         setting: &Setting,

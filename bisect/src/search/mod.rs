@@ -21,13 +21,13 @@ use crate::{
 /// Number of equal failures of the bad end that fix the sought failure.
 const FIRM: u64 = 2;
 
-/// Rate of failures above which no other setting is looked for.
+/// Rate of failures above which no other setting is tried.
 const OFTEN: f64 = 0.8;
 
-/// Number of runs that suffice to say that the failure is as frequent as that.
+/// Number of runs that suffice to confirm that rate.
 const SURE: u64 = 4;
 
-/// Number of runs in each other setting, at most.
+/// Maximum number of runs in each other setting.
 const SAMPLE: u64 = 10;
 
 /// Number of runs without an observation after which a setting is given up, if all its runs are so.
@@ -161,7 +161,7 @@ struct Search<'a, 'b, S> {
     subject: &'a mut S,
     board: Board<'b>,
     tell: &'a mut dyn FnMut(Progress),
-    /// The setting before another one was looked for.
+    /// The usual setting, before the search for a better one.
     usual: Option<Setting>,
     checks: Vec<Check>,
     crossed: Option<Cross>,
@@ -229,7 +229,8 @@ impl<S: Subject> Search<'_, '_, S> {
                 && mass >= options.confidence
             {
                 if checked == group {
-                    // A later search of this range begins with the ends.
+                    // Test the good end now, because a later search of this range begins with the
+                    // ends.
                     if self.test_good()? {
                         continue;
                     }

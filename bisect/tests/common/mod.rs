@@ -20,7 +20,7 @@ pub const BUILD: f64 = 20.0;
 pub const ENTER: f64 = 1.0;
 pub const RUN: f64 = 1.0;
 
-/// Number of commits behind the good one.
+/// Number of commits after the good one.
 pub const COMMITS: usize = 40;
 
 /// A history with a bug, and with everything that makes bisections fail.

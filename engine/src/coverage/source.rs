@@ -190,7 +190,8 @@ fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     for (index, &(guarded, first, last)) in statements.iter().enumerate() {
         let text = &body[first..last];
         let Some(at) = refusal(text) else { continue };
-        // An errno that is assigned for later checks is not a refusal; the target of their jump is.
+        // An errno that is assigned for later checks is not a refusal; the statement to which they
+        // jump is.
         let ready = !guarded && is_assignment(text);
         let jumps = statements
             .get(index + 1)

@@ -442,8 +442,9 @@ impl<E: Experiment> Worker<'_, '_, E> {
         )
     }
 
-    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome is
-    /// no better than that. Leaks may be of any of its units, so they count for the guest.
+    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome
+    /// becomes at least as bad as they are. A leak may come from any of the guest's units, so it
+    /// counts for the guest.
     fn late(&mut self, last: Option<&E::Unit>, stop: Abort) {
         let of_guest = matches!(stop.condition, Condition::Leak | Condition::LeakScanFailed);
         let Some(unit) = last.filter(|_| !of_guest) else {

@@ -249,7 +249,7 @@ impl FuzzExperiment {
             }
             None => format!("/work/{program}"),
         };
-        // The files of a tree must not be there yet.
+        // The files of a tree must not exist yet.
         format!(
             "rm -rf /work/round && mkdir -m 777 /work/round && cd /work/round && \
              torture --fuzz {task} --name {program} {time}--seed {seed} --at '{AT}' -- {argv}"

@@ -68,7 +68,7 @@ pub type Group<E> = Vec<<E as Experiment>::Unit>;
 
 /// A summary of all findings of an experiment.
 pub trait Summary: Serialize {
-    /// Returns outcomes that no unit has alone.
+    /// Returns outcomes of the run as a whole, which no single unit has.
     fn outcomes(&self) -> Vec<Outcome> {
         Vec::new()
     }
@@ -145,7 +145,7 @@ pub trait Experiment: Sync {
         None
     }
 
-    /// Returns true when the memory of a guest that has crashed is worth its place on the disk.
+    /// Returns true when the memory of a guest that has crashed should be kept on the disk.
     fn keeps_memory(&self) -> bool {
         true
     }

@@ -47,7 +47,7 @@ pub struct Reached {
     pub lines: BTreeMap<String, Executed>,
 }
 
-/// The lines that each of some cases runs.
+/// The lines that several cases run, by case.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reach {
     /// The cases whose restarted run has ended, the quickest first.

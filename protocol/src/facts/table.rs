@@ -13,7 +13,7 @@ pub enum Use {
     OfZombies,
     /// Only these bits of it are compared.
     Bits(u32, &'static str),
-    /// It may grow, because the restart itself has a cost; it may not shrink.
+    /// It may grow, because the restart itself has a cost, but must not shrink.
     Grows,
     /// It is not a fact, for this reason.
     Left(&'static str),

@@ -79,7 +79,7 @@ pub fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(wide)
 }
 
-/// Returns the number that some bytes are in two's complement.
+/// Returns the number that the bytes represent in two's complement.
 pub fn signed(bytes: &[u8]) -> i64 {
     let unused = 64 - 8 * bytes.len().clamp(1, 8) as u32;
     (number(bytes) << unused) as i64 >> unused

@@ -182,7 +182,7 @@ impl Program {
             self.feed(port)?;
             let mut left = REST;
             for index in 0..self.outputs.len() {
-                // After the program's end the agent reads only this much more.
+                // After the program's end the agent reads at most `REST` bytes of each stream.
                 while self.pass_on(index, port)? && ended && left > 0 {
                     left = left.saturating_sub(MAX_PIECE);
                 }
