@@ -290,7 +290,7 @@ impl Scenario {
         // "." and ".." have no last component that names the directory.
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = real.file_name().unwrap_or_default().to_string_lossy();
-        // The name is that of a directory in the guest, and a part of keys and of file names.
+        // A directory in the guest has the same name, and keys and file names contain it.
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(fits) {
             return Err(ScenarioError {

@@ -260,8 +260,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it
-    /// was last measured.
+    /// Returns the factor for time limits: the kernel's factor, times the last measured factor of
+    /// the guest's CPU.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }

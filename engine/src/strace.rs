@@ -117,8 +117,8 @@ impl NotLookedAt {
         Self(found)
     }
 
-    /// Returns a log without the last line of a killed thread, if that is one of these. The log of
-    /// the first thread continues with that of the thread that has superseded it.
+    /// Returns a log without the last line of a killed thread, if it is one of these lines. The log
+    /// of the first thread continues with the log of the thread that has superseded it.
     fn cut(&self, text: &str) -> Option<String> {
         let lines: Vec<_> = text.lines().collect();
         let end = lines

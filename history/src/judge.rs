@@ -89,13 +89,13 @@ pub struct Judgement {
     pub last_good: Option<String>,
     /// The most frequent signature of the night's failures, or the reason why it did not run.
     pub why: String,
-    /// Directory of the first failure of that signature, relative to that of the results.
+    /// Directory of the first failure of that signature, relative to the results directory.
     pub directory: String,
 }
 
 /// Judges all tests of a night, those with the most important changes first.
 ///
-/// `results` are those of this night and of earlier ones, in any order. Later ones are
+/// `results` has the results of this night and of earlier ones, in any order. Later ones are
 /// ignored.
 pub fn judge(
     night: &str,

@@ -9,7 +9,7 @@
  *
  * Numbers are taken modulo the number of records or pages. At the stall, a process of the same user
  * attacks (attacks.c). For a restart all of them are in a user and a pid namespace of that user;
- * the harness is root and outside. The image is that of "./victim adversary", made when there is
+ * the harness is root and outside. The image is of "./victim adversary", and is made when there is
  * none. Afterwards the tree must be unchanged or restarted correctly, or the call must have failed.
  * No task or object may be left over, and the attacker must not have gained any right.
  *

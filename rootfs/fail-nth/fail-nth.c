@@ -286,7 +286,7 @@ static void learn(void)
 	learn_image(&mask[0], &mask[1], scratch);
 }
 
-/* Compares an image with those of calls without a failure. */
+/* Compares an image with the images of calls without a failure. */
 static void compare(int fd, unsigned int nth)
 {
 	char what[128];

@@ -69,7 +69,7 @@ impl Versions {
         [GOOD.to_owned()].into_iter().chain(names).collect()
     }
 
-    /// Returns `guest-kernel` with the changes up to that of a node.
+    /// Returns `guest-kernel` with the changes up to a node's change.
     ///
     /// # Errors
     /// A file cannot be written.

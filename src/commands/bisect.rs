@@ -44,7 +44,7 @@ pub struct BisectArgs {
     #[arg(long, help_heading = "Commits", value_name = "REV")]
     bad: Option<String>,
     /// What to search: commits; the lines of the fragment of --config, added one by one; the events
-    /// up to that of --at; or the patches and files of our series that have changed since --good
+    /// up to the one of --at; or the patches and files of our series that have changed since --good
     #[arg(
         long,
         help_heading = "Commits",

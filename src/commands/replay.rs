@@ -26,7 +26,7 @@ pub struct ReplayArgs {
     /// of the unit that failed; its end, `failure`; or a number of instructions
     #[arg(long, value_name = "EVENT")]
     until: Option<String>,
-    /// Recording to replay: its directory in that of the run
+    /// Recording to replay: its directory within the run's
     #[arg(long, value_name = "DIR")]
     recording: Option<String>,
     /// Let gdb connect where the replay stops: on a socket for this user alone, on this Unix

@@ -114,7 +114,7 @@ impl Sockets {
                 source: io::Error::other(error),
             })?;
         // SAFETY: between fork and exec only async-signal-safe calls are made: the closure makes
-        // system calls and does not allocate. It runs after that of `fd_mappings`.
+        // system calls and does not allocate. It runs after the closure of `fd_mappings`.
         unsafe {
             command.pre_exec(move || close_others(&promised));
         }

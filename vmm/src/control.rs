@@ -139,7 +139,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         })
     }
 
-    /// Begins an exchange, when that of another thread is over.
+    /// Begins an exchange once the exchange of another thread is over.
     pub fn exchange(&self) -> Exchange<'_, A> {
         Exchange {
             stream: &self.stream,

@@ -81,7 +81,7 @@ pub trait Summary: Serialize {
 
 impl Summary for () {}
 
-/// A question that a command answers, divided into units.
+/// An experiment that a command makes, divided into units.
 pub trait Experiment: Sync {
     /// A unit, which any guest can run.
     type Unit: Clone + Send + Sync;

@@ -154,7 +154,7 @@ impl Experiment for RandomExperiment {
         units: &[u64],
         done: &mut Done<'_, Self>,
     ) -> Result<(), Abort> {
-        // The guest may not have this program, or that of another experiment.
+        // The guest may lack this program, or have the program of another experiment.
         trial::build(session, &self.scenario)?;
         for unit in units {
             session.voice().set_unit(Some(&self.key(unit)));

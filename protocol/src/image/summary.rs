@@ -13,7 +13,7 @@ use super::{
     record::{ImageError, Kind, Reader, Record},
 };
 
-/// Maximum length of a text in bytes, that of a path; longer ones are cut off.
+/// Maximum length of a text in bytes: no path is longer. Longer texts are cut off.
 const LONGEST: usize = 4096;
 
 /// A summary of an image.

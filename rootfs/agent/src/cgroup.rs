@@ -107,7 +107,7 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
-    /// Moves a process into the cgroup; the pid is that of the writer's namespace.
+    /// Moves a process into the cgroup, by its pid in the caller's namespace.
     pub fn attach(&self, pid: u32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }

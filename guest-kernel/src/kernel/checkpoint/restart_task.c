@@ -194,7 +194,7 @@ static int mount_proc(struct ckpt_ctx *ctx)
 
 /*
  * A thread is created in the caller's address space and must leave it. The
- * leader, whose turn is earlier, has restored that of the process.
+ * leader, whose turn is earlier, has restored the process's address space.
  */
 static int join_memory(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {

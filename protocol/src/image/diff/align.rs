@@ -274,7 +274,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Compares pages, if both images have pages next, or if one has. Returns false otherwise.
+    /// Compares pages if the next record of one image, or of both, is pages. Returns false
+    /// otherwise.
     fn memory(&mut self) -> Result<bool, Unreadable> {
         self.first.has(0)?;
         self.second.has(0)?;

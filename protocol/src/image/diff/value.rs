@@ -10,7 +10,7 @@ use crate::image::layout::{Field, Form};
 /// Number of bytes of a value that are shown.
 const SHOWN: usize = 16;
 
-/// Maximum length of a text in bytes, that of a path.
+/// Maximum length of a text in bytes: no path is longer.
 const LONGEST: usize = 4096;
 
 /// The value of a field in an image.

@@ -36,7 +36,7 @@ use crate::kvm::wire::Config;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TASK_STATE: usize = 0xfffb_d000;
 
-/// Interrupt numbers: that of the serial port as on PCs, and that of the first transport.
+/// Interrupt numbers of the serial port, as on PCs, and of the first transport.
 const SERIAL_GSI: u32 = 4;
 const FIRST_GSI: u32 = 5;
 
