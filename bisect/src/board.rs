@@ -93,8 +93,8 @@ impl Tally {
             .map(|(signature, _)| signature.to_string())
     }
 
-    /// Returns the runs that count for a failure: those that passed, and those that failed in this
-    /// way.
+    /// Returns the runs that count for a failure: the runs that passed, and the runs that failed in
+    /// this way.
     pub fn evidence(&self, sought: Option<&Signature>) -> Evidence {
         let failures = sought.map_or(0, |sought| self.of(sought));
         Evidence::new(self.passed + failures, failures)

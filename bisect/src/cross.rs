@@ -12,7 +12,7 @@ pub(crate) const CROSSED: u64 = 12;
 pub struct Crossed {
     /// Number of runs.
     pub runs: u64,
-    /// Number of those that showed the failure.
+    /// Number of runs that showed the failure.
     pub failures: u64,
     /// Another failure that runs showed: one kernel may refuse the image of the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -154,8 +154,8 @@ impl Books {
         }
     }
 
-    /// Returns the objects of which each of these runs has lost at least one, beyond those that the
-    /// same number of good runs adds. `self` is the growth by the runs in question.
+    /// Returns the kinds of objects of which each run has lost at least one, in addition to the
+    /// objects that the same number of good runs adds. `self` is the growth by all `runs` runs.
     #[must_use]
     pub fn lost(&self, good: &Self, runs: u32) -> Vec<String> {
         let runs = i64::from(runs);

@@ -114,8 +114,8 @@ impl Settings {
 /// A step of a night.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// The number of tests that are to be run, including those that an earlier process has run,
-    /// and the number of the latter.
+    /// The number of tests that are to be run, including those that an earlier process has run, and
+    /// the number of tests that it has run.
     Planned(u64, u64),
     /// A job starts.
     Job(&'a str),

@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// Time for which to watch for something that must not come.
+    /// Time for which a test waits for bytes that must not arrive.
     const MOMENT: Timespec = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,

@@ -6,9 +6,9 @@
 //! releases the process. A watcher of the process therefore notices the end of the guest a little
 //! later.
 //!
-//! The pages of a file that are all zero take no space on the host's disk. Others are not written
-//! if that left the disk with less than a reserve: the run that the guest belongs to must not fail
-//! for want of space, and a missing dump changes no verdict.
+//! The pages of a file that are all zero take no space on the host's disk. Other pages are not
+//! written if that would leave the disk with less than a reserve: the run that the guest belongs to
+//! must not fail for want of space, and a missing dump changes no verdict.
 
 mod elf;
 mod sparse;
