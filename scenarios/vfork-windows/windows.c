@@ -41,7 +41,7 @@ static void child(const char *how, volatile int *ready)
 	_exit(101);
 }
 
-/* Kills the child when it exists. */
+/* Kills the child as soon as it exists. */
 static pid_t killer(volatile int *ready)
 {
 	pid_t pid = fork();

@@ -31,7 +31,7 @@ impl<'a> Unpacked<'a> {
         self.work.path()
     }
 
-    /// Returns the directory with `guest-kernel` of a commit, with a slash behind its prefix.
+    /// Returns the directory with `guest-kernel` of a commit, with a slash after its prefix.
     pub(super) fn of(&self, node: usize) -> Result<PathBuf> {
         let commit = &self.history.commits[node];
         let directory = self.work.path().join(commit);

@@ -79,7 +79,7 @@ impl Cache {
 
     /// Like [`get_or_build`](Self::get_or_build), but `build` returns the key of the artefact that
     /// it made. If that differs from the requested one, the artefact is stored under its own key,
-    /// and stands in for the other one from now on.
+    /// and stands in for the requested artefact from now on.
     pub(crate) fn get_or_substitute<E: From<Error>>(
         &self,
         kind: &str,

@@ -89,7 +89,7 @@ def save():
 def load(snapshot):
     count_, channel = snapshot
     length = os.path.getsize(CHANNEL)
-    # QEMU asserts that no breakpoint of the replay lies behind the snapshot.
+    # QEMU asserts that no breakpoint of the replay is earlier than the snapshot.
     monitor("replay_delete_break")
     answer = monitor(f"loadvm {count_}-{channel}")
     if "Error" in answer:

@@ -259,7 +259,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Runs a command of QEMU's monitor for people. Returns its output.
+    /// Runs a command of QEMU's human monitor (HMP). Returns its output.
     fn monitor(&self, line: &str) -> Result<String> {
         let line = json!({ "command-line": line });
         let answer = self

@@ -235,7 +235,7 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 
 /*
  * Under KASAN each record has a buffer of its own size, so that KASAN reports a
- * function that reads behind the record's end, or in the record before.
+ * function that reads beyond the record's end, or in the record before.
  */
 static int fit_buffer(struct ckpt_ctx *ctx, size_t len)
 {
