@@ -248,7 +248,7 @@ pub struct BootArtefacts {
     pub agent: PathBuf,
     /// The disk with the Debian userland.
     pub debian: PathBuf,
-    /// The list of the userland's packages; it may not exist.
+    /// The list of the userland's packages; it may be missing.
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,

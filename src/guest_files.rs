@@ -319,7 +319,7 @@ fn unpack<R: Read>(
             file.set_permissions(Permissions::from_mode(mode))
                 .with_context(shown)?;
             let time = UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime()?));
-            // A file system may not have such a time.
+            // Ignore a failure: some file systems cannot store such a time.
             let _ = time.map(|time| file.set_modified(time));
         }
         EntryType::Symlink => {

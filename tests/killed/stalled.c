@@ -298,7 +298,7 @@ static long length(int root, const char *path)
 	int fd = create(path);
 	struct stat st;
 
-	/* tasks may not be at rest yet although the cgroup counts as frozen */
+	/* tasks may still be running although the cgroup counts as frozen */
 	while (syscall(SYS_checkpoint, root, fd, CHECKPOINT_OWN_MOUNTS, -1))
 		if (errno != EAGAIN || time(NULL) > end || ftruncate(fd, 0) ||
 		    lseek(fd, 0, SEEK_SET))

@@ -63,8 +63,8 @@ impl Sender {
     fn new(port: UnixStream) -> Self {
         let state = State {
             port,
-            // The guest opens the window together with the port: QEMU may not notice that a port
-            // has been opened for which input already waits.
+            // The guest opens the window together with the port: QEMU sometimes does not notice
+            // that a port has been opened for which input already waits.
             window: 0,
             over: false,
         };

@@ -235,7 +235,8 @@ def search(here, arm):
         load(snapshot)
         armed = arm()
         if any(it.type == gdb.BP_WATCHPOINT for it in armed):
-            # Otherwise gdb would read the value after each instruction.
+            # Disable the watchpoints: otherwise gdb would read the value after
+            # each instruction.
             print(f"gdb cannot read a watched value at instruction {snapshot[0]}")
             for it in armed:
                 it.enabled = False

@@ -99,8 +99,8 @@ bool ckpt_interrupted(long ret)
 }
 
 /*
- * A partly written image cannot be withdrawn, and an image may not be readable
- * twice. So a transfer that a signal has interrupted continues, unless the
+ * A partly written image cannot be withdrawn, and some images can be read only
+ * once. So a transfer that a signal has interrupted continues, unless the
  * signal is fatal. Other signals stay pending until the end of the system call,
  * which calls recalc_sigpending().
  */

@@ -326,8 +326,8 @@ impl Runner {
                 Command::Resume => {
                     *paused = false;
                     if self.watcher.is_some() {
-                        // Otherwise the guest's watchdogs would report the time of the pause as a
-                        // lockup. A guest that does not use kvmclock needs no notice.
+                        // Without this notice, the guest's watchdogs would report the time of the
+                        // pause as a lockup. A guest that does not use kvmclock needs no notice.
                         let _ = self.vcpu.kvmclock_ctrl();
                     }
                 }

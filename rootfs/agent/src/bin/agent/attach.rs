@@ -280,7 +280,8 @@ fn on_terminal(command: &mut Command, (rows, columns): (u16, u16)) -> Result<Fil
         .stdout(Stdio::from(slave.try_clone()?))
         .stderr(Stdio::from(slave));
     let master = File::from(pty.master);
-    // Otherwise the program has both ends, and the terminal is never closed.
+    // Close this end on exec. Otherwise the program has both ends, and the terminal is never
+    // closed.
     fcntl(&master, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(master)
 }

@@ -138,7 +138,7 @@ impl Attempt {
                 log.rewind()?;
                 let mut text = Vec::new();
                 log.read_to_end(&mut text)?;
-                // The log contains file names from the image, which may not be UTF-8.
+                // The log contains file names from the image, which need not be UTF-8.
                 let text = String::from_utf8_lossy(&text);
                 Outcome::Refused {
                     errno: Errno::from_raw(errno.parse()?),

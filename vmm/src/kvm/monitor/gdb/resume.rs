@@ -164,7 +164,7 @@ impl Target {
         if step {
             control |= KVM_GUESTDBG_SINGLESTEP;
             if self.abilities.block_irq {
-                // Otherwise a step might enter the handler of a timer interrupt.
+                // Block interrupts: otherwise a step might enter the handler of a timer interrupt.
                 control |= KVM_GUESTDBG_BLOCKIRQ;
             }
         }
