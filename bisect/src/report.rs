@@ -27,7 +27,7 @@ pub enum Answer {
     },
     /// The bad end does not show the failure.
     NotReproduced,
-    /// Both ends show it alike.
+    /// Both ends show the failure equally often.
     BothEnds,
     /// Both ends are the same kernel, byte for byte.
     SameKernel,
