@@ -38,7 +38,9 @@ pub fn answer(report: &Report) -> String {
             )
         }
         Answer::NotReproduced => "not reproduced: the bad end shows no failure".into(),
-        Answer::BothEnds => "both ends show the failure equally often; name an older good end".into(),
+        Answer::BothEnds => {
+            "both ends show the failure equally often; name an older good end".into()
+        }
         Answer::SameKernel => {
             "both ends are the same kernel, byte for byte: the difference is not in the kernel"
                 .into()
