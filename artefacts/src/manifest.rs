@@ -179,9 +179,9 @@ impl Entry {
         match self {
             Self::Link(target) => match fs::read_link(path) {
                 Ok(found) if found == Path::new(target) => None,
-                _ => Some("is not the link that it was".into()),
+                _ => Some("is no longer the same link".into()),
             },
-            Self::File { .. } if !metadata.is_file() => Some("is not a file any more".into()),
+            Self::File { .. } if !metadata.is_file() => Some("is no longer a file".into()),
             Self::File { size, .. } if metadata.size() != *size => {
                 Some(format!("has {} bytes, not {size}", metadata.size()))
             }
@@ -374,7 +374,7 @@ mod tests {
         let directory = artefact();
         fs::remove_file(directory.path().join("c")).unwrap();
         std::os::unix::fs::symlink("deep/a", directory.path().join("c")).unwrap();
-        assert_eq!(problem(directory.path()), "c is not the link that it was");
+        assert_eq!(problem(directory.path()), "c is no longer the same link");
         let directory = artefact();
         fs::write(directory.path().join(NAME), "{}").unwrap();
         assert!(problem(directory.path()).contains("damaged"));

@@ -354,7 +354,7 @@ void tracer(const struct cell *cell)
 	log_sigchld(cell);
 	if (write(channels.feed[1], "f", 1) != 1)
 		die("feed");
-	/* a tracer that exits leaves them as they are */
+	/* a tracer that exits leaves the other tasks as they are */
 	if (cell->next < NEXT_EXIT)
 		settle_others(&going);
 	do_next(&going);

@@ -227,7 +227,7 @@ fn build(
     Ok(found)
 }
 
-/// Makes `/bin` and the like links into `/usr`, before packages are unpacked.
+/// Creates the links from `/bin` and similar directories into `/usr`, before packages are unpacked.
 const MERGE_USR: &str = r#"for d in bin sbin lib lib32 lib64 libx32; do
     mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"
 done"#;
