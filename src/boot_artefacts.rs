@@ -148,7 +148,7 @@ pub struct KernelArgs {
     /// Build the kernel with this Kconfig fragment merged into our configuration
     #[arg(long, value_name = "FRAGMENT", conflicts_with = "kernel")]
     pub config: Option<PathBuf>,
-    /// Build the kernel with this compiler instead of gcc; the value is that of make's CC
+    /// Build the kernel with this compiler instead of gcc; the value is passed as make's CC
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
     /// True when symbols that Kconfig drops are not an error. Only commands set it; there is no

@@ -33,7 +33,7 @@ impl std::str::FromStr for Copy {
     type Err = String;
 
     /// Parses `HOST[:GUEST]`. A relative path in the guest is in the work directory; without it,
-    /// the name is that on the host.
+    /// the name is the same as on the host.
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, guest) = match text.rsplit_once(':') {
             Some((host, guest)) => (host, Some(guest)),

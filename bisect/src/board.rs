@@ -141,7 +141,7 @@ pub(crate) struct Board<'a> {
     pub tallies: HashMap<(String, Setting), Tally>,
     pub lines: HashMap<(String, Signature), Vec<String>>,
     pub setting: Setting,
-    /// Hash of everything but the kernel that runs in that setting.
+    /// Hash of everything that runs in that setting, except the kernel.
     harness: String,
     pub sought: Option<Signature>,
     /// Number of builds of this search.
@@ -284,7 +284,7 @@ impl<'a> Board<'a> {
         self.harness = harness.unwrap_or_default();
     }
 
-    /// Returns the hash of everything but the kernel that runs.
+    /// Returns the hash of everything that runs, except the kernel.
     pub fn harness(&self) -> &str {
         &self.harness
     }

@@ -120,7 +120,7 @@ pub(crate) struct Known {
 pub(crate) struct Ran {
     /// Hash of the kernel.
     pub image: String,
-    /// Hash of everything but the kernel that ran.
+    /// Hash of everything that ran, except the kernel.
     pub harness: String,
     /// How it ran.
     pub setting: Setting,
@@ -153,7 +153,7 @@ pub enum JournalError {
 #[derive(Debug, Default)]
 pub struct Journal {
     path: PathBuf,
-    /// `None` for one that is kept in memory only.
+    /// `None` for a journal that is kept in memory only.
     file: Option<File>,
     builds: HashMap<String, Known>,
     unbootable: HashMap<(String, String), String>,

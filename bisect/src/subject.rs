@@ -233,8 +233,8 @@ pub trait Subject {
         Ok(Offer::default())
     }
 
-    /// Returns a hash of everything but the kernel that runs in this setting; `None` if the setting
-    /// does not occur in this search.
+    /// Returns a hash of everything that runs in this setting, except the kernel; `None` if the
+    /// setting does not occur in this search.
     fn harness(&self, _setting: &Setting) -> Option<String> {
         Some(String::new())
     }

@@ -128,7 +128,7 @@ attackers! {
 pub const WITHOUT: &[(&str, &str)] = &[
     (
         "M7",
-        "CPU time that goes back: a loss, which the second image and the facts show",
+        "CPU time that decreases: a loss, which the second image and the facts show",
     ),
     (
         "M9",

@@ -9,8 +9,8 @@ use crate::{
     guest::Guest,
 };
 
-/// Frees objects that the kernel only keeps for later, without a message, and prints its counts.
-/// The caches of a CPU hide free objects from `slabinfo`.
+/// Makes the kernel free the objects that it keeps for reuse, without printing a message, and
+/// prints the kernel's counts. The caches of a CPU hide free objects from `slabinfo`.
 const SCRIPT: &str = "set -e
 echo 4 > /proc/sys/vm/drop_caches
 echo 3 > /proc/sys/vm/drop_caches

@@ -417,7 +417,7 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
 
 type Fail<'a> = dyn Fn(Option<Range<usize>>, String, Option<String>) -> ScenarioError + 'a;
 
-/// Reports unknown keys: serde cannot for flattened tables.
+/// Reports unknown keys, which serde cannot report for flattened tables.
 fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
     let Ok(table) = toml::de::DeTable::parse(text) else {
         return Ok(());

@@ -397,7 +397,7 @@ mod tests {
         assert_ne!(one(&undisturbed), one(&[signal, back, end].concat()));
         // The freeze interrupts the call before the signal does.
         assert_eq!(one(&undisturbed), one(&[pause, &undisturbed].concat()));
-        // Two interrupted calls are not one.
+        // Two interrupted calls are counted as two.
         let twice = [pause, signal, back, &undisturbed].concat();
         assert_eq!(one(&twice).matches("pause").count(), 2);
         // Killed in it.

@@ -522,7 +522,7 @@ struct Seen {
     bad: BTreeSet<String>,
 }
 
-/// Returns jobs in groups that are one run: scenarios of one variant.
+/// Groups the jobs that one run of crucible makes: scenarios of one variant.
 fn groups(jobs: &[Job]) -> Vec<Vec<&Job>> {
     let alike = |a: &Job, b: &Job| {
         a.kind == Kind::Scenario && a.kind == b.kind && a.variant == b.variant && a.rank == b.rank

@@ -21,7 +21,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// Takes in an event of the unit.
+    /// Adds the measurements of an event of the unit.
     pub(crate) fn hear(&mut self, body: &Body) {
         match body {
             Body::StepFinished { name, step_ms } => {

@@ -216,8 +216,8 @@ impl Names<'_> {
     }
 }
 
-/// Returns the status. Only a fault of the kernel is a failure; a fault of the host or crucible
-/// counts as a test that was not run.
+/// Returns the status of a test with this outcome. Only a fault of the kernel is a failure; a fault
+/// of the host or crucible counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {
         "" if run.condition == "not-applicable" => "SKIP",

@@ -259,7 +259,7 @@ impl Page {
             @match &first.since {
                 Some((from, to)) if from == to => { p { "Began in " (from) "." } }
                 Some((from, to)) => { p { "Began between " (from) " and " (to) "." } }
-                None => { p { "This is so in all nights of the history." } }
+                None => { p { "It has been so in all nights of the history." } }
             }
             @if let Some(good) = first.last_good.as_ref().filter(|_| first.change.is_bad()) {
                 p { "Last good night: " (good) "." }

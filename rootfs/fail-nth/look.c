@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Looks at images, logs and outputs, and counts. */
+/* Examines images, logs and outputs, and counts failures by their origin. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>

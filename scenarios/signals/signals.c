@@ -257,7 +257,10 @@ static void print_end(const char *who, pid_t pid)
 		printf("%s got signal %d\n", who, WTERMSIG(status));
 }
 
-/* Calls that a signal interrupts or restarts, and one that waits for it. */
+/*
+ * Calls that a signal interrupts or restarts, and a call that waits for the
+ * signal.
+ */
 static void interrupted(void)
 {
 	pid_t suspends, restarts, breaks;

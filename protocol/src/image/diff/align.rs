@@ -274,7 +274,7 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Compares pages if the next record of one image, or of both, is pages. Returns false
+    /// Compares pages if one image, or both, have pages as their next record. Returns false
     /// otherwise.
     fn memory(&mut self) -> Result<bool, Unreadable> {
         self.first.has(0)?;
