@@ -125,7 +125,7 @@ pub(crate) struct Known {
     pub ready: bool,
     /// Hash of its inputs.
     pub inputs: Option<String>,
-    /// The reason for which it cannot be observed.
+    /// The reason why it cannot be observed.
     pub hidden: Option<(NodeState, String)>,
 }
 

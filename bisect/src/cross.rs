@@ -43,14 +43,14 @@ pub enum Half {
     Restart,
     /// Each half is wrong by itself.
     Each,
-    /// Each half works with the parent's other half.
+    /// Each half of the kernel works with the other half of its parent's kernel.
     OnlyTogether,
     /// One kernel refuses the other's image, so the half is not known.
     NotPossible {
         /// What the runs showed instead.
         why: String,
     },
-    /// The runs do not tell.
+    /// The runs do not decide it.
     Unclear,
 }
 
@@ -85,7 +85,9 @@ impl std::fmt::Display for Half {
             Self::Checkpoint => "checkpoint: its images are wrong, and no kernel restarts them",
             Self::Restart => "restart: it restarts good images wrongly",
             Self::Each => "each: its images are wrong, and it restarts good ones wrongly",
-            Self::OnlyTogether => "neither alone: both halves work with the parent's other half",
+            Self::OnlyTogether => {
+                "neither alone: each half works with the other half of the parent's kernel"
+            }
             Self::NotPossible { why } => {
                 return write!(f, "not possible to say: across kernels, {why}");
             }

@@ -94,7 +94,7 @@ pub struct NodeReport {
     pub parents: Vec<usize>,
     /// What became of it.
     pub state: NodeState,
-    /// The reason for which it is unknown.
+    /// The reason why the node is unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
     /// Hash of its kernel.

@@ -165,7 +165,7 @@ pub struct Visit {
     pub unbootable: Option<String>,
 }
 
-/// The reason for which a search ends without an answer. It is not an observation of any kernel.
+/// The reason why a search ends without an answer. It is not an observation of any kernel.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{why}")]
 pub struct Stop {

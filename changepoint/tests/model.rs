@@ -52,7 +52,7 @@ fn the_posterior_is_a_distribution_and_a_run_is_never_expected_to_hide_anything(
     }
 }
 
-/// The closed form of the expected entropy equals that of adding the run.
+/// The closed form of the expected entropy equals the entropy that is computed by adding the run.
 #[test]
 fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
     let mut dice = Dice::new(2);

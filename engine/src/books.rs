@@ -125,7 +125,7 @@ impl Books {
         }
         let sum =
             |names: &[&str]| -> i64 { names.iter().filter_map(|name| vmstat.get(name)).sum() };
-        // Allocations larger than those of any cache are pages.
+        // Allocations that are too large for every cache are pages.
         let in_slabs = sum(&["nr_slab_reclaimable", "nr_slab_unreclaimable"]);
         counts.insert("pages of large objects".to_owned(), in_slabs - slab_pages);
         let pinned = sum(&["nr_foll_pin_acquired"]) - sum(&["nr_foll_pin_released"]);

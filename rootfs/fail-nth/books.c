@@ -141,7 +141,7 @@ static void read_once(struct books *books, int drop)
 		fputs("1", file);
 		fclose(file);
 	}
-	/* larger allocations than those of any cache are pages */
+	/* allocations that are too large for every cache are pages */
 	add(books, "pages of large objects", number_in(vmstat, "nr_slab_reclaimable ") +
 	    number_in(vmstat, "nr_slab_unreclaimable ") - pages);
 	add(books, "pinned pages", number_in(vmstat, "nr_foll_pin_acquired ") -

@@ -287,7 +287,7 @@ impl Guest {
         self.take_alerts()
     }
 
-    /// Returns the reason for which the channel has ended, once the console has been read to its
+    /// Returns the reason why the channel has ended, once the console has been read to its
     /// end.
     fn ended(&mut self) -> Result<GuestError, GuestError> {
         // Ctrl-C reaches the machine's process, too.

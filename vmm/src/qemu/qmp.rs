@@ -146,7 +146,7 @@ impl Qmp {
         status?.reason
     }
 
-    /// Returns the reason for which QEMU shuts down, or `None` if it has not reported a shutdown.
+    /// Returns the reason why QEMU shuts down, or `None` if it has not reported a shutdown.
     pub fn reason(&self) -> Option<String> {
         self.socket.noted().reason
     }
