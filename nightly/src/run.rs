@@ -537,7 +537,7 @@ fn can_be_recorded(jobs: &[&Job]) -> bool {
     jobs[0].kind == Kind::Scenario && variant.backend == "crucible" && variant.machine == "qemu"
 }
 
-/// Returns the command line of jobs that are one run.
+/// Returns the command line of the run that makes these jobs.
 fn words_of(jobs: &[&Job]) -> Vec<String> {
     let mut words = jobs[0].arguments();
     let others = jobs[1..].iter().map(|job| job.words[1].clone());

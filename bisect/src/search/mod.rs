@@ -30,7 +30,7 @@ const SURE: u64 = 4;
 /// Maximum number of runs in each other setting.
 const SAMPLE: u64 = 10;
 
-/// Number of runs without an observation after which a setting is given up, if all its runs are so.
+/// Number of runs after which a setting is given up, if none of its runs has an observation.
 const FEW: u64 = 2;
 
 /// Minimum number of runs of the culprit and of each parent.

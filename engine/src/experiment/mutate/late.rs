@@ -24,7 +24,7 @@ const RUNS: u32 = 4;
 /// Number of times that a loss must repeat.
 const AGAIN: u32 = 2;
 
-/// The least number of refusals that must lose an object: the counts of caches vary by a few.
+/// Minimum growth of a count that is a loss, in objects: the counts of caches vary by a few.
 const REFUSALS: u32 = 16;
 
 /// Time limit for all forged images together.
@@ -48,7 +48,7 @@ pub(super) struct ForgedResults {
 }
 
 impl ForgedResults {
-    /// Returns the number of refusals that must lose an object: a tenth of the images.
+    /// Returns the growth of a count that is a loss, in objects: one for each tenth image.
     fn losing(&self) -> u32 {
         (self.outcomes.len() as u32 / 10).max(REFUSALS)
     }
