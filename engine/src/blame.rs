@@ -106,7 +106,7 @@ conditions! {
         "kmemleak finds unreachable memory at the end of a session";
     EarlyReport = "early-report", KERNEL, Unknown, 125,
         "the guest's kernel prints a report or panics before any trigger, so checkpoint/restart \
-                  is not the cause";
+         is not the cause";
 
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";

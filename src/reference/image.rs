@@ -23,7 +23,7 @@ pub fn text(guest_kernel: &Path) -> Result<String> {
         bail!("{} lists {} types of records", path.display(), listed.len());
     }
     let mut text = "[The checkpoint image](image-format.md) describes the frame and the order of \
-                                        records. An object can be shared: other records refer to it by \
+                    records. An object can be shared: other records refer to it by \
                     its objref.\n\n"
         .to_owned();
     let rows = Kind::ALL

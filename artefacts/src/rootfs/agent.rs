@@ -130,7 +130,7 @@ fn compile(sources: &Sources, target: &Path, lock: &Lock, progress: &dyn Progres
     run("compiling the agent", &mut command, |_| {}).map_err(|error| match error {
         Error::Failed { ref words, .. } if is_unreachable(words) => error.on_host(
             "Cargo fetches the agent's dependencies on first use: connect this machine, or bring \
-                          the artefacts of another machine with `crucible cache import`",
+             the artefacts of another machine with `crucible cache import`",
         ),
         error => error,
     })
