@@ -79,7 +79,8 @@ fn main() -> io::Result<()> {
 }
 
 /// Lets cargo run this again when the commit or a file of the program changes. Debug builds do not
-/// record the commit: they would be linked again after each one, and are run where they were built.
+/// record the commit: they would be linked again after each one, and run in the checkout that they
+/// were built from.
 fn watch_checkout() {
     for path in ["src", "engine/src", "vmm/src", "artefacts/src"] {
         println!("cargo::rerun-if-changed={path}");

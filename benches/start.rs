@@ -2,11 +2,11 @@
 //! Measures how fast guests start, with criterion, which keeps the figures of the last run and
 //! reports the change since.
 //!
-//! The starts are those of `crucible speed`. It runs its contenders in turn, but criterion
-//! measures one contender completely before the next. So this file measures rounds of all
+//! It starts the contenders of `crucible speed`. That command runs its contenders in turn, but
+//! criterion measures one contender completely before the next. So this file measures rounds of all
 //! contenders, and hands the durations out to criterion. Criterion's estimate of its own running
-//! time is therefore wrong: the first call for the first contender takes a whole round, and
-//! those for the others take no time. The durations that it reports are those of the starts.
+//! time is therefore wrong: the first call for the first contender takes a whole round, and the
+//! first calls for the others take no time. The reported durations of the starts are correct.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -24,8 +24,8 @@ const ROUNDS: &str = "11";
 struct Pool(BTreeMap<String, VecDeque<Duration>>);
 
 impl Pool {
-    /// Returns the next start of `contender`; measures a further round of all contenders if none
-    /// is left.
+    /// Returns the next start of `contender`; measures another round of all contenders if none is
+    /// left.
     fn next(&mut self, contender: &str) -> Duration {
         loop {
             if let Some(start) = self.0.get_mut(contender).and_then(VecDeque::pop_front) {

@@ -9,11 +9,9 @@
 #     crucible results merge "$CRUCIBLE_RESULTS"/nights/"$NIGHT"/shard-*.sqlite
 #
 # CRUCIBLE names the program, CRUCIBLE_RESULTS a directory that all nodes see, and BUDGET the time.
-# A task that is preempted or whose node fails is started again, and continues with the file of its shard
-# lacks; so is one whose host fails (exit code 129), but not one that has found something (1).
-#SBATCH --job-name=crucible-nightly
-#SBATCH --requeue
-#SBATCH --open-mode=append
+# A task that is preempted or whose node fails is started again, and runs the units that the file of its
+# shard lacks; so is one whose host fails (exit code 129), but not one that has found something (1).
+# SBATCH --job-name=crucible-nightly SBATCH --requeue SBATCH --open-mode=append
 set -uo pipefail
 
 "${CRUCIBLE:-crucible}" nightly --shard auto --night "$NIGHT" ${BUDGET:+--budget "$BUDGET"} \

@@ -149,7 +149,7 @@ pub struct KernelArgs {
     /// Build the kernel with this Kconfig fragment merged into our configuration
     #[arg(long, value_name = "FRAGMENT", conflicts_with = "kernel")]
     pub config: Option<PathBuf>,
-    /// Build the kernel with this compiler instead of gcc; the value is that of make's CC
+    /// Build the kernel with this compiler instead of gcc; the value is passed as make's CC
     #[arg(long, value_name = "CC", conflicts_with = "kernel")]
     pub cc: Option<String>,
     /// True when symbols that Kconfig drops are not an error. Only commands set it; there is no
@@ -252,7 +252,7 @@ pub struct BootArtefacts {
     pub agent: PathBuf,
     /// The disk with the Debian userland.
     pub debian: PathBuf,
-    /// The list of the userland's packages; it may not exist.
+    /// The list of the userland's packages; it may be missing.
     pub package_list: PathBuf,
     /// Hashes that are known without reading the files.
     hashes: HashMap<PathBuf, String>,
@@ -299,7 +299,7 @@ impl BootArtefacts {
         Self::prepare_with(context, args, None)
     }
 
-    /// Like [`Self::prepare`], from these sources.
+    /// Does the same as [`Self::prepare`], with these sources.
     pub(crate) fn prepare_from(
         context: &Context,
         args: &GuestArgs,

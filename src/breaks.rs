@@ -62,7 +62,7 @@ pub enum Guard {
     Recheck,
 }
 
-/// A check without which a forged image does harm.
+/// A check whose removal lets a forged image do harm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Check {
     /// The length of the path of an inotify watch

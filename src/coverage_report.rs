@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The screen of `torture --coverage`: which refusals of restart(2) were reached.
+//! The screen of `torture --coverage`: the refusals of restart(2) that were reached, and those that
+//! were not.
 
 use crucible_engine::coverage::{Coverage, Share};
 

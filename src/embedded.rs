@@ -19,7 +19,7 @@ const BUILD_DIR: &str = env!("CRUCIBLE_BUILD_DIR");
 
 /// Returns true when this program is not where cargo built it: it was installed or copied.
 pub fn is_moved() -> bool {
-    // A program whose file the next build has replaced no longer has a path: it was built here.
+    // If the next build has replaced the program's file, its path is unknown; it was built here.
     env::current_exe().is_ok_and(|path| path.exists() && !path.starts_with(BUILD_DIR))
 }
 

@@ -45,7 +45,7 @@ pub const CODES: [(u8, &str); 6] = [
     (interrupt::EXIT, "interrupted by Ctrl-C or SIGTERM"),
 ];
 
-/// A mistake on the command line that clap cannot know.
+/// A mistake on the command line that clap cannot detect.
 #[derive(Debug)]
 pub struct Usage(pub String);
 

@@ -62,13 +62,13 @@ fn eye(name: &str) -> Result<Eye, String> {
     found.ok_or_else(|| format!("the eyes are {}", Eye::ALL.map(Eye::name).join(", ")))
 }
 
-/// Returns the value of `--without`, if an eye is closed.
+/// Returns the value of `--without`, if it names a check.
 pub fn closed(without: &[Eye]) -> Option<String> {
     let names: Vec<_> = without.iter().map(|eye| eye.name()).collect();
     (!names.is_empty()).then(|| names.join(","))
 }
 
-/// Refuses to close an eye that the command does not open.
+/// Fails if `--without` names a check that the command does not make.
 fn refuse_idle_eyes(command: &str, without: &[Eye]) -> Result<(), Usage> {
     match without.iter().find(|eye| eye.is_of_mutants()) {
         Some(eye) if command != "mutate" => Err(Usage(format!(
@@ -204,7 +204,7 @@ pub fn run<E: Experiment>(
         record: format!("{finished}/record.json"),
     });
     let json = serde_json::to_string_pretty(&record)?;
-    // Remove the disks first: they may have filled the host's.
+    // Remove the guests' disks first: they may have filled the host's disk.
     if !command.args.keep {
         store.remove_disks().context("cannot remove the disks")?;
     }

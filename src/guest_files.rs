@@ -33,7 +33,7 @@ impl std::str::FromStr for Copy {
     type Err = String;
 
     /// Parses `HOST[:GUEST]`. A relative path in the guest is in the work directory; without it,
-    /// the name is that on the host.
+    /// the name is the same as on the host.
     fn from_str(text: &str) -> Result<Self, String> {
         let (host, guest) = match text.rsplit_once(':') {
             Some((host, guest)) => (host, Some(guest)),
@@ -319,7 +319,7 @@ fn unpack<R: Read>(
             file.set_permissions(Permissions::from_mode(mode))
                 .with_context(shown)?;
             let time = UNIX_EPOCH.checked_add(Duration::from_secs(header.mtime()?));
-            // A file system may not have such a time.
+            // Ignore a failure: some file systems cannot store such a time.
             let _ = time.map(|time| file.set_modified(time));
         }
         EntryType::Symlink => {

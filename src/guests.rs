@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Machines for the engine, which does not know kernels, disks and emulators.
+//! Machines for the engine, which does not depend on kernels, disks and emulators.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub struct HostLab<'a> {
     memories: Mutex<Vec<(PathBuf, PathBuf)>>,
     /// Maximum number of such files.
     most: usize,
-    /// The disk of which guests start with a copy, instead of an empty one.
+    /// The disk whose copies guests start with, instead of empty disks.
     disk: Option<PathBuf>,
     /// Number of processes that keep the vCPUs of each guest busy.
     load: u32,
@@ -85,7 +85,7 @@ impl<'a> HostLab<'a> {
         self
     }
 
-    /// Keeps the vCPUs of each guest busy with so many processes.
+    /// Keeps the vCPUs of each guest busy with this number of processes.
     pub fn loaded(mut self, processes: u32) -> Self {
         self.load = processes;
         self
@@ -185,7 +185,7 @@ impl Lab for HostLab<'_> {
     }
 }
 
-/// Returns true when both are the file of the same machine.
+/// Returns true when both paths are those of the same machine's file.
 fn ends_alike(one: &Path, other: &Path) -> bool {
     let parts =
         |path: &Path| -> Vec<_> { path.iter().rev().take(2).map(OsStr::to_owned).collect() };

@@ -141,7 +141,7 @@ fn reach(
     let results = context.results()?;
     let store = Store::begin(&results, "mutate-reach")?;
     let lab = HostLab::new(images, context, false).fitting(&experiment);
-    // The units of the run that this is for are others.
+    // Do not report these units: the run's own units are mutants.
     let stream = Stream::default();
     let path = results.join("journals/mutate-reach.jsonl");
     let identity = || {

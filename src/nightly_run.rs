@@ -47,8 +47,8 @@ pub fn existing(path: &Path) -> Result<Store> {
     }
 }
 
-/// Returns the directory of the results that a history is of: runs are in the same directory,
-/// even if both have been moved.
+/// Returns the directory with the results of a history. It is the directory of the history itself,
+/// so both can be moved together.
 pub fn directory(history: &Path) -> &Path {
     match history.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -145,7 +145,7 @@ pub fn again(night: &str, context: &Context) -> Result<Option<Vec<String>>> {
     for key in keys {
         words.extend(["--job".to_owned(), key]);
     }
-    // The same parts of sweeps and of the matrix.
+    // With the same basis, the night has the same parts of sweeps and of the matrix.
     if begun.is_file() {
         words.extend(["--basis".to_owned(), begun.display().to_string()]);
     }
@@ -186,8 +186,8 @@ fn planned(args: &NightlyArgs, night: &str, context: &Context) -> Result<(Plan, 
     Ok((plan(jobs, &basis, args.shard.of), basis, results))
 }
 
-/// Returns the basis of a plan: the user's; that of the night's beginning; or that of the history,
-/// if the night has no other shards, whose history may differ.
+/// Returns the basis of a plan: the user's basis, the basis from the night's start, or a basis made
+/// from the history, if the night has no other shards, whose history may differ.
 fn basis(args: &NightlyArgs, results: &Path, night: &str) -> Result<Basis> {
     let begun = results.join("nights").join(night).join(BASIS);
     let path = match &args.basis {

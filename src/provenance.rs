@@ -45,7 +45,7 @@ pub struct Program {
     pub version: String,
     /// Version of its compiler, and of the agent's if both are built in one checkout.
     pub compiler: String,
-    /// The commit that it was built from. Debug builds do not know it.
+    /// The commit that it was built from. Debug builds do not record it.
     pub built_from: Option<Checkout>,
 }
 

@@ -13,8 +13,8 @@ use crucible_vmm::qemu::Recording;
 /// Name of the directory of a recording, in its machine's directory.
 pub const NAME: &str = "recording";
 
-/// Compresses the recordings of a run whose guests have ended. Returns their directories,
-/// relative to that of the run.
+/// Compresses the recordings of a run whose guests have ended. Returns their directories, relative
+/// to the run's directory.
 pub fn complete(store: &Store) -> Result<Vec<String>> {
     let mut found = Vec::new();
     find(store.dir(), &mut found).context("cannot read the run's directory")?;

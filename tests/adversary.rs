@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! checkpoint(2) and restart(2) are attacked in the middle, by a seed.
+//! Attacks on checkpoint(2) and restart(2) in the middle of a call, drawn from a seed.
 
 mod common;
 

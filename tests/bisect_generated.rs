@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible bisect` with real builds, over generated histories of forty commits: how many commits
-//! it builds, and the effect of `kill -9` at random moments. `CRUCIBLE_SEED` is the first history's
-//! seed, `CRUCIBLE_HISTORIES` their number, and `CRUCIBLE_KILLS` the number of kills.
+//! `crucible bisect` with real builds, over generated histories of forty commits: the number of
+//! commits that it builds, and the effect of `kill -9` at random moments. `CRUCIBLE_SEED` is the
+//! first history's seed, `CRUCIBLE_HISTORIES` their number, and `CRUCIBLE_KILLS` the number of
+//! kills.
 
 mod common;
 

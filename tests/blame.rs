@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Brings about the conditions of the table of blame (docs/reference/verdicts.md) for real, and
-//! checks who is blamed. [`ROWS`] has every row with its test; some are in other files.
+//! Causes the conditions of the table of blame (docs/reference/verdicts.md) for real, and checks
+//! the blame. [`ROWS`] has every row with its test; some are in other files.
 
 mod common;
 #[path = "../vmm/tests/forced/mod.rs"]
@@ -339,7 +339,8 @@ fn a_forbidden_call_of_the_machine_is_crucibles() {
 struct MemoryCgroup(std::path::PathBuf);
 
 impl MemoryCgroup {
-    /// Creates one with this limit; `None` if there is no such controller, or no right to use it.
+    /// Creates a cgroup with this limit; `None` if there is no such controller, or no right to use
+    /// it.
     fn new(bytes: u64) -> Option<Self> {
         let name = format!("crucible-test-{}", std::process::id());
         let (place, limit) = match Path::new("/sys/fs/cgroup/memory").is_dir() {

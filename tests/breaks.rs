@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Kernels that leave out a piece of the restart (`--break`): each is seen. Each run has one guest at a
-//! time, with one vCPU, so as many run at a time as there are CPUs.
+//! Kernels that leave out a piece of the restart (`--break`): a comparison notices each. Each run
+//! has one guest at a time, with one vCPU, so as many run at a time as there are CPUs.
 
 mod common;
 

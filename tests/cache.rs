@@ -62,8 +62,8 @@ fn shorten(file: &mut File) {
     file.set_len(size - 4096).expect("a shorter file");
 }
 
-/// Damages an artefact in both ways. Each time, `args` must report it, make it again with the same
-/// content, and print its path.
+/// Damages an artefact by a flipped bit, and then by a missing end. Each time, the command `args`
+/// must report the damage, make the artefact again with the same content, and print its path.
 fn is_made_anew(path: &Path, args: &[&str]) {
     let before = content_hash(path).expect("a hash");
     for how in [flip, shorten] {
@@ -303,7 +303,7 @@ fn what_a_killed_crucible_has_started_is_not_raced() {
     let waits = lines.any(|line| line.contains("another crucible is making debian-newest"));
     assert!(
         waits,
-        "it does not wait for what the killed one has started"
+        "it does not wait for the processes that the killed one has started"
     );
     writeln!(go).expect("a line");
     begun();

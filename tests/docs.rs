@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Holds the pages to the repository: links resolve, the files and functions that the pages name
-//! exist, and crucible accepts the commands.
+//! Checks the pages against the repository: links resolve, the files and functions that the pages
+//! name exist, and crucible accepts the commands.
 
 mod common;
 

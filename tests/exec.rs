@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `crucible exec`: a command in a guest is a command, with its status and its streams.
+//! `crucible exec`: a command in a guest has its status and its streams, like one on the host.
 
 mod common;
 

@@ -106,7 +106,7 @@ fn the_subject_of_a_patch_is_one_line() {
     }
 }
 
-/// `///text` is a comment that a tool has reformatted.
+/// A tool that reformats comments can leave `///text`, without the space.
 #[test]
 fn comments_begin_with_a_space() {
     for name in files().iter().filter(|name| name.ends_with(".rs")) {

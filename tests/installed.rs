@@ -64,7 +64,7 @@ fn an_installed_program_needs_no_checkout() {
     let run = output(&mut without_checkout(&run, home));
     let record: serde_json::Value = serde_json::from_slice(&run.stdout).expect("JSON");
     assert_eq!(record["verdict"], "pass", "{record:#}");
-    // From `/`, the path that the record names is where the files are.
+    // Relative to `/`, the path in the record leads to the files.
     let results = Path::new("/").join(record["results"].as_str().expect("a path"));
     assert!(
         results.starts_with(home.join("crucible/results")),

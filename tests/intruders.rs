@@ -50,7 +50,7 @@ fn a_failed_restart_leaves_no_task_and_harms_no_other() {
         let expected = "the image ends in the middle";
         assert!(
             output.ends_with("status 0\n") && output.contains(expected),
-            "behind record {record} of {records}: {output}"
+            "after record {record} of {records}: {output}"
         );
         guest.settle().unwrap();
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Anything that kills tasks ends a restart, too, at every moment: behind each record of the image.
+//! Anything that kills tasks ends a restart, too, at every moment: after each record of the image.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn killing_the_tasks_ends_a_restart_at_every_moment() {
             let output = intrude(&mut guest, &image, "end", record, how);
             assert!(
                 output.ends_with("status 0\n"),
-                "{how} behind record {record} of {records}: {output}"
+                "{how} after record {record} of {records}: {output}"
             );
         }
         guest.settle().unwrap();
@@ -46,10 +46,7 @@ fn the_end_of_the_namespace_and_the_oom_killer_end_a_restart_at_every_moment() {
         assert_eq!(output, "status 0\n", "behind record {record} of {records}");
         let output = intrude(&mut guest, &image, "end", record, "memory");
         let ended = output.ends_with("status 0\n");
-        assert!(
-            ended,
-            "memory behind record {record} of {records}: {output}"
-        );
+        assert!(ended, "memory after record {record} of {records}: {output}");
         called += usize::from(output.contains("the OOM killer was called\n"));
         guest.settle().unwrap();
     }

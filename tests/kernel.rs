@@ -34,7 +34,7 @@ fn the_exported_series_passes_checkpatch() {
         let text = fs::read_to_string(patch).unwrap();
         assert!(text.contains("\nSubject: [PATCH "), "{}", patch.display());
         assert!(text.contains("\nSigned-off-by: "), "{}", patch.display());
-        // FILE_PATH_CHANGES asks for a MAINTAINERS entry; the maintainer is for the upstream
+        // FILE_PATH_CHANGES requires a MAINTAINERS entry; the maintainer is for the upstream
         // community to decide.
         let output = Command::new(&export.checkpatch)
             .args(["--no-tree", "--strict", "--terse", "--summary-file"])

@@ -27,7 +27,7 @@ const MIDDLE: &str = "middle";
 const LAST: &str = "last";
 
 /// A case: the kind of worker, the point up to which the image has been read, the task that is
-/// killed, the fate of the reader, the result of checkpoint(2), and the way in which the worker
+/// killed, the end of the reader, the result of checkpoint(2), and the way in which the worker
 /// ends in the restarted tree.
 type Case = (
     &'static str,

@@ -102,7 +102,7 @@ fn a_killed_run_loses_no_finished_unit() {
         assert!(!begun || lost.is_empty(), "lost: {lost:?}");
         known.extend(now);
     }
-    // And the next command finishes the rest.
+    // The next command runs the remaining units.
     let begun = known.iter().any(|key| !key.starts_with("main/"));
     let args = if begun {
         resume(&matrix)

@@ -175,7 +175,7 @@ fn a_divergence_is_replayed_at_the_same_instruction() {
     fs::write(&description, value.to_string()).expect("a description");
     let ended = cli::run(&["-q", "replay", path]);
     assert!(
-        ended.stderr.contains("is not the one that was recorded"),
+        ended.stderr.contains("has changed since the recording"),
         "{}",
         ended.stderr
     );

@@ -18,9 +18,9 @@ const REPORTS: [(&str, &str, &str); 5] = [
         "UBSAN: array-index-out-of-bounds in drivers/misc/",
         LKDTM,
     ),
-    // The first report depends on whether a different task wants the CPU.
+    // The first report depends on whether a different task is waiting for the CPU.
     ("lockdep", "(lock_me_up)", LKDTM),
-    // The task's stack has the level INFO, which the console does not show. What it does show is the
+    // The task's stack has the level INFO, which the console does not show. The console shows the
     // lock that the task holds.
     ("hung-task", "blocked for more than", "fs/read_write.c"),
     ("list", "list_add corruption", LKDTM),

@@ -105,7 +105,7 @@ fn what_an_interruption_left_is_run() {
     assert!(reproduce.ends_with("--memory 768"), "{reproduce}");
     assert!(record["left"].as_u64() > Some(0), "{record:#}");
     let directory = record["results"].as_str().expect("a path").to_owned();
-    // The record is of a different kernel, which one line reports.
+    // The record is of a different kernel, and a line reports that.
     let path = Path::new(&directory).join("record.json");
     let mut other = record.clone();
     other["provenance"]["kernel"]["hash"] = json!("another");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs of the built binary that end in each of its ways.
+//! Runs of the built binary, one for each way in which it can end.
 
 mod common;
 
@@ -73,7 +73,7 @@ fn a_run_is_restarted_several_times_in_a_busy_guest() {
 fn a_guest_that_does_not_boot_is_reported_with_its_console() {
     let ended = crucible(&["-q", "kernel", "build"]);
     let mut kernel = std::fs::read(ended.stdout.trim()).expect("a kernel");
-    // It does not know the file system of its root, so it panics.
+    // This kernel lacks the file system of its root, so it panics.
     let name = b"\0erofs\0";
     let places: Vec<_> = (0..kernel.len() - name.len())
         .filter(|&at| kernel[at..].starts_with(name))

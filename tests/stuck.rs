@@ -22,7 +22,7 @@ const SOURCES: [(&str, &[u8]); 6] = [
     ("features.c", include_bytes!("stuck/features.c")),
 ];
 
-/// A case, the places that the report names, and how the task ends afterwards.
+/// A case, the places that the report names, and the end of the task afterwards.
 type Case = (&'static str, &'static [&'static str], &'static str);
 
 /// Cases of both flavours.
@@ -56,7 +56,7 @@ const FEATURES: &[Case] = &[
 /// Sleeps that the freeze interrupts: they are not reported.
 const INTERRUPTED: &[&str] = &["pipe", "futex"];
 
-/// Places of class `refused` that no case reaches, and why.
+/// Places of class `refused` that no case reaches, with the reasons.
 const UNREACHED: &[(&str, &str)] = &[
     ("build_task", HIDDEN),
     ("ckpt_gate_wait", HIDDEN),
@@ -82,11 +82,11 @@ const UNREACHED_FEATURES: &[(&str, &str)] = &[
     ("fuse_wait_on_page_writeback", IN_FLIGHT),
     (
         "io_wq_put_and_exit",
-        "comes after io_uring_cancel_generic(), when no request is left",
+        "runs after io_uring_cancel_generic(), when no request is left",
     ),
     (
         "mem_cgroup_oom_synchronize",
-        "the controller is cgroup v2's in the guest, as long as a page is charged there",
+        "the guest's memory controller belongs to cgroup v2 as long as a page is charged there",
     ),
 ];
 
@@ -112,7 +112,7 @@ fn run_case(
 ) -> Result<(), String> {
     let output = run(guest, &["/work/stuck", case])?;
     let stacks = output.lines().filter(|line| line.starts_with("stack of "));
-    // The compiler adds `.constprop.0` and the like to a name.
+    // The compiler adds suffixes such as `.constprop.0` to a name.
     let names = stacks.flat_map(|line| line.split([' ', '.']).map(str::to_owned));
     reached.extend(names);
     for place in places {

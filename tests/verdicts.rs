@@ -69,7 +69,7 @@ fn junit(file: &Path) {
     assert_eq!(cases, expected);
 }
 
-/// The kernel's own parser reads the file, and distinguishes the reasons.
+/// Reads the file with the kernel's own parser, which must distinguish the reasons.
 fn ktap(file: &Path) {
     let parsed = formats::kunit(file);
     assert!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A checkout of our own of a user's repository, for one commit after another.
+//! A checkout of a user's repository in the cache, which switches from commit to commit.
 
 use std::fs;
 use std::io;
@@ -169,7 +169,7 @@ mod tests {
             file.metadata().unwrap().modified().unwrap()
         };
         let before = time("b");
-        // Like the kernel's tree, whose links change the ctime of the inode.
+        // Make links to the file, as the kernel's tree does: they change the ctime of the inode.
         let (b, linked) = (checkout.directory().join("b"), root.path().join("linked"));
         // Git compares seconds.
         let of_inode = || b.metadata().unwrap().ctime();

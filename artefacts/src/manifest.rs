@@ -4,9 +4,10 @@
 //!
 //! Files are read again before each use, since a flipped bit changes neither size nor time. That
 //! needs a fast hash: xxh3 (128 bits) reads a userland of 300 MB in 0.1 s; sha256 takes several
-//! times as long on CPUs without instructions for it. It finds accidents, not an attacker who
-//! writes a manifest, too; that is what the owner of the cache is checked for. Each file's sha256
-//! is computed once, when the artefact is made, and names the content in records.
+//! times as long on CPUs without instructions for it. It finds accidents. It does not find an
+//! attacker who writes a manifest, too; the check of the cache's owner excludes such attackers.
+//! Each file's sha256 is computed once, when the artefact is made, and names the content in
+//! records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -178,9 +179,9 @@ impl Entry {
         match self {
             Self::Link(target) => match fs::read_link(path) {
                 Ok(found) if found == Path::new(target) => None,
-                _ => Some("is not the link that it was".into()),
+                _ => Some("is no longer the same link".into()),
             },
-            Self::File { .. } if !metadata.is_file() => Some("is not a file any more".into()),
+            Self::File { .. } if !metadata.is_file() => Some("is no longer a file".into()),
             Self::File { size, .. } if metadata.size() != *size => {
                 Some(format!("has {} bytes, not {size}", metadata.size()))
             }
@@ -216,7 +217,7 @@ fn xxh3(file: &File, size: u64) -> io::Result<String> {
     let (mut buffer, zeros) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut at = 0;
     while at < size {
-        // A file system that knows no holes has data everywhere.
+        // A file system without holes reports data everywhere.
         let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(rustix::io::Errno::NXIO) => break,
@@ -373,7 +374,7 @@ mod tests {
         let directory = artefact();
         fs::remove_file(directory.path().join("c")).unwrap();
         std::os::unix::fs::symlink("deep/a", directory.path().join("c")).unwrap();
-        assert_eq!(problem(directory.path()), "c is not the link that it was");
+        assert_eq!(problem(directory.path()), "c is no longer the same link");
         let directory = artefact();
         fs::write(directory.path().join(NAME), "{}").unwrap();
         assert!(problem(directory.path()).contains("damaged"));

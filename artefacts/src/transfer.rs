@@ -178,7 +178,7 @@ fn write(
         .map_err(failed)
         .and_then(|()| fs::rename(&partial, file).map_err(Error::file("put in place", file)));
     if result.is_err() {
-        // The error is about the cause.
+        // Return the error that is the cause.
         let _ = fs::remove_file(&partial);
     }
     result
@@ -299,7 +299,7 @@ impl Reader<'_> {
     fn check(&self, index: &Index) -> Result<()> {
         if index.format != FORMAT {
             return Err(self.malformed(format!(
-                "its format {} is not that of this crucible, {FORMAT}",
+                "it has format {}, and this crucible reads format {FORMAT}",
                 index.format
             )));
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a search knows: of each node, of each kernel, and of the model.
+//! The state of a search: its nodes, its kernels, and the model.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,11 +17,10 @@ use crate::{
     subject::{Observation, Seen, Setting, Stop},
 };
 
-/// Share of runs that end in another failure, or say nothing, above which nothing is known of a
-/// node.
+/// Share of runs with another failure or without an observation above which a node is unknown.
 const OTHERS: f64 = 0.2;
 
-/// Number of such runs that are needed for that.
+/// Minimum number of such runs.
 const FEW: u64 = 2;
 
 /// The runs of a kernel in one setting.
@@ -32,7 +31,7 @@ pub struct Tally {
     /// Number of runs by failure.
     #[serde(skip)]
     pub failed: BTreeMap<Signature, u64>,
-    /// Number of runs that say nothing about the kernel.
+    /// Number of runs without an observation.
     pub unclear: u64,
     /// Duration of all runs in seconds.
     pub seconds: f64,
@@ -65,13 +64,13 @@ impl Tally {
         self.passed + self.unclear + self.failed.values().sum::<u64>()
     }
 
-    /// Number of runs that failed in this way.
+    /// Returns the number of runs that failed in this way.
     pub fn of(&self, sought: &Signature) -> u64 {
         self.failed.get(sought).copied().unwrap_or_default()
     }
 
-    /// Returns the most frequent failure, with its number; among those, of which the text is a part
-    /// of the name, if there is one.
+    /// Returns the most frequent failure with its number of runs; with `like`, the most frequent
+    /// one whose name contains that text.
     pub fn most(&self, like: Option<&str>) -> Option<(&Signature, u64)> {
         let failed = self
             .failed
@@ -83,7 +82,7 @@ impl Tally {
             .max_by_key(|(_, count)| *count)
     }
 
-    /// Returns the name of the most frequent failure that is another one, if there is one.
+    /// Returns the name of the most frequent failure that is not the sought one, if there is one.
     pub fn others_of(&self, sought: Option<&Signature>) -> Option<String> {
         let others = self
             .failed
@@ -94,27 +93,27 @@ impl Tally {
             .map(|(signature, _)| signature.to_string())
     }
 
-    /// Returns the runs that count for a failure: those that passed, and those that failed in this
-    /// way.
+    /// Returns the runs that count for a failure: the runs that passed, and the runs that failed in
+    /// this way.
     pub fn evidence(&self, sought: Option<&Signature>) -> Evidence {
         let failures = sought.map_or(0, |sought| self.of(sought));
         Evidence::new(self.passed + failures, failures)
     }
 
-    /// Number of runs that failed in another way or say nothing.
+    /// Returns the number of runs that failed in another way or gave no observation.
     pub fn others(&self, sought: Option<&Signature>) -> u64 {
         self.runs() - self.evidence(sought).runs
     }
 
-    /// Returns true when too many runs failed in another way for the rest to decide.
+    /// Returns true when so many runs failed in another way that the others cannot decide.
     pub fn is_drowned(&self, sought: Option<&Signature>) -> bool {
         let others = self.others(sought);
         others >= FEW && others as f64 > OTHERS * self.runs() as f64
     }
 }
 
-/// The probability that something can be seen of a node, by its distance from one of which nothing
-/// can: what breaks one commit breaks its neighbours.
+/// The probability that a node can be observed, by its distance from one that cannot: a commit that
+/// does not build or boot often has neighbours that do not, either.
 const VISIBLE: [f64; 3] = [0.3, 0.5, 0.7];
 
 /// A node.
@@ -124,9 +123,9 @@ pub(crate) struct Known {
     pub image: Option<String>,
     /// True once this process has built it.
     pub ready: bool,
-    /// Hash of what it is built from.
+    /// Hash of its inputs.
     pub inputs: Option<String>,
-    /// Why nothing can be seen of it.
+    /// The reason why it cannot be observed.
     pub hidden: Option<(NodeState, String)>,
 }
 
@@ -137,25 +136,25 @@ pub(crate) struct Board<'a> {
     pub journal: &'a mut Journal,
     pub model: ChangePoint,
     pub known: Vec<Known>,
-    /// The probability that something can be seen of each node.
+    /// The probability that each node can be observed.
     visible: Vec<f64>,
     pub tallies: HashMap<(String, Setting), Tally>,
     pub lines: HashMap<(String, Signature), Vec<String>>,
     pub setting: Setting,
-    /// Hash of all that runs in that setting beside the kernel.
+    /// Hash of everything that runs in that setting, except the kernel.
     harness: String,
     pub sought: Option<Signature>,
     /// Number of builds of this search.
     pub builds: u64,
     /// Number of runs of this search.
     pub runs: u64,
-    /// The same by kernel and setting.
+    /// Number of runs of this search for each kernel and setting.
     fresh: HashMap<(String, Setting), u64>,
     pub seconds: f64,
     pub costs: Costs,
 }
 
-/// What builds and runs have cost so far.
+/// The cost of builds and runs so far.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Costs {
     build: Mean,
@@ -170,7 +169,7 @@ pub(crate) struct Mean {
 }
 
 impl Mean {
-    /// Begins with a guess, which counts like one value.
+    /// Returns a mean that begins with a guess, which counts like one value.
     fn new(guess: f64) -> Self {
         Self {
             sum: guess,
@@ -198,7 +197,7 @@ impl Costs {
     }
 
     pub fn built(&mut self, seconds: f64) {
-        // What was there says nothing about what was not.
+        // A cached kernel takes no time, so it does not count.
         if seconds > 0.0 {
             self.build.add(seconds);
         }
@@ -208,7 +207,7 @@ impl Costs {
         self.enter.add(seconds);
     }
 
-    /// Returns what the start of a guest is expected to take, in seconds.
+    /// Returns the expected duration of a guest's start, in seconds.
     pub fn enter(&self) -> f64 {
         self.enter.get()
     }
@@ -229,7 +228,7 @@ pub(crate) fn kept<T>(result: Result<T, JournalError>) -> Result<T, Stop> {
 }
 
 impl<'a> Board<'a> {
-    /// Begins with all that the journal has of the settings that `harness` knows.
+    /// Returns a board with all runs of the journal whose settings `harness` has.
     pub fn new(
         graph: &'a Graph,
         options: &'a Options,
@@ -279,18 +278,18 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Chooses the setting of the next runs.
+    /// Sets the setting of the next runs.
     pub fn set(&mut self, setting: Setting, harness: Option<String>) {
         self.setting = setting;
         self.harness = harness.unwrap_or_default();
     }
 
-    /// Hash of all that runs beside the kernel.
+    /// Returns the hash of everything that runs, except the kernel.
     pub fn harness(&self) -> &str {
         &self.harness
     }
 
-    /// Takes over what an earlier search has built of the same inputs.
+    /// Takes over the kernel that an earlier search has built from the same inputs.
     pub fn remember(&mut self, node: usize, inputs: String) {
         let same = (0..node).find(|&it| self.known[it].inputs.as_ref() == Some(&inputs));
         let built = self.journal.built(&inputs).cloned();
@@ -329,7 +328,7 @@ impl<'a> Board<'a> {
         self.doubt(node);
     }
 
-    /// Lowers the probability that something can be seen of the neighbours of a hidden node.
+    /// Lowers the probability that the neighbours of a hidden node can be observed.
     fn doubt(&mut self, node: usize) {
         let nodes = self.graph.nodes();
         let mut near = vec![node];
@@ -346,7 +345,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Hides all nodes that are this kernel.
+    /// Hides all nodes with this kernel.
     pub fn hide_image(&mut self, image: &str, state: NodeState, why: &str) {
         for node in self.nodes_of(image) {
             self.hide(node, state, why.to_owned());
@@ -388,7 +387,7 @@ impl<'a> Board<'a> {
         images.into_iter().map(earlier).sum()
     }
 
-    /// Tells the model what is known of a kernel. Its evidence belongs to one of its nodes.
+    /// Updates the model with the runs of a kernel. Its evidence belongs to one of its nodes.
     pub fn refresh(&mut self, image: &str) {
         let nodes = self.nodes_of(image);
         let tally = self.tally_of(image);
@@ -405,7 +404,7 @@ impl<'a> Board<'a> {
         let is_end = nodes.iter().any(|node| ends.contains(node));
         if self.sought.is_some() && !is_end && tally.is_drowned(self.sought.as_ref()) {
             let why = format!(
-                "{} of {} runs failed in another way or say nothing",
+                "{} of {} runs failed in another way or gave no observation",
                 tally.others(self.sought.as_ref()),
                 tally.runs()
             );
@@ -413,7 +412,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Tells the model everything anew, for another setting or another failure.
+    /// Updates the model with all kernels, after a change of the setting or of the failure.
     pub fn refresh_all(&mut self) {
         let images: Vec<_> = self.known.iter().filter_map(|k| k.image.clone()).collect();
         for image in images {
@@ -455,7 +454,7 @@ impl<'a> Board<'a> {
         Ok(line)
     }
 
-    /// Replaces what was seen of a run.
+    /// Replaces the observation of a run.
     pub fn revise(
         &mut self,
         image: &str,
@@ -472,7 +471,7 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// Returns what one more run of a node costs; `here` is the node whose guest is running.
+    /// Returns the cost of one more run of a node; `here` is the node whose guest is running.
     pub fn cost(&self, node: usize, here: Option<usize>) -> Option<Cost> {
         let known = &self.known[node];
         if known.hidden.is_some() {
@@ -482,12 +481,12 @@ impl<'a> Board<'a> {
         let once = match (&known.image, known.ready) {
             _ if here == Some(node) => 0.0,
             (_, true) => enter,
-            // It is in the cache, most likely.
+            // The kernel is probably in the cache.
             (Some(_), false) => 2.0 * enter,
             (None, false) => self.costs.build.get() + enter,
         };
         let run = self.costs.run.get();
-        // A run that may observe nothing costs as much as the expected number of attempts.
+        // A run may give no observation, so multiply its cost by the expected number of attempts.
         let doubt = match self.tally(node).runs() {
             0 => self.visible[node],
             _ => 1.0,
@@ -498,7 +497,7 @@ impl<'a> Board<'a> {
         })
     }
 
-    /// Returns the node that is to be run next.
+    /// Returns the node to run next.
     pub fn next(&self, here: Option<usize>) -> Option<usize> {
         self.model.next(|node| self.cost(node, here))
     }

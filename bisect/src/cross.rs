@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which half of checkpoint/restart a change breaks.
+//! Finds the half of checkpoint/restart that a change breaks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Number of runs in each direction, at most: each needs two machines.
+/// Maximum number of runs in each direction: each run needs two machines.
 pub(crate) const CROSSED: u64 = 12;
 
 /// Runs in which one kernel checkpoints and another one restarts.
@@ -12,21 +12,21 @@ pub(crate) const CROSSED: u64 = 12;
 pub struct Crossed {
     /// Number of runs.
     pub runs: u64,
-    /// Number of those that showed the failure.
+    /// Number of runs that showed the failure.
     pub failures: u64,
-    /// Another failure that runs showed: the one kernel may refuse the image of the other.
+    /// Another failure that runs showed: one kernel may refuse the image of the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other: Option<String>,
-    /// Number of runs that say nothing.
+    /// Number of runs without an observation.
     pub unclear: u64,
 }
 
-/// What restarts of the one kernel's image by the other have shown.
+/// The results of restarting each kernel's images with the other kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cross {
-    /// The culprit restarts what its parent has checkpointed.
+    /// The culprit restarts the images of its parent.
     pub checkpointed_by_good: Crossed,
-    /// The parent restarts what the culprit has checkpointed.
+    /// The parent restarts the images of the culprit.
     pub checkpointed_by_bad: Crossed,
     /// What follows from that.
     #[serde(flatten)]
@@ -43,20 +43,20 @@ pub enum Half {
     Restart,
     /// Each half is wrong by itself.
     Each,
-    /// Neither is wrong with the other kernel's half.
+    /// Each half of the kernel works with the other half of its parent's kernel.
     OnlyTogether,
-    /// One kernel does not take the other's image, which says nothing about the bug.
+    /// One kernel refuses the other's image, so the half is not known.
     NotPossible {
         /// What the runs showed instead.
         why: String,
     },
-    /// The runs do not tell.
+    /// The runs do not decide it.
     Unclear,
 }
 
 impl Half {
-    /// Concludes from both directions. A failure that is as rare as this one shows in `quiet` runs
-    /// if it is there.
+    /// Returns the half that the results of both directions imply. A failure as rare as this one
+    /// shows in `quiet` runs if it exists.
     pub(crate) fn of(by_good: &Crossed, by_bad: &Crossed, quiet: u64) -> Self {
         let other = [by_good, by_bad]
             .into_iter()
@@ -82,10 +82,12 @@ impl Half {
 impl std::fmt::Display for Half {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = match self {
-            Self::Checkpoint => "checkpoint: its images are wrong, whoever restarts them",
+            Self::Checkpoint => "checkpoint: its images are wrong, and no kernel restarts them",
             Self::Restart => "restart: it restarts good images wrongly",
             Self::Each => "each: its images are wrong, and it restarts good ones wrongly",
-            Self::OnlyTogether => "neither alone: both halves work with the parent's other half",
+            Self::OnlyTogether => {
+                "neither alone: each half works with the other half of the parent's kernel"
+            }
             Self::NotPossible { why } => {
                 return write!(f, "not possible to say: across kernels, {why}");
             }

@@ -6,7 +6,7 @@
 pub struct Node {
     /// Its name: a commit's hash, a patch's number.
     pub name: String,
-    /// One line about it: a commit's subject.
+    /// Its description in one line: a commit's subject.
     pub title: String,
     /// Numbers of the nodes that it changes, all smaller than its own.
     pub parents: Vec<usize>,
@@ -24,8 +24,8 @@ impl Graph {
     /// The number of the good end.
     pub const GOOD: usize = 0;
 
-    /// Returns the graph of these nodes, or none if there are less than two, or one has a parent
-    /// behind it.
+    /// Returns the graph of these nodes, or `None` if there are fewer than two, or if a parent
+    /// comes after its child.
     pub fn new(nodes: Vec<Node>) -> Option<Self> {
         let sound = |(number, node): (usize, &Node)| node.parents.iter().all(|p| *p < number);
         (nodes.len() >= 2 && nodes.iter().enumerate().all(sound)).then_some(Self { nodes })
@@ -47,7 +47,7 @@ impl Graph {
         &self.nodes
     }
 
-    /// The number of the bad end.
+    /// Returns the number of the bad end.
     pub fn bad(&self) -> usize {
         self.nodes.len() - 1
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! All that was ever observed, one line each, appended and on the disk before the search goes on.
+//! The journal of a search: one line for each build, run and choice, on the disk before the search
+//! continues.
 //!
 //! This is not the engine's journal, which belongs to one run with one kernel and is replaced by
-//! the next: here each line names the content that it is about, so any search can use it.
+//! the next: here each line has the hash of its kernel, so any search can use it.
 
 use std::{
     collections::HashMap,
@@ -23,10 +24,10 @@ const LINES: usize = 24;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "what")]
 enum Line {
-    /// A build, by a hash of all that went into it.
+    /// A build, by a hash of all its inputs.
     Built {
         inputs: String,
-        /// Hash of the kernel; none if it does not build.
+        /// Hash of the kernel; `None` if it does not build.
         image: Option<String>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         why: String,
@@ -49,7 +50,7 @@ enum Line {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         lines: Vec<String>,
     },
-    /// More that was seen of the run in an earlier line, by its number.
+    /// A later observation of the run in an earlier line, whose number is given.
     Revised { line: usize, seen: Seen },
     /// Settings in which a failure may be more frequent than in this one.
     Offered {
@@ -59,8 +60,8 @@ enum Line {
         others: Vec<Setting>,
         seconds: f64,
     },
-    /// The setting that was chosen after this one, and the seconds that were given to look for it. The
-    /// kernel `good` does not fail alike in it.
+    /// The setting that was chosen after this one, and the seconds that were given to look for it.
+    /// The kernel `good` does not show the same failure in it.
     Chosen {
         image: String,
         good: String,
@@ -73,7 +74,7 @@ enum Line {
     },
 }
 
-/// Reads a setting. Older lines have its options as they are typed.
+/// Reads a setting. Older lines have its options as on a command line.
 fn setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Error> {
     #[derive(Deserialize)]
     struct Written {
@@ -90,26 +91,27 @@ fn setting<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Setting, D::Err
     Ok(setting)
 }
 
-/// What settings are offered and chosen for: a kernel, all else that runs, and the setting before.
+/// The subject of an offer or a choice: a kernel, everything else that runs, and the setting
+/// before.
 type Before = (String, String, Setting);
 
-/// The question to which a choice is the answer.
+/// The search for a setting to which a choice belongs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     /// The setting before.
     pub setting: &'a Setting,
     /// Part of the signature that is sought, if the user names it.
     pub like: Option<&'a str>,
-    /// Image of the good end, which must not fail alike.
+    /// Image of the good end, which must not show the same failure.
     pub good: &'a str,
 }
 
 /// What is known of a build.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Known {
-    /// Hash of the kernel; none if it does not build.
+    /// Hash of the kernel; `None` if it does not build.
     pub image: Option<String>,
-    /// The last words of a build that failed.
+    /// The last lines of a build that failed.
     pub why: String,
 }
 
@@ -118,7 +120,7 @@ pub(crate) struct Known {
 pub(crate) struct Ran {
     /// Hash of the kernel.
     pub image: String,
-    /// Hash of all else that ran.
+    /// Hash of everything that ran, except the kernel.
     pub harness: String,
     /// How it ran.
     pub setting: Setting,
@@ -130,7 +132,7 @@ pub(crate) struct Ran {
     pub lines: Vec<String>,
 }
 
-/// The reason for which there is no journal.
+/// The journal cannot be used.
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// Another process writes it.
@@ -151,12 +153,12 @@ pub enum JournalError {
 #[derive(Debug, Default)]
 pub struct Journal {
     path: PathBuf,
-    /// `None` for one that is kept in memory only.
+    /// `None` for a journal that is kept in memory only.
     file: Option<File>,
     builds: HashMap<String, Known>,
     unbootable: HashMap<(String, String), String>,
     offers: HashMap<Before, Offer>,
-    /// With what the failure was to be like.
+    /// Choices, each with the part of the signature that was given.
     choices: HashMap<(Before, String, Option<String>), (f64, Setting)>,
     runs: Vec<Ran>,
     /// Index of the run in each line that has one.
@@ -214,7 +216,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Returns a journal that is on no disk.
+    /// Returns a journal that is kept in memory only.
     pub fn in_memory() -> Self {
         Self::default()
     }
@@ -296,7 +298,7 @@ impl Journal {
         self.add(Line::Revised { line, seen })
     }
 
-    /// Returns what was offered for this kernel beside a setting.
+    /// Returns the settings that were offered for this kernel beside a setting.
     pub(crate) fn offered(&self, image: &str, harness: &str, setting: &Setting) -> Option<&Offer> {
         self.offers.get(&before(image, harness, setting))
     }
@@ -317,8 +319,8 @@ impl Journal {
         })
     }
 
-    /// Returns what was chosen for this kernel and a failure like this, by a search that had at least
-    /// `limit` seconds for it.
+    /// Returns the setting that was chosen for this kernel and this failure, by a search that had
+    /// at least `limit` seconds for it.
     pub(crate) fn chosen(
         &self,
         image: &str,
@@ -487,7 +489,7 @@ mod tests {
             if whole == 5 {
                 assert_eq!(journal.all_runs()[1].seen, unclear);
             }
-            // The next line is a line of its own.
+            // The next line begins after it.
             journal.add_run(ran("c")).unwrap();
             drop(journal);
             let journal = Journal::open(&path).unwrap();
@@ -553,7 +555,7 @@ mod tests {
         assert_eq!(journal.offered("b", "h", &usual), None);
         assert_eq!(journal.offered("a", "h", &other), None);
         assert_eq!(journal.chosen("a", "h", of, 60.0), Some(&other));
-        // With more time, another one may be found.
+        // With more time, a search may find another one.
         assert_eq!(journal.chosen("a", "h", of, 61.0), None);
         let unlike = Asked { like: None, ..of };
         assert_eq!(journal.chosen("a", "h", unlike, 60.0), None);

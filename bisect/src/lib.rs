@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The search for the first bad kernel, over whatever can be built and run.
+//! The search for the first bad kernel, over anything that can be built and run.
 //!
-//! [`bisect`] asks a [`Subject`] for builds and runs, chooses the next one by the model of
+//! [`bisect`] requests builds and runs from a [`Subject`], chooses the next one by the model of
 //! [`crucible_changepoint`], and keeps each observation in a [`Journal`]. The kernels of a
 //! repository are one subject; a simulation is another.
 

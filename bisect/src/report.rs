@@ -15,19 +15,19 @@ pub enum Answer {
         /// Its number.
         node: usize,
     },
-    /// The first bad one is a merge: what its sides do together.
+    /// The first bad one is a merge: only both sides together show the failure.
     Merge {
         /// Its number.
         node: usize,
     },
-    /// It is one of these, and none of the others between them can be run.
+    /// The first bad node is one of these; the nodes between them cannot be run.
     NotSeparable {
         /// Their numbers.
         candidates: Vec<usize>,
     },
     /// The bad end does not show the failure.
     NotReproduced,
-    /// Both ends show it alike.
+    /// Both ends show the failure equally often.
     BothEnds,
     /// Both ends are the same kernel, byte for byte.
     SameKernel,
@@ -38,7 +38,7 @@ pub enum Answer {
         /// The reason.
         why: String,
     },
-    /// The runs that were permitted do not suffice.
+    /// The permitted number of runs does not suffice.
     Undecided,
 }
 
@@ -70,7 +70,7 @@ pub enum NodeState {
     Unbuildable,
     /// It does not boot.
     Unbootable,
-    /// Too many of its runs failed in another way, or say nothing.
+    /// Too many of its runs failed in another way, or gave no observation.
     Drowned,
 }
 
@@ -94,7 +94,7 @@ pub struct NodeReport {
     pub parents: Vec<usize>,
     /// What became of it.
     pub state: NodeState,
-    /// The reason for which nothing is known of it.
+    /// The reason why the node is unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
     /// Hash of its kernel.
@@ -112,16 +112,16 @@ pub struct NodeReport {
     /// Runs that failed in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<OtherFailure>,
-    /// The probability that it is the first bad one.
+    /// The probability that this kernel is the first bad one.
     pub posterior: f64,
 }
 
 /// Runs of a kernel that support the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
-    /// What it is: `culprit`, `parent`, `reverted`.
+    /// Its role: `culprit`, `parent`, `reverted`.
     pub what: String,
-    /// The number of the node; none for what is not a node.
+    /// The number of the node; `None` if it is not one of the range.
     pub node: Option<usize>,
     /// Number of runs.
     pub runs: u64,
@@ -140,9 +140,9 @@ pub struct Report {
     pub answer: Answer,
     /// The probability that the answer is right.
     pub probability: f64,
-    /// The probability that was asked for.
+    /// The requested probability.
     pub confidence: f64,
-    /// The failure that was sought; none if none was seen.
+    /// The failure that was sought; `None` if no run failed.
     pub sought: Option<Signature>,
     /// The setting in which the runs were made.
     pub setting: Setting,
@@ -154,13 +154,12 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// The culprit, its parents, and the bad end without it, as far as they were run.
     pub checks: Vec<Check>,
-    /// Which half of checkpoint/restart the culprit breaks.
+    /// The half of checkpoint/restart that the culprit breaks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crossed: Option<Cross>,
-    /// Nodes of which nothing is known and that might be the first bad one, with what is left of
-    /// the probability.
+    /// Unknown nodes that might be the first bad one, with their probabilities.
     pub hidden: Vec<usize>,
-    /// The probability that is left on those.
+    /// The sum of those probabilities.
     pub hidden_probability: f64,
     /// Number of kernels that this search has built, the ends included.
     pub builds: u64,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Maximal length of the last part, in characters.
 const LONGEST: usize = 120;
 
-/// A failure without what differs from run to run.
+/// A failure, without the parts that differ from run to run.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -27,7 +27,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Returns the signature of a bad outcome; none of any other.
+    /// Returns the signature of a bad outcome, and `None` for any other.
     pub fn of(scenario: &str, case: &str, outcome: &Outcome) -> Option<Self> {
         let condition = outcome.condition;
         if !condition.is_bad() {
@@ -91,7 +91,7 @@ fn site(line: &str) -> String {
         (!name.is_empty() && offset.contains("/0x")).then_some(name)
     });
     match function {
-        // A suffix such as .constprop.0 depends on the compiler's mood.
+        // Suffixes such as .constprop.0 differ from build to build.
         Some(name) => format!(
             "{} {}",
             kind.trim_end_matches(':'),

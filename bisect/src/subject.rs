@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is bisected: something that builds and runs nodes.
+//! The subject of a bisection, which builds and runs nodes.
 
 use std::fmt::{self, Display};
 
@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use crate::signature::Signature;
 
-/// The number by which [`Subject::run`] is asked for the kernel of [`Subject::revert`].
+/// The node number that selects the kernel of [`Subject::revert`] in [`Subject::run`].
 pub const REVERTED: usize = usize::MAX;
 
-/// What is run, and how: some settings show a bug more often than others.
+/// The case of a run, with its options: some settings show a bug more often than others.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -63,7 +63,8 @@ impl Default for Setting {
 }
 
 impl Setting {
-    /// Returns the options that are not the usual ones, each with its value, as they are typed.
+    /// Returns the options that differ from the usual ones, each with its value, as on a command
+    /// line.
     pub fn options(&self) -> Vec<(&'static str, String)> {
         let unless = |usual: u32, number: u32| (number != usual).then(|| number.to_string());
         let all = [
@@ -78,7 +79,7 @@ impl Setting {
             .collect()
     }
 
-    /// Takes over options as they are typed.
+    /// Sets the fields that `options`, written as on a command line, name.
     pub(crate) fn take(&mut self, options: &str) {
         let words: Vec<_> = options.split_whitespace().collect();
         for pair in words.windows(2) {
@@ -104,7 +105,7 @@ impl Display for Setting {
 /// Settings in which a bug may show more often than in another one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Offer {
-    /// The settings. Each differs from the other one in one respect.
+    /// The settings. Each differs from the given setting in one respect.
     pub settings: Vec<Setting>,
     /// Seconds that it took to find them.
     pub seconds: f64,
@@ -120,12 +121,12 @@ pub enum Built {
     Image {
         /// A hash of its content: equal kernels are one node.
         image: String,
-        /// Duration in seconds; 0 if it was there.
+        /// Duration in seconds; 0 if the kernel existed already.
         seconds: f64,
     },
     /// The node does not build.
     Unbuildable {
-        /// The last words of the build.
+        /// The last lines of the build's output.
         why: String,
         /// Duration in seconds.
         seconds: f64,
@@ -155,18 +156,19 @@ pub struct Observation {
     pub lines: Vec<String>,
 }
 
-/// What is known once the guest of a row of runs has ended.
+/// The results that are known only after the guest of several runs has ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Visit {
     /// Seconds that were not part of a run: the guest's start, the workload's build.
     pub enter: f64,
-    /// Runs of which the guest has reported more since: their number in this visit, from 0 on.
+    /// Runs for which the guest has reported more since they ended, each with its index in this
+    /// visit.
     pub revised: Vec<(usize, Seen)>,
     /// The reason, if the kernel does not boot.
     pub unbootable: Option<String>,
 }
 
-/// The reason for which a search ends without an answer. It says nothing about any kernel.
+/// The reason why a search ends without an answer. It is not an observation of any kernel.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{why}")]
 pub struct Stop {
@@ -186,10 +188,10 @@ impl Stop {
     }
 }
 
-/// Builds and runs nodes, which it knows by their number in the graph.
+/// Builds and runs nodes, by their number in the graph.
 pub trait Subject {
-    /// Returns a hash of all that the node is built from, if that is known before the build: equal
-    /// ones are one node, and what an earlier search has built is known.
+    /// Returns a hash of all inputs of the node's build, if they are known before it. Nodes with
+    /// equal hashes are one node, and need no build if an earlier search has built them.
     ///
     /// # Errors
     /// The host is to blame.
@@ -200,13 +202,13 @@ pub trait Subject {
     /// Builds a node.
     ///
     /// # Errors
-    /// The host is to blame, or the command was interrupted: nothing is known of the node.
+    /// The host is to blame, or the command was interrupted: the node remains unknown.
     fn build(&mut self, node: usize) -> Result<Built, Stop>;
 
     /// Runs a node in this setting, again and again, as long as `see` returns true.
     ///
     /// # Errors
-    /// As of [`Self::build`]. The observations that `see` got stay.
+    /// Those of [`Self::build`]. The observations that `see` got stay.
     fn run(
         &mut self,
         node: usize,
@@ -214,7 +216,7 @@ pub trait Subject {
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Visit, Stop>;
 
-    /// Returns what is run: a setting for each case.
+    /// Returns the settings to run: one for each case.
     fn usual(&self) -> Vec<Setting> {
         vec![Setting::default()]
     }
@@ -225,26 +227,27 @@ pub trait Subject {
     }
 
     /// Returns settings in which a bug may show more often than in this one, for a node that is
-    /// built. They differ from it where it is the usual one; of one that differs in all respects
-    /// there are none.
+    /// built. Each changes a property that still has its usual value; if there is no such property,
+    /// the list is empty.
     ///
     /// # Errors
-    /// As of [`Self::build`].
+    /// Those of [`Self::build`].
     fn others(&mut self, _node: usize, _setting: &Setting) -> Result<Offer, Stop> {
         Ok(Offer::default())
     }
 
-    /// Returns a hash of all that runs in this setting beside the kernel; none if it does not occur
-    /// in this search.
+    /// Returns a hash of everything that runs in this setting, except the kernel; `None` if the
+    /// setting does not occur in this search.
     fn harness(&self, _setting: &Setting) -> Option<String> {
         Some(String::new())
     }
 
-    /// Checkpoints with one node's kernel and restarts with that of another, both of which are built,
-    /// again and again, as long as `see` returns true. Returns nothing where that makes no sense.
+    /// Checkpoints with one node's kernel and restarts with another's, both of which are built,
+    /// again and again, as long as `see` returns true. Returns `None` if the subject cannot do
+    /// that.
     ///
     /// # Errors
-    /// As of [`Self::run`].
+    /// Those of [`Self::run`].
     fn cross(
         &mut self,
         _checkpointer: usize,
@@ -255,10 +258,10 @@ pub trait Subject {
         Ok(None)
     }
 
-    /// Builds the bad end without the change of this node, if it can be taken back.
+    /// Builds the bad end without the change of this node, if that can be reverted.
     ///
     /// # Errors
-    /// As of [`Self::build`].
+    /// Those of [`Self::build`].
     fn revert(&mut self, _node: usize) -> Result<Option<Built>, Stop> {
         Ok(None)
     }

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The setting in which a failure is most frequent: which one is chosen, by which factor, and in how
-//! much time.
+//! The setting in which a failure is most frequent: the choice, its factor, and the time for it.
 
 mod common;
 
@@ -19,7 +18,7 @@ const BAD: usize = 3;
 /// Seconds of the start of a guest.
 const ENTER: f64 = 2.0;
 
-/// What a run shows, by the node, the setting and the number of the run in them.
+/// The result of a run, by its node, its setting, and its number among their runs.
 type Show = Box<dyn Fn(usize, &Setting, u64) -> Seen>;
 
 /// A bug that shows at different rates in different settings.
@@ -46,12 +45,12 @@ fn usual() -> Setting {
     }
 }
 
-/// Returns true for one run of ten, or for so many of them.
+/// Returns true for `fail` of each ten runs.
 fn of_ten(count: u64, fail: u64) -> bool {
     (count * 7) % 10 < fail
 }
 
-/// A bug with these failures of ten in a setting.
+/// Returns a bug with these numbers of failures in ten runs of a setting.
 fn bug(fail: impl Fn(&Setting) -> u64 + 'static) -> Bug {
     Bug {
         show: Box::new(move |node, setting, count| {
@@ -129,7 +128,8 @@ impl Subject for Bug {
         true
     }
 
-    /// Changes one respect that is the usual one.
+    /// Returns the settings that differ from this one in one property, which has its usual value
+    /// here.
     fn others(&mut self, node: usize, setting: &Setting) -> Result<Offer, Stop> {
         assert_eq!(node, BAD);
         self.offers += 1;
@@ -171,7 +171,7 @@ fn found(bug: &mut Bug, seconds: f64) -> Report {
     report
 }
 
-/// The setting that differs from the usual one like this.
+/// Returns the usual setting with these options.
 fn with(change: impl Fn(&mut Setting)) -> Setting {
     let mut setting = usual();
     change(&mut setting);
@@ -263,7 +263,7 @@ fn a_bug_that_does_not_show_usually_is_found_in_the_setting_that_shows_it() {
 fn the_search_for_a_setting_ends_in_time() {
     for seconds in [10.0, 20.0, 60.0, 120.0] {
         let mut bug = bug(|setting| 1 + u64::from(setting.vcpus));
-        // No setting is chosen, so that all that was spent was spent on the search for one.
+        // No setting is chosen, so all the time went into the search for one.
         bug.takes = |setting| f64::from(setting.vcpus * 3);
         let report = found(&mut bug, seconds);
         assert_eq!(report.setting, usual());
@@ -309,7 +309,7 @@ fn a_search_that_is_killed_anywhere_goes_on() {
         assert_eq!((&report.setting, &report.answer), (&best, &wanted.answer));
         let ratio = report.amplified / wanted.amplified;
         assert!((0.7..1.4).contains(&ratio), "{kill}: {ratio}");
-        // No observation is lost or made twice, and the settings are those of before.
+        // No observation is lost or made twice, and the same settings are offered again.
         assert_eq!(journal.runs() as u64, bug.counts.values().sum::<u64>());
         assert_eq!(bug.offers, whole.offers, "{kill}");
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Searches of which each step is prescribed: ends, settings, other failures, reverts.
+//! Searches with prescribed results of each step: ends, settings, other failures, reverts.
 
 mod common;
 
@@ -12,7 +12,7 @@ use crucible_bisect::{
 };
 use crucible_engine::Condition;
 
-/// What the runs of a node show, in turn.
+/// The results of a node's runs, in turn.
 type Script = Box<dyn Fn(u64, &Setting) -> Seen>;
 
 struct Scripted {
@@ -45,7 +45,7 @@ fn setting(case: &str, vcpus: u32) -> Setting {
 }
 
 impl Scripted {
-    /// A subject of nodes of which those from `culprit` on fail.
+    /// Returns a subject whose nodes fail from `culprit` on.
     fn new(len: usize, culprit: usize) -> Self {
         let script = |node: usize| -> Script {
             Box::new(move |_, _| if node >= culprit { fail() } else { pass() })
@@ -257,7 +257,7 @@ fn a_setting_that_shows_a_rare_bug_often_is_used() {
     assert!(report.rates.1 > 0.8, "{:?}", report.rates);
 }
 
-/// Number of runs of the bad end without the change.
+/// Returns the number of runs of the bad end without the change.
 fn reverted(report: &Report) -> u64 {
     let check = report.checks.iter().find(|check| check.what == "reverted");
     check.map_or(0, |check| check.runs)
@@ -278,7 +278,7 @@ fn the_bad_end_without_a_rare_bug_runs_for_longer() {
 fn another_failure_counts_neither_way_and_hides_a_commit() {
     let other = || Seen::Failed(signature("fds"));
     let mut subject = Scripted::new(9, 7);
-    // An end has it now and then, a commit always.
+    // An end shows it now and then, a commit always.
     subject.of[8] = Box::new(move |count, _| if count == 1 { other() } else { fail() });
     subject.of[4] = Box::new(move |_, _| other());
     let (report, said) = search(&mut subject, &row(9), &Options::default());
@@ -295,7 +295,7 @@ fn another_failure_counts_neither_way_and_hides_a_commit() {
         (report.nodes[4].failures, report.nodes[8].others[0].runs),
         (0, 1)
     );
-    // The one that is asked for is sought, however rare.
+    // The requested failure is sought, even if it is rare.
     let mut subject = Scripted::new(3, 1);
     for node in 1..3 {
         subject.of[node] = Box::new(move |count, _| if count % 3 == 0 { other() } else { fail() });
@@ -346,7 +346,8 @@ fn a_search_that_may_not_go_on_says_so() {
     assert!(report.runs <= 7, "{}", report.runs);
 }
 
-/// Also where runs say nothing, and the kernel without the change is one of the nodes'.
+/// The same holds if runs give no observation, and if the kernel without the change equals that of
+/// a node.
 #[test]
 fn a_search_that_is_made_again_runs_nothing() {
     let (graph, options) = (row(9), Options::default());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Simulated bisections: how often the answer is right, and what it costs. The table is in
+//! Simulated bisections: the share of right answers, and the cost. The table is in
 //! `docs/design/bisect.md`.
 
 mod common;
@@ -39,7 +39,7 @@ fn ours(history: &History, seed: u64) -> (Report, Cost) {
 /// A row of the table.
 struct Row {
     right: f64,
-    /// The mean of what was stated of the answers.
+    /// The mean of the stated probabilities.
     stated: f64,
     steps: f64,
     steps_95: usize,
@@ -202,7 +202,7 @@ fn a_kill_at_any_moment_loses_nothing_and_changes_nothing() {
         };
         assert_eq!(nodes.map(of).sum::<u64>(), runs, "{seed}");
         println!("{kills} kills, {runs} runs, {builds} builds");
-        // Once more costs nothing but the ends.
+        // A second search runs only the ends.
         let mut subject = Simulated::new(&history, seed);
         let mut journal = Journal::open(&path).unwrap();
         let again = bisect(
@@ -235,7 +235,7 @@ fn the_hidden_neighbour_is_named_with_the_culprit() {
     assert!(report.hidden_probability > 0.3);
     assert!(!report.answer.is_found());
     assert!(report.nodes.len() == COMMITS + 1);
-    // The answer's members do not hide others of the report.
+    // The candidates of the answer stay in the report's list of nodes, too.
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
 }

@@ -3,7 +3,7 @@
 
 use std::ops::{Add, AddAssign};
 
-/// The runs of a node, and those of them that failed.
+/// The number of runs of a node, and of failures among them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// Number of runs.

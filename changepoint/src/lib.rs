@@ -6,7 +6,7 @@
 //! is that nothing changed. [`ChangePoint`] holds the evidence of each node. It computes the
 //! posterior of the hypotheses in closed form, and the information that one more run of a node is
 //! expected to give, in bits. It does no I/O and reads no clock. Its logarithms are libm's, so that
-//! all hosts choose alike.
+//! all hosts make the same choices.
 
 mod beta;
 mod nights;
@@ -25,7 +25,7 @@ pub use self::{
 /// Mass below which a hypothesis is no longer counted among those left.
 const NEGLIGIBLE: f64 = 1e-3;
 
-/// Number of runs that settle a node with rare failures, times the rate of failures. So many runs
+/// Number of runs that settle a node with rare failures, times the rate of failures. These runs
 /// share the cost of a build.
 const SETTLING: f64 = 2.5;
 
@@ -265,7 +265,7 @@ impl ChangePoint {
         (before, after)
     }
 
-    /// Returns how probable the hypotheses are.
+    /// Returns the posterior of the hypotheses.
     pub fn posterior(&self) -> Posterior {
         let observed = self.observed();
         let likelihood = |weight: f64, first| match weight > 0.0 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The same question for nights: did a test begin to fail more or less often, and when?
+//! The change in the nights of one test: the first night with a higher or lower rate of failures.
 
 use crate::{ChangePoint, Evidence};
 

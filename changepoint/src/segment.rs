@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Nights with any number of changes: which of them are like the last one?
+//! Nights with any number of changes, and the nights that have the same rate as the last one.
 
 use crate::{Evidence, JEFFREYS};
 

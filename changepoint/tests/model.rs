@@ -52,7 +52,7 @@ fn the_posterior_is_a_distribution_and_a_run_is_never_expected_to_hide_anything(
     }
 }
 
-/// The closed form of the expected entropy equals that of adding the run.
+/// The closed form of the expected entropy equals the entropy that is computed by adding the run.
 #[test]
 fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
     let mut dice = Dice::new(2);
@@ -68,7 +68,7 @@ fn the_bits_of_a_run_are_those_that_its_two_ends_leave() {
                 then.observe(node, Evidence::new(1, failures));
                 then.posterior()
             };
-            // The probability of a failure, from how the posterior moves.
+            // The probability of a failure, computed from the change of the posterior.
             let (failed, passed) = (after(1), after(0));
             let moves = |posterior: &crucible_changepoint::Posterior| {
                 let best = (0..len).max_by(|&a, &b| {
@@ -178,7 +178,7 @@ fn the_same_binary_is_the_same_node() {
     model.exclude(0);
     model.join(1, 2);
     assert!(model.is_possible(1) && !model.is_possible(2) && model.is_possible(3));
-    // Runs of one count for the other.
+    // The runs of one node count for the other.
     model.observe(0, Evidence::new(9, 0));
     model.observe(2, Evidence::new(9, 9));
     assert_eq!(model.answer().unwrap().0, [1]);
@@ -216,7 +216,8 @@ fn a_cheap_run_is_preferred_to_a_build_that_tells_little_more() {
 fn stated_probabilities_are_kept() {
     let mut dice = Dice::new(4);
     let len = 24;
-    // Sums by tenths of the stated probability: simulations, stated probabilities, right answers.
+    // Sums for each tenth of the stated probability: simulations, stated probabilities, right
+    // answers.
     let mut bins = [(0u32, 0.0, 0.0); 10];
     let (mut stated, mut right) = (0.0, 0.0);
     const ALL: u32 = 500;

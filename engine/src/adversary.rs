@@ -31,9 +31,9 @@ pub enum When {
     Before,
     /// At the stall.
     Stall,
-    /// It is how the run ends.
+    /// It ends the run.
     End,
-    /// It is a run of its own.
+    /// It is a separate run.
     Alone,
 }
 
@@ -81,11 +81,11 @@ attackers! {
     "unlinked" Before C ["C1"], true, "the image has a file that the caller may not read";
     "shared-memory" Before C ["H8"], true, "sharing with a task outside is cut";
     "namespace" Before C ["H6"], true, "a tree of another user namespace is saved";
-    "dumpable" Before R ["M1"], true, "core dumps of root's";
-    "executable" Before R ["M3"], true, "a file of root's cannot be written";
+    "dumpable" Before R ["M1"], true, "core dumps of root";
+    "executable" Before R ["M3"], true, "a file of root cannot be written";
     "securebits" Before R ["M2"], true, "locked securebits change";
     "identity" Before R ["H6", "M2"], true, "a task has another user";
-    "capabilities" Before R ["M2"], true, "a task may do what its user may not";
+    "capabilities" Before R ["M2"], true, "a task has a right that its user does not have";
     "realtime" Before R ["M6"], true, "a task has a real-time policy";
     "nice" Before R ["M6"], true, "a task has a negative nice value";
     "alarm" Before R [], true, "a sleep that wakes the machine";
@@ -121,18 +121,18 @@ attackers! {
     "kill-cgroup" End BOTH ["H2", "M13"], true, "a task that is left";
     "kill-namespace" End R ["H2"], true, "a pid namespace that never ends";
     "cut" End BOTH ["M11", "C3"], true, "a task that is left";
-    "setuid-program" Alone C ["H3"], false, "the memory of a program of root's";
+    "setuid-program" Alone C ["H3"], false, "the memory of a program of root";
 }
 
 /// Findings of the audit that no attacker can use, with the reason.
 pub const WITHOUT: &[(&str, &str)] = &[
     (
         "M7",
-        "CPU time that goes back: a loss, which the second image and the facts see",
+        "CPU time that decreases: a loss, which the second image and the facts show",
     ),
     (
         "M9",
-        "the registers of a fault: a loss, which the second image sees",
+        "the registers of a fault: a loss, which the second image shows",
     ),
     (
         "M15",
@@ -140,7 +140,7 @@ pub const WITHOUT: &[(&str, &str)] = &[
     ),
     (
         "M16",
-        "a file that can no longer be linked: a loss, which the second image sees",
+        "a file that can no longer be linked: a loss, which the second image shows",
     ),
 ];
 
@@ -149,7 +149,7 @@ pub const WITHOUT: &[(&str, &str)] = &[
 pub struct Attack {
     /// The call.
     pub side: Side,
-    /// Number of the record or page behind which the image stalls. The guest takes it modulo
+    /// Number of the record or page after which the image stalls. The guest takes it modulo
     /// their number, so that consecutive seeds use each in turn.
     pub place: u64,
     /// The attackers.
@@ -160,7 +160,7 @@ impl Attack {
     /// Draws an attack.
     pub fn draw(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        // One run of a hundred: it takes as long as fifty.
+        // Drawn in one run of a hundred, because it takes as long as fifty others.
         if seed % 100 == 50 {
             return Self::of(
                 Side::Checkpoint,

@@ -105,8 +105,8 @@ conditions! {
     Leak = "leak", KERNEL, Panic, 1,
         "kmemleak finds unreachable memory at the end of a session";
     EarlyReport = "early-report", KERNEL, Unknown, 125,
-        "the guest's kernel prints a report or panics before any trigger: not a matter of \
-         checkpoint/restart";
+        "the guest's kernel prints a report or panics before any trigger, so checkpoint/restart \
+         is not the cause";
 
     Unreviewed = "unreviewed", WORKLOAD, Unreviewed, 125,
         "all cases pass, but the scenario has no expected result yet";
@@ -124,7 +124,7 @@ conditions! {
     EarlyHang = "early-hang", WORKLOAD, Unknown, 125,
         "a run does not end in time before its trigger, or a second control does not end in time";
     Undecided = "undecided", WORKLOAD, Unknown, 125,
-        "a bisection ends without the name of one commit";
+        "a bisection ends without naming a single commit";
     GuestShutdown = "guest-shutdown", WORKLOAD, Unknown, 125,
         "the guest shuts down in order, without a request from crucible";
 
@@ -141,7 +141,7 @@ conditions! {
     HostSetup = "host-setup", HOST, Unknown, HOST_EXIT,
         "the host lacks something: a package, the network, KVM";
     Interrupted = "interrupted", HOST, Unknown, 130,
-        "Ctrl-C or SIGTERM ended the command before this was run";
+        "Ctrl-C or SIGTERM ended the command before this unit was run";
 
     ChannelBroken = "channel-broken", CRUCIBLE, Unknown, 125,
         "the channel to the guest carries bytes that are not a message, or ends while the machine \

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The kernel's books: its own counts of its objects. What each run of a case
-//! adds to them and nothing takes away again is lost.
+//! The kernel's books: its own counts of its objects. Objects that each run of a case adds, and
+//! that are never freed, are lost.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,8 +9,8 @@ use crate::{
     guest::Guest,
 };
 
-/// Frees objects that the kernel only keeps for later, without a message, and prints its counts.
-/// The caches of a CPU hide free objects from `slabinfo`.
+/// Makes the kernel free the objects that it keeps for reuse, without printing a message, and
+/// prints the kernel's counts. The caches of a CPU hide free objects from `slabinfo`.
 const SCRIPT: &str = "set -e
 echo 4 > /proc/sys/vm/drop_caches
 echo 3 > /proc/sys/vm/drop_caches
@@ -125,7 +125,7 @@ impl Books {
         }
         let sum =
             |names: &[&str]| -> i64 { names.iter().filter_map(|name| vmstat.get(name)).sum() };
-        // Allocations larger than those of any cache are pages.
+        // Allocations that are too large for every cache are pages.
         let in_slabs = sum(&["nr_slab_reclaimable", "nr_slab_unreclaimable"]);
         counts.insert("pages of large objects".to_owned(), in_slabs - slab_pages);
         let pinned = sum(&["nr_foll_pin_acquired"]) - sum(&["nr_foll_pin_released"]);
@@ -154,8 +154,8 @@ impl Books {
         }
     }
 
-    /// Returns the objects of which each of these runs has lost at least one, beyond those that the
-    /// same number of good runs adds. `self` is the growth by the runs in question.
+    /// Returns the kinds of objects of which each run has lost at least one, in addition to the
+    /// objects that the same number of good runs adds. `self` is the growth by all `runs` runs.
     #[must_use]
     pub fn lost(&self, good: &Self, runs: u32) -> Vec<String> {
         let runs = i64::from(runs);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! CRIU as a backend. It gets the frozen cgroup, the mounts that guest and container share,
-//! and every option with which it supports more.
+//! and every option that extends its support.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -100,8 +100,8 @@ pub fn first_error(log: &str) -> String {
     text.map_or("", |(_, text)| text).to_owned()
 }
 
-/// Appends to each line the names of the processes in it: logs have pids of the namespace
-/// outside the container.
+/// Appends to each line the names of the processes whose pids are in it: logs have pids of the
+/// namespace outside the container.
 pub fn annotate(words: &str, tasks: &[(String, String)]) -> String {
     let about = |line: &str| -> String {
         let mut line = line.to_owned();

@@ -41,7 +41,7 @@ impl DirLock {
         }
     }
 
-    /// Keeps the directory for good: without the lock file it is never considered abandoned.
+    /// Keeps the directory permanently: without the lock file it is never considered abandoned.
     pub fn release(&self, directory: &Path) -> io::Result<()> {
         fs::remove_file(directory.join(LOCK))
     }

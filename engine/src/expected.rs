@@ -14,7 +14,7 @@ use crate::{
     scenario::{Case, Scenario},
 };
 
-/// Directory of the expected results in that of the scenario.
+/// Directory of the expected results, within the scenario's directory.
 const DIR: &str = "snapshots";
 
 /// The name of the check in records and on the screen.
@@ -104,7 +104,7 @@ pub fn compare(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     Ok(comparison)
 }
 
-/// Compares the result of some cases, those of `scenario`, with their parts of the expected one.
+/// Compares the results of the cases of `scenario` with their parts of the expected result.
 /// Writes no file for review, because it would lack the other cases.
 pub fn compare_part(scenario: &Scenario, result: &str) -> io::Result<Comparison> {
     let Some(text) = text(scenario)? else {
@@ -187,7 +187,7 @@ pub fn check(comparison: &Comparison, scenario: &Scenario, part: bool) -> Check 
     let review = |what: &str| match part {
         true => what.to_owned(),
         false => format!(
-            "{what}\n  compare {} with what you expect",
+            "{what}\n compare {} with the result that you expect",
             new_file(scenario).display()
         ),
     };

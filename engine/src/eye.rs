@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A check of a restarted tree, which a run can do without.
+/// An optional check of a restarted tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Eye {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Ctrl-C and SIGTERM: the first ends the command in order, the second immediately.
+//! Ctrl-C and SIGTERM: the first ends the command in an orderly way, the second immediately.
 //!
 //! A signal belongs to the whole process, so there is one flag for all guests. Code that waits for
 //! a guest checks it, so that no wait outlasts the first signal by more than a moment.
@@ -24,7 +24,7 @@ pub const EXIT: u8 = 130;
 pub fn install() -> io::Result<()> {
     let requested = REQUESTED.get_or_init(Arc::default);
     for &signal in TERM_SIGNALS {
-        // In this order: the first signal finds the flag unset.
+        // Keep this order: the first signal must find the flag unset.
         flag::register_conditional_shutdown(signal, EXIT.into(), Arc::clone(requested))?;
         flag::register(signal, Arc::clone(requested))?;
     }

@@ -60,8 +60,8 @@ pub enum Rule {
     /// In logs of strace, the last line of a thread that another thread's execve(2) killed before
     /// strace looked at the stop that the thread had reported.
     KilledByExec,
-    /// In logs of strace, whether a wait on a futex found that its value had changed before it
-    /// slept.
+    /// In logs of strace, the result of a wait on a futex: it slept, or its value had changed
+    /// before that.
     FutexWaits,
 }
 
@@ -184,8 +184,9 @@ impl Rule {
             Self::RandomBytes => "calls of `getrandom`",
             Self::SystemLoad => "the result of `sysinfo`",
             Self::FutexWaits => {
-                "whether a wait on a futex, as in `pthread_join`, slept and was woken (0) or found \
-                 that the value had changed by then (EAGAIN): the scheduler decides"
+                "the result of a wait on a futex, as in `pthread_join`, which sleeps and is woken \
+                 (0) or fails because the value has changed by then (EAGAIN): it depends on the \
+                 scheduler"
             }
             Self::KilledByExec => {
                 "the last line of a thread that the `execve` of another thread killed at the entry \
@@ -272,7 +273,7 @@ pub fn observation(observation: &mut Observation, uses: &mut Uses) {
 }
 
 /// Replaces the numbers of namespaces that a restart creates by the first task that is in each:
-/// which tasks share one is compared.
+/// the comparison still covers which tasks share one.
 fn namespaces(observation: &mut Observation, uses: &mut Uses) {
     const NEW: [&str; 3] = ["ns/mnt", "ns/pid", "ns/pid_for_children"];
     let mut first: HashMap<String, i32> = HashMap::new();

@@ -68,7 +68,7 @@ pub enum Memory {
 const SHOWN: usize = 6;
 
 impl Evidence {
-    /// Returns it as lines for a screen, each with its name before it.
+    /// Returns the evidence as lines for a screen, each with its name before it.
     pub fn lines(&self) -> Vec<String> {
         let source = self.source.iter().take(SHOWN).map(|source| {
             let SourceLine { place, file, line } = source;

@@ -62,7 +62,7 @@ pub struct Restarted {
     pub after: Option<Observation>,
     /// The comparison of its second image with the first.
     pub second: Option<Second>,
-    /// The links of its chain behind the first one.
+    /// The links of the run's chain after the first link.
     pub later: Vec<Link>,
     /// The result of the run, or the reason why it did not end.
     pub end: Result<RunOutput, Abort>,
@@ -75,7 +75,7 @@ pub struct Restarted {
 pub struct Link {
     /// The state before the checkpoint.
     pub before: Frozen,
-    /// What is seen after the restart.
+    /// The observations after the restart.
     pub seen: Seen,
 }
 

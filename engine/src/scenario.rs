@@ -248,7 +248,7 @@ fn permitted(place: Place) -> impl Iterator<Item = &'static str> {
 
 #[cfg(test)]
 impl Case {
-    /// Returns a case of no workload in particular.
+    /// Returns a case with default values, without a workload.
     pub(crate) fn example() -> Self {
         Self {
             name: "main".into(),
@@ -290,13 +290,15 @@ impl Scenario {
         // "." and ".." have no last component that names the directory.
         let real = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         let name = real.file_name().unwrap_or_default().to_string_lossy();
-        // The name is that of a directory in the guest, and a part of keys and of file names.
+        // A directory in the guest has the same name, and keys and file names contain it.
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(fits) {
             return Err(ScenarioError {
                 file,
                 place: None,
-                message: format!("the name of its directory, {name:?}, is not one of a scenario"),
+                message: format!(
+                    "the name of its directory, {name:?}, is not valid for a scenario"
+                ),
                 help: Some("letters, digits, `-` and `_` only: rename the directory".into()),
             });
         }
@@ -439,7 +441,7 @@ fn in_terms_of_toml(message: &str) -> String {
 
 type Fail<'a> = dyn Fn(Option<Range<usize>>, String, Option<String>) -> ScenarioError + 'a;
 
-/// Reports unknown keys: serde cannot for flattened tables.
+/// Reports unknown keys, which serde cannot report for flattened tables.
 fn unknown_keys(text: &str, at: &Fail<'_>) -> Result<(), ScenarioError> {
     let Ok(table) = toml::de::DeTable::parse(text) else {
         return Ok(());

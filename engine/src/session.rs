@@ -38,7 +38,7 @@ fn factor(time: Duration) -> u32 {
     u32::try_from(factor).unwrap_or(SLOWEST).clamp(1, SLOWEST)
 }
 
-/// Creates machines and disks. The CLI implements it, because it knows kernels, disks and
+/// Creates machines and disks. The CLI implements it, because it has the kernels, disks and
 /// emulators.
 pub trait Lab {
     /// Starts a machine whose third disk is `scratch` and whose logs go to `dir`.
@@ -49,8 +49,8 @@ pub trait Lab {
         self.boot(dir, scratch)
     }
 
-    /// Returns true when such a machine has a different kernel, so that the next run needs a new
-    /// guest.
+    /// Returns true when the machine for a restart has a different kernel, so that the next run
+    /// needs a new guest.
     fn restarts_with_another_kernel(&self) -> bool {
         false
     }
@@ -66,13 +66,13 @@ pub trait Lab {
     fn open_memory(&self, file: &Path) -> String;
 
     /// Returns the source lines of the addresses in a kernel report, as far as they can be
-    /// found; none for a text without such addresses.
+    /// found; a text without such addresses has no lines.
     fn source_lines(&self, report: &[String]) -> Vec<SourceLine>;
 
     /// Returns true when the guest's kernel has kmemleak.
     fn finds_leaks(&self) -> bool;
 
-    /// Number of processes that keep the vCPUs of each guest busy.
+    /// Returns the number of processes that keep the vCPUs of each guest busy.
     fn load(&self) -> u32 {
         0
     }
@@ -260,8 +260,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns the factor for time limits: that of the kernel, times that of the guest's CPU as it
-    /// was last measured.
+    /// Returns the factor for time limits: the kernel's factor, times the last measured factor of
+    /// the guest's CPU.
     pub fn patience(&self) -> u32 {
         self.setup.lab.slowness() * self.speed
     }

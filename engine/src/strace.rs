@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Normalises logs of `strace -ff`, one per task, by named rules, so that runs can be compared.
 //!
-//! Within a task the order is kept. Logs are compared as a set: a task is identified by what it
-//! did, since its pid depends on the creation of other tasks.
+//! Within a task the order is kept. Logs are compared as a set: a task is identified by its calls,
+//! since its pid depends on the creation of other tasks.
 
 use std::sync::LazyLock;
 
@@ -117,8 +117,8 @@ impl NotLookedAt {
         Self(found)
     }
 
-    /// Returns a log without the last line of a killed thread, if that is one of these. The log of
-    /// the first thread continues with that of the thread that has superseded it.
+    /// Returns a log without the last line of a killed thread, if it is one of these lines. The log
+    /// of the first thread continues with the log of the thread that has superseded it.
     fn cut(&self, text: &str) -> Option<String> {
         let lines: Vec<_> = text.lines().collect();
         let end = lines
@@ -397,7 +397,7 @@ mod tests {
         assert_ne!(one(&undisturbed), one(&[signal, back, end].concat()));
         // The freeze interrupts the call before the signal does.
         assert_eq!(one(&undisturbed), one(&[pause, &undisturbed].concat()));
-        // Two of them are not one.
+        // Two interrupted calls are counted as two.
         let twice = [pause, signal, back, &undisturbed].concat();
         assert_eq!(one(&twice).matches("pause").count(), 2);
         // Killed in it.

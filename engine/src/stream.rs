@@ -3,7 +3,7 @@
 //!
 //! All code reports its steps to the [`Stream`], which numbers and dates the event and passes it to
 //! its [`Listener`]s: the terminal, the file `events.jsonl`, JUnit, KTAP. Listeners have no other
-//! source, and nothing asks them.
+//! source, and return nothing to that code.
 
 mod file;
 
@@ -32,10 +32,10 @@ pub struct Event {
     pub time: String,
     /// Milliseconds since the start of the run.
     pub ms: u64,
-    /// The guest that it is about, counted from 1; absent if it is about the whole run.
+    /// The event's guest, counted from 1; absent if the event is about the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<u32>,
-    /// Key of the unit that it is about.
+    /// Key of the event's unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// The body of the event.
@@ -145,7 +145,7 @@ pub enum Body {
     Bisected {
         /// Description of the step, in one line.
         text: String,
-        /// The node that it is about: a commit's hash.
+        /// The node of this step: a commit's hash.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         node: Option<String>,
         /// Number of runs of that node that passed or showed the failure.
@@ -271,7 +271,7 @@ pub struct Voice<'a> {
 }
 
 impl Voice<'_> {
-    /// Sets the unit of the following events; none if they are not about a unit.
+    /// Sets the unit of the following events; `None` for events that are not about a unit.
     pub fn set_unit(&self, key: Option<&str>) {
         self.unit.replace(key.map(str::to_owned));
     }

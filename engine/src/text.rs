@@ -26,7 +26,7 @@ pub fn exact(bytes: &[u8]) -> String {
 }
 
 /// Returns a line of a kernel's report with the path that UBSAN prints made relative to the source
-/// tree. The compiler knows the absolute one, which is different on each host.
+/// tree. The compiler inserts the absolute one, which is different on each host.
 pub fn from_tree(line: &str) -> String {
     let Some((before, rest)) = line.split_once("/kernel-tree/") else {
         return line.to_owned();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The functions that the fuzz targets for files and for the agent call. The repository's tests
-//! run them with the seeds, too. Those for the VMM are in its crate.
+//! run them with the seeds, too. The functions for the VMM are in its crate.
 
 #[path = "../../tests/fuzz/targets.rs"]
 pub mod targets;

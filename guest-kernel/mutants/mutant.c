@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mutants: debugfs checkpoint/mutant chooses one by its number, 0 none.
+ * Mutants: debugfs checkpoint/mutant chooses one by its number; 0 chooses none.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>

@@ -32,7 +32,7 @@ extern u32 ckpt_mutant_chosen;
 #define CKPT_INTEGER(v) __builtin_choose_expr(CKPT_IS_INTEGER(v), v, 0)
 
 /*
- * @e, one larger if mutant @n is chosen; a bool is the other one. The value of
+ * @e, one larger if mutant @n is chosen; a bool is inverted. The value of
  * an expression that is not an integer stays, and has no mutant.
  */
 #define ckpt_skew(n, e) ({						\

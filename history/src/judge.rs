@@ -33,7 +33,7 @@ pub enum Status {
     Failing,
     /// It passes and fails.
     Flaky,
-    /// Unknown: no night has a result of it.
+    /// Unknown: no night has a result of the test.
     Unknown,
 }
 
@@ -89,13 +89,13 @@ pub struct Judgement {
     pub last_good: Option<String>,
     /// The most frequent signature of the night's failures, or the reason why it did not run.
     pub why: String,
-    /// Directory of the first failure of that signature, relative to that of the results.
+    /// Directory of the first failure of that signature, relative to the results directory.
     pub directory: String,
 }
 
 /// Judges all tests of a night, those with the most important changes first.
 ///
-/// `results` are those of this night and of earlier ones, in any order. Later ones are
+/// `results` has the results of this night and of earlier ones, in any order. Later ones are
 /// ignored.
 pub fn judge(
     night: &str,
@@ -108,7 +108,7 @@ pub fn judge(
         of_tests.entry(&result.test).or_default().push(result);
     }
     let mut tests: BTreeSet<&TestId> = planned.iter().map(|it| &it.test).collect();
-    // A failing unit of a test is a test that a plan cannot name beforehand.
+    // A failing unit counts as a separate test, which the plan could not name beforehand.
     let ran = of_tests.iter().filter(|(_, results)| {
         let mut nights = results.iter().map(|it| it.night.as_str());
         nights.any(|it| it == night)
@@ -208,7 +208,7 @@ impl Segment {
     /// Returns the segment that begins with one of the nights `among`; `starts` are the nights'
     /// probabilities.
     fn new(nights: &[Evidence], starts: &[f64], among: Range<usize>) -> Self {
-        // First decide whether there is a change at all, then where it is.
+        // First decide if there is a change at all, then find its position.
         let later = among.start.max(1).min(among.end)..among.end;
         let changed: f64 = starts[later.clone()].iter().sum();
         let among = match among.contains(&0) && starts[0] >= changed {

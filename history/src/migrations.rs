@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The tables, and how an older file gets them.
+//! The tables, and the steps by which older files get them.
 
 use std::sync::LazyLock;
 
@@ -80,7 +80,7 @@ CREATE TABLE metric (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// All of them, the oldest first. A released one never changes.
+/// All steps, the oldest first. A released one never changes.
 pub(crate) static MIGRATIONS: LazyLock<Migrations<'static>> =
     LazyLock::new(|| Migrations::new(vec![M::up(TABLES)]));
 

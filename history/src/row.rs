@@ -14,8 +14,8 @@ pub struct TestId {
 }
 
 impl TestId {
-    /// Returns true when its failures are those of a program other than the kernel's
-    /// checkpoint/restart, which runs for comparison.
+    /// Returns true for a test of another program, such as CRIU, which runs for comparison: its
+    /// failures are not the kernel's.
     pub fn is_comparison(&self) -> bool {
         !self.variant.starts_with("crucible/")
     }
@@ -88,7 +88,7 @@ pub struct Bisection {
     pub bad: String,
     /// The answer in one line.
     pub answer: String,
-    /// Directory of the search, relative to that of the results.
+    /// Directory of the search, relative to the results directory.
     pub directory: String,
 }
 
@@ -121,7 +121,7 @@ pub struct ResultRow {
     /// Hash of the other inputs that change the number of instructions: machine, compiler, agent,
     /// userland.
     pub harness: String,
-    /// Directory of the run, relative to that of the results; empty if it was not kept.
+    /// Directory of the run, relative to the results directory; empty if it was not kept.
     pub directory: String,
     /// The measurements.
     pub metrics: Vec<Metric>,

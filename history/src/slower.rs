@@ -61,7 +61,7 @@ impl Slower {
 }
 
 /// Returns the phases that have become slower as of a night, the largest change first. `results`
-/// are those of this night and of earlier ones.
+/// has the results of this night and of earlier ones.
 pub fn slower(night: &str, results: &[ResultRow]) -> Vec<Slower> {
     let mut harnesses: BTreeMap<&TestId, &str> = BTreeMap::new();
     for result in results.iter().filter(|it| it.night == night) {

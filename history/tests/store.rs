@@ -278,7 +278,7 @@ fn a_hundred_thousand_results_are_merged_in_two_seconds() {
 /// The number of writers at a time.
 const WRITERS: u32 = 4;
 
-/// In a process of its own: adds results and reports each, until it is killed.
+/// Runs in a separate process: adds results and reports each, until it is killed.
 #[test]
 fn writes_until_killed() {
     let Some(path) = std::env::var_os("CRUCIBLE_TEST_STORE") else {
@@ -325,7 +325,7 @@ fn killed_and_concurrent_writers_lose_nothing() {
             };
             let mut added = lines.by_ref().map_while(Result::ok).filter_map(parsed);
             said.extend(added.by_ref().take(enough));
-            // Kill it during its next write, and those of the other processes.
+            // Kill it during its next write, while the other processes write, too.
             writer.kill().unwrap();
             said.extend(added);
             writer.wait().unwrap();

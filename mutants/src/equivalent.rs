@@ -28,7 +28,7 @@ struct List {
 /// An error of the list.
 #[derive(Debug, Error)]
 pub enum EquivalentsError {
-    /// It is not of this form.
+    /// The list is malformed.
     #[error("{0}")]
     Malformed(#[from] toml::de::Error),
     /// An entry has no reason.

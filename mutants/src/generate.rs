@@ -15,19 +15,19 @@ use crate::{
     syntax::{Macros, Plain},
 };
 
-/// What a rewritten source begins with. Its own lines keep their numbers.
+/// First lines of a rewritten source. The lines of the original keep their numbers.
 const INCLUDE: &str = "#include <linux/ckpt_mutant.h>\n#line 1\n";
 
 /// The functions in which the two system calls begin.
 const ROOTS: [&str; 2] = ["sys_checkpoint", "sys_restart"];
 
-/// Deepest tree that is followed; deeper ones are none of C that people write.
+/// Maximum depth of a syntax tree; code that people write has no deeper ones.
 const DEEPEST: u32 = 400;
 
 /// The sources cannot be parsed.
 #[derive(Debug, Error)]
 pub enum GenerateError {
-    /// The parser does not work at all.
+    /// The parser cannot be set up.
     #[error("the C parser cannot be used: {0}")]
     Parser(String),
 }
@@ -92,7 +92,7 @@ pub fn generate<'a>(
     Ok(generated)
 }
 
-/// What a function, or a variable with an initial value, names.
+/// A function, or a variable with an initial value, and the names that it uses.
 struct Definition {
     file: String,
     name: String,
@@ -103,7 +103,7 @@ struct Definition {
 struct Edit {
     at: usize,
     text: String,
-    /// True at the end of what is changed.
+    /// True at the end of the changed text.
     closes: bool,
 }
 
@@ -113,7 +113,7 @@ struct Writer<'a> {
     plain: &'a Plain,
     macros: &'a Macros,
     function: String,
-    /// Where the statement begins that must not return, since a value would be missing.
+    /// Start of the statement that must not return, because the function would return no value.
     end: Option<usize>,
     statement: (u32, u32),
     edits: Vec<Edit>,
@@ -421,7 +421,7 @@ impl Writer<'_> {
 
     fn negate(&mut self, condition: Node<'_>) {
         let constant = matches!(condition.kind(), "true" | "false" | "number_literal");
-        // The compiler has to see that such code is never run.
+        // The compiler must be able to prove that such code is never run.
         if !constant && !self.text(condition).contains("IS_ENABLED") {
             self.wrap(Kind::Negated, condition, condition.byte_range());
         }
@@ -443,7 +443,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Adds the mutant that changes `what`, in which `range` is rewritten.
+    /// Adds the mutant that changes the node `what`, by rewriting `range` in it.
     fn wrap(&mut self, kind: Kind, what: Node<'_>, range: Range<usize>) {
         let original = &self.source[range.clone()];
         // A macro's argument cannot contain lines for the preprocessor.
@@ -503,8 +503,8 @@ fn is_truth(node: Node<'_>, source: &str) -> bool {
     }
 }
 
-/// Returns the text with all that is to be inserted. Of what begins at one place, the first edit
-/// contains the later ones.
+/// Returns the text with all edits. Of the edits that begin at one place, the first contains the
+/// later ones.
 fn apply(source: &str, edits: Vec<Edit>) -> String {
     let mut order: Vec<_> = edits.iter().enumerate().collect();
     order.sort_by_key(|(index, edit)| {
@@ -548,8 +548,8 @@ fn halves(definitions: &[Definition], mutants: &mut [Mutant]) {
     }
 }
 
-/// Returns the definitions that are reached from a function, by name. Of two static functions of one
-/// name, the one in the same file is meant.
+/// Returns the definitions that are reached from a function, by name. If two static functions have
+/// one name, that in the same file is followed.
 fn closure(definitions: &[Definition], root: &str) -> BTreeSet<usize> {
     let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, one) in definitions.iter().enumerate() {
@@ -573,7 +573,7 @@ fn closure(definitions: &[Definition], root: &str) -> BTreeSet<usize> {
     reached
 }
 
-/// Gives each mutant its name: a hash of where it is and of what is changed, but not of the line.
+/// Gives each mutant its name: a hash of its file, its function and its text, but not of its line.
 fn name(mutants: &mut [Mutant]) {
     let mut equal: BTreeMap<String, u32> = BTreeMap::new();
     for mutant in mutants {

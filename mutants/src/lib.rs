@@ -4,10 +4,10 @@
 //!
 //! [`generate`] parses the sources and returns a rewritten copy of them that contains all mutants at
 //! once. The kernel that is built from it has one of them when its number is written to debugfs
-//! `checkpoint/mutant`, and none by default. Nothing is listed by hand: what is a mutant, and what is
-//! not, follows from the syntax alone (`docs/howto/score-the-lab.md` has the rules). Whether a mutant
-//! exists in a kernel is then the compiler's word: each leaves its number in a section of the image
-//! ([`SECTION`]), unless it is in code that is left out or changes a value that is not an integer.
+//! `checkpoint/mutant`, and none by default. Mutants are not listed by hand: the syntax alone
+//! determines them (`docs/howto/score-the-lab.md` has the rules). The compiler then determines the
+//! mutants of a kernel: each leaves its number in a section of the image ([`SECTION`]), unless it
+//! is in code that is left out or changes a value that is not an integer.
 //!
 //! This crate does no I/O.
 
@@ -28,7 +28,8 @@ pub const SECTION: &str = ".ckpt_mutants";
 /// File in debugfs that chooses a mutant by its number; 0 chooses none.
 pub const SWITCH: &str = "/sys/kernel/debug/checkpoint/mutant";
 
-/// What changes when this crate makes other mutants: part of the identity of a kernel that has them.
+/// The sources of this crate, a part of the identity of a kernel with mutants: a changed source may
+/// make other mutants.
 pub const VERSION: [&str; 4] = [
     include_str!("generate.rs"),
     include_str!("rules.rs"),
@@ -44,12 +45,13 @@ pub enum Kind {
     LeftOut,
     /// A condition is negated.
     Negated,
-    /// A value is one larger, or a truth value the other one; of `<`, `<=`, `>` and `>=`, the bound.
+    /// A value is one larger, or a truth value is inverted; of `<`, `<=`, `>` and `>=`, the bound
+    /// is changed.
     Skewed,
 }
 
 impl Kind {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::LeftOut => "left-out",
@@ -59,7 +61,7 @@ impl Kind {
     }
 }
 
-/// The half of checkpoint/restart that a mutant is in: which of the two system calls can reach it.
+/// The half of checkpoint/restart that a mutant is in, by the system calls that can reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Half {
@@ -69,7 +71,7 @@ pub enum Half {
     Restoring,
     /// Both do.
     Both,
-    /// Neither does: other code of the kernel calls it.
+    /// Neither system call reaches it: other code of the kernel calls it.
     Hook,
 }
 
@@ -88,16 +90,16 @@ pub struct Mutant {
     pub half: Half,
     /// The kind of change.
     pub kind: Kind,
-    /// First line of what is changed, from 1 on.
+    /// First line of the changed text, from 1 on.
     pub line: u32,
     /// First and last line of the statement, or the condition of a statement, that contains it.
     pub statement: (u32, u32),
-    /// What is changed, in one line.
+    /// The change, in one line.
     pub text: String,
 }
 
 impl Mutant {
-    /// Returns where it is: `kernel/checkpoint/vma.c:17`.
+    /// Returns its place: `kernel/checkpoint/vma.c:17`.
     pub fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
     }

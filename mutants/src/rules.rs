@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What is not a mutant, and why. All rules are about names and syntax, none about a line.
+//! Rules that exclude code from mutation, with reasons. They go by names and syntax, never by line
+//! numbers.
 
 /// Sources of checkpoint and restart that neither save nor restore, with the reason.
 pub const LEFT_OUT: [(&str, &str); 4] = [
@@ -18,8 +19,8 @@ pub fn is_source(path: &str) -> bool {
     ours && name.ends_with(".c") && LEFT_OUT.iter().all(|(out, _)| *out != name)
 }
 
-/// Returns true for a call that only checks the code around it, or gives way: without it, nothing
-/// that a program could see changes.
+/// Returns true for a call that only checks the code around it, or yields the CPU: no program could
+/// notice its absence.
 pub(crate) fn is_idle(callee: &str) -> bool {
     const PREFIXES: [&str; 6] = [
         "lockdep_",
@@ -37,7 +38,7 @@ pub(crate) fn is_declaration(callee: &str) -> bool {
     callee.starts_with("DEFINE_") || callee.starts_with("DECLARE_")
 }
 
-/// Returns true for a call whose arguments from the first text on are a message.
+/// Returns true for a call whose arguments from the first string on are a message.
 pub(crate) fn is_message(callee: &str) -> bool {
     callee == "ckpt_err" || callee.starts_with("pr_") || callee.starts_with("WARN")
 }
@@ -55,7 +56,7 @@ pub(crate) fn is_keyword(word: &str) -> bool {
     )
 }
 
-/// Returns true for a word of which names of types consist.
+/// Returns true for a word that can be a part of a type's name.
 pub(crate) fn is_type(word: &str) -> bool {
     matches!(
         word,

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Makes the kernel's C readable for a parser of plain C: what only the preprocessor could tell is
-//! replaced by something of the same length, so that all positions stay.
+//! Makes the kernel's C readable for a parser of plain C: constructs that only the preprocessor can
+//! resolve are replaced by text of the same length, so that all positions stay.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use crate::rules;
 
-/// What the head of a loop becomes.
+/// The keyword that replaces the head of a loop.
 const LOOP: &str = "while";
 
 /// A source in plain C.
 pub(crate) struct Plain {
     /// The text, as long as the original one and with the same lines.
     pub text: String,
-    /// Ranges that were something else: the heads of loops.
+    /// Ranges whose text was replaced: the heads of loops.
     pub replaced: Vec<Range<usize>>,
 }
 
@@ -65,8 +65,8 @@ fn plain(source: &str) -> Plain {
                 text[word.start] = b'x';
             }
         } else if *depth > 0 && name.len() >= LOOP.len() && !rules::is_keyword(name) {
-            // In a function, no call is followed by a statement, so it is a macro for a loop:
-            // `list_for_each_entry(a, b, c) {` becomes `while (a, b, c) {`.
+            // Inside a function, a call cannot be followed by a statement, so this is a macro for a
+            // loop: `list_for_each_entry(a, b, c) {` becomes `while (a, b, c) {`.
             let Some(end) = parenthesis(source, word.end) else {
                 continue;
             };
@@ -89,7 +89,7 @@ fn plain(source: &str) -> Plain {
 pub(crate) struct Macros {
     /// The names of all.
     pub all: BTreeSet<String>,
-    /// The names of those that are the initial value of a structure.
+    /// The names of macros that are the initial value of a structure.
     pub lists: BTreeSet<String>,
 }
 

@@ -8,7 +8,7 @@ use crucible_history::{Error, Store, TestId};
 use crate::job::{Job, Kind};
 
 /// Returns the keys of the jobs with a test that failed or never ran in a night. With `whole`, the
-/// night was to run all of these jobs, also those whose tests were not known beforehand.
+/// night was to run all jobs, including those whose tests were not known beforehand.
 ///
 /// # Errors
 /// The history cannot be read.
@@ -101,7 +101,7 @@ mod tests {
         for row in [
             row("scenario a/main", "pass", ""),
             row("scenario ab/main", "diverged", "kernel"),
-            // The host was in the way.
+            // The failure was the host's.
             row("scenario b/main", "unknown", "host"),
             row("sweep a/main/1:vfork:2", "pass", ""),
             row("sweep b/main/1:vfork:2", "diverged", "kernel"),

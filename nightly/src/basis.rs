@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 pub struct Basis {
     /// Milliseconds that a job took, by its name and variant.
     pub durations: BTreeMap<String, u64>,
-    /// Number of nights in which a job that has a part for each night was run.
+    /// For each job with a different part in each night, the number of nights in which it was run.
     pub turns: BTreeMap<String, u64>,
     /// The last night in which a job was run.
     pub last: BTreeMap<String, String>,
-    /// Tests that failed or were flaky in their last night: one that passes is run several times,
-    /// so that it is known whether it is better.
+    /// Tests that failed or were flaky in their last night: one that passes now is run several
+    /// times, to find out whether its rate is lower.
     pub suspects: BTreeSet<TestId>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The bisection of each new regression of a night, as far as its budget goes.
+//! The bisection of each new regression of a night, within the rest of its budget.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,7 +34,7 @@ pub fn bisect(
     }
     let mut searches = 0;
     for (signature, test) in new {
-        // Only scenarios are cases that a bisection can run.
+        // A bisection can run only the tests of scenarios.
         let Some(unit) = test.test.name.strip_prefix("scenario ") else {
             continue;
         };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Runs of crucible that end with the night, however it ends.
+//! Runs of crucible that end when the night ends, even if it is killed.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -15,12 +15,12 @@ pub(crate) fn spawn(command: &mut Command) -> std::io::Result<Child> {
             Ok(())
         });
     }
-    // Only the night receives Ctrl-C, which then asks the run to end: a run that receives two
+    // Only the night receives Ctrl-C, and then sends SIGTERM to the run: a run that receives two
     // signals ends immediately, and drops its current work.
     command.process_group(0).spawn()
 }
 
-/// Asks a run to end in an orderly way.
+/// Requests a run to end in an orderly way.
 pub(crate) fn end(child: &Child) {
     // The run may have ended meanwhile.
     let _ = kill_process(Pid::from_child(child), Signal::TERM);

@@ -10,10 +10,10 @@ use crucible_engine::stream::{Event, FILE_NAME};
 /// The events of the newest run in a directory of results.
 pub(crate) struct Follower {
     results: PathBuf,
-    /// The directories that were there before.
+    /// The directories that existed before the command started.
     before: Vec<String>,
     file: Option<File>,
-    /// The part that was read of an incomplete line.
+    /// The part of an incomplete line that has been read.
     rest: Vec<u8>,
 }
 

@@ -66,7 +66,7 @@ impl fmt::Display for Variant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// It must fail: a lab that passes it does not notice failures.
+    /// The canary must fail: if it passes, the lab does not notice failures.
     Canary,
     /// Its units are the same in each night.
     Scenario,

@@ -38,7 +38,7 @@ const RUNS: u32 = 5;
 /// Maximum number of failing runs that a night records.
 const RECORDINGS: u32 = 8;
 
-/// Number of failing units of one run from which on they are run only once more.
+/// Number of failing units of a run above which they are run only once more.
 const MANY: usize = 50;
 
 /// The reason why a night cannot continue.
@@ -114,8 +114,8 @@ impl Settings {
 /// A step of a night.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// The number of tests that are to be run, including those that an earlier process has run,
-    /// and the number of these.
+    /// The number of tests that are to be run, including those that an earlier process has run, and
+    /// the number of tests that it has run.
     Planned(u64, u64),
     /// A job starts.
     Job(&'a str),
@@ -134,7 +134,7 @@ pub trait Listener {
 pub enum Ran {
     /// All of its jobs.
     All,
-    /// The jobs that the budget allowed.
+    /// The jobs that fit the budget.
     Some,
     /// It was interrupted.
     Interrupted,
@@ -212,7 +212,7 @@ impl<'a> Night<'a> {
         self.store.path()
     }
 
-    /// Runs the jobs of the shard, as far as the budget goes.
+    /// Runs the jobs of the shard, within the budget.
     ///
     /// # Errors
     /// Fails if a result cannot be kept.
@@ -310,7 +310,7 @@ impl<'a> Night<'a> {
             && keeps
             && first.kind != Kind::Canary
         {
-            // So many failures are not a flake.
+            // This number of failures is not a flake.
             let runs = if bad.len() > MANY { 2 } else { RUNS };
             for attempt in 2..=runs {
                 if interrupt::requested() || self.is_over() {
@@ -522,7 +522,7 @@ struct Seen {
     bad: BTreeSet<String>,
 }
 
-/// Returns jobs in groups that are one run: scenarios of one variant.
+/// Groups the jobs that one run of crucible makes: scenarios of one variant.
 fn groups(jobs: &[Job]) -> Vec<Vec<&Job>> {
     let alike = |a: &Job, b: &Job| {
         a.kind == Kind::Scenario && a.kind == b.kind && a.variant == b.variant && a.rank == b.rank
@@ -537,7 +537,7 @@ fn can_be_recorded(jobs: &[&Job]) -> bool {
     jobs[0].kind == Kind::Scenario && variant.backend == "crucible" && variant.machine == "qemu"
 }
 
-/// Returns the command line of jobs that are one run.
+/// Returns the command line of the run that makes these jobs.
 fn words_of(jobs: &[&Job]) -> Vec<String> {
     let mut words = jobs[0].arguments();
     let others = jobs[1..].iter().map(|job| job.words[1].clone());

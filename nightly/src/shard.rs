@@ -23,7 +23,7 @@ pub enum ShardError {
          CI_NODE_INDEX of GitLab"
     )]
     NotInCi,
-    /// A variable has a value that makes no shard.
+    /// A variable has a value that is not a shard.
     #[error("{0} does not identify the shard")]
     Unusable(String),
 }

@@ -9,7 +9,7 @@ use crucible_history::{INSTRUCTIONS, Metric};
 /// Steps that are measured.
 const MEASURED: [&str; 4] = ["control", "checkpoint", "kill", "restart"];
 
-/// The measured steps of a unit, the sums of their repetitions.
+/// The measured steps of a unit. The values of a repeated step are added up.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     /// Milliseconds.
@@ -21,7 +21,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// Takes in an event of the unit.
+    /// Adds the measurements of an event of the unit.
     pub(crate) fn hear(&mut self, body: &Body) {
         match body {
             Body::StepFinished { name, step_ms } => {

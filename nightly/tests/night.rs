@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Nights with a program that only writes the events of a run, so that hundreds take seconds.
+//! Nights with a program that only writes the events of a run, so that hundreds of nights take
+//! seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +18,7 @@ use crucible_nightly::{
 
 /// A program in crucible's place: each unit ends according to the file `$FAKE/<scenario>`: a
 /// condition, `die` for a process that is killed, `full` for a host without room, `wait` for a run
-/// that continues until it is asked to end. A list has a word for each attempt.
+/// that continues until it receives SIGTERM. A list has a word for each attempt.
 const FAKE: &str = r#"#!/bin/bash
 FAKE=@FAKE@
 if [ "$2" = bisect ]; then
@@ -285,7 +286,7 @@ fn a_night_that_is_killed_goes_on() {
     let place = Place::new();
     let plan = base(1);
     let settings = place.settings("n", ShardSpec::WHOLE);
-    // As after kill -9: some results, but no end.
+    // After a kill -9 there are some results, but no end.
     place.set("d", "die");
     let mut night = Night::begin(&settings, &plan).unwrap();
     assert!(matches!(Night::begin(&settings, &plan), Err(Error::Busy)));
@@ -336,7 +337,7 @@ fn shards_that_are_merged_are_the_unsharded_night() {
         let settings = place.settings("n", shard);
         let victim = plan.of_shard(2).last().unwrap().words[1].clone();
         if number == 2 {
-            // It is killed in its last job, and started again.
+            // The shard is killed in its last job, and started again.
             place.set(&victim, "die");
             let mut night = Night::begin(&settings, &plan).unwrap();
             night.run(&mut Silent).unwrap();

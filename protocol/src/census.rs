@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The census of the guest's kernel: every function in which a task can sleep, and the event that
 //! ends that sleep while a freeze is pending. The lists are in `guest-kernel/census/`;
-//! `docs/reference/census.md` describes how to read them.
+//! `docs/reference/census.md` describes their columns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -39,8 +39,8 @@ pub enum Class {
     Lock,
     /// The task counts as frozen, and a restarted task sleeps here again.
     Restored,
-    /// A different task must end the sleep. If none does in time, the checkpoint is refused, with
-    /// the task, the place, and the task that can end the sleep.
+    /// A different task must end the sleep. If none does in time, the checkpoint is refused, and
+    /// the message names the task, the place, and the task that can end the sleep.
     Refused,
 }
 

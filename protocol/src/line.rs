@@ -3,8 +3,8 @@
 //! and those that arrive before the guest has opened it.
 //!
 //! The guest begins. It sends [`ASKS`], and the host answers with one byte, a number of at most
-//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], the length of what
-//! follows as a little-endian `u32`, and bytes of its own messages.
+//! [`MOST`], and that many bytes of its messages. Or it sends [`TELLS`], a length as a
+//! little-endian `u32`, and that many bytes of its own messages.
 
 /// The kernel parameter that names the line, such as `crucible.channel=ttyS1`.
 pub const PARAMETER: &str = "crucible.channel=";

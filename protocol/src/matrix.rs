@@ -97,7 +97,7 @@ impl Cell {
         self.part(0)
     }
 
-    /// Returns the part of the name that specifies how the tracer attached.
+    /// Returns the part of the name that specifies the way of attaching.
     pub fn way(&self) -> &str {
         self.part(1)
     }

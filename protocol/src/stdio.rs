@@ -4,9 +4,9 @@
 //!
 //! A piece is a byte that names its kind, a little-endian `u32` length, and that many bytes. Once
 //! the guest has opened the port it reports that it has [taken](Piece::Taken) [`WINDOW`] bytes; the
-//! host sends at most as many as it has taken and the host has not sent yet, so that a program
-//! that does not read its input blocks nothing else. The guest's last piece is [`Piece::Last`],
-//! which the host answers by [`Piece::Bye`]: then the port is empty again.
+//! host never sends more than the guest has taken in all, so that a program that does not read its
+//! input blocks nothing else. The guest's last piece is [`Piece::Last`], which the host answers by
+//! [`Piece::Bye`]: then the port is empty again.
 
 use std::io::{self, Write};
 

@@ -35,7 +35,7 @@ pub(crate) struct Evidence {
     pub replay: Option<PathBuf>,
 }
 
-/// Finds a failing run of a test in a directory below that of all results.
+/// Finds a failing run of a test in a directory below the directory of all results.
 pub(crate) fn find(results: &Path, directory: &str, test: &str) -> Option<Evidence> {
     if !stays_within(directory) {
         return None;

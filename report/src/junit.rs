@@ -72,7 +72,7 @@ fn reruns(status: &mut TestCaseStatus, result: &TestResult) {
     let flaky = result.runs.iter().any(|run| run.blame.is_empty());
     let again = match flaky {
         true => &failures[..],
-        // The first failure is the case's own.
+        // The first failure is the element of the case itself.
         false => &failures[1..],
     };
     status.add_reruns(again.iter().map(|run| rerun(run)));
@@ -91,7 +91,8 @@ fn rerun(run: &ResultRow) -> TestRerun {
     rerun
 }
 
-/// Returns the status of a test case: a failure is the kernel's, an error has no verdict on it.
+/// Returns the status of a test case: a failure if the kernel is to blame, an error if there is no
+/// verdict on it.
 fn status(outcome: &Outcome) -> TestCaseStatus {
     let mut status = match outcome.condition {
         Condition::Passed => return TestCaseStatus::success(),

@@ -3,7 +3,7 @@
 //!
 //! A night is a checkout, a flavour of its kernel a build, and each run of a test a test, so that
 //! flakes can be seen. A metric is a test below its own. A signature is an issue, and its runs are
-//! the incidents. Nothing is null, and the same rows have the same names whenever they are sent.
+//! the incidents. No field is null, and a row has the same name each time that it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,7 +139,7 @@ impl Names<'_> {
         let test = &result.test;
         let id = self.name(&[self.checkout, &test.name, &test.variant]);
         let mut object = self.test(id, test, &path(test));
-        // It was left out, or lost.
+        // The test was left out, or its result was lost.
         let status = if result.outcome.is_pass() {
             "SKIP"
         } else {
@@ -216,8 +216,8 @@ impl Names<'_> {
     }
 }
 
-/// Only a fault of the kernel is a failure; one of the host or crucible
-/// counts as a test that was not run.
+/// Returns the status of a test with this outcome. Only a fault of the kernel is a failure; a fault
+/// of the host or crucible counts as a test that was not run.
 fn status(run: &ResultRow) -> &'static str {
     match run.blame.as_str() {
         "" if run.condition == "not-applicable" => "SKIP",

@@ -67,7 +67,8 @@ pub fn text(suites: &Suites) -> String {
     text
 }
 
-/// Returns the result line of a test. KTAP has no "unknown"; it is a failure with its reason.
+/// Returns the result line of a test. KTAP has no "unknown"; an unknown result is a failure with a
+/// reason.
 fn result(number: usize, test: &str, outcome: &Outcome) -> String {
     let why = printable(&outcome.why).replace('#', " ");
     let test = name(test);

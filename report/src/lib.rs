@@ -2,7 +2,7 @@
 //! Reports of nights: a page for people, and the formats that other programs read.
 //!
 //! [`Page`] makes one HTML file that needs neither a network nor a script. [`kcidb`], [`junit`] and
-//! [`ktap`] write the results of a night, or of a run, in formats that have readers of their own.
+//! [`ktap`] write the results of a night, or of a run, in formats that other programs read.
 
 mod evidence;
 pub mod junit;

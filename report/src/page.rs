@@ -48,8 +48,8 @@ pub struct Page {
 impl Page {
     /// Reads a night from a history.
     ///
-    /// `directory` is that of all results and `beside` that of the page, which has relative links
-    /// to the runs; both are absolute.
+    /// `directory` is the directory of all results, and `beside` is the directory of the page,
+    /// which has relative links to the runs; both are absolute.
     ///
     /// # Errors
     /// Fails if the history cannot be read.

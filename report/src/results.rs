@@ -36,8 +36,8 @@ pub struct TestResult {
 }
 
 impl NightResults {
-    /// Reads a night of a history. `directory` is that of all results, which has the lines of
-    /// failures.
+    /// Reads a night of a history. `directory` is the directory of all results, which has the lines
+    /// of failures.
     ///
     /// # Errors
     /// Fails if the history cannot be read.

@@ -46,7 +46,7 @@ pub(crate) struct Series<'a> {
 }
 
 impl<'a> Series<'a> {
-    /// Counts the results of the nights up to one.
+    /// Counts the results of the last nights up to and including `night`.
     pub fn new(night: &str, results: &'a [ResultRow]) -> Self {
         let mut nights: Vec<&str> = results.iter().map(|it| it.night.as_str()).collect();
         nights.sort_unstable();

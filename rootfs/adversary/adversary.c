@@ -3,19 +3,19 @@
  * Attacks a checkpoint(2) or a restart(2) of an unprivileged user in the middle.
  *
  *	adversary restart NTH ATTACK...
- *		the image comes by a pipe, which stalls after record NTH
+ *		the image comes through a pipe, which stalls after record NTH
  *	adversary checkpoint NTH ATTACK...
  *		the image goes into a pipe, which is not read beyond page NTH
  *
  * Numbers are taken modulo the number of records or pages. At the stall, a process of the same user
  * attacks (attacks.c). For a restart all of them are in a user and a pid namespace of that user;
- * the harness is root and outside. The image is that of "./victim adversary", made when there is
- * none. Afterwards the tree must be as it should be, or the call must have failed, and nothing may
- * be left or gained.
+ * the harness is root and outside. The image is of "./victim adversary", and is made when there is
+ * none. Afterwards the tree must be unchanged or restarted correctly, or the call must have failed.
+ * No task or object may be left over, and the attacker must not have gained any right.
  *
- * Prints a line about the run. Exit status 1 and a line on stderr for each gain,
- * reached or left, 2 if the harness has failed. PATIENCE in the environment is a factor for time
- * limits.
+ * Prints a line about the run. Exit status 1 and a line on stderr for each gain, and for each task
+ * or object that was reached or is left over; 2 if the harness has failed. PATIENCE in the
+ * environment is a factor for time limits.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -176,7 +176,7 @@ static const char *setuid_program(void)
 	}
 	waitpid(pid, &status, 0);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 1)
-		tell("a program of root's was saved");
+		tell("a program of root was saved");
 	else if (!WIFEXITED(status) || (WEXITSTATUS(status) && WEXITSTATUS(status) != 3))
 		fail("setuid has ended with %#x", status);
 	return WEXITSTATUS(status) == 3 ? "missed" : "refused";

@@ -29,7 +29,7 @@
 /* number of descriptors to take */
 #define FDS	24
 
-/* On the side of restart(2) each success is one that a hidden task does not permit. */
+/* During restart(2) each success is a gain, because the tasks are hidden. */
 static void expect_hidden(int found, const char *call, pid_t pid)
 {
 	if (found && !reachable)

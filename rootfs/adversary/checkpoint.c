@@ -75,7 +75,7 @@ const char *checkpoint(int nth)
 	close(ends[1]);
 	for (int i = 0; i <= page; i++) {
 		if (!until(is_full))
-			tell("checkpoint(2) does not go on behind page %d", i);
+			tell("checkpoint(2) does not continue after page %d", i);
 		if (is_over())
 			break;
 		if (i < page) {
@@ -95,7 +95,7 @@ const char *checkpoint(int nth)
 
 		/* a call that fails may wait for the reader of its log */
 		if (n < 0 && !wants("full-log"))
-			tell("checkpoint(2) does not go on at byte %zu", image.size);
+			tell("checkpoint(2) does not continue at byte %zu", image.size);
 		if (n <= 0 || image.size > old.size + (1 << 19))
 			break;
 		image.size += n;

@@ -40,7 +40,10 @@ void read_pids(const struct image *image)
 		memcpy(&pids[nr_pids++], image->data + at, sizeof(pid_t));
 }
 
-/* A number that every record of a type gets, or those that contain a text. */
+/*
+ * A number to write into all records of a type, or into those that contain the
+ * forgery's text.
+ */
 struct change {
 	uint32_t type;
 	size_t at, size;

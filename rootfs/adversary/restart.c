@@ -182,7 +182,7 @@ static void write_all(int fd, const unsigned char *at, size_t len)
 		ssize_t n = poll(&room, 1, limit * 1000) == 1 ? write(fd, at, len) : 0;
 
 		if (!n)
-			tell("the image is not read any more");
+			tell("the image is no longer read");
 		if (n <= 0)
 			return;
 		at += n;
@@ -261,7 +261,7 @@ static void check_task(pid_t pid, int forged)
 		tell("task %d has the nice value %d", pid, getpriority(PRIO_PROCESS, pid));
 	if (wants("scheduling") && !sched_getaffinity(pid, sizeof(cpus), &cpus) &&
 	    CPU_COUNT(&cpus) < sysconf(_SC_NPROCESSORS_ONLN))
-		tell("task %d is pinned as the caller", pid);
+		tell("task %d is pinned to the caller's CPUs", pid);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", pid);
 	if (contains(path, "-"))
 		tell("task %d has a negative oom_score_adj", pid);
@@ -314,7 +314,7 @@ const char *restart(struct image *image, int nth)
 		write_all(feed, image->data + at, image->size - at);
 	/* killed tasks must exit while the pipe still stalls */
 	if (killed && !is_over() && !until(is_empty)) {
-		tell("tasks of a killed restart are left behind record %d", record);
+		tell("a restart that was killed after record %d has left tasks", record);
 		close(feed);
 	}
 	if (!killed || (wants("kill-cgroup") && !populated))
@@ -326,12 +326,12 @@ const char *restart(struct image *image, int nth)
 	} else if (wants("kill-caller") || wants("kill-namespace")) {
 		snprintf(result, sizeof(result), "killed");
 	} else if (!until(is_over)) {
-		tell("restart(2) does not end behind record %d", record);
+		tell("restart(2) does not end after record %d", record);
 		snprintf(result, sizeof(result), "hangs");
 	} else if (shared->ret < 0) {
 		snprintf(result, sizeof(result), "%s", strerrorname_np(shared->error));
 		if (!until(is_empty))
-			tell("tasks are left behind a failed restart");
+			tell("a failed restart has left tasks");
 		if (!killed && !wants("cut") && !forged && !may_change)
 			tell("restart(2) fails: %s", strerror(shared->error));
 	} else {
@@ -342,7 +342,7 @@ const char *restart(struct image *image, int nth)
 		if (wants("executable")) {
 			fd = open(SECRET, O_WRONLY | O_CLOEXEC);
 			if (fd < 0)
-				tell("a file of root's cannot be written: %s", strerror(errno));
+				tell("a file of root cannot be written: %s", strerror(errno));
 			close(fd);
 		}
 		must_put(TREE "/cgroup.freeze", "0");
@@ -350,7 +350,7 @@ const char *restart(struct image *image, int nth)
 			tell("the restarted tree does not end");
 		if (contains(OUT, "a secret is read") || contains(OUT, "core dump") ||
 		    contains(OUT, "setuid(0)"))
-			tell("the tree may do what its user may not");
+			tell("the tree has a right that its user does not have");
 		if (!may_change && !forged && !contains(OUT, "unharmed\n")) {
 			char text[256] = "";
 

@@ -115,7 +115,7 @@ static int filtered(void)
 static void check_rights(void)
 {
 	check(open("/work/adversary.secret", O_RDONLY) < 0 && errno == EACCES, "a secret is read");
-	check(prctl(PR_GET_DUMPABLE) < 2, "a core dump of root's");
+	check(prctl(PR_GET_DUMPABLE) < 2, "a core dump of root");
 	check(setuid(0) && errno != ENOSYS, "setuid(0)");
 	mkdir("/work/adversary.made", 0755);
 }
@@ -207,9 +207,9 @@ int main(int argc, char **argv)
 	check(waitid(P_PID, zombie, &info, WEXITED) == 0 && info.si_status == 7,
 	      "the zombie");
 	check(read(master, text, sizeof(text)) == 7 && !memcmp(text, "written", 7),
-	      "what was written to the terminal");
+	      "the text written to the terminal");
 	check(read(slave, text, sizeof(text)) == 5 && !memcmp(text, "typed", 5),
-	      "what was typed at the terminal");
+	      "the text typed at the terminal");
 	check(write(slave, "x", 1) == 1 && read(master, text, 1) == 1, "the terminal");
 	check(!strcmp(shared, "sealed"), "the shared memory");
 	check(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0) ==

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * The kernel's books, before and after a range has failed several times. Those of the engine
- * (engine/src/books.rs) drop all caches, which takes longer than thousands of calls.
+ * Reads the kernel's counts of its objects, before and after a range of operations has
+ * failed several times. The engine (engine/src/books.rs) drops all caches before it reads
+ * them, which takes longer than thousands of calls.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -77,7 +78,10 @@ static long number_in(const char *path, const char *name)
 	return number;
 }
 
-/* Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. 4: no message. */
+/*
+ * Frees the objects of kfree_rcu() now, by its shrinker, and not seconds later. The value 4 stops
+ * its message.
+ */
 static void drop_slab(void)
 {
 	static const char *const values[] = { "4", "2" };
@@ -137,7 +141,7 @@ static void read_once(struct books *books, int drop)
 		fputs("1", file);
 		fclose(file);
 	}
-	/* larger allocations than those of any cache are pages */
+	/* allocations that are too large for every cache are pages */
 	add(books, "pages of large objects", number_in(vmstat, "nr_slab_reclaimable ") +
 	    number_in(vmstat, "nr_slab_unreclaimable ") - pages);
 	add(books, "pinned pages", number_in(vmstat, "nr_foll_pin_acquired ") -
@@ -153,8 +157,8 @@ static void read_once(struct books *books, int drop)
 
 /*
  * Reads the books until two readings agree: some objects are freed only after a
- * grace period. @drop: also drops unused names, without which a tree that
- * watches files cannot be saved.
+ * grace period. @drop: also drops unused names; otherwise a tree that watches
+ * files cannot be saved.
  */
 void read_books(struct books *books, int drop)
 {
@@ -169,7 +173,10 @@ void read_books(struct books *books, int drop)
 	}
 }
 
-/* Keeps those of @lost that have grown by at least @runs. Returns their number. */
+/*
+ * Keeps the counts of @lost that have grown by at least @runs. Returns their
+ * number.
+ */
 int keep_lost(struct books *lost, const struct books *before, const struct books *after, int runs)
 {
 	int kept = 0;

@@ -3,14 +3,14 @@
  * Lets one allocation or copy of a checkpoint(2) or restart(2) fail, each in turn.
  *
  *	fail-nth CALL KIND PROGRAM count
- *		prints how many could fail
+ *		prints the number of operations that can fail
  *	fail-nth CALL KIND PROGRAM FROM TO RUNS
- *		lets the FROMth to TOth fail; TO 0: until none is left. Then all of them again, RUNS times,
- *		and looks at the kernel's books: what each run adds is lost. RUNS 0: does not
+ *		lets the FROMth to TOth fail; with TO 0, until none is left. Then repeats all of
+ *		them RUNS times and compares the kernel's books: objects that each run adds are lost
  *
  * CALL is checkpoint or restart. KIND is slab, page or usercopy. After each failure the call must
  * have failed with a message, or the failure was harmless and the image or the restarted tree is
- * the same as without. No process or descriptor may be left, and a tree whose checkpoints have
+ * the same as without it. No process or descriptor may be left, and a tree whose checkpoints have
  * failed must continue as if there had been none.
  *
  * The kernel's log shows where each failure was: the origin is our innermost function on the stack,
@@ -286,7 +286,7 @@ static void learn(void)
 	learn_image(&mask[0], &mask[1], scratch);
 }
 
-/* Compares an image with those of calls without a failure. */
+/* Compares an image with the images of calls without a failure. */
 static void compare(int fd, unsigned int nth)
 {
 	char what[128];
@@ -319,12 +319,12 @@ static int attempt(unsigned int nth)
 		count(&tally, origin(), -ret);
 	}
 	if (ret && !failed)
-		tell("the call fails though nothing else does: %s (%s)", strerrorname_np(-ret),
+		tell("the call fails although no failure was injected: %s (%s)", strerrorname_np(-ret),
 		     first_line(logfd));
 	if (ret && failed && !first_line(logfd)[0] && strcmp(origin(), "ckpt_ctx_alloc"))
 		tell("%s without a message", strerrorname_np(-ret));
 	if (ret && !expected(-ret, origin()))
-		tell("%s is no error of a failed allocation or copy", strerrorname_np(-ret));
+		tell("%s is not an error of a failed allocation or copy", strerrorname_np(-ret));
 	if (restarts && ret) {
 		if (waitpid(-1, NULL, __WALL | WNOHANG) >= 0 || errno != ECHILD)
 			tell("a failed restart leaves a process");
@@ -530,14 +530,14 @@ static void show(const char *path)
 		fclose(file);
 }
 
-/* Prints the places of the worker and the tasks. */
+/* Prints the places at which the worker and the tasks sleep. */
 static void show_stacks(pid_t worker)
 {
 	char path[64];
 	pid_t pid;
 	FILE *file = fopen(TREE "/cgroup.threads", "re");
 
-	fprintf(stderr, "%s, %s %u: the call does not end, or what is behind it\n", call, kind,
+	fprintf(stderr, "%s, %s %u: the call, or the code after it, does not end\n", call, kind,
 		shared->nth);
 	snprintf(path, sizeof(path), "/proc/%d/stack", worker);
 	show(path);

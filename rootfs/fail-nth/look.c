@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Looks at images, logs and outputs, and counts. */
+/* Examines images, logs and outputs, and counts failures by their origin. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -59,7 +59,7 @@ char *text_of(const char *path)
 
 /*
  * Returns true for errors that a call may return when an allocation or a copy fails, by the
- * customs of the kernel.
+ * kernel's conventions.
  */
 int expected(int error, const char *origin)
 {

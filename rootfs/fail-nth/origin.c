@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Finds the origin of a failure in the call trace of the kernel's log. Functions that ours call
- * fail: the origin is our innermost function and the function that it called.
+ * Finds the origin of a failure in the call trace of the kernel's log. The failure is in a
+ * function that one of ours calls, directly or not: the origin is our innermost function and
+ * the function that it called.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR MIT */
 /*
- * One cell of the matrix of ptrace stops: a tracer brings its tracee into a stop, parks, which
- * is when a checkpoint may happen, and then makes a request.
+ * One cell of the matrix of ptrace stops: a tracer brings its tracee into a stop, parks, and
+ * then makes a request. A checkpoint may happen while it is parked.
  *
- *	pid 1		starts the others, reaps them, logs how they ended
+ *	pid 1		starts the others, reaps them, logs their ends
  *	tracer		attaches, leads the tracee to the stop, parks, continues
  *	tracee		performs the deed that contains the stop
  *	second		the other thread of its process, which is parked in a read, if the

@@ -106,7 +106,7 @@ void log_line(const char *role, const char *format, ...)
 
 void log_end(const char *role, int status)
 {
-	/* a thread's exit status is its own, or that of its process if that is exiting */
+	/* a thread's exit status is its own, or its process's if the process is exiting */
 	if (!strcmp(role, names[ROLE_CHILD]) && shared->thread_born)
 		log_line(role, "ended");
 	else if (WIFEXITED(status))

@@ -103,7 +103,10 @@ static bool at_syscall(const struct stop *stop)
 	       stop->lead == LEAD_SYSEMU_STEP || stop->deed == DEED_SECCOMP;
 }
 
-/* Returns true when a cell differs from the others: without a signal, CONT with 0 is CONT. */
+/*
+ * Returns true when a cell differs from the others: without a signal to suppress, for
+ * example, CONT with 0 does the same as CONT.
+ */
 static bool is_of_its_own(const struct stop *stop, enum next next)
 {
 	switch (next) {

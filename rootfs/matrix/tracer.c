@@ -44,7 +44,7 @@ static void log_sigchld(const struct cell *cell)
 		log_line("tracer", "no SIGCHLD");
 	else if (cell->threads != THREADS_ONE || cell->stop->deed == DEED_FORK ||
 		 cell->stop->deed == DEED_VFORK || cell->stop->deed == DEED_CLONE)
-		/* the task that it is about varies */
+		/* its task varies */
 		log_line("tracer", "SIGCHLD");
 	else
 		log_line("tracer", "SIGCHLD code %d from %s status %#x", info.si_code,
@@ -354,7 +354,7 @@ void tracer(const struct cell *cell)
 	log_sigchld(cell);
 	if (write(channels.feed[1], "f", 1) != 1)
 		die("feed");
-	/* a tracer that exits leaves them as they are */
+	/* a tracer that exits leaves the other tasks as they are */
 	if (cell->next < NEXT_EXIT)
 		settle_others(&going);
 	do_next(&going);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Memory of which the kernel has been told how it is used. Neighbours differ in nothing but advice,
- * so each is a mapping of its own only as long as it has that.
+ * Memory with advice by madvise(2). Neighbouring areas differ only in their advice, so a restart
+ * that loses the advice merges them into one mapping.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -60,7 +60,10 @@ static void *map(void *at, size_t size, int prot, int flags, int fd)
 	return memory;
 }
 
-/* The kernel refuses advice that it is not built for, each time. */
+/*
+ * The kernel refuses advice that it is not built for; the error must be the
+ * same each time.
+ */
 static void advise(char *at, int advice)
 {
 	check(madvise(at, AREA, advice) && errno != EINVAL, "madvise");

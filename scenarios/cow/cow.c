@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Three generations that share memory copy-on-write: each has changed a part of what it
- * inherited from its parent. Afterwards each reports whether its content is intact, and
- * whether it shares the same pages as before: Pss_Anon divides a page among the processes
- * that map it. The last one has anonymous memory where the others have their vdso.
+ * Three generations that share memory copy-on-write: each has changed a part of the
+ * memory that it inherited from its parent. Afterwards each reports whether its content
+ * is intact, and whether it shares the same pages as before: Pss_Anon divides a page
+ * among the processes that map it. The last one has anonymous memory where the others
+ * have their vdso.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -88,9 +89,9 @@ static void check_sharing(enum who who)
 	fclose(file);
 	percent = 100 * field(text, "\nPss_Anon:") / field(text, "\nAnonymous:");
 	if (labs(percent - shares[who]) <= SLACK)
-		printf("%s: shares what it did: yes\n", names[who]);
+		printf("%s: shares as many pages as before: yes\n", names[who]);
 	else
-		printf("%s: shares what it did: no, Pss_Anon is %ld%% of Anonymous, not %ld%%\n",
+		printf("%s: shares as many pages as before: no, Pss_Anon is %ld%% of Anonymous, not %ld%%\n",
 		       names[who], percent, shares[who]);
 }
 

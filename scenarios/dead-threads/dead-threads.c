@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A tracer of one thread, which is not the leader, has not reaped that dead thread yet when it
- * calls getppid(). argv[1] selects whether the process is dead by then, too: its parent, the
- * same process as the tracer, is notified only after the thread has been reaped.
+ * A tracer calls getppid() before it reaps its only tracee, a dead thread that is not the leader
+ * of its process. argv[1] selects whether the process is dead by then, too: its parent, the same
+ * process as the tracer, is notified only after the thread has been reaped.
  *
- * With "two-statuses" nothing is traced: a zombie's first thread has exited with a different status
- * than that of its process, and /proc shows both.
+ * With "two-statuses" nothing is traced: the first thread of a zombie has exited with a different
+ * status than its process, and /proc shows both.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,6 +1,6 @@
 /*
- * A process with four threads, the second of which executes this program again. That kills
- * the leader and the two other threads.
+ * A process with four threads, the second of which executes this program again. This
+ * execve(2) kills the leader and the two other threads.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

@@ -115,7 +115,7 @@ static void child(void)
 	if (sem_init(&alarmed, 0, 0) || sem_init(&stop, 0, 0))
 		die("sem_init");
 	signal(SIGALRM, on_alarm);
-	heap = strdup("what was on the heap");
+	heap = strdup("data on the heap");
 	file = open("text", O_RDWR | O_CREAT, 0600);
 	if (!heap || file < 0 || write(file, "what was written", 16) != 16)
 		die("prepare");

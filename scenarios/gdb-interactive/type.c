@@ -131,6 +131,6 @@ int main(int argc, char **argv)
 	expect(PROMPT);
 	type("quit\n");
 	check(waitpid(pid, &status, 0) != pid, "waitpid");
-	printf("gdb ended with status %d, all was on the screen\n", WEXITSTATUS(status));
+	printf("gdb ended with status %d, the screen had all expected text\n", WEXITSTATUS(status));
 	return 0;
 }

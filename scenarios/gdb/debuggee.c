@@ -86,7 +86,7 @@ static void *in_thread(void *arg)
 	return NULL;
 }
 
-/* The links of /proc/PID/task of a process with one thread: 2, and 1 per thread. */
+/* Number of links of /proc/PID/task of a process with one thread: 2, and 1 for each thread. */
 #define ALONE 3
 
 static void threads(void)

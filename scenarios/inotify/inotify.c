@@ -64,7 +64,7 @@ static uint32_t expect_event(int fd, int wd, uint32_t mask, const char *name)
 	const char *got;
 
 	if (of != fd || at == end) {
-		check(at != end && of >= 0, "some of what was read before was not looked at");
+		check(at != end && of >= 0, "some events of the last read were not checked");
 		end = read(fd, buffer, sizeof(buffer));
 		at = 0;
 		of = fd;
@@ -223,7 +223,7 @@ static void overflow(void)
 
 	n = count(fd, wd, &overflows);
 	printf("%d events\n", n);
-	expect(n == 16384 && overflows == 1, "a full queue, and that it was full");
+	expect(n == 16384 && overflows == 1, "a full queue and its overflow event");
 	touch("file");
 	expect(count(fd, wd, &overflows) == 2 && !overflows, "and empty again");
 }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Many children: living ones that each know their number, and dead ones that ended in each way. */
+/*
+ * Many children: living ones, each with its number in memory, and dead ones that ended in each
+ * way.
+ */
 #define _GNU_SOURCE
 #include <signal.h>
 #include <string.h>
@@ -12,7 +15,7 @@
 #include "inside.h"
 #include "workload.h"
 
-/* More than checkpoint(2) guesses at first. */
+/* Number of living children: more than checkpoint(2) expects at first. */
 #define LIVING 70
 
 static void end(int way)
@@ -71,7 +74,7 @@ void crowd(void)
 
 		good += WIFEXITED(status) && WEXITSTATUS(status) == n;
 	}
-	printf("children that ended as they should: %d\n", good);
+	printf("children that ended as expected: %d\n", good);
 	for (int way = 0; way < 3; way++) {
 		memset(&info, 0, sizeof(info));
 		check(waitid(P_PID, dead[way], &info, WEXITED), "waitid");

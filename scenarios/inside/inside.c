@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Sets all that a process can set, asks for everything, is checkpointed, and asks again. */
+/*
+ * Changes every attribute that a process can set, reads all of them, is checkpointed, and
+ * reads them again.
+ */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <errno.h>
@@ -99,7 +102,7 @@ static void set_files(void)
 	check(socket(AF_UNIX, SOCK_STREAM, 0) < 0, "socket");
 }
 
-/* The CPU or the configuration may not know some of these; the error is compared, too. */
+/* The CPU or the configuration may lack some of these; the error is compared, too. */
 static void set_what_exists(void)
 {
 	prctl(PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE, 0, 0);
@@ -135,7 +138,7 @@ void settings(void)
 	ask_after();
 
 	second = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	printf("mappings grow down: %d, page 0 has what it had: %d\n", second < first,
+	printf("mappings grow down: %d, page 0 is unchanged: %d\n", second < first,
 	       zero[0] == 'z' && zero[PAGE - 1] == 'z');
 	check(fstat(3, &stat), "fstat");
 	printf("the file has %ld bytes, mode %o\n", (long)stat.st_size, stat.st_mode & 07777);

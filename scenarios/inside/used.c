@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * The kernel counts user and system time by ticks, and scales what it has counted to the time that
- * a task has really used. A value that it has shown is remembered, so that no later sum is less.
+ * The kernel counts user and system time by ticks, and scales the counts to the time that a task
+ * has really used. It keeps each value that it has reported, so that no later value is smaller.
  * Here the first sums are far too large: most of the time is used between ticks.
  */
 #define _GNU_SOURCE
@@ -48,7 +48,7 @@ static void burn(enum mode mode, long long time)
 	close(zero);
 }
 
-/* Uses CPU time between ticks, at which it sleeps. */
+/* Uses CPU time between the ticks of the kernel, and sleeps at each tick. */
 static void evade(enum mode mode)
 {
 	struct timespec tick, next;
@@ -66,7 +66,7 @@ static void evade(enum mode mode)
 	}
 }
 
-/* Makes the process and the thread show too much time in the other mode. */
+/* Makes the process and the thread report too much time in the other mode. */
 static void deceive(enum mode hidden)
 {
 	struct rusage usage;
@@ -110,7 +110,7 @@ static void child_dies(void)
 	check(wait_for_child(pid), "a child");
 }
 
-/* Asks, notifies the parent, waits for it, and asks again. */
+/* Reads the times, notifies the parent, waits for it, and reads them again. */
 static void in_child(int ready, int go)
 {
 	static const char *const names[] = { "process", "thread" };

@@ -67,7 +67,7 @@ void kernel(void)
 		       after.stx_mode, after.stx_uid, after.stx_gid,
 		       (long long)after.stx_atime.tv_sec, after.stx_atime.tv_nsec,
 		       (long long)after.stx_mtime.tv_sec, after.stx_mtime.tv_nsec);
-		printf("%s: changed when it was %d, made when it was %d\n", names[i],
+		printf("%s: same change time %d, same creation time %d\n", names[i],
 		       same_time(before[i].stx_ctime, after.stx_ctime),
 		       same_time(before[i].stx_btime, after.stx_btime));
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Children of one parent, each with something that a new process does not have. All wait for a
- * byte; then each does something whose result depends on that.
+ * Children of one parent, each with a state that a new process does not have. All wait for a
+ * byte; then each performs an action whose result depends on that state.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -118,7 +118,7 @@ static void disarms(void)
 	wait_for_go();
 	raise(SIGUSR1);
 	sigaltstack(NULL, &now);
-	printf("handled on the other stack: %d, flags there %d, later %u\n", (int)on_stack,
+	printf("handled on the alternate stack: %d, flags in the handler %d, later %u\n", (int)on_stack,
 	       (int)armed_within, now.ss_flags);
 }
 
@@ -169,7 +169,7 @@ static void tell_group(const char *who, pid_t pid)
 {
 	int result = setpgid(pid, pid);
 
-	printf("setpgid of the one that %s: %s\n", who, result ? strerror(errno) : "done");
+	printf("setpgid of the child that %s: %s\n", who, result ? strerror(errno) : "done");
 }
 
 /* Resumes a child, and returns its end. */

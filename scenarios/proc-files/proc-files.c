@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Open files in /proc: of a thread, by two paths; of a process that has exited, by its
- * directory or that of its leader, reads of which fail; and a directory of such a process.
+ * Open files in /proc: of a thread, by two paths; of a process or a thread that has
+ * exited, which can no longer be read; and the directory of such a process.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

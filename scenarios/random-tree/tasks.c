@@ -56,7 +56,10 @@ static const char *verify_name(struct item *item)
 
 static void make_limit(struct item *item)
 {
-	/* The same hard limit for all, so that soft limits below it can be set again. */
+	/*
+	 * Sets the same hard limit in all processes, so that soft limits below it can be
+	 * set again.
+	 */
 	const struct rlimit limit = { 300 + item->number % 100, 400 };
 
 	check(setrlimit(RLIMIT_NOFILE, &limit) < 0, "setrlimit");

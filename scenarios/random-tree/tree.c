@@ -4,7 +4,7 @@
  * verifies each part. A line of the recipe is
  *
  *	process ID PARENT HOW	a child of the process PARENT; the first one is the program itself
- *	item ID KIND NUMBER	something that the process has
+ *	item ID KIND NUMBER a resource of the process
  *
  * HOW is fork, session (in a session of its own), vfork (its parent waits in clone(CLONE_VFORK)
  * until it ends, so it is the last child), stopped, traced (in a stop for a signal),
@@ -167,7 +167,10 @@ static void read_recipe(char *recipe)
 			fprintf(stderr, "no line of a recipe: %s", line);
 			exit(2);
 		}
-		/* Neither the program itself nor a process that is stopped before it may wait. */
+		/*
+		 * The program itself must not wait, nor a process that is stopped before it
+		 * could.
+		 */
 		if (is(process, "vfork") &&
 		    (process->parent == processes[0].id || halts(find(process->parent)))) {
 			fprintf(stderr, "process %d cannot wait in vfork\n", process->parent);

@@ -17,7 +17,10 @@ struct item {
 struct kind {
 	const char *name;
 	void (*make)(struct item *item);
-	/* Returns a description of the first difference from its making; NULL if there is none. */
+	/*
+	 * Returns a description of the first difference from the state that it was made with; NULL
+	 * if there is none.
+	 */
 	const char *(*verify)(struct item *item);
 };
 
@@ -31,7 +34,7 @@ extern const struct kind refused_kinds[];
 /* Number of bytes of content, and one of them. */
 #define BYTES 3000
 unsigned char pattern(long number, long at);
-/* Writes, and reads and compares, such content from the current offset on. */
+/* Write such content from the current offset on, and read and compare it. */
 void put_pattern(int fd, long number, size_t size);
 int has_pattern(int fd, long number, size_t size);
 

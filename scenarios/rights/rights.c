@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * A tracer that is no longer allowed to attach to its tracees, and has their memory open. They were
- * attached in another order than they were created in, and wait4(2) reports them in that order.
+ * A tracer that is no longer allowed to attach to its tracees, and has their memory open. It
+ * attached to them in a different order than that of their creation, and wait4(2) reports them in
+ * the order of attachment.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -241,7 +241,7 @@ void memfds(void)
 
 	stop_here();
 
-	printf("a later one cannot be made writable: %d, this one: %d\n",
+	printf("a later mapping cannot be made writable: %d, an earlier one: %d\n",
 	       mprotect(later, 4096, PROT_READ | PROT_WRITE) && errno == EACCES,
 	       !mprotect(memory, 4096, PROT_READ) &&
 		       !mprotect(memory, 4096, PROT_READ | PROT_WRITE));

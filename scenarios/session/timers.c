@@ -135,7 +135,10 @@ void timers(void)
 	print_left("quiet", quiet, 0);
 	print_left("once", once, 0);
 	printf("deleted: %d\n", syscall(SYS_timer_delete, gone) && errno == EINVAL);
-	/* the signal of ticks, with its overrun; and that of the deleted timer */
+	/*
+	 * the signal of ticks, with its overrun; and the signal of the deleted
+	 * timer
+	 */
 	check(sigwaitinfo(&(sigset_t){ { 1ULL << (SIGRTMIN + 1 - 1) } }, &info) < 0, "sigwaitinfo");
 	printf("ticks: timer %d, value %d, overrun: %d, timer_getoverrun: %d\n", info.si_timerid,
 	       info.si_value.sival_int, info.si_overrun > 0,

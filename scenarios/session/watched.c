@@ -99,9 +99,9 @@ void epolls(void)
 	print_ready("deleted", epoll);
 	again.events = EPOLLOUT | EPOLLEXCLUSIVE;
 	errors = epoll_ctl(epoll, EPOLL_CTL_MOD, edge[1], &again);
-	printf("an exclusive one cannot be changed: %d\n", errors && errno == EINVAL);
+	printf("an exclusive item cannot be changed: %d\n", errors && errno == EINVAL);
 	errors = epoll_ctl(epoll, EPOLL_CTL_ADD, quiet[0], &again);
-	printf("one is there already: %d\n", errors && errno == EEXIST);
+	printf("an item exists already: %d\n", errors && errno == EEXIST);
 	put(quiet[1]);
 	print_ready("quiet no more", epoll);
 	printf("close-on-exec: %d\n", fcntl(epoll, F_GETFD) == FD_CLOEXEC);

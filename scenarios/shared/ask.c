@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * Asks the kernel everything that a process can ask about itself, and compares the answers. Most
- * must be equal; clocks and counters may only grow, and by no more than time that passes.
+ * Reads all properties that the kernel reports to a process about itself, and compares them
+ * before and after. Most must be equal; clocks and counters may only grow, and by no more than
+ * the passed time explains.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -31,16 +32,22 @@
 #include "ask.h"
 #include "workload.h"
 
-/* Number of descriptors to ask about. */
+/* Number of descriptors to examine. */
 #define DESCRIPTORS 64
-/* Maximum time that may have passed on clocks, in ns: the guest waits for the host meanwhile. */
+/*
+ * Maximum time that may have passed on clocks, in ns; it includes the time for which the guest
+ * waits for the host.
+ */
 #define ROOM 3600000000000LL
 /* Maximum growth of a task's counters. */
 #define FEW 5000
 
 enum form { EQUAL, GROWS };
 
-/* Answers: equal ones as text, growing ones as numbers with their maximum growth. */
+/*
+ * The kernel's answers: those that must stay equal as text, those that may grow as numbers
+ * with their maximum growth.
+ */
 struct answers {
 	char text[1 << 16];
 	size_t length;
@@ -75,7 +82,7 @@ static void grows(struct answers *to, const char *name, long long value, long lo
 	to->growing[to->count++].room = room;
 }
 
-/* The value, or the error as a negative number. */
+/* Returns the value, or the error as a negative number. */
 static long answer(long value)
 {
 	return value < 0 ? -errno : value;
@@ -360,7 +367,7 @@ static void ask(struct answers *to)
 
 void ask_before(void)
 {
-	/* The first time, pages of this are touched and symbols are bound. */
+	/* The first call touches the pages of this code and binds its symbols. */
 	ask(&after);
 	after.length = after.count = 0;
 	fflush(stdout);

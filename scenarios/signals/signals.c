@@ -146,13 +146,13 @@ static void on_stack(int signal, siginfo_t *info, void *context)
 		stop_here();
 	sigaltstack(NULL, &now);
 	sigprocmask(SIG_BLOCK, NULL, &mask);
-	printf("handler of %d: value %d, on its stack %d, which is in use %d\n", signal,
+	printf("handler of %d: value %d, on the alternate stack %d, which is in use %d\n", signal,
 	       info->si_value.sival_int, &here >= stack && &here < stack + sizeof(stack),
 	       now.ss_flags == SS_ONSTACK && now.ss_sp == stack);
-	printf("blocked: itself %d, of sa_mask %d, of the interrupted %d, another %d\n",
+	printf("blocked: the signal %d, one of sa_mask %d, one of the interrupted code %d, other %d\n",
 	       sigismember(&mask, signal), sigismember(&mask, SIGWINCH),
 	       sigismember(&mask, SIGURG), sigismember(&mask, SIGTERM));
-	printf("the interrupted had blocked: SIGURG %d, SIGWINCH %d\n",
+	printf("the interrupted code had blocked: SIGURG %d, SIGWINCH %d\n",
 	       sigismember(&interrupted->uc_sigmask, SIGURG),
 	       sigismember(&interrupted->uc_sigmask, SIGWINCH));
 	handled++;
@@ -175,7 +175,7 @@ static void handler(int signal)
 
 	sigaltstack(NULL, &now);
 	sigprocmask(SIG_BLOCK, NULL, &mask);
-	printf("handled %d, its stack is set %d and in use %d\n", handled,
+	printf("handled %d, its alternate stack is set %d and in use %d\n", handled,
 	       now.ss_sp == stack && now.ss_size == sizeof(stack),
 	       now.ss_flags == SS_ONSTACK);
 	printf("blocked: SIGURG %d, SIGWINCH %d, itself %d\n", sigismember(&mask, SIGURG),
@@ -257,7 +257,10 @@ static void print_end(const char *who, pid_t pid)
 		printf("%s got signal %d\n", who, WTERMSIG(status));
 }
 
-/* Calls that a signal interrupts or restarts, and one that waits for it. */
+/*
+ * Calls that a signal interrupts or restarts, and a call that waits for the
+ * signal.
+ */
 static void interrupted(void)
 {
 	pid_t suspends, restarts, breaks;
@@ -284,11 +287,11 @@ static void interrupted(void)
 	kill(suspends, SIGUSR1);
 	kill(restarts, SIGUSR1);
 	kill(breaks, SIGUSR1);
-	print_end("the one in sigsuspend()", suspends);
-	print_end("the one without SA_RESTART", breaks);
+	print_end("the child in sigsuspend()", suspends);
+	print_end("the child without SA_RESTART", breaks);
 	if (write(again[1], "", 1) != 1)
 		die("write");
-	print_end("the one with SA_RESTART", restarts);
+	print_end("the child with SA_RESTART", restarts);
 }
 
 static void *second(void *fd)
@@ -403,7 +406,7 @@ static void adopt(int child, int end)
 	while (waitpid(child, &status, __WCLONE) < 0)
 		if (errno != EINTR)
 			die("waitpid");
-	printf("its child, not like those of fork(), exited %d\n", WEXITSTATUS(status));
+	printf("its clone() child exited %d\n", WEXITSTATUS(status));
 }
 
 /* A child whose exit signal is SIGUSR1, unless its parent calls execve(). */

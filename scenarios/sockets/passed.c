@@ -115,7 +115,7 @@ void passed(void)
 	status = wait_for_child(child);
 	check(read(fds[2], &value, sizeof(value)) != sizeof(value), "read");
 	printf("the child exited %d, the count is %ju\n", WEXITSTATUS(status), (uintmax_t)value);
-	expect(value == 42, "what was in it, and what the child added");
+	expect(value == 42, "the earlier count and the child's addition");
 	expect_text(stream[1], "behind");
 	take(dgram[1], "one", fds, 1);
 	check(pread(fds[0], text, sizeof(text), 0) != 8, "pread");

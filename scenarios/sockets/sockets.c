@@ -222,7 +222,7 @@ static void options(void)
 	expect(option(ends[0], SO_SNDBUF) == 40000 && option(ends[0], SO_RCVBUF) == 60000,
 	       "as they were set");
 	expect(option(ends[0], SO_PASSCRED) == 1 && option(ends[1], SO_PASSCRED) == 0,
-	       "credentials are wanted here, not there");
+	       "only the first end requests credentials");
 	expect(option(ends[0], SO_RCVLOWAT) == 5 && option(ends[1], SO_RCVLOWAT) == 1, "low marks");
 	expect(option(ends[0], SO_KEEPALIVE) && !option(ends[1], SO_KEEPALIVE), "keepalive");
 	expect(option(ends[1], SO_TIMESTAMP) && !option(ends[0], SO_TIMESTAMP), "time stamps");
@@ -246,7 +246,7 @@ static void options(void)
 	expect(n == 1, "at the mark");
 	expect(recv(urgent[1], text, 1, MSG_OOB) == 1 && text[0] == '!', "the urgent byte");
 	expect_text(urgent[1], "behind");
-	expect(recv(inl[1], text, sizeof(text), 0) == 2, "in front of the one that is in line");
+	expect(recv(inl[1], text, sizeof(text), 0) == 2, "bytes before the urgent byte in the stream");
 	expect_text(inl[1], "?line");
 	expect_text(half[1], "a");
 	expect_error(half[1], EAGAIN, "and nothing behind it");
@@ -277,7 +277,10 @@ static void blocked(void)
 		_exit(send(full[0], "at last", 7, 0) == 7 ? 12 : 1);
 	}
 	check(read(done[0], text, 1) != 1 || read(done[0], text, 1) != 1, "read");
-	/* gives both time to sleep; the expected sites check that they do */
+	/*
+	 * gives both children time to fall asleep; the expected sites check
+	 * that they sleep
+	 */
 	usleep(200000);
 
 	stop_here();
@@ -411,7 +414,10 @@ static void credentials(void)
 	set(stream[1], SO_PASSCRED, 1);
 	set(packet[1], SO_PASSCRED, 1);
 	set(packet[0], SO_PASSCRED, 1);
-	/* two from a process that exits, one from this: no read continues across senders */
+	/*
+	 * two messages from a process that exits, one from this process: a read ends where
+	 * the sender changes
+	 */
 	pair(SOCK_STREAM, carrier);
 	child = forked();
 	if (!child) {
@@ -437,9 +443,10 @@ static void credentials(void)
 	expect_sender(packet[1], "another's", getpid(), 3000);
 	expect_text(plain[1], "not asked for");
 	who = peer(plain[0]);
-	expect(who.pid == getpid() && who.uid == 0 && who.gid == 0, "it is its own peer");
+	expect(who.pid == getpid() && who.uid == 0 && who.gid == 0, "the peer is this process");
 	who = peer(passed_on);
-	expect(who.pid == child && who.uid == 2000 && who.gid == 2001, "and one that is gone another's");
+	expect(who.pid == child && who.uid == 2000 && who.gid == 2001,
+	       "the peer is a process that has exited");
 	say(packet[0], "after it");
 	expect_sender(packet[1], "after it", getpid(), 0);
 }
@@ -566,7 +573,7 @@ static void names(void)
 	say(client, "thanks");
 	expect_text(server, "thanks");
 	expect(connect(single, (struct sockaddr *)&addr, len) && errno == ECONNREFUSED,
-	       "no socket of its type has that name");
+	       "no socket of this type has the name");
 	second = named(SOCK_DGRAM, "bound", &addr, &len);
 	expect(bind(second, (struct sockaddr *)&addr, len) && errno == EADDRINUSE,
 	       "the name is taken");
@@ -577,7 +584,7 @@ static void names(void)
 	memset(&other, 0, sizeof(other));
 	expect(recvfrom(left[0], text, sizeof(text), 0, (struct sockaddr *)&other, &size) == 5 &&
 		       !strcmp(other.sun_path + 1, "left"),
-	       "the name of one that is closed");
+	       "the name of a closed socket");
 	expect_name(left[0], "left", 1, "and still its peer's");
 	/* different sockets can bind it now */
 	second = named(SOCK_STREAM, "listening", &addr, &len);

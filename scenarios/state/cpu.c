@@ -90,7 +90,7 @@ void cpu(void)
 	asm volatile("movq %%gs:0, %0" : "=r"(gs));
 	printf("gs base kept: %d\n", gs == base);
 	number = rseq_area()->cpu_id;
-	printf("rseq: size %u, cpu_id is a CPU: %d, it is where it runs: %d\n", __rseq_size,
+	printf("rseq: size %u, cpu_id is a CPU: %d, it is the current CPU: %d\n", __rseq_size,
 	       number < (unsigned int)sysconf(_SC_NPROCESSORS_CONF),
 	       number == (unsigned int)sched_getcpu());
 	/* registering it again fails with EBUSY only if the kernel knows the area */

@@ -4,8 +4,8 @@
 #include "count.h"
 
 /*
- * Takes the compiler long, so that this file is always the last to be compiled
- * and the children in make's log always have the same order.
+ * Keeps the compiler busy for long, so that this file is always the last to be
+ * compiled and the children in make's log always have the same order.
  */
 #define MIX(n)                                                                 \
 	static unsigned int mix##n(unsigned int x)                             \

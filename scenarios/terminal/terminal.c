@@ -131,7 +131,7 @@ static void modes(void)
 	print_modes("master", one);
 	print_modes("slave", slave);
 	check(fstat(slave, &stat) || ioctl(one, TIOCGPTN, &number), "fstat");
-	printf("owner %d:%d, mode %#o, the one that it was: %d\n", stat.st_uid, stat.st_gid,
+	printf("owner %d:%d, mode %#o, same terminal as before: %d\n", stat.st_uid, stat.st_gid,
 	       stat.st_mode & 07777, minor(stat.st_rdev) == (unsigned int)number);
 	show("packet", one, 1000);
 	check(tcflow(slave, TCOON), "tcflow");
@@ -148,7 +148,7 @@ static void modes(void)
 	       open(ptsname(three), O_RDWR | O_NOCTTY) < 0 && errno == EIO);
 	two = make_master();
 	check(ioctl(two, TIOCGPTN, &value), "TIOCGPTN");
-	printf("the one in the middle comes next: %d\n", value == number + 1);
+	printf("the free number in the middle is used next: %d\n", value == number + 1);
 	printf("non-blocking: %d %d, close-on-exec: %d\n", !!(fcntl(slave, F_GETFL) & O_NONBLOCK),
 	       !!(fcntl(again, F_GETFL) & O_NONBLOCK), fcntl(one, F_GETFD));
 	close(again);
@@ -317,7 +317,7 @@ static void shell(int slave, int go, int done)
 	send_byte(done);
 
 	receive_byte(go);
-	printf("in front is the one that was: %d, the session is mine: %d\n",
+	printf("same foreground group as before: %d, same session as before: %d\n",
 	       tcgetpgrp(tty) == front, tcgetsid(tty) == getpid());
 	print_end("the job in front", front, 0);
 	printf("interrupts of mine: %d\n", interrupts);
@@ -328,7 +328,7 @@ static void shell(int slave, int go, int done)
 	send_byte(done);
 	while (!hangups)
 		usleep(1000);
-	printf("hung up: %d, no terminal any more: %d\n", hangups,
+	printf("hangups: %d, the terminal is gone: %d\n", hangups,
 	       open("/dev/tty", O_RDWR) < 0 && errno == ENXIO);
 	fflush(stdout);
 	_exit(7);

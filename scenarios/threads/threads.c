@@ -131,21 +131,21 @@ int main(void)
 	pthread_mutex_unlock(&gate);
 	for (long n = 0; n < WAITERS; n++) {
 		pthread_join(waiters[n], NULL);
-		printf("waiter %ld kept what is its own: %ld\n", n, order[n]);
+		printf("waiter %ld kept its own state: %ld\n", n, order[n]);
 	}
 	pthread_mutex_lock(&lock);
 	go = 1;
 	pthread_cond_signal(&changed);
 	pthread_mutex_unlock(&lock);
 	pthread_join(sleeps, &result);
-	printf("sleeper kept what is its own: %ld\n", (long)result);
+	printf("sleeper kept its own state: %ld\n", (long)result);
 	error = pthread_mutex_lock(&robust);
 	printf("the robust mutex lost its owner: %d\n", error == EOWNERDEAD);
 	pthread_mutex_consistent(&robust);
 	pthread_mutex_unlock(&robust);
 	atomic_store(&stop, 1);
 	pthread_join(counts, &result);
-	printf("counter kept what is its own: %ld, counted: %d, to %.6f\n", (long)result,
+	printf("counter kept its own state: %ld, counted: %d, to %.6f\n", (long)result,
 	       rounds > 0, sum);
 	nonce_print();
 	return 0;

@@ -69,7 +69,10 @@ static void tracer(const char *stop, int kill_it)
 	check(read(ready[0], &c, 1) != 1, "read");
 	check(ptrace(PTRACE_SEIZE, pid, NULL, options), "seize");
 	if (strcmp(stop, "none")) {
-		/* in its read, or on the way to it: that is its next call */
+		/*
+		 * the tracee is in its read, or on the way to it: read is its
+		 * next call
+		 */
 		check(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), "interrupt");
 		wait_for_child(pid);
 		check(write(go[1], "x", 1) != 1, "write");

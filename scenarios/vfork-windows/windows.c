@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * One vfork, with a child that works and then executes a program, exits, or is killed
- * by a third process. The parent reports the child's progress when vfork returns: that
- * the work was complete shows that the parent waited.
+ * by a third process. The parent reports the child's progress when vfork returns:
+ * complete work shows that the parent waited.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -41,7 +41,7 @@ static void child(const char *how, volatile int *ready)
 	_exit(101);
 }
 
-/* Kills the child when it exists. */
+/* Kills the child as soon as it exists. */
 static pid_t killer(volatile int *ready)
 {
 	pid_t pid = fork();

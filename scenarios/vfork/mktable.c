@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Writes a table of primes as a header, slowly enough that make starts its next child before. */
+/*
+ * Writes a table of primes as a header, slowly enough that make starts its next child before the
+ * table is complete.
+ */
 #include <stdio.h>
 
 #define LIMIT 30000

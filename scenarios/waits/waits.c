@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
- * One process for each system call that waits, most with a limit of time that is far away. Each
- * is ended by its event, or by a signal. The result of the call then depends on
- * all of its arguments, which the kernel has kept while it was interrupted by the freeze.
+ * One process for each system call that waits, most with a timeout that is far away. The
+ * awaited event or a signal ends each call. The result of the call then depends on all of its
+ * arguments, which the kernel has kept while it was interrupted by the freeze.
  */
 #define _GNU_SOURCE
 #include <errno.h>

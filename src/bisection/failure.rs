@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the failure of a build says: something of the kernel, or of the host.
+//! Classifies the failure of a build: the kernel's, or the host's.
 
 use crucible_artefacts::Error;
 use crucible_bisect::Stop;
@@ -7,7 +7,7 @@ use crucible_engine::Condition;
 
 use crate::exit;
 
-/// A kernel that cannot be made, or a reason to stop.
+/// A kernel that cannot be built, or a reason to stop.
 pub(super) enum Failure {
     Unbuildable(String),
     Stop(Stop),
@@ -17,7 +17,7 @@ pub(super) fn stop(error: &anyhow::Error) -> Stop {
     Stop::new(exit::condition(error), exit::chain(error))
 }
 
-/// Tells a kernel that cannot be built from a host or a crucible that fails.
+/// Distinguishes a kernel that cannot be built from a failure of the host or of crucible.
 pub(super) fn failure(error: &anyhow::Error) -> Failure {
     let condition = exit::condition(error);
     if condition != Condition::RequestFailed {
@@ -30,7 +30,7 @@ pub(super) fn failure(error: &anyhow::Error) -> Failure {
     let is_build =
         |what: &str| what.starts_with("building the ") || what.starts_with("configuring the ");
     match of_kernel {
-        // A compiler that was killed, or had no room, says nothing about what it compiles.
+        // If the compiler was killed or the disk was full, the failure is not the source's.
         Some(Error::Failed { words, .. }) if words.contains("No space left on device") => {
             Failure::Stop(Stop::new(Condition::DiskFull, text))
         }
@@ -49,7 +49,7 @@ pub(super) fn failure(error: &anyhow::Error) -> Failure {
     }
 }
 
-/// Returns the first line of a build's last words that is an error.
+/// Returns the first line that is an error among the last lines of a build.
 fn first_error(words: &str) -> String {
     let is_error = |line: &&str| line.contains("error:") || line.contains("undefined reference");
     let line = words

@@ -23,18 +23,18 @@ pub enum Kind {
     Ours,
     /// Commits of a kernel tree.
     Tree,
-    /// Lines of a configuration fragment, each with all before it.
+    /// Lines of a configuration fragment; the kernel of each has all lines up to it.
     Config,
     /// Events at which one kernel is stopped.
     Event,
-    /// Changed patches and files of our change to the kernel, each with all before it.
+    /// Changed patches and files of our series; the kernel of each has all changes up to it.
     Series,
 }
 
 /// The nodes between a good and a bad one: commits, most of the time.
 #[derive(Debug)]
 pub struct History {
-    /// The top of the repository; a directory for git where nothing differs in it.
+    /// The top of the repository; any directory in which git can run, if the nodes are not commits.
     pub repository: PathBuf,
     /// The path of the tree in the repository, with a slash at its end; empty for the top.
     pub prefix: String,
@@ -44,12 +44,13 @@ pub struct History {
     pub graph: Graph,
     /// The hash of each node's commit, its line of the configuration, its event, or its patch.
     pub commits: Vec<String>,
-    /// The versions of the series whose changes the nodes are.
+    /// The two versions of the series; each node is a change between them.
     pub versions: Option<Versions>,
 }
 
 impl History {
-    /// Returns the nodes of a configuration fragment: ours, and one more line of it at each node.
+    /// Returns the nodes of a configuration fragment: our configuration, with one more line of the
+    /// fragment at each node.
     ///
     /// # Errors
     /// A usage error: it cannot be read or has no lines.
@@ -78,17 +79,17 @@ impl History {
         };
         Self::row(repository, Kind::Event, events).ok_or_else(|| {
             Usage(format!(
-                "{text} is no event with a count above 1, such as vfork:8"
+                "{text} is not an event with a count above 1, such as vfork:8"
             ))
             .into()
         })
     }
 
-    /// Returns the nodes of a changed series: the good version, and one more change of the bad one at
-    /// each node.
+    /// Returns the nodes of a changed series: the good version, with one more change of the bad one
+    /// at each node.
     ///
     /// # Errors
-    /// As of [`Versions::read`].
+    /// Those of [`Versions::read`].
     pub fn of_series(repository: &Path, good: &str, bad: Option<&str>) -> Result<Self> {
         let versions = Versions::read(repository, good, bad)?;
         let row = Self::row(repository, Kind::Series, versions.nodes());
@@ -188,7 +189,7 @@ impl History {
     pub fn trees(&self) -> HashMap<String, String> {
         let range = format!("{}..{}", self.commits[0], self.commits[self.graph.bad()]);
         let arguments = ["log", "--format=%H %T", &range];
-        // Of a part of a repository, each is asked for.
+        // The trees are parts of the commits, so get each by its path.
         let all = ask(&self.repository, &arguments).filter(|_| self.prefix.is_empty());
         let all = all.unwrap_or_default();
         let pairs = all.lines().filter_map(|line| line.split_once(' '));
@@ -213,7 +214,8 @@ pub fn kind(directory: &Path) -> Option<Kind> {
     }
 }
 
-/// Reads lines of a commit, its parents, a tab and its subject, the parents first.
+/// Reads lines of commits, parents before their children. Each line has the commit, its parents, a
+/// tab and the subject.
 fn graph(good: &str, title: &str, listed: &str) -> Option<(Vec<String>, Graph)> {
     let mut commits = vec![good.to_owned()];
     let mut numbers = HashMap::from([(good, 0)]);

@@ -26,7 +26,7 @@ use crate::machines::{self, MachineArg};
 /// Number of boots that must fail before a kernel is called unbootable.
 const BOOTS: u32 = 2;
 
-/// The kernels of a history, and what runs on them.
+/// The kernels of a history, and the guests and cases that run on them.
 pub struct Kernels<'a> {
     context: &'a Context,
     guest: GuestArgs,
@@ -40,15 +40,15 @@ pub struct Kernels<'a> {
     checkout: Option<Checkout>,
     /// The disks with the agent and the userland, which are the same for all kernels.
     beside: [PathBuf; 2],
-    /// Hash of all that runs beside the kernel, by scenario.
+    /// Hash of everything that a run uses except the kernel, by scenario.
     harness: HashMap<String, String>,
-    /// What boots the nodes that were built, by node and number of vCPUs.
+    /// Boot artefacts of the nodes that were built, by node and number of vCPUs.
     made: HashMap<(usize, u8), BootArtefacts>,
     /// The commit whose change the reverted kernel lacks.
     reverted: Option<usize>,
     /// Number of guests so far.
     visits: u32,
-    /// Git's names for the trees of the commits, and a hash of how they are built.
+    /// Git's names for the trees of the commits, and a hash of the other inputs of their builds.
     trees: Option<(HashMap<String, String>, String)>,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Kernels<'a> {
             bail!("a bundle builds no kernels");
         }
         context.host()?;
-        // Said once, not for each kernel.
+        // Print this once, not for each kernel.
         guest.machine.machine = match machines::choose(context, guest.machine.machine)? {
             machines::Kind::Kvm => MachineArg::Kvm,
             machines::Kind::Qemu => MachineArg::Qemu,
@@ -103,8 +103,8 @@ impl<'a> Kernels<'a> {
         })
     }
 
-    /// Finds out what runs beside the kernels. Builds it first, so that a failure of ours is never
-    /// a kernel's.
+    /// Builds and hashes everything that a run uses except the kernels. This precedes all kernels,
+    /// so that a failure of our own parts is not attributed to one of them.
     ///
     /// # Errors
     /// The agent or the userland cannot be made.
@@ -208,7 +208,8 @@ impl Subject for Kernels<'_> {
         setting: &Setting,
         see: &mut dyn FnMut(Observation) -> bool,
     ) -> Result<Option<Visit>, Stop> {
-        // Events have one kernel, and CRIU's half is none of the kernel's.
+        // All events have the same kernel, and the kernel has no part in CRIU's checkpoint and
+        // restart.
         if self.history.kind == Kind::Event || self.options.backend != Backend::Crucible {
             return Ok(None);
         }
@@ -218,7 +219,7 @@ impl Subject for Kernels<'_> {
             }
         }
         let visit = self.visit(checkpointer, Some(restarter), setting, see)?;
-        // One that does not boot was run alone before: what differs is the disk.
+        // A kernel that does not boot would have failed in its own runs, so the disk is to blame.
         Ok(visit.ok())
     }
 
@@ -229,7 +230,7 @@ impl Subject for Kernels<'_> {
             return Ok(None);
         }
         self.reverted = Some(node);
-        // That may be the kernel without another change.
+        // The result may be equal to the kernel of another node.
         self.made.retain(|(made, _), _| *made != REVERTED);
         match self.build(REVERTED)? {
             Built::Unbuildable { .. } => Ok(None),

@@ -52,7 +52,7 @@ pub enum Range {
     Series {
         /// The good version: a directory or a revision.
         good: String,
-        /// The bad version; the files as they are if it is none.
+        /// The bad version; if `None`, the files as they are.
         bad: Option<String>,
     },
 }
@@ -67,13 +67,13 @@ pub struct Question<'a> {
     pub trial: trial::Options,
     /// How to search.
     pub options: Options,
-    /// Which guest.
+    /// Options of the guest.
     pub guest: GuestArgs,
     /// True when the record is to be printed.
     pub json: bool,
     /// True when the results are never to be pruned.
     pub keep: bool,
-    /// Returns the command that repeats the search, in this setting if it is another one than the usual.
+    /// Returns the command that repeats the search, with the options of a setting if one is given.
     pub reproduce: &'a dyn Fn(Option<&Setting>) -> String,
     /// Returns the command that runs the case of a setting on a kernel. The case is named if the
     /// flag is true.
@@ -98,14 +98,14 @@ pub struct Record {
     pub schema: u32,
     /// `bisect`.
     pub command: &'static str,
-    /// What decides: condition, blame, verdict, reason.
+    /// The condition, with its blame, verdict and reason.
     #[serde(flatten)]
     pub outcome: Outcome,
     /// The exit code.
     pub exit_code: u8,
-    /// What was found out; nothing if the host or an interruption ended the search.
+    /// The results; `None` if the host or an interruption ended the search.
     pub report: Option<Report>,
-    /// Lines for the message of a commit that mends it.
+    /// Lines for the message of a commit that fixes it.
     pub trailers: Vec<String>,
     /// The repository.
     pub repository: String,
@@ -307,7 +307,7 @@ fn told(stream: &Stream, history: &History, progress: Progress) {
     });
 }
 
-/// Returns lines for the message of the commit that mends it, if one commit is to blame.
+/// Returns lines for the message of the commit that fixes it, if one commit is to blame.
 fn trailers(history: &History, named: &[usize]) -> Vec<String> {
     let [node] = *named else { return Vec::new() };
     if !matches!(history.kind, Kind::Ours | Kind::Tree) {
@@ -328,14 +328,14 @@ fn trailers(history: &History, named: &[usize]) -> Vec<String> {
     fixes.into_iter().chain(by).collect()
 }
 
-/// Returns the node that is run again: the last one of those that are named, or the bad end.
+/// Returns the node to run again: the last of the named ones, or the bad end.
 fn last(history: &History, report: Option<&Report>) -> usize {
     let named = report.and_then(|report| report.answer.nodes().last().copied());
     named.unwrap_or(history.graph.bad())
 }
 
-/// Returns the command that runs the scenario on the first bad kernel, or on the bad end, which is this
-/// image if it was built. `setting` is that of the search.
+/// Returns the command that runs the scenario on the first bad kernel, or on the bad end. `image`
+/// is the bad end's, if it was built. `setting` is that of the search.
 fn rerun(
     question: &Question<'_>,
     history: &History,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Two versions of our change to the kernel, and what lies between them: changed patches and files,
-//! taken over one after the other.
+//! Two versions of our change to the kernel, and the differences between them: changed patches and
+//! files, which are applied one by one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,9 +15,9 @@ use super::unpacked::archive;
 use crate::exit::Usage;
 use crate::temporary::Temporary;
 
-/// What a kernel is made from, in `guest-kernel/`, in the order in which it is taken over: the
-/// source's version, the configuration, the patches in the order in which they apply, and the files,
-/// which the patches call.
+/// The inputs of a kernel in `guest-kernel/`, in the order in which their changes are applied: the
+/// source's version, the configuration, the patches in their order, and the files, which the
+/// patches call.
 const PARTS: [&str; 6] = [
     "kernel.lock",
     "config",
@@ -33,7 +33,7 @@ const GOOD: &str = "the good series";
 /// Both versions, copied: the user may change files during a search.
 pub struct Versions {
     work: Temporary,
-    /// What differs, by its path in `guest-kernel/`.
+    /// The paths in `guest-kernel/` of the differences.
     changes: Vec<PathBuf>,
 }
 
@@ -69,7 +69,7 @@ impl Versions {
         [GOOD.to_owned()].into_iter().chain(names).collect()
     }
 
-    /// Returns `guest-kernel` with the changes up to that of a node.
+    /// Returns `guest-kernel` with the changes up to a node's change.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -80,12 +80,12 @@ impl Versions {
     /// Returns `guest-kernel` of the bad version without the change of a node.
     ///
     /// # Errors
-    /// As of [`Self::up_to`].
+    /// Those of [`Self::up_to`].
     pub fn without(&self, node: usize) -> Result<PathBuf> {
         self.make(&format!("without-{node}"), &|change| change != node)
     }
 
-    /// Makes a version of which each change, by the number of its node, is taken over or not.
+    /// Makes a version with the changes of the nodes for which `is_taken` returns true.
     fn make(&self, name: &str, is_taken: &dyn Fn(usize) -> bool) -> Result<PathBuf> {
         let directory = self.work.path().join(name);
         if directory.is_dir() {
@@ -132,7 +132,7 @@ fn take(repository: &Path, version: Option<&str>, to: &Path) -> Result<()> {
             let commit = ask(repository, &arguments);
             let Some(commit) = commit else {
                 let repository = repository.display();
-                let why = format!("{revision} is no directory, and no commit of {repository}");
+                let why = format!("{revision} is neither a directory nor a commit of {repository}");
                 return Err(Usage(why).into());
             };
             let prefix = ask(repository, &["rev-parse", "--show-prefix"]).unwrap_or_default();
@@ -172,7 +172,7 @@ fn take(repository: &Path, version: Option<&str>, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the files that differ, in the order in which they are taken over.
+/// Returns the files that differ, in the order in which they are applied.
 fn changes(good: &Path, bad: &Path) -> Result<Vec<PathBuf>> {
     let mut changes = Vec::new();
     for part in PARTS {
@@ -205,7 +205,7 @@ fn counts(path: &Path) -> bool {
     !junk && (is_patch || !path.starts_with("patches"))
 }
 
-/// Calls `make` with each file below a directory and its place below another one.
+/// Calls `make` with each file below a directory and its path below a second one.
 fn each(from: &Path, to: &Path, make: &dyn Fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
     for entry in WalkDir::new(from) {
         let entry = entry.map_err(io::Error::from)?;
@@ -261,7 +261,7 @@ mod tests {
         ("src/kernel/checkpoint/two.c", "two()"),
     ];
 
-    /// What is seen of a series: recorded verdicts of builds and runs of such kernels.
+    /// Simulated observations of a series: recorded results of builds and runs of such kernels.
     struct Recorded<'a> {
         versions: &'a Versions,
         reverted: usize,
@@ -287,7 +287,7 @@ mod tests {
     }
 
     impl Subject for Recorded<'_> {
-        /// A call of a function that is nowhere does not link.
+        /// Simulates a build: a call of a function that no file defines does not link.
         fn build(&mut self, node: usize) -> Result<Built, Stop> {
             self.built.push(node);
             let text = self.text(node);
@@ -355,7 +355,7 @@ mod tests {
         (names, report.unwrap())
     }
 
-    /// The good series with these files instead.
+    /// Returns the good series with these files changed.
     fn changed<'a>(files: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let is_kept = |(path, _): &&(&str, &str)| files.iter().all(|(it, _)| it != path);
         let kept = GOOD_SERIES.iter().filter(is_kept).copied();
@@ -420,7 +420,7 @@ mod tests {
         assert!(is_there(versions.up_to(0).unwrap()));
         assert!(!is_there(versions.up_to(1).unwrap()));
         assert!(is_there(versions.without(1).unwrap()));
-        // The versions are those of the beginning.
+        // The search uses the versions as they were at its start.
         write(places[1].path(), &[("patches/0001-a.patch", "late")]);
         assert_eq!(versions.nodes().len(), 2);
     }

@@ -31,7 +31,7 @@ impl<'a> Unpacked<'a> {
         self.work.path()
     }
 
-    /// Returns the directory with `guest-kernel` of a commit, with a slash behind its prefix.
+    /// Returns the directory with `guest-kernel` of a commit, with a slash after its prefix.
     pub(super) fn of(&self, node: usize) -> Result<PathBuf> {
         let commit = &self.history.commits[node];
         let directory = self.work.path().join(commit);
@@ -47,7 +47,7 @@ impl<'a> Unpacked<'a> {
     }
 
     /// Returns `guest-kernel` of the bad end without the change of a commit; `None` if it cannot be
-    /// taken back alone.
+    /// reverted alone.
     pub(super) fn without(&self, change: usize) -> Result<Option<PathBuf>> {
         let bad = self.history.graph.bad();
         let from = self.of(bad)?;
@@ -80,7 +80,7 @@ impl<'a> Unpacked<'a> {
         let applied = Command::new("git")
             .args(["apply", &format!("-p{strip}")])
             .arg(&patch)
-            // Not a part of whatever repository it may lie in.
+            // Do not let git use a repository that contains the directory.
             .env("GIT_CEILING_DIRECTORIES", self.work.path())
             .current_dir(&root)
             .stderr(Stdio::null())
@@ -104,7 +104,7 @@ pub(super) fn archive(repository: &Path, commit: &str, path: &str, to: &Path) ->
     let unpacked = match git.stdout.take() {
         Some(stdout) => {
             let mut archive = tar::Archive::new(stdout);
-            // Behind its end there is padding, which git still writes.
+            // git still writes padding after the end of the archive.
             let rest =
                 |archive: tar::Archive<_>| io::copy(&mut archive.into_inner(), &mut io::sink());
             archive.unpack(to).and_then(|()| rest(archive)).map(drop)

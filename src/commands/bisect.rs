@@ -17,7 +17,7 @@ use crate::commands::scenario;
 use crate::context::{self, Context};
 use crate::exit::Usage;
 
-/// Probability of an answer, if none is asked for.
+/// Probability of an answer, if none is given.
 const CONFIDENCE: f64 = 0.99;
 
 /// Seconds to look for another setting, if none are given.
@@ -35,15 +35,16 @@ pub struct BisectArgs {
     /// Scenarios that fail: names that `crucible list` prints, or directories
     #[arg(required = true, value_name = "SCENARIO")]
     names: Vec<String>,
-    /// A commit that does not fail; of a series also a directory with one, such as an older checkout
+    /// A commit that does not fail; with --axis series also a directory with a series, such as an
+    /// older checkout
     #[arg(long, help_heading = "Commits", value_name = "REV")]
     good: Option<String>,
-    /// A commit that fails, or a directory; otherwise HEAD, and of a series the files as they are
+    /// A commit that fails, or a directory with a series; default: HEAD, or the current files of
+    /// the series
     #[arg(long, help_heading = "Commits", value_name = "REV")]
     bad: Option<String>,
-    /// What differs: commits; the lines of the fragment of --config, of which the kernel has more and
-    /// more; the events up to that of --at; or the patches and files of our series that have changed
-    /// since --good
+    /// What to search: commits; the lines of the fragment of --config, added one by one; the events
+    /// up to the one of --at; or the patches and files of our series that have changed since --good
     #[arg(
         long,
         help_heading = "Commits",
@@ -72,14 +73,14 @@ pub struct BisectArgs {
     #[arg(long, help_heading = "What to run", value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Look for the failure whose name contains this, instead of the most frequent one of the bad
-    /// commit; the screen of an earlier search names all
+    /// commit; the screen of an earlier search names all failures
     #[arg(long, help_heading = "Search", value_name = "TEXT")]
     signature: Option<String>,
-    /// Go on until the answer has this probability
+    /// Continue until the answer has this probability
     #[arg(long, help_heading = "Search", value_name = "P", default_value_t = CONFIDENCE, value_parser = confidence)]
     confidence: f64,
-    /// Look for a setting in which the failure is more frequent for so long: two vCPUs, busy ones,
-    /// several restarts in a run, another event; 0 for not at all
+    /// Look for a setting in which the failure is more frequent, for at most this time: two vCPUs,
+    /// busy vCPUs, several restarts in a run, another event; 0 looks for none
     #[arg(
         long,
         help_heading = "Search",
@@ -152,7 +153,7 @@ pub fn run(args: &BisectArgs, context: &Context) -> Result<ExitCode> {
 }
 
 impl BisectArgs {
-    /// Returns what is searched, and the guest without it.
+    /// Returns the subject of the search, and the guest's options without it.
     fn range(&self, context: &Context) -> Result<(Range, GuestArgs)> {
         let mut guest = self.guest.clone();
         let usage = |why: &str| Usage(why.into());
@@ -200,7 +201,8 @@ impl BisectArgs {
         Ok((range, guest))
     }
 
-    /// The command that searches again, in this setting if there is one: it is not looked for again.
+    /// Returns the command that repeats the search. With a setting, it has that setting's options
+    /// and does not look for another one.
     fn reproduce(&self, setting: Option<&Setting>) -> String {
         let mut line = CommandLine::new("bisect");
         let (scenario, case) = setting
@@ -379,7 +381,7 @@ mod tests {
         assert!(event.reproduce(None).ends_with("--axis event --at vfork:8"));
         let sure = parse(&["hello", "--good", "v1", "--confidence", "0.9999"]).unwrap();
         assert!(sure.reproduce(None).ends_with("--confidence 0.9999"));
-        // In the setting that was found.
+        // The command has the setting that was found.
         let words = ["hello", "dir/pipe/", "--good", "v1", "--amplify", "60"];
         let two = parse(&words).unwrap();
         let setting = Setting {

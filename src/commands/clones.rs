@@ -68,7 +68,8 @@ struct Seen {
     drawn: String,
     boot_id: String,
     uuid: String,
-    /// Seconds by which its clock is outside of the range of the host's times before and after.
+    /// Seconds by which its clock is outside the range between the host's times before and after
+    /// the query.
     clock: f64,
 }
 
@@ -110,7 +111,7 @@ struct Clones<'a> {
     context: &'a Context,
     /// The snapshot.
     begin: Option<Start>,
-    /// Its size, if it is incremental.
+    /// The snapshot's size, if it is incremental.
     changes: Option<Changes>,
 }
 

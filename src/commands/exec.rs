@@ -174,8 +174,8 @@ fn report(headline: &str, lines: &[String], raw: bool) {
     }
 }
 
-/// Prints why the command has no status, with the kernel's report if there is one. Returns the
-/// exit code.
+/// Prints the reason why the command has no status, with the kernel's report if there is one.
+/// Returns the exit code.
 fn failed(error: anyhow::Error, context: &Context) -> ExitCode {
     context.progress().end();
     match error.downcast::<GuestError>() {

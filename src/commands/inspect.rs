@@ -18,7 +18,7 @@ use crate::images;
 /// Number of mappings shown per address space without `--maps`.
 const MAPPINGS: usize = 4;
 
-/// Number of characters of a file's name that are shown again.
+/// Number of characters of a file's name that are shown when the name is repeated.
 const BEGINNING: usize = 100;
 
 /// The options of `crucible inspect`.
@@ -188,7 +188,7 @@ fn show(
     Ok(())
 }
 
-/// Returns an object and its number.
+/// Finds an object. Returns it with its number.
 fn find<T>(object: Option<u32>, objects: &BTreeMap<u32, T>) -> Option<(u32, &T)> {
     let object = object?;
     Some((object, objects.get(&object)?))

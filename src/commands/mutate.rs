@@ -86,7 +86,7 @@ pub fn run(args: &MutateArgs, context: &Context) -> Result<ExitCode> {
         record: false,
         restart_kernel: None,
         reproduce: args.reproduce(),
-        // A journal would replace that of a larger run.
+        // A journal would replace the journal of a larger run.
         journal: args.only.is_empty(),
     };
     let make = |images: &crate::boot_artefacts::BootArtefacts| {

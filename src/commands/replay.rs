@@ -27,7 +27,7 @@ pub struct ReplayArgs {
     /// of the unit that failed; its end, `failure`; or a number of instructions
     #[arg(long, value_name = "EVENT")]
     until: Option<String>,
-    /// Recording to replay: its directory in that of the run
+    /// Recording to replay: its directory within the run's
     #[arg(long, value_name = "DIR")]
     recording: Option<String>,
     /// Let gdb connect where the replay stops: on a socket for this user alone, on this Unix
@@ -44,17 +44,17 @@ pub struct ReplayArgs {
 struct Seen {
     /// Directory of the recording.
     recording: PathBuf,
-    /// The place of its first stop.
+    /// The place of the replay's first stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop: Option<Place>,
-    /// True when it was replayed to its end.
+    /// True when the recording was replayed to its end.
     complete: bool,
-    /// The number of instructions at which it stalled.
+    /// The number of instructions at which the replay stalled.
     #[serde(skip_serializing_if = "Option::is_none")]
     stalled: Option<u64>,
     /// Number of bytes that the guest wrote to its channel.
     channel_bytes: usize,
-    /// Number of bytes that it wrote when it was recorded.
+    /// Number of bytes that the guest wrote when it was recorded.
     recorded_bytes: usize,
     /// Offset of the first byte that differs from the recording.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -42,7 +42,7 @@ pub fn run(args: &RerunArgs, context: &Context) -> Result<ExitCode> {
     }
     let command = parse(earlier.words.iter().chain(&args.options))?;
     if matches!(command, Command::Rerun(_)) {
-        return Err(Usage("the record is not that of an experiment".into()).into());
+        return Err(Usage("the record does not belong to an experiment".into()).into());
     }
     context.follow(earlier);
     command.run(context)

@@ -306,8 +306,8 @@ impl ScenarioArgs {
     }
 }
 
-/// Loads the scenarios with these names, or all of them. An error is for the user: it
-/// names the faulty name or file.
+/// Loads the scenarios with these names, or all of them. An error is a message for the user, with
+/// the faulty name or file.
 pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scenario>, String> {
     let dir: PathBuf = root.join("scenarios");
     let known = Scenario::names(&dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
@@ -321,7 +321,7 @@ pub(super) fn load(names: &[String], all: bool, root: &Path) -> Result<Vec<Scena
         .collect()
 }
 
-/// Drops all cases except the named ones, if any are named. An error is for the user.
+/// Drops all cases except the named ones, if any are named. An error is a message for the user.
 pub(super) fn choose_cases(scenario: &mut Scenario, wanted: &[String]) -> Result<(), String> {
     let known: Vec<_> = scenario.cases.iter().map(|c| c.name.clone()).collect();
     if let Some(unknown) = wanted.iter().find(|name| !known.contains(name)) {

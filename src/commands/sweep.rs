@@ -166,7 +166,8 @@ fn chosen(args: &SweepArgs, root: &Path) -> Result<Scenario, String> {
 }
 
 impl SweepArgs {
-    /// Returns the part of the names of its results and journal that differs from other sweeps.
+    /// Returns the part by which the names of the results and the journal differ from those of
+    /// other sweeps.
     fn what(&self, scenario: &str) -> String {
         let mut what = vec![scenario.to_owned()];
         what.extend(self.case.clone());

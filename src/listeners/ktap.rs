@@ -11,7 +11,7 @@ use crucible_report::ktap::{Suites, suite, text};
 pub struct Written(Arc<Mutex<Option<Result<String, String>>>>);
 
 impl Written {
-    /// The slot for the finished text, or the reason why there is none.
+    /// Stores the finished text, or the reason why there is none.
     pub fn set(&self, text: Result<String, String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }

@@ -22,8 +22,8 @@ pub fn text(guest_kernel: &Path) -> Result<String> {
     if listed.len() != Kind::ALL.len() {
         bail!("{} lists {} types of records", path.display(), listed.len());
     }
-    let mut text = "[The checkpoint image](image-format.md) says how records are framed and in \
-                    which order they occur. An object can be shared: other records refer to it by \
+    let mut text = "[The checkpoint image](image-format.md) describes the frame and the order of \
+                    records. An object can be shared: other records refer to it by \
                     its objref.\n\n"
         .to_owned();
     let rows = Kind::ALL
@@ -79,8 +79,8 @@ struct Structure<'a> {
     body: &'a str,
 }
 
-/// Returns the structure at the beginning of a record's payload: the first whose comment names
-/// the record before any other.
+/// Returns the structure at the beginning of a record's payload: the first structure whose comment
+/// names this record before any other record.
 fn structure<'a>(header: &'a str, record: &str) -> Option<Structure<'a>> {
     header.match_indices("\nstruct ").find_map(|(at, _)| {
         let (before, rest) = header.split_at(at);

@@ -38,11 +38,14 @@ pub fn answer(report: &Report) -> String {
             )
         }
         Answer::NotReproduced => "not reproduced: the bad end shows no failure".into(),
-        Answer::BothEnds => "both ends show the failure alike; name an older good end".into(),
-        Answer::SameKernel => "both ends are the same kernel, byte for byte: it is not the kernel \
-                               that differs"
-            .into(),
-        Answer::NoEnd { node, why } => format!("nothing is known of {}: {why}", name(*node)),
+        Answer::BothEnds => {
+            "both ends show the failure equally often; name an older good end".into()
+        }
+        Answer::SameKernel => {
+            "both ends are the same kernel, byte for byte: the difference is not in the kernel"
+                .into()
+        }
+        Answer::NoEnd { node, why } => format!("{} gives no observation: {why}", name(*node)),
         Answer::Undecided => {
             let likeliest = (0..report.nodes.len()).max_by(|&a, &b| {
                 report.nodes[a]
@@ -129,11 +132,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
     }
     let shown = report.checks.iter().find(|check| !check.lines.is_empty());
     if let Some(check) = shown {
-        let _ = writeln!(
-            text,
-            "  what fails in the {}, and passes before:",
-            check.what
-        );
+        let _ = writeln!(text, "  first failing check of the {}:", check.what);
         lines(text, "    ", &check.lines);
     }
     let _ = writeln!(text, "  commits");
@@ -149,7 +148,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
         let names: Vec<_> = names.map(|&n| short(&report.nodes[n].name)).collect();
         let _ = writeln!(
             text,
-            "  nothing is known of {}, with {:.1} % of the probability",
+            "  unknown: {}, with {:.1} % of the probability",
             names.join(", "),
             report.hidden_probability * 100.0
         );
@@ -175,7 +174,7 @@ fn found(text: &mut String, report: &Report, record: &Record) {
     let _ = writeln!(text, "  run it   {}", record.rerun);
 }
 
-/// Adds a node; with its probability if a failure is sought at all.
+/// Adds a node, with its probability if the search is for a failure.
 fn row(text: &mut String, node: &NodeReport, is_sought: bool) {
     let runs = match (node.runs, &node.same_as) {
         (0, Some(_)) => "same kernel".to_owned(),
@@ -184,7 +183,10 @@ fn row(text: &mut String, node: &NodeReport, is_sought: bool) {
     };
     let mut notes = Vec::new();
     let others: u64 = node.others.iter().map(|other| other.runs).sum();
-    for (count, what) in [(others, "other failures"), (node.unclear, "say nothing")] {
+    for (count, what) in [
+        (others, "other failures"),
+        (node.unclear, "without an observation"),
+    ] {
         if count > 0 {
             notes.push(format!("{count} {what}"));
         }

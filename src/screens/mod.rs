@@ -85,7 +85,8 @@ pub fn failure<D>(text: &mut String, finding: &Finding<D>, most: usize) {
     evidence(text, "    ", outcome, most);
 }
 
-/// Adds the lines that are not about a unit: why nothing was run, guests that failed, units left.
+/// Adds the lines that are not about a unit: the reason why nothing was run, guests that failed,
+/// units left.
 pub fn others<D, S>(text: &mut String, report: &Report<D, S>) {
     for (what, outcome) in report
         .unplanned

@@ -15,7 +15,7 @@ pub fn screen(report: &Report<RandomTree, RandomSummary>, record: &Record) -> St
     head(&mut text, "random trees", record);
     let _ = writeln!(
         text,
-        "  {} of {} were restarted, {} refused as they may be",
+        "  {} of {} trees were restarted, {} were refused, which is permitted",
         summary.restarted,
         report.findings.len(),
         summary.refused

@@ -137,7 +137,7 @@ fn one(text: &mut String, sweep: &SweepSummary, case: &CaseAnalysis, record: &Re
     }
 }
 
-/// Returns the command that tries one point: that of the sweep, without the options that select
+/// Returns the command that tries one point: the sweep's command, without the options that select
 /// points.
 fn repeat(sweep: &str, case: &str, point: &str) -> String {
     let mut words: Vec<&str> = sweep.split(' ').collect();

@@ -40,7 +40,7 @@ pub fn screen(report: &Report<Pair, TrialsSummary>, record: &Record) -> String {
     }
     let _ = writeln!(
         text,
-        "  chance of such a difference where both end equally often: {:.4}",
+        "  chance of such a difference if both end equally often: {:.4}",
         summary.chance
     );
     for finding in report.findings.iter().filter(|one| !one.outcome.is_pass()) {

@@ -33,7 +33,7 @@ pub struct Part {
     pub state: State,
     /// Number of units that are planned.
     pub units: u64,
-    /// Number of those that are done or left out.
+    /// Number of planned units that are done or left out.
     pub done: u64,
     /// Number of units that fail.
     pub failures: u64,
@@ -98,7 +98,7 @@ impl Progress {
         !self.parts.is_empty() && self.parts.iter().all(|part| part.state == State::Ended)
     }
 
-    /// Returns it as lines, for output that is not a terminal.
+    /// Returns the progress as lines, for output that is not a terminal.
     pub fn lines(&self) -> Vec<String> {
         let parts = self.parts.iter().map(Part::line);
         let failures = self.failures.iter().map(|it| format!("failed  {it}"));
@@ -120,7 +120,7 @@ impl Widget for &Progress {
             lines.push((format!("{} {}", part.bar(), part.line()), style));
         }
         lines.push((String::new(), Style::new()));
-        // The last ones are new; the last line has the key to leave.
+        // Show the last lines, which are new; the very last one names the key to leave.
         let room = usize::from(area.height).saturating_sub(lines.len() + 1);
         let hidden = self.failures.len().saturating_sub(room);
         for failure in &self.failures[hidden..] {

@@ -112,7 +112,7 @@ impl Run {
         self.child.0.as_ref().expect("a child").id()
     }
 
-    /// Waits until the command's events have one with this text.
+    /// Waits until one of the command's events contains this text.
     pub fn wait_event(&mut self, text: &str) {
         let began = Instant::now();
         loop {

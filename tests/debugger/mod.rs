@@ -11,7 +11,7 @@ const COMMANDS: [&str; 12] = [
     // The pid that the restarted call is to return: the `nr` of ckpt_vfork_wait.
     "printf \"waits for %d\\n\", *(int *)($rdi + 0x28)",
     "stepi",
-    "printf \"behind the first instruction: %d\\n\", $rip > (long)&ckpt_vfork_wait && $rip <= (long)&ckpt_vfork_wait + 15",
+    "printf \"after the first instruction: %d\\n\", $rip > (long)&ckpt_vfork_wait && $rip <= (long)&ckpt_vfork_wait + 15",
     // The breakpoint must still be set when the next process reaches it.
     "continue",
     "printf \"again at the function: %d\\n\", $rip == (long)&ckpt_vfork_wait",
@@ -40,7 +40,7 @@ pub fn check(output: &str) {
         // The caller: the function in which a restarted task begins.
         "in go_to_site ()",
         "at the function: 1",
-        "behind the first instruction: 1",
+        "after the first instruction: 1",
         "again at the function: 1",
         "detached]",
     ] {

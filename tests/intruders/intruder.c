@@ -106,7 +106,10 @@ static size_t end_of(int nr)
 	return at <= size && nr < 0 ? at : 0;
 }
 
-/* Writes until the pipe has no reader: then the restart has ended, and logged why. */
+/*
+ * Writes until the pipe has no reader: then the restart has ended, and has logged the
+ * reason.
+ */
 void write_all(int fd, const void *data, size_t len)
 {
 	const char *at = data;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /*
  * A process and its child "worker", which calls getppid() alone, with other threads, or from a
- * vfork child "spawned" that it waits for. Prints how the worker ended.
+ * vfork child "spawned" that it waits for. Prints the end of the worker.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

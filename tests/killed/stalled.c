@@ -237,7 +237,10 @@ static int stalled(const struct reader *r)
 	       strstr(text, "pipe_write");
 }
 
-/* Stalled, or ended: a checkpoint may notice a killed task before its end. */
+/*
+ * Returns true when the checkpoint has stalled, or has ended because it noticed a
+ * killed task.
+ */
 static int comes_to_rest(void *what)
 {
 	struct reader *r = what;
@@ -295,7 +298,7 @@ static long length(int root, const char *path)
 	int fd = create(path);
 	struct stat st;
 
-	/* tasks may not be at rest yet although the cgroup counts as frozen */
+	/* tasks may still be running although the cgroup counts as frozen */
 	while (syscall(SYS_checkpoint, root, fd, CHECKPOINT_OWN_MOUNTS, -1))
 		if (errno != EAGAIN || time(NULL) > end || ftruncate(fd, 0) ||
 		    lseek(fd, 0, SEEK_SET))
@@ -335,7 +338,7 @@ int main(int argc, char **argv)
 	killed = !strcmp(argv[5], "kill");
 	list_tasks(cgroup, victim);
 	r.total = length(root, argv[6]);
-	/* one page before the last page that fits into the pipe with the rest */
+	/* leave more unread than the pipe holds, so that checkpoint(2) still waits */
 	from = (r.total - 1) / ROOM * ROOM - ROOM;
 	if (!strcmp(argv[3], "first"))
 		from = 0;

@@ -3,9 +3,9 @@
  * timer SECONDS
  *
  * Checks that a CPU's timer keeps firing while the CPU repeatedly enters a guest with an
- * interrupt pending: at each entry QEMU may lose an interrupt (src/outer.rs). Exit status 0 if
- * the number of entries during each sleep of 0.1 ms was low enough. Entries are a measure that,
- * unlike time, does not depend on the speed of the host.
+ * interrupt pending: at each entry QEMU may lose an interrupt (src/outer_linux.rs). Exit status
+ * 0 if the number of entries during each sleep of 0.1 ms was low enough. Entries are a measure
+ * that, unlike time, does not depend on the speed of the host.
  */
 #define _GNU_SOURCE
 #include <err.h>

@@ -68,8 +68,8 @@ static void answer(int server, uint64_t unique, int error, const void *body, siz
 }
 
 /*
- * Answers requests until one with this code comes, which gets no answer:
- * returns its number. The file system has one file, which is empty.
+ * Answers requests until one with this code arrives. Returns its number,
+ * without an answer to it. The file system has one file, which is empty.
  */
 static uint64_t serve(int server, uint32_t until)
 {

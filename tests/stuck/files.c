@@ -49,7 +49,7 @@ void frozen_file_system(void)
 	ends(pid);
 }
 
-/* A freeze of a file system that another freeze, which waits for a writer, has begun. */
+/* A second freeze of a file system, while the first freeze waits for a writer. */
 void freezing_file_system(void)
 {
 	int disk = open_disk(), monitor, status;
@@ -65,7 +65,10 @@ void freezing_file_system(void)
 	CHECK(pid >= 0);
 	if (!pid) {
 		join();
-		/* either the other's freeze is complete, or its thaw, too */
+		/*
+		 * the first freeze is complete by now, and its thaw may be
+		 * complete, too
+		 */
 		if (!ioctl(disk, FIFREEZE, 0))
 			_exit(ioctl(disk, FITHAW, 0) ? 1 : 7);
 		_exit(errno == EBUSY ? 7 : 1);
@@ -81,7 +84,7 @@ void freezing_file_system(void)
 
 /*
  * The inode of a deleted file whose eviction waits for its frozen file system:
- * who looks it up by its handle waits for the eviction.
+ * a task that looks the inode up by its handle waits for the eviction.
  */
 void freeing_inode(void)
 {
@@ -123,7 +126,7 @@ void freeing_inode(void)
 	ends(pid);
 }
 
-/* A network interface that goes while a task reads its file in /proc. */
+/* A network interface that is removed while a task reads its file in /proc. */
 void removed_proc_entry(void)
 {
 	struct ifreq interface = { .ifr_flags = IFF_TUN | IFF_NO_PI };

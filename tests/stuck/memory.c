@@ -145,7 +145,7 @@ void userfault_pages(void)
 	ends(pid);
 }
 
-/* An munmap(2) of which the monitor has not read the event. */
+/* An munmap(2) whose event the monitor has not read. */
 void userfault_event(void)
 {
 	pid_t pid = fork_with(CLONE_FILES);

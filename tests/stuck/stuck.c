@@ -102,7 +102,7 @@ char *get(const char *path)
 	return text;
 }
 
-/* Lets others run; returns true when the case has taken too long. */
+/* Yields the CPU; returns true when the case has taken too long. */
 static bool expired(void)
 {
 	static time_t end;
@@ -144,7 +144,7 @@ void wait_for_place(pid_t pid, const char *function)
 	printf("\n");
 }
 
-/* Waits until the task says that it has begun, and lets it go on. */
+/* Waits until the task reports that it has begun, and lets it continue. */
 void let_go(void)
 {
 	while (!shared->tid)
@@ -152,7 +152,7 @@ void let_go(void)
 	shared->done = 1;
 }
 
-/* Waits until the other process lets the task go on. */
+/* Waits until the other process lets the task continue. */
 void begin(void)
 {
 	shared->tid = 1;

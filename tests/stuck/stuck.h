@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the cases of `stuck` share. */
+/* Declarations shared by the cases of `stuck`. */
 #ifndef STUCK_H
 #define STUCK_H
 

@@ -108,7 +108,10 @@ static void *sleeping_thread(void *unused)
 	return unused;
 }
 
-/* A program that the kernel starts: reads what it is given when it may. */
+/*
+ * A program that the kernel starts: it reads its standard input once the test
+ * lets it.
+ */
 void read_when_told(void)
 {
 	char bytes[4096];
@@ -119,7 +122,10 @@ void read_when_told(void)
 		;
 }
 
-/* A process with two threads whose core goes to a pipe that nobody reads yet. */
+/*
+ * A process with two threads whose core goes to a pipe that has no active reader
+ * yet.
+ */
 void core_dump(void)
 {
 	char pattern[128];
@@ -148,7 +154,7 @@ void core_dump(void)
 	put("/proc/sys/kernel/core_pattern", pattern);
 }
 
-/* Creates a task that reads from an empty pipe, of which *end is the other end. */
+/* Creates a task that reads from an empty pipe; sets *end to the other end. */
 static pid_t reader_of_pipe(int *end)
 {
 	int ends_of[2];
@@ -212,7 +218,10 @@ static void detach(int in)
 	CHECK(!close_range(3, ~0U, 0));
 }
 
-/* A tree in which a program calls restart(2), and the image does not arrive whole. */
+/*
+ * A tree in which a program calls restart(2) with an image that stops arriving in the
+ * middle.
+ */
 void stalled_restart(void)
 {
 	char *sleeper[] = { "/bin/sleep", "1000", NULL };
@@ -265,7 +274,10 @@ void stalled_restart(void)
 	ends(pid);
 }
 
-/* A task that is killed while another checkpoint(2), whose image is not read, reads it. */
+/*
+ * A task that is killed while a second checkpoint(2) reads it, which waits because no
+ * process reads its image.
+ */
 void stalled_checkpoint(void)
 {
 	char number[16], children[64], bytes[4096];

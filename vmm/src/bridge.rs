@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Passes bytes between a stream of ours and a process that writes to a file and reads a FIFO.
 //!
-//! A recorded QEMU writes that way, since a file is never full: when it waits for a socket to
-//! become writable is not in its log, and a replay loses its way there.
+//! A recorded QEMU writes that way, since a file is never full. Its log does not contain its waits
+//! for a socket to become writable, so a replay with a socket would diverge there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// Time for which to watch for something that must not come.
+    /// Time for which a test waits for bytes that must not arrive.
     const MOMENT: Timespec = Timespec {
         tv_sec: 0,
         tv_nsec: 20_000_000,

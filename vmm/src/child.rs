@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The child process that a machine runs in: the descriptors it inherits, and how it is bound to
-//! the lifetime of this process.
+//! The child process that a machine runs in: the descriptors that it inherits, and its end with
+//! this process.
 //!
 //! The child gets its control socket, the console and the channel as open file descriptors, so
 //! there are no socket files to clean up, and all are connected before the guest runs.
@@ -114,7 +114,7 @@ impl Sockets {
                 source: io::Error::other(error),
             })?;
         // SAFETY: between fork and exec only async-signal-safe calls are made: the closure makes
-        // system calls and does not allocate. It runs after that of `fd_mappings`.
+        // system calls and does not allocate. It runs after the closure of `fd_mappings`.
         unsafe {
             command.pre_exec(move || close_others(&promised));
         }

@@ -23,8 +23,8 @@ pub(crate) const LONGEST: u64 = 1 << 20;
 /// that is compromised.
 const UNREAD: usize = 16;
 
-/// A control connection. `A` is the type of a reply; `N` accumulates what unsolicited messages
-/// report.
+/// A control connection. `A` is the type of a reply; `N` accumulates the content of unsolicited
+/// messages.
 pub(crate) struct ControlSocket<A, N> {
     stream: UnixStream,
     answers: Mutex<Receiver<A>>,
@@ -139,7 +139,7 @@ impl<A: Send + 'static, N: Clone + Default + Send + 'static> ControlSocket<A, N>
         })
     }
 
-    /// Begins an exchange, when that of another thread is over.
+    /// Begins an exchange once the exchange of another thread is over.
     pub fn exchange(&self) -> Exchange<'_, A> {
         Exchange {
             stream: &self.stream,

@@ -3,7 +3,7 @@
 //!
 //! A [`Machine`] is a running guest. A user of this crate describes a guest in a [`MachineSpec`],
 //! has a machine started, and from then on uses only the trait: a byte channel to the agent in the
-//! guest, a monitored console, and how the machine ended.
+//! guest, a monitored console, and the end of the machine.
 //!
 //! [`kvm`] runs guests with a monitor of our own on KVM, [`qemu`] with QEMU's `microvm`.
 

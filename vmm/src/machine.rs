@@ -284,14 +284,14 @@ pub trait Machine: Send {
 
     /// Returns the dump of the guest's memory, an ELF core file, once the machine has ended. There
     /// is one only if the [configuration](MachineSpec::dump) requests it, and if the guest has
-    /// panicked, triple faulted, or reset without an announcement. It does not affect how the
-    /// machine ended.
+    /// panicked, triple faulted, or reset without an announcement. It does not affect the reported
+    /// end of the machine.
     fn memory_dump(&self) -> Option<MemoryDump> {
         None
     }
 
-    /// Asks the guest's kernel by SysRq, which works even while its tasks hang, what its tasks are
-    /// doing. Waits for the answer for at most `timeout`.
+    /// Requests the states of the guest's tasks from its kernel by SysRq, which works even while
+    /// the tasks hang. Waits for the answer for at most `timeout`.
     fn task_states(&mut self, timeout: Duration) -> Result<TaskStates>;
 
     /// Stops the guest's CPUs.

@@ -200,7 +200,7 @@ impl<B: Backend> ProcessMachine<B> {
         &self.backend
     }
 
-    /// Reaps the process, which has exited or is about to, and determines how the machine ended.
+    /// Reaps the process, which has exited or is about to, and determines the end of the machine.
     fn reap(&mut self, killed: bool) -> Result<()> {
         let status =
             child::reap(&mut self.child).map_err(failed("wait for the machine's process"))?;
@@ -241,7 +241,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, source }
 }
 
-/// Describes how a process ended, as far as its status shows.
+/// Describes the end of a process, as far as its status shows it.
 fn fate<B: Backend>(status: ExitStatus) -> String {
     let process = B::PROCESS;
     if status.signal() == Some(SIGSYS) {

@@ -43,7 +43,7 @@ const MARK: &str = "CRUCIBLE_SAVER_MARK";
 /// Environment variable that makes [`saver`] limit the size of its files.
 const LIMITED: &str = "CRUCIBLE_SAVER_LIMITED";
 
-/// The process that has a guest and saves it on request. It is not a test by itself.
+/// Runs a guest and saves it on request, in a separate process. It is not a test by itself.
 #[test]
 fn saver() {
     let (Some(saved), Ok(mark)) = (env::var_os(DIRECTORY), env::var(MARK)) else {
@@ -79,7 +79,7 @@ fn limit_files() {
     setrlimit(Resource::Fsize, limit).unwrap();
 }
 
-/// Such a process, whose guest is running.
+/// A process that runs [`saver`], whose guest is running.
 struct Saver {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,

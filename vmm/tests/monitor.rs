@@ -197,7 +197,7 @@ fn a_failure_of_the_hosts_disk_is_reported_while_the_guest_runs() {
 
 const PARENT: &str = "CRUCIBLE_MONITOR_PARENT";
 
-/// The process that [`a_monitor_ends_with_its_parent`] kills. It is not a test by itself.
+/// Runs the process that [`a_monitor_ends_with_its_parent`] kills. It is not a test by itself.
 #[test]
 fn parent() {
     if env::var_os(PARENT).is_none() {

@@ -26,7 +26,7 @@ impl Cache {
             }
             Err(TryLockError::Error(error)) => Err(error),
         })?;
-        // The marker last, so that an interrupted removal can be completed later.
+        // Remove the marker last, so that an interrupted removal can be completed later.
         let ours = Self::KINDS.iter().chain(OTHERS.iter()).copied();
         for name in ours.chain([TAG.0, MARKER]) {
             let path = self.root.join(name);

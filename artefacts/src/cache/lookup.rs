@@ -79,7 +79,7 @@ impl Cache {
 
     /// Like [`get_or_build`](Self::get_or_build), but `build` returns the key of the artefact that
     /// it made. If that differs from the requested one, the artefact is stored under its own key,
-    /// and stands in for the other one from now on.
+    /// and stands in for the requested artefact from now on.
     pub(crate) fn get_or_substitute<E: From<Error>>(
         &self,
         kind: &str,
@@ -118,7 +118,7 @@ impl Cache {
     }
 
     /// Makes an artefact and stores it under the key that `build` returns, in place of an existing
-    /// artefact. `name` is that of the lock.
+    /// artefact. `name` is the name of the lock.
     pub(crate) fn replace<E: From<Error>>(
         &self,
         kind: &str,
@@ -170,7 +170,7 @@ impl Cache {
     }
 }
 
-/// Returns how artefacts of a kind are verified before each use.
+/// Returns the way in which artefacts of a kind are verified before each use.
 fn check(kind: &str) -> Option<Check> {
     match kind {
         // Not verified: make and cargo write to these directories.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The cache of artefacts: one directory for each, named by a hash of everything it was
-//! made from. A directory is complete or does not exist, its files are as they were made or it is
-//! rebuilt, and a lock keeps two processes from making the same one.
+//! made from. A directory is complete or does not exist, one with changed files is rebuilt, and a
+//! lock keeps two processes from making the same one.
 //!
 //! | file | job |
 //! |---|---|
-//! | `owner` | whose the directory is, and that it is a cache |
-//! | `lock` | who uses or makes what |
+//! | `owner` | the directory's owner, and its mark as a cache |
+//! | `lock` | locks of the artefacts that are in use or being made |
 //! | `lookup` | finding, making and replacing artefacts |
 //! | `stand_ins` | artefacts that stand in for others |
 //! | `clean` | removal |
@@ -56,7 +56,7 @@ impl Cache {
     }
 
     /// Returns a directory for temporary files of commands, which only this user may enter.
-    /// It is on a disk, which `/tmp` need not be. Creates it if it does not exist.
+    /// It is on a disk; `/tmp` may be in memory. Creates it if it does not exist.
     pub fn runs(&self) -> Result<PathBuf> {
         self.make(RUNS)
     }

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// The function that is called.
 const COUNTER: &str = "__sanitizer_cov_trace_pc";
 
-/// The file of functions that no source is known of.
+/// The file name for functions whose source is not known.
 const UNKNOWN: &str = "elsewhere";
 
 /// Each block by the low half of its address, as KCOV reports it, with the name of its source file.
@@ -110,7 +110,7 @@ fn defined(sources: &Path) -> Result<HashMap<String, String>> {
     Ok(defined)
 }
 
-/// Returns the name of the function whose definition, or a part of it, this line is.
+/// Returns the name of the function to whose definition this line belongs.
 fn definition(line: &str) -> Option<&str> {
     if line.starts_with([' ', '\t', '#', '/', '*', '}']) || line.ends_with(';') {
         return None;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The lines of the source that places in the kernel's code are at.
+//! Finds the source lines of places in the kernel's code.
 //!
 //! Our kernels have no debug information: it would make their images ten times as large, and is
 //! needed only when a kernel has failed. So the objects of the places are then compiled once more,
@@ -109,7 +109,7 @@ impl<'a> Lines<'a> {
     }
 
     fn find_in(&self, source: &Source, state: &mut State, place: &Place) -> Option<Line> {
-        // The address of the call; only that of its end is known.
+        // The address of the call: the report has only the address after it.
         let offset = match place.exact {
             true => place.offset,
             false => place.offset.checked_sub(1)?,
@@ -326,8 +326,8 @@ fn command(record: &str) -> Option<String> {
     Some(words.join(" ").replace("$$", "$").replace("\\#", "#"))
 }
 
-/// Asks binutils, which a compiler needs anyway, for the line of an address in a file, or in one of
-/// its sections. With inlined functions it is the line in the innermost.
+/// Returns the line of an address in a file, or in one of its sections, by binutils, which a
+/// compiler needs anyway. With inlined functions it is the line in the innermost one.
 fn resolve(file: &Path, section: Option<&str>, address: u64, tree: Option<&Path>) -> Option<Line> {
     let mut command = Command::new("addr2line");
     command.arg("-e").arg(file).arg("-i");

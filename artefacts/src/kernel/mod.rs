@@ -152,7 +152,7 @@ pub enum Origin {
 /// The user's changes to a kernel's build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Custom {
-    /// A configuration fragment that is merged behind the flavour's.
+    /// A configuration fragment that is merged after the flavour's.
     pub config: Option<PathBuf>,
     /// The compiler, with arguments, as make's `CC` takes it; `None` for gcc.
     pub cc: Option<String>,
@@ -162,7 +162,7 @@ pub struct Custom {
 }
 
 impl Custom {
-    /// Returns its error, as far as that can be known without a kernel.
+    /// Checks the changes as far as possible without a kernel, and returns the first error.
     pub fn problem(&self) -> Option<String> {
         let of_config = self.config.as_ref().and_then(|path| {
             let text = match fs::read_to_string(path) {
@@ -337,8 +337,8 @@ pub fn build_again(
     plan.make(cache, &source, progress, |_, _| Ok(()))
 }
 
-/// Returns a hash of all that a kernel of the pinned source would be made from, or a kernel of a
-/// tree with this content, by git's name for it. Fetches and builds nothing.
+/// Returns a hash of all inputs of a kernel of the pinned source, or of a kernel of the tree that
+/// git's name `tree` identifies. Fetches and builds nothing.
 ///
 /// # Errors
 /// The series or the configuration cannot be read.

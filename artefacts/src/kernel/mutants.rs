@@ -39,7 +39,8 @@ pub(super) fn add(series: &mut Series, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns the series with all mutants, and their list. `tree` is the source that it is for.
+/// Returns the series with all mutants, and their list. `tree` is the source to which the series
+/// applies.
 pub(super) fn rewrite(series: &Series, tree: &Path) -> Result<(Series, Vec<Mutant>)> {
     let generated = all(series, tree)?;
     let mut rewritten = series.clone();

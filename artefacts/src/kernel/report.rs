@@ -62,7 +62,7 @@ pub fn places(report: &[String]) -> Vec<Place> {
     found
 }
 
-/// Functions that make reports, and are on the stack during that.
+/// Functions that make reports, and are therefore on the stack of each report.
 const REPORTERS: [&str; 14] = [
     "dump_stack",
     "dump_stack_lvl",

@@ -148,7 +148,7 @@ fn download(
     let Err(first) = get(&lock.version) else {
         return Ok(lock.version.clone());
     };
-    // The host's package lists may be too old to know this version.
+    // The host's package lists may be too old to contain this version.
     if host::refresh(progress).is_ok() && get(&lock.version).is_ok() {
         return Ok(lock.version.clone());
     }
@@ -314,7 +314,7 @@ fn committed(directory: &Path) -> Option<String> {
     {
         return None;
     }
-    // Git ignores changes of a file that is marked assume-unchanged or skip-worktree.
+    // Git ignores changes to a file that is marked assume-unchanged or skip-worktree.
     let files = git(&["ls-files", "-v"])?;
     if files.is_empty() || files.lines().any(|line| !line.starts_with("H ")) {
         return None;

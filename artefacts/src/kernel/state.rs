@@ -27,9 +27,9 @@ pub enum Class {
     Same,
     /// An unusual value is refused; the entry names the check.
     Refused,
-    /// It is not restored, and no task can notice.
+    /// It is not restored, and no task can notice that.
     Lost,
-    /// It is not restored, and a task could notice.
+    /// It is not restored, and a task could notice that.
     Gap,
 }
 
@@ -68,7 +68,8 @@ impl Class {
         }
     }
 
-    /// Returns whether an entry must have a reference, and whether it must have a reason.
+    /// Returns two flags: true if an entry must have a reference, and true if it must have a
+    /// reason.
     fn asks_for(self) -> (bool, bool) {
         match self {
             Self::Saved => (true, false),

@@ -42,7 +42,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the image of the agent and its tools from the current sources.
 ///
-/// Cargo decides what to compile, so this is fast if nothing has changed. If it reaches no
+/// Cargo compiles only changed files, so this is fast if nothing has changed. If it reaches no
 /// registry, the function returns an image that `cache import` has added for the same sources.
 pub fn agent(cache: &Cache, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf> {
     // Cargo identifies packages by their path in the workspace and compares times: with a shared
@@ -83,7 +83,7 @@ pub(crate) fn keep_agent(cache: &Cache, sources: &Sources, image: &Path) -> Resu
     cache.set_stand_in(KIND, &of_sources(sources)?, &key)
 }
 
-/// Returns a hash of all files that the agent is compiled from, and of some others.
+/// Returns a hash of all files that the agent is compiled from. It includes some others, too.
 fn of_sources(sources: &Sources) -> Result<String> {
     let mut fingerprint = Fingerprint::new(RECIPE);
     for top in sources::PACKED {
@@ -130,7 +130,7 @@ fn compile(sources: &Sources, target: &Path, lock: &Lock, progress: &dyn Progres
     run("compiling the agent", &mut command, |_| {}).map_err(|error| match error {
         Error::Failed { ref words, .. } if is_unreachable(words) => error.on_host(
             "Cargo fetches the agent's dependencies on first use: connect this machine, or bring \
-             what another one has built with `crucible cache import`",
+             the artefacts of another machine with `crucible cache import`",
         ),
         error => error,
     })

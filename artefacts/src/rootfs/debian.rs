@@ -184,7 +184,7 @@ fn parse_packages(text: &str) -> Vec<String> {
 }
 
 /// Makes the image in `directory`, from the pinned packages as far as possible, else from the
-/// newest. Returns the packages in it. `lock` is that of the directory.
+/// newest. Returns the packages in it. `lock` is the lock of the directory.
 fn build(
     names: &[String],
     pinned: Option<&DebianPackages>,
@@ -227,7 +227,7 @@ fn build(
     Ok(found)
 }
 
-/// Makes `/bin` and the like links into `/usr`, before packages are unpacked.
+/// Creates the links from `/bin` and similar directories into `/usr`, before packages are unpacked.
 const MERGE_USR: &str = r#"for d in bin sbin lib lib32 lib64 libx32; do
     mkdir -p "$1/usr/$d" && ln -s "usr/$d" "$1/$d"
 done"#;

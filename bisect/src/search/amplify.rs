@@ -14,7 +14,7 @@ use crate::{
 struct Count<'a> {
     /// A part of the name of the failure that is sought.
     like: Option<&'a str>,
-    /// What the usual setting has shown: another failure is not the same bug shown more often.
+    /// The failure in the usual setting. Other failures do not count, because they are other bugs.
     usually: Option<&'a Signature>,
 }
 
@@ -39,7 +39,8 @@ impl Count<'_> {
 
 impl<S: Subject> Search<'_, '_, S> {
     /// Looks for a setting in which the bad end shows the failure more often in the same time, and
-    /// chooses it. One respect after the other is changed, as long as that helps and there is time.
+    /// chooses it. Changes one property of the setting after the other, as long as that helps and
+    /// there is time.
     pub(super) fn amplify(
         &mut self,
         usual: &Setting,
@@ -97,7 +98,7 @@ impl<S: Subject> Search<'_, '_, S> {
         let mut best = usual.clone();
         let mut left = limit;
         let mut is_final = true;
-        // Its runs have ended with a failure, which makes it seem more frequent.
+        // The runs stopped at a failure, which makes it seem more frequent than it is.
         for most in [SURE, SAMPLE] {
             let earlier = self.board.tally_in(bad, usual).seconds;
             left -= self.sample(bad, usual, most, earlier + left / 4.0)? - earlier;
@@ -116,7 +117,7 @@ impl<S: Subject> Search<'_, '_, S> {
             let others = offer.settings.len();
             let (mut found, mut rejected) = (None, Vec::new());
             for (number, setting) in offer.settings.iter().enumerate() {
-                // A few settings with some runs say more than all with one each.
+                // Several runs of a few settings decide more than one run of each.
                 let run = now.seconds / now.runs().max(1) as f64;
                 let few = self.board.costs.enter() + run * SAMPLE as f64 / 2.0;
                 let share = (left / (others - number) as f64).max(few).min(left);
@@ -150,7 +151,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }
     }
 
-    /// Returns the settings beside this one: as many as before the search was killed.
+    /// Returns the settings to try beside this one: the same ones as before the search was killed.
     fn offered(&mut self, bad: usize, setting: &Setting) -> Result<Offer, Stop> {
         self.set(setting);
         let harness = self.board.harness().to_owned();
@@ -168,8 +169,8 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(offer)
     }
 
-    /// Runs a node in a setting until there are `most` runs, for at most so many seconds, the runs
-    /// of earlier searches included. Returns the seconds.
+    /// Runs a node in a setting until there are `most` runs, including those of earlier searches,
+    /// or `limit` seconds have passed. Returns the seconds.
     fn sample(
         &mut self,
         node: usize,
@@ -190,14 +191,14 @@ impl<S: Subject> Search<'_, '_, S> {
         if let Some(image) = image
             && more(&self.board, enter)
         {
-            // Where it does not boot in this setting, it does in the usual one.
+            // A kernel that does not boot in this setting boots in the usual one.
             self.observe(node, &image, &mut |board| more(board, enter))?;
         }
         Ok(earlier + self.board.seconds - began)
     }
 
-    /// Returns true when a setting is better than the one before also in more runs, and the good end
-    /// does not fail alike in it.
+    /// Returns true when a setting is still better than the previous one after more runs, and the
+    /// good end does not show the same failure in it.
     fn holds(
         &mut self,
         setting: &Setting,
@@ -207,7 +208,7 @@ impl<S: Subject> Search<'_, '_, S> {
     ) -> Result<bool, Stop> {
         let bad = self.board.graph.bad();
         let first = self.board.tally_in(bad, setting);
-        // The best of many has had luck, most likely.
+        // The best of several was probably favoured by chance.
         if count.rate(&first) < OFTEN {
             let more = self.sample(bad, setting, 2 * SAMPLE, *left + first.seconds)?;
             *left -= more - first.seconds;

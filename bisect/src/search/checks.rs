@@ -20,7 +20,7 @@ impl<S: Subject> Search<'_, '_, S> {
         nodes.dedup();
         for node in nodes {
             self.build(node)?;
-            // A rare failure is shown by many runs, which the search has made.
+            // A rare failure needs many runs; the search has made them already.
             let few = |board: &Board<'_>| {
                 let tally = board.tally(node);
                 tally.runs() < CHECKED && board.known[node].hidden.is_none()
@@ -37,7 +37,8 @@ impl<S: Subject> Search<'_, '_, S> {
             self.board.seconds += seconds;
             let most = self.board.options.end_runs.max(CHECKED);
             let sought = self.board.sought.clone();
-            // Each run changes the rate, and a later search of this range asks with all of them.
+            // Each run changes the rate, from which a later search of this range computes its
+            // number.
             let more = |board: &Board<'_>| {
                 let (_, rate) = board.model.rates();
                 board.tally_of(&image).runs() < quiet(rate).clamp(CHECKED, most)
@@ -61,10 +62,10 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(())
     }
 
-    /// Restarts with the culprit what its parent has checkpointed, and the reverse, to find out which
-    /// half of checkpoint/restart it breaks.
+    /// Restarts the parent's images with the culprit, and the reverse, to find the half of
+    /// checkpoint/restart that the culprit breaks.
     fn cross(&mut self, bad: usize) -> Result<Option<Cross>, Stop> {
-        // A merge has no other kernel from which it differs by one change.
+        // A merge does not differ from any other kernel by a single change.
         let [good] = self.board.graph.nodes()[bad].parents[..] else {
             return Ok(None);
         };
@@ -84,7 +85,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }))
     }
 
-    /// Returns nothing where the subject cannot do it.
+    /// Returns `None` if the subject cannot do it.
     fn cross_one(
         &mut self,
         checkpointer: usize,
@@ -151,14 +152,14 @@ impl<S: Subject> Search<'_, '_, S> {
     }
 }
 
-/// Returns the number of runs that would hardly all pass if the failure, of this rate, were still
-/// there.
+/// Returns the number of runs that all pass with a probability of at most 1 % if a failure of this
+/// rate is still there.
 fn quiet(rate: f64) -> u64 {
     const HARDLY: f64 = 0.01;
     (HARDLY.ln() / (1.0 - rate).max(HARDLY).ln()).ceil() as u64
 }
 
-/// The same where another kernel restarts: once in each run, whatever the setting.
+/// Like [`quiet`], for runs in which another kernel restarts: once, in every setting.
 fn quiet_crossed(board: &Board<'_>) -> u64 {
     let (_, rate) = board.model.rates();
     let links = f64::from(board.setting.chain.max(1));

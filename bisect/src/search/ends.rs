@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The ends of the range: what is sought, in which setting, and how good the good one is.
+//! The ends of the range: the sought failure, its setting, and the runs of the good end.
 
 use super::{FIRM, Search, What};
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl<S: Subject> Search<'_, '_, S> {
-    /// Runs the good end as often as the bad one: it is as good as it was tested. Returns true when
-    /// that was needed.
+    /// Runs the good end as often as the bad one, since only tested runs show that it is good.
+    /// Returns true when that was needed.
     pub(super) fn test_good(&mut self) -> Result<bool, Stop> {
         let enough = |board: &Board<'_>| {
             let sought = board.sought.as_ref();
@@ -27,14 +27,14 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(needed)
     }
 
-    /// Runs the bad end until it is known what is sought and in which setting. Returns an answer if
-    /// there is nothing to seek.
+    /// Runs the bad end until the failure and the setting are known. Returns an answer if no run
+    /// fails.
     pub(super) fn fix_sought(&mut self, usual: &[Setting]) -> Result<Option<Answer>, Stop> {
         let bad = self.board.graph.bad();
         let options = self.board.options;
         let like = options.signature.as_deref();
         let count = move |tally: &Tally| tally.most(like).map_or(0, |(_, count)| count);
-        // Each case in turn, for longer and longer, until one shows something twice.
+        // Run each case in turn, each time more often, until one shows a failure twice.
         let mut limit = if usual.len() > 1 {
             FIRM
         } else {
@@ -77,7 +77,7 @@ impl<S: Subject> Search<'_, '_, S> {
             return Ok(Some(match unclear {
                 true => Answer::NoEnd {
                     node: bad,
-                    why: "no run of it says anything".into(),
+                    why: "none of its runs gave an observation".into(),
                 },
                 false => Answer::NotReproduced,
             }));

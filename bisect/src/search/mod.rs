@@ -18,22 +18,22 @@ use crate::{
     subject::{Built, Observation, REVERTED, Seen, Setting, Stop, Subject, Visit},
 };
 
-/// Number of failures of the bad end that fix what is sought.
+/// Number of equal failures of the bad end that fix the sought failure.
 const FIRM: u64 = 2;
 
-/// Rate of failures above which no other setting is looked for.
+/// Rate of failures above which no other setting is tried.
 const OFTEN: f64 = 0.8;
 
-/// Number of runs that suffice to say that the failure is as frequent as that.
+/// Number of runs that suffice to confirm that rate.
 const SURE: u64 = 4;
 
-/// Number of runs in each other setting, at most.
+/// Maximum number of runs in each other setting.
 const SAMPLE: u64 = 10;
 
-/// Number of runs that say nothing after which a setting is given up, if no other run says more.
+/// Number of runs after which a setting is given up, if none of its runs has an observation.
 const FEW: u64 = 2;
 
-/// Number of runs of the culprit and of its parents, at least.
+/// Minimum number of runs of the culprit and of each parent.
 const CHECKED: u64 = 3;
 
 /// How to search.
@@ -50,7 +50,7 @@ pub struct Options {
     pub end_runs: u64,
     /// Number of runs after which the search gives up.
     pub runs: u64,
-    /// Guesses of what a build, the start of a guest, and a run cost, in seconds.
+    /// Initial estimates of the duration of a build, a guest's start, and a run, in seconds.
     pub build_seconds: f64,
     /// See [`Self::build_seconds`].
     pub enter_seconds: f64,
@@ -78,7 +78,7 @@ impl Default for Options {
 pub enum What {
     /// A node is built.
     Building,
-    /// A node cannot be built, does not boot, or is drowned by another failure.
+    /// A node cannot be built, does not boot, or fails too often in another way.
     Hidden {
         /// Which of these.
         state: NodeState,
@@ -90,7 +90,7 @@ pub enum What {
         /// What was seen.
         seen: Seen,
     },
-    /// The failure that is sought is known.
+    /// The sought failure has been fixed.
     Sought {
         /// The failure.
         signature: Signature,
@@ -110,12 +110,12 @@ pub enum What {
     Checking,
 }
 
-/// What happens, and how far the search is.
+/// The current step of the search, and its progress.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// What happens.
     pub what: What,
-    /// The node that it is about.
+    /// The node of this step.
     pub node: Option<usize>,
     /// Number of runs of that node that passed or showed the failure.
     pub node_runs: u64,
@@ -134,7 +134,8 @@ pub struct Progress {
 /// Searches the graph for the first bad node.
 ///
 /// # Errors
-/// The host is to blame, or the command was interrupted. The journal has all that was seen by then.
+/// The host is to blame, or the command was interrupted. The journal has all observations made by
+/// then.
 pub fn bisect<S: Subject>(
     subject: &mut S,
     graph: &Graph,
@@ -160,7 +161,7 @@ struct Search<'a, 'b, S> {
     subject: &'a mut S,
     board: Board<'b>,
     tell: &'a mut dyn FnMut(Progress),
-    /// The setting before another one was looked for.
+    /// The usual setting, before the search for a better one.
     usual: Option<Setting>,
     checks: Vec<Check>,
     crossed: Option<Cross>,
@@ -228,7 +229,8 @@ impl<S: Subject> Search<'_, '_, S> {
                 && mass >= options.confidence
             {
                 if checked == group {
-                    // A later search of this range begins with the ends.
+                    // Test the good end now, because a later search of this range begins with the
+                    // ends.
                     if self.test_good()? {
                         continue;
                     }
@@ -263,7 +265,7 @@ impl<S: Subject> Search<'_, '_, S> {
         }
     }
 
-    /// Builds a node, unless this search has.
+    /// Builds a node, unless this search has built it.
     fn build(&mut self, node: usize) -> Result<(), Stop> {
         let known = &self.board.known[node];
         if known.ready || known.hidden.is_some() {
@@ -312,7 +314,7 @@ impl<S: Subject> Search<'_, '_, S> {
             return Ok(());
         }
         let seen = self.run(node, &image, more)?;
-        // Where nothing is seen, more of the same is not going to help.
+        // Runs without any observation do not become better by repetition.
         if seen == 0 && self.board.known[node].hidden.is_none() {
             self.hide(node, NodeState::Drowned, "no run of it ends".into());
         }
@@ -341,8 +343,8 @@ impl<S: Subject> Search<'_, '_, S> {
         Ok(runs)
     }
 
-    /// Does the same, and leaves it open what follows from a kernel that does not boot. Returns the
-    /// reason, too.
+    /// Like [`Self::run`], but returns the reason if the kernel does not boot, and does not record
+    /// it.
     fn observe(
         &mut self,
         node: usize,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A simulated history, and what git's bisection makes of it.
+//! A simulated history, and git's bisection of it.
 
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -20,10 +20,10 @@ pub const BUILD: f64 = 20.0;
 pub const ENTER: f64 = 1.0;
 pub const RUN: f64 = 1.0;
 
-/// Number of commits behind the good one.
+/// Number of commits after the good one.
 pub const COMMITS: usize = 40;
 
-/// A history with a bug, and all that makes bisections fail.
+/// A history with a bug, and with everything that makes bisections fail.
 #[derive(Clone)]
 pub struct History {
     pub graph: Graph,
@@ -76,7 +76,7 @@ pub fn runs(
 }
 
 impl History {
-    /// A history of [`COMMITS`] commits with a branch of three that is merged.
+    /// Returns a history of [`COMMITS`] commits with a branch of three that is merged.
     pub fn new(seed: u64, rate: f64) -> Self {
         let mut dice = Dice::new(seed);
         let fork = 2 + dice.below(COMMITS - 12);
@@ -131,7 +131,7 @@ impl History {
         }
     }
 
-    /// The commits that no run distinguishes from the culprit.
+    /// Returns the commits that no run distinguishes from the culprit.
     pub fn truth(&self) -> Vec<usize> {
         let parents: Vec<_> = self
             .graph
@@ -159,7 +159,7 @@ impl History {
         }
     }
 
-    /// Returns what a run of a commit shows.
+    /// Returns the result of a run of a commit.
     pub fn run(&self, node: usize, dice: &mut Dice) -> Seen {
         let node = self.image(node);
         if self.drowned.contains(&node) {
@@ -199,7 +199,7 @@ impl<'a> Simulated<'a> {
         }
     }
 
-    /// Number of commits that were built and booted, without the ends.
+    /// Returns the number of commits that were built and booted, without the ends.
     pub fn steps(&self) -> usize {
         let is_step =
             |node: &&usize| ![0, COMMITS].contains(*node) && !self.history.is_dead(**node);
@@ -277,7 +277,8 @@ pub struct Cost {
 }
 
 /// Plays `git bisect run` with a command that makes up to `tries` runs, ends with 1 at the first
-/// failure, and with 125 for what does not build or boot. Returns the commits that it names.
+/// failure, and with 125 for a commit that does not build or boot. Returns the commits that it
+/// names.
 pub fn git(history: &History, tries: u32, seed: u64) -> (Vec<usize>, Cost) {
     let mut dice = Dice::new(seed ^ 0x917);
     let nodes = history.graph.nodes();

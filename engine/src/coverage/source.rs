@@ -183,15 +183,15 @@ fn words(text: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// Returns the offset of each refusal, the range of its statement, and whether it is after a
-/// `?`.
+/// Returns for each refusal its offset, the range of its statement, and true if it is after a `?`.
 fn sites(body: &str) -> Vec<(usize, usize, usize, bool)> {
     let statements = statements(body);
     let mut found = Vec::new();
     for (index, &(guarded, first, last)) in statements.iter().enumerate() {
         let text = &body[first..last];
         let Some(at) = refusal(text) else { continue };
-        // An errno that is assigned for later checks is not a refusal; the target of their jump is.
+        // An errno that is assigned for later checks is not a refusal; the statement to which they
+        // jump is.
         let ready = !guarded && is_assignment(text);
         let jumps = statements
             .get(index + 1)
@@ -239,7 +239,7 @@ fn refusal(text: &str) -> Option<usize> {
         .map(|&(at, _)| at)
 }
 
-/// Splits a body into statements: whether a condition guards it, start, end.
+/// Splits a body into statements. For each: true if a condition guards it, its start, its end.
 fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     let mut found = Vec::new();
     let (mut depth, mut begin) = (0, 0);
@@ -261,7 +261,7 @@ fn statements(body: &str) -> Vec<(bool, usize, usize)> {
     found
 }
 
-/// Returns whether `if (…)` or the like precedes the statement, and the offset of its start.
+/// Returns true if `if (…)` or the like precedes the statement, and the offset of its start.
 fn skip_guards(text: &str) -> (bool, usize) {
     let mut at = 0;
     let mut guarded = false;

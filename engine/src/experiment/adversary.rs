@@ -77,7 +77,7 @@ pub struct AdversarySummary {
 impl Summary for AdversarySummary {}
 
 impl AdversaryExperiment {
-    /// Returns the experiment of that many seeds from `seed` on. The programs' sources are below
+    /// Returns the experiment of `count` seeds from `seed` on. The programs' sources are below
     /// `root`.
     pub fn new(root: &Path, seed: u64, count: u32) -> Self {
         Self {

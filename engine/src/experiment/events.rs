@@ -30,7 +30,7 @@ impl<'a> EventsExperiment<'a> {
         }
     }
 
-    /// The events, spread over the run.
+    /// Returns the events, which are spread over the run.
     pub fn events(&self) -> &[EventSpec] {
         &self.events
     }

@@ -68,7 +68,7 @@ pub struct Report<T, S> {
     pub guests: Vec<Outcome>,
     /// Number of units that were not run.
     pub left: usize,
-    /// The reason for which there is no plan.
+    /// The reason why no plan could be made.
     pub unplanned: Option<Outcome>,
     /// True when the command was interrupted.
     pub interrupted: bool,
@@ -383,7 +383,7 @@ impl<E: Experiment> Worker<'_, '_, E> {
         let setup = self.session.setup();
         let guest = self.session.number();
         let mut done = |unit: &E::Unit, outcome: Outcome, detail: Option<E::Detail>| {
-            // Neither is about the unit, and the next unit would fail in the same way.
+            // Neither failure is the unit's, and the next unit would fail in the same way.
             if outcome.condition.exit_code() >= 128 {
                 return Err(Abort {
                     condition: outcome.condition,
@@ -442,8 +442,9 @@ impl<E: Experiment> Worker<'_, '_, E> {
         )
     }
 
-    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome is
-    /// no better than that. Leaks may be of any of its units, so they count for the guest.
+    /// Takes into account the kernel reports of a guest after its last unit: the unit's outcome
+    /// becomes at least as bad as they are. A leak may come from any of the guest's units, so it
+    /// counts for the guest.
     fn late(&mut self, last: Option<&E::Unit>, stop: Abort) {
         let of_guest = matches!(stop.condition, Condition::Leak | Condition::LeakScanFailed);
         let Some(unit) = last.filter(|_| !of_guest) else {

@@ -26,8 +26,8 @@ use crate::{
     session::Session,
 };
 
-/// Time limit of the guest's program, in addition to that for each call. Its own limits are
-/// shorter.
+/// Time limit of the guest's program, in addition to the time limit of each call. The program's own
+/// limits are shorter.
 const LIMIT: Duration = Duration::from_secs(200);
 
 /// Time limit per call on average.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The experiment of `crucible fuzz`: a program whose image is forged for a while, guided by which
-//! blocks of the kernel that reaches, is a unit.
+//! The experiment of `crucible fuzz`: a unit is a program whose image is forged for a while, guided
+//! by the blocks of the kernel that the forged images reach.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -259,7 +259,7 @@ impl FuzzExperiment {
             }
             None => format!("/work/{program}"),
         };
-        // The files of a tree must not be there yet.
+        // The files of a tree must not exist yet.
         format!(
             "rm -rf /work/round && mkdir -m 777 /work/round && cd /work/round && \
              torture --fuzz {task} --name {program} {time}--seed {seed} --at '{AT}' -- {argv}"

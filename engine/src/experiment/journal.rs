@@ -52,7 +52,7 @@ impl Identity {
     }
 }
 
-/// The reason for which there is no journal.
+/// The reason why there is no journal.
 #[derive(Debug, Error)]
 pub enum JournalError {
     /// The journal to resume does not exist.

@@ -2,7 +2,7 @@
 //! Experiments: the work of a command, in units with keys, findings and one kind of outcome.
 //!
 //! An [`Experiment`] defines its units and runs one in a guest. [`execute`] does the
-//! rest, for all of them alike: it owns the guests, hands the units out, finds the unit that kills
+//! rest, for all experiments: it owns the guests, hands the units out, finds the unit that kills
 //! a guest, keeps the findings in a [`Journal`] and emits each event.
 
 mod adversary;
@@ -68,7 +68,7 @@ pub type Group<E> = Vec<<E as Experiment>::Unit>;
 
 /// A summary of all findings of an experiment.
 pub trait Summary: Serialize {
-    /// Returns outcomes that no unit has alone.
+    /// Returns outcomes of the run as a whole, which no single unit has.
     fn outcomes(&self) -> Vec<Outcome> {
         Vec::new()
     }
@@ -81,7 +81,7 @@ pub trait Summary: Serialize {
 
 impl Summary for () {}
 
-/// A question that a command answers, divided into units.
+/// An experiment that a command makes, divided into units.
 pub trait Experiment: Sync {
     /// A unit, which any guest can run.
     type Unit: Clone + Send + Sync;
@@ -140,12 +140,12 @@ pub trait Experiment: Sync {
         serde_json::to_value(detail).unwrap_or_default()
     }
 
-    /// Returns the disk of which guests start with a copy, instead of an empty one.
+    /// Returns the disk whose copies guests start with, instead of empty disks.
     fn disk(&self) -> Option<&Path> {
         None
     }
 
-    /// Returns true when the memory of a guest that has crashed is worth its place on the disk.
+    /// Returns true when the memory of a guest that has crashed should be kept on the disk.
     fn keeps_memory(&self) -> bool {
         true
     }

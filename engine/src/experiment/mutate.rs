@@ -285,7 +285,7 @@ impl MutateExperiment {
     }
 
     /// Returns the control of a case, and makes sure that the case passes without any mutant. The
-    /// inner error is the reason why it cannot be used.
+    /// inner error is the reason why there is no control.
     fn control(
         &self,
         session: &mut Session<'_>,

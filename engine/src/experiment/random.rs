@@ -154,8 +154,7 @@ impl Experiment for RandomExperiment {
         units: &[u64],
         done: &mut Done<'_, Self>,
     ) -> Result<(), Abort> {
-        // A guest of a different group has built it, or that of a different experiment something
-        // else.
+        // The guest may lack this program, or have the program of another experiment.
         trial::build(session, &self.scenario)?;
         for unit in units {
             session.voice().set_unit(Some(&self.key(unit)));

@@ -47,7 +47,7 @@ pub struct Reached {
     pub lines: BTreeMap<String, Executed>,
 }
 
-/// The lines that each of some cases runs.
+/// The lines that several cases run, by case.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reach {
     /// The cases whose restarted run has ended, the quickest first.
@@ -57,8 +57,8 @@ pub struct Reach {
 impl Reach {
     /// Returns the cases that run the line of a mutant, as indices: one case of each scenario,
     /// then the second of each, and so on, since cases of one scenario run much the same code.
-    /// First comes the case that runs most of the mutant's source, as it has the most state of
-    /// that kind; of those that run the same amount, the quickest. A line without its own code
+    /// Cases that run more of the mutant's source come first, as they have more state of that kind;
+    /// among those that run the same amount, the quickest comes first. A line without its own code
     /// counts as run if its statement is, or else the code before it.
     pub fn of(&self, mutant: &Mutant) -> Vec<usize> {
         let Some(known) = self

@@ -111,7 +111,7 @@ impl Experiment for RunsExperiment<'_> {
             let began = Instant::now();
             let (mut outcome, record) = trial::case(session, self.scenario, case, &self.options);
             let seconds = began.elapsed().as_secs_f64();
-            // A kernel may break control and restarted run alike.
+            // A kernel may break the control in the same way as the restarted run.
             let expected = self.expected.as_ref().filter(|_| outcome.is_pass());
             let parts = expected.zip(record.rendered.as_ref());
             if let Some(check) =

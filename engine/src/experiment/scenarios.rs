@@ -50,7 +50,7 @@ pub struct ScenarioSummary {
     pub scenario: String,
     /// The backend.
     pub backend: Backend,
-    /// The worst outcome of its cases; if all pass, that of the comparison with the expected
+    /// The worst outcome of its cases; if all pass, the outcome of the comparison with the expected
     /// result.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -155,7 +155,7 @@ impl ScenarioExperiment {
                     1 => "1 case passed".to_owned(),
                     cases => format!("{cases} cases passed"),
                 };
-                // The expected result is that of the scenario's own event and of our kernel.
+                // The expected result applies only to the scenario's own event, and to our kernel.
                 let applies = self.options.is_expected() && backend == Backend::Crucible;
                 let compared = applies.then(|| {
                     let parts = findings
@@ -260,7 +260,7 @@ impl Experiment for ScenarioExperiment {
                 }
                 built = true;
             }
-            // Ask now, because a hang may leave no guest to ask.
+            // Get the version now, because a hang may leave no guest to get it from.
             let criu = unit.backend.version(session.running()).unwrap_or_default();
             let (outcome, mut record) = trial::case(session, scenario, case, &options);
             record.criu = criu;
@@ -269,7 +269,7 @@ impl Experiment for ScenarioExperiment {
         Ok(())
     }
 
-    /// Returns true: the expected result is that of all cases.
+    /// Returns true, because one expected result has all cases of a scenario.
     fn judges_groups(&self) -> bool {
         true
     }

@@ -116,8 +116,8 @@ impl Summary for TortureSummary {
 }
 
 impl TortureExperiment {
-    /// Returns the experiment of that many images. The programs' sources are below `root`. With a
-    /// kernel that counts lines, the refusals that were reached are reported.
+    /// Returns the experiment of these numbers of images. The programs' sources are below `root`.
+    /// With a kernel that counts lines, the refusals that were reached are reported.
     pub fn new(root: &Path, raw: u32, forged: u32, seed: u64, counted: Option<PathBuf>) -> Self {
         Self {
             root: root.to_owned(),

@@ -55,7 +55,7 @@ impl Summary for TrialsSummary {
             );
             Outcome::new(Condition::Diverged, why)
         } else if self.trials.has_new_end() {
-            let why = "a restarted run ended as no control did, which may be chance";
+            let why = "a restarted run ended in a way in which no control did, which may be chance";
             Outcome::new(Condition::Unstable, why)
         } else if none(|end| end.controls) || none(|end| end.restarted) {
             Outcome::new(Condition::Missed, "no run of one kind reached the point")
@@ -147,7 +147,7 @@ impl Experiment for TrialsExperiment {
         }
     }
 
-    /// Returns whether each run reached its event. The summary has the ends of the runs.
+    /// Returns for each run of the pair true if it reached its event. The summary has the ends of the runs.
     fn recorded(&self, pair: &Pair) -> Value {
         let reached = [pair.control.is_some(), pair.restarted.is_some()];
         serde_json::json!({ "reached": reached })

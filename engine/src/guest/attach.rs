@@ -41,7 +41,7 @@ pub struct Streams {
 /// The result of a program.
 #[derive(Debug)]
 pub struct Attached {
-    /// Its end, or the reason why it was not run.
+    /// The program's end, or the reason why it was not run.
     pub last: Last,
     /// The first error of writing to the host's streams. A closed reader is not an error.
     pub unwritten: Option<io::Error>,
@@ -63,8 +63,8 @@ impl Sender {
     fn new(port: UnixStream) -> Self {
         let state = State {
             port,
-            // The guest opens the window together with the port: QEMU may not notice that a port
-            // has been opened for which input already waits.
+            // The guest opens the window together with the port: QEMU sometimes does not notice
+            // that a port has been opened for which input already waits.
             window: 0,
             over: false,
         };

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::text::from_tree;
 
-/// The reason for which a request to a guest failed.
+/// The reason why a request to a guest failed.
 #[derive(Debug, Error)]
 pub enum GuestError {
     /// The kernel reported a fault.

@@ -76,7 +76,7 @@ pub struct Guest {
     is_debugged: bool,
     /// Limit for requests that the agent answers immediately.
     prompt: Duration,
-    /// The same in a guest that is not slowed down.
+    /// The same limit in a guest that is not slowed down.
     usual: Duration,
     /// Time that an answer may take in addition to the guest's own limit.
     grace: Duration,
@@ -291,7 +291,7 @@ impl Guest {
         }
     }
 
-    /// Returns the reason for which the channel has ended, once the console has been read to its
+    /// Returns the reason why the channel has ended, once the console has been read to its
     /// end.
     fn ended(&mut self) -> Result<GuestError, GuestError> {
         // Ctrl-C reaches the machine's process, too.

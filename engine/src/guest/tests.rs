@@ -98,6 +98,6 @@ fn a_guest_that_reads_nothing_holds_nobody_up() {
     };
     guest
         .post(request)
-        .expect("the answer, or the lack of it, tells");
+        .expect("the answer, or its absence, is the result");
     drop(theirs);
 }

@@ -46,7 +46,8 @@ impl Runner<'_, '_> {
         if !without.contains(&Eye::Facts) {
             seen.tasks = Some(self.guest().observe(run).map_err(after)?);
         }
-        // The second image would show the half of the other kernel.
+        // The restarting kernel would write the second image, so it shows nothing about the
+        // checkpointing one.
         let same_kernel = !self.session.has_another_kernel();
         if same_kernel && !without.contains(&Eye::SecondImage) {
             seen.second = self.step("second image", |r| r.second_image(run))?;

@@ -40,7 +40,7 @@ pub struct CaseAnalysis {
     pub kinds: BTreeMap<String, Passed>,
     /// Number of points that passed by their control.
     pub by_control: usize,
-    /// The differences due to freezing alone at those, with the number of points.
+    /// The differences due to freezing alone at those points, with their numbers of points.
     pub visible: BTreeMap<String, usize>,
     /// Pairs of the event that was reached and the different one that was listed, with the number
     /// of points.

@@ -32,10 +32,10 @@ const RUN: &str = "restarted";
 /// The result of a chain.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Chain {
-    /// Number of links: of times that the run was checkpointed, killed and restarted.
+    /// Number of links: the run was checkpointed, killed and restarted this many times.
     pub links: u64,
-    /// Number of events that happened while the tasks were being frozen for an earlier event. They
-    /// are covered by that event's checkpoint and have none of their own.
+    /// Number of events that happened while the tasks were being frozen for an earlier event. That
+    /// event's checkpoint covers them; they have no separate one.
     pub covered: u64,
     /// Number of stops at each site.
     pub sites: BTreeMap<String, u64>,

@@ -259,8 +259,8 @@ fn good_control(case: &Case, control: &RunOutput) -> Result<(), Abort> {
 }
 
 /// Returns the result for a tree that differs after the restart. If the run then hung or the
-/// kernel reported a fault, that is the outcome. In every case the result records whether the
-/// guest is still usable.
+/// kernel reported a fault, that is the outcome. In every case the result has a flag for a guest
+/// that is still usable.
 fn another_tree(bad: &Check, end: Result<RunOutput, Abort>) -> Abort {
     let found = diverged(bad);
     let Err(mut stop) = end else {

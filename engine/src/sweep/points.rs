@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(spread(5), [0, 4, 2, 1, 3]);
         assert_eq!(spread(1), [0]);
         assert_eq!(stratified(&points(&[("a", 10)]), 4, 0).len(), 3);
-        // The parts have each point once.
+        // The parts together contain each point once.
         let parts = (0..4).flat_map(|offset| stratified(&points(&[("a", 10)]), 4, offset));
         let mut parts: Vec<_> = parts.map(|point| point.name()).collect();
         parts.sort();

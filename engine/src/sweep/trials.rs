@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Many runs at one point. Where runs end in more than one way, this finds out whether the
-//! restarted runs end in the same ways as the controls, and as often.
+//! Many runs at one point. If runs end in more than one way, this compares the frequency of each
+//! end among the restarted runs with that among the controls.
 
 use std::collections::BTreeMap;
 

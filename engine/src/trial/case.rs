@@ -30,8 +30,8 @@ use crate::{
 /// vfork child may have called execve(2) by then.
 const PATIENCE: u32 = 10;
 
-/// The same with one CPU, where a miss is nearly always deterministic: only the order in which the
-/// scheduler runs a tracer and its tracees differs between runs.
+/// Maximum number of retries with one CPU, with which a miss is nearly always deterministic: only
+/// the order in which the scheduler runs a tracer and its tracees differs between runs.
 const PATIENCE_ALONE: u32 = 3;
 
 /// Runs one case. The session's guest, if there is one, must have built the scenario.
@@ -122,8 +122,8 @@ fn confirm(
     control: &RunOutput,
     found: Outcome,
 ) -> Outcome {
-    // The restarted run may have damaged the guest. A report of its kernel about that is worse than
-    // a difference.
+    // The restarted run may have damaged the guest. A kernel report about the damage is a worse
+    // outcome than a difference.
     if let Err(stop) = session.close()
         && stop.condition.is_bad()
     {

@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// Minimum number of repeated restarts for which losses are searched. In a new guest some counts
-/// (dentries, nodes of maple trees) vary by seven, which is not a loss of each of ten.
+/// (dentries, nodes of maple trees) vary by seven, which fewer restarts could mistake for a loss by
+/// each.
 const LEAST: u32 = 10;
 
-/// Number of times that a loss must show again.
+/// Number of times that a loss must repeat.
 const AGAIN: u32 = 2;
 
 /// Returns true when a case is repeated often enough, in one guest.

@@ -47,13 +47,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Number of links of each restarted run.
+    /// Returns the number of links of each restarted run.
     pub fn links(&self) -> u32 {
         self.chain.max(1)
     }
 
-    /// Returns true when the scenario's expected result is that of such a run: frozen at its own
-    /// event, once.
+    /// Returns true when the scenario's expected result applies to such a run: it is frozen once,
+    /// at the scenario's own event.
     pub fn is_expected(&self) -> bool {
         self.at.is_none() && self.links() == 1
     }

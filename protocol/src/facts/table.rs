@@ -13,7 +13,7 @@ pub enum Use {
     OfZombies,
     /// Only these bits of it are compared.
     Bits(u32, &'static str),
-    /// It may grow, because the restart itself has a cost; it may not shrink.
+    /// It may grow, because the restart itself has a cost, but must not shrink.
     Grows,
     /// It is not a fact, for this reason.
     Left(&'static str),
@@ -201,8 +201,7 @@ pub fn find(fields: &[Field], name: &str) -> Option<Use> {
     found.map(|(_, what)| *what)
 }
 
-/// Facts that take more than a file of `/proc`: their names, their sources, and what they
-/// are.
+/// Facts that take more than a file of `/proc`: their names, sources and descriptions.
 pub const COMPUTED: &[[&str; 3]] = &[
     [
         "`shares.vm`, `.files`, `.fs`, `.sighand`, `.io`, `.sysvsem`",

@@ -121,7 +121,7 @@ pub fn overflow() -> Vec<u8> {
 pub fn escape() -> Vec<u8> {
     let mut records = begin(1);
     records.extend([file(ESCAPE), table(1), memory()]);
-    // The sequence that fits a task's name.
+    // The part of the text that is short enough for a task's name.
     records.extend(task(&ESCAPE[10..]));
     end(records)
 }

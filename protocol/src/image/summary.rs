@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A summary of an image, for display and for programs.
 //!
-//! Its size, and the time to make it, are linear in the image's size, whatever its content: what
-//! tasks share is in it once, and no text is longer than [`LONGEST`].
+//! Its size, and the time to make it, are linear in the image's size, whatever its content: an
+//! object that tasks share is in it once, and no text is longer than [`LONGEST`].
 
 use std::{collections::BTreeMap, io::Read, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
     record::{ImageError, Kind, Reader, Record},
 };
 
-/// Maximum length of a text in bytes, that of a path; longer ones are cut off.
+/// Maximum length of a text in bytes: no path is longer. Longer texts are cut off.
 const LONGEST: usize = 4096;
 
 /// A summary of an image.

@@ -107,7 +107,7 @@ impl Cgroup {
         self.write("cgroup.kill", "1")
     }
 
-    /// Moves a process into the cgroup; the pid is that of the writer's namespace.
+    /// Moves a process into the cgroup, by its pid in the caller's namespace.
     pub fn attach(&self, pid: u32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
@@ -146,8 +146,8 @@ impl Cgroup {
         }))
     }
 
-    /// Waits until the cgroup is frozen or has no live task, and returns which; neither at the
-    /// limit.
+    /// Waits until the cgroup is frozen or has no live task. Returns the state at that time; at the
+    /// limit it is neither.
     pub fn wait_frozen_or_empty(&self, limit: Duration) -> io::Result<Events> {
         self.wait_events(limit, |events| events.frozen || !events.populated)?;
         self.events()

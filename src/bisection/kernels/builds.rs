@@ -17,7 +17,7 @@ use super::Kernels;
 use crate::boot_artefacts::{BootArtefacts, GuestArgs};
 
 impl Kernels<'_> {
-    /// Returns what boots a node with this many vCPUs. Builds it.
+    /// Builds a node, and returns its boot artefacts with this many vCPUs.
     fn images(&mut self, node: usize, vcpus: u8) -> Result<&BootArtefacts, Failure> {
         let key = (node, vcpus);
         if !self.made.contains_key(&key) {
@@ -55,7 +55,7 @@ impl Kernels<'_> {
                     .ok_or_else(|| anyhow!("it cannot be reverted"))?,
                 _ => self.ours.of(node)?,
             };
-            // Long ago it had another layout. That is no matter of the host's.
+            // Early commits have a different layout. The host is not to blame for that.
             let sources = self.sources.with_guest_kernel(&ours);
             let sources = sources.map_err(|_| anyhow!("its {OURS} has no kernel.lock"))?;
             return prepare(&guest, &sources);
@@ -68,7 +68,7 @@ impl Kernels<'_> {
             _ => checkout.at(&commits[node])?,
         };
         guest.kernel.kernel_src = Some(tree.join(&self.history.prefix));
-        // Our configuration may name symbols that come later in the history.
+        // Our configuration may name symbols that later commits add.
         guest.kernel.lenient = true;
         prepare(&guest, &self.sources)
     }
@@ -103,7 +103,7 @@ impl Kernels<'_> {
         Ok(Some(path))
     }
 
-    /// Makes what boots a node, which is known to build.
+    /// Makes the boot artefacts of a node that builds.
     pub(super) fn boots(&mut self, node: usize, vcpus: u8) -> Result<(), Stop> {
         match self.images(node, vcpus) {
             Ok(_) => Ok(()),
@@ -141,7 +141,7 @@ impl Kernels<'_> {
                 let sources = self.series(node).map_err(|error| stop(&error))?;
                 Some(kernel::planned(&sources, None, flavour, &custom))
             }
-            // One kernel, which is not one node.
+            // All events have a single kernel, so the nodes are not kernels.
             Kind::Event => None,
             Kind::Tree => {
                 if self.trees.is_none() {
@@ -158,7 +158,7 @@ impl Kernels<'_> {
                 })
             }
         };
-        // A commit without a sound series is found to be one when it is built.
+        // A malformed series of a commit is reported when the commit is built.
         Ok(planned.and_then(Result::ok))
     }
 

@@ -18,21 +18,20 @@ use super::super::short;
 use super::Kernels;
 use crate::guests::HostLab;
 
-/// Number of runs in a guest, at most.
+/// Maximum number of runs in a guest.
 const MOST: u64 = 500;
 
-/// Number of runs in a row that the host spoils, after which the search stops.
+/// Number of consecutive runs that fail because of the host after which the search stops.
 const SPOILT: u32 = 3;
 
 /// Number of vCPUs of the setting that shows races between CPUs.
 const RACES: u32 = 2;
 
-/// Number of processes that keep the vCPUs busy in the setting that shows what depends on when tasks
-/// run. They are in the guest: there they are a part of the setting on any host, and disturb nothing
-/// else.
+/// Number of busy processes in the setting that changes when tasks run. They run in the guest, so
+/// that the setting is the same on every host and does not disturb other guests.
 const LOAD: u32 = 2;
 
-/// Number of links of the setting that shows what few restarts show.
+/// Number of links in the setting for failures that few restarts show.
 const CHAIN: u32 = 4;
 
 /// Number of events that are tried.
@@ -104,8 +103,8 @@ impl<'a> Kernels<'a> {
         }
     }
 
-    /// Runs a case in a guest, as long as `see` returns true. With a restarter, its kernel restarts
-    /// what that of the node has checkpointed.
+    /// Runs a case in a guest, as long as `see` returns true. With a restarter, that node's kernel
+    /// restarts the images of this node's.
     pub(super) fn visit(
         &mut self,
         node: usize,
@@ -133,7 +132,7 @@ impl<'a> Kernels<'a> {
             at,
             timeout: setting.timeout,
             vcpus,
-            // The other kernel would make the checkpoints of later links.
+            // In a longer chain, the other kernel would make the later checkpoints.
             chain: match restarter {
                 Some(_) => 1,
                 None => setting.chain,
@@ -157,7 +156,7 @@ impl<'a> Kernels<'a> {
         let unread = |error: io::Error| Stop::new(abort::of_io(&error), error.to_string());
         let (to_us, from_guest) = mpsc::channel::<(u64, Outcome, f64)>();
         let (to_guest, from_us) = mpsc::channel::<bool>();
-        // Runs that were seen: their number, and what was reported of them.
+        // The number of finished runs, and the observations reported for them.
         let mut told: Vec<(u64, Seen)> = Vec::new();
         let mut seconds = 0.0;
         let name = &scenario.cases[case].name;
@@ -211,7 +210,7 @@ impl<'a> Kernels<'a> {
             if outcome.condition.exit_code() >= 128 {
                 return Err(Stop::new(outcome.condition, outcome.why.clone()));
             }
-            // A leak is known at the end only.
+            // A leak is found only at the end of the guest.
             if outcome.condition.is_bad()
                 && let Some(last) = told.len().checked_sub(1)
             {
@@ -295,7 +294,7 @@ fn files(store: &Store, error: &io::Error) -> Stop {
     )
 }
 
-/// Returns what an outcome says about the kernel.
+/// Returns the observation that an outcome gives of the kernel.
 fn seen(scenario: &str, case: &str, outcome: &Outcome) -> Seen {
     match Signature::of(scenario, case, outcome) {
         Some(signature) => Seen::Failed(signature),

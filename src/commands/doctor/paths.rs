@@ -55,7 +55,7 @@ fn finding(what: &'static str, path: &Path, problem: Option<String>) -> Finding 
     }
 }
 
-/// Returns why no directory of this name can be used.
+/// Returns the reason why a directory of this name cannot be used, if there is one.
 fn encoding(path: &Path) -> Option<String> {
     path.to_str().is_none().then(|| {
         "the name is not UTF-8; use another directory (CRUCIBLE_RESULTS for the results, another \
@@ -64,7 +64,7 @@ fn encoding(path: &Path) -> Option<String> {
     })
 }
 
-/// Returns why this user cannot make a directory in `path`.
+/// Returns the reason why this user cannot make a directory in `path`, if there is one.
 fn rights(path: &Path) -> Option<String> {
     let me = rustix::process::geteuid().as_raw();
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-/* Goes wrong in the way that its argument names, with or without a restart. */
+/* Fails in the way that its argument names, with or without a restart. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -179,7 +179,7 @@ fn headline(text: &str) -> Option<AlertKind> {
     ];
 
     // The prefixes above do not identify these reports: their kind is in the middle of the line.
-    // SLUB names the cache behind BUG, without a colon.
+    // SLUB names the cache after BUG, without a colon.
     if text.starts_with("BUG ") && (text.contains("ainted): ") || text.contains("ainted:")) {
         return Some(Bug);
     }

@@ -41,11 +41,11 @@ const LOG: u64 = 256 << 20;
 /// Maximum number of lines of a capture, at which a kernel prints some thousand tasks.
 const CAPTURE: usize = 20_000;
 
-/// Maximum number of alerts that are kept. The first panic is kept in any case, because it shows
-/// how the guest ended.
+/// Maximum number of alerts that are kept. The first panic is kept in any case, because it is the
+/// end of the guest.
 const ALERTS: usize = 256;
 
-/// Maximum size of all alerts in bytes. Of reports beyond that, only the headlines are kept, and
+/// Maximum size of all alerts in bytes. Beyond that, only the headlines of reports are kept, and
 /// the first panic in full.
 const ALERT_BYTES: usize = 8 << 20;
 
@@ -85,7 +85,7 @@ struct State {
 #[derive(Default)]
 struct Capture {
     lines: Vec<String>,
-    /// Texts of lines that callers wait for, and whether each has been printed.
+    /// Texts of lines that callers wait for, each with a flag that it has been printed.
     answers: Vec<(&'static str, bool)>,
 }
 

@@ -2,12 +2,13 @@
 //! The memory of a guest that has crashed, as an ELF core file for gdb.
 //!
 //! A machine that is to leave a dump does not let its process exit when the guest has ended. A
-//! thread finds out how it ended, writes the dump if that was not an orderly shutdown, and releases
-//! the process. A watcher of the process sees the guest end a little later.
+//! thread determines the kind of end, writes the dump if it was not an orderly shutdown, and
+//! releases the process. A watcher of the process therefore notices the end of the guest a little
+//! later.
 //!
-//! The pages of a file that are all zero take no space on the host's disk. Others are not written
-//! if that left the disk with less than a reserve: the run that the guest belongs to must not fail
-//! for want of space, and a missing dump changes no verdict.
+//! The pages of a file that are all zero take no space on the host's disk. Other pages are not
+//! written if that would leave the disk with less than a reserve: the run that the guest belongs to
+//! must not fail for want of space, and a missing dump changes no verdict.
 
 mod elf;
 mod sparse;

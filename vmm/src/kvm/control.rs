@@ -84,7 +84,7 @@ impl Control {
         Ok((reply?, done))
     }
 
-    /// Returns the reason for which the guest ended, or `None` if the monitor has not reported an
+    /// Returns the reason why the guest ended, or `None` if the monitor has not reported an
     /// end.
     pub fn ended(&self) -> Option<Ended> {
         self.socket.noted().ended

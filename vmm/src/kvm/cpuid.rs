@@ -27,7 +27,7 @@ pub(super) fn of_vcpu(kvm: &Kvm, supported: &CpuId, index: u8, vcpus: u8) -> Cpu
             1 => {
                 entry.ecx |= HYPERVISOR;
                 if deadline {
-                    // Otherwise Linux calibrates the APIC timer, which delays the boot.
+                    // Without this bit Linux calibrates the APIC timer, which delays the boot.
                     entry.ecx |= TSC_DEADLINE;
                 }
                 entry.ebx = (entry.ebx & 0xffff) | u32::from(vcpus) << 16 | id << 24;

@@ -88,7 +88,7 @@ pub(super) unsafe fn register(vm: &VmFd, memory: &Memory, track: bool) -> Result
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is that of a mapping, which the caller keeps mapped.
+        // SAFETY: the range is a whole mapping, which the caller keeps mapped.
         unsafe { vm.set_user_memory_region(region) }.during("register the guest's memory")?;
     }
     Ok(())
@@ -161,7 +161,7 @@ fn pieces(
     }
 }
 
-/// Fails if the file's length is not that of the memory: an access to a page of the mapping beyond
+/// Fails if the file does not have the memory's length: an access to a page of the mapping beyond
 /// the end of the file would raise SIGBUS.
 fn check_length(mib: u32, file: &File) -> Result<(), Failure> {
     let wanted = u64::from(mib) << 20;
@@ -181,7 +181,7 @@ fn check_length(mib: u32, file: &File) -> Result<(), Failure> {
 /// of a page is an exit; under nested virtualisation these exits are most of the boot time.
 fn ask_for_huge_pages(memory: &Memory) {
     for region in memory.iter() {
-        // SAFETY: the range is that of a mapping which `memory` owns, and the advice does not
+        // SAFETY: the range is a whole mapping which `memory` owns, and the advice does not
         // change its content.
         let advised = unsafe {
             madvise(

@@ -17,10 +17,11 @@ CHANNEL = os.path.join(PLACE, "channel.out")
 LOADS = os.path.join(PLACE, "loads")
 STORE = os.path.join(PLACE, "snapshots")
 
-# Numbers of instructions from new snapshots to the place that is gone to. The next places are near.
+# Distances in instructions of new snapshots from the place to go to, because the next places are
+# near it.
 NEAR = 16_000_000, 1_000_000
 
-# Number of instructions by which a snapshot is put off that cannot be made here.
+# Number of instructions by which a snapshot is postponed if it cannot be made here.
 PUT_OFF = 1_000
 
 # Maximum number of bytes of all snapshots, and their minimum number.
@@ -72,7 +73,7 @@ def save():
     if not idle():
         return False
     saved = snapshots()
-    # The one that is missed least: the gap between its neighbours is the shortest.
+    # The least useful snapshot: the gap between its neighbours is the shortest.
     while os.stat(STORE).st_blocks * 512 > MOST_BYTES and len(saved) > FEWEST:
         gaps = [b[0] - a[0] for a, b in zip(saved, saved[2:])]
         count_, channel = saved.pop(1 + gaps.index(min(gaps)))
@@ -88,7 +89,7 @@ def save():
 def load(snapshot):
     count_, channel = snapshot
     length = os.path.getsize(CHANNEL)
-    # QEMU asserts that none lies behind.
+    # QEMU asserts that no breakpoint of the replay is earlier than the snapshot.
     monitor("replay_delete_break")
     answer = monitor(f"loadvm {count_}-{channel}")
     if "Error" in answer:
@@ -234,7 +235,8 @@ def search(here, arm):
         load(snapshot)
         armed = arm()
         if any(it.type == gdb.BP_WATCHPOINT for it in armed):
-            # gdb would read the value after each instruction.
+            # Disable the watchpoints: otherwise gdb would read the value after
+            # each instruction.
             print(f"gdb cannot read a watched value at instruction {snapshot[0]}")
             for it in armed:
                 it.enabled = False
@@ -267,7 +269,7 @@ class StepBack(gdb.Command):
         show()
 
 
-# Their usual short names, rc and rsi, follow.
+# gdb's usual short names, rc and rsi, then run these commands.
 Back()
 StepBack()
 # QEMU offers these, and hangs.

@@ -57,7 +57,7 @@ impl Dumper for QemuDumper {
             });
             let begun = self.qmp.execute("dump-guest-memory", arguments);
             if begun.is_err() {
-                // Otherwise the pipe would not end.
+                // Close QEMU's end of the pipe, or the thread that reads it would wait forever.
                 let _ = self.qmp.execute("closefd", json!({ "fdname": TARGET }));
             }
             let copied = copy

@@ -146,7 +146,7 @@ impl Qmp {
         status?.reason
     }
 
-    /// Returns the reason for which QEMU shuts down, or `None` if it has not reported a shutdown.
+    /// Returns the reason why QEMU shuts down, or `None` if it has not reported a shutdown.
     pub fn reason(&self) -> Option<String> {
         self.socket.noted().reason
     }
@@ -241,7 +241,7 @@ fn read(mut input: impl BufRead, replies: &Answers<Reply>, notes: &Notes<Status>
             Message::Event { event, data } => {
                 let word = |key| data.get(key).and_then(Value::as_str).map(str::to_owned);
                 match event.as_str() {
-                    // A second shutdown is that of our own request to exit.
+                    // A second shutdown event is the result of our own request to exit.
                     "SHUTDOWN" => notes.note(|status| {
                         if status.reason.is_none() {
                             status.reason = word("reason");

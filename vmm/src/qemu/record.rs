@@ -239,7 +239,7 @@ impl Recording {
             directory: self.directory.clone(),
             why: match file.path.exists() {
                 true => format!(
-                    "{what} {} is not the one that was recorded",
+                    "{what} {} has changed since the recording",
                     file.path.display()
                 ),
                 false => format!("{what} {} is gone", file.path.display()),

@@ -259,7 +259,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Runs a command of QEMU's monitor for people. Returns its output.
+    /// Runs a command of QEMU's human monitor (HMP). Returns its output.
     fn monitor(&self, line: &str) -> Result<String> {
         let line = json!({ "command-line": line });
         let answer = self
@@ -270,7 +270,7 @@ impl Replay {
         Ok(answer.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Finds out whether the process has ended since its guest did.
+    /// Waits for the end of the process, and checks that its guest ended before it.
     fn end(&mut self) -> Result<Stop> {
         let exit = self.machine.wait(COMPLETION)?;
         if self.machine.backend().qmp.reason().is_some() {
@@ -367,8 +367,8 @@ fn make_store(
     }
     let store = place.join(STORE);
     qcow2::create(&store, 0, None).map_err(failed(&store))?;
-    // QEMU puts the state into the first drive, and this one precedes those of devices. In a disk
-    // behind `blkreplay` it would wait until the log reports its write.
+    // QEMU puts the state into the first drive, and this drive precedes the drives of devices. In a
+    // disk behind `blkreplay` it would wait until the log reports its write.
     let drive = format!(
         "if=none,id={STORE},format=qcow2,discard=unmap,file={}",
         value(&store)

@@ -21,13 +21,13 @@ use crate::session::Session;
 /// Number of runs between two readings of the books.
 const RUNS: u32 = 4;
 
-/// Number of times that a loss must show again.
+/// Number of times that a loss must repeat.
 const AGAIN: u32 = 2;
 
-/// The least number of refusals that must lose an object: the counts of caches vary by a few.
+/// Minimum growth of a count that is a loss, in objects: the counts of caches vary by a few.
 const REFUSALS: u32 = 16;
 
-/// Time limit of all forged images.
+/// Time limit for all forged images together.
 const FORGING: Duration = Duration::from_secs(150);
 
 /// Time limit of a compiler.
@@ -41,20 +41,20 @@ fn of(line: &str) -> &str {
 /// The results of forged images.
 #[derive(Clone)]
 pub(super) struct ForgedResults {
-    /// The outcome of each, by its change.
+    /// The outcome of each image, by its change.
     outcomes: BTreeMap<String, String>,
-    /// The growth of the kernel's books by all of them.
+    /// The growth of the kernel's books by all images together.
     growth: Books,
 }
 
 impl ForgedResults {
-    /// Returns the number of refusals that must lose an object: a tenth of the images.
+    /// Returns the growth of a count that is a loss, in objects: one for each tenth image.
     fn losing(&self) -> u32 {
         (self.outcomes.len() as u32 / 10).max(REFUSALS)
     }
 }
 
-/// Keeps only losses that all other lists name, too.
+/// Keeps only the losses that are in all other lists, too.
 fn retain_common(lost: &mut Vec<String>, others: &[Vec<String>]) {
     let in_all = |name: &str| {
         let mut others = others.iter();
@@ -414,8 +414,8 @@ impl MutateExperiment {
         Ok(None)
     }
 
-    /// Runs a case to its checkpoint with a mutant, or without one if `number` is 0. Returns how it
-    /// ended, without numbers; `None` if the kernel is not the cause.
+    /// Runs a case to its checkpoint with a mutant, or without one if `number` is 0. Returns its
+    /// end in words, without numbers; `None` if the kernel is not the cause.
     fn refusal(
         &self,
         session: &mut Session<'_>,

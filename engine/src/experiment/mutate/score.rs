@@ -31,9 +31,9 @@ pub struct FileScore {
 /// Numbers of mutants that an eye has noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct EyeScore {
-    /// Number of those that it was the first to notice.
+    /// Number of mutants that the eye was the first to notice.
     pub first: usize,
-    /// All that it saw.
+    /// Number of all mutants that the eye noticed.
     pub all: usize,
 }
 

@@ -92,7 +92,7 @@ fn a_sample_is_drawn_by_its_seed_from_what_is_run() {
         .drawn()
     };
     let all = drawn(1, None);
-    // The equivalent one and the one that is never run are left out.
+    // The equivalent mutant and the one on the line that is never run are left out.
     assert_eq!(
         all.iter().copied().collect::<BTreeSet<_>>(),
         BTreeSet::from([0, 1, 3, 4, 5, 6, 7])
@@ -174,7 +174,7 @@ fn the_exit_code_is_that_of_what_was_asked_for() {
     assert_eq!(code(None, &[killed(), survived()]), 0);
     assert_eq!(code(Some(50.0), &[killed(), survived()]), 0);
     assert_eq!(code(Some(51.0), &[killed(), survived()]), 1);
-    // It may be killed or not.
+    // The unknown mutant may be killed or not.
     assert_eq!(code(Some(50.0), &[killed(), survived(), unknown()]), 125);
     assert_eq!(code(Some(70.0), &[killed(), survived(), unknown()]), 1);
     assert_eq!(code(None, &[unknown()]), 125);

@@ -124,7 +124,7 @@ fn each_link_of_a_chain_is_judged() {
             },
         });
     }
-    // At which event a later link is varies.
+    // The event of a later link varies.
     let checks = judged(&Case::example(), &frozen(2, &tasks), &run);
     assert_eq!((checks.len(), bad(&checks)), (once + 2 * 3, vec![]));
     let after = run.later[1].seen.tasks.as_mut().unwrap();

@@ -99,8 +99,8 @@ bool ckpt_interrupted(long ret)
 }
 
 /*
- * A partly written image cannot be withdrawn, and an image may not be readable
- * twice. So a transfer that a signal has interrupted continues, unless the
+ * A partly written image cannot be withdrawn, and some images can be read only
+ * once. So a transfer that a signal has interrupted continues, unless the
  * signal is fatal. Other signals stay pending until the end of the system call,
  * which calls recalc_sigpending().
  */
@@ -235,7 +235,7 @@ static int get_bytes(struct ckpt_ctx *ctx, void *p, size_t len)
 
 /*
  * Under KASAN each record has a buffer of its own size, so that KASAN reports a
- * function that reads behind the record's end, or in the record before.
+ * function that reads beyond the record's end, or in the record before.
  */
 static int fit_buffer(struct ckpt_ctx *ctx, size_t len)
 {

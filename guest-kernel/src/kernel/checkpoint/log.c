@@ -37,7 +37,7 @@ static struct ckpt_line *make_line(const char *text)
  * ckpt_err - record an error and add a line to the log
  * @ctx: the checkpoint or restart
  * @err: negative errno
- * @fmt: what failed, without the errno
+ * @fmt: description of the failure, without the errno
  *
  * The first error of a context becomes ctx->error.
  *

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Tracers and tracees: the links between them, the tracer's credentials, and
- * how the tracee runs (step, system call tracing). stop.c has the stops.
+ * the mode in which the tracee runs (step, system call tracing). stop.c has the
+ * stops.
  */
 #include <linux/cred.h>
 #include <linux/ptrace.h>
@@ -176,7 +177,7 @@ int ckpt_restore_ptrace(struct ckpt_ctx *ctx)
 	return 0;
 }
 
-/* Set the flags by which current's tracer controls how it runs. */
+/* Set the flags by which the tracer makes current step or stop. */
 void ckpt_apply_ptrace(const struct ckpt_ptrace *rec)
 {
 	if (rec->work & CKPT_PTRACE_SYSCALL)

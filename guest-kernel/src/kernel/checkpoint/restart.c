@@ -152,7 +152,8 @@ static int read_trailer(struct ckpt_ctx *ctx)
 	t = (const void *)ctx->rbuf;
 	if (ctx->rec.type != CKPT_REC_TRAILER || t->nr_records != ctx->seq ||
 	    t->nr_objects != ctx->nr_objs)
-		return ckpt_err(ctx, -EINVAL, "the image does not end where it should");
+		return ckpt_err(ctx, -EINVAL,
+				"no trailer after the last section, or wrong counts in it");
 	return 0;
 }
 

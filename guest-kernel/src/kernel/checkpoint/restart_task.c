@@ -149,7 +149,7 @@ static void park(struct ckpt_ctx *ctx)
 
 /*
  * Arm timers, set the signal mask, and forget the use of privileges: not before
- * the restart is complete. Whatever has asked for a right of the caller, or of
+ * the restart is complete. Each check of a privilege of the caller, or of
  * current, has marked current as a user of privileges.
  */
 static void go_live(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
@@ -194,7 +194,7 @@ static int mount_proc(struct ckpt_ctx *ctx)
 
 /*
  * A thread is created in the caller's address space and must leave it. The
- * leader, whose turn is earlier, has restored that of the process.
+ * leader, whose turn is earlier, has restored the process's address space.
  */
 static int join_memory(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 {

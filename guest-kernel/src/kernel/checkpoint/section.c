@@ -73,7 +73,8 @@ static int restore_record(struct ckpt_ctx *ctx, struct ckpt_tsk *ct)
 }
 
 /*
- * Check that a section has all records it must have and none it may not have.
+ * Check that a section has all required records and no record that is not
+ * permitted.
  */
 static int check_section(struct ckpt_ctx *ctx, const struct ckpt_tsk *ct)
 {

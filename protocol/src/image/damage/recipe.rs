@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Forged images that outlive the guest: an image restarts only where its files are, so the fuzzer
-//! keeps how an image was forged instead.
+//! Recipes of forged images, which remain valid in other guests. An image restarts only where its
+//! files are, so the fuzzer keeps the steps by which it was forged instead.
 
 use std::{fmt, str::FromStr};
 
@@ -32,7 +32,7 @@ impl Recipe {
         Self(vec![Step::Listed(number)])
     }
 
-    /// Returns the number of steps; none for the program's own image.
+    /// Returns the number of steps; 0 for the program's own image.
     #[must_use]
     pub fn steps(&self) -> usize {
         self.0.len()

@@ -274,7 +274,8 @@ impl<A: Read, B: Read> Both<A, B> {
         }
     }
 
-    /// Compares pages, if both images have pages next, or if one has. Returns false otherwise.
+    /// Compares pages if one image, or both, have pages as their next record. Returns false
+    /// otherwise.
     fn memory(&mut self) -> Result<bool, Unreadable> {
         self.first.has(0)?;
         self.second.has(0)?;
@@ -358,8 +359,8 @@ impl<A: Read, B: Read> Both<A, B> {
         Ok((0, 0))
     }
 
-    /// Returns true when two records are equal except for numbers of objects and fields that a
-    /// rule is for.
+    /// Returns true when two records are equal except for numbers of objects and fields to which a
+    /// rule applies.
     fn alike(&self, p: usize, q: usize) -> bool {
         match (self.first.ahead.get(p), self.second.ahead.get(q)) {
             (Some(first), Some(second)) => essence(first) == essence(second),
@@ -490,7 +491,7 @@ pub(super) fn belongs(kind: Kind, head: Kind) -> bool {
     }
 }
 
-/// Returns the payload without numbers of objects and fields that rules are for.
+/// Returns the payload without numbers of objects and fields to which rules apply.
 fn essence(record: &Record) -> Vec<u8> {
     let mut bytes = record.payload.clone();
     for field in &shape(record.kind).head {

@@ -41,11 +41,12 @@ pub struct Findings {
     pub is_unpaired: bool,
     exact: bool,
     clocks: Clocks,
-    /// The first difference of the section, and the image by which each is named.
+    /// Index of the section's first difference; for each difference, the image that names its
+    /// record.
     begin: usize,
     named_by: Vec<Which>,
     task: Option<TaskName>,
-    /// POSIX timers of the process that have expired since.
+    /// POSIX timers of the process that have expired since the first image.
     due: Vec<u32>,
     /// An alarm that only the second image has.
     alarm: Option<Difference>,

@@ -8,7 +8,7 @@ use super::Which;
 /// The objects of two images that were read so far.
 #[derive(Default)]
 pub struct Pairs {
-    /// From the first image to the second.
+    /// The object of the second image for each of the first.
     same: HashMap<u32, u32>,
     back: HashMap<u32, u32>,
     known: (BTreeSet<u32>, BTreeSet<u32>),

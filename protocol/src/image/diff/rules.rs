@@ -104,8 +104,8 @@ impl Clocks {
         (0..=self.real.max(self.mono)).contains(&time)
     }
 
-    /// Returns true when a timer has expired since that had this time left, or was set for
-    /// this time of a clock.
+    /// Returns true when a timer that had this time left, or was set for this time of a clock, has
+    /// expired since.
     fn is_due(&self, value: i128, absolute: bool, clock: u32) -> bool {
         let now = match (absolute, clock) {
             (false, _) => 0,
@@ -121,7 +121,7 @@ impl Clocks {
     }
 
     /// Returns true when a time on CLOCK_MONOTONIC has moved by `by`, the time between checkpoint
-    /// and restart, which is the same for all.
+    /// and restart, which is the same for all such times.
     fn moves(&mut self, by: i128) -> bool {
         let least = if self.same_machine() { 0 } else { -self.began };
         (least..=self.mono).contains(&by) && *self.moved.get_or_insert(by) == by
@@ -183,9 +183,9 @@ impl Rule {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Clocks => {
-                "time that has passed: equally much on CLOCK_REALTIME and CLOCK_TAI, and on \
-                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted the \
-                 tree"
+                "time that has passed: the same amount on CLOCK_REALTIME and CLOCK_TAI, and on \
+                 CLOCK_MONOTONIC and CLOCK_BOOTTIME, unless a different machine has restarted \
+                 the tree"
             }
             Self::CpuTimes => {
                 "CPU time that a task has used since the checkpoint: it does not decrease, and grows \
@@ -210,7 +210,7 @@ impl Rule {
             }
             Self::MappedFiles => {
                 "the open file of a mapping, if several are of one path with equal flags, or if only \
-                 mappings refer to it: no program can tell the difference"
+                 mappings refer to it: no program can notice the difference"
             }
             Self::InodeNumbers => {
                 "the numbers that the kernel assigns to inodes without a name, and to those in /proc"

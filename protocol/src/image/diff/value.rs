@@ -10,7 +10,7 @@ use crate::image::layout::{Field, Form};
 /// Number of bytes of a value that are shown.
 const SHOWN: usize = 16;
 
-/// Maximum length of a text in bytes, that of a path.
+/// Maximum length of a text in bytes: no path is longer.
 const LONGEST: usize = 4096;
 
 /// The value of a field in an image.
@@ -35,7 +35,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// Returns the value of a field whose bytes these are.
+    /// Returns the value of a field with these bytes.
     #[must_use]
     pub fn of(field: &Field, bytes: &[u8]) -> Self {
         match field.form {
@@ -79,7 +79,7 @@ pub fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(wide)
 }
 
-/// Returns the number that some bytes are in two's complement.
+/// Returns the number that the bytes represent in two's complement.
 pub fn signed(bytes: &[u8]) -> i64 {
     let unused = 64 - 8 * bytes.len().clamp(1, 8) as u32;
     (number(bytes) << unused) as i64 >> unused

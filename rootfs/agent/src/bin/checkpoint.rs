@@ -197,7 +197,7 @@ fn save(options: &Options, image: BorrowedFd<'_>, log: BorrowedFd<'_>) -> Result
     let deadline = Instant::now() + SETTLE_LIMIT;
     let mut result = sys::checkpoint(pid, image, flags, Some(log));
     if matches!(result, Err(Errno::EAGAIN)) {
-        // Each attempt logs the same tasks: of the repeated ones, only the last log is kept.
+        // Each attempt logs the same tasks, so keep only the last log of the repeated attempts.
         let mut last = File::from(memfd_create("log", MFdFlags::MFD_CLOEXEC)?);
         while matches!(result, Err(Errno::EAGAIN)) && Instant::now() < deadline && rewind(image) {
             sched_yield()?;

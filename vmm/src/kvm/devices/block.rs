@@ -43,7 +43,7 @@ const SIZE_MAX: u32 = 256 << 10;
 /// Maximum number of sectors in one discard or write of zeros: 1 GiB.
 const ZERO_MAX: u32 = 1 << 21;
 
-/// Maximum number of bytes to transfer for one notification, that of one maximal request; the
+/// Maximum number of bytes to transfer for one notification: the size of one maximal request. The
 /// event loop transfers the rest later.
 const BUDGET: u64 = SEG_MAX as u64 * SIZE_MAX as u64;
 

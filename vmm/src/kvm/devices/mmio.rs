@@ -175,8 +175,8 @@ impl Transport {
                         .try_for_each(|&queue| device.notify(queue, rings))
                 });
             }
-            // Call the device even without a driver, so that it knows that the source is no longer
-            // armed.
+            // Call the device even without a driver, so that it records that the source is no
+            // longer armed.
             Some(source) => self.call(|device, rings| device.ready(source, rings)),
             None => {}
         }

@@ -176,7 +176,7 @@ pub trait VirtioDevice: Send {
     fn reset(&mut self);
 
     /// Handles a notification of this queue by the driver. `queue` is within
-    /// [`queue_sizes`](Self::queue_sizes); the queue itself may not be ready.
+    /// [`queue_sizes`](Self::queue_sizes); the queue itself need not be ready.
     fn notify(&mut self, queue: usize, rings: &mut Rings<'_>) -> Result<()>;
 
     /// Handles an event of the source that the device registered as number `source` in its

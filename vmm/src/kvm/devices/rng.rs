@@ -11,7 +11,7 @@ use super::{DeviceState, Error, Result, VirtioDevice};
 /// Linux requests one buffer at a time.
 const QUEUE_SIZE: u16 = 8;
 
-/// Maximum number of bytes for one chain; a driver that needs more asks again.
+/// Maximum number of bytes for one chain; a driver that needs more makes another request.
 const MAX: usize = 4096;
 
 /// A source of random numbers.

@@ -34,7 +34,7 @@ const IER: u8 = 1;
 const LSR: u8 = 5;
 const LSR_DATA_READY: u8 = 1 << 0;
 const LSR_BREAK: u8 = 1 << 4;
-/// The bit of the interrupt identification for "none".
+/// Interrupt identification register, with the bit for no pending interrupt.
 const IIR_NONE: u8 = 1 << 0;
 
 /// Capacity of vm-superio's FIFO in bytes.

@@ -3,7 +3,7 @@
 //!
 //! KVM logs the pages that vCPUs and KVM itself write (`KVM_MEM_LOG_DIRTY_PAGES`; this works on
 //! huge pages too, because KVM maps logged memory by pages of 4 KiB). The memory's own bitmap marks
-//! the pages that devices write. Both exist only if the configuration asks for them.
+//! the pages that devices write. Both exist only if the configuration requests them.
 
 use kvm_ioctls::VmFd;
 use vm_memory::bitmap::AtomicBitmap;

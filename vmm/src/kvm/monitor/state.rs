@@ -85,8 +85,8 @@ impl VcpuState {
             }
         }
         vcpu.set_vcpu_events(&self.events).during(WHAT)?;
-        // Otherwise a watchdog in the guest would count the time in which the guest was not
-        // running. A guest that does not use kvmclock does not need this (EINVAL).
+        // Without this notice, a watchdog in the guest would count the time in which the guest was
+        // not running. A guest that does not use kvmclock does not need this (EINVAL).
         match vcpu.kvmclock_ctrl() {
             Err(error) if error.errno() != libc::EINVAL => Err(error).during(WHAT),
             _ => Ok(()),

@@ -175,7 +175,7 @@ impl Handle {
     }
 }
 
-/// The signal's only purpose is to interrupt `KVM_RUN`.
+/// Does nothing: the signal's only purpose is to interrupt `KVM_RUN`.
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Installs the signal handler with which [`Handle::send`] interrupts vCPUs. Call it once per
@@ -326,8 +326,8 @@ impl Runner {
                 Command::Resume => {
                     *paused = false;
                     if self.watcher.is_some() {
-                        // Otherwise the guest's watchdogs would report the time of the pause as a
-                        // lockup. A guest that does not use kvmclock needs no notice.
+                        // Without this notice, the guest's watchdogs would report the time of the
+                        // pause as a lockup. A guest that does not use kvmclock needs no notice.
                         let _ = self.vcpu.kvmclock_ctrl();
                     }
                 }

@@ -36,7 +36,7 @@ use crate::kvm::wire::Config;
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TASK_STATE: usize = 0xfffb_d000;
 
-/// Interrupt numbers: that of the serial port as on PCs, and that of the first transport.
+/// Interrupt numbers of the serial port, as on PCs, and of the first transport.
 const SERIAL_GSI: u32 = 4;
 const FIRST_GSI: u32 = 5;
 
@@ -93,7 +93,7 @@ impl Interrupt for Irq {
     }
 }
 
-/// The way of a fault of the host's disk to the event loop.
+/// Sends faults of the host's disk to the event loop.
 struct Faults<'a> {
     notices: &'a Sender<Notice>,
     wake: &'a EventFd,
@@ -217,13 +217,14 @@ impl Vm {
         &self.memory
     }
 
-    /// Sets whether the parent keeps the guest paused, which takes effect at the next
+    /// With `true`, the parent keeps the guest paused from now on. This takes effect at the next
     /// [`Self::resume`].
     pub fn parent_holds(&self, hold: bool) {
         self.holds().parent = hold;
     }
 
-    /// Sets which vCPUs the debugger keeps paused, which takes effect at the next [`Self::resume`].
+    /// Sets the vCPUs that the debugger keeps paused. This takes effect at the next
+    /// [`Self::resume`].
     pub fn debugger_holds(&self, hold: impl Fn(usize) -> bool) {
         let mut holds = self.holds();
         for (index, held) in holds.debugger.iter_mut().enumerate() {

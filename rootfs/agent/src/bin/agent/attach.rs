@@ -182,7 +182,7 @@ impl Program {
             self.feed(port)?;
             let mut left = REST;
             for index in 0..self.outputs.len() {
-                // After the program's end the agent reads only this much more.
+                // After the program's end the agent reads at most `REST` bytes of each stream.
                 while self.pass_on(index, port)? && ended && left > 0 {
                     left = left.saturating_sub(MAX_PIECE);
                 }
@@ -280,7 +280,8 @@ fn on_terminal(command: &mut Command, (rows, columns): (u16, u16)) -> Result<Fil
         .stdout(Stdio::from(slave.try_clone()?))
         .stderr(Stdio::from(slave));
     let master = File::from(pty.master);
-    // Otherwise the program has both ends, and the terminal is never closed.
+    // Close this end on exec. Otherwise the program has both ends, and the terminal is never
+    // closed.
     fcntl(&master, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(master)
 }

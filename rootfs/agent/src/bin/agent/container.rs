@@ -48,7 +48,7 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// Pid of its first process in the agent's namespace.
     pub root: Pid,
-    /// The agent's child whose status is that of the root: the root itself, or the tool
+    /// The agent's child that ends with the root's status: the root itself, or the tool
     /// that restarted it. `None` if there is no such child.
     pub waited: Option<Pid>,
     trigger: Option<Trigger>,

@@ -217,14 +217,14 @@ fn is_zombie(dir: &Path) -> bool {
     split_stat(&stat).is_none_or(|(_, fields)| fields.first() == Some(&"Z"))
 }
 
-/// Returns the thread whose directory has the state of its process: the first one that lives. A
+/// Returns the thread whose directory has the state of its process: the first living one. A
 /// first thread that has exited no longer has memory.
 fn reader(process: &Path, threads: &[i32]) -> Option<i32> {
     let lives = |tid: &&i32| !is_zombie(&process.join("task").join(tid.to_string()));
     threads.iter().find(lives).copied()
 }
 
-/// Reads a task. The facts of its process are with the task that `is_reader`.
+/// Reads a task. If `is_reader` is true, its facts include those of its process.
 fn task(process: &Path, dir: &Path, pid: i32, tid: i32, is_reader: bool) -> Result<TaskFacts> {
     let stat = fs::read_to_string(dir.join("stat"))?;
     let (comm, fields) = split_stat(&stat).context("cannot parse stat")?;
@@ -345,7 +345,7 @@ fn files_of_process(process: &Path, tid: i32, facts: &mut Facts) -> io::Result<P
 fn file(dir: &Path, name: &str, facts: &mut Facts) -> io::Result<()> {
     let value = match fs::read(dir.join(name)) {
         Ok(bytes) => Fact::of(bytes),
-        // As a fact, this error would be equal in every run.
+        // Fail, because a fact would hide this error: it would be equal in every run.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let problem = format!("this kernel has no {}", dir.join(name).display());
             return Err(io::Error::new(e.kind(), problem));
@@ -378,8 +378,8 @@ fn watched(name: &str, value: &str) -> (String, String) {
     (format!("tfd {fd}"), words.join(" "))
 }
 
-/// Adds a fact. Several with one name, such as the watches of an inotify file, are one fact with a
-/// line each, since the kernel's order has no meaning.
+/// Adds a fact. Several facts with one name, such as the watches of an inotify file, become one
+/// fact with a sorted line for each, since the kernel's order has no meaning.
 fn add(facts: &mut Facts, name: String, value: String) {
     match facts.get_mut(&name) {
         Some(fact) => fact.add(value),

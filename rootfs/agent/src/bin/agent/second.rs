@@ -9,7 +9,7 @@ use crucible_protocol::image::diff::{self, Comparison, Which};
 /// Size of a buffer for reading, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// Compares two images. The inner error is that of an image that cannot be read.
+/// Compares two images. The inner error is returned for an image that cannot be read.
 ///
 /// # Errors
 /// Fails if a file cannot be opened.

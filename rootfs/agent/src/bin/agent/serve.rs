@@ -358,7 +358,7 @@ impl Agent {
         let Some(root) = pid.map(Pid::from_raw) else {
             return Ok(Container::adopt(cgroup, Pid::from_raw(0), None));
         };
-        // It is frozen, so it has not ended; as an orphan it is a child of the agent.
+        // The process is frozen, so it has not ended; as an orphan it is a child of the agent.
         if !cgroup.wait_frozen(SETTLE_LIMIT)? {
             bail!("the restored tasks did not quiesce");
         }

@@ -85,8 +85,7 @@ impl Attempt {
     /// Restarts an image and kills the tasks that it creates.
     ///
     /// # Errors
-    /// Fails if the kernel hangs, gives a task rights that the user does not have, or leaves tasks
-    /// behind.
+    /// Fails if the kernel hangs, gives a task rights that the user does not have, or leaves tasks.
     pub fn restart(&self, image: &[u8]) -> Result<Outcome> {
         let cgroup = Cgroup::create(self.parent.dir().join("tasks"))?;
         give(&cgroup, self.user)?;
@@ -139,7 +138,7 @@ impl Attempt {
                 log.rewind()?;
                 let mut text = Vec::new();
                 log.read_to_end(&mut text)?;
-                // The log contains file names from the image, which may not be UTF-8.
+                // The log contains file names from the image, which need not be UTF-8.
                 let text = String::from_utf8_lossy(&text);
                 Outcome::Refused {
                     errno: Errno::from_raw(errno.parse()?),

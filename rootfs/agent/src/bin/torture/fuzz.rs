@@ -78,7 +78,7 @@ struct Report {
     found: Vec<(String, Vec<u32>)>,
 }
 
-/// Runs as a child of a process that asks for its coverage.
+/// Runs as a child of a process that collects its coverage.
 pub fn run(options: &Options, task: &Path) -> Result<ExitCode> {
     let coverage = Coverage::begin()?;
     // SAFETY: this program has a single thread.
@@ -155,7 +155,7 @@ impl std::fmt::Display for Finding {
 impl std::error::Error for Finding {}
 
 /// Maximum number of steps of a recipe that is changed because its image restarts: more would hide
-/// what a new step does.
+/// the effect of a new step.
 const FEW: usize = 2;
 
 /// The result of a recipe.

@@ -47,7 +47,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Begins to record the code that processes run which are forked from now on.
+    /// Begins to record the code of processes that are forked from now on.
     pub fn begin() -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)

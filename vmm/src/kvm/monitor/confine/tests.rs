@@ -122,7 +122,7 @@ fn run(name: &str, role: Role) -> Output {
         .unwrap()
 }
 
-/// The entry of a case's process. Without a case in the environment it does nothing.
+/// Runs the case that the environment names, in a case's process. Does nothing without one.
 #[test]
 fn case() {
     let Ok(wanted) = env::var(CASE) else {

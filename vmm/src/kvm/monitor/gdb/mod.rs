@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `connection` | the socket |
 //! | `target` | vCPUs, memory and breakpoints, in the form that `gdbstub` requires |
-//! | `resume` | how the guest is resumed, and why it stops |
+//! | `resume` | resuming the guest, and the reasons for its stops |
 //! | `registers`, `paging` | the guest's registers, and its page tables |
 //! | `traps` | software breakpoints (`break`) |
 //! | `points` | hardware breakpoints and watchpoints (`hbreak`, `watch`) |

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Resumes the guest, and finds out why it stops.
+//! Resumes the guest, and determines the reasons for its stops.
 //!
 //! Either all vCPUs run or all are stopped, except when gdb makes one of them step over a
 //! breakpoint, which gdb removes meanwhile: then the others wait.
@@ -33,7 +33,7 @@ pub(super) enum Action {
 }
 
 /// A vCPU steps away from the middle of a breakpoint that was set around its program counter, and
-/// which is removed during the step. gdb does not know that our breakpoints may have two bytes.
+/// which is removed during the step. gdb assumes breakpoints of one byte, but ours may have two.
 #[derive(Debug)]
 pub(super) struct StepOff {
     index: usize,
@@ -62,8 +62,8 @@ impl Target {
         self.vm.resume();
     }
 
-    /// Returns the reason of a vCPU's stop; the guest is stopped. Returns `None` if gdb need not
-    /// know; the guest is then resumed.
+    /// Returns the reason of a vCPU's stop; the guest is stopped. Returns `None` if gdb gets no
+    /// report of it; the guest is then resumed.
     pub fn reason(
         &mut self,
         index: u8,
@@ -96,7 +96,7 @@ impl Target {
         }))
     }
 
-    /// Returns true when this vCPU performs a step that gdb does not know of.
+    /// Returns true when this vCPU performs a step that gdb has not requested.
     pub fn is_step_off(&self, index: u8) -> bool {
         let step = self.step_off.as_ref();
         step.is_some_and(|step| step.index == usize::from(index))
@@ -164,7 +164,7 @@ impl Target {
         if step {
             control |= KVM_GUESTDBG_SINGLESTEP;
             if self.abilities.block_irq {
-                // Otherwise a step might enter the handler of a timer interrupt.
+                // Block interrupts: otherwise a step might enter the handler of a timer interrupt.
                 control |= KVM_GUESTDBG_BLOCKIRQ;
             }
         }

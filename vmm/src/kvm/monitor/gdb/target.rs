@@ -37,7 +37,7 @@ pub(super) struct Target {
     pub(super) actions: Vec<Action>,
     /// True when vCPUs without a requested action stay stopped.
     pub(super) locked: bool,
-    /// A step that gdb does not know of.
+    /// A step that gdb has not requested.
     pub(super) step_off: Option<StepOff>,
     /// Stops of vCPUs that occurred while an earlier one was reported to gdb.
     pub(super) pending: VecDeque<(u8, Hit)>,
