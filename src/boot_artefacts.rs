@@ -446,7 +446,7 @@ impl BootArtefacts {
         self.kind
     }
 
-    /// Starts such a machine, from a snapshot unless the user has given `--cold`.
+    /// Starts a machine with this specification, from a snapshot unless the user has given `--cold`.
     pub fn start(&self, context: &Context, mut spec: MachineSpec) -> Result<Box<dyn Machine>> {
         if !self.cold {
             spec.start = Start::Saved(self.saved(context, &spec)?);

@@ -150,7 +150,7 @@ pub enum Body {
         node: Option<String>,
         /// Number of runs of that node that passed or showed the failure.
         node_runs: u64,
-        /// Number of those that showed the failure.
+        /// Number of runs of that node that showed the failure.
         node_failures: u64,
         /// Number of kernels that were built.
         builds: u64,

@@ -181,8 +181,8 @@ static void do_vfork(void)
 }
 
 /*
- * The kernel clears it when the thread has exited. Not in shared memory, where its value would
- * survive the kill before a restart.
+ * The kernel clears it when the thread has exited. It is not in shared memory, where its value
+ * would survive the kill before a restart.
  */
 static volatile int lives;
 

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 const SYSCALL: i64 = 0x050f;
 
 /// Makes the main thread of a process, which waits in a system call, make the call of this number
-/// instead. Its own filters apply to that.
+/// instead. The process's own filters apply to that call.
 pub fn system_call(pid: i32, number: i64) {
     let pid = Pid::from_raw(pid);
     loop {
