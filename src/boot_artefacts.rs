@@ -224,7 +224,7 @@ impl KernelArgs {
 }
 
 /// Returns the compiler's command line, with an absolute path if it has a path.
-fn absolute(cc: &str) -> String {
+pub fn absolute(cc: &str) -> String {
     let (program, rest) = cc.split_once(' ').unwrap_or((cc, ""));
     let path = std::path::absolute(program).ok();
     match path.filter(|_| program.contains('/')) {

@@ -50,6 +50,12 @@ impl CommandLine {
         let machine = args.machine.machine.to_possible_value();
         let machine = machine.filter(|value| value.get_name() != "auto");
         let vcpus = args.machine.vcpus;
+        // The default of `MachineArgs`.
+        let usual = if kernel.flavour == FlavourArg::Kcsan {
+            2
+        } else {
+            1
+        };
         self.option("--flavour", flavour)
             .option("--kernel", path(&kernel.kernel))
             .option("--kernel-src", path(&kernel.kernel_src))
@@ -59,7 +65,7 @@ impl CommandLine {
                 "--machine",
                 machine.map(|value| value.get_name().to_owned()),
             )
-            .option("--vcpus", (vcpus > 1).then_some(vcpus))
+            .option("--vcpus", (vcpus != usual).then_some(vcpus))
             .option("--memory", args.machine.memory)
             .flag("--cold", args.machine.cold)
     }

@@ -82,7 +82,7 @@ impl Half {
 impl std::fmt::Display for Half {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let text = match self {
-            Self::Checkpoint => "checkpoint: its images are wrong, and no kernel restarts them",
+            Self::Checkpoint => "checkpoint: its images are wrong, whichever kernel restarts them",
             Self::Restart => "restart: it restarts good images wrongly",
             Self::Each => "each: its images are wrong, and it restarts good ones wrongly",
             Self::OnlyTogether => {

@@ -177,13 +177,14 @@ impl Runner<'_, '_> {
         self.step(RUN, |r| {
             let frozen = r.reach_event(RUN)?;
             let mut nonce = frozen.nonce.clone();
-            let mut is_frozen = true;
+            let (mut is_frozen, mut last) = (true, 1);
             for link in 2..=r.links {
                 let next = r.next_event(RUN);
                 is_frozen = next.map_err(|stop| r.at_link(link, stop))?.is_some();
                 if !is_frozen {
                     break;
                 }
+                last = link;
                 let drawn = r.nonce();
                 nonce = drawn.map_err(|e| Abort::guest(Phase::After, e))?;
             }
@@ -191,7 +192,8 @@ impl Runner<'_, '_> {
                 let thawed = r.guest().thaw(RUN);
                 thawed.map_err(|e| Abort::guest(Phase::After, e))?;
             }
-            let output = r.finish(RUN, Phase::After, nonce)?;
+            let output = r.finish(RUN, Phase::After, nonce);
+            let output = output.map_err(|stop| r.at_link(last, stop))?;
             Ok((frozen, output))
         })
     }

@@ -418,23 +418,33 @@ fn parse(name: &str, dir: &Path, file: &Path, text: &str) -> Result<Scenario, Sc
 /// Replaces the names of Rust's types in a deserializer's message by those of TOML.
 fn in_terms_of_toml(message: &str) -> String {
     let message = message.trim_end();
+    // The value itself may contain any text.
     let Some((found, expected)) = message
         .strip_prefix("invalid type: ")
         .or_else(|| message.strip_prefix("invalid value: "))
-        .and_then(|rest| rest.split_once(", expected "))
+        .and_then(|rest| rest.rsplit_once(", expected "))
     else {
         return message.to_owned();
     };
-    let found = found
-        .replace("sequence", "an array")
-        .replace("map", "a table");
-    let expected = match expected {
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a number that is not negative",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a number",
-        "a sequence" => "an array",
-        "a map" => "a table",
-        other if other.starts_with("struct ") => "a table",
+    let found = match found {
+        "sequence" => "an array",
+        "map" => "a table",
         other => other,
+    };
+    let between = |least: i64, most: i64| format!("an integer from {least} to {most}");
+    let expected = match expected {
+        "u8" => between(0, u8::MAX.into()),
+        "u16" => between(0, u16::MAX.into()),
+        "u32" => between(0, u32::MAX.into()),
+        "i8" => between(i8::MIN.into(), i8::MAX.into()),
+        "i16" => between(i16::MIN.into(), i16::MAX.into()),
+        "i32" => between(i32::MIN.into(), i32::MAX.into()),
+        "u64" | "usize" => "an integer that is not negative".into(),
+        "i64" | "isize" => "an integer".into(),
+        "a sequence" => "an array".into(),
+        "a map" => "a table".into(),
+        other if other.starts_with("struct ") => "a table".into(),
+        other => other.to_owned(),
     };
     format!("{expected} is expected here, not {found}")
 }
@@ -609,15 +619,28 @@ mod tests {
         for (line, problem) in [
             (
                 "timeout = \"5\"",
-                "a number that is not negative is expected here, not string \"5\"",
+                "an integer that is not negative is expected here, not string \"5\"",
             ),
             (
                 "timeout = -1",
-                "a number that is not negative is expected here, not integer `-1`",
+                "an integer that is not negative is expected here, not integer `-1`",
             ),
             (
                 "any-task = 1",
                 "a boolean is expected here, not integer `1`",
+            ),
+            (
+                "timeout = 1.5",
+                "an integer that is not negative is expected here, not floating point `1.5`",
+            ),
+            // The user's own words stay.
+            (
+                "timeout = \"a map, expected u8\"",
+                "an integer that is not negative is expected here, not string \"a map, expected u8\"",
+            ),
+            (
+                "status = 3000000000",
+                "an integer from -2147483648 to 2147483647 is expected here, not integer `3000000000`",
             ),
             ("env = [1]", "a table is expected here, not an array"),
             (

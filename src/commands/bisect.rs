@@ -11,7 +11,7 @@ use crucible_engine::EventSpec;
 use crucible_engine::trial;
 
 use crate::bisection::{self, Question, Ran, Range};
-use crate::boot_artefacts::GuestArgs;
+use crate::boot_artefacts::{self, GuestArgs};
 use crate::command_line::CommandLine;
 use crate::commands::scenario;
 use crate::context::{self, Context};
@@ -272,28 +272,32 @@ impl BisectArgs {
         let (scenario, case) = setting.case.split_once('/').unzip();
         let is_it = |given: &&String| scenario.is_none_or(|name| named(given) == name);
         let mut line = CommandLine::new("scenario");
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         if let Some(name) = self.names.iter().find(is_it) {
-            line = line.word(name);
+            // A command that runs in a kernel's tree finds no relative path.
+            let is_directory = name.contains('/') || named(name) != *name;
+            line = match kernel {
+                Ran::Tree if is_directory => line.word(&absolute(name.as_ref()).to_string_lossy()),
+                _ => line.word(name),
+            };
         }
         // `has_others` does not count the cases that --case has left out.
         let is_one_of_many = has_others || !self.case.is_empty();
         line = line.option("--case", case.filter(|_| is_one_of_many));
-        for (option, value) in setting.options() {
-            line = line.option(option, Some(value));
-        }
         let mut guest = self.guest.clone();
-        // That of the setting is among its options.
-        guest.machine.vcpus = 1;
+        for (option, value) in setting.options() {
+            // The number of vCPUs is an option of the guest, whose default depends on the flavour.
+            if option != "--vcpus" {
+                line = line.option(option, Some(value));
+            }
+        }
+        guest.machine.vcpus = u8::try_from(setting.vcpus).unwrap_or(guest.machine.vcpus);
         let build = &mut guest.kernel;
         match kernel {
             Ran::Checkout => {}
             Ran::Tree => {
-                // The command runs in the tree.
-                let absolute = build.config.take().map(|path| {
-                    let absolute = std::path::absolute(&path);
-                    absolute.unwrap_or(path)
-                });
-                build.config = absolute;
+                build.config = build.config.take().map(|path| absolute(&path));
+                build.cc = build.cc.take().map(|cc| boot_artefacts::absolute(&cc));
                 build.kernel_src = Some(".".into());
             }
             Ran::Image(image) => {
@@ -423,9 +427,9 @@ mod tests {
         let guest = "--flavour debug --config x.config --cc clang --machine qemu --vcpus 2 \
                      --memory 2048 --cold";
         let args = parse(&format!("hello dir/pipe/ --good v1 {guest}"));
-        let scenario = "scenario dir/pipe/ --case main --at vfork:2 --timeout 9 --vcpus 2 --chain 4 \
-                        --load 2 --flavour debug";
-        let machine = "--machine qemu --memory 2048 --cold";
+        let options = "--case main --at vfork:2 --timeout 9 --chain 4 --load 2 --flavour debug";
+        let scenario = format!("scenario dir/pipe/ {options}");
+        let machine = "--machine qemu --vcpus 2 --memory 2048 --cold";
         let checkout = args.scenario(&setting, true, Ran::Checkout);
         let wanted = format!("{scenario} --config x.config --cc clang {machine}");
         assert!(checkout.ends_with(&wanted), "{checkout}");
@@ -436,7 +440,11 @@ mod tests {
         let tree = args.scenario(&setting, true, Ran::Tree);
         let config = std::path::absolute("x.config").unwrap();
         let config = config.display();
-        let wanted = format!("{scenario} --kernel-src . --config {config} --cc clang {machine}");
+        let pipe = std::path::absolute("dir/pipe/").unwrap();
+        let pipe = pipe.display();
+        let wanted = format!(
+            "scenario {pipe} {options} --kernel-src . --config {config} --cc clang {machine}"
+        );
         assert!(tree.ends_with(&wanted), "{tree}");
         // The only case of a scenario is not named, and one that was chosen is.
         let usual = Setting {
@@ -445,6 +453,17 @@ mod tests {
         };
         let one = parse("hello --good v1").scenario(&usual, false, Ran::Checkout);
         assert!(one.ends_with(" -- scenario hello"), "{one}");
+        // The flavour kcsan has two vCPUs unless the command says otherwise.
+        let races = parse("hello --good v1 --flavour kcsan --vcpus 1");
+        let line = races.scenario(&usual, false, Ran::Checkout);
+        assert!(line.ends_with("hello --flavour kcsan --vcpus 1"), "{line}");
+        assert!(races.reproduce(None).ends_with("--flavour kcsan --vcpus 1"));
+        let two = Setting {
+            vcpus: 2,
+            ..usual.clone()
+        };
+        let line = parse("hello --good v1 --flavour kcsan").scenario(&two, false, Ran::Checkout);
+        assert!(line.ends_with("hello --flavour kcsan"), "{line}");
         let chosen = parse("hello --case main --good v1").scenario(&usual, false, Ran::Checkout);
         assert!(chosen.ends_with("scenario hello --case main"), "{chosen}");
     }

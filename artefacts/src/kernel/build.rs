@@ -160,9 +160,10 @@ fn make(tree: &Path, out: &Path, cc: Option<&str>, compiler_cache: &Path) -> Com
                 .env("PATH", path)
                 .env("CCACHE_DIR", compiler_cache)
                 .env("CCACHE_MAXSIZE", CCACHE_SIZE)
-                // Build directories of different flavours and trees share objects.
-                .env("CCACHE_BASEDIR", tree.parent().unwrap_or(tree))
-                .env("CCACHE_NOHASHDIR", "1");
+                // With a base directory, ccache makes the paths of sources relative, so that
+                // `__FILE__` and the debug information differ from those of other builds.
+                .env_remove("CCACHE_BASEDIR")
+                .env_remove("CCACHE_NOHASHDIR");
         }
     }
     command
@@ -192,6 +193,25 @@ mod tests {
         ));
         assert!(!is_warning("    3 | int a;"));
         assert!(!is_warning("fs/x.c: In function 'f':"));
+    }
+
+    /// Compiles a file as kbuild does for a build outside of the tree.
+    #[test]
+    fn a_kernel_has_the_names_of_its_sources_with_and_without_ccache() {
+        let directory = tempfile::tempdir().unwrap();
+        let [tree, out] = ["src", "base"].map(|name| directory.path().join(name));
+        for directory in [&tree, &out] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(tree.join("a.c"), "const char name[] = __FILE__;\n").unwrap();
+        let rule =
+            "all:\n\tcd $(O) && gcc -fmacro-prefix-map=$(CURDIR)/= -c -o a.o $(CURDIR)/a.c\n";
+        fs::write(tree.join("Makefile"), rule).unwrap();
+        let mut make = make(&tree, &out, None, &directory.path().join("ccache"));
+        assert!(make.status().unwrap().success());
+        let object = fs::read(out.join("a.o")).unwrap();
+        let has = |name: &[u8]| object.windows(name.len()).any(|it| it == name);
+        assert!(has(b"\0a.c\0") && !has(b"/a.c\0"));
     }
 
     #[test]

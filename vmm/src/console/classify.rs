@@ -51,8 +51,9 @@ impl Classifier {
             (Some(open), _) => {
                 open.alert.lines.push(line.to_owned());
                 open.last = now;
-                let kasan_rule = open.alert.kind == AlertKind::Kasan && is_rule(text);
-                if kasan_rule || is_end(text) || open.alert.lines.len() >= MOST_LINES {
+                let has_rule = matches!(open.alert.kind, AlertKind::Kasan | AlertKind::Kcsan);
+                if has_rule && is_rule(text) || is_end(text) || open.alert.lines.len() >= MOST_LINES
+                {
                     closed.extend(self.close());
                 }
             }

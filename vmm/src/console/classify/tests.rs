@@ -95,6 +95,24 @@ fn kasan_reports_end_at_their_rule() {
 }
 
 #[test]
+fn a_report_after_the_rule_of_a_kcsan_report_is_another_one() {
+    let text = "\
+[   10.0] ==================================================================
+[   10.0] BUG: KCSAN: data-race in ckpt_quiesce+0x10/0x80
+[   10.0] race at unknown origin, with read to 0xffff888004a3c010 of 8 bytes by task 91 on cpu 0:
+[   10.0] value changed: 0x0000000000000001 -> 0x0000000000000002
+[   10.0] Reported by Kernel Concurrency Sanitizer on:
+[   10.0] CPU: 0 UID: 0 PID: 91 Comm: restart Not tainted 6.12.117-crucible-kcsan #3
+[   10.0] ==================================================================
+[   10.1] WARNING: CPU: 0 PID: 12 at kernel/checkpoint/sys.c:40 sys_checkpoint+0x1/0x2";
+    let found = alerts(text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert_eq!(found[0].kind, AlertKind::Kcsan);
+    assert_eq!(found[0].lines.len(), 7);
+    assert_eq!(found[1].kind, AlertKind::Warning);
+}
+
+#[test]
 fn every_checker_is_distinguished() {
     for (line, kind) in [
         (
