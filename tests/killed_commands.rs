@@ -79,7 +79,7 @@ fn a_killed_run_loses_no_finished_unit() {
     let mut random = Random::new(seed);
     let directory = tempfile::tempdir().expect("a directory");
     let results = directory.path();
-    let matrix = ["-q", "matrix", "ptrace", "--every", "60", "--jobs", "2"];
+    let matrix = ["-q", "matrix", "ptrace", "--every", "50", "--jobs", "2"];
     let sweep = [
         "-q", "sweep", "hello", "--event", "syscall", "--limit", "40",
     ];

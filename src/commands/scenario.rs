@@ -223,7 +223,7 @@ impl ScenarioArgs {
         let problem = match () {
             () if !self.record => return Ok(()),
             () if machine.machine == MachineArg::Kvm => "our own VMM on KVM",
-            () if machine.vcpus != 1 => "a guest with several vCPUs",
+            () if machine.vcpus != 1 => "a guest with several vCPUs (--vcpus 1 chooses one)",
             () if self.guest.gdb.is_some() => {
                 "a guest that gdb stops; `crucible replay --gdb` debugs the recording"
             }

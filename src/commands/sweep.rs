@@ -119,8 +119,8 @@ fn point(text: &str) -> Result<String, String> {
 pub fn run(args: &SweepArgs, context: &Context) -> Result<ExitCode> {
     let scenario = chosen(args, &context.root()?).map_err(Usage)?;
     if args.guest.machine.vcpus > 1 {
-        let why = "a sweep runs on one CPU: with several, events have no fixed order by which to \
-                   name them";
+        let why = "a sweep runs on one CPU (--vcpus 1): with several, events have no fixed order \
+                   by which to name them";
         return Err(Usage(why.into()).into());
     }
     let what = args.what(&scenario.name);

@@ -26,9 +26,8 @@ pub(super) const TAG: (&str, &str) = (
 );
 
 /// Files and directories that crucible makes in a cache, except the [`Cache::KINDS`].
-pub(super) const OTHERS: [&str; 8] = [
+pub(super) const OTHERS: [&str; 7] = [
     "sources",
-    "ccache",
     "stand-ins",
     "checkouts",
     "tmp",

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -23,19 +21,8 @@ const FRAGMENTS: &str = "crucible.config";
 /// File in the build directory that holds the number of steps of the longest build so far.
 const COUNT: &str = "crucible.steps";
 
-/// Debian's directory of links that are named as compilers and run ccache. With it in PATH, the
-/// compiler keeps its name in kbuild's commands, so nothing is compiled again when ccache is
-/// installed.
-const CCACHE: &str = "/usr/lib/ccache";
-/// Directory of the compiler cache in crucible's cache.
-pub(super) const COMPILER_CACHE: &str = "ccache";
-/// Limit of the compiler cache's size: objects of about ten kernels.
-const CCACHE_SIZE: &str = "2G";
-
 /// Parameters of a kernel's build.
 pub(super) struct How<'a> {
-    /// The directory of the compiler cache, which all builds share.
-    pub compiler_cache: &'a Path,
     /// Its configuration.
     pub config: &'a Config,
     /// Its flavour.
@@ -56,8 +43,7 @@ pub(super) fn build(
     progress: &dyn Progress,
 ) -> Result<PathBuf> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    let ready = || make(tree, out, how.cc, how.compiler_cache);
-    match configure(ready(), out, how.config) {
+    match configure(tree, out, how.config, how.cc) {
         Err(error @ Error::Config { .. }) if how.lenient => progress.note(&error.to_string()),
         result => result?,
     }
@@ -71,7 +57,7 @@ pub(super) fn build(
         .unwrap_or(STEPS);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = 0;
-    let mut make = ready();
+    let mut make = make(tree, out, how.cc);
     make.args(how.flavour.variables());
     lock.share_with(&mut make)?;
     run_with(
@@ -100,18 +86,16 @@ pub(super) fn objects(
     tree: &Path,
     out: &Path,
     config: &Config,
-    compiler_cache: &Path,
     objects: &BTreeSet<PathBuf>,
     lock: &Lock,
     progress: &dyn Progress,
 ) -> Result<()> {
     fs::create_dir_all(out).map_err(Error::file("make the directory", out))?;
-    let ready = || make(tree, out, None, compiler_cache);
-    configure(ready(), out, config)?;
+    configure(tree, out, config, None)?;
     let what = "compiling with debug information";
     let _step = Step::begin(progress, what);
     let jobs = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut make = ready();
+    let mut make = make(tree, out, None);
     lock.share_with(&mut make)?;
     make.arg(format!("-j{jobs}"))
         .arg("KCFLAGS=-g")
@@ -121,12 +105,14 @@ pub(super) fn objects(
 
 /// Runs Kconfig. Leaves `.config` untouched, modification time included, if its content would not
 /// change.
-fn configure(mut make: Command, out: &Path, config: &Config) -> Result<()> {
+fn configure(tree: &Path, out: &Path, config: &Config, cc: Option<&str>) -> Result<()> {
     let fragments = out.join(FRAGMENTS);
     fs::write(&fragments, config.text()).map_err(Error::file("write", &fragments))?;
     run(
         "configuring the kernel",
-        make.arg("allnoconfig").env("KCONFIG_ALLCONFIG", &fragments),
+        make(tree, out, cc)
+            .arg("allnoconfig")
+            .env("KCONFIG_ALLCONFIG", &fragments),
         |_| {},
     )?;
     let dot_config = out.join(".config");
@@ -135,8 +121,8 @@ fn configure(mut make: Command, out: &Path, config: &Config) -> Result<()> {
 }
 
 /// Returns a `make` command set up for a reproducible build, with gcc unless `cc` names a
-/// different compiler. If ccache is installed, the compilers use this directory.
-fn make(tree: &Path, out: &Path, cc: Option<&str>, compiler_cache: &Path) -> Command {
+/// different compiler.
+fn make(tree: &Path, out: &Path, cc: Option<&str>) -> Command {
     let mut command = Command::new("make");
     command
         .arg("-C")
@@ -152,20 +138,6 @@ fn make(tree: &Path, out: &Path, cc: Option<&str>, compiler_cache: &Path) -> Com
         // Do not join the jobserver of an outer make.
         .env_remove("MAKEFLAGS")
         .env_remove("MAKELEVEL");
-    if Path::new(CCACHE).is_dir() {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let all = iter::once(PathBuf::from(CCACHE)).chain(env::split_paths(&path));
-        if let Ok(path) = env::join_paths(all) {
-            command
-                .env("PATH", path)
-                .env("CCACHE_DIR", compiler_cache)
-                .env("CCACHE_MAXSIZE", CCACHE_SIZE)
-                // With a base directory, ccache makes the paths of sources relative, so that
-                // `__FILE__` and the debug information differ from those of other builds.
-                .env_remove("CCACHE_BASEDIR")
-                .env_remove("CCACHE_NOHASHDIR");
-        }
-    }
     command
 }
 
@@ -193,25 +165,6 @@ mod tests {
         ));
         assert!(!is_warning("    3 | int a;"));
         assert!(!is_warning("fs/x.c: In function 'f':"));
-    }
-
-    /// Compiles a file as kbuild does for a build outside of the tree.
-    #[test]
-    fn a_kernel_has_the_names_of_its_sources_with_and_without_ccache() {
-        let directory = tempfile::tempdir().unwrap();
-        let [tree, out] = ["src", "base"].map(|name| directory.path().join(name));
-        for directory in [&tree, &out] {
-            fs::create_dir(directory).unwrap();
-        }
-        fs::write(tree.join("a.c"), "const char name[] = __FILE__;\n").unwrap();
-        let rule =
-            "all:\n\tcd $(O) && gcc -fmacro-prefix-map=$(CURDIR)/= -c -o a.o $(CURDIR)/a.c\n";
-        fs::write(tree.join("Makefile"), rule).unwrap();
-        let mut make = make(&tree, &out, None, &directory.path().join("ccache"));
-        assert!(make.status().unwrap().success());
-        let object = fs::read(out.join("a.o")).unwrap();
-        let has = |name: &[u8]| object.windows(name.len()).any(|it| it == name);
-        assert!(has(b"\0a.c\0") && !has(b"/a.c\0"));
     }
 
     #[test]

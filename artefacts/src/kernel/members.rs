@@ -54,16 +54,7 @@ pub fn members(
         .iter()
         .map(|one| Path::new(&one.source).with_extension("o"))
         .collect();
-    let compiler_cache = cache.root().join(build::COMPILER_CACHE);
-    build::objects(
-        &tree,
-        &out,
-        &plan.config,
-        &compiler_cache,
-        &objects,
-        &lock,
-        progress,
-    )?;
+    build::objects(&tree, &out, &plan.config, &objects, &lock, progress)?;
     let mut structs = BTreeMap::new();
     for one in &list.structs {
         let path = out.join(&one.source).with_extension("o");

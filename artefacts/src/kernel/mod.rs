@@ -426,6 +426,9 @@ impl Plan {
         if let Some(cc) = &custom.cc {
             fingerprint = fingerprint.add("cc", cc);
         }
+        for variable in flavour.variables() {
+            fingerprint = fingerprint.add("variable", variable);
+        }
         if flavour == Flavour::Instrumented {
             for part in crucible_mutants::VERSION {
                 fingerprint = fingerprint.add("generator", part);
@@ -522,7 +525,6 @@ impl Plan {
         }
         let out = trees.join(self.custom.build(self.flavour));
         let how = build::How {
-            compiler_cache: &cache.root().join(build::COMPILER_CACHE),
             config: &self.config,
             flavour: self.flavour,
             cc: self.custom.cc.as_deref(),

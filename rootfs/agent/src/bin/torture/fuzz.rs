@@ -178,8 +178,8 @@ struct Fuzzer<'a> {
 
 impl Fuzzer<'_> {
     /// Changes recipes for a while, including those that have reached a new address. Three of four
-    /// recipes are listed changes at first: a check that is missing for one field is found in a
-    /// bounded time, and not when the field is drawn.
+    /// recipes are listed changes at first: a check that is missing for one field is found when the
+    /// list reaches it, and not when the field is drawn.
     ///
     /// Half of all changes are made to images that restart: in a refused image, the kernel does
     /// not look at anything after the refused record.

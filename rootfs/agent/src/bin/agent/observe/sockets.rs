@@ -20,6 +20,9 @@ const BY_FAMILY: u16 = 20;
 /// (`include/uapi/linux/unix_diag.h`).
 const SHOW: u32 = 0x01 | 0x04 | 0x08 | 0x10 | 0x20 | 0x40;
 
+/// `TCP_LISTEN`, which Unix sockets have, too.
+const LISTEN: u8 = 10;
+
 /// Sizes of `struct nlmsghdr`, `struct unix_diag_msg` and `struct nlattr`.
 const HEADER: usize = 16;
 const MESSAGE: usize = 16;
@@ -39,6 +42,8 @@ struct UnixSocket {
     pending: usize,
     /// Bytes to read, or connections of a listening socket.
     readable: u32,
+    /// Maximum number of connections that were not accepted, of a listening socket.
+    backlog: Option<u32>,
     rcvbuf: u32,
     sndbuf: u32,
     shutdown: u8,
@@ -161,7 +166,11 @@ impl UnixSocket {
                 0 => socket.name = value.to_vec(),
                 2 => socket.peer = Some(word(value, 0)?),
                 3 => socket.pending = value.len() / 4,
-                4 => socket.readable = word(value, 0)?,
+                4 => {
+                    socket.readable = word(value, 0)?;
+                    // Of other sockets, the second number is the kernel's memory.
+                    socket.backlog = (socket.state == LISTEN).then_some(word(value, 4)?);
+                }
                 // SK_MEMINFO_RCVBUF and SK_MEMINFO_SNDBUF; the others count the kernel's memory.
                 5 => (socket.rcvbuf, socket.sndbuf) = (word(value, 4)?, word(value, 12)?),
                 6 => socket.shutdown = value.first().copied().context("no value")?,
@@ -182,6 +191,9 @@ impl UnixSocket {
         if let Some(peer) = self.peer {
             let peer = first.get(&peer).map_or("not open", String::as_str);
             let _ = write!(text, " peer {peer}");
+        }
+        if let Some(backlog) = self.backlog {
+            let _ = write!(text, " backlog {backlog}");
         }
         let Self {
             pending,
