@@ -441,7 +441,7 @@ mod tests {
         git(&["commit", "-q", "-m", "one"]);
         let why = |good: &str| Versions::read(root, good, None).unwrap_err().to_string();
         assert!(why("HEAD").contains("make the same kernel"));
-        assert!(why("nothing").contains("no commit"));
+        assert!(why("nothing").contains("nor a commit"));
         assert!(why("/proc").contains("has no series"));
         write(root, &[("patches/0002-b.patch", "other")]);
         let versions = Versions::read(root, "HEAD", None).unwrap();
