@@ -403,7 +403,10 @@ pub(super) mod tests {
         let disk = directory.path().join("readonly");
         fs::write(&disk, "other").unwrap();
         let error = recording.check().unwrap_err().to_string();
-        assert!(error.contains("readonly has changed since the recording"), "{error}");
+        assert!(
+            error.contains("readonly has changed since the recording"),
+            "{error}"
+        );
         fs::remove_file(directory.path().join("vmlinux")).unwrap();
         let error = recording.check().unwrap_err().to_string();
         assert!(error.contains("the emulator"), "{error}");

@@ -226,7 +226,8 @@ fn half(text: &[u8], at: usize) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::os::unix::net::UnixStream;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
     use super::*;
 
@@ -234,6 +235,8 @@ mod tests {
     fn the_peer_and_the_queue_of_a_socket_are_listed() {
         let (mut one, other) = UnixStream::pair().unwrap();
         one.write_all(b"queued").unwrap();
+        let name = SocketAddr::from_abstract_name("crucible-test").unwrap();
+        let listener = UnixListener::bind_addr(&name).unwrap();
         let inode = |socket: &UnixStream| {
             let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd()));
             super::inode(link.unwrap().to_str().unwrap()).unwrap()
@@ -248,6 +251,12 @@ mod tests {
         assert_eq!(receiver.readable, 6);
         let first = HashMap::from([(inode(&one), "7:3".to_owned())]);
         assert!(receiver.shown(&first).contains(" peer 7:3 "));
+        assert_eq!(receiver.backlog, None);
+        let listening = sockets
+            .values()
+            .find(|socket| socket.name == b"\0crucible-test");
+        assert!(listening.is_some_and(|socket| socket.backlog > Some(0)));
+        drop(listener);
     }
 
     #[test]
