@@ -410,6 +410,7 @@ mod tests {
             assert!(parse(&["hello", "--good", "v1", "--confidence", wrong]).is_err());
         }
     }
+
     #[test]
     fn the_command_that_runs_the_culprit_has_the_options_that_matter() {
         let parse = |words: &str| {

@@ -45,7 +45,8 @@ const ORDER: [&str; 12] = [
 /// The exit code of the guest's program when a restart has gone wrong.
 const FOUND: i32 = 3;
 
-/// Number of listed changes that a round tries: three of four restarts of a slow round.
+/// Number of listed changes that a round tries. A round with fewer than about 130 restarts does not
+/// reach all of them.
 const LISTED: usize = 100;
 
 /// Time limit of a restart on average.

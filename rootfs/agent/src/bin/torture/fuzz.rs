@@ -50,7 +50,7 @@ struct Listed {
 }
 
 impl Listed {
-    /// Returns the recipes of the part, the last one first. There are none behind the list's end.
+    /// Returns the recipes of the part, the last one first. There are none after the list's end.
     fn recipes(self, records: &[Forged]) -> Vec<Recipe> {
         let mut order: Vec<u32> = (0..).take(damage::changes(records).len()).collect();
         Rng::with_seed(self.seed).shuffle(&mut order);
